@@ -1,0 +1,52 @@
+"""What the engine says while it works (Progress) and what it hands back (Clip); it knows no framework but numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Phase = Literal["checking", "downloading", "loading", "lora", "text", "image", "denoise", "decode", "encode"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One moment of a render.
+
+    `step` of `steps` are denoising steps finished; `seconds_per_step` is the mean over the steps so far and
+    `seconds_left` the estimate for the rest of the denoising. `bytes_done` of `bytes_total` belong to the phases
+    downloading and loading. `note` is one plain sentence for the card, such as a memory mode that was chosen.
+    """
+
+    phase: Phase
+    step: int = 0
+    steps: int = 0
+    seconds_per_step: float | None = None
+    seconds_left: float | None = None
+    bytes_done: int = 0
+    bytes_total: int = 0
+    note: str = ""
+
+
+OnProgress = Callable[[Progress], None]
+"""Called between two steps and at each phase; it may raise Cancelled, which ends the render before the decode."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A finished video: `frames` is uint8, (num_frames, height, width, 3), RGB.
+
+    `metadata` is JSON-ready: recipe, effective sampler and shift, LoRA use per slot, memory mode, seconds by phase,
+    versions, what was adjusted or ignored.
+    """
+
+    frames: npt.NDArray[np.uint8]
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    seed: int
+    metadata: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,87 @@
+"""The recipes: how a sampler, a boundary, a dtype and a LoRA are chosen for a row. Data only; it knows no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from wan_ui.models import NUM_TRAIN_TIMESTEPS, RecipeId, WanModel
+
+
+@dataclass(frozen=True)
+class SchedulerSpec:
+    """A diffusers scheduler: its class name, and its config, or None for the checkpoint's own config."""
+
+    class_name: str
+    config: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a video is computed.
+
+    `sampler`: "unipc" is the reference server's, "euler" the trainer's since AI Toolkit 0.9.4.
+    `whole_bf16`: on CUDA, cast the whole transformer (norms, time embedder, modulation tables, rotary buffers) to
+    bfloat16 instead of leaving diffusers' float32 exceptions.
+    `lora`: "adapter" keeps a plain LoRA unfused, "merge" adds it to the weights in float32 first.
+    """
+
+    id: RecipeId
+    label: str
+    sampler: Literal["unipc", "euler"]
+    whole_bf16: bool
+    lora: Literal["adapter", "merge"]
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "reference": Recipe("reference", "Reference server", "unipc", whole_bf16=False, lora="adapter"),
+        "preview": Recipe("preview", "Trainer preview", "euler", whole_bf16=True, lora="merge"),
+    }
+)
+
+
+def unipc_config(flow_shift: float) -> dict[str, Any]:
+    """The UniPC scheduler that the reference server builds for 5B (shift 5.0) and 2.2 I2V (shift 3.0)."""
+    return {
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "solver_order": 2,
+        "solver_type": "bh2",
+        "predict_x0": True,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": flow_shift,
+        "final_sigmas_type": "zero",
+        "lower_order_final": True,
+        "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
+        "time_shift_type": "exponential",
+        "timestep_spacing": "linspace",
+        "disable_corrector": [],
+        "steps_offset": 0,
+        "dynamic_thresholding_ratio": 0.995,
+        "sample_max_value": 1.0,
+        "thresholding": False,
+        "rescale_betas_zero_snr": False,
+        "use_beta_sigmas": False,
+        "use_dynamic_shifting": False,
+        "use_exponential_sigmas": False,
+        "use_karras_sigmas": False,
+    }
+
+
+def euler_config(shift: float) -> dict[str, Any]:
+    """The Euler flow-matching scheduler of AI Toolkit's previews."""
+    return {"num_train_timesteps": NUM_TRAIN_TIMESTEPS, "shift": shift, "use_dynamic_shifting": False}
+
+
+def scheduler_spec(model: WanModel, recipe: Recipe) -> SchedulerSpec:
+    """The scheduler of a row under a recipe; `config` None means: the checkpoint's `scheduler/` folder."""
+    if recipe.sampler == "euler":
+        return SchedulerSpec("FlowMatchEulerDiscreteScheduler", euler_config(model.euler_shift))
+    if model.unipc_shift is None:
+        return SchedulerSpec("UniPCMultistepScheduler", None)
+    return SchedulerSpec("UniPCMultistepScheduler", unipc_config(model.unipc_shift))

@@ -1,0 +1,274 @@
+"""The wire schema of a request, and resolve(), which settles every value; it knows no files, doors or frameworks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from wan_ui.errors import (
+    ControlImageNotSupported,
+    ControlImageRequired,
+    InvalidRequest,
+    ModelNotFound,
+    MoeFormatNotSupported,
+    MoeFormatRequired,
+    SingleLoraOnly,
+    SingleMoeConfigOnly,
+)
+from wan_ui.models import (
+    DEFAULT_FPS,
+    DEFAULT_GUIDANCE_SCALE,
+    DEFAULT_NUM_FRAMES,
+    DEFAULT_SEED,
+    DEFAULT_SIDE,
+    DEFAULT_STEPS,
+    MODELS,
+    TEMPORAL_COMPRESSION,
+    FrameRule,
+    RecipeId,
+    WanModel,
+)
+
+LARGEST_DRAWN_SEED = 2**31 - 2
+LARGEST_SEED = 2**63 - 1
+LONGEST_TEXT = 20_000  # characters; the text encoder reads 512 tokens
+IGNORED_FIELDS = ("sampler",)
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_no_bool)]
+Float = Annotated[float, BeforeValidator(_no_bool)]
+
+
+class _Wire(BaseModel):
+    """Unknown fields are refused by name; null means left out, for clients of the public server."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            return {name: value for name, value in data.items() if value is not None}
+        return data
+
+
+class PromptItem(_Wire):
+    """One clip of a request."""
+
+    prompt: str = Field(max_length=LONGEST_TEXT, description="What the video shows; [trigger] is replaced.")
+    trigger_word: str | None = Field(None, max_length=LONGEST_TEXT, description="Replaces [trigger] in this prompt.")
+    width: Int = Field(DEFAULT_SIDE, ge=64, le=4096, description="Pixels; floored to the model's multiple.")
+    height: Int = Field(DEFAULT_SIDE, ge=64, le=4096, description="Pixels; floored to the model's multiple.")
+    seed: Int | None = Field(
+        None, ge=-1, le=LARGEST_SEED, description="-1 draws one; left out, prompt i (from 0) gets 42 + i."
+    )
+    sample_steps: Int = Field(DEFAULT_STEPS, ge=1, le=150, description="Denoising steps.")
+    guidance_scale: Float = Field(
+        DEFAULT_GUIDANCE_SCALE, ge=0, le=20, description="Classifier-free guidance; 1 or less runs without it."
+    )
+    neg: str = Field("", max_length=LONGEST_TEXT, description="Negative prompt.")
+    num_frames: Int = Field(DEFAULT_NUM_FRAMES, ge=1, le=1000, description="Rounded to 4N + 1 by the model's rule.")
+    fps: Int = Field(DEFAULT_FPS, ge=1, le=120, description="Frames per second of the file.")
+    sampler: str | None = Field(None, max_length=200, description="Accepted and ignored, as the reference does.")
+    ctrl_img: str | None = Field(None, description="First frame: base64, with or without a data: header, or a URL.")
+
+
+class LoraItem(_Wire):
+    """One LoRA of a request."""
+
+    path: str = Field(min_length=1, max_length=4096, description="A file under the LoRA folder.")
+    transformer: Literal["low", "high"] | None = Field(None, description="Two-transformer models only.")
+    network_multiplier: Float = Field(1.0, ge=-2, le=2, description="LoRA scale; 0 is not attached.")
+
+
+class InferenceRequest(_Wire):
+    """The body of `POST /v1/inference`, of `Engine.generate` and of the page."""
+
+    model: str = Field(max_length=200, description="Model id, see /v1/models.")
+    recipe: RecipeId = Field("reference", description="Match the reference server or the trainer's preview.")
+    trigger_word: str | None = Field(None, max_length=LONGEST_TEXT, description="Replaces [trigger] in every prompt.")
+    prompts: tuple[PromptItem, ...] = Field(min_length=1, max_length=1000)
+    loras: tuple[LoraItem, ...] = Field((), max_length=64, description="Empty: the base model.")
+
+
+@dataclass(frozen=True)
+class LoraUse:
+    """One LoRA in one slot of the model. `sha256` is None until the library has located the file."""
+
+    slot: str
+    path: str
+    multiplier: float
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One clip, every value the one that will be used.
+
+    `image` is the SHA-256 (hex) of the control image's bytes, or None. `requested_*` are the values before
+    flooring and rounding.
+    """
+
+    model: str
+    recipe: RecipeId
+    prompt: str
+    neg: str
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    seed: int
+    sample_steps: int
+    guidance_scale: float
+    image: str | None
+    loras: tuple[LoraUse, ...]
+    requested_width: int
+    requested_height: int
+    requested_num_frames: int
+    ignored: tuple[str, ...] = ()
+
+
+def parse(body: Any) -> InferenceRequest:
+    """A decoded JSON body as a checked request.
+
+    Raises InvalidRequest with one `{loc, msg}` per wrong field; values are never echoed.
+    """
+    try:
+        return InferenceRequest.model_validate(body)
+    except ValidationError as error:
+        fields = [
+            {"loc": ".".join(str(part) for part in item["loc"]) or "body", "msg": item["msg"]}
+            for item in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        first = fields[0]
+        raise InvalidRequest(f"{first['loc']}: {first['msg']}", fields=fields) from None
+
+
+def model_row(model_id: str) -> WanModel:
+    """The table's row. Raises ModelNotFound, which lists the ids there are."""
+    row = MODELS.get(model_id)
+    if row is None:
+        raise ModelNotFound(
+            f"There is no model {model_id[:80]!r}. Known models: {', '.join(MODELS)}.", models=list(MODELS)
+        )
+    return row
+
+
+def snap_size(row: WanModel, recipe: RecipeId, width: int, height: int) -> tuple[int, int]:
+    """Width and height in pixels, floored to the row's multiple under the recipe."""
+    divisor = row.divisor[recipe]
+    return width // divisor * divisor, height // divisor * divisor
+
+
+def round_frames(rule: FrameRule, num_frames: int) -> int:
+    """The frame count as 4N + 1: "floor" goes down (40 → 37), "diffusers" as its pipelines do (40 → 41)."""
+    n = TEMPORAL_COMPRESSION
+    if rule == "floor":
+        return max(1, (num_frames - 1) // n * n + 1)
+    return max(1, num_frames if num_frames % n == 1 else num_frames // n * n + 1)
+
+
+def fill_trigger(prompt: str, trigger_word: str | None) -> str:
+    """`[trigger]` replaced by the trigger word; as written when there is none."""
+    return prompt.replace("[trigger]", trigger_word) if trigger_word else prompt
+
+
+def draw_seed() -> int:
+    """A seed for -1, in 0…2³¹ − 2."""
+    return random.SystemRandom().randint(0, LARGEST_DRAWN_SEED)
+
+
+def settle_slots(row: WanModel, loras: tuple[LoraItem, ...]) -> tuple[LoraUse, ...]:
+    """Each LoRA's slot of the row.
+
+    Raises MoeFormatRequired, MoeFormatNotSupported, SingleMoeConfigOnly or SingleLoraOnly.
+    """
+    if row.two_transformers:
+        if any(item.transformer is None for item in loras):
+            raise MoeFormatRequired(
+                f"{row.label} has two transformers: give each entry of loras a transformer, \"high\" or \"low\"."
+            )
+        slots = [item.transformer or "" for item in loras]
+        if len(set(slots)) < len(slots):
+            raise SingleMoeConfigOnly(f"{row.label} takes one high and one low LoRA; two were given for one of them.")
+    else:
+        if any(item.transformer is not None for item in loras):
+            raise MoeFormatNotSupported(f"{row.label} has one transformer: leave out transformer in loras.")
+        if len(loras) > 1:
+            raise SingleLoraOnly(f"{row.label} takes one LoRA, {len(loras)} were given.")
+        slots = list(row.slots)[: len(loras)]
+    return tuple(
+        LoraUse(slot, item.path, item.network_multiplier) for slot, item in zip(slots, loras, strict=True)
+    )
+
+
+def resolve(
+    request: InferenceRequest,
+    store_image: Callable[[str], str],
+    draw: Callable[[], int] = draw_seed,
+) -> tuple[Generation, ...]:
+    """One frozen generation per prompt, in prompt order.
+
+    `store_image` takes a `ctrl_img` as written and returns the SHA-256 of the checked image's bytes; it is called
+    only once everything else holds. `draw` settles a seed of -1, once.
+    Raises ModelNotFound, ControlImageRequired, ControlImageNotSupported and what settle_slots raises.
+    """
+    row = model_row(request.model)
+    loras = settle_slots(row, request.loras)
+    for index, item in enumerate(request.prompts):
+        if row.control_image == "required" and not item.ctrl_img:
+            raise ControlImageRequired(
+                f"{row.label} needs a first frame: set prompts.{index}.ctrl_img to base64 or an http(s) URL.",
+                prompt=index,
+            )
+        if row.control_image == "none" and item.ctrl_img:
+            raise ControlImageNotSupported(
+                f"{row.label} takes no first frame: leave out prompts.{index}.ctrl_img, or choose an "
+                "image-to-video model.",
+                prompt=index,
+            )
+    return tuple(
+        _generation(request, row, item, index, loras, store_image, draw) for index, item in enumerate(request.prompts)
+    )
+
+
+def _generation(
+    request: InferenceRequest,
+    row: WanModel,
+    item: PromptItem,
+    index: int,
+    loras: tuple[LoraUse, ...],
+    store_image: Callable[[str], str],
+    draw: Callable[[], int],
+) -> Generation:
+    width, height = snap_size(row, request.recipe, item.width, item.height)
+    seed = DEFAULT_SEED + index if item.seed is None else item.seed
+    return Generation(
+        model=row.id,
+        recipe=request.recipe,
+        prompt=fill_trigger(item.prompt, item.trigger_word or request.trigger_word),
+        neg=item.neg,
+        width=width,
+        height=height,
+        num_frames=round_frames(row.frame_rule, item.num_frames),
+        fps=item.fps,
+        seed=draw() if seed == -1 else seed,
+        sample_steps=item.sample_steps,
+        guidance_scale=item.guidance_scale,
+        image=store_image(item.ctrl_img) if item.ctrl_img else None,
+        loras=loras,
+        requested_width=item.width,
+        requested_height=item.height,
+        requested_num_frames=item.num_frames,
+        ignored=tuple(name for name in IGNORED_FIELDS if getattr(item, name) is not None),
+    )

@@ -1,0 +1,119 @@
+"""The frozen settings, read once from flags and environment; it knows no framework."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+MemoryMode = Literal["auto", "resident", "pair", "stream"]
+MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "resident", "pair", "stream")
+ENVIRONMENT_PREFIX = "WAN_UI_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the operator chose.
+
+    `models_dir` None: checkpoints come from the Hugging Face cache or hub. `device` None: CUDA if there is one,
+    else the CPU. `memory` "auto" takes the first of resident, pair, stream that fits.
+    `allow_url_hosts`: hosts a control image may be fetched from although they are not public addresses.
+    """
+
+    models_dir: Path | None = None
+    lora_dir: Path = Path("./loras")
+    data_dir: Path = Path("./data")
+    device: str | None = None
+    memory: MemoryMode = "auto"
+    port: int = 7860
+    demo: bool = False
+    allow_url_hosts: tuple[str, ...] = ()
+
+
+def _flag(environment: Mapping[str, str], name: str) -> bool:
+    return environment.get(ENVIRONMENT_PREFIX + name, "").strip().lower() in {"1", "true", "yes", "on"}
+
+
+def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    """The command line; each flag's default is its environment variable, WAN_UI_ and the flag's name in capitals."""
+
+    def default(name: str, otherwise: str | None) -> str | None:
+        return environment.get(ENVIRONMENT_PREFIX + name) or otherwise
+
+    line = argparse.ArgumentParser(
+        prog="app.py",
+        description="Run LoRAs for Wan video models in the browser and over HTTP.",
+        epilog="Each flag is also an environment variable: --models-dir is WAN_UI_MODELS_DIR. "
+        "A token for the Hugging Face hub is read from HF_TOKEN only.",
+    )
+    line.add_argument(
+        "--models-dir",
+        type=Path,
+        default=default("MODELS_DIR", None),
+        metavar="DIR",
+        help="checkpoints in diffusers layout, DIR/<org>/<name>/ (default: the Hugging Face cache, then its hub)",
+    )
+    line.add_argument(
+        "--lora-dir",
+        type=Path,
+        default=default("LORA_DIR", "./loras"),
+        metavar="DIR",
+        help="root of the LoRA paths in requests (default: %(default)s)",
+    )
+    line.add_argument(
+        "--data-dir",
+        type=Path,
+        default=default("DATA_DIR", "./data"),
+        metavar="DIR",
+        help="jobs, clips and uploads (default: %(default)s)",
+    )
+    line.add_argument(
+        "--device",
+        default=default("DEVICE", None),
+        help="cuda, cuda:1, cpu or mps (default: cuda if there is one, else cpu)",
+    )
+    line.add_argument(
+        "--memory",
+        choices=MEMORY_MODES,
+        default=default("MEMORY", "auto"),
+        help="resident: the whole model on the GPU; pair: only the transformer at work; stream: block by block "
+        "(default: %(default)s, the first that fits)",
+    )
+    line.add_argument("--port", type=int, default=default("PORT", "7860"), help="TCP port (default: %(default)s)")
+    line.add_argument(
+        "--demo",
+        action="store_true",
+        default=_flag(environment, "DEMO"),
+        help="use tiny demo checkpoints, written on the spot",
+    )
+    line.add_argument(
+        "--allow-url-host",
+        action="append",
+        default=None,
+        metavar="HOST",
+        help="let control images be fetched from this host of your own network; may be repeated",
+    )
+    return line
+
+
+def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Flags over environment over defaults. A wrong value ends the program with a line that names it (exit 2)."""
+    line = parser(environment)
+    chosen = line.parse_args(arguments)
+    if chosen.memory not in MEMORY_MODES:
+        line.error(f"WAN_UI_MEMORY must be one of {', '.join(MEMORY_MODES)}")
+    if not 0 <= chosen.port <= 65535:
+        line.error("--port must be between 0 and 65535")
+    hosts = chosen.allow_url_host or environment.get(ENVIRONMENT_PREFIX + "ALLOW_URL_HOST", "").split()
+    return Settings(
+        models_dir=chosen.models_dir,
+        lora_dir=chosen.lora_dir,
+        data_dir=chosen.data_dir,
+        device=chosen.device,
+        memory=chosen.memory,
+        port=chosen.port,
+        demo=chosen.demo,
+        allow_url_hosts=tuple(hosts),
+    )
