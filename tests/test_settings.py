@@ -1,0 +1,77 @@
+"""Flags over environment over defaults, and a line that names what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wan_ui.settings import Settings, read
+
+FLAGS = [
+    ("--models-dir", "WAN_UI_MODELS_DIR", "m", "models_dir", Path("m")),
+    ("--lora-dir", "WAN_UI_LORA_DIR", "l", "lora_dir", Path("l")),
+    ("--data-dir", "WAN_UI_DATA_DIR", "d", "data_dir", Path("d")),
+    ("--device", "WAN_UI_DEVICE", "cuda:1", "device", "cuda:1"),
+    ("--memory", "WAN_UI_MEMORY", "pair", "memory", "pair"),
+    ("--port", "WAN_UI_PORT", "8080", "port", 8080),
+    ("--allow-url-host", "WAN_UI_ALLOW_URL_HOST", "nas.local", "allow_url_hosts", ("nas.local",)),
+]
+
+
+def test_defaults() -> None:
+    assert read([], {}) == Settings(
+        models_dir=None, lora_dir=Path("./loras"), data_dir=Path("./data"), device=None, memory="auto", port=7860
+    )
+
+
+@pytest.mark.parametrize(("flag", "variable", "text", "field", "value"), FLAGS)
+def test_a_flag_and_its_variable(flag: str, variable: str, text: str, field: str, value: object) -> None:
+    assert getattr(read([flag, text], {}), field) == value
+    assert getattr(read([], {variable: text}), field) == value
+
+
+@pytest.mark.parametrize(("flag", "variable", "text", "field", "value"), FLAGS)
+def test_the_flag_wins(flag: str, variable: str, text: str, field: str, value: object) -> None:
+    other = {"memory": "stream", "port": "1"}.get(field, "other")
+    assert getattr(read([flag, text], {variable: other}), field) == value
+
+
+@pytest.mark.parametrize(("flag", "variable", "text", "field", "value"), FLAGS)
+def test_an_empty_variable_is_none(flag: str, variable: str, text: str, field: str, value: object) -> None:
+    assert getattr(read([], {variable: ""}), field) == getattr(Settings(), field)
+
+
+@pytest.mark.parametrize(
+    ("text", "on"),
+    [("1", True), ("true", True), ("Yes", True), (" on ", True), ("0", False), ("", False), ("no", False)],
+)
+def test_demo(text: str, on: bool) -> None:
+    assert read([], {"WAN_UI_DEMO": text}).demo is on
+    assert read(["--demo"], {}).demo is True
+
+
+def test_several_hosts() -> None:
+    assert read(["--allow-url-host", "a", "--allow-url-host", "b"], {}).allow_url_hosts == ("a", "b")
+    assert read([], {"WAN_UI_ALLOW_URL_HOST": "a b"}).allow_url_hosts == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["--port", "x"], {}, "--port"),
+        (["--port", "65536"], {}, "--port"),
+        (["--port", "-1"], {}, "--port"),
+        (["--memory", "none"], {}, "--memory"),
+        (["--nonsense"], {}, "--nonsense"),
+        ([], {"WAN_UI_PORT": "x"}, "--port"),
+        ([], {"WAN_UI_MEMORY": "none"}, "WAN_UI_MEMORY"),
+    ],
+)
+def test_a_wrong_value_ends_with_a_line_that_names_it(
+    arguments: list[str], environment: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read(arguments, environment)
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err

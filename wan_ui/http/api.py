@@ -1,0 +1,478 @@
+"""The HTTP door: the routes of /v1 in the reference server's shapes; it knows the desk, not the page or the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, cast
+
+from fastapi import Depends, FastAPI, Path, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+import wan_ui
+from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, WanUIError
+from wan_ui.models import DEFAULT_FPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_NUM_FRAMES, DEFAULT_STEPS, MODELS
+from wan_ui.request import Generation, InferenceRequest
+
+if TYPE_CHECKING:
+    import pathlib
+
+    from wan_ui.jobs.store import ClipRecord, Job
+
+BODY_LIMIT = 80 * 2**20  # bytes; control images travel in the body as base64
+LARGEST_INDEX = 999  # a request has at most 1000 prompts
+
+JobStatus = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"]
+
+
+class DeskLike(Protocol):
+    """What this door asks of the desk, see `jobs.desk.Desk`."""
+
+    def submit(self, body: Any) -> Job: ...
+    def job(self, job_id: str) -> Job: ...
+    def cancel(self, job_id: str) -> Job: ...
+    def clip_path(self, job_id: str, index: int) -> pathlib.Path: ...
+
+
+class ErrorInfo(BaseModel):
+    code: str = Field(description="What happened, for programs: REQUEST_NOT_FOUND and the like.")
+    message: str = Field(description="What happened and what to do, for people.")
+    details: dict[str, Any]
+
+
+class ErrorDetail(BaseModel):
+    error: ErrorInfo
+
+
+class ErrorReply(BaseModel):
+    """Every error of every route."""
+
+    detail: ErrorDetail
+
+
+class Submitted(BaseModel):
+    request_id: str
+    status: Literal["queued"]
+    status_url: str
+    result_url: str
+    created_at: str = Field(description="ISO 8601, UTC, ending in Z; so are all times.")
+
+
+class RequestStatus(BaseModel):
+    request_id: str
+    status: JobStatus
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    error: ErrorInfo | None
+
+
+class VideoOutput(BaseModel):
+    format: Literal["mp4"]
+    width: int = Field(description="Pixels, effective.")
+    height: int = Field(description="Pixels, effective.")
+    num_frames: int
+    fps: int
+    file_path: str = Field(description="Relative to the server's data folder.")
+    url: str
+    seed: int
+
+
+class Outputs(BaseModel):
+    images: list[dict[str, Any]] = Field(description="Always empty: these models make videos.")
+    videos: list[VideoOutput] = Field(description="In prompt order.")
+
+
+class RequestResult(BaseModel):
+    request_id: str
+    status: JobStatus
+    outputs: Outputs | None = Field(description="null before the end; of a failed or canceled request, what finished.")
+    error: ErrorInfo | None
+    created_at: str
+    finished_at: str | None
+    metadata: dict[str, Any] = Field(description="What was ignored and adjusted, and every value that was used.")
+
+
+class ModelInfo(BaseModel):
+    id: str
+    base_model: str
+    resolution_divisor: int
+    default_steps: int
+    default_guidance_scale: float
+    requires_control_image: bool
+    is_video_model: bool
+    default_num_frames: int
+    default_fps: int
+
+
+class ModelList(BaseModel):
+    models: list[ModelInfo]
+
+
+class Health(BaseModel):
+    status: str
+    version: str
+    device: str | None
+    queue: int = Field(description="Requests waiting.")
+
+
+RequestId = Annotated[str, Path(description="From the reply to POST /inference.", max_length=200)]
+VideoIndex = Annotated[int, Path(description="From 0, in prompt order.", ge=0, le=LARGEST_INDEX)]
+
+_ERRORS = {
+    400: "The body is not JSON, or the request cannot be run as it stands.",
+    403: "The request comes from another site's page, or under an unknown host name.",
+    404: "There is no such request or video.",
+    413: "The body is too large.",
+    416: "The range lies outside the file.",
+    422: "A field is missing, unknown, of the wrong type or out of bounds: details.fields lists {loc, msg}.",
+    500: "A failure of the server.",
+    503: "The machine is not able to take the request now.",
+    507: "No disk space.",
+}
+
+
+def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorReply, "description": _ERRORS[status]} for status in (*statuses, 403, 500)}
+
+
+def error_reply(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """An error in the reference's shape; `body` is `{code, message, details}`."""
+    return JSONResponse({"detail": {"error": dict(body)}}, status, dict(headers or {}))
+
+
+async def _our_error(_request: Request, error: WanUIError) -> Response:
+    return error_reply(error.status, error.body())
+
+
+async def _framework_error(_request: Request, error: HTTPException) -> Response:
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        body = RouteNotFound("There is no such route; /v1/openapi.json lists those there are.").body()
+    else:
+        status = HTTPStatus(error.status_code)
+        body = {"code": status.name, "message": f"{status.description or status.phrase}.", "details": {}}
+    return error_reply(error.status_code, body, error.headers)
+
+
+async def _wrong_parameter(_request: Request, error: RequestValidationError) -> Response:
+    fields = [{"loc": ".".join(str(part) for part in item["loc"]), "msg": item["msg"]} for item in error.errors()]
+    wrong = InvalidRequest(f"{fields[0]['loc']}: {fields[0]['msg']}", fields=fields)
+    return error_reply(wrong.status, wrong.body())
+
+
+async def _last_resort(_request: Request, _error: Exception) -> Response:
+    # Starlette raises the error again after this reply, and the server writes the trace to its log.
+    return error_reply(
+        500, {"code": "INTERNAL_ERROR", "message": "The server failed; its log says where.", "details": {}}
+    )
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body. Raises PayloadTooLarge as soon as the app's limit is passed, or BadJson if it breaks off."""
+    limit: int = request.app.state.body_limit
+    too_large = PayloadTooLarge(f"The body is larger than {limit} bytes.", limit=limit)
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > 18 or int(length) > limit):
+        raise too_large
+    data = bytearray()
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > limit:
+                raise too_large
+    except ClientDisconnect:
+        raise BadJson("The connection closed before the body was whole.") from None
+    return bytes(data)
+
+
+def decode_json(data: bytes) -> Any:
+    """A body's bytes as JSON values. Raises BadJson, also for NaN and infinities, which JSON does not have."""
+
+    def refuse(literal: str) -> NoReturn:
+        raise BadJson(f"The body is not JSON: {literal} is not a JSON number.")
+
+    if not data.strip():
+        raise BadJson("The body is empty: send the request as a JSON object.")
+    try:
+        return json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
+    except UnicodeDecodeError as error:
+        raise BadJson(f"The body is not JSON: byte {error.start} is not UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise BadJson(
+            f"The body is not JSON: {error.msg}, line {error.lineno}, column {error.colno}.",
+            line=error.lineno,
+            column=error.colno,
+        ) from None
+    except RecursionError:
+        raise BadJson("The body is nested too deeply.") from None
+    except ValueError:
+        raise BadJson("The body holds a number with too many digits.") from None
+
+
+def _root(request: Request) -> str:
+    """Where this door is, from the request's own scheme and Host: `http://127.0.0.1:7860/v1`."""
+    return f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '').rstrip('/')}"
+
+
+def _status(job: Job) -> dict[str, Any]:
+    return {
+        "request_id": job.id,
+        "status": job.status,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "error": job.error,
+    }
+
+
+def _video(root: str, job: Job, clip: ClipRecord) -> dict[str, Any]:
+    return {
+        "format": "mp4",
+        "width": clip.width,
+        "height": clip.height,
+        "num_frames": clip.num_frames,
+        "fps": clip.fps,
+        "file_path": clip.file,
+        "url": f"{root}/requests/{job.id}/videos/{clip.index}",
+        "seed": clip.seed,
+    }
+
+
+def _outputs(root: str, job: Job) -> dict[str, Any] | None:
+    if job.finished_at is None or not job.clips:
+        return None
+    return {"images": [], "videos": [_video(root, job, clip) for clip in job.clips]}
+
+
+def _adjusted(generations: tuple[Generation, ...]) -> list[dict[str, Any]]:
+    """What flooring and rounding changed: one entry per prompt and field."""
+    return [
+        {"prompt": index, "field": name, "requested": asked, "effective": used}
+        for index, one in enumerate(generations)
+        for name, asked, used in (
+            ("width", one.requested_width, one.width),
+            ("height", one.requested_height, one.height),
+            ("num_frames", one.requested_num_frames, one.num_frames),
+        )
+        if asked != used
+    ]
+
+
+def _prompt(one: Generation, clip: ClipRecord | None) -> dict[str, Any]:
+    names = ("prompt", "neg", "width", "height", "num_frames", "fps", "seed", "sample_steps", "guidance_scale", "image")
+    return {name: getattr(one, name) for name in names} | {"clip": None if clip is None else dict(clip.metadata)}
+
+
+def _metadata(job: Job) -> dict[str, Any]:
+    clips = {clip.index: clip for clip in job.clips}
+    first = job.generations[0]
+    return {
+        "model": first.model,
+        "recipe": first.recipe,
+        "ignored": sorted({name for one in job.generations for name in one.ignored}),
+        "adjusted": _adjusted(job.generations),
+        "notes": list(job.notes),
+        "lora": [asdict(use) for use in first.loras],
+        "prompts": [_prompt(one, clips.get(index)) for index, one in enumerate(job.generations)],
+    }
+
+
+_RANGE = re.compile(r"bytes=(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})")
+
+
+def _settle_range(request: Request, size: int) -> None:
+    """Leaves only a Range header that the file response can serve.
+
+    A malformed one, or one of several parts, is dropped, so the whole file is sent (RFC 9110, 14.2).
+    Raises HTTPException 416 for one outside the file.
+    """
+    given = request.headers.get("range")
+    if given is None:
+        return
+    match = _RANGE.fullmatch(given.strip())
+    first, last = (match["first"], match["last"]) if match else ("", "")
+    outside = (int(first) >= size) if first else (bool(last) and int(last) == 0)
+    malformed = not (first or last) or bool(first and last and int(last) < int(first))
+    if malformed or (outside and "if-range" in request.headers):
+        request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
+    elif outside:
+        raise HTTPException(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers={"Content-Range": f"bytes */{size}"})
+
+
+def _request_schemas() -> dict[str, Any]:
+    """The request's JSON schemas by name, with null allowed exactly where the schema's classes let it pass."""
+    whole = InferenceRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas = {**whole.pop("$defs"), "InferenceRequest": whole}
+    for schema in schemas.values():
+        required = schema.get("required", [])
+        schema["additionalProperties"] = {"type": "null"}
+        for name, field in schema["properties"].items():
+            if name not in required and {"type": "null"} not in field.get("anyOf", []):
+                about = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+                schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **about}
+    return schemas
+
+
+class _Door(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """FastAPI's document plus the request's schema, which it cannot see: the body is parsed by request.parse."""
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            schema["components"]["schemas"].update(_request_schemas())
+        return cast(dict[str, Any], self.openapi_schema)
+
+
+def api(desk: DeskLike, health: Callable[[], Mapping[str, Any]], body_limit: int = BODY_LIMIT) -> FastAPI:
+    """The app to mount at /v1.
+
+    `health` says `{status, version, device, queue}`. `body_limit` is in bytes.
+    """
+    door = _Door(
+        title="wan-ui",
+        version=wan_ui.__version__,
+        description="LoRA inference for Wan video models.",
+        docs_url=None,  # FastAPI's pages load their scripts from another site
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={
+            WanUIError: _our_error,
+            HTTPException: _framework_error,
+            RequestValidationError: _wrong_parameter,
+            Exception: _last_resort,
+        },
+    )
+
+    door.state.body_limit = body_limit
+
+    @door.post(
+        "/inference",
+        operation_id="submit",
+        summary="Queue a request",
+        response_model=Submitted,
+        responses=_documented(400, 413, 422, 503, 507),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferenceRequest"}}},
+            }
+        },
+    )
+    def submit(request: Request, data: Annotated[bytes, Depends(read_body)]) -> dict[str, Any]:
+        job = desk.submit(decode_json(data))
+        here = f"{_root(request)}/requests/{job.id}"
+        return {
+            "request_id": job.id,
+            "status": "queued",
+            "status_url": f"{here}/status",
+            "result_url": f"{here}/result",
+            "created_at": job.created_at,
+        }
+
+    @door.get(
+        "/requests/{request_id}/status",
+        operation_id="status",
+        summary="Where a request stands",
+        response_model=RequestStatus,
+        responses=_documented(404, 422),
+    )
+    def status(request_id: RequestId) -> dict[str, Any]:
+        return _status(desk.job(request_id))
+
+    @door.get(
+        "/requests/{request_id}/result",
+        operation_id="result",
+        summary="What a request made",
+        response_model=RequestResult,
+        responses=_documented(404, 422),
+    )
+    def result(request: Request, request_id: RequestId) -> dict[str, Any]:
+        job = desk.job(request_id)
+        return {
+            "request_id": job.id,
+            "status": job.status,
+            "outputs": _outputs(_root(request), job),
+            "error": job.error,
+            "created_at": job.created_at,
+            "finished_at": job.finished_at,
+            "metadata": _metadata(job),
+        }
+
+    @door.delete(
+        "/requests/{request_id}",
+        operation_id="cancel",
+        summary="Cancel a request; a finished one stays as it is",
+        response_model=RequestStatus,
+        responses=_documented(404, 422),
+    )
+    def cancel(request_id: RequestId) -> dict[str, Any]:
+        return _status(desk.cancel(request_id))
+
+    def video(request: Request, request_id: RequestId, n: VideoIndex) -> Response:
+        path = desk.clip_path(request_id, n)
+        state = os.stat(path)
+        _settle_range(request, state.st_size)
+        return FileResponse(
+            path,
+            media_type="video/mp4",
+            filename=f"wan-ui-{request_id[:8]}-{n}.mp4",
+            content_disposition_type="inline",
+            stat_result=state,
+            headers={
+                "X-Content-Type-Options": "nosniff",
+                "Cross-Origin-Resource-Policy": "same-origin",
+                "Cache-Control": "private",
+            },
+        )
+
+    binary = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
+    door.get(
+        "/requests/{request_id}/videos/{n}",
+        operation_id="video",
+        summary="One finished clip, whole or by range",
+        response_class=FileResponse,
+        responses={
+            **_documented(404, 416, 422),
+            200: {"description": "The clip.", "content": binary},
+            206: {"description": "The range asked for.", "content": binary},
+        },
+    )(video)
+    door.head("/requests/{request_id}/videos/{n}", include_in_schema=False)(video)
+
+    @door.get(
+        "/models", operation_id="models", summary="The models there are", response_model=ModelList,
+        responses=_documented(),
+    )
+    def models() -> dict[str, Any]:
+        return {
+            "models": [
+                {
+                    "id": row.id,
+                    "base_model": row.base_model,
+                    "resolution_divisor": row.divisor["reference"],
+                    "default_steps": DEFAULT_STEPS,
+                    "default_guidance_scale": DEFAULT_GUIDANCE_SCALE,
+                    "requires_control_image": row.control_image == "required",
+                    "is_video_model": True,
+                    "default_num_frames": DEFAULT_NUM_FRAMES,
+                    "default_fps": DEFAULT_FPS,
+                }
+                for row in MODELS.values()
+            ]
+        }
+
+    @door.get(
+        "/health", operation_id="health", summary="Whether the server is up", response_model=Health,
+        responses=_documented(),
+    )
+    def say_health() -> dict[str, Any]:
+        return dict(health())
+
+    return door
