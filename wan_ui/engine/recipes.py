@@ -43,6 +43,17 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 )
 
 
+ADAPTER_TYPES = frozenset({"lora", "dora"})
+NEVER_MERGED = frozenset({"dora"})
+
+
+def application(recipe: Recipe, lora_type: str) -> Literal["adapter", "merge"]:
+    """How a LoRA of a type is put on: DoRA is never merged, as in the trainer; what is no adapter always is."""
+    if lora_type in NEVER_MERGED:
+        return "adapter"
+    return recipe.lora if lora_type in ADAPTER_TYPES else "merge"
+
+
 def unipc_config(flow_shift: float) -> dict[str, Any]:
     """The UniPC scheduler that the reference server builds for 5B (shift 5.0) and 2.2 I2V (shift 3.0)."""
     return {

@@ -1,0 +1,216 @@
+"""Components from files to modules: loads what is missing, keeps what is the same files; it knows no request."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
+
+from wan_ui.engine.checkpoints import Checkpoints, Component
+from wan_ui.engine.clip import OnProgress, Progress
+from wan_ui.errors import CheckpointIncomplete
+from wan_ui.models import WanModel
+
+log = logging.getLogger(__name__)
+
+TRANSFORMERS = ("transformer", "transformer_2")
+_MODULES = (*TRANSFORMERS, "vae", "text_encoder", "image_encoder")
+
+
+@dataclass(frozen=True)
+class Components:
+    """What a row is made of, loaded. `files` says which files each part came from."""
+
+    transformers: Mapping[str, WanTransformer3DModel]
+    vae: AutoencoderKLWan
+    text_encoder: UMT5EncoderModel
+    tokenizer: PreTrainedTokenizerBase
+    image_encoder: CLIPVisionModel | None
+    image_processor: CLIPImageProcessorPil | None
+    scheduler_config: Mapping[str, Any] | None
+    boundary_ratio: float | None
+    files: Mapping[str, Component]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where and how weights are loaded: `device` for the parts that stay there, `host` for those that visit."""
+
+    device: torch.device
+    dtype: torch.dtype
+    on_host: frozenset[str] = frozenset()
+
+    def place(self, name: str) -> torch.device:
+        return torch.device("cpu") if name in self.on_host else self.device
+
+
+@dataclass
+class LoadCounts:
+    """How often files were read, for tests and the log: component loads and bytes."""
+
+    loads: int = 0
+    bytes_read: int = 0
+    kept: int = 0
+    names: list[str] = field(default_factory=list)
+
+
+def model_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on CUDA (and MPS), float32 on the CPU, in both recipes."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def load_components(
+    row: WanModel,
+    files: Mapping[str, Component],
+    target: Target,
+    kept: Mapping[str, Any],
+    counts: LoadCounts,
+    on_progress: OnProgress,
+) -> Components:
+    """Every part of the row; those in `kept` are taken as they are, the rest is read straight to its device.
+
+    Raises CheckpointIncomplete when a file is there but cannot be used.
+    """
+    parts: dict[str, Any] = dict(kept)
+    missing = [name for name in row.components if name not in parts]
+    total = sum(files[name].size for name in missing)
+    done = 0
+    counts.kept += len(parts)
+    for name in missing:
+        on_progress(Progress("loading", bytes_done=done, bytes_total=total, note=name.replace("_", " ")))
+        with _readable(files[name]):
+            parts[name] = _LOADERS[name](files[name], target.place(name), target.dtype)
+        done += files[name].size
+        if name in _MODULES:
+            counts.loads += 1
+            counts.names.append(name)
+            counts.bytes_read += files[name].size
+        on_progress(Progress("loading", bytes_done=done, bytes_total=total, note=name.replace("_", " ")))
+    return Components(
+        transformers={name: parts[name] for name in TRANSFORMERS if name in parts},
+        vae=parts["vae"],
+        text_encoder=parts["text_encoder"],
+        tokenizer=parts["tokenizer"],
+        image_encoder=parts.get("image_encoder"),
+        image_processor=parts.get("image_processor"),
+        scheduler_config=parts.get("scheduler"),
+        boundary_ratio=parts.get("model_index", {}).get("boundary_ratio"),
+        files=files,
+    )
+
+
+def same_parts(
+    checkpoints: Checkpoints, held: Components, wanted: Mapping[str, Component]
+) -> dict[str, Any]:
+    """The held parts whose files are byte for byte those wanted under the same name."""
+    loaded: dict[str, Any] = {
+        **held.transformers,
+        "vae": held.vae,
+        "text_encoder": held.text_encoder,
+        "tokenizer": held.tokenizer,
+        "image_encoder": held.image_encoder,
+        "image_processor": held.image_processor,
+    }
+    return {
+        name: part
+        for name, part in loaded.items()
+        if part is not None
+        and name in wanted
+        and name in held.files
+        and checkpoints.same_files(held.files[name], wanted[name])
+    }
+
+
+def without(components: Components, names: frozenset[str]) -> Components:
+    """The record with the named transformers let go, so that their memory can be freed."""
+    return replace(
+        components, transformers={n: part for n, part in components.transformers.items() if n not in names}
+    )
+
+
+class _readable:
+    """Maps a loader's failure to CheckpointIncomplete with the component's name; out of memory passes through."""
+
+    def __init__(self, component: Component) -> None:
+        self._component = component
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, torch.OutOfMemoryError):
+            return
+        if isinstance(error, (OSError, ValueError, RuntimeError, KeyError, TypeError)):
+            name = self._component.name
+            log.error("loading %s from %s failed", name, self._component.folder, exc_info=error)
+            raise CheckpointIncomplete(
+                f"The checkpoint's {name} cannot be loaded: its files do not fit together or are damaged. "
+                "Copy or download them again.",
+                component=name,
+            ) from error
+
+
+def _on(device: torch.device) -> dict[str, Any]:
+    """Straight to the device: no copy of the weights in host memory first."""
+    return {"device_map": str(device)} if device.type == "cuda" else {}
+
+
+def _transformer(part: Component, device: torch.device, dtype: torch.dtype) -> WanTransformer3DModel:
+    model = WanTransformer3DModel.from_pretrained(part.folder, torch_dtype=dtype, **_on(device))
+    return _still(model, device)
+
+
+def _vae(part: Component, device: torch.device, dtype: torch.dtype) -> AutoencoderKLWan:
+    return _still(AutoencoderKLWan.from_pretrained(part.folder, torch_dtype=dtype), device)
+
+
+def _text_encoder(part: Component, device: torch.device, dtype: torch.dtype) -> UMT5EncoderModel:
+    return _still(UMT5EncoderModel.from_pretrained(part.folder, dtype=dtype, **_on(device)), device)
+
+
+def _image_encoder(part: Component, device: torch.device, dtype: torch.dtype) -> CLIPVisionModel:
+    return _still(CLIPVisionModel.from_pretrained(part.folder, dtype=dtype, **_on(device)), device)
+
+
+def _image_processor(part: Component, device: torch.device, dtype: torch.dtype) -> CLIPImageProcessorPil:
+    # By name: plain CLIPImageProcessor computes other numbers where torchvision is installed.
+    return CLIPImageProcessorPil.from_pretrained(part.folder)
+
+
+def _tokenizer(part: Component, device: torch.device, dtype: torch.dtype) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(part.folder)
+
+
+def _config(part: Component, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(part.files[0].read_bytes())
+    return config
+
+
+def _still(model: Any, device: torch.device) -> Any:
+    """Evaluation mode, no gradients, on the device."""
+    return model.eval().requires_grad_(False).to(device)
+
+
+_LOADERS: Mapping[str, Callable[[Component, torch.device, torch.dtype], Any]] = {
+    "transformer": _transformer,
+    "transformer_2": _transformer,
+    "vae": _vae,
+    "text_encoder": _text_encoder,
+    "image_encoder": _image_encoder,
+    "image_processor": _image_processor,
+    "tokenizer": _tokenizer,
+    "scheduler": _config,
+    "model_index": _config,
+}
+
+
+def build_scheduler(class_name: str, config: Mapping[str, Any]) -> Any:
+    """A diffusers scheduler by its class name."""
+    return getattr(diffusers, class_name).from_config(dict(config))

@@ -1,0 +1,83 @@
+"""What fits where: a pure decision from sizes to a memory mode; it moves nothing and knows no framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from wan_ui.errors import OutOfMemory
+from wan_ui.models import TEMPORAL_COMPRESSION, WanModel
+from wan_ui.settings import MemoryMode
+
+Placement = Literal["resident", "pair", "stream"]
+MODES: tuple[Placement, ...] = ("resident", "pair", "stream")  # loosest first
+
+TRANSFORMER_BYTES_PER_TOKEN_WIDTH = 28  # bytes of activations per token and hidden channel, one forward in bf16
+VAE_BYTES_PER_PIXEL = 5_200  # bytes per output pixel of one frame while four frames are decoded in bf16
+FRAME_BYTES_PER_PIXEL = 3 * (2 + 2 + 1)  # a decoded frame in bf16, its concatenation, and in uint8
+RESERVE = 1 << 30  # bytes for the CUDA context's workspaces and fragmentation
+STREAMED_BLOCKS = 3  # blocks on the device at once while streaming: at work, on the way, being freed
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a row's parts as they will lie in memory."""
+
+    transformers: tuple[int, ...]
+    text_encoder: int
+    rest: int
+    block: int
+
+    @property
+    def whole(self) -> int:
+        return sum(self.transformers) + self.text_encoder + self.rest
+
+
+def activation_bytes(row: WanModel, width: int, height: int, num_frames: int) -> int:
+    """Peak bytes beside the weights for one clip: the larger of a transformer forward and the VAE's decode.
+
+    The three factors above were read off full-size runs on one H200, see docs/decisions.md.
+    """
+    latent_frames = (num_frames - 1) // TEMPORAL_COMPRESSION + 1
+    patch = 2 * row.spatial_compression
+    tokens = latent_frames * (width // patch) * (height // patch)
+    transformer = tokens * row.hidden_size * TRANSFORMER_BYTES_PER_TOKEN_WIDTH
+    vae = width * height * (VAE_BYTES_PER_PIXEL + FRAME_BYTES_PER_PIXEL * num_frames)
+    return max(transformer, vae)
+
+
+def needed(mode: Placement, sizes: Sizes, activations: int) -> int:
+    """Bytes of device memory that a mode takes at its peak."""
+    if mode == "resident":
+        return sizes.whole + activations + RESERVE
+    if mode == "pair":
+        return max(max(sizes.transformers) + sizes.rest + activations, sizes.text_encoder + sizes.rest) + RESERVE
+    return STREAMED_BLOCKS * sizes.block + sizes.rest + activations + RESERVE
+
+
+def decide(wanted: MemoryMode, sizes: Sizes, activations: int, free: int) -> Placement:
+    """The first mode that fits `free` bytes of device memory, or the one that was asked for.
+
+    Raises OutOfMemory when even streaming does not fit.
+    """
+    if wanted != "auto":
+        return wanted
+    for mode in MODES:
+        if needed(mode, sizes, activations) <= free:
+            return mode
+    short = needed("stream", sizes, activations)
+    raise OutOfMemory(
+        f"This size needs about {short / 1e9:.0f} GB of GPU memory even block by block, and {free / 1e9:.0f} GB are "
+        "free. Choose a smaller width, height or frame count, or close other programs that use the GPU.",
+        needed=short,
+        free=free,
+    )
+
+
+def sentence(mode: Placement) -> str:
+    """The mode in the card's words; nothing for the ordinary one."""
+    return {
+        "resident": "",
+        "pair": "Memory is tight: only the transformer at work is on the GPU.",
+        "stream": "Memory is tight: the transformer streams through the GPU block by block.",
+    }[mode]

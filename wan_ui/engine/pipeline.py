@@ -1,0 +1,426 @@
+"""The diffusers room: loads a row, dresses its transformers, renders a generation. It knows no job and no door."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import diffusers
+import numpy as np
+import numpy.typing as npt
+import peft
+import torch
+import transformers
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+from PIL import Image
+
+import wan_ui
+from wan_ui.engine import conditioning, memory
+from wan_ui.engine.adapters import Dressing, Merge
+from wan_ui.engine.checkpoints import Checkpoints, Component
+from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
+from wan_ui.engine.components import (
+    Components,
+    LoadCounts,
+    Target,
+    build_scheduler,
+    load_components,
+    model_dtype,
+    same_parts,
+)
+from wan_ui.engine.engine import Pipeline, Report
+from wan_ui.engine.placement import Residence, free_bytes, release
+from wan_ui.engine.recipes import RECIPES, Recipe, SchedulerSpec, scheduler_spec
+from wan_ui.engine.sampling import Experts, Guidance, denoise
+from wan_ui.errors import CheckpointIncomplete, OutOfMemory
+from wan_ui.lora.convert import convert
+from wan_ui.lora.library import LoraFile
+from wan_ui.media.image import fit
+from wan_ui.models import WanModel
+from wan_ui.request import Generation
+from wan_ui.settings import MemoryMode
+
+log = logging.getLogger(__name__)
+
+MAX_SEQUENCE_LENGTH = 512  # tokens, the pipelines' own default
+KEPT_PROMPTS = 128  # text embeddings kept in host memory, 4 MB each at full size
+FRAMES_AT_ONCE = 8  # frames turned into bytes at a time, so that their float32 copy stays small
+
+
+class Loader:
+    """Loads rows onto one device, one at a time, and keeps what the next row has in common with the last."""
+
+    def __init__(self, checkpoints: Checkpoints, device: torch.device, wanted_memory: MemoryMode = "auto") -> None:
+        self._checkpoints = checkpoints
+        self._device = device
+        self._memory: MemoryMode = wanted_memory
+        self.counts = LoadCounts()
+        self.prompts = PromptCache()
+
+    def load(
+        self, row: WanModel, generation: Generation, before: Pipeline | None, on_progress: OnProgress
+    ) -> WanPipeline:
+        """A row ready to render the generation. What is the same files as before is kept, the rest let go first.
+
+        Raises CheckpointNotFound, CheckpointIncomplete, DiskFull or OutOfMemory.
+        """
+        files = self._checkpoints.fetch(row, on_progress)
+        kept = same_parts(self._checkpoints, before.hand_over(), files) if isinstance(before, WanPipeline) else {}
+        before = None
+        if "text_encoder" not in kept:
+            self.prompts.clear()
+        release(self._device)
+        sizes = _sizes(self._checkpoints, row, files, model_dtype(self._device))
+        mode = self._decide(row, sizes, generation)
+        target = Target(self._device, model_dtype(self._device), Residence.on_host(mode))
+        with out_of_memory_said():
+            components = load_components(row, files, target, kept, self.counts, on_progress)
+            residence = Residence(mode, components, self._device)
+        return WanPipeline(row, components, residence, self, sizes)
+
+    def _decide(self, row: WanModel, sizes: memory.Sizes, generation: Generation) -> memory.Placement:
+        if self._device.type != "cuda":
+            return "resident"
+        activations = memory.activation_bytes(row, generation.width, generation.height, generation.num_frames)
+        return memory.decide(self._memory, sizes, activations, free_bytes(self._device))
+
+    def tighter(
+        self, now: memory.Placement, row: WanModel, sizes: memory.Sizes, generation: Generation
+    ) -> memory.Placement:
+        """The mode a generation needs, never looser than the one in force."""
+        return max(now, self._decide(row, sizes, generation), key=memory.MODES.index)
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+
+class PromptCache:
+    """Text embeddings by prompt, (1, 512, width) on the host; `encodes` counts the encoder's forwards."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self.encodes = 0
+
+    def clear(self) -> None:
+        """Forgets everything: the text encoder is another one now."""
+        self._kept.clear()
+
+    def missing(self, prompts: tuple[str, ...]) -> list[str]:
+        """The distinct prompts that are not kept, in order."""
+        return [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._kept]
+
+    def add(self, prompt: str, embeddings: torch.Tensor) -> None:
+        self.encodes += 1
+        self._kept[prompt] = embeddings.cpu()
+        while len(self._kept) > KEPT_PROMPTS:
+            self._kept.popitem(last=False)
+
+    def get(self, prompt: str, device: torch.device) -> torch.Tensor:
+        self._kept.move_to_end(prompt)
+        return self._kept[prompt].to(device)
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
+
+
+class WanPipeline:
+    """A loaded row. Implements engine.Pipeline."""
+
+    def __init__(
+        self, row: WanModel, components: Components, residence: Residence, loader: Loader, sizes: memory.Sizes
+    ) -> None:
+        self._row = row
+        self._components = components
+        self._residence = residence
+        self._loader = loader
+        self._sizes = sizes
+        self._device = loader.device
+        self._dressings = {
+            slot: Dressing(components.transformers[component]) for slot, component in row.slots.items()
+        }
+        self._float32: dict[torch.Tensor, torch.Tensor] = {}
+
+    def cast(self, whole_bf16: bool) -> None:
+        """On CUDA, diffusers' float32 exceptions and the rotary buffers to bfloat16, or back bit for bit."""
+        for name in self._components.transformers:
+            transformer = self._residence.still(name)
+            if whole_bf16 and model_dtype(self._device) is torch.bfloat16:
+                for tensor in (*transformer.parameters(), *transformer.buffers()):
+                    if tensor.dtype is torch.float32:
+                        self._float32[tensor] = tensor.data.to("cpu")
+                        tensor.data = tensor.data.to(torch.bfloat16)
+        if not whole_bf16:
+            for tensor, original in self._float32.items():
+                tensor.data = original.to(tensor.device)
+            self._float32.clear()
+
+    def wear(self, slot: str, files: tuple[LoraFile, ...]) -> Mapping[str, Report]:
+        """These files as unfused adapters on the slot's transformer, and no others."""
+        self._residence.still(self._row.slots[slot])
+        with out_of_memory_said():
+            worn = self._dressings[slot].wear({file.sha256: convert(file.path, slot) for file in files})
+        return {digest: {"applied": "adapter", **used.counts()} for digest, used in worn.items()}
+
+    def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...]) -> Mapping[str, Report]:
+        """These files merged in float32 into the slot's transformer, and no others."""
+        self._residence.still(self._row.slots[slot])
+        with out_of_memory_said():
+            merged = self._dressings[slot].merge(
+                [Merge(convert(file.path, slot), multiplier) for file, multiplier in files]
+            )
+        return {
+            file.sha256: {"applied": "merged", **used.counts()}
+            for (file, _), used in zip(files, merged, strict=True)
+        }
+
+    def weigh(self, slot: str, weights: Mapping[str, float]) -> None:
+        """The scales of the slot's adapters."""
+        self._dressings[slot].weigh(weights)
+
+    def hand_over(self) -> Components:
+        """The bare base model's parts, for the next row; this pipeline is empty afterwards."""
+        self._strip()
+        components, self._components = self._components, replace(self._components, transformers={})
+        self._dressings.clear()
+        return components
+
+    def close(self) -> None:
+        """Lets the parts go and gives their memory back."""
+        self._dressings.clear()
+        self._float32.clear()
+        del self._components, self._residence
+        release(self._device)
+
+    def _strip(self) -> None:
+        for slot, dressing in self._dressings.items():
+            self._residence.still(self._row.slots[slot])
+            dressing.wear({})
+            dressing.restore()
+        self.cast(False)
+
+    @torch.no_grad()
+    def render(self, generation: Generation, image: Image.Image | None, on_progress: OnProgress) -> Clip:
+        """One clip. A cancel raised by on_progress ends it between two steps, before the decode."""
+        clock, recipe = Clock(), RECIPES[generation.recipe]
+        mode = self._loader.tighter(self._residence.mode, self._row, self._sizes, generation)
+        with out_of_memory_said():
+            if mode != self._residence.mode:
+                self._residence.step_down(mode)
+            note = memory.sentence(mode)
+            guidance = self._guidance(generation, clock, on_progress, note)
+            with clock.phase("image"):
+                if generation.image is not None:
+                    on_progress(Progress("image", note=note))
+                start = self._start(generation, image, guidance.positive.dtype)
+            spec = self._scheduler(recipe)
+            with clock.phase("denoise"):
+                latents = self._denoise(generation, recipe, spec, start, guidance, on_progress, note)
+            with clock.phase("decode"):
+                on_progress(Progress("decode", generation.sample_steps, generation.sample_steps, note=note))
+                frames = self._decode(latents)
+        return Clip(
+            frames=frames,
+            width=generation.width,
+            height=generation.height,
+            num_frames=frames.shape[0],
+            fps=generation.fps,
+            seed=generation.seed,
+            metadata=self._metadata(generation, recipe, spec, mode, clock),
+        )
+
+    def _guidance(self, generation: Generation, clock: Clock, on_progress: OnProgress, note: str) -> Guidance:
+        guided = generation.guidance_scale > 1
+        wanted = (generation.prompt, generation.neg) if guided else (generation.prompt,)
+        prompts = self._loader.prompts
+        with clock.phase("text"):
+            missing = prompts.missing(wanted)
+            if missing:
+                on_progress(Progress("text", note=note))
+                with self._residence.encoding() as device:
+                    for prompt in missing:
+                        prompts.add(prompt, self._encode_text(prompt, device))
+            dtype = model_dtype(self._device)
+            return Guidance(
+                positive=prompts.get(generation.prompt, self._device).to(dtype),
+                negative=prompts.get(generation.neg, self._device).to(dtype) if guided else None,
+                scale=generation.guidance_scale,
+            )
+
+    def _encode_text(self, prompt: str, device: torch.device) -> torch.Tensor:
+        """(1, 512, width): rows past the prompt's length are zero."""
+        tokens = self._components.tokenizer(
+            [prompt_clean(prompt)],
+            padding="max_length",
+            max_length=MAX_SEQUENCE_LENGTH,
+            truncation=True,
+            add_special_tokens=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        mask = tokens.attention_mask
+        embeddings = self._components.text_encoder(tokens.input_ids.to(device), mask.to(device)).last_hidden_state
+        length = int(mask.gt(0).sum())
+        return torch.cat([embeddings[:, :length], embeddings.new_zeros(1, MAX_SEQUENCE_LENGTH - length,
+                                                                       embeddings.shape[2])], dim=1)
+
+    def _start(self, generation: Generation, image: Image.Image | None, dtype: torch.dtype) -> conditioning.Start:
+        vae, row = self._components.vae, self._row
+        shape = conditioning.latent_shape(
+            vae.config.z_dim, generation.num_frames, generation.height, generation.width, row.spatial_compression
+        )
+        noise = conditioning.noise(shape, generation.seed, self._device)
+        if image is None:
+            return conditioning.from_text(noise, masked=row.expand_timesteps)
+        fitted = fit(image, generation.width, generation.height)
+        match row.conditioning:
+            case "first_latent":
+                return conditioning.first_latent(noise, vae, fitted, dtype, generation.seed)
+            case "latent_channels":
+                return conditioning.latent_channels(
+                    noise, vae, fitted, generation.num_frames, dtype, generation.seed
+                )
+            case "clip_and_latent_channels":
+                embeddings = self._encode_image(fitted).to(dtype)
+                return conditioning.clip_and_latent_channels(noise, vae, fitted, generation.num_frames, embeddings)
+            case "text":
+                raise AssertionError(f"{row.id} takes no first frame, and resolve() refuses one")
+
+    def _encode_image(self, image: Image.Image) -> torch.Tensor:
+        """CLIP's last hidden states but one, (1, tokens, width)."""
+        processor, encoder = self._components.image_processor, self._components.image_encoder
+        if processor is None or encoder is None:
+            raise CheckpointIncomplete(f"{self._row.label} needs an image encoder, and the checkpoint has none.")
+        pixels = processor(images=image, return_tensors="pt").to(self._device)
+        return encoder(**pixels, output_hidden_states=True).hidden_states[-2]
+
+    def _scheduler(self, recipe: Recipe) -> SchedulerSpec:
+        spec = scheduler_spec(self._row, recipe)
+        if spec.config is not None:
+            return spec
+        config = self._components.scheduler_config
+        if config is None:
+            raise CheckpointIncomplete(f"{self._row.label} needs the checkpoint's scheduler, and there is none.")
+        return SchedulerSpec(str(config.get("_class_name", spec.class_name)), config)
+
+    def _boundary(self, recipe: Recipe) -> float | None:
+        boundary = self._row.boundary[recipe.id]
+        return self._components.boundary_ratio if boundary == "checkpoint" else boundary
+
+    def _denoise(
+        self,
+        generation: Generation,
+        recipe: Recipe,
+        spec: SchedulerSpec,
+        start: conditioning.Start,
+        guidance: Guidance,
+        on_progress: OnProgress,
+        note: str,
+    ) -> torch.Tensor:
+        parts = self._components.transformers
+        experts = Experts(
+            high=parts["transformer"],
+            low=parts.get("transformer_2"),
+            boundary=self._boundary(recipe),
+            enter=self._residence.enter,
+        )
+        steps, began = generation.sample_steps, time.perf_counter()
+
+        def on_step(done: int) -> None:
+            self._synchronize()
+            each = (time.perf_counter() - began) / done if done else None
+            left = each * (steps - done) if each is not None else None
+            on_progress(Progress("denoise", done, steps, each, left, note=note))
+
+        config = spec.config if spec.config is not None else {}
+        return denoise(experts, build_scheduler(spec.class_name, config), steps, start, guidance, on_step)
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def _decode(self, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
+        """Frames as uint8, (num_frames, height, width, 3): (x / 2 + 0.5) clamped to 0…1, × 255, rounded."""
+        vae = self._components.vae
+        video = vae.decode(conditioning.denormalised(latents, vae), return_dict=False)[0][0]
+        chunks = [
+            ((part * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8).permute(1, 2, 3, 0).cpu()
+            for part in video.split(FRAMES_AT_ONCE, dim=1)
+        ]
+        return torch.cat(chunks).numpy()
+
+    def _metadata(
+        self, generation: Generation, recipe: Recipe, spec: SchedulerSpec, mode: memory.Placement, clock: Clock
+    ) -> dict[str, Any]:
+        config = spec.config if spec.config is not None else {}
+        return {
+            "recipe": recipe.id,
+            "sampler": {"name": spec.class_name, "shift": config.get("flow_shift", config.get("shift"))},
+            "boundary": self._boundary(recipe),
+            "dtype": str(model_dtype(self._device)).removeprefix("torch."),
+            "memory": mode,
+            "seconds": dict(clock.seconds),
+            "device": device_name(self._device),
+            "versions": versions(),
+        }
+
+
+def versions() -> dict[str, str]:
+    """What computed a clip."""
+    return {
+        "wan-ui": wan_ui.__version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's own name, or the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextmanager
+def out_of_memory_said() -> Iterator[None]:
+    """Maps torch's out-of-memory error to ours, which says what to try."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        log.error("out of GPU memory", exc_info=error)
+        raise OutOfMemory(
+            "The GPU ran out of memory. Try a smaller width, height or frame count, start with --memory stream, or "
+            "close other programs that use the GPU."
+        ) from error
+
+
+def _sizes(
+    checkpoints: Checkpoints, row: WanModel, files: Mapping[str, Component], dtype: torch.dtype
+) -> memory.Sizes:
+    def size(name: str) -> int:
+        return checkpoints.elements(files[name]) * dtype.itemsize if name in files else 0
+
+    transformers_ = tuple(size(component) for component in row.slots.values())
+    return memory.Sizes(
+        transformers=transformers_,
+        text_encoder=size("text_encoder"),
+        rest=size("vae") + size("image_encoder"),
+        block=max(transformers_) // row.blocks,
+    )

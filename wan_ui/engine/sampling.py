@@ -1,0 +1,105 @@
+"""The denoising loop of every row, over diffusers' transformers and schedulers; it knows no files, no LoRA, no VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from diffusers import SchedulerMixin, WanTransformer3DModel
+
+from wan_ui.engine.conditioning import Start
+from wan_ui.models import NUM_TRAIN_TIMESTEPS
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Text embeddings (1, 512, width) in the transformer's dtype; `negative` is None when scale is 1 or less."""
+
+    positive: torch.Tensor
+    negative: torch.Tensor | None
+    scale: float
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The transformers at work: `high` while t ≥ boundary × 1000, else `low`; without a boundary always `high`.
+
+    `enter` is called before a transformer's first step in a row, to bring it onto the device.
+    """
+
+    high: WanTransformer3DModel
+    low: WanTransformer3DModel | None
+    boundary: float | None
+    enter: Callable[[WanTransformer3DModel], None]
+
+    def at(self, timestep: torch.Tensor) -> WanTransformer3DModel:
+        """The transformer of one timestep (0-dim)."""
+        if self.low is None or self.boundary is None or timestep >= self.boundary * NUM_TRAIN_TIMESTEPS:
+            return self.high
+        return self.low
+
+
+def predict(
+    transformer: WanTransformer3DModel, start: Start, latents: torch.Tensor, timestep: torch.Tensor, guidance: Guidance
+) -> torch.Tensor:
+    """The guided velocity at one timestep, (1, C, T, h, w) in the transformer's dtype.
+
+    `latents` are the model-dtype input without appended channels. Guidance: uncond + scale × (cond − uncond).
+    """
+    if start.channels is not None:
+        latents = torch.cat([latents, start.channels], dim=1)
+    hidden = latents.to(guidance.positive.dtype)
+    if start.mask is not None:
+        steps = (start.mask[0][0][:, ::2, ::2] * timestep).flatten().unsqueeze(0)
+    else:
+        steps = timestep.expand(1)
+
+    def forward(text: torch.Tensor) -> torch.Tensor:
+        prediction: torch.Tensor = transformer(
+            hidden_states=hidden,
+            timestep=steps,
+            encoder_hidden_states=text,
+            encoder_hidden_states_image=start.image,
+            return_dict=False,
+        )[0]
+        return prediction
+
+    cond = forward(guidance.positive)
+    if guidance.negative is None:
+        return cond
+    uncond = forward(guidance.negative)
+    return uncond + guidance.scale * (cond - uncond)
+
+
+def denoise(
+    experts: Experts,
+    scheduler: SchedulerMixin,
+    steps: int,
+    start: Start,
+    guidance: Guidance,
+    on_step: Callable[[int], None],
+) -> torch.Tensor:
+    """Latents (1, C, T, h, w) after all steps.
+
+    `on_step` is called with the number of finished steps, before the first and after each; what it raises ends the
+    loop. Text-to-video latents stay float32 between UniPC steps; only the transformer's input is cast.
+    """
+    scheduler.set_timesteps(steps, device=start.latents.device)
+    scheduler.set_begin_index(0)
+    latents = start.latents
+    dtype = guidance.positive.dtype
+    working: WanTransformer3DModel | None = None
+    for index, timestep in enumerate(scheduler.timesteps):
+        on_step(index)
+        transformer = experts.at(timestep)
+        if transformer is not working:
+            experts.enter(transformer)
+            working = transformer
+        before = latents.to(dtype) if start.mask is not None else latents
+        velocity = predict(transformer, start, before, timestep, guidance)
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        if start.mask is not None:
+            latents = before * (1 - start.mask) + latents * start.mask
+    on_step(steps)
+    return latents

@@ -1,0 +1,103 @@
+"""Engine: requests in, clips out, from Python. It composes the engine's rooms and knows no server and no page."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wan_ui.engine.checkpoints import Checkpoints
+from wan_ui.engine.clip import Clip, OnProgress, Progress
+from wan_ui.engine.engine import Core
+from wan_ui.engine.pipeline import Loader, device_name, versions
+from wan_ui.errors import DeviceUnavailable
+from wan_ui.intake import prepare
+from wan_ui.lora.library import Library
+from wan_ui.media.fetch import fetch
+from wan_ui.media.image import ImageStore
+from wan_ui.request import Generation
+from wan_ui.settings import MemoryMode
+
+LARGEST_IMAGE = 50 << 20  # bytes of a control image that is fetched
+FETCH_SECONDS = 20.0
+
+
+class Engine:
+    """One loaded model at a time, from Python: `Engine(models_dir=…).generate(request)`.
+
+    `models_dir` None takes checkpoints from the Hugging Face cache or hub. `lora_dir` is the root of the request's
+    `loras[].path`. `device` None is CUDA if there is one, else the CPU. `data_dir` keeps control images and uploads;
+    None keeps them for the life of the object. Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        models_dir: str | Path | None = None,
+        lora_dir: str | Path = "./loras",
+        device: str | None = None,
+        memory: MemoryMode = "auto",
+        data_dir: str | Path | None = None,
+        allow_url_hosts: Sequence[str] = (),
+    ) -> None:
+        self.device = choose_device(device)
+        self.checkpoints = Checkpoints(Path(models_dir) if models_dir is not None else None)
+        self._scratch = tempfile.TemporaryDirectory(prefix="wan-ui-") if data_dir is None else None
+        root = Path(self._scratch.name) if self._scratch is not None else Path(str(data_dir))
+        self.library = Library(Path(lora_dir), root / "uploads")
+        self.images = ImageStore(
+            root / "images",
+            partial(fetch, max_bytes=LARGEST_IMAGE, seconds=FETCH_SECONDS, allow_hosts=tuple(allow_url_hosts)),
+        )
+        self.loader = Loader(self.checkpoints, self.device, memory)
+        self.core = Core(self.loader.load)
+
+    def generate(self, request: Mapping[str, Any], on_progress: OnProgress | None = None) -> list[Clip]:
+        """One clip per prompt of the request, in order.
+
+        Raises what is wrong with the request (RequestError) or with this machine (HostError).
+        """
+        prepared = prepare(request, self.library, self.images, self.checkpoints.transformer_config)
+        return [self.render(generation, on_progress or _unheard) for generation in prepared.generations]
+
+    def render(self, generation: Generation, on_progress: OnProgress) -> Clip:
+        """One clip of a resolved generation; its files are located again, as they are now."""
+        files = {use.path: self.library.locate(use.path) for use in generation.loras}
+        image = self.images.open(generation.image) if generation.image is not None else None
+        return self.core.generate(generation, files, image, on_progress)
+
+    def close(self) -> None:
+        """Lets go of the model and of what was kept for the life of the object."""
+        self.core.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    @property
+    def device_name(self) -> str:
+        return device_name(self.device)
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        return versions()
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device to run on. Raises DeviceUnavailable for one that this machine, or this torch, does not have."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DeviceUnavailable(
+            f"The device {name!r} cannot be used here. Choose cpu, or cuda on a machine with a CUDA GPU and a CUDA "
+            "build of torch."
+        ) from error
+    return device
+
+
+def _unheard(progress: Progress) -> None:
+    """Progress that nobody asked for."""
