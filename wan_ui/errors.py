@@ -15,6 +15,7 @@ WanUIError
 │   ├── ControlImageRequired    400
 │   ├── ControlImageNotSupported 400
 │   ├── ControlImageInvalid     400  no image, unreadable, too large, or not fetched
+│   ├── FetchFailed             400  an address that is refused, silent, too slow or too large
 │   ├── PayloadTooLarge         413
 │   ├── OriginRefused           403  a page of another site, or an unknown Host
 │   ├── RequestNotFound         404
@@ -117,6 +118,10 @@ class ControlImageNotSupported(RequestError):
 
 class ControlImageInvalid(RequestError):
     code, status = "CONTROL_IMAGE_INVALID", 400
+
+
+class FetchFailed(RequestError):
+    code, status = "FETCH_FAILED", 400
 
 
 class PayloadTooLarge(RequestError):

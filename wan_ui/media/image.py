@@ -1,0 +1,193 @@
+"""The control image's way in: base64, address or upload, checked once and kept by its SHA-256; it knows no models."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+
+from PIL import Image, UnidentifiedImageError
+
+from wan_ui.errors import ControlImageInvalid, DiskFull, FetchFailed, PayloadTooLarge
+from wan_ui.media import disk
+
+MAX_BYTES = 50 * 2**20  # of the image file
+MAX_PIXELS = 8192 * 8192  # 64 Mi; 192 MiB as RGB
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+UPLOAD = "upload://"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_DATA_HEADER = re.compile(r"data:[^,;]*(?:;[^,;]*)*,", re.IGNORECASE)
+_HEADER_LENGTH = 200
+# What Pillow's readers raise on a file that lies, seen or read in its source. Warning: where the process makes
+# warnings errors.
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    EOFError,
+    MemoryError,
+    AssertionError,
+    Warning,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+# One decode at a time: it bounds the memory, and catch_warnings changes the process's filters.
+_decoding = Lock()
+
+
+class ImageStore:
+    """Image files in one folder, each named by the SHA-256 of its bytes. Safe to use from several threads.
+
+    `fetch` takes an http(s) address and returns the bytes behind it, or raises FetchFailed. `max_bytes` bounds a
+    file, `max_pixels` its width × height. `save` writes a file whole or not at all.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        fetch: Callable[[str], bytes],
+        *,
+        max_bytes: int = MAX_BYTES,
+        max_pixels: int = MAX_PIXELS,
+        save: Callable[[Path, bytes], None] = disk.save,
+    ) -> None:
+        self._folder = folder
+        self._fetch = fetch
+        self._max_bytes = max_bytes
+        self._max_pixels = max_pixels
+        self._save = save
+
+    def put(self, ctrl_img: str) -> str:
+        """Keep the image that a request names and return the SHA-256 (hex) of its file's bytes.
+
+        `ctrl_img` is base64 with or without a `data:` header, an http(s) address, or `upload://<sha256>` for one
+        that is kept already. Raises ControlImageInvalid, PayloadTooLarge or DiskFull.
+        """
+        text = ctrl_img.strip()
+        start = text[:_HEADER_LENGTH].lower()
+        if start.startswith(UPLOAD):
+            return self._kept(text[len(UPLOAD) :].lower())
+        if start.startswith(("http://", "https://")):
+            return self.put_bytes(self._fetched(text))
+        return self.put_bytes(self._decoded(text))
+
+    def put_bytes(self, data: bytes) -> str:
+        """Keep an image file given by its bytes; the rest as `put`."""
+        if len(data) > self._max_bytes:
+            raise self._too_large()
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = self._folder / sha256
+        if path.is_file():
+            return sha256
+        self._rgb(data)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._save(path, data)
+        except OSError as error:
+            if disk.is_full(error):
+                raise DiskFull("There is no space left on the disk for the first frame. Free some space.") from error
+            raise
+        return sha256
+
+    def open(self, sha256: str) -> Image.Image:
+        """The image as RGB at its full size, decoded anew for each caller. Raises ControlImageInvalid if it is gone."""
+        return self._rgb(self.data(sha256))
+
+    def data(self, sha256: str) -> bytes:
+        """The file's bytes. Raises ControlImageInvalid if it is gone."""
+        path = self._folder / self._kept(sha256)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise _gone() from error
+
+    def _kept(self, sha256: str) -> str:
+        if not _SHA256.fullmatch(sha256) or not (self._folder / sha256).is_file():
+            raise _gone()
+        return sha256
+
+    def _fetched(self, url: str) -> bytes:
+        try:
+            return self._fetch(url)
+        except FetchFailed as error:
+            raise ControlImageInvalid(
+                f"The first frame could not be fetched. {error.message}", **error.details
+            ) from error
+
+    def _decoded(self, text: str) -> bytes:
+        header = ""
+        if text[:5].lower() == "data:":
+            found = _DATA_HEADER.match(text[:_HEADER_LENGTH])
+            header = found.group() if found else ""
+            if not header.lower().endswith(";base64,"):
+                raise ControlImageInvalid(
+                    "The first frame's data: address must hold base64: write data:image/png;base64, and then the data."
+                )
+        payload = "".join(text[len(header) :].split())
+        if len(payload) > (self._max_bytes + 2) // 3 * 4:
+            raise self._too_large()
+        try:
+            data = base64.b64decode(payload, validate=True)
+        except ValueError as error:
+            raise ControlImageInvalid(
+                "The first frame is neither base64 nor an address: send the image file as base64, with or without "
+                "a data: header, or an http:// or https:// address."
+            ) from error
+        if not data:
+            raise ControlImageInvalid("The first frame is empty: send an image file.")
+        return data
+
+    def _rgb(self, data: bytes) -> Image.Image:
+        """The decoded image, by the very call of the reference server: no EXIF turn, alpha dropped, first frame."""
+        with _decoding, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                    width, height = image.size
+                    if width * height > self._max_pixels:
+                        raise self._too_many_pixels(f" ({width} × {height})")
+                    return image.convert("RGB")
+            except UnidentifiedImageError as error:
+                raise ControlImageInvalid(
+                    f"The first frame is not an image that can be read: use {', '.join(FORMATS)}."
+                ) from error
+            except Image.DecompressionBombError as error:
+                raise self._too_many_pixels("") from error
+            except _UNREADABLE as error:
+                raise ControlImageInvalid(
+                    "The first frame is damaged or cut off: save the image again, as PNG or JPEG, and send that."
+                ) from error
+
+    def _too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(
+            f"The first frame's file is larger than {self._max_bytes / 2**20:g} MiB: send a smaller one.",
+            max_bytes=self._max_bytes,
+        )
+
+    def _too_many_pixels(self, size: str) -> ControlImageInvalid:
+        return ControlImageInvalid(
+            f"The first frame has more than {self._max_pixels} pixels{size}: make it smaller.",
+            max_pixels=self._max_pixels,
+        )
+
+
+def fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The image at exactly `width` × `height` pixels, by LANCZOS, stretched where its shape differs, never cropped."""
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _gone() -> ControlImageInvalid:
+    return ControlImageInvalid("That upload is not here, or no longer: upload the first frame again.")

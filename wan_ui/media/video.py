@@ -1,0 +1,171 @@
+"""Frames to an MP4 with its request inside, and back; it knows neither jobs nor models."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import imageio_ffmpeg
+import numpy as np
+import numpy.typing as npt
+
+from wan_ui.errors import DiskFull, VideoEncodingFailed
+from wan_ui.media import disk
+
+CRF = 14
+KEYFRAME_EVERY = 8  # frames; players that step and scrub seek to a keyframe first
+METADATA_KEY = "comment"  # MP4 keeps this one without -movflags use_metadata_tags
+_SCALER = "bicubic+accurate_rnd+full_chroma_int"
+# scale converts and marks the matrix and range; primaries and transfer come from rawvideo as "unknown", and the
+# encoder takes what the frames say over its own options, so the frames are told. Untagged, a browser guesses BT.601
+# for small sizes and BT.709 for large ones.
+_TO_BT709 = (
+    f"scale=out_color_matrix=bt709:out_range=tv:flags={_SCALER},format=yuv420p,"
+    "setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=bt709"
+)
+_FROM_BT709 = f"scale=in_color_matrix=bt709:in_range=tv:out_range=pc:flags={_SCALER},format=rgb24"
+_BT709_TAGS = ("-color_primaries", "bt709", "-color_trc", "bt709", "-colorspace", "bt709", "-color_range", "tv")
+_NO_SPACE_SIGNS = (b"No space left on device", b"Disk quota exceeded")
+_METADATA_LINE = re.compile(r"((?:\\.|[^\\=\n])*)=?((?:\\.|[^\\\n])*)\n", re.DOTALL)
+
+Frames = npt.NDArray[np.uint8]
+
+
+class VideoInfo(NamedTuple):
+    """Size in pixels, number of frames, frames per second of the first video stream."""
+
+    width: int
+    height: int
+    num_frames: int
+    fps: float
+
+
+def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, ffmpeg: str | None = None) -> None:
+    """Write `frames` to `path` as H.264 yuv420p, BT.709 limited range, with `metadata` inside as JSON.
+
+    `frames` is uint8, (T, H, W, 3), RGB, T at least 1, H and W even; `fps` a whole number. The file appears whole or
+    not at all. `ffmpeg` is the encoder's program, imageio-ffmpeg's unless given.
+    Raises VideoEncodingFailed with ffmpeg's last line, DiskFull, and ValueError for frames of another shape.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
+        raise ValueError(f"frames must be uint8 (T, H, W, 3), not {frames.dtype} {frames.shape}")
+    height, width = frames.shape[1:3]
+    if width % 2 or height % 2:
+        raise ValueError(f"width and height must be even for 4:2:0 colour, not {width} × {height}")
+    comment = json.dumps(metadata)  # ASCII: a lone surrogate in a prompt cannot spoil a finished render
+    try:
+        # A folder beside the clip, so that the last step is a rename and a failure leaves nothing behind.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=disk.PART_PREFIX) as folder:
+            tags, part = Path(folder, "tags.txt"), Path(folder, "clip.mp4")
+            tags.write_text(f";FFMETADATA1\n{METADATA_KEY}={_escape(comment)}\n", encoding="ascii")
+            _encode(_encoder(ffmpeg or _ffmpeg(), width, height, fps, tags, part), frames, Path(folder))
+            disk.publish(part, path)
+    except OSError as error:
+        if disk.is_full(error):
+            raise _disk_full() from error
+        raise VideoEncodingFailed(f"The video could not be written: {error.strerror}.") from error
+
+
+def read_frames(path: Path) -> Frames:
+    """The clip's frames, uint8, (T, H, W, 3), RGB, for a file that `write` made. Raises VideoEncodingFailed."""
+    info = probe(path)
+    data = _read(path, "-map", "0:v:0", "-vf", _FROM_BT709, "-fps_mode", "passthrough", "-f", "rawvideo", "-")
+    return np.frombuffer(data, np.uint8).reshape(-1, info.height, info.width, 3)
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The mapping that `write` put into the file; {} for a file that carries none. Raises VideoEncodingFailed."""
+    text = _read(path, "-f", "ffmetadata", "-").decode("utf-8", "replace")
+    for line in _METADATA_LINE.finditer(text):
+        key, value = line.groups()
+        if key == METADATA_KEY:
+            comment = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
+            try:
+                found = json.loads(comment)
+            except ValueError:
+                return {}  # another program's comment
+            return found if isinstance(found, dict) else {}
+    return {}
+
+
+def probe(path: Path) -> VideoInfo:
+    """Size, frame count and rate, from the packets and without decoding. Raises VideoEncodingFailed."""
+    # framecrc and not ffmpeg's log: that one prints the metadata too, so a prompt could look like a stream.
+    text = _read(path, "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-").decode("ascii", "replace")
+    head = dict(re.findall(r"^#(\w+) 0: (\S+)$", text, re.MULTILINE))
+    packets = [line.split(",") for line in text.splitlines() if line and not line.startswith("#")]
+    if "dimensions" not in head or not packets:
+        raise VideoEncodingFailed(f"{path.name} holds no video.")
+    width, height = (int(side) for side in head["dimensions"].split("x"))
+    ticks, per_second = (int(part) for part in head["tb"].split("/"))
+    duration = sum(int(packet[3]) for packet in packets) * ticks
+    return VideoInfo(width, height, len(packets), len(packets) * per_second / duration if duration else 0.0)
+
+
+def _encoder(ffmpeg: str, width: int, height: int, fps: int, tags: Path, part: Path) -> list[str]:
+    return [
+        *(ffmpeg, "-y", "-hide_banner", "-nostats", "-loglevel", "error"),
+        *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-framerate", str(fps), "-i", "pipe:0"),
+        *("-f", "ffmetadata", "-i", f"file:{tags}", "-map", "0:v:0", "-map_metadata", "1"),
+        *("-vf", _TO_BT709, "-c:v", "libx264", "-preset", "veryfast", "-crf", str(CRF), "-g", str(KEYFRAME_EVERY)),
+        *_BT709_TAGS,
+        *("-movflags", "+faststart", "-f", "mp4", f"file:{part}"),
+    ]
+
+
+def _encode(command: list[str], frames: Frames, folder: Path) -> None:
+    """Run the encoder, frame by frame on its standard input. What it says goes to a file: a full pipe would stop it."""
+    with tempfile.TemporaryFile(dir=folder) as said:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, bufsize=0
+        ) as process:
+            assert process.stdin is not None
+            try:
+                for frame in frames:
+                    rest = np.ascontiguousarray(frame).data.cast("B")
+                    while rest:
+                        rest = rest[process.stdin.write(rest) :]
+            except BrokenPipeError:
+                pass  # the encoder ended early: its status and last line, read below, say why
+        said.seek(0)
+        said_all = said.read()
+    if any(sign in said_all for sign in _NO_SPACE_SIGNS):
+        raise _disk_full()
+    if process.returncode:
+        raise VideoEncodingFailed(f"The video could not be encoded: {_last_line(said_all, folder)}")
+
+
+def _read(path: Path, *arguments: str) -> bytes:
+    """What ffmpeg makes of the file on its standard output."""
+    command = [_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", "-i", f"file:{path}", *arguments]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if result.returncode:
+        raise VideoEncodingFailed(f"{path.name} could not be read: {_last_line(result.stderr, path.parent)}")
+    return result.stdout
+
+
+def _ffmpeg() -> str:
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise VideoEncodingFailed(
+            "There is no ffmpeg: install the imageio-ffmpeg package, or set IMAGEIO_FFMPEG_EXE."
+        ) from error
+
+
+def _last_line(said: bytes, folder: Path) -> str:
+    lines = said.decode("utf-8", "replace").replace(f"{folder}/", "").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "ffmpeg gave no reason")
+
+
+def _disk_full() -> DiskFull:
+    return DiskFull("There is no space left on the disk for the video. Free some space and generate again.")
+
+
+def _escape(value: str) -> str:
+    return re.sub(r"([\\=;#\n])", r"\\\1", value)
