@@ -1,0 +1,203 @@
+"""The random demo holds what the real classes load, for every row, and its LoRAs fit and show."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
+
+from wan_ui.demo import random_weights
+from wan_ui.demo.checkpoints import Demo, ensure
+from wan_ui.engine.checkpoints import Checkpoints
+from wan_ui.models import MODELS, WanModel
+
+ROWS = pytest.mark.parametrize("row", MODELS.values(), ids=MODELS)
+CLASSES: dict[str, Any] = {
+    "transformer": WanTransformer3DModel,
+    "transformer_2": WanTransformer3DModel,
+    "vae": AutoencoderKLWan,
+    "text_encoder": UMT5EncoderModel,
+    "image_encoder": CLIPVisionModel,
+    "image_processor": CLIPImageProcessorPil,
+    "scheduler": UniPCMultistepScheduler,
+    "tokenizer": AutoTokenizer,
+}
+SINGLE = (random_weights.SINGLE_LORA, random_weights.IMAGE_LORA)
+PAIR = (random_weights.HIGH_LORA, random_weights.LOW_LORA)
+
+
+def _load(demo: Demo, row: WanModel, names: Sequence[str]) -> dict[str, Any]:
+    sources = {name: row.components[name] for name in names}
+    return {
+        name: CLASSES[name].from_pretrained(demo.models_dir / source.repo / source.subfolder)
+        for name, source in sources.items()
+    }
+
+
+@ROWS
+def test_every_component_is_on_disk_and_loads_as_its_real_class(demo: Demo, row: WanModel) -> None:
+    found = Checkpoints(demo.models_dir, offline=True)
+    for name in row.components:
+        assert found.component(row, name).size > 0
+    parts = _load(demo, row, [name for name in row.components if name != "model_index"])
+    vae = parts["vae"]
+    assert vae.config.scale_factor_spatial == row.spatial_compression
+    assert parts["text_encoder"].config.d_model == parts["transformer"].config.text_dim
+    for component in row.slots.values():
+        config = parts[component].config
+        assert config.out_channels == vae.config.z_dim
+        assert (config.image_dim is not None) == row.image_layers
+        assert (config.in_channels > config.out_channels) == (
+            row.conditioning in ("latent_channels", "clip_and_latent_channels")
+        )
+    if "model_index" in row.components:
+        index = found.component(row, "model_index").files[0]
+        assert 0 < json.loads(index.read_text())["boundary_ratio"] < 1
+
+
+def test_parts_that_are_equal_in_the_real_repositories_are_equal_files_and_transformers_are_not(demo: Demo) -> None:
+    found = Checkpoints(demo.models_dir, offline=True)
+    digests: dict[str, set[str]] = {}
+    for row in MODELS.values():
+        for name in row.components:
+            kind = f"{name} {row.spatial_compression}" if name == "vae" else name
+            if name in ("text_encoder", "image_encoder", "vae"):
+                digests.setdefault(kind, set()).add(found.digest(found.component(row, name).files[-1]))
+    assert {kind: len(values) for kind, values in digests.items()} == dict.fromkeys(digests, 1)
+    transformers = {row.components[name] for row in MODELS.values() for name in row.slots.values()}
+    files = [demo.models_dir / s.repo / s.subfolder / "diffusion_pytorch_model.safetensors" for s in transformers]
+    assert len({hashlib.sha256(file.read_bytes()).hexdigest() for file in files}) == len(files)
+
+
+def test_it_is_written_in_seconds_the_same_every_time_and_leaves_torch_as_it_was(demo: Demo, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    start = time.monotonic()
+    again = ensure(tmp_path / "again")
+    assert time.monotonic() - start < 15
+    assert torch.equal(torch.rand(3), expected)
+    files = [path.relative_to(demo.models_dir.parent) for path in demo.models_dir.parent.rglob("*.*") if path.is_file()]
+    for file in files:
+        one, other = demo.models_dir.parent / file, again.models_dir.parent / file
+        if file.parts[0] == "loras":  # the order of metadata in a file's header is drawn at random by safetensors
+            first, second = load_file(one), load_file(other)
+            assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+        else:
+            assert one.read_bytes() == other.read_bytes(), file
+    assert sum((again.models_dir.parent / file).stat().st_size for file in files) < 20e6
+
+
+def test_the_tokenizer_has_tokens_for_every_language_and_ends_a_prompt(demo: Demo) -> None:
+    tokenizer = _load(demo, next(iter(MODELS.values())), ["tokenizer"])["tokenizer"]
+    for text in ("a photo of sks", "Grüße", "写真", "🙂"):
+        ids = tokenizer(text).input_ids
+        assert len(ids) == len(text.encode()) + 1 and ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    padded = tokenizer(["x"], padding="max_length", max_length=512, truncation=True)
+    assert len(padded.input_ids[0]) == 512 and sum(padded.attention_mask[0]) == 2
+
+
+@pytest.mark.parametrize("path", [*SINGLE, *PAIR])
+def test_loras_have_the_trainers_keys_and_metadata(demo: Demo, path: str) -> None:
+    with safe_open(demo.lora_dir / path, "pt") as file:
+        keys, metadata = list(file.keys()), file.metadata()
+        ranks = {file.get_slice(key).get_shape()[0] for key in keys if key.endswith("lora_A.weight")}
+    modules = {key.rsplit(".lora_", 1)[0].split(".", 3)[3] for key in keys}
+    expected = {f"{kind}_attn.{letter}" for kind in ("self", "cross") for letter in "qkvo"} | {"ffn.0", "ffn.2"}
+    if path == random_weights.IMAGE_LORA:
+        expected |= {"cross_attn.k_img", "cross_attn.v_img"}
+    assert modules == expected
+    assert len(keys) == 2 * len(expected) * random_weights.BLOCKS
+    assert all(key.startswith("diffusion_model.blocks.") for key in keys)
+    assert ranks == {random_weights.LORA_RANK}
+    assert json.loads(metadata["training_info"])["step"] > 0
+    assert json.loads(metadata["software"])["name"] == "ai-toolkit"
+    assert json.loads(metadata["ss_tag_frequency"]) == {"1_sks": {"sks": 1}}
+    assert {"name", "version", "ss_base_model_version", "ss_output_name", "sshs_model_hash", "format"} <= set(metadata)
+    assert "random" in metadata["wan_ui_demo"]
+
+
+def test_the_halves_of_a_pair_carry_one_hash_and_differ(demo: Demo) -> None:
+    metadata = []
+    for path in PAIR:
+        with safe_open(demo.lora_dir / path, "pt") as file:
+            metadata.append(file.metadata())
+    assert metadata[0] == metadata[1]
+    high, low = ((demo.lora_dir / path).read_bytes() for path in PAIR)
+    assert high != low and len(high) == len(low)
+
+
+def test_the_first_frame_is_a_picture(demo: Demo) -> None:
+    with Image.open(demo.first_frame) as image:
+        pixels = np.asarray(image.convert("RGB"), dtype=np.int16)
+        assert image.mode == "RGB" and image.width == image.height
+    steps = np.abs(np.diff(pixels, axis=1)).mean(axis=-1)
+    assert np.median(steps) == 0 and pixels.std() > 40  # flat areas with few edges, unlike noise
+
+
+def _frames(
+    demo: Demo, row: WanModel, lora: str | None, scale: float = 1.0, prompt: str = "a photo"
+) -> npt.NDArray[np.float32]:
+    parts = _load(demo, row, [name for name in row.components if name != "model_index"])
+    # diffusers' own __call__ knows nothing of the built scheduler; any flow scheduler serves to see an effect.
+    parts.setdefault("scheduler", UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"))
+    if row.control_image == "required":
+        for name in ("image_encoder", "image_processor"):
+            parts.setdefault(name, None)
+        boundary = {"boundary_ratio": random_weights.BOUNDARY} if row.two_transformers else {}
+        pipeline: Any = WanImageToVideoPipeline(**parts, **boundary)
+        given = {"image": Image.open(demo.first_frame).convert("RGB")}
+    else:
+        boundary = {"boundary_ratio": random_weights.BOUNDARY} if row.two_transformers else {}
+        pipeline = WanPipeline(**parts, **boundary, expand_timesteps=row.expand_timesteps)
+        given = {}
+    pipeline.set_progress_bar_config(disable=True)
+    if lora is not None:
+        pipeline.load_lora_weights(demo.lora_dir / lora, adapter_name="demo")
+        pipeline.transformer.set_adapters(["demo"], [scale])
+        assert any("lora_A" in name for name, _ in pipeline.transformer.named_parameters())
+    output = pipeline(
+        prompt=prompt,
+        width=64,
+        height=64,
+        num_frames=5,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(42),
+        output_type="np",
+        **given,
+    )
+    frames: npt.NDArray[np.float32] = output.frames[0] * 255
+    return frames
+
+
+@ROWS
+def test_a_demo_lora_fits_its_row_and_shows_more_at_a_higher_scale(demo: Demo, row: WanModel) -> None:
+    base = _frames(demo, row, None)
+    assert np.isfinite(base).all() and base.std() > 20
+    assert np.abs(_frames(demo, row, None, prompt="something else") - base).mean() > 1
+    loras = (random_weights.HIGH_LORA,) if row.two_transformers else SINGLE if row.image_layers else SINGLE[:1]
+    for lora in loras:
+        weak, full = (float(np.abs(_frames(demo, row, lora, scale) - base).mean()) for scale in (0.1, 1.0))
+        assert 0.2 < weak < full and full > 4, (weak, full)

@@ -1,0 +1,131 @@
+"""The demo folder: written once, whole or not at all, and replaced by a newer one; it knows not what the files hold."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from safetensors import SafetensorError
+
+from wan_ui.errors import CheckpointNotFound, DiskFull
+
+VERSION = "random-1"  # of what is written: a change to the files needs a new one
+STAMP = "demo.json"  # written last; without it, or with a file that it lists missing, a folder is not a demo
+NEEDED_BYTES = 64 << 20  # four times the demo's 15 MB
+
+DEMO_DEFAULTS: Mapping[str, int] = MappingProxyType(
+    {"width": 128, "height": 128, "num_frames": 9, "sample_steps": 4}
+)
+"""The form's starting values with a demo, by wire name: a request of them takes seconds on two CPU cores."""
+
+BANNER = (
+    "Demo: the weights are random, so every video is noise. This shows the app, not what Wan can do. "
+    "For real videos, start with --models-dir or on a machine with a CUDA GPU."
+)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where the demo's files are, and the sentence that the page shows above them."""
+
+    models_dir: Path
+    lora_dir: Path
+    first_frame: Path
+    banner: str
+
+
+def write_random(folder: Path) -> None:
+    """Tiny random checkpoints, LoRAs and a first frame; torch is imported only when they must be written."""
+    from wan_ui.demo import random_weights
+
+    random_weights.write_models(folder / "models")
+    random_weights.write_loras(folder / "loras")
+    random_weights.write_first_frame(folder / "first_frame.png")
+
+
+def ensure(folder: Path, write: Callable[[Path], None] = write_random, version: str = VERSION) -> Demo:
+    """The demo in `folder`, written now if it is not there, damaged, or of another version.
+
+    It is written beside the folder and renamed into place, so that a half-written one is never used; what others put
+    into the folder (a LoRA of one's own) is kept. Raises DiskFull, or CheckpointNotFound where it cannot be written.
+    """
+    try:
+        if not _is_current(folder, version):
+            _replace(folder, write, version)
+    except SafetensorError as error:
+        raise _cannot_write(str(error), None) from error
+    except OSError as error:
+        raise _cannot_write(os.strerror(error.errno or errno.EIO), error.errno) from error
+    return Demo(
+        models_dir=folder / "models",
+        lora_dir=folder / "loras",
+        first_frame=folder / "first_frame.png",
+        banner=BANNER,
+    )
+
+
+def _cannot_write(reason: str, number: int | None) -> DiskFull | CheckpointNotFound:
+    if number == errno.ENOSPC or "No space left" in reason:
+        return DiskFull(
+            f"The demo checkpoints need {NEEDED_BYTES >> 20} MB of disk: make room in the data folder, or choose "
+            "another with --data-dir.",
+            needed=NEEDED_BYTES,
+        )
+    return CheckpointNotFound(
+        f"The demo checkpoints could not be written ({reason}): choose a data folder that can be with --data-dir."
+    )
+
+
+def _manifest(folder: Path) -> dict[str, int]:
+    """Relative path and bytes of every file under the folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _stamp(folder: Path) -> tuple[str, dict[str, int]]:
+    """Version and manifest of the demo in the folder; an empty version and manifest where there is none."""
+    try:
+        stamp = json.loads((folder / STAMP).read_bytes())
+        return str(stamp["version"]), {str(path): int(size) for path, size in stamp["files"].items()}
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        return "", {}
+
+
+def _is_current(folder: Path, version: str) -> bool:
+    stamped, files = _stamp(folder)
+    return stamped == version and files.items() <= _manifest(folder).items()
+
+
+def _replace(folder: Path, write: Callable[[Path], None], version: str) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder.parent).free < NEEDED_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+        new, old = Path(scratch, "new"), Path(scratch, "old")
+        new.mkdir()
+        write(new)
+        (new / STAMP).write_text(json.dumps({"version": version, "files": _manifest(new)}, indent=1) + "\n")
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if not _is_current(folder, version):  # else another process was faster, with the same demo
+                raise
+        _carry_over(old, folder)
+
+
+def _carry_over(old: Path, new: Path) -> None:
+    """Moves what the old demo did not write itself into the new one, unless the new one has a file of that name."""
+    _, ours = _stamp(old)
+    for path in _manifest(old):
+        if path not in ours and path != STAMP and not (new / path).exists():
+            (new / path).parent.mkdir(parents=True, exist_ok=True)
+            (old / path).rename(new / path)
