@@ -1,0 +1,139 @@
+"""Stand-ins that need no checkpoint: a render to hold at any step, a writer, a LoRA library, an image store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
+from wan_ui.errors import ControlImageInvalid, LoraNotFound
+from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import Worker
+from wan_ui.request import Generation
+
+if TYPE_CHECKING:
+    from wan_ui.lora.library import Library
+    from wan_ui.media.image import ImageStore
+
+PATIENCE = 10.0  # seconds after which a test that waits has failed
+
+
+class Gate:
+    """A point where one thread stops until the test lets it on."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._open = threading.Event()
+
+    def hold(self) -> None:
+        """Called by the thread that is to stop here."""
+        self._reached.set()
+        assert self._open.wait(PATIENCE), "nobody opened the gate"
+
+    def await_arrival(self) -> None:
+        """Called by the test: returns once a thread stands at the gate."""
+        assert self._reached.wait(PATIENCE), "nobody came to the gate"
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def fake_frames(generation: Generation) -> npt.NDArray[np.uint8]:
+    """Flat frames whose colour follows from the whole generation, brighter from frame to frame."""
+    colour = np.frombuffer(hashlib.sha256(repr(generation).encode()).digest()[:3], np.uint8)
+    ramp = np.arange(generation.num_frames, dtype=np.uint8)[:, None, None, None]
+    shape = (generation.num_frames, generation.height, generation.width, 3)
+    return np.ascontiguousarray(np.broadcast_to(colour + ramp, shape))
+
+
+@dataclass
+class FakeRender:
+    """A render: `sample_steps` progress reports, then the decode. Nothing depends on time.
+
+    `gates` hold it before a (seed, step); `errors` make a seed's render raise before its first step.
+    `seen` lists every (seed, phase, step) that was reported and not refused by a cancel.
+    """
+
+    gates: dict[tuple[int, int], Gate] = field(default_factory=dict)
+    errors: dict[int, Exception] = field(default_factory=dict)
+    seen: list[tuple[int, str, int]] = field(default_factory=list)
+
+    def __call__(self, generation: Generation, on_progress: OnProgress) -> Clip:
+        def report(phase: Phase, step: int) -> None:
+            on_progress(Progress(phase, step, generation.sample_steps))
+            self.seen.append((generation.seed, phase, step))
+
+        report("loading", 0)
+        if generation.seed in self.errors:
+            raise self.errors[generation.seed]
+        for step in range(1, generation.sample_steps + 1):
+            if (generation.seed, step) in self.gates:
+                self.gates[generation.seed, step].hold()
+            report("denoise", step)
+        report("decode", generation.sample_steps)
+        frames = fake_frames(generation)
+        size = (generation.width, generation.height, generation.num_frames)
+        return Clip(frames, *size, generation.fps, generation.seed, {"recipe": generation.recipe})
+
+    def gate(self, seed: int, step: int) -> Gate:
+        """A new gate before this step of this seed's render."""
+        gate = self.gates[seed, step] = Gate()
+        return gate
+
+    def steps(self, seed: int) -> list[int]:
+        """The denoising steps done for this seed."""
+        return [step for at, phase, step in self.seen if at == seed and phase == "denoise"]
+
+
+def fake_write_video(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any]) -> None:
+    """Not a video: a line of JSON with what the real writer would have been given."""
+    path.write_text(json.dumps({"shape": frames.shape, "fps": fps, "metadata": metadata}))
+
+
+@dataclass(frozen=True)
+class FakeLoraFile:
+    name: str
+    sha256: str
+    header: None = None
+
+
+@dataclass
+class FakeLibrary:
+    """Has the named files, of any content. `asked` lists the paths in the order they were looked for."""
+
+    names: tuple[str, ...] = ("style.safetensors", "high.safetensors", "low.safetensors")
+    asked: list[str] = field(default_factory=list)
+
+    def locate(self, source: str) -> FakeLoraFile:
+        self.asked.append(source)
+        if source not in self.names:
+            raise LoraNotFound(f"There is no LoRA {source!r}.")
+        return FakeLoraFile(source, hashlib.sha256(source.encode()).hexdigest())
+
+
+@dataclass
+class FakeImages:
+    """Takes any text for an image but "broken". `taken` lists what was put in."""
+
+    taken: list[str] = field(default_factory=list)
+
+    def put(self, ctrl_img: str) -> str:
+        if ctrl_img == "broken":
+            raise ControlImageInvalid("This is no image.")
+        self.taken.append(ctrl_img)
+        return hashlib.sha256(ctrl_img.encode()).hexdigest()
+
+
+def fake_desk(store: Store, worker: Worker, data_dir: Path) -> Desk:
+    """A desk over a fake library and image store, with no checkpoint on disk."""
+    library, images = cast("Library", FakeLibrary()), cast("ImageStore", FakeImages())
+    return Desk(library, images, store, worker, lambda row, component: None, data_dir)

@@ -1,0 +1,125 @@
+"""Real processes killed with SIGKILL: the line, its clips and the folder's lock afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import PATIENCE, FakeRender, fake_write_video
+from tests.jobs.helpers import body
+from wan_ui.errors import DataFolderInUse, HostError
+from wan_ui.jobs.lock import LOCK_FILE, FolderLock
+from wan_ui.jobs.store import Job, Store
+from wan_ui.jobs.worker import Worker
+from wan_ui.request import parse, resolve
+
+ROOT = Path(__file__).parents[2]
+
+
+def start_stuck(data_dir: Path, seed: int) -> subprocess.Popen[str]:
+    """A server process that is inside the render of `seed`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.jobs.victim", str(data_dir), str(seed)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stuck\n"
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def add(store: Store, *seeds: int) -> Job:
+    request = body(*seeds)
+    return store.add(request, resolve(parse(request), store_image=str))
+
+
+def test_a_killed_job_runs_again_at_its_place_without_its_finished_clips(tmp_path: Path) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    first, second = add(store, -1, 2, 3), add(store, 4)
+    kill(start_stuck(tmp_path, 2))
+
+    interrupted = store.job(first.id)
+    assert interrupted.status == "in_progress"
+    (clip,) = interrupted.clips
+    file = tmp_path / clip.file
+    before = (file.read_bytes(), file.stat().st_mtime_ns)
+
+    render = FakeRender()
+    order: list[int] = []
+    gate = render.gate(2, 1)
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video)
+    worker.start()
+    gate.await_arrival()
+    assert [job.id for job in store.unfinished()] == [first.id, second.id]
+    gate.open()
+    assert worker.wait(second.id, PATIENCE)
+    assert worker.stop()
+
+    job = store.job(first.id)
+    assert (job.status, job.attempts, [clip.index for clip in job.clips]) == ("succeeded", 1, [0, 1, 2])
+    assert job.generations == first.generations  # the seed that was drawn
+    assert job.clips[0] == clip
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == before
+    order = list(dict.fromkeys(seed for seed, _, _ in render.seen))
+    assert order == [2, 3, 4]
+    assert store.job(second.id).status == "succeeded"
+    store.close()
+
+
+def test_three_kills_fail_the_job_and_the_next_runs(tmp_path: Path) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    first, second = add(store, 1, 2), add(store, 3)
+    for _ in range(3):
+        kill(start_stuck(tmp_path, 2))
+    worker = Worker(store, FakeRender(), tmp_path / "clips", fake_write_video)
+    worker.start()
+    assert worker.wait(second.id, PATIENCE)
+    assert worker.stop()
+    job = store.job(first.id)
+    assert (job.status, job.attempts, len(job.clips)) == ("failed", 3, 1)
+    assert job.error is not None
+    assert job.error["message"].startswith("The process ended three times while running this")
+    assert store.job(second.id).status == "succeeded"
+    store.close()
+
+
+def test_the_folder_is_locked_until_its_process_is_killed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    add(store, 1)
+    store.close()
+    process = start_stuck(tmp_path, 1)
+    with pytest.raises(DataFolderInUse, match=rf"process {process.pid}\).*--data-dir") as refusal:
+        FolderLock(tmp_path)
+    assert str(tmp_path) not in refusal.value.message
+    kill(process)
+    FolderLock(tmp_path).release()
+
+
+def test_a_released_folder_can_be_held_again(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "data"
+    lock = FolderLock(folder)
+    assert (folder / LOCK_FILE).read_text() == f"{os.getpid()}\n"
+    with pytest.raises(DataFolderInUse):
+        FolderLock(folder)
+    lock.release()
+    FolderLock(folder).release()
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HostError, match="--data-dir") as refusal:
+        FolderLock(tmp_path / "file" / "data")
+    assert str(tmp_path) not in refusal.value.message

@@ -1,0 +1,64 @@
+"""The desk: what a door gets back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import PATIENCE
+from tests.jobs.helpers import body
+from wan_ui.errors import InvalidRequest, LoraNotFound, RequestNotFound, VideoNotFound
+from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.worker import Worker
+
+UNKNOWN = "f" * 32
+
+
+def test_submit_answers_at_once_with_the_place_in_line(desk: Desk) -> None:
+    first, second = desk.submit(body(-1)), desk.submit(body(2))
+    assert (first.status, first.position, second.position) == ("in_queue", 1, 2)
+    assert desk.position(second.id) == 2
+    assert desk.recent(10) == (second, first)
+    assert desk.recent(1) == (second,)
+    assert desk.job(first.id).generations == first.generations  # -1 was drawn once
+    assert 0 <= first.generations[0].seed <= 2**31 - 2
+    assert first.request["prompts"][0]["seed"] == -1
+
+
+def test_a_refused_request_leaves_no_job(desk: Desk) -> None:
+    with pytest.raises(InvalidRequest):
+        desk.submit({**body(1), "colour": "red"})
+    with pytest.raises(LoraNotFound):
+        desk.submit({**body(1), "loras": [{"path": "none.safetensors"}]})
+    assert desk.recent(10) == ()
+
+
+def test_notes_stay_with_the_job(desk: Desk) -> None:
+    job = desk.submit({"model": "wan21_1b", "prompts": [{"prompt": "x", "width": 100, "sampler": "ddim"}]})
+    assert job.notes == desk.job(job.id).notes
+    assert any("100 × 1024 became 96 × 1024" in note for note in job.notes)
+
+
+@pytest.mark.parametrize("method", ["job", "cancel", "position"])
+def test_an_unknown_id_is_not_found(desk: Desk, method: str) -> None:
+    with pytest.raises(RequestNotFound):
+        getattr(desk, method)(UNKNOWN)
+    with pytest.raises(RequestNotFound):
+        desk.clip_path(UNKNOWN, 0)
+    assert desk.progress(UNKNOWN) is None
+
+
+def test_a_clips_path(desk: Desk, worker: Worker, tmp_path: Path) -> None:
+    worker.start()
+    job = desk.submit(body(1, 2))
+    with pytest.raises(VideoNotFound):
+        desk.clip_path(job.id, 2)
+    assert worker.wait(job.id, PATIENCE)
+    path = desk.clip_path(job.id, 1)
+    assert path == tmp_path / desk.job(job.id).clips[1].file
+    assert path.parent == tmp_path / "clips" and path.suffix == ".mp4"
+    path.unlink()
+    with pytest.raises(VideoNotFound):
+        desk.clip_path(job.id, 1)
+    assert desk.clip_path(job.id, 0).is_file()

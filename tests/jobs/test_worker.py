@@ -1,0 +1,438 @@
+"""The worker: what a job leaves behind, cancel's four races, failures, the stop. Gates instead of sleeps."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.fakes import PATIENCE, FakeRender, Gate, fake_desk, fake_frames, fake_write_video
+from tests.jobs.helpers import body
+from wan_ui.engine.clip import Progress
+from wan_ui.errors import OutOfMemory, VideoEncodingFailed
+from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.store import Job, Store
+from wan_ui.jobs.worker import Worker, WriteVideo
+
+
+def ended(desk: Desk, worker: Worker, job: Job) -> Job:
+    assert worker.wait(job.id, PATIENCE), f"still {desk.job(job.id).status}"
+    return desk.job(job.id)
+
+
+def files(tmp_path: Path) -> set[str]:
+    return {f"clips/{path.name}" for path in (tmp_path / "clips").iterdir()}
+
+
+def test_one_job_with_three_prompts_leaves_three_clips(
+    desk: Desk, worker: Worker, render: FakeRender, tmp_path: Path
+) -> None:
+    worker.start()
+    job = ended(desk, worker, desk.submit(body(7, 8, 9, trigger_word="sks")))
+    assert (job.status, job.error, job.position) == ("succeeded", None, None)
+    assert job.started_at and job.finished_at and job.created_at <= job.started_at <= job.finished_at
+    assert [(clip.index, clip.seed) for clip in job.clips] == [(0, 7), (1, 8), (2, 9)]
+    assert files(tmp_path) == {clip.file for clip in job.clips}
+    for clip, generation in zip(job.clips, job.generations, strict=True):
+        assert (clip.width, clip.height, clip.num_frames, clip.fps) == (64, 64, 1, 16)
+        assert clip.metadata == {"recipe": "reference"}
+        written = json.loads((tmp_path / clip.file).read_text())
+        assert written["shape"] == list(fake_frames(generation).shape)
+        assert written["fps"] == 16
+    assert render.steps(8) == [1, 2]
+
+
+def test_the_file_carries_the_request_that_makes_this_clip_again(
+    desk: Desk, worker: Worker, render: FakeRender, tmp_path: Path
+) -> None:
+    worker.start()
+    job = ended(desk, worker, desk.submit(body(-1, -1, trigger_word="sks")))
+    text = (tmp_path / job.clips[1].file).read_text()
+    inside = json.loads(text)["metadata"]
+    assert job.id not in text
+    assert inside["request"]["prompts"] == [{**job.request["prompts"][1], "seed": job.clips[1].seed}]
+    assert inside["request"]["trigger_word"] == "sks"
+    assert inside["generation"]["seed"] == job.clips[1].seed
+    again = ended(desk, worker, desk.submit(inside["request"]))
+    assert again.generations == job.generations[1:]
+
+
+def test_jobs_run_one_at_a_time_in_order(desk: Desk, worker: Worker, render: FakeRender) -> None:
+    gate = render.gate(1, 1)
+    jobs = [desk.submit(body(seed)) for seed in (1, 2, 3)]
+    assert [job.position for job in jobs] == [1, 2, 3]
+    worker.start()
+    gate.await_arrival()
+    assert [desk.job(job.id).position for job in jobs] == [None, 1, 2]
+    assert [job.id for job in desk.line()] == [job.id for job in jobs]
+    gate.open()
+    ended(desk, worker, jobs[2])
+    assert list(dict.fromkeys(seed for seed, _, _ in render.seen)) == [1, 2, 3]
+
+
+def test_a_job_added_to_an_idle_worker_runs(desk: Desk, worker: Worker) -> None:
+    worker.start()
+    assert ended(desk, worker, desk.submit(body(1))).status == "succeeded"
+    assert ended(desk, worker, desk.submit(body(2))).status == "succeeded"
+
+
+def test_progress_is_the_latest_moment_of_the_running_job(desk: Desk, worker: Worker, render: FakeRender) -> None:
+    gate = render.gate(1, 2)
+    job, other = desk.submit(body(1, steps=5)), desk.submit(body(2))
+    worker.start()
+    gate.await_arrival()
+    assert desk.progress(job.id) == Progress("denoise", 1, 5)
+    assert desk.progress(other.id) is None
+    gate.open()
+    ended(desk, worker, other)
+    assert worker.stop()
+    assert desk.progress(job.id) is None
+
+
+def test_writing_the_file_is_a_phase(store: Store, render: FakeRender, tmp_path: Path) -> None:
+    gate = Gate()
+
+    def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any]) -> None:
+        gate.hold()
+        fake_write_video(path, frames, fps, metadata)
+
+    worker, desk = _on(store, render, tmp_path, write)
+    job = desk.submit(body(1))
+    worker.start()
+    gate.await_arrival()
+    assert desk.progress(job.id) == Progress("encode", 2, 2)
+    gate.open()
+    ended(desk, worker, job)
+    assert worker.stop()
+
+
+def _on(
+    store: Store, render: FakeRender, tmp_path: Path, write: WriteVideo, retry_seconds: float = 5.0
+) -> tuple[Worker, Desk]:
+    worker = Worker(store, render, tmp_path / "clips", write, retry_seconds=retry_seconds)
+    return worker, fake_desk(store, worker, tmp_path)
+
+
+# Cancel, at each moment it can come.
+
+
+def test_cancel_before_the_claim(desk: Desk, worker: Worker, render: FakeRender) -> None:
+    first, second = desk.submit(body(1)), desk.submit(body(2))
+    assert desk.cancel(first.id).status == "canceled"
+    worker.start()
+    assert ended(desk, worker, second).status == "succeeded"
+    assert desk.job(first.id).status == "canceled"
+    assert {seed for seed, _, _ in render.seen} == {2}
+
+
+class GatedStore(Store):
+    """Holds the worker when it has claimed a job and does not know of it yet."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.gate = Gate()
+
+    def claim_next(self) -> str | None:
+        claimed = super().claim_next()
+        if claimed is not None:
+            self.gate.hold()
+        return claimed
+
+
+def test_cancel_between_claim_and_start(render: FakeRender, tmp_path: Path) -> None:
+    store = GatedStore(tmp_path / "jobs.sqlite")
+    worker, desk = _on(store, render, tmp_path, fake_write_video)
+    first, second = desk.submit(body(1)), desk.submit(body(2))
+    worker.start()
+    store.gate.await_arrival()
+    asked = desk.cancel(first.id)
+    assert (asked.status, asked.cancel_requested) == ("in_progress", True)
+    store.gate.open()
+    assert ended(desk, worker, second).status == "succeeded"
+    job = desk.job(first.id)
+    assert (job.status, job.error, job.clips) == ("canceled", None, ())
+    assert {seed for seed, _, _ in render.seen} == {2}
+    assert worker.stop()
+    store.close()
+
+
+def test_cancel_while_running_stops_before_the_next_step_and_never_decodes(
+    desk: Desk, worker: Worker, render: FakeRender, tmp_path: Path
+) -> None:
+    gate = render.gate(2, 3)
+    first, second = desk.submit(body(1, 2, steps=9)), desk.submit(body(3))
+    worker.start()
+    gate.await_arrival()
+    desk.cancel(first.id)
+    gate.open()
+    assert ended(desk, worker, second).status == "succeeded"
+    job = desk.job(first.id)
+    assert (job.status, job.error, [clip.index for clip in job.clips]) == ("canceled", None, [0])
+    assert job.finished_at
+    assert render.steps(2) == [1, 2]
+    assert {phase for seed, phase, _ in render.seen if seed == 2} == {"loading", "denoise"}
+    assert files(tmp_path) == {job.clips[0].file, desk.job(second.id).clips[0].file}
+
+
+def test_cancel_after_the_end_changes_nothing(desk: Desk, worker: Worker) -> None:
+    worker.start()
+    job = ended(desk, worker, desk.submit(body(1)))
+    assert desk.cancel(job.id) == job
+    assert ended(desk, worker, desk.submit(body(2))).status == "succeeded"
+
+
+def test_cancel_while_the_last_file_is_written_ends_canceled_and_keeps_the_clip(
+    store: Store, render: FakeRender, tmp_path: Path
+) -> None:
+    gate = Gate()
+
+    def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any]) -> None:
+        gate.hold()
+        fake_write_video(path, frames, fps, metadata)
+
+    worker, desk = _on(store, render, tmp_path, write)
+    job = desk.submit(body(1))
+    worker.start()
+    gate.await_arrival()
+    desk.cancel(job.id)
+    gate.open()
+    job = ended(desk, worker, job)
+    assert (job.status, len(job.clips)) == ("canceled", 1)
+    assert worker.stop()
+
+
+def test_cancelling_a_waiting_job_does_not_touch_the_running_one(
+    desk: Desk, worker: Worker, render: FakeRender
+) -> None:
+    gate = render.gate(1, 1)
+    running, waiting = desk.submit(body(1)), desk.submit(body(2))
+    worker.start()
+    gate.await_arrival()
+    assert desk.cancel(waiting.id).status == "canceled"
+    assert desk.cancel(waiting.id).status == "canceled"
+    gate.open()
+    assert ended(desk, worker, running).status == "succeeded"
+    assert render.steps(2) == []
+
+
+def test_a_cancel_never_carries_over_to_the_next_job(desk: Desk, worker: Worker, render: FakeRender) -> None:
+    """Cancels of the first job keep coming while the second starts."""
+    gates = render.gate(1, 1), render.gate(2, 1)
+    first, second = desk.submit(body(1)), desk.submit(body(2))
+    worker.start()
+    gates[0].await_arrival()
+    desk.cancel(first.id)
+    gates[0].open()
+    gates[1].await_arrival()
+    desk.cancel(first.id)
+    gates[1].open()
+    assert ended(desk, worker, second).status == "succeeded"
+
+
+# Failures: the job says why, the line goes on.
+
+
+def test_a_failed_prompt_keeps_the_clips_before_it_and_is_named(
+    desk: Desk, worker: Worker, render: FakeRender
+) -> None:
+    render.errors[2] = OutOfMemory("Not enough GPU memory. Try a smaller size.", free=1)
+    first, second = desk.submit(body(1, 2, 3)), desk.submit(body(4))
+    worker.start()
+    assert ended(desk, worker, second).status == "succeeded"
+    job = desk.job(first.id)
+    assert (job.status, [clip.index for clip in job.clips]) == ("failed", [0])
+    assert job.error == {
+        "code": "OUT_OF_MEMORY",
+        "message": "Prompt 2 of 3: Not enough GPU memory. Try a smaller size.",
+        "details": {"free": 1, "prompt": 1},
+    }
+    assert render.steps(3) == []
+
+
+def test_an_unforeseen_failure_is_logged_whole_and_told_without_internals(
+    desk: Desk, worker: Worker, render: FakeRender, caplog: pytest.LogCaptureFixture
+) -> None:
+    render.errors[1] = KeyError("/secret/path")
+    first, second = desk.submit(body(1)), desk.submit(body(2))
+    with caplog.at_level(logging.INFO):
+        worker.start()
+        assert ended(desk, worker, second).status == "succeeded"
+    job = desk.job(first.id)
+    assert job.error is not None
+    assert (job.status, job.error["code"], job.error["details"]) == ("failed", "RENDER_FAILED", {"prompt": 0})
+    assert "secret" not in json.dumps(job.error)
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert first.id in record.getMessage()
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], KeyError)
+
+
+def test_a_writer_that_fails_fails_the_job(store: Store, render: FakeRender, tmp_path: Path) -> None:
+    def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any]) -> None:
+        raise VideoEncodingFailed("The encoder broke.")
+
+    worker, desk = _on(store, render, tmp_path, write)
+    worker.start()
+    job = ended(desk, worker, desk.submit(body(1)))
+    assert job.error is not None
+    assert (job.status, job.error["code"], job.clips) == ("failed", "VIDEO_ENCODING_FAILED", ())
+    assert worker.stop()
+
+
+def test_a_clips_folder_that_is_in_the_way_fails_the_job_and_the_line_goes_on(
+    desk: Desk, worker: Worker, render: FakeRender, tmp_path: Path
+) -> None:
+    gate = render.gate(2, 1)
+    (tmp_path / "clips").write_text("not a folder")
+    first, second = desk.submit(body(1)), desk.submit(body(2))
+    worker.start()
+    gate.await_arrival()
+    job = desk.job(first.id)
+    assert job.error is not None
+    assert (job.status, job.error["code"]) == ("failed", "HOST_ERROR")
+    (tmp_path / "clips").unlink()
+    gate.open()
+    assert ended(desk, worker, second).status == "succeeded"
+
+
+def test_an_end_that_cannot_be_written_is_written_later(render: FakeRender, tmp_path: Path) -> None:
+    store = Store(tmp_path / "jobs.sqlite", busy_seconds=0.01)
+    other = sqlite3.connect(tmp_path / "jobs.sqlite", isolation_level=None, check_same_thread=False)
+    refused = threading.Event()
+
+    class Refused(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "Trying again" in record.getMessage():
+                refused.set()
+
+    handler = Refused()
+    logging.getLogger("wan_ui.jobs.worker").addHandler(handler)
+    worker, desk = _on(store, render, tmp_path, fake_write_video, retry_seconds=0.01)
+    gate = render.gate(1, 1)
+    first, second = desk.submit(body(1)), desk.submit(body(2))
+    worker.start()
+    gate.await_arrival()
+    other.execute("BEGIN IMMEDIATE")
+    gate.open()
+    assert refused.wait(PATIENCE)
+    assert desk.job(first.id).status == "in_progress"
+    other.execute("ROLLBACK")
+    other.close()
+    assert ended(desk, worker, second).status == "succeeded"
+    job = desk.job(first.id)
+    assert job.error is not None  # its clip could not be recorded either
+    assert (job.status, job.error["code"], job.clips) == ("failed", "HOST_ERROR", ())
+    assert files(tmp_path) == {desk.job(second.id).clips[0].file}
+    assert worker.stop()
+    logging.getLogger("wan_ui.jobs.worker").removeHandler(handler)
+    store.close()
+
+
+# The stop.
+
+
+def test_stop_puts_the_running_job_back_and_counts_no_attempt(
+    desk: Desk, worker: Worker, render: FakeRender, store: Store, tmp_path: Path
+) -> None:
+    gate = render.gate(2, 2)
+    first, second = desk.submit(body(1, 2)), desk.submit(body(3))
+    worker.start()
+    gate.await_arrival()
+    stopper = threading.Thread(target=worker.stop)
+    stopper.start()
+    assert worker._stopping.wait(PATIENCE)
+    gate.open()
+    stopper.join(PATIENCE)
+    job = desk.job(first.id)
+    assert (job.status, job.position, job.attempts, len(job.clips)) == ("in_queue", 1, 0, 1)
+    assert (desk.job(second.id).status, render.steps(2), render.steps(3)) == ("in_queue", [1], [])
+
+    rest = FakeRender()
+    again, desk = _on(store, rest, tmp_path, fake_write_video)
+    again.start()
+    assert ended(desk, again, second).status == "succeeded"
+    assert desk.job(first.id).status == "succeeded"
+    assert rest.steps(1) == []  # its clip was there
+    assert again.stop()
+
+
+def test_stop_of_a_canceled_job_cancels_it(desk: Desk, worker: Worker, render: FakeRender) -> None:
+    gate = render.gate(1, 1)
+    job = desk.submit(body(1))
+    worker.start()
+    gate.await_arrival()
+    desk.cancel(job.id)
+    stopper = threading.Thread(target=worker.stop)
+    stopper.start()
+    assert worker._stopping.wait(PATIENCE)
+    gate.open()
+    stopper.join(PATIENCE)
+    assert desk.job(job.id).status == "canceled"
+
+
+def test_a_step_that_outlasts_the_stop_leaves_its_job_in_line_and_its_clip_is_dropped(
+    store: Store, render: FakeRender, tmp_path: Path
+) -> None:
+    gate, written = Gate(), []
+
+    def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any]) -> None:
+        gate.hold()
+        fake_write_video(path, frames, fps, metadata)
+        written.append(path)
+
+    worker, desk = _on(store, render, tmp_path, write)
+    job = desk.submit(body(1))
+    worker.start()
+    gate.await_arrival()
+    assert not worker.stop(timeout=0.01)
+    assert (desk.job(job.id).status, desk.job(job.id).attempts) == ("in_queue", 0)
+    gate.open()
+    assert worker.stop()
+    assert (len(written), files(tmp_path)) == (1, set())
+    after = desk.job(job.id)
+    assert (after.status, after.clips) == ("in_queue", ())
+
+
+def test_stop_of_an_idle_or_unstarted_worker_is_at_once(store: Store, render: FakeRender, tmp_path: Path) -> None:
+    for started in (False, True):
+        worker, _ = _on(store, render, tmp_path, fake_write_video)
+        if started:
+            worker.start()
+        assert worker.stop(timeout=PATIENCE)
+
+
+def test_hammering_submit_and_cancel_ends_every_job_once(desk: Desk, worker: Worker, render: FakeRender) -> None:
+    """Four threads submit and cancel while the line runs: nothing lost, nothing of a canceled-in-line job rendered."""
+    worker.start()
+    ids: list[tuple[str, bool]] = []
+
+    def client(number: int) -> None:
+        for k in range(10):
+            job = desk.submit(body(number * 100 + k))
+            canceled = k % 2 == 1 and desk.cancel(job.id).status == "canceled"
+            ids.append((job.id, canceled))
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ids) == 40
+    for job_id, _ in ids:
+        assert worker.wait(job_id, PATIENCE)
+    rendered = {seed for seed, _, _ in render.seen}
+    for job_id, canceled in ids:
+        job = desk.job(job_id)
+        assert job.status in ({"canceled"} if canceled else {"succeeded", "canceled"})
+        if not job.cancel_requested:
+            assert job.status == "succeeded"
+        if job.started_at is None:
+            assert job.generations[0].seed not in rendered

@@ -1,0 +1,74 @@
+"""The desk both doors go to: submit, read, cancel; it knows neither HTTP nor the page, and never renders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wan_ui.engine.clip import Progress
+from wan_ui.errors import VideoNotFound
+from wan_ui.intake import Configs, prepare
+from wan_ui.jobs.store import Job, Store
+from wan_ui.jobs.worker import Worker
+
+if TYPE_CHECKING:
+    from wan_ui.lora.library import Library
+    from wan_ui.media.image import ImageStore
+
+
+class Desk:
+    """Takes requests in and answers about jobs, at once and from any thread.
+
+    `data_dir` is the folder that the clips' file names are relative to. Methods that take a job's id raise
+    RequestNotFound for one that does not exist; all raise HostError when the list of jobs cannot be read or written.
+    """
+
+    def __init__(
+        self, library: Library, images: ImageStore, store: Store, worker: Worker, configs: Configs, data_dir: Path
+    ) -> None:
+        self.library = library
+        self.images = images
+        self._store = store
+        self._worker = worker
+        self._configs = configs
+        self._data_dir = data_dir
+
+    def submit(self, body: Any) -> Job:
+        """Puts a decoded JSON body in line as one job. Raises what intake.prepare raises."""
+        prepared = prepare(body, self.library, self.images, self._configs)
+        job = self._store.add(prepared.wire, prepared.generations, prepared.notes)
+        self._worker.wake()
+        return job
+
+    def job(self, job_id: str) -> Job:
+        return self._store.job(job_id)
+
+    def cancel(self, job_id: str) -> Job:
+        """Asks for the job's end and returns it as it then is; a finished job is unchanged."""
+        self._store.job(job_id)
+        self._worker.cancel(job_id)
+        return self._store.job(job_id)
+
+    def progress(self, job_id: str) -> Progress | None:
+        """The latest moment of the job if it is running, else None."""
+        return self._worker.progress(job_id)
+
+    def position(self, job_id: str) -> int | None:
+        """1 for the next to run; None unless in_queue."""
+        return self._store.job(job_id).position
+
+    def recent(self, limit: int) -> tuple[Job, ...]:
+        """The newest jobs, newest first."""
+        return self._store.recent(limit)
+
+    def line(self) -> tuple[Job, ...]:
+        """The running job and those waiting, in their order."""
+        return self._store.unfinished()
+
+    def clip_path(self, job_id: str, index: int) -> Path:
+        """The file of the clip of prompt `index`. Raises VideoNotFound if it is not made, or not there any more."""
+        for clip in self._store.job(job_id).clips:
+            path = self._data_dir / clip.file
+            if clip.index == index and path.is_file():
+                return path
+        raise VideoNotFound(f"This request has no video {index}.")

@@ -1,0 +1,49 @@
+"""The lock that keeps two servers off one data folder; it knows nothing of what the folder holds."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from wan_ui.errors import DataFolderInUse, HostError
+
+LOCK_FILE = ".lock"
+
+
+class FolderLock:
+    """Holds `folder` for this process from construction until `release`, or until the process ends however it ends.
+
+    The folder is made if need be. Raises DataFolderInUse when another process holds it, and HostError when the
+    folder cannot be made or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise HostError(
+                f"The data folder cannot be used ({error.strerror}). Choose another with --data-dir."
+            ) from error
+        try:
+            # flock, not a file with a process id: the kernel lets go of it on SIGKILL too.
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(self._descriptor, 20).decode("ascii", "replace").strip()
+            os.close(self._descriptor)
+            raise DataFolderInUse(
+                f"Another wan-ui server{f' (process {holder})' if holder else ''} is using this data folder. "
+                "Stop it, or give this one its own with --data-dir."
+            ) from error
+        except OSError as error:
+            os.close(self._descriptor)
+            raise HostError(
+                f"The data folder cannot be locked ({error.strerror}). Choose one on a local disk with --data-dir."
+            ) from error
+        os.truncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def release(self) -> None:
+        """Lets go of the folder. To be called once."""
+        os.close(self._descriptor)

@@ -1,0 +1,407 @@
+"""The line of jobs and their clips in one SQLite file that survives a kill; it knows no engine, thread or door.
+
+A job's status only ever changes in a single conditional UPDATE, so two threads cannot both win a transition:
+
+    in_queue ──claim_next──▶ in_progress ──finish──▶ succeeded | failed | canceled
+       │  ▲                       │
+       │  └──put_back, recover────┘
+       └──request_cancel──▶ canceled
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from wan_ui.errors import DiskFull, HostError, RenderFailed, RequestNotFound
+from wan_ui.request import Generation, LoraUse
+
+Status = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"]
+FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
+MAX_ATTEMPTS = 3
+
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+
+# Each entry is one schema version, applied in one transaction; `PRAGMA user_version` counts those applied.
+# Entries are only ever appended: files written by an older wan-ui are brought up by the ones they lack.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """
+        CREATE TABLE jobs (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            status TEXT NOT NULL CHECK (status IN ('in_queue', 'in_progress', 'succeeded', 'failed', 'canceled')),
+            request TEXT NOT NULL,
+            generations TEXT NOT NULL,
+            notes TEXT NOT NULL,
+            total INTEGER NOT NULL,
+            attempts INTEGER NOT NULL DEFAULT 0,
+            cancel_requested INTEGER NOT NULL DEFAULT 0,
+            error TEXT,
+            created_at TEXT NOT NULL,
+            started_at TEXT,
+            finished_at TEXT
+        )
+        """,
+        "CREATE INDEX jobs_line ON jobs (status, seq)",
+        """
+        CREATE TABLE clips (
+            job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+            clip_index INTEGER NOT NULL,
+            width INTEGER NOT NULL,
+            height INTEGER NOT NULL,
+            num_frames INTEGER NOT NULL,
+            fps INTEGER NOT NULL,
+            seed INTEGER NOT NULL,
+            file TEXT NOT NULL UNIQUE,
+            metadata TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            PRIMARY KEY (job_id, clip_index)
+        )
+        """,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """A finished clip: `index` is its prompt's, from 0; `file` is relative to the data folder; sizes in pixels."""
+
+    index: int
+    width: int
+    height: int
+    num_frames: int
+    fps: int
+    seed: int
+    file: str
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the line as it was at one moment.
+
+    `request` is the wire form without nulls, its images as `upload://<sha256>`. `clips` are those finished so far,
+    in prompt order. `error` is an error's `body()`. `attempts` counts the processes that ended while running it.
+    Times are ISO 8601 in UTC ending in Z. `position` is 1 for the next to run, None unless in_queue.
+    """
+
+    id: str
+    status: Status
+    request: Mapping[str, Any]
+    generations: tuple[Generation, ...]
+    notes: tuple[str, ...]
+    clips: tuple[ClipRecord, ...]
+    error: Mapping[str, Any] | None
+    attempts: int
+    cancel_requested: bool
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    position: int | None
+
+
+def dump_generations(generations: Sequence[Generation]) -> str:
+    """Generations as JSON text; load_generations gives back equal ones."""
+    return _json([asdict(generation) for generation in generations])
+
+
+def load_generations(text: str) -> tuple[Generation, ...]:
+    """The inverse of dump_generations."""
+    return tuple(
+        Generation(
+            **{
+                **fields,
+                "loras": tuple(LoraUse(**use) for use in fields["loras"]),
+                "ignored": tuple(fields["ignored"]),
+            }
+        )
+        for fields in json.loads(text)
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    """SQLite's errors that the operator can mend, as ours; mistakes in our SQL pass as they are."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        # The low byte is the primary code; errors of Python's own module, such as a closed connection, have none.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise DiskFull("There is no disk space left for the list of jobs. Free some and try again.") from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise HostError("The list of jobs is locked by another program. Close it and try again.") from error
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            raise HostError(
+                f"The list of jobs cannot be written ({error.sqlite_errorname}). Check the data folder and its disk."
+            ) from error
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise HostError(
+                f"The list of jobs is damaged ({error.sqlite_errorname}). Move jobs.sqlite out of the data folder, or "
+                "put a backup in its place."
+            ) from error
+        raise
+
+
+class Store:
+    """Jobs and clips in the SQLite file `path`, which is made or brought to this version's schema.
+
+    Any thread may call any method: one connection, one lock, every write a single statement. Every method raises
+    HostError (DiskFull when that is it) if SQLite cannot read or write, after waiting `busy_seconds` for a lock.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        busy_seconds: float = 5.0,
+        migrations: Sequence[Sequence[str]] = MIGRATIONS,
+    ) -> None:
+        self._lock = threading.RLock()
+        with _mapped(), ExitStack() as undo:
+            self._connection = sqlite3.connect(
+                path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+            )
+            undo.callback(self._connection.close)
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            # FULL: a job that was answered for is on disk, a power cut included; it costs one fsync per write.
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            self._migrate(migrations)
+            undo.pop_all()
+
+    def close(self) -> None:
+        """Closes the file. No method may be called after."""
+        with self._lock:
+            self._connection.close()
+
+    def _migrate(self, migrations: Sequence[Sequence[str]]) -> None:
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            applied: int = connection.execute("PRAGMA user_version").fetchone()[0]
+            if applied > len(migrations):
+                raise HostError(
+                    f"The list of jobs was written by a newer wan-ui (schema {applied}, this one knows "
+                    f"{len(migrations)}). Update wan-ui, or choose another folder with --data-dir."
+                )
+            for statements in migrations[applied:]:
+                for statement in statements:
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {len(migrations)}")
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def _execute(self, sql: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
+        with self._lock, _mapped():
+            return self._connection.execute(sql, values).fetchall()
+
+    def add(self, request: Mapping[str, Any], generations: Sequence[Generation], notes: Sequence[str] = ()) -> Job:
+        """A new job at the end of the line."""
+        job_id = secrets.token_hex(16)  # 128 random bits: over HTTP, knowing the id is what lets one read
+        self._execute(
+            """
+            INSERT INTO jobs (id, status, request, generations, notes, total, created_at)
+            VALUES (:id, 'in_queue', :request, :generations, :notes, :total, :now)
+            """,
+            {
+                "id": job_id,
+                "request": _json(request),
+                "generations": dump_generations(generations),
+                "notes": _json(list(notes)),
+                "total": len(generations),
+                "now": _now(),
+            },
+        )
+        return self.job(job_id)
+
+    def job(self, job_id: str) -> Job:
+        """The job as it is now. Raises RequestNotFound."""
+        jobs = self._jobs("WHERE id = :id", {"id": job_id}) if _JOB_ID.fullmatch(job_id) else ()
+        if not jobs:
+            raise RequestNotFound("There is no request with this id.")
+        return jobs[0]
+
+    def recent(self, limit: int) -> tuple[Job, ...]:
+        """The newest jobs, newest first."""
+        return self._jobs("ORDER BY seq DESC LIMIT :limit", {"limit": limit})
+
+    def unfinished(self) -> tuple[Job, ...]:
+        """The running job and those waiting, in their order."""
+        return self._jobs("WHERE status IN ('in_progress', 'in_queue') ORDER BY status = 'in_queue', seq", {})
+
+    def claim_next(self) -> str | None:
+        """Takes the oldest waiting job out of the line, now in_progress; its id, or None when none waits."""
+        rows = self._execute(
+            """
+            UPDATE jobs SET status = 'in_progress', started_at = :now
+            WHERE seq = (SELECT min(seq) FROM jobs WHERE status = 'in_queue') AND status = 'in_queue'
+            RETURNING id
+            """,
+            {"now": _now()},
+        )
+        return rows[0]["id"] if rows else None
+
+    def request_cancel(self, job_id: str) -> None:
+        """Cancels a waiting job at once, flags a running one for its worker, leaves a finished one as it is."""
+        self._execute(
+            """
+            UPDATE jobs SET
+                cancel_requested = 1,
+                status = CASE status WHEN 'in_queue' THEN 'canceled' ELSE status END,
+                finished_at = CASE status WHEN 'in_queue' THEN :now END
+            WHERE id = :id AND status IN ('in_queue', 'in_progress')
+            """,
+            {"id": job_id, "now": _now()},
+        )
+
+    def cancel_requested(self, job_id: str) -> bool:
+        """Whether somebody asked for this job's end."""
+        rows = self._execute("SELECT 1 FROM jobs WHERE id = :id AND cancel_requested", {"id": job_id})
+        return bool(rows)
+
+    def add_clip(self, job_id: str, clip: ClipRecord) -> bool:
+        """Adds a finished clip to a running job. False, and nothing added, if the job does not run any more."""
+        rows = self._execute(
+            """
+            INSERT INTO clips (job_id, clip_index, width, height, num_frames, fps, seed, file, metadata, created_at)
+            SELECT id, :index, :width, :height, :num_frames, :fps, :seed, :file, :metadata, :now
+            FROM jobs WHERE id = :id AND status = 'in_progress'
+            RETURNING clip_index
+            """,
+            {**vars(clip), "metadata": _json(dict(clip.metadata)), "id": job_id, "now": _now()},
+        )
+        return bool(rows)
+
+    def finish(
+        self, job_id: str, status: Literal["succeeded", "failed", "canceled"], error: Mapping[str, Any] | None = None
+    ) -> Status | None:
+        """Ends a running job; the status it got, or None if it was not running.
+
+        A job whose cancel came before its end is canceled even if its last clip got done: the answer to the cancel
+        has already said so.
+        """
+        rows = self._execute(
+            """
+            UPDATE jobs SET
+                status = CASE WHEN :status = 'succeeded' AND cancel_requested THEN 'canceled' ELSE :status END,
+                error = :error, finished_at = :now
+            WHERE id = :id AND status = 'in_progress'
+            RETURNING status
+            """,
+            {"id": job_id, "status": status, "error": None if error is None else _json(error), "now": _now()},
+        )
+        return rows[0]["status"] if rows else None
+
+    def put_back(self, job_id: str) -> None:
+        """A clean stop: the running job waits again at its old place, no attempt counted; canceled if so asked."""
+        self._execute(
+            """
+            UPDATE jobs SET
+                status = CASE WHEN cancel_requested THEN 'canceled' ELSE 'in_queue' END,
+                started_at = CASE WHEN cancel_requested THEN started_at END,
+                finished_at = CASE WHEN cancel_requested THEN :now END
+            WHERE id = :id AND status = 'in_progress'
+            """,
+            {"id": job_id, "now": _now()},
+        )
+
+    def recover(self, max_attempts: int = MAX_ATTEMPTS) -> dict[str, Status]:
+        """What a new process does with jobs that the last one left running: the status each now has, by id.
+
+        They wait again at their old place with their finished clips, one attempt more counted; failed after
+        `max_attempts`. Only for a process that alone holds the data folder, before its worker starts.
+        """
+        times = {1: "once", 2: "twice", 3: "three times"}.get(max_attempts, f"{max_attempts} times")
+        error = RenderFailed(
+            f"The process ended {times} while running this. Try a smaller size, fewer frames or a lower memory mode.",
+            attempts=max_attempts,
+        )
+        rows = self._execute(
+            """
+            UPDATE jobs SET
+                attempts = attempts + 1,
+                status = CASE WHEN cancel_requested THEN 'canceled'
+                              WHEN attempts + 1 >= :max_attempts THEN 'failed' ELSE 'in_queue' END,
+                error = CASE WHEN NOT cancel_requested AND attempts + 1 >= :max_attempts THEN :error END,
+                started_at = CASE WHEN cancel_requested OR attempts + 1 >= :max_attempts THEN started_at END,
+                finished_at = CASE WHEN cancel_requested OR attempts + 1 >= :max_attempts THEN :now END
+            WHERE status = 'in_progress'
+            RETURNING id, status
+            """,
+            {"max_attempts": max_attempts, "error": _json(error.body()), "now": _now()},
+        )
+        return {row["id"]: row["status"] for row in rows}
+
+    def _jobs(self, where: str, values: Mapping[str, Any]) -> tuple[Job, ...]:
+        with self._lock:  # both queries see the same moment
+            rows = self._execute(
+                f"""
+                SELECT *, CASE status WHEN 'in_queue' THEN
+                    (SELECT count(*) FROM jobs AS ahead WHERE ahead.status = 'in_queue' AND ahead.seq <= jobs.seq)
+                    END AS position
+                FROM jobs {where}
+                """,
+                values,
+            )
+            clips: dict[str, list[ClipRecord]] = {row["id"]: [] for row in rows}
+            for clip in self._execute(
+                """
+                SELECT * FROM clips WHERE job_id IN (SELECT value FROM json_each(:ids)) ORDER BY job_id, clip_index
+                """,
+                {"ids": _json(list(clips))},
+            ):
+                clips[clip["job_id"]].append(_clip(clip))
+        return tuple(_job(row, tuple(clips[row["id"]])) for row in rows)
+
+
+def _clip(row: sqlite3.Row) -> ClipRecord:
+    return ClipRecord(
+        index=row["clip_index"],
+        width=row["width"],
+        height=row["height"],
+        num_frames=row["num_frames"],
+        fps=row["fps"],
+        seed=row["seed"],
+        file=row["file"],
+        metadata=json.loads(row["metadata"]),
+    )
+
+
+def _job(row: sqlite3.Row, clips: tuple[ClipRecord, ...]) -> Job:
+    return Job(
+        id=row["id"],
+        status=row["status"],
+        request=json.loads(row["request"]),
+        generations=load_generations(row["generations"]),
+        notes=tuple(json.loads(row["notes"])),
+        clips=clips,
+        error=None if row["error"] is None else json.loads(row["error"]),
+        attempts=row["attempts"],
+        cancel_requested=bool(row["cancel_requested"]),
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        position=row["position"],
+    )
