@@ -154,6 +154,7 @@ def program(folder: Path, script: str) -> str:
     [
         ("echo first >&2; echo 'Unknown encoder libx264' >&2; exit 1", VideoEncodingFailed, "Unknown encoder libx264$"),
         ("cat >/dev/null; echo 'Out of luck' >&2; echo >&2; exit 69", VideoEncodingFailed, "Out of luck$"),
+        ("head -c 300000 /dev/zero | tr '\\0' x >&2; echo >&2; echo end >&2; exit 1", VideoEncodingFailed, "end$"),
         ("exit 3", VideoEncodingFailed, "no reason"),
         ("cat >/dev/null; kill -9 $$", VideoEncodingFailed, "no reason"),
         ("exit 0", VideoEncodingFailed, "No such file"),

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import imageio_ffmpeg
@@ -119,25 +120,29 @@ def _encoder(ffmpeg: str, width: int, height: int, fps: int, tags: Path, part: P
 
 
 def _encode(command: list[str], frames: Frames, folder: Path) -> None:
-    """Run the encoder, frame by frame on its standard input. What it says goes to a file: a full pipe would stop it."""
-    with tempfile.TemporaryFile(dir=folder) as said:
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, bufsize=0
-        ) as process:
-            assert process.stdin is not None
-            try:
-                for frame in frames:
-                    rest = np.ascontiguousarray(frame).data.cast("B")
-                    while rest:
-                        rest = rest[process.stdin.write(rest) :]
-            except BrokenPipeError:
-                pass  # the encoder ended early: its status and last line, read below, say why
-        said.seek(0)
-        said_all = said.read()
-    if any(sign in said_all for sign in _NO_SPACE_SIGNS):
+    """Run the encoder, frame by frame on its standard input."""
+    said: list[bytes] = []
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0
+    ) as process:
+        assert process.stdin is not None and process.stderr is not None
+        # What it says is read meanwhile, since a full pipe would stop it, and into memory, since the disk may be full.
+        listener = Thread(target=lambda pipe: said.extend(pipe), args=(process.stderr,), daemon=True)
+        listener.start()
+        try:
+            for frame in frames:
+                rest = np.ascontiguousarray(frame).data.cast("B")
+                while rest:
+                    rest = rest[process.stdin.write(rest) :]
+        except BrokenPipeError:
+            pass  # the encoder ended early: its status and last line, read below, say why
+        process.stdin.close()
+        listener.join()
+    everything = b"".join(said)
+    if any(sign in everything for sign in _NO_SPACE_SIGNS):
         raise _disk_full()
     if process.returncode:
-        raise VideoEncodingFailed(f"The video could not be encoded: {_last_line(said_all, folder)}")
+        raise VideoEncodingFailed(f"The video could not be encoded: {_last_line(everything, folder)}")
 
 
 def _read(path: Path, *arguments: str) -> bytes:
