@@ -248,10 +248,13 @@ class Checkpoints:
         for repo, wanted in patterns.items():
             with _hub_errors(repo):
                 huggingface_hub.snapshot_download(repo, allow_patterns=wanted, tqdm_class=counter.bar_class())
+        on_progress(Progress("downloading", bytes_done=total, bytes_total=total, note=note))
 
     def _missing_bytes(self, repo: str, wanted: list[str]) -> int:
         with _hub_errors(repo):
-            plan = huggingface_hub.snapshot_download(repo, allow_patterns=wanted, dry_run=True)
+            plan = huggingface_hub.snapshot_download(
+                repo, allow_patterns=wanted, dry_run=True, tqdm_class=_DownloadCounter(0, "", _unheard).bar_class()
+            )
         return sum(file.file_size or 0 for file in plan if file.will_download)
 
 
@@ -271,11 +274,11 @@ class _DownloadCounter:
         add: Callable[[float], None] = self.add
 
         class Bar(tqdm):  # type: ignore[type-arg]
-            """A silent bar; only those that count bytes are passed on, not the one that counts files."""
+            """A silent bar; the one that counts bytes written to disk is passed on, not those of files or network."""
 
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 kwargs["disable"] = True
-                self._counts_bytes = kwargs.get("unit") == "B"
+                self._counts_bytes = str(kwargs.get("desc", "")).startswith("Reconstructing")
                 super().__init__(*args, **kwargs)
 
             def update(self, n: float | None = 1) -> bool | None:
@@ -284,6 +287,10 @@ class _DownloadCounter:
                 return super().update(n)
 
         return Bar
+
+
+def _unheard(progress: Progress) -> None:
+    """Progress of a listing, which takes no time worth showing."""
 
 
 @contextmanager

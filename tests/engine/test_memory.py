@@ -1,0 +1,42 @@
+"""The decision of what fits, as a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from wan_ui.engine.memory import MODES, Placement, Sizes, activation_bytes, decide, needed, sentence
+from wan_ui.errors import OutOfMemory
+from wan_ui.models import MODELS
+
+GB = 10**9
+PAIR = Sizes(transformers=(28 * GB, 28 * GB), text_encoder=11 * GB, rest=GB // 4, block=28 * GB // 40)
+ACTIVATIONS = 4 * GB
+
+
+@pytest.mark.parametrize(
+    ("free", "mode"), [(141, "resident"), (80, "resident"), (48, "pair"), (40, "pair"), (24, "stream"), (12, "stream")]
+)
+def test_the_loosest_mode_that_fits(free: int, mode: Placement) -> None:
+    assert decide("auto", PAIR, ACTIVATIONS, free * GB) == mode
+
+
+def test_too_little_for_any_mode_says_what_to_try() -> None:
+    with pytest.raises(OutOfMemory, match="smaller width"):
+        decide("auto", PAIR, ACTIVATIONS, 4 * GB)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_override_is_taken(mode: Placement) -> None:
+    assert decide(mode, PAIR, ACTIVATIONS, GB) == mode
+
+
+def test_tighter_modes_need_less() -> None:
+    amounts = [needed(mode, PAIR, ACTIVATIONS) for mode in MODES]
+    assert amounts == sorted(amounts, reverse=True)
+    assert [bool(sentence(mode)) for mode in MODES] == [False, True, True]
+
+
+def test_activations_grow_with_the_clip() -> None:
+    row = MODELS["wan22_14b_t2v"]
+    small, large = activation_bytes(row, 832, 480, 41), activation_bytes(row, 1280, 720, 81)
+    assert small < large < 30 * GB

@@ -1,0 +1,269 @@
+"""plan() and Core as tables, with a pipeline that only writes down what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.lora_files import lora_file
+from wan_ui.engine.clip import Clip, OnProgress, Progress
+from wan_ui.engine.engine import (
+    BARE,
+    Cast,
+    Core,
+    Held,
+    LoadModel,
+    Merge,
+    Step,
+    Wanted,
+    Wear,
+    Weigh,
+    Worn,
+    fresh,
+    plan,
+    want,
+)
+from wan_ui.errors import LoraMismatch, OutOfMemory
+from wan_ui.lora.library import LoraFile
+from wan_ui.request import Generation, parse, resolve
+
+A, B = "a" * 64, "b" * 64
+
+
+def wanted(model: str = "m", whole: bool = False, **slots: Worn) -> Wanted:
+    worn = slots or {"single": BARE}
+    return Wanted(model, whole, worn, {slot: dict.fromkeys(item.adapters, 1.0) for slot, item in worn.items()})
+
+
+BASE = Held("m", False, {"single": BARE})
+WITH_A = Held("m", False, {"single": Worn((A,))})
+MERGED_A = Held("m", True, {"single": Worn((), ((A, 1.0),))})
+PAIR = Held("m", False, {"high": Worn((A,)), "low": Worn((B,))})
+
+TABLE: list[tuple[str, Held | None, Wanted, list[Step]]] = [
+    ("nothing held", None, wanted(), [LoadModel("m")]),
+    (
+        "nothing held, a LoRA",
+        None,
+        wanted(single=Worn((A,))),
+        [LoadModel("m"), Wear("single", (A,)), Weigh("single", {A: 1.0})],
+    ),
+    ("the same base", BASE, wanted(), []),
+    ("the same LoRA: only the scale is sent", WITH_A, wanted(single=Worn((A,))), [Weigh("single", {A: 1.0})]),
+    ("another LoRA", WITH_A, wanted(single=Worn((B,))), [Wear("single", (B,)), Weigh("single", {B: 1.0})]),
+    ("no LoRA after one", WITH_A, wanted(), [Wear("single", ())]),
+    ("another model", WITH_A, wanted("n"), [LoadModel("n")]),
+    (
+        "preview after reference",
+        WITH_A,
+        wanted(whole=True, single=Worn((), ((A, 1.0),))),
+        [Cast(True), Wear("single", ()), Merge("single", ((A, 1.0),))],
+    ),
+    (
+        "reference after preview: the base weights first, then the dtype",
+        MERGED_A,
+        wanted(single=Worn((A,))),
+        [Merge("single", ()), Cast(False), Wear("single", (A,)), Weigh("single", {A: 1.0})],
+    ),
+    (
+        "another multiplier of a merge",
+        MERGED_A,
+        wanted(whole=True, single=Worn((), ((A, 0.5),))),
+        [Merge("single", ((A, 0.5),))],
+    ),
+    (
+        "only the low side changes",
+        PAIR,
+        wanted(high=Worn((A,)), low=BARE),
+        [Wear("low", ()), Weigh("high", {A: 1.0})],
+    ),
+    (
+        "a fresh preview model is cast",
+        None,
+        wanted(whole=True),
+        [LoadModel("m"), Cast(True)],
+    ),
+]
+
+
+@pytest.mark.parametrize(("held", "target", "steps"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_plan(held: Held | None, target: Wanted, steps: list[Step]) -> None:
+    assert plan(held, target) == steps
+
+
+def generation(model: str = "wan21_1b", recipe: str = "reference", **loras: float) -> Generation:
+    """One generation; `loras` maps `single`, `high` or `low` to a multiplier of the file of that name."""
+    items = [
+        {"path": f"{slot}.safetensors", "network_multiplier": scale}
+        | ({} if slot == "single" else {"transformer": slot})
+        for slot, scale in loras.items()
+    ]
+    body = {"model": model, "recipe": recipe, "prompts": [{"prompt": "x"}], "loras": items}
+    return resolve(parse(body), lambda _: "")[0]
+
+
+def located(item: Generation, types: Mapping[str, str] | None = None) -> dict[str, LoraFile]:
+    kinds = types or {}
+    return {use.path: lora_file(use.path, kinds.get(use.slot, "lora")) for use in item.loras}
+
+
+def test_multiplier_zero_is_not_wanted() -> None:
+    item = generation(single=0.0)
+    assert want(item, located(item)).slots == {"single": BARE}
+
+
+def test_how_a_type_is_applied() -> None:
+    plain, preview = generation(single=1.0), generation(recipe="preview", single=1.0)
+    digest = lora_file("single.safetensors").sha256
+    for item, kind, worn in (
+        (plain, "lora", Worn((digest,))),
+        (plain, "dora", Worn((digest,))),
+        (plain, "lokr", Worn((), ((digest, 1.0),))),
+        (preview, "lora", Worn((), ((digest, 1.0),))),
+        (preview, "dora", Worn((digest,))),
+        (preview, "full", Worn((), ((digest, 1.0),))),
+    ):
+        assert want(item, located(item, {"single": kind})).slots["single"] == worn
+
+
+class Scribe:
+    """A pipeline that writes down what it is told. `failing` names the calls that raise."""
+
+    def __init__(self, diary: list[tuple[Any, ...]], failing: dict[str, Exception]) -> None:
+        self.diary, self.failing = diary, failing
+
+    def _note(self, *entry: Any) -> None:
+        self.diary.append(entry)
+        if entry[0] in self.failing:
+            raise self.failing.pop(entry[0])
+
+    def cast(self, whole_bf16: bool) -> None:
+        self._note("cast", whole_bf16)
+
+    def wear(self, slot: str, files: tuple[LoraFile, ...]) -> Mapping[str, Mapping[str, Any]]:
+        self._note("wear", slot, tuple(file.name for file in files))
+        return {file.sha256: {"applied": "adapter", "modules_in_file": 3, "modules_in_use": 3} for file in files}
+
+    def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...]) -> Mapping[str, Mapping[str, Any]]:
+        self._note("merge", slot, tuple((file.name, scale) for file, scale in files))
+        return {file.sha256: {"applied": "merged", "modules_in_file": 3, "modules_in_use": 3} for file, _ in files}
+
+    def weigh(self, slot: str, weights: Mapping[str, float]) -> None:
+        self._note("weigh", slot, tuple(weights.values()))
+
+    def render(self, generation: Generation, image: object, on_progress: OnProgress) -> Clip:
+        self._note("render", generation.seed)
+        return Clip(np.zeros((1, 64, 64, 3), np.uint8), 64, 64, 1, 16, generation.seed)
+
+    def close(self) -> None:
+        self._note("close")
+
+
+class Desk:
+    """A Core over scribes, and their common diary."""
+
+    def __init__(self) -> None:
+        self.diary: list[tuple[Any, ...]] = []
+        self.failing: dict[str, Exception] = {}
+        self.core = Core(self._load)
+
+    def _load(self, row: Any, generation: Generation, before: object, on_progress: OnProgress) -> Scribe:
+        self.diary.append(("load", row.id, before is not None))
+        if "load" in self.failing:
+            raise self.failing.pop("load")
+        return Scribe(self.diary, self.failing)
+
+    def run(self, item: Generation) -> list[tuple[Any, ...]]:
+        """Renders, and returns what was done for it."""
+        start = len(self.diary)
+        self.core.generate(item, located(item), None, ignore)
+        return self.diary[start:]
+
+    def fails(self, item: Generation, call: str, error: Exception) -> None:
+        self.failing[call] = error
+        with pytest.raises(type(error)):
+            self.core.generate(item, located(item), None, ignore)
+
+
+def ignore(progress: Progress) -> None:
+    """Nobody listens."""
+
+
+WEAR = ("wear", "single", ("single.safetensors",))
+
+
+def test_changing_scale_file_and_back_never_loads() -> None:
+    desk = Desk()
+    assert desk.run(generation(single=0.5)) == [
+        ("load", "wan21_1b", False),
+        WEAR,
+        ("weigh", "single", (0.5,)),
+        ("render", 42),
+    ]
+    assert desk.run(generation(single=1.0)) == [("weigh", "single", (1.0,)), ("render", 42)]
+    assert desk.run(generation(single=0.0)) == [("wear", "single", ()), ("render", 42)]
+    assert desk.run(generation(single=1.0)) == [WEAR, ("weigh", "single", (1.0,)), ("render", 42)]
+    assert desk.run(generation()) == [("wear", "single", ()), ("render", 42)]
+    assert desk.run(generation("wan21_14b")) == [("load", "wan21_14b", True), ("render", 42)]
+
+
+def test_each_slot_has_its_own_scale() -> None:
+    desk = Desk()
+    desk.run(generation("wan22_14b_t2v", high=1.0, low=0.6))
+    assert desk.run(generation("wan22_14b_t2v", high=0.3, low=0.6)) == [
+        ("weigh", "high", (0.3,)),
+        ("weigh", "low", (0.6,)),
+        ("render", 42),
+    ]
+    assert desk.run(generation("wan22_14b_t2v", high=0.3)) == [
+        ("wear", "low", ()),
+        ("weigh", "high", (0.3,)),
+        ("render", 42),
+    ]
+
+
+def test_a_failed_attach_leaves_the_base_and_the_next_job_runs() -> None:
+    desk = Desk()
+    desk.run(generation())
+    desk.fails(generation(single=1.0), "wear", LoraMismatch("no"))
+    assert desk.core.held == Held("wan21_1b", False, {"single": BARE}, {"single": {}})
+    assert desk.run(generation(single=1.0)) == [WEAR, ("weigh", "single", (1.0,)), ("render", 42)]
+
+
+def test_a_failed_load_holds_nothing() -> None:
+    desk = Desk()
+    desk.run(generation())
+    desk.fails(generation("wan21_14b"), "load", OutOfMemory("no"))
+    assert desk.core.held is None
+    assert desk.run(generation("wan21_14b"))[0] == ("load", "wan21_14b", False)
+
+
+def test_out_of_memory_in_a_render_lets_go_of_the_model() -> None:
+    desk = Desk()
+    desk.fails(generation(), "render", OutOfMemory("no"))
+    assert desk.diary[-1] == ("close",)
+    assert desk.run(generation())[0] == ("load", "wan21_1b", False)
+
+
+def test_the_report_counts_modules_per_slot() -> None:
+    desk = Desk()
+    item = generation("wan22_14b_t2v", high=1.0, low=0.0)
+    clip = desk.core.generate(item, located(item), None, ignore)
+    lora = clip.metadata["lora"]
+    assert lora["high"]["modules_in_use"] == lora["high"]["modules_in_file"] == 3
+    assert lora["low"]["files"][0]["applied"] == "not attached"
+    assert lora["high"]["files"][0]["name"] == "high.safetensors"
+
+
+def test_fresh_is_bare() -> None:
+    assert fresh(replace(wanted(single=Worn((A,))), model="n")) == Held("n", False, {"single": BARE})
+
+
+def test_lora_files_of_tests_are_distinct() -> None:
+    assert lora_file("a").sha256 != lora_file("b").sha256
+    assert lora_file("a").path == Path("a")

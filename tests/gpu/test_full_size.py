@@ -1,0 +1,96 @@
+"""Full-size random weights on a CUDA GPU: seconds per step, peak memory, and equal frames in every memory mode.
+
+The printed figures belong into docs/decisions.md.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.gpu.full_size import write, write_lora
+from wan_ui import Engine
+from wan_ui.engine.clip import Clip
+from wan_ui.models import MODELS
+
+pytestmark = pytest.mark.gpu
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def request(model: str, size: tuple[int, int, int], steps: int) -> dict[str, Any]:
+    width, height, frames = size
+    row = MODELS[model]
+    slots: tuple[str | None, ...] = ("high", "low") if row.two_transformers else (None,)
+    return {
+        "model": model,
+        "prompts": [
+            {"prompt": "a red circle", "width": width, "height": height, "num_frames": frames, "sample_steps": steps}
+        ],
+        "loras": [{"path": f"{row.family}.safetensors", "transformer": slot} for slot in slots],
+    }
+
+
+def run(folder: Path, model: str, size: tuple[int, int, int], steps: int, memory: str, cap: int | None) -> Clip:
+    """One clip on a fresh engine under a cap in bytes, its figures printed."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(1.0 if cap is None else cap / total)
+    torch.cuda.reset_peak_memory_stats()
+    engine = Engine(models_dir=folder / "models", lora_dir=folder / "loras", device="cuda", memory=memory)
+    marks: list[tuple[str, int]] = []
+
+    def on_progress(progress: Any) -> None:
+        if not marks or marks[-1][0] != progress.phase:
+            marks.append((progress.phase, torch.cuda.max_memory_allocated()))
+            torch.cuda.reset_peak_memory_stats()
+
+    try:
+        (clip,) = engine.generate(request(model, size, steps), on_progress)
+        seconds = clip.metadata["seconds"]
+        peaks = {phase: f"{after / GIB:.1f}" for (phase, _), (_, after) in zip(marks, marks[1:], strict=False)}
+        peaks["decode"] = f"{torch.cuda.max_memory_allocated() / GIB:.1f}"
+        print(
+            f"\n{model} {size} {clip.metadata['memory']} cap {cap and cap / GIB}: "
+            f"{seconds['denoise'] / steps:.2f} s/step, {seconds}, peak GiB by phase {peaks}"
+        )
+        return clip
+    finally:
+        engine.close()
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_5b(folder: Path) -> None:
+    row = MODELS["wan22_5b"]
+    write(row, folder / "models")
+    write_lora(folder / "loras" / f"{row.family}.safetensors", row, 32, 0)
+    clip = run(folder, row.id, (1280, 704, 121), 3, "auto", None)
+    assert clip.metadata["memory"] == "resident"
+    assert clip.frames.shape == (121, 704, 1280, 3)
+
+
+def test_14b_under_a_cap_equals_resident(folder: Path) -> None:
+    row = MODELS["wan22_14b_t2v"]
+    write(row, folder / "models")
+    write_lora(folder / "loras" / f"{row.family}.safetensors", row, 32, 1)
+    size = (832, 480, 41)
+    resident = run(folder, row.id, size, 4, "auto", None)
+    assert resident.metadata["memory"] == "resident"
+    capped = run(folder, row.id, size, 4, "auto", 24 * GIB)
+    assert capped.metadata["memory"] == "stream"
+    assert np.array_equal(capped.frames, resident.frames)
+    pair = run(folder, row.id, size, 4, "auto", 48 * GIB)
+    assert pair.metadata["memory"] == "pair"
+    assert np.array_equal(pair.frames, resident.frames)
+    long = run(folder, row.id, (832, 480, 81), 2, "auto", None)
+    assert long.frames.shape == (81, 480, 832, 3)
