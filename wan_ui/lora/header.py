@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -12,17 +11,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from wan_ui.errors import LoraInvalid
 from wan_ui.lora import geometry, keys
 from wan_ui.lora.sound import Listing, TensorEntry, read_listing
+from wan_ui.lora.told import Told, adapter_config, clean, stated_alpha
 from wan_ui.models import WanModel
 
 Kind = Literal["lora", "dora", "lokr", "full", "diff", "bias"]
 
-LONGEST_TEXT = 200  # characters of anything a file says about itself
 MOST_REPORTED = 50  # keys named one by one
 _NEVER_DIVIDED = 1e9  # AI Toolkit writes an alpha of 1e10 or infinity when both Kronecker factors are full
 _FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
@@ -56,8 +54,9 @@ class Spread:
 class LoraHeader:
     """What the header of a sound LoRA file says. Texts are capped and without control characters, but untrusted.
 
-    `slot`: "single" (nothing says), "high", "low" or "combined"; `slots`: the slots by the tensors' own names, ("single",) when
-    they name no transformer. `dropped`: (key, why) of tensors that change nothing here.
+    `slot`: "high", "low", "combined" or "unknown", by the tensors' names or else the file's. `slots`: by the tensors'
+    names alone; ("single",) when they name no transformer. `alpha`: equal to the rank where the file stores none.
+    `dropped`: (key, why) of tensors that change nothing here, the first 50 of `dropped_count`.
     """
 
     type: str
@@ -93,10 +92,27 @@ class LoraHeader:
         return tuple(item for item in self.modules if item.slot in (slot, keys.SINGLE))
 
 
-def read_header(path: Path, name: str | None = None) -> LoraHeader:
-    """Inspect a file without reading its weights (only the scalars called alpha).
+@dataclass(frozen=True)
+class Change:
+    """One change of one module, with the keys of its tensors by role."""
 
-    `name` is the file's original name where `path` is a stored upload; high or low is read from it.
+    info: ModuleInfo
+    keys: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A sound LoRA file's tensors in order: what header and converter both start from."""
+
+    listing: Listing
+    slots: tuple[str, ...]
+    changes: tuple[Change, ...]
+    dropped: tuple[tuple[str, str], ...]
+
+
+def survey(path: Path) -> Survey:
+    """Group a file's tensors into changes of modules, without reading weights (only the scalars called alpha).
+
     Raises LoraInvalid when the file is not sound or holds no LoRA, LoraNotFound when it cannot be opened.
     """
     listing = read_listing(path)
@@ -107,11 +123,24 @@ def read_header(path: Path, name: str | None = None) -> LoraHeader:
             "Choose the LoRA file that the trainer saved."
         )
     alphas = _alphas(path, listing, grouped)
-    modules: list[ModuleInfo] = []
+    config = adapter_config(listing.metadata)
+    changes: list[Change] = []
     dropped = list(grouped.foreign)
     for (slot, module), roles in grouped.parts.items():
-        modules += _changes(listing, slot, module, roles, alphas, dropped)
-    return _header(listing, grouped, tuple(modules), dropped, path.name if name is None else name)
+        found = _changes(listing, slot, module, roles, alphas, config)
+        used = {key for change in found for key in change.keys.values()}
+        dropped += [(key, "its other half is missing") for key in roles.values() if key not in used]
+        changes += found
+    return Survey(listing, grouped.slots, tuple(changes), tuple(dropped))
+
+
+def read_header(path: Path, name: str | None = None) -> LoraHeader:
+    """Inspect a file without reading its weights (only the scalars called alpha).
+
+    `name` is the file's original name where `path` is a stored upload; high or low is read from it.
+    Raises LoraInvalid when the file is not sound or holds no LoRA, LoraNotFound when it cannot be opened.
+    """
+    return _header(survey(path), path.name if name is None else name)
 
 
 def _alphas(path: Path, listing: Listing, grouped: keys.Grouped) -> dict[str, float]:
@@ -147,27 +176,28 @@ def _changes(
     module: str,
     roles: Mapping[str, str],
     alphas: Mapping[str, float],
-    dropped: list[tuple[str, str]],
-) -> list[ModuleInfo]:
+    config: Mapping[str, Any],
+) -> list[Change]:
     entries = {role: listing.tensors[key] for role, key in roles.items()}
     for role, entry in entries.items():
         if role != "alpha" and (entry.dtype not in _FLOATS or 0 in entry.shape or not entry.shape):
             raise LoraInvalid(f"{clean(roles[role])} is empty or not made of floating-point numbers.")
     kind = keys.weight_kind(roles)
-    if kind != "diff" and "diff" in roles and kind is not None:
-        raise LoraInvalid(f"The LoRA changes the weight of {module} twice.", module=module)
+    if ("diff" in roles and kind not in ("diff", None)) or {"diff_b", "up_bias"} <= set(roles):
+        raise LoraInvalid(f"The LoRA changes {module} twice.", module=module)
     alpha = alphas[roles["alpha"]] if "alpha" in roles else None
-    changes: list[ModuleInfo] = []
-    used: set[str] = set()
+    rank: int | None = None
+    changes: list[Change] = []
     if kind is not None:
         shape, rank = _weight_shape(kind, module, entries)
-        changes.append(ModuleInfo(slot, module, _KINDS[kind], shape, rank, alpha))
-        used |= _USED[kind]
-    bias = entries.get("diff_b") or entries.get("up_bias")
-    if bias is not None:
-        changes.append(ModuleInfo(slot, module, "bias", bias.shape, None, None))
-        used |= {"diff_b", "up_bias"}
-    dropped += [(key, "its other half is missing") for role, key in roles.items() if role not in used]
+        if alpha is None and rank is not None and kind != "lokr":
+            alpha = stated_alpha(config, "transformer_2" if slot == keys.LOW else "transformer", module, rank)
+        info = ModuleInfo(slot, module, _KINDS[kind], shape, rank, alpha)
+        changes.append(Change(info, {role: key for role, key in roles.items() if role in _USED[kind]}))
+    for role in ("diff_b", "up_bias"):
+        if role in roles and (role == "diff_b" or kind in ("lora", "dora")):
+            info = ModuleInfo(slot, module, "bias", entries[role].shape, rank, alpha if role == "up_bias" else None)
+            changes.append(Change(info, {role: roles[role]}))
     return changes
 
 
@@ -187,7 +217,10 @@ def _weight_shape(
     """The shape of the weight that the tensors change, and the rank."""
     wrong = LoraInvalid(f"The tensors of {module} do not fit together.", module=module)
     if kind == "diff":
-        return entries["diff"].shape, None
+        shape = entries["diff"].shape
+        if keys.is_bare(module) and len(shape) == 2:
+            shape = (1, *shape)
+        return shape, None
     if kind == "full":
         if len(entries["down"].shape) != 2:
             raise wrong
@@ -204,41 +237,47 @@ def _weight_shape(
                     raise wrong
                 shape, rank = (a[0], b[1]), b[0]
             if len(shape) != 2:
-                raise wrong
+                raise LoraInvalid(f"The LoKr factors of {module} are of a kind that is not supported.", module=module)
             sizes.append((shape[0], shape[1]))
         return (sizes[0][0] * sizes[1][0], sizes[0][1] * sizes[1][1]), rank
     down, up = entries["down"].shape, entries["up"].shape
     if len(down) < 2 or len(up) < 2 or down[0] != up[1] or math.prod(up[2:]) != 1:
         raise wrong
+    if kind == "dora":
+        magnitude = entries["magnitude"].shape
+        if magnitude[0] != up[0] or math.prod(magnitude) != up[0]:
+            raise LoraInvalid(
+                f"The DoRA magnitude of {module} is not one number per output: only that kind is supported.",
+                module=module,
+            )
     return (up[0], *down[1:]), down[0]
 
 
-def _header(
-    listing: Listing,
-    grouped: keys.Grouped,
-    modules: tuple[ModuleInfo, ...],
-    dropped: Sequence[tuple[str, str]],
-    name: str,
-) -> LoraHeader:
-    told = _Told.of(listing.metadata)
+def _header(survey: Survey, name: str) -> LoraHeader:
+    listing, dropped = survey.listing, survey.dropped
+    modules = tuple(change.info for change in survey.changes)
+    told = Told.of(listing.metadata)
     shapes = [(item.module, item.shape) for item in modules if item.kind != "bias"]
-    slot = _slot(grouped.slots, name)
-    ranks = [item.rank for item in modules if item.rank is not None]
-    alphas = [item.alpha for item in modules if item.alpha is not None]
+    ranks = [item.rank for item in modules if item.rank is not None and item.kind != "bias"]
+    alphas = [
+        float(item.rank) if item.alpha is None else item.alpha
+        for item in modules
+        if item.rank is not None and item.kind != "bias"
+    ]
     return LoraHeader(
         type=_type(modules),
-        slot=slot,
-        slots=grouped.slots or (keys.SINGLE,),
+        slot=_slot(survey.slots, name),
+        slots=survey.slots or (keys.SINGLE,),
         modules=modules,
         dropped=tuple((clean(key), why) for key, why in dropped[:MOST_REPORTED]),
         dropped_count=len(dropped),
-        dtype=_dtype(listing, grouped),
+        dtype=_dtype(survey),
         hidden=geometry.infer(shapes, "hidden"),
         ffn=geometry.infer(shapes, "ffn"),
         in_channels=geometry.infer(shapes, "in_channels"),
         blocks=tuple(sorted({n for item in modules if (n := geometry.block_of(item.module)) is not None})),
         image_layers=any(geometry.is_image_layer(item.module) for item in modules),
-        rank=_spread(ranks),
+        rank=_spread([float(rank) for rank in ranks]),
         alpha=_spread([alpha for alpha in alphas if math.isfinite(alpha) and alpha < _NEVER_DIVIDED]),
         trainer=told.trainer,
         trainer_version=told.version,
@@ -248,18 +287,14 @@ def _header(
         trigger_word=told.trigger,
         output_name=told.output_name,
         model_hash=told.hash,
-        messages=_messages(grouped, modules, dropped, alphas),
+        messages=_messages(survey, alphas),
     )
 
 
-def _messages(
-    grouped: keys.Grouped,
-    modules: tuple[ModuleInfo, ...],
-    dropped: Sequence[tuple[str, str]],
-    alphas: Sequence[float],
-) -> tuple[str, ...]:
+def _messages(survey: Survey, alphas: Sequence[float]) -> tuple[str, ...]:
+    dropped = survey.dropped
     said: list[str] = []
-    if not modules:
+    if not survey.changes:
         said.append("None of its layers exist in the Wan models: it was made for another family and would do nothing.")
     elif dropped:
         reasons = Counter(why for _, why in dropped).most_common(3)
@@ -282,14 +317,12 @@ def _type(modules: Sequence[ModuleInfo]) -> str:
     return "diff" if kinds == {"diff", "bias"} else "mixed"
 
 
-def _dtype(listing: Listing, grouped: keys.Grouped) -> str:
-    counted = Counter(
-        listing.tensors[key].dtype
-        for roles in grouped.parts.values()
-        for role, key in roles.items()
-        if role != "alpha"
-    ) or Counter(entry.dtype for entry in listing.tensors.values())
-    return "mixed" if len(counted) > 1 else counted.most_common(1)[0][0]
+def _dtype(survey: Survey) -> str:
+    entries = survey.listing.tensors
+    found = {
+        entries[key].dtype for change in survey.changes for role, key in change.keys.items() if role != "alpha"
+    } or {entry.dtype for entry in entries.values()}
+    return "mixed" if len(found) > 1 else found.pop()
 
 
 def _spread(values: Sequence[float]) -> Spread | None:
@@ -313,84 +346,6 @@ def _slot(slots: tuple[str, ...], name: str) -> str:
     if slots and slots != (keys.SINGLE,):
         return slots[0]
     return slot_of_name(name) or "unknown"
-
-
-def clean(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Untrusted text in one line: control, format and surrogate characters gone, capped."""
-    kept = "".join(character if character.isprintable() else " " for character in text[: 4 * longest])
-    kept = " ".join(kept.split())
-    return kept if len(kept) <= longest else kept[: longest - 1] + "…"
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What the metadata claims."""
-
-    trainer: str | None
-    version: str | None
-    base: str | None
-    step: int | None
-    epoch: int | None
-    trigger: str | None
-    output_name: str | None
-    hash: str | None
-
-    @staticmethod
-    def of(metadata: Mapping[str, str]) -> _Told:
-        software = _json(metadata.get("software"))
-        info = _json(metadata.get("training_info"))
-        trainer, version = _text(software.get("name")), _text(software.get("version"))
-        network = metadata.get("ss_network_module", "")
-        if trainer is None and network:
-            trainer = "musubi-tuner" if "lora_wan" in network or "networks.lo" in network else clean(network)
-        return _Told(
-            trainer=trainer,
-            version=version,
-            base=_text(metadata.get("ss_base_model_version")) or _text(metadata.get("modelspec.architecture")),
-            step=_whole(info.get("step"), metadata.get("ss_steps"), metadata.get("step")),
-            epoch=_whole(info.get("epoch"), metadata.get("ss_epoch"), metadata.get("epoch")),
-            trigger=_trigger(metadata),
-            output_name=_text(metadata.get("ss_output_name")) or _text(metadata.get("name")),
-            hash=_text(metadata.get("sshs_model_hash")),
-        )
-
-
-def _json(text: str | None) -> Mapping[str, Any]:
-    if not text:
-        return MappingProxyType({})
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return MappingProxyType({})
-    return value if isinstance(value, dict) else MappingProxyType({})
-
-
-def _text(value: object) -> str | None:
-    return (clean(value) or None) if isinstance(value, str) else None
-
-
-def _whole(*values: object) -> int | None:
-    for value in values:
-        if type(value) is int and 0 <= value < 2**53:
-            return value
-        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
-            return int(value)
-    return None
-
-
-def _trigger(metadata: Mapping[str, str]) -> str | None:
-    """The trigger word: as a trainer states it, or the tag that AI Toolkit writes for it, or the commonest tag."""
-    for name in ("modelspec.trigger_phrase", "trigger_word", "trigger_words", "ss_trigger_words"):
-        stated = _text(metadata.get(name))
-        if stated:
-            return stated
-    tags: Counter[str] = Counter()
-    for counted in _json(metadata.get("ss_tag_frequency")).values():
-        if isinstance(counted, dict):
-            tags.update({tag: count for tag, count in counted.items() if type(count) is int and 0 < count < 2**53})
-    if not tags:
-        return None
-    return clean(tags.most_common(1)[0][0]) or None
 
 
 def no_configs(row: WanModel, slot: str) -> Mapping[str, Any] | None:

@@ -213,6 +213,18 @@ def weight_kind(roles: Iterable[str]) -> str | None:
     return "diff" if "diff" in have else None
 
 
-def parameter_of(module: str) -> str:
-    """The parameter that a module's weight change is added to: `norm2` -> `norm2.weight`; tables are bare."""
-    return module if module.rpartition(".")[2] in BARE_PARAMETERS else f"{module}.weight"
+def is_bare(module: str) -> bool:
+    """Whether the name is a parameter of its own (a modulation table), not a module with a weight."""
+    return module.rpartition(".")[2] in BARE_PARAMETERS
+
+
+def target_of(module: str, kind: str) -> str:
+    """What a change is filed under: a linear layer's weight under its module, anything else under its parameter.
+
+    `blocks.0.attn1.to_q`, `blocks.0.attn1.to_q.bias`, `blocks.0.norm2.weight`, `blocks.0.scale_shift_table`.
+    """
+    if kind == "bias":
+        return f"{module}.bias"
+    if kind == "diff" and not is_bare(module):
+        return f"{module}.weight"
+    return module

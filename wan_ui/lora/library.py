@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from wan_ui.errors import LoraInvalid, LoraNotFound
-from wan_ui.lora.header import LoraHeader, clean, read_header
+from wan_ui.lora.header import LoraHeader, read_header
+from wan_ui.lora.told import clean
 
 SUFFIX = ".safetensors"
 UPLOAD = "upload://"

@@ -31,12 +31,13 @@ ITEM_SIZE: Mapping[str, int] = MappingProxyType(
     }
 )  # fmt: skip
 
+_PICKLE = "a pickle (.pt or .ckpt) with another file ending. Pickles can run code and are not opened"
 _NOT_SAFETENSORS = (
-    (b"PK\x03\x04", "a PyTorch pickle or zip archive with another file ending. Pickles can run code and are not opened"),
-    (b"\x80\x02", "a pickle with another file ending. Pickles can run code and are not opened"),
-    (b"\x80\x03", "a pickle with another file ending. Pickles can run code and are not opened"),
-    (b"\x80\x04", "a pickle with another file ending. Pickles can run code and are not opened"),
-    (b"\x80\x05", "a pickle with another file ending. Pickles can run code and are not opened"),
+    (b"PK\x03\x04", "a PyTorch pickle or zip archive with another file ending. These can run code and are not opened"),
+    (b"\x80\x02", _PICKLE),
+    (b"\x80\x03", _PICKLE),
+    (b"\x80\x04", _PICKLE),
+    (b"\x80\x05", _PICKLE),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself. Download the file it points to"),
     (b"GGUF", "a GGUF file"),
 )

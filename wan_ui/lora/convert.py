@@ -1,0 +1,174 @@
+"""Any LoRA file as one canonical form per module of diffusers' Wan transformer; it knows no model in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from safetensors import safe_open
+
+from wan_ui.errors import LoraInvalid, LoraMismatch
+from wan_ui.lora import keys
+from wan_ui.lora.header import Change, ModuleInfo, survey
+from wan_ui.lora.told import clean
+
+_EIGHT_BIT = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """W + m · scale · up @ down; down [rank, in…], up [out, rank(, 1…)], untouched.
+
+    `scale` is alpha / rank, exactly 1 without alpha.
+    """
+
+    down: torch.Tensor
+    up: torch.Tensor
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Dora:
+    """W' = W + m · scale · up @ down, each output's row then rescaled to the length magnitude [out]. Never merged."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    magnitude: torch.Tensor
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Kron:
+    """W + m · scale · kron(w1, w2), both float32 and two-dimensional."""
+
+    w1: torch.Tensor
+    w2: torch.Tensor
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
+class Full:
+    """P + m · change, of the parameter's own shape."""
+
+    change: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class BiasDelta:
+    """b + m · change, [out]."""
+
+    change: torch.Tensor
+
+
+Part = LowRank | Dora | Kron | Full | BiasDelta
+
+
+@dataclass(frozen=True, eq=False)
+class Converted:
+    """A file's changes for one slot.
+
+    `modules`: the change of a linear layer's weight under its diffusers module name ("blocks.0.attn1.to_q"), any
+    other change under its parameter's full name ("blocks.0.attn1.to_q.bias", "blocks.0.norm2.weight",
+    "blocks.0.scale_shift_table"). `dropped`: (key, why) of tensors that change nothing. `slots`: the slots that the
+    file's names tell, ("single",) when they tell none.
+    """
+
+    modules: Mapping[str, Part]
+    dropped: tuple[tuple[str, str], ...]
+    slots: tuple[str, ...]
+
+
+def convert(path: Path, slot: str) -> Converted:
+    """Read a LoRA file's changes for "single", "high" or "low"; the other slot's tensors are not read.
+
+    A file whose names tell no slot serves any. Raises LoraInvalid when the file is not sound, LoraMismatch when it
+    holds nothing for the slot or nothing for Wan at all, LoraNotFound when it cannot be opened.
+    """
+    found = survey(path)
+    slots = found.slots or (keys.SINGLE,)
+    changes = [change for change in found.changes if change.info.slot in (slot, keys.SINGLE)]
+    if not found.changes:
+        raise LoraMismatch("None of the LoRA's layers exist in the Wan models: it would do nothing.", fits=[])
+    if not changes:
+        raise LoraMismatch(f"The LoRA is made for {' and '.join(slots)}; it holds nothing for {slot}.")
+    modules: dict[str, Part] = {}
+    with safe_open(path, framework="pt", device="cpu") as file:
+        for change in changes:
+            modules[keys.target_of(change.info.module, change.info.kind)] = _part(change, file.get_tensor)
+    return Converted(MappingProxyType(modules), found.dropped, slots)
+
+
+def delta(part: Part) -> torch.Tensor:
+    """What is added to the parameter at multiplier 1: float32, of the parameter's shape.
+
+    Raises LoraInvalid for DoRA, which is no addition.
+    """
+    match part:
+        case LowRank(down, up, scale):
+            product = up.float().flatten(1) @ down.float().flatten(1)
+            return _scaled(product, scale).reshape(up.shape[0], *down.shape[1:])
+        case Kron(w1, w2, scale):
+            return _scaled(torch.kron(w1, w2), scale)
+        case Full(change) | BiasDelta(change):
+            return change.float()
+        case Dora():
+            raise LoraInvalid("A DoRA cannot be merged; it is attached.")
+
+
+def _scaled(product: torch.Tensor, scale: float) -> torch.Tensor:
+    return product if scale == 1 else product.mul_(scale)
+
+
+def _part(change: Change, read: Callable[[str], torch.Tensor]) -> Part:
+    info = change.info
+    tensors = {
+        role: _number(read(key), info.module) for role, key in change.keys.items() if role != "alpha"
+    }
+    match info.kind:
+        case "lora":
+            return LowRank(tensors["down"], tensors["up"], _scale(info))
+        case "dora":
+            return Dora(tensors["down"], tensors["up"], tensors["magnitude"].flatten(), _scale(info))
+        case "lokr":
+            return Kron(_factor(tensors, "lokr_w1"), _factor(tensors, "lokr_w2"), _scale(info))
+        case "bias":
+            if "up_bias" in tensors:  # PEFT's lora_bias: the up layer's own bias, scaled as its output is
+                return BiasDelta(_scaled(tensors["up_bias"].float().clone(), _scale(info)))
+            return BiasDelta(tensors["diff_b"])
+        case "full":
+            return Full(tensors["down"])
+        case "diff":
+            return Full(tensors["diff"].reshape(info.shape))
+
+
+def _number(tensor: torch.Tensor, module: str) -> torch.Tensor:
+    """A tensor that torch can compute with: 8-bit floats as float32, anything else untouched."""
+    if tensor.dtype in _EIGHT_BIT:
+        tensor = tensor.float()
+    if not torch.isfinite(tensor).all():
+        raise LoraInvalid(
+            f"The LoRA holds numbers that are infinite or not numbers, in {clean(module)}: its training broke down. "
+            "Use an earlier save.",
+            module=module,
+        )
+    return tensor
+
+
+def _factor(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+    if name in tensors:
+        return tensors[name].float()
+    return tensors[f"{name}_a"].float() @ tensors[f"{name}_b"].float()
+
+
+def _scale(info: ModuleInfo) -> float:
+    """alpha / rank; 1 where there is no alpha, or no rank (a LoKr of two full factors, whose alpha may be infinite)."""
+    if info.alpha is None or info.rank is None:
+        return 1.0
+    scale = info.alpha / info.rank
+    if not math.isfinite(scale):
+        raise LoraInvalid(f"The LoRA's alpha of {info.module} is infinite or not a number.", module=info.module)
+    return scale
