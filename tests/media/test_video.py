@@ -55,7 +55,8 @@ def test_what_is_written_is_read_back(tmp_path: Path, width: int, height: int, n
     video.write(path, frames, fps, {"seed": 42})
     assert video.probe(path) == (width, height, num_frames, fps)
     back = video.read_frames(path)
-    assert (back.dtype, back.shape) == (np.uint8, frames.shape)
+    assert back.dtype == np.uint8
+    assert back.shape == frames.shape
     error = np.abs(back.astype(int) - frames)
     assert error.mean() < 2
     assert video.read_metadata(path) == {"seed": 42}
