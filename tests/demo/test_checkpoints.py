@@ -152,7 +152,7 @@ def test_a_disk_that_refuses_is_named_without_a_path(
 
 
 def test_the_form_defaults_are_used_as_they_are_on_every_row() -> None:
-    item = PromptItem(prompt="", **DEMO_DEFAULTS)
+    item = PromptItem.model_validate({"prompt": "", **DEMO_DEFAULTS})
     for row in MODELS.values():
         for recipe in row.divisor:
             assert snap_size(row, recipe, item.width, item.height) == (item.width, item.height)

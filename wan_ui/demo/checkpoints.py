@@ -27,7 +27,7 @@ DEMO_DEFAULTS: Mapping[str, int] = MappingProxyType(
 
 BANNER = (
     "Demo: the weights are random, so every video is noise. This shows the app, not what Wan can do. "
-    "For real videos, start with --models-dir or on a machine with a CUDA GPU."
+    "For real videos, start without --demo on a machine with a CUDA GPU, or name your checkpoints with --models-dir."
 )
 
 

@@ -1,0 +1,51 @@
+# Sourced by the other scripts: `environment requirements.txt` makes $root/.venv hold what the file names.
+# Needs python3 (3.11 or newer) with its venv module, and bash.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "Python 3.11 or newer is needed: install it, or name it as in PYTHON=/path/to/python3 $0" >&2
+    return 1
+}
+
+# One line that changes when the requirements, or the files that they include, do.
+fingerprint() {
+    "$venv/bin/python" - "$root" "$1" <<'PYTHON'
+import hashlib, pathlib, sys
+root, names, seen = pathlib.Path(sys.argv[1]), [sys.argv[2]], hashlib.sha256(sys.version.encode())
+for name in names:
+    text = (root / name).read_bytes()
+    seen.update(text)
+    names += [line.split()[1] for line in text.decode().splitlines() if line.startswith("-r ")]
+print(seen.hexdigest())
+PYTHON
+}
+
+environment() {
+    local requirements=$1 stamp=$venv/.$1.installed wanted
+    if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
+        local python
+        python=$(find_python)
+        echo "Making $venv" >&2
+        rm -rf "$venv"
+        if ! "$python" -m venv "$venv"; then
+            rm -rf "$venv"
+            echo "python3 could not make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2
+            return 1
+        fi
+    fi
+    wanted=$(fingerprint "$requirements")
+    if [[ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]]; then
+        echo "Installing $requirements (torch is large; once)" >&2
+        "$venv/bin/python" -m pip install --disable-pip-version-check --requirement "$root/$requirements" >&2
+        echo "$wanted" >"$stamp"
+    fi
+}

@@ -1,0 +1,68 @@
+"""A real browser for the page's tests; `python -m tests.browser_fixture` prints which one would be used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+REQUIRED = "WAN_UI_REQUIRE_BROWSER"
+
+
+def find_browser() -> str | None:
+    """The path of WAN_UI_BROWSER, else of the first known name in PATH, else of playwright's own download."""
+    chosen = os.environ.get("WAN_UI_BROWSER")
+    for name in (chosen,) if chosen else NAMES:
+        if (path := shutil.which(name)) is not None:
+            return path
+    with sync_playwright() as playwright:
+        bundled = playwright.chromium.executable_path
+    return bundled if Path(bundled).exists() else None
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium or Chrome, headless, one for the session. Where there is none: skipped, or failed in CI."""
+    path = find_browser()
+    if path is None:
+        message = "no Chromium or Chrome in PATH: install one, or name it in WAN_UI_BROWSER"
+        if os.environ.get(REQUIRED):
+            pytest.fail(message)
+        pytest.skip(message)
+    # A browser in a container runs as root and with a small /dev/shm.
+    arguments = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A fresh profile: a second one of these is a second visitor."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """A page whose uncaught errors and console errors fail the test at its end."""
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    yield page
+    assert errors == []
+
+
+if __name__ == "__main__":
+    found = find_browser()
+    print(found or "none")
+    sys.exit(0 if found else 1)
