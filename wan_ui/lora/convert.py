@@ -9,11 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from wan_ui.errors import LoraInvalid, LoraMismatch
 from wan_ui.lora import keys
-from wan_ui.lora.header import Change, ModuleInfo, survey
+from wan_ui.lora.survey import Change, ModuleInfo, survey
 from wan_ui.lora.told import clean
 
 _EIGHT_BIT = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -96,9 +96,12 @@ def convert(path: Path, slot: str) -> Converted:
     if not changes:
         raise LoraMismatch(f"The LoRA is made for {' and '.join(slots)}; it holds nothing for {slot}.")
     modules: dict[str, Part] = {}
-    with safe_open(path, framework="pt", device="cpu") as file:
-        for change in changes:
-            modules[keys.target_of(change.info.module, change.info.kind)] = _part(change, file.get_tensor)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            for change in changes:
+                modules[keys.target_of(change.info.module, change.info.kind)] = _part(change, file.get_tensor)
+    except SafetensorError as error:
+        raise LoraInvalid("Not a sound safetensors file: its tensors cannot be read.") from error
     return Converted(MappingProxyType(modules), found.dropped, slots)
 
 

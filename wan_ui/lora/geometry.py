@@ -132,6 +132,12 @@ def is_image_layer(module: str) -> bool:
     return _IMAGE_LAYER.search(module) is not None
 
 
+def has_bias(module: str) -> bool:
+    """Whether the module has a bias: all have but the RMS norms and the bare tables."""
+    leaf = module.rpartition(".")[2]
+    return leaf not in ("norm_q", "norm_k", "norm_added_k", "scale_shift_table")
+
+
 def _symbols(module: str) -> tuple[str | int, ...] | None:
     if module.startswith("blocks."):
         return _BLOCK_SHAPES.get(module.split(".", 2)[2])

@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import statistics
-import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from wan_ui.errors import LoraInvalid
+from wan_ui.errors import LoraMismatch
 from wan_ui.lora import geometry, keys
-from wan_ui.lora.sound import Listing, TensorEntry, read_listing
-from wan_ui.lora.told import Told, adapter_config, clean, stated_alpha
-from wan_ui.models import WanModel
-
-Kind = Literal["lora", "dora", "lokr", "full", "diff", "bias"]
+from wan_ui.lora.survey import ModuleInfo, Survey, survey
+from wan_ui.lora.told import Told, clean
+from wan_ui.models import MODELS, WanModel
 
 MOST_REPORTED = 50  # keys named one by one
 _NEVER_DIVIDED = 1e9  # AI Toolkit writes an alpha of 1e10 or infinity when both Kronecker factors are full
-_FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
-
-@dataclass(frozen=True, slots=True)
-class ModuleInfo:
-    """One change of one module. `shape`: of the weight (or bias) it changes, as far as the tensors tell.
-
-    `rank` is None for types without one; `alpha` is None where the file stores none (it then equals the rank).
-    """
-
-    slot: str
-    module: str
-    kind: Kind
-    shape: tuple[int, ...]
-    rank: int | None
-    alpha: float | None
+Configs = Callable[[WanModel, str], Mapping[str, Any] | None]
+"""A row and a component ("transformer_2") to that component's own config.json; None while it is not at hand."""
 
 
 @dataclass(frozen=True)
@@ -92,48 +75,6 @@ class LoraHeader:
         return tuple(item for item in self.modules if item.slot in (slot, keys.SINGLE))
 
 
-@dataclass(frozen=True)
-class Change:
-    """One change of one module, with the keys of its tensors by role."""
-
-    info: ModuleInfo
-    keys: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Survey:
-    """A sound LoRA file's tensors in order: what header and converter both start from."""
-
-    listing: Listing
-    slots: tuple[str, ...]
-    changes: tuple[Change, ...]
-    dropped: tuple[tuple[str, str], ...]
-
-
-def survey(path: Path) -> Survey:
-    """Group a file's tensors into changes of modules, without reading weights (only the scalars called alpha).
-
-    Raises LoraInvalid when the file is not sound or holds no LoRA, LoraNotFound when it cannot be opened.
-    """
-    listing = read_listing(path)
-    grouped = keys.group(listing.tensors)
-    if not grouped.any_role:
-        raise LoraInvalid(
-            "The file is sound but holds no LoRA: its tensors are whole weights (a checkpoint, perhaps). "
-            "Choose the LoRA file that the trainer saved."
-        )
-    alphas = _alphas(path, listing, grouped)
-    config = adapter_config(listing.metadata)
-    changes: list[Change] = []
-    dropped = list(grouped.foreign)
-    for (slot, module), roles in grouped.parts.items():
-        found = _changes(listing, slot, module, roles, alphas, config)
-        used = {key for change in found for key in change.keys.values()}
-        dropped += [(key, "its other half is missing") for key in roles.values() if key not in used]
-        changes += found
-    return Survey(listing, grouped.slots, tuple(changes), tuple(dropped))
-
-
 def read_header(path: Path, name: str | None = None) -> LoraHeader:
     """Inspect a file without reading its weights (only the scalars called alpha).
 
@@ -141,116 +82,6 @@ def read_header(path: Path, name: str | None = None) -> LoraHeader:
     Raises LoraInvalid when the file is not sound or holds no LoRA, LoraNotFound when it cannot be opened.
     """
     return _header(survey(path), path.name if name is None else name)
-
-
-def _alphas(path: Path, listing: Listing, grouped: keys.Grouped) -> dict[str, float]:
-    """The value of each `alpha`, by key; scalars of a few bytes each."""
-    wanted = [roles["alpha"] for roles in grouped.parts.values() if "alpha" in roles]
-    if not wanted:
-        return {}
-    values: dict[str, float] = {}
-    with path.open("rb") as file:
-        for key in wanted:
-            entry = listing.tensors[key]
-            if math.prod(entry.shape) != 1:
-                raise LoraInvalid(f"{clean(key)} should be one number and is not.")
-            values[key] = _scalar(entry, os.pread(file.fileno(), entry.end - entry.start, entry.start))
-    return values
-
-
-_SCALARS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I16": "<h", "I8": "<b", "U8": "<B"}
-
-
-def _scalar(entry: TensorEntry, raw: bytes) -> float:
-    if entry.dtype == "BF16":
-        return float(struct.unpack("<f", b"\0\0" + raw)[0])
-    code = _SCALARS.get(entry.dtype)
-    if code is None:
-        raise LoraInvalid("The LoRA's alpha is stored as a type that is not supported.")
-    return float(struct.unpack(code, raw)[0])
-
-
-def _changes(
-    listing: Listing,
-    slot: str,
-    module: str,
-    roles: Mapping[str, str],
-    alphas: Mapping[str, float],
-    config: Mapping[str, Any],
-) -> list[Change]:
-    entries = {role: listing.tensors[key] for role, key in roles.items()}
-    for role, entry in entries.items():
-        if role != "alpha" and (entry.dtype not in _FLOATS or 0 in entry.shape or not entry.shape):
-            raise LoraInvalid(f"{clean(roles[role])} is empty or not made of floating-point numbers.")
-    kind = keys.weight_kind(roles)
-    if ("diff" in roles and kind not in ("diff", None)) or {"diff_b", "up_bias"} <= set(roles):
-        raise LoraInvalid(f"The LoRA changes {module} twice.", module=module)
-    alpha = alphas[roles["alpha"]] if "alpha" in roles else None
-    rank: int | None = None
-    changes: list[Change] = []
-    if kind is not None:
-        shape, rank = _weight_shape(kind, module, entries)
-        if alpha is None and rank is not None and kind != "lokr":
-            alpha = stated_alpha(config, "transformer_2" if slot == keys.LOW else "transformer", module, rank)
-        info = ModuleInfo(slot, module, _KINDS[kind], shape, rank, alpha)
-        changes.append(Change(info, {role: key for role, key in roles.items() if role in _USED[kind]}))
-    for role in ("diff_b", "up_bias"):
-        if role in roles and (role == "diff_b" or kind in ("lora", "dora")):
-            info = ModuleInfo(slot, module, "bias", entries[role].shape, rank, alpha if role == "up_bias" else None)
-            changes.append(Change(info, {role: roles[role]}))
-    return changes
-
-
-_KINDS: Mapping[str, Kind] = {"lora": "lora", "dora": "dora", "lokr": "lokr", "full": "full", "diff": "diff"}
-_USED: Mapping[str, set[str]] = {
-    "lora": {"down", "up", "alpha"},
-    "dora": {"down", "up", "alpha", "magnitude"},
-    "lokr": {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "alpha"},
-    "full": {"down"},
-    "diff": {"diff"},
-}
-
-
-def _weight_shape(
-    kind: str, module: str, entries: Mapping[str, TensorEntry]
-) -> tuple[tuple[int, ...], int | None]:
-    """The shape of the weight that the tensors change, and the rank."""
-    wrong = LoraInvalid(f"The tensors of {module} do not fit together.", module=module)
-    if kind == "diff":
-        shape = entries["diff"].shape
-        if keys.is_bare(module) and len(shape) == 2:
-            shape = (1, *shape)
-        return shape, None
-    if kind == "full":
-        if len(entries["down"].shape) != 2:
-            raise wrong
-        return entries["down"].shape, None
-    if kind == "lokr":
-        sizes: list[tuple[int, int]] = []
-        rank: int | None = None
-        for factor in ("lokr_w1", "lokr_w2"):
-            if factor in entries:
-                shape = entries[factor].shape
-            else:
-                a, b = entries[f"{factor}_a"].shape, entries[f"{factor}_b"].shape
-                if len(a) != 2 or len(b) != 2 or a[1] != b[0]:
-                    raise wrong
-                shape, rank = (a[0], b[1]), b[0]
-            if len(shape) != 2:
-                raise LoraInvalid(f"The LoKr factors of {module} are of a kind that is not supported.", module=module)
-            sizes.append((shape[0], shape[1]))
-        return (sizes[0][0] * sizes[1][0], sizes[0][1] * sizes[1][1]), rank
-    down, up = entries["down"].shape, entries["up"].shape
-    if len(down) < 2 or len(up) < 2 or down[0] != up[1] or math.prod(up[2:]) != 1:
-        raise wrong
-    if kind == "dora":
-        magnitude = entries["magnitude"].shape
-        if magnitude[0] != up[0] or math.prod(magnitude) != up[0]:
-            raise LoraInvalid(
-                f"The DoRA magnitude of {module} is not one number per output: only that kind is supported.",
-                module=module,
-            )
-    return (up[0], *down[1:]), down[0]
 
 
 def _header(survey: Survey, name: str) -> LoraHeader:
@@ -300,6 +131,11 @@ def _messages(survey: Survey, alphas: Sequence[float]) -> tuple[str, ...]:
         reasons = Counter(why for _, why in dropped).most_common(3)
         listed = ", ".join(f"{count} × {why}" for why, count in reasons)
         said.append(f"{len(dropped)} of its tensors change nothing here: {listed}.")
+    if any(key.startswith("base_model.model.") for change in survey.changes[:1] for key in change.keys.values()):
+        said.append(
+            "PEFT keeps alpha in adapter_config.json, not in this file: it is taken as equal to the rank. If it was "
+            "another, set the scale to alpha / rank."
+        )
     if any(alpha == 0 for alpha in alphas):
         said.append("Some of its layers have an alpha of 0: they change nothing.")
     if any(math.isnan(alpha) for alpha in alphas):
@@ -329,15 +165,33 @@ def _spread(values: Sequence[float]) -> Spread | None:
     return Spread(min(values), statistics.median(values), max(values)) if values else None
 
 
-_HIGH_OR_LOW = re.compile(r"(?:^|[^a-z0-9])(high|low)(?:[ _.-]*noise)?(?=$|[^a-z])")
+_NOISE = re.compile(r"(high|low)(?=[ _.-]*noise)", re.IGNORECASE)
+_HIGH_OR_LOW = re.compile(r"(?<![a-z0-9])(high|low)(?![a-z0-9])", re.IGNORECASE)
+_OTHER = {"high": "low", "low": "high", "High": "Low", "Low": "High", "HIGH": "LOW", "LOW": "HIGH"}
 
 
 def slot_of_name(name: str) -> str | None:
-    """"high" or "low" as a file's name says, or None: it says neither, or both."""
-    stem = name.lower().removesuffix(".safetensors")
-    noisy = set(re.findall(r"(high|low)[ _.-]*noise", stem))
-    found = noisy or set(_HIGH_OR_LOW.findall(stem))
+    """ "high" or "low" as a file's name says, or None: it says neither, or both."""
+    found = {word.lower() for word in _NOISE.findall(name) or _HIGH_OR_LOW.findall(name)}
     return found.pop() if len(found) == 1 else None
+
+
+def partner_name(name: str) -> str | None:
+    """The name that the other half of a pair has: `x_high_noise.safetensors` <-> `x_low_noise.safetensors`."""
+    if slot_of_name(name) is None:
+        return None
+    pattern = _NOISE if _NOISE.search(name) else _HIGH_OR_LOW
+    return pattern.sub(lambda found: _OTHER.get(found.group(1), _OTHER[found.group(1).lower()]), name)
+
+
+def pair_messages(one: LoraHeader, other: LoraHeader) -> tuple[str, ...]:
+    """What speaks against two files being the halves of one save. A renamed swap cannot be detected."""
+    same_trainer = one.trainer == other.trainer and one.trainer in (None, "ai-toolkit")
+    if one.model_hash and other.model_hash and one.model_hash != other.model_hash and same_trainer:
+        return ("These two files are not from the same save: their sshs_model_hash differs.",)
+    if one.step is not None and other.step is not None and one.step != other.step:
+        return (f"These two files are from different steps: {one.step} and {other.step}.",)
+    return ()
 
 
 def _slot(slots: tuple[str, ...], name: str) -> str:
@@ -348,6 +202,150 @@ def _slot(slots: tuple[str, ...], name: str) -> str:
     return slot_of_name(name) or "unknown"
 
 
-def no_configs(row: WanModel, slot: str) -> Mapping[str, Any] | None:
-    """The configs of a machine without checkpoints: none; the table's sizes are used."""
+def no_configs(row: WanModel, component: str) -> Mapping[str, Any] | None:
+    """The Configs of a machine without checkpoints: none, so that the table's sizes are used."""
     return None
+
+
+def check_fit(header: LoraHeader, row: WanModel, slot: str, config: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Whether a file can be applied to a slot of a row, and what to know about it.
+
+    `slot` is one of row.slots; `config` is the transformer's own config.json, or None for the table's sizes.
+    Returns sentences for the user. Raises LoraMismatch, with the ids of the models the file was made for (as far as
+    the header tells) in details["fits"], when it changes nothing here, has another width or depth, or has image
+    layers that the model has not.
+    """
+    problem = _problem(header, row, slot, geometry.dimensions(row, config))
+    if problem is not None:
+        made_for = candidates(header, no_configs)
+        where = (
+            f"It was made for {_either(made_for)}: open that tab."
+            if made_for
+            else "No model of the table has its layers."
+        )
+        raise LoraMismatch(
+            f"The LoRA does not fit {row.label}: {problem}. {where}",
+            fits=[made.id for made in made_for],
+            model=row.id,
+        )
+    return tuple(_notes(header, row, slot, geometry.dimensions(row, config)))
+
+
+def verdicts(header: LoraHeader, configs: Configs = no_configs) -> dict[str, str]:
+    """Each row's id -> "yes" (made for it), "no" (cannot be applied) or "unknown" (applies; the file does not say)."""
+    fitting = {row.id for row in _fitting(header, configs)}
+    likely = candidates(header, configs)
+    certain = {row.id for row in likely} if len({(row.family, row.conditioning) for row in likely}) == 1 else set()
+    return {
+        row_id: "no" if row_id not in fitting else "yes" if row_id in certain else "unknown" for row_id in MODELS
+    }
+
+
+def candidates(header: LoraHeader, configs: Configs = no_configs) -> tuple[WanModel, ...]:
+    """The rows that a file was made for, as far as its header tells; empty when it can be applied to none."""
+    rows = _fitting(header, configs)
+    cross = any(item.module.endswith("attn2.to_k") for item in header.modules)
+    pair = header.slot in ("high", "low", "combined")
+    hints: list[Callable[[WanModel], bool]] = []
+    if header.image_layers or cross:  # a file that changes cross-attention without its image half is not for 2.1 I2V
+        hints.append(lambda row: row.image_layers == header.image_layers)
+    if pair:
+        hints.append(lambda row: row.two_transformers)
+    hints += _version_hints(header.base_version or "")
+    for hint in hints:
+        rows = tuple(row for row in rows if hint(row)) or rows
+    return rows
+
+
+def _version_hints(version: str) -> Iterable[Callable[[WanModel], bool]]:
+    """AI Toolkit states wan_2.1, wan_2.2_5b or wan_2.2_14b; others wan2.1-t2v-14b and the like."""
+    said = version.lower()
+    generation = re.search(r"wan[ _-]?(2)[._]?([12])", said)
+    if generation is not None:
+        yield lambda row: row.family.startswith(f"wan2{generation.group(2)}")
+    if re.search(r"(?:^|[^0-9])5b", said):
+        yield lambda row: row.conditioning == "first_latent"
+    elif "14b" in said:
+        yield lambda row: row.conditioning != "first_latent"
+    if "i2v" in said and "ti2v" not in said:
+        yield lambda row: row.control_image == "required"
+    elif "t2v" in said:
+        yield lambda row: row.control_image == "none"
+
+
+def _fitting(header: LoraHeader, configs: Configs) -> tuple[WanModel, ...]:
+    found: list[WanModel] = []
+    for row in MODELS.values():
+        problems = [
+            _problem(header, row, slot, geometry.dimensions(row, configs(row, row.slots[slot])))
+            for slot in _slots_for(header, row)
+        ]
+        if not any(problems):
+            found.append(row)
+    return tuple(found)
+
+
+def _slots_for(header: LoraHeader, row: WanModel) -> tuple[str, ...]:
+    """The slots of a row that the file would go to."""
+    if not row.two_transformers:
+        return tuple(row.slots)
+    if header.slot == "combined":
+        return ("high", "low")
+    return (header.slot,) if header.slot in row.slots else ("high",)
+
+
+def _problem(header: LoraHeader, row: WanModel, slot: str, sizes: geometry.Dimensions) -> str | None:
+    """Why the file cannot be applied to the slot, in words, or None."""
+    if not header.modules:
+        return "none of its layers exist in the Wan models, it would do nothing"
+    if not row.two_transformers and header.slots != (keys.SINGLE,):
+        return "its layers name the high- or low-noise transformer of a pair, and this model has one transformer"
+    changes = header.in_slot(slot)
+    if not changes:
+        return f"its layers are all for {' and '.join(header.slots)}, none for {slot}"
+    if header.hidden is not None and header.hidden != sizes.hidden:
+        return f"it is made for a width of {header.hidden}, this model has {sizes.hidden}"
+    if header.ffn is not None and header.ffn != sizes.ffn:
+        return f"it is made for a feed-forward width of {header.ffn}, this model has {sizes.ffn}"
+    if header.blocks and header.blocks[-1] >= sizes.blocks:
+        return f"it changes block {header.blocks[-1]}, this model has the blocks 0 to {sizes.blocks - 1}"
+    for item in changes:
+        shape = sizes.shape(item.module)
+        if shape is None:
+            if geometry.is_image_layer(item.module):
+                return "it has image layers (it was made for Wan 2.1 image-to-video), this model has none"
+            return f"it changes {item.module}, which this model does not have"
+        if item.kind == "bias":
+            if not geometry.has_bias(item.module):
+                return f"it changes a bias of {item.module}, which has none"
+            shape = shape[:1]
+        if item.shape != shape:
+            return f"its {item.module} has the shape {_times(item.shape)}, this model's {_times(shape)}"
+    return None
+
+
+def _notes(header: LoraHeader, row: WanModel, slot: str, sizes: geometry.Dimensions) -> Iterable[str]:
+    yield from header.messages
+    changes = header.in_slot(slot)
+    blocks = {number for item in changes if (number := geometry.block_of(item.module)) is not None}
+    if blocks and len(blocks) < sizes.blocks:
+        yield f"The LoRA changes {len(blocks)} of the model's {sizes.blocks} blocks."
+    if sizes.added and not header.image_layers:
+        yield "The LoRA has no image layers: it was made for text-to-video, or trained on some layers only."
+    if row.two_transformers and header.slot in ("high", "low") and header.slot != slot:
+        yield f"The file's name says {header.slot} noise; here it is used for {slot} noise."
+    if not row.two_transformers and header.slot in ("high", "low"):
+        yield f"The file's name says {header.slot} noise: it looks like half of a Wan 2.2 A14B pair."
+    likely = candidates(header)
+    if likely and row.id not in {one.id for one in likely}:
+        yield f"It fits by its shapes, but was probably made for {_either(likely)}."
+    elif len({(one.family, one.conditioning) for one in likely}) > 1:
+        yield f"The file does not say which of these it was made for: {', '.join(one.label for one in likely)}."
+
+
+def _either(rows: Sequence[WanModel]) -> str:
+    return " or ".join(row.label for row in rows)
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " × ".join(str(size) for size in shape)

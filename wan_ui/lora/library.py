@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from wan_ui.errors import LoraInvalid, LoraNotFound
-from wan_ui.lora.header import LoraHeader, read_header
+from wan_ui.lora.header import Configs, LoraHeader, no_configs, partner_name, read_header
+from wan_ui.lora.inspection import describe
 from wan_ui.lora.told import clean
+from wan_ui.lora.uploads import Uploads
 
 SUFFIX = ".safetensors"
 UPLOAD = "upload://"
 LONGEST_SOURCE = 4096
+MOST_KNOWN = 64  # headers and hashes kept at hand
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,9 @@ class Library:
 
     def __init__(self, lora_dir: Path, uploads_dir: Path | None = None) -> None:
         self._lora_dir = lora_dir
-        self._uploads_dir = uploads_dir
+        self._uploads = None if uploads_dir is None else Uploads(uploads_dir)
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, int, int, str], LoraFile] = {}
+        self._known: OrderedDict[tuple[str, int, int, str], LoraFile] = OrderedDict()
 
     def locate(self, source: str) -> LoraFile:
         """The file of a source: a relative path under the LoRA folder, or `upload://<id>`.
@@ -47,26 +53,77 @@ class Library:
         if source.startswith(UPLOAD):
             return self._upload(source)
         path = self._inside(source)
-        return self._checked(path, path.name)
+        return self._checked(path, PurePosixPath(source).name)
 
-    def listing(self) -> tuple[str, ...]:
-        """The relative paths, sorted, of the .safetensors files under the LoRA folder that locate would open."""
+    def listing(self, search: str = "") -> tuple[str, ...]:
+        """The relative paths, sorted, of the .safetensors files under the LoRA folder that locate would open.
+
+        With `search`, those that hold each of its words, in any case.
+        """
         root = self._lora_dir.resolve()
+        words = search.lower().split()
         found: list[str] = []
         for folder, folders, files in os.walk(root):
             folders.sort()
             for file in files:
                 path = Path(folder, file)
-                if path.suffix.lower() == SUFFIX and path.is_file() and path.resolve().is_relative_to(root):
-                    found.append(path.relative_to(root).as_posix())
+                shown = path.relative_to(root).as_posix()
+                if (
+                    path.suffix.lower() == SUFFIX
+                    and all(word in shown.lower() for word in words)
+                    and path.is_file()
+                    and path.resolve().is_relative_to(root)
+                ):
+                    found.append(shown)
         return tuple(sorted(found, key=str.lower))
 
     def add_upload(self, file: Path, name: str) -> str:
-        """Move a finished upload in; equal files are stored once. Returns "upload://<id>"."""
-        raise LoraNotFound("Uploads are not taken by this server.")
+        """Move a finished upload in and return its source, "upload://<id>".
+
+        `name` is the name it had at the sender; equal contents are stored once, whatever their names.
+        Raises LoraInvalid when it is no sound LoRA (`file` then stays where it is), DiskFull, or HostError.
+        """
+        if self._uploads is None:
+            raise LoraNotFound("This server takes no LoRA uploads: put the file under the LoRA folder.")
+        kept = clean(re.split(r"[/\\]", name)[-1])
+        if not kept.lower().endswith(SUFFIX):
+            raise LoraInvalid(f"{kept or 'The upload'} is not a {SUFFIX} file.", path=kept)
+        found = self._checked(file, kept)
+        return UPLOAD + self._uploads.add(file, kept, found.sha256).id
+
+    def partner(self, source: str) -> str | None:
+        """The source of the other half of a pair, by its name: beside a path, or among the uploads; None: none.
+
+        Raises what locate raises, for `source` itself.
+        """
+        file = self.locate(source)
+        wanted = partner_name(file.name)
+        if wanted is None:
+            return None
+        if source.startswith(UPLOAD):
+            upload = None if self._uploads is None else self._uploads.named(wanted)
+            return None if upload is None else UPLOAD + upload.id
+        beside = str(PurePosixPath(source).with_name(wanted))
+        try:
+            self.locate(beside)
+        except (LoraNotFound, LoraInvalid):
+            return None  # a partner that cannot be used is none; picking it by hand says why
+        return beside
+
+    def inspect(self, source: str, configs: Configs = no_configs) -> dict[str, Any]:
+        """The inspection of a source, with its partner's source. Raises what locate raises."""
+        partner = self.partner(source)
+        other = None if partner is None else self.locate(partner)
+        said = describe(self.locate(source).header, partner, None if other is None else other.header, configs)
+        if other is not None and other.sha256 == self.locate(source).sha256:
+            said["messages"].append("Both halves of the pair are the same file.")
+        return said
 
     def _upload(self, source: str) -> LoraFile:
-        raise LoraNotFound("There is no such upload.")
+        upload = None if self._uploads is None else self._uploads.find(source.removeprefix(UPLOAD))
+        if self._uploads is None or upload is None or not self._uploads.path(upload).is_file():
+            raise LoraNotFound("There is no such upload: upload the LoRA again.", path=clean(source, 120))
+        return self._checked(self._uploads.path(upload), upload.name)
 
     def _inside(self, source: str) -> Path:
         shown = clean(source, 120)
@@ -99,8 +156,9 @@ class Library:
             key = (str(path), stat.st_size, stat.st_mtime_ns, name)
             with self._lock:
                 known = self._known.get(key)
-            if known is not None:
-                return known
+                if known is not None:
+                    self._known.move_to_end(key)
+                    return known
             header = read_header(path, name)
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -109,4 +167,6 @@ class Library:
         found = LoraFile(name, path, digest, stat.st_size, header)
         with self._lock:
             self._known[key] = found
+            if len(self._known) > MOST_KNOWN:
+                self._known.popitem(last=False)
         return found

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from wan_ui.errors import LoraInvalid, LoraNotFound
 
 LARGEST_HEADER = 8 * 2**20  # bytes; a combined 14B LyCORIS file has about 1 MiB
-MOST_TENSORS = 20_000  # a combined 14B file with every parameter changed has about 5,000
+MOST_TENSORS = 8192  # a combined 14B file with every parameter changed has about 5,000
 LONGEST_NAME = 512  # bytes of a tensor's name
 LONGEST_ENTRY = 1024  # bytes of one tensor's {dtype, shape, data_offsets}
 MOST_METADATA = 1_000  # entries kept; further ones are checked and passed over
@@ -170,7 +170,7 @@ def _string_end(raw: bytes, at: int) -> int:
 
 def _text(raw: bytes, at: int, end: int) -> str:
     try:
-        value = json.loads(raw[at:end])
+        value = json.loads(raw[at:end].decode("utf-8"))  # bytes would be taken for UTF-16 when some are 0
     except (ValueError, RecursionError):
         raise _broken() from None
     if not isinstance(value, str):
@@ -242,10 +242,11 @@ def _metadata(raw: bytes, opens: int, end: int) -> dict[str, str]:
 
 
 def _entry(text: bytes, base: int) -> TensorEntry:
-    if len(text) > LONGEST_ENTRY or text.count(b"[") != 2 or text.count(b"{") != 1:
+    # Eight quotes are the three names and the type: no name stands twice.
+    if len(text) > LONGEST_ENTRY or text.count(b"[") != 2 or text.count(b"{") != 1 or text.count(b'"') != 8:
         raise _broken()
     try:
-        entry = json.loads(text)
+        entry = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError):
         raise _broken() from None
     if set(entry) != {"dtype", "shape", "data_offsets"}:

@@ -1,0 +1,107 @@
+"""Uploaded files: moved in, stored once by content, found again by id after a restart; it knows no LoRA."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wan_ui.errors import DiskFull, HostError
+
+_INDEX = "uploads.json"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One upload as it was made; several may share one stored file."""
+
+    id: str
+    name: str
+    sha256: str
+    size: int
+
+
+class Uploads:
+    """A folder of `<sha256>.safetensors` and an index of who called what how."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._index = self._read()
+
+    def find(self, upload_id: str) -> Upload | None:
+        """The upload of an id, or None."""
+        with self._lock:
+            return self._index.get(upload_id)
+
+    def named(self, name: str) -> Upload | None:
+        """The latest upload with an original name, or None."""
+        with self._lock:
+            return next((one for one in reversed(self._index.values()) if one.name == name), None)
+
+    def path(self, upload: Upload) -> Path:
+        """Where an upload's bytes are."""
+        return self._folder / f"{upload.sha256}.safetensors"
+
+    def add(self, file: Path, name: str, sha256: str) -> Upload:
+        """Move a file in; `file` is gone afterwards. The same name with the same content keeps its id.
+
+        Raises DiskFull when there is no room; `file` is then left where it was.
+        """
+        with self._lock:
+            for one in self._index.values():
+                if (one.name, one.sha256) == (name, sha256) and self.path(one).exists():
+                    file.unlink()
+                    return one
+            upload = Upload(secrets.token_hex(16), name, sha256, file.stat().st_size)
+            try:
+                if self.path(upload).exists():
+                    file.unlink()
+                else:
+                    self._move(file, self.path(upload))
+                self._write({**self._index, upload.id: upload})
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise DiskFull("There is no disk space for the upload: make room and try again.") from error
+                raise HostError("The upload cannot be stored: the uploads folder is not writable.") from error
+            self._index[upload.id] = upload
+            return upload
+
+    def _move(self, file: Path, target: Path) -> None:
+        try:
+            os.replace(file, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            # The temporary folder is another file system: only there is a copy made, under a name of its own.
+            partial = target.with_suffix(f".{secrets.token_hex(4)}.partial")
+            try:
+                shutil.copyfile(file, partial)
+                os.replace(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
+            file.unlink()
+
+    def _read(self) -> dict[str, Upload]:
+        try:
+            listed: Any = json.loads((self._folder / _INDEX).read_text(encoding="utf-8"))
+            return {item["id"]: Upload(**item) for item in listed}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, KeyError) as error:
+            raise HostError(f"The index of uploads, {_INDEX}, is damaged: move it away and start again.") from error
+
+    def _write(self, index: dict[str, Upload]) -> None:
+        partial = self._folder / f"{_INDEX}.partial"
+        with partial.open("w", encoding="utf-8") as out:
+            json.dump([asdict(one) for one in index.values()], out, indent=1)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(partial, self._folder / _INDEX)
