@@ -103,21 +103,21 @@ def fake_write_video(path: Path, frames: npt.NDArray[np.uint8], fps: int, metada
 class FakeLoraFile:
     name: str
     sha256: str
-    header: None = None
+    header: str
 
 
 @dataclass
 class FakeLibrary:
-    """Has the named files, of any content. `asked` lists the paths in the order they were looked for."""
+    """Has the named files, whose headers are only their names. `asked` lists the paths in the order looked for."""
 
-    names: tuple[str, ...] = ("style.safetensors", "high.safetensors", "low.safetensors")
+    names: tuple[str, ...] = ("style.safetensors", "high.safetensors", "low.safetensors", "misfit.safetensors")
     asked: list[str] = field(default_factory=list)
 
     def locate(self, source: str) -> FakeLoraFile:
         self.asked.append(source)
         if source not in self.names:
             raise LoraNotFound(f"There is no LoRA {source!r}.")
-        return FakeLoraFile(source, hashlib.sha256(source.encode()).hexdigest())
+        return FakeLoraFile(source, hashlib.sha256(source.encode()).hexdigest(), f"header of {source}")
 
 
 @dataclass

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from wan_ui.lora.header import check_fit
 from wan_ui.models import PAIR_NOTE, WanModel
 from wan_ui.request import Generation, InferenceRequest, LoraUse, draw_seed, model_row, parse, resolve
 
 if TYPE_CHECKING:
+    from wan_ui.lora.header import LoraHeader
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
 
@@ -17,6 +19,9 @@ UPLOAD_PREFIX = "upload://"
 
 Configs = Callable[[WanModel, str], Mapping[str, Any] | None]
 """A row and a component's name ("transformer_2") to that component's config.json; None while it is not on disk."""
+
+CheckFit = Callable[["LoraHeader", WanModel, str, Mapping[str, Any] | None], Sequence[str]]
+"""A LoRA's header, a row, one of its slots and that transformer's config to sentences for the user, or LoraMismatch."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,19 @@ def prepare(
     images: ImageStore,
     configs: Configs,
     draw: Callable[[], int] = draw_seed,
+    check_fit: CheckFit = check_fit,
 ) -> Prepared:
     """Checks a decoded JSON body and fetches what it names, the cheapest refusals first.
 
-    In this order: schema; model, LoRA slots and control image rules; LoRA files; control images, stored last so that
-    a refused request leaves nothing behind. Equal control images are taken in once.
-    Raises what request.parse, request.resolve, Library.locate and ImageStore.put raise, and LoraMismatch.
+    In this order: schema; model, LoRA slots and control image rules; LoRA files, and whether they fit; control images,
+    stored last so that a refused request leaves nothing behind. Equal control images are taken in once.
+    Raises what request.parse, request.resolve, Library.locate, check_fit and ImageStore.put raise.
     """
     request = parse(body)
     row = model_row(request.model)
     # The images stay as they were written until the LoRA files are found.
     drafts = resolve(request, store_image=lambda ctrl_img: ctrl_img, draw=draw)
-    loras, lora_notes = _locate(row, drafts[0].loras, library, configs)
+    loras, lora_notes = _locate(row, drafts[0].loras, library, configs, check_fit)
     hashes = {text: images.put(text) for text in dict.fromkeys(draft.image for draft in drafts) if text is not None}
     generations = tuple(
         replace(draft, loras=loras, image=None if draft.image is None else hashes[draft.image]) for draft in drafts
@@ -73,14 +79,15 @@ def prepare(
 
 
 def _locate(
-    row: WanModel, uses: tuple[LoraUse, ...], library: Library, configs: Configs
+    row: WanModel, uses: tuple[LoraUse, ...], library: Library, configs: Configs, check_fit: CheckFit
 ) -> tuple[tuple[LoraUse, ...], tuple[str, ...]]:
     located: list[LoraUse] = []
     notes: list[str] = []
     for use in uses:
         file = library.locate(use.path)
+        notes.extend(check_fit(file.header, row, use.slot, configs(row, row.slots[use.slot])))
         located.append(replace(use, sha256=file.sha256))
-    return tuple(located), tuple(notes)
+    return tuple(located), tuple(dict.fromkeys(notes))
 
 
 def _notes(row: WanModel, generations: tuple[Generation, ...]) -> tuple[str, ...]:

@@ -146,20 +146,24 @@ def parse(body: Any) -> InferenceRequest:
     try:
         return InferenceRequest.model_validate(body)
     except ValidationError as error:
+        items = error.errors(include_url=False, include_input=False, include_context=False)
+        # pydantic counts only a list's sound entries: one wrong prompt would also be said to be none at all.
+        blamed_within = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
         fields = [
             {"loc": ".".join(str(part) for part in item["loc"]) or "body", "msg": item["msg"]}
-            for item in error.errors(include_url=False, include_input=False, include_context=False)
+            for item in items
+            if item["loc"] not in blamed_within
         ]
         first = fields[0]
         raise InvalidRequest(f"{first['loc']}: {first['msg']}", fields=fields) from None
 
 
-def model_row(model_id: str) -> WanModel:
+def model_row(model_id: str, models: Mapping[str, WanModel] = MODELS) -> WanModel:
     """The table's row. Raises ModelNotFound, which lists the ids there are."""
-    row = MODELS.get(model_id)
+    row = models.get(model_id)
     if row is None:
         raise ModelNotFound(
-            f"There is no model {model_id[:80]!r}. Known models: {', '.join(MODELS)}.", models=list(MODELS)
+            f"There is no model {model_id[:80]!r}. Known models: {', '.join(models)}.", models=list(models)
         )
     return row
 
@@ -198,7 +202,7 @@ def settle_slots(row: WanModel, loras: tuple[LoraItem, ...]) -> tuple[LoraUse, .
             raise MoeFormatRequired(
                 f"{row.label} has two transformers: give each entry of loras a transformer, \"high\" or \"low\"."
             )
-        slots = [item.transformer or "" for item in loras]
+        slots: list[str] = [item.transformer or "" for item in loras]
         if len(set(slots)) < len(slots):
             raise SingleMoeConfigOnly(f"{row.label} takes one high and one low LoRA; two were given for one of them.")
     else:
@@ -216,6 +220,7 @@ def resolve(
     request: InferenceRequest,
     store_image: Callable[[str], str],
     draw: Callable[[], int] = draw_seed,
+    models: Mapping[str, WanModel] = MODELS,
 ) -> tuple[Generation, ...]:
     """One frozen generation per prompt, in prompt order.
 
@@ -223,7 +228,7 @@ def resolve(
     only once everything else holds. `draw` settles a seed of -1, once.
     Raises ModelNotFound, ControlImageRequired, ControlImageNotSupported and what settle_slots raises.
     """
-    row = model_row(request.model)
+    row = model_row(request.model, models)
     loras = settle_slots(row, request.loras)
     for index, item in enumerate(request.prompts):
         if row.control_image == "required" and not item.ctrl_img:

@@ -90,6 +90,8 @@ def test_positions_count_those_ahead_and_claims_go_oldest_first(store: Store) ->
     store.request_cancel(ids[2])
     assert [store.job(one).position for one in ids] == [None, 1, None, 2]
     assert [job.id for job in store.unfinished()] == [ids[0], ids[1], ids[3]]
+    assert [job.id for job in store.unfinished(2)] == [ids[0], ids[1]]
+    assert store.waiting() == 2
     assert [job.id for job in store.recent(2)] == [ids[3], ids[2]]
     assert store.claim_next() == ids[1]
     assert store.claim_next() == ids[3]

@@ -73,6 +73,7 @@ def test_jobs_run_one_at_a_time_in_order(desk: Desk, worker: Worker, render: Fak
     gate.await_arrival()
     assert [desk.job(job.id).position for job in jobs] == [None, 1, 2]
     assert [job.id for job in desk.line()] == [job.id for job in jobs]
+    assert (len(desk.line(1)), desk.waiting()) == (1, 2)
     gate.open()
     ended(desk, worker, jobs[2])
     assert list(dict.fromkeys(seed for seed, _, _ in render.seen)) == [1, 2, 3]

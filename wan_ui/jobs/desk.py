@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Desk:
     """Takes requests in and answers about jobs, at once and from any thread.
 
-    `data_dir` is the folder that the clips' file names are relative to. Methods that take a job's id raise
+    `library` and `images` are what its requests may name; the page lists and fills them. `data_dir` is the folder
+    that the clips' file names are relative to. Methods that take a job's id raise
     RequestNotFound for one that does not exist; all raise HostError when the list of jobs cannot be read or written.
     """
 
@@ -61,9 +62,13 @@ class Desk:
         """The newest jobs, newest first."""
         return self._store.recent(limit)
 
-    def line(self) -> tuple[Job, ...]:
-        """The running job and those waiting, in their order."""
-        return self._store.unfinished()
+    def line(self, limit: int | None = None) -> tuple[Job, ...]:
+        """The running job and those waiting, in their order; at most `limit` of them."""
+        return self._store.unfinished(limit)
+
+    def waiting(self) -> int:
+        """How many jobs wait in line."""
+        return self._store.waiting()
 
     def clip_path(self, job_id: str, index: int) -> Path:
         """The file of the clip of prompt `index`. Raises VideoNotFound if it is not made, or not there any more."""

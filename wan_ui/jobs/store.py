@@ -247,9 +247,17 @@ class Store:
         """The newest jobs, newest first."""
         return self._jobs("ORDER BY seq DESC LIMIT :limit", {"limit": limit})
 
-    def unfinished(self) -> tuple[Job, ...]:
-        """The running job and those waiting, in their order."""
-        return self._jobs("WHERE status IN ('in_progress', 'in_queue') ORDER BY status = 'in_queue', seq", {})
+    def unfinished(self, limit: int | None = None) -> tuple[Job, ...]:
+        """The running job and those waiting, in their order; at most `limit` of them."""
+        return self._jobs(
+            "WHERE status IN ('in_progress', 'in_queue') ORDER BY status = 'in_queue', seq LIMIT :limit",
+            {"limit": -1 if limit is None else limit},
+        )
+
+    def waiting(self) -> int:
+        """How many jobs wait in line."""
+        count: int = self._execute("SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue'", {})[0]["jobs"]
+        return count
 
     def claim_next(self) -> str | None:
         """Takes the oldest waiting job out of the line, now in_progress; its id, or None when none waits."""
