@@ -127,7 +127,7 @@ def test_the_hub_is_asked_for_what_the_row_needs_and_no_more(tmp_path: Path) -> 
     assert said["last"][0] == said["last"][1] > 1_000_000
     assert "to download" in said["note"] and "free on disk" in said["note"]
     assert said["again"] == 0
-    assert len(fetched) == said["files"]
+    assert said["files"] - 1 <= len(fetched) <= said["files"]  # the two transformers' equal configs may travel once
     assert not any(name.startswith(f"{row.base_model}/transformer") for name in fetched)
 
 

@@ -142,8 +142,11 @@ class Checkpoints:
         return True
 
     def elements(self, component: Component) -> int:
-        """How many numbers the component's weights hold, read off the safetensors headers."""
-        return sum(_elements(file) for file in component.files if file.suffix == ".safetensors")
+        """How many numbers the component's weights hold, read off the safetensors headers.
+
+        Raises CheckpointIncomplete for a file that is not whole.
+        """
+        return sum(_elements(file, component) for file in component.files if file.suffix == ".safetensors")
 
     def same_files(self, one: Component, other: Component) -> bool:
         """Whether two components are the same bytes: same real path or hub blob, else equal SHA-256."""
@@ -318,11 +321,21 @@ def _hub_errors(repo: str) -> Iterator[None]:
         raise CheckpointNotFound(f"{repo} could not be downloaded: {reason}.", repo=repo) from error
 
 
-def _elements(path: Path) -> int:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+def _elements(path: Path, component: Component) -> int:
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        whole = 8 + length + max(entry["data_offsets"][1] for entry in tensors)
+        if whole != path.stat().st_size:
+            raise ValueError(f"{path.stat().st_size} bytes of {whole}")
+        return sum(math.prod(entry["shape"]) for entry in tensors)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        shown = f"{component.name}/{path.name}"
+        raise CheckpointIncomplete(
+            f"The checkpoint's {shown} is cut off or damaged. Copy or download it again.", file=shown
+        ) from error
 
 
 def _existing(path: Path) -> Path:
