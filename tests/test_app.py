@@ -1,0 +1,392 @@
+"""The program as a person runs it: started, asked over HTTP, refused, interrupted. Each process is a real one."""
+
+from __future__ import annotations
+
+import base64
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from wan_ui.errors import HostError
+from wan_ui.jobs.lock import FolderLock
+from wan_ui.media import video
+from wan_ui.models import MODELS
+from wan_ui.serve import free_port, prepare_environment, wants_demo
+from wan_ui.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+START = 120.0  # seconds a start may take on a busy machine of two cores, the first demo included
+STOP = 10.0  # seconds a stop may take
+RENDER = 120.0
+
+SMALL: dict[str, Any] = {"width": 128, "height": 128, "num_frames": 5, "sample_steps": 2}
+LONG: dict[str, Any] = {"model": "wan21_1b", "prompts": [{"prompt": "a sea", **SMALL, "sample_steps": 150}]}
+
+
+class App:
+    """A running `python app.py` on a free port, its standard output read by line."""
+
+    def __init__(self, data_dir: Path, *flags: str, port: int | None = None) -> None:
+        self.port = port or free_port(0)
+        command = [sys.executable, "app.py", "--data-dir", str(data_dir), "--port", str(self.port), *flags]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+        )
+        self.said: list[str] = []
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+    def wait_for(self, start: str) -> str:
+        """The next line that starts so."""
+        deadline = time.monotonic() + START
+        while True:
+            line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            assert line is not None, f"it ended with {self.process.wait()}:\n" + "\n".join(self.said)
+            self.said.append(line)
+            if line.startswith(start):
+                return line
+
+    def stop(self, number: int) -> tuple[int, float]:
+        """Sends a signal; the exit code and the seconds it took."""
+        begun = time.monotonic()
+        self.process.send_signal(number)
+        return self.process.wait(timeout=4 * STOP), time.monotonic() - begun
+
+    def ended(self) -> tuple[int, list[str]]:
+        """Waits for an end of its own: the exit code and all that was said."""
+        code = self.process.wait(timeout=START)
+        while (line := self._lines.get(timeout=STOP)) is not None:
+            self.said.append(line)
+        return code, self.said
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30, trust_env=False)
+
+
+Start = Callable[..., App]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts programs and kills those that a test left running."""
+    apps: list[App] = []
+
+    def begin(data_dir: Path, *flags: str, port: int | None = None) -> App:
+        apps.append(App(data_dir, *flags, port=port))
+        return apps[-1]
+
+    yield begin
+    for app in apps:
+        app.process.kill()
+        app.process.wait()
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def app(data_dir: Path) -> Iterator[App]:
+    """One server for the tests that only ask."""
+    app = App(data_dir, "--demo")
+    try:
+        app.wait_for("Ready on ")
+        yield app
+    finally:
+        app.process.kill()
+        app.process.wait()
+
+
+@pytest.fixture
+def own_data(app: App, data_dir: Path, tmp_path: Path) -> Path:
+    """A data folder of the test's own, in which the demo need not be written again."""
+    shutil.copytree(data_dir / "demo", tmp_path / "data" / "demo")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def client(app: App) -> Iterator[httpx.Client]:
+    with app.client() as client:
+        yield client
+
+
+def finished(client: httpx.Client, submitted: httpx.Response) -> dict[str, Any]:
+    """Waits for a request's end; its result."""
+    assert submitted.status_code == 200, submitted.text
+    until(client, submitted.json()["status_url"], {"succeeded", "failed", "canceled"})
+    result: dict[str, Any] = client.get(submitted.json()["result_url"]).json()
+    return result
+
+
+def until(client: httpx.Client, url: str, statuses: set[str]) -> dict[str, Any]:
+    deadline = time.monotonic() + RENDER
+    while True:
+        body: dict[str, Any] = client.get(url).json()
+        if body["status"] in statuses:
+            return body
+        assert time.monotonic() < deadline, body
+        time.sleep(0.1)  # a poll, as every client of this API does it
+
+
+def test_a_start_says_what_runs_where(app: App, client: httpx.Client) -> None:
+    said = "\n".join(app.said)
+    assert "the weights are random" in said
+    assert f"Models: {len(MODELS)} of {len(MODELS)} found" in said
+    assert f"http://127.0.0.1:{app.port}/" in said
+    health = client.get("/v1/health").json()
+    assert health["status"] == "ready" and health["device"] and health["queue"] == 0
+
+
+def test_the_page_is_there_and_asks_for_nothing_outside(client: httpx.Client) -> None:
+    reply = client.get("/")
+    assert reply.status_code == 200
+    config = client.get("/config").json()
+    assert config["analytics_enabled"] is False
+    assert all(row.label in reply.text for row in MODELS.values())
+
+
+def test_the_outer_schema_and_monitoring_are_not_there(client: httpx.Client) -> None:
+    assert client.get("/openapi.json").status_code == 404
+    assert client.get("/docs").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/v1/models", "/v1/health", "/nothing"])
+@pytest.mark.parametrize("sent", [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}])
+def test_other_sites_are_refused_everywhere(client: httpx.Client, path: str, sent: dict[str, str]) -> None:
+    preflight = {"Access-Control-Request-Method": "POST", **sent}
+    for reply in (client.get(path, headers=sent), client.options(path, headers=preflight)):
+        assert reply.status_code == 403
+        assert reply.json()["detail"]["error"]["code"] == "ORIGIN_REFUSED"
+        assert "access-control-allow-origin" not in reply.headers
+
+
+def test_its_own_page_may_ask(client: httpx.Client, app: App) -> None:
+    for name in ("127.0.0.1", "localhost"):
+        own = {"Host": f"{name}:{app.port}", "Origin": f"http://{name}:{app.port}"}
+        assert client.get("/config", headers=own).status_code == 200
+        assert client.post("/v1/inference", headers=own, content=b"{").status_code == 400
+
+
+def test_a_host_header_that_is_none_is_refused_without_a_trace(app: App) -> None:
+    for host in (b"[::1", b"", b"a b"):
+        with socket.create_connection(("127.0.0.1", app.port), timeout=STOP) as line:
+            line.sendall(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\nOrigin: http://x\r\nConnection: close\r\n\r\n")
+            assert line.recv(12) in (b"HTTP/1.1 403", b"HTTP/1.1 400")
+
+
+DOCUMENTS: list[dict[str, Any]] = [
+    {"model": "wan22_5b", "loras": [{"path": "my_lora_job/my_lora.safetensors"}]},
+    {"model": "wan22_14b_i2v", "image": True, "pair": True},
+    {"model": "wan22_14b_t2v", "pair": True},
+    {"model": "wan21_i2v_14b", "image": True, "loras": [{"path": "my_lora_job/my_lora.safetensors"}]},
+    {"model": "wan21_i2v_14b480p", "image": True, "loras": [{"path": "my_wan_job/my_wan_job.safetensors"}]},
+]
+PAIR = [
+    {"path": "my_lora_job/my_high_noise.safetensors", "transformer": "high", "network_multiplier": 1.0},
+    {"path": "my_lora_job/my_low_noise.safetensors", "transformer": "low", "network_multiplier": 1.0},
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document["model"])
+def test_the_documents_requests_come_back_as_videos(
+    client: httpx.Client, data_dir: Path, tmp_path: Path, document: dict[str, Any]
+) -> None:
+    """The five bodies of the reference server's pages, shrunk in size, frames and steps."""
+    prompt: dict[str, Any] = {
+        "prompt": "[trigger] a photo of a person",
+        "width": 136,
+        "height": 104,
+        "seed": 42,
+        "sample_steps": 2,
+        "guidance_scale": 4.0,
+        "neg": "",
+        "num_frames": 6,
+        "fps": 16,
+    }
+    if document.get("image"):
+        prompt["ctrl_img"] = base64.b64encode((data_dir / "demo" / "first_frame.png").read_bytes()).decode()
+    loras = PAIR if document.get("pair") else [{**lora, "network_multiplier": 1.0} for lora in document["loras"]]
+    body = {"model": document["model"], "trigger_word": "sks", "prompts": [prompt], "loras": loras}
+    result = finished(client, client.post("/v1/inference", json=body))
+    assert result["status"] == "succeeded", result["error"]
+    (made,) = result["outputs"]["videos"]
+    divisor = MODELS[document["model"]].divisor["reference"]
+    assert (made["width"], made["height"]) == (136 // divisor * divisor, 104 // divisor * divisor)
+    assert (made["fps"], made["seed"], made["format"]) == (16, 42, "mp4")
+    assert result["metadata"]["prompts"][0]["prompt"] == "sks a photo of a person"
+    fetched = client.get(made["url"])
+    assert fetched.headers["content-type"] == "video/mp4"
+    file = tmp_path / "clip.mp4"
+    file.write_bytes(fetched.content)
+    assert video.read_frames(file).shape == (made["num_frames"], made["height"], made["width"], 3)
+    assert video.probe(file).fps == made["fps"]
+    assert (data_dir / made["file_path"]).read_bytes() == fetched.content
+
+
+def test_two_prompts_are_one_job_with_two_clips(client: httpx.Client) -> None:
+    prompts = [{"prompt": "a", **SMALL, "seed": -1}, {"prompt": "b", **SMALL}]
+    result = finished(client, client.post("/v1/inference", json={"model": "wan21_1b", "prompts": prompts}))
+    assert result["status"] == "succeeded", result["error"]
+    seeds = [made["seed"] for made in result["outputs"]["videos"]]
+    assert seeds[1] == 43 and 0 <= seeds[0] <= 2**31 - 2
+
+
+def test_a_running_request_can_be_cancelled(client: httpx.Client) -> None:
+    submitted = client.post("/v1/inference", json=LONG)
+    until(client, submitted.json()["status_url"], {"in_progress"})
+    assert client.delete(f"/v1/requests/{submitted.json()['request_id']}").status_code == 200
+    assert finished(client, submitted)["status"] == "canceled"
+
+
+def test_a_body_over_the_limit_is_answered(client: httpx.Client) -> None:
+    """The answer arrives although the body is not read to its end."""
+    reply = client.post("/v1/inference", content=b" " * (81 * 2**20))
+    assert reply.status_code == 413
+    assert reply.json()["detail"]["error"]["code"] == "PAYLOAD_TOO_LARGE"
+
+
+def test_wrong_requests_are_refused_with_their_code(client: httpx.Client) -> None:
+    prompt = {"prompt": "a", **SMALL}
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"model": "wan21_1b", "prompts": [prompt], "loras": [{"path": "none.safetensors"}]}, "LORA_NOT_FOUND"),
+        ({"model": "wan21_1b", "prompts": [prompt], "loras": [{"path": "/etc/passwd"}]}, "LORA_NOT_FOUND"),
+        ({"model": "wan21_1b", "prompts": [prompt], "loras": [{"path": "../demo.json"}]}, "LORA_NOT_FOUND"),
+        ({"model": "wan22_14b_t2v", "prompts": [prompt], "loras": [{"path": "x"}]}, "MOE_FORMAT_REQUIRED"),
+        ({"model": "wan21_i2v_14b", "prompts": [prompt]}, "CONTROL_IMAGE_REQUIRED"),
+        ({"model": "wan21_i2v_14b", "prompts": [{**prompt, "ctrl_img": "%%%"}]}, "CONTROL_IMAGE_INVALID"),
+        ({"model": "wan21_i2v_14b", "prompts": [{**prompt, "ctrl_img": "aGVsbG8="}]}, "CONTROL_IMAGE_INVALID"),
+        ({"model": "wan21_i2v_14b", "prompts": [{**prompt, "ctrl_img": "http://127.0.0.1/x"}]}, "CONTROL_IMAGE_INVALID"),
+    ]
+    for body, code in wrong:
+        reply = client.post("/v1/inference", json=body)
+        error = reply.json()["detail"]["error"]
+        assert reply.status_code == 400, reply.text
+        assert error["code"] == code
+
+
+def test_a_second_server_on_the_same_folder_refuses_to_start(app: App, data_dir: Path, start: Start) -> None:
+    code, said = start(data_dir, "--demo").ended()
+    assert code == 1
+    assert len(said) == 1 and "data folder" in said[0] and str(app.process.pid) in said[0]
+
+
+def test_a_port_in_use_is_one_line(app: App, tmp_path: Path, start: Start) -> None:
+    code, said = start(tmp_path, "--demo", port=app.port).ended()
+    assert code == 1
+    assert said == [
+        f"wan-ui: Port {app.port} of 127.0.0.1 is not free. Stop what uses it, or choose another with --port."
+    ]
+
+
+def test_a_device_that_is_none_is_one_line(data_dir: Path, tmp_path: Path, start: Start) -> None:
+    models = ("--models-dir", str(data_dir / "demo" / "models"), "--lora-dir", str(tmp_path / "loras"))
+    code, said = start(tmp_path / "data", "--device", "nonsense", *models).ended()
+    assert code == 1
+    assert [line for line in said if line.startswith("wan-ui: ")] == [said[-1]] and "nonsense" in said[-1]
+    assert not any("Traceback" in line for line in said)
+
+
+def test_a_models_folder_that_is_none_is_one_line(tmp_path: Path, start: Start) -> None:
+    code, said = start(tmp_path / "data", "--models-dir", str(tmp_path / "typo")).ended()
+    assert code == 1 and len(said) == 1 and "typo" in said[0] and "--models-dir" in said[0]
+
+
+def test_a_data_folder_that_is_a_file_is_one_line(tmp_path: Path, start: Start) -> None:
+    (tmp_path / "file").touch()
+    code, said = start(tmp_path / "file", "--demo").ended()
+    assert code == 1 and len(said) == 1 and "data folder" in said[0]
+
+
+def test_an_interrupted_request_goes_on_after_a_restart(own_data: Path, start: Start) -> None:
+    """Ctrl-C in the middle of a render, a second start, a kill: the request waits, runs, and the lock is let go."""
+    first = start(own_data, "--demo")
+    first.wait_for("Ready on ")
+    with first.client() as client:
+        request_id = client.post("/v1/inference", json=LONG).json()["request_id"]
+        until(client, f"/v1/requests/{request_id}/status", {"in_progress"})
+        with client.stream("GET", "/gradio_api/heartbeat/abc"):  # an open page
+            code, seconds = first.stop(signal.SIGINT)
+    assert code == 0 and seconds < STOP
+    assert "Traceback" not in "\n".join(first.ended()[1])
+
+    second = start(own_data, "--demo")
+    second.wait_for("Ready on ")
+    with second.client() as client:
+        until(client, f"/v1/requests/{request_id}/status", {"in_progress"})
+    second.stop(signal.SIGKILL)
+    FolderLock(own_data).release()
+
+
+def test_sigterm_before_it_is_up(own_data: Path, start: Start) -> None:
+    app = start(own_data, "--demo")
+    app.wait_for("Demo: ")
+    code, seconds = app.stop(signal.SIGTERM)
+    assert code == 0 and seconds < STOP
+    assert "Traceback" not in "\n".join(app.ended()[1])
+
+
+def test_sigterm_ends_an_idle_server(app: App) -> None:
+    """The last test of this file: it ends the server that the others share."""
+    code, seconds = app.stop(signal.SIGTERM)
+    assert code == 0 and seconds < STOP
+    said = app.ended()[1]
+    assert said[-1] == "Stopping." and not any("Traceback" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("settings", "cuda", "demo"),
+    [
+        (Settings(), True, False),
+        (Settings(), False, True),
+        (Settings(device="cpu"), False, False),
+        (Settings(models_dir=Path("m")), False, False),
+        (Settings(demo=True), True, True),
+        (Settings(demo=True, device="cpu", models_dir=Path("m")), False, True),
+    ],
+)
+def test_when_the_demo_is_used(settings: Settings, cuda: bool, demo: bool) -> None:
+    assert wants_demo(settings, lambda: cuda) is demo
+
+
+def test_the_gpu_is_not_asked_for_when_it_does_not_matter() -> None:
+    def never() -> bool:
+        raise AssertionError
+
+    for settings in (Settings(demo=True), Settings(device="cpu"), Settings(models_dir=Path("m"))):
+        wants_demo(settings, never)
+
+
+def test_free_port() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(HostError, match="--port"):
+            free_port(taken.getsockname()[1])
+    assert 1024 <= free_port(0) <= 65535
+
+
+def test_what_gradio_reads_when_it_is_imported() -> None:
+    environment = {"NO_PROXY": "a.example", "GRADIO_ANALYTICS_ENABLED": "True"}
+    prepare_environment(environment, Path("/data"))
+    assert environment["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert environment["GRADIO_TEMP_DIR"] == "/data/gradio"
+    assert environment["NO_PROXY"] == "a.example,127.0.0.1,localhost"
+    assert environment["no_proxy"] == "127.0.0.1,localhost"

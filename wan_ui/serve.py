@@ -1,0 +1,270 @@
+"""The composition: settings to engine, line of jobs, doors and page, served until told to stop; it decides no video."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+import wan_ui
+from wan_ui.demo.checkpoints import Demo, ensure
+from wan_ui.engine.checkpoints import Checkpoints
+from wan_ui.errors import HostError, WanUIError
+from wan_ui.http.api import api
+from wan_ui.http.guard import Guard
+from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.lock import FolderLock
+from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import Worker
+from wan_ui.lora.library import Library
+from wan_ui.media import image, video
+from wan_ui.media.fetch import fetch
+from wan_ui.models import MODELS
+from wan_ui.settings import Settings
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from wan_ui.engine.clip import Clip, OnProgress
+    from wan_ui.local import Engine
+    from wan_ui.request import Generation
+
+ADDRESS = "127.0.0.1"
+FETCH_SECONDS = 20.0  # for a control image's URL
+DRAIN_SECONDS = 2  # for replies under way
+STOP_SECONDS = 4.0  # for the step that runs; with 5 at most for the web server it stays below the 10 that a stop may take
+SHOWN_VERSIONS = ("torch", "diffusers", "gradio")
+
+
+def serve(settings: Settings) -> int:
+    """Runs the server until SIGTERM or Ctrl-C; the process's exit code. What keeps it from starting is one line."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("wan_ui").setLevel(logging.INFO)
+    for number in (signal.SIGTERM, signal.SIGINT):  # SIGINT too: a shell starts background processes without it
+        signal.signal(number, signal.default_int_handler)
+    with ExitStack() as closing:
+        try:
+            _run(_absolute(settings), closing)
+        except WanUIError as error:
+            print(f"wan-ui: {error.message}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("Stopping.", flush=True)
+            return 0
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)  # what closes now must not be torn by a second Ctrl-C
+    return 1
+
+
+def _run(settings: Settings, closing: ExitStack) -> None:
+    """Serves until a signal interrupts it, or the web server ends, which it should not."""
+    closing.callback(FolderLock(settings.data_dir).release)
+    port = free_port(settings.port)
+    prepare_environment(os.environ, settings.data_dir)
+    demo = ensure(settings.data_dir / "demo") if wants_demo(settings, _has_cuda) else None
+    if demo is not None:
+        print(demo.banner, flush=True)
+        settings = replace(settings, models_dir=demo.models_dir, lora_dir=demo.lora_dir)
+    _enter_empty_folder(settings.data_dir / "empty")
+    house = compose(settings)
+    closing.callback(house.close)
+    blocks = launch(house, demo, port)
+    closing.callback(_close_server, blocks)
+    for line in greeting(settings, port, house.checkpoints):
+        print(line, flush=True)
+    engine = house.engine.result()  # raises what kept it from being built
+    house.worker.start()
+    print(f"Ready on {engine.device_name}.", flush=True)
+    blocks.server.thread.join()
+
+
+@dataclass(frozen=True)
+class House:
+    """All that a running server is made of, without the doors. `engine` is being built on a thread of its own."""
+
+    desk: Desk
+    store: Store
+    worker: Worker
+    checkpoints: Checkpoints
+    engine: Future[Engine]
+
+    def health(self) -> dict[str, Any]:
+        """What GET /v1/health says; starting until the engine stands, which takes the seconds of torch's import."""
+        ready = self.engine.done() and self.engine.exception() is None
+        return {
+            "status": "ready" if ready else "starting",
+            "version": wan_ui.__version__,
+            "device": self.engine.result().device_name if ready else None,
+            "queue": self.desk.waiting(),
+        }
+
+    def close(self) -> None:
+        """Stops between two steps and puts the running job back in line."""
+        if self.worker.stop(STOP_SECONDS):
+            self.store.close()
+
+
+def compose(settings: Settings) -> House:
+    """The house of these settings; its worker is not started. Raises HostError for folders that cannot be used."""
+    if settings.models_dir is not None and not settings.models_dir.is_dir():
+        raise HostError(f"There is no folder {settings.models_dir}. Give --models-dir the one with your checkpoints.")
+    _make(settings.lora_dir)
+    data = settings.data_dir
+    engine = ThreadPoolExecutor(1, "wan-ui-engine").submit(_build_engine, settings)
+
+    def render(generation: Generation, on_progress: OnProgress) -> Clip:
+        return engine.result().render(generation, on_progress)
+
+    download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
+    checkpoints = Checkpoints(settings.models_dir)
+    store = Store(data / "jobs.sqlite")
+    worker = Worker(store, render, data / "clips", video.write)
+    desk = Desk(
+        Library(settings.lora_dir, data / "uploads"),
+        image.ImageStore(data / "images", download),
+        store,
+        worker,
+        checkpoints.transformer_config,
+        data,
+    )
+    return House(desk, store, worker, checkpoints, engine)
+
+
+def _build_engine(settings: Settings) -> Engine:
+    from wan_ui.local import Engine
+
+    return Engine(
+        settings.models_dir,
+        settings.lora_dir,
+        settings.device,
+        settings.memory,
+        settings.data_dir,
+        settings.allow_url_hosts,
+    )
+
+
+def launch(house: House, demo: Demo | None, port: int) -> gr.Blocks:
+    """The page and /v1 on one port, both behind the guard. Raises HostError if the port was taken meanwhile."""
+    from wan_ui.ui import page
+
+    @asynccontextmanager
+    async def guarded(app: Starlette) -> AsyncIterator[None]:
+        # Gradio puts its own cross-origin answers outside every middleware it is given, so this goes around them all.
+        assert app.middleware_stack is not None
+        app.middleware_stack = Guard(app.middleware_stack)
+        yield
+
+    blocks = page.build(house.desk, banner=None if demo is None else demo.banner, demo=demo)
+    try:
+        blocks.launch(
+            server_name=ADDRESS,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            inbrowser=False,
+            ssr_mode=False,
+            mcp_server=False,
+            pwa=False,
+            enable_monitoring=False,
+            app_kwargs={
+                "routes": [Mount("/v1", app=api(house.desk, house.health))],
+                "lifespan": guarded,
+                "openapi_url": None,
+            },
+            **page.LAUNCH,
+        )
+    except OSError as error:
+        raise _port_in_use(port) from error
+    return blocks
+
+
+def _close_server(blocks: gr.Blocks) -> None:
+    blocks.server.config.timeout_graceful_shutdown = DRAIN_SECONDS  # or a client that holds its connection holds us
+    blocks.close(verbose=False)
+
+
+def greeting(settings: Settings, port: int, checkpoints: Checkpoints) -> list[str]:
+    """What a start prints: versions, models found, addresses."""
+    found = sum(checkpoints.present(row) for row in MODELS.values())
+    where = "the Hugging Face cache" if settings.models_dir is None else str(settings.models_dir)
+    missing = "" if found == len(MODELS) else "; the others are downloaded when first used"
+    return [
+        f"wan-ui {wan_ui.__version__} ({', '.join(f'{name} {version(name)}' for name in SHOWN_VERSIONS)})",
+        f"Models: {found} of {len(MODELS)} found in {where}{missing}.",
+        f"LoRAs: {settings.lora_dir}",
+        f"Page: http://{ADDRESS}:{port}/   HTTP: http://{ADDRESS}:{port}/v1",
+    ]
+
+
+def wants_demo(settings: Settings, has_cuda: Callable[[], bool]) -> bool:
+    """Demo checkpoints only when asked for, or when nothing was chosen and there is no GPU for the real ones."""
+    return settings.demo or (settings.device is None and settings.models_dir is None and not has_cuda())
+
+
+def _has_cuda() -> bool:
+    from wan_ui.local import choose_device
+
+    return choose_device(None).type == "cuda"
+
+
+def free_port(port: int) -> int:
+    """The port itself if it is free, or any free one for 0. Raises HostError."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ADDRESS, port))
+        except OSError as error:
+            raise _port_in_use(port) from error
+        bound: int = probe.getsockname()[1]
+    return bound
+
+
+def _port_in_use(port: int) -> HostError:
+    return HostError(f"Port {port} of {ADDRESS} is not free. Stop what uses it, or choose another with --port.")
+
+
+def prepare_environment(environment: MutableMapping[str, str], data_dir: Path) -> None:
+    """What Gradio reads when it is imported: no reports home, and temporary files inside the data folder."""
+    environment["GRADIO_ANALYTICS_ENABLED"] = "False"
+    environment["GRADIO_TEMP_DIR"] = str(data_dir / "gradio")
+    # Gradio calls its own server once at the start; through a proxy that would fail.
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [host for host in environment.get(name, "").split(",") if host]
+        environment[name] = ",".join(dict.fromkeys([*hosts, ADDRESS, "localhost"]))
+
+
+def _absolute(settings: Settings) -> Settings:
+    return replace(
+        settings,
+        models_dir=None if settings.models_dir is None else settings.models_dir.expanduser().absolute(),
+        lora_dir=settings.lora_dir.expanduser().absolute(),
+        data_dir=settings.data_dir.expanduser().absolute(),
+    )
+
+
+def _enter_empty_folder(folder: Path) -> None:
+    """Gradio may serve files of its working directory: an empty one has none."""
+    _make(folder)
+    os.chdir(folder)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"The folder {folder.name} cannot be made ({error.strerror}).") from error
