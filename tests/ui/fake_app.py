@@ -1,0 +1,68 @@
+"""The page on a real port over a real desk, store, worker, library and HTTP door; only the render is a fake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.routing import Mount
+
+from wan_ui.engine.clip import Clip, OnProgress
+from wan_ui.http.api import api
+from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import Worker
+from wan_ui.lora.library import Library
+from wan_ui.media import video
+from wan_ui.media.image import ImageStore
+from wan_ui.request import Generation
+from wan_ui.ui.page import LAUNCH, build
+
+
+@dataclass(frozen=True)
+class App:
+    url: str
+    desk: Desk
+
+
+def _no_fetch(url: str) -> bytes:
+    raise AssertionError("these tests fetch nothing")
+
+
+@contextmanager
+def running(
+    folder: Path,
+    render: Callable[[Generation, OnProgress], Clip],
+    *,
+    banner: str | None = None,
+    port: int | None = None,
+) -> Iterator[App]:
+    """Serves the page from a data folder until the block ends. LoRA files are those in `folder/loras`."""
+    lora_dir, uploads = folder / "loras", folder / "uploads"
+    for made in (lora_dir, uploads, folder / "clips"):
+        made.mkdir(parents=True, exist_ok=True)
+    store = Store(folder / "jobs.sqlite")
+    worker = Worker(store, render, folder / "clips", video.write)
+    desk = Desk(
+        Library(lora_dir, uploads), ImageStore(folder / "images", _no_fetch), store, worker, lambda row, name: None, folder
+    )
+    blocks = build(desk, banner=banner)
+    routes = [Mount("/v1", app=api(desk, lambda: {"status": "ok", "version": "0", "device": "cpu", "queue": 0}))]
+    worker.start()
+    try:
+        _, url, _ = blocks.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            app_kwargs={"routes": routes},
+            **LAUNCH,
+        )
+        yield App(url, desk)
+    finally:
+        blocks.close(verbose=False)
+        worker.stop()
+        store.close()

@@ -1,0 +1,273 @@
+"""Schema to controls, and values to request and back: the only room that knows both; it knows no jobs and no page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import annotated_types
+import gradio as gr
+from gradio.components import Component
+from pydantic import BaseModel
+
+from wan_ui.engine.recipes import RECIPES
+from wan_ui.errors import InvalidRequest
+from wan_ui.models import DEFAULT_SEED, RecipeId, WanModel
+from wan_ui.request import InferenceRequest, LoraItem, PromptItem, model_row, round_frames, settle_slots, snap_size
+
+Kind = Literal["text", "long_text", "integer", "number", "recipe", "image", "lora", "scale"]
+Values = dict[str, Any]
+"""What a tab's controls hold, by control name. `ctrl_img` is "upload://<sha256>" or None."""
+
+NO_LORA = ""
+NO_LORA_LABEL = "None (base model)"
+LARGEST_EXACT = 2**53 - 1  # a browser's number control holds integers exactly up to here
+SLOT_LABELS: Mapping[str, tuple[str, str]] = {
+    "single": ("LoRA", "LoRA scale"),
+    "high": ("High-noise LoRA", "High-noise scale"),
+    "low": ("Low-noise LoRA", "Low-noise scale"),
+}
+_STEPS: Mapping[str, float] = {"guidance_scale": 0.1, "network_multiplier": 0.05}  # of the arrows; typing is free
+_REQUEST_FIELDS: tuple[tuple[str, str, Kind], ...] = (
+    ("trigger_word", "Trigger word", "text"),
+    ("recipe", "Match", "recipe"),
+)
+_PROMPT_FIELDS: tuple[tuple[str, str, Kind], ...] = (
+    ("prompt", "Prompt", "long_text"),
+    ("neg", "Negative prompt", "long_text"),
+    ("width", "Width", "integer"),
+    ("height", "Height", "integer"),
+    ("num_frames", "Frames", "integer"),
+    ("fps", "FPS", "integer"),
+    ("sample_steps", "Steps", "integer"),
+    ("guidance_scale", "Guidance scale", "number"),
+    ("seed", "Seed", "integer"),
+    ("ctrl_img", "First frame", "image"),
+)
+_NUMBERS = ("integer", "number", "scale")
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control of a tab: its name in Values, label, kind, starting value, and bounds taken from the schema."""
+
+    name: str
+    label: str
+    kind: Kind
+    default: Any
+    low: float | None = None
+    high: float | None = None
+    step: float = 1
+
+
+def bounds(schema: type[BaseModel], name: str) -> tuple[float | None, float | None]:
+    """The `ge` and `le` of a schema's field."""
+    low: Any = None
+    high: Any = None
+    for item in schema.model_fields[name].metadata:
+        if isinstance(item, annotated_types.Ge):
+            low = item.ge
+        if isinstance(item, annotated_types.Le):
+            high = item.le
+    return low, high
+
+
+def lora_name(slot: str) -> str:
+    return f"lora_{slot}"
+
+
+def scale_name(slot: str) -> str:
+    return f"scale_{slot}"
+
+
+def controls(row: WanModel, starting: Mapping[str, Any] | None = None) -> tuple[Control, ...]:
+    """The row's controls. `starting` holds values, by control name, that stand in for the schema's defaults."""
+    starting = starting or {}
+    rows_own = {"width": row.form_size.width, "height": row.form_size.height, "seed": DEFAULT_SEED}
+    found: list[Control] = []
+
+    def add(schema: type[BaseModel], field: str, label: str, kind: Kind, name: str) -> None:
+        standard = rows_own.get(name, schema.model_fields[field].default)
+        if kind in ("text", "long_text") and not isinstance(standard, str):
+            standard = ""
+        low, high = bounds(schema, field) if kind in _NUMBERS else (None, None)
+        found.append(Control(name, label, kind, starting.get(name, standard), low, high, _STEPS.get(field, 1)))
+
+    for field, label, kind in _PROMPT_FIELDS:
+        if kind != "image" or row.control_image != "none":
+            add(PromptItem, field, label, kind, field)
+    for field, label, kind in _REQUEST_FIELDS:
+        add(InferenceRequest, field, label, kind, field)
+    for slot in row.slots:
+        lora, scale = SLOT_LABELS[slot]
+        found.append(Control(lora_name(slot), lora, "lora", starting.get(lora_name(slot), NO_LORA)))
+        add(LoraItem, "network_multiplier", scale, "scale", scale_name(slot))
+    return tuple(found)
+
+
+def make(control: Control, choices: list[tuple[str, str]]) -> Component:
+    """The Gradio component of a control. `choices` are (label, source) of the LoRA files there are.
+
+    Handlers read these with preprocess=False: Gradio's own bounds check would answer with a passing toast and none
+    at all to unqueued events, so values are judged once, by the request's schema.
+    """
+    kind, label, value = control.kind, control.label, control.default
+    if kind == "recipe":
+        return gr.Radio([(recipe.label, recipe.id) for recipe in RECIPES.values()], value=value, label=label)
+    if kind == "image":
+        return gr.Image(value, label=label, type="filepath", sources=["upload", "clipboard"], height=208, buttons=[])
+    if kind == "lora":
+        return gr.Dropdown(
+            choices, value=value, label=label, allow_custom_value=True, filterable=True, elem_classes="lora-choice"
+        )
+    if kind == "scale":
+        low, high = control.low, control.high
+        if low is None or high is None:
+            raise ValueError(f"a slider needs both bounds, and the schema gives none for {control.name}")
+        return gr.Slider(low, high, value=value, step=control.step, label=label, buttons=[])
+    if kind in _NUMBERS:
+        # Past 2**53 the attribute itself would be rounded; the schema still judges the value.
+        high = None if control.high is not None and control.high > LARGEST_EXACT else control.high
+        return gr.Number(value, label=label, minimum=control.low, maximum=high, step=control.step, min_width=80)
+    lines = 4 if control.name == "prompt" else 1
+    return gr.Textbox(value, label=label, lines=lines, max_lines=12 if kind == "long_text" else 1)
+
+
+def body(row: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The tab's values as a request body with wire names. Raises InvalidRequest for a number left empty."""
+    item: dict[str, Any] = {}
+    for control in controls(row):
+        if control.kind in _NUMBERS and values.get(control.name) is None:
+            raise InvalidRequest(
+                f"{control.label} is empty.", fields=[{"loc": control.name, "msg": "a number is needed"}]
+            )
+    for field, _, kind in _PROMPT_FIELDS:
+        value = values.get(field)
+        if kind == "image":
+            if value and row.control_image != "none":
+                item[field] = value
+        else:
+            item[field] = value if value is not None else ""
+    found: dict[str, Any] = {"model": row.id, "recipe": values.get("recipe")}
+    if values.get("trigger_word"):
+        found["trigger_word"] = values["trigger_word"]
+    found["prompts"] = [item]
+    found["loras"] = [
+        {
+            "path": values[lora_name(slot)],
+            **({"transformer": slot} if row.two_transformers else {}),
+            "network_multiplier": values[scale_name(slot)],
+        }
+        for slot in row.slots
+        if values.get(lora_name(slot))
+    ]
+    return found
+
+
+def values(request: InferenceRequest, index: int = 0) -> tuple[WanModel, Values]:
+    """The row and the values that show prompt `index` of a request; `ctrl_img` as the request has it.
+
+    Raises what settle_slots and model_row raise, and InvalidRequest for a seed that no number control can hold.
+    """
+    row = model_row(request.model)
+    item = request.prompts[index]
+    seed = DEFAULT_SEED + index if item.seed is None else item.seed
+    if seed > LARGEST_EXACT:
+        raise InvalidRequest(
+            f"The seed is larger than {LARGEST_EXACT}, more than a form in a browser can hold exactly. "
+            "Send this request over HTTP instead.",
+            fields=[{"loc": f"prompts.{index}.seed", "msg": "too large for the form"}],
+        )
+    found: Values = {field: getattr(item, field) for field, _, _ in _PROMPT_FIELDS}
+    found["seed"] = seed
+    found["trigger_word"] = item.trigger_word or request.trigger_word or ""
+    found["recipe"] = request.recipe
+    uses = {use.slot: use for use in settle_slots(row, request.loras)}
+    for slot in row.slots:
+        use = uses.get(slot)
+        found[lora_name(slot)] = use.path if use else NO_LORA
+        found[scale_name(slot)] = use.multiplier if use else LoraItem.model_fields["network_multiplier"].default
+    if row.control_image == "none":
+        del found["ctrl_img"]
+    return row, found
+
+
+def kept(row: WanModel, draft: Any) -> Values:
+    """The parts of a draft, as a browser kept it, that still fit the row's controls; anything else is left out."""
+    if not isinstance(draft, Mapping):
+        return {}
+    found: Values = {}
+    for control in controls(row):
+        if control.name not in draft:
+            continue
+        value = draft[control.name]
+        if control.kind in _NUMBERS:
+            fits = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        elif control.kind == "recipe":
+            fits = value in RECIPES
+        elif control.kind == "image":
+            fits = value is None or isinstance(value, str)
+        else:
+            fits = isinstance(value, str)
+        if fits:
+            found[control.name] = value
+    return found
+
+
+def label_of(row: WanModel, location: str) -> str:
+    """The label of the control behind an error's `loc`, such as `prompts.0.width`; the `loc` where there is none."""
+    parts = location.split(".")
+    name = parts[-1]
+    if parts[0] == "loras" and len(parts) > 1:
+        return "LoRA scale" if name == "network_multiplier" else "LoRA"
+    return next((control.label for control in controls(row) if control.name == name), location)
+
+
+def whole(value: Any, name: str) -> int | None:
+    """The value if it is a whole number within the schema's bounds of the field, else None."""
+    low, high = bounds(PromptItem, name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or int(value) != value:
+        return None
+    if (low is not None and value < low) or (high is not None and value > high):
+        return None
+    return int(value)
+
+
+def size(row: WanModel, held: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
+    """Asked width and height and effective width and height, in pixels; None while they are out of bounds."""
+    width, height = whole(held.get("width"), "width"), whole(held.get("height"), "height")
+    recipe = held.get("recipe")
+    if width is None or height is None or recipe not in RECIPES:
+        return None
+    return (width, height, *snap_size(row, RECIPES[recipe].id, width, height))
+
+
+def frames(row: WanModel, held: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Asked frames, effective frames and frames per second; None while they are out of bounds."""
+    count, fps = whole(held.get("num_frames"), "num_frames"), whole(held.get("fps"), "fps")
+    if count is None or fps is None:
+        return None
+    return count, round_frames(row.frame_rule, count), fps
+
+
+def stretches(row: WanModel, recipe: RecipeId, effective: tuple[int, int], image: tuple[int, int]) -> bool:
+    """Whether the image's aspect differs from the effective size's by more than flooring to the multiple explains."""
+    step = row.divisor[recipe]
+    aspect = image[0] / image[1]
+    return not effective[0] / (effective[1] + step) < aspect < (effective[0] + step) / effective[1]
+
+
+def image_shape(row: WanModel, recipe: RecipeId, wanted: tuple[int, int], image: tuple[int, int]) -> tuple[int, int]:
+    """A size of about the wanted area with the image's aspect, floored to the multiple and kept within bounds."""
+    step = row.divisor[recipe]
+    area, aspect = wanted[0] * wanted[1], image[0] / image[1]
+
+    def fit(exact: float, name: str) -> int:
+        low, high = bounds(PromptItem, name)
+        smallest = math.ceil((low or step) / step) * step
+        largest = math.floor(high / step) * step if high else math.inf
+        return int(min(max(math.floor(exact + 1e-6) // step * step, smallest), largest))
+
+    return fit(math.sqrt(area * aspect), "width"), fit(math.sqrt(area / aspect), "height")

@@ -1,0 +1,87 @@
+// What only the browser can do: Ctrl/Cmd+Enter, the notice that the server is gone, and bringing the card into view.
+(() => {
+  if (window.wanUi) return;
+  window.wanUi = true;
+
+  const visible = (element) => element && element.offsetParent !== null;
+
+  document.addEventListener(
+    "keydown",
+    (event) => {
+      if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || event.repeat) return;
+      const button = [...document.querySelectorAll("button.generate")].find(visible);
+      if (!button || button.disabled) return;
+      event.preventDefault();
+      event.stopPropagation();
+      button.click();
+    },
+    true,
+  );
+
+  // Below the two-column width the card is far under the form.
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("button.generate, .jobs button.show")) return;
+    const card = document.getElementById(event.target.closest("button.generate") ? "now" : "result");
+    const box = card && card.getBoundingClientRect();
+    if (box && (box.top > window.innerHeight - 120 || box.bottom < 0)) {
+      const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+      card.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+    }
+  });
+
+  // Gradio calls every file input "File upload" and a slider's number "number input for …": give each the name that
+  // is written above it.
+  const prefix = "number input for ";
+  const name = () => {
+    for (const input of document.querySelectorAll(`input[aria-label^="${prefix}"]`)) {
+      const label = input.getAttribute("aria-label").slice(prefix.length);
+      input.setAttribute("aria-label", label);
+      const range = input.closest(".block").querySelector('input[type="range"]');
+      if (range) range.setAttribute("aria-label", `${label}, slider`);
+    }
+    for (const input of document.querySelectorAll('input[type="file"]:not([data-named])')) {
+      const label = input.closest(".block") && input.closest(".block").querySelector("label.float");
+      if (!label) continue;
+      input.dataset.named = "";
+      input.setAttribute("aria-label", label.textContent.trim());
+    }
+  };
+  new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
+  name();
+
+  const notice = document.createElement("div");
+  notice.id = "server-gone";
+  notice.setAttribute("role", "alert");
+  notice.hidden = true;
+  document.body.append(notice);
+
+  let failures = 0;
+  const heard = (well) => {
+    failures = well ? 0 : failures + 1;
+    if (failures >= 2 && notice.hidden) {
+      notice.textContent =
+        "The server does not answer. What you typed and your jobs are kept; this page goes on as soon as it is back.";
+      notice.hidden = false;
+    } else if (well && !notice.hidden) {
+      notice.hidden = true;
+      notice.textContent = "";
+    }
+  };
+
+  // The page polls every second; the fate of those calls tells whether the server is there.
+  const original = window.fetch.bind(window);
+  window.fetch = async (...call) => {
+    try {
+      const answer = await original(...call);
+      heard(true);
+      return answer;
+    } catch (error) {
+      if (error.name !== "AbortError") heard(false);
+      throw error;
+    }
+  };
+  // While it is gone Gradio stops polling, so ask on our own.
+  window.setInterval(() => {
+    if (failures > 0) window.fetch(window.location.pathname, { method: "HEAD", cache: "no-store" }).catch(() => {});
+  }, 2000);
+})();

@@ -1,0 +1,553 @@
+"""The page: a tab per model beside what runs, the result and the lists; it submits, reads and cancels, no more."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from gradio.components import Component
+from gradio.processing_utils import save_bytes_to_cache
+from PIL import Image
+
+from wan_ui.errors import BadJson, RequestNotFound, WanUIError
+from wan_ui.models import MODELS, WanModel
+from wan_ui.request import InferenceRequest, parse
+from wan_ui.ui import card, form
+from wan_ui.ui.tab import DRAFT_SECRET, Picture, Tab, request_text, say
+from wan_ui.ui.tab import build as build_tab
+
+if TYPE_CHECKING:
+    from wan_ui.demo.checkpoints import Demo
+    from wan_ui.jobs.desk import Desk
+    from wan_ui.jobs.store import Job
+
+POLL_SECONDS = 1.0
+RECENT = 40  # jobs looked at; the list of finished ones is at most as long
+REMEMBERED = 40  # own jobs and uploads a browser keeps in mind
+UPLOAD = "upload://"
+_HERE = Path(__file__).parent
+_PICK = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-job]');
+  if (button) trigger('click', {job: button.dataset.job});
+});
+"""
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
+_POLL: dict[str, Any] = {**_QUIET, "queue": False}
+_EDIT: dict[str, Any] = {**_QUIET, "concurrency_limit": None}
+_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
+_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
+
+LAUNCH: dict[str, Any] = {
+    "theme": gr.themes.Base(
+        primary_hue=gr.themes.colors.indigo, neutral_hue=gr.themes.colors.zinc, font=_FONT, font_mono=_MONO
+    ),
+    "css": (_HERE / "style.css").read_text(encoding="utf-8"),
+    "js": f"() => {{ {(_HERE / 'page.js').read_text(encoding='utf-8')} }}",
+    "footer_links": [],
+    "run_history": False,
+}
+"""The arguments of `launch()` that belong to the page's looks."""
+
+Update = dict[Component, Any]
+
+
+def build(desk: Desk, *, banner: str | None = None, demo: Demo | None = None) -> gr.Blocks:
+    """The page over a desk. `banner` is a line on top; `demo` gives the starting values of its checkpoints."""
+    return _Page(desk, banner, demo).blocks
+
+
+def _strings(value: Any) -> list[str]:
+    """What a browser kept, as a list of strings; empty where it is anything else."""
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _upload_names(value: Any) -> dict[str, str]:
+    """Uploads a browser remembers, by source: the name each file had."""
+    found = value.items() if isinstance(value, Mapping) else ()
+    return {source: str(name) for source, name in found if str(source).startswith(UPLOAD)}
+
+
+class _Page:
+    """Holds the components and the desk; every method named `on_…` is an event's handler."""
+
+    def __init__(self, desk: Desk, banner: str | None, demo: Demo | None) -> None:
+        self.desk = desk
+        self.picture_of = lru_cache(maxsize=256)(self._picture_of)
+        with gr.Blocks(title="wan-ui", analytics_enabled=False, fill_width=True) as self.blocks:
+            self._lay_out(banner, demo)
+            self._connect()
+
+    def _starting(self, row: WanModel, demo: Demo | None) -> dict[str, Any]:
+        if demo is None:
+            return {}
+        from wan_ui.demo.checkpoints import DEMO_DEFAULTS
+
+        first_frame = {} if row.control_image == "none" else {"ctrl_img": str(demo.first_frame)}
+        return {**DEMO_DEFAULTS, **first_frame}
+
+    def _lay_out(self, banner: str | None, demo: Demo | None) -> None:
+        gr.HTML('<header class="top"><h1>wan-ui</h1><p>LoRA inference for Wan video models</p></header>')
+        if banner:
+            gr.HTML(f'<p class="banner" role="note">{card.escape(banner)}</p>')
+        self.mine = gr.BrowserState([], storage_key="wan-ui:mine", secret=DRAFT_SECRET)
+        self.place = gr.BrowserState(None, storage_key="wan-ui:tab", secret=DRAFT_SECRET)
+        self.uploads = gr.BrowserState({}, storage_key="wan-ui:uploads", secret=DRAFT_SECRET)
+        self.picked = gr.State(None)
+        self.seen = gr.State({})
+        self.pasted = gr.State(None)
+        choices = self.choices({})
+        with gr.Row(elem_id="desk"):
+            with gr.Tabs(overflow_behavior="wrap", elem_id="models") as self.tabs:
+                self.rows = {row.id: build_tab(row, self._starting(row, demo), choices) for row in MODELS.values()}
+            with gr.Column(elem_id="side"):
+                with gr.Column(elem_id="now"):
+                    self.now = gr.HTML(card.now(None, None, None))
+                    self.cancel = gr.Button("Cancel", interactive=False, size="sm", elem_id="cancel")
+                with gr.Column(elem_id="result"):
+                    self.result = gr.HTML(card.result(None))
+                    self.reuse = gr.Button("Use these settings", interactive=False, size="sm", elem_id="reuse")
+                with gr.Column(elem_classes="list"):
+                    gr.HTML("<h2>Queue</h2>")
+                    self.queue = gr.HTML(card.queue((), (), None), js_on_load=_PICK)
+                with gr.Column(elem_classes="list"):
+                    gr.HTML("<h2>Finished</h2>")
+                    self.finished = gr.HTML(card.finished((), None), js_on_load=_PICK)
+                with gr.Accordion("Request as JSON", open=False, elem_id="json") as self.drawer:
+                    self.text = gr.Textbox(
+                        label="This form's request",
+                        lines=8,
+                        max_lines=16,
+                        interactive=False,
+                        buttons=["copy"],
+                        elem_classes="code",
+                    )
+                    self.paste = gr.Textbox(
+                        label="Paste a request",
+                        lines=4,
+                        max_lines=12,
+                        elem_classes="code",
+                        placeholder='{"model": "wan22_5b", "prompts": [{"prompt": "…"}]}',
+                    )
+                    self.paste_problem = gr.HTML(elem_classes="problems")
+                    self.load = gr.Button("Load into the form", size="sm")
+                    with gr.Column(visible=False) as self.many:
+                        self.which = gr.Dropdown([], label="Prompt to show in the form")
+                        self.run_all = gr.Button("Run all prompts as one job", size="sm")
+        self.timer = gr.Timer(POLL_SECONDS)
+
+    def _connect(self) -> None:
+        filled = self._fill_outputs()
+        view = [self.now, self.cancel, self.result, self.reuse, self.queue, self.finished, self.seen]
+        for tab in self.rows.values():
+            self._connect_tab(tab, view)
+        looking = [self.mine, self.picked, self.seen]
+        self.timer.tick(self.look, looking, view, **_POLL)
+        self.cancel.click(self.on_cancel, looking, view, **_QUIET)
+        self.queue.click(self.on_remove, looking, view, **_QUIET)
+        self.finished.click(self.on_pick, looking, [self.picked, *view], **_QUIET)
+        loaded = [self.paste_problem, self.pasted, self.many, self.which, self.run_all, self.drawer, *filled]
+        self.load.click(self.on_load_text, [self.paste, self.uploads], loaded, **_QUIET)
+        self.reuse.click(self.on_reuse, [self.seen, self.uploads], loaded, **_QUIET)
+        self.which.input(self.on_which, [self.pasted, self.which, self.uploads], loaded, **_QUIET)
+        self.run_all.click(
+            self.on_run_all, [self.pasted, *looking], [self.paste_problem, self.mine, self.picked, *view], **_QUIET
+        )
+        drafts = [tab.draft for tab in self.rows.values()]
+        held = [component for tab in self.rows.values() for component in tab.inputs]
+        self.blocks.load(self.look, looking, view, **_POLL)
+        self.blocks.load(self.on_open, [self.place, self.uploads, *drafts, *held], filled, **_POLL)
+
+    def _connect_tab(self, tab: Tab, view: Sequence[Component]) -> None:
+        said = [*tab.said.values(), *([tab.shape] if tab.shape is not None else []), self.text, tab.draft]
+        edits: list[Any] = []
+        for component in tab.components.values():
+            if isinstance(component, gr.Image):
+                edits += [component.upload, component.clear]
+            elif isinstance(component, gr.Textbox):
+                edits.append(component.change)  # its input event leaves out text that was pasted or dictated
+            else:
+                edits.append(component.input)
+        # Queued, because only then does always_last hold back: unqueued answers may overtake each other.
+        gr.on(edits, lambda *held: self.on_edit(tab, held), tab.inputs, said, trigger_mode="always_last", **_EDIT)
+        tab.container.select(lambda *held: self.on_tab(tab, held), tab.inputs, [self.text, self.place], **_EDIT)
+        sizes = [tab.components["width"], tab.components["height"], *said]
+        for preset, button in tab.presets:
+            button.click(
+                lambda *held, preset=preset: self.on_size(tab, held, (preset.width, preset.height)),
+                tab.inputs,
+                sizes,
+                **_EDIT,
+            )
+        if tab.shape is not None:
+            tab.shape.click(lambda *held: self.on_shape(tab, held), tab.inputs, sizes, **_EDIT)
+        choosers = self._choosers()
+        tab.refresh.click(self.on_refresh, [self.uploads], choosers, **_EDIT)
+        for slot, upload in tab.uploads.items():
+            upload.upload(
+                lambda file, names, *held, slot=slot: self.on_upload(tab, slot, file, names, held),
+                [upload, self.uploads, *tab.inputs],
+                [upload, self.uploads, tab.problem, *choosers, *said],
+                api_visibility="private",
+                show_progress="hidden",
+                preprocess=False,
+                concurrency_limit=4,
+            )
+        tab.generate.click(
+            lambda mine, seen, *held: self.on_generate(tab, mine, seen, held),
+            [self.mine, self.seen, *tab.inputs],
+            [tab.problem, self.mine, self.picked, *view],
+            api_visibility="private",
+            show_progress="minimal",
+            show_progress_on=[tab.problem],
+            preprocess=False,
+            concurrency_limit=8,
+        )
+
+    def _choosers(self) -> list[Component]:
+        return [
+            tab.components[form.lora_name(slot)] for tab in self.rows.values() for slot in tab.row.slots
+        ]
+
+    def _fill_outputs(self) -> list[Component | gr.Tabs]:
+        found: list[Any] = [self.tabs, self.text, self.place]
+        for tab in self.rows.values():
+            found += [*tab.inputs, *tab.said.values(), *([tab.shape] if tab.shape is not None else []), tab.draft]
+            found.append(tab.problem)
+        return found
+
+    # What a tab holds
+
+    def choices(self, uploads: Mapping[str, str]) -> list[tuple[str, str]]:
+        """(label, source) of every LoRA that can be chosen: none, this browser's uploads, the LoRA folder."""
+        return [
+            (form.NO_LORA_LABEL, form.NO_LORA),
+            *((f"{name} (uploaded)", source) for source, name in reversed(uploads.items())),
+            *((path, path) for path in self.desk.library.listing()),
+        ]
+
+    def _picture_of(self, path: str) -> tuple[str, tuple[int, int]]:
+        data = Path(path).read_bytes()
+        sha256 = self.desk.images.put_bytes(data)
+        with Image.open(io.BytesIO(data)) as image:
+            return UPLOAD + sha256, image.size
+
+    def held(self, tab: Tab, raw: Sequence[Any]) -> tuple[form.Values, Picture]:
+        """A tab's values with the first frame stored and as its reference, from raw component values."""
+        found = tab.named(raw)
+        payload = found.pop("ctrl_img", None)
+        path = payload.get("path") if isinstance(payload, Mapping) else None
+        if not path:
+            return found, Picture()
+        try:
+            # Gradio keeps an upload under the hash of its bytes, so a path never changes its meaning.
+            reference, size = self.picture_of(path)
+        except WanUIError as error:
+            return found, Picture(error=error)
+        return {**found, "ctrl_img": reference}, Picture(reference, size)
+
+    def said(self, tab: Tab, held: form.Values, picture: Picture) -> Update:
+        return {**say(tab, held, picture), self.text: request_text(tab.row, held), tab.draft: held}
+
+    def fill(self, tab: Tab, held: form.Values, uploads: Mapping[str, str]) -> Update:
+        """Shows values in a tab; a first frame that is gone is left out."""
+        found: Update = {}
+        picture = Picture()
+        for name, component in tab.components.items():
+            if name not in held:
+                continue
+            value = held[name]
+            if name == "ctrl_img":
+                value, picture = self._shown_image(value)
+            if isinstance(component, gr.Dropdown):
+                found[component] = gr.Dropdown(choices=self.choices(uploads), value=value)
+            else:
+                found[component] = value
+        return {**found, **self.said(tab, {**held, "ctrl_img": picture.reference}, picture), tab.problem: ""}
+
+    def _shown_image(self, reference: str | None) -> tuple[str | None, Picture]:
+        """A kept first frame as a file that Gradio may show: the very bytes, so that it stays the same image."""
+        if not reference:
+            return None, Picture()
+        try:
+            data = self.desk.images.data(reference.removeprefix(UPLOAD))
+        except WanUIError as error:
+            return None, Picture(error=error)
+        with Image.open(io.BytesIO(data)) as image:
+            size, extension = image.size, (image.format or "PNG").lower()
+        path = save_bytes_to_cache(data, f"first-frame.{extension}", cache_dir=self._image_cache())
+        return path, Picture(reference, size)
+
+    def _image_cache(self) -> str:
+        return next(
+            component.GRADIO_CACHE
+            for tab in self.rows.values()
+            for component in tab.inputs
+            if isinstance(component, gr.Image)
+        )
+
+    # Editing
+
+    def on_open(self, place: Any, uploads: Any, *kept: Any) -> Update:
+        """A page that opens: drafts, the tab that was open, and the notes and request that belong to them."""
+        names = _upload_names(uploads)
+        drafts, raw = kept[: len(self.rows)], list(kept[len(self.rows) :])
+        found: Update = {}
+        for tab, draft in zip(self.rows.values(), drafts, strict=True):
+            mine, raw = raw[: len(tab.components)], raw[len(tab.components) :]
+            held, picture = self.held(tab, mine)
+            kept_values = form.kept(tab.row, draft)
+            if kept_values:
+                found |= self.fill(tab, {**held, **kept_values}, names)
+            else:
+                found |= self.said(tab, held, picture)
+                del found[tab.draft]
+                choices = self.choices(names)
+                found |= {
+                    tab.components[form.lora_name(slot)]: gr.Dropdown(choices=choices) for slot in tab.row.slots
+                }
+        opened = self.rows.get(place) if isinstance(place, str) else None
+        opened = opened or next(iter(self.rows.values()))
+        index = list(self.rows).index(opened.row.id)
+        start = sum(len(tab.components) for tab in list(self.rows.values())[:index])
+        all_raw = kept[len(self.rows) :]
+        held, _ = self.held(opened, all_raw[start : start + len(opened.components)])
+        found[self.text] = request_text(opened.row, {**held, **form.kept(opened.row, drafts[index])})
+        found[self.tabs] = gr.Tabs(selected=opened.row.id)
+        return found
+
+    def on_edit(self, tab: Tab, raw: Sequence[Any]) -> Update:
+        return self.said(tab, *self.held(tab, raw))
+
+    def on_tab(self, tab: Tab, raw: Sequence[Any]) -> Update:
+        held, _ = self.held(tab, raw)
+        return {self.text: request_text(tab.row, held), self.place: tab.row.id}
+
+    def on_size(self, tab: Tab, raw: Sequence[Any], size: tuple[int, int]) -> Update:
+        held, picture = self.held(tab, raw)
+        held |= {"width": size[0], "height": size[1]}
+        return {
+            tab.components["width"]: size[0],
+            tab.components["height"]: size[1],
+            **self.said(tab, held, picture),
+        }
+
+    def on_shape(self, tab: Tab, raw: Sequence[Any]) -> Update:
+        held, picture = self.held(tab, raw)
+        size = form.size(tab.row, held)
+        if picture.size is None or size is None:
+            return self.said(tab, held, picture)
+        return self.on_size(tab, raw, form.image_shape(tab.row, held["recipe"], size[:2], picture.size))
+
+    def on_refresh(self, uploads: Any) -> Update:
+        choices = self.choices(_upload_names(uploads))
+        return {chooser: gr.Dropdown(choices=choices) for chooser in self._choosers()}
+
+    def on_upload(self, tab: Tab, slot: str, file: Any, uploads: Any, raw: Sequence[Any]) -> Update:
+        """Moves an uploaded file into the library and chooses it."""
+        if not isinstance(file, Mapping) or not file.get("path"):
+            return {tab.problem: ""}
+        name = str(file.get("orig_name") or Path(file["path"]).name)
+        held, picture = self.held(tab, raw)
+        try:
+            source = self.desk.library.add_upload(Path(file["path"]), name)
+        except WanUIError as error:
+            return {tab.uploads[slot]: None, tab.problem: card.problem(error)}
+        names = {**_upload_names(uploads)}
+        names.pop(source, None)
+        names[source] = name
+        names = dict(list(names.items())[-REMEMBERED:])
+        held[form.lora_name(slot)] = source
+        chooser = tab.components[form.lora_name(slot)]
+        return {
+            **self.on_refresh(names),
+            chooser: gr.Dropdown(choices=self.choices(names), value=source),
+            tab.uploads[slot]: None,
+            self.uploads: names,
+            tab.problem: "",
+            **self.said(tab, held, picture),
+        }
+
+    # Jobs
+
+    def on_generate(self, tab: Tab, mine: Any, seen: Mapping[str, Any], raw: Sequence[Any]) -> Update:
+        held, picture = self.held(tab, raw)
+        try:
+            if picture.error is not None:
+                raise picture.error
+            job = self.desk.submit(form.body(tab.row, held))
+        except WanUIError as error:
+            return {tab.problem: card.problem(error, lambda location: form.label_of(tab.row, location))}
+        return {tab.problem: "", **self._follow(job, mine, seen)}
+
+    def _follow(self, job: Job, mine: Any, seen: Mapping[str, Any]) -> Update:
+        own = [*_strings(mine), job.id][-REMEMBERED:]
+        return {self.mine: own, self.picked: None, **self.look(own, None, seen)}
+
+    def on_cancel(self, mine: Any, picked: str | None, seen: Mapping[str, Any]) -> Update:
+        """Cancels the job that the card shows, which is the one the person saw."""
+        if seen.get("lead"):
+            self.desk.cancel(seen["lead"])
+        return self.look(mine, picked, seen)
+
+    def on_remove(self, mine: Any, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
+        try:
+            self.desk.cancel(str(event.job))
+        except WanUIError as error:
+            raise gr.Error(error.message, print_exception=False) from error
+        return self.look(mine, picked, seen)
+
+    def on_pick(self, mine: Any, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
+        return {self.picked: str(event.job), **self.look(mine, str(event.job), seen)}
+
+    def look(self, mine: Any, picked: str | None, seen: Mapping[str, Any] | None) -> Update:
+        """What the right column shows now; parts that are as they were are left out."""
+        own, seen = _strings(mine), seen or {}
+        try:
+            line, recent = self.desk.line(), self.desk.recent(RECENT)
+            lead = _lead(line, recent, own)
+            shown = self._shown(picked, recent, own)
+            running = line[0] if line and line[0].status == "in_progress" else None
+            ahead = None
+            if running is not None and (lead is None or running.id != lead.id):
+                ahead = (running, self.desk.progress(running.id))
+            progress = self.desk.progress(lead.id) if lead is not None else None
+        except WanUIError as error:
+            return self._changed({"now": card.trouble(error)}, seen)
+        ended = [job for job in recent if job.status not in card.LIVE]
+        others = [job for job in line if lead is None or job.id != lead.id]
+        stoppable = lead is not None and lead.status in card.LIVE and not lead.cancel_requested
+        return self._changed(
+            {
+                "now": card.now(lead, progress, ahead),
+                "cancel": stoppable,
+                "result": card.result(shown),
+                "reuse": shown is not None,
+                "queue": card.queue(others, own, ahead),
+                "finished": card.finished(ended, shown.id if shown else None),
+                "lead": lead.id if lead else None,
+                "shown": shown.id if shown else None,
+            },
+            seen,
+        )
+
+    def _changed(self, wanted: Mapping[str, Any], seen: Mapping[str, Any]) -> Update:
+        """Updates for the parts that differ from what the page has; a video is never replaced by itself."""
+        changed = {name: value for name, value in wanted.items() if name not in seen or seen[name] != value}
+        if not changed:
+            return {self.seen: gr.skip()}
+        made: Update = {self.seen: {**seen, **changed}}
+        html = {"now": self.now, "result": self.result, "queue": self.queue, "finished": self.finished}
+        buttons = {"cancel": self.cancel, "reuse": self.reuse}
+        for name, value in changed.items():
+            if name in html:
+                made[html[name]] = value
+            elif name in buttons:
+                made[buttons[name]] = gr.Button(interactive=value)
+        return made
+
+    def _shown(self, picked: str | None, recent: Sequence[Job], own: Sequence[str]) -> Job | None:
+        """The job whose clips are shown: the picked one, else the newest own one with clips, else the newest."""
+        if picked:
+            try:
+                return self.desk.job(picked)
+            except RequestNotFound:
+                pass  # a list that was left open over a change of data folder
+        with_clips = [job for job in recent if job.clips]
+        return next((job for job in with_clips if job.id in own), with_clips[0] if with_clips else None)
+
+    # Requests as JSON
+
+    def on_load_text(self, text: Any, uploads: Any) -> Update:
+        try:
+            return self._open(_decoded(str(text or "")), 0, uploads)
+        except WanUIError as error:
+            return {self.paste_problem: card.problem(error)}
+
+    def on_which(self, pasted: Any, index: Any, uploads: Any) -> Update:
+        try:
+            return self._open(pasted, int(index or 0), uploads)
+        except WanUIError as error:
+            return {self.paste_problem: card.problem(error)}
+
+    def on_reuse(self, seen: Mapping[str, Any], uploads: Any) -> Update:
+        """The shown job's request back in the form, with the seeds that were really used."""
+        try:
+            job = self.desk.job(seen["shown"])
+            prompts = [dict(item) for item in job.request["prompts"]]
+            for item, generation in zip(prompts, job.generations, strict=True):
+                item["seed"] = generation.seed
+            return self._open({**job.request, "prompts": prompts}, 0, uploads)
+        except WanUIError as error:
+            return {self.paste_problem: card.problem(error), self.drawer: gr.Accordion(open=True)}
+
+    def _open(self, body: Any, index: int, uploads: Any) -> Update:
+        """Shows one prompt of a request in its model's tab; with several prompts, lets choose or run them all."""
+        request = parse(body)
+        row, held = form.values(request, index)
+        tab = self.rows[row.id]
+        if held.get("ctrl_img"):
+            held["ctrl_img"] = UPLOAD + self.desk.images.put(held["ctrl_img"])
+        names = _upload_names(uploads)
+        for slot in row.slots:
+            source = held[form.lora_name(slot)]
+            if source.startswith(UPLOAD) and source not in names:
+                names[source] = self.desk.library.locate(source).name
+        several = len(request.prompts) > 1
+        found: Update = {
+            **self.fill(tab, held, names),
+            self.tabs: gr.Tabs(selected=row.id),
+            self.place: row.id,
+            self.paste_problem: "",
+            self.pasted: body if several else None,
+            self.many: gr.Column(visible=several),
+        }
+        if several:
+            found[self.which] = gr.Dropdown(choices=_prompt_names(request), value=index)
+            found[self.run_all] = gr.Button(f"Run all {len(request.prompts)} prompts as one job")
+            found[self.drawer] = gr.Accordion(open=True)
+        return found
+
+    def on_run_all(self, pasted: Any, mine: Any, picked: str | None, seen: Mapping[str, Any]) -> Update:
+        try:
+            job = self.desk.submit(pasted)
+        except WanUIError as error:
+            return {self.paste_problem: card.problem(error)}
+        return {self.paste_problem: "", **self._follow(job, mine, seen)}
+
+
+def _lead(line: Sequence[Job], recent: Sequence[Job], own: Sequence[str]) -> Job | None:
+    """The job the card is about: one's own that is next to end, else one's own failure, else whatever runs."""
+    live = next((job for job in line if job.id in own), None)
+    if live is not None:
+        return live
+    ended = next((job for job in recent if job.id in own), None)
+    running = line[0] if line else None
+    if ended is not None and (running is None or ended.status == "failed"):
+        return ended
+    return running
+
+
+def _prompt_names(request: InferenceRequest) -> list[tuple[str, int]]:
+    """(label, index) of each prompt of a request."""
+    return [
+        (f"{index + 1}. {' '.join(item.prompt.split())[:80] or '(no prompt)'}", index)
+        for index, item in enumerate(request.prompts)
+    ]
+
+
+def _decoded(text: str) -> Any:
+    """A pasted text as JSON. Raises BadJson, which says where it breaks."""
+    if not text.strip():
+        raise BadJson("Paste a request first: the JSON that this page or POST /v1/inference takes.")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadJson(f"This is not JSON: {error}.") from error
+    except RecursionError as error:
+        raise BadJson("This JSON is nested too deeply to be a request.") from error

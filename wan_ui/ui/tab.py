@@ -1,0 +1,232 @@
+"""One model's tab: its controls laid out, and what it says about them as they change; it knows no jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from wan_ui.engine.recipes import RECIPES
+from wan_ui.errors import InvalidRequest, WanUIError
+from wan_ui.models import FIRST_FRAME_NOTE, SIZE_480P_NOTE, Preset, WanModel
+from wan_ui.ui import card, form
+
+ONE_SIDE = (
+    "One side of a pair: the effect will not match the trainer's samples. Wan 2.2 A14B LoRAs come in pairs; choose "
+    "the other file too."
+)
+SETTINGS_HINT = (
+    "Seed −1 draws one, and the result states it. At a guidance scale of 1 or less the negative prompt is not used."
+)
+MATCH_HINT = (
+    "Reference server: as AI Toolkit inference servers render. Trainer preview: as AI Toolkit draws its samples while "
+    "training."
+)
+DRAFT_SECRET = "wan-ui"  # not a secret: the draft stays in its owner's browser; a fixed one survives a server restart
+
+
+@dataclass(frozen=True)
+class Tab:
+    """A built tab. `components` are the controls by name, in form order; the rest are what its events write to."""
+
+    row: WanModel
+    container: gr.Tab
+    components: Mapping[str, Component]
+    uploads: Mapping[str, gr.File]
+    presets: Sequence[tuple[Preset, gr.Button]]
+    refresh: gr.Button
+    shape: gr.Button | None
+    said: Mapping[str, gr.HTML]
+    problem: gr.HTML
+    generate: gr.Button
+    draft: gr.BrowserState
+
+    @property
+    def inputs(self) -> list[Component]:
+        return list(self.components.values())
+
+    def named(self, held: Sequence[Any]) -> form.Values:
+        """Raw component values, in the order of `inputs`, by control name."""
+        return dict(zip(self.components, held, strict=True))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The first frame as the tab holds it: its reference on the wire and its size in pixels, or what is wrong."""
+
+    reference: str | None = None
+    size: tuple[int, int] | None = None
+    error: WanUIError | None = None
+
+
+def build(row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, str]]) -> Tab:
+    """Lays the row's tab out inside the surrounding gr.Tabs."""
+    specs = {control.name: control for control in form.controls(row, starting)}
+    made: dict[str, Component] = {}
+
+    def put(name: str) -> None:
+        made[name] = form.make(specs[name], choices)
+
+    with gr.Tab(row.label, id=row.id) as container:
+        with gr.Column(elem_classes="form"):
+            with gr.Column(elem_classes=["section", "words"]):
+                put("prompt")
+                with gr.Row(elem_classes="pair"):
+                    put("neg")
+                    put("trigger_word")
+                said_prompt = gr.HTML(elem_classes="said")
+            shape = None
+            said_image = gr.HTML(elem_classes="said", render=False)
+            if "ctrl_img" in specs:
+                with gr.Column(elem_classes="section"):
+                    put("ctrl_img")
+                    with gr.Row(elem_classes="line"):
+                        said_image.render()
+                        shape = gr.Button("Use the image's shape", size="sm", interactive=False, scale=0)
+                    if FIRST_FRAME_NOTE in row.notes:
+                        gr.HTML(f'<p class="hint">{FIRST_FRAME_NOTE}</p>')
+            with gr.Column(elem_classes="section"):
+                with gr.Row(elem_classes="four"):
+                    for name in ("width", "height", "num_frames", "fps"):
+                        put(name)
+                presets: list[tuple[Preset, gr.Button]] = []
+                if row.presets:
+                    with gr.Row(elem_classes="presets"):
+                        presets = [
+                            (preset, gr.Button(card.size(preset.width, preset.height), size="sm", min_width=96))
+                            for preset in row.presets
+                        ]
+                said_size = gr.HTML(elem_classes=["said", "size", *(["tall"] if row.tuned_for else [])])
+            with gr.Column(elem_classes="section"):
+                with gr.Row(elem_classes="three"):
+                    for name in ("sample_steps", "guidance_scale", "seed"):
+                        put(name)
+                gr.HTML(f'<p class="hint">{SETTINGS_HINT}</p>')
+            with gr.Column(elem_classes=["section", "loras"]):
+                uploads: dict[str, gr.File] = {}
+                with gr.Row(elem_classes="pair"):
+                    for slot in row.slots:
+                        with gr.Column(min_width=240, elem_classes=["slot", "half" if row.two_transformers else "whole"]):
+                            put(form.lora_name(slot))
+                            uploads[slot] = gr.File(
+                                label=f"Upload {specs[form.lora_name(slot)].label} (.safetensors)",
+                                file_types=[".safetensors"],
+                                height=84,
+                                elem_classes="upload",
+                            )
+                            put(form.scale_name(slot))
+                with gr.Row(elem_classes="line"):
+                    said_lora = gr.HTML(elem_classes=["said", *(["tall"] if row.two_transformers else [])])
+                    refresh = gr.Button("Refresh the list", size="sm", scale=0)
+            with gr.Column(elem_classes="section"):
+                put("recipe")
+                gr.HTML(f'<p class="hint">{MATCH_HINT}</p>')
+        with gr.Column(elem_classes="act"):
+            problem = gr.HTML(elem_classes="problems")
+            generate = gr.Button("Generate", variant="primary", elem_classes="generate")
+        draft = gr.BrowserState(None, storage_key=f"wan-ui:draft:{row.id}", secret=DRAFT_SECRET)
+    return Tab(
+        row=row,
+        container=container,
+        components={name: made[name] for name in specs},
+        uploads=uploads,
+        presets=presets,
+        refresh=refresh,
+        shape=shape,
+        said={
+            "prompt": said_prompt,
+            "size": said_size,
+            "lora": said_lora,
+            **({"image": said_image} if shape is not None else {}),
+        },
+        problem=problem,
+        generate=generate,
+        draft=draft,
+    )
+
+
+def _prompt_note(held: Mapping[str, Any]) -> str:
+    trigger, prompt = held.get("trigger_word"), str(held.get("prompt") or "")
+    if "[trigger]" in prompt and not trigger:
+        return card.note("The prompt has [trigger] but there is no trigger word: it stays as written.")
+    if trigger and "[trigger]" not in prompt:
+        return card.note("The trigger word is not used: write [trigger] in the prompt where it belongs.")
+    return ""
+
+
+def _image_note(row: WanModel, held: Mapping[str, Any], picture: Picture) -> tuple[str, bool]:
+    """What to say of the first frame, and whether "Use the image's shape" would change anything."""
+    if picture.error is not None:
+        return f'<p class="wrong" role="alert">{card.escape(picture.error.message)}</p>', False
+    size = form.size(row, held)
+    if picture.size is None or size is None:
+        if picture.size is None and row.control_image == "optional":
+            return '<p class="hint">Optional. With a first frame the video starts from it.</p>', False
+        return "", False
+    recipe = RECIPES[held["recipe"]].id
+    image = card.size(*picture.size)
+    if form.stretches(row, recipe, size[2:], picture.size):
+        return card.note(f"The first frame will be stretched: {image} → {card.size(*size[2:])}."), True
+    return f'<p class="hint">Image: {image}, resized to {card.size(*size[2:])}.</p>', False
+
+
+def _bounds_message(row: WanModel, held: Mapping[str, Any]) -> str:
+    parts = [
+        f"{control.label} is a whole number from {control.low:g} to {control.high:g}."
+        for control in form.controls(row)
+        if control.name in ("width", "height", "num_frames", "fps")
+        and form.whole(held.get(control.name), control.name) is None
+    ]
+    return f'<p class="wrong">{" ".join(parts)}</p>'
+
+
+def _size_note(row: WanModel, held: Mapping[str, Any]) -> str:
+    size, frames = form.size(row, held), form.frames(row, held)
+    if size is None or frames is None:
+        return _bounds_message(row, held)
+    asked, effective, fps = frames
+    shown = card.change(card.size(*size[:2]), card.size(*size[2:]))
+    count = card.change(str(asked), str(effective))
+    divisor = row.divisor[RECIPES[held["recipe"]].id]
+    line = (
+        f'<p class="effective"><span><b>{shown}</b></span><span><b>{count}</b> {"frame" if effective == 1 else "frames"}'
+        f"</span><span>{card.seconds(effective / fps)}</span></p>"
+        f'<p class="hint">Sides go down to a multiple of {divisor}; frames are 4N + 1.</p>'
+    )
+    tuned = row.tuned_for
+    if tuned is not None and size[2] * size[3] > tuned.width * tuned.height and SIZE_480P_NOTE in row.notes:
+        line += card.note(SIZE_480P_NOTE)
+    return line
+
+
+def _lora_note(row: WanModel, held: Mapping[str, Any]) -> str:
+    chosen = [slot for slot in row.slots if held.get(form.lora_name(slot))]
+    return card.note(ONE_SIDE) if row.two_transformers and len(chosen) == 1 else ""
+
+
+def say(tab: Tab, held: Mapping[str, Any], picture: Picture) -> dict[Component, Any]:
+    """What the tab says about the values it holds, by the component that says it."""
+    row = tab.row
+    image, usable = _image_note(row, held, picture)
+    texts = {
+        "prompt": _prompt_note(held),
+        "image": image,
+        "size": _size_note(row, held),
+        "lora": _lora_note(row, held),
+    }
+    found: dict[Component, Any] = {component: texts[name] for name, component in tab.said.items()}
+    if tab.shape is not None:
+        found[tab.shape] = gr.Button(interactive=usable)
+    return found
+
+
+def request_text(row: WanModel, held: form.Values) -> str:
+    """The tab's request as JSON text, or why there is none yet."""
+    try:
+        return json.dumps(form.body(row, held), indent=2, ensure_ascii=False)
+    except InvalidRequest as error:
+        return f"({error.message})"
