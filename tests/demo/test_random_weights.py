@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKLWan,
-    UniPCMultistepScheduler,
-    WanImageToVideoPipeline,
-    WanPipeline,
-    WanTransformer3DModel,
-)
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 
+from wan_ui import Engine
 from wan_ui.demo import random_weights
-from wan_ui.demo.checkpoints import Demo, ensure
+from wan_ui.demo.checkpoints import DEMO_DEFAULTS, Demo, ensure
 from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.models import MODELS, WanModel
 
@@ -42,6 +38,7 @@ CLASSES: dict[str, Any] = {
     "tokenizer": AutoTokenizer,
 }
 SINGLE = (random_weights.SINGLE_LORA, random_weights.IMAGE_LORA)
+SMALL = {"width": 64, "height": 64, "num_frames": 5, "sample_steps": 1}
 PAIR = (random_weights.HIGH_LORA, random_weights.LOW_LORA)
 
 
@@ -156,48 +153,55 @@ def test_the_first_frame_is_a_picture(demo: Demo) -> None:
     assert np.median(steps) == 0 and pixels.std() > 40  # flat areas with few edges, unlike noise
 
 
-def _frames(
-    demo: Demo, row: WanModel, lora: str | None, scale: float = 1.0, prompt: str = "a photo"
-) -> npt.NDArray[np.float32]:
-    parts = _load(demo, row, [name for name in row.components if name != "model_index"])
-    # diffusers' own __call__ knows nothing of the built scheduler; any flow scheduler serves to see an effect.
-    parts.setdefault("scheduler", UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"))
+@pytest.fixture(scope="module")
+def engine(demo: Demo) -> Iterator[Engine]:
+    engine = Engine(models_dir=demo.models_dir, lora_dir=demo.lora_dir, device="cpu")
+    yield engine
+    engine.close()
+
+
+def _request(
+    demo: Demo, row: WanModel, scale: float, values: Mapping[str, int], prompt: str = "[trigger] a photo"
+) -> dict[str, Any]:
+    item: dict[str, Any] = {"prompt": prompt, **values}
     if row.control_image == "required":
-        for name in ("image_encoder", "image_processor"):
-            parts.setdefault(name, None)
-        boundary = {"boundary_ratio": random_weights.BOUNDARY} if row.two_transformers else {}
-        pipeline: Any = WanImageToVideoPipeline(**parts, **boundary)
-        given = {"image": Image.open(demo.first_frame).convert("RGB")}
+        item["ctrl_img"] = base64.b64encode(demo.first_frame.read_bytes()).decode()
+    if row.two_transformers:
+        slots = [{"path": random_weights.HIGH_LORA, "transformer": "high"}]
+        slots += [{"path": random_weights.LOW_LORA, "transformer": "low"}]
     else:
-        boundary = {"boundary_ratio": random_weights.BOUNDARY} if row.two_transformers else {}
-        pipeline = WanPipeline(**parts, **boundary, expand_timesteps=row.expand_timesteps)
-        given = {}
-    pipeline.set_progress_bar_config(disable=True)
-    if lora is not None:
-        pipeline.load_lora_weights(demo.lora_dir / lora, adapter_name="demo")
-        pipeline.transformer.set_adapters(["demo"], [scale])
-        assert any("lora_A" in name for name, _ in pipeline.transformer.named_parameters())
-    output = pipeline(
-        prompt=prompt,
-        width=64,
-        height=64,
-        num_frames=5,
-        num_inference_steps=2,
-        guidance_scale=4.0,
-        generator=torch.Generator().manual_seed(42),
-        output_type="np",
-        **given,
-    )
-    frames: npt.NDArray[np.float32] = output.frames[0] * 255
-    return frames
+        slots = [{"path": random_weights.IMAGE_LORA if row.image_layers else random_weights.SINGLE_LORA}]
+    loras = [{**slot, "network_multiplier": scale} for slot in slots]
+    return {"model": row.id, "trigger_word": "sks", "prompts": [item], "loras": loras}
 
 
+@pytest.mark.slow
 @ROWS
-def test_a_demo_lora_fits_its_row_and_shows_more_at_a_higher_scale(demo: Demo, row: WanModel) -> None:
-    base = _frames(demo, row, None)
-    assert np.isfinite(base).all() and base.std() > 20
-    assert np.abs(_frames(demo, row, None, prompt="something else") - base).mean() > 1
-    loras = (random_weights.HIGH_LORA,) if row.two_transformers else SINGLE if row.image_layers else SINGLE[:1]
-    for lora in loras:
-        weak, full = (float(np.abs(_frames(demo, row, lora, scale) - base).mean()) for scale in (0.1, 1.0))
-        assert 0.2 < weak < full and full > 4, (weak, full)
+def test_loras_and_prompts_change_the_frames_of_every_row(engine: Engine, demo: Demo, row: WanModel) -> None:
+    def frames(scale: float, prompt: str = "[trigger] a photo") -> npt.NDArray[np.float64]:
+        request = _request(demo, row, scale, {**SMALL, "sample_steps": 3}, prompt)
+        (clip,) = engine.generate(request)
+        return clip.frames.astype(np.float64)
+
+    base = frames(0)
+    assert base.std() > 20
+    assert np.abs(frames(0, "something else") - base).mean() > 1
+    weak, full = (np.abs(frames(scale) - base).mean() for scale in (0.1, 1.0))
+    assert 0.2 < weak < full and full > 4
+
+
+def test_the_documents_one_file_for_5b_also_fits_a_model_with_image_layers(engine: Engine, demo: Demo) -> None:
+    row = next(row for row in MODELS.values() if row.image_layers)
+    request = _request(demo, row, 1.0, SMALL)
+    (without,) = engine.generate({**request, "loras": []})
+    (clip,) = engine.generate({**request, "loras": [{"path": random_weights.SINGLE_LORA}]})
+    assert (clip.frames != without.frames).any()
+
+
+@pytest.mark.slow
+@ROWS
+def test_a_request_of_the_forms_defaults_takes_seconds(engine: Engine, demo: Demo, row: WanModel) -> None:
+    start = time.monotonic()
+    (clip,) = engine.generate(_request(demo, row, 1.0, DEMO_DEFAULTS))
+    assert time.monotonic() - start < 30  # 3 at most on two idle cores
+    assert clip.frames.shape == (DEMO_DEFAULTS["num_frames"], DEMO_DEFAULTS["height"], DEMO_DEFAULTS["width"], 3)

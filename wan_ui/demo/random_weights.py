@@ -41,7 +41,7 @@ SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
 LONGEST_PROMPT = 512  # tokens
 
 LORA_RANK = 4
-LORA_STRENGTH = 0.35  # standard deviation of A and B: strong enough to see at scale 1
+LORA_STRENGTH = 0.25  # standard deviation of A and B: strong enough to see at scale 1
 SINGLE_LORA = "my_lora_job/my_lora.safetensors"
 IMAGE_LORA = "my_wan_job/my_wan_job.safetensors"
 HIGH_LORA = "my_lora_job/my_high_noise.safetensors"
