@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from wan_ui.errors import LoraInvalid, LoraNotFound
 
 LARGEST_HEADER = 8 * 2**20  # bytes; a combined 14B LyCORIS file has about 1 MiB
 MOST_TENSORS = 8192  # a combined 14B file with every parameter changed has about 5,000
-LONGEST_NAME = 512  # bytes of a tensor's name
+LONGEST_NAME = 512  # bytes of a name, quoted, and what stands between it and its value
 LONGEST_ENTRY = 1024  # bytes of one tensor's {dtype, shape, data_offsets}
-MOST_METADATA = 1_000  # entries kept; further ones are checked and passed over
+MOST_METADATA = 1_000  # entries
 LONGEST_VALUE = 64 * 1024  # bytes of a metadata value that is kept; a longer one is passed over
 MOST_DIMENSIONS = 8
 
@@ -42,6 +43,11 @@ _NOT_SAFETENSORS = (
     (b"GGUF", "a GGUF file"),
 )
 _WHITE = b" \t\r\n"
+_SPACE = rb"[ \t\r\n]*+"
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'  # possessive: no way back to try, so no memory for ways back
+_NAMED = rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE
+_NAME = re.compile(_NAMED + rb"\{", re.DOTALL)
+_PAIR = re.compile(_SPACE + _NAMED + rb"(" + _STRING + rb")" + _SPACE + rb"([,}])", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,7 @@ def _checked(raw: bytes, size: int) -> Listing:
             if seen_metadata:
                 raise LoraInvalid("Not a sound safetensors file: its header has two metadata blocks.")
             seen_metadata = True
-            metadata = _metadata(raw, at, end)
+            metadata = _metadata(raw, at)
             continue
         if name in tensors:
             raise LoraInvalid("Not a sound safetensors file: its header names a tensor twice.")
@@ -155,19 +161,6 @@ def _expect(raw: bytes, at: int, byte: bytes) -> int:
     return at + 1
 
 
-def _string_end(raw: bytes, at: int) -> int:
-    """The index behind the closing quote of the string that opens at `at`."""
-    found = raw.find(b'"', at + 1)
-    while found >= 0:
-        first = found
-        while raw[first - 1] == 0x5C:  # a backslash; the opening quote stops the walk
-            first -= 1
-        if (found - first) % 2 == 0:
-            return found + 1
-        found = raw.find(b'"', found + 1)
-    raise _broken()
-
-
 def _text(raw: bytes, at: int, end: int) -> str:
     try:
         value = json.loads(raw[at:end].decode("utf-8"))  # bytes would be taken for UTF-16 when some are 0
@@ -180,64 +173,56 @@ def _text(raw: bytes, at: int, end: int) -> str:
 
 def _members(raw: bytes) -> Iterator[tuple[str, int, int]]:
     """(name, start, end) of each member of the outer object, start and end enclosing its {…}."""
-    at = _expect(raw, 0, b"{")
-    if raw[_skip(raw, at) : _skip(raw, at) + 1] == b"}":
-        at = _skip(raw, at)
-    else:
-        while True:
-            at = _expect(raw, at, b'"') - 1
-            behind = _string_end(raw, at)
-            if behind - at > LONGEST_NAME:
-                raise LoraInvalid("Not a LoRA: a tensor's name is longer than any layer's.")
-            name = _text(raw, at, behind)
-            opens = _expect(raw, _expect(raw, behind, b":"), b"{") - 1
-            end = _metadata_end(raw, opens) if name == "__metadata__" else raw.find(b"}", opens) + 1
-            if end == 0:
+    at = _skip(raw, _expect(raw, 0, b"{"))
+    while raw[at : at + 1] != b"}":
+        found = _NAME.match(raw, at, at + LONGEST_NAME)
+        if found is None:
+            raise _broken()
+        name, opens = _text(raw, *found.span(1)), found.end() - 1
+        end = _metadata_end(raw, opens) if name == "__metadata__" else raw.find(b"}", opens) + 1
+        if end == 0:
+            raise _broken()
+        yield name, opens, end
+        at = _skip(raw, end)
+        if raw[at : at + 1] == b",":
+            at = _skip(raw, at + 1)
+            if raw[at : at + 1] != b'"':
                 raise _broken()
-            yield name, opens, end
-            at = _skip(raw, end)
-            if raw[at : at + 1] != b",":
-                break
-            at += 1
-    at = _expect(raw, at, b"}")
-    if raw[at:].strip(_WHITE):
+        elif raw[at : at + 1] != b"}":
+            raise _broken()
+    if raw[at + 1 :].strip(_WHITE):
         raise _broken()
 
 
-def _pairs(raw: bytes, opens: int) -> Iterator[tuple[int, int, int, int]]:
-    """Bounds of name and value of each member of an object of strings; the last one has value bounds (end, end)."""
+def _pairs(raw: bytes, opens: int) -> Iterator[re.Match[bytes]]:
+    """Each name and value of the object of strings that opens there."""
     at = _skip(raw, opens + 1)
     if raw[at : at + 1] == b"}":
-        yield at, at, at + 1, at + 1
         return
-    while True:
-        name = _expect(raw, at, b'"') - 1
-        name_end = _string_end(raw, name)
-        value = _expect(raw, _expect(raw, name_end, b":"), b'"') - 1
-        value_end = _string_end(raw, value)
-        yield name, name_end, value, value_end
-        at = _skip(raw, value_end)
-        if raw[at : at + 1] != b",":
-            break
-        at += 1
-    at = _expect(raw, at, b"}")
-    yield at, at, at, at
+    for _ in range(MOST_METADATA):
+        found = _PAIR.match(raw, at)
+        if found is None:
+            raise _broken()
+        yield found
+        if found.group(3) == b"}":
+            return
+        at = found.end()
+    raise LoraInvalid("Not a LoRA: its header holds more metadata than any trainer writes.")
 
 
 def _metadata_end(raw: bytes, opens: int) -> int:
-    end = 0
-    for *_, value_end in _pairs(raw, opens):
-        end = value_end
+    end = _skip(raw, opens + 1) + 1
+    for found in _pairs(raw, opens):
+        end = found.end()
     return end
 
 
-def _metadata(raw: bytes, opens: int, end: int) -> dict[str, str]:
+def _metadata(raw: bytes, opens: int) -> dict[str, str]:
     kept: dict[str, str] = {}
-    for name, name_end, value, value_end in _pairs(raw, opens):
-        if value_end == end or value_end - value > LONGEST_VALUE or name_end - name > LONGEST_NAME:
-            continue
-        if len(kept) < MOST_METADATA:
-            kept[_text(raw, name, name_end)] = _text(raw, value, value_end)
+    for found in _pairs(raw, opens):
+        name, value = found.span(1), found.span(2)
+        if name[1] - name[0] <= LONGEST_NAME and value[1] - value[0] <= LONGEST_VALUE:
+            kept[_text(raw, *name)] = _text(raw, *value)
     return kept
 
 
