@@ -86,17 +86,14 @@ class Engine:
 
 def choose_device(name: str | None) -> torch.device:
     """The device to run on. Raises DeviceUnavailable for one that this machine, or this torch, does not have."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    wanted = name if name is not None else "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
+        return torch.empty(1, device=wanted).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise DeviceUnavailable(
-            f"The device {name!r} cannot be used here. Choose cpu, or cuda on a machine with a CUDA GPU and a CUDA "
+            f"The device {wanted!r} cannot be used here. Choose cpu, or cuda on a machine with a CUDA GPU and a CUDA "
             "build of torch."
         ) from error
-    return device
 
 
 def _unheard(progress: Progress) -> None:

@@ -14,8 +14,9 @@ from wan_ui.models import TEMPORAL_COMPRESSION
 
 @dataclass(frozen=True)
 class Start:
-    """Where denoising starts. Shapes: latents (1, C, T, h, w), T = (frames − 1) // 4 + 1.
+    """Where denoising starts. Shapes: latents (1, C, T, h, w), float32, T = (frames − 1) // 4 + 1.
 
+    Latents are float32 even where they were rounded to the model's dtype: UniPC keeps its state in their dtype.
     `channels` (1, 20, T, h, w) are appended to the latents at every step. `mask` (1, C, T, h, w) is 0 where the
     latents are given and 1 where they are denoised; its dtype is the dtype of the per-token timesteps. `image`
     (1, tokens, width) are CLIP embeddings.
@@ -95,7 +96,7 @@ def first_latent(
     started[:, :, :1] = encoded
     mask = torch.ones_like(started)
     mask[:, :, :1] = 0
-    return Start(started, mask=mask)
+    return Start(started.float(), mask=mask)
 
 
 def latent_channels(
@@ -105,7 +106,7 @@ def latent_channels(
     frame = _unit_range(image).to(latents.device, dtype) * 2.0 - 1.0
     encoded = _normalised(_sampled(vae, _clip_of_first_frame(frame, num_frames), seed).to(dtype), vae)
     started = latents.to(dtype)
-    return Start(started, channels=torch.cat([_temporal_mask(started), encoded], dim=1))
+    return Start(started.float(), channels=torch.cat([_temporal_mask(started), encoded], dim=1))
 
 
 def clip_and_latent_channels(

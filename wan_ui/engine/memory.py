@@ -12,8 +12,11 @@ from wan_ui.settings import MemoryMode
 Placement = Literal["resident", "pair", "stream"]
 MODES: tuple[Placement, ...] = ("resident", "pair", "stream")  # loosest first
 
-TRANSFORMER_BYTES_PER_TOKEN_WIDTH = 28  # bytes of activations per token and hidden channel, one forward in bf16
-VAE_BYTES_PER_PIXEL = 5_200  # bytes per output pixel of one frame while four frames are decoded in bf16
+# Bytes of activations per token and hidden channel, one forward in bf16; with per-token timesteps the float32
+# modulation of every token comes on top.
+BYTES_PER_TOKEN_CHANNEL = 28
+BYTES_PER_TOKEN_CHANNEL_EXPANDED = 80
+VAE_BYTES_PER_PIXEL = 11_200  # per output pixel of one frame, while four frames are decoded in bf16
 FRAME_BYTES_PER_PIXEL = 3 * (2 + 2 + 1)  # a decoded frame in bf16, its concatenation, and in uint8
 RESERVE = 1 << 30  # bytes for the CUDA context's workspaces and fragmentation
 STREAMED_BLOCKS = 3  # blocks on the device at once while streaming: at work, on the way, being freed
@@ -36,12 +39,13 @@ class Sizes:
 def activation_bytes(row: WanModel, width: int, height: int, num_frames: int) -> int:
     """Peak bytes beside the weights for one clip: the larger of a transformer forward and the VAE's decode.
 
-    The three factors above were read off full-size runs on one H200, see docs/decisions.md.
+    The factors above were read off full-size runs on one H200, see docs/decisions.md.
     """
     latent_frames = (num_frames - 1) // TEMPORAL_COMPRESSION + 1
     patch = 2 * row.spatial_compression
     tokens = latent_frames * (width // patch) * (height // patch)
-    transformer = tokens * row.hidden_size * TRANSFORMER_BYTES_PER_TOKEN_WIDTH
+    each = BYTES_PER_TOKEN_CHANNEL_EXPANDED if row.expand_timesteps else BYTES_PER_TOKEN_CHANNEL
+    transformer = tokens * row.hidden_size * each
     vae = width * height * (VAE_BYTES_PER_PIXEL + FRAME_BYTES_PER_PIXEL * num_frames)
     return max(transformer, vae)
 

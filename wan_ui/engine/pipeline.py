@@ -37,6 +37,7 @@ from wan_ui.engine.engine import Pipeline, Report
 from wan_ui.engine.placement import Residence, free_bytes, release
 from wan_ui.engine.recipes import RECIPES, Recipe, SchedulerSpec, scheduler_spec
 from wan_ui.engine.sampling import Experts, Guidance, denoise
+from wan_ui.engine.vision import clip_pixels
 from wan_ui.errors import CheckpointIncomplete, OutOfMemory
 from wan_ui.lora.convert import convert
 from wan_ui.lora.library import LoraFile
@@ -308,8 +309,8 @@ class WanPipeline:
         processor, encoder = self._components.image_processor, self._components.image_encoder
         if processor is None or encoder is None:
             raise CheckpointIncomplete(f"{self._row.label} needs an image encoder, and the checkpoint has none.")
-        pixels = processor(images=image, return_tensors="pt").to(self._device)
-        return encoder(**pixels, output_hidden_states=True).hidden_states[-2]
+        pixels = clip_pixels(processor, image, self._device)
+        return encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
 
     def _scheduler(self, recipe: Recipe) -> SchedulerSpec:
         spec = scheduler_spec(self._row, recipe)
