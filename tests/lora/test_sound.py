@@ -251,7 +251,8 @@ def test_mutated_headers_are_refused_and_cost_little(tmp_path: Path) -> None:
         except LoraInvalid:
             refused += 1
         else:
-            assert mutator in (_flip, _slice) or content == unchanged, (number, mutator.__name__)
+            # Inside a metadata string a flipped bit, noise or a thousand brackets are just text.
+            assert mutator in (_flip, _slice, _deep) or content == unchanged, (number, mutator.__name__)
             try:
                 with safe_open(path, framework="pt") as file:
                     assert file.keys()
