@@ -47,5 +47,9 @@ environment() {
         echo "Installing $requirements (torch is large; once)" >&2
         "$venv/bin/python" -m pip install --disable-pip-version-check --requirement "$root/$requirements" >&2
         echo "$wanted" >"$stamp"
+        local included
+        for included in $(sed -n 's/^-r //p' "$root/$requirements"); do
+            fingerprint "$included" >"$venv/.$included.installed"
+        done
     fi
 }
