@@ -44,7 +44,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         names = [str(file.relative_to(folder)) for file in files]
         if what == ["tree"]:
             rows = [
-                {"type": "file", "path": name, "size": file.stat().st_size, "oid": hashlib.sha1(name.encode()).hexdigest()}
+                {
+                    "type": "file",
+                    "path": name,
+                    "size": file.stat().st_size,
+                    "oid": hashlib.sha1(name.encode()).hexdigest(),
+                }
                 for name, file in zip(names, files, strict=True)
             ]
             return self._send(json.dumps(rows).encode())

@@ -99,11 +99,17 @@ def fake_write_video(path: Path, frames: npt.NDArray[np.uint8], fps: int, metada
     path.write_text(json.dumps({"shape": frames.shape, "fps": fps, "metadata": metadata}))
 
 
+class FakeHeader(str):
+    """A header that is its name, of a file that holds one half or the whole of a pair as `slot` says."""
+
+    slot = "unknown"
+
+
 @dataclass(frozen=True)
 class FakeLoraFile:
     name: str
     sha256: str
-    header: str
+    header: FakeHeader
 
 
 @dataclass
@@ -117,7 +123,7 @@ class FakeLibrary:
         self.asked.append(source)
         if source not in self.names:
             raise LoraNotFound(f"There is no LoRA {source!r}.")
-        return FakeLoraFile(source, hashlib.sha256(source.encode()).hexdigest(), f"header of {source}")
+        return FakeLoraFile(source, hashlib.sha256(source.encode()).hexdigest(), FakeHeader(f"header of {source}"))
 
 
 @dataclass

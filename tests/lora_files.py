@@ -5,23 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
 
 from wan_ui.lora.header import LoraHeader
 from wan_ui.lora.library import LoraFile
+from wan_ui.lora.survey import Kind, ModuleInfo
 
 ATTENTION = tuple(f"{kind}_attn.{part}" for kind in ("self", "cross") for part in "qkvo")
 
 
 def lora_file(name: str, kind: str = "lora") -> LoraFile:
-    """A record that points at no file; its SHA-256 follows from its name."""
+    """A record that points at no file; its SHA-256 follows from its name. `kind` is one or several, joined by +."""
+    kinds = [cast(Kind, one) for one in kind.split("+")]
+    modules = tuple(ModuleInfo("single", f"blocks.{i}", one, (1, 1), 1, None) for i, one in enumerate(kinds))
     header = LoraHeader(
         type=kind,
         slot="single",
         slots=("single",),
-        modules=(),
+        modules=modules,
         dropped=(),
         dropped_count=0,
         dtype="F32",

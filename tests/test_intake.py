@@ -134,7 +134,7 @@ NO_LORA = {**LOW, "path": "none.safetensors"}
         # Each body is wrong in this way and in every way after it.
         (i2v({"ctrl_img": "broken", **BAD_SCHEMA}, {}, loras=({"path": "x"},), model="none"), InvalidRequest, [], []),
         (i2v({"ctrl_img": "broken"}, {}, loras=({"path": "x"},), model="none"), ModelNotFound, [], []),
-        (i2v({"ctrl_img": "broken"}, {}, loras=({"path": "none"},)), MoeFormatRequired, [], []),
+        (i2v({"ctrl_img": "broken"}, {}, loras=({"path": "none"},)), MoeFormatRequired, ["none"], []),
         (i2v({"ctrl_img": "broken"}, {}, loras=(HIGH, NO_LORA)), ControlImageRequired, [], []),
         (
             i2v({"ctrl_img": "good"}, {"ctrl_img": "broken"}, loras=(HIGH, NO_LORA)),
@@ -145,7 +145,7 @@ NO_LORA = {**LOW, "path": "none.safetensors"}
         (
             i2v({"ctrl_img": "good"}, {"ctrl_img": "broken"}, loras=({**LOW, "path": "misfit.safetensors"},)),
             LoraMismatch,
-            ["misfit.safetensors"],
+            ["misfit.safetensors", "misfit.safetensors"],
             [],
         ),
         (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from wan_ui.errors import LoraInvalid, LoraNotFound
 from wan_ui.lora.header import check_fit
 from wan_ui.models import PAIR_NOTE, WanModel
 from wan_ui.request import Generation, InferenceRequest, LoraUse, draw_seed, model_row, parse, resolve
@@ -56,7 +58,9 @@ def prepare(
     request = parse(body)
     row = model_row(request.model)
     # The images stay as they were written until the LoRA files are found.
-    drafts = resolve(request, store_image=lambda ctrl_img: ctrl_img, draw=draw)
+    drafts = resolve(
+        request, store_image=lambda ctrl_img: ctrl_img, draw=draw, is_combined=partial(_is_combined, library)
+    )
     loras, lora_notes = _locate(row, drafts[0].loras, library, configs, check_fit)
     hashes = {text: images.put(text) for text in dict.fromkeys(draft.image for draft in drafts) if text is not None}
     generations = tuple(
@@ -76,6 +80,14 @@ def prepare(
         generations=generations,
         notes=(*lora_notes, *_notes(row, generations)),
     )
+
+
+def _is_combined(library: Library, path: str) -> bool:
+    """Whether a file holds both halves of a pair; one that is not here is said later, where all files are located."""
+    try:
+        return library.locate(path).header.slot == "combined"
+    except (LoraNotFound, LoraInvalid):
+        return False
 
 
 def _locate(

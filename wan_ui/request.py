@@ -49,7 +49,7 @@ Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 
 
-class _Wire(BaseModel):
+class Wire(BaseModel):
     """Unknown fields are refused by name; null means left out, for clients of the public server."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
@@ -62,7 +62,7 @@ class _Wire(BaseModel):
         return data
 
 
-class PromptItem(_Wire):
+class PromptItem(Wire):
     """One clip of a request."""
 
     prompt: str = Field(max_length=LONGEST_TEXT, description="What the video shows; [trigger] is replaced.")
@@ -83,7 +83,7 @@ class PromptItem(_Wire):
     ctrl_img: str | None = Field(None, description="First frame: base64, with or without a data: header, or a URL.")
 
 
-class LoraItem(_Wire):
+class LoraItem(Wire):
     """One LoRA of a request."""
 
     path: str = Field(min_length=1, max_length=4096, description="A file under the LoRA folder.")
@@ -91,7 +91,7 @@ class LoraItem(_Wire):
     network_multiplier: Float = Field(1.0, ge=-2, le=2, description="LoRA scale; 0 is not attached.")
 
 
-class InferenceRequest(_Wire):
+class InferenceRequest(Wire):
     """The body of `POST /v1/inference`, of `Engine.generate` and of the page."""
 
     model: str = Field(max_length=200, description="Model id, see /v1/models.")
@@ -99,6 +99,10 @@ class InferenceRequest(_Wire):
     trigger_word: str | None = Field(None, max_length=LONGEST_TEXT, description="Replaces [trigger] in every prompt.")
     prompts: tuple[PromptItem, ...] = Field(min_length=1, max_length=1000)
     loras: tuple[LoraItem, ...] = Field((), max_length=64, description="Empty: the base model.")
+    stack: bool = Field(False, description="Allow several LoRAs for one transformer; their effects add up.")
+    first_step_change: bool = Field(
+        True, description="Measure how much the LoRA changes the first prediction, by one forward more."
+    )
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ class Generation:
     requested_height: int
     requested_num_frames: int
     ignored: tuple[str, ...] = ()
+    first_step_change: bool = True
 
 
 def parse(body: Any) -> InferenceRequest:
@@ -192,28 +197,66 @@ def draw_seed() -> int:
     return random.SystemRandom().randint(0, LARGEST_DRAWN_SEED)
 
 
-def settle_slots(row: WanModel, loras: tuple[LoraItem, ...]) -> tuple[LoraUse, ...]:
-    """Each LoRA's slot of the row.
+def never_combined(path: str) -> bool:
+    """The answer of who cannot look into files."""
+    return False
 
-    Raises MoeFormatRequired, MoeFormatNotSupported, SingleMoeConfigOnly or SingleLoraOnly.
+
+def settle_slots(
+    row: WanModel,
+    loras: tuple[LoraItem, ...],
+    stack: bool = False,
+    is_combined: Callable[[str], bool] = never_combined,
+) -> tuple[LoraUse, ...]:
+    """Each LoRA's slot of the row, in the request's order.
+
+    A file that holds both halves of a pair (`is_combined`) fills its own slot and the other, unless another entry
+    names that one; it alone may leave `transformer` out.
+    Raises MoeFormatRequired, MoeFormatNotSupported, SingleMoeConfigOnly or SingleLoraOnly; InvalidRequest for one
+    file twice in a stack.
     """
-    if row.two_transformers:
-        if any(item.transformer is None for item in loras):
-            raise MoeFormatRequired(
-                f"{row.label} has two transformers: give each entry of loras a transformer, \"high\" or \"low\"."
+    uses = _pair_slots(row, loras, is_combined) if row.two_transformers else _single_slot(row, loras)
+    for slot in row.slots:
+        here = [use.path for use in uses if use.slot == slot]
+        if len(here) > 1 and not stack:
+            if row.two_transformers:
+                raise SingleMoeConfigOnly(
+                    f"{row.label} takes one high and one low LoRA; {len(here)} were given for {slot}. To stack them, "
+                    'set "stack": true.'
+                )
+            raise SingleLoraOnly(
+                f'{row.label} takes one LoRA, {len(here)} were given. To stack them, set "stack": true.'
             )
-        slots: list[str] = [item.transformer or "" for item in loras]
-        if len(set(slots)) < len(slots):
-            raise SingleMoeConfigOnly(f"{row.label} takes one high and one low LoRA; two were given for one of them.")
-    else:
-        if any(item.transformer is not None for item in loras):
-            raise MoeFormatNotSupported(f"{row.label} has one transformer: leave out transformer in loras.")
-        if len(loras) > 1:
-            raise SingleLoraOnly(f"{row.label} takes one LoRA, {len(loras)} were given.")
-        slots = list(row.slots)[: len(loras)]
-    return tuple(
-        LoraUse(slot, item.path, item.network_multiplier) for slot, item in zip(slots, loras, strict=True)
-    )
+        if len(set(here)) < len(here):
+            raise InvalidRequest(
+                "loras: the same file stands twice in one stack; give it once with the sum of the scales.",
+                fields=[{"loc": "loras", "msg": "the same file twice in one stack"}],
+            )
+    return uses
+
+
+def _single_slot(row: WanModel, loras: tuple[LoraItem, ...]) -> tuple[LoraUse, ...]:
+    if any(item.transformer is not None for item in loras):
+        raise MoeFormatNotSupported(f"{row.label} has one transformer: leave out transformer in loras.")
+    (slot,) = row.slots
+    return tuple(LoraUse(slot, item.path, item.network_multiplier) for item in loras)
+
+
+def _pair_slots(
+    row: WanModel, loras: tuple[LoraItem, ...], is_combined: Callable[[str], bool]
+) -> tuple[LoraUse, ...]:
+    named = {item.transformer for item in loras}
+    uses: list[LoraUse] = []
+    for item in loras:
+        unnamed = [slot for slot in row.slots if slot not in named]
+        both = bool(unnamed) and is_combined(item.path)
+        if item.transformer is None and not both:
+            raise MoeFormatRequired(
+                f'{row.label} has two transformers: give each entry of loras a transformer, "high" or "low".'
+            )
+        slots = [slot for slot in row.slots if slot == item.transformer or (both and slot in unnamed)]
+        uses += [LoraUse(slot, item.path, item.network_multiplier) for slot in slots]
+    return tuple(uses)
 
 
 def resolve(
@@ -221,15 +264,17 @@ def resolve(
     store_image: Callable[[str], str],
     draw: Callable[[], int] = draw_seed,
     models: Mapping[str, WanModel] = MODELS,
+    is_combined: Callable[[str], bool] = never_combined,
 ) -> tuple[Generation, ...]:
     """One frozen generation per prompt, in prompt order.
 
     `store_image` takes a `ctrl_img` as written and returns the SHA-256 of the checked image's bytes; it is called
-    only once everything else holds. `draw` settles a seed of -1, once.
+    only once everything else holds. `draw` settles a seed of -1, once. `is_combined` tells of a LoRA's path whether
+    the file holds both halves of a pair.
     Raises ModelNotFound, ControlImageRequired, ControlImageNotSupported and what settle_slots raises.
     """
     row = model_row(request.model, models)
-    loras = settle_slots(row, request.loras)
+    loras = settle_slots(row, request.loras, request.stack, is_combined)
     for index, item in enumerate(request.prompts):
         if row.control_image == "required" and not item.ctrl_img:
             raise ControlImageRequired(
@@ -276,4 +321,5 @@ def _generation(
         requested_height=item.height,
         requested_num_frames=item.num_frames,
         ignored=tuple(name for name in IGNORED_FIELDS if getattr(item, name) is not None),
+        first_step_change=request.first_step_change,
     )

@@ -1,4 +1,4 @@
-"""Checkpoints: found, complete or the missing file named, the same files known as the same, the hub asked for no more."""
+"""Checkpoints: found or the missing file named, equal files known as equal, the hub asked for no more than needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.golden_cases import CHECKPOINTS
 from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound
-from wan_ui.models import MODELS
+from wan_ui.models import MODELS, WanModel
 
 ROOT = Path(__file__).parents[2]
 ROW = MODELS["wan21_1b"]
@@ -28,9 +28,9 @@ def copy(row_id: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("row", MODELS.values(), ids=lambda row: row.id)
-def test_every_row_is_found_whole(row: object) -> None:
-    found = Checkpoints(CHECKPOINTS).fetch(MODELS[row.id], lambda progress: None)
-    assert set(found) == set(MODELS[row.id].components)
+def test_every_row_is_found_whole(row: WanModel) -> None:
+    found = Checkpoints(CHECKPOINTS).fetch(row, lambda progress: None)
+    assert set(found) == set(row.components)
     assert all(part.size > 0 for part in found.values())
 
 
@@ -117,8 +117,15 @@ def test_the_hub_is_asked_for_what_the_row_needs_and_no_more(tmp_path: Path) -> 
     environment = {**os.environ, "HF_ENDPOINT": hub.stdout.readline().strip(), "HF_HOME": str(tmp_path)}
     environment |= {"HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
     try:
-        run = subprocess.run([sys.executable, "-c", FETCH, row.id], env=environment, cwd=tmp_path, check=True,
-                             capture_output=True, text=True, timeout=60)
+        run = subprocess.run(
+            [sys.executable, "-c", FETCH, row.id],
+            env=environment,
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     finally:
         hub.terminate()
     fetched = set(hub.stdout.read().split())

@@ -36,7 +36,9 @@ def as_base64(image: Image.Image) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def request(model: str, recipe: str = "reference", loras: dict[str, float] | None = None, **fields: Any) -> dict[str, Any]:
+def request(
+    model: str, recipe: str = "reference", loras: dict[str, float] | None = None, **fields: Any
+) -> dict[str, Any]:
     """A small request; `loras` maps file names to multipliers, for every slot in turn."""
     row = MODELS[model]
     prompt = {

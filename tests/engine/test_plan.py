@@ -33,6 +33,15 @@ from wan_ui.lora.library import LoraFile
 from wan_ui.request import Generation, parse, resolve
 
 A, B = "a" * 64, "b" * 64
+ALL, DORA, NONE = frozenset({"lora", "dora"}), frozenset({"dora"}), frozenset[str]()
+
+
+def adapters(*digests: str) -> Worn:
+    return Worn(digests, (), ALL)
+
+
+def merged(scale: float) -> Worn:
+    return Worn((), ((A, scale),), DORA)
 
 
 def wanted(model: str = "m", whole: bool = False, **slots: Worn) -> Wanted:
@@ -41,46 +50,46 @@ def wanted(model: str = "m", whole: bool = False, **slots: Worn) -> Wanted:
 
 
 BASE = Held("m", False, {"single": BARE})
-WITH_A = Held("m", False, {"single": Worn((A,))})
-MERGED_A = Held("m", True, {"single": Worn((), ((A, 1.0),))})
-PAIR = Held("m", False, {"high": Worn((A,)), "low": Worn((B,))})
+WITH_A = Held("m", False, {"single": adapters(A)})
+MERGED_A = Held("m", True, {"single": merged(1.0)})
+PAIR = Held("m", False, {"high": adapters(A), "low": adapters(B)})
 
 TABLE: list[tuple[str, Held | None, Wanted, list[Step]]] = [
     ("nothing held", None, wanted(), [LoadModel("m")]),
     (
         "nothing held, a LoRA",
         None,
-        wanted(single=Worn((A,))),
-        [LoadModel("m"), Wear("single", (A,)), Weigh("single", {A: 1.0})],
+        wanted(single=adapters(A)),
+        [LoadModel("m"), Wear("single", (A,), ALL), Weigh("single", {A: 1.0})],
     ),
     ("the same base", BASE, wanted(), []),
-    ("the same LoRA: only the scale is sent", WITH_A, wanted(single=Worn((A,))), [Weigh("single", {A: 1.0})]),
-    ("another LoRA", WITH_A, wanted(single=Worn((B,))), [Wear("single", (B,)), Weigh("single", {B: 1.0})]),
-    ("no LoRA after one", WITH_A, wanted(), [Wear("single", ())]),
+    ("the same LoRA: only the scale is sent", WITH_A, wanted(single=adapters(A)), [Weigh("single", {A: 1.0})]),
+    ("another LoRA", WITH_A, wanted(single=adapters(B)), [Wear("single", (B,), ALL), Weigh("single", {B: 1.0})]),
+    ("no LoRA after one", WITH_A, wanted(), [Wear("single", (), NONE)]),
     ("another model", WITH_A, wanted("n"), [LoadModel("n")]),
     (
         "preview after reference",
         WITH_A,
-        wanted(whole=True, single=Worn((), ((A, 1.0),))),
-        [Cast(True), Wear("single", ()), Merge("single", ((A, 1.0),))],
+        wanted(whole=True, single=merged(1.0)),
+        [Cast(True), Wear("single", (), DORA), Merge("single", ((A, 1.0),), DORA)],
     ),
     (
         "reference after preview: the base weights first, then the dtype",
         MERGED_A,
-        wanted(single=Worn((A,))),
-        [Merge("single", ()), Cast(False), Wear("single", (A,)), Weigh("single", {A: 1.0})],
+        wanted(single=adapters(A)),
+        [Merge("single", (), DORA), Cast(False), Wear("single", (A,), ALL), Weigh("single", {A: 1.0})],
     ),
     (
         "another multiplier of a merge",
         MERGED_A,
-        wanted(whole=True, single=Worn((), ((A, 0.5),))),
-        [Merge("single", ((A, 0.5),))],
+        wanted(whole=True, single=merged(0.5)),
+        [Merge("single", ((A, 0.5),), DORA)],
     ),
     (
         "only the low side changes",
         PAIR,
-        wanted(high=Worn((A,)), low=BARE),
-        [Wear("low", ()), Weigh("high", {A: 1.0})],
+        wanted(high=adapters(A), low=BARE),
+        [Wear("low", (), NONE), Weigh("high", {A: 1.0})],
     ),
     (
         "a fresh preview model is cast",
@@ -121,12 +130,14 @@ def test_how_a_type_is_applied() -> None:
     plain, preview = generation(single=1.0), generation(recipe="preview", single=1.0)
     digest = lora_file("single.safetensors").sha256
     for item, kind, worn in (
-        (plain, "lora", Worn((digest,))),
-        (plain, "dora", Worn((digest,))),
-        (plain, "lokr", Worn((), ((digest, 1.0),))),
-        (preview, "lora", Worn((), ((digest, 1.0),))),
-        (preview, "dora", Worn((digest,))),
-        (preview, "full", Worn((), ((digest, 1.0),))),
+        (plain, "lora", Worn((digest,), (), ALL)),
+        (plain, "dora", Worn((digest,), (), ALL)),
+        (plain, "lokr", Worn((), ((digest, 1.0),), ALL)),
+        (plain, "lora+diff", Worn((digest,), ((digest, 1.0),), ALL)),
+        (preview, "lora", Worn((), ((digest, 1.0),), DORA)),
+        (preview, "dora", Worn((digest,), (), DORA)),
+        (preview, "dora+lora", Worn((digest,), ((digest, 1.0),), DORA)),
+        (preview, "full", Worn((), ((digest, 1.0),), DORA)),
     ):
         assert want(item, located(item, {"single": kind})).slots["single"] == worn
 
@@ -136,6 +147,7 @@ class Scribe:
 
     def __init__(self, diary: list[tuple[Any, ...]], failing: dict[str, Exception]) -> None:
         self.diary, self.failing = diary, failing
+        self.worn: dict[str, tuple[LoraFile, ...]] = {}
 
     def _note(self, *entry: Any) -> None:
         self.diary.append(entry)
@@ -145,20 +157,29 @@ class Scribe:
     def cast(self, whole_bf16: bool) -> None:
         self._note("cast", whole_bf16)
 
-    def wear(self, slot: str, files: tuple[LoraFile, ...]) -> Mapping[str, Mapping[str, Any]]:
+    def wear(self, slot: str, files: tuple[LoraFile, ...], unfused: frozenset[str]) -> None:
         self._note("wear", slot, tuple(file.name for file in files))
-        return {file.sha256: {"applied": "adapter", "modules_in_file": 3, "modules_in_use": 3} for file in files}
+        self.worn = {slot: files}
 
-    def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...]) -> Mapping[str, Mapping[str, Any]]:
+    def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...], unfused: frozenset[str]) -> None:
         self._note("merge", slot, tuple((file.name, scale) for file, scale in files))
-        return {file.sha256: {"applied": "merged", "modules_in_file": 3, "modules_in_use": 3} for file, _ in files}
+
+    def effect(self, slot: str) -> Mapping[str, Mapping[str, Any]]:
+        counts = {
+            "modules_in_file": 3,
+            "modules_in_use": 3,
+            "dropped": (),
+            "weight_change": {"median": 0.1, "max": 0.2},
+        }
+        return {file.sha256: {"applied": "adapter", **counts} for file in self.worn.get(slot, ())}
 
     def weigh(self, slot: str, weights: Mapping[str, float]) -> None:
         self._note("weigh", slot, tuple(weights.values()))
 
     def render(self, generation: Generation, image: object, on_progress: OnProgress) -> Clip:
         self._note("render", generation.seed)
-        return Clip(np.zeros((1, 64, 64, 3), np.uint8), 64, 64, 1, 16, generation.seed)
+        frames = np.zeros((1, 64, 64, 3), np.uint8)
+        return Clip(frames, 64, 64, 1, 16, generation.seed, {"first_step_change": {"high": 0.3}})
 
     def close(self) -> None:
         self._note("close")
@@ -231,7 +252,7 @@ def test_a_failed_attach_leaves_the_base_and_the_next_job_runs() -> None:
     desk = Desk()
     desk.run(generation())
     desk.fails(generation(single=1.0), "wear", LoraMismatch("no"))
-    assert desk.core.held == Held("wan21_1b", False, {"single": BARE}, {"single": {}})
+    assert desk.core.held == Held("wan21_1b", False, {"single": BARE})
     assert desk.run(generation(single=1.0)) == [WEAR, ("weigh", "single", (1.0,)), ("render", 42)]
 
 
@@ -256,12 +277,14 @@ def test_the_report_counts_modules_per_slot() -> None:
     clip = desk.core.generate(item, located(item), None, ignore)
     lora = clip.metadata["lora"]
     assert lora["high"]["modules_in_use"] == lora["high"]["modules_in_file"] == 3
+    assert lora["high"]["first_step_change"] == 0.3
     assert lora["low"]["files"][0]["applied"] == "not attached"
+    assert lora["low"]["first_step_change"] is None
     assert lora["high"]["files"][0]["name"] == "high.safetensors"
 
 
 def test_fresh_is_bare() -> None:
-    assert fresh(replace(wanted(single=Worn((A,))), model="n")) == Held("n", False, {"single": BARE})
+    assert fresh(replace(wanted(single=adapters(A)), model="n")) == Held("n", False, {"single": BARE})
 
 
 def test_lora_files_of_tests_are_distinct() -> None:

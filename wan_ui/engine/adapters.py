@@ -2,165 +2,284 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from diffusers import WanTransformer3DModel
 from peft.tuners.lora import LoraLayer
 
 from wan_ui.errors import LoraMismatch
-from wan_ui.lora.convert import Converted, Dora, LowRank, delta
+from wan_ui.lora.convert import Converted, Dora, LowRank, Part, delta
 
 _OTHER_MODEL = "Open the tab of the model it was trained for."
+_PARAMETERS = ("weight", "bias", "scale_shift_table")
+
+Place = Literal["device", "host", "checkpoint"]
+Change = Mapping[str, float]
+"""‖ΔW‖ / ‖W‖ (Frobenius) by parameter name, at the multiplier in force."""
 
 
 @dataclass(frozen=True)
-class InUse:
-    """How many modules a LoRA has in its file, and how many now compute with it."""
+class Originals:
+    """Where a merge leaves the weights it changes.
 
-    modules_in_file: int
-    modules_in_use: int
+    `place` chooses for a number of bytes: beside the model, in host memory, or nowhere, so that they are read again.
+    `reread` gives a parameter as the checkpoint has it, by its diffusers name.
+    """
 
-    def counts(self) -> dict[str, int]:
-        return {"modules_in_file": self.modules_in_file, "modules_in_use": self.modules_in_use}
+    place: Callable[[int], Place]
+    reread: Callable[[str], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Merge:
-    """One LoRA to be added to the weights, times its multiplier."""
+    """Parts of one LoRA to be added to the weights, times the multiplier. `key` is its file's SHA-256."""
 
-    lora: Converted
+    key: str
+    parts: Mapping[str, Part]
     multiplier: float
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """Parts of one LoRA that stay unfused, by module name."""
+
+    key: str
+    parts: Mapping[str, Part]
+
+
+def summary(change: Change) -> dict[str, float]:
+    """The median and the largest of a change over its parameters."""
+    if not change:
+        return {"median": 0.0, "max": 0.0}
+    return {"median": statistics.median(change.values()), "max": max(change.values())}
+
+
 class Dressing:
-    """What one transformer wears. Where a method fails, it leaves the base model and raises."""
+    """What one transformer wears. Where a method fails, it leaves the base model in that respect and raises."""
 
-    def __init__(self, transformer: WanTransformer3DModel) -> None:
+    def __init__(self, transformer: WanTransformer3DModel, originals: Originals) -> None:
         self._transformer = transformer
-        self._names: dict[str, str] = {}
-        self._pristine: dict[str, torch.Tensor] = {}
+        self._originals = originals
+        self._adapters: dict[str, tuple[str, ...]] = {}
+        self._weights: dict[str, float] = {}
+        self._pristine: dict[str, torch.Tensor | None] = {}
+        self._merged: dict[str, dict[str, float]] = {}
+        self._norms: dict[str, float] = {}
 
-    @property
-    def changed_parameters(self) -> int:
-        """How many base parameters differ from the checkpoint."""
-        return len(self._pristine)
+    def wear(self, adapters: Sequence[Adapter]) -> dict[str, int]:
+        """These adapters, unfused, and no others, inactive until weigh(). How many modules each has in use, by key.
 
-    def wear(self, loras: Mapping[str, Converted]) -> dict[str, InUse]:
-        """These adapters, unfused, and no others, keyed by their file's SHA-256; inactive until weigh().
-
-        Raises LoraMismatch when shapes do not fit, or when not every module of a file came into use.
+        Raises LoraMismatch when shapes do not fit, or when not every module of an adapter came into use.
         """
         self._undress()
-        in_use: dict[str, InUse] = {}
-        for position, (key, lora) in enumerate(loras.items()):
-            name = f"lora_{position}"  # the same in both transformers of a pair: one compiled graph serves both
-            try:
-                self._transformer.load_lora_adapter(
-                    _peft_state(lora), prefix=None, adapter_name=name, low_cpu_mem_usage=True
-                )
-            except (RuntimeError, ValueError, KeyError, IndexError) as error:
+        used: dict[str, int] = {}
+        for position, adapter in enumerate(adapters):
+            names = []
+            for suffix, kind in (("", LowRank), ("_dora", Dora)):
+                parts = {module: part for module, part in adapter.parts.items() if isinstance(part, kind)}
+                if parts:
+                    # By position: both transformers of a pair use the same name, and one compiled graph serves both.
+                    names.append(f"lora_{position}{suffix}")
+                    self._attach(names[-1], parts, dora=kind is Dora)
+            self._adapters[adapter.key] = tuple(names)
+            used[adapter.key] = sum(self._count(name) for name in names)
+            if used[adapter.key] != len(adapter.parts):
                 self._undress()
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
                 raise LoraMismatch(
-                    f"The LoRA does not fit this model: its layers have other shapes or names. {_OTHER_MODEL}"
-                ) from error
-            self._names[key] = name
-            in_use[key] = InUse(len(lora.modules), self._count(name))
-            if in_use[key].modules_in_use != len(lora.modules):
-                self._undress()
-                raise _partly(in_use[key])
-        return in_use
+                    f"Only {used[adapter.key]} of the LoRA's {len(adapter.parts)} modules are in this model. "
+                    f"{_OTHER_MODEL}",
+                    modules_in_file=len(adapter.parts),
+                    modules_in_use=used[adapter.key],
+                )
+        return used
 
     def weigh(self, weights: Mapping[str, float]) -> None:
         """Each adapter's scale; idempotent, sent before every render. The keys are exactly those worn."""
-        if self._names:
-            names = [self._names[key] for key in weights]
-            self._transformer.set_adapters(names, list(weights.values()))
+        self._weights = dict(weights)
+        names = [name for key in weights for name in self._adapters[key]]
+        scales = [scale for key, scale in weights.items() for _ in self._adapters[key]]
+        if names:
+            self._transformer.set_adapters(names, scales)
 
-    def merge(self, merges: Sequence[Merge]) -> list[InUse]:
+    def merge(self, merges: Sequence[Merge]) -> dict[str, int]:
         """These LoRAs added to the base weights, and no others: W + Σ multiplier × ΔW in float32, cast once.
 
-        Raises LoraMismatch when a parameter is missing or has another shape.
+        How many modules of each are in use, by key. Raises LoraMismatch when a parameter is missing or has another
+        shape.
         """
         self.restore()
-        changes: dict[str, list[tuple[float, Converted, str]]] = {}
-        for item in merges:
-            for name in item.lora.modules:
-                changes.setdefault(name, []).append((item.multiplier, item.lora, name))
+        wanted: dict[str, list[tuple[str, float, Part]]] = {}
+        for merge in merges:
+            for name, part in merge.parts.items():
+                wanted.setdefault(_parameter_name(name), []).append((merge.key, merge.multiplier, part))
         with torch.no_grad():
-            for name, parts in changes.items():
-                try:
-                    self._add(name, [(multiplier, lora) for multiplier, lora, _ in parts])
-                except (LoraMismatch, RuntimeError):
-                    self.restore()
-                    raise
-        return [InUse(len(item.lora.modules), len(item.lora.modules)) for item in merges]
+            parameters = {name: self._parameter(name) for name in wanted}
+            place = self._originals.place(sum(p.numel() * p.element_size() for p in parameters.values()))
+            try:
+                for name, parts in wanted.items():
+                    self._add(name, parameters[name], parts, place)
+            except (LoraMismatch, RuntimeError):
+                self.restore()
+                raise
+        return {merge.key: len(merge.parts) for merge in merges}
 
     def restore(self) -> None:
         """The base weights, bit for bit."""
         with torch.no_grad():
             for name, pristine in self._pristine.items():
                 parameter = self._parameter(name)
-                parameter.copy_(pristine)
+                parameter.copy_(self._originals.reread(name) if pristine is None else pristine)
         self._pristine.clear()
+        self._merged.clear()
 
-    def _add(self, name: str, parts: Sequence[tuple[float, Converted]]) -> None:
-        parameter = self._parameter(name)
+    def changes(self) -> Mapping[str, Change]:
+        """How much each LoRA now changes the weights, by key."""
+        merged: dict[str, dict[str, float]] = {key: dict(change) for key, change in self._merged.items()}
+        with torch.no_grad():
+            for key, names in self._adapters.items():
+                found = merged.setdefault(key, {})
+                for module_name, module in self._transformer.named_modules():
+                    if isinstance(module, LoraLayer):
+                        for name in names:
+                            if name in module.r:
+                                found[module_name] = self._adapter_change(
+                                    module_name, module, name, self._weights.get(key, 0.0)
+                                )
+        return merged
+
+    @contextmanager
+    def bare(self) -> Iterator[bool]:
+        """The base model for a moment. Yields False, and changes nothing, when its weights are not at hand."""
+        parameters = {name: self._parameter(name) for name in self._pristine}
+        if any((kept := self._pristine[n]) is None or kept.device != p.device for n, p in parameters.items()):
+            yield False
+            return
+        self._swap(parameters)
+        if self._adapters:
+            self._transformer.disable_adapters()
+        try:
+            yield True
+        finally:
+            if self._adapters:
+                self._transformer.enable_adapters()
+            self._swap(parameters)
+
+    @property
+    def is_bare(self) -> bool:
+        return not self._adapters and not self._pristine
+
+    def _swap(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        for name, parameter in parameters.items():
+            kept = self._pristine[name]
+            if kept is not None:
+                self._pristine[name], parameter.data = parameter.data, kept
+
+    def _add(
+        self, name: str, parameter: torch.nn.Parameter, parts: Sequence[tuple[str, float, Part]], place: Place
+    ) -> None:
         total = parameter.float()
-        for multiplier, lora in parts:
-            change = delta(lora.modules[name]).to(parameter.device)
+        norm = float(total.norm())
+        for key, multiplier, part in parts:
+            change = _on(parameter.device, part)
             if change.shape != parameter.shape:
                 raise LoraMismatch(
                     f"The LoRA's {name} has the shape {tuple(change.shape)}, this model's {tuple(parameter.shape)}. "
                     f"{_OTHER_MODEL}",
                     module=name,
                 )
+            self._merged.setdefault(key, {})[name] = _relative(float(change.norm()) * abs(multiplier), norm)
             total = total + multiplier * change
-        self._pristine[name] = parameter.detach().clone()
+        kept = None if place == "checkpoint" else parameter.detach().clone()
+        self._pristine[name] = kept.to("cpu") if kept is not None and place == "host" else kept
         parameter.copy_(total.to(parameter.dtype))
 
+    def _attach(self, name: str, parts: Mapping[str, Part], *, dora: bool) -> None:
+        try:
+            # PEFT measures a DoRA's base weights while it attaches, which it cannot do without their values.
+            self._transformer.load_lora_adapter(
+                _peft_state(parts), prefix=None, adapter_name=name, low_cpu_mem_usage=not dora
+            )
+        except (RuntimeError, ValueError, KeyError, IndexError) as error:
+            self._undress()
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise LoraMismatch(
+                f"The LoRA does not fit this model: its layers have other shapes or names. {_OTHER_MODEL}"
+            ) from error
+
+    def _adapter_change(self, module_name: str, module: LoraLayer, name: str, multiplier: float) -> float:
+        """‖ΔW‖ / ‖W‖ of one live adapter, from the rank × rank products, so that no matrix is formed."""
+        down, up = module.lora_A[name].weight.float().flatten(1), module.lora_B[name].weight.float().flatten(1)
+        weight = module.get_base_layer().weight
+        if name in module.lora_magnitude_vector:
+            base = weight.float()
+            changed = base + multiplier * (up @ down)
+            magnitude = module.lora_magnitude_vector[name].weight.float().reshape(-1, 1)
+            return _relative(
+                float((changed * (magnitude / changed.norm(dim=1, keepdim=True)) - base).norm()), float(base.norm())
+            )
+        product = (up.T @ up) * (down @ down.T)
+        norm = float(product.sum().clamp(min=0).sqrt()) * abs(multiplier)
+        if module_name not in self._norms:
+            self._norms[module_name] = float(weight.float().norm())
+        return _relative(norm, self._norms[module_name])
+
     def _parameter(self, name: str) -> torch.nn.Parameter:
-        """The base model's parameter of a module (its weight) or of a full parameter name, adapter or not."""
+        """The base model's parameter of a full name, adapter or not."""
         module_name, _, last = name.rpartition(".")
         try:
-            if last in {"weight", "bias", "scale_shift_table"}:
-                return self._base(module_name).get_parameter(last)
-            return self._base(name).get_parameter("weight")
+            module = self._transformer.get_submodule(module_name)
+            base: torch.nn.Module = module.get_base_layer() if isinstance(module, LoraLayer) else module
+            return base.get_parameter(last)
         except AttributeError as error:
             raise LoraMismatch(
                 f"The LoRA changes {name}, which this model does not have. {_OTHER_MODEL}", module=name
             ) from error
 
-    def _base(self, module_name: str) -> torch.nn.Module:
-        module = self._transformer.get_submodule(module_name)
-        return module.get_base_layer() if isinstance(module, LoraLayer) else module
-
     def _undress(self) -> None:
-        self._names.clear()
+        self._adapters.clear()
+        self._weights.clear()
         self._transformer.unload_lora()
 
     def _count(self, name: str) -> int:
         return sum(isinstance(module, LoraLayer) and name in module.r for module in self._transformer.modules())
 
 
-def _partly(counted: InUse) -> LoraMismatch:
-    return LoraMismatch(
-        f"Only {counted.modules_in_use} of the LoRA's {counted.modules_in_file} modules are in this model. "
-        f"{_OTHER_MODEL}",
-        modules_in_file=counted.modules_in_file,
-        modules_in_use=counted.modules_in_use,
-    )
+def split(lora: Converted, unfused: frozenset[str]) -> tuple[dict[str, Part], dict[str, Part]]:
+    """A LoRA's parts: those of the unfused kinds, and those to be merged."""
+    kinds = tuple(kind for name, kind in (("lora", LowRank), ("dora", Dora)) if name in unfused)
+    kept: dict[str, Part] = {name: part for name, part in lora.modules.items() if isinstance(part, kinds)}
+    return kept, {name: part for name, part in lora.modules.items() if name not in kept}
 
 
-def _peft_state(lora: Converted) -> dict[str, torch.Tensor]:
+def _parameter_name(name: str) -> str:
+    """The full parameter name of a change; a linear layer's weight goes by its module's name."""
+    return name if name.rpartition(".")[2] in _PARAMETERS else f"{name}.weight"
+
+
+def _on(device: torch.device, part: Part) -> torch.Tensor:
+    """The float32 change of a parameter, multiplied out on the device."""
+    if isinstance(part, LowRank):
+        return delta(LowRank(part.down.to(device), part.up.to(device), part.scale))
+    return delta(part).to(device)
+
+
+def _relative(change: float, whole: float) -> float:
+    return change / whole if whole else 0.0
+
+
+def _peft_state(parts: Mapping[str, Part]) -> dict[str, torch.Tensor]:
     """The adapter's state dict in PEFT's names, alpha folded into the up matrix in float32."""
     state: dict[str, torch.Tensor] = {}
-    for module, part in lora.modules.items():
-        if not isinstance(part, (LowRank, Dora)):
-            raise LoraMismatch(f"The LoRA's {module} can only be merged, not attached.", module=module)
-        state[f"{module}.lora_A.weight"] = part.down
-        state[f"{module}.lora_B.weight"] = part.up if part.scale == 1 else (part.up.float() * part.scale)
+    for module, part in parts.items():
+        if isinstance(part, (LowRank, Dora)):
+            state[f"{module}.lora_A.weight"] = part.down
+            state[f"{module}.lora_B.weight"] = part.up if part.scale == 1 else part.up.float() * part.scale
+        if isinstance(part, Dora):
+            state[f"{module}.lora_magnitude_vector.weight"] = part.magnitude
     return state

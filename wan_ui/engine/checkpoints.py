@@ -273,7 +273,7 @@ class _DownloadCounter:
             Progress("downloading", bytes_done=min(self._done, self._total), bytes_total=self._total, note=self._note)
         )
 
-    def bar_class(self) -> type[tqdm]:
+    def bar_class(self) -> type[tqdm[Any]]:
         add: Callable[[float], None] = self.add
 
         class Bar(tqdm):  # type: ignore[type-arg]

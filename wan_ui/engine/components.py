@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, PreTrainedTokenizerBase, UMT5EncoderModel
+from safetensors import safe_open
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    CLIPVisionModel,
+    PreTrainedTokenizerBase,
+    UMT5EncoderModel,
+)
 
 from wan_ui.engine.checkpoints import Checkpoints, Component
 from wan_ui.engine.clip import OnProgress, Progress
@@ -106,9 +114,7 @@ def load_components(
     )
 
 
-def same_parts(
-    checkpoints: Checkpoints, held: Components, wanted: Mapping[str, Component]
-) -> dict[str, Any]:
+def same_parts(checkpoints: Checkpoints, held: Components, wanted: Mapping[str, Component]) -> dict[str, Any]:
     """The held parts whose files are byte for byte those wanted under the same name."""
     loaded: dict[str, Any] = {
         **held.transformers,
@@ -126,13 +132,6 @@ def same_parts(
         and name in held.files
         and checkpoints.same_files(held.files[name], wanted[name])
     }
-
-
-def without(components: Components, names: frozenset[str]) -> Components:
-    """The record with the named transformers let go, so that their memory can be freed."""
-    return replace(
-        components, transformers={n: part for n, part in components.transformers.items() if n not in names}
-    )
 
 
 class _readable:
@@ -209,6 +208,17 @@ _LOADERS: Mapping[str, Callable[[Component, torch.device, torch.dtype], Any]] = 
     "scheduler": _config,
     "model_index": _config,
 }
+
+
+def read_tensor(files: Sequence[Path], name: str) -> torch.Tensor:
+    """One tensor of a component's weights, by its name in the checkpoint. Raises CheckpointIncomplete."""
+    for file in files:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as weights:
+                if name in weights.keys():  # noqa: SIM118 - the handle is no mapping
+                    tensor: torch.Tensor = weights.get_tensor(name)
+                    return tensor
+    raise CheckpointIncomplete(f"The checkpoint has no {name} any more. Restart after putting it in place.", file=name)
 
 
 def build_scheduler(class_name: str, config: Mapping[str, Any]) -> Any:

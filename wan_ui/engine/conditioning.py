@@ -65,7 +65,8 @@ def _sampled(vae: AutoencoderKLWan, clip: torch.Tensor, seed: int) -> torch.Tens
     The trainer seeds the device's global generator right before it encodes; this draws the same numbers.
     """
     generator = torch.Generator(clip.device).manual_seed(seed)
-    return vae.encode(clip).latent_dist.sample(generator=generator)
+    sampled: torch.Tensor = vae.encode(clip).latent_dist.sample(generator=generator)
+    return sampled
 
 
 def _temporal_mask(latents: torch.Tensor) -> torch.Tensor:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from PIL import Image
 
 from wan_ui.engine.clip import Clip, OnProgress, Progress
-from wan_ui.engine.recipes import RECIPES, application
+from wan_ui.engine.recipes import RECIPES, unfused_kinds
 from wan_ui.errors import OutOfMemory
 from wan_ui.lora.library import LoraFile
 from wan_ui.models import WanModel
 from wan_ui.request import Generation, model_row
 
 Report = Mapping[str, Any]
-"""What a LoRA does on a slot, JSON-ready: `applied`, `modules_in_file`, `modules_in_use`."""
+"""What a LoRA does on a slot, JSON-ready: modules_in_file, modules_in_use, dropped, weight_change, applied."""
 
 
 class Pipeline(Protocol):
@@ -25,11 +25,13 @@ class Pipeline(Protocol):
 
     def cast(self, whole_bf16: bool) -> None: ...
 
-    def wear(self, slot: str, files: tuple[LoraFile, ...]) -> Mapping[str, Report]: ...
+    def wear(self, slot: str, files: tuple[LoraFile, ...], unfused: frozenset[str]) -> None: ...
 
-    def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...]) -> Mapping[str, Report]: ...
+    def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...], unfused: frozenset[str]) -> None: ...
 
     def weigh(self, slot: str, weights: Mapping[str, float]) -> None: ...
+
+    def effect(self, slot: str) -> Mapping[str, Report]: ...
 
     def render(self, generation: Generation, image: Image.Image | None, on_progress: OnProgress) -> Clip: ...
 
@@ -42,14 +44,26 @@ Load = Callable[[WanModel, Generation, "Pipeline | None", OnProgress], Pipeline]
 
 @dataclass(frozen=True)
 class Worn:
-    """What one transformer wears, by the files' SHA-256: unfused adapters, and merges with their multipliers."""
+    """What one transformer wears, by the files' SHA-256: unfused adapters, and merges with their multipliers.
+
+    `unfused` are the kinds of layers that stay adapters; a file with layers of both ways appears in both.
+    """
 
     adapters: tuple[str, ...] = ()
     merges: tuple[tuple[str, float], ...] = ()
+    unfused: frozenset[str] = frozenset()
 
 
 BARE = Worn()
-NOT_ATTACHED: Report = MappingProxyType({"applied": "not attached", "modules_in_file": 0, "modules_in_use": 0})
+NOT_ATTACHED: Report = MappingProxyType(
+    {
+        "applied": "not attached",
+        "modules_in_file": 0,
+        "modules_in_use": 0,
+        "dropped": (),
+        "weight_change": MappingProxyType({"median": 0.0, "max": 0.0}),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,6 @@ class Held:
     model: str
     whole_bf16: bool
     slots: Mapping[str, Worn]
-    reports: Mapping[str, Mapping[str, Report]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)
@@ -86,12 +99,14 @@ class Cast:
 class Wear:
     slot: str
     adapters: tuple[str, ...]
+    unfused: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Merge:
     slot: str
     merges: tuple[tuple[str, float], ...]
+    unfused: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -104,19 +119,22 @@ Step = LoadModel | Cast | Wear | Merge | Weigh
 
 
 def want(generation: Generation, files: Mapping[str, LoraFile]) -> Wanted:
-    """What a generation needs, its LoRAs sorted by slot and by how they are applied; multiplier 0 is left out."""
+    """What a generation needs: its LoRAs by slot and by how their layers are applied; multiplier 0 is left out."""
     row, recipe = model_row(generation.model), RECIPES[generation.recipe]
+    unfused = unfused_kinds(recipe)
     slots: dict[str, Worn] = dict.fromkeys(row.slots, BARE)
     weights: dict[str, dict[str, float]] = {slot: {} for slot in row.slots}
     for use in generation.loras:
         if use.multiplier == 0:
             continue
-        file, worn = files[use.path], slots[use.slot]
-        if application(recipe, file.header.type) == "merge":
-            slots[use.slot] = replace(worn, merges=(*worn.merges, (file.sha256, use.multiplier)))
-        else:
-            slots[use.slot] = replace(worn, adapters=(*worn.adapters, file.sha256))
+        file, worn = files[use.path], replace(slots[use.slot], unfused=unfused)
+        kinds = {module.kind for module in file.header.in_slot(use.slot)}
+        if kinds & unfused:
+            worn = replace(worn, adapters=(*worn.adapters, file.sha256))
             weights[use.slot][file.sha256] = use.multiplier
+        if kinds - unfused:
+            worn = replace(worn, merges=(*worn.merges, (file.sha256, use.multiplier)))
+        slots[use.slot] = worn
     return Wanted(row.id, recipe.whole_bf16, slots, weights)
 
 
@@ -130,14 +148,16 @@ def plan(held: Held | None, wanted: Wanted) -> list[Step]:
     if held.whole_bf16 != wanted.whole_bf16:
         for slot, worn in slots.items():
             if worn.merges:
-                steps.append(Merge(slot, ()))
+                steps.append(Merge(slot, (), worn.unfused))
                 slots[slot] = replace(worn, merges=())
         steps.append(Cast(wanted.whole_bf16))
     for slot, worn in wanted.slots.items():
-        if slots[slot].adapters != worn.adapters:
-            steps.append(Wear(slot, worn.adapters))
-        if slots[slot].merges != worn.merges:
-            steps.append(Merge(slot, worn.merges))
+        now = slots[slot]
+        other_way = now.unfused != worn.unfused
+        if now.adapters != worn.adapters or (other_way and worn.adapters):
+            steps.append(Wear(slot, worn.adapters, worn.unfused))
+        if now.merges != worn.merges or (other_way and worn.merges):
+            steps.append(Merge(slot, worn.merges, worn.unfused))
     steps += [Weigh(slot, weights) for slot, weights in wanted.weights.items() if weights]
     return steps
 
@@ -179,7 +199,7 @@ class Core:
         except OutOfMemory:
             self.close()
             raise
-        return replace(clip, metadata={**clip.metadata, "lora": self._lora_report(generation, files)})
+        return replace(clip, metadata={**clip.metadata, "lora": self._lora_report(generation, files, clip)})
 
     def close(self) -> None:
         """Lets go of the model."""
@@ -208,16 +228,16 @@ class Core:
             case Cast(whole_bf16):
                 self._ready().cast(whole_bf16)
                 self._held = replace(self._now(), whole_bf16=whole_bf16)
-            case Wear(slot, adapters):
+            case Wear(slot, adapters, unfused):
                 on_progress(Progress("lora", note="attaching the LoRA" if adapters else "taking the LoRA off"))
-                self._set(slot, replace(self._now().slots[slot], adapters=()), {})
-                reports = self._ready().wear(slot, tuple(files[digest] for digest in adapters))
-                self._set(slot, replace(self._now().slots[slot], adapters=adapters), reports)
-            case Merge(slot, merges):
+                self._set(slot, replace(self._now().slots[slot], adapters=()))
+                self._ready().wear(slot, tuple(files[digest] for digest in adapters), unfused)
+                self._set(slot, replace(self._now().slots[slot], adapters=adapters, unfused=unfused))
+            case Merge(slot, merges, unfused):
                 on_progress(Progress("lora", note="merging the LoRA" if merges else "restoring the base weights"))
-                self._set(slot, replace(self._now().slots[slot], merges=()), {})
-                reports = self._ready().merge(slot, tuple((files[digest], scale) for digest, scale in merges))
-                self._set(slot, replace(self._now().slots[slot], merges=merges), reports)
+                self._set(slot, replace(self._now().slots[slot], merges=()))
+                self._ready().merge(slot, tuple((files[digest], scale) for digest, scale in merges), unfused)
+                self._set(slot, replace(self._now().slots[slot], merges=merges, unfused=unfused))
             case Weigh(slot, weights):
                 self._ready().weigh(slot, weights)
 
@@ -226,27 +246,33 @@ class Core:
             raise AssertionError("a model is held while its steps are done")
         return self._held
 
-    def _set(self, slot: str, worn: Worn, reports: Mapping[str, Report]) -> None:
+    def _set(self, slot: str, worn: Worn) -> None:
         now = self._now()
-        kept = {digest: report for digest, report in now.reports.get(slot, {}).items() if digest in _digests(worn)}
-        self._held = replace(
-            now, slots={**now.slots, slot: worn}, reports={**now.reports, slot: {**kept, **reports}}
-        )
+        self._held = replace(now, slots={**now.slots, slot: worn})
 
-    def _lora_report(self, generation: Generation, files: Mapping[str, LoraFile]) -> dict[str, dict[str, Any]]:
-        reports = self._now().reports
+    def _lora_report(
+        self, generation: Generation, files: Mapping[str, LoraFile], clip: Clip
+    ) -> dict[str, dict[str, Any]]:
+        """Per slot: counts over its files, what was dropped, how much changed, and each file by itself."""
         said: dict[str, dict[str, Any]] = {}
-        for use in generation.loras:
-            file = files[use.path]
-            report = reports.get(use.slot, {}).get(file.sha256, NOT_ATTACHED)
-            slot = said.setdefault(use.slot, {"modules_in_file": 0, "modules_in_use": 0, "files": []})
-            for count in ("modules_in_file", "modules_in_use"):
-                slot[count] += report[count]
-            slot["files"].append(
-                {"name": file.name, "sha256": file.sha256, "network_multiplier": use.multiplier, **report}
-            )
+        for slot in dict.fromkeys(use.slot for use in generation.loras):
+            effects = self._ready().effect(slot)
+            uses = [use for use in generation.loras if use.slot == slot]
+            reports = [
+                {
+                    "name": files[use.path].name,
+                    "sha256": files[use.path].sha256,
+                    "network_multiplier": use.multiplier,
+                    **effects.get(files[use.path].sha256, NOT_ATTACHED),
+                }
+                for use in uses
+            ]
+            said[slot] = {
+                "modules_in_file": sum(report["modules_in_file"] for report in reports),
+                "modules_in_use": sum(report["modules_in_use"] for report in reports),
+                "dropped": [item for report in reports for item in report["dropped"]],
+                "weight_change": max((report["weight_change"] for report in reports), key=lambda c: c["median"]),
+                "first_step_change": clip.metadata["first_step_change"].get(slot),
+                "files": reports,
+            }
         return said
-
-
-def _digests(worn: Worn) -> set[str]:
-    return {*worn.adapters, *(digest for digest, _ in worn.merges)}

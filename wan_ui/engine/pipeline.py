@@ -5,23 +5,26 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import diffusers
 import numpy as np
 import numpy.typing as npt
 import peft
+import psutil
 import torch
 import transformers
+from diffusers import WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from PIL import Image
 
 import wan_ui
 from wan_ui.engine import conditioning, memory
-from wan_ui.engine.adapters import Dressing, Merge
+from wan_ui.engine.adapters import Adapter, Dressing, Merge, Originals, Place, split, summary
 from wan_ui.engine.checkpoints import Checkpoints, Component
 from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
 from wan_ui.engine.components import (
@@ -31,15 +34,16 @@ from wan_ui.engine.components import (
     build_scheduler,
     load_components,
     model_dtype,
+    read_tensor,
     same_parts,
 )
 from wan_ui.engine.engine import Pipeline, Report
-from wan_ui.engine.placement import Residence, free_bytes, release
+from wan_ui.engine.placement import Residence, free_bytes, idle_bytes, release
 from wan_ui.engine.recipes import RECIPES, Recipe, SchedulerSpec, scheduler_spec
 from wan_ui.engine.sampling import Experts, Guidance, denoise
 from wan_ui.engine.vision import clip_pixels
 from wan_ui.errors import CheckpointIncomplete, OutOfMemory
-from wan_ui.lora.convert import convert
+from wan_ui.lora.convert import Converted, convert
 from wan_ui.lora.library import LoraFile
 from wan_ui.media.image import fit
 from wan_ui.models import WanModel
@@ -50,6 +54,9 @@ log = logging.getLogger(__name__)
 
 MAX_SEQUENCE_LENGTH = 512  # tokens, the pipelines' own default
 KEPT_PROMPTS = 128  # text embeddings kept in host memory, 4 MB each at full size
+ROOM_FOR_A_RENDER = 12 << 30  # bytes of GPU memory left free beside pristine weights
+HOST_RESERVE = 4 << 30  # bytes of host memory left free beside pristine weights
+MOST_DROPPED = 50  # dropped tensors named one by one in a report
 FRAMES_AT_ONCE = 8  # frames turned into bytes at a time, so that their float32 copy stays small
 
 
@@ -142,6 +149,19 @@ class Clock:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 4)
 
 
+@dataclass(frozen=True)
+class Counts:
+    """A file's modules on one slot: in the file, in use one way, and the tensors that change nothing."""
+
+    in_file: int
+    in_use: int
+    dropped: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, lora: Converted, in_use: int) -> Counts:
+        return cls(len(lora.modules), in_use, lora.dropped[:MOST_DROPPED])
+
+
 class WanPipeline:
     """A loaded row. Implements engine.Pipeline."""
 
@@ -155,8 +175,10 @@ class WanPipeline:
         self._sizes = sizes
         self._device = loader.device
         self._dressings = {
-            slot: Dressing(components.transformers[component]) for slot, component in row.slots.items()
+            slot: Dressing(components.transformers[component], self._originals(component))
+            for slot, component in row.slots.items()
         }
+        self._counts: dict[tuple[str, str], dict[str, Counts]] = {}
         self._float32: dict[torch.Tensor, torch.Tensor] = {}
 
     def cast(self, whole_bf16: bool) -> None:
@@ -173,28 +195,47 @@ class WanPipeline:
                 tensor.data = original.to(tensor.device)
             self._float32.clear()
 
-    def wear(self, slot: str, files: tuple[LoraFile, ...]) -> Mapping[str, Report]:
-        """These files as unfused adapters on the slot's transformer, and no others."""
+    def wear(self, slot: str, files: tuple[LoraFile, ...], unfused: frozenset[str]) -> None:
+        """These files' layers of the unfused kinds as adapters on the slot's transformer, and no others."""
         self._residence.still(self._row.slots[slot])
+        self._counts[slot, "adapter"] = {}
         with out_of_memory_said():
-            worn = self._dressings[slot].wear({file.sha256: convert(file.path, slot) for file in files})
-        return {digest: {"applied": "adapter", **used.counts()} for digest, used in worn.items()}
-
-    def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...]) -> Mapping[str, Report]:
-        """These files merged in float32 into the slot's transformer, and no others."""
-        self._residence.still(self._row.slots[slot])
-        with out_of_memory_said():
-            merged = self._dressings[slot].merge(
-                [Merge(convert(file.path, slot), multiplier) for file, multiplier in files]
+            loras = {file.sha256: convert(file.path, slot) for file in files}
+            used = self._dressings[slot].wear(
+                [Adapter(digest, split(lora, unfused)[0]) for digest, lora in loras.items()]
             )
-        return {
-            file.sha256: {"applied": "merged", **used.counts()}
-            for (file, _), used in zip(files, merged, strict=True)
-        }
+        self._counts[slot, "adapter"] = {digest: Counts.of(loras[digest], used[digest]) for digest in loras}
+
+    def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...], unfused: frozenset[str]) -> None:
+        """These files' other layers merged in float32 into the slot's transformer, and no others."""
+        self._residence.still(self._row.slots[slot])
+        self._counts[slot, "merged"] = {}
+        with out_of_memory_said():
+            loras = {file.sha256: (convert(file.path, slot), multiplier) for file, multiplier in files}
+            used = self._dressings[slot].merge(
+                [Merge(digest, split(lora, unfused)[1], multiplier) for digest, (lora, multiplier) in loras.items()]
+            )
+        self._counts[slot, "merged"] = {digest: Counts.of(loras[digest][0], used[digest]) for digest in loras}
 
     def weigh(self, slot: str, weights: Mapping[str, float]) -> None:
         """The scales of the slot's adapters."""
         self._dressings[slot].weigh(weights)
+
+    def effect(self, slot: str) -> Mapping[str, Report]:
+        """What each file on the slot does now, by SHA-256."""
+        changes = self._dressings[slot].changes()
+        reports: dict[str, Report] = {}
+        for digest, change in changes.items():
+            ways = [way for way in ("adapter", "merged") if digest in self._counts.get((slot, way), {})]
+            counts = [self._counts[slot, way][digest] for way in ways]
+            reports[digest] = {
+                "applied": " and ".join(ways),
+                "modules_in_file": counts[0].in_file,
+                "modules_in_use": sum(count.in_use for count in counts),
+                "dropped": [{"module": key, "why": why} for key, why in counts[0].dropped],
+                "weight_change": summary(change),
+            }
+        return reports
 
     def hand_over(self) -> Components:
         """The bare base model's parts, for the next row; this pipeline is empty afterwards."""
@@ -210,10 +251,21 @@ class WanPipeline:
         del self._components, self._residence
         release(self._device)
 
+    def _originals(self, component: str) -> Originals:
+        """Beside the model where the GPU has room for it and a render, else in host memory, else read again."""
+        files = self._components.files[component].files
+
+        def place(size: int) -> Place:
+            if self._device.type == "cuda" and size + ROOM_FOR_A_RENDER <= idle_bytes(self._device):
+                return "device"
+            return "host" if size + HOST_RESERVE <= psutil.virtual_memory().available else "checkpoint"
+
+        return Originals(place, lambda name: read_tensor(files, name))
+
     def _strip(self) -> None:
         for slot, dressing in self._dressings.items():
             self._residence.still(self._row.slots[slot])
-            dressing.wear({})
+            dressing.wear([])
             dressing.restore()
         self.cast(False)
 
@@ -232,8 +284,9 @@ class WanPipeline:
                     on_progress(Progress("image", note=note))
                 start = self._start(generation, image, guidance.positive.dtype)
             spec = self._scheduler(recipe)
+            changes: dict[str, float] = {}
             with clock.phase("denoise"):
-                latents = self._denoise(generation, recipe, spec, start, guidance, on_progress, note)
+                latents = self._denoise(generation, recipe, spec, start, guidance, on_progress, note, changes)
             with clock.phase("decode"):
                 on_progress(Progress("decode", generation.sample_steps, generation.sample_steps, note=note))
                 frames = self._decode(latents)
@@ -244,7 +297,7 @@ class WanPipeline:
             num_frames=frames.shape[0],
             fps=generation.fps,
             seed=generation.seed,
-            metadata=self._metadata(generation, recipe, spec, mode, clock),
+            metadata={**self._metadata(recipe, spec, mode, clock), "first_step_change": changes},
         )
 
     def _guidance(self, generation: Generation, clock: Clock, on_progress: OnProgress, note: str) -> Guidance:
@@ -279,8 +332,9 @@ class WanPipeline:
         mask = tokens.attention_mask
         embeddings = self._components.text_encoder(tokens.input_ids.to(device), mask.to(device)).last_hidden_state
         length = int(mask.gt(0).sum())
-        return torch.cat([embeddings[:, :length], embeddings.new_zeros(1, MAX_SEQUENCE_LENGTH - length,
-                                                                       embeddings.shape[2])], dim=1)
+        return torch.cat(
+            [embeddings[:, :length], embeddings.new_zeros(1, MAX_SEQUENCE_LENGTH - length, embeddings.shape[2])], dim=1
+        )
 
     def _start(self, generation: Generation, image: Image.Image | None, dtype: torch.dtype) -> conditioning.Start:
         vae, row = self._components.vae, self._row
@@ -295,9 +349,7 @@ class WanPipeline:
             case "first_latent":
                 return conditioning.first_latent(noise, vae, fitted, dtype, generation.seed)
             case "latent_channels":
-                return conditioning.latent_channels(
-                    noise, vae, fitted, generation.num_frames, dtype, generation.seed
-                )
+                return conditioning.latent_channels(noise, vae, fitted, generation.num_frames, dtype, generation.seed)
             case "clip_and_latent_channels":
                 embeddings = self._encode_image(fitted).to(dtype)
                 return conditioning.clip_and_latent_channels(noise, vae, fitted, generation.num_frames, embeddings)
@@ -310,7 +362,8 @@ class WanPipeline:
         if processor is None or encoder is None:
             raise CheckpointIncomplete(f"{self._row.label} needs an image encoder, and the checkpoint has none.")
         pixels = clip_pixels(processor, image, self._device)
-        return encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
+        embeddings: torch.Tensor = encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
+        return embeddings
 
     def _scheduler(self, recipe: Recipe) -> SchedulerSpec:
         spec = scheduler_spec(self._row, recipe)
@@ -334,6 +387,7 @@ class WanPipeline:
         guidance: Guidance,
         on_progress: OnProgress,
         note: str,
+        changes: dict[str, float],
     ) -> torch.Tensor:
         parts = self._components.transformers
         experts = Experts(
@@ -351,7 +405,25 @@ class WanPipeline:
             on_progress(Progress("denoise", done, steps, each, left, note=note))
 
         config = spec.config if spec.config is not None else {}
-        return denoise(experts, build_scheduler(spec.class_name, config), steps, start, guidance, on_step)
+        scheduler = build_scheduler(spec.class_name, config)
+        probe = partial(self._measure, changes) if generation.first_step_change else None
+        return denoise(experts, scheduler, steps, start, guidance, on_step, probe)
+
+    def _measure(
+        self,
+        changes: dict[str, float],
+        transformer: WanTransformer3DModel,
+        prediction: torch.Tensor,
+        again: Callable[[], torch.Tensor],
+    ) -> None:
+        """Notes by how much the slot's LoRAs change its first prediction: ‖with − without‖ / ‖without‖."""
+        for slot, component in self._row.slots.items():
+            dressing = self._dressings[slot]
+            if self._components.transformers[component] is transformer and not dressing.is_bare:
+                with dressing.bare() as possible:
+                    if possible:
+                        base = again().float()
+                        changes[slot] = float((prediction.float() - base).norm() / base.norm())
 
     def _synchronize(self) -> None:
         if self._device.type == "cuda":
@@ -367,9 +439,7 @@ class WanPipeline:
         ]
         return torch.cat(chunks).numpy()
 
-    def _metadata(
-        self, generation: Generation, recipe: Recipe, spec: SchedulerSpec, mode: memory.Placement, clock: Clock
-    ) -> dict[str, Any]:
+    def _metadata(self, recipe: Recipe, spec: SchedulerSpec, mode: memory.Placement, clock: Clock) -> dict[str, Any]:
         config = spec.config if spec.config is not None else {}
         return {
             "recipe": recipe.id,
@@ -412,9 +482,7 @@ def out_of_memory_said() -> Iterator[None]:
         ) from error
 
 
-def _sizes(
-    checkpoints: Checkpoints, row: WanModel, files: Mapping[str, Component], dtype: torch.dtype
-) -> memory.Sizes:
+def _sizes(checkpoints: Checkpoints, row: WanModel, files: Mapping[str, Component], dtype: torch.dtype) -> memory.Sizes:
     def size(name: str) -> int:
         return checkpoints.elements(files[name]) * dtype.itemsize if name in files else 0
 

@@ -105,10 +105,10 @@ class Residence:
             yield self._device
             return
         size = sum(part.numel() * part.element_size() for part in encoder.parameters())
-        if self.mode == "pair" and size > _idle_bytes(self._device):
+        if self.mode == "pair" and size > idle_bytes(self._device):
             self._send_home()
             release(self._device)
-        if size > _idle_bytes(self._device):
+        if size > idle_bytes(self._device):
             yield from self._encoding_in_stream()
             return
         encoder.to(self._device)
@@ -143,6 +143,6 @@ class Residence:
             transformer.to(HOST)
 
 
-def _idle_bytes(device: torch.device) -> int:
+def idle_bytes(device: torch.device) -> int:
     """Device memory that nothing of this process uses."""
     return free_bytes(device) - torch.cuda.memory_allocated(device)

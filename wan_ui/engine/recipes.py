@@ -43,15 +43,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 )
 
 
-ADAPTER_TYPES = frozenset({"lora", "dora"})
-NEVER_MERGED = frozenset({"dora"})
-
-
-def application(recipe: Recipe, lora_type: str) -> Literal["adapter", "merge"]:
-    """How a LoRA of a type is put on: DoRA is never merged, as in the trainer; what is no adapter always is."""
-    if lora_type in NEVER_MERGED:
-        return "adapter"
-    return recipe.lora if lora_type in ADAPTER_TYPES else "merge"
+def unfused_kinds(recipe: Recipe) -> frozenset[str]:
+    """The kinds of LoRA layers that stay unfused; all others are merged. DoRA is never merged, as in the trainer."""
+    return frozenset({"lora", "dora"}) if recipe.lora == "adapter" else frozenset({"dora"})
 
 
 def unipc_config(flow_shift: float) -> dict[str, Any]:

@@ -40,8 +40,17 @@ class Experts:
         return self.low
 
 
+Probe = Callable[[WanTransformer3DModel, torch.Tensor, Callable[[], torch.Tensor]], None]
+"""Told a transformer's first conditional prediction of a run, with a way to compute it again."""
+
+
 def predict(
-    transformer: WanTransformer3DModel, start: Start, latents: torch.Tensor, timestep: torch.Tensor, guidance: Guidance
+    transformer: WanTransformer3DModel,
+    start: Start,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    guidance: Guidance,
+    probe: Probe | None = None,
 ) -> torch.Tensor:
     """The guided velocity at one timestep, (1, C, T, h, w) in the transformer's dtype.
 
@@ -66,6 +75,8 @@ def predict(
         return prediction
 
     cond = forward(guidance.positive)
+    if probe is not None:
+        probe(transformer, cond, lambda: forward(guidance.positive))
     if guidance.negative is None:
         return cond
     uncond = forward(guidance.negative)
@@ -79,6 +90,7 @@ def denoise(
     start: Start,
     guidance: Guidance,
     on_step: Callable[[int], None],
+    probe: Probe | None = None,
 ) -> torch.Tensor:
     """Latents (1, C, T, h, w) after all steps.
 
@@ -93,11 +105,12 @@ def denoise(
     for index, timestep in enumerate(scheduler.timesteps):
         on_step(index)
         transformer = experts.at(timestep)
-        if transformer is not working:
+        entering = transformer is not working
+        if entering:
             experts.enter(transformer)
             working = transformer
         before = latents.to(dtype) if start.mask is not None else latents
-        velocity = predict(transformer, start, before, timestep, guidance)
+        velocity = predict(transformer, start, before, timestep, guidance, probe if entering else None)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         if start.mask is not None:
             latents = before * (1 - start.mask) + latents * start.mask
