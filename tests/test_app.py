@@ -39,9 +39,14 @@ class App:
 
     def __init__(self, data_dir: Path, *flags: str, port: int | None = None) -> None:
         self.port = port or free_port(0)
-        command = [sys.executable, "app.py", "--data-dir", str(data_dir), "--port", str(self.port), *flags]
+        command = [sys.executable, "-X", "faulthandler", "app.py", "--data-dir", str(data_dir)]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+            [*command, "--port", str(self.port), *flags],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
         )
         self.said: list[str] = []
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -67,7 +72,11 @@ class App:
         """Sends a signal; the exit code and the seconds it took."""
         begun = time.monotonic()
         self.process.send_signal(number)
-        return self.process.wait(timeout=4 * STOP), time.monotonic() - begun
+        try:
+            return self.process.wait(timeout=4 * STOP), time.monotonic() - begun
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # faulthandler then says where each thread stands
+            pytest.fail("it did not stop:\n" + "\n".join(self.ended()[1]))
 
     def ended(self) -> tuple[int, list[str]]:
         """Waits for an end of its own: the exit code and all that was said."""
@@ -273,7 +282,7 @@ def test_wrong_requests_are_refused_with_their_code(client: httpx.Client) -> Non
         ({"model": "wan21_i2v_14b", "prompts": [prompt]}, "CONTROL_IMAGE_REQUIRED"),
         ({"model": "wan21_i2v_14b", "prompts": [{**prompt, "ctrl_img": "%%%"}]}, "CONTROL_IMAGE_INVALID"),
         ({"model": "wan21_i2v_14b", "prompts": [{**prompt, "ctrl_img": "aGVsbG8="}]}, "CONTROL_IMAGE_INVALID"),
-        ({"model": "wan21_i2v_14b", "prompts": [{**prompt, "ctrl_img": "http://127.0.0.1/x"}]}, "CONTROL_IMAGE_INVALID"),
+        ({"model": "wan21_i2v_14b", "prompts": [{**prompt, "ctrl_img": "http://[::1]/x"}]}, "CONTROL_IMAGE_INVALID"),
     ]
     for body, code in wrong:
         reply = client.post("/v1/inference", json=body)

@@ -7,14 +7,15 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, MutableMapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
 ADDRESS = "127.0.0.1"
 FETCH_SECONDS = 20.0  # for a control image's URL
 DRAIN_SECONDS = 2  # for replies under way
-STOP_SECONDS = 4.0  # for the step that runs; with 5 at most for the web server it stays below the 10 that a stop may take
+STOP_SECONDS = 4.0  # for the step that runs; with at most 5 for the web server below the 10 that a stop may take
+TICK_SECONDS = 0.2
 SHOWN_VERSIONS = ("torch", "diffusers", "gradio")
 
 
@@ -67,11 +69,10 @@ def serve(settings: Settings) -> int:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)  # what closes now must not be torn by a second Ctrl-C
-    return 1
 
 
-def _run(settings: Settings, closing: ExitStack) -> None:
-    """Serves until a signal interrupts it, or the web server ends, which it should not."""
+def _run(settings: Settings, closing: ExitStack) -> NoReturn:
+    """Serves until a signal interrupts it with KeyboardInterrupt. Raises WanUIError for what keeps it from serving."""
     closing.callback(FolderLock(settings.data_dir).release)
     port = free_port(settings.port)
     prepare_environment(os.environ, settings.data_dir)
@@ -86,15 +87,24 @@ def _run(settings: Settings, closing: ExitStack) -> None:
     closing.callback(_close_server, blocks)
     for line in greeting(settings, port, house.checkpoints):
         print(line, flush=True)
-    engine = house.engine.result()  # raises what kept it from being built
+    engine = build_engine(settings)  # only now: torch's import takes seconds, and the page is up meanwhile
+    house.engine.set_result(engine)
     house.worker.start()
     print(f"Ready on {engine.device_name}.", flush=True)
-    blocks.server.thread.join()
+    _wait_until(lambda: not blocks.server.thread.is_alive())
+    raise HostError("The web server ended by itself; the log above says why.")
+
+
+def _wait_until(done: Callable[[], bool]) -> None:
+    """Waits awake: the main thread alone acts on a signal, and one that reached another thread does not wake it."""
+    never = threading.Event()
+    while not done():
+        never.wait(TICK_SECONDS)
 
 
 @dataclass(frozen=True)
 class House:
-    """All that a running server is made of, without the doors. `engine` is being built on a thread of its own."""
+    """All that a running server is made of, without the doors. `engine` is filled once, before the worker starts."""
 
     desk: Desk
     store: Store
@@ -103,8 +113,8 @@ class House:
     engine: Future[Engine]
 
     def health(self) -> dict[str, Any]:
-        """What GET /v1/health says; starting until the engine stands, which takes the seconds of torch's import."""
-        ready = self.engine.done() and self.engine.exception() is None
+        """What GET /v1/health says: starting until the engine is there."""
+        ready = self.engine.done()
         return {
             "status": "ready" if ready else "starting",
             "version": wan_ui.__version__,
@@ -119,12 +129,12 @@ class House:
 
 
 def compose(settings: Settings) -> House:
-    """The house of these settings; its worker is not started. Raises HostError for folders that cannot be used."""
+    """The house of these settings, still without an engine. Raises HostError for folders that cannot be used."""
     if settings.models_dir is not None and not settings.models_dir.is_dir():
         raise HostError(f"There is no folder {settings.models_dir}. Give --models-dir the one with your checkpoints.")
     _make(settings.lora_dir)
     data = settings.data_dir
-    engine = ThreadPoolExecutor(1, "wan-ui-engine").submit(_build_engine, settings)
+    engine: Future[Engine] = Future()
 
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
         return engine.result().render(generation, on_progress)
@@ -144,7 +154,8 @@ def compose(settings: Settings) -> House:
     return House(desk, store, worker, checkpoints, engine)
 
 
-def _build_engine(settings: Settings) -> Engine:
+def build_engine(settings: Settings) -> Engine:
+    """The engine of these settings. Raises DeviceUnavailable."""
     from wan_ui.local import Engine
 
     return Engine(
@@ -242,6 +253,8 @@ def prepare_environment(environment: MutableMapping[str, str], data_dir: Path) -
     """What Gradio reads when it is imported: no reports home, and temporary files inside the data folder."""
     environment["GRADIO_ANALYTICS_ENABLED"] = "False"
     environment["GRADIO_TEMP_DIR"] = str(data_dir / "gradio")
+    # Else each event that the page queues, every keystroke, sums up the last 10,000 with pandas, for nobody to read.
+    environment["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
     # Gradio calls its own server once at the start; through a proxy that would fail.
     for name in ("NO_PROXY", "no_proxy"):
         hosts = [host for host in environment.get(name, "").split(",") if host]

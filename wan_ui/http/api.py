@@ -447,7 +447,10 @@ def api(desk: DeskLike, health: Callable[[], Mapping[str, Any]], body_limit: int
     door.head("/requests/{request_id}/videos/{n}", include_in_schema=False)(video)
 
     @door.get(
-        "/models", operation_id="models", summary="The models there are", response_model=ModelList,
+        "/models",
+        operation_id="models",
+        summary="The models there are",
+        response_model=ModelList,
         responses=_documented(),
     )
     def models() -> dict[str, Any]:
@@ -469,7 +472,10 @@ def api(desk: DeskLike, health: Callable[[], Mapping[str, Any]], body_limit: int
         }
 
     @door.get(
-        "/health", operation_id="health", summary="Whether the server is up", response_model=Health,
+        "/health",
+        operation_id="health",
+        summary="Whether the server is up",
+        response_model=Health,
         responses=_documented(),
     )
     def say_health() -> dict[str, Any]:
