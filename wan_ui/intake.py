@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from wan_ui.errors import LoraInvalid, LoraNotFound
 from wan_ui.lora.header import check_fit
+from wan_ui.lora.sources import check_source, is_remote
 from wan_ui.models import PAIR_NOTE, WanModel
-from wan_ui.request import Generation, InferenceRequest, LoraUse, draw_seed, model_row, parse, resolve
+from wan_ui.request import Generation, InferenceRequest, LoraUse, draw_seed, model_row, parse, resolve, settle_slots
 
 if TYPE_CHECKING:
     from wan_ui.lora.header import LoraHeader
@@ -32,13 +33,15 @@ class Prepared:
 
     `request` is what was sent with each control image as `upload://<sha256>`, `wire` the same as a JSON-ready dict
     without nulls. `generations` carry each LoRA file's SHA-256. `notes` are sentences for the sender: what was
-    adjusted or ignored, and what to expect.
+    adjusted or ignored, and what to expect. `awaited` are the addresses among its LoRAs: they are to be fetched, and
+    `settle` then says what the generations and notes are.
     """
 
     request: InferenceRequest
     wire: dict[str, Any]
     generations: tuple[Generation, ...]
     notes: tuple[str, ...]
+    awaited: tuple[str, ...]
 
 
 def prepare(
@@ -52,16 +55,24 @@ def prepare(
     """Checks a decoded JSON body and fetches what it names, the cheapest refusals first.
 
     In this order: schema; model, LoRA slots and control image rules; LoRA files, and whether they fit; control images,
-    stored last so that a refused request leaves nothing behind. Equal control images are taken in once.
+    stored last so that a refused request leaves nothing behind. Equal control images are taken in once. Of LoRAs that
+    have to be fetched only the address is looked at.
     Raises what request.parse, request.resolve, Library.locate, check_fit and ImageStore.put raise.
     """
     request = parse(body)
     row = model_row(request.model)
+    awaited = tuple(dict.fromkeys(item.path for item in request.loras if is_remote(item.path)))
+    for source in awaited:
+        check_source(source)
+    # One that leaves its transformer out may turn out to be combined, and is refused by settle if it does not.
+    undecided = {item.path for item in request.loras if item.transformer is None}.intersection(awaited)
+
+    def is_combined(path: str) -> bool:
+        return path in undecided if path in awaited else _is_combined(library, path)
+
     # The images stay as they were written until the LoRA files are found.
-    drafts = resolve(
-        request, store_image=lambda ctrl_img: ctrl_img, draw=draw, is_combined=partial(_is_combined, library)
-    )
-    loras, lora_notes = _locate(row, drafts[0].loras, library, configs, check_fit)
+    drafts = resolve(request, store_image=lambda ctrl_img: ctrl_img, draw=draw, is_combined=is_combined)
+    loras, lora_notes = _locate(row, drafts[0].loras, library, configs, check_fit, awaited)
     hashes = {text: images.put(text) for text in dict.fromkeys(draft.image for draft in drafts) if text is not None}
     generations = tuple(
         replace(draft, loras=loras, image=None if draft.image is None else hashes[draft.image]) for draft in drafts
@@ -79,7 +90,26 @@ def prepare(
         wire=stored.model_dump(mode="json", exclude_none=True),
         generations=generations,
         notes=(*lora_notes, *_notes(row, generations)),
+        awaited=awaited,
     )
+
+
+def settle(
+    request: InferenceRequest,
+    generations: tuple[Generation, ...],
+    library: Library,
+    configs: Configs,
+    check_fit: CheckFit = check_fit,
+) -> tuple[tuple[Generation, ...], tuple[str, ...]]:
+    """A prepared request's generations and notes, once what it awaited has been fetched.
+
+    Raises what request.settle_slots, Library.locate and check_fit raise.
+    """
+    row = model_row(request.model)
+    uses = settle_slots(row, request.loras, request.stack, partial(_is_combined, library))
+    loras, lora_notes = _locate(row, uses, library, configs, check_fit)
+    generations = tuple(replace(generation, loras=loras) for generation in generations)
+    return generations, (*lora_notes, *_notes(row, generations))
 
 
 def _is_combined(library: Library, path: str) -> bool:
@@ -91,11 +121,19 @@ def _is_combined(library: Library, path: str) -> bool:
 
 
 def _locate(
-    row: WanModel, uses: tuple[LoraUse, ...], library: Library, configs: Configs, check_fit: CheckFit
+    row: WanModel,
+    uses: tuple[LoraUse, ...],
+    library: Library,
+    configs: Configs,
+    check_fit: CheckFit,
+    awaited: Sequence[str] = (),
 ) -> tuple[tuple[LoraUse, ...], tuple[str, ...]]:
     located: list[LoraUse] = []
     notes: list[str] = []
     for use in uses:
+        if use.path in awaited:
+            located.append(use)
+            continue
         file = library.locate(use.path)
         notes.extend(check_fit(file.header, row, use.slot, configs(row, row.slots[use.slot])))
         located.append(replace(use, sha256=file.sha256))

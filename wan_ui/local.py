@@ -15,8 +15,9 @@ from wan_ui.engine.clip import Clip, OnProgress, Progress
 from wan_ui.engine.engine import Core
 from wan_ui.engine.pipeline import Loader, device_name, versions
 from wan_ui.errors import DeviceUnavailable
-from wan_ui.intake import prepare
+from wan_ui.intake import prepare, settle
 from wan_ui.lora.library import Library
+from wan_ui.lora.sources import Sources, shown_name
 from wan_ui.media.fetch import fetch
 from wan_ui.media.image import ImageStore
 from wan_ui.request import Generation
@@ -31,7 +32,8 @@ class Engine:
 
     `models_dir` None takes checkpoints from the Hugging Face cache or hub. `lora_dir` is the root of the request's
     `loras[].path`. `device` None is CUDA if there is one, else the CPU. `data_dir` keeps control images and uploads;
-    None keeps them for the life of the object. Not thread-safe.
+    None keeps them for the life of the object. A server gives its own `library`, so that both know its uploads and
+    what was fetched. Not thread-safe.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Engine:
         memory: MemoryMode = "auto",
         data_dir: str | Path | None = None,
         allow_url_hosts: Sequence[str] = (),
+        library: Library | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.checkpoints = Checkpoints(Path(models_dir) if models_dir is not None else None)
         self._scratch = tempfile.TemporaryDirectory(prefix="wan-ui-") if data_dir is None else None
         root = Path(self._scratch.name) if self._scratch is not None else Path(str(data_dir))
-        self.library = Library(Path(lora_dir), root / "uploads")
+        uploads = root / "uploads"
+        self.library = library or Library(Path(lora_dir), uploads, Sources(uploads, allow_hosts=allow_url_hosts))
         self.images = ImageStore(
             root / "images",
             partial(fetch, max_bytes=LARGEST_IMAGE, seconds=FETCH_SECONDS, allow_hosts=tuple(allow_url_hosts)),
@@ -56,16 +60,22 @@ class Engine:
         self.core = Core(self.loader.load)
 
     def generate(self, request: Mapping[str, Any], on_progress: OnProgress | None = None) -> list[Clip]:
-        """One clip per prompt of the request, in order.
+        """One clip per prompt of the request, in order. LoRAs named by address are fetched first.
 
         Raises what is wrong with the request (RequestError) or with this machine (HostError).
         """
-        prepared = prepare(request, self.library, self.images, self.checkpoints.transformer_config)
-        return [self.render(generation, on_progress or _unheard) for generation in prepared.generations]
+        heard, configs = on_progress or _unheard, self.checkpoints.transformer_config
+        prepared = prepare(request, self.library, self.images, configs)
+        generations = prepared.generations
+        for source in prepared.awaited:
+            self.library.fetch(source, partial(_fetching, heard, f"fetching LoRA {shown_name(source)}"))
+        if prepared.awaited:
+            generations, _ = settle(prepared.request, generations, self.library, configs)
+        return [self.render(generation, heard) for generation in generations]
 
     def render(self, generation: Generation, on_progress: OnProgress) -> Clip:
-        """One clip of a resolved generation; its files are located again, as they are now."""
-        files = {use.path: self.library.locate(use.path) for use in generation.loras}
+        """One clip of a resolved generation; its files are located again, as they are now, or as they were fetched."""
+        files = {use.path: self.library.locate(use.path, use.sha256) for use in generation.loras}
         image = self.images.open(generation.image) if generation.image is not None else None
         return self.core.generate(generation, files, image, on_progress)
 
@@ -94,6 +104,10 @@ def choose_device(name: str | None) -> torch.device:
             f"The device {wanted!r} cannot be used here. Choose cpu, or cuda on a machine with a CUDA GPU and a CUDA "
             "build of torch."
         ) from error
+
+
+def _fetching(on_progress: OnProgress, note: str, here: int, total: int) -> None:
+    on_progress(Progress("downloading", bytes_done=here, bytes_total=total, note=note))
 
 
 def _unheard(progress: Progress) -> None:

@@ -19,7 +19,7 @@ class Settings:
 
     `models_dir` None: checkpoints come from the Hugging Face cache or hub. `device` None: CUDA if there is one,
     else the CPU. `memory` "auto" takes the first of resident, pair, stream that fits.
-    `allow_url_hosts`: hosts a control image may be fetched from although they are not public addresses.
+    `allow_url_hosts`: hosts that control images and LoRAs may be fetched from although they are not public addresses.
     """
 
     models_dir: Path | None = None
@@ -93,7 +93,7 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         action="append",
         default=None,
         metavar="HOST",
-        help="let control images be fetched from this host of your own network; may be repeated",
+        help="let control images and LoRAs be fetched from this host of your own network; may be repeated",
     )
     return line
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wan_ui.engine.clip import Progress
-from wan_ui.errors import VideoNotFound
+from wan_ui.errors import FetchFailed, VideoNotFound
 from wan_ui.intake import Configs, prepare
+from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.store import Job, Store
 from wan_ui.jobs.worker import Worker
+from wan_ui.lora.inspection import inspect
+from wan_ui.lora.sources import is_remote, shown_name
 
 if TYPE_CHECKING:
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
 
 
+INSPECT_SECONDS = 120.0  # for fetching a LoRA that is to be inspected while its sender waits
+
+
 class Desk:
     """Takes requests in and answers about jobs, at once and from any thread.
 
     `library` and `images` are what its requests may name; the page lists and fills them. `data_dir` is the folder
-    that the clips' file names are relative to. Methods that take a job's id raise
+    that the clips' file names are relative to. `fetcher` fetches what requests name by address, once it is started.
+    Methods that take a job's id raise
     RequestNotFound for one that does not exist; all raise HostError when the list of jobs cannot be read or written.
     """
 
@@ -33,12 +41,17 @@ class Desk:
         self._worker = worker
         self._configs = configs
         self._data_dir = data_dir
+        self.fetcher = Fetcher(store, library, configs, worker.wake)
 
     def submit(self, body: Any) -> Job:
-        """Puts a decoded JSON body in line as one job. Raises what intake.prepare raises."""
+        """Puts a decoded JSON body in line as one job. Raises what intake.prepare raises.
+
+        LoRAs named by address are fetched while the job waits; what is wrong with them ends it as failed.
+        """
         prepared = prepare(body, self.library, self.images, self._configs)
-        job = self._store.add(prepared.wire, prepared.generations, prepared.notes)
+        job = self._store.add(prepared.wire, prepared.generations, prepared.notes, ready=not prepared.awaited)
         self._worker.wake()
+        self.fetcher.wake()
         return job
 
     def job(self, job_id: str) -> Job:
@@ -48,11 +61,33 @@ class Desk:
         """Asks for the job's end and returns it as it then is; a finished job is unchanged."""
         self._store.job(job_id)
         self._worker.cancel(job_id)
+        self.fetcher.wake()
         return self._store.job(job_id)
 
     def progress(self, job_id: str) -> Progress | None:
-        """The latest moment of the job if it is running, else None."""
-        return self._worker.progress(job_id)
+        """The latest moment of the job if it is running or its LoRA files are being fetched, else None."""
+        return self._worker.progress(job_id) or self.fetcher.progress(job_id)
+
+    def inspect(self, source: str, seconds: float = INSPECT_SECONDS) -> dict[str, Any]:
+        """What a LoRA is, see lora.inspection; one named by address is fetched first, within `seconds`.
+
+        Raises what Library.fetch and Library.locate raise.
+        """
+        end = time.monotonic() + seconds
+
+        def in_time(here: int, total: int) -> None:
+            if time.monotonic() > end:
+                raise FetchFailed(
+                    f"{shown_name(source)} was not here within {seconds:g} s. Send it in a request, which waits for it."
+                )
+
+        notes = self.library.fetch(source, in_time) if is_remote(source) else ()
+        said = self.library.inspect(source, self._configs)
+        return {**said, "messages": [*notes, *said["messages"]]}
+
+    def inspect_file(self, file: Path, name: str) -> dict[str, Any]:
+        """What a file is that belongs to no library; `name` is the name it had at its sender. Raises LoraInvalid."""
+        return inspect(file, name, self._configs)
 
     def position(self, job_id: str) -> int | None:
         """1 for the next to run; None unless in_queue."""

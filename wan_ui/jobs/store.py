@@ -5,7 +5,10 @@ A job's status only ever changes in a single conditional UPDATE, so two threads 
     in_queue ──claim_next──▶ in_progress ──finish──▶ succeeded | failed | canceled
        │  ▲                       │
        │  └──put_back, recover────┘
-       └──request_cancel──▶ canceled
+       ├──request_cancel──▶ canceled
+       └──refuse──▶ failed
+
+A job in_queue whose LoRA files are still being fetched is not ready: it is passed over until make_ready.
 """
 
 from __future__ import annotations
@@ -69,6 +72,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
     ),
+    ("ALTER TABLE jobs ADD COLUMN ready INTEGER NOT NULL DEFAULT 1",),
 )
 
 
@@ -92,7 +96,8 @@ class Job:
 
     `request` is the wire form without nulls, its images as `upload://<sha256>`. `clips` are those finished so far,
     in prompt order. `error` is an error's `body()`. `attempts` counts the processes that ended while running it.
-    Times are ISO 8601 in UTC ending in Z. `position` is 1 for the next to run, None unless in_queue.
+    Times are ISO 8601 in UTC ending in Z. `position` is 1 for the next to run, None unless in_queue. `ready` is False
+    while LoRA files are fetched for it; such jobs stand behind those that could run now.
     """
 
     id: str
@@ -108,6 +113,7 @@ class Job:
     started_at: str | None
     finished_at: str | None
     position: int | None
+    ready: bool = True
 
 
 def dump_generations(generations: Sequence[Generation]) -> str:
@@ -217,13 +223,19 @@ class Store:
         with self._lock, _mapped():
             return self._connection.execute(sql, values).fetchall()
 
-    def add(self, request: Mapping[str, Any], generations: Sequence[Generation], notes: Sequence[str] = ()) -> Job:
-        """A new job at the end of the line."""
+    def add(
+        self,
+        request: Mapping[str, Any],
+        generations: Sequence[Generation],
+        notes: Sequence[str] = (),
+        ready: bool = True,
+    ) -> Job:
+        """A new job at the end of the line; not `ready`: it waits for files first."""
         job_id = secrets.token_hex(16)  # 128 random bits: over HTTP, knowing the id is what lets one read
         self._execute(
             """
-            INSERT INTO jobs (id, status, request, generations, notes, total, created_at)
-            VALUES (:id, 'in_queue', :request, :generations, :notes, :total, :now)
+            INSERT INTO jobs (id, status, request, generations, notes, total, ready, created_at)
+            VALUES (:id, 'in_queue', :request, :generations, :notes, :total, :ready, :now)
             """,
             {
                 "id": job_id,
@@ -231,6 +243,7 @@ class Store:
                 "generations": dump_generations(generations),
                 "notes": _json(list(notes)),
                 "total": len(generations),
+                "ready": ready,
                 "now": _now(),
             },
         )
@@ -250,7 +263,7 @@ class Store:
     def unfinished(self, limit: int | None = None) -> tuple[Job, ...]:
         """The running job and those waiting, in their order; at most `limit` of them."""
         return self._jobs(
-            "WHERE status IN ('in_progress', 'in_queue') ORDER BY status = 'in_queue', seq LIMIT :limit",
+            "WHERE status IN ('in_progress', 'in_queue') ORDER BY status = 'in_queue', NOT ready, seq LIMIT :limit",
             {"limit": -1 if limit is None else limit},
         )
 
@@ -259,12 +272,36 @@ class Store:
         count: int = self._execute("SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue'", {})[0]["jobs"]
         return count
 
+    def unready(self) -> tuple[Job, ...]:
+        """The waiting jobs whose files are not all here, oldest first."""
+        return self._jobs("WHERE status = 'in_queue' AND NOT ready ORDER BY seq", {})
+
+    def make_ready(self, job_id: str, generations: Sequence[Generation], notes: Sequence[str]) -> None:
+        """Lets a waiting job run: its files are here, its generations name them. One taken back stays as it is."""
+        self._execute(
+            """
+            UPDATE jobs SET ready = 1, generations = :generations, notes = :notes
+            WHERE id = :id AND status = 'in_queue' AND NOT ready
+            """,
+            {"id": job_id, "generations": dump_generations(generations), "notes": _json(list(notes))},
+        )
+
+    def refuse(self, job_id: str, error: Mapping[str, Any]) -> None:
+        """Ends a waiting job whose files cannot be had. One taken back stays as it is."""
+        self._execute(
+            """
+            UPDATE jobs SET status = 'failed', error = :error, finished_at = :now
+            WHERE id = :id AND status = 'in_queue' AND NOT ready
+            """,
+            {"id": job_id, "error": _json(error), "now": _now()},
+        )
+
     def claim_next(self) -> str | None:
-        """Takes the oldest waiting job out of the line, now in_progress; its id, or None when none waits."""
+        """Takes the oldest waiting job that is ready out of the line, now in_progress; its id, or None without one."""
         rows = self._execute(
             """
             UPDATE jobs SET status = 'in_progress', started_at = :now
-            WHERE seq = (SELECT min(seq) FROM jobs WHERE status = 'in_queue') AND status = 'in_queue'
+            WHERE seq = (SELECT min(seq) FROM jobs WHERE status = 'in_queue' AND ready) AND status = 'in_queue'
             RETURNING id
             """,
             {"now": _now()},
@@ -367,7 +404,8 @@ class Store:
             rows = self._execute(
                 f"""
                 SELECT *, CASE status WHEN 'in_queue' THEN
-                    (SELECT count(*) FROM jobs AS ahead WHERE ahead.status = 'in_queue' AND ahead.seq <= jobs.seq)
+                    (SELECT count(*) FROM jobs AS ahead WHERE ahead.status = 'in_queue'
+                     AND (ahead.ready, -ahead.seq) >= (jobs.ready, -jobs.seq))
                     END AS position
                 FROM jobs {where}
                 """,
@@ -412,4 +450,5 @@ def _job(row: sqlite3.Row, clips: tuple[ClipRecord, ...]) -> Job:
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         position=row["position"],
+        ready=bool(row["ready"]),
     )

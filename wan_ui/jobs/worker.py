@@ -93,8 +93,9 @@ class Worker:
         return not self._thread.is_alive()
 
     def wake(self) -> None:
-        """Says that a job was added."""
+        """Says that a job was added, or that one which waited for its files can run or has ended."""
         self._wake.set()
+        self._announce()
 
     def cancel(self, job_id: str) -> None:
         """Cancels a waiting job at once and a running one before its next step; a finished one stays as it is."""

@@ -1,4 +1,4 @@
-"""The LoRA files at hand: a path under the LoRA folder or an upload becomes a checked file; it knows no torch."""
+"""The LoRA files at hand: a path, an upload or a fetched address becomes a checked file; it knows no torch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from wan_ui.errors import LoraInvalid, LoraNotFound
 from wan_ui.lora.header import Configs, LoraHeader, no_configs, partner_name, read_header
 from wan_ui.lora.inspection import describe
+from wan_ui.lora.sources import OnBytes, Sources, is_remote
 from wan_ui.lora.told import clean
 from wan_ui.lora.uploads import Uploads
 
@@ -35,25 +36,43 @@ class LoraFile:
 
 
 class Library:
-    """Files under `lora_dir`, and uploads under `uploads_dir` (None: no uploads are taken)."""
+    """Files under `lora_dir`, uploads under `uploads_dir` (None: no uploads are taken) and what `sources` fetches."""
 
-    def __init__(self, lora_dir: Path, uploads_dir: Path | None = None) -> None:
+    def __init__(self, lora_dir: Path, uploads_dir: Path | None = None, sources: Sources | None = None) -> None:
         self._lora_dir = lora_dir
+        self._sources = sources
         self._uploads = None if uploads_dir is None else Uploads(uploads_dir)
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, int, int, str], LoraFile] = OrderedDict()
 
-    def locate(self, source: str) -> LoraFile:
-        """The file of a source: a relative path under the LoRA folder, or `upload://<id>`.
+    def locate(self, source: str, sha256: str | None = None) -> LoraFile:
+        """The file of a source: a relative path under the LoRA folder, `upload://<id>`, or an address once fetched.
 
+        Of an address, `sha256` asks for the copy that was fetched then, not the latest; paths are as they are now.
         Raises LoraNotFound when there is no such file or the path leaves the folder, LoraInvalid when it is no LoRA.
         """
         if not source or len(source) > LONGEST_SOURCE or "\0" in source:
             raise LoraNotFound("The LoRA path is empty or not a path.")
         if source.startswith(UPLOAD):
             return self._upload(source)
+        if is_remote(source):
+            return self._fetched(source, sha256)
         path = self._inside(source)
         return self._checked(path, PurePosixPath(source).name)
+
+    def fetch(self, source: str, on_bytes: OnBytes) -> tuple[str, ...]:
+        """Makes locate answer for an address, with its file as it is there now; sentences for the user.
+
+        Raises what Sources.fetch raises.
+        """
+        if self._sources is None:
+            raise LoraNotFound("This server fetches no LoRAs: put the file under the LoRA folder, or upload it.")
+        return self._sources.fetch(source, on_bytes)
+
+    def sweep(self) -> None:
+        """Removes what a killed process left half fetched. Only for a process that alone holds the data folder."""
+        if self._sources is not None:
+            self._sources.sweep()
 
     def listing(self, search: str = "") -> tuple[str, ...]:
         """The relative paths, sorted, of the .safetensors files under the LoRA folder that locate would open.
@@ -103,6 +122,10 @@ class Library:
         if source.startswith(UPLOAD):
             upload = None if self._uploads is None else self._uploads.named(wanted)
             return None if upload is None else UPLOAD + upload.id
+        if is_remote(source):
+            other = wanted.join(source.rsplit(file.name, 1)) if file.name in source else source
+            known = None if self._sources is None or other == source else self._sources.held(other)
+            return None if known is None else other
         beside = str(PurePosixPath(source).with_name(wanted))
         try:
             self.locate(beside)
@@ -125,10 +148,20 @@ class Library:
             raise LoraNotFound("There is no such upload: upload the LoRA again.", path=clean(source, 120))
         return self._checked(self._uploads.path(upload), upload.name)
 
+    def _fetched(self, source: str, sha256: str | None) -> LoraFile:
+        held = None if self._sources is None else self._sources.held(source)
+        if self._sources is None or held is None:
+            raise LoraNotFound("The LoRA of this address is not here yet, or not any more: send the request again.")
+        then = sha256 if sha256 is not None and self._sources.path(sha256).is_file() else held.sha256
+        return self._checked(self._sources.path(then), held.name, then)
+
     def _inside(self, source: str) -> Path:
         shown = clean(source, 120)
         if "://" in source:
-            raise LoraNotFound(f"{shown}: give a path under the LoRA folder, or upload the file.", path=shown)
+            raise LoraNotFound(
+                f"{shown}: give a path under the LoRA folder, an http(s):// or hf:// address, or upload the file.",
+                path=shown,
+            )
         pure = PurePosixPath(source)
         if pure.is_absolute() or ".." in pure.parts or "\\" in source:
             raise LoraNotFound(
@@ -149,8 +182,8 @@ class Library:
             raise LoraNotFound(f"There is no LoRA {shown} under the LoRA folder.", path=shown)
         return path
 
-    def _checked(self, path: Path, name: str) -> LoraFile:
-        """Inspected and hashed, once per (real path, size, time of change)."""
+    def _checked(self, path: Path, name: str, sha256: str | None = None) -> LoraFile:
+        """Inspected and hashed (unless it is stored by its `sha256`), once per (real path, size, time of change)."""
         try:
             stat = path.stat()
             key = (str(path), stat.st_size, stat.st_mtime_ns, name)
@@ -160,11 +193,12 @@ class Library:
                     self._known.move_to_end(key)
                     return known
             header = read_header(path, name)
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if sha256 is None:
+                with path.open("rb") as file:
+                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise LoraNotFound(f"The LoRA {clean(name, 120)} cannot be read.", path=clean(name, 120)) from error
-        found = LoraFile(name, path, digest, stat.st_size, header)
+        found = LoraFile(name, path, sha256, stat.st_size, header)
         with self._lock:
             self._known[key] = found
             if len(self._known) > MOST_KNOWN:

@@ -87,7 +87,8 @@ def read_listing(path: Path) -> Listing:
     return _checked(raw, size)
 
 
-def _header_length(start: bytes, size: int) -> int:
+def check_start(start: bytes) -> None:
+    """Raises LoraInvalid, saying what it is instead, when no LoRA begins with these bytes (64 of them, or the file)."""
     for magic, what in _NOT_SAFETENSORS:
         if start.startswith(magic):
             raise LoraInvalid(f"This is {what}. A LoRA is needed as a .safetensors file.")
@@ -96,13 +97,18 @@ def _header_length(start: bytes, size: int) -> int:
             "This is an HTML page, not a LoRA: the download saved a web page (a sign-in or error page, perhaps). "
             "Download the file itself."
         )
-    if size < 10:
-        raise LoraInvalid(f"The file has {size} bytes: it is empty or its download is incomplete.")
+    if len(start) < 10:
+        raise LoraInvalid(f"The file has {len(start)} bytes: it is empty or its download is incomplete.")
     length = int.from_bytes(start[:8], "little")
     if start[8:9] != b"{":
         raise LoraInvalid("This is not a safetensors file: it does not begin with a header.")
     if length > LARGEST_HEADER:
         raise LoraInvalid(f"Not a sound safetensors file: its header claims {length} bytes, more than any LoRA needs.")
+
+
+def _header_length(start: bytes, size: int) -> int:
+    check_start(start)
+    length = int.from_bytes(start[:8], "little")
     if 8 + length > size:
         raise LoraInvalid(
             f"The file is incomplete: its header needs {8 + length} bytes and {size} are there. Download it again."

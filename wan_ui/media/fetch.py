@@ -13,8 +13,11 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from email.message import Message
 from functools import cache
 from threading import Thread
+from urllib.parse import unquote
 
 import httpcore
 import httpx
@@ -25,6 +28,8 @@ Resolver = Callable[[str, int], Sequence[str]]
 """(host, port) -> its addresses as text. It may raise OSError or UnicodeError."""
 
 MAX_REDIRECTS = 5
+BEAT_SECONDS = 0.2  # how long a wait for bytes goes on before it asks whether they are still wanted
+RENEWING_BYTES = 1 << 20  # of a download: each so many give it its time anew, so a slow drip ends and a large file not
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS = (("User-Agent", "wan-ui"), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -58,6 +63,20 @@ def is_public(address: str) -> bool:
     return ip in _IPV6_PUBLIC and ip.is_global and not any(ip in net for net in _IPV6_REFUSED)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a host says of a file before its bytes. `size` in bytes, None when it is not stated.
+
+    `etag` is "" when there is none; `name` is the file's name as stated, or the last part of the address asked for.
+    """
+
+    host: str
+    name: str
+    content_type: str
+    size: int | None
+    etag: str
+
+
 def fetch(
     url: str,
     *,
@@ -73,12 +92,70 @@ def fetch(
     connections (a socket, unless given). Raises FetchFailed; its message names the host and never the whole address,
     which may hold a signature.
     """
+    data = bytearray()
     line = _CheckedBackend(resolver, allow_hosts, _Deadline(seconds), backend or httpcore.SyncBackend())
-    where = _parse(url.strip())
+    _follow(url, "", line, _Taker(max_bytes, _any_answer, data.extend))
+    return bytes(data)
+
+
+def download(
+    url: str,
+    write: Callable[[bytes], object],
+    *,
+    max_bytes: int,
+    seconds: float,
+    begin: Callable[[Answer], None],
+    beat: Callable[[], None],
+    etag: str = "",
+    allow_hosts: Sequence[str] = (),
+    resolver: Resolver = resolve_host,
+    backend: httpcore.NetworkBackend | None = None,
+) -> Answer | None:
+    """Hands a file of any size to `write`, piece by piece; None, and nothing written, if it still has `etag`.
+
+    `seconds` hold for the way to the first MiB, and for each MiB after it. `begin` sees the answer before the first
+    piece and may refuse it by raising; `beat` is called several times a second while bytes are awaited and may raise
+    to end it. The rest is as in fetch.
+    """
+    deadline = _Deadline(seconds, beat)
+    line = _CheckedBackend(resolver, allow_hosts, deadline, backend or httpcore.SyncBackend())
+    taken = 0
+
+    def take(piece: bytes) -> None:
+        nonlocal taken
+        before, taken = taken, taken + len(piece)
+        if taken // RENEWING_BYTES > before // RENEWING_BYTES:
+            deadline.renew()
+        write(piece)
+
+    return _follow(url, etag, line, _Taker(max_bytes, begin, take))
+
+
+def check_address(url: str) -> None:
+    """Raises FetchFailed for what no fetch would begin with: another scheme, no host, a password inside."""
+    _parse(url.strip())
+
+
+def _any_answer(answer: Answer) -> None:
+    """Of a small file the bytes alone count."""
+
+
+@dataclass(frozen=True)
+class _Taker:
+    """Where a body goes, and how much of it."""
+
+    max_bytes: int
+    begin: Callable[[Answer], None]
+    write: Callable[[bytes], object]
+
+
+def _follow(url: str, etag: str, line: _CheckedBackend, taker: _Taker) -> Answer | None:
+    """From redirect to redirect to the file, checked at each. None: it still has `etag`."""
+    first = where = _parse(url.strip())
     with httpcore.ConnectionPool(ssl_context=_tls(), network_backend=line, max_connections=1) as pool:
         for _ in range(MAX_REDIRECTS + 1):
-            answer = _get(pool, where, max_bytes)
-            if isinstance(answer, bytes):
+            answer = _get(pool, where, first, etag, taker)
+            if not isinstance(answer, httpx.URL):
                 return answer
             where = answer
     raise FetchFailed(f"{where.host} redirects more than {MAX_REDIRECTS} times.", host=where.host)
@@ -98,36 +175,60 @@ def _parse(url: str, base: httpx.URL | None = None) -> httpx.URL:
     return where
 
 
-def _get(pool: httpcore.ConnectionPool, where: httpx.URL, max_bytes: int) -> bytes | httpx.URL:
-    """One hop: the body, or the address to go to next."""
+def _get(
+    pool: httpcore.ConnectionPool, where: httpx.URL, first: httpx.URL, etag: str, taker: _Taker
+) -> Answer | httpx.URL | None:
+    """One hop: the answer, its body taken; the address to go to next; or None for a file that still has `etag`."""
     host = where.host
     target = httpcore.URL(scheme=where.raw_scheme, host=where.raw_host, port=where.port, target=where.raw_path)
+    asked = (*_HEADERS, ("If-None-Match", etag)) if etag else _HEADERS
     try:
-        with pool.stream("GET", target, headers=_HEADERS) as response:
+        with pool.stream("GET", target, headers=asked) as response:
             headers = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS and b"location" in headers:
                 return _parse(headers[b"location"].decode("utf-8", "replace"), where)
+            if response.status == 304 and etag:
+                return None
             if response.status != 200:
                 raise FetchFailed(f"{host} answered with status {response.status}.", host=host, status=response.status)
             if headers.get(b"content-encoding", b"identity").lower() != b"identity":
                 raise FetchFailed(f"{host} sent a compressed answer, which is not read here.", host=host)
-            return _body(response, headers.get(b"content-length", b""), host, max_bytes)
+            answer = _answer(host, headers, first)
+            _take(response, answer, taker)
+            return answer
     except httpcore.TimeoutException as error:
         raise FetchFailed(f"{host} took too long to answer.", host=host) from error
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, ssl.SSLError) as error:
         raise FetchFailed(f"{host} could not be reached, or broke off: {error}", host=host) from error
 
 
-def _body(response: httpcore.Response, stated: bytes, host: str, max_bytes: int) -> bytes:
-    too_large = FetchFailed(f"{host} sends more than {max_bytes} bytes, the most that is taken.", host=host)
-    if stated.isdigit() and int(stated) > max_bytes:
+def _answer(host: str, headers: dict[bytes, bytes], first: httpx.URL) -> Answer:
+    said = Message()
+    for name in (b"content-disposition", b"content-type"):
+        if name in headers:
+            said[name.decode()] = headers[name].decode("utf-8", "replace")
+    length = headers.get(b"content-length", b"")
+    return Answer(
+        host=host,
+        name=said.get_filename() or unquote(first.path.rstrip("/").rsplit("/", 1)[-1]),
+        content_type=said.get_content_type() if "content-type" in said else "",
+        size=int(length) if length.isdigit() else None,
+        etag=headers.get(b"etag", b"").decode("latin-1"),
+    )
+
+
+def _take(response: httpcore.Response, answer: Answer, taker: _Taker) -> None:
+    host, most = answer.host, taker.max_bytes
+    too_large = FetchFailed(f"{host} sends more than {most} bytes, the most that is taken.", host=host)
+    if answer.size is not None and answer.size > most:
         raise too_large
-    data = bytearray()
-    for chunk in response.iter_stream():
-        data += chunk
-        if len(data) > max_bytes:
+    taker.begin(answer)
+    taken = 0
+    for piece in response.iter_stream():
+        taken += len(piece)
+        if taken > most:
             raise too_large
-    return bytes(data)
+        taker.write(piece)
 
 
 @cache
@@ -135,11 +236,21 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+def _no_beat() -> None:
+    """Nobody changes their mind about a small file."""
+
+
 class _Deadline:
     """A point in time that all of a fetch's waits share, so that a slow drip does not renew its time."""
 
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
+    def __init__(self, seconds: float, beat: Callable[[], None] = _no_beat) -> None:
+        self._seconds = seconds
+        self.beat = beat
+        self.renew()
+
+    def renew(self) -> None:
+        """All of the time again, from now on."""
+        self._end = time.monotonic() + self._seconds
 
     def left(self) -> float:
         """Seconds left, above 0. Raises httpcore.ReadTimeout when there are none."""
@@ -215,7 +326,13 @@ class _TimedStream(httpcore.NetworkStream):
         self._deadline = deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, self._deadline.left())
+        while True:
+            self._deadline.beat()
+            wait = min(self._deadline.left(), BEAT_SECONDS)
+            try:
+                return self._inner.read(max_bytes, wait)
+            except httpcore.ReadTimeout:
+                continue  # nothing yet: left() says when it is too late
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._inner.write(buffer, self._deadline.left())
