@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,13 +60,13 @@ def denormalised(latents: torch.Tensor, vae: AutoencoderKLWan) -> torch.Tensor:
     return latents / inverse_std + mean
 
 
-def _sampled(vae: AutoencoderKLWan, clip: torch.Tensor, seed: int) -> torch.Tensor:
+def _sampled(posterior: Any, seed: int) -> torch.Tensor:
     """The posterior sampled with a generator of its own on the execution device, seeded with the prompt's seed.
 
     The trainer seeds the device's global generator right before it encodes; this draws the same numbers.
     """
-    generator = torch.Generator(clip.device).manual_seed(seed)
-    sampled: torch.Tensor = vae.encode(clip).latent_dist.sample(generator=generator)
+    generator = torch.Generator(posterior.mean.device).manual_seed(seed)
+    sampled: torch.Tensor = posterior.sample(generator=generator)
     return sampled
 
 
@@ -87,34 +88,42 @@ def from_text(latents: torch.Tensor, masked: bool) -> Start:
     return Start(latents, mask=torch.ones_like(latents) if masked else None)
 
 
-def first_latent(
-    latents: torch.Tensor, vae: AutoencoderKLWan, image: Image.Image, dtype: torch.dtype, seed: int
-) -> Start:
-    """5B: the encoded frame written over the first latent frame of the noise; the mask in the model's dtype."""
-    frame = _unit_range(image).to(latents.device, dtype) * 2.0 - 1.0
-    encoded = _normalised(_sampled(vae, frame.unsqueeze(2), seed).to(dtype), vae)
+def encode_frame(vae: AutoencoderKLWan, image: Image.Image, num_frames: int) -> Any:
+    """The VAE's posterior of the frame followed by num_frames − 1 grey frames, in the VAE's dtype.
+
+    `image` has the clip's very size. The rounding to the VAE's dtype comes before the shift to −1…1, as in the trainer.
+    """
+    frame = _unit_range(image).to(vae.device, vae.dtype) * 2.0 - 1.0
+    return vae.encode(_clip_of_first_frame(frame, num_frames)).latent_dist
+
+
+def encode_frame_in_float32(vae: AutoencoderKLWan, image: Image.Image, num_frames: int) -> Any:
+    """The same, shifted in float32 and rounded after, as diffusers' image-to-video pipeline does."""
+    frame = 2.0 * _unit_range(image).to(vae.device) - 1.0
+    return vae.encode(_clip_of_first_frame(frame, num_frames).to(vae.dtype)).latent_dist
+
+
+def first_latent(latents: torch.Tensor, vae: AutoencoderKLWan, posterior: Any, dtype: torch.dtype, seed: int) -> Start:
+    """5B: the encoded frame (a posterior of one frame) over the first latent frame; the mask in the model's dtype."""
     started = latents.to(dtype)
-    started[:, :, :1] = encoded
+    started[:, :, :1] = _normalised(_sampled(posterior, seed).to(dtype), vae)
     mask = torch.ones_like(started)
     mask[:, :, :1] = 0
     return Start(started.float(), mask=mask)
 
 
 def latent_channels(
-    latents: torch.Tensor, vae: AutoencoderKLWan, image: Image.Image, num_frames: int, dtype: torch.dtype, seed: int
+    latents: torch.Tensor, vae: AutoencoderKLWan, posterior: Any, dtype: torch.dtype, seed: int
 ) -> Start:
     """2.2 I2V A14B: mask (4) and latent (16) channels behind the noise, all in the model's dtype."""
-    frame = _unit_range(image).to(latents.device, dtype) * 2.0 - 1.0
-    encoded = _normalised(_sampled(vae, _clip_of_first_frame(frame, num_frames), seed).to(dtype), vae)
+    encoded = _normalised(_sampled(posterior, seed).to(dtype), vae)
     started = latents.to(dtype)
     return Start(started.float(), channels=torch.cat([_temporal_mask(started), encoded], dim=1))
 
 
 def clip_and_latent_channels(
-    latents: torch.Tensor, vae: AutoencoderKLWan, image: Image.Image, num_frames: int, embeddings: torch.Tensor
+    latents: torch.Tensor, vae: AutoencoderKLWan, posterior: Any, embeddings: torch.Tensor
 ) -> Start:
     """2.1 I2V: the posterior's mode, normalised in float32, behind the noise; CLIP embeddings beside the text."""
-    frame = 2.0 * _unit_range(image).to(latents.device) - 1.0
-    clip = _clip_of_first_frame(frame, num_frames).to(vae.dtype)
-    encoded = _normalised(vae.encode(clip).latent_dist.mode().to(latents.dtype), vae)
+    encoded = _normalised(posterior.mode().to(latents.dtype), vae)
     return Start(latents, channels=torch.cat([_temporal_mask(latents), encoded], dim=1), image=embeddings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ import peft
 import psutil
 import torch
 import transformers
-from diffusers import WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from PIL import Image
 
@@ -40,7 +40,7 @@ from wan_ui.engine.components import (
 from wan_ui.engine.engine import Pipeline, Report
 from wan_ui.engine.placement import Residence, free_bytes, idle_bytes, release
 from wan_ui.engine.recipes import RECIPES, Recipe, SchedulerSpec, scheduler_spec
-from wan_ui.engine.sampling import Experts, Guidance, denoise
+from wan_ui.engine.sampling import Experts, Guidance, Midway, denoise
 from wan_ui.engine.vision import clip_pixels
 from wan_ui.errors import CheckpointIncomplete, OutOfMemory
 from wan_ui.lora.convert import Converted, convert
@@ -53,6 +53,7 @@ from wan_ui.settings import MemoryMode
 log = logging.getLogger(__name__)
 
 MAX_SEQUENCE_LENGTH = 512  # tokens, the pipelines' own default
+KEPT_FRAMES = 8  # encoded first frames kept on the device, a few MB each
 KEPT_PROMPTS = 128  # text embeddings kept in host memory, 4 MB each at full size
 ROOM_FOR_A_RENDER = 12 << 30  # bytes of GPU memory left free beside pristine weights
 HOST_RESERVE = 4 << 30  # bytes of host memory left free beside pristine weights
@@ -69,6 +70,8 @@ class Loader:
         self._memory: MemoryMode = wanted_memory
         self.counts = LoadCounts()
         self.prompts = PromptCache()
+        self.frames = FrameCache()
+        self.forwards: Counter[str] = Counter()
 
     def load(
         self, row: WanModel, generation: Generation, before: Pipeline | None, on_progress: OnProgress
@@ -82,6 +85,7 @@ class Loader:
         before = None
         if "text_encoder" not in kept:
             self.prompts.clear()
+        self.frames = FrameCache(self.frames.encodes)
         release(self._device)
         sizes = _sizes(self._checkpoints, row, files, model_dtype(self._device))
         mode = self._decide(row, sizes, generation)
@@ -134,6 +138,42 @@ class PromptCache:
         return self._kept[prompt].to(device)
 
 
+class FrameCache:
+    """What first frames were encoded to, the latest few; `encodes` counts the encoders' forwards."""
+
+    def __init__(self, encodes: int = 0) -> None:
+        self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self.encodes = encodes
+
+    def once(self, key: tuple[Any, ...], encode: Callable[[], Any]) -> Any:
+        """What `encode` gave for the key, computed at the first call."""
+        if key not in self._kept:
+            self._kept[key] = encode()
+            self.encodes += 1
+        self._kept.move_to_end(key)
+        while len(self._kept) > KEPT_FRAMES:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+
+@dataclass(frozen=True)
+class HighNoise:
+    """The high-noise half of a run, for the next that shares it: what decides it, its end, what it measured."""
+
+    decided_by: Generation
+    state: Midway
+    first_step_change: Mapping[str, float]
+
+
+def high_noise_half(generation: Generation, row: WanModel) -> Generation:
+    """The generation without what only the low-noise half, or the file, depends on."""
+    high = next(iter(row.slots))
+    uses = tuple(use for use in generation.loras if use.slot == high and use.multiplier != 0)
+    return replace(
+        generation, loras=uses, fps=1, requested_width=0, requested_height=0, requested_num_frames=0, ignored=()
+    )
+
+
 class Clock:
     """Seconds by phase."""
 
@@ -180,6 +220,12 @@ class WanPipeline:
         }
         self._counts: dict[tuple[str, str], dict[str, Counts]] = {}
         self._float32: dict[torch.Tensor, torch.Tensor] = {}
+        self._frames = loader.frames
+        self._high_noise: HighNoise | None = None
+        self._hooks = [
+            transformer.register_forward_pre_hook(partial(_count, loader.forwards, name))
+            for name, transformer in components.transformers.items()
+        ]
 
     def cast(self, whole_bf16: bool) -> None:
         """On CUDA, diffusers' float32 exceptions and the rotary buffers to bfloat16, or back bit for bit."""
@@ -240,6 +286,8 @@ class WanPipeline:
     def hand_over(self) -> Components:
         """The bare base model's parts, for the next row; this pipeline is empty afterwards."""
         self._strip()
+        for hook in self._hooks:
+            hook.remove()
         components, self._components = self._components, replace(self._components, transformers={})
         self._dressings.clear()
         return components
@@ -344,17 +392,43 @@ class WanPipeline:
         noise = conditioning.noise(shape, generation.seed, self._device)
         if image is None:
             return conditioning.from_text(noise, masked=row.expand_timesteps)
-        fitted = fit(image, generation.width, generation.height)
         match row.conditioning:
             case "first_latent":
-                return conditioning.first_latent(noise, vae, fitted, dtype, generation.seed)
+                posterior = self._encoded(generation, image, 1, conditioning.encode_frame)
+                return conditioning.first_latent(noise, vae, posterior, dtype, generation.seed)
             case "latent_channels":
-                return conditioning.latent_channels(noise, vae, fitted, generation.num_frames, dtype, generation.seed)
+                posterior = self._encoded(generation, image, generation.num_frames, conditioning.encode_frame)
+                return conditioning.latent_channels(noise, vae, posterior, dtype, generation.seed)
             case "clip_and_latent_channels":
-                embeddings = self._encode_image(fitted).to(dtype)
-                return conditioning.clip_and_latent_channels(noise, vae, fitted, generation.num_frames, embeddings)
+                posterior = self._encoded(
+                    generation, image, generation.num_frames, conditioning.encode_frame_in_float32
+                )
+                embeddings = self._looked_at(generation, image)
+                return conditioning.clip_and_latent_channels(noise, vae, posterior, embeddings.to(dtype))
             case "text":
                 raise AssertionError(f"{row.id} takes no first frame, and resolve() refuses one")
+
+    def _encoded(
+        self,
+        generation: Generation,
+        image: Image.Image,
+        num_frames: int,
+        encode: Callable[[AutoencoderKLWan, Image.Image, int], Any],
+    ) -> Any:
+        """The VAE's posterior of a first frame, once per image and size."""
+        size = (generation.width, generation.height)
+        return self._frames.once(
+            ("vae", generation.image, *size, num_frames),
+            lambda: encode(self._components.vae, fit(image, *size), num_frames),
+        )
+
+    def _looked_at(self, generation: Generation, image: Image.Image) -> torch.Tensor:
+        """CLIP's embeddings of a first frame, once per image and size."""
+        size = (generation.width, generation.height)
+        embeddings: torch.Tensor = self._frames.once(
+            ("clip", generation.image, *size), lambda: self._encode_image(fit(image, *size))
+        )
+        return embeddings
 
     def _encode_image(self, image: Image.Image) -> torch.Tensor:
         """CLIP's last hidden states but one, (1, tokens, width)."""
@@ -396,18 +470,28 @@ class WanPipeline:
             boundary=self._boundary(recipe),
             enter=self._residence.enter,
         )
-        steps, began = generation.sample_steps, time.perf_counter()
+        steps, began, resumed = generation.sample_steps, time.perf_counter(), 0
 
         def on_step(done: int) -> None:
             self._synchronize()
-            each = (time.perf_counter() - began) / done if done else None
+            each = (time.perf_counter() - began) / (done - resumed) if done > resumed else None
             left = each * (steps - done) if each is not None else None
             on_progress(Progress("denoise", done, steps, each, left, note=note))
 
         config = spec.config if spec.config is not None else {}
         scheduler = build_scheduler(spec.class_name, config)
         probe = partial(self._measure, changes) if generation.first_step_change else None
-        return denoise(experts, scheduler, steps, start, guidance, on_step, probe)
+        half, before = high_noise_half(generation, self._row), self._high_noise
+        shared = before if before is not None and before.decided_by == half else None
+        if shared is not None:
+            resumed = shared.state.step
+            changes.update(shared.first_step_change)
+
+        def keep(state: Midway) -> None:
+            self._high_noise = HighNoise(half, state, dict(changes))
+
+        midway = shared.state if shared is not None else None
+        return denoise(experts, scheduler, steps, start, guidance, on_step, probe, midway, keep)
 
     def _measure(
         self,
@@ -451,6 +535,10 @@ class WanPipeline:
             "device": device_name(self._device),
             "versions": versions(),
         }
+
+
+def _count(forwards: Counter[str], name: str, module: torch.nn.Module, arguments: Any) -> None:
+    forwards[name] += 1
 
 
 def versions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +84,15 @@ def predict(
     return uncond + guidance.scale * (cond - uncond)
 
 
+@dataclass(frozen=True)
+class Midway:
+    """A run before its first low-noise step: what was done so far, for runs that differ only from here on."""
+
+    step: int
+    latents: torch.Tensor
+    scheduler: SchedulerMixin
+
+
 def denoise(
     experts: Experts,
     scheduler: SchedulerMixin,
@@ -91,22 +101,30 @@ def denoise(
     guidance: Guidance,
     on_step: Callable[[int], None],
     probe: Probe | None = None,
+    midway: Midway | None = None,
+    on_midway: Callable[[Midway], None] | None = None,
 ) -> torch.Tensor:
     """Latents (1, C, T, h, w) after all steps.
 
     `on_step` is called with the number of finished steps, before the first and after each; what it raises ends the
     loop. Text-to-video latents stay float32 between UniPC steps; only the transformer's input is cast.
+    `on_midway` is told the state at the change of transformers; `midway` continues from such a state, bit for bit.
     """
-    scheduler.set_timesteps(steps, device=start.latents.device)
-    scheduler.set_begin_index(0)
-    latents = start.latents
+    if midway is None:
+        scheduler.set_timesteps(steps, device=start.latents.device)
+        scheduler.set_begin_index(0)
+        latents, first = start.latents, 0
+    else:
+        scheduler, latents, first = deepcopy(midway.scheduler), midway.latents, midway.step
     dtype = guidance.positive.dtype
     working: WanTransformer3DModel | None = None
-    for index, timestep in enumerate(scheduler.timesteps):
+    for index, timestep in enumerate(scheduler.timesteps[first:], start=first):
         on_step(index)
         transformer = experts.at(timestep)
         entering = transformer is not working
         if entering:
+            if working is not None and on_midway is not None:
+                on_midway(Midway(index, latents, deepcopy(scheduler)))
             experts.enter(transformer)
             working = transformer
         before = latents.to(dtype) if start.mask is not None else latents
