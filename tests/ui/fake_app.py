@@ -45,9 +45,8 @@ def running(
         made.mkdir(parents=True, exist_ok=True)
     store = Store(folder / "jobs.sqlite")
     worker = Worker(store, render, folder / "clips", video.write)
-    desk = Desk(
-        Library(lora_dir, uploads), ImageStore(folder / "images", _no_fetch), store, worker, lambda row, name: None, folder
-    )
+    images = ImageStore(folder / "images", _no_fetch)
+    desk = Desk(Library(lora_dir, uploads), images, store, worker, lambda row, name: None, folder)
     blocks = build(desk, banner=banner)
     routes = [Mount("/v1", app=api(desk, lambda: {"status": "ok", "version": "0", "device": "cpu", "queue": 0}))]
     worker.start()

@@ -184,11 +184,12 @@ def _clip(job: Job, clip: ClipRecord, generation: Generation) -> str:
             *([("Took", seconds(spent))] if spent is not None else []),
         ]
     )
-    name = escape(generation.prompt[:160] or "(no prompt)", quote=True)
+    name = escape(" ".join(generation.prompt.split())[:160] or "(no prompt)", quote=True)
+    title = f'<span class="quiet line">{name}</span>' if len(job.generations) > 1 else ""
     return (
         f'<figure><div class="screen"><video src="{source}" controls loop playsinline preload="metadata" '
         f'width="{clip.width}" height="{clip.height}" aria-label="Video: {name}"></video></div>'
-        f'<figcaption>{facts}<a class="save" href="{source}" download="wan-{job.id[:8]}-{clip.index}.mp4">'
+        f'<figcaption>{title}{facts}<a class="save" href="{source}" download="wan-{job.id[:8]}-{clip.index}.mp4">'
         "Save MP4</a></figcaption></figure>"
     )
 

@@ -120,7 +120,7 @@ def make(control: Control, choices: list[tuple[str, str]]) -> Component:
         return gr.Image(value, label=label, type="filepath", sources=["upload", "clipboard"], height=208, buttons=[])
     if kind == "lora":
         return gr.Dropdown(
-            choices, value=value, label=label, allow_custom_value=True, filterable=True, elem_classes="lora-choice"
+            choices, value=value, label=label, allow_custom_value=True, filterable=True, elem_classes="chooser"
         )
     if kind == "scale":
         low, high = control.low, control.high
@@ -239,7 +239,7 @@ def size(row: WanModel, held: Mapping[str, Any]) -> tuple[int, int, int, int] | 
     """Asked width and height and effective width and height, in pixels; None while they are out of bounds."""
     width, height = whole(held.get("width"), "width"), whole(held.get("height"), "height")
     recipe = held.get("recipe")
-    if width is None or height is None or recipe not in RECIPES:
+    if width is None or height is None or not isinstance(recipe, str) or recipe not in RECIPES:
         return None
     return (width, height, *snap_size(row, RECIPES[recipe].id, width, height))
 

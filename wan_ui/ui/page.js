@@ -18,6 +18,13 @@
     true,
   );
 
+  // Gradio's text boxes report an edit on keypress only, which deleting, pasting and dictating do not cause.
+  document.addEventListener("input", (event) => {
+    if (event.target.closest("#models label.show_textbox_border")) {
+      event.target.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
+    }
+  });
+
   // Below the two-column width the card is far under the form.
   document.addEventListener("click", (event) => {
     if (!event.target.closest("button.generate, .jobs button.show")) return;
@@ -29,8 +36,8 @@
     }
   });
 
-  // Gradio calls every file input "File upload" and a slider's number "number input for …": give each the name that
-  // is written above it.
+  // Gradio calls every file input "File upload" and a slider's number "number input for …", and a label with a copy
+  // button in it names the button: give each the name that is written above it.
   const prefix = "number input for ";
   const name = () => {
     for (const input of document.querySelectorAll(`input[aria-label^="${prefix}"]`)) {
@@ -38,6 +45,10 @@
       input.setAttribute("aria-label", label);
       const range = input.closest(".block").querySelector('input[type="range"]');
       if (range) range.setAttribute("aria-label", `${label}, slider`);
+    }
+    for (const area of document.querySelectorAll("label:has(button) textarea:not([aria-label])")) {
+      const label = area.closest("label").querySelector('[data-testid="block-info"]');
+      if (label) area.setAttribute("aria-label", label.textContent.trim());
     }
     for (const input of document.querySelectorAll('input[type="file"]:not([data-named])')) {
       const label = input.closest(".block") && input.closest(".block").querySelector("label.float");

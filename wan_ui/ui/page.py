@@ -6,6 +6,8 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from wan_ui.errors import BadJson, RequestNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import InferenceRequest, parse
 from wan_ui.ui import card, form
-from wan_ui.ui.tab import DRAFT_SECRET, Picture, Tab, request_text, say
+from wan_ui.ui.tab import Picture, Tab, request_text, say
 from wan_ui.ui.tab import build as build_tab
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ POLL_SECONDS = 1.0
 RECENT = 40  # jobs looked at; the list of finished ones is at most as long
 REMEMBERED = 40  # own jobs and uploads a browser keeps in mind
 UPLOAD = "upload://"
+# Not a secret: what it scrambles stays in its owner's browser. A fixed one is what lets it outlive a server restart.
+STORAGE_SECRET = "wan-ui"
 _HERE = Path(__file__).parent
 _PICK = """
 element.addEventListener('click', (event) => {
@@ -55,11 +59,18 @@ LAUNCH: dict[str, Any] = {
 """The arguments of `launch()` that belong to the page's looks."""
 
 Update = dict[Component, Any]
+"""What a handler changes; outputs it leaves out stay as they are."""
+
+Choices = list[tuple[str, str]]
 
 
 def build(desk: Desk, *, banner: str | None = None, demo: Demo | None = None) -> gr.Blocks:
     """The page over a desk. `banner` is a line on top; `demo` gives the starting values of its checkpoints."""
     return _Page(desk, banner, demo).blocks
+
+
+def _stored(name: str, default: Any) -> gr.BrowserState:
+    return gr.BrowserState(default, storage_key=f"wan-ui:{name}", secret=STORAGE_SECRET)
 
 
 def _strings(value: Any) -> list[str]:
@@ -79,7 +90,8 @@ class _Page:
     def __init__(self, desk: Desk, banner: str | None, demo: Demo | None) -> None:
         self.desk = desk
         self.picture_of = lru_cache(maxsize=256)(self._picture_of)
-        with gr.Blocks(title="wan-ui", analytics_enabled=False, fill_width=True) as self.blocks:
+        self.blocks: gr.Blocks = gr.Blocks(title="wan-ui", analytics_enabled=False, fill_width=True)
+        with self.blocks:
             self._lay_out(banner, demo)
             self._connect()
 
@@ -94,17 +106,21 @@ class _Page:
     def _lay_out(self, banner: str | None, demo: Demo | None) -> None:
         gr.HTML('<header class="top"><h1>wan-ui</h1><p>LoRA inference for Wan video models</p></header>')
         if banner:
-            gr.HTML(f'<p class="banner" role="note">{card.escape(banner)}</p>')
-        self.mine = gr.BrowserState([], storage_key="wan-ui:mine", secret=DRAFT_SECRET)
-        self.place = gr.BrowserState(None, storage_key="wan-ui:tab", secret=DRAFT_SECRET)
-        self.uploads = gr.BrowserState({}, storage_key="wan-ui:uploads", secret=DRAFT_SECRET)
+            gr.HTML(f'<p class="banner" role="note">{escape(banner)}</p>')
+        self.mine = _stored("mine", [])
+        self.place = _stored("tab", None)
+        self.uploads = _stored("uploads", {})
+        drafts = {row_id: _stored(f"draft:{row_id}", None) for row_id in MODELS}
         self.picked = gr.State(None)
         self.seen = gr.State({})
         self.pasted = gr.State(None)
         choices = self.choices({})
         with gr.Row(elem_id="desk"):
             with gr.Tabs(overflow_behavior="wrap", elem_id="models") as self.tabs:
-                self.rows = {row.id: build_tab(row, self._starting(row, demo), choices) for row in MODELS.values()}
+                self.rows = {
+                    row.id: build_tab(row, self._starting(row, demo), choices, drafts[row.id])
+                    for row in MODELS.values()
+                }
             with gr.Column(elem_id="side"):
                 with gr.Column(elem_id="now"):
                     self.now = gr.HTML(card.now(None, None, None))
@@ -137,7 +153,7 @@ class _Page:
                     self.paste_problem = gr.HTML(elem_classes="problems")
                     self.load = gr.Button("Load into the form", size="sm")
                     with gr.Column(visible=False) as self.many:
-                        self.which = gr.Dropdown([], label="Prompt to show in the form")
+                        self.which = gr.Dropdown([], label="Prompt to show in the form", elem_classes="chooser")
                         self.run_all = gr.Button("Run all prompts as one job", size="sm")
         self.timer = gr.Timer(POLL_SECONDS)
 
@@ -169,9 +185,8 @@ class _Page:
         for component in tab.components.values():
             if isinstance(component, gr.Image):
                 edits += [component.upload, component.clear]
-            elif isinstance(component, gr.Textbox):
-                edits.append(component.change)  # its input event leaves out text that was pasted or dictated
             else:
+                # Not change: it also answers what this page itself writes, in the midst of its writing.
                 edits.append(component.input)
         # Queued, because only then does always_last hold back: unqueued answers may overtake each other.
         gr.on(edits, lambda *held: self.on_edit(tab, held), tab.inputs, said, trigger_mode="always_last", **_EDIT)
@@ -223,11 +238,11 @@ class _Page:
 
     # What a tab holds
 
-    def choices(self, uploads: Mapping[str, str]) -> list[tuple[str, str]]:
+    def choices(self, uploads: Mapping[str, str]) -> Choices:
         """(label, source) of every LoRA that can be chosen: none, this browser's uploads, the LoRA folder."""
         return [
             (form.NO_LORA_LABEL, form.NO_LORA),
-            *((f"{name} (uploaded)", source) for source, name in reversed(uploads.items())),
+            *((f"{name} (uploaded)", source) for source, name in reversed(list(uploads.items()))),
             *((path, path) for path in self.desk.library.listing()),
         ]
 
@@ -254,7 +269,15 @@ class _Page:
     def said(self, tab: Tab, held: form.Values, picture: Picture) -> Update:
         return {**say(tab, held, picture), self.text: request_text(tab.row, held), tab.draft: held}
 
-    def fill(self, tab: Tab, held: form.Values, uploads: Mapping[str, str]) -> Update:
+    def _offer(self, choices: Choices, *tabs: Tab) -> Update:
+        """The LoRA files to choose from, in the choosers of some tabs, of all when none is given."""
+        return {
+            tab.components[form.lora_name(slot)]: gr.Dropdown(choices=choices)
+            for tab in tabs or self.rows.values()
+            for slot in tab.row.slots
+        }
+
+    def fill(self, tab: Tab, held: form.Values, choices: Choices) -> Update:
         """Shows values in a tab; a first frame that is gone is left out."""
         found: Update = {}
         picture = Picture()
@@ -265,7 +288,7 @@ class _Page:
             if name == "ctrl_img":
                 value, picture = self._shown_image(value)
             if isinstance(component, gr.Dropdown):
-                found[component] = gr.Dropdown(choices=self.choices(uploads), value=value)
+                found[component] = gr.Dropdown(choices=choices, value=value)
             else:
                 found[component] = value
         return {**found, **self.said(tab, {**held, "ctrl_img": picture.reference}, picture), tab.problem: ""}
@@ -295,30 +318,21 @@ class _Page:
 
     def on_open(self, place: Any, uploads: Any, *kept: Any) -> Update:
         """A page that opens: drafts, the tab that was open, and the notes and request that belong to them."""
-        names = _upload_names(uploads)
-        drafts, raw = kept[: len(self.rows)], list(kept[len(self.rows) :])
-        found: Update = {}
+        choices = self.choices(_upload_names(uploads))
+        opened = place if isinstance(place, str) and place in self.rows else next(iter(self.rows))
+        drafts, raw = kept[: len(self.rows)], iter(kept[len(self.rows) :])
+        found: Update = {self.tabs: gr.Tabs(selected=opened)}
         for tab, draft in zip(self.rows.values(), drafts, strict=True):
-            mine, raw = raw[: len(tab.components)], raw[len(tab.components) :]
-            held, picture = self.held(tab, mine)
-            kept_values = form.kept(tab.row, draft)
-            if kept_values:
-                found |= self.fill(tab, {**held, **kept_values}, names)
+            held, picture = self.held(tab, list(islice(raw, len(tab.components))))
+            left = form.kept(tab.row, draft)
+            if left:
+                shown = self.fill(tab, {**held, **left}, choices)
             else:
-                found |= self.said(tab, held, picture)
-                del found[tab.draft]
-                choices = self.choices(names)
-                found |= {
-                    tab.components[form.lora_name(slot)]: gr.Dropdown(choices=choices) for slot in tab.row.slots
-                }
-        opened = self.rows.get(place) if isinstance(place, str) else None
-        opened = opened or next(iter(self.rows.values()))
-        index = list(self.rows).index(opened.row.id)
-        start = sum(len(tab.components) for tab in list(self.rows.values())[:index])
-        all_raw = kept[len(self.rows) :]
-        held, _ = self.held(opened, all_raw[start : start + len(opened.components)])
-        found[self.text] = request_text(opened.row, {**held, **form.kept(opened.row, drafts[index])})
-        found[self.tabs] = gr.Tabs(selected=opened.row.id)
+                shown = {**self.said(tab, held, picture), **self._offer(choices, tab)}
+                del shown[tab.draft]  # an untouched form keeps following the server's starting values
+            if tab.row.id != opened:
+                del shown[self.text]
+            found |= shown
         return found
 
     def on_edit(self, tab: Tab, raw: Sequence[Any]) -> Update:
@@ -345,8 +359,7 @@ class _Page:
         return self.on_size(tab, raw, form.image_shape(tab.row, held["recipe"], size[:2], picture.size))
 
     def on_refresh(self, uploads: Any) -> Update:
-        choices = self.choices(_upload_names(uploads))
-        return {chooser: gr.Dropdown(choices=choices) for chooser in self._choosers()}
+        return self._offer(self.choices(_upload_names(uploads)))
 
     def on_upload(self, tab: Tab, slot: str, file: Any, uploads: Any, raw: Sequence[Any]) -> Update:
         """Moves an uploaded file into the library and chooses it."""
@@ -363,10 +376,10 @@ class _Page:
         names[source] = name
         names = dict(list(names.items())[-REMEMBERED:])
         held[form.lora_name(slot)] = source
-        chooser = tab.components[form.lora_name(slot)]
+        choices = self.choices(names)
         return {
-            **self.on_refresh(names),
-            chooser: gr.Dropdown(choices=self.choices(names), value=source),
+            **self._offer(choices),
+            tab.components[form.lora_name(slot)]: gr.Dropdown(choices=choices, value=source),
             tab.uploads[slot]: None,
             self.uploads: names,
             tab.problem: "",
@@ -500,7 +513,7 @@ class _Page:
                 names[source] = self.desk.library.locate(source).name
         several = len(request.prompts) > 1
         found: Update = {
-            **self.fill(tab, held, names),
+            **self.fill(tab, held, self.choices(names)),
             self.tabs: gr.Tabs(selected=row.id),
             self.place: row.id,
             self.paste_problem: "",

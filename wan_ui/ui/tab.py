@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -26,7 +27,6 @@ MATCH_HINT = (
     "Reference server: as AI Toolkit inference servers render. Trainer preview: as AI Toolkit draws its samples while "
     "training."
 )
-DRAFT_SECRET = "wan-ui"  # not a secret: the draft stays in its owner's browser; a fixed one survives a server restart
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Tab:
 
     row: WanModel
     container: gr.Tab
-    components: Mapping[str, Component]
+    components: Mapping[str, Any]  # Component has no events to mypy's eyes
     uploads: Mapping[str, gr.File]
     presets: Sequence[tuple[Preset, gr.Button]]
     refresh: gr.Button
@@ -63,8 +63,13 @@ class Picture:
     error: WanUIError | None = None
 
 
-def build(row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, str]]) -> Tab:
-    """Lays the row's tab out inside the surrounding gr.Tabs."""
+def build(
+    row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, str]], draft: gr.BrowserState
+) -> Tab:
+    """Lays the row's tab out inside the surrounding gr.Tabs.
+
+    `draft` is made outside of them: what stands inside a tab reads the browser's storage only once the tab is opened.
+    """
     specs = {control.name: control for control in form.controls(row, starting)}
     made: dict[str, Component] = {}
 
@@ -79,13 +84,12 @@ def build(row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, s
                     put("neg")
                     put("trigger_word")
                 said_prompt = gr.HTML(elem_classes="said")
-            shape = None
-            said_image = gr.HTML(elem_classes="said", render=False)
+            shape, said_image = None, None
             if "ctrl_img" in specs:
                 with gr.Column(elem_classes="section"):
                     put("ctrl_img")
                     with gr.Row(elem_classes="line"):
-                        said_image.render()
+                        said_image = gr.HTML(elem_classes="said")
                         shape = gr.Button("Use the image's shape", size="sm", interactive=False, scale=0)
                     if FIRST_FRAME_NOTE in row.notes:
                         gr.HTML(f'<p class="hint">{FIRST_FRAME_NOTE}</p>')
@@ -109,8 +113,9 @@ def build(row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, s
             with gr.Column(elem_classes=["section", "loras"]):
                 uploads: dict[str, gr.File] = {}
                 with gr.Row(elem_classes="pair"):
+                    width = "half" if row.two_transformers else "whole"
                     for slot in row.slots:
-                        with gr.Column(min_width=240, elem_classes=["slot", "half" if row.two_transformers else "whole"]):
+                        with gr.Column(min_width=240, elem_classes=["slot", width]):
                             put(form.lora_name(slot))
                             uploads[slot] = gr.File(
                                 label=f"Upload {specs[form.lora_name(slot)].label} (.safetensors)",
@@ -128,7 +133,6 @@ def build(row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, s
         with gr.Column(elem_classes="act"):
             problem = gr.HTML(elem_classes="problems")
             generate = gr.Button("Generate", variant="primary", elem_classes="generate")
-        draft = gr.BrowserState(None, storage_key=f"wan-ui:draft:{row.id}", secret=DRAFT_SECRET)
     return Tab(
         row=row,
         container=container,
@@ -141,7 +145,7 @@ def build(row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, s
             "prompt": said_prompt,
             "size": said_size,
             "lora": said_lora,
-            **({"image": said_image} if shape is not None else {}),
+            **({} if said_image is None else {"image": said_image}),
         },
         problem=problem,
         generate=generate,
@@ -161,7 +165,7 @@ def _prompt_note(held: Mapping[str, Any]) -> str:
 def _image_note(row: WanModel, held: Mapping[str, Any], picture: Picture) -> tuple[str, bool]:
     """What to say of the first frame, and whether "Use the image's shape" would change anything."""
     if picture.error is not None:
-        return f'<p class="wrong" role="alert">{card.escape(picture.error.message)}</p>', False
+        return f'<p class="wrong" role="alert">{escape(picture.error.message)}</p>', False
     size = form.size(row, held)
     if picture.size is None or size is None:
         if picture.size is None and row.control_image == "optional":
@@ -191,10 +195,11 @@ def _size_note(row: WanModel, held: Mapping[str, Any]) -> str:
     asked, effective, fps = frames
     shown = card.change(card.size(*size[:2]), card.size(*size[2:]))
     count = card.change(str(asked), str(effective))
+    unit = "frame" if effective == 1 else "frames"
     divisor = row.divisor[RECIPES[held["recipe"]].id]
     line = (
-        f'<p class="effective"><span><b>{shown}</b></span><span><b>{count}</b> {"frame" if effective == 1 else "frames"}'
-        f"</span><span>{card.seconds(effective / fps)}</span></p>"
+        f'<p class="effective"><span><b>{shown}</b></span><span><b>{count}</b> {unit}</span>'
+        f"<span>{card.seconds(effective / fps)}</span></p>"
         f'<p class="hint">Sides go down to a multiple of {divisor}; frames are 4N + 1.</p>'
     )
     tuned = row.tuned_for

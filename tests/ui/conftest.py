@@ -1,0 +1,61 @@
+"""The page on a port of its own, once for all these tests, and a browser to look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.browser_fixture import browser, context, page
+from tests.fakes import FakeRender, Gate
+from tests.lora_files import write_lora
+from tests.ui.fake_app import App, running
+
+expect.set_options(timeout=20_000)  # ms; a waiting assertion ends when it holds, so only a failure takes this long
+
+__all__ = ["browser", "context", "page"]
+
+
+class BrowserGate(Gate):
+    """Waits as long as a browser on a busy machine may need between two looks at the page."""
+
+    def hold(self) -> None:
+        self._reached.set()
+        assert self._open.wait(120), "nobody opened the gate"
+
+
+class HeldRender(FakeRender):
+    def gate(self, seed: int, step: int) -> Gate:
+        gate = self.gates[seed, step] = BrowserGate()
+        return gate
+
+
+@pytest.fixture(scope="session")
+def held_render() -> Iterator[FakeRender]:
+    """The render behind `app`; tests share it, so each uses seeds of its own."""
+    render = HeldRender()
+    yield render
+    for gate in render.gates.values():
+        gate.open()
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory, held_render: FakeRender) -> Iterator[App]:
+    folder = tmp_path_factory.mktemp("page")
+    for name in ("style", "job_high_noise", "job_low_noise"):
+        write_lora(folder / "loras" / "job" / f"{name}.safetensors", seed=len(name))
+    with running(folder, held_render) as app:
+        yield app
+        for gate in held_render.gates.values():
+            gate.open()
+
+
+@pytest.fixture(scope="session")
+def wide_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PNG of 160 × 60 pixels."""
+    path = tmp_path_factory.mktemp("images") / "wide.png"
+    Image.linear_gradient("L").resize((160, 60)).convert("RGB").save(path)
+    return path

@@ -1,0 +1,422 @@
+"""The page in a real browser over a real desk, store, worker, library and HTTP door; only the render is a fake."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+
+from tests.fakes import FakeRender
+from tests.lora_files import write_lora
+from tests.ui.fake_app import App, running
+from wan_ui.errors import OutOfMemory
+from wan_ui.models import MODELS
+from wan_ui.ui.tab import ONE_SIDE
+
+pytestmark = pytest.mark.browser
+
+SMALL = {"Width": "64", "Height": "64", "Frames": "5", "Steps": "4"}
+PLAYED = "video => video.readyState >= 1 && [video.videoWidth, video.videoHeight].join('x')"
+
+
+def field(page: Page, label: str) -> Locator:
+    return page.get_by_label(label, exact=True).locator("visible=true")
+
+
+def fill(page: Page, **values: str) -> None:
+    for label, value in values.items():
+        field(page, label).fill(value)
+
+
+def open_page(page: Page, app: App, tab: str | None = None) -> None:
+    page.goto(app.url)
+    expect(field(page, "Width")).to_be_visible()
+    # Said once the drafts are in place, which would overwrite what is typed before.
+    expect(page.locator(".effective").locator("visible=true")).to_have_count(1)
+    if tab is not None:
+        choose_tab(page, tab)
+
+
+def choose_tab(page: Page, label: str) -> None:
+    page.get_by_role("tab", name=label, exact=True).click()
+    expect(page.get_by_role("tab", name=label, exact=True)).to_have_attribute("aria-selected", "true")
+    expect(field(page, "Width")).to_be_visible()
+
+
+def panel_of(page: Page) -> Locator:
+    """The open tab's form; the others stay in the document, hidden."""
+    return page.get_by_role("tabpanel").locator("visible=true")
+
+
+def give_file(page: Page, label: str, path: Path) -> None:
+    panel_of(page).get_by_label(label, exact=True).set_input_files(path)
+
+
+def generate(page: Page) -> None:
+    page.get_by_role("button", name="Generate", exact=True).click()
+
+
+def now(page: Page) -> Locator:
+    return page.locator("#now")
+
+
+def used(page: Page, name: str) -> Locator:
+    """The value of a fact beside the result."""
+    return page.locator("#result .used div").filter(has=page.get_by_text(name, exact=True)).locator("dd")
+
+
+def small(page: Page, prompt: str, seed: int) -> None:
+    fill(page, Prompt=prompt, Seed=str(seed), **SMALL)
+
+
+def test_the_tabs_are_the_rows_and_every_control_has_a_label(page: Page, app: App):
+    open_page(page, app)
+    assert page.get_by_role("tab").all_inner_texts() == [row.label for row in MODELS.values()]
+    for row in MODELS.values():
+        choose_tab(page, row.label)
+        nameless = page.evaluate(
+            """() => [...document.querySelectorAll('input, textarea, select, button, video')]
+                .filter((e) => e.offsetParent && e.type !== 'file')
+                .filter((e) => !(e.ariaLabel || e.textContent.trim() || (e.labels && e.labels.length)))
+                .map((e) => e.outerHTML)"""
+        )
+        assert nameless == []
+    for label in ("Prompt", "Negative prompt", "Trigger word", "Seed", "Guidance scale", "LoRA", "LoRA scale"):
+        expect(field(page, label)).to_have_count(1)
+    expect(page.get_by_role("radio", name="Reference server").locator("visible=true")).to_be_checked()
+    assert page.locator("footer").locator("visible=true").count() == 0
+
+
+def test_the_effective_size_is_said_while_typing(page: Page, app: App):
+    open_page(page, app)
+    panel = panel_of(page)
+    field(page, "Width").press("ControlOrMeta+a")
+    field(page, "Width").press_sequentially("1000")
+    field(page, "Height").press("ControlOrMeta+a")
+    field(page, "Height").press_sequentially("700")
+    fill(page, Frames="40")
+    expect(panel).to_contain_text("1000 × 700 → 992 × 672")
+    expect(panel).to_contain_text("40 → 37 frames")
+    fill(page, Width="20")
+    expect(panel).to_contain_text("Width is a whole number from 64 to 4096.")
+    choose_tab(page, "Wan 2.2 T2V A14B")
+    fill(page, Width="848", Height="480")
+    expect(panel).to_contain_text("848 × 480 → 832 × 480")
+    page.get_by_text("Trainer preview", exact=True).locator("visible=true").click()
+    expect(panel).to_contain_text("848 × 480")
+    expect(panel).not_to_contain_text("832 × 480")
+
+
+def test_the_480p_tab_has_its_presets_and_its_note(page: Page, app: App):
+    open_page(page, app, "Wan 2.1 I2V 14B 480P")
+    note = page.get_by_text("This checkpoint is tuned for 480p-ish sizes").locator("visible=true")
+    expect(note).to_have_count(0)
+    fill(page, Width="1280", Height="720")
+    expect(note).to_be_visible()
+    page.get_by_role("button", name="848 × 480").locator("visible=true").click()
+    expect(field(page, "Width")).to_have_value("848")
+    expect(field(page, "Height")).to_have_value("480")
+    expect(note).to_have_count(0)
+
+
+def test_generating_on_two_tabs(page: Page, app: App):
+    open_page(page, app)
+    small(page, "a red kite", 101)
+    fill(page, Width="100", Frames="8")
+    generate(page)
+    expect(now(page)).to_contain_text("Done")
+    expect(used(page, "Size")).to_have_text("100 × 64 → 96 × 64")
+    expect(used(page, "Frames")).to_have_text("8 → 5")
+    expect(used(page, "Seed")).to_have_text("101")
+    choose_tab(page, "Wan 2.1 T2V 1.3B")
+    small(page, "a blue boat", 102)
+    field(page, "Prompt").press("ControlOrMeta+Enter")
+    expect(now(page)).to_contain_text("Wan 2.1 T2V 1.3B")
+    expect(now(page)).to_contain_text("Done")
+    expect(used(page, "Seed")).to_have_text("102")
+    video = page.locator("#result video")
+    page.wait_for_function(PLAYED, arg=video.element_handle())
+    assert video.evaluate(PLAYED) == "64x64"
+    page.locator(".jobs button.show").filter(has_text="a red kite").first.click()
+    expect(used(page, "Seed")).to_have_text("101")
+
+
+def test_a_reload_in_mid_run_goes_on(page: Page, app: App, held_render: FakeRender):
+    gate = held_render.gate(201, 3)
+    open_page(page, app, "Wan 2.1 T2V 14B")
+    small(page, "reloaded", 201)
+    fill(page, **{"Negative prompt": "blur", "Trigger word": "sks"})
+    generate(page)
+    expect(now(page)).to_contain_text("step 2 of 4")
+    page.reload()
+    expect(now(page)).to_contain_text("step 2 of 4")
+    expect(page.get_by_role("tab", name="Wan 2.1 T2V 14B")).to_have_attribute("aria-selected", "true")
+    expect(field(page, "Prompt")).to_have_value("reloaded")
+    expect(field(page, "Negative prompt")).to_have_value("blur")
+    expect(field(page, "Steps")).to_have_value("4")
+    gate.open()
+    expect(now(page)).to_contain_text("Done")
+    expect(used(page, "Seed")).to_have_text("201")
+
+
+def test_cancel_a_running_and_a_waiting_job(page: Page, app: App, held_render: FakeRender):
+    first, second = held_render.gate(301, 2), held_render.gate(302, 2)
+    open_page(page, app)
+    small(page, "runs", 301)
+    generate(page)
+    expect(now(page)).to_contain_text("step 1 of 4")
+    for prompt, seed in (("waits", 303), ("runs after", 302)):
+        small(page, prompt, seed)
+        generate(page)
+        expect(page.locator("#side .jobs").first).to_contain_text(prompt)
+    page.get_by_role("button", name=re.compile("Remove from the queue.*waits")).click()
+    expect(page.locator(".jobs button.show").filter(has_text="waits")).to_contain_text("Cancelled")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(now(page)).to_contain_text("Cancelling")
+    first.open()
+    expect(now(page)).to_contain_text("runs after")
+    expect(now(page)).to_contain_text("step 1 of 4")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    second.open()
+    expect(now(page)).to_contain_text("Cancelled")
+    expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_disabled()
+    assert held_render.steps(303) == []
+
+
+def test_cancel_while_waiting_behind_another_visitors_job(page: Page, browser: Browser, app: App, held_render):
+    gate = held_render.gate(311, 2)
+    app.desk.submit({"model": "wan22_5b", "prompts": [{"prompt": "theirs", "width": 64, "height": 64, "seed": 311}]})
+    gate.await_arrival()
+    open_page(page, app)
+    small(page, "mine", 312)
+    generate(page)
+    expect(now(page)).to_contain_text("Queued")
+    expect(now(page)).to_contain_text("position 1 · now: Wan 2.2 TI2V 5B, denoising")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(now(page).get_by_role("status")).not_to_have_text("Queued")
+    gate.open()
+    expect(page.locator(".jobs button.show").filter(has_text="theirs")).to_contain_text("Done")
+    assert held_render.steps(312) == []
+
+
+def copied_request(page: Page) -> str:
+    drawer = page.get_by_role("button", name="Request as JSON")
+    if not page.get_by_label("This form's request").is_visible():
+        drawer.click()
+    page.locator("#json").get_by_role("button", name="Copy").click()
+    return page.evaluate("navigator.clipboard.readText()")
+
+
+def paste(page: Page, text: str) -> None:
+    if not page.get_by_label("Paste a request").is_visible():
+        page.get_by_role("button", name="Request as JSON").click()
+    page.get_by_label("Paste a request").fill(text)
+    page.get_by_role("button", name="Load into the form").click()
+
+
+def test_a_copied_request_pasted_in_a_second_browser_is_the_same_form(
+    page: Page, context: BrowserContext, browser: Browser, app: App, wide_image: Path, tmp_path: Path
+):
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    open_page(page, app, "Wan 2.2 I2V A14B")
+    panel = panel_of(page)
+    fill(
+        page,
+        **{"Prompt": "[trigger] in the rain", "Negative prompt": "blur", "Trigger word": "sks", "Width": "1000"},
+        **{"Height": "700", "Frames": "40", "FPS": "24", "Steps": "12", "Guidance scale": "3.5", "Seed": "7"},
+    )
+    give_file(page, "First frame", wide_image)
+    expect(panel).to_contain_text("The first frame will be stretched: 160 × 60 → 992 × 688.")
+    field(page, "High-noise LoRA").click()
+    page.get_by_role("option", name="job/job_high_noise.safetensors").click()
+    expect(panel).to_contain_text(ONE_SIDE)
+    write_lora(tmp_path / "mine_low_noise.safetensors", seed=9)
+    give_file(page, "Upload Low-noise LoRA (.safetensors)", tmp_path / "mine_low_noise.safetensors")
+    expect(field(page, "Low-noise LoRA")).to_have_value("mine_low_noise.safetensors (uploaded)")
+    expect(panel).not_to_contain_text(ONE_SIDE)
+    field(page, "Low-noise scale").fill("0.5")
+    field(page, "Low-noise scale").press("Tab")
+    page.get_by_text("Trainer preview", exact=True).locator("visible=true").click()
+    page.get_by_role("button", name="Request as JSON").click()
+    expect(page.get_by_label("This form's request")).to_have_value(re.compile('"recipe": "preview"'))
+    expect(page.get_by_label("This form's request")).to_have_value(re.compile('"network_multiplier": 0.5'))
+    text = copied_request(page)
+
+    other_context = browser.new_context()
+    other_context.grant_permissions(["clipboard-read", "clipboard-write"])
+    other = other_context.new_page()
+    open_page(other, app)
+    paste(other, text)
+    expect(other.get_by_role("tab", name="Wan 2.2 I2V A14B")).to_have_attribute("aria-selected", "true")
+    expect(field(other, "Prompt")).to_have_value("[trigger] in the rain")
+    expect(field(other, "Low-noise LoRA")).to_have_value("mine_low_noise.safetensors (uploaded)")
+    expect(field(other, "High-noise LoRA")).to_have_value("job/job_high_noise.safetensors")
+    expect(panel_of(other)).to_contain_text("The first frame will be stretched")
+    expect(other.get_by_label("This form's request")).to_have_value(text)
+    assert json.loads(copied_request(other)) == json.loads(text)
+    # And what the form holds, not only what it says, is that request: a change shows in an otherwise equal one.
+    field(other, "Seed").fill("8")
+    expect(other.get_by_label("This form's request")).to_have_value(text.replace('"seed": 7', '"seed": 8'))
+    other_context.close()
+
+
+def test_use_the_images_shape(page: Page, app: App, wide_image: Path):
+    open_page(page, app, "Wan 2.1 I2V 14B 720P")
+    panel = panel_of(page)
+    button = page.get_by_role("button", name="Use the image's shape")
+    expect(button).to_be_disabled()
+    give_file(page, "First frame", wide_image)
+    expect(panel).to_contain_text("The first frame will be stretched: 160 × 60 → 1024 × 1024.")
+    button.click()
+    expect(field(page, "Width")).to_have_value("1664")
+    expect(field(page, "Height")).to_have_value("624")
+    expect(panel).to_contain_text("Image: 160 × 60, resized to 1664 × 624.")
+    expect(button).to_be_disabled()
+
+
+def test_several_prompts_choose_one_or_run_all(page: Page, app: App):
+    small_clip = {"width": 64, "height": 64, "num_frames": 5, "sample_steps": 2}
+    prompts = [{"prompt": f"clip {index}", "seed": 400 + index, **small_clip} for index in (1, 2)]
+    body = {"model": "wan21_1b", "prompts": prompts}
+    open_page(page, app)
+    paste(page, json.dumps(body))
+    expect(page.get_by_role("tab", name="Wan 2.1 T2V 1.3B")).to_have_attribute("aria-selected", "true")
+    expect(field(page, "Prompt")).to_have_value("clip 1")
+    page.get_by_label("Prompt to show in the form").click()
+    page.get_by_role("option", name="2. clip 2").click()
+    expect(field(page, "Prompt")).to_have_value("clip 2")
+    expect(field(page, "Seed")).to_have_value("402")
+    page.get_by_role("button", name="Run all 2 prompts as one job").click()
+    expect(now(page)).to_contain_text("Done")
+    expect(now(page)).to_contain_text("2 clips")
+    expect(page.locator("#result video")).to_have_count(2)
+    expect(used(page, "Seed")).to_have_text(["401", "402"])
+
+
+def test_the_settings_of_a_result_come_back_with_the_seed_that_was_drawn(page: Page, app: App):
+    open_page(page, app)
+    small(page, "drawn", -1)
+    generate(page)
+    expect(now(page)).to_contain_text("Done")
+    seed = used(page, "Seed").inner_text()
+    assert int(seed) >= 0
+    fill(page, Prompt="something else")
+    page.get_by_role("button", name="Use these settings").click()
+    expect(field(page, "Prompt")).to_have_value("drawn")
+    expect(field(page, "Seed")).to_have_value(seed)
+
+
+@pytest.mark.parametrize(
+    ("tab", "values", "message"),
+    [
+        ("Wan 2.2 TI2V 5B", {"Width": "20", "Steps": "500"}, "Steps: Input should be less than or equal to 150"),
+        ("Wan 2.2 TI2V 5B", {"Width": ""}, "Width: a number is needed"),
+        ("Wan 2.2 TI2V 5B", {"Seed": "1.5"}, "Seed: Input should be a valid integer"),
+        ("Wan 2.1 I2V 14B 720P", {}, "needs a first frame"),
+        ("Wan 2.1 T2V 14B", {"LoRA": "nowhere.safetensors"}, "nowhere.safetensors"),
+    ],
+)
+def test_wrong_input_shows_its_message_and_loses_nothing(page: Page, app: App, tab: str, values, message: str):
+    open_page(page, app, tab)
+    fill(page, Prompt="kept", **SMALL)
+    fill(page, **values)
+    if "LoRA" in values:
+        field(page, "LoRA").press("Enter")
+    generate(page)
+    expect(panel_of(page).locator(".problem")).to_contain_text(message)
+    expect(field(page, "Prompt")).to_have_value("kept")
+
+
+def test_files_that_are_not_what_they_should_be(page: Page, app: App, tmp_path: Path):
+    open_page(page, app)
+    panel = panel_of(page)
+    (tmp_path / "no.png").write_text("no image")
+    give_file(page, "First frame", tmp_path / "no.png")
+    expect(panel).to_contain_text("The first frame is not an image that can be read")
+    generate(page)
+    expect(panel.locator(".problem")).to_contain_text("The first frame is not an image that can be read")
+    (tmp_path / "no.safetensors").write_text("no LoRA")
+    give_file(page, "Upload LoRA (.safetensors)", tmp_path / "no.safetensors")
+    expect(panel.locator(".problem")).to_contain_text("it is empty or its download is incomplete")
+    for text, message in (
+        ("", "Paste a request first"),
+        ("{", "This is not JSON"),
+        ('{"model": "x", "prompts": [{"prompt": "a"}]}', "There is no model 'x'"),
+        ('{"model": "wan22_5b", "prompts": [{"prompt": "a", "cfg": 3}]}', "prompts.0.cfg"),
+    ):
+        paste(page, text)
+        expect(page.locator("#json .problem")).to_contain_text(message)
+
+
+def test_a_failed_job_says_what_happened_and_what_to_do(page: Page, app: App, held_render: FakeRender):
+    held_render.errors[501] = OutOfMemory("The GPU has not enough memory. Try a smaller size.")
+    open_page(page, app)
+    small(page, "too big", 501)
+    generate(page)
+    expect(now(page).get_by_role("status")).to_have_text("Failed")
+    expect(now(page)).to_contain_text("Try a smaller size.")
+    page.reload()
+    expect(now(page)).to_contain_text("Try a smaller size.")
+    small(page, "fits", 502)
+    generate(page)
+    expect(now(page)).to_contain_text("Done")
+
+
+def test_a_poll_leaves_a_playing_video_alone(page: Page, app: App):
+    open_page(page, app)
+    small(page, "looped", 601)
+    generate(page)
+    expect(used(page, "Seed")).to_have_text("601")
+    page.locator("#result video").evaluate("video => { video.dataset.mark = 'same'; }")
+    polls = 0
+    while polls < 3:
+        with page.expect_response(lambda response: response.request.method == "POST"):
+            polls += 1
+    assert page.locator("#result video").get_attribute("data-mark") == "same"
+
+
+def test_nothing_is_fetched_from_elsewhere(page: Page, app: App):
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    open_page(page, app)
+    assert [url for url in asked if not url.startswith((app.url, "data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_sideways_scrolling_on_a_phone_and_the_scheme_of_the_system(
+    browser: Browser, app: App, scheme: Literal["light", "dark"]
+):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    open_page(page, app)
+    assert ("dark" in (page.locator("body").get_attribute("class") or "")) is (scheme == "dark")
+    for row in MODELS.values():
+        choose_tab(page, row.label)
+        widths = page.evaluate(
+            """() => [document.documentElement.scrollWidth,
+                ...[...document.querySelectorAll('#desk *')].filter((e) => e.offsetParent && !e.closest('.jobs, svg'))
+                    .map((e) => Math.ceil(e.getBoundingClientRect().right))]"""
+        )
+        assert max(widths) <= 390
+    context.close()
+
+
+def test_the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(browser: Browser, tmp_path: Path):
+    context = browser.new_context()
+    page = context.new_page()
+    with running(tmp_path, FakeRender()) as app:
+        open_page(page, app)
+        with page.expect_response(re.compile("queue/data")) as kept:
+            fill(page, Prompt="kept over a restart")
+        kept.value.finished()
+        port = int(app.url.rstrip("/").rsplit(":", 1)[1])
+    expect(page.locator("#server-gone")).to_contain_text("The server does not answer")
+    with running(tmp_path, FakeRender(), port=port):
+        expect(page.locator("#server-gone")).to_have_count(1)
+        expect(page.locator("#server-gone")).to_be_hidden()
+        expect(field(page, "Prompt")).to_have_value("kept over a restart")
+    context.close()
