@@ -1,5 +1,6 @@
 """A Hugging Face hub on a loopback port, serving the tiny checkpoints: run as `python -m tests.fake_hub`.
 
+FAKE_HUB in the environment is another folder to serve, `<org>/<name>/…`.
 It prints its address, then one line per file that is fetched.
 """
 
@@ -8,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import os
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tests.golden_cases import CHECKPOINTS
 
 COMMIT = "0" * 40
+SHELF = Path(os.environ.get("FAKE_HUB", CHECKPOINTS))
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -37,7 +41,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._send(b"{}", 404)
 
     def _model(self, repo: str, what: list[str]) -> None:
-        folder = CHECKPOINTS / repo
+        folder = SHELF / repo
         if not folder.is_dir():
             return self._send(b'{"error": "Repository not found"}', 404, **{"X-Error-Code": "RepoNotFound"})
         files = sorted(file for file in folder.rglob("*") if file.is_file())
@@ -58,7 +62,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self._send(json.dumps(body).encode())
 
     def _file(self, repo: str, name: str) -> None:
-        file = CHECKPOINTS / repo / name
+        file = SHELF / repo / name
+        if not (SHELF / repo).is_dir():
+            return self._send(b"{}", 404, **{"X-Error-Code": "RepoNotFound"})
         if not file.is_file():
             return self._send(b"{}", 404, **{"X-Error-Code": "EntryNotFound"})
         content = file.read_bytes()

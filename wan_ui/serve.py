@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -31,6 +32,7 @@ from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
+from wan_ui.lora.sources import Sources
 from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import MODELS
@@ -47,6 +49,7 @@ ADDRESS = "127.0.0.1"
 FETCH_SECONDS = 20.0  # for a control image's URL
 DRAIN_SECONDS = 2  # for replies under way
 STOP_SECONDS = 4.0  # for the step that runs; with at most 5 for the web server below the 10 that a stop may take
+FETCHER_STOP_SECONDS = 0.5  # it ends several times a second, except inside the hub's own download
 TICK_SECONDS = 0.2
 SHOWN_VERSIONS = ("torch", "diffusers", "gradio")
 
@@ -87,7 +90,8 @@ def _run(settings: Settings, closing: ExitStack) -> NoReturn:
     closing.callback(_close_server, blocks)
     for line in greeting(settings, port, house.checkpoints):
         print(line, flush=True)
-    engine = build_engine(settings)  # only now: torch's import takes seconds, and the page is up meanwhile
+    house.desk.fetcher.start()
+    engine = build_engine(settings, house.desk.library)  # only now: torch's import takes seconds; the page is up
     house.engine.set_result(engine)
     house.worker.start()
     print(f"Ready on {engine.device_name}.", flush=True)
@@ -111,6 +115,7 @@ class House:
     worker: Worker
     checkpoints: Checkpoints
     engine: Future[Engine]
+    uploads: Path
 
     def health(self) -> dict[str, Any]:
         """What GET /v1/health says: starting until the engine is there."""
@@ -123,8 +128,9 @@ class House:
         }
 
     def close(self) -> None:
-        """Stops between two steps and puts the running job back in line."""
-        if self.worker.stop(STOP_SECONDS):
+        """Stops between two steps and puts the running job back in line; fetches begin anew at the next start."""
+        fetcher_ended = self.desk.fetcher.stop(FETCHER_STOP_SECONDS)
+        if self.worker.stop(STOP_SECONDS) and fetcher_ended:
             self.store.close()
 
 
@@ -134,6 +140,7 @@ def compose(settings: Settings) -> House:
         raise HostError(f"There is no folder {settings.models_dir}. Give --models-dir the one with your checkpoints.")
     _make(settings.lora_dir)
     data = settings.data_dir
+    uploads = data / "uploads"
     engine: Future[Engine] = Future()
 
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
@@ -144,18 +151,18 @@ def compose(settings: Settings) -> House:
     store = Store(data / "jobs.sqlite")
     worker = Worker(store, render, data / "clips", video.write)
     desk = Desk(
-        Library(settings.lora_dir, data / "uploads"),
+        Library(settings.lora_dir, uploads, Sources(uploads, allow_hosts=settings.allow_url_hosts)),
         image.ImageStore(data / "images", download),
         store,
         worker,
         checkpoints.transformer_config,
         data,
     )
-    return House(desk, store, worker, checkpoints, engine)
+    return House(desk, store, worker, checkpoints, engine, uploads)
 
 
-def build_engine(settings: Settings) -> Engine:
-    """The engine of these settings. Raises DeviceUnavailable."""
+def build_engine(settings: Settings, library: Library) -> Engine:
+    """The engine of these settings, with the desk's LoRA library. Raises DeviceUnavailable."""
     from wan_ui.local import Engine
 
     return Engine(
@@ -165,6 +172,7 @@ def build_engine(settings: Settings) -> Engine:
         settings.memory,
         settings.data_dir,
         settings.allow_url_hosts,
+        library,
     )
 
 
@@ -179,6 +187,8 @@ def launch(house: House, demo: Demo | None, port: int) -> gr.Blocks:
         app.middleware_stack = Guard(app.middleware_stack)
         yield
 
+    door = Mount("/v1", app=api(house.desk, house.health, scratch=house.uploads))
+    door.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
     blocks = page.build(house.desk, banner=None if demo is None else demo.banner, demo=demo)
     try:
         blocks.launch(
@@ -193,7 +203,7 @@ def launch(house: House, demo: Demo | None, port: int) -> gr.Blocks:
             pwa=False,
             enable_monitoring=False,
             app_kwargs={
-                "routes": [Mount("/v1", app=api(house.desk, house.health))],
+                "routes": [door],
                 "lifespan": guarded,
                 "openapi_url": None,
             },

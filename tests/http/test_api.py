@@ -49,6 +49,12 @@ class ShelfDesk:
         self.store.request_cancel(job_id)
         return self.store.job(job_id)
 
+    def inspect(self, source: str) -> dict[str, Any]:
+        raise AssertionError("test_inspect.py does")
+
+    def inspect_file(self, file: Path, name: str) -> dict[str, Any]:
+        raise AssertionError("test_inspect.py does")
+
     def clip_path(self, job_id: str, index: int) -> Path:
         for clip in self.store.job(job_id).clips:
             if clip.index == index:
@@ -536,6 +542,7 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/requests/{request_id}/result"),
         ("delete", "/requests/{request_id}"),
         ("get", "/requests/{request_id}/videos/{n}"),
+        ("post", "/loras/inspect"),
         ("get", "/models"),
         ("get", "/health"),
     }
@@ -565,6 +572,17 @@ def test_the_document_lets_null_pass_where_the_parser_does(client: TestClient) -
         for field, rule in schema["properties"].items():
             nullable = {"type": "null"} in rule.get("anyOf", [])
             assert nullable == (field not in schema["required"])
+
+
+def test_the_document_states_every_bound(client: TestClient) -> None:
+    schemas = client.get("/v1/openapi.json").json()["components"]["schemas"]
+    assert schemas["InferenceRequest"]["properties"]["model"]["enum"] == list(MODELS)
+    bounds = {
+        name: {(kind["minimum"], kind["maximum"]) for kind in rule["anyOf"] if "minimum" in kind}
+        for name, rule in schemas["PromptItem"]["properties"].items()
+        if "anyOf" in rule
+    }
+    assert bounds["width"] == {(64, 4096)} and bounds["seed"] == {(-1, 2**63 - 1)}
 
 
 def test_every_request_error_can_be_met_in_the_document(client: TestClient) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
@@ -13,21 +15,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, c
 from fastapi import Depends, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import wan_ui
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, WanUIError
+from wan_ui.http.multipart import FIELD, receive_file
+from wan_ui.media.disk import PART_PREFIX
 from wan_ui.models import DEFAULT_FPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_NUM_FRAMES, DEFAULT_STEPS, MODELS
 from wan_ui.request import Generation, InferenceRequest
 
 if TYPE_CHECKING:
-    import pathlib
-
     from wan_ui.jobs.store import ClipRecord, Job
 
 BODY_LIMIT = 80 * 2**20  # bytes; control images travel in the body as base64
+FILE_LIMIT = 8 << 30  # bytes of a LoRA that is sent to be inspected
 LARGEST_INDEX = 999  # a request has at most 1000 prompts
 
 JobStatus = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"]
@@ -40,6 +44,8 @@ class DeskLike(Protocol):
     def job(self, job_id: str) -> Job: ...
     def cancel(self, job_id: str) -> Job: ...
     def clip_path(self, job_id: str, index: int) -> pathlib.Path: ...
+    def inspect(self, source: str) -> dict[str, Any]: ...
+    def inspect_file(self, file: pathlib.Path, name: str) -> dict[str, Any]: ...
 
 
 class ErrorInfo(BaseModel):
@@ -115,6 +121,42 @@ class ModelInfo(BaseModel):
 
 class ModelList(BaseModel):
     models: list[ModelInfo]
+
+
+class InspectBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="As in a request: a path under the LoRA folder, upload://, http(s):// or hf://org/name/file.",
+    )
+
+
+class Spread(BaseModel):
+    min: float
+    median: float
+    max: float
+
+
+class Inspection(BaseModel):
+    """What a LoRA file is, from its header."""
+
+    family: str | None = Field(description="null when the header cannot tell which.")
+    candidates: list[str] = Field(description="Ids of the models it was made for, as far as the header tells.")
+    slot: str = Field(description="high, low, combined or unknown.")
+    type: str
+    rank: Spread | None
+    alpha: Spread | None
+    dtype: str
+    modules: int
+    blocks: str = Field(description="Ranges, such as 0-29.")
+    trainer: str | None
+    step: int | None
+    trigger_word: str | None
+    partner: str | None = Field(description="The other half of a pair, as a path for a request.")
+    fits: dict[str, Literal["yes", "no", "unknown"]] = Field(description="By model id.")
+    messages: list[str]
 
 
 class Health(BaseModel):
@@ -217,6 +259,15 @@ def decode_json(data: bytes) -> Any:
         raise BadJson("The body holds a number with too many digits.") from None
 
 
+def _inspect_body(data: bytes) -> InspectBody:
+    try:
+        return InspectBody.model_validate(decode_json(data))
+    except ValidationError as error:
+        items = error.errors(include_url=False, include_input=False, include_context=False)
+        fields = [{"loc": ".".join(str(part) for part in item["loc"]) or "body", "msg": item["msg"]} for item in items]
+        raise InvalidRequest(f"{fields[0]['loc']}: {fields[0]['msg']}", fields=fields) from None
+
+
 def _root(request: Request) -> str:
     """Where this door is, from the request's own scheme and Host: `http://127.0.0.1:7860/v1`."""
     return f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '').rstrip('/')}"
@@ -307,14 +358,20 @@ def _settle_range(request: Request, size: int) -> None:
         raise HTTPException(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers={"Content-Range": f"bytes */{size}"})
 
 
+_BOUNDS = {"ge": "minimum", "le": "maximum"}
+
+
 def _request_schemas() -> dict[str, Any]:
-    """The request's JSON schemas by name, with null allowed exactly where the schema's classes let it pass."""
+    """The request's JSON schemas by name, made to allow what the parser lets pass, null for one, and no more."""
     whole = InferenceRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    whole["properties"]["model"]["enum"] = list(MODELS)
     schemas = {**whole.pop("$defs"), "InferenceRequest": whole}
     for schema in schemas.values():
         required = schema.get("required", [])
         schema["additionalProperties"] = {"type": "null"}
         for name, field in schema["properties"].items():
+            for kind in field.get("anyOf", []):  # pydantic leaves the bounds of an optional number as it names them
+                kind.update({_BOUNDS[key]: kind.pop(key) for key in list(kind) if key in _BOUNDS})
             if name not in required and {"type": "null"} not in field.get("anyOf", []):
                 about = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
                 schema["properties"][name] = {"anyOf": [field, {"type": "null"}], **about}
@@ -330,10 +387,18 @@ class _Door(FastAPI):
         return cast(dict[str, Any], self.openapi_schema)
 
 
-def api(desk: DeskLike, health: Callable[[], Mapping[str, Any]], body_limit: int = BODY_LIMIT) -> FastAPI:
+def api(
+    desk: DeskLike,
+    health: Callable[[], Mapping[str, Any]],
+    body_limit: int = BODY_LIMIT,
+    *,
+    file_limit: int = FILE_LIMIT,
+    scratch: pathlib.Path | None = None,
+) -> FastAPI:
     """The app to mount at /v1.
 
-    `health` says `{status, version, device, queue}`. `body_limit` is in bytes.
+    `health` says `{status, version, device, queue}`. `body_limit` and `file_limit` are in bytes; files that are sent
+    lie in the folder `scratch` (None: the system's) until they are answered for.
     """
     door = _Door(
         title="wan-ui",
@@ -445,6 +510,36 @@ def api(desk: DeskLike, health: Callable[[], Mapping[str, Any]], body_limit: int
         },
     )(video)
     door.head("/requests/{request_id}/videos/{n}", include_in_schema=False)(video)
+
+    @door.post(
+        "/loras/inspect",
+        operation_id="inspect_lora",
+        summary="What a LoRA file is and which models it fits",
+        response_model=Inspection,
+        responses=_documented(400, 413, 422, 503, 507),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {"schema": InspectBody.model_json_schema()},
+                    "multipart/form-data": {
+                        "schema": {
+                            "type": "object",
+                            "properties": {FIELD: {"type": "string", "format": "binary"}},
+                            "required": [FIELD],
+                        }
+                    },
+                },
+            }
+        },
+    )
+    async def inspect_lora(request: Request) -> dict[str, Any]:
+        if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=scratch) as folder:
+                file = await receive_file(request, pathlib.Path(folder), file_limit)
+                return await run_in_threadpool(desk.inspect_file, file.path, file.name)
+        path = _inspect_body(await read_body(request)).path
+        return await run_in_threadpool(desk.inspect, path)
 
     @door.get(
         "/models",

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import httpx2
 import huggingface_hub
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     DryRunError,
     EntryNotFoundError,
@@ -120,7 +121,7 @@ def file_address(url: str) -> str:
         split = urlsplit(url.strip())
     except ValueError:
         return url  # no address at all: the fetch says so
-    if (split.hostname or "").lower() not in (*_HUB_HOSTS, urlsplit(huggingface_hub.constants.ENDPOINT).hostname):
+    if (split.hostname or "").lower() not in (*_HUB_HOSTS, urlsplit(constants.ENDPOINT).hostname):
         return url
     return urlunsplit(split._replace(path=re.sub(r"^(/[^/]+/[^/]+)/blob/", r"\1/resolve/", split.path)))
 
