@@ -9,6 +9,7 @@ import pytest
 from tests.golden_cases import CHECKPOINTS, LORAS, Case, cases, differences
 from wan_ui import Engine
 
+pytestmark = pytest.mark.slow
 MEAN, MOST = 0.1, 2  # of 255, on the CPU; another CPU may round differently
 
 

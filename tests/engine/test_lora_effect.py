@@ -16,6 +16,7 @@ from wan_ui.engine.recipes import RECIPES, unfused_kinds
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import convert
 
+pytestmark = pytest.mark.slow
 MULTIPLIER = 0.7
 KEY = "k" * 64
 

@@ -120,7 +120,7 @@ def test_a_combined_file_is_its_pair(engine: Engine) -> None:
 
 
 def test_a_stack_needs_the_word(engine: Engine) -> None:
-    two = [{"path": "rank4.safetensors"}, {"path": "rank64.safetensors"}]
+    two: list[dict[str, Any]] = [{"path": "rank4.safetensors"}, {"path": "rank64.safetensors"}]
     with pytest.raises(SingleLoraOnly):
         engine.generate(request(two, "wan21_1b"))
     stacked = frames(engine, request(two, "wan21_1b", stack=True))

@@ -22,6 +22,7 @@ from wan_ui.engine.clip import Progress
 from wan_ui.errors import Cancelled, CheckpointIncomplete, LoraMismatch
 from wan_ui.models import MODELS, WanModel
 
+pytestmark = pytest.mark.slow
 WIDTH, HEIGHT, FRAMES, STEPS = 64, 64, 5, 3
 
 

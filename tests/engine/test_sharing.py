@@ -15,6 +15,7 @@ from tests.lora_files import write_lora
 from wan_ui import Engine
 from wan_ui.models import MODELS
 
+pytestmark = pytest.mark.slow
 STEPS = 8
 PAIRS = [row.id for row in MODELS.values() if row.two_transformers]
 
