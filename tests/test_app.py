@@ -266,6 +266,13 @@ def test_a_running_request_can_be_cancelled(client: httpx.Client) -> None:
     assert finished(client, submitted)["status"] == "canceled"
 
 
+@pytest.mark.parametrize("path", ["/v1/%0A", "/v1/requests/a%0Ab/status", "/v1/requests/%0A/status", "/v1/x%0A"])
+def test_no_path_under_v1_reaches_the_page(client: httpx.Client, path: str) -> None:
+    reply = client.get(path)
+    assert reply.status_code == 404
+    assert reply.json()["detail"]["error"]["code"] in ("ROUTE_NOT_FOUND", "REQUEST_NOT_FOUND")
+
+
 def test_a_body_over_the_limit_is_answered(client: httpx.Client) -> None:
     """The answer arrives although the body is not read to its end."""
     reply = client.post("/v1/inference", content=b" " * (81 * 2**20))
