@@ -148,7 +148,7 @@ class _Page:
                         lines=4,
                         max_lines=12,
                         elem_classes="code",
-                        placeholder='{"model": "wan22_5b", "prompts": [{"prompt": "…"}]}',
+                        placeholder=f'{{"model": "{next(iter(MODELS))}", "prompts": [{{"prompt": "…"}}]}}',
                     )
                     self.paste_problem = gr.HTML(elem_classes="problems")
                     self.load = gr.Button("Load into the form", size="sm")
