@@ -89,6 +89,9 @@ def test_14b_under_a_cap_equals_resident(folder: Path) -> None:
     capped = run(folder, row.id, size, 4, "auto", 24 * GIB)
     assert capped.metadata["memory"] == "stream"
     assert np.array_equal(capped.frames, resident.frames)
+    small = run(folder, row.id, size, 4, "auto", 10 * GIB)
+    assert small.metadata["memory"] == "stream"
+    assert np.array_equal(small.frames, resident.frames)
     pair = run(folder, row.id, size, 4, "auto", 48 * GIB)
     assert pair.metadata["memory"] == "pair"
     assert np.array_equal(pair.frames, resident.frames)
