@@ -10,7 +10,9 @@ import hashlib
 import http.server
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -43,7 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _model(self, repo: str, what: list[str]) -> None:
         folder = SHELF / repo
         if not folder.is_dir():
-            return self._send(b'{"error": "Repository not found"}', 404, **{"X-Error-Code": "RepoNotFound"})
+            return self._send(b'{"error": "Repository not found"}', 404, {"X-Error-Code": "RepoNotFound"})
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         names = [str(file.relative_to(folder)) for file in files]
         if what == ["tree"]:
@@ -64,16 +66,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _file(self, repo: str, name: str) -> None:
         file = SHELF / repo / name
         if not (SHELF / repo).is_dir():
-            return self._send(b"{}", 404, **{"X-Error-Code": "RepoNotFound"})
+            return self._send(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
         if not file.is_file():
-            return self._send(b"{}", 404, **{"X-Error-Code": "EntryNotFound"})
+            return self._send(b"{}", 404, {"X-Error-Code": "EntryNotFound"})
         content = file.read_bytes()
         if self.command == "GET":
             print(f"{repo}/{name}", flush=True)
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
-        return self._send(content, **{"ETag": etag, "X-Repo-Commit": COMMIT, "X-Linked-Etag": etag})
+        return self._send(content, 200, {"ETag": etag, "X-Repo-Commit": COMMIT, "X-Linked-Etag": etag})
 
-    def _send(self, body: bytes, status: int = 200, **headers: str) -> None:
+    def _send(self, body: bytes, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         for name, value in headers.items():

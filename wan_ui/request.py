@@ -86,7 +86,11 @@ class PromptItem(Wire):
 class LoraItem(Wire):
     """One LoRA of a request."""
 
-    path: str = Field(min_length=1, max_length=4096, description="A file under the LoRA folder.")
+    path: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="A file under the LoRA folder, upload://<id>, http(s)://… or hf://org/name/file.safetensors[@revision].",
+    )
     transformer: Literal["low", "high"] | None = Field(None, description="Two-transformer models only.")
     network_multiplier: Float = Field(1.0, ge=-2, le=2, description="LoRA scale; 0 is not attached.")
 

@@ -11,8 +11,8 @@ from typing import Any
 import httpcore
 import pytest
 
-from wan_ui.errors import FetchFailed
-from wan_ui.media.fetch import MAX_REDIRECTS, fetch, is_public
+from wan_ui.errors import Cancelled, FetchFailed
+from wan_ui.media.fetch import MAX_REDIRECTS, Answer, download, fetch, is_public
 
 PUBLIC = "93.184.215.14"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -376,3 +376,46 @@ def test_a_closed_port() -> None:
 def test_plain_http_on_a_tls_address(base: str) -> None:
     with pytest.raises(FetchFailed):
         local(base.replace("http://", "https://") + "/bytes/1")
+
+
+# A download: any size, piece by piece.
+
+
+def take(url: str, **options: Any) -> tuple[Answer | None, bytes]:
+    data = bytearray()
+    defaults = {"max_bytes": 10**7, "seconds": 10.0, "begin": lambda answer: None, "beat": lambda: None}
+    answer = download(url, data.extend, **{**defaults, "allow_hosts": ["127.0.0.1"], **options})
+    return answer, bytes(data)
+
+
+def test_a_download_says_what_comes_before_it_comes(base: str) -> None:
+    seen: list[Answer] = []
+    answer, data = take(f"{base}/bytes/3000000", begin=seen.append)
+    assert data == b"x" * 3_000_000
+    assert [answer] == seen and seen[0] == Answer("127.0.0.1", "3000000", "", 3_000_000, "")
+
+
+def test_a_download_is_refused_before_its_first_piece(base: str) -> None:
+    def refuse(answer: Answer) -> None:
+        raise FetchFailed("No.")
+
+    with pytest.raises(FetchFailed, match="No"):
+        take(f"{base}/bytes/10", begin=refuse)
+    with pytest.raises(FetchFailed, match="more than 9 bytes"):
+        take(f"{base}/bytes/10", max_bytes=9)
+
+
+def test_a_silent_host_leaves_time_to_change_one_s_mind(base: str) -> None:
+    beats = iter(range(3))
+
+    def beat() -> None:
+        if next(beats, None) is None:
+            raise Cancelled("Enough.")
+
+    with pytest.raises(Cancelled):
+        take(f"{base}/silent", beat=beat, seconds=30.0)
+
+
+def test_a_drip_does_not_renew_a_download_s_time(base: str) -> None:
+    with pytest.raises(FetchFailed, match="too long"):
+        take(f"{base}/drip", seconds=0.5)
