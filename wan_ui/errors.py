@@ -4,6 +4,7 @@ WanUIError
 ├── RequestError            the sender's move: change the request
 │   ├── BadJson                 400  the body is not JSON
 │   ├── InvalidRequest          422  a field is missing, unknown, of the wrong type or out of bounds
+│   ├── JobConfigInvalid        422  a training job's config.yaml that cannot be read
 │   ├── ModelNotFound           400
 │   ├── MoeFormatRequired       400  a two-transformer model needs `transformer` on each LoRA
 │   ├── MoeFormatNotSupported   400  `transformer` given to a model with one transformer
@@ -72,6 +73,12 @@ class InvalidRequest(RequestError):
     """`details["fields"]` is a list of `{loc, msg}`, `loc` being a path such as `prompts.0.width`."""
 
     code, status = "INVALID_REQUEST", 422
+
+
+class JobConfigInvalid(RequestError):
+    """`details["fields"]` as in InvalidRequest, `loc` being a path such as `config.process.0.model.arch`."""
+
+    code, status = "JOB_CONFIG_INVALID", 422
 
 
 class ModelNotFound(RequestError):

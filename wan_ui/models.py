@@ -18,7 +18,7 @@ DEFAULT_NUM_FRAMES = 41
 DEFAULT_FPS = 16
 DEFAULT_SIDE = 1024  # width and height of a request that leaves them out, on every row
 
-RecipeId = Literal["reference", "preview"]
+RecipeId = Literal["reference", "preview", "preview_unipc"]
 Conditioning = Literal["text", "first_latent", "latent_channels", "clip_and_latent_channels"]
 FrameRule = Literal["floor", "diffusers"]
 
@@ -50,6 +50,8 @@ class WanModel:
     as 4 mask and 16 latent channels behind the noise (2.2 I2V); the same plus CLIP embeddings (2.1 I2V).
     `always_masked` rows run the per-token timestep loop even without a first frame.
     `unipc_shift` is the flow shift of the built UniPC scheduler; None: the checkpoint's own scheduler is used.
+    `euler_shift` is that of today's trainer, `old_unipc_shift` that of its UniPC previews up to AI Toolkit 0.9.2.
+    `trainer_arch` is AI Toolkit's `model.arch`; rows that share one differ in its `model.name_or_path`.
     `boundary` is the share of the 1000 training timesteps from which on `transformer` works and below which
     `transformer_2` does; the string "checkpoint" reads it from model_index.json.
     """
@@ -65,10 +67,12 @@ class WanModel:
     slots: Mapping[str, str]
     unipc_shift: float | None
     euler_shift: float
+    old_unipc_shift: float
     boundary: Mapping[RecipeId, float | Literal["checkpoint"] | None]
     expand_timesteps: bool
     spatial_compression: int
     family: str
+    trainer_arch: str
     hidden_size: int
     ffn_size: int
     blocks: int
@@ -112,12 +116,12 @@ def _from_one(repo: str, names: tuple[str, ...]) -> Mapping[str, Source]:
     return MappingProxyType({name: Source(repo, name) for name in names})
 
 
-def _both(value: int) -> Mapping[RecipeId, int]:
-    return MappingProxyType({"reference": value, "preview": value})
+def _every(value: int) -> Mapping[RecipeId, int]:
+    return MappingProxyType({"reference": value, "preview": value, "preview_unipc": value})
 
 
 _NO_BOUNDARY: Mapping[RecipeId, float | Literal["checkpoint"] | None] = MappingProxyType(
-    {"reference": None, "preview": None}
+    {"reference": None, "preview": None, "preview_unipc": None}
 )
 _SQUARE = Preset(1024, 1024)
 _480P = Preset(832, 480)
@@ -129,15 +133,17 @@ WAN22_5B = WanModel(
     components=_from_one("Wan-AI/Wan2.2-TI2V-5B-Diffusers", ("transformer", "vae", "text_encoder", "tokenizer")),
     control_image="optional",
     conditioning="first_latent",
-    divisor=_both(32),
+    divisor=_every(32),
     frame_rule="floor",
     slots=SINGLE,
     unipc_shift=5.0,
     euler_shift=5.0,
+    old_unipc_shift=5.0,
     boundary=_NO_BOUNDARY,
     expand_timesteps=True,
     spatial_compression=16,
     family="wan22_5b",
+    trainer_arch="wan22_5b",
     hidden_size=3072,
     ffn_size=14336,
     blocks=30,
@@ -161,15 +167,17 @@ WAN22_14B_I2V = WanModel(
     ),
     control_image="required",
     conditioning="latent_channels",
-    divisor=_both(16),
+    divisor=_every(16),
     frame_rule="floor",
     slots=HIGH_LOW,
     unipc_shift=3.0,
     euler_shift=5.0,
-    boundary=MappingProxyType({"reference": 0.9, "preview": 0.875}),
+    old_unipc_shift=3.0,
+    boundary=MappingProxyType({"reference": 0.9, "preview": 0.875, "preview_unipc": 0.875}),
     expand_timesteps=False,
     spatial_compression=8,
     family="wan22_14b",
+    trainer_arch="wan22_14b_i2v",
     hidden_size=5120,
     ffn_size=13824,
     blocks=40,
@@ -192,15 +200,17 @@ WAN22_14B_T2V = WanModel(
     ),
     control_image="none",
     conditioning="text",
-    divisor=MappingProxyType({"reference": 32, "preview": 16}),
+    divisor=MappingProxyType({"reference": 32, "preview": 16, "preview_unipc": 16}),
     frame_rule="diffusers",
     slots=HIGH_LOW,
     unipc_shift=None,
     euler_shift=5.0,
-    boundary=MappingProxyType({"reference": "checkpoint", "preview": 0.875}),
+    old_unipc_shift=3.0,
+    boundary=MappingProxyType({"reference": "checkpoint", "preview": 0.875, "preview_unipc": 0.875}),
     expand_timesteps=False,
     spatial_compression=8,
     family="wan22_14b",
+    trainer_arch="wan22_14b",
     hidden_size=5120,
     ffn_size=13824,
     blocks=40,
@@ -216,15 +226,17 @@ WAN21_I2V_14B = WanModel(
     components=_from_one("Wan-AI/Wan2.1-I2V-14B-720P-Diffusers", _WITH_CLIP),
     control_image="required",
     conditioning="clip_and_latent_channels",
-    divisor=_both(16),
+    divisor=_every(16),
     frame_rule="diffusers",
     slots=SINGLE,
     unipc_shift=None,
     euler_shift=3.0,
+    old_unipc_shift=3.0,
     boundary=_NO_BOUNDARY,
     expand_timesteps=False,
     spatial_compression=8,
     family="wan21_i2v",
+    trainer_arch="wan21_i2v",
     hidden_size=5120,
     ffn_size=13824,
     blocks=40,
@@ -240,15 +252,17 @@ WAN21_I2V_14B_480P = WanModel(
     components=_from_one("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", _WITH_CLIP),
     control_image="required",
     conditioning="clip_and_latent_channels",
-    divisor=_both(16),
+    divisor=_every(16),
     frame_rule="diffusers",
     slots=SINGLE,
     unipc_shift=None,
     euler_shift=3.0,
+    old_unipc_shift=3.0,
     boundary=_NO_BOUNDARY,
     expand_timesteps=False,
     spatial_compression=8,
     family="wan21_i2v",
+    trainer_arch="wan21_i2v",
     hidden_size=5120,
     ffn_size=13824,
     blocks=40,
@@ -266,15 +280,17 @@ WAN21_14B = WanModel(
     components=_from_one("Wan-AI/Wan2.1-T2V-14B-Diffusers", _ONE_PIPELINE),
     control_image="none",
     conditioning="text",
-    divisor=_both(16),
+    divisor=_every(16),
     frame_rule="diffusers",
     slots=SINGLE,
     unipc_shift=None,
     euler_shift=3.0,
+    old_unipc_shift=3.0,
     boundary=_NO_BOUNDARY,
     expand_timesteps=False,
     spatial_compression=8,
     family="wan21_14b",
+    trainer_arch="wan21",
     hidden_size=5120,
     ffn_size=13824,
     blocks=40,
@@ -289,15 +305,17 @@ WAN21_1B = WanModel(
     components=_from_one("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", _ONE_PIPELINE),
     control_image="none",
     conditioning="text",
-    divisor=_both(16),
+    divisor=_every(16),
     frame_rule="diffusers",
     slots=SINGLE,
     unipc_shift=None,
     euler_shift=3.0,
+    old_unipc_shift=3.0,
     boundary=_NO_BOUNDARY,
     expand_timesteps=False,
     spatial_compression=8,
     family="wan21_1b",
+    trainer_arch="wan21",
     hidden_size=1536,
     ffn_size=8960,
     blocks=30,

@@ -25,6 +25,8 @@ class Recipe:
     `sampler`: "unipc" is the reference server's, "euler" the trainer's since AI Toolkit 0.9.4.
     `whole_bf16`: on CUDA, cast the whole transformer (norms, time embedder, modulation tables, rotary buffers) to
     bfloat16 instead of leaving diffusers' float32 exceptions.
+    `sigmas`: how UniPC's flow sigmas are made: "before_0_36" is the rule of diffusers up to 0.35, whose first is not 1
+    and whose last differs.
     `lora`: "adapter" keeps a plain LoRA unfused, "merge" adds it to the weights in float32 first.
     """
 
@@ -33,12 +35,21 @@ class Recipe:
     sampler: Literal["unipc", "euler"]
     whole_bf16: bool
     lora: Literal["adapter", "merge"]
+    sigmas: Literal["installed", "before_0_36"] = "installed"
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "reference": Recipe("reference", "Reference server", "unipc", whole_bf16=False, lora="adapter"),
         "preview": Recipe("preview", "Trainer preview", "euler", whole_bf16=True, lora="merge"),
+        "preview_unipc": Recipe(
+            "preview_unipc",
+            "Trainer preview up to 0.9.2",
+            "unipc",
+            whole_bf16=True,
+            lora="merge",
+            sigmas="before_0_36",
+        ),
     }
 )
 
@@ -87,6 +98,8 @@ def scheduler_spec(model: WanModel, recipe: Recipe) -> SchedulerSpec:
     """The scheduler of a row under a recipe; `config` None means: the checkpoint's `scheduler/` folder."""
     if recipe.sampler == "euler":
         return SchedulerSpec("FlowMatchEulerDiscreteScheduler", euler_config(model.euler_shift))
+    if recipe.sigmas == "before_0_36":
+        return SchedulerSpec("UniPCMultistepScheduler", unipc_config(model.old_unipc_shift))
     if model.unipc_shift is None:
         return SchedulerSpec("UniPCMultistepScheduler", None)
     return SchedulerSpec("UniPCMultistepScheduler", unipc_config(model.unipc_shift))

@@ -1,0 +1,80 @@
+"""YAML from strangers -> plain dicts, lists, strings and numbers, within limits; it knows nothing of jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from wan_ui.errors import JobConfigInvalid
+
+LARGEST_TEXT = 256 * 1024  # characters; a job config has a few thousand
+MOST_NODES = 20_000  # with every alias counted as what it stands for
+DEEPEST = 40
+
+
+def load(text: str | bytes) -> Any:
+    """The document as plain data; dates stay text.
+
+    Raises JobConfigInvalid, with the line, for what is no YAML, not UTF-8, too large, too deep, or larger still once
+    its aliases are expanded, and for any tag: nothing in a document chooses what Python builds from it.
+    """
+    if len(text) > LARGEST_TEXT:
+        raise _invalid(f"it is larger than {LARGEST_TEXT // 1024} KB: no job config is")
+    try:
+        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        _check(decoded)
+        return yaml.load(decoded, Loader=_Plain)
+    except UnicodeDecodeError as error:
+        raise _invalid("it is not UTF-8 text") from error
+    except yaml.MarkedYAMLError as error:
+        where = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
+        raise _invalid(f"it is no YAML{where}: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of thousands of digits
+        raise _invalid("it is no YAML") from error
+
+
+def _invalid(problem: str) -> JobConfigInvalid:
+    return JobConfigInvalid(
+        f"The job config cannot be read: {problem}.", fields=[{"loc": "config.yaml", "msg": problem}]
+    )
+
+
+class _Plain(yaml.SafeLoader):
+    """Without dates: a name such as 2026-01-02 is text."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _check(text: str) -> None:
+    """Walks the parser's events, which build nothing, and counts what building would."""
+    sizes: dict[str, int] = {}
+    open_collections: list[tuple[str | None, int]] = []
+    total = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)):
+            if event.tag not in (None, "!"):
+                raise _invalid(f"a tag stands in line {line}, and a job config has none")
+            total += 1
+        if isinstance(event, yaml.ScalarEvent) and event.anchor is not None:
+            sizes[event.anchor] = 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            if event.anchor is not None:
+                sizes.pop(event.anchor, None)
+            open_collections.append((event.anchor, total - 1))
+            if len(open_collections) > DEEPEST:
+                raise _invalid(f"it is nested deeper than {DEEPEST} levels in line {line}")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_collections.pop()
+            if anchor is not None:
+                sizes[anchor] = total - before
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise _invalid(f"the alias in line {line} stands for nothing, or for what it stands in")
+            total += sizes[event.anchor]
+        if total > MOST_NODES:
+            raise _invalid(f"it has more than {MOST_NODES} entries")
