@@ -108,10 +108,10 @@ def test_multiplier_zero_is_no_lora(engine: Engine, kind: int, recipe: str) -> N
 
 
 def test_a_combined_file_is_its_pair(engine: Engine) -> None:
-    high = {"path": "job_high_noise.safetensors", "transformer": "high"}
-    low = {"path": "job_low_noise.safetensors", "transformer": "low"}
+    high: dict[str, Any] = {"path": "job_high_noise.safetensors", "transformer": "high"}
+    low: dict[str, Any] = {"path": "job_low_noise.safetensors", "transformer": "low"}
     pair = frames(engine, request([high, low]))
-    both = {"path": "combined.safetensors"}
+    both: dict[str, Any] = {"path": "combined.safetensors"}
     assert np.array_equal(frames(engine, request([both])), pair)
     assert np.array_equal(frames(engine, request([{**both, "transformer": "high"}])), pair)
     assert np.array_equal(frames(engine, request([{**both, "transformer": "high"}, low])), pair)

@@ -112,15 +112,17 @@ class Dressing:
         How many modules of each are in use, by key. Raises LoraMismatch when a parameter is missing or has another
         shape.
         """
-        self.restore()
         wanted: dict[str, list[tuple[str, float, Part]]] = {}
         for merge in merges:
             for name, part in merge.parts.items():
                 wanted.setdefault(_parameter_name(name), []).append((merge.key, merge.multiplier, part))
+        self._merged.clear()
         with torch.no_grad():
-            parameters = {name: self._parameter(name) for name in wanted}
-            place = self._originals.place(sum(p.numel() * p.element_size() for p in parameters.values()))
             try:
+                self._restore([name for name in self._pristine if name not in wanted])
+                parameters = {name: self._parameter(name) for name in wanted}
+                new = [p for name, p in parameters.items() if name not in self._pristine]
+                place = self._originals.place(sum(p.numel() * p.element_size() for p in new))
                 for name, parts in wanted.items():
                     self._add(name, parameters[name], parts, place)
             except (LoraMismatch, RuntimeError):
@@ -131,11 +133,18 @@ class Dressing:
     def restore(self) -> None:
         """The base weights, bit for bit."""
         with torch.no_grad():
-            for name, pristine in self._pristine.items():
-                parameter = self._parameter(name)
-                parameter.copy_(self._originals.reread(name) if pristine is None else pristine)
-        self._pristine.clear()
+            self._restore(list(self._pristine))
         self._merged.clear()
+
+    def _restore(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._parameter(name).copy_(self._base(name))
+            del self._pristine[name]
+
+    def _base(self, name: str) -> torch.Tensor:
+        """A changed parameter as the checkpoint has it, from wherever it is kept."""
+        pristine = self._pristine[name]
+        return self._originals.reread(name) if pristine is None else pristine
 
     def changes(self) -> Mapping[str, Change]:
         """How much each LoRA now changes the weights, by key."""
@@ -182,7 +191,9 @@ class Dressing:
     def _add(
         self, name: str, parameter: torch.nn.Parameter, parts: Sequence[tuple[str, float, Part]], place: Place
     ) -> None:
-        total = parameter.float()
+        kept = name in self._pristine
+        base = self._base(name).to(parameter.device, parameter.dtype) if kept else parameter
+        total = base.float()
         norm = float(total.norm())
         for key, multiplier, part in parts:
             change = _on(parameter.device, part)
@@ -194,8 +205,8 @@ class Dressing:
                 )
             self._merged.setdefault(key, {})[name] = _relative(float(change.norm()) * abs(multiplier), norm)
             total = total + multiplier * change
-        kept = None if place == "checkpoint" else parameter.detach().clone()
-        self._pristine[name] = kept.to("cpu") if kept is not None and place == "host" else kept
+        if not kept:
+            self._pristine[name] = _copy(parameter, place)
         parameter.copy_(total.to(parameter.dtype))
 
     def _attach(self, name: str, parts: Mapping[str, Part], *, dora: bool) -> None:
@@ -267,6 +278,12 @@ def _on(device: torch.device, part: Part) -> torch.Tensor:
     if isinstance(part, LowRank):
         return delta(LowRank(part.down.to(device), part.up.to(device), part.scale))
     return delta(part).to(device)
+
+
+def _copy(parameter: torch.nn.Parameter, place: Place) -> torch.Tensor | None:
+    if place == "checkpoint":
+        return None
+    return parameter.detach().to("cpu", copy=True) if place == "host" else parameter.detach().clone()
 
 
 def _relative(change: float, whole: float) -> float:

@@ -40,7 +40,7 @@ from wan_ui.engine.components import (
 from wan_ui.engine.engine import Pipeline, Report
 from wan_ui.engine.placement import Residence, free_bytes, idle_bytes, release
 from wan_ui.engine.recipes import RECIPES, Recipe, SchedulerSpec, scheduler_spec
-from wan_ui.engine.sampling import Experts, Guidance, Midway, denoise
+from wan_ui.engine.sampling import Experts, Guidance, Midway, denoise, old_flow_sigmas
 from wan_ui.engine.vision import clip_pixels
 from wan_ui.errors import CheckpointIncomplete, OutOfMemory
 from wan_ui.lora.convert import Converted, convert
@@ -491,7 +491,8 @@ class WanPipeline:
             self._high_noise = HighNoise(half, state, dict(changes))
 
         midway = shared.state if shared is not None else None
-        return denoise(experts, scheduler, steps, start, guidance, on_step, probe, midway, keep)
+        sigmas = old_flow_sigmas(steps) if recipe.sigmas == "before_0_36" else None
+        return denoise(experts, scheduler, steps, start, guidance, on_step, probe, midway, keep, sigmas)
 
     def _measure(
         self,

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from diffusers import SchedulerMixin, WanTransformer3DModel
 
@@ -84,6 +86,11 @@ def predict(
     return uncond + guidance.scale * (cond - uncond)
 
 
+def old_flow_sigmas(steps: int) -> npt.NDArray[np.float64]:
+    """UniPC's flow sigmas of diffusers up to 0.35, before the shift: from 0.999 down, the closing 0 left out."""
+    return np.flip(1.0 - np.linspace(1, 1 / NUM_TRAIN_TIMESTEPS, steps + 1))[:-1].copy()
+
+
 @dataclass(frozen=True)
 class Midway:
     """A run before its first low-noise step: what was done so far, for runs that differ only from here on."""
@@ -91,6 +98,16 @@ class Midway:
     step: int
     latents: torch.Tensor
     scheduler: SchedulerMixin
+
+
+def set_timesteps(
+    scheduler: SchedulerMixin, steps: int, device: torch.device, sigmas: npt.NDArray[np.float64] | None = None
+) -> None:
+    """The scheduler's timesteps and sigmas for a run; only a scheduler that is given sigmas takes them."""
+    if sigmas is None:
+        scheduler.set_timesteps(steps, device=device)
+    else:
+        scheduler.set_timesteps(device=device, sigmas=sigmas)
 
 
 def denoise(
@@ -103,15 +120,17 @@ def denoise(
     probe: Probe | None = None,
     midway: Midway | None = None,
     on_midway: Callable[[Midway], None] | None = None,
+    sigmas: npt.NDArray[np.float64] | None = None,
 ) -> torch.Tensor:
     """Latents (1, C, T, h, w) after all steps.
 
     `on_step` is called with the number of finished steps, before the first and after each; what it raises ends the
     loop. Text-to-video latents stay float32 between UniPC steps; only the transformer's input is cast.
+    `sigmas`, before the shift, take the place of the scheduler's own.
     `on_midway` is told the state at the change of transformers; `midway` continues from such a state, bit for bit.
     """
     if midway is None:
-        scheduler.set_timesteps(steps, device=start.latents.device)
+        set_timesteps(scheduler, steps, start.latents.device, sigmas)
         scheduler.set_begin_index(0)
         latents, first = start.latents, 0
     else:
