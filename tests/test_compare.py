@@ -14,24 +14,19 @@ from hypothesis import strategies as st
 
 from wan_ui.compare import (
     FIELDS,
-    MOST_CELLS,
     NO_LORA,
-    Axis,
-    Compare,
     Grid,
     by_training_step,
     estimate,
     expand,
     high_noise_part,
     label,
-    parse,
     parse_values,
     render_order,
     training_step,
 )
 from wan_ui.errors import InvalidRequest, ModelNotFound
-from wan_ui.request import Generation, InferenceRequest, LoraUse, resolve
-from wan_ui.request import parse as parse_request
+from wan_ui.request import MOST_CELLS, Axis, Compare, Generation, InferenceRequest, LoraUse, parse, resolve
 
 ONE = "wan21_1b"
 PAIR = "wan22_14b_t2v"
@@ -53,7 +48,7 @@ def halves(path: str) -> dict[str, str] | None:
 
 
 def request(model: str = ONE, prompt: Mapping[str, Any] | None = None, **fields: Any) -> InferenceRequest:
-    return parse_request({"model": model, "prompts": [{"prompt": "a fox", **(prompt or {})}], **fields})
+    return parse({"model": model, "prompts": [{"prompt": "a fox", **(prompt or {})}], **fields})
 
 
 def grid(asked: InferenceRequest, columns: Any = None, rows: Any = None, baseline: bool = True) -> Grid:
@@ -173,11 +168,9 @@ def test_a_request_with_a_comparison() -> None:
         "prompts": [{"prompt": "a fox"}],
         "compare": {"columns": {"field": "seed", "values": [1, 2]}, "rows": None, "baseline": None},
     }
-    asked, compare = parse(body)
-    assert asked == request()
-    assert compare == Compare(columns=Axis(field="seed", values=(1, 2)), rows=None, baseline=True)
-    assert parse({**body, "compare": None}) == (request(), None)
-    assert parse({"model": ONE, "prompts": [{"prompt": "a fox"}]}) == (request(), None)
+    asked = parse(body)
+    assert asked.compare == Compare(columns=Axis(field="seed", values=(1, 2)), rows=None, baseline=True)
+    assert asked.model_copy(update={"compare": None}) == request() == parse({**body, "compare": None})
 
 
 @pytest.mark.parametrize(
@@ -248,9 +241,10 @@ def test_a_cell_is_the_same_request_alone() -> None:
         loras=[BOTH[0], {**BOTH[1], "network_multiplier": 0.25}],
         trigger_word="sks",
         recipe="preview",
+        first_step_change=False,
     )
     assert [cell.request for cell in made.cells] == [alone]
-    assert parse_request(made.cells[0].request.model_dump(mode="json", exclude_none=True)) == alone
+    assert parse(made.cells[0].request.model_dump(mode="json", exclude_none=True)) == alone
 
 
 SCALED: tuple[tuple[str, list[tuple[float, float]]], ...] = (
@@ -342,7 +336,7 @@ def test_the_baseline_stands_where_its_axis_stands() -> None:
 def test_empty_axes_leave_the_request_itself(axes: tuple[Any, Any]) -> None:
     made = grid(request(), *axes)
     assert (made.columns, made.rows) == (("",), ("",))
-    assert [cell.request for cell in made.cells] == [request()]
+    assert [cell.request for cell in made.cells] == [request(first_step_change=False)]
 
 
 def test_an_empty_axis_beside_another() -> None:
@@ -436,7 +430,7 @@ def test_nothing_to_scale() -> None:
 
 
 def test_exactly_one_prompt() -> None:
-    asked = parse_request({"model": ONE, "prompts": [{"prompt": "a"}, {"prompt": "b"}]})
+    asked = parse({"model": ONE, "prompts": [{"prompt": "a"}, {"prompt": "b"}]})
     assert "one prompt" in refused(asked, ("seed", [1]))["prompts"]
 
 

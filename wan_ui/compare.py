@@ -8,13 +8,17 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import groupby
 from pathlib import PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import (
+    MOST_CELLS,
+    Axis,
+    AxisField,
+    Compare,
     Generation,
     InferenceRequest,
     LoraItem,
@@ -23,25 +27,11 @@ from wan_ui.request import (
     draw_seed,
     model_row,
 )
-from wan_ui.request import parse as parse_request
 
-MOST_CELLS = 64
 NO_LORA = "no LoRA"
 LONGEST_LABEL = 60  # characters
 LONGEST_NUMBER = 40  # characters; a seed has at most 19 digits
 
-AxisField = Literal[
-    "scale",
-    "scale_high",
-    "scale_low",
-    "lora",
-    "seed",
-    "sample_steps",
-    "guidance_scale",
-    "prompt",
-    "recipe",
-    "num_frames",
-]
 FIELDS: tuple[AxisField, ...] = get_args(AxisField)
 SCALES: Mapping[str, str | None] = {"scale": None, "scale_high": "high", "scale_low": "low"}
 LORA_FIELDS = (*SCALES, "lora")
@@ -61,21 +51,6 @@ Value = int | float | str | Mapping[str, str]
 
 Pair = Callable[[str], Mapping[str, str] | None]
 """A LoRA's path to the files of its pair by slot ("high", "low"); None: its slot cannot be told."""
-
-
-class Axis(Wire):
-    """One direction of a grid. The values' own bounds are those of the request's field; expand() checks them."""
-
-    field: AxisField = Field(description="What changes along this axis.")
-    values: tuple[Any, ...] = Field((), max_length=MOST_CELLS, description="Its values; none: no such axis.")
-
-
-class Compare(Wire):
-    """The `compare` part of a request."""
-
-    columns: Axis | None = Field(None, description="What changes from left to right.")
-    rows: Axis | None = Field(None, description="What changes from top to bottom.")
-    baseline: bool = Field(True, description="Add cells without LoRA when an axis is a scale or a LoRA.")
 
 
 @dataclass(frozen=True)
@@ -106,31 +81,24 @@ class Order:
     of_cell: tuple[int, ...]
 
 
-# On the wire
-
-
-def parse(body: Any) -> tuple[InferenceRequest, Compare | None]:
-    """A decoded JSON body as a checked request, and its `compare` part if it has one.
-
-    Raises InvalidRequest with one `{loc, msg}` per wrong field; axis values are checked by expand().
-    """
-    if not isinstance(body, Mapping) or body.get("compare") is None:
-        return parse_request(_without_compare(body) if isinstance(body, Mapping) else body), None
-    request = parse_request(_without_compare(body))
-    try:
-        return request, Compare.model_validate(body["compare"])
-    except ValidationError as error:
-        items = error.errors(include_url=False, include_input=False, include_context=False)
-        raise _refusal([(".".join(["compare", *map(str, item["loc"])]), item["msg"]) for item in items]) from None
-
-
-def _without_compare(body: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in body.items() if name != "compare"}
-
-
 def _refusal(problems: Sequence[tuple[str, str]]) -> InvalidRequest:
     loc, msg = problems[0]
     return InvalidRequest(f"{loc}: {msg}", fields=[{"loc": loc, "msg": msg} for loc, msg in problems])
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell in line: where it stands, from 0, the heads of its column and row, and which generation is its video.
+
+    `request` is the cell's own request for this one video, in wire form without nulls.
+    """
+
+    column: int
+    row: int
+    column_label: str
+    row_label: str
+    generation: int
+    request: Mapping[str, Any]
 
 
 # As people write them
@@ -251,7 +219,8 @@ def expand(
 ) -> Grid:
     """Every cell of the grid as a request of its own, each value checked against the request's own fields.
 
-    A cell's request is what a single request for that video would be. The request's seed of -1 is drawn once, for
+    A cell's request is what a single request for that video would be, without the measuring forward. The request's
+    seed of -1 is drawn once, for
     all cells; on a seed axis it is refused, as no one could say later which seed a column had. An axis without values
     is none. In a stack, a scale or lora axis is about each slot's first entry. With `baseline`, a first column (or
     row) without LoRA is added when an axis is a scale or a LoRA; where both are, the column, its cells all being the
@@ -407,7 +376,8 @@ def _settled(request: InferenceRequest, row: WanModel, pair: Pair, draw: Callabl
     """The request with one seed for all cells, and each slot's LoRAs named, so that a scale finds them."""
     if request.prompts[0].seed == -1:
         request = _with_prompt(request, {"seed": draw()})
-    return request.model_copy(update={"loras": _by_slot(request.loras, row, pair)})
+    loras = _by_slot(request.loras, row, pair)
+    return request.model_copy(update={"loras": loras, "compare": None, "first_step_change": False})
 
 
 def _by_slot(loras: tuple[LoraItem, ...], row: WanModel, pair: Pair) -> tuple[LoraItem, ...]:
@@ -547,6 +517,23 @@ def render_order(generations: Sequence[Generation]) -> Order:
         ordered += [one for block in blocks for one in block]
     index_of = {same_video(one): index for index, one in enumerate(ordered)}
     return Order(tuple(ordered), tuple(index_of[same_video(one)] for one in generations))
+
+
+def plan_cells(grid: Grid, generations: Sequence[Generation]) -> tuple[tuple[Generation, ...], tuple[PlannedCell, ...]]:
+    """A grid's generations, one per cell, as what is to be rendered, in order, and the cells that show it."""
+    order = render_order(generations)
+    cells = tuple(
+        PlannedCell(
+            column=cell.column,
+            row=cell.row,
+            column_label=cell.column_label,
+            row_label=cell.row_label,
+            generation=index,
+            request=cell.request.model_dump(mode="json", exclude_none=True),
+        )
+        for cell, index in zip(grid.cells, order.of_cell, strict=True)
+    )
+    return order.distinct, cells
 
 
 def estimate(

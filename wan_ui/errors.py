@@ -31,6 +31,7 @@ WanUIError
 │   ├── VideoEncodingFailed     500
 │   └── DataFolderInUse         503  another server holds the data folder
 ├── RenderFailed            500  ours: a failure that nothing above names
+├── CellsFailed             500  some videos of a comparison; each says why
 └── Cancelled               409  nobody's mistake: somebody asked for it
 """
 
@@ -189,6 +190,12 @@ class RenderFailed(WanUIError):
     """Something broke that none of the types above names; the log has the trace, the user has the next step."""
 
     code, status = "RENDER_FAILED", 500
+
+
+class CellsFailed(WanUIError):
+    """`details["cells"]` lists `{column, row, column_label, row_label, error}`, `error` being a `body()`."""
+
+    code, status = "CELLS_FAILED", 500
 
 
 class Cancelled(WanUIError):

@@ -15,7 +15,7 @@ from wan_ui.engine.clip import Clip, OnProgress, Progress
 from wan_ui.engine.engine import Core
 from wan_ui.engine.pipeline import Loader, device_name, versions
 from wan_ui.errors import DeviceUnavailable
-from wan_ui.intake import prepare, settle
+from wan_ui.intake import Settled, prepare, settle
 from wan_ui.lora.library import Library
 from wan_ui.lora.sources import Sources, shown_name
 from wan_ui.media.fetch import fetch
@@ -62,16 +62,18 @@ class Engine:
     def generate(self, request: Mapping[str, Any], on_progress: OnProgress | None = None) -> list[Clip]:
         """One clip per prompt of the request, in order. LoRAs named by address are fetched first.
 
+        Of a comparison one clip per cell, row by row; cells that are the same video have the same clip.
         Raises what is wrong with the request (RequestError) or with this machine (HostError).
         """
         heard, configs = on_progress or _unheard, self.checkpoints.transformer_config
         prepared = prepare(request, self.library, self.images, configs)
-        generations = prepared.generations
+        settled: Settled = prepared
         for source in prepared.awaited:
             self.library.fetch(source, partial(_fetching, heard, f"fetching LoRA {shown_name(source)}"))
         if prepared.awaited:
-            generations, _ = settle(prepared.request, generations, self.library, configs)
-        return [self.render(generation, heard) for generation in generations]
+            settled = settle(prepared.request, prepared.generations, self.library, configs)
+        clips = [self.render(generation, heard) for generation in settled.generations]
+        return [clips[cell.generation] for cell in settled.cells] if settled.cells else clips
 
     def render(self, generation: Generation, on_progress: OnProgress) -> Clip:
         """One clip of a resolved generation; its files are located again, as they are now, or as they were fetched."""

@@ -37,6 +37,20 @@ LARGEST_DRAWN_SEED = 2**31 - 2
 LARGEST_SEED = 2**63 - 1
 LONGEST_TEXT = 20_000  # characters; the text encoder reads 512 tokens
 IGNORED_FIELDS = ("sampler",)
+MOST_CELLS = 64  # of a comparison
+
+AxisField = Literal[
+    "scale",
+    "scale_high",
+    "scale_low",
+    "lora",
+    "seed",
+    "sample_steps",
+    "guidance_scale",
+    "prompt",
+    "recipe",
+    "num_frames",
+]
 
 
 def _no_bool(value: Any) -> Any:
@@ -95,6 +109,21 @@ class LoraItem(Wire):
     network_multiplier: Float = Field(1.0, ge=-2, le=2, description="LoRA scale; 0 is not attached.")
 
 
+class Axis(Wire):
+    """One direction of a grid. The values' own bounds are those of the request's field; compare.expand checks them."""
+
+    field: AxisField = Field(description="What changes along this axis.")
+    values: tuple[Any, ...] = Field((), max_length=MOST_CELLS, description="Its values; none: no such axis.")
+
+
+class Compare(Wire):
+    """The `compare` part of a request."""
+
+    columns: Axis | None = Field(None, description="What changes from left to right.")
+    rows: Axis | None = Field(None, description="What changes from top to bottom.")
+    baseline: bool = Field(True, description="Add cells without LoRA when an axis is a scale or a LoRA.")
+
+
 class InferenceRequest(Wire):
     """The body of `POST /v1/inference`, of `Engine.generate` and of the page."""
 
@@ -105,8 +134,12 @@ class InferenceRequest(Wire):
     loras: tuple[LoraItem, ...] = Field((), max_length=64, description="Empty: the base model.")
     stack: bool = Field(False, description="Allow several LoRAs for one transformer; their effects add up.")
     first_step_change: bool = Field(
-        True, description="Measure how much the LoRA changes the first prediction, by one forward more."
+        True,
+        description="Measure how much the LoRA changes the first prediction, by one forward more; never in a "
+        "comparison.",
     )
+    # Here and not in compare.py, which needs the request to make cells of it.
+    compare: Compare | None = Field(None, description="Make a grid of videos of the one prompt, by one or two axes.")
 
 
 @dataclass(frozen=True)
@@ -270,7 +303,7 @@ def resolve(
     models: Mapping[str, WanModel] = MODELS,
     is_combined: Callable[[str], bool] = never_combined,
 ) -> tuple[Generation, ...]:
-    """One frozen generation per prompt, in prompt order.
+    """One frozen generation per prompt, in prompt order. A request to compare has others: see intake.prepare.
 
     `store_image` takes a `ctrl_img` as written and returns the SHA-256 of the checked image's bytes; it is called
     only once everything else holds. `draw` settles a seed of -1, once. `is_combined` tells of a LoRA's path whether

@@ -11,7 +11,7 @@ from wan_ui.errors import FetchFailed, VideoNotFound
 from wan_ui.intake import Configs, prepare
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.store import Job, Store
-from wan_ui.jobs.worker import Worker
+from wan_ui.jobs.worker import Running, Worker
 from wan_ui.lora.inspection import inspect
 from wan_ui.lora.sources import is_remote, shown_name
 
@@ -49,7 +49,9 @@ class Desk:
         LoRAs named by address are fetched while the job waits; what is wrong with them ends it as failed.
         """
         prepared = prepare(body, self.library, self.images, self._configs)
-        job = self._store.add(prepared.wire, prepared.generations, prepared.notes, ready=not prepared.awaited)
+        job = self._store.add(
+            prepared.wire, prepared.generations, prepared.notes, ready=not prepared.awaited, cells=prepared.cells
+        )
         self._worker.wake()
         self.fetcher.wake()
         return job
@@ -63,6 +65,21 @@ class Desk:
         self._worker.cancel(job_id)
         self.fetcher.wake()
         return self._store.job(job_id)
+
+    def retry(self, job_id: str) -> Job:
+        """Puts a failed or canceled job back at the line's end and returns it; any other is unchanged.
+
+        What is finished stays as it is: only what failed or was not reached is rendered.
+        """
+        self._store.job(job_id)
+        self._store.retry(job_id)
+        self._worker.wake()
+        self.fetcher.wake()
+        return self._store.job(job_id)
+
+    def running(self, job_id: str) -> Running | None:
+        """Which of the job's generations is being rendered, and its latest moment; None if the job does not run."""
+        return self._worker.running(job_id)
 
     def progress(self, job_id: str) -> Progress | None:
         """The latest moment of the job if it is running or its LoRA files are being fetched, else None."""
@@ -106,7 +123,7 @@ class Desk:
         return self._store.waiting()
 
     def clip_path(self, job_id: str, index: int) -> Path:
-        """The file of the clip of prompt `index`. Raises VideoNotFound if it is not made, or not there any more."""
+        """The file of the clip of generation `index`. Raises VideoNotFound if it is not made, or not there any more."""
         for clip in self._store.job(job_id).clips:
             path = self._data_dir / clip.file
             if clip.index == index and path.is_file():

@@ -172,13 +172,11 @@ class Fetcher:
         if any(other not in here for other in remote_sources(job)):
             return None
         try:
-            generations, notes = settle(
-                parse(job.request), job.generations, self._library, self._configs, self._check_fit
-            )
+            settled = settle(parse(job.request), job.generations, self._library, self._configs, self._check_fit)
         except WanUIError as error:
             return self._refuse(job, error)
         said = tuple(note for other in remote_sources(job) for note in here[other])
-        self._store.make_ready(job.id, generations, (*said, *notes))
+        self._store.make_ready(job.id, settled.generations, (*said, *settled.notes), settled.cells)
         log.info("request %s: its LoRA files are here", job.id)
 
     def _refuse(self, job: Job, error: WanUIError) -> None:
@@ -188,7 +186,8 @@ class Fetcher:
 
 def remote_sources(job: Job) -> tuple[str, ...]:
     """The addresses among a job's LoRAs, each once."""
-    return tuple(dict.fromkeys(use.path for use in job.generations[0].loras if is_remote(use.path)))
+    used = (use.path for generation in job.generations for use in generation.loras)
+    return tuple(dict.fromkeys(path for path in used if is_remote(path)))
 
 
 def _heard(one: _Fetch, name: str, here: int, total: int) -> None:

@@ -8,6 +8,8 @@ A job's status only ever changes in a single conditional UPDATE, so two threads 
        ├──request_cancel──▶ canceled
        └──refuse──▶ failed
 
+    failed | canceled ──retry──▶ in_queue, at the end of the line
+
 A job in_queue whose LoRA files are still being fetched is not ready: it is passed over until make_ready.
 """
 
@@ -20,11 +22,12 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from wan_ui.compare import PlannedCell
 from wan_ui.errors import DiskFull, HostError, RenderFailed, RequestNotFound
 from wan_ui.request import Generation, LoraUse
 
@@ -73,6 +76,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
     ),
     ("ALTER TABLE jobs ADD COLUMN ready INTEGER NOT NULL DEFAULT 1",),
+    (
+        "ALTER TABLE jobs ADD COLUMN cells TEXT NOT NULL DEFAULT '[]'",
+        # Errors by generation index; in the job's own row, so that a retry clears them in the write that queues it.
+        "ALTER TABLE jobs ADD COLUMN failures TEXT NOT NULL DEFAULT '{}'",
+    ),
 )
 
 
@@ -97,7 +105,8 @@ class Job:
     `request` is the wire form without nulls, its images as `upload://<sha256>`. `clips` are those finished so far,
     in prompt order. `error` is an error's `body()`. `attempts` counts the processes that ended while running it.
     Times are ISO 8601 in UTC ending in Z. `position` is 1 for the next to run, None unless in_queue. `ready` is False
-    while LoRA files are fetched for it; such jobs stand behind those that could run now.
+    while LoRA files are fetched for it; such jobs stand behind those that could run now. `cells` are a comparison's,
+    row by row, and `failures` the errors of those of its generations that could not be rendered, by their index.
     """
 
     id: str
@@ -114,6 +123,8 @@ class Job:
     finished_at: str | None
     position: int | None
     ready: bool = True
+    cells: tuple[PlannedCell, ...] = ()
+    failures: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def dump_generations(generations: Sequence[Generation]) -> str:
@@ -133,6 +144,10 @@ def load_generations(text: str) -> tuple[Generation, ...]:
         )
         for fields in json.loads(text)
     )
+
+
+def _dump_cells(cells: Sequence[PlannedCell]) -> str:
+    return _json([asdict(cell) for cell in cells])
 
 
 def _json(value: Any) -> str:
@@ -229,13 +244,14 @@ class Store:
         generations: Sequence[Generation],
         notes: Sequence[str] = (),
         ready: bool = True,
+        cells: Sequence[PlannedCell] = (),
     ) -> Job:
         """A new job at the end of the line; not `ready`: it waits for files first."""
         job_id = secrets.token_hex(16)  # 128 random bits: over HTTP, knowing the id is what lets one read
         self._execute(
             """
-            INSERT INTO jobs (id, status, request, generations, notes, total, ready, created_at)
-            VALUES (:id, 'in_queue', :request, :generations, :notes, :total, :ready, :now)
+            INSERT INTO jobs (id, status, request, generations, notes, total, ready, cells, created_at)
+            VALUES (:id, 'in_queue', :request, :generations, :notes, :total, :ready, :cells, :now)
             """,
             {
                 "id": job_id,
@@ -244,6 +260,7 @@ class Store:
                 "notes": _json(list(notes)),
                 "total": len(generations),
                 "ready": ready,
+                "cells": _dump_cells(cells),
                 "now": _now(),
             },
         )
@@ -276,14 +293,26 @@ class Store:
         """The waiting jobs whose files are not all here, oldest first."""
         return self._jobs("WHERE status = 'in_queue' AND NOT ready ORDER BY seq", {})
 
-    def make_ready(self, job_id: str, generations: Sequence[Generation], notes: Sequence[str]) -> None:
+    def make_ready(
+        self,
+        job_id: str,
+        generations: Sequence[Generation],
+        notes: Sequence[str],
+        cells: Sequence[PlannedCell] = (),
+    ) -> None:
         """Lets a waiting job run: its files are here, its generations name them. One taken back stays as it is."""
         self._execute(
             """
-            UPDATE jobs SET ready = 1, generations = :generations, notes = :notes
+            UPDATE jobs SET ready = 1, generations = :generations, notes = :notes, total = :total, cells = :cells
             WHERE id = :id AND status = 'in_queue' AND NOT ready
             """,
-            {"id": job_id, "generations": dump_generations(generations), "notes": _json(list(notes))},
+            {
+                "id": job_id,
+                "generations": dump_generations(generations),
+                "notes": _json(list(notes)),
+                "total": len(generations),
+                "cells": _dump_cells(cells),
+            },
         )
 
     def refuse(self, job_id: str, error: Mapping[str, Any]) -> None:
@@ -358,6 +387,28 @@ class Store:
             {"id": job_id, "status": status, "error": None if error is None else _json(error), "now": _now()},
         )
         return rows[0]["status"] if rows else None
+
+    def add_failure(self, job_id: str, index: int, error: Mapping[str, Any]) -> None:
+        """Marks a running job's generation as one that could not be rendered; a job not running stays as it is."""
+        self._execute(
+            """
+            UPDATE jobs SET failures = json_set(failures, :path, json(:error))
+            WHERE id = :id AND status = 'in_progress'
+            """,
+            {"id": job_id, "path": f'$."{index}"', "error": _json(error)},
+        )
+
+    def retry(self, job_id: str) -> None:
+        """Puts a failed or canceled job at the line's end, as new but with its clips; another stays as it is."""
+        self._execute(
+            """
+            UPDATE jobs SET
+                seq = (SELECT max(seq) + 1 FROM jobs), status = 'in_queue', attempts = 0, cancel_requested = 0,
+                error = NULL, failures = '{}', started_at = NULL, finished_at = NULL
+            WHERE id = :id AND status IN ('failed', 'canceled')
+            """,
+            {"id": job_id},
+        )
 
     def put_back(self, job_id: str) -> None:
         """A clean stop: the running job waits again at its old place, no attempt counted; canceled if so asked."""
@@ -451,4 +502,6 @@ def _job(row: sqlite3.Row, clips: tuple[ClipRecord, ...]) -> Job:
         finished_at=row["finished_at"],
         position=row["position"],
         ready=bool(row["ready"]),
+        cells=tuple(PlannedCell(**cell) for cell in json.loads(row["cells"])),
+        failures={int(index): error for index, error in json.loads(row["failures"]).items()},
     )

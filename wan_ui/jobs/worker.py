@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from wan_ui import __version__
-from wan_ui.engine.clip import Clip, OnProgress, Progress
-from wan_ui.errors import Cancelled, HostError, RenderFailed, WanUIError
+from wan_ui.compare import PlannedCell
+from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
+from wan_ui.errors import (
+    Cancelled,
+    CellsFailed,
+    HostError,
+    OutOfMemory,
+    RenderFailed,
+    VideoEncodingFailed,
+    WanUIError,
+)
 from wan_ui.jobs.store import FINAL, MAX_ATTEMPTS, ClipRecord, Job, Store
 from wan_ui.request import Generation
 
@@ -30,8 +39,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Running:
-    """What the thread is at: replaced whole, so any thread reads one consistent moment."""
+class Running:
+    """What the thread is at: the job's generation `index` of `of`. Replaced whole: one consistent moment."""
 
     job_id: str
     index: int
@@ -43,7 +52,9 @@ class Worker:
     """Runs the store's jobs one by one, oldest first, on a thread of its own.
 
     `clips_dir` is a folder of the data folder; clips get random names in it. A job with several prompts keeps the
-    clips finished before a failure, a cancel or the end of the process, and they are not rendered again.
+    clips finished before a failure, a cancel or the end of the process, and they are not rendered again. A failure
+    ends the job, except in a comparison: there the cell is marked and the rest goes on, unless the others would fail
+    the same way.
     While the list of jobs cannot be written the worker tries again every `retry_seconds` rather than lose a job.
     """
 
@@ -66,7 +77,7 @@ class Worker:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._ended = threading.Condition()
-        self._running: _Running | None = None
+        self._running: Running | None = None
         self._thread = threading.Thread(target=self._loop, name="wan-ui-worker", daemon=True)
 
     def start(self) -> None:
@@ -103,10 +114,15 @@ class Worker:
         self._store.request_cancel(job_id)
         self._announce()
 
+    def running(self, job_id: str) -> Running | None:
+        """What is being rendered of the job if it is the one running."""
+        running = self._running
+        return running if running is not None and running.job_id == job_id else None
+
     def progress(self, job_id: str) -> Progress | None:
         """The latest moment of the job if it is the one running."""
-        running = self._running
-        return running.progress if running is not None and running.job_id == job_id else None
+        running = self.running(job_id)
+        return None if running is None else running.progress
 
     def wait(self, job_id: str, timeout: float) -> bool:
         """Whether the job reached a final status within `timeout` seconds. Raises RequestNotFound."""
@@ -140,46 +156,64 @@ class Worker:
 
     def _run(self, job_id: str) -> Callable[[], object]:
         """Runs a claimed job to its end and returns the write that records this end."""
-        self._running = running = _Running(job_id, 0, 1, Progress("checking"))
+        self._running = running = Running(job_id, 0, 1, Progress("checking"))
         log.info("request %s: started", job_id)
         try:
-            job = self._store.job(job_id)
-            done = {clip.index for clip in job.clips}
-            for index, generation in enumerate(job.generations):
-                if index not in done:
-                    self._running = running = _Running(job_id, index, len(job.generations), Progress("checking"))
-                    self._make_clip(job, running, generation)
+            job = self._attempt(running, partial(self._store.job, job_id))
+            error = _of_prompt(job, running) if isinstance(job, WanUIError) else self._render_all(job)
         except Cancelled:
             if self._stopping.is_set():
                 log.info("request %s: stopped with the server, put back in line", job_id)
                 return partial(self._store.put_back, job_id)
             log.info("request %s: canceled", job_id)
             return partial(self._store.finish, job_id, "canceled")
-        except WanUIError as error:
-            log.warning("request %s: prompt %d failed: %s %s", job_id, running.index, error.code, error.message)
-            return self._failed(running, error)
-        except Exception:  # the one broad catch: whatever a job does, the line goes on
-            log.exception("request %s: prompt %d failed", job_id, running.index)
-            return self._failed(
-                running,
-                RenderFailed(
-                    "The render broke for a reason that has no name yet. Try again, or with other values; the server's "
-                    "log has the trace."
-                ),
-            )
+        if error is not None:
+            return partial(self._store.finish, job_id, "failed", error)
         log.info("request %s: done", job_id)
         return partial(self._store.finish, job_id, "succeeded")
 
-    def _failed(self, running: _Running, error: WanUIError) -> Callable[[], object]:
-        body = error.body()
-        body["details"] = {**body["details"], "prompt": running.index}
-        if running.of > 1:
-            body["message"] = f"Prompt {running.index + 1} of {running.of}: {body['message']}"
-        return partial(self._store.finish, running.job_id, "failed", body)
+    def _render_all(self, job: Job) -> Mapping[str, Any] | None:
+        """Makes the clips that the job lacks; the error that ends it, as a body, or None. Raises Cancelled."""
+        failures = dict(job.failures)
+        done = {clip.index for clip in job.clips}
+        for index, generation in enumerate(job.generations):
+            if index in done or index in failures:
+                continue
+            self._running = running = Running(job.id, index, len(job.generations), Progress("checking"))
+            error = self._attempt(running, partial(self._make_clip, job, running, generation))
+            if error is None:
+                continue
+            if not job.cells:
+                return _of_prompt(error, running)
+            reached = self.progress(job.id)
+            if reached is None or _hits_every_cell(error, reached.phase):
+                return error.body()
+            failures[index] = error.body()
+            self._persist(partial(self._store.add_failure, job.id, index, failures[index]))
+        return _cells_failed(job.cells, failures).body() if failures else None
 
-    def _make_clip(self, job: Job, running: _Running, generation: Generation) -> None:
+    def _attempt(self, running: Running, work: Callable[[], T]) -> T | WanUIError:
+        """What the work gave, or what went wrong in it, logged. Raises Cancelled."""
+        try:
+            return work()
+        except Cancelled:
+            raise
+        except WanUIError as error:
+            log.warning("request %s: prompt %d failed: %s %s", running.job_id, running.index, error.code, error.message)
+            return error
+        except Exception:  # the one broad catch: whatever a job does, the line goes on
+            log.exception("request %s: prompt %d failed", running.job_id, running.index)
+            return RenderFailed(
+                "The render broke for a reason that has no name yet. Try again, or with other values; the server's "
+                "log has the trace."
+            )
+
+    def _make_clip(self, job: Job, running: Running, generation: Generation) -> None:
+        where = _place(job, running.index)
+
         def on_progress(progress: Progress) -> None:
-            self._running = replace(running, progress=progress)
+            said = replace(progress, note=" · ".join(filter(None, (where, progress.note))))
+            self._running = replace(running, progress=said)
             if self._stopping.is_set() or self._store.cancel_requested(job.id):
                 raise Cancelled("Canceled.")
 
@@ -191,7 +225,7 @@ class Worker:
             self._clips_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise HostError(f"The folder for clips cannot be made ({error.strerror}).") from error
-        self._write_video(path, clip.frames, clip.fps, _inside_file(job.request, running.index, generation, clip))
+        self._write_video(path, clip.frames, clip.fps, _inside_file(job, running.index, generation, clip))
         stored = False
         try:
             stored = self._store.add_clip(
@@ -214,12 +248,58 @@ class Worker:
             raise Cancelled("The job was taken back while this clip was being made.")
 
 
-def _inside_file(request: Mapping[str, Any], index: int, generation: Generation, clip: Clip) -> dict[str, Any]:
+def _place(job: Job, index: int) -> str:
+    """Which cell of a comparison is being made, in the order of making; nothing for another job."""
+    if not job.cells:
+        return ""
+    before = sum(cell.generation < index for cell in job.cells)
+    return f"cell {before + 1} of {len(job.cells)}"
+
+
+def _of_prompt(error: WanUIError, running: Running) -> Mapping[str, Any]:
+    """The body of the error that ends an ordinary job, with the prompt it is about."""
+    body = {**error.body(), "details": {**error.details, "prompt": running.index}}
+    if running.of > 1:
+        body["message"] = f"Prompt {running.index + 1} of {running.of}: {error.message}"
+    return body
+
+
+def _hits_every_cell(error: WanUIError, phase: Phase) -> bool:
+    """Whether the other cells of a comparison would fail the same way: the machine's fault, and no cell's own.
+
+    A cell's own are the memory that its frames take, once the model is loaded, and a file that could not be written.
+    """
+    if isinstance(error, OutOfMemory):
+        return phase in ("checking", "downloading", "loading")
+    return isinstance(error, HostError) and not isinstance(error, VideoEncodingFailed)
+
+
+def _cells_failed(cells: Sequence[PlannedCell], failures: Mapping[int, Mapping[str, Any]]) -> CellsFailed:
+    failed = [cell for cell in cells if cell.generation in failures]
+    first = ", ".join(filter(None, (failed[0].column_label, failed[0].row_label)))
+    return CellsFailed(
+        f"{len(failed)} of {len(cells)} cells failed{f'; {first}' if first else ''}: "
+        f"{failures[failed[0].generation]['message']} The others are kept; a retry renders only these.",
+        cells=[
+            {
+                "column": cell.column,
+                "row": cell.row,
+                "column_label": cell.column_label,
+                "row_label": cell.row_label,
+                "error": failures[cell.generation],
+            }
+            for cell in failed
+        ],
+    )
+
+
+def _inside_file(job: Job, index: int, generation: Generation, clip: Clip) -> dict[str, Any]:
     """What a clip's file carries: the request that makes this one clip again, and all that it was resolved to.
 
     Never the request's id: whoever holds a clip must not be able to read or cancel its job with it.
     """
-    prompt = {**request["prompts"][index], "seed": generation.seed}
+    request = next((cell.request for cell in job.cells if cell.generation == index), job.request)
+    prompt = {**request["prompts"][0 if job.cells else index], "seed": generation.seed}
     return {
         "wan_ui": __version__,
         "request": {**request, "prompts": [prompt]},
