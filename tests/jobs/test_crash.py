@@ -12,11 +12,12 @@ import pytest
 
 from tests.fakes import PATIENCE, FakeRender, fake_write_video
 from tests.jobs.helpers import body
+from wan_ui.compare import expand, plan_cells
 from wan_ui.errors import DataFolderInUse, HostError
 from wan_ui.jobs.lock import LOCK_FILE, FolderLock
 from wan_ui.jobs.store import Job, Store
 from wan_ui.jobs.worker import Worker
-from wan_ui.request import parse, resolve
+from wan_ui.request import Compare, parse, resolve
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +77,25 @@ def test_a_killed_job_runs_again_at_its_place_without_its_finished_clips(tmp_pat
     order = list(dict.fromkeys(seed for seed, _, _ in render.seen))
     assert order == [2, 3, 4]
     assert store.job(second.id).status == "succeeded"
+    store.close()
+
+
+def test_a_killed_comparison_keeps_its_cells_and_its_marks(tmp_path: Path) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    request = {**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2, 2, 3]}}}
+    made = expand(parse(request), parse(request).compare or Compare())
+    generations, cells = plan_cells(made, [resolve(cell.request, store_image=str)[0] for cell in made.cells])
+    job = store.add(request, generations, cells=cells)
+    kill(start_stuck(tmp_path, 2))
+    (before,) = store.job(job.id).clips
+    render = FakeRender()
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video)
+    worker.start()
+    assert worker.wait(job.id, PATIENCE)
+    assert worker.stop()
+    after = store.job(job.id)
+    assert (after.status, after.attempts, after.clips[0], after.cells) == ("succeeded", 1, before, cells)
+    assert list(dict.fromkeys(seed for seed, _, _ in render.seen)) == [2, 3]
     store.close()
 
 

@@ -28,13 +28,16 @@ from wan_ui.models import DEFAULT_FPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_NUM_FRAME
 from wan_ui.request import Generation, InferenceRequest
 
 if TYPE_CHECKING:
+    from wan_ui.compare import PlannedCell
     from wan_ui.jobs.store import ClipRecord, Job
+    from wan_ui.jobs.worker import Running
 
 BODY_LIMIT = 80 * 2**20  # bytes; control images travel in the body as base64
 FILE_LIMIT = 8 << 30  # bytes of a LoRA that is sent to be inspected
 LARGEST_INDEX = 999  # a request has at most 1000 prompts
 
 JobStatus = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"]
+CellStatus = Literal["waiting", "running", "succeeded", "failed", "missing"]
 
 
 class DeskLike(Protocol):
@@ -43,6 +46,8 @@ class DeskLike(Protocol):
     def submit(self, body: Any) -> Job: ...
     def job(self, job_id: str) -> Job: ...
     def cancel(self, job_id: str) -> Job: ...
+    def retry(self, job_id: str) -> Job: ...
+    def running(self, job_id: str) -> Running | None: ...
     def clip_path(self, job_id: str, index: int) -> pathlib.Path: ...
     def inspect(self, source: str) -> dict[str, Any]: ...
     def inspect_file(self, file: pathlib.Path, name: str) -> dict[str, Any]: ...
@@ -81,6 +86,13 @@ class RequestStatus(BaseModel):
     error: ErrorInfo | None
 
 
+class CellPlace(BaseModel):
+    column: int = Field(description="From 0, from the left; metadata.compare has the columns.")
+    row: int = Field(description="From 0, from the top.")
+    column_label: str
+    row_label: str
+
+
 class VideoOutput(BaseModel):
     format: Literal["mp4"]
     width: int = Field(description="Pixels, effective.")
@@ -90,11 +102,14 @@ class VideoOutput(BaseModel):
     file_path: str = Field(description="Relative to the server's data folder.")
     url: str
     seed: int
+    cell: CellPlace | None = Field(None, description="Of a comparison only.")
 
 
 class Outputs(BaseModel):
     images: list[dict[str, Any]] = Field(description="Always empty: these models make videos.")
-    videos: list[VideoOutput] = Field(description="In prompt order.")
+    videos: list[VideoOutput] = Field(
+        description="In prompt order; of a comparison one per finished cell, row by row. Equal cells share a file."
+    )
 
 
 class RequestResult(BaseModel):
@@ -104,7 +119,11 @@ class RequestResult(BaseModel):
     error: ErrorInfo | None
     created_at: str
     finished_at: str | None
-    metadata: dict[str, Any] = Field(description="What was ignored and adjusted, and every value that was used.")
+    metadata: dict[str, Any] = Field(
+        description="What was ignored and adjusted, and every value that was used. Of a comparison also `compare`, "
+        "from the start: `columns` and `rows` (field, values, labels), `baseline`, and `cells` row by row (column, "
+        "row, status, video and its url, error, progress); a status is waiting, running, succeeded, failed or missing."
+    )
 
 
 class ModelInfo(BaseModel):
@@ -167,7 +186,9 @@ class Health(BaseModel):
 
 
 RequestId = Annotated[str, Path(description="From the reply to POST /inference.", max_length=200)]
-VideoIndex = Annotated[int, Path(description="From 0, in prompt order.", ge=0, le=LARGEST_INDEX)]
+VideoIndex = Annotated[
+    int, Path(description="From 0, in prompt order; of a comparison, the cell's `video`.", ge=0, le=LARGEST_INDEX)
+]
 
 _ERRORS = {
     400: "The body is not JSON, or the request cannot be run as it stands.",
@@ -284,6 +305,10 @@ def _status(job: Job) -> dict[str, Any]:
     }
 
 
+def _video_url(root: str, job: Job, index: int) -> str:
+    return f"{root}/requests/{job.id}/videos/{index}"
+
+
 def _video(root: str, job: Job, clip: ClipRecord) -> dict[str, Any]:
     return {
         "format": "mp4",
@@ -292,7 +317,7 @@ def _video(root: str, job: Job, clip: ClipRecord) -> dict[str, Any]:
         "num_frames": clip.num_frames,
         "fps": clip.fps,
         "file_path": clip.file,
-        "url": f"{root}/requests/{job.id}/videos/{clip.index}",
+        "url": _video_url(root, job, clip.index),
         "seed": clip.seed,
     }
 
@@ -300,7 +325,65 @@ def _video(root: str, job: Job, clip: ClipRecord) -> dict[str, Any]:
 def _outputs(root: str, job: Job) -> dict[str, Any] | None:
     if job.finished_at is None or not job.clips:
         return None
-    return {"images": [], "videos": [_video(root, job, clip) for clip in job.clips]}
+    if not job.cells:
+        return {"images": [], "videos": [_video(root, job, clip) for clip in job.clips]}
+    clips = {clip.index: clip for clip in job.clips}
+    return {
+        "images": [],
+        "videos": [
+            {**_video(root, job, clips[cell.generation]), "cell": _cell_place(cell)}
+            for cell in job.cells
+            if cell.generation in clips
+        ],
+    }
+
+
+def _cell_place(cell: PlannedCell) -> dict[str, Any]:
+    return {name: getattr(cell, name) for name in ("column", "row", "column_label", "row_label")}
+
+
+def _compare(root: str, job: Job, running: Running | None) -> dict[str, Any]:
+    """A comparison's grid as it stands, to be drawn before the end too."""
+    asked = job.request["compare"]
+    clips = {clip.index for clip in job.clips}
+
+    def axis(name: str, labels: list[str]) -> dict[str, Any]:
+        found = asked.get(name, {})
+        values = list(found.get("values", ()))
+        # The baseline's column, or the only one where nothing changes, has no value.
+        without = [None] * (len(labels) - len(values))
+        return {"field": found.get("field") if values else None, "values": [*without, *values], "labels": labels}
+
+    def cell(one: PlannedCell) -> dict[str, Any]:
+        at = running if running is not None and running.index == one.generation else None
+        status = _cell_status(job, one, one.generation in clips, at is not None)
+        made = status == "succeeded"
+        return {
+            "column": one.column,
+            "row": one.row,
+            "status": status,
+            "video": one.generation if made else None,
+            "url": _video_url(root, job, one.generation) if made else None,
+            "error": job.failures.get(one.generation),
+            "progress": asdict(at.progress) if at is not None and status == "running" else None,
+        }
+
+    return {
+        "columns": axis("columns", list({one.column: one.column_label for one in job.cells}.values())),
+        "rows": axis("rows", list({one.row: one.row_label for one in job.cells}.values())),
+        "baseline": asked.get("baseline", True),
+        "cells": [cell(one) for one in job.cells],
+    }
+
+
+def _cell_status(job: Job, cell: PlannedCell, is_made: bool, is_running: bool) -> CellStatus:
+    if is_made:
+        return "succeeded"
+    if cell.generation in job.failures:
+        return "failed"
+    if job.finished_at is not None:
+        return "missing"
+    return "running" if is_running else "waiting"
 
 
 def _adjusted(generations: tuple[Generation, ...]) -> list[dict[str, Any]]:
@@ -317,23 +400,25 @@ def _adjusted(generations: tuple[Generation, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _prompt(one: Generation, clip: ClipRecord | None) -> dict[str, Any]:
+def _prompt(one: Generation, clip: ClipRecord | None, is_cell: bool) -> dict[str, Any]:
     names = ("prompt", "neg", "width", "height", "num_frames", "fps", "seed", "sample_steps", "guidance_scale", "image")
-    return {name: getattr(one, name) for name in names} | {"clip": None if clip is None else dict(clip.metadata)}
+    used = {name: getattr(one, name) for name in names} | {"clip": None if clip is None else dict(clip.metadata)}
+    return used | {"recipe": one.recipe, "lora": [asdict(use) for use in one.loras]} if is_cell else used
 
 
-def _metadata(job: Job) -> dict[str, Any]:
+def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
     clips = {clip.index: clip for clip in job.clips}
     first = job.generations[0]
-    return {
+    said = {
         "model": first.model,
         "recipe": first.recipe,
         "ignored": sorted({name for one in job.generations for name in one.ignored}),
         "adjusted": _adjusted(job.generations),
         "notes": list(job.notes),
         "lora": [asdict(use) for use in first.loras],
-        "prompts": [_prompt(one, clips.get(index)) for index, one in enumerate(job.generations)],
+        "prompts": [_prompt(one, clips.get(index), bool(job.cells)) for index, one in enumerate(job.generations)],
     }
+    return said | {"compare": _compare(root, job, running)} if job.cells else said
 
 
 _RANGE = re.compile(r"bytes=(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})")
@@ -456,18 +541,20 @@ def api(
         operation_id="result",
         summary="What a request made",
         response_model=RequestResult,
+        response_model_exclude_unset=True,  # so that `cell` stands on a comparison's videos alone
         responses=_documented(404, 422),
     )
     def result(request: Request, request_id: RequestId) -> dict[str, Any]:
-        job = desk.job(request_id)
+        running = desk.running(request_id)  # before the job: what then runs has no clip yet, or is seen to be done
+        job, root = desk.job(request_id), _root(request)
         return {
             "request_id": job.id,
             "status": job.status,
-            "outputs": _outputs(_root(request), job),
+            "outputs": _outputs(root, job),
             "error": job.error,
             "created_at": job.created_at,
             "finished_at": job.finished_at,
-            "metadata": _metadata(job),
+            "metadata": _metadata(root, job, running),
         }
 
     @door.delete(
@@ -479,6 +566,16 @@ def api(
     )
     def cancel(request_id: RequestId) -> dict[str, Any]:
         return _status(desk.cancel(request_id))
+
+    @door.post(
+        "/requests/{request_id}/retry",
+        operation_id="retry",
+        summary="Put a failed or canceled request back in line for what it lacks; any other stays as it is",
+        response_model=RequestStatus,
+        responses=_documented(404, 422),
+    )
+    def retry(request_id: RequestId) -> dict[str, Any]:
+        return _status(desk.retry(request_id))
 
     def video(request: Request, request_id: RequestId, n: VideoIndex) -> Response:
         path = desk.clip_path(request_id, n)

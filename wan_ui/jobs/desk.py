@@ -12,12 +12,14 @@ from wan_ui.intake import Configs, prepare
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.store import Job, Store
 from wan_ui.jobs.worker import Running, Worker
-from wan_ui.lora.inspection import inspect
+from wan_ui.lora.header import check_fit, pair_messages
+from wan_ui.lora.inspection import describe, inspect
 from wan_ui.lora.sources import is_remote, shown_name
 
 if TYPE_CHECKING:
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
+    from wan_ui.models import WanModel
 
 
 INSPECT_SECONDS = 120.0  # for fetching a LoRA that is to be inspected while its sender waits
@@ -105,6 +107,29 @@ class Desk:
     def inspect_file(self, file: Path, name: str) -> dict[str, Any]:
         """What a file is that belongs to no library; `name` is the name it had at its sender. Raises LoraInvalid."""
         return inspect(file, name, self._configs)
+
+    def lora_at_hand(self, source: str) -> bool:
+        """Whether a source can be looked into without a fetch; what is not there raises when it is."""
+        return not is_remote(source) or self.library.is_held(source)
+
+    def inspect_lora(self, source: str) -> dict[str, Any]:
+        """What a file at hand is, by itself, with its `name` and its partner's source.
+
+        Raises what Library.locate raises.
+        """
+        file = self.library.locate(source)
+        return {**describe(file.header, None, None, self._configs), "name": file.name} | {
+            "partner": self.library.partner(source)
+        }
+
+    def check_lora(self, source: str, row: WanModel, slot: str) -> tuple[str, ...]:
+        """Sentences about a file at hand in a slot of a row. Raises LoraMismatch where it does not fit."""
+        return check_fit(self.library.locate(source).header, row, slot, self._configs(row, row.slots[slot]))
+
+    def pair_of_loras(self, one: str, other: str) -> tuple[bool, tuple[str, ...]]:
+        """Whether two sources are one file, and what speaks against them being the halves of one save."""
+        first, second = self.library.locate(one), self.library.locate(other)
+        return first.sha256 == second.sha256, pair_messages(first.header, second.header)
 
     def position(self, job_id: str) -> int | None:
         """1 for the next to run; None unless in_queue."""

@@ -277,9 +277,10 @@ def _hits_every_cell(error: WanUIError, phase: Phase) -> bool:
 def _cells_failed(cells: Sequence[PlannedCell], failures: Mapping[int, Mapping[str, Any]]) -> CellsFailed:
     failed = [cell for cell in cells if cell.generation in failures]
     first = ", ".join(filter(None, (failed[0].column_label, failed[0].row_label)))
+    kept = " The others are kept, and a retry renders only what failed." if len(failed) < len(cells) else ""
     return CellsFailed(
         f"{len(failed)} of {len(cells)} cells failed{f'; {first}' if first else ''}: "
-        f"{failures[failed[0].generation]['message']} The others are kept; a retry renders only these.",
+        f"{failures[failed[0].generation]['message']}{kept}",
         cells=[
             {
                 "column": cell.column,
