@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from wan_ui.compare import Grid, Pair, PlannedCell, expand, plan_cells
-from wan_ui.errors import LoraInvalid, LoraNotFound
+from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound
 from wan_ui.lora.header import check_fit
 from wan_ui.lora.sources import check_source, is_remote
 from wan_ui.models import PAIR_NOTE, WanModel
@@ -220,10 +220,16 @@ def _locate(
     """The generations with the SHA-256 of each file that is not awaited; each file is looked at once per slot."""
     found: dict[tuple[str, str], str] = {}
     notes: list[str] = []
+    several = len({use.path for draft in drafts for use in draft.loras}) > 1
     for use in (use for draft in drafts for use in draft.loras):
         if use.path not in awaited and (use.slot, use.path) not in found:
             file = library.locate(use.path)
-            notes.extend(check_fit(file.header, row, use.slot, configs(row, row.slots[use.slot])))
+            try:
+                notes.extend(check_fit(file.header, row, use.slot, configs(row, row.slots[use.slot])))
+            except LoraMismatch as error:
+                if several:
+                    raise LoraMismatch(f"{file.name}: {error.message}", **error.details) from error
+                raise
             found[use.slot, use.path] = file.sha256
     located = tuple(
         replace(draft, loras=tuple(replace(use, sha256=found.get((use.slot, use.path))) for use in draft.loras))
