@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect
 
 import wan_ui
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, WanUIError
+from wan_ui.http import comparisons
 from wan_ui.http.multipart import FIELD, receive_file
 from wan_ui.media.disk import PART_PREFIX
 from wan_ui.models import DEFAULT_FPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_NUM_FRAMES, DEFAULT_STEPS, MODELS
@@ -607,6 +608,8 @@ def api(
         },
     )(video)
     door.head("/requests/{request_id}/videos/{n}", include_in_schema=False)(video)
+
+    comparisons.mount(door, desk, ErrorReply, scratch)
 
     @door.post(
         "/loras/inspect",

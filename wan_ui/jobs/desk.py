@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wan_ui.engine.clip import Progress
 from wan_ui.errors import FetchFailed, VideoNotFound
-from wan_ui.intake import Configs, prepare
+from wan_ui.intake import Configs, Prepared, prepare
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.store import Job, Store
 from wan_ui.jobs.worker import Running, Worker
@@ -50,13 +50,17 @@ class Desk:
 
         LoRAs named by address are fetched while the job waits; what is wrong with them ends it as failed.
         """
-        prepared = prepare(body, self.library, self.images, self._configs)
+        prepared = self.plan(body)
         job = self._store.add(
             prepared.wire, prepared.generations, prepared.notes, ready=not prepared.awaited, cells=prepared.cells
         )
         self._worker.wake()
         self.fetcher.wake()
         return job
+
+    def plan(self, body: Any) -> Prepared:
+        """What `submit` would put in line, checked the same way and raising the same, without doing so."""
+        return prepare(body, self.library, self.images, self._configs)
 
     def job(self, job_id: str) -> Job:
         return self._store.job(job_id)

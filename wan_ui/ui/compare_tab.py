@@ -1,0 +1,560 @@
+"""The Compare tab: what changes along a grid's columns and rows, its start, and its player; it renders nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from gradio.components import Component
+
+from wan_ui.compare import FIELDS, ONE_PER_LINE, SCALES, Order, by_training_step, estimate, parse_values
+from wan_ui.engine.recipes import RECIPES
+from wan_ui.errors import InvalidRequest, RequestNotFound, WanUIError
+from wan_ui.models import MODELS, WanModel
+from wan_ui.ui import card, form, player
+
+if TYPE_CHECKING:
+    from wan_ui.jobs.desk import Desk
+    from wan_ui.jobs.store import Job
+    from wan_ui.request import Generation
+    from wan_ui.ui.page import Page, Update
+    from wan_ui.ui.tab import Tab
+
+ID = "compare"
+NOTHING = ""
+SCALE_VALUES = "0, 0.5, 1, 1.5"
+FIELD_LABELS: Mapping[str, str] = {
+    "scale": "LoRA scale",
+    "scale_high": "High-noise scale",
+    "scale_low": "Low-noise scale",
+    "lora": "LoRA file or checkpoint",
+    "seed": "Seed",
+    "sample_steps": "Steps",
+    "guidance_scale": "Guidance scale",
+    "prompt": "Prompt",
+    "recipe": "Match",
+    "num_frames": "Frames",
+}
+HINTS: Mapping[str, str] = {
+    "scale": "0, 0.5, 1 or 0.2..1.0 step 0.2",
+    "scale_high": "0, 0.5, 1 or 0.2..1.0 step 0.2",
+    "scale_low": "0, 0.5, 1 or 0.2..1.0 step 0.2",
+    "lora": "one file per line, as in the list of LoRAs",
+    "seed": "42, 7 or 42..45",
+    "sample_steps": "10, 25, 40",
+    "guidance_scale": "1, 3.5, 5",
+    "prompt": "one prompt per line",
+    "recipe": ", ".join(RECIPES),
+    "num_frames": "41, 81",
+    NOTHING: "",
+}
+POLL_SECONDS = 1.0
+RECENT = 60  # jobs looked at for how long a step takes
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
+_POLL: dict[str, Any] = {**_QUIET, "queue": False}
+_EDIT: dict[str, Any] = {**_QUIET, "concurrency_limit": None}
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The two-click way in a model's tab: the values, the button that runs them, and what is wrong with them."""
+
+    text: gr.Textbox
+    run: gr.Button
+    problem: gr.HTML
+
+
+@dataclass(frozen=True)
+class Side:
+    """One axis's controls."""
+
+    name: str
+    field: gr.Dropdown
+    values: gr.Textbox
+    folder: gr.Dropdown
+
+
+def scales() -> Scales:
+    """Lays out "Compare scales" beside a tab's scale sliders."""
+    with gr.Accordion("Compare scales", open=False, elem_classes="scales"):
+        with gr.Row(elem_classes="line"):
+            text = gr.Textbox(SCALE_VALUES, label="Scales to compare", max_lines=1)
+            run = gr.Button("Run the comparison", size="sm", scale=0)
+        problem = gr.HTML(elem_classes="problems")
+    return Scales(text, run, problem)
+
+
+class CompareTab:
+    """Holds the tab's components; every method named `on_…` is an event's handler."""
+
+    def __init__(self, desk: Desk, stored: tuple[gr.BrowserState, gr.BrowserState]) -> None:
+        """Lays the tab out inside the surrounding gr.Tabs. `stored` are the shown comparison's id and the draft."""
+        self.desk = desk
+        self.shown, self.draft = stored
+        self.base = gr.State(None)
+        self.seen = gr.State({})
+        with gr.Tab("Compare", id=ID) as self.container:
+            with gr.Column(elem_classes=["form", "compare-form"]):
+                with gr.Column(elem_classes="section"):
+                    self.model = gr.Dropdown(
+                        [(row.label, row.id) for row in MODELS.values()],
+                        value=next(iter(MODELS)),
+                        label="Compare with the values of this form",
+                        elem_classes="chooser",
+                    )
+                    self.summary = gr.HTML(elem_classes="summary")
+                with gr.Row(elem_classes="axes"):
+                    self.sides = (self._side("columns", "Columns", "scale"), self._side("rows", "Rows", NOTHING))
+                self.baseline = gr.Checkbox(
+                    True, label="Add a baseline without LoRA", info="When an axis is a scale or a LoRA file."
+                )
+                with gr.Column(elem_classes="act"):
+                    self.said = gr.HTML(elem_classes=["problems", "count-said"])
+                    self.start = gr.Button("Start", variant="primary", elem_classes="generate")
+            with gr.Column(elem_classes="compare-board"):
+                with gr.Row(elem_classes="board-head"):
+                    self.status = gr.HTML(_status(None, None), elem_classes="board-status")
+                    self.cancel = gr.Button("Cancel the comparison", size="sm", visible=False)
+                    self.retry = gr.Button("Retry failed", size="sm", visible=False)
+                self.player = player.build()
+        self.timer = gr.Timer(POLL_SECONDS, active=False)
+
+    def _side(self, name: str, title: str, field: str) -> Side:
+        with gr.Column(min_width=220, elem_classes="axis"):
+            chosen = gr.Dropdown(_fields(None), value=field, label=title, elem_classes="chooser")
+            values = gr.Textbox(
+                SCALE_VALUES if field else "",
+                label=f"{title}: values",
+                placeholder=HINTS[field],
+                lines=1,
+                max_lines=8,
+                visible=bool(field),
+            )
+            folder = gr.Dropdown(
+                [], label=f"{title}: all checkpoints of a job", visible=False, elem_classes="chooser"
+            )
+        return Side(name, chosen, values, folder)
+
+    @property
+    def _axes(self) -> list[Component]:
+        return [component for side in self.sides for component in (side.field, side.values)] + [self.baseline]
+
+    def connect(self, page: Page, opened: Any) -> None:
+        """Wires the events. `opened` is the event after which every form holds its values."""
+        self.page = page
+        held = [component for tab in page.rows.values() for component in tab.inputs]
+        folders = [side.folder for side in self.sides]
+        texts = [side.values for side in self.sides]
+        said: list[Any] = [self.said, self.draft, *texts, *folders]
+        forms: list[Any] = [self.model, self.base, self.summary, *(side.field for side in self.sides), *said]
+        view: list[Any] = [self.player, self.status, self.cancel, self.retry, self.timer, self.seen]
+        looking = [self.shown, self.seen]
+        opened.then(
+            self.on_open,
+            [self.shown, page.place, self.draft, *self._axes, *held],
+            [self.shown, page.tabs, page.place, self.baseline, *forms, *view],
+            **_QUIET,
+        )
+        self.container.select(
+            self.on_tab, [page.place, self.model, *self._axes, *held], [page.place, page.text, *forms], **_EDIT
+        )
+        self.model.input(self.on_model, [self.model, *self._axes, *held], forms, **_EDIT)
+        for side in self.sides:
+            side.field.input(
+                lambda base, *axes, name=side.name: self.on_field(name, base, axes),
+                [self.base, *self._axes],
+                said,
+                **_EDIT,
+            )
+            side.values.input(self.on_edit, [self.base, *self._axes], said, trigger_mode="always_last", **_EDIT)
+            side.folder.input(
+                lambda folder, base, *axes, name=side.name: self.on_folder(name, folder, base, axes),
+                [side.folder, self.base, *self._axes],
+                said,
+                **_EDIT,
+            )
+        self.baseline.input(self.on_edit, [self.base, *self._axes], said, **_EDIT)
+        followed: list[Any] = [page.mine, page.picked, *page.view]
+        self.start.click(
+            self.on_start,
+            [page.mine, page.seen, self.seen, self.base, *self._axes],
+            [self.said, self.shown, *view, *followed],
+            api_visibility="private",
+            show_progress="minimal",
+            show_progress_on=[self.said],
+            preprocess=False,
+            concurrency_limit=8,
+        )
+        self.timer.tick(self.look, looking, view, **_POLL)
+        self.cancel.click(self.on_cancel, looking, view, **_QUIET)
+        self.retry.click(self.on_retry, looking, view, **_QUIET)
+        self.player.click(self.on_use, [page.uploads], page.loaded, **_QUIET)
+        for tab in page.rows.values():
+            tab.scales.run.click(
+                lambda text, mine, seen, here, *raw, tab=tab: self.on_scales(tab, text, mine, seen, here, raw),
+                [tab.scales.text, page.mine, page.seen, self.seen, *tab.inputs],
+                [tab.scales.problem, page.tabs, page.place, self.shown, self.baseline, *forms, *view, *followed],
+                api_visibility="private",
+                show_progress="minimal",
+                show_progress_on=[tab.scales.problem],
+                preprocess=False,
+                concurrency_limit=8,
+            )
+
+    # The form
+
+    def _held(self, tab: Tab, raw: Sequence[Any]) -> form.Values:
+        """A tab's values. Raises what is wrong with its first frame."""
+        held, picture = self.page.held(tab, raw)
+        if picture.error is not None:
+            raise picture.error
+        return held
+
+    def _shows(self, model: Any, axes: Sequence[Any], raw: Sequence[Any]) -> Update:
+        """The form over one model's tab: that tab's request, its summary, the fields it can change."""
+        row = MODELS[model] if model in MODELS else next(iter(MODELS.values()))
+        parts = iter(raw)
+        for tab in self.page.rows.values():
+            own = list(islice(parts, len(tab.components)))
+            if tab.row.id == row.id:
+                return self._over(row, self.page.rows[row.id], own, axes)
+        raise InvalidRequest(f"There is no form of {row.label}.")
+
+    def _over(self, row: WanModel, tab: Tab, raw: Sequence[Any], axes: Sequence[Any]) -> Update:
+        base: dict[str, Any] | None = None
+        try:
+            base = form.body(row, self._held(tab, raw))
+            summary = _summary(row, base)
+        except WanUIError as error:
+            summary = card.problem(error, lambda location: form.label_of(row, location))
+        choices = _fields(row)
+        allowed = [value for _, value in choices]
+        kept = list(axes)
+        found: dict[Any, Any] = {self.model: row.id, self.base: base, self.summary: summary}
+        for index, side in enumerate(self.sides):
+            if kept[2 * index] not in allowed:
+                kept[2 * index] = NOTHING
+            found[side.field] = gr.Dropdown(choices=choices, value=kept[2 * index])
+        return {**found, **self._says(base, kept, row.id)}
+
+    def _says(self, base: Mapping[str, Any] | None, axes: Sequence[Any], model: str | None = None) -> Update:
+        """What the form says of itself: count and time, or what is wrong; and which of its parts are needed."""
+        found: dict[Any, Any] = {self.draft: {"model": model or (base or {}).get("model"), "axes": list(axes)}}
+        for index, side in enumerate(self.sides):
+            chosen, text = axes[2 * index : 2 * index + 2]
+            lines = 4 if chosen in ONE_PER_LINE else 1
+            found[side.values] = gr.Textbox(
+                value=text, visible=bool(chosen), placeholder=HINTS.get(chosen, ""), lines=lines
+            )
+            found[side.folder] = (
+                gr.Dropdown(choices=self._jobs(), value=None, visible=True)
+                if chosen == "lora"
+                else gr.Dropdown(visible=False)
+            )
+        found[self.said] = self._count(base, axes)
+        return found
+
+    def _count(self, base: Mapping[str, Any] | None, axes: Sequence[Any]) -> str:
+        if base is None:
+            return '<p class="hint">The form above has to be in order first.</p>'
+        try:
+            if not any(str(text or "").strip() for text in axes[1:4:2]):
+                return '<p class="hint">Choose what changes and type its values.</p>'
+            prepared = self.desk.plan(body(base, axes))
+        except WanUIError as error:
+            return card.problem(error, lambda location: _name(base, location))
+        cells, distinct = len(prepared.cells), len(prepared.generations)
+        text = f"<b>{card.plural(cells, 'cell')}</b>"
+        if distinct < cells:
+            text += f", {distinct} of them to render"
+        seconds = self._expected(prepared.generations)
+        if seconds is not None:
+            text += f", about {_about(seconds)}"
+        return f'<p class="counted" role="status">{text}</p>'
+
+    def _expected(self, generations: Sequence[Generation]) -> float | None:
+        """Seconds for all of these, from the newest clip of the same model; None where there is none."""
+        model = generations[0].model
+        for job in self.desk.recent(RECENT):
+            if job.generations[0].model != model:
+                continue
+            for clip in reversed(job.clips):
+                spent = clip.metadata.get("seconds")
+                if not isinstance(spent, Mapping) or not spent.get("denoise"):
+                    continue
+                made = job.generations[clip.index]
+                work = _work(made)
+                step, rest = spent["denoise"] / made.sample_steps / work, spent.get("decode", 0) / work
+                order = Order(tuple(generations), ())
+                return float(estimate(order, partial(_scaled, step)) + rest * sum(map(_work, generations)))
+        return None
+
+    def _jobs(self) -> list[tuple[str, str]]:
+        """(label, folder) of the folders of the LoRA folder that hold more than one file."""
+        folders: dict[str, int] = {}
+        for path in self.desk.library.listing():
+            folder = str(PurePosixPath(path).parent)
+            folders[folder] = folders.get(folder, 0) + 1
+        return [("(the LoRA folder)" if name == "." else name, name) for name, count in folders.items() if count > 1]
+
+    def on_open(self, shown: Any, place: Any, draft: Any, *rest: Any, request: gr.Request) -> Update:
+        """A page that opens: the comparison of its address or the one it showed last, and the form as it was left."""
+        axes, raw = list(rest[: len(self._axes)]), rest[len(self._axes) :]
+        model = place
+        if isinstance(draft, Mapping):
+            left = draft.get("axes")
+            if isinstance(left, list) and [type(item) for item in left] == [str, str, str, str, bool]:
+                axes = left
+            model = draft.get("model") if place == ID or place not in MODELS else place
+        asked = dict(request.query_params).get(ID)
+        shown = asked or (shown if isinstance(shown, str) else None)
+        found: dict[Any, Any] = {
+            **self._shows(model, axes, raw),
+            self.baseline: axes[4],
+            self.shown: shown,
+            **self.look(shown, {}),
+        }
+        if asked:
+            found |= {self.page.tabs: gr.Tabs(selected=ID), self.page.place: ID}
+        return found
+
+    def on_tab(self, place: Any, model: Any, *rest: Any) -> Update:
+        axes, raw = rest[: len(self._axes)], rest[len(self._axes) :]
+        shown = self._shows(place if place in MODELS else model, axes, raw)
+        return {self.page.place: ID, self.page.text: "", **shown}
+
+    def on_model(self, model: Any, *rest: Any) -> Update:
+        return self._shows(model, rest[: len(self._axes)], rest[len(self._axes) :])
+
+    def on_edit(self, base: Any, *axes: Any) -> Update:
+        found = self._says(base, axes)
+        for side in self.sides:
+            del found[side.values], found[side.folder]  # what is being typed is not written over
+        return found
+
+    def on_field(self, name: str, base: Any, axes: Sequence[Any]) -> Update:
+        """Another field: values of the one before make no sense for it."""
+        kept = list(axes)
+        index = [side.name for side in self.sides].index(name)
+        kept[2 * index + 1] = SCALE_VALUES if kept[2 * index] in SCALES else ""
+        return self._says(base, kept)
+
+    def on_folder(self, name: str, folder: Any, base: Any, axes: Sequence[Any]) -> Update:
+        """Every save of a job as a value, in the order of training; of a pair one half stands for both."""
+        paths = [path for path in self.desk.library.listing() if str(PurePosixPath(path).parent) == folder]
+        two = base is not None and MODELS[base["model"]].two_transformers
+        lines: list[str] = []
+        for save in by_training_step(paths):
+            if isinstance(save, str):
+                lines.append(save)
+            else:
+                lines += list(save.values())[: 1 if two else None]
+        kept = list(axes)
+        kept[2 * [side.name for side in self.sides].index(name) + 1] = "\n".join(lines)
+        return self._says(base, kept)
+
+    # The comparison
+
+    def on_start(self, mine: Any, seen: Any, here: Any, base: Any, *axes: Any) -> Update:
+        try:
+            if base is None:
+                raise InvalidRequest("The form above has to be in order first.")
+            job = self.desk.submit(body(base, axes))
+        except WanUIError as error:
+            return {self.said: card.problem(error, lambda location: _name(base or {}, location))}
+        return {self.shown: job.id, **self.look(job.id, here), **self.page.follow(job, mine, seen)}
+
+    def on_scales(self, tab: Tab, text: Any, mine: Any, seen: Any, here: Any, raw: Sequence[Any]) -> Update:
+        """The two-click way: these scales as columns, with the form's other values, and nothing else."""
+        axes = ("scale", str(text or ""), NOTHING, "", False)
+        try:
+            base = form.body(tab.row, self._held(tab, raw))
+            job = self.desk.submit(body(base, axes))
+        except WanUIError as error:
+            problem = card.problem(error, lambda location: form.label_of(tab.row, location))
+            return {tab.scales.problem: problem}
+        return {
+            tab.scales.problem: "",
+            self.page.tabs: gr.Tabs(selected=ID),
+            self.page.place: ID,
+            self.baseline: axes[4],
+            self.shown: job.id,
+            **self._over(tab.row, tab, raw, axes),
+            **self.look(job.id, here),
+            **self.page.follow(job, mine, seen),
+        }
+
+    def on_cancel(self, shown: Any, seen: Any) -> Update:
+        if shown:
+            self.desk.cancel(shown)
+        return self.look(shown, seen)
+
+    def on_retry(self, shown: Any, seen: Any) -> Update:
+        if shown:
+            self.desk.retry(shown)
+        return self.look(shown, seen)
+
+    def on_use(self, uploads: Any, event: gr.EventData) -> Update:
+        """A cell's request in its model's form, with the seed that was really used."""
+        try:
+            job = self.desk.job(str(event.job))
+            cell = next(one for one in job.cells if (one.column, one.row) == (event.column, event.row))
+            prompt = {**cell.request["prompts"][0], "seed": job.generations[cell.generation].seed}
+            return self.page.open_request({**cell.request, "prompts": [prompt]}, 0, uploads)
+        except WanUIError as error:
+            raise gr.Error(error.message, print_exception=False) from error
+
+    def look(self, shown: Any, seen: Any) -> Update:
+        """What the board shows now; parts that are as they were are left out."""
+        known: Mapping[str, Any] = seen if isinstance(seen, Mapping) else {}
+        try:
+            # Before the job: what then runs has no clip yet, or is seen to be done.
+            running = self.desk.running(shown) if shown else None
+            job = self.desk.job(shown) if shown else None
+            if job is not None and not job.cells:
+                raise RequestNotFound("This request is no comparison: its videos are in the list of finished jobs.")
+        except RequestNotFound as error:
+            wanted: dict[str, Any] = {"grid": None, "status": card.problem(error), "live": False}
+        except WanUIError as error:
+            wanted = {**known, "status": card.trouble(error)}
+        else:
+            wanted = {
+                "grid": None if job is None else player.grid(job, running),
+                "progress": player.advance(running),
+                "status": _status(job, running),
+                "live": job is not None and job.status in card.LIVE,
+                "cancel": job is not None and job.status in card.LIVE and not job.cancel_requested,
+                "retry": _retry(job),
+            }
+        changed = {name: value for name, value in wanted.items() if name not in known or known[name] != value}
+        if not changed:
+            return {self.seen: gr.skip()}
+        made: dict[Any, Any] = {self.seen: {**known, **wanted}}
+        # The grid only when a cell began or ended, so that progress does not send it all again.
+        news = {**({"value": wanted["grid"]} if "grid" in changed else {})}
+        if "progress" in changed:
+            news["progress"] = wanted["progress"]
+        if news:
+            made[self.player] = gr.HTML(**news)
+        if "status" in changed:
+            made[self.status] = wanted["status"]
+        if "cancel" in changed:
+            made[self.cancel] = gr.Button(visible=wanted["cancel"])
+        if "retry" in changed:
+            made[self.retry] = gr.Button(wanted["retry"] or "Retry failed", visible=bool(wanted["retry"]))
+        if "live" in changed:
+            made[self.timer] = gr.Timer(active=wanted["live"])
+        return made
+
+
+def body(base: Mapping[str, Any], axes: Sequence[Any]) -> dict[str, Any]:
+    """A request to compare, from a form's request and the axes' fields, values as typed, and the baseline.
+
+    Raises InvalidRequest for values that cannot be read, and where nothing changes.
+    """
+    compare: dict[str, Any] = {"baseline": bool(axes[4])}
+    for name, field, text in (("columns", axes[0], axes[1]), ("rows", axes[2], axes[3])):
+        if field in FIELDS and str(text or "").strip():
+            values = parse_values(str(text), field, f"compare.{name}.values")
+            compare[name] = {"field": field, "values": list(values)}
+    if len(compare) == 1:
+        raise InvalidRequest("Choose what changes along the columns or rows, and type its values.")
+    return {**base, "compare": compare}
+
+
+def _work(one: Generation) -> int:
+    """How much there is to compute in a step, in pixels."""
+    return one.width * one.height * one.num_frames
+
+
+def _scaled(seconds_per_pixel: float, one: Generation) -> float:
+    return seconds_per_pixel * _work(one)
+
+
+def _fields(row: WanModel | None) -> list[tuple[str, str]]:
+    """(label, field) of what an axis may be, for a row."""
+    two = row is None or row.two_transformers
+    return [("Nothing", NOTHING)] + [
+        (label, field) for field, label in FIELD_LABELS.items() if two or SCALES.get(field) is None
+    ]
+
+
+def _name(base: Mapping[str, Any], location: str) -> str:
+    """Who is meant by an error's `loc`."""
+    parts = location.split(".")
+    if parts[0] == "compare":
+        return parts[1].capitalize() if len(parts) > 1 else "Comparison"
+    return form.label_of(MODELS[base["model"]], location) if base.get("model") in MODELS else location
+
+
+def _summary(row: WanModel, base: Mapping[str, Any]) -> str:
+    prompt = base["prompts"][0]
+    text = " ".join(str(prompt["prompt"]).split()) or "(no prompt)"
+    facts = [
+        ("Size", card.size(prompt["width"], prompt["height"])),
+        ("Frames", f"{prompt['num_frames']} at {prompt['fps']} fps"),
+        ("Steps", str(prompt["sample_steps"])),
+        ("Guidance", f"{prompt['guidance_scale']:g}"),
+        ("Seed", "drawn once for all cells" if prompt["seed"] == -1 else str(prompt["seed"])),
+        ("Match", RECIPES[base["recipe"]].label if base["recipe"] in RECIPES else str(base["recipe"])),
+    ]
+    if row.control_image != "none":
+        facts.append(("First frame", "as in the form" if prompt.get("ctrl_img") else "none"))
+    for item in base["loras"]:
+        name = PurePosixPath(str(item["path"])).name.removesuffix(".safetensors")
+        slot = player.SLOT_WORDS.get(item.get("transformer") or "", "LoRA")
+        facts.append((slot, f"{name} × {item['network_multiplier']:g}"))
+    if not base["loras"]:
+        facts.append(("LoRA", "none"))
+    shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    return f'<p class="words">{escape(text[:300])}</p><dl class="used">{shown}</dl>'
+
+
+def _about(seconds: float) -> str:
+    """A rough duration: 40 s, 6 min, 2 h 10 min."""
+    if seconds < 55:
+        return f"{max(1, round(seconds))} s"
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _retry(job: Job | None) -> str:
+    """What the button that renders the rest is called; nothing where there is no rest."""
+    if job is None or job.status not in ("failed", "canceled"):
+        return ""
+    if job.status == "failed" and job.failures:
+        failed = sum(cell.generation in job.failures for cell in job.cells)
+        return f"Retry failed ({failed})"
+    return "Render the rest"
+
+
+def _status(job: Job | None, running: Any) -> str:
+    """One line on the comparison."""
+    if job is None:
+        return '<p class="board-line quiet">No comparison yet.</p>'
+    made = {clip.index for clip in job.clips}
+    done, whole = sum(cell.generation in made for cell in job.cells), len(job.cells)
+    kept = f"{done} of {card.plural(whole, 'cell')}"
+    spent = card.took(job)
+    if job.status == "in_queue":
+        facts = f"position {job.position}" if job.position else "next"
+        if done:
+            facts += f" · {kept}"
+    elif job.status == "in_progress":
+        facts = f"{kept}{' · cancelling after this step' if job.cancel_requested else ''}"
+    elif job.status == "succeeded":
+        facts = card.plural(whole, "cell") + (f" in {card.seconds(spent)}" if spent else "")
+    else:
+        facts = f"{kept} kept" if done else ""
+        if job.error and job.status == "failed":
+            facts = " · ".join(filter(None, (facts, escape(str(job.error["message"])))))
+    return (
+        f'<p class="board-line {job.status}"><strong role="status">{card.STATES[job.status]}</strong> '
+        f'<span>{escape(card.label(job))}</span> <span class="quiet">{facts}</span></p>'
+    )
