@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from tests.fakes import FakeImages, FakeLibrary
+from wan_ui.compare import same_video
 from wan_ui.errors import (
     ControlImageInvalid,
     ControlImageRequired,
@@ -197,3 +199,77 @@ def test_a_size_above_what_a_model_is_tuned_for_is_noted(door: Door, width: int,
     prompt = {"prompt": "x", "ctrl_img": "one", "width": width, "height": height}
     notes = door.prepare({"model": "wan21_i2v_14b480p", "prompts": [prompt]}).notes
     assert any("is tuned for sizes up to about 864 × 480" in note for note in notes) is noted
+
+
+# Comparisons
+
+
+def compared(body: dict[str, Any], columns: Any, rows: Any = None, **fields: Any) -> dict[str, Any]:
+    axes = {"columns": columns, "rows": rows}
+    named = {name: {"field": axis[0], "values": axis[1]} for name, axis in axes.items() if axis is not None}
+    return {**body, "compare": {**named, **fields}}
+
+
+def test_a_comparison_comes_as_its_cells(door: Door) -> None:
+    body = compared(i2v({"ctrl_img": "one", "seed": -1}), ("scale_low", [0, 0.5, 0.5]), ("guidance_scale", [1, 3]))
+    prepared = door.prepare(body)
+    assert [(cell.column_label, cell.row_label) for cell in prepared.cells[3:5]] == [
+        ("low scale 0.5", "guidance 1"),
+        ("no LoRA", "guidance 3"),
+    ]
+    assert (len(prepared.cells), len(prepared.generations), door.draws) == (8, 6, 1)
+    assert {one.seed for one in prepared.generations} == {1001}
+    assert prepared.cells[2].generation == prepared.cells[3].generation
+    for cell in prepared.cells:
+        assert cell.request["prompts"][0]["ctrl_img"] == f"upload://{sha('one')}"
+        (alone,) = door.prepare(cell.request).generations
+        made = prepared.generations[cell.generation]
+        assert made.image == sha("one")
+        assert same_video(replace(alone, image=made.image)) == same_video(made)
+        assert "compare" not in cell.request
+    assert door.images.taken[:1] == ["one"] and door.images.taken.count("one") == 1
+    assert prepared.wire["compare"]["columns"] == {"field": "scale_low", "values": [0, 0.5, 0.5]}
+    assert parse(prepared.wire) == prepared.request
+
+
+def test_each_file_of_a_comparison_is_checked_once(door: Door) -> None:
+    door.prepare(compared(i2v({"ctrl_img": "one"}), ("seed", [1, 2, 3, 4])))
+    assert [(slot, config) for _, _, slot, config in door.checked] == [
+        ("high", {"of": "transformer"}),
+        ("low", {"of": "transformer_2"}),
+    ]
+
+
+def test_every_file_of_an_axis_is_located_and_fits_before_anything_is_kept(door: Door) -> None:
+    base = i2v({"ctrl_img": "one"})
+    files = [{"high": "high.safetensors"}, {"low": "misfit.safetensors"}]
+    with pytest.raises(LoraMismatch, match="misfit.safetensors: It does not fit."):
+        door.prepare(compared(base, ("lora", files)))
+    with pytest.raises(LoraNotFound, match="none.safetensors"):
+        door.prepare(compared(base, ("lora", [files[0], {"low": "none.safetensors"}])))
+    with pytest.raises(InvalidRequest, match=r"compare.rows.values.1: 99"):
+        door.prepare(compared(base, ("lora", [{"high": "none.safetensors"}]), ("guidance_scale", [1, 99])))
+    assert door.images.taken == []
+
+
+def test_a_comparison_takes_one_prompt(door: Door) -> None:
+    with pytest.raises(InvalidRequest, match="exactly one prompt"):
+        door.prepare(compared(i2v({"ctrl_img": "one"}, {"ctrl_img": "two"}), ("seed", [1])))
+
+
+def test_the_notes_of_a_comparison_name_no_prompts(door: Door) -> None:
+    body = {"model": "wan22_5b", "prompts": [{"prompt": "x", "width": 1000, "sampler": "ddim"}]}
+    prepared = door.prepare(compared(body, ("num_frames", [5, 40, 41]), ("seed", [1, 2])))
+    assert prepared.notes == (
+        "1000 × 1024 became 992 × 1024: Wan 2.2 TI2V 5B takes sides that are multiples of 32.",
+        "Ignored, as the reference server does: sampler.",
+        "40 frames became 37: Wan makes 4N + 1 of them.",
+    )
+
+
+@pytest.mark.parametrize(("loras", "noted"), [((HIGH,), True), ((HIGH, LOW), False)])
+def test_one_side_of_a_pair_is_noted_unless_a_cell_has_both(
+    door: Door, loras: tuple[dict[str, Any], ...], noted: bool
+) -> None:
+    prepared = door.prepare(compared(i2v({"ctrl_img": "one"}, loras=loras), ("scale", [0, 1])))
+    assert (PAIR_NOTE in prepared.notes) is noted

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 PAIR = "wan22_14b_t2v"
 ONE = "wan21_1b"
 SPLIT_STEPS = 8  # enough for both halves to have some
-SHORT = {"num_frames": 5, "sample_steps": 2}
+SHORT: dict[str, Any] = {"num_frames": 5, "sample_steps": 2}
 A, B = "a.safetensors", "b.safetensors"
 
 

@@ -23,6 +23,7 @@ PURE_ROOMS = (
     "wan_ui.errors",
     "wan_ui.settings",
     "wan_ui.request",
+    "wan_ui.compare",
     "wan_ui.lora.header",
     "wan_ui.lora.library",
     "wan_ui.engine.clip",

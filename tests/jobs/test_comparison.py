@@ -11,7 +11,9 @@ import pytest
 from tests.fakes import PATIENCE, FakeImages, FakeRender, fake_desk, fake_write_video
 from tests.golden_cases import CHECKPOINTS
 from tests.jobs.helpers import body
+from tests.jobs.test_fetcher import House
 from tests.lora_files import write_lora
+from tests.web_files import lora_bytes, serving
 from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.errors import (
     CheckpointNotFound,
@@ -24,7 +26,7 @@ from wan_ui.errors import (
     WanUIError,
 )
 from wan_ui.jobs.desk import Desk
-from wan_ui.jobs.store import Job, Store
+from wan_ui.jobs.store import MIGRATIONS, Job, Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.request import parse, resolve
@@ -337,3 +339,69 @@ def test_a_stop_keeps_cells_and_marks(store: Store, render: FakeRender, tmp_path
     job = ended(fake_desk(store, again, tmp_path), again, job)
     assert (code(job), [clip.seed for clip in job.clips], rendered(rest)) == ("CELLS_FAILED", [1, 3], [3])
     assert again.stop()
+
+
+# Files by address
+
+
+def test_files_of_an_axis_are_fetched_while_the_job_waits(tmp_path: Path, render: FakeRender) -> None:
+    house = House(tmp_path, render)
+    house.fetcher.start()
+    house.worker.start()
+    with serving() as shelf:
+        urls = [shelf.put(f"{name}.safetensors", lora_bytes(pad=pad)) for pad, name in enumerate("aab")]
+        job = house.ended(house.desk.submit(grid(("lora", urls), ("seed", [1, 2]), loras=[])))
+        assert (job.status, len(job.cells), len(job.generations), len(job.clips)) == ("succeeded", 8, 6, 6)
+        assert {len(one.loras) for one in job.generations} == {0, 1}
+        assert all(use.sha256 for one in job.generations for use in one.loras)
+
+        gone = house.ended(house.desk.submit(grid(("lora", [urls[0], f"{shelf.url}/gone.safetensors"]))))
+        assert (gone.status, gone.clips, code(gone)) == ("failed", (), "FETCH_FAILED")
+        shelf.put("gone.safetensors", lora_bytes(pad=9))
+        again = house.ended(house.desk.retry(gone.id))
+        assert (again.status, len(again.clips)) == ("succeeded", 2)
+    house.close()
+
+
+def test_a_random_seed_outlives_the_fetch(tmp_path: Path, render: FakeRender) -> None:
+    house = House(tmp_path, render)
+    with serving() as shelf:
+        url = shelf.put("a.safetensors", lora_bytes())
+        asked = house.desk.submit({**grid(("scale", [0.5, 1]), loras=[{"path": url}]), "prompts": body(-1)["prompts"]})
+        house.fetcher.start()
+        house.worker.start()
+        job = house.ended(asked)
+    assert job.status == "succeeded" and {clip.seed for clip in job.clips} == {asked.generations[0].seed}
+    assert [cell.column_label for cell in job.cells] == ["no LoRA", "scale 0.5", "scale 1"]
+    house.close()
+
+
+# The file of the list
+
+
+def test_a_file_of_an_older_schema_has_jobs_without_cells(tmp_path: Path) -> None:
+    old = Store(tmp_path / "jobs.sqlite", migrations=MIGRATIONS[:2])
+    old._execute(
+        "INSERT INTO jobs (id, status, request, generations, notes, total, created_at) "
+        "VALUES (:id, 'failed', '{}', '[]', '[]', 0, '2026-01-01T00:00:00.000Z')",
+        {"id": "a" * 32},
+    )
+    old.close()
+    new = Store(tmp_path / "jobs.sqlite")
+    job = new.job("a" * 32)
+    assert (job.cells, job.failures) == ((), {})
+    new.retry(job.id)
+    assert new.claim_next() == job.id
+    new.close()
+
+
+def test_only_a_running_jobs_generation_can_fail(store: Store) -> None:
+    job = store.add({}, ())
+    store.add_failure(job.id, 0, {"code": "X"})
+    assert store.job(job.id).failures == {}
+    assert store.claim_next() == job.id
+    for index in (10, 2):
+        store.add_failure(job.id, index, {"code": f"é{index}", "details": {"x": [1, None]}})
+    assert store.job(job.id).failures[10] == {"code": "é10", "details": {"x": [1, None]}}
+    store.retry(job.id)  # it runs
+    assert store.job(job.id).status == "in_progress"

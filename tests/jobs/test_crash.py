@@ -83,7 +83,7 @@ def test_a_killed_job_runs_again_at_its_place_without_its_finished_clips(tmp_pat
 def test_a_killed_comparison_keeps_its_cells_and_its_marks(tmp_path: Path) -> None:
     store = Store(tmp_path / "jobs.sqlite")
     request = {**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2, 2, 3]}}}
-    made = expand(parse(request), parse(request).compare or Compare())
+    made = expand(parse(request), Compare.model_validate(request["compare"]))
     generations, cells = plan_cells(made, [resolve(cell.request, store_image=str)[0] for cell in made.cells])
     job = store.add(request, generations, cells=cells)
     kill(start_stuck(tmp_path, 2))
