@@ -14,6 +14,7 @@ from wan_ui.http.api import api
 from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
+from wan_ui.lora.header import Configs, no_configs
 from wan_ui.lora.library import Library
 from wan_ui.media import video
 from wan_ui.media.image import ImageStore
@@ -38,15 +39,19 @@ def running(
     *,
     banner: str | None = None,
     port: int | None = None,
+    configs: Configs = no_configs,
 ) -> Iterator[App]:
-    """Serves the page from a data folder until the block ends. LoRA files are those in `folder/loras`."""
+    """Serves the page from a data folder until the block ends. LoRA files are those in `folder/loras`.
+
+    `configs` stand in for the checkpoints' own; without them the table's sizes are used.
+    """
     lora_dir, uploads = folder / "loras", folder / "uploads"
     for made in (lora_dir, uploads, folder / "clips"):
         made.mkdir(parents=True, exist_ok=True)
     store = Store(folder / "jobs.sqlite")
     worker = Worker(store, render, folder / "clips", video.write)
     images = ImageStore(folder / "images", _no_fetch)
-    desk = Desk(Library(lora_dir, uploads), images, store, worker, lambda row, name: None, folder)
+    desk = Desk(Library(lora_dir, uploads), images, store, worker, configs, folder)
     blocks = build(desk, banner=banner)
     routes = [Mount("/v1", app=api(desk, lambda: {"status": "ok", "version": "0", "device": "cpu", "queue": 0}))]
     worker.start()

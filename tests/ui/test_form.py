@@ -33,6 +33,8 @@ def filled(row: WanModel) -> form.Values:
     }
     if row.control_image != "none":
         found["ctrl_img"] = f"upload://{SHA}"
+    for place in form.places(row):
+        found |= {place.lora: form.NO_LORA, place.scale: 1.0}
     for index, slot in enumerate(row.slots):
         found[form.lora_name(slot)] = f"job/{slot}.safetensors"
         found[form.scale_name(slot)] = 0.5 + index / 4
@@ -66,9 +68,11 @@ def test_each_tab_has_the_labels_of_its_row(row):
     expected += [] if row.control_image == "none" else ["First frame"]
     expected += ["Trigger word", "Match"]
     if row.two_transformers:
-        expected += ["High-noise LoRA", "High-noise scale", "Low-noise LoRA", "Low-noise scale"]
+        sides = [("High-noise LoRA", "High-noise scale"), ("Low-noise LoRA", "Low-noise scale")]
     else:
-        expected += ["LoRA", "LoRA scale"]
+        sides = [("LoRA", "LoRA scale")]
+    for lora, scale in sides:
+        expected += [lora, scale, f"{lora} 2", f"{scale} 2", f"{lora} 3", f"{scale} 3"]
     assert labels == expected
 
 

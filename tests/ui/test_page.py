@@ -15,7 +15,7 @@ from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
 from wan_ui.errors import OutOfMemory
 from wan_ui.models import MODELS
-from wan_ui.ui.tab import ONE_SIDE
+from wan_ui.ui.lora_card import ONE_SIDE
 
 pytestmark = pytest.mark.browser
 

@@ -227,6 +227,7 @@ def check_fit(header: LoraHeader, row: WanModel, slot: str, config: Mapping[str,
             f"The LoRA does not fit {row.label}: {problem}. {where}",
             fits=[made.id for made in made_for],
             model=row.id,
+            why=problem,
         )
     return tuple(_notes(header, row, slot, geometry.dimensions(row, config)))
 

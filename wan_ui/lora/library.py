@@ -69,6 +69,10 @@ class Library:
             raise LoraNotFound("This server fetches no LoRAs: put the file under the LoRA folder, or upload it.")
         return self._sources.fetch(source, on_bytes)
 
+    def is_held(self, source: str) -> bool:
+        """Whether the file of an address was fetched and is still here."""
+        return self._sources is not None and self._sources.held(source) is not None
+
     def sweep(self) -> None:
         """Removes what a killed process left half fetched. Only for a process that alone holds the data folder."""
         if self._sources is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from html import escape
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from wan_ui.engine.clip import Progress
@@ -34,6 +35,7 @@ STATES = {
     "canceled": "Cancelled",
 }
 LIVE = ("in_queue", "in_progress")
+SLOT_HEADS = {"single": "LoRA", "high": "High", "low": "Low"}
 
 
 def seconds(value: float) -> str:
@@ -122,7 +124,10 @@ def progress_line(progress: Progress | None) -> tuple[str, str, str]:
 
 
 def now(lead: Job | None, progress: Progress | None, ahead: tuple[Job, Progress | None] | None) -> str:
-    """The live card. `lead` is the job it is about; `ahead` what runs while `lead` waits."""
+    """The live card. `lead` is the job it is about; `ahead` what runs while `lead` waits.
+
+    `progress` of a job that waits is that of its LoRA's fetch.
+    """
     if lead is None:
         return _card(
             "empty", "", "Ready", "", "", "Nothing is running. Fill in the form and press Generate, or Ctrl/⌘ + Enter."
@@ -130,6 +135,10 @@ def now(lead: Job | None, progress: Progress | None, ahead: tuple[Job, Progress 
     title = label(lead)
     if lead.status == "in_queue":
         facts = f"position {lead.position}" if lead.position else "next"
+        if progress is not None:
+            _, bar, detail = progress_line(progress)
+            facts = " · ".join(part for part in (detail, facts) if part)
+            return _card("waiting", title, "Fetching the LoRA", bar, facts, _prompt(lead))
         if ahead is not None:
             head, _, detail = progress_line(ahead[1])
             facts += f" · now: {escape(label(ahead[0]))}, {head.lower()}{', ' + detail if detail else ''}"
@@ -168,6 +177,50 @@ def _facts(pairs: Sequence[tuple[str, str]]) -> str:
     )
 
 
+def number(value: float) -> str:
+    """16, 0.5, 1.2e-05: as short as it stays clear."""
+    return f"{value:.4g}"
+
+
+def percent(value: float) -> str:
+    """A share of 1 in percent, with the digits it needs to be told from nothing."""
+    share = value * 100
+    return f"{share:.0f} %" if share >= 10 else f"{share:.2g} %" if share >= 0.01 or share == 0 else "under 0.01 %"
+
+
+def effect(reports: Any) -> str:
+    """What the LoRAs of a clip really did: one line per slot, from its metadata's `lora`; "" where there is none."""
+    if not isinstance(reports, Mapping) or not reports:
+        return ""
+    return f'<ul class="effect">{"".join(_effect(slot, report) for slot, report in reports.items())}</ul>'
+
+
+def _effect(slot: str, report: Mapping[str, Any]) -> str:
+    in_file, in_use = report["modules_in_file"], report["modules_in_use"]
+    dropped, step = report["dropped"], report.get("first_step_change")
+    median = report["weight_change"]["median"]
+    files = report.get("files", [])
+    name = " + ".join(f"{file['name']} × {number(file['network_multiplier'])}" for file in files)
+    off = bool(files) and all(file["network_multiplier"] == 0 for file in files)
+    told = [f"{in_use} of {in_file} modules", f"weights changed by {percent(median)} (median)"]
+    state = ""
+    if off:
+        told = ["not attached: its scale is 0"]
+    elif step is not None and step == 0:
+        state = "dead"
+        told.append("the first prediction did not change: this LoRA has no effect here")
+    elif step is not None:
+        told.append(f"first prediction by {percent(step)}")
+    lost = ""
+    if dropped:
+        state = state or "lost"
+        why = sorted({str(item["why"]) for item in dropped})
+        lost = f" {plural(len(dropped), 'module')} left out: {escape('; '.join(why[:3]))}."
+    head = escape(SLOT_HEADS.get(slot, slot))
+    shown = f'<span class="file">{escape(name)}</span>' if name else ""
+    return f'<li class="{state}"><b>{head}:</b> {escape(", ".join(told))}.{lost}{shown}</li>'
+
+
 def _clip(job: Job, clip: ClipRecord, generation: Generation) -> str:
     # Relative, so that the page also works under a proxy's path.
     source = f"v1/requests/{job.id}/videos/{clip.index}"
@@ -186,10 +239,12 @@ def _clip(job: Job, clip: ClipRecord, generation: Generation) -> str:
     )
     name = escape(" ".join(generation.prompt.split())[:160] or "(no prompt)", quote=True)
     title = f'<span class="quiet line">{name}</span>' if len(job.generations) > 1 else ""
+    loras = effect(clip.metadata.get("lora"))
     return (
         f'<figure><div class="screen"><video src="{source}" controls loop playsinline preload="metadata" '
         f'width="{clip.width}" height="{clip.height}" aria-label="Video: {name}"></video></div>'
-        f'<figcaption>{title}{facts}<a class="save" href="{source}" download="wan-{job.id[:8]}-{clip.index}.mp4">'
+        f'<figcaption>{title}{facts}{loras}<a class="save" href="{source}" '
+        f'download="wan-{job.id[:8]}-{clip.index}.mp4">'
         "Save MP4</a></figcaption></figure>"
     )
 
@@ -206,8 +261,16 @@ def result(job: Job | None) -> str:
     return f'<div class="result{many}">{head}<div class="clips">{clips}</div>{time}</div>'
 
 
-def queue(jobs: Sequence[Job], mine: Sequence[str], ahead: tuple[Job, Progress | None] | None) -> str:
-    """The jobs in line that the card is not about, in order, each with a button that takes it out."""
+def queue(
+    jobs: Sequence[Job],
+    mine: Sequence[str],
+    ahead: tuple[Job, Progress | None] | None,
+    fetching: Mapping[str, Progress] = MappingProxyType({}),
+) -> str:
+    """The jobs in line that the card is not about, in order, each with a button that takes it out.
+
+    `fetching`: by job id, how far the LoRA files of those that wait for some are.
+    """
     if not jobs:
         return '<p class="quiet none">Nothing else is waiting.</p>'
     lines = []
@@ -217,6 +280,8 @@ def queue(jobs: Sequence[Job], mine: Sequence[str], ahead: tuple[Job, Progress |
         if ahead is not None and job.id == ahead[0].id:
             head, _, detail = progress_line(ahead[1])
             told = " · ".join(part for part in (head, detail) if part)
+        elif job.id in fetching:
+            told = progress_line(fetching[job.id])[2] or "fetching its LoRA"
         yours = ' <span class="quiet">yours</span>' if job.id in mine else ""
         lines.append(
             f'<li><span class="place">{place}</span><span class="what"><b>{escape(label(job))}</b>{yours}'

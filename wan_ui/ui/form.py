@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,13 +15,23 @@ from pydantic import BaseModel
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import DEFAULT_SEED, RecipeId, WanModel
-from wan_ui.request import InferenceRequest, LoraItem, PromptItem, model_row, round_frames, settle_slots, snap_size
+from wan_ui.request import (
+    InferenceRequest,
+    LoraItem,
+    PromptItem,
+    model_row,
+    never_combined,
+    round_frames,
+    settle_slots,
+    snap_size,
+)
 
 Kind = Literal["text", "long_text", "integer", "number", "recipe", "image", "lora", "scale"]
 Values = dict[str, Any]
 """What a tab's controls hold, by control name. `ctrl_img` is "upload://<sha256>" or None."""
 
 NO_LORA = ""
+MOST_STACKED = 3  # LoRAs per slot that a tab has room for; HTTP takes more
 NO_LORA_LABEL = "None (base model)"
 LARGEST_EXACT = 2**53 - 1  # a browser's number control holds integers exactly up to here
 SLOT_LABELS: Mapping[str, tuple[str, str]] = {
@@ -74,12 +84,42 @@ def bounds(schema: type[BaseModel], name: str) -> tuple[float | None, float | No
     return low, high
 
 
-def lora_name(slot: str) -> str:
-    return f"lora_{slot}"
+@dataclass(frozen=True)
+class Place:
+    """Where one LoRA of a tab is chosen: the slot, and its row there (from 1) in a stack."""
+
+    slot: str
+    number: int = 1
+
+    @property
+    def lora(self) -> str:
+        return lora_name(self.slot, self.number)
+
+    @property
+    def scale(self) -> str:
+        return scale_name(self.slot, self.number)
 
 
-def scale_name(slot: str) -> str:
-    return f"scale_{slot}"
+def lora_name(slot: str, number: int = 1) -> str:
+    return f"lora_{slot}" if number == 1 else f"lora_{slot}_{number}"
+
+
+def scale_name(slot: str, number: int = 1) -> str:
+    return f"scale_{slot}" if number == 1 else f"scale_{slot}_{number}"
+
+
+def places(row: WanModel) -> tuple[Place, ...]:
+    """The row's places for LoRAs, slot by slot."""
+    return tuple(Place(slot, number) for slot in row.slots for number in range(1, MOST_STACKED + 1))
+
+
+def shown_rows(row: WanModel, values: Mapping[str, Any]) -> dict[str, int]:
+    """How many rows of each slot have to be seen: up to the last one with a LoRA, and at least the first."""
+    found = dict.fromkeys(row.slots, 1)
+    for place in places(row):
+        if values.get(place.lora):
+            found[place.slot] = place.number
+    return found
 
 
 def controls(row: WanModel, starting: Mapping[str, Any] | None = None) -> tuple[Control, ...]:
@@ -100,10 +140,10 @@ def controls(row: WanModel, starting: Mapping[str, Any] | None = None) -> tuple[
             add(PromptItem, field, label, kind, field)
     for field, label, kind in _REQUEST_FIELDS:
         add(InferenceRequest, field, label, kind, field)
-    for slot in row.slots:
-        lora, scale = SLOT_LABELS[slot]
-        found.append(Control(lora_name(slot), lora, "lora", starting.get(lora_name(slot), NO_LORA)))
-        add(LoraItem, "network_multiplier", scale, "scale", scale_name(slot))
+    for place in places(row):
+        lora, scale = (f"{text} {place.number}" if place.number > 1 else text for text in SLOT_LABELS[place.slot])
+        found.append(Control(place.lora, lora, "lora", starting.get(place.lora, NO_LORA)))
+        add(LoraItem, "network_multiplier", scale, "scale", place.scale)
     return tuple(found)
 
 
@@ -138,8 +178,10 @@ def make(control: Control, choices: list[tuple[str, str]]) -> Component:
 def body(row: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
     """The tab's values as a request body with wire names. Raises InvalidRequest for a number left empty."""
     item: dict[str, Any] = {}
+    used = [place for place in places(row) if values.get(place.lora)]
+    unused = {place.scale for place in places(row)}.difference(place.scale for place in used)
     for control in controls(row):
-        if control.kind in _NUMBERS and values.get(control.name) is None:
+        if control.kind in _NUMBERS and values.get(control.name) is None and control.name not in unused:
             raise InvalidRequest(
                 f"{control.label} is empty.", fields=[{"loc": control.name, "msg": "a number is needed"}]
             )
@@ -156,20 +198,24 @@ def body(row: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
     found["prompts"] = [item]
     found["loras"] = [
         {
-            "path": values[lora_name(slot)],
-            **({"transformer": slot} if row.two_transformers else {}),
-            "network_multiplier": values[scale_name(slot)],
+            "path": values[place.lora],
+            **({"transformer": place.slot} if row.two_transformers else {}),
+            "network_multiplier": values[place.scale],
         }
-        for slot in row.slots
-        if values.get(lora_name(slot))
+        for place in used
     ]
+    if len({place.slot for place in used}) < len(used):
+        found["stack"] = True
     return found
 
 
-def values(request: InferenceRequest, index: int = 0) -> tuple[WanModel, Values]:
+def values(
+    request: InferenceRequest, index: int = 0, is_combined: Callable[[str], bool] = never_combined
+) -> tuple[WanModel, Values]:
     """The row and the values that show prompt `index` of a request; `ctrl_img` as the request has it.
 
-    Raises what settle_slots and model_row raise, and InvalidRequest for a seed that no number control can hold.
+    `is_combined` as in request.settle_slots. Raises what settle_slots and model_row raise, and InvalidRequest for a
+    seed that no number control can hold and for a stack higher than a tab has room for.
     """
     row = model_row(request.model)
     item = request.prompts[index]
@@ -184,11 +230,21 @@ def values(request: InferenceRequest, index: int = 0) -> tuple[WanModel, Values]
     found["seed"] = seed
     found["trigger_word"] = item.trigger_word or request.trigger_word or ""
     found["recipe"] = request.recipe
-    uses = {use.slot: use for use in settle_slots(row, request.loras)}
+    uses = settle_slots(row, request.loras, request.stack, is_combined)
     for slot in row.slots:
-        use = uses.get(slot)
-        found[lora_name(slot)] = use.path if use else NO_LORA
-        found[scale_name(slot)] = use.multiplier if use else LoraItem.model_fields["network_multiplier"].default
+        here = [use for use in uses if use.slot == slot]
+        if len(here) > MOST_STACKED:
+            raise InvalidRequest(
+                f"The form has room for {MOST_STACKED} LoRAs per transformer, this request has {len(here)}. Send it "
+                "over HTTP instead.",
+                fields=[{"loc": "loras", "msg": "too many for the form"}],
+            )
+        for number in range(1, MOST_STACKED + 1):
+            use = here[number - 1] if number <= len(here) else None
+            found[lora_name(slot, number)] = use.path if use else NO_LORA
+            found[scale_name(slot, number)] = (
+                use.multiplier if use else LoraItem.model_fields["network_multiplier"].default
+            )
     if row.control_image == "none":
         del found["ctrl_img"]
     return row, found

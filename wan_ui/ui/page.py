@@ -19,7 +19,9 @@ from PIL import Image
 from wan_ui.errors import BadJson, RequestNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import InferenceRequest, parse
-from wan_ui.ui import card, form
+from wan_ui.ui import card, form, lora_card
+from wan_ui.ui.compare_tab import ID as COMPARE
+from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.tab import Picture, Tab, request_text, say
 from wan_ui.ui.tab import build as build_tab
 
@@ -58,7 +60,7 @@ LAUNCH: dict[str, Any] = {
 }
 """The arguments of `launch()` that belong to the page's looks."""
 
-Update = dict[Component, Any]
+Update = dict[Any, Any]
 """What a handler changes; outputs it leaves out stay as they are."""
 
 Choices = list[tuple[str, str]]
@@ -66,7 +68,7 @@ Choices = list[tuple[str, str]]
 
 def build(desk: Desk, *, banner: str | None = None, demo: Demo | None = None) -> gr.Blocks:
     """The page over a desk. `banner` is a line on top; `demo` gives the starting values of its checkpoints."""
-    return _Page(desk, banner, demo).blocks
+    return Page(desk, banner, demo).blocks
 
 
 def _stored(name: str, default: Any) -> gr.BrowserState:
@@ -84,7 +86,7 @@ def _upload_names(value: Any) -> dict[str, str]:
     return {source: str(name) for source, name in found if str(source).startswith(UPLOAD)}
 
 
-class _Page:
+class Page:
     """Holds the components and the desk; every method named `on_…` is an event's handler."""
 
     def __init__(self, desk: Desk, banner: str | None, demo: Demo | None) -> None:
@@ -111,9 +113,11 @@ class _Page:
         self.place = _stored("tab", None)
         self.uploads = _stored("uploads", {})
         drafts = {row_id: _stored(f"draft:{row_id}", None) for row_id in MODELS}
+        stored = (_stored("comparison", None), _stored("draft:comparison", None))
         self.picked = gr.State(None)
         self.seen = gr.State({})
         self.pasted = gr.State(None)
+        self.filled_in = gr.State({})
         choices = self.choices({})
         with gr.Row(elem_id="desk"):
             with gr.Tabs(overflow_behavior="wrap", elem_id="models") as self.tabs:
@@ -121,6 +125,7 @@ class _Page:
                     row.id: build_tab(row, self._starting(row, demo), choices, drafts[row.id])
                     for row in MODELS.values()
                 }
+                self.compare = CompareTab(self.desk, stored)
             with gr.Column(elem_id="side"):
                 with gr.Column(elem_id="now"):
                     self.now = gr.HTML(card.now(None, None, None))
@@ -159,7 +164,7 @@ class _Page:
 
     def _connect(self) -> None:
         filled = self._fill_outputs()
-        view = [self.now, self.cancel, self.result, self.reuse, self.queue, self.finished, self.seen]
+        self.view = view = [self.now, self.cancel, self.result, self.reuse, self.queue, self.finished, self.seen]
         for tab in self.rows.values():
             self._connect_tab(tab, view)
         looking = [self.mine, self.picked, self.seen]
@@ -168,6 +173,7 @@ class _Page:
         self.queue.click(self.on_remove, looking, view, **_QUIET)
         self.finished.click(self.on_pick, looking, [self.picked, *view], **_QUIET)
         loaded = [self.paste_problem, self.pasted, self.many, self.which, self.run_all, self.drawer, *filled]
+        self.loaded = loaded
         self.load.click(self.on_load_text, [self.paste, self.uploads], loaded, **_QUIET)
         self.reuse.click(self.on_reuse, [self.seen, self.uploads], loaded, **_QUIET)
         self.which.input(self.on_which, [self.pasted, self.which, self.uploads], loaded, **_QUIET)
@@ -176,16 +182,26 @@ class _Page:
         )
         drafts = [tab.draft for tab in self.rows.values()]
         held = [component for tab in self.rows.values() for component in tab.inputs]
+        presses = [about.click for tab in self.rows.values() for about in tab.cards.values()]
+        gr.on(
+            presses,
+            self.on_card,
+            [self.uploads, self.filled_in, *held],
+            [self.filled_in, *filled],
+            concurrency_limit=8,
+            **_QUIET,
+        )
         self.blocks.load(self.look, looking, view, **_POLL)
-        self.blocks.load(self.on_open, [self.place, self.uploads, *drafts, *held], filled, **_POLL)
+        opened = self.blocks.load(self.on_open, [self.place, self.uploads, *drafts, *held], filled, **_POLL)
+        self.compare.connect(self, opened)
 
     def _connect_tab(self, tab: Tab, view: Sequence[Component]) -> None:
         said = [*tab.said.values(), *([tab.shape] if tab.shape is not None else []), self.text, tab.draft]
         edits: list[Any] = []
-        for component in tab.components.values():
+        for name, component in tab.components.items():
             if isinstance(component, gr.Image):
                 edits += [component.upload, component.clear]
-            else:
+            elif name not in tab.cards and name != "trigger_word":
                 # Not change: it also answers what this page itself writes, in the midst of its writing.
                 edits.append(component.input)
         # Queued, because only then does always_last hold back: unqueued answers may overtake each other.
@@ -202,12 +218,42 @@ class _Page:
         if tab.shape is not None:
             tab.shape.click(lambda *held: self.on_shape(tab, held), tab.inputs, sizes, **_EDIT)
         choosers = self._choosers()
-        tab.refresh.click(self.on_refresh, [self.uploads], choosers, **_EDIT)
-        for slot, upload in tab.uploads.items():
+        told = [*said, *self._told(tab)]
+        own = [tab.components[name] for name in tab.cards]
+        tab.refresh.click(
+            lambda names, *held: self.on_refresh(tab, names, held),
+            [self.uploads, *tab.inputs],
+            [*choosers, *told],
+            **_EDIT,
+        )
+        tab.components["trigger_word"].input(
+            lambda names, *held: self.on_told(tab, names, held),
+            [self.uploads, *tab.inputs],
+            told,
+            trigger_mode="always_last",
+            **_EDIT,
+        )
+        for slot, another in tab.another.items():
+            rows = [tab.rows[place.lora] for place in form.places(tab.row) if place.lora in tab.rows]
+            another.click(
+                lambda height, slot=slot: self.on_another(tab, slot, height),
+                [tab.height],
+                [tab.height, *rows, *tab.another.values()],
+                **_EDIT,
+            )
+        for place in form.places(tab.row):
+            tab.components[place.lora].input(
+                lambda names, filled, *held, place=place: self.on_lora(tab, place, names, filled, held),
+                [self.uploads, self.filled_in, *tab.inputs],
+                [self.filled_in, *own, *told],
+                trigger_mode="always_last",
+                **_EDIT,
+            )
+            upload = tab.uploads[place.lora]
             upload.upload(
-                lambda file, names, *held, slot=slot: self.on_upload(tab, slot, file, names, held),
-                [upload, self.uploads, *tab.inputs],
-                [upload, self.uploads, tab.problem, *choosers, *said],
+                lambda file, names, filled, *held, place=place: self.on_upload(tab, place, file, names, filled, held),
+                [upload, self.uploads, self.filled_in, *tab.inputs],
+                [upload, self.uploads, self.filled_in, tab.problem, *choosers, *told],
                 api_visibility="private",
                 show_progress="hidden",
                 preprocess=False,
@@ -225,15 +271,17 @@ class _Page:
         )
 
     def _choosers(self) -> list[Component]:
-        return [
-            tab.components[form.lora_name(slot)] for tab in self.rows.values() for slot in tab.row.slots
-        ]
+        return [tab.components[name] for tab in self.rows.values() for name in tab.cards]
+
+    def _told(self, tab: Tab) -> list[Any]:
+        """What belongs to a tab's LoRA files: cards, the pair's note, the rows that are seen."""
+        return [*tab.cards.values(), tab.pair, *tab.rows.values(), *tab.another.values(), tab.height]
 
     def _fill_outputs(self) -> list[Component | gr.Tabs]:
         found: list[Any] = [self.tabs, self.text, self.place]
         for tab in self.rows.values():
             found += [*tab.inputs, *tab.said.values(), *([tab.shape] if tab.shape is not None else []), tab.draft]
-            found.append(tab.problem)
+            found += [*self._told(tab), tab.problem]
         return found
 
     # What a tab holds
@@ -269,17 +317,85 @@ class _Page:
     def said(self, tab: Tab, held: form.Values, picture: Picture) -> Update:
         return {**say(tab, held, picture), self.text: request_text(tab.row, held), tab.draft: held}
 
+    def told(self, tab: Tab, held: form.Values, names: Mapping[str, str]) -> Update:
+        """The cards of a tab's LoRA files and the note on a pair. `names` are this browser's uploads."""
+        row, trigger = tab.row, str(held.get("trigger_word") or "")
+        found: Update = {}
+        cards: dict[str, lora_card.Card | None] = {}
+        for place in form.places(row):
+            seen = cards[place.lora] = lora_card.look(self.desk, row, place.slot, held.get(place.lora) or "")
+            beside = ""
+            if seen is not None and place.number == 1:
+                other = self._partner(tab, place, seen, names)
+                if other is not None and held.get(other[0]) != other[1]:
+                    beside = names.get(other[1], other[1])
+            found[tab.cards[place.lora]] = lora_card.html(seen, row, place.lora, trigger, beside)
+        first = {slot: form.lora_name(slot) for slot in row.slots}
+        found[tab.pair] = lora_card.pair(
+            self.desk,
+            row,
+            {slot: held.get(name) or "" for slot, name in first.items()},
+            {slot: cards[name] for slot, name in first.items()},
+        )
+        return found
+
+    def _partner(
+        self, tab: Tab, place: form.Place, seen: lora_card.Card, names: Mapping[str, str]
+    ) -> tuple[str, str] | None:
+        """The control and the source of the other half of a file that stands where its name says it belongs."""
+        if seen.slot != place.slot or seen.state == "bad" or seen.partner is None:
+            return None
+        if seen.partner.startswith(UPLOAD) and seen.partner not in names:
+            return None  # another visitor's
+        other = next(slot for slot in tab.row.slots if slot != place.slot)
+        return form.lora_name(other), seen.partner
+
+    def _pair_up(
+        self, tab: Tab, place: form.Place, held: form.Values, names: Mapping[str, str], filled: Mapping[str, str]
+    ) -> tuple[form.Values, dict[str, str]]:
+        """The values with the other half of a pair beside the half just chosen, and what was so filled in.
+
+        What the person chose is never replaced; what was filled in goes with the file that it was filled in for.
+        """
+        filled = {**filled}
+        filled.pop(f"{tab.row.id}:{place.lora}", None)
+        if not tab.row.two_transformers or place.number != 1 or not held.get(place.lora):
+            return held, filled
+        seen = lora_card.look(self.desk, tab.row, place.slot, held[place.lora])
+        partner = None if seen is None else self._partner(tab, place, seen, names)
+        (other,) = (form.lora_name(slot) for slot in tab.row.slots if slot != place.slot)
+        key = f"{tab.row.id}:{other}"
+        ours = bool(held.get(other)) and filled.get(key) == held.get(other)
+        if partner is not None and (ours or not held.get(other)):
+            return {**held, other: partner[1]}, {**filled, key: partner[1]}
+        if partner is None and ours:
+            filled.pop(key)
+            return {**held, other: form.NO_LORA}, filled
+        return held, filled
+
+    def _rows(self, tab: Tab, height: Mapping[str, int]) -> Update:
+        """Shows as many rows of each slot as `height` says."""
+        found: Update = {tab.height: dict(height)}
+        for place in form.places(tab.row):
+            if place.lora in tab.rows:
+                seen = place.number <= height[place.slot]
+                found[tab.rows[place.lora]] = gr.Column(visible=True if seen else "hidden")
+        for slot, button in tab.another.items():
+            found[button] = gr.Button(visible=height[slot] < form.MOST_STACKED)
+        return found
+
     def _offer(self, choices: Choices, *tabs: Tab) -> Update:
         """The LoRA files to choose from, in the choosers of some tabs, of all when none is given."""
         return {
-            tab.components[form.lora_name(slot)]: gr.Dropdown(choices=choices)
+            tab.components[name]: gr.Dropdown(choices=choices)
             for tab in tabs or self.rows.values()
-            for slot in tab.row.slots
+            for name in tab.cards
         }
 
-    def fill(self, tab: Tab, held: form.Values, choices: Choices) -> Update:
-        """Shows values in a tab; a first frame that is gone is left out."""
+    def fill(self, tab: Tab, held: form.Values, names: Mapping[str, str]) -> Update:
+        """Shows values in a tab; a first frame that is gone is left out. `names` are this browser's uploads."""
         found: Update = {}
+        choices = self.choices(names)
         picture = Picture()
         for name, component in tab.components.items():
             if name not in held:
@@ -291,7 +407,9 @@ class _Page:
                 found[component] = gr.Dropdown(choices=choices, value=value)
             else:
                 found[component] = value
-        return {**found, **self.said(tab, {**held, "ctrl_img": picture.reference}, picture), tab.problem: ""}
+        held = {**held, "ctrl_img": picture.reference}
+        told = {**self.told(tab, held, names), **self._rows(tab, form.shown_rows(tab.row, held))}
+        return {**found, **self.said(tab, held, picture), **told, tab.problem: ""}
 
     def _shown_image(self, reference: str | None) -> tuple[str | None, Picture]:
         """A kept first frame as a file that Gradio may show: the very bytes, so that it stays the same image."""
@@ -318,17 +436,18 @@ class _Page:
 
     def on_open(self, place: Any, uploads: Any, *kept: Any) -> Update:
         """A page that opens: drafts, the tab that was open, and the notes and request that belong to them."""
-        choices = self.choices(_upload_names(uploads))
-        opened = place if isinstance(place, str) and place in self.rows else next(iter(self.rows))
+        names = _upload_names(uploads)
+        choices = self.choices(names)
+        opened = place if isinstance(place, str) and place in (*self.rows, COMPARE) else next(iter(self.rows))
         drafts, raw = kept[: len(self.rows)], iter(kept[len(self.rows) :])
         found: Update = {self.tabs: gr.Tabs(selected=opened)}
         for tab, draft in zip(self.rows.values(), drafts, strict=True):
             held, picture = self.held(tab, list(islice(raw, len(tab.components))))
             left = form.kept(tab.row, draft)
             if left:
-                shown = self.fill(tab, {**held, **left}, choices)
+                shown = self.fill(tab, {**held, **left}, names)
             else:
-                shown = {**self.said(tab, held, picture), **self._offer(choices, tab)}
+                shown = {**self.said(tab, held, picture), **self._offer(choices, tab), **self.told(tab, held, names)}
                 del shown[tab.draft]  # an untouched form keeps following the server's starting values
             if tab.row.id != opened:
                 del shown[self.text]
@@ -358,10 +477,51 @@ class _Page:
             return self.said(tab, held, picture)
         return self.on_size(tab, raw, form.image_shape(tab.row, held["recipe"], size[:2], picture.size))
 
-    def on_refresh(self, uploads: Any) -> Update:
-        return self._offer(self.choices(_upload_names(uploads)))
+    def on_refresh(self, tab: Tab, uploads: Any, raw: Sequence[Any]) -> Update:
+        names = _upload_names(uploads)
+        return {**self._offer(self.choices(names)), **self.on_told(tab, uploads, raw)}
 
-    def on_upload(self, tab: Tab, slot: str, file: Any, uploads: Any, raw: Sequence[Any]) -> Update:
+    def on_told(self, tab: Tab, uploads: Any, raw: Sequence[Any]) -> Update:
+        held, picture = self.held(tab, raw)
+        return {**self.said(tab, held, picture), **self.told(tab, held, _upload_names(uploads))}
+
+    def on_another(self, tab: Tab, slot: str, height: Any) -> Update:
+        return self._rows(tab, {**height, slot: min(height[slot] + 1, form.MOST_STACKED)})
+
+    def on_lora(
+        self, tab: Tab, place: form.Place, uploads: Any, filled: Mapping[str, str], raw: Sequence[Any]
+    ) -> Update:
+        """A file was chosen or typed: its card, and the other half of its pair."""
+        held, picture = self.held(tab, raw)
+        return self._chosen(tab, place, held, picture, _upload_names(uploads), filled)
+
+    def _chosen(
+        self,
+        tab: Tab,
+        place: form.Place,
+        held: form.Values,
+        picture: Picture,
+        names: Mapping[str, str],
+        filled: Mapping[str, str],
+    ) -> Update:
+        paired, filled = self._pair_up(tab, place, held, names, filled)
+        changed = {name: paired[name] for name in tab.cards if paired.get(name) != held.get(name)}
+        return {
+            **{tab.components[name]: gr.Dropdown(value=value) for name, value in changed.items()},
+            self.filled_in: filled,
+            **self.said(tab, paired, picture),
+            **self.told(tab, paired, names),
+        }
+
+    def on_upload(
+        self,
+        tab: Tab,
+        place: form.Place,
+        file: Any,
+        uploads: Any,
+        filled: Mapping[str, str],
+        raw: Sequence[Any],
+    ) -> Update:
         """Moves an uploaded file into the library and chooses it."""
         if not isinstance(file, Mapping) or not file.get("path"):
             return {tab.problem: ""}
@@ -370,20 +530,89 @@ class _Page:
         try:
             source = self.desk.library.add_upload(Path(file["path"]), name)
         except WanUIError as error:
-            return {tab.uploads[slot]: None, tab.problem: card.problem(error)}
+            return {tab.uploads[place.lora]: None, tab.problem: card.problem(error)}
         names = {**_upload_names(uploads)}
         names.pop(source, None)
         names[source] = name
         names = dict(list(names.items())[-REMEMBERED:])
-        held[form.lora_name(slot)] = source
+        chosen = self._chosen(tab, place, {**held, place.lora: source}, picture, names, filled)
         choices = self.choices(names)
+        values = chosen[tab.draft]
         return {
+            **chosen,
             **self._offer(choices),
-            tab.components[form.lora_name(slot)]: gr.Dropdown(choices=choices, value=source),
-            tab.uploads[slot]: None,
+            **{tab.components[one]: gr.Dropdown(choices=choices, value=values[one]) for one in tab.cards},
+            tab.uploads[place.lora]: None,
             self.uploads: names,
             tab.problem: "",
+        }
+
+    def on_card(self, event: gr.EventData, uploads: Any, filled: Mapping[str, str], *raw: Any) -> Update:
+        """A button of a card: what it does, in which tab and for which control is in the event."""
+        told: Mapping[str, Any] = event.pressed
+        tab = self.rows.get(str(told.get("tab")))
+        place = None if tab is None else next(
+            (one for one in form.places(tab.row) if one.lora == told.get("place")), None
+        )
+        if tab is None or place is None:
+            return {self.filled_in: filled}
+        parts = iter(raw)
+        values = {one.row.id: self.held(one, list(islice(parts, len(one.components)))) for one in self.rows.values()}
+        names = _upload_names(uploads)
+        held, picture = values[tab.row.id]
+        source = held.get(place.lora) or ""
+        match told.get("do"):
+            case "trigger":
+                seen = lora_card.look(self.desk, tab.row, place.slot, source)
+                if seen is not None and not held.get("trigger_word"):
+                    held = {**held, "trigger_word": seen.trigger_word}
+                return {
+                    tab.components["trigger_word"]: held["trigger_word"],
+                    **self.said(tab, held, picture),
+                    **self.told(tab, held, names),
+                }
+            case "partner":
+                seen = lora_card.look(self.desk, tab.row, place.slot, source)
+                partner = None if seen is None else self._partner(tab, place, seen, names)
+                moved = {} if partner is None else dict([partner])
+            case "swap":
+                (other,) = (slot for slot in tab.row.slots if slot != place.slot)
+                there = form.lora_name(other, place.number)
+                moved = {there: source, place.lora: held.get(there) or form.NO_LORA}
+            case "open" if told.get("model") in self.rows:
+                return self._open_with(self.rows[told["model"]], source, values, names, filled)
+            case "fetch":
+                try:
+                    self.desk.inspect(source)
+                except WanUIError as error:
+                    return {tab.cards[place.lora]: lora_card.html(lora_card.refused(source, error), tab.row, "", "")}
+                return self._chosen(tab, place, held, picture, names, filled)
+            case _:
+                return {self.filled_in: filled}
+        held = {**held, **moved}
+        return {
+            **{tab.components[name]: gr.Dropdown(value=value) for name, value in moved.items()},
             **self.said(tab, held, picture),
+            **self.told(tab, held, names),
+        }
+
+    def _open_with(
+        self,
+        tab: Tab,
+        source: str,
+        values: Mapping[str, tuple[form.Values, Picture]],
+        names: Mapping[str, str],
+        filled: Mapping[str, str],
+    ) -> Update:
+        """Another tab with a file chosen there, on the side that the file is for."""
+        held, picture = values[tab.row.id]
+        side = self.desk.inspect_lora(source)["slot"]
+        place = form.Place(side if side in tab.row.slots else next(iter(tab.row.slots)))
+        return {
+            tab.components[place.lora]: gr.Dropdown(value=source),
+            **self._chosen(tab, place, {**held, place.lora: source}, picture, names, filled),
+            self.tabs: gr.Tabs(selected=tab.row.id),
+            self.place: tab.row.id,
         }
 
     # Jobs
@@ -396,9 +625,9 @@ class _Page:
             job = self.desk.submit(form.body(tab.row, held))
         except WanUIError as error:
             return {tab.problem: card.problem(error, lambda location: form.label_of(tab.row, location))}
-        return {tab.problem: "", **self._follow(job, mine, seen)}
+        return {tab.problem: "", **self.follow(job, mine, seen)}
 
-    def _follow(self, job: Job, mine: Any, seen: Mapping[str, Any]) -> Update:
+    def follow(self, job: Job, mine: Any, seen: Mapping[str, Any]) -> Update:
         own = [*_strings(mine), job.id][-REMEMBERED:]
         return {self.mine: own, self.picked: None, **self.look(own, None, seen)}
 
@@ -434,6 +663,8 @@ class _Page:
             return self._changed({"now": card.trouble(error)}, seen)
         ended = [job for job in recent if job.status not in card.LIVE]
         others = [job for job in line if lead is None or job.id != lead.id]
+        waiting = ((job.id, self.desk.progress(job.id)) for job in others if job.status == "in_queue")
+        fetching = {job_id: progress for job_id, progress in waiting if progress is not None}
         stoppable = lead is not None and lead.status in card.LIVE and not lead.cancel_requested
         return self._changed(
             {
@@ -441,7 +672,7 @@ class _Page:
                 "cancel": stoppable,
                 "result": card.result(shown),
                 "reuse": shown is not None,
-                "queue": card.queue(others, own, ahead),
+                "queue": card.queue(others, own, ahead, fetching),
                 "finished": card.finished(ended, shown.id if shown else None),
                 "lead": lead.id if lead else None,
                 "shown": shown.id if shown else None,
@@ -478,13 +709,13 @@ class _Page:
 
     def on_load_text(self, text: Any, uploads: Any) -> Update:
         try:
-            return self._open(_decoded(str(text or "")), 0, uploads)
+            return self.open_request(_decoded(str(text or "")), 0, uploads)
         except WanUIError as error:
             return {self.paste_problem: card.problem(error)}
 
     def on_which(self, pasted: Any, index: Any, uploads: Any) -> Update:
         try:
-            return self._open(pasted, int(index or 0), uploads)
+            return self.open_request(pasted, int(index or 0), uploads)
         except WanUIError as error:
             return {self.paste_problem: card.problem(error)}
 
@@ -493,27 +724,27 @@ class _Page:
         try:
             job = self.desk.job(seen["shown"])
             prompts = [dict(item) for item in job.request["prompts"]]
-            for item, generation in zip(prompts, job.generations, strict=True):
+            for item, generation in zip(prompts, job.generations, strict=not job.cells):
                 item["seed"] = generation.seed
-            return self._open({**job.request, "prompts": prompts}, 0, uploads)
+            return self.open_request({**job.request, "prompts": prompts}, 0, uploads)
         except WanUIError as error:
             return {self.paste_problem: card.problem(error), self.drawer: gr.Accordion(open=True)}
 
-    def _open(self, body: Any, index: int, uploads: Any) -> Update:
+    def open_request(self, body: Any, index: int, uploads: Any) -> Update:
         """Shows one prompt of a request in its model's tab; with several prompts, lets choose or run them all."""
         request = parse(body)
-        row, held = form.values(request, index)
+        row, held = form.values(request, index, self._is_combined)
         tab = self.rows[row.id]
         if held.get("ctrl_img"):
             held["ctrl_img"] = UPLOAD + self.desk.images.put(held["ctrl_img"])
         names = _upload_names(uploads)
-        for slot in row.slots:
-            source = held[form.lora_name(slot)]
+        for name in tab.cards:
+            source = held[name]
             if source.startswith(UPLOAD) and source not in names:
                 names[source] = self.desk.library.locate(source).name
         several = len(request.prompts) > 1
         found: Update = {
-            **self.fill(tab, held, self.choices(names)),
+            **self.fill(tab, held, names),
             self.tabs: gr.Tabs(selected=row.id),
             self.place: row.id,
             self.paste_problem: "",
@@ -526,12 +757,18 @@ class _Page:
             found[self.drawer] = gr.Accordion(open=True)
         return found
 
+    def _is_combined(self, path: str) -> bool:
+        try:
+            return self.desk.lora_at_hand(path) and self.desk.inspect_lora(path)["slot"] == "combined"
+        except WanUIError:
+            return False  # the card says what is wrong with it
+
     def on_run_all(self, pasted: Any, mine: Any, picked: str | None, seen: Mapping[str, Any]) -> Update:
         try:
             job = self.desk.submit(pasted)
         except WanUIError as error:
             return {self.paste_problem: card.problem(error)}
-        return {self.paste_problem: "", **self._follow(job, mine, seen)}
+        return {self.paste_problem: "", **self.follow(job, mine, seen)}
 
 
 def _lead(line: Sequence[Job], recent: Sequence[Job], own: Sequence[str]) -> Job | None:

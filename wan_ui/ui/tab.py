@@ -15,11 +15,23 @@ from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import FIRST_FRAME_NOTE, SIZE_480P_NOTE, Preset, WanModel
 from wan_ui.ui import card, form
+from wan_ui.ui.compare_tab import Scales, scales
 
-ONE_SIDE = (
-    "One side of a pair: the effect will not match the trainer's samples. Wan 2.2 A14B LoRAs come in pairs; choose "
-    "the other file too."
+LORA_HINT = (
+    "Choose a file, upload one, or type an address: https://… or hf://org/name/path.safetensors, with @revision for "
+    "another than the main branch."
 )
+PICK = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-do]');
+  if (!button) return;
+  if (button.dataset.do === 'fetch') {
+    button.disabled = true;
+    button.textContent = 'Fetching…';
+  }
+  trigger('click', {pressed: {...button.dataset}});
+});
+"""
 SETTINGS_HINT = (
     "Seed −1 draws one, and the result states it. At a guidance scale of 1 or less the negative prompt is not used."
 )
@@ -31,12 +43,22 @@ MATCH_HINT = (
 
 @dataclass(frozen=True)
 class Tab:
-    """A built tab. `components` are the controls by name, in form order; the rest are what its events write to."""
+    """A built tab. `components` are the controls by name, in form order; the rest are what its events write to.
+
+    `uploads`, `cards` and `rows` are by the name of the LoRA's control; `rows` holds those behind the first of a slot.
+    `another` and what `height` holds (how many rows are seen) are by slot; `pair` speaks about both sides.
+    """
 
     row: WanModel
     container: gr.Tab
     components: Mapping[str, Any]  # Component has no events to mypy's eyes
     uploads: Mapping[str, gr.File]
+    cards: Mapping[str, gr.HTML]
+    rows: Mapping[str, gr.Column]
+    another: Mapping[str, gr.Button]
+    height: gr.State
+    pair: gr.HTML
+    scales: Scales
     presets: Sequence[tuple[Preset, gr.Button]]
     refresh: gr.Button
     shape: gr.Button | None
@@ -112,21 +134,43 @@ def build(
                 gr.HTML(f'<p class="hint">{SETTINGS_HINT}</p>')
             with gr.Column(elem_classes=["section", "loras"]):
                 uploads: dict[str, gr.File] = {}
+                cards: dict[str, gr.HTML] = {}
+                stacked: dict[str, gr.Column] = {}
+                another: dict[str, gr.Button] = {}
+                height = gr.State(dict.fromkeys(row.slots, 1))
+
+                def choose(place: form.Place) -> None:
+                    put(place.lora)
+                    uploads[place.lora] = gr.File(
+                        label=f"Upload {specs[place.lora].label} (.safetensors)",
+                        file_types=[".safetensors"],
+                        height=84,
+                        elem_classes="upload",
+                    )
+                    cards[place.lora] = gr.HTML(elem_classes="about", js_on_load=PICK)
+                    put(place.scale)
+
                 with gr.Row(elem_classes="pair"):
                     width = "half" if row.two_transformers else "whole"
                     for slot in row.slots:
-                        with gr.Column(min_width=240, elem_classes=["slot", width]):
-                            put(form.lora_name(slot))
-                            uploads[slot] = gr.File(
-                                label=f"Upload {specs[form.lora_name(slot)].label} (.safetensors)",
-                                file_types=[".safetensors"],
-                                height=84,
-                                elem_classes="upload",
-                            )
-                            put(form.scale_name(slot))
+                        with gr.Column(min_width=240, elem_classes="side"):
+                            for place in form.places(row):
+                                if place.slot != slot:
+                                    continue
+                                with gr.Column(
+                                    min_width=240,
+                                    elem_classes=["slot", width],
+                                    visible=True if place.number == 1 else "hidden",
+                                ) as column:
+                                    choose(place)
+                                if place.number > 1:
+                                    stacked[place.lora] = column
+                            another[slot] = gr.Button("Add another LoRA", size="sm", elem_classes="another")
                 with gr.Row(elem_classes="line"):
-                    said_lora = gr.HTML(elem_classes=["said", *(["tall"] if row.two_transformers else [])])
+                    pair = gr.HTML(elem_classes=["said", *(["tall"] if row.two_transformers else [])])
                     refresh = gr.Button("Refresh the list", size="sm", scale=0)
+                gr.HTML(f'<p class="hint">{LORA_HINT}</p>')
+                compared = scales()
             with gr.Column(elem_classes="section"):
                 put("recipe")
                 gr.HTML(f'<p class="hint">{MATCH_HINT}</p>')
@@ -138,13 +182,18 @@ def build(
         container=container,
         components={name: made[name] for name in specs},
         uploads=uploads,
+        cards=cards,
+        rows=stacked,
+        another=another,
+        height=height,
+        pair=pair,
+        scales=compared,
         presets=presets,
         refresh=refresh,
         shape=shape,
         said={
             "prompt": said_prompt,
             "size": said_size,
-            "lora": said_lora,
             **({} if said_image is None else {"image": said_image}),
         },
         problem=problem,
@@ -208,11 +257,6 @@ def _size_note(row: WanModel, held: Mapping[str, Any]) -> str:
     return line
 
 
-def _lora_note(row: WanModel, held: Mapping[str, Any]) -> str:
-    chosen = [slot for slot in row.slots if held.get(form.lora_name(slot))]
-    return card.note(ONE_SIDE) if row.two_transformers and len(chosen) == 1 else ""
-
-
 def say(tab: Tab, held: Mapping[str, Any], picture: Picture) -> dict[Component, Any]:
     """What the tab says about the values it holds, by the component that says it."""
     row = tab.row
@@ -221,7 +265,6 @@ def say(tab: Tab, held: Mapping[str, Any], picture: Picture) -> dict[Component, 
         "prompt": _prompt_note(held),
         "image": image,
         "size": _size_note(row, held),
-        "lora": _lora_note(row, held),
     }
     found: dict[Component, Any] = {component: texts[name] for name, component in tab.said.items()}
     if tab.shape is not None:

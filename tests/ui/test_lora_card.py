@@ -1,0 +1,307 @@
+"""The LoRA card: its HTML, and in a real browser what choosing a file says, fills in and opens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.fakes import FakeRender
+from tests.ui.fake_app import App, running
+from tests.ui.lora_world import EVIL, LARGE, configs, furnish, lora
+from tests.ui.test_page import field, generate, give_file, now, open_page, panel_of, small, used
+from wan_ui.models import MODELS, WanModel
+from wan_ui.request import parse
+from wan_ui.ui import card, form, lora_card
+
+T2V, SMALL, TINY = MODELS["wan22_14b_t2v"], MODELS["wan22_5b"], MODELS["wan21_1b"]
+
+
+@pytest.fixture(scope="module")
+def lora_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    folder = tmp_path_factory.mktemp("cards")
+    furnish(folder / "loras")
+    with running(folder, FakeRender(), configs=configs) as app:
+        yield app
+
+
+def shown(app: App, row: WanModel, slot: str, source: str, trigger: str = "") -> str:
+    return lora_card.html(lora_card.look(app.desk, row, slot, source), row, form.lora_name(slot), trigger)
+
+
+@pytest.mark.parametrize(
+    ("row", "slot", "source", "state", "said"),
+    [
+        (SMALL, "single", "small.safetensors", "good", ["Fits this tab", "Made for Wan 2.2 TI2V 5B", "rank 4"]),
+        (SMALL, "single", "small.safetensors", "good", ["30 modules", "blocks 0–2", "ai-toolkit 0.12.26", "step 2000"]),
+        (TINY, "single", "small.safetensors", "bad", ["Does not fit", "width of 48", "Open Wan 2.2 TI2V 5B with"]),
+        (SMALL, "single", "any_14b.safetensors", "bad", [f"Open {T2V.label} with", "Open Wan 2.1 T2V 14B with"]),
+        (T2V, "high", "any_14b.safetensors", "warn", ["May be for this tab", "Open Wan 2.1 T2V 14B with"]),
+        (T2V, "high", "cat_high_noise.safetensors", "warn", ["swapped names cannot be detected"]),
+        (T2V, "high", "cat_low_noise.safetensors", "warn", ["name says low noise", "Move it to low noise"]),
+        (T2V, "low", "both.safetensors", "warn", ["high and low noise in one file", "60 modules"]),
+        (SMALL, "single", "page.safetensors", "bad", ["Cannot be used", "HTML page"]),
+        (SMALL, "single", "gone.safetensors", "bad", ["Cannot be used", "There is no LoRA"]),
+        (SMALL, "single", "https://example.org/a.safetensors?key=secret", "plain", ["Not checked yet"]),
+        (SMALL, "single", "hf://only-one-part", "bad", ["hf://org/name/path"]),
+    ],
+)
+def test_the_card_says_what_a_file_is_and_whether_it_fits(lora_app: App, row, slot, source, state, said):
+    html = shown(lora_app, row, slot, source)
+    assert f'class="lora-card {state}"' in html
+    for text in said:
+        assert text in html
+    assert "secret" not in html
+
+
+def test_the_card_escapes_what_a_file_says(lora_app: App):
+    html = shown(lora_app, SMALL, "single", "evil.safetensors")
+    assert "<img" not in html and html.count("&lt;img") == 3  # trainer, its version, trigger word
+
+
+def test_the_trigger_button_is_there_only_while_the_field_is_empty(lora_app: App):
+    assert 'data-do="trigger"' in shown(lora_app, SMALL, "single", "small.safetensors")
+    assert 'data-do="trigger"' not in shown(lora_app, SMALL, "single", "small.safetensors", "ohwx")
+
+
+def test_no_file_has_no_card(lora_app: App):
+    assert shown(lora_app, SMALL, "single", "") == ""
+
+
+def pair(app: App, high: str, low: str) -> str:
+    sources = {"high": high, "low": low}
+    cards = {slot: lora_card.look(app.desk, T2V, slot, source) for slot, source in sources.items()}
+    return lora_card.pair(app.desk, T2V, sources, cards)
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "said"),
+    [
+        ("", "", ""),
+        ("cat_high_noise", "", "One side of a pair"),
+        ("cat_high_noise", "cat_low_noise", ""),
+        ("dog_high_noise", "cat_low_noise", "not from the same save"),
+        ("cat_high_noise", "cat_high_noise", "The same file stands on both sides"),
+        ("both", "", "One file fills both sides"),
+        ("both", "both", "One file fills both sides"),
+    ],
+)
+def test_what_is_said_of_a_pair(lora_app: App, high, low, said):
+    html = pair(lora_app, *(f"{name}.safetensors" if name else "" for name in (high, low)))
+    assert said in html if said else html == ""
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    standard = {
+        "modules_in_file": 300,
+        "modules_in_use": 300,
+        "dropped": [],
+        "weight_change": {"median": 0.012, "max": 0.3},
+        "first_step_change": 0.08,
+        "files": [{"name": EVIL, "sha256": "0" * 64, "network_multiplier": 1.0}],
+    }
+    return {**standard, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "300 of 300 modules, weights changed by 1.2 % (median), first prediction by 8 %."),
+        ({"first_step_change": None}, "weights changed by 1.2 % (median)."),
+        ({"first_step_change": 0.0}, 'class="dead"'),
+        ({"modules_in_use": 299, "dropped": [{"module": "x", "why": EVIL}]}, "1 module left out"),
+        ({"files": [{"name": "a", "sha256": "0", "network_multiplier": 0}]}, "not attached: its scale is 0"),
+    ],
+)
+def test_the_effect_of_a_lora_in_one_line(changes, said):
+    html = card.effect({"high": report(**changes)})
+    assert "<b>High:</b>" in html and said in html and "<img" not in html
+
+
+def test_a_clip_without_a_report_has_no_line():
+    assert card.effect(None) == card.effect({}) == ""
+
+
+def test_a_stack_of_the_form_is_one_on_the_wire_and_comes_back():
+    values = {control.name: control.default for control in form.controls(T2V)}
+    values |= {"lora_high": "a.safetensors", "lora_high_2": "b.safetensors", "scale_high_2": 0.5}
+    body = form.body(T2V, values)
+    assert body["stack"] is True
+    assert [(item["transformer"], item["path"]) for item in body["loras"]] == [
+        ("high", "a.safetensors"),
+        ("high", "b.safetensors"),
+    ]
+    assert form.values(parse(body)) == (T2V, values)
+
+
+# In the browser
+
+
+def choose(page: Page, label: str, name: str) -> None:
+    field(page, label).click()
+    page.get_by_role("option", name=name, exact=True).locator("visible=true").click()
+
+
+def about(page: Page, index: int = 0) -> Locator:
+    return page.locator(".lora-card").locator("visible=true").nth(index)
+
+
+def test_a_wrong_file_is_opened_in_its_own_tab_and_generates(page: Page, lora_app: App):
+    open_page(page, lora_app, TINY.label)
+    choose(page, "LoRA", "small.safetensors")
+    expect(about(page)).to_contain_text("Does not fit this tab")
+    expect(about(page)).to_contain_text("Made for Wan 2.2 TI2V 5B")
+    about(page).get_by_role("button", name="Open Wan 2.2 TI2V 5B with this file").click()
+    expect(page.get_by_role("tab", name=SMALL.label)).to_have_attribute("aria-selected", "true")
+    expect(field(page, "LoRA")).to_have_value("small.safetensors")
+    expect(about(page)).to_contain_text("Fits this tab")
+    small(page, "the right tab", 901)
+    generate(page)
+    expect(now(page)).to_contain_text("Done")
+    expect(used(page, "Seed")).to_have_text("901")
+    job = lora_app.desk.recent(1)[0]
+    assert job.request["model"] == "wan22_5b"
+    assert [item["path"] for item in job.request["loras"]] == ["small.safetensors"]
+
+
+def test_a_half_goes_to_its_side_of_the_tab_that_is_chosen_for_it(page: Page, lora_app: App):
+    open_page(page, lora_app)
+    choose(page, "LoRA", "cat_low_noise.safetensors")
+    about(page).get_by_role("button", name=f"Open {T2V.label} with this file").click()
+    expect(page.get_by_role("tab", name=T2V.label)).to_have_attribute("aria-selected", "true")
+    expect(field(page, "Low-noise LoRA")).to_have_value("cat_low_noise.safetensors")
+    expect(field(page, "High-noise LoRA")).to_have_value("cat_high_noise.safetensors")
+
+
+def test_the_other_half_is_filled_in_and_what_was_chosen_is_never_replaced(page: Page, lora_app: App):
+    open_page(page, lora_app, T2V.label)
+    panel = panel_of(page)
+    choose(page, "High-noise LoRA", "cat_high_noise.safetensors")
+    expect(field(page, "Low-noise LoRA")).to_have_value("cat_low_noise.safetensors")
+    expect(panel).not_to_contain_text(lora_card.ONE_SIDE)
+    choose(page, "High-noise LoRA", "dog_high_noise.safetensors")
+    expect(field(page, "Low-noise LoRA")).to_have_value("None (base model)")  # it came with the cat
+    choose(page, "Low-noise LoRA", "cat_low_noise.safetensors")
+    expect(field(page, "High-noise LoRA")).to_have_value("dog_high_noise.safetensors")
+    expect(panel).to_contain_text("These two files are not from the same save")
+    about(page, 1).get_by_role("button", name="Use it").click()
+    expect(field(page, "High-noise LoRA")).to_have_value("cat_high_noise.safetensors")
+    choose(page, "High-noise LoRA", "cat_low_noise.safetensors")
+    expect(panel).to_contain_text("The same file stands on both sides")
+    expect(about(page)).to_contain_text("name says low noise")
+
+
+def test_a_half_on_the_wrong_side_is_moved_by_one_click(page: Page, lora_app: App):
+    open_page(page, lora_app, T2V.label)
+    choose(page, "High-noise LoRA", "cat_low_noise.safetensors")
+    about(page).get_by_role("button", name="Move it to low noise").click()
+    expect(field(page, "Low-noise LoRA")).to_have_value("cat_low_noise.safetensors")
+    expect(field(page, "High-noise LoRA")).to_have_value("None (base model)")
+
+
+def test_a_combined_file_fills_both_sides(page: Page, lora_app: App):
+    open_page(page, lora_app, T2V.label)
+    choose(page, "High-noise LoRA", "both.safetensors")
+    expect(panel_of(page)).to_contain_text(lora_card.BOTH_SIDES)
+    small(page, "both sides", 902)
+    generate(page)
+    expect(now(page)).to_contain_text("Done")
+    expect(used(page, "Seed")).to_have_text("902")
+    assert [use.slot for use in lora_app.desk.recent(1)[0].generations[0].loras] == ["high", "low"]
+
+
+def test_hostile_metadata_is_text_and_the_trigger_word_is_filled_in_only_on_a_press(page: Page, lora_app: App):
+    open_page(page, lora_app)
+    choose(page, "LoRA", "evil.safetensors")
+    expect(about(page)).to_contain_text(EVIL)
+    expect(page.locator(".lora-card img")).to_have_count(0)
+    expect(field(page, "Trigger word")).to_have_value("")
+    about(page).get_by_role("button", name="Use trigger word").click()
+    expect(field(page, "Trigger word")).to_have_value(EVIL)
+    expect(about(page).get_by_role("button", name="Use trigger word")).to_have_count(0)
+    choose(page, "LoRA", "small.safetensors")
+    expect(about(page)).to_contain_text("sks cat")
+    expect(about(page).get_by_role("button", name="Use trigger word")).to_have_count(0)
+    field(page, "Trigger word").fill("")
+    about(page).get_by_role("button", name="Use trigger word").click()
+    expect(field(page, "Trigger word")).to_have_value("sks cat")
+
+
+def test_an_upload_finds_its_other_half_among_this_browsers_uploads(
+    page: Page, browser: Browser, lora_app: App, tmp_path: Path
+):
+    for side, seed in (("high", 21), ("low", 22)):
+        lora(tmp_path / f"mine_{side}_noise.safetensors", LARGE, seed, ss_base_model_version="wan_2.2_14b")
+    open_page(page, lora_app, T2V.label)
+    give_file(page, "Upload High-noise LoRA (.safetensors)", tmp_path / "mine_high_noise.safetensors")
+    expect(field(page, "High-noise LoRA")).to_have_value("mine_high_noise.safetensors (uploaded)")
+    expect(about(page)).to_contain_text("rank 4")
+    expect(panel_of(page)).to_contain_text(lora_card.ONE_SIDE)
+    stranger = browser.new_context()
+    other = stranger.new_page()
+    open_page(other, lora_app, T2V.label)
+    give_file(other, "Upload Low-noise LoRA (.safetensors)", tmp_path / "mine_low_noise.safetensors")
+    expect(about(other)).to_contain_text("rank 4")
+    expect(field(other, "High-noise LoRA")).to_have_value("None (base model)")
+    stranger.close()
+    give_file(page, "Upload Low-noise LoRA (.safetensors)", tmp_path / "mine_low_noise.safetensors")
+    expect(field(page, "Low-noise LoRA")).to_have_value("mine_low_noise.safetensors (uploaded)")
+    expect(panel_of(page)).not_to_contain_text(lora_card.ONE_SIDE)
+
+
+def test_a_file_that_is_no_lora_and_an_address(page: Page, lora_app: App):
+    open_page(page, lora_app)
+    choose(page, "LoRA", "page.safetensors")
+    expect(about(page)).to_contain_text("Cannot be used")
+    expect(about(page)).to_contain_text("This is an HTML page")
+    field(page, "LoRA").fill("hf://someone/wan-lora/style.safetensors")
+    field(page, "LoRA").press("Enter")
+    expect(about(page)).to_contain_text("Not checked yet")
+    about(page).get_by_role("button", name="Fetch and check it now").click()
+    expect(about(page)).to_contain_text("This server fetches no LoRAs")
+
+
+def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
+    open_page(page, lora_app)
+    choose(page, "LoRA", "small.safetensors")
+    expect(field(page, "LoRA 2")).to_have_count(0)
+    page.get_by_role("button", name="Add another LoRA").locator("visible=true").click()
+    choose(page, "LoRA 2", "speed.safetensors")
+    expect(about(page, 1)).to_contain_text("Fits this tab")
+    field(page, "LoRA scale 2").fill("0.5")
+    field(page, "LoRA scale 2").press("Tab")
+    small(page, "stacked", 903)
+    generate(page)
+    expect(now(page)).to_contain_text("Done")
+    expect(used(page, "Seed")).to_have_text("903")
+    job = lora_app.desk.recent(1)[0]
+    assert job.request["stack"] is True
+    assert [(item["path"], item["network_multiplier"]) for item in job.request["loras"]] == [
+        ("small.safetensors", 1.0),
+        ("speed.safetensors", 0.5),
+    ]
+    page.reload()
+    expect(field(page, "LoRA 2")).to_have_value("speed.safetensors")
+    expect(about(page, 1)).to_contain_text("Fits this tab")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["light", "dark"]):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    open_page(page, lora_app, T2V.label)
+    choose(page, "High-noise LoRA", "cat_high_noise.safetensors")
+    page.get_by_role("button", name="Add another LoRA").locator("visible=true").first.click()
+    choose(page, "High-noise LoRA 2", "any_14b.safetensors")
+    expect(about(page, 2)).to_contain_text(re.compile("May be for this tab"))
+    widths = page.evaluate(
+        """() => [document.documentElement.scrollWidth, ...[...document.querySelectorAll('#desk *')]
+            .filter((e) => e.offsetParent && !e.closest('.jobs, svg'))
+            .map((e) => Math.ceil(e.getBoundingClientRect().right))]"""
+    )
+    assert max(widths) <= 390
+    context.close()
