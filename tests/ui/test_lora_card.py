@@ -284,9 +284,10 @@ def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
         ("small.safetensors", 1.0),
         ("speed.safetensors", 0.5),
     ]
-    page.reload()
-    expect(field(page, "LoRA 2")).to_have_value("speed.safetensors")
-    expect(about(page, 1)).to_contain_text("Fits this tab")
+    again = page.context.new_page()  # the same browser: what was in the form is there again
+    open_page(again, lora_app)
+    expect(field(again, "LoRA 2")).to_have_value("speed.safetensors")
+    expect(about(again, 1)).to_contain_text("Fits this tab")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

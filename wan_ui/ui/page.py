@@ -379,7 +379,7 @@ class Page:
         for place in form.places(tab.row):
             if place.lora in tab.rows:
                 seen = place.number <= height[place.slot]
-                found[tab.rows[place.lora]] = gr.Column(visible=True if seen else "hidden")
+                found[tab.rows[place.lora]] = gr.Column(visible=seen)
         for slot, button in tab.another.items():
             found[button] = gr.Button(visible=height[slot] < form.MOST_STACKED)
         return found

@@ -160,7 +160,7 @@ def build(
                                 with gr.Column(
                                     min_width=240,
                                     elem_classes=["slot", width],
-                                    visible=True if place.number == 1 else "hidden",
+                                    visible=place.number == 1,
                                 ) as column:
                                     choose(place)
                                 if place.number > 1:
