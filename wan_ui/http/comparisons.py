@@ -33,6 +33,7 @@ _HEADERS = {
     "Cache-Control": "private, no-store",  # it changes as cells finish
 }
 _ERRORS = {
+    403: "The request comes from another site's page, or under an unknown host name.",
     404: "There is no such request, or it is no comparison, or none of its cells is finished.",
     422: "The frame is no number, or later than the last one.",
     500: "A failure of the server.",
@@ -101,7 +102,7 @@ def mount(door: FastAPI, desk: DeskLike, error_model: Any, scratch: pathlib.Path
     one_at_a_time = threading.Lock()  # each takes whole processors and, for a while, much disk
 
     def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-        return {status: {"model": error_model, "description": _ERRORS[status]} for status in (*statuses, 500)}
+        return {status: {"model": error_model, "description": _ERRORS[status]} for status in (*statuses, 403, 500)}
 
     def made(name: str, kind: str, request_id: str, make: Callable[[pathlib.Path], None]) -> Response:
         folder = tempfile.TemporaryDirectory(prefix=disk.PART_PREFIX, dir=scratch)
