@@ -13,7 +13,9 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
 from tests.ui.lora_world import EVIL, LARGE, configs, furnish, lora
+from tests.ui.test_card import job
 from tests.ui.test_page import field, generate, give_file, now, open_page, panel_of, small, used
+from wan_ui.engine.clip import Progress
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import parse
 from wan_ui.ui import card, form, lora_card
@@ -126,6 +128,14 @@ def test_a_clip_without_a_report_has_no_line():
     assert card.effect(None) == card.effect({}) == ""
 
 
+def test_while_a_lora_is_fetched_the_card_and_the_queue_say_so():
+    waiting = job(position=2)
+    progress = Progress("downloading", bytes_done=40, bytes_total=100, note="fetching LoRA cat.safetensors, 40 %")
+    for html in (card.now(waiting, progress, None), card.queue([waiting], (), None, {waiting.id: progress})):
+        assert "fetching LoRA cat.safetensors, 40 %" in html
+    assert 'max="100" value="40"' in card.now(waiting, progress, None)
+
+
 def test_a_stack_of_the_form_is_one_on_the_wire_and_comes_back():
     values = {control.name: control.default for control in form.controls(T2V)}
     values |= {"lora_high": "a.safetensors", "lora_high_2": "b.safetensors", "scale_high_2": 0.5}
@@ -163,9 +173,9 @@ def test_a_wrong_file_is_opened_in_its_own_tab_and_generates(page: Page, lora_ap
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("901")
-    job = lora_app.desk.recent(1)[0]
-    assert job.request["model"] == "wan22_5b"
-    assert [item["path"] for item in job.request["loras"]] == ["small.safetensors"]
+    newest = lora_app.desk.recent(1)[0]
+    assert newest.request["model"] == "wan22_5b"
+    assert [item["path"] for item in newest.request["loras"]] == ["small.safetensors"]
 
 
 def test_a_half_goes_to_its_side_of_the_tab_that_is_chosen_for_it(page: Page, lora_app: App):
@@ -278,9 +288,9 @@ def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("903")
-    job = lora_app.desk.recent(1)[0]
-    assert job.request["stack"] is True
-    assert [(item["path"], item["network_multiplier"]) for item in job.request["loras"]] == [
+    newest = lora_app.desk.recent(1)[0]
+    assert newest.request["stack"] is True
+    assert [(item["path"], item["network_multiplier"]) for item in newest.request["loras"]] == [
         ("small.safetensors", 1.0),
         ("speed.safetensors", 0.5),
     ]

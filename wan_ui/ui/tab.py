@@ -166,10 +166,10 @@ def build(
                                 if place.number > 1:
                                     stacked[place.lora] = column
                             another[slot] = gr.Button("Add another LoRA", size="sm", elem_classes="another")
+                pair = gr.HTML(elem_classes=["said", *(["tall"] if row.two_transformers else [])])
                 with gr.Row(elem_classes="line"):
-                    pair = gr.HTML(elem_classes=["said", *(["tall"] if row.two_transformers else [])])
+                    gr.HTML(f'<p class="hint">{LORA_HINT}</p>')
                     refresh = gr.Button("Refresh the list", size="sm", scale=0)
-                gr.HTML(f'<p class="hint">{LORA_HINT}</p>')
                 compared = scales()
             with gr.Column(elem_classes="section"):
                 put("recipe")
