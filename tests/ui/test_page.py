@@ -75,7 +75,7 @@ def small(page: Page, prompt: str, seed: int) -> None:
 
 def test_the_tabs_are_the_rows_and_every_control_has_a_label(page: Page, app: App):
     open_page(page, app)
-    assert page.get_by_role("tab").all_inner_texts() == [row.label for row in MODELS.values()]
+    assert page.get_by_role("tab").all_inner_texts() == [*(row.label for row in MODELS.values()), "Compare"]
     for row in MODELS.values():
         choose_tab(page, row.label)
         nameless = page.evaluate(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -133,7 +135,9 @@ def lay_out(columns: tuple[str, ...], rows: tuple[str, ...], clip: tuple[int, in
     while layout.width * layout.height > largest or max(layout.width, layout.height) > LONGEST_SIDE:
         if scale < 0.02:
             break
-        scale *= min(0.97, sqrt(largest / (layout.width * layout.height)))
+        scale *= min(
+            0.98, sqrt(largest / (layout.width * layout.height)), LONGEST_SIDE / max(layout.width, layout.height)
+        )
         layout = at(scale)
     return layout
 
@@ -190,6 +194,7 @@ def _placed(frames: Pixels, layout: Layout, column: int, row: int) -> Iterator[t
             yield np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)), left, top
 
 
+@lru_cache(maxsize=32)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
@@ -208,12 +213,17 @@ def _say(
         draw.text((x, y + index * _line(round(font.size))), line, fill=ink, font=font)
 
 
+def _length(font: ImageFont.FreeTypeFont, text: str, end: int) -> float:
+    return font.getlength(text[:end])
+
+
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float, most: int) -> list[str]:
     """The text in lines of at most `width` pixels, at most `most` of them, the last one ending in … if it is cut."""
     lines: list[str] = []
     rest = " ".join(text.split())
     while rest and len(lines) < most:
-        fits = next((end for end in range(len(rest), 1, -1) if font.getlength(rest[:end]) <= width), 1)
+        # At least one letter, or a narrow column would never end.
+        fits = max(1, bisect_right(range(1, len(rest) + 1), width, key=partial(_length, font, rest)))
         if fits < len(rest) and len(lines) == most - 1:
             while fits > 1 and font.getlength(rest[:fits] + "…") > width:
                 fits -= 1

@@ -83,6 +83,8 @@ def took(job: Job) -> float | None:
 def _prompt(job: Job) -> str:
     text = " ".join(job.generations[0].prompt.split()) or "(no prompt)"
     more = f" (+{len(job.generations) - 1} more)" if len(job.generations) > 1 else ""
+    if job.cells:
+        more = f" ({plural(len(job.cells), 'cell')})"
     return escape(text[:240]) + more
 
 
@@ -147,14 +149,15 @@ def now(lead: Job | None, progress: Progress | None, ahead: tuple[Job, Progress 
         return _card("waiting", title, "Cancelling", _bar(None, 1, "Cancelling"), "after this step", _prompt(lead))
     if lead.status == "in_progress":
         head, bar, facts = progress_line(progress)
-        if len(lead.generations) > 1:
+        if len(lead.generations) > 1 and not lead.cells:  # whose progress names the cell
             number = min(len(lead.clips) + 1, len(lead.generations))
             facts = " · ".join(part for part in (f"clip {number} of {len(lead.generations)}", facts) if part)
         return _card("running", title, head, bar, facts, _prompt(lead))
     spent = took(lead)
     facts = f"after {seconds(spent)}" if spent is not None and spent >= 1 else ""
     if lead.status == "succeeded":
-        facts = f"{plural(len(lead.clips), 'clip')} in {seconds(spent or 0)}"
+        made = plural(len(lead.cells), "cell") if lead.cells else plural(len(lead.clips), "clip")
+        facts = f"{made} in {seconds(spent or 0)}"
         return _card("done", title, "Done", _bar(1, 1, "Done"), facts, _prompt(lead))
     kept = f"{plural(len(lead.clips), 'finished clip')} kept" if lead.clips else ""
     facts = " · ".join(part for part in (facts, kept) if part)
@@ -255,6 +258,12 @@ def result(job: Job | None) -> str:
         return '<div class="result none"><div class="screen"><p>The video appears here.</p></div></div>'
     spent = took(job) if len(job.generations) > 1 else None
     head = f'<p class="result-head"><strong>{escape(label(job))}</strong><span class="quiet">{_prompt(job)}</span></p>'
+    if job.cells:
+        # As links and not as players: the grid that plays them is in the Compare tab.
+        done = sum(any(clip.index == cell.generation for clip in job.clips) for cell in job.cells)
+        link = f'<a class="save" href="?compare={job.id}">Open the comparison</a>'
+        made = f"<p>{done} of {plural(len(job.cells), 'cell')} finished</p>"
+        return f'<div class="result compared">{head}{made}{link}</div>'
     time = f'<p class="quiet">All rendered in {seconds(spent)}</p>' if spent is not None else ""
     many = " many" if len(job.clips) > 1 else ""
     clips = "".join(_clip(job, clip, job.generations[clip.index]) for clip in job.clips)

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from wan_ui.jobs.desk import Desk
     from wan_ui.jobs.store import Job
     from wan_ui.request import Generation
-    from wan_ui.ui.page import Page, Update
+    from wan_ui.ui.page import Page
     from wan_ui.ui.tab import Tab
 
 ID = "compare"
 NOTHING = ""
 SCALE_VALUES = "0, 0.5, 1, 1.5"
+WITH_BASELINE = "0.5, 1, 1.5"  # which stands for 0
 FIELD_LABELS: Mapping[str, str] = {
     "scale": "LoRA scale",
     "scale_high": "High-noise scale",
@@ -56,6 +57,9 @@ HINTS: Mapping[str, str] = {
 }
 POLL_SECONDS = 1.0
 RECENT = 60  # jobs looked at for how long a step takes
+Update = dict[Any, Any]
+"""What a handler changes; outputs it leaves out stay as they are. Here, as Gradio reads the handlers' types."""
+
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
 _POLL: dict[str, Any] = {**_QUIET, "queue": False}
 _EDIT: dict[str, Any] = {**_QUIET, "concurrency_limit": None}
@@ -108,12 +112,10 @@ class CompareTab:
                         label="Compare with the values of this form",
                         elem_classes="chooser",
                     )
-                    self.summary = gr.HTML(elem_classes="summary")
+                    self.summary = gr.HTML()
                 with gr.Row(elem_classes="axes"):
                     self.sides = (self._side("columns", "Columns", "scale"), self._side("rows", "Rows", NOTHING))
-                self.baseline = gr.Checkbox(
-                    True, label="Add a baseline without LoRA", info="When an axis is a scale or a LoRA file."
-                )
+                self.baseline = gr.Checkbox(True, label="With a scale or a LoRA, add a baseline without LoRA")
                 with gr.Column(elem_classes="act"):
                     self.said = gr.HTML(elem_classes=["problems", "count-said"])
                     self.start = gr.Button("Start", variant="primary", elem_classes="generate")
@@ -129,7 +131,7 @@ class CompareTab:
         with gr.Column(min_width=220, elem_classes="axis"):
             chosen = gr.Dropdown(_fields(None), value=field, label=title, elem_classes="chooser")
             values = gr.Textbox(
-                SCALE_VALUES if field else "",
+                WITH_BASELINE if field else "",
                 label=f"{title}: values",
                 placeholder=HINTS[field],
                 lines=1,
@@ -303,7 +305,7 @@ class CompareTab:
             folders[folder] = folders.get(folder, 0) + 1
         return [("(the LoRA folder)" if name == "." else name, name) for name, count in folders.items() if count > 1]
 
-    def on_open(self, shown: Any, place: Any, draft: Any, *rest: Any, request: gr.Request) -> Update:
+    def on_open(self, request: gr.Request, shown: Any, place: Any, draft: Any, *rest: Any) -> Update:
         """A page that opens: the comparison of its address or the one it showed last, and the form as it was left."""
         axes, raw = list(rest[: len(self._axes)]), rest[len(self._axes) :]
         model = place
@@ -325,8 +327,9 @@ class CompareTab:
         return found
 
     def on_tab(self, place: Any, model: Any, *rest: Any) -> Update:
-        axes, raw = rest[: len(self._axes)], rest[len(self._axes) :]
-        shown = self._shows(place if place in MODELS else model, axes, raw)
+        if place == ID:
+            return {self.page.text: ""}  # opened by the page itself, which fills it too, or from storage
+        shown = self._shows(place if place in MODELS else model, rest[: len(self._axes)], rest[len(self._axes) :])
         return {self.page.place: ID, self.page.text: "", **shown}
 
     def on_model(self, model: Any, *rest: Any) -> Update:
@@ -342,7 +345,7 @@ class CompareTab:
         """Another field: values of the one before make no sense for it."""
         kept = list(axes)
         index = [side.name for side in self.sides].index(name)
-        kept[2 * index + 1] = SCALE_VALUES if kept[2 * index] in SCALES else ""
+        kept[2 * index + 1] = WITH_BASELINE if kept[2 * index] in SCALES else ""
         return self._says(base, kept)
 
     def on_folder(self, name: str, folder: Any, base: Any, axes: Sequence[Any]) -> Update:
@@ -513,7 +516,7 @@ def _summary(row: WanModel, base: Mapping[str, Any]) -> str:
     if not base["loras"]:
         facts.append(("LoRA", "none"))
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
-    return f'<p class="words">{escape(text[:300])}</p><dl class="used">{shown}</dl>'
+    return f'<div class="summary"><p class="words">{escape(text[:300])}</p><dl class="used">{shown}</dl></div>'
 
 
 def _about(seconds: float) -> str:
@@ -556,5 +559,5 @@ def _status(job: Job | None, running: Any) -> str:
             facts = " · ".join(filter(None, (facts, escape(str(job.error["message"])))))
     return (
         f'<p class="board-line {job.status}"><strong role="status">{card.STATES[job.status]}</strong> '
-        f'<span>{escape(card.label(job))}</span> <span class="quiet">{facts}</span></p>'
+        f'<span>{escape(card.label(job))}</span> <span class="quiet">{f"· {facts}" if facts else ""}</span></p>'
     )

@@ -28,9 +28,11 @@
   // Below the two-column width the card is far under the form.
   document.addEventListener("click", (event) => {
     if (!event.target.closest("button.generate, .jobs button.show")) return;
-    const card = document.getElementById(event.target.closest("button.generate") ? "now" : "result");
+    const player = document.getElementById("player");
+    const started = event.target.closest("button.generate");
+    const card = started && visible(player) ? player : document.getElementById(started ? "now" : "result");
     const box = card && card.getBoundingClientRect();
-    if (box && (box.top > window.innerHeight - 120 || box.bottom < 0)) {
+    if (box && (box.top > window.innerHeight - (card === player ? 360 : 120) || box.bottom < 0)) {
       const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
       card.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
     }
