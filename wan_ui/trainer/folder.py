@@ -1,0 +1,412 @@
+"""An AI Toolkit job's folder, or a ZIP of one: its config, checkpoints by step and samples; it reads none of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import stat
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import IO, BinaryIO
+
+from wan_ui.errors import DiskFull, JobConfigInvalid, PayloadTooLarge
+from wan_ui.lora.told import clean
+from wan_ui.media import disk
+from wan_ui.trainer.safe_yaml import LARGEST_TEXT
+
+CHECKPOINT = ".safetensors"
+CONFIGS = frozenset({".yaml", ".yml", ".json"})
+IMAGES = frozenset({".webp", ".png", ".jpg", ".jpeg", ".gif"})
+KEPT = CONFIGS | IMAGES | {CHECKPOINT, ".mp4"}
+CONFIG_NAMES = ("config.yaml", "config.yml", ".job_config.json")  # the last: what the trainer's UI writes
+SAMPLES = "samples"
+DEEPEST = 5  # folders under the one that was given
+MOST_FILES = 20_000  # looked at in a folder
+LONGEST_NAME = 200  # bytes of one part of a path
+MOST_MESSAGES = 20
+
+_CHECKPOINT = re.compile(r"(?P<name>.*?)(?:_(?P<step>[0-9]{9}))?(?:_(?P<side>high|low)_noise)?\.safetensors", re.DOTALL)
+_SAMPLE = re.compile(r"(?P<time>[0-9]{1,20})__(?P<step>[0-9]{9})_(?P<index>[0-9]{1,6})\.(?:webp|jpe?g|png|gif|mp4)")
+_CHUNK = 1 << 20
+# What zipfile raises on a file that lies; ValueError: an offset before the file's start.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    struct.error,
+    ValueError,
+    OverflowError,
+    RuntimeError,
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a ZIP: its entries, the bytes of all that is kept, and how far one entry may be compressed.
+
+    `ratio` is that of an entry from `free_bytes` on: a LoRA of a job's first steps is half zeros, a bomb is all zeros.
+    """
+
+    entries: int = 5_000
+    total_bytes: int = 64 * 2**30
+    ratio: int = 100
+    free_bytes: int = 2**20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One save. `step` is None for the final one; `files` by side: "high" and "low", or "whole" for one file."""
+
+    name: str
+    step: int | None
+    files: Mapping[str, Path]
+
+    @property
+    def missing(self) -> str | None:
+        """The side that a half of a pair lacks."""
+        (only,) = self.files if len(self.files) == 1 else ("whole",)
+        return {"high": "low", "low": "high"}.get(only)
+
+
+@dataclass(frozen=True)
+class SampleFile:
+    """A preview that the trainer wrote: of which step and of which of the job's samples."""
+
+    step: int
+    index: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """What a job's folder holds; every path is relative to `root`, the folder with the config.
+
+    `checkpoints` by step, the final one last; `samples` by (step, index), the newest file of each; `images` are the
+    other pictures, first frames among them. `config_text` is cut one byte past what safe_yaml reads, which refuses it.
+    `messages` are sentences for the user.
+    """
+
+    root: Path
+    config_text: bytes
+    checkpoints: tuple[Checkpoint, ...]
+    samples: tuple[SampleFile, ...]
+    images: tuple[Path, ...]
+    messages: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps that have samples, ascending."""
+        return tuple(sorted({one.step for one in self.samples}))
+
+    def sample(self, step: int, index: int) -> SampleFile | None:
+        """The preview of one sample at one step."""
+        return next((one for one in self.samples if (one.step, one.index) == (step, index)), None)
+
+    def find_image(self, written: str) -> Path | None:
+        """The picture that a job's config names, as far as its path's end is the same; None: none, or several.
+
+        `written` may be another machine's absolute path, of either kind of slash. The answer is relative to `root`.
+        """
+        wanted = [part for part in re.split(r"[/\\]+", written.lower()) if part not in ("", ".")]
+        best, found = 0, list[Path]()
+        for path in self.images:
+            parts = [part.lower() for part in path.parts]
+            same = 0
+            while same < min(len(parts), len(wanted)) and parts[-1 - same] == wanted[-1 - same]:
+                same += 1
+            if same > best:
+                best, found = same, [path]
+            elif same and same == best:
+                found.append(path)
+        return found[0] if len(found) == 1 else None
+
+
+def locate_folder(source: str, lora_dir: Path) -> Path:
+    """The folder at a relative path under the LoRA folder. Raises JobConfigInvalid for any other, and for links out."""
+    root = lora_dir.resolve()
+    parts = PurePosixPath(source).parts
+    if not source or len(source) > 4096 or "\0" in source or "\\" in source or source.startswith("/") or ".." in parts:
+        raise _invalid("a job's folder is named by its path under the LoRA folder, without ..")
+    try:
+        path = (root / source).resolve()
+        good = path.is_dir() and path.is_relative_to(root)
+    except (OSError, RuntimeError) as error:
+        raise _invalid("this folder cannot be opened") from error
+    if not good:
+        raise _invalid(f"there is no folder {clean(source, 120)} under the LoRA folder")
+    return path
+
+
+def read_folder(folder: Path, within: Path | None = None) -> JobFolder:
+    """What a job's folder holds. Files that are links to outside of `within` (None: of `folder`) are passed over.
+
+    The config may stand in `folder` or in one folder inside it. Raises JobConfigInvalid when it is missing or there
+    are several jobs, and PayloadTooLarge for a folder of too many files.
+    """
+    messages: list[str] = []
+    files = sorted(_files(folder, (within or folder).resolve(), messages))
+    config = _config(files)
+    base = config.parent
+    inside = [path.relative_to(base) for path in files if path.is_relative_to(base)]
+    samples = _samples(inside)
+    pictures = [path for path in inside if path.suffix.lower() in IMAGES and not _SAMPLE.fullmatch(path.name.lower())]
+    checkpoints = _checkpoints(inside)
+    messages += [
+        f"The checkpoint {clean(_said(one), 120)} is here without its {one.missing}-noise half."
+        for one in checkpoints
+        if one.missing
+    ]
+    if not checkpoints:
+        messages.append("There is no checkpoint in this job's folder: choose the LoRA files by hand.")
+    try:
+        with (folder / config).open("rb") as file:
+            text = file.read(LARGEST_TEXT + 1)
+    except OSError as error:
+        raise _invalid(f"{clean(config.name, 80)} cannot be opened") from error
+    return JobFolder(folder / base, text, checkpoints, samples, tuple(pictures), tuple(messages[:MOST_MESSAGES]))
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free on the folder's disk."""
+    return shutil.disk_usage(folder).free
+
+
+def unpack(
+    archive: Path, into: Path, limits: Limits = Limits(), free: Callable[[Path], int] = free_space
+) -> JobFolder:
+    """The job of a ZIP, its files unpacked to the new folder `into`, which appears whole or not at all.
+
+    Only the kinds of files that a job has are kept; links, encrypted and odd entries are passed over, with a message.
+    Raises JobConfigInvalid for what is no ZIP, is damaged, has a name that leads out of the folder, is compressed
+    beyond `limits.ratio`, or has no config; PayloadTooLarge beyond the other limits; DiskFull.
+    """
+    try:
+        with archive.open("rb") as file, tempfile.TemporaryDirectory(
+            dir=into.parent, prefix=disk.PART_PREFIX
+        ) as folder:
+            part = Path(folder, "job")
+            part.mkdir()
+            messages = _unpack(file, part, limits, free(part))
+            read_folder(part)  # what has no config leaves nothing behind
+            os.rename(part, into)
+    except _DAMAGED as error:
+        raise _invalid("the ZIP is damaged or cut off") from error
+    except OSError as error:
+        if disk.is_full(error):
+            raise _disk_full() from error
+        if error.errno == errno.EINVAL:  # a seek beyond all bounds
+            raise _invalid("the ZIP is damaged or cut off") from error
+        raise
+    job = read_folder(into)
+    return JobFolder(
+        job.root,
+        job.config_text,
+        job.checkpoints,
+        job.samples,
+        job.images,
+        (*messages, *job.messages)[:MOST_MESSAGES],
+    )
+
+
+def _invalid(problem: str) -> JobConfigInvalid:
+    return JobConfigInvalid(f"The job cannot be read: {problem}.", fields=[{"loc": "job", "msg": problem}])
+
+
+def _disk_full() -> DiskFull:
+    return DiskFull("There is no space left on the disk for the files of this job. Free some space.")
+
+
+# A folder
+
+
+def _files(folder: Path, within: Path, messages: list[str]) -> Iterator[Path]:
+    """The paths, relative to the folder, of the kinds of files that a job has."""
+    seen = 0
+    for at, folders, files in os.walk(folder):
+        depth = len(Path(at).relative_to(folder).parts)
+        folders[:] = sorted(
+            name for name in folders if depth < DEEPEST and not name.startswith(".") and name != "__MACOSX"
+        )
+        for name in files:
+            seen += 1
+            if seen > MOST_FILES:
+                raise PayloadTooLarge(f"The folder holds more than {MOST_FILES} files: choose the job's own folder.")
+            path = Path(at, name)
+            if path.suffix.lower() not in KEPT or (name.startswith(".") and name not in CONFIG_NAMES):
+                continue
+            if path.is_symlink() and not path.resolve().is_relative_to(within):
+                messages.append(f"{clean(name, 120)} is a link that leads out of the folder: it is passed over.")
+            elif path.is_file():
+                yield path.relative_to(folder)
+
+
+def _config(files: list[Path]) -> Path:
+    """The one nearest to the top; by its usual name, else the only one there is."""
+    for name in CONFIG_NAMES:
+        found = [path for path in files if path.name == name]
+        if found:
+            break
+    else:
+        found = [path for path in files if path.suffix.lower() in (".yaml", ".yml")]
+    if not found:
+        raise _invalid("it has no config.yaml")
+    depth = min(len(path.parts) for path in found)
+    nearest = [path for path in found if len(path.parts) == depth]
+    if len(nearest) > 1:
+        raise _invalid(f"it holds {len(nearest)} jobs or configs: give one job's folder")
+    return nearest[0]
+
+
+def _checkpoints(files: list[Path]) -> tuple[Checkpoint, ...]:
+    saves: defaultdict[tuple[str, int | None], dict[str, Path]] = defaultdict(dict)
+    for path in files:
+        match = _CHECKPOINT.fullmatch(path.name)
+        if match is not None and len(path.parts) == 1:
+            step = None if match["step"] is None else int(match["step"])
+            saves[match["name"], step][match["side"] or "whole"] = path
+    ordered = sorted(saves.items(), key=lambda save: (save[0][1] is None, save[0][1] or 0, save[0][0]))
+    return tuple(Checkpoint(name, step, MappingProxyType(sides)) for (name, step), sides in ordered)
+
+
+def _said(one: Checkpoint) -> str:
+    return f"{one.name}, {'final' if one.step is None else f'step {one.step}'}"
+
+
+def _samples(files: list[Path]) -> tuple[SampleFile, ...]:
+    newest: dict[tuple[int, int], tuple[int, Path]] = {}
+    for path in files:
+        match = _SAMPLE.fullmatch(path.name.lower())
+        if match is not None and path.parent.name == SAMPLES:
+            key, made = (int(match["step"]), int(match["index"])), (int(match["time"]), path)
+            newest[key] = max(newest.get(key, made), made)
+    return tuple(SampleFile(step, index, path) for (step, index), (_, path) in sorted(newest.items()))
+
+
+# A ZIP
+
+
+def _unpack(file: BinaryIO, into: Path, limits: Limits, free: int) -> list[str]:
+    """Writes the entries that are kept; the messages about the others."""
+    if _directory_bytes(file) > limits.entries * (46 + 1024):  # an entry's fixed part, and a generous name
+        raise _too_many(limits)
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if len(entries) > limits.entries:
+            raise _too_many(limits)
+        messages: list[str] = []
+        chosen = _chosen(entries, limits, messages)
+        total = sum(entry.file_size for entry, _ in chosen)
+        if total > limits.total_bytes:
+            raise _too_large(limits)
+        if total > free:
+            raise _disk_full()
+        left = limits.total_bytes
+        for entry, path in chosen:
+            target = into / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(entry) as source, target.open("xb") as out:
+                left = _copy(source, out, left, limits)
+    return messages
+
+
+def _chosen(
+    entries: list[zipfile.ZipInfo], limits: Limits, messages: list[str]
+) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
+    chosen: list[tuple[zipfile.ZipInfo, PurePosixPath]] = []
+    taken: set[PurePosixPath] = set()
+    folders: set[PurePosixPath] = set()
+    for entry in entries:
+        path = _safe(entry)
+        if entry.is_dir():
+            continue
+        lower = PurePosixPath(str(path).lower())
+        problem = _problem(entry, path)
+        if problem is None and (lower in taken | folders or taken & set(lower.parents)):
+            problem = "stands twice in the ZIP, or as a file and a folder"
+        if problem is not None:
+            messages.append(f"{clean(entry.filename, 120)} {problem}: it is passed over.")
+        elif _is_kept(path):
+            if entry.file_size > limits.free_bytes and entry.file_size > limits.ratio * max(1, entry.compress_size):
+                raise _invalid(f"{clean(entry.filename, 120)} is compressed more than {limits.ratio} times: a ZIP bomb")
+            taken.add(lower)
+            folders.update(lower.parents)
+            chosen.append((entry, path))
+    return chosen
+
+
+def _safe(entry: zipfile.ZipInfo) -> PurePosixPath:
+    """The entry's path. Raises JobConfigInvalid for one that leads out of the folder, on any system."""
+    # orig_filename: zipfile cuts a name at its first NUL.
+    name = entry.orig_filename.replace("\\", "/")
+    path = PurePosixPath(name)
+    if not name or name.startswith("/") or ".." in path.parts or re.match(r"[A-Za-z]:", name):
+        raise _invalid(f"the name {clean(entry.orig_filename, 120)} in the ZIP leads out of the job's folder")
+    return path
+
+
+def _problem(entry: zipfile.ZipInfo, path: PurePosixPath) -> str | None:
+    mode = entry.external_attr >> 16
+    if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+        return "is a link or a device"
+    if entry.flag_bits & 0x1:
+        return "is encrypted"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is compressed in a way that is not read here"
+    if len(path.parts) > DEEPEST + 1:
+        return f"stands more than {DEEPEST} folders deep"
+    if any(len(part.encode("utf-8", "replace")) > LONGEST_NAME or not part.isprintable() for part in path.parts):
+        return "has a name that is too long, or has control characters"
+    return None
+
+
+def _is_kept(path: PurePosixPath) -> bool:
+    hidden = any(part.startswith(".") for part in path.parts) and path.name not in CONFIG_NAMES
+    return path.suffix.lower() in KEPT and not hidden and "__MACOSX" not in path.parts
+
+
+def _copy(source: IO[bytes], out: BinaryIO, left: int, limits: Limits) -> int:
+    """Copies within what is left of the limit, whatever the entry's header says; what is left then."""
+    while chunk := source.read(_CHUNK):
+        left -= len(chunk)
+        if left < 0:
+            raise _too_large(limits)
+        out.write(chunk)
+    return left
+
+
+def _too_many(limits: Limits) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The ZIP holds more than {limits.entries} files: zip the job's own folder.")
+
+
+def _too_large(limits: Limits) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"The files in the ZIP are larger than {limits.total_bytes / 2**30:.3g} GiB together: leave out checkpoints.",
+        max_bytes=limits.total_bytes,
+    )
+
+
+def _directory_bytes(file: BinaryIO) -> int:
+    """The size of the ZIP's table of contents, which zipfile reads whole into memory before one can count it."""
+    end = file.seek(0, os.SEEK_END)
+    start = max(0, end - (22 + 65_535 + 20 + 56))  # the last record, its comment, and the two of a large ZIP before it
+    file.seek(start)
+    tail = file.read()
+    at = tail.rfind(b"PK\x05\x06")
+    if at < 0 or len(tail) < at + 22:
+        raise _invalid("it is no ZIP")
+    sizes: list[int] = [struct.unpack_from("<L", tail, at + 12)[0]]
+    if at >= 76 and tail[at - 20 : at - 16] == b"PK\x06\x07":
+        sizes = [struct.unpack_from("<Q", tail, at - 76 + 40)[0]]
+        where = struct.unpack_from("<Q", tail, at - 12)[0]
+        if start <= where <= start + at - 76:
+            sizes.append(struct.unpack_from("<Q", tail, where - start + 40)[0])
+    return min(end, max(sizes))
