@@ -49,11 +49,17 @@ _EDIT: dict[str, Any] = {**_QUIET, "concurrency_limit": None}
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
+# Gradio shows a tab that needs a second line in both lines.
+_ONCE = "".join(
+    f'#models > .tab-wrapper [data-tab-id="{tab}"] ~ [data-tab-id="{tab}"] {{ display: none; }}\n'
+    for tab in (*MODELS, COMPARE)
+)
+
 LAUNCH: dict[str, Any] = {
     "theme": gr.themes.Base(
         primary_hue=gr.themes.colors.indigo, neutral_hue=gr.themes.colors.zinc, font=_FONT, font_mono=_MONO
     ),
-    "css": (_HERE / "style.css").read_text(encoding="utf-8"),
+    "css": (_HERE / "style.css").read_text(encoding="utf-8") + _ONCE,
     "js": f"() => {{ {(_HERE / 'page.js').read_text(encoding='utf-8')} }}",
     "footer_links": [],
     "run_history": False,
