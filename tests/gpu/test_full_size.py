@@ -18,6 +18,7 @@ from tests.gpu.full_size import write, write_lora
 from wan_ui import Engine
 from wan_ui.engine.clip import Clip
 from wan_ui.models import MODELS
+from wan_ui.settings import MemoryMode
 
 pytestmark = pytest.mark.gpu
 GIB = 1 << 30
@@ -42,7 +43,7 @@ def request(model: str, size: tuple[int, int, int], steps: int) -> dict[str, Any
     }
 
 
-def run(folder: Path, model: str, size: tuple[int, int, int], steps: int, memory: str, cap: int | None) -> Clip:
+def run(folder: Path, model: str, size: tuple[int, int, int], steps: int, memory: MemoryMode, cap: int | None) -> Clip:
     """One clip on a fresh engine under a cap in bytes, its figures printed."""
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(1.0 if cap is None else cap / total)
