@@ -52,8 +52,8 @@ def lora(path: Path, width: int, seed: int = 0, combined: bool = False, **metada
 
 def furnish(folder: Path) -> None:
     """The LoRA folder of the tests: see the names."""
-    save = {"sshs_model_hash": "a" * 64, "training_info": {"step": 2000, "epoch": 9}}
-    wan22 = {"ss_base_model_version": "wan_2.2_14b"}
+    save: dict[str, Any] = {"sshs_model_hash": "a" * 64, "training_info": {"step": 2000, "epoch": 9}}
+    wan22: dict[str, Any] = {"ss_base_model_version": "wan_2.2_14b"}
     lora(folder / "small.safetensors", 48, 1, trigger_word="sks cat", ss_base_model_version="wan_2.2_5b", **save)
     lora(folder / "any_14b.safetensors", LARGE, 2)
     lora(folder / "cat_high_noise.safetensors", LARGE, 3, **wan22, **save)
@@ -61,6 +61,6 @@ def furnish(folder: Path) -> None:
     lora(folder / "dog_high_noise.safetensors", LARGE, 5, **wan22, **{**save, "sshs_model_hash": "b" * 64})
     lora(folder / "both.safetensors", LARGE, 6, combined=True, **wan22)
     lora(folder / "speed.safetensors", 48, 7, ss_base_model_version="wan_2.2_5b")
-    evil = {"software": {"name": EVIL, "version": EVIL}, "trigger_word": EVIL, "ss_base_model_version": EVIL}
+    evil: dict[str, Any] = {"software": {"name": EVIL, "version": EVIL}, "trigger_word": EVIL, "ss_base_model_version": EVIL}
     lora(folder / "evil.safetensors", 48, 8, **evil)
     (folder / "page.safetensors").write_text("<!DOCTYPE html><html><body>Sign in</body></html>")
