@@ -32,10 +32,10 @@ from wan_ui.trainer.preview import (
 FPS = 16
 
 
-def clip(seed: int = 1, width: int = 160, height: int = 96, frames: int = 17, **words: str) -> Frames:
+def clip(seed: int = 1, width: int = 160, height: int = 96, frames: int = 17, words: Words = Words()) -> Frames:
     """Moving shapes, another scene for another seed."""
     rng = np.random.default_rng(seed)
-    return render(draw(rng, Words(**words), wide=width / height), width, height, frames)
+    return render(draw(rng, words, wide=width / height), width, height, frames)
 
 
 def saved(path: Path, frames: Frames, fps: int = FPS, **options: Any) -> Path:
@@ -93,9 +93,9 @@ def test_another_seed_is_named(tmp_path: Path, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_another_seed_of_the_same_colours_is_named(tmp_path: Path, seed: int) -> None:
     """Where almost all of the picture is the same, and no threshold of the mean alone would do."""
-    words = {"shape": "circle", "colour": "blue", "background": "navy", "motion": "right"}
-    path = saved(tmp_path / "a.webp", clip(seed, **words))
-    assert causes(path, clip(seed + 100, **words)) == ["seed_or_sampler"]
+    words = Words(shape="circle", colour="blue", background="navy", motion="right")
+    path = saved(tmp_path / "a.webp", clip(seed, words=words))
+    assert causes(path, clip(seed + 100, words=words)) == ["seed_or_sampler"]
 
 
 def test_another_size_is_named_and_nothing_is_said_of_the_seed(tmp_path: Path) -> None:
@@ -228,8 +228,8 @@ def many_frames(path: Path, count: int, kind: str) -> Path:
     picture = path.read_bytes()[12:]
     body = b"VP8X" + struct.pack("<LB3x", 10, 2) + bytes((1, 0, 0, 1, 0, 0))
     body += b"ANIM" + struct.pack("<LLH", 6, 0, 0)
-    frame = bytes(6) + bytes((1, 0, 0, 1, 0, 0)) + (62).to_bytes(3, "little") + b"\0" + picture
-    body += (b"ANMF" + struct.pack("<L", len(frame)) + frame) * count
+    entry = bytes(6) + bytes((1, 0, 0, 1, 0, 0)) + (62).to_bytes(3, "little") + b"\0" + picture
+    body += (b"ANMF" + struct.pack("<L", len(entry)) + entry) * count
     path.write_bytes(b"RIFF" + struct.pack("<L", 4 + len(body)) + b"WEBP" + body)
     return path
 
