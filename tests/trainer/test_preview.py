@@ -32,10 +32,10 @@ from wan_ui.trainer.preview import (
 FPS = 16
 
 
-def clip(seed: int = 1, width: int = 160, height: int = 96, frames: int = 17, words: Words = Words()) -> Frames:
+def clip(seed: int = 1, width: int = 160, height: int = 96, frames: int = 17, words: Words | None = None) -> Frames:
     """Moving shapes, another scene for another seed."""
     rng = np.random.default_rng(seed)
-    return render(draw(rng, words, wide=width / height), width, height, frames)
+    return render(draw(rng, words or Words(), wide=width / height), width, height, frames)
 
 
 def saved(path: Path, frames: Frames, fps: int = FPS, **options: Any) -> Path:
@@ -167,6 +167,14 @@ def test_equal_frames_that_the_file_merged_are_counted(tmp_path: Path) -> None:
         preview = decode(saved(tmp_path / f"a.{kind}", held))
         assert len(preview.frames) == 9, kind
         assert compare(preview, held, FPS).causes == ()
+
+
+def test_a_clip_that_stands_still_is_one_frame_in_its_file(tmp_path: Path) -> None:
+    still = clip(words=Words(motion="still"))
+    path = saved(tmp_path / "a.webp", still)
+    assert decode(path).facts.num_frames == 1
+    assert causes(path, still) == []
+    assert causes(path, clip()) == ["frames"]
 
 
 def test_frames_by_index_or_by_time() -> None:

@@ -7,7 +7,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from types import MappingProxyType
@@ -39,6 +39,7 @@ SAME_SHAPES = 0.9  # correlation
 FLAT = 3.0  # a clip that deviates less from its mean, in levels, shows no shapes to correlate
 SHIFTED = 2.0  # levels; a correction of colour smaller than this is the compression's
 MOST_FITTED = 400_000  # pixels
+STILL = 45.0  # decibels between the frames of a clip in which nothing moves
 SAMPLED = 4  # frames that are compressed again to learn what that costs
 
 Frames = npt.NDArray[np.uint8]
@@ -318,7 +319,10 @@ def compare(preview: Preview, frames: Frames, fps: int) -> Comparison:
     the noise then has another shape, and the picture says nothing of the seed.
     """
     height, width = frames.shape[1:3]
-    facts = preview.facts
+    facts, given = preview.facts, preview.frames
+    if len(given) == 1 and facts.format in ("WEBP", "GIF") and _stands_still(frames):
+        # An encoder writes equal frames as one picture, and how many there were is lost.
+        facts, given = replace(facts, num_frames=len(frames)), np.repeat(given, len(frames), axis=0)
     pairs = align(facts, len(frames), fps)
     causes: list[Cause] = []
     if (facts.width, facts.height) != (width, height):
@@ -328,7 +332,7 @@ def compare(preview: Preview, frames: Frames, fps: int) -> Comparison:
     if facts.rates and fps not in facts.rates:
         causes.append(_cause("fps", facts.fps, fps))
     shown = frames[[one for one, _ in pairs]]
-    other = resized(preview.frames[[two for _, two in pairs]], width, height)
+    other = resized(given[[two for _, two in pairs]], width, height)
     if not {"size", "frames"} & {cause.id for cause in causes}:
         causes += _picture(other, shown, facts.format)
     return Comparison(
@@ -337,6 +341,10 @@ def compare(preview: Preview, frames: Frames, fps: int) -> Comparison:
         tuple(ssim(one, two) for one, two in zip(shown, other, strict=True)),
         tuple(causes),
     )
+
+
+def _stands_still(frames: Frames) -> bool:
+    return all(psnr(frames[0], frame) >= STILL for frame in frames[1:])
 
 
 def _cause(name: str, preview: object = None, run: object = None) -> Cause:
