@@ -72,7 +72,9 @@ def test_each_tab_has_the_labels_of_its_row(row):
     else:
         sides = [("LoRA", "LoRA scale")]
     for lora, scale in sides:
-        expected += [lora, scale, f"{lora} 2", f"{scale} 2", f"{lora} 3", f"{scale} 3"]
+        expected += [lora, scale]
+        for number in range(2, form.MOST_STACKED + 1):
+            expected += [f"{lora} {number}", f"{scale} {number}"]
     assert labels == expected
 
 

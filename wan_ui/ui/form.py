@@ -31,7 +31,7 @@ Values = dict[str, Any]
 """What a tab's controls hold, by control name. `ctrl_img` is "upload://<sha256>" or None."""
 
 NO_LORA = ""
-MOST_STACKED = 3  # LoRAs per slot that a tab has room for; HTTP takes more
+MOST_STACKED = 2  # LoRAs per slot that a tab has room for, the usual pair; each more costs the page; HTTP takes more
 NO_LORA_LABEL = "None (base model)"
 LARGEST_EXACT = 2**53 - 1  # a browser's number control holds integers exactly up to here
 SLOT_LABELS: Mapping[str, tuple[str, str]] = {
