@@ -160,6 +160,7 @@ def about(page: Page, index: int = 0) -> Locator:
     return page.locator(".lora-card").locator("visible=true").nth(index)
 
 
+@pytest.mark.browser
 def test_a_wrong_file_is_opened_in_its_own_tab_and_generates(page: Page, lora_app: App):
     open_page(page, lora_app, TINY.label)
     choose(page, "LoRA", "small.safetensors")
@@ -178,6 +179,7 @@ def test_a_wrong_file_is_opened_in_its_own_tab_and_generates(page: Page, lora_ap
     assert [item["path"] for item in newest.request["loras"]] == ["small.safetensors"]
 
 
+@pytest.mark.browser
 def test_a_half_goes_to_its_side_of_the_tab_that_is_chosen_for_it(page: Page, lora_app: App):
     open_page(page, lora_app)
     choose(page, "LoRA", "cat_low_noise.safetensors")
@@ -187,6 +189,7 @@ def test_a_half_goes_to_its_side_of_the_tab_that_is_chosen_for_it(page: Page, lo
     expect(field(page, "High-noise LoRA")).to_have_value("cat_high_noise.safetensors")
 
 
+@pytest.mark.browser
 def test_the_other_half_is_filled_in_and_what_was_chosen_is_never_replaced(page: Page, lora_app: App):
     open_page(page, lora_app, T2V.label)
     panel = panel_of(page)
@@ -205,6 +208,7 @@ def test_the_other_half_is_filled_in_and_what_was_chosen_is_never_replaced(page:
     expect(about(page)).to_contain_text("name says low noise")
 
 
+@pytest.mark.browser
 def test_a_half_on_the_wrong_side_is_moved_by_one_click(page: Page, lora_app: App):
     open_page(page, lora_app, T2V.label)
     choose(page, "High-noise LoRA", "cat_low_noise.safetensors")
@@ -213,6 +217,7 @@ def test_a_half_on_the_wrong_side_is_moved_by_one_click(page: Page, lora_app: Ap
     expect(field(page, "High-noise LoRA")).to_have_value("None (base model)")
 
 
+@pytest.mark.browser
 def test_a_combined_file_fills_both_sides(page: Page, lora_app: App):
     open_page(page, lora_app, T2V.label)
     choose(page, "High-noise LoRA", "both.safetensors")
@@ -224,6 +229,7 @@ def test_a_combined_file_fills_both_sides(page: Page, lora_app: App):
     assert [use.slot for use in lora_app.desk.recent(1)[0].generations[0].loras] == ["high", "low"]
 
 
+@pytest.mark.browser
 def test_hostile_metadata_is_text_and_the_trigger_word_is_filled_in_only_on_a_press(page: Page, lora_app: App):
     open_page(page, lora_app)
     choose(page, "LoRA", "evil.safetensors")
@@ -241,6 +247,7 @@ def test_hostile_metadata_is_text_and_the_trigger_word_is_filled_in_only_on_a_pr
     expect(field(page, "Trigger word")).to_have_value("sks cat")
 
 
+@pytest.mark.browser
 def test_an_upload_finds_its_other_half_among_this_browsers_uploads(
     page: Page, browser: Browser, lora_app: App, tmp_path: Path
 ):
@@ -263,6 +270,7 @@ def test_an_upload_finds_its_other_half_among_this_browsers_uploads(
     expect(panel_of(page)).not_to_contain_text(lora_card.ONE_SIDE)
 
 
+@pytest.mark.browser
 def test_a_file_that_is_no_lora_and_an_address(page: Page, lora_app: App):
     open_page(page, lora_app)
     choose(page, "LoRA", "page.safetensors")
@@ -275,6 +283,7 @@ def test_a_file_that_is_no_lora_and_an_address(page: Page, lora_app: App):
     expect(about(page)).to_contain_text("This server fetches no LoRAs")
 
 
+@pytest.mark.browser
 def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
     open_page(page, lora_app)
     choose(page, "LoRA", "small.safetensors")
@@ -300,6 +309,7 @@ def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
     expect(about(again, 1)).to_contain_text("Fits this tab")
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["light", "dark"]):
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)

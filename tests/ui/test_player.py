@@ -114,6 +114,7 @@ def apart(times: list[float]) -> float:
     return max(min(gap, length - gap) for gap in gaps) * FPS
 
 
+@pytest.mark.soak
 def test_four_videos_loop_within_one_frame_of_each_other(page: Page, player_app: App) -> None:
     job_id = compare(player_app, {"field": "seed", "values": [1, 2]}, {"field": "guidance_scale", "values": [1, 3]})
     player = opened(page, player_app, job_id, 4)
