@@ -61,6 +61,7 @@ def furnish(folder: Path) -> None:
     lora(folder / "dog_high_noise.safetensors", LARGE, 5, **wan22, **{**save, "sshs_model_hash": "b" * 64})
     lora(folder / "both.safetensors", LARGE, 6, combined=True, **wan22)
     lora(folder / "speed.safetensors", 48, 7, ss_base_model_version="wan_2.2_5b")
-    evil: dict[str, Any] = {"software": {"name": EVIL, "version": EVIL}, "trigger_word": EVIL, "ss_base_model_version": EVIL}
+    evil: dict[str, Any] = {"trigger_word": EVIL, "ss_base_model_version": EVIL}
+    evil["software"] = {"name": EVIL, "version": EVIL}
     lora(folder / "evil.safetensors", 48, 8, **evil)
     (folder / "page.safetensors").write_text("<!DOCTYPE html><html><body>Sign in</body></html>")
