@@ -1,0 +1,195 @@
+"""Prints what the demo's models and LoRAs can do, through the Engine: `python -m wan_ui.demo.evaluate --help`."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from wan_ui.demo import world
+from wan_ui.demo.checkpoints import ensure
+from wan_ui.models import MODELS, WanModel
+
+if TYPE_CHECKING:
+    from wan_ui.local import Engine
+
+SEED = 9  # of the scenes; the training clips and the tests of the training have others
+SINGLE = "my_lora_job/my_lora.safetensors"
+PAIR = {"high": "my_lora_job/my_high_noise.safetensors", "low": "my_lora_job/my_low_noise.safetensors"}
+JOB = "rings_job/rings_job"
+JOB_STEPS = (250, 500, 750, 1000)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A prompt, the scene that it describes, and its first frame for rows that take one."""
+
+    text: str
+    scene: world.Scene
+    frame: world.Frames
+
+
+def cases(count: int, trigger: bool = False) -> list[Case]:
+    """The same scenes every time, said in different ways."""
+    found = []
+    for index in range(count):
+        rng = np.random.default_rng((SEED, index))
+        scene = world.draw(rng, world.Words(speed=str(rng.choice(world.SPEEDS))))
+        found.append(Case(world.describe(scene, rng, trigger), scene, world.render(scene)[0]))
+    return found
+
+
+def wire(frame: world.Frames) -> str:
+    """A frame as `ctrl_img` takes it."""
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def body(row: WanModel, chosen: Sequence[Case], image: bool, loras: Sequence[Mapping[str, Any]] = (),
+         **settings: Any) -> dict[str, Any]:  # fmt: skip
+    """The request for some cases, at the size and length the demo was trained on."""
+    item = {"width": world.SIDE, "height": world.SIDE, "num_frames": world.FRAMES, **settings}
+    prompts = [
+        {"prompt": case.text, "seed": index, **item, **({"ctrl_img": wire(case.frame)} if image else {})}
+        for index, case in enumerate(chosen)
+    ]
+    return {"model": row.id, "prompts": prompts, "loras": list(loras)}
+
+
+def worn(row: WanModel, scale: float) -> list[dict[str, Any]]:
+    """The row's demo LoRA (its pair) at a scale."""
+    if row.two_transformers:
+        return [{"path": path, "transformer": slot, "network_multiplier": scale} for slot, path in PAIR.items()]
+    return [{"path": SINGLE, "network_multiplier": scale}]
+
+
+def figures(clips: Sequence[world.Frames], chosen: Sequence[Case], image: bool) -> dict[str, float]:
+    """Shares of clips that show what was asked for; PSNR of the first frame in dB where one was given."""
+    readings = [world.read(clip) for clip in clips]
+    pairs = [(reading, case.scene) for reading, case in zip(readings, chosen, strict=True)]
+    found = {
+        name: float(np.mean([getattr(reading, name) == getattr(scene, name) for reading, scene in pairs]))
+        for name in ("colour", "shape", "motion", "background")
+    }
+    found["new_look"] = float(np.mean([reading.look != "plain" for reading in readings]))
+    if image:
+        found["first_frame_db"] = float(
+            np.mean([psnr(clip[0], case.frame) for clip, case in zip(clips, chosen, strict=True)])
+        )
+    return {name: round(value, 3) for name, value in found.items()}
+
+
+def psnr(one: world.Frames, other: world.Frames) -> float:
+    """Peak signal-to-noise ratio in dB; 99 for equal frames."""
+    error = float(((one.astype(np.float32) - other.astype(np.float32)) ** 2).mean())
+    return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def images_of(row: WanModel) -> tuple[bool, ...]:
+    """Without a first frame, with one, or both."""
+    return {"none": (False,), "optional": (False, True), "required": (True,)}[row.control_image]
+
+
+def row_figures(engine: Engine, row: WanModel, count: int, lora_count: int, sheets: Path | None) -> dict[str, Any]:
+    """A row's base figures, and its LoRA's at scale 0, 0.5 and 1, and at 1 without the trigger word."""
+    found: dict[str, Any] = {}
+    settings: list[tuple[str, int, list[dict[str, Any]], bool]] = [("base", count, [], False)]
+    if lora_count:
+        settings += [(f"lora {scale:g}", lora_count, worn(row, scale), True) for scale in (0, 0.5, 1)]
+        settings += [("lora 1, no trigger", lora_count, worn(row, 1), False)]
+    for image in images_of(row):
+        for label, number, loras, trigger in settings:
+            chosen = cases(number, trigger)
+            clips = [clip.frames for clip in engine.generate(body(row, chosen, image, loras))]
+            name = f"{label}, first frame" if image else label
+            found[name] = figures(clips, chosen, image)
+            print(f"{row.id:18} {name:32} {line(found[name])}", flush=True)
+            if sheets is not None:
+                sheets.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(world.sheet(clips[:16])).save(sheets / f"{row.id} {name}.png".replace(" ", "_"))
+    return found
+
+
+def job_figures(engine: Engine, count: int) -> dict[str, Any]:
+    """The job folder's checkpoints, by step: how often the new look is found with the trigger word."""
+    row = next(row for row in MODELS.values() if row.control_image == "none" and not row.two_transformers)
+    found: dict[str, Any] = {}
+    for step in JOB_STEPS:
+        path = f"{JOB}.safetensors" if step == JOB_STEPS[-1] else f"{JOB}_{step:09d}.safetensors"
+        chosen = cases(count, trigger=True)
+        clips = [clip.frames for clip in engine.generate(body(row, chosen, False, [{"path": path}]))]
+        found[str(step)] = figures(clips, chosen, False)
+        print(f"{row.id:18} job, step {step:<22} {line(found[str(step)])}", flush=True)
+    return found
+
+
+def vae_figures(models_dir: Path, device: str, count: int) -> dict[str, float]:
+    """Mean PSNR of encode and decode over whole clips, in dB, by spatial compression."""
+    import torch
+    from diffusers import AutoencoderKLWan
+
+    found = {}
+    for row in {row.spatial_compression: row for row in MODELS.values()}.values():
+        source = row.components["vae"]
+        vae = AutoencoderKLWan.from_pretrained(models_dir / source.repo / source.subfolder).float().to(device).eval()
+        values = []
+        for case in cases(count):
+            frames = world.render(case.scene)
+            pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float().to(device) / 127.5 - 1
+            with torch.no_grad():
+                shown = vae.decode(vae.encode(pixels).latent_dist.mode()).sample[0]
+            values.append(psnr(((shown / 2 + 0.5) * 255).round().byte().permute(1, 2, 3, 0).cpu().numpy(), frames))
+        found[f"{row.spatial_compression}×"] = round(float(np.mean(values)), 2)
+    print(f"{'VAE':18} {'PSNR over whole clips':32} {found}", flush=True)
+    return found
+
+
+def line(found: Mapping[str, float]) -> str:
+    """Figures on one line, shares as percents."""
+    return ", ".join(
+        f"{name} {value:.1f}" if name.endswith("_db") else f"{name} {100 * value:.0f}" for name, value in found.items()
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    from wan_ui.local import Engine
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where the demo is, or will be written")
+    parser.add_argument("--rows", nargs="*", default=list(MODELS), help="model ids; none: only the VAEs and the job")
+    parser.add_argument("--prompts", type=int, default=100, help="prompts of each row")
+    parser.add_argument("--lora-prompts", type=int, default=40, help="prompts of each LoRA setting; 0: no LoRAs")
+    parser.add_argument("--skip-shared", action="store_true", help="leave out the VAEs and the job")
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--sheets", type=Path, help="a folder for contact sheets")
+    parser.add_argument("--json", type=Path, help="a file for the figures")
+    arguments = parser.parse_args(argv)
+    demo = ensure(arguments.data_dir / "demo")
+    engine = Engine(demo.models_dir, demo.lora_dir, arguments.device)
+    began, found = time.monotonic(), dict[str, Any]()
+    if not arguments.skip_shared:
+        found["vae"] = vae_figures(demo.models_dir, str(engine.device), min(50, arguments.prompts))
+        if arguments.lora_prompts:
+            found["job"] = job_figures(engine, arguments.lora_prompts)
+    for model_id in arguments.rows:
+        found[model_id] = row_figures(
+            engine, MODELS[model_id], arguments.prompts, arguments.lora_prompts, arguments.sheets
+        )
+    found["seconds"], found["device"] = round(time.monotonic() - began, 1), engine.device_name
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()
