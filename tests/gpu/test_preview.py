@@ -1,7 +1,6 @@
-"""Full-size random weights in bf16: the recipe preview twice is bit-equal, and how far reference and preview are apart.
+"""Full-size random weights in bf16: the recipe preview twice is bit-equal, and how far the reference is from it.
 
-The printed figures belong into docs/decisions.md. Random weights exaggerate or hide nothing about equality; the distance
-is that of these weights, of few steps, and stands for no trained model.
+The printed figures belong into docs/decisions.md; the distance is that of random weights and a few steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One request in the recipes preview, reference and preview again: whether the first and last agree, and the distance."""
+"""One request in the recipes preview, reference and preview again: do both previews agree, how far is the other."""
 
 from __future__ import annotations
 
