@@ -94,7 +94,7 @@ def serving() -> Iterator[Shelf]:
     shelf = Shelf()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"shelf": shelf}))
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     shelf.url = f"http://127.0.0.1:{server.server_port}"
     try:

@@ -322,7 +322,7 @@ def base() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Once", (Handler,), {"stop": stop}))
     server.daemon_threads = True
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that hangs up is the point here
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     stop.set()

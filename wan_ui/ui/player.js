@@ -240,9 +240,11 @@ const unpop = () => {
   popped = null;
   pop.hidden = true;
 };
+const inUse = () => pop.matches(':hover, :focus-within')
+  || (popped && (popped.info.matches(':focus-visible') || popped.info.closest('figcaption').matches(':hover')));
 const leavePop = () => {
   clearTimeout(leaving);
-  leaving = setTimeout(() => { if (!pop.matches(':hover, :focus-within') && !(popped && popped.info.matches(':focus-visible'))) unpop(); }, 220);
+  leaving = setTimeout(() => { if (!inUse()) unpop(); }, 220);
 };
 const popOver = (cell, anchor) => {
   clearTimeout(leaving);
@@ -252,6 +254,11 @@ const popOver = (cell, anchor) => {
   anchor.setAttribute('aria-expanded', 'true');
   pop.replaceChildren(make('p', { class: 'title' }, name(cell.data)), facts(cell.data), use(cell.data));
   pop.hidden = false;
+  placePop();
+};
+const placePop = () => {
+  if (!popped) return;
+  const anchor = popped.info;
   const host = root.getBoundingClientRect(), box = anchor.closest('td').getBoundingClientRect();
   const left = Math.max(0, Math.min(box.right - host.left - pop.offsetWidth, host.width - pop.offsetWidth));
   const below = box.bottom - host.top + 4;
@@ -261,7 +268,7 @@ const popOver = (cell, anchor) => {
 };
 pop.addEventListener('pointerleave', leavePop);
 root.addEventListener('focusout', leavePop);
-board.addEventListener('scroll', unpop, { passive: true });
+board.addEventListener('scroll', placePop, { passive: true });
 
 // The stage: one cell large, two under a wipe, or how they differ
 

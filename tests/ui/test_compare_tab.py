@@ -1,0 +1,326 @@
+"""The Compare tab and its player in a real browser, over a real desk; only the render is a fake."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.fakes import FakeRender
+from tests.ui.conftest import HeldRender
+from tests.ui.fake_app import App, running
+from tests.ui.lora_world import configs, lora
+from tests.ui.test_page import choose_tab, field, fill, open_page, panel_of
+from wan_ui.errors import VideoEncodingFailed
+from wan_ui.http.comparisons import board
+from wan_ui.media import grid, video
+from wan_ui.models import MODELS
+from wan_ui.ui.compare_tab import WITH_BASELINE
+
+pytestmark = pytest.mark.browser
+CLIP = {"Width": "64", "Height": "64", "Frames": "9", "Steps": "3", "Guidance scale": "3"}
+
+
+@pytest.fixture(scope="module")
+def render() -> Iterator[FakeRender]:
+    """Shared, as the app is: each test uses seeds of its own."""
+    render = HeldRender()
+    yield render
+    for gate in render.gates.values():
+        gate.open()
+
+
+@pytest.fixture(scope="module")
+def compare_app(tmp_path_factory: pytest.TempPathFactory, render: FakeRender) -> Iterator[App]:
+    folder = tmp_path_factory.mktemp("compare")
+    for step in (500, 1000):
+        lora(folder / "loras" / "job" / f"cat_{step:09d}.safetensors", 48, step)
+    lora(folder / "loras" / "job" / "cat.safetensors", 48, 3)
+    with running(folder, render, configs=configs) as app:
+        yield app
+        for gate in render.gates.values():
+            gate.open()
+
+
+def prepare(page: Page, app: App, seed: int, **values: str) -> None:
+    """The first tab's form with a small clip and a LoRA."""
+    page.emulate_media(reduced_motion="reduce")  # a page that glides takes things away from under the mouse
+    open_page(page, app)
+    fill(page, Prompt=f"compared {seed}", Seed=str(seed), **{**CLIP, **values})
+    field(page, "LoRA").fill("job/cat.safetensors")
+    field(page, "LoRA").press("Enter")
+    expect(panel_of(page).locator(".about").locator("visible=true").first).to_contain_text("rank")
+
+
+def compare_tab(page: Page) -> None:
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    expect(page.locator(".compare-form")).to_be_visible()
+    expect(page.locator(".summary")).to_be_visible()
+
+
+def axis(page: Page, name: str, choice: str, values: str) -> None:
+    page.get_by_label(name, exact=True).locator("visible=true").click()
+    page.get_by_role("option", name=choice, exact=True).click()
+    if choice != "Nothing":
+        # Another field empties the values, so what is typed before that would be lost.
+        expect(field(page, f"{name}: values")).to_have_value(WITH_BASELINE if choice == "LoRA scale" else "")
+        if values:
+            field(page, f"{name}: values").fill(values)
+
+
+def start(page: Page) -> None:
+    page.get_by_role("button", name="Start", exact=True).click()
+
+
+def cells(page: Page, state: str) -> Locator:
+    return page.locator(f'#player td[data-state="{state}"]')
+
+
+def said(page: Page) -> Locator:
+    return page.locator(".block.count-said")
+
+
+def comparison(page: Page, app: App) -> str:
+    """The id of the comparison that the page shows."""
+    link = page.locator('#player [data-part="link"]')
+    expect(link).to_have_attribute("href", re.compile("[0-9a-f]{32}"))
+    return str(link.get_attribute("href")).partition("=")[2]
+
+
+def test_a_grid_fills_and_keeps_two_cells_after_a_cancel_and_a_reload(
+    page: Page, compare_app: App, render: FakeRender
+) -> None:
+    gate = render.gate(1001, 2)
+    prepare(page, compare_app, 1001)
+    compare_tab(page)
+    expect(page.locator(".summary")).to_contain_text("compared 1001")
+    expect(page.locator(".summary")).to_contain_text("cat × 1")
+    axis(page, "Columns", "Guidance scale", "1, 2, 3")
+    axis(page, "Rows", "Seed", "1000..1001")
+    expect(said(page)).to_contain_text("6 cells")
+    start(page)
+    # Row by row in seeds 1000 and 1001; the second one waits at its gate.
+    expect(cells(page, "done")).to_have_count(3)
+    expect(cells(page, "running")).to_have_count(1)
+    expect(cells(page, "waiting")).to_have_count(2)
+    expect(cells(page, "running")).to_contain_text("step 1 of 3")
+    assert page.locator("#player thead th").all_inner_texts() == ["guidance 1", "guidance 2", "guidance 3"]
+    assert page.locator("#player tbody th").all_inner_texts() == ["seed 1000", "seed 1001"]
+    expect(page.locator(".board-line")).to_contain_text("3 of 6 cells")
+    page.reload()
+    expect(cells(page, "done")).to_have_count(3)
+    expect(cells(page, "running")).to_contain_text("step 1 of 3")
+    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(field(page, "Rows: values")).to_have_value("1000..1001")
+    expect(field(page, "Columns: values")).to_have_value("1, 2, 3")
+    page.get_by_role("button", name="Cancel the comparison").click()
+    expect(page.locator(".board-line")).to_contain_text("cancelling")
+    gate.open()
+    expect(page.locator(".board-line")).to_contain_text("Cancelled")
+    expect(cells(page, "done")).to_have_count(3)
+    expect(cells(page, "canceled")).to_have_count(3)
+    expect(page.locator("#player video")).to_have_count(3)
+    page.get_by_role("button", name="Render the rest").click()
+    expect(cells(page, "done")).to_have_count(6)
+    expect(page.locator(".board-line")).to_contain_text("Done")
+
+
+def test_wrong_values_are_said_at_once(page: Page, compare_app: App) -> None:
+    prepare(page, compare_app, 1101)
+    compare_tab(page)
+    expect(said(page)).to_contain_text("4 cells")
+    for text, message in (
+        ("0.5, x", "x is no number"),
+        ("0.5, 7", "7: Input should be less than or equal to 2"),
+        ("0.1..0.9", "say the step"),
+        ("1..70", "more than 64 values"),
+    ):
+        field(page, "Columns: values").fill(text)
+        expect(said(page)).to_contain_text(message)
+        expect(said(page)).to_contain_text("Columns")
+    field(page, "Columns: values").fill("0, 0.5")
+    expect(said(page)).to_contain_text("3 cells, 2 of them to render")
+    field(page, "Columns: values").fill("")
+    expect(said(page)).to_contain_text("Choose what changes")
+    start(page)
+    expect(said(page)).to_contain_text("Choose what changes")
+    axis(page, "Rows", "Match", "reference, other")
+    expect(said(page)).to_contain_text("Rows: other")
+
+
+def test_the_expected_time_is_said_once_a_step_is_known(browser: Browser, tmp_path: Path) -> None:
+    class Timed(FakeRender):
+        def __call__(self, generation, on_progress):
+            clip = super().__call__(generation, on_progress)
+            return type(clip)(**{**vars(clip), "metadata": {"seconds": {"denoise": 60.0, "decode": 0.0}}})
+
+    lora(tmp_path / "loras" / "job" / "cat.safetensors", 48)
+    with (
+        running(tmp_path, Timed(), configs=configs) as app,
+        browser.new_context(viewport={"width": 1280, "height": 900}) as context,
+    ):
+        page = context.new_page()
+        prepare(page, app, 1)
+        compare_tab(page)
+        axis(page, "Columns", "Seed", "1..12")
+        expect(said(page).locator(".counted")).to_have_text("12 cells")
+        start(page)
+        expect(cells(page, "done")).to_have_count(12)
+        field(page, "Columns: values").fill("1..6")
+        expect(said(page)).to_contain_text("6 cells, about 6 min")
+
+
+def test_a_failed_cell_is_marked_and_alone_rendered_again(page: Page, compare_app: App, render: FakeRender) -> None:
+    render.errors[1202] = VideoEncodingFailed("The video could not be encoded: no luck.")
+    prepare(page, compare_app, 1201)
+    compare_tab(page)
+    axis(page, "Columns", "Seed", "1201..1203")
+    start(page)
+    expect(cells(page, "done")).to_have_count(2)
+    expect(cells(page, "failed")).to_contain_text("no luck")
+    expect(page.locator(".board-line")).to_contain_text("Failed")
+    before = len(render.steps(1201))
+    del render.errors[1202]
+    page.get_by_role("button", name="Retry failed (1)").click()
+    expect(cells(page, "done")).to_have_count(3)
+    assert len(render.steps(1201)) == before
+    expect(page.get_by_role("button", name=re.compile("Retry"))).to_have_count(0)
+
+
+def test_two_clicks_compare_scales_from_a_models_tab(page: Page, compare_app: App) -> None:
+    prepare(page, compare_app, 1301)
+    panel = panel_of(page)
+    panel.get_by_role("button", name="Compare scales").click()
+    expect(field(page, "Scales to compare")).to_have_value("0, 0.5, 1, 1.5")
+    panel.get_by_role("button", name="Run the comparison").click()
+    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(cells(page, "done")).to_have_count(4)
+    assert page.locator("#player thead th").all_inner_texts() == ["scale 0", "scale 0.5", "scale 1", "scale 1.5"]
+    expect(field(page, "Columns: values")).to_have_value("0, 0.5, 1, 1.5")
+    request = compare_app.desk.job(comparison(page, compare_app)).request
+    assert (request["prompts"][0]["prompt"], request["prompts"][0]["seed"]) == ("compared 1301", 1301)
+
+
+def test_comparing_scales_without_a_lora_says_so(page: Page, compare_app: App) -> None:
+    open_page(page, compare_app)
+    panel = panel_of(page)
+    panel.get_by_role("button", name="Compare scales").click()
+    panel.get_by_role("button", name="Run the comparison").click()
+    expect(panel.locator(".scales .problem")).to_contain_text("there is no LoRA to scale")
+
+
+def test_checkpoints_of_a_job_in_the_order_of_training(page: Page, compare_app: App) -> None:
+    prepare(page, compare_app, 1401)
+    compare_tab(page)
+    axis(page, "Columns", "LoRA file or checkpoint", "")
+    page.get_by_label("Columns: all checkpoints of a job").locator("visible=true").click()
+    page.get_by_role("option", name="job", exact=True).click()
+    names = [f"job/{name}.safetensors" for name in ("cat_000000500", "cat_000001000", "cat")]
+    expect(field(page, "Columns: values")).to_have_value("\n".join(names))
+    expect(said(page)).to_contain_text("4 cells")  # with the baseline
+    start(page)
+    expect(cells(page, "done")).to_have_count(4)
+    assert page.locator("#player thead th").all_inner_texts() == ["no LoRA", "cat_000000500", "cat_000001000", "cat"]
+
+
+def test_a_cells_settings_go_back_into_the_form(page: Page, compare_app: App) -> None:
+    prepare(page, compare_app, 1501)
+    compare_tab(page)
+    axis(page, "Columns", "LoRA scale", "0.5, 1.5")
+    axis(page, "Rows", "Seed", "1501, 1502")
+    start(page)
+    expect(page.locator(".board-line")).to_contain_text("Done")  # which moves the grid a last time
+    cell = page.locator('#player td[data-key="2,1"]')
+    cell.locator("figcaption").hover()
+    pop = page.locator('#player [data-part="pop"]')
+    expect(pop).to_contain_text("scale 1.5 · seed 1502")
+    expect(pop).to_contain_text("cat × 1.5")
+    pop.get_by_role("button", name=re.compile("Use these settings")).click()
+    expect(page.get_by_role("tab", name="Wan 2.2 TI2V 5B")).to_have_attribute("aria-selected", "true")
+    expect(field(page, "Seed")).to_have_value("1502")
+    expect(field(page, "LoRA scale")).to_have_value("1.5")
+    expect(field(page, "Prompt")).to_have_value("compared 1501")
+
+
+def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compare_app: App, tmp_path: Path) -> None:
+    prepare(page, compare_app, 1601)
+    compare_tab(page)
+    axis(page, "Columns", "Seed", "1601, 1602")
+    start(page)
+    expect(cells(page, "done")).to_have_count(2)
+
+    def saved(name: str) -> bytes:
+        with page.expect_download() as download:
+            page.get_by_role("link", name=name).click()
+        return download.value.path().read_bytes()
+
+    (tmp_path / "grid.mp4").write_bytes(saved("Grid as MP4"))
+    frame = video.read_frames(tmp_path / "grid.mp4")[4].astype(int)
+    job = compare_app.desk.job(comparison(page, compare_app))
+    made = board(compare_app.desk, job)
+    layout = grid.lay_out(made.columns, made.rows, (64, 64), grid.LARGEST_VIDEO)
+    drawn = np.array(grid.labels(made, layout)).astype(int)[: layout.top]
+    assert made.columns == ("seed 1601", "seed 1602")
+    assert drawn.max() > 200
+    assert np.abs(frame[: layout.top] - drawn).mean() < 6
+    page.locator('#player [data-part="scrub"]').fill("3")
+    assert saved("Contact sheet of this frame")[:4] == b"\x89PNG"
+    assert "frame=3" in str(page.locator('#player [data-part="sheet"]').get_attribute("href"))
+    assert len(zipfile.ZipFile(io.BytesIO(saved("All cells (ZIP)"))).namelist()) == 4
+
+    other = browser.new_context().new_page()
+    other.goto(f"{compare_app.url}?compare={job.id}")
+    expect(cells(other, "done")).to_have_count(2)
+    expect(other.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
+    other.goto(f"{compare_app.url}?compare={'0' * 32}")
+    expect(other.locator(".block.board-status")).to_contain_text("There is no request with this id")
+    other.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_the_grid_scrolls_in_its_own_box(browser: Browser, compare_app: App, scheme: str) -> None:
+    page = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme).new_page()
+    job = compare_app.desk.submit(
+        {
+            "model": next(iter(MODELS)),
+            "prompts": [{"prompt": "x", "width": 96, "height": 64, "num_frames": 5, "sample_steps": 1, "seed": 1}],
+            "compare": {"columns": {"field": "seed", "values": [1, 2, 3, 4]}},
+        }
+    )
+    page.goto(f"{compare_app.url}?compare={job.id}")
+    expect(cells(page, "done")).to_have_count(4)
+    page.get_by_role("button", name="Enlarge seed 1").click()
+    page.get_by_role("button", name="Wipe", exact=True).click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    inside = page.evaluate(
+        """() => [...document.querySelectorAll('#player *, .compare-form *')]
+            .filter((e) => e.offsetParent && !e.closest('.board table, svg, option'))
+            .map((e) => Math.ceil(e.getBoundingClientRect().right))"""
+    )
+    assert max(inside) <= 390
+    box = page.locator('#player [data-part="board"]')
+    assert box.evaluate("box => box.scrollWidth > box.clientWidth")
+    page.context.close()
+
+
+def test_every_control_of_the_tab_has_a_name(page: Page, compare_app: App) -> None:
+    prepare(page, compare_app, 1701)
+    compare_tab(page)
+    start(page)
+    expect(cells(page, "done")).to_have_count(4)
+    page.locator("#player button.screen").first.click()
+    page.get_by_role("button", name="Difference", exact=True).click()
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('input, textarea, select, button, video, a, canvas')]
+            .filter((e) => e.offsetParent && e.type !== 'file')
+            .filter((e) => !(e.ariaLabel || e.textContent.trim() || (e.labels && e.labels.length)))
+            .map((e) => e.outerHTML)"""
+    )
+    assert nameless == []
+    choose_tab(page, "Wan 2.1 T2V 1.3B")
