@@ -29,7 +29,11 @@ WanUIError
 │   ├── OutOfMemory             503  GPU memory; says what to try
 │   ├── DeviceUnavailable       503
 │   ├── VideoEncodingFailed     500
-│   └── DataFolderInUse         503  another server holds the data folder
+│   ├── DataFolderInUse         503  another server holds the data folder
+│   └── RestartNeeded           503  this process can render no more and ends, to be started again
+│       ├── DeviceLost              503  the CUDA context is dead
+│       ├── RenderTimedOut          503  a render took longer than --job-timeout
+│       └── LineStopped             503  the worker's thread ended
 ├── RenderFailed            500  ours: a failure that nothing above names
 ├── CellsFailed             500  some videos of a comparison; each says why
 └── Cancelled               409  nobody's mistake: somebody asked for it
@@ -184,6 +188,25 @@ class VideoEncodingFailed(HostError):
 
 class DataFolderInUse(HostError):
     code, status = "DATA_FOLDER_IN_USE", 503
+
+
+class RestartNeeded(HostError):
+    """This process can render no more: it ends with `exit_code`, so that a supervisor starts it again."""
+
+    code, status = "RESTART_NEEDED", 503
+    exit_code: ClassVar[int] = 70  # EX_SOFTWARE of sysexits.h
+
+
+class DeviceLost(RestartNeeded):
+    code, status = "DEVICE_LOST", 503
+
+
+class RenderTimedOut(RestartNeeded):
+    code, status = "RENDER_TIMED_OUT", 503
+
+
+class LineStopped(RestartNeeded):
+    code, status = "LINE_STOPPED", 503
 
 
 class RenderFailed(WanUIError):

@@ -13,8 +13,9 @@ import torch
 from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.engine.clip import Clip, OnProgress, Progress
 from wan_ui.engine.engine import Core
-from wan_ui.engine.pipeline import Loader, device_name, versions
-from wan_ui.errors import DeviceUnavailable
+from wan_ui.engine.pipeline import Loader, device_name, out_of_memory_said, versions
+from wan_ui.engine.placement import probe, release
+from wan_ui.errors import DeviceLost, DeviceUnavailable, OutOfMemory
 from wan_ui.intake import Settled, prepare, settle
 from wan_ui.lora.library import Library
 from wan_ui.lora.sources import Sources, shown_name
@@ -79,7 +80,23 @@ class Engine:
         """One clip of a resolved generation; its files are located again, as they are now, or as they were fetched."""
         files = {use.path: self.library.locate(use.path, use.sha256) for use in generation.loras}
         image = self.images.open(generation.image) if generation.image is not None else None
-        return self.core.generate(generation, files, image, on_progress)
+        try:
+            with out_of_memory_said():
+                return self.core.generate(generation, files, image, on_progress)
+        except OutOfMemory:
+            self.core.close()  # where no step of the core saw that it was one
+            raise
+
+    def check(self) -> None:
+        """After a failure: gives memory that nothing holds any more back to the device, and tries the device.
+
+        Raises DeviceLost when this process can use it no more.
+        """
+        try:
+            release(self.device)
+            probe(self.device)
+        except RuntimeError as error:
+            raise device_lost(error) from error
 
     def close(self) -> None:
         """Lets go of the model and of what was kept for the life of the object."""
@@ -94,6 +111,15 @@ class Engine:
     @property
     def versions(self) -> Mapping[str, str]:
         return versions()
+
+
+def device_lost(error: RuntimeError) -> DeviceLost:
+    """The error of a dead device, with the first line of torch's reason."""
+    reason = str(error).partition("\n")[0].strip().rstrip(".")
+    return DeviceLost(
+        f"The GPU broke off while this ran and cannot be used until the server has started again ({reason}). "
+        "Retry then, with other values if it happens again."
+    )
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -24,7 +24,7 @@ from starlette.routing import Mount
 import wan_ui
 from wan_ui.demo.checkpoints import Demo, ensure
 from wan_ui.engine.checkpoints import Checkpoints
-from wan_ui.errors import HostError, WanUIError
+from wan_ui.errors import HostError, RestartNeeded, WanUIError
 from wan_ui.http.api import api
 from wan_ui.http.guard import Guard
 from wan_ui.jobs.desk import Desk
@@ -54,15 +54,39 @@ TICK_SECONDS = 0.2
 SHOWN_VERSIONS = ("torch", "diffusers", "gradio")
 
 
-def serve(settings: Settings) -> int:
-    """Runs the server until SIGTERM or Ctrl-C; the process's exit code. What keeps it from starting is one line."""
+def build_engine(settings: Settings, library: Library) -> Engine:
+    """The engine of these settings, with the desk's LoRA library. Raises DeviceUnavailable."""
+    from wan_ui.local import Engine
+
+    return Engine(
+        settings.models_dir,
+        settings.lora_dir,
+        settings.device,
+        settings.memory,
+        settings.data_dir,
+        settings.allow_url_hosts,
+        library,
+    )
+
+
+BuildEngine = Callable[[Settings, Library], "Engine"]
+
+
+def serve(settings: Settings, build: BuildEngine = build_engine) -> int:
+    """Runs the server until SIGTERM or Ctrl-C; the process's exit code. What keeps it from starting is one line.
+
+    Exit code 70 asks to be started again: this process can render no more, and the line of jobs is intact.
+    """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     logging.getLogger("wan_ui").setLevel(logging.INFO)
     for number in (signal.SIGTERM, signal.SIGINT):  # SIGINT too: a shell starts background processes without it
         signal.signal(number, signal.default_int_handler)
     with ExitStack() as closing:
         try:
-            _run(_absolute(settings), closing)
+            _run(_absolute(settings), closing, build)
+        except RestartNeeded as error:
+            print(f"wan-ui: {error.message} Ending with exit code {error.exit_code}.", file=sys.stderr)
+            return error.exit_code
         except WanUIError as error:
             print(f"wan-ui: {error.message}", file=sys.stderr)
             return 1
@@ -74,7 +98,7 @@ def serve(settings: Settings) -> int:
                 signal.signal(number, signal.SIG_IGN)  # what closes now must not be torn by a second Ctrl-C
 
 
-def _run(settings: Settings, closing: ExitStack) -> NoReturn:
+def _run(settings: Settings, closing: ExitStack, build: BuildEngine) -> NoReturn:
     """Serves until a signal interrupts it with KeyboardInterrupt. Raises WanUIError for what keeps it from serving."""
     closing.callback(FolderLock(settings.data_dir).release)
     port = free_port(settings.port)
@@ -91,11 +115,13 @@ def _run(settings: Settings, closing: ExitStack) -> NoReturn:
     for line in greeting(settings, port, house.checkpoints):
         print(line, flush=True)
     house.desk.fetcher.start()
-    engine = build_engine(settings, house.desk.library)  # only now: torch's import takes seconds; the page is up
+    engine = build(settings, house.desk.library)  # only now: torch's import takes seconds; the page is up
     house.engine.set_result(engine)
     house.worker.start()
     print(f"Ready on {engine.device_name}.", flush=True)
-    _wait_until(lambda: not blocks.server.thread.is_alive())
+    _wait_until(lambda: house.worker.broken is not None or not blocks.server.thread.is_alive())
+    if house.worker.broken is not None:
+        raise house.worker.broken
     raise HostError("The web server ended by itself; the log above says why.")
 
 
@@ -149,7 +175,15 @@ def compose(settings: Settings) -> House:
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
     checkpoints = Checkpoints(settings.models_dir)
     store = Store(data / "jobs.sqlite")
-    worker = Worker(store, render, data / "clips", video.write)
+    worker = Worker(
+        store,
+        render,
+        data / "clips",
+        video.write,
+        max_attempts=settings.max_attempts,
+        timeout=settings.job_timeout,
+        check_device=lambda: engine.result().check(),
+    )
     desk = Desk(
         Library(settings.lora_dir, uploads, Sources(uploads, allow_hosts=settings.allow_url_hosts)),
         image.ImageStore(data / "images", download),
@@ -159,21 +193,6 @@ def compose(settings: Settings) -> House:
         data,
     )
     return House(desk, store, worker, checkpoints, engine, uploads)
-
-
-def build_engine(settings: Settings, library: Library) -> Engine:
-    """The engine of these settings, with the desk's LoRA library. Raises DeviceUnavailable."""
-    from wan_ui.local import Engine
-
-    return Engine(
-        settings.models_dir,
-        settings.lora_dir,
-        settings.device,
-        settings.memory,
-        settings.data_dir,
-        settings.allow_url_hosts,
-        library,
-    )
 
 
 def launch(house: House, demo: Demo | None, port: int) -> gr.Blocks:

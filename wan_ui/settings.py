@@ -19,6 +19,8 @@ class Settings:
 
     `models_dir` None: checkpoints come from the Hugging Face cache or hub. `device` None: CUDA if there is one,
     else the CPU. `memory` "auto" takes the first of resident, pair, stream that fits.
+    `job_timeout`: seconds that one video may take, its checkpoint's download left out; None for no limit.
+    `max_attempts`: processes that may end while running a job before it is failed.
     `allow_url_hosts`: hosts that control images and LoRAs may be fetched from although they are not public addresses.
     """
 
@@ -30,6 +32,8 @@ class Settings:
     port: int = 7860
     demo: bool = False
     allow_url_hosts: tuple[str, ...] = ()
+    job_timeout: float | None = None
+    max_attempts: int = 3
 
 
 def _flag(environment: Mapping[str, str], name: str) -> bool:
@@ -89,6 +93,21 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="use tiny demo checkpoints, written on the spot",
     )
     line.add_argument(
+        "--job-timeout",
+        type=float,
+        default=default("JOB_TIMEOUT", "0"),
+        metavar="SECONDS",
+        help="a video that takes longer is failed and the server ends with exit code 70, to be started again by its "
+        "supervisor; downloads of checkpoints do not count (default: %(default)s, no limit)",
+    )
+    line.add_argument(
+        "--max-attempts",
+        type=int,
+        default=default("MAX_ATTEMPTS", "3"),
+        metavar="N",
+        help="a job is failed when the server has died this many times while running it (default: %(default)s)",
+    )
+    line.add_argument(
         "--allow-url-host",
         action="append",
         default=None,
@@ -106,6 +125,10 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         line.error(f"WAN_UI_MEMORY must be one of {', '.join(MEMORY_MODES)}")
     if not 0 <= chosen.port <= 65535:
         line.error("--port must be between 0 and 65535")
+    if not 0 <= chosen.job_timeout < float("inf"):
+        line.error("--job-timeout must be a number of seconds, or 0 for no limit")
+    if chosen.max_attempts < 1:
+        line.error("--max-attempts must be at least 1")
     hosts = chosen.allow_url_host or environment.get(ENVIRONMENT_PREFIX + "ALLOW_URL_HOST", "").split()
     return Settings(
         models_dir=chosen.models_dir,
@@ -116,4 +139,6 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         port=chosen.port,
         demo=chosen.demo,
         allow_url_hosts=tuple(hosts),
+        job_timeout=chosen.job_timeout or None,
+        max_attempts=chosen.max_attempts,
     )

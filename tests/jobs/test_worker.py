@@ -271,7 +271,7 @@ def test_an_unforeseen_failure_is_logged_whole_and_told_without_internals(
     assert (job.status, job.error["code"], job.error["details"]) == ("failed", "RENDER_FAILED", {"prompt": 0})
     assert "secret" not in json.dumps(job.error)
     (record,) = [record for record in caplog.records if record.exc_info]
-    assert first.id in record.getMessage()
+    assert vars(record)["request_id"] == first.id
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], KeyError)
 

@@ -196,10 +196,10 @@ class Core:
             for step in plan(self._held, wanted):
                 self._do(step, generation, wanted, by_digest, on_progress)
             clip = self._ready().render(generation, image, on_progress)
+            return replace(clip, metadata={**clip.metadata, "lora": self._lora_report(generation, files, clip)})
         except OutOfMemory:
             self.close()
             raise
-        return replace(clip, metadata={**clip.metadata, "lora": self._lora_report(generation, files, clip)})
 
     def close(self) -> None:
         """Lets go of the model."""

@@ -58,6 +58,8 @@ KEPT_PROMPTS = 128  # text embeddings kept in host memory, 4 MB each at full siz
 ROOM_FOR_A_RENDER = 12 << 30  # bytes of GPU memory left free beside pristine weights
 HOST_RESERVE = 4 << 30  # bytes of host memory left free beside pristine weights
 MOST_DROPPED = 50  # dropped tensors named one by one in a report
+# How memory runs out beside torch's own allocator: in the driver, and when a library wants its workspace.
+_MEMORY_SIGNS = ("CUDA error: out of memory", "CUDA driver error: out of memory", "STATUS_ALLOC_FAILED")
 FRAMES_AT_ONCE = 8  # frames turned into bytes at a time, so that their float32 copy stays small
 
 
@@ -563,7 +565,9 @@ def out_of_memory_said() -> Iterator[None]:
     """Maps torch's out-of-memory error to ours, which says what to try."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error) for sign in _MEMORY_SIGNS):
+            raise
         log.error("out of GPU memory", exc_info=error)
         raise OutOfMemory(
             "The GPU ran out of memory. Try a smaller width, height or frame count, start with --memory stream, or "

@@ -33,6 +33,16 @@ def release(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def probe(device: torch.device) -> None:
+    """Raises RuntimeError when a CUDA context is dead: after a device-side assert, say, every call fails for good."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # an error of a kernel comes up at the next call that waits for it
+        try:
+            torch.zeros(1, device=device).add_(1).item()
+        except torch.OutOfMemoryError:
+            return  # another program has it all: full is not dead
+
+
 class Residence:
     """Where the parts live under one memory mode. On the CPU everything is resident."""
 

@@ -81,6 +81,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # Errors by generation index; in the job's own row, so that a retry clears them in the write that queues it.
         "ALTER TABLE jobs ADD COLUMN failures TEXT NOT NULL DEFAULT '{}'",
     ),
+    (
+        # The clip's file that is being made: one that a killed process wrote and did not list is found by its name.
+        "ALTER TABLE jobs ADD COLUMN writing TEXT",
+    ),
 )
 
 
@@ -354,6 +358,30 @@ class Store:
         """Whether somebody asked for this job's end."""
         rows = self._execute("SELECT 1 FROM jobs WHERE id = :id AND cancel_requested", {"id": job_id})
         return bool(rows)
+
+    def begin_clip(self, job_id: str, file: str) -> None:
+        """Notes the file, relative to the data folder, that a running job's next clip will be."""
+        self._execute(
+            "UPDATE jobs SET writing = :file WHERE id = :id AND status = 'in_progress'", {"id": job_id, "file": file}
+        )
+
+    def strays(self) -> tuple[str, ...]:
+        """Files that were begun and never became a clip. Only for a process that alone holds the data folder."""
+        rows = self._execute(
+            "SELECT writing FROM jobs WHERE writing IS NOT NULL AND writing NOT IN (SELECT file FROM clips)", {}
+        )
+        return tuple(row["writing"] for row in rows)
+
+    def forget_strays(self) -> None:
+        """Says that the strays' files are gone."""
+        self._execute("UPDATE jobs SET writing = NULL WHERE writing IS NOT NULL", {})
+
+    def counts(self) -> dict[Status, int]:
+        """How many jobs there are in each status."""
+        rows = self._execute("SELECT status, count(*) AS jobs FROM jobs GROUP BY status", {})
+        return {"in_queue": 0, "in_progress": 0, **dict.fromkeys(FINAL, 0)} | {
+            row["status"]: row["jobs"] for row in rows
+        }
 
     def add_clip(self, job_id: str, clip: ClipRecord) -> bool:
         """Adds a finished clip to a running job. False, and nothing added, if the job does not run any more."""

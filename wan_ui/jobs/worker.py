@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,13 +22,19 @@ from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
 from wan_ui.errors import (
     Cancelled,
     CellsFailed,
+    DeviceLost,
+    DiskFull,
     HostError,
+    LineStopped,
     OutOfMemory,
     RenderFailed,
+    RenderTimedOut,
+    RestartNeeded,
     VideoEncodingFailed,
     WanUIError,
 )
 from wan_ui.jobs.store import FINAL, MAX_ATTEMPTS, ClipRecord, Job, Store
+from wan_ui.media import disk
 from wan_ui.request import Generation
 
 log = logging.getLogger(__name__)
@@ -34,6 +42,12 @@ log = logging.getLogger(__name__)
 Render = Callable[[Generation, OnProgress], Clip]
 WriteVideo = Callable[[Path, npt.NDArray[np.uint8], int, Mapping[str, Any]], None]
 """The file, uint8 frames (T, H, W, 3), frames per second, what to keep inside the file."""
+
+Observe = Callable[[Phase, float], None]
+"""A phase of a render that ended, and its seconds."""
+
+LAST_WRITES = 3  # tries to record a job's end before this process ends; what is not recorded counts as an attempt
+LOOKS_PER_LIMIT = 10
 
 T = TypeVar("T")
 
@@ -48,6 +62,22 @@ class Running:
     progress: Progress
 
 
+@dataclass(frozen=True)
+class _Timed:
+    """A clip in the making and when it began, on the monotonic clock. Replaced whole."""
+
+    running: Running
+    since: float
+
+
+def _nothing_to_check() -> None:
+    """A device that cannot die, such as the CPU."""
+
+
+def _unobserved(phase: Phase, seconds: float) -> None:
+    """Seconds that nobody asked for."""
+
+
 class Worker:
     """Runs the store's jobs one by one, oldest first, on a thread of its own.
 
@@ -56,6 +86,11 @@ class Worker:
     ends the job, except in a comparison: there the cell is marked and the rest goes on, unless the others would fail
     the same way.
     While the list of jobs cannot be written the worker tries again every `retry_seconds` rather than lose a job.
+
+    `check_device` is called after every failure, when nothing of the failed render is held any more; it raises
+    DeviceLost if the device is of no use any more. `timeout` are the seconds that one clip may take, downloads left
+    out, None for no limit. After either, and when the thread itself ends, `broken` says so: no further job is begun,
+    and the process should end with the error's exit code.
     """
 
     def __init__(
@@ -67,6 +102,9 @@ class Worker:
         *,
         max_attempts: int = MAX_ATTEMPTS,
         retry_seconds: float = 5.0,
+        timeout: float | None = None,
+        check_device: Callable[[], None] = _nothing_to_check,
+        observe: Observe = _unobserved,
     ) -> None:
         self._store = store
         self._render = render
@@ -74,6 +112,11 @@ class Worker:
         self._write_video = write_video
         self._max_attempts = max_attempts
         self._retry_seconds = retry_seconds
+        self._timeout = timeout
+        self._check_device = check_device
+        self._observe = observe
+        self._broken: RestartNeeded | None = None
+        self._timed: _Timed | None = None
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._ended = threading.Condition()
@@ -82,9 +125,17 @@ class Worker:
 
     def start(self) -> None:
         """Puts jobs that a dead process left running back in line, then begins. Once per worker."""
+        self._sweep()
         for job_id, status in self._store.recover(self._max_attempts).items():
-            log.warning("request %s: the process ended while running it; now %s", job_id, status)
+            log.warning("the process ended while running this", extra={"request_id": job_id, "status": status})
         self._thread.start()
+        if self._timeout is not None:
+            threading.Thread(target=self._watch, args=(self._timeout,), name="wan-ui-watch", daemon=True).start()
+
+    @property
+    def broken(self) -> RestartNeeded | None:
+        """Why this process can render no more; None while it can. The job that it struck has its end by then."""
+        return self._broken
 
     def stop(self, timeout: float = 8.0) -> bool:
         """Ends the thread between two steps and puts the running job back in line, no attempt counted.
@@ -96,10 +147,10 @@ class Worker:
         self._wake.set()
         if self._thread.ident is None:
             return True
-        self._thread.join(timeout)
+        self._thread.join(0 if isinstance(self._broken, RenderTimedOut) else timeout)
         running = self._running
         if self._thread.is_alive() and running is not None:
-            log.warning("request %s: still in a step after %s s, put back in line", running.job_id, timeout)
+            log.warning("still in a step at the stop", extra={"request_id": running.job_id, "seconds": timeout})
             self._persist(partial(self._store.put_back, running.job_id))
         return not self._thread.is_alive()
 
@@ -129,92 +180,193 @@ class Worker:
         with self._ended:
             return self._ended.wait_for(lambda: self._store.job(job_id).status in FINAL, timeout)
 
+    def _sweep(self) -> None:
+        """Removes what a killed process was writing."""
+        try:
+            disk.sweep(self._clips_dir)
+            for file in self._store.strays():
+                (self._clips_dir.parent / file).unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("what a killed process was writing cannot be removed", extra={"reason": error.strerror})
+            return
+        self._store.forget_strays()
+
     def _loop(self) -> None:
-        while not self._stopping.is_set():
+        try:
+            self._run_line()
+        finally:
+            if self._broken is None and not self._stopping.is_set():
+                self._broken = LineStopped(
+                    "The line of jobs stopped for a reason that has no name yet; the server's log has the trace."
+                )
+            self._announce()
+
+    def _run_line(self) -> None:
+        while not self._stopping.is_set() and self._broken is None:
             self._wake.clear()  # before looking, so that a job added after the look wakes the wait
             job_id = self._persist(self._store.claim_next)
             if job_id is None:
                 self._wake.wait()
                 continue
-            self._persist(self._run(job_id))
+            lost = self._run(job_id)
             self._running = None
+            self._broken = self._broken or lost
             self._announce()
 
-    def _persist(self, write: Callable[[], T]) -> T | None:
-        """Writes to the store, again and again while the host prevents it; None when stopped meanwhile."""
+    def _watch(self, limit: float) -> None:
+        while self._broken is None and not self._stopping.wait(min(1.0, limit / LOOKS_PER_LIMIT)):
+            timed = self._timed
+            if timed is not None and time.monotonic() - timed.since > limit:
+                self._give_up(timed, limit)
+
+    def _give_up(self, timed: _Timed, limit: float) -> None:
+        """Fails the job whose clip takes too long. Its thread cannot be killed, so this process must end."""
+        running = timed.running
+        error = RenderTimedOut(
+            f"This took longer than the {limit:g} s that a video may take here, and the server started again to end "
+            "it. Try a smaller size, fewer frames or fewer steps, or a longer --job-timeout.",
+            seconds=limit,
+        )
+        end = partial(self._store.finish, running.job_id, "failed", _of_prompt(error, running))
+        if self._persist(end, LAST_WRITES) is None and self._timed is not timed:
+            return  # it came to its end by itself meanwhile
+        log.error("took too long", extra={"request_id": running.job_id, "prompt": running.index, "seconds": limit})
+        self._broken = error
+        self._announce()
+
+    def _persist(self, write: Callable[[], T], tries: int | None = None) -> T | None:
+        """Writes to the store, again and again while the host prevents it.
+
+        None when stopped meanwhile, or after so many `tries`.
+        """
         while True:
             try:
                 return write()
             except HostError as error:
                 log.error("%s Trying again in %s s.", error.message, self._retry_seconds)
-                if self._stopping.wait(self._retry_seconds):
+                tries = None if tries is None else tries - 1
+                if tries == 0 or self._stopping.wait(self._retry_seconds):
                     return None
 
     def _announce(self) -> None:
         with self._ended:
             self._ended.notify_all()
 
-    def _run(self, job_id: str) -> Callable[[], object]:
-        """Runs a claimed job to its end and returns the write that records this end."""
+    def _run(self, job_id: str) -> DeviceLost | None:
+        """Runs a claimed job to its end and records this end; the error after which no other job can run."""
         self._running = running = Running(job_id, 0, 1, Progress("checking"))
-        log.info("request %s: started", job_id)
+        begun = time.monotonic()
+        log.info("started", extra={"request_id": job_id})
+        lost = None
         try:
             job = self._attempt(running, partial(self._store.job, job_id))
-            error = _of_prompt(job, running) if isinstance(job, WanUIError) else self._render_all(job)
+            error, lost = (_of_prompt(job, running), None) if isinstance(job, WanUIError) else self._render_all(job)
+            said = "succeeded" if error is None else "failed"
+            end: Callable[[], object] = (
+                partial(self._store.finish, job_id, "succeeded")
+                if error is None
+                else partial(self._store.finish, job_id, "failed", error)
+            )
         except Cancelled:
             if self._stopping.is_set():
-                log.info("request %s: stopped with the server, put back in line", job_id)
-                return partial(self._store.put_back, job_id)
-            log.info("request %s: canceled", job_id)
-            return partial(self._store.finish, job_id, "canceled")
-        if error is not None:
-            return partial(self._store.finish, job_id, "failed", error)
-        log.info("request %s: done", job_id)
-        return partial(self._store.finish, job_id, "succeeded")
+                said, end = "put back in line: the server stops", partial(self._store.put_back, job_id)
+            else:
+                said, end = "canceled", partial(self._store.finish, job_id, "canceled")
+        self._persist(end, None if lost is None else LAST_WRITES)
+        log.info(said, extra={"request_id": job_id, "seconds": round(time.monotonic() - begun, 3)})
+        return lost
 
-    def _render_all(self, job: Job) -> Mapping[str, Any] | None:
-        """Makes the clips that the job lacks; the error that ends it, as a body, or None. Raises Cancelled."""
+    def _render_all(self, job: Job) -> tuple[Mapping[str, Any] | None, DeviceLost | None]:
+        """Makes the clips that the job lacks. Raises Cancelled.
+
+        The error that ends the job, as a body, or None; and the error if it leaves no device to run on.
+        """
         failures = dict(job.failures)
         done = {clip.index for clip in job.clips}
         for index, generation in enumerate(job.generations):
             if index in done or index in failures:
                 continue
             self._running = running = Running(job.id, index, len(job.generations), Progress("checking"))
+            self._timed = _Timed(running, time.monotonic())
             error = self._attempt(running, partial(self._make_clip, job, running, generation))
+            lost = None if error is None else self._lost(running, error)
+            self._timed = None
             if error is None:
                 continue
+            if lost is not None:
+                return _of_prompt(lost, running), lost
             if not job.cells:
-                return _of_prompt(error, running)
+                return _of_prompt(error, running), None
             reached = self.progress(job.id)
             if reached is None or _hits_every_cell(error, reached.phase):
-                return error.body()
+                return error.body(), None
             failures[index] = error.body()
             self._persist(partial(self._store.add_failure, job.id, index, failures[index]))
-        return _cells_failed(job.cells, failures).body() if failures else None
+        return _cells_failed(job.cells, failures).body() if failures else None, None
 
     def _attempt(self, running: Running, work: Callable[[], T]) -> T | WanUIError:
         """What the work gave, or what went wrong in it, logged. Raises Cancelled."""
+        about = {"request_id": running.job_id, "prompt": running.index}
         try:
             return work()
         except Cancelled:
             raise
         except WanUIError as error:
-            log.warning("request %s: prompt %d failed: %s %s", running.job_id, running.index, error.code, error.message)
-            return error
+            log.warning("%s", error.message, extra={**about, "code": error.code})
+            # Its traces hold the frames in which it happened, and those hold the tensors of a whole render.
+            error.__cause__ = error.__context__ = None
+            return error.with_traceback(None)
         except Exception:  # the one broad catch: whatever a job does, the line goes on
-            log.exception("request %s: prompt %d failed", running.job_id, running.index)
+            log.exception("a failure without a name", extra=about)
             return RenderFailed(
                 "The render broke for a reason that has no name yet. Try again, or with other values; the server's "
                 "log has the trace."
             )
 
+    def _lost(self, running: Running, error: WanUIError) -> DeviceLost | None:
+        """What a failure has made of the device: None when it is as good as before."""
+        try:
+            self._check_device()
+        except DeviceLost as lost:
+            lost.details["after"] = error.code
+            log.error("%s", lost.message, extra={"request_id": running.job_id, "code": lost.code})
+            return lost
+        return None
+
     def _make_clip(self, job: Job, running: Running, generation: Generation) -> None:
+        with self._phases() as entered:
+            self._render_clip(job, running, generation, entered)
+
+    @contextmanager
+    def _phases(self) -> Iterator[Callable[[Phase], None]]:
+        """Tells the observer the seconds of each phase that is entered in the block."""
+        at: tuple[Phase, float] | None = None
+
+        def enter(phase: Phase | None) -> None:
+            nonlocal at
+            now = time.monotonic()
+            if at is not None and at[0] != phase:
+                self._observe(at[0], now - at[1])
+            if at is None or at[0] != phase:
+                at = None if phase is None else (phase, now)
+
+        try:
+            yield enter
+        finally:
+            enter(None)
+
+    def _render_clip(
+        self, job: Job, running: Running, generation: Generation, entered: Callable[[Phase], None]
+    ) -> None:
         where = _place(job, running.index)
 
         def on_progress(progress: Progress) -> None:
+            entered(progress.phase)
             said = replace(progress, note=" · ".join(filter(None, (where, progress.note))))
             self._running = replace(running, progress=said)
-            if self._stopping.is_set() or self._store.cancel_requested(job.id):
+            if progress.phase == "downloading":
+                self._timed = _Timed(running, time.monotonic())
+            if self._stopping.is_set() or self._broken is not None or self._store.cancel_requested(job.id):
                 raise Cancelled("Canceled.")
 
         on_progress(running.progress)
@@ -222,9 +374,15 @@ class Worker:
         on_progress(Progress("encode", generation.sample_steps, generation.sample_steps))
         path = self._clips_dir / f"{secrets.token_hex(16)}.mp4"
         try:
-            self._clips_dir.mkdir(parents=True, exist_ok=True)
+            # Not its parents: a data folder that is gone took the list of jobs with it, and a new one would hide that.
+            self._clips_dir.mkdir(exist_ok=True)
         except OSError as error:
-            raise HostError(f"The folder for clips cannot be made ({error.strerror}).") from error
+            if disk.is_full(error):
+                raise DiskFull("There is no disk space left for the video. Free some and try again.") from error
+            raise HostError(
+                f"The folder for clips cannot be made ({error.strerror}). Check the data folder and its disk."
+            ) from error
+        self._store.begin_clip(job.id, f"{self._clips_dir.name}/{path.name}")
         self._write_video(path, clip.frames, clip.fps, _inside_file(job, running.index, generation, clip))
         stored = False
         try:

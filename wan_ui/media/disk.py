@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,15 @@ def publish(part: Path, path: Path) -> None:
     _sync(part)
     os.replace(part, path)
     _sync(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed processes left unfinished. Only for a process that alone holds the folder."""
+    for part in folder.glob(f"{PART_PREFIX}*"):
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
 
 
 def save(path: Path, data: bytes) -> None:

@@ -1,0 +1,34 @@
+"""A CUDA context that dies, and memory that runs out, in a process of its own that a supervisor starts again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.supervised import a_dead_context_ends_its_job_and_the_rest_runs_after_a_restart, add, supervise
+from wan_ui.jobs.store import Store
+
+pytestmark = pytest.mark.gpu
+CAP = 2 << 30  # bytes; the decode below takes about 12e9
+LEFT = 200 << 20  # bytes that libraries keep as their workspace
+
+
+def test_a_device_side_assert(tmp_path: Path) -> None:
+    a_dead_context_ends_its_job_and_the_rest_runs_after_a_restart(tmp_path, "cuda")
+
+
+def test_out_of_memory_frees_everything_and_the_next_job_runs_in_the_same_process(tmp_path: Path) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    jobs = [add(store, 1), add(store, 2, width=1024, height=1024, num_frames=5), add(store, 3)]
+    codes, said = supervise(tmp_path, "cuda", "--cap", str(CAP))
+    before, struck, after = (store.job(job.id) for job in jobs)
+    store.close()
+    assert codes == [0], said
+    assert (before.status, struck.status, after.status) == ("succeeded", "failed", "succeeded")
+    assert struck.error is not None
+    assert struck.error["code"] == "OUT_OF_MEMORY"
+    found = re.search(r"checked: (\d+) bytes held, model None", said)
+    assert found is not None, said
+    assert int(found[1]) < LEFT
