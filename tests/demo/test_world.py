@@ -16,6 +16,7 @@ def _scenes(count: int, seed: int, look: str = "plain") -> list[Scene]:
     return [world.draw(rng, Words(speed=str(rng.choice(world.SPEEDS))), look) for _ in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", world.LOOKS)
 def test_the_reader_reads_what_was_drawn(look: str) -> None:
     for scene in _scenes(40, 1, look):
@@ -25,6 +26,7 @@ def test_the_reader_reads_what_was_drawn(look: str) -> None:
         ), scene  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height", "frames"), [(96, 96, 9), (192, 128, 17), (128, 224, 33), (64, 64, 5)])
 def test_any_size_and_length_can_be_drawn_and_read(width: int, height: int, frames: int) -> None:
     short = min(width, height)
@@ -38,6 +40,7 @@ def test_any_size_and_length_can_be_drawn_and_read(width: int, height: int, fram
         assert found.shape == scene.shape or short == 64, scene
 
 
+@pytest.mark.slow
 def test_it_is_read_through_noise_and_blur_as_a_small_autoencoder_leaves_them() -> None:
     rng = np.random.default_rng(3)
     for scene in _scenes(25, 3):

@@ -7,6 +7,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -284,7 +285,9 @@ def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compa
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_the_grid_scrolls_in_its_own_box(browser: Browser, compare_app: App, scheme: str) -> None:
+def test_on_a_phone_the_grid_scrolls_in_its_own_box(
+    browser: Browser, compare_app: App, scheme: Literal["light", "dark"]
+) -> None:
     page = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme).new_page()
     job = compare_app.desk.submit(
         {
