@@ -38,9 +38,11 @@ LONG: dict[str, Any] = {"model": "wan21_1b", "prompts": [{"prompt": "a sea", **S
 class App:
     """A running `python app.py` on a free port, its standard output read by line."""
 
-    def __init__(self, data_dir: Path, *flags: str, port: int | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *flags: str, port: int | None = None, program: tuple[str, ...] = ("app.py",)
+    ) -> None:
         self.port = port or free_port(0)
-        command = [sys.executable, "-X", "faulthandler", "app.py", "--data-dir", str(data_dir)]
+        command = [sys.executable, "-X", "faulthandler", *program, "--data-dir", str(data_dir)]
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port), *flags],
             cwd=ROOT,

@@ -37,6 +37,7 @@ HOMES = {
     "fastapi": ("wan_ui.http.", "wan_ui.serve"),
     "starlette": ("wan_ui.http.", "wan_ui.serve"),
     "uvicorn": ("wan_ui.serve",),
+    "prometheus_client": ("wan_ui.http.",),
     "torch": ("wan_ui.engine.", "wan_ui.lora.convert", "wan_ui.demo.", "wan_ui.local", "wan_ui.serve"),
     "diffusers": ("wan_ui.engine.", "wan_ui.demo."),
     "transformers": ("wan_ui.engine.", "wan_ui.demo."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import signal
@@ -22,11 +21,13 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 import wan_ui
+from wan_ui import logs
 from wan_ui.demo.checkpoints import Demo, ensure
 from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.errors import HostError, RestartNeeded, WanUIError
 from wan_ui.http.api import api
 from wan_ui.http.guard import Guard
+from wan_ui.http.metrics import Metrics
 from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
@@ -77,8 +78,7 @@ def serve(settings: Settings, build: BuildEngine = build_engine) -> int:
 
     Exit code 70 asks to be started again: this process can render no more, and the line of jobs is intact.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("wan_ui").setLevel(logging.INFO)
+    logs.begin(settings.log_format)
     for number in (signal.SIGTERM, signal.SIGINT):  # SIGINT too: a shell starts background processes without it
         signal.signal(number, signal.default_int_handler)
     with ExitStack() as closing:
@@ -142,12 +142,13 @@ class House:
     checkpoints: Checkpoints
     engine: Future[Engine]
     uploads: Path
+    metrics: Metrics
 
     def health(self) -> dict[str, Any]:
-        """What GET /v1/health says: starting until the engine is there."""
+        """What GET /v1/health says: starting until the engine is there, failed when it can render no more."""
         ready = self.engine.done()
         return {
-            "status": "ready" if ready else "starting",
+            "status": "failed" if self.worker.broken is not None else "ready" if ready else "starting",
             "version": wan_ui.__version__,
             "device": self.engine.result().device_name if ready else None,
             "queue": self.desk.waiting(),
@@ -175,6 +176,8 @@ def compose(settings: Settings) -> House:
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
     checkpoints = Checkpoints(settings.models_dir)
     store = Store(data / "jobs.sqlite")
+    metrics = Metrics()
+    metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
     worker = Worker(
         store,
         render,
@@ -183,6 +186,7 @@ def compose(settings: Settings) -> House:
         max_attempts=settings.max_attempts,
         timeout=settings.job_timeout,
         check_device=lambda: engine.result().check(),
+        observe=metrics.observe,
     )
     desk = Desk(
         Library(settings.lora_dir, uploads, Sources(uploads, allow_hosts=settings.allow_url_hosts)),
@@ -192,7 +196,7 @@ def compose(settings: Settings) -> House:
         checkpoints.transformer_config,
         data,
     )
-    return House(desk, store, worker, checkpoints, engine, uploads)
+    return House(desk, store, worker, checkpoints, engine, uploads, metrics)
 
 
 def launch(house: House, demo: Demo | None, port: int) -> gr.Blocks:
@@ -222,7 +226,7 @@ def launch(house: House, demo: Demo | None, port: int) -> gr.Blocks:
             pwa=False,
             enable_monitoring=False,
             app_kwargs={
-                "routes": [door],
+                "routes": [door, house.metrics.route()],
                 "lifespan": guarded,
                 "openapi_url": None,
             },
@@ -230,6 +234,7 @@ def launch(house: House, demo: Demo | None, port: int) -> gr.Blocks:
         )
     except OSError as error:
         raise _port_in_use(port) from error
+    logs.adopt_server()
     return blocks
 
 

@@ -10,6 +10,8 @@ from typing import Literal
 
 MemoryMode = Literal["auto", "resident", "pair", "stream"]
 MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "resident", "pair", "stream")
+LogFormat = Literal["auto", "json", "text"]
+LOG_FORMATS: tuple[LogFormat, ...] = ("auto", "json", "text")
 ENVIRONMENT_PREFIX = "WAN_UI_"
 
 
@@ -34,6 +36,7 @@ class Settings:
     allow_url_hosts: tuple[str, ...] = ()
     job_timeout: float | None = None
     max_attempts: int = 3
+    log_format: LogFormat = "auto"
 
 
 def _flag(environment: Mapping[str, str], name: str) -> bool:
@@ -108,6 +111,12 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="a job is failed when the server has died this many times while running it (default: %(default)s)",
     )
     line.add_argument(
+        "--log-format",
+        choices=LOG_FORMATS,
+        default=default("LOG_FORMAT", "auto"),
+        help="one event a line, as JSON or as text (default: %(default)s, text in a terminal and JSON elsewhere)",
+    )
+    line.add_argument(
         "--allow-url-host",
         action="append",
         default=None,
@@ -123,6 +132,8 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     chosen = line.parse_args(arguments)
     if chosen.memory not in MEMORY_MODES:
         line.error(f"WAN_UI_MEMORY must be one of {', '.join(MEMORY_MODES)}")
+    if chosen.log_format not in LOG_FORMATS:
+        line.error(f"WAN_UI_LOG_FORMAT must be one of {', '.join(LOG_FORMATS)}")
     if not 0 <= chosen.port <= 65535:
         line.error("--port must be between 0 and 65535")
     if not 0 <= chosen.job_timeout < float("inf"):
@@ -141,4 +152,5 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         allow_url_hosts=tuple(hosts),
         job_timeout=chosen.job_timeout or None,
         max_attempts=chosen.max_attempts,
+        log_format=chosen.log_format,
     )

@@ -22,10 +22,10 @@ from wan_ui.request import Compare, parse, resolve
 ROOT = Path(__file__).parents[2]
 
 
-def start_stuck(data_dir: Path, seed: int) -> subprocess.Popen[str]:
-    """A server process that is inside the render of `seed`."""
+def start_stuck(data_dir: Path, seed: int, where: str = "render") -> subprocess.Popen[str]:
+    """A server process that is inside the render of `seed`, or at another moment of it, see the victim."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.jobs.victim", str(data_dir), str(seed)],
+        [sys.executable, "-m", "tests.jobs.victim", str(data_dir), str(seed), where],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -113,6 +113,41 @@ def test_three_kills_fail_the_job_and_the_next_runs(tmp_path: Path) -> None:
     assert job.error is not None
     assert job.error["message"].startswith("The process ended three times while running this")
     assert store.job(second.id).status == "succeeded"
+    store.close()
+
+
+@pytest.mark.parametrize("where", ["written", "half"])
+def test_what_a_killed_process_wrote_and_did_not_list_is_removed(tmp_path: Path, where: str) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    job = add(store, 1, 2)
+    kill(start_stuck(tmp_path, 2, where))
+    (tmp_path / "clips" / "kept.mp4").write_bytes(b"of somebody else")
+    listed = {Path(clip.file).name for clip in store.job(job.id).clips}
+    assert len({path.name for path in (tmp_path / "clips").iterdir()} - listed) == 2
+    worker = Worker(store, FakeRender(), tmp_path / "clips", fake_write_video)
+    worker.start()
+    assert worker.wait(job.id, PATIENCE)
+    assert worker.stop()
+    done = store.job(job.id)
+    assert (done.status, len(done.clips)) == ("succeeded", 2)
+    assert {path.name for path in (tmp_path / "clips").iterdir()} == {
+        "kept.mp4",
+        *(Path(clip.file).name for clip in done.clips),
+    }
+    store.close()
+
+
+def test_the_cap_on_attempts_can_be_raised(tmp_path: Path) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    job = add(store, 1)
+    for _ in range(4):
+        store.claim_next()
+        assert store.recover(max_attempts=9) == {job.id: "in_queue"}
+    store.claim_next()
+    assert store.recover(max_attempts=5) == {job.id: "failed"}
+    error = store.job(job.id).error
+    assert error is not None
+    assert "The process ended 5 times while running this" in error["message"]
     store.close()
 
 

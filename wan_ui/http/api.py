@@ -180,7 +180,7 @@ class Inspection(BaseModel):
 
 
 class Health(BaseModel):
-    status: str
+    status: str = Field(description="starting, ready, or failed just before the server ends to be started again.")
     version: str
     device: str | None
     queue: int = Field(description="Requests waiting.")

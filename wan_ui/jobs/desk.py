@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel
 
+log = logging.getLogger(__name__)
 
 INSPECT_SECONDS = 120.0  # for fetching a LoRA that is to be inspected while its sender waits
 
@@ -54,6 +56,7 @@ class Desk:
         job = self._store.add(
             prepared.wire, prepared.generations, prepared.notes, ready=not prepared.awaited, cells=prepared.cells
         )
+        log.info("queued", extra={"request_id": job.id, "videos": len(job.generations)})
         self._worker.wake()
         self.fetcher.wake()
         return job

@@ -177,10 +177,10 @@ class Fetcher:
             return self._refuse(job, error)
         said = tuple(note for other in remote_sources(job) for note in here[other])
         self._store.make_ready(job.id, settled.generations, (*said, *settled.notes), settled.cells)
-        log.info("request %s: its LoRA files are here", job.id)
+        log.info("its LoRA files are here", extra={"request_id": job.id})
 
     def _refuse(self, job: Job, error: WanUIError) -> None:
-        log.warning("request %s: its LoRA cannot be had: %s %s", job.id, error.code, error.message)
+        log.warning("%s", error.message, extra={"request_id": job.id, "code": error.code})
         self._store.refuse(job.id, error.body())
 
 

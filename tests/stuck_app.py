@@ -1,0 +1,37 @@
+"""app.py with an engine that never returns from a prompt that says so: `python -m tests.stuck_app FLAGS`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from wan_ui.engine.clip import Clip, OnProgress, Progress
+from wan_ui.local import Engine
+from wan_ui.lora.library import Library
+from wan_ui.request import Generation
+from wan_ui.serve import serve
+from wan_ui.settings import Settings, read
+
+PROMPT = "never"
+
+
+class StuckEngine(Engine):
+    def render(self, generation: Generation, on_progress: OnProgress) -> Clip:
+        if generation.prompt == PROMPT:
+            on_progress(Progress("denoise", 0, generation.sample_steps))
+            threading.Event().wait()
+        return super().render(generation, on_progress)
+
+
+def build(settings: Settings, library: Library) -> Engine:
+    return StuckEngine(
+        settings.models_dir, settings.lora_dir, settings.device, settings.memory, settings.data_dir, library=library
+    )
+
+
+if __name__ == "__main__":
+    code = serve(read(sys.argv[1:], os.environ), build)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
