@@ -62,6 +62,14 @@ def test_runs_that_differ_in_the_low_side_share_the_high_steps(
     assert not np.array_equal(made[0], made[1])
 
 
+def test_a_clip_says_how_many_steps_it_shared(engine: Engine) -> None:
+    alone, after = (engine.generate(pair("wan22_14b_t2v", low))[0].metadata["steps"] for low in (0.2, 0.5))
+    high = alone["high_noise"]
+    assert alone == {"total": STEPS, "high_noise": high}
+    assert after == {"total": STEPS, "high_noise": high, "shared": high}
+    assert engine.loader.forwards["transformer"] == 2 * high
+
+
 def test_a_run_that_differs_elsewhere_does_not_share(engine: Engine, loras: Path) -> None:
     model = "wan22_14b_t2v"
     frames(engine, pair(model, 1.0))

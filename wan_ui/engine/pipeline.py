@@ -159,6 +159,16 @@ class FrameCache:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What a run's denoising tells of itself: `steps` in all, `high_noise` ones among them, `shared` ones that an
+    earlier run had done; and by slot how much the LoRAs change the first prediction.
+    """
+
+    steps: dict[str, int]
+    changes: dict[str, float]
+
+
+@dataclass(frozen=True)
 class HighNoise:
     """The high-noise half of a run, for the next that shares it: what decides it, its end, what it measured."""
 
@@ -334,9 +344,9 @@ class WanPipeline:
                     on_progress(Progress("image", note=note))
                 start = self._start(generation, image, guidance.positive.dtype)
             spec = self._scheduler(recipe)
-            changes: dict[str, float] = {}
+            said = Said({"total": generation.sample_steps}, {})
             with clock.phase("denoise"):
-                latents = self._denoise(generation, recipe, spec, start, guidance, on_progress, note, changes)
+                latents = self._denoise(generation, recipe, spec, start, guidance, on_progress, note, said)
             with clock.phase("decode"):
                 on_progress(Progress("decode", generation.sample_steps, generation.sample_steps, note=note))
                 frames = self._decode(latents)
@@ -347,7 +357,11 @@ class WanPipeline:
             num_frames=frames.shape[0],
             fps=generation.fps,
             seed=generation.seed,
-            metadata={**self._metadata(recipe, spec, mode, clock), "first_step_change": changes},
+            metadata={
+                **self._metadata(recipe, spec, mode, clock),
+                "steps": said.steps,
+                "first_step_change": said.changes,
+            },
         )
 
     def _guidance(self, generation: Generation, clock: Clock, on_progress: OnProgress, note: str) -> Guidance:
@@ -463,7 +477,7 @@ class WanPipeline:
         guidance: Guidance,
         on_progress: OnProgress,
         note: str,
-        changes: dict[str, float],
+        said: Said,
     ) -> torch.Tensor:
         parts = self._components.transformers
         experts = Experts(
@@ -482,15 +496,17 @@ class WanPipeline:
 
         config = spec.config if spec.config is not None else {}
         scheduler = build_scheduler(spec.class_name, config)
-        probe = partial(self._measure, changes) if generation.first_step_change else None
+        probe = partial(self._measure, said.changes) if generation.first_step_change else None
         half, before = high_noise_half(generation, self._row), self._high_noise
         shared = before if before is not None and before.decided_by == half else None
         if shared is not None:
             resumed = shared.state.step
-            changes.update(shared.first_step_change)
+            said.steps.update(high_noise=resumed, shared=resumed)
+            said.changes.update(shared.first_step_change)
 
         def keep(state: Midway) -> None:
-            self._high_noise = HighNoise(half, state, dict(changes))
+            said.steps["high_noise"] = state.step
+            self._high_noise = HighNoise(half, state, dict(said.changes))
 
         midway = shared.state if shared is not None else None
         sigmas = old_flow_sigmas(steps) if recipe.sigmas == "before_0_36" else None

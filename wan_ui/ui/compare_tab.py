@@ -21,7 +21,7 @@ from wan_ui.ui import card, form, player
 
 if TYPE_CHECKING:
     from wan_ui.jobs.desk import Desk
-    from wan_ui.jobs.store import Job
+    from wan_ui.jobs.store import ClipRecord, Job
     from wan_ui.request import Generation
     from wan_ui.ui.page import Page
     from wan_ui.ui.tab import Tab
@@ -275,27 +275,10 @@ class CompareTab:
         text = f"<b>{card.plural(cells, 'cell')}</b>"
         if distinct < cells:
             text += f", {distinct} of them to render"
-        seconds = self._expected(prepared.generations)
+        seconds = expected(prepared.generations, self.desk.recent(RECENT))
         if seconds is not None:
             text += f", about {_about(seconds)}"
         return f'<p class="counted" role="status">{text}</p>'
-
-    def _expected(self, generations: Sequence[Generation]) -> float | None:
-        """Seconds for all of these, from the newest clip of the same model; None where there is none."""
-        model = generations[0].model
-        for job in self.desk.recent(RECENT):
-            if job.generations[0].model != model:
-                continue
-            for clip in reversed(job.clips):
-                spent = clip.metadata.get("seconds")
-                if not isinstance(spent, Mapping) or not spent.get("denoise"):
-                    continue
-                made = job.generations[clip.index]
-                work = _work(made)
-                step, rest = spent["denoise"] / made.sample_steps / work, spent.get("decode", 0) / work
-                order = Order(tuple(generations), ())
-                return float(estimate(order, partial(_scaled, step)) + rest * sum(map(_work, generations)))
-        return None
 
     def _jobs(self) -> list[tuple[str, str]]:
         """(label, folder) of the folders of the LoRA folder that hold more than one file."""
@@ -469,6 +452,43 @@ def body(base: Mapping[str, Any], axes: Sequence[Any]) -> dict[str, Any]:
     if len(compare) == 1:
         raise InvalidRequest("Choose what changes along the columns or rows, and type its values.")
     return {**base, "compare": compare}
+
+
+def expected(generations: Sequence[Generation], jobs: Sequence[Job]) -> float | None:
+    """Seconds for all of these, by the newest clip of the same model among `jobs`; None where there is none."""
+    model = generations[0].model
+    for job in jobs:
+        if job.generations[0].model != model:
+            continue
+        for clip in reversed(job.clips):
+            spent = clip.metadata.get("seconds")
+            if not isinstance(spent, Mapping) or not spent.get("denoise"):
+                continue
+            made = job.generations[clip.index]
+            work, steps = _work(made), _steps(clip, made)
+            step, rest = spent["denoise"] / steps.rendered / work, spent.get("decode", 0) / work
+            denoising = estimate(Order(tuple(generations), ()), partial(_scaled, step), steps.high_noise_of)
+            return float(denoising + rest * sum(map(_work, generations)))
+    return None
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The denoising steps of a clip: in all, those of the high-noise transformer, and those it took itself."""
+
+    total: int
+    high_noise: int
+    rendered: int
+
+    def high_noise_of(self, one: Generation) -> int:
+        """How many steps of another clip of the same model are high-noise ones."""
+        return round(self.high_noise / self.total * one.sample_steps)
+
+
+def _steps(clip: ClipRecord, made: Generation) -> _Steps:
+    said = clip.metadata.get("steps", {})
+    total = made.sample_steps
+    return _Steps(total, said.get("high_noise", 0), max(1, total - said.get("shared", 0)))
 
 
 def _work(one: Generation) -> int:
