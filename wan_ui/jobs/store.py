@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +86,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # The clip's file that is being made: one that a killed process wrote and did not list is found by its name.
         "ALTER TABLE jobs ADD COLUMN writing TEXT",
     ),
+    (
+        # All that a place in line depends on: with a thousand jobs waiting, every look at the line counts many of them.
+        "CREATE INDEX jobs_place ON jobs (status, ready DESC, seq)",
+        "DROP INDEX jobs_line",
+    ),
 )
 
 
@@ -136,6 +142,7 @@ def dump_generations(generations: Sequence[Generation]) -> str:
     return _json([asdict(generation) for generation in generations])
 
 
+@lru_cache(maxsize=256)  # every look of every page reads the same few dozen jobs again
 def load_generations(text: str) -> tuple[Generation, ...]:
     """The inverse of dump_generations."""
     return tuple(
@@ -152,6 +159,10 @@ def load_generations(text: str) -> tuple[Generation, ...]:
 
 def _dump_cells(cells: Sequence[PlannedCell]) -> str:
     return _json([asdict(cell) for cell in cells])
+
+
+def _load_cells(text: str) -> tuple[PlannedCell, ...]:
+    return tuple(PlannedCell(**cell) for cell in json.loads(text)) if text != "[]" else ()
 
 
 def _json(value: Any) -> str:
@@ -184,6 +195,21 @@ def _mapped() -> Iterator[None]:
                 "put a backup in its place."
             ) from error
         raise
+
+
+# A waiting job's place in line, counted from the end that is nearer to the jobs asked for: each count is a walk.
+_FROM_FRONT = """
+    (SELECT count(*) FROM jobs AS ahead
+     WHERE ahead.status = 'in_queue' AND ahead.ready = jobs.ready AND ahead.seq <= jobs.seq)
+    + CASE jobs.ready WHEN 1 THEN 0 ELSE
+      (SELECT count(*) FROM jobs AS ahead WHERE ahead.status = 'in_queue' AND ahead.ready = 1) END
+"""
+_FROM_END = """
+    CASE jobs.ready WHEN 1 THEN (SELECT count(*) FROM jobs AS waits WHERE waits.status = 'in_queue' AND waits.ready = 1)
+    ELSE (SELECT count(*) FROM jobs AS waits WHERE waits.status = 'in_queue') END
+    - (SELECT count(*) FROM jobs AS behind
+       WHERE behind.status = 'in_queue' AND behind.ready = jobs.ready AND behind.seq > jobs.seq)
+"""
 
 
 class Store:
@@ -279,12 +305,16 @@ class Store:
 
     def recent(self, limit: int) -> tuple[Job, ...]:
         """The newest jobs, newest first."""
-        return self._jobs("ORDER BY seq DESC LIMIT :limit", {"limit": limit})
+        return self._jobs("ORDER BY seq DESC LIMIT :limit", {"limit": limit}, _FROM_END)
 
     def unfinished(self, limit: int | None = None) -> tuple[Job, ...]:
         """The running job and those waiting, in their order; at most `limit` of them."""
         return self._jobs(
-            "WHERE status IN ('in_progress', 'in_queue') ORDER BY status = 'in_queue', NOT ready, seq LIMIT :limit",
+            """
+            WHERE seq IN (SELECT seq FROM jobs WHERE status IN ('in_progress', 'in_queue')
+                          ORDER BY status, ready DESC, seq LIMIT :limit)
+            ORDER BY status, ready DESC, seq
+            """,
             {"limit": -1 if limit is None else limit},
         )
 
@@ -295,7 +325,7 @@ class Store:
 
     def unready(self) -> tuple[Job, ...]:
         """The waiting jobs whose files are not all here, oldest first."""
-        return self._jobs("WHERE status = 'in_queue' AND NOT ready ORDER BY seq", {})
+        return self._jobs("WHERE status = 'in_queue' AND ready = 0 ORDER BY seq", {})
 
     def make_ready(
         self,
@@ -334,7 +364,7 @@ class Store:
         rows = self._execute(
             """
             UPDATE jobs SET status = 'in_progress', started_at = :now
-            WHERE seq = (SELECT min(seq) FROM jobs WHERE status = 'in_queue' AND ready) AND status = 'in_queue'
+            WHERE seq = (SELECT min(seq) FROM jobs WHERE status = 'in_queue' AND ready = 1) AND status = 'in_queue'
             RETURNING id
             """,
             {"now": _now()},
@@ -478,17 +508,10 @@ class Store:
         )
         return {row["id"]: row["status"] for row in rows}
 
-    def _jobs(self, where: str, values: Mapping[str, Any]) -> tuple[Job, ...]:
+    def _jobs(self, where: str, values: Mapping[str, Any], place: str = _FROM_FRONT) -> tuple[Job, ...]:
         with self._lock:  # both queries see the same moment
             rows = self._execute(
-                f"""
-                SELECT *, CASE status WHEN 'in_queue' THEN
-                    (SELECT count(*) FROM jobs AS ahead WHERE ahead.status = 'in_queue'
-                     AND (ahead.ready, -ahead.seq) >= (jobs.ready, -jobs.seq))
-                    END AS position
-                FROM jobs {where}
-                """,
-                values,
+                f"SELECT *, CASE status WHEN 'in_queue' THEN {place} END AS position FROM jobs {where}", values
             )
             clips: dict[str, list[ClipRecord]] = {row["id"]: [] for row in rows}
             for clip in self._execute(
@@ -530,6 +553,6 @@ def _job(row: sqlite3.Row, clips: tuple[ClipRecord, ...]) -> Job:
         finished_at=row["finished_at"],
         position=row["position"],
         ready=bool(row["ready"]),
-        cells=tuple(PlannedCell(**cell) for cell in json.loads(row["cells"])),
+        cells=_load_cells(row["cells"]),
         failures={int(index): error for index, error in json.loads(row["failures"]).items()},
     )
