@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from wan_ui.models import MODELS
 from wan_ui.ui.compare_tab import WITH_BASELINE
 
 pytestmark = pytest.mark.browser
+SEEDS = {"columns": {"field": "seed", "values": [1552, 1553]}}
 CLIP = {"Width": "64", "Height": "64", "Frames": "9", "Steps": "3", "Guidance scale": "3"}
 
 
@@ -247,6 +249,46 @@ def test_a_cells_settings_go_back_into_the_form(page: Page, compare_app: App) ->
     expect(field(page, "Seed")).to_have_value("1502")
     expect(field(page, "LoRA scale")).to_have_value("1.5")
     expect(field(page, "Prompt")).to_have_value("compared 1501")
+
+
+def test_a_pasted_comparison_and_a_finished_one_fill_the_tab_again(page: Page, compare_app: App) -> None:
+    prompt = {"prompt": "pasted, whole", "width": 64, "height": 64, "num_frames": 5, "sample_steps": 1, "seed": 1551}
+    body = {
+        "model": "wan21_1b",
+        "prompts": [prompt],
+        "compare": {
+            "columns": {"field": "guidance_scale", "values": [1, 2.5]},
+            "rows": {"field": "prompt", "values": ["a cat, asleep", "a dog"]},
+            "baseline": False,
+        },
+    }
+
+    def is_filled() -> None:
+        expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
+        expect(field(page, "Columns: values")).to_have_value("1, 2.5")
+        expect(field(page, "Rows: values")).to_have_value("a cat, asleep\na dog")
+        expect(page.get_by_label("With a scale or a LoRA, add a baseline without LoRA")).not_to_be_checked()
+        expect(page.locator(".summary")).to_contain_text("pasted, whole")
+        expect(said(page)).to_contain_text("4 cells")
+
+    open_page(page, compare_app)
+    page.get_by_role("button", name="Request as JSON").click()
+    page.get_by_label("Paste a request").fill(json.dumps(body))
+    page.get_by_role("button", name="Load into the form").click()
+    is_filled()
+    start(page)
+    expect(page.locator(".board-line")).to_contain_text("Done")
+    other = compare_app.desk.submit({**body, "prompts": [{**prompt, "prompt": "another"}], "compare": SEEDS})
+    plain = compare_app.desk.submit({"model": "wan22_5b", "prompts": [{**prompt, "prompt": "a plain one"}]})
+    finished = page.locator(".jobs button.show")
+    finished.filter(has_text="a plain one").click()  # which is shown in its model's tab
+    expect(page.get_by_role("tab", name="Wan 2.2 TI2V 5B")).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#result video")).to_have_attribute("src", re.compile(plain.id))
+    finished.filter(has_text="a cat, asleep").click()
+    page.get_by_role("button", name="Use these settings", exact=True).click()
+    is_filled()
+    finished.filter(has_text="another").click()  # on the same board
+    expect(page.locator('#player [data-part="link"]')).to_have_attribute("href", f"?compare={other.id}")
 
 
 def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compare_app: App, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from wan_ui.ui import card, form, player
 if TYPE_CHECKING:
     from wan_ui.jobs.desk import Desk
     from wan_ui.jobs.store import ClipRecord, Job
-    from wan_ui.request import Generation
+    from wan_ui.request import Compare, Generation
     from wan_ui.ui.page import Page
     from wan_ui.ui.tab import Tab
 
@@ -147,20 +147,34 @@ class CompareTab:
     def _axes(self) -> list[Component]:
         return [component for side in self.sides for component in (side.field, side.values)] + [self.baseline]
 
+    @property
+    def _said(self) -> list[Any]:
+        """What says something about the axes, or is laid out by them."""
+        texts = [side.values for side in self.sides]
+        return [self.said, self.draft, *texts, *(side.folder for side in self.sides)]
+
+    @property
+    def forms(self) -> list[Any]:
+        """Everything that another request in the form changes."""
+        fields = [side.field for side in self.sides]
+        return [self.model, self.base, self.summary, self.baseline, *fields, *self._said]
+
+    @property
+    def view(self) -> list[Any]:
+        """The board: which comparison it shows, and all that it shows of it."""
+        return [self.shown, self.player, self.status, self.cancel, self.retry, self.timer, self.seen]
+
     def connect(self, page: Page, opened: Any) -> None:
         """Wires the events. `opened` is the event after which every form holds its values."""
         self.page = page
         held = [component for tab in page.rows.values() for component in tab.inputs]
-        folders = [side.folder for side in self.sides]
-        texts = [side.values for side in self.sides]
-        said: list[Any] = [self.said, self.draft, *texts, *folders]
-        forms: list[Any] = [self.model, self.base, self.summary, *(side.field for side in self.sides), *said]
-        view: list[Any] = [self.player, self.status, self.cancel, self.retry, self.timer, self.seen]
+        said, forms = self._said, self.forms
+        view = self.view[1:]
         looking = [self.shown, self.seen]
         opened.then(
             self.on_open,
             [self.shown, page.place, self.draft, *self._axes, *held],
-            [self.shown, page.tabs, page.place, self.baseline, *forms, *view],
+            [self.shown, page.tabs, page.place, *forms, *view],
             **_QUIET,
         )
         self.container.select(
@@ -201,7 +215,7 @@ class CompareTab:
             tab.scales.run.click(
                 lambda text, mine, seen, here, *raw, tab=tab: self.on_scales(tab, text, mine, seen, here, raw),
                 [tab.scales.text, page.mine, page.seen, self.seen, *tab.inputs],
-                [tab.scales.problem, page.tabs, page.place, self.shown, self.baseline, *forms, *view, *followed],
+                [tab.scales.problem, page.tabs, page.place, self.shown, *forms, *view, *followed],
                 api_visibility="private",
                 show_progress="minimal",
                 show_progress_on=[tab.scales.problem],
@@ -229,12 +243,13 @@ class CompareTab:
         raise InvalidRequest(f"There is no form of {row.label}.")
 
     def _over(self, row: WanModel, tab: Tab, raw: Sequence[Any], axes: Sequence[Any]) -> Update:
-        base: dict[str, Any] | None = None
         try:
             base = form.body(row, self._held(tab, raw))
-            summary = _summary(row, base)
         except WanUIError as error:
-            summary = card.problem(error, lambda location: form.label_of(row, location))
+            return self._with(row, None, axes, card.problem(error, lambda location: form.label_of(row, location)))
+        return self._with(row, base, axes, _summary(row, base))
+
+    def _with(self, row: WanModel, base: dict[str, Any] | None, axes: Sequence[Any], summary: str) -> Update:
         choices = _fields(row)
         allowed = [value for _, value in choices]
         kept = list(axes)
@@ -244,6 +259,19 @@ class CompareTab:
                 kept[2 * index] = NOTHING
             found[side.field] = gr.Dropdown(choices=choices, value=kept[2 * index])
         return {**found, **self._says(base, kept, row.id)}
+
+    def open(self, row: WanModel, held: form.Values, compare: Compare) -> Update:
+        """The form over these values, with the axes of a request. Raises InvalidRequest where they cannot be typed."""
+        axes: list[Any] = []
+        for side in (compare.columns, compare.rows):
+            axes += [NOTHING, ""] if side is None or not side.values else [side.field, typed(side.field, side.values)]
+        base = form.body(row, held)
+        return {
+            **self._with(row, base, [*axes, compare.baseline], _summary(row, base)),
+            self.baseline: compare.baseline,
+            self.page.tabs: gr.Tabs(selected=ID),
+            self.page.place: ID,
+        }
 
     def _says(self, base: Mapping[str, Any] | None, axes: Sequence[Any], model: str | None = None) -> Update:
         """What the form says of itself: count and time, or what is wrong; and which of its parts are needed."""
@@ -489,6 +517,17 @@ def _steps(clip: ClipRecord, made: Generation) -> _Steps:
     said = clip.metadata.get("steps", {})
     total = made.sample_steps
     return _Steps(total, said.get("high_noise", 0), max(1, total - said.get("shared", 0)))
+
+
+def typed(field: str, values: Sequence[Any]) -> str:
+    """An axis's values as one would type them. Raises InvalidRequest for values that no line of text can hold."""
+    # Of a pair one half stands for both.
+    words = [str(next(iter(value.values()), "") if isinstance(value, Mapping) else value) for value in values]
+    if field not in ONE_PER_LINE:
+        return ", ".join(words)
+    if any(len(word.splitlines()) != 1 or word != word.strip() for word in words):
+        raise InvalidRequest("The form takes prompts of one line. Send this comparison to POST /v1/inference instead.")
+    return "\n".join(words)
 
 
 def _work(one: Generation) -> int:

@@ -177,8 +177,14 @@ class Page:
         self.timer.tick(self.look, looking, view, **_POLL)
         self.cancel.click(self.on_cancel, looking, view, **_QUIET)
         self.queue.click(self.on_remove, looking, view, **_QUIET)
-        self.finished.click(self.on_pick, looking, [self.picked, *view], **_QUIET)
+        self.finished.click(
+            self.on_pick,
+            [*looking, self.place, self.compare.seen],
+            [self.picked, self.tabs, self.place, *view, *self.compare.view],
+            **_QUIET,
+        )
         loaded = [self.paste_problem, self.pasted, self.many, self.which, self.run_all, self.drawer, *filled]
+        loaded += self.compare.forms
         self.loaded = loaded
         self.load.click(self.on_load_text, [self.paste, self.uploads], loaded, **_QUIET)
         self.reuse.click(self.on_reuse, [self.seen, self.uploads], loaded, **_QUIET)
@@ -650,8 +656,22 @@ class Page:
             raise gr.Error(error.message, print_exception=False) from error
         return self.look(mine, picked, seen)
 
-    def on_pick(self, mine: Any, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
-        return {self.picked: str(event.job), **self.look(mine, str(event.job), seen)}
+    def on_pick(
+        self, mine: Any, picked: str | None, seen: Mapping[str, Any], place: Any, compared: Any, event: gr.EventData
+    ) -> Update:
+        """A job of the list is shown where it belongs; the Compare tab has no room for a job that is no comparison."""
+        chosen = str(event.job)
+        found = {self.picked: chosen, **self.look(mine, chosen, seen)}
+        if place != COMPARE:
+            return found
+        try:
+            job = self.desk.job(chosen)
+        except WanUIError as error:
+            raise gr.Error(error.message, print_exception=False) from error
+        if job.cells:
+            return {**found, self.compare.shown: chosen, **self.compare.look(chosen, compared)}
+        model = job.generations[0].model
+        return {**found, self.tabs: gr.Tabs(selected=model), self.place: model}
 
     def look(self, mine: Any, picked: str | None, seen: Mapping[str, Any] | None) -> Update:
         """What the right column shows now; parts that are as they were are left out."""
@@ -761,6 +781,8 @@ class Page:
             found[self.which] = gr.Dropdown(choices=_prompt_names(request), value=index)
             found[self.run_all] = gr.Button(f"Run all {len(request.prompts)} prompts as one job")
             found[self.drawer] = gr.Accordion(open=True)
+        if request.compare is not None:
+            found |= self.compare.open(row, held, request.compare)
         return found
 
     def _is_combined(self, path: str) -> bool:
