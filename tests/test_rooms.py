@@ -30,6 +30,13 @@ PURE_ROOMS = (
     "wan_ui.engine.recipes",
     "wan_ui.engine.engine",
     "wan_ui.jobs.store",
+    "wan_ui.trainer.folder",
+    "wan_ui.trainer.job",
+    "wan_ui.trainer.mismatch",
+    "wan_ui.trainer.preview",
+    "wan_ui.trainer.sample_block",
+    "wan_ui.trainer.shelf",
+    "wan_ui.jobs.previews",
 )
 # Where a framework may be imported: a package, or a module, by its start.
 HOMES = {

@@ -476,7 +476,14 @@ def high_noise_part(generation: Generation) -> Hashable:
     """
     kept = tuple(use for use in _wearing(generation) if use.slot != "low")
     return replace(
-        generation, loras=kept, fps=0, requested_width=0, requested_height=0, requested_num_frames=0, ignored=()
+        generation,
+        loras=kept,
+        fps=0,
+        requested_width=0,
+        requested_height=0,
+        requested_num_frames=0,
+        ignored=(),
+        vae_tiling=False,
     )
 
 

@@ -4,7 +4,7 @@ WanUIError
 ├── RequestError            the sender's move: change the request
 │   ├── BadJson                 400  the body is not JSON
 │   ├── InvalidRequest          422  a field is missing, unknown, of the wrong type or out of bounds
-│   ├── JobConfigInvalid        422  a training job's config.yaml that cannot be read
+│   ├── JobConfigInvalid        422  a training job that cannot be read: its config.yaml, its ZIP or its folder
 │   ├── ModelNotFound           400
 │   ├── MoeFormatRequired       400  a two-transformer model needs `transformer` on each LoRA
 │   ├── MoeFormatNotSupported   400  `transformer` given to a model with one transformer
@@ -21,6 +21,7 @@ WanUIError
 │   ├── OriginRefused           403  a page of another site, or an unknown Host
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
+│   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
 │   └── RouteNotFound           404
 ├── HostError               the operator's move: disk, memory, files, device
 │   ├── CheckpointNotFound      503
@@ -150,6 +151,10 @@ class RequestNotFound(RequestError):
 
 class VideoNotFound(RequestError):
     code, status = "VIDEO_NOT_FOUND", 404
+
+
+class PreviewNotFound(RequestError):
+    code, status = "PREVIEW_NOT_FOUND", 404
 
 
 class RouteNotFound(RequestError):

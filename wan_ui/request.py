@@ -76,6 +76,17 @@ class Wire(BaseModel):
         return data
 
 
+class TrainingSample(Wire):
+    """The trainer's preview that a clip is compared with: a sample of an imported job, a file, or both."""
+
+    job: str | None = Field(None, pattern="^[0-9a-f]{32}$", description="An id from POST /v1/jobs/import.")
+    sample: Int | None = Field(None, ge=0, le=100_000, description="Its index, as in the names of its sample files.")
+    step: Int | None = Field(None, ge=0, le=10**9, description="The training step of the preview, where it is known.")
+    file: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="SHA-256 of an uploaded preview; left out, the job's own file."
+    )
+
+
 class PromptItem(Wire):
     """One clip of a request."""
 
@@ -95,6 +106,9 @@ class PromptItem(Wire):
     fps: Int = Field(DEFAULT_FPS, ge=1, le=120, description="Frames per second of the file.")
     sampler: str | None = Field(None, max_length=200, description="Accepted and ignored, as the reference does.")
     ctrl_img: str | None = Field(None, description="First frame: base64, with or without a data: header, or a URL.")
+    training_sample: TrainingSample | None = Field(
+        None, description="What the trainer showed: the clip's frames are kept losslessly and compared with it."
+    )
 
 
 class LoraItem(Wire):
@@ -133,6 +147,9 @@ class InferenceRequest(Wire):
     prompts: tuple[PromptItem, ...] = Field(min_length=1, max_length=1000)
     loras: tuple[LoraItem, ...] = Field((), max_length=64, description="Empty: the base model.")
     stack: bool = Field(False, description="Allow several LoRAs for one transformer; their effects add up.")
+    vae_tiling: bool = Field(
+        False, description="Decode in tiles, as the trainer does with low_vram or vae_tiling; otherwise whole."
+    )
     first_step_change: bool = Field(
         True,
         description="Measure how much the LoRA changes the first prediction, by one forward more; never in a "
@@ -178,6 +195,7 @@ class Generation:
     requested_num_frames: int
     ignored: tuple[str, ...] = ()
     first_step_change: bool = True
+    vae_tiling: bool = False
 
 
 def parse(body: Any) -> InferenceRequest:
@@ -198,6 +216,12 @@ def parse(body: Any) -> InferenceRequest:
         ]
         first = fields[0]
         raise InvalidRequest(f"{first['loc']}: {first['msg']}", fields=fields) from None
+
+
+def without_training_samples(wire: Mapping[str, Any]) -> dict[str, Any]:
+    """A request in wire form to give away: the id of an imported job would open that job to whoever holds it."""
+    prompts = [{name: value for name, value in item.items() if name != "training_sample"} for item in wire["prompts"]]
+    return {**wire, "prompts": prompts}
 
 
 def model_row(model_id: str, models: Mapping[str, WanModel] = MODELS) -> WanModel:
@@ -359,4 +383,5 @@ def _generation(
         requested_num_frames=item.num_frames,
         ignored=tuple(name for name in IGNORED_FIELDS if getattr(item, name) is not None),
         first_step_change=request.first_step_change,
+        vae_tiling=request.vae_tiling,
     )

@@ -30,6 +30,9 @@ LIMIT = 100_000
 class ShelfDesk:
     """A desk that files requests and never runs them; `mishap` is raised by the next submit."""
 
+    trainer: Any = None  # test_trainer.py does
+    previews: Any = None
+
     def __init__(self, store: Store, folder: Path) -> None:
         self.store, self.folder = store, folder
         self.mishap: Exception | None = None
@@ -552,6 +555,13 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/requests/{request_id}/grid.mp4"),
         ("get", "/requests/{request_id}/sheet.png"),
         ("get", "/requests/{request_id}/cells.zip"),
+        ("post", "/jobs/import"),
+        ("get", "/jobs/{job_id}/samples/{step}/{index}"),
+        ("get", "/jobs/{job_id}/samples/{step}/{index}/thumbnail"),
+        ("get", "/requests/{request_id}/checklist"),
+        ("post", "/requests/{request_id}/preview"),
+        ("get", "/requests/{request_id}/preview.mp4"),
+        ("get", "/requests/{request_id}/difference.mp4"),
         ("post", "/loras/inspect"),
         ("get", "/models"),
         ("get", "/health"),
@@ -576,7 +586,7 @@ def test_every_reference_in_the_document_leads_somewhere(client: TestClient) -> 
 
 def test_the_document_lets_null_pass_where_the_parser_does(client: TestClient) -> None:
     schemas = client.get("/v1/openapi.json").json()["components"]["schemas"]
-    for name in ("InferenceRequest", "PromptItem", "LoraItem", "Compare", "Axis"):
+    for name in ("InferenceRequest", "PromptItem", "TrainingSample", "LoraItem", "Compare", "Axis"):
         schema = schemas[name]
         assert schema["additionalProperties"] == {"type": "null"}
         for field, rule in schema["properties"].items():

@@ -136,6 +136,7 @@ TABLE: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "recipe of T2V": (T2V, {"recipe": "reference"}, RECIPE_ROWS - {"boundary"}),  # its boundary: amber until loaded
     "recipe of the old trainer": (I2V, {"recipe": "preview_unipc"}, {"sampler"}),
     "recipe of the old trainer, one": (ONE, {"recipe": "preview_unipc"}, {"sampler"}),
+    "tiles": (ONE, {"vae_tiling": True}, {"decode"}),
     "the other 2.1 I2V": ("wan21_i2v_14b", {"model": "wan21_i2v_14b480p"}, {"checkpoint"}),
     "T2V for I2V": (I2V, {"model": "wan22_14b_t2v", "ctrl_img": None}, {"checkpoint", "control_image"}),
     "14B for 1.3B": (ONE, {"model": "wan21_14b"}, {"checkpoint"}),
@@ -161,7 +162,8 @@ def test_exactly_the_rows_of_the_table_turn_red_and_green_again(case: str) -> No
 # What the job or its files say otherwise -> the rows that turn red, and those that turn amber.
 JOBS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
     "quantised": ({"base": {"quantize": True}}, {"quantisation"}, {"lora_applied"}),
-    "tiled": ({"base": {"low_vram": True}}, set(), {"decode"}),
+    "tiled": ({"base": {"low_vram": True}}, set(), set()),
+    "offloaded": ({"base": {"layer_offloading": True}}, set(), {"lora_applied"}),
     "dora": ({"network": {"type": "dora"}}, set(), {"lora_applied"}),
     "lokr": ({"network": {"type": "lokr"}}, set(), set()),
     "a drawn seed": ({"sample": {**SAMPLE, "seed": -1}}, set(), {"seed"}),

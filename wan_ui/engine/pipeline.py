@@ -182,7 +182,14 @@ def high_noise_half(generation: Generation, row: WanModel) -> Generation:
     high = next(iter(row.slots))
     uses = tuple(use for use in generation.loras if use.slot == high and use.multiplier != 0)
     return replace(
-        generation, loras=uses, fps=1, requested_width=0, requested_height=0, requested_num_frames=0, ignored=()
+        generation,
+        loras=uses,
+        fps=1,
+        requested_width=0,
+        requested_height=0,
+        requested_num_frames=0,
+        ignored=(),
+        vae_tiling=False,
     )
 
 
@@ -349,7 +356,7 @@ class WanPipeline:
                 latents = self._denoise(generation, recipe, spec, start, guidance, on_progress, note, said)
             with clock.phase("decode"):
                 on_progress(Progress("decode", generation.sample_steps, generation.sample_steps, note=note))
-                frames = self._decode(latents)
+                frames = self._decode(latents, generation.vae_tiling)
         return Clip(
             frames=frames,
             width=generation.width,
@@ -532,10 +539,18 @@ class WanPipeline:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
-    def _decode(self, latents: torch.Tensor) -> npt.NDArray[np.uint8]:
-        """Frames as uint8, (num_frames, height, width, 3): (x / 2 + 0.5) clamped to 0…1, × 255, rounded."""
+    def _decode(self, latents: torch.Tensor, tiled: bool) -> npt.NDArray[np.uint8]:
+        """Frames as uint8, (num_frames, height, width, 3): (x / 2 + 0.5) clamped to 0…1, × 255, rounded.
+
+        `tiled`: in tiles of diffusers' own size (256 pixels, every 192) where a side is longer than that.
+        """
         vae = self._components.vae
-        video = vae.decode(conditioning.denormalised(latents, vae), return_dict=False)[0][0]
+        if tiled:
+            vae.enable_tiling()
+        try:
+            video = vae.decode(conditioning.denormalised(latents, vae), return_dict=False)[0][0]
+        finally:
+            vae.disable_tiling()
         chunks = [
             ((part * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8).permute(1, 2, 3, 0).cpu()
             for part in video.split(FRAMES_AT_ONCE, dim=1)

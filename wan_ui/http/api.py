@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 
 import wan_ui
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, WanUIError
-from wan_ui.http import comparisons
+from wan_ui.http import comparisons, trainer
 from wan_ui.http.multipart import FIELD, receive_file
 from wan_ui.media.disk import PART_PREFIX
 from wan_ui.models import DEFAULT_FPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_NUM_FRAMES, DEFAULT_STEPS, MODELS
@@ -41,7 +41,7 @@ JobStatus = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"
 CellStatus = Literal["waiting", "running", "succeeded", "failed", "missing"]
 
 
-class DeskLike(Protocol):
+class DeskLike(trainer.DeskLike, Protocol):
     """What this door asks of the desk, see `jobs.desk.Desk`."""
 
     def submit(self, body: Any) -> Job: ...
@@ -610,6 +610,11 @@ def api(
     door.head("/requests/{request_id}/videos/{n}", include_in_schema=False)(video)
 
     comparisons.mount(door, desk, ErrorReply, scratch)
+
+    async def read_json(request: Request) -> Any:
+        return decode_json(await read_body(request))
+
+    trainer.mount(door, desk, ErrorReply, read_json, _root, file_limit, scratch)
 
     @door.post(
         "/loras/inspect",

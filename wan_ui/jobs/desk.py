@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wan_ui.engine.clip import Progress
-from wan_ui.errors import FetchFailed, VideoNotFound
+from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, VideoNotFound
 from wan_ui.intake import Configs, Prepared, prepare
 from wan_ui.jobs.fetcher import Fetcher
+from wan_ui.jobs.previews import Previews
 from wan_ui.jobs.store import Job, Store
 from wan_ui.jobs.worker import Running, Worker
 from wan_ui.lora.header import check_fit, pair_messages
 from wan_ui.lora.inspection import describe, inspect
 from wan_ui.lora.sources import is_remote, shown_name
+from wan_ui.trainer.shelf import Shelf
 
 if TYPE_CHECKING:
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel
+    from wan_ui.request import InferenceRequest
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ class Desk:
 
     `library` and `images` are what its requests may name; the page lists and fills them. `data_dir` is the folder
     that the clips' file names are relative to. `fetcher` fetches what requests name by address, once it is started.
+    `trainer` keeps imported training jobs, `previews` compares clips with what the trainer showed.
     Methods that take a job's id raise
     RequestNotFound for one that does not exist; all raise HostError when the list of jobs cannot be read or written.
     """
@@ -46,6 +50,8 @@ class Desk:
         self._configs = configs
         self._data_dir = data_dir
         self.fetcher = Fetcher(store, library, configs, worker.wake)
+        self.trainer = Shelf(data_dir / "trainer", library, images)
+        self.previews = Previews(self.trainer, library, data_dir / "compared", self.clip_path)
 
     def submit(self, body: Any) -> Job:
         """Puts a decoded JSON body in line as one job. Raises what intake.prepare raises.
@@ -53,6 +59,7 @@ class Desk:
         LoRAs named by address are fetched while the job waits; what is wrong with them ends it as failed.
         """
         prepared = self.plan(body)
+        self._check_training_samples(prepared.request)
         job = self._store.add(
             prepared.wire, prepared.generations, prepared.notes, ready=not prepared.awaited, cells=prepared.cells
         )
@@ -60,6 +67,18 @@ class Desk:
         self._worker.wake()
         self.fetcher.wake()
         return job
+
+    def _check_training_samples(self, request: InferenceRequest) -> None:
+        """Raises InvalidRequest where a prompt is to be compared with what is not here."""
+        for index, item in enumerate(request.prompts):
+            if item.training_sample is not None:
+                try:
+                    self.trainer.check(item.training_sample)
+                except PreviewNotFound as error:
+                    loc = f"prompts.{index}.training_sample"
+                    raise InvalidRequest(
+                        f"{loc}: {error.message}", fields=[{"loc": loc, "msg": error.message}]
+                    ) from error
 
     def plan(self, body: Any) -> Prepared:
         """What `submit` would put in line, checked the same way and raising the same, without doing so."""

@@ -33,15 +33,19 @@ from wan_ui.errors import (
     VideoEncodingFailed,
     WanUIError,
 )
+from wan_ui.jobs.previews import KEPT, sample_of, wire_of
 from wan_ui.jobs.store import FINAL, MAX_ATTEMPTS, ClipRecord, Job, Store
-from wan_ui.media import disk
-from wan_ui.request import Generation
+from wan_ui.media import disk, video
+from wan_ui.request import Generation, without_training_samples
 
 log = logging.getLogger(__name__)
 
 Render = Callable[[Generation, OnProgress], Clip]
 WriteVideo = Callable[[Path, npt.NDArray[np.uint8], int, Mapping[str, Any]], None]
 """The file, uint8 frames (T, H, W, 3), frames per second, what to keep inside the file."""
+
+KeepFrames = Callable[[Path, npt.NDArray[np.uint8]], None]
+"""The file, uint8 frames (T, H, W, 3), to be read back bit for bit."""
 
 Observe = Callable[[Phase, float], None]
 """A phase of a render that ended, and its seconds."""
@@ -85,6 +89,7 @@ class Worker:
     clips finished before a failure, a cancel or the end of the process, and they are not rendered again. A failure
     ends the job, except in a comparison: there the cell is marked and the rest goes on, unless the others would fail
     the same way.
+    A clip that is to be compared with a training preview keeps its own frames beside its MP4.
     While the list of jobs cannot be written the worker tries again every `retry_seconds` rather than lose a job.
 
     `check_device` is called after every failure, when nothing of the failed render is held any more; it raises
@@ -105,6 +110,7 @@ class Worker:
         timeout: float | None = None,
         check_device: Callable[[], None] = _nothing_to_check,
         observe: Observe = _unobserved,
+        keep_frames: KeepFrames = video.write_lossless,
     ) -> None:
         self._store = store
         self._render = render
@@ -115,6 +121,7 @@ class Worker:
         self._timeout = timeout
         self._check_device = check_device
         self._observe = observe
+        self._keep_frames = keep_frames
         self._broken: RestartNeeded | None = None
         self._timed: _Timed | None = None
         self._stopping = threading.Event()
@@ -186,6 +193,7 @@ class Worker:
             disk.sweep(self._clips_dir)
             for file in self._store.strays():
                 (self._clips_dir.parent / file).unlink(missing_ok=True)
+                (self._clips_dir.parent / file).with_suffix(KEPT).unlink(missing_ok=True)
         except OSError as error:
             log.warning("what a killed process was writing cannot be removed", extra={"reason": error.strerror})
             return
@@ -385,7 +393,10 @@ class Worker:
         self._store.begin_clip(job.id, f"{self._clips_dir.name}/{path.name}")
         self._write_video(path, clip.frames, clip.fps, _inside_file(job, running.index, generation, clip))
         stored = False
+        kept = path.with_suffix(KEPT)
         try:
+            if sample_of(job, running.index) is not None:
+                self._keep_frames(kept, clip.frames)
             stored = self._store.add_clip(
                 job.id,
                 ClipRecord(
@@ -402,6 +413,7 @@ class Worker:
         finally:
             if not stored:
                 path.unlink(missing_ok=True)
+                kept.unlink(missing_ok=True)
         if not stored:
             raise Cancelled("The job was taken back while this clip was being made.")
 
@@ -455,10 +467,11 @@ def _cells_failed(cells: Sequence[PlannedCell], failures: Mapping[int, Mapping[s
 def _inside_file(job: Job, index: int, generation: Generation, clip: Clip) -> dict[str, Any]:
     """What a clip's file carries: the request that makes this one clip again, and all that it was resolved to.
 
-    Never the request's id: whoever holds a clip must not be able to read or cancel its job with it.
+    Never an id of a request or of an imported training job: whoever holds a clip must not be able to read
+    or cancel what it belongs to.
     """
-    request = next((cell.request for cell in job.cells if cell.generation == index), job.request)
-    prompt = {**request["prompts"][0 if job.cells else index], "seed": generation.seed}
+    request = without_training_samples(wire_of(job, index))
+    prompt = {**request["prompts"][0], "seed": generation.seed}
     return {
         "wan_ui": __version__,
         "request": {**request, "prompts": [prompt]},

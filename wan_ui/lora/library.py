@@ -45,6 +45,11 @@ class Library:
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, int, int, str], LoraFile] = OrderedDict()
 
+    @property
+    def lora_dir(self) -> Path:
+        """The root of the paths that requests name."""
+        return self._lora_dir
+
     def locate(self, source: str, sha256: str | None = None) -> LoraFile:
         """The file of a source: a relative path under the LoRA folder, `upload://<id>`, or an address once fetched.
 
@@ -147,7 +152,9 @@ class Library:
         return said
 
     def _upload(self, source: str) -> LoraFile:
-        upload = None if self._uploads is None else self._uploads.find(source.removeprefix(UPLOAD))
+        # A name may stand behind the id, for whoever reads the source: upload://<id>/fox_000000500.safetensors.
+        upload_id = source.removeprefix(UPLOAD).split("/")[0]
+        upload = None if self._uploads is None else self._uploads.find(upload_id)
         if self._uploads is None or upload is None or not self._uploads.path(upload).is_file():
             raise LoraNotFound("There is no such upload: upload the LoRA again.", path=clean(source, 120))
         return self._checked(self._uploads.path(upload), upload.name)

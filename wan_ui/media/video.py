@@ -15,7 +15,7 @@ import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 
-from wan_ui.errors import DiskFull, VideoEncodingFailed
+from wan_ui.errors import DiskFull, PayloadTooLarge, VideoEncodingFailed
 from wan_ui.media import disk
 
 CRF = 14
@@ -72,10 +72,45 @@ def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, 
         raise VideoEncodingFailed(f"The video could not be written: {error.strerror}.") from error
 
 
-def read_frames(path: Path) -> Frames:
-    """The clip's frames, uint8, (T, H, W, 3), RGB, for a file that `write` made. Raises VideoEncodingFailed."""
+def write_lossless(path: Path, frames: Frames) -> None:
+    """Write `frames`, uint8, (T, H, W, 3), to `path` bit for bit, as FFV1 in Matroska; whole or not at all.
+
+    Raises VideoEncodingFailed with ffmpeg's last line, and DiskFull.
+    """
+    height, width = frames.shape[1:3]
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=disk.PART_PREFIX) as folder:
+            part = Path(folder, "frames.mkv")
+            command = [
+                *(_ffmpeg(), "-y", "-hide_banner", "-nostats", "-loglevel", "error"),
+                *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-framerate", "1", "-i", "pipe:0"),
+                *("-c:v", "ffv1", "-level", "3", "-g", "1", "-slices", "4", "-pix_fmt", "bgr0"),
+                *("-f", "matroska", f"file:{part}"),
+            ]
+            _encode(command, frames, Path(folder))
+            disk.publish(part, path)
+    except OSError as error:
+        if disk.is_full(error):
+            raise _disk_full() from error
+        raise VideoEncodingFailed(f"The frames could not be kept: {error.strerror}.") from error
+
+
+def read_lossless(path: Path) -> Frames:
+    """The frames that `write_lossless` kept. Raises VideoEncodingFailed."""
     info = probe(path)
-    data = _read(path, "-map", "0:v:0", "-vf", _FROM_BT709, "-fps_mode", "passthrough", "-f", "rawvideo", "-")
+    data = _read(path, "-map", "0:v:0", "-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-")
+    return np.frombuffer(data, np.uint8).reshape(-1, info.height, info.width, 3)
+
+
+def read_frames(path: Path, most_bytes: int | None = None) -> Frames:
+    """The clip's frames, uint8, (T, H, W, 3), RGB, for a file that `write` made. Raises VideoEncodingFailed.
+
+    `most_bytes` ends the read there, for a file from elsewhere, with PayloadTooLarge: a header may promise less than
+    its stream holds.
+    """
+    info = probe(path)
+    arguments = ("-map", "0:v:0", "-vf", _FROM_BT709, "-fps_mode", "passthrough", "-f", "rawvideo", "-")
+    data = _read(path, *arguments, most_bytes=most_bytes)
     return np.frombuffer(data, np.uint8).reshape(-1, info.height, info.width, 3)
 
 
@@ -145,13 +180,31 @@ def _encode(command: list[str], frames: Frames, folder: Path) -> None:
         raise VideoEncodingFailed(f"The video could not be encoded: {_last_line(everything, folder)}")
 
 
-def _read(path: Path, *arguments: str) -> bytes:
+def _read(path: Path, *arguments: str, most_bytes: int | None = None) -> bytes:
     """What ffmpeg makes of the file on its standard output."""
     command = [_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", "-i", f"file:{path}", *arguments]
+    if most_bytes is not None:
+        return _read_up_to(command, path, most_bytes)
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if result.returncode:
         raise VideoEncodingFailed(f"{path.name} could not be read: {_last_line(result.stderr, path.parent)}")
     return result.stdout
+
+
+def _read_up_to(command: list[str], path: Path, most_bytes: int) -> bytes:
+    with tempfile.TemporaryFile() as said:
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said
+        ) as process:
+            assert process.stdout is not None
+            data = process.stdout.read(most_bytes + 1)
+            if len(data) > most_bytes:
+                process.kill()
+                raise PayloadTooLarge(f"The video is larger than {most_bytes} bytes of frames.", max_bytes=most_bytes)
+        said.seek(0)
+        if process.returncode:
+            raise VideoEncodingFailed(f"{path.name} could not be read: {_last_line(said.read(), path.parent)}")
+    return data
 
 
 def _ffmpeg() -> str:

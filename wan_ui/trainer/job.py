@@ -107,19 +107,24 @@ class Sample:
 class Imported:
     """A job as requests.
 
-    `recipe_known`: whether the LoRA's own metadata says which era's trainer made the previews. `slots`: the
-    transformers that the job trained. `tiled`: the trainer decoded in tiles. `quantised`: how its base was, or None.
+    `recipe_known`: whether the LoRA's own metadata says which era's trainer made the previews. `model_assumed`: its
+    config leaves open which of several rows it trained. `slots`: the transformers that the job trained. `tiled`: the
+    trainer decoded in tiles. `quantised`: how its base was, or None; `recovery_adapter`: with an accuracy recovery
+    adapter (ARA) on it. `layer_offloading`: the trainer then keeps a LoRA beside the weights.
     `notes` are sentences for the user; `unknown` lists the keys that nothing here reads, with their values' start.
     """
 
     name: str | None
     model: str
+    model_assumed: bool
     recipe: RecipeId
     recipe_known: bool
     trigger_word: str | None
     slots: tuple[str, ...]
     network_type: str
     quantised: str | None
+    recovery_adapter: bool
+    layer_offloading: bool
     tiled: bool
     samples: tuple[Sample, ...]
     notes: tuple[str, ...]
@@ -135,12 +140,15 @@ class Imported:
         return {
             "name": self.name,
             "model": self.model,
+            "model_assumed": self.model_assumed,
             "recipe": self.recipe,
             "recipe_known": self.recipe_known,
             "trigger_word": self.trigger_word,
             "slots": list(self.slots),
             "network_type": self.network_type,
             "quantised": self.quantised,
+            "recovery_adapter": self.recovery_adapter,
+            "layer_offloading": self.layer_offloading,
             "tiled": self.tiled,
             "requests": [one.model_dump(mode="json", exclude_none=True) for one in self.requests],
             "samples": [
@@ -190,15 +198,17 @@ def import_job(
     network = reader.mapping(process.get("network"), f"{where}.network")
     sample = reader.mapping(process.get("sample"), f"{where}.sample")
     name = reader.text(config.get("name"), "config.name")
-    words = _Words(name, reader.text(process.get("trigger_word"), f"{where}.trigger_word"))
+    trigger = reader.text(process.get("trigger_word"), f"{where}.trigger_word")
+    words = _Words(name, None if trigger is None else _Words(name, None).named(trigger))
     arch = reader.text(model.get("arch"), f"{where}.model.arch")
     path = reader.text(model.get("name_or_path"), f"{where}.model.name_or_path") or ""
     reader.give_up()
 
     notes: list[str] = []
-    row = _row(arch or "", words.named(path), header, models, notes)
+    row, assumed = _row(arch or "", words.named(path), header, models, notes)
+    tiled = row.control_image != "required" and bool(model.get("low_vram") or kwargs.get("vae_tiling"))
     recipe, recipe_known = _recipe(header, notes)
-    job = _Job(row, recipe, words, tuple(loras), find_image, f"{where}.sample")
+    job = _Job(row, recipe, words, tuple(loras), find_image, f"{where}.sample", tiled)
     samples = _samples(sample, job, reader, notes)
     reader.give_up()
 
@@ -207,7 +217,6 @@ def import_job(
         notes.append(f"Its process is of the type {clean(kind, 60)}, which is read as if it were {PROCESS_TYPES[0]}.")
     quantised = _quantised(model)
     slots = _slots(row, kwargs)
-    tiled = row.control_image != "required" and bool(model.get("low_vram") or kwargs.get("vae_tiling"))
     notes += _matching_notes(row, model, quantised, tiled, slots, samples)
     unknown = dict(_unknown(document, config, process, model, kwargs, network, sample))
     if unknown:
@@ -215,12 +224,15 @@ def import_job(
     return Imported(
         name=None if name is None else clean(name),
         model=row.id,
+        model_assumed=assumed,
         recipe=recipe,
         recipe_known=recipe_known,
         trigger_word=words.trigger,
         slots=slots,
         network_type=clean(reader.text(network.get("type"), f"{where}.network.type") or "lora", 40),
         quantised=quantised,
+        recovery_adapter=_has_recovery_adapter(model, quantised),
+        layer_offloading=bool(model.get("layer_offloading")),
         tiled=tiled,
         samples=samples,
         notes=tuple(dict.fromkeys(notes)),
@@ -245,7 +257,7 @@ class _Reader:
         if self._wrong:
             loc, msg = self._wrong[0]
             raise JobConfigInvalid(
-                f"The job config cannot be used: {loc}: {msg}",
+                f"The job config cannot be used: {loc}: {msg}. Give the config.yaml of an AI Toolkit job unchanged.",
                 fields=[{"loc": loc, "msg": msg} for loc, msg in self._wrong[:MOST_UNKNOWN]],
             )
 
@@ -333,8 +345,8 @@ def _replaced(text: str, tag: str, word: str) -> str:
 
 def _row(
     arch: str, name_or_path: str, header: LoraHeader | None, models: Mapping[str, WanModel], notes: list[str]
-) -> WanModel:
-    """The row of an `arch`, which may carry a tag behind a colon.
+) -> tuple[WanModel, bool]:
+    """The row of an `arch`, which may carry a tag behind a colon, and whether it is assumed.
 
     Rows of one arch are told apart by what only one of their checkpoints' names says, then by the tag, then by the
     LoRA's width.
@@ -354,12 +366,12 @@ def _row(
     by_width = [row for row in rows if header is not None and row.hidden_size == header.hidden]
     for found in (by_path, by_tag, by_width):
         if len(found) == 1:
-            return found[0]
+            return found[0], False
     notes.append(
         f"Which of {' and '.join(row.label for row in rows)} the job trained is not said by its model.name_or_path: "
         f"{rows[0].label} is assumed."
     )
-    return rows[0]
+    return rows[0], True
 
 
 def _parts(name: str) -> set[str]:
@@ -408,6 +420,7 @@ class _Job:
     loras: tuple[LoraItem, ...]
     find_image: FindImage
     loc: str
+    tiled: bool
 
 
 @dataclass(frozen=True)
@@ -529,6 +542,7 @@ def _sample(one: _Settled, job: _Job, notes: list[str]) -> Sample | None:
             "trigger_word": job.words.trigger or None,
             "prompts": (prompt.model_copy(update={"num_frames": frames}),),
             "loras": scaled if job.loras else (),
+            "vae_tiling": job.tiled,
         }
     )
     return Sample(one.index, request, float(values["network_multiplier"]), missing)
@@ -573,6 +587,11 @@ def _quantised(model: Mapping[Any, Any]) -> str | None:
     return ", ".join(parts) or None
 
 
+def _has_recovery_adapter(model: Mapping[Any, Any], quantised: str | None) -> bool:
+    """An ARA stands behind a bar in the qtype, or has a key of its own."""
+    return quantised is not None and ("|" in quantised or bool(model.get("accuracy_recovery_adapter")))
+
+
 def _slots(row: WanModel, kwargs: Mapping[Any, Any]) -> tuple[str, ...]:
     """The transformers that the job trained: both of a pair unless a key says otherwise."""
     return tuple(slot for slot in row.slots if kwargs.get(f"train_{slot}_noise", True))
@@ -587,11 +606,10 @@ def _matching_notes(
     samples: Sequence[Sample],
 ) -> Iterator[str]:
     if quantised is not None:
-        adapter = " with an accuracy recovery adapter"
-        recovery = adapter if "|" in quantised or model.get("accuracy_recovery_adapter") else ""
+        recovery = " with an accuracy recovery adapter" if _has_recovery_adapter(model, quantised) else ""
         yield f"The trainer's base was quantised ({quantised}){recovery}: its previews can be approached, not equalled."
     if tiled:
-        yield "The trainer decoded in tiles (low_vram or vae_tiling): its seams may differ a little."
+        yield "The trainer decoded in tiles (low_vram or vae_tiling): the requests do so too."
     if row.two_transformers and len(slots) == 1:
         yield f"The job trained the {slots[0]}-noise transformer only: the other side is the base model's."
     if len({sample.network_multiplier for sample in samples}) > 1:

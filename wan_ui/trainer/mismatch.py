@@ -82,6 +82,45 @@ def checklist(target: Target, run: Run, models: Mapping[str, WanModel] = MODELS)
     return tuple(make(_Pair(target, run, models)) for make in _ROWS)
 
 
+def file_checklist(file: PreviewFacts, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:
+    """The rows that a preview's file can answer by itself, and one that says what the job's config would add."""
+    row, one = models[run.generation.model], run.generation
+    rate = one.fps if one.fps in file.rates else file.fps
+    can = round_frames(row.frame_rule, file.num_frames) == file.num_frames
+    snapped = snap_size(row, one.recipe, file.width, file.height) == (file.width, file.height)
+    return (
+        _row(
+            "size",
+            (one.width, one.height) == (file.width, file.height),
+            f"{file.width} × {file.height}",
+            f"{one.width} × {one.height}",
+            "Another size has another noise: nothing of the video can be the same.",
+            Fix(prompt={"width": file.width, "height": file.height}) if snapped else None,
+        ),
+        _row(
+            "frames",
+            one.num_frames == file.num_frames,
+            file.num_frames,
+            one.num_frames,
+            "Another number of frames has another noise: nothing of the video can be the same.",
+            Fix(prompt={"num_frames": file.num_frames}) if can else None,
+        ),
+        _row(
+            "fps",
+            one.fps in file.rates,
+            rate,
+            one.fps,
+            "The frames may be the same, but they play at another speed.",
+            Fix(prompt={"fps": rate}),
+        )
+        if file.rates and rate is not None
+        else Row("fps", "amber", "unknown", str(one.fps), "The file does not say how fast it plays."),
+        Row(
+            "job", "amber", "no config", "", "Import the job's config.yaml to check seed, steps, prompt and the rest."
+        ),
+    )
+
+
 def apply(fix: Fix, request: InferenceRequest, prompt: int = 0) -> InferenceRequest:
     """The request with the change, in the prompt of that index. Raises pydantic's ValidationError beyond its bounds."""
     changes = dict(fix.request)
@@ -180,6 +219,9 @@ def _row(name: str, same: bool, preview: object, run: object, wrong: str, fix: F
 def _model(pair: _Pair) -> Row:
     row = pair.row
     wrong = f"The job trained {row.label}: another checkpoint makes another video, and the LoRA may do nothing there."
+    if pair.job.model_assumed and pair.run_row.id == row.id:
+        message = "The config does not say which checkpoint it was: this one is assumed. Check model.name_or_path."
+        return Row("checkpoint", "amber", f"{row.label}, assumed", pair.run_row.label, message)
     return _row("checkpoint", pair.run_row.id == row.id, row.label, pair.run_row.label, wrong, _model_fix(pair))
 
 
@@ -219,6 +261,9 @@ def _slots(pair: _Pair) -> Row:
     preview, run = ", ".join(pair.job.slots), ", ".join(loaded) or "no LoRA"
     headers = {use.slot: pair.run.headers[use.path] for use in uses if use.path in pair.run.headers}
     wrong = ""
+    if pair.target.step == 0:
+        wrong = "At step 0 the LoRA was not trained yet: the preview is the base model's."
+        return _row("lora_sides", not uses, "no LoRA yet", run, wrong, Fix(loras=()), "The base model on both sides.")
     fix = Fix(loras=pair.job_loras) if pair.job_loras else None
     swapped = [slot for slot, header in headers.items() if header.slot in ("high", "low") and header.slot != slot]
     if set(loaded) != set(pair.job.slots):
@@ -253,6 +298,8 @@ def _item(pair: _Pair, path: str, slot: str, multiplier: float) -> LoraItem:
 
 def _step(pair: _Pair) -> Row:
     wanted = pair.target.step
+    if wanted == 0 and not pair.generation.loras:
+        return Row("lora_step", "green", "step 0", "no LoRA", "The same.")
     found = sorted({header.step for header in pair.run.headers.values() if header.step is not None})
     preview = "unknown" if wanted is None else f"step {wanted}"
     run = ", ".join(f"step {step}" for step in found) or "unknown"
@@ -425,7 +472,7 @@ def _multiplier(pair: _Pair) -> Row:
 def _applied(pair: _Pair) -> Row:
     kind = pair.job.network_type.lower()
     scales = {sample.network_multiplier for sample in pair.job.samples}
-    beside = kind == "dora" or pair.job.quantised is not None or len(scales) > 1
+    beside = kind == "dora" or pair.job.quantised is not None or pair.job.layer_offloading or len(scales) > 1
     preview = "beside the weights, float32" if beside else "merged in float32"
     merges = pair.run_recipe.lora == "merge" or kind not in ("lora", "dora")
     run = "merged in float32" if merges and kind != "dora" else "beside the weights"
@@ -474,7 +521,10 @@ def _resize(pair: _Pair) -> Row:
 
 def _quantisation(pair: _Pair) -> Row:
     wrong = "The preview's base was quantised, which nothing here does: it can be approached, not equalled."
-    return _row("quantisation", pair.job.quantised is None, pair.job.quantised or "none", "none", wrong, None)
+    preview = pair.job.quantised or "none"
+    if pair.job.recovery_adapter:
+        preview += ", with an accuracy recovery adapter"
+    return _row("quantisation", pair.job.quantised is None, preview, "none", wrong, None)
 
 
 def _dtype(pair: _Pair) -> Row:
@@ -490,9 +540,11 @@ def _dtype(pair: _Pair) -> Row:
 
 
 def _decode(pair: _Pair) -> Row:
-    if pair.job.tiled:
-        return Row("decode", "amber", "in tiles", "whole", "The trainer decoded in tiles: faint seams may differ.")
-    return Row("decode", "green", "whole", "whole", "The same.")
+    said = {True: "in tiles", False: "whole"}
+    wanted, run = pair.job.tiled, pair.generation.vae_tiling
+    switch = "on" if wanted else "off"
+    wrong = f"The trainer decoded {said[wanted]}: faint seams differ. Switch Decode in tiles {switch}."
+    return _row("decode", wanted == run, said[wanted], said[run], wrong, Fix({"vae_tiling": wanted}))
 
 
 def _versions(pair: _Pair) -> Row:

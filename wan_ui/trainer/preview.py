@@ -107,6 +107,24 @@ def decode(path: Path) -> Preview:
     return _film(path) if start[4:8] == b"ftyp" else _images(path)
 
 
+def first_frame(path: Path) -> Image.Image | None:
+    """The first frame of a picture file, as RGB, without decoding the others; None for a film.
+
+    Raises InvalidRequest and PayloadTooLarge as `decode`.
+    """
+    with path.open("rb") as file:
+        if file.read(12)[4:8] == b"ftyp":
+            return None
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _check(*image.size, 1)
+            return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise _unreadable("it is no image or video") from error
+    except _UNREADABLE as error:
+        raise _unreadable("it is damaged or cut off") from error
+
+
 def _unreadable(problem: str) -> InvalidRequest:
     return InvalidRequest(
         f"The preview cannot be read: {problem}. Give the trainer's WebP, or a GIF or MP4.",
@@ -127,7 +145,7 @@ def _film(path: Path) -> Preview:
     try:
         info = video.probe(path)
         _check(info.width, info.height, info.num_frames)
-        frames = video.read_frames(path)
+        frames = video.read_frames(path, most_bytes=3 * MOST_PIXELS_IN_ALL)
     except (VideoEncodingFailed, ValueError) as error:  # ValueError: its size changes on the way
         raise _unreadable("it is damaged or cut off") from error
     rate = round(info.fps)

@@ -26,7 +26,7 @@ from wan_ui.request import (
     snap_size,
 )
 
-Kind = Literal["text", "long_text", "integer", "number", "recipe", "image", "lora", "scale"]
+Kind = Literal["text", "long_text", "integer", "number", "recipe", "image", "lora", "scale", "switch"]
 Values = dict[str, Any]
 """What a tab's controls hold, by control name. `ctrl_img` is "upload://<sha256>" or None."""
 
@@ -43,6 +43,7 @@ _STEPS: Mapping[str, float] = {"guidance_scale": 0.1, "network_multiplier": 0.05
 _REQUEST_FIELDS: tuple[tuple[str, str, Kind], ...] = (
     ("trigger_word", "Trigger word", "text"),
     ("recipe", "Match", "recipe"),
+    ("vae_tiling", "Decode in tiles", "switch"),
 )
 _PROMPT_FIELDS: tuple[tuple[str, str, Kind], ...] = (
     ("prompt", "Prompt", "long_text"),
@@ -156,6 +157,8 @@ def make(control: Control, choices: list[tuple[str, str]]) -> Component:
     kind, label, value = control.kind, control.label, control.default
     if kind == "recipe":
         return gr.Radio([(recipe.label, recipe.id) for recipe in RECIPES.values()], value=value, label=label)
+    if kind == "switch":
+        return gr.Checkbox(value, label=label)
     if kind == "image":
         return gr.Image(value, label=label, type="filepath", sources=["upload", "clipboard"], height=208, buttons=[])
     if kind == "lora":
@@ -206,6 +209,8 @@ def body(row: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
     ]
     if len({place.slot for place in used}) < len(used):
         found["stack"] = True
+    if values.get("vae_tiling"):
+        found["vae_tiling"] = True
     return found
 
 
@@ -230,6 +235,7 @@ def values(
     found["seed"] = seed
     found["trigger_word"] = item.trigger_word or request.trigger_word or ""
     found["recipe"] = request.recipe
+    found["vae_tiling"] = request.vae_tiling
     uses = settle_slots(row, request.loras, request.stack, is_combined)
     for slot in row.slots:
         here = [use for use in uses if use.slot == slot]
@@ -263,6 +269,8 @@ def kept(row: WanModel, draft: Any) -> Values:
             fits = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
         elif control.kind == "recipe":
             fits = value in RECIPES
+        elif control.kind == "switch":
+            fits = isinstance(value, bool)
         elif control.kind == "image":
             fits = value is None or isinstance(value, str)
         else:

@@ -39,6 +39,7 @@ MATCH_HINT = (
     "Reference server: as AI Toolkit inference servers render. Trainer preview: as AI Toolkit draws its samples while "
     "training."
 )
+TILES_HINT = "Only to match previews of a job with low_vram or vae_tiling; otherwise leave it off."
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,8 @@ def build(
             with gr.Column(elem_classes="section"):
                 put("recipe")
                 gr.HTML(f'<p class="hint">{MATCH_HINT}</p>')
+                put("vae_tiling")
+                gr.HTML(f'<p class="hint">{TILES_HINT}</p>')
         with gr.Column(elem_classes="act"):
             problem = gr.HTML(elem_classes="problems")
             generate = gr.Button("Generate", variant="primary", elem_classes="generate")
