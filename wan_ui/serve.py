@@ -8,17 +8,17 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from concurrent.futures import Future
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from starlette.applications import Starlette
 from starlette.routing import Mount
+from starlette.types import ASGIApp
 
 import wan_ui
 from wan_ui import logs
@@ -26,11 +26,13 @@ from wan_ui.demo.checkpoints import Demo, ensure
 from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.errors import HostError, RestartNeeded, WanUIError
 from wan_ui.http.api import api
+from wan_ui.http.gate import Gate, around
 from wan_ui.http.guard import Guard
 from wan_ui.http.metrics import Metrics
 from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
+from wan_ui.jobs.visitor_desk import VisitorDesk
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.lora.sources import Sources
@@ -38,6 +40,7 @@ from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import MODELS
 from wan_ui.settings import Settings
+from wan_ui.visitors import Badges, asking, load_key
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -143,6 +146,7 @@ class House:
     engine: Future[Engine]
     uploads: Path
     metrics: Metrics
+    badges: Badges
 
     def health(self) -> dict[str, Any]:
         """What GET /v1/health says: starting until the engine is there, failed when it can render no more."""
@@ -196,21 +200,17 @@ def compose(settings: Settings) -> House:
         checkpoints.transformer_config,
         data,
     )
-    return House(desk, store, worker, checkpoints, engine, uploads, metrics)
+    return House(desk, store, worker, checkpoints, engine, uploads, metrics, Badges(load_key(data)))
 
 
 def launch(house: House, demo: Demo | None, port: int) -> gr.Blocks:
     """The page and /v1 on one port, both behind the guard. Raises HostError if the port was taken meanwhile."""
     from wan_ui.ui import page
 
-    @asynccontextmanager
-    async def guarded(app: Starlette) -> AsyncIterator[None]:
-        # Gradio puts its own cross-origin answers outside every middleware it is given, so this goes around them all.
-        assert app.middleware_stack is not None
-        app.middleware_stack = Guard(app.middleware_stack)
-        yield
+    def front(app: ASGIApp) -> ASGIApp:
+        return Guard(Gate(app, house.badges))
 
-    door = Mount("/v1", app=api(house.desk, house.health, scratch=house.uploads))
+    door = Mount("/v1", app=api(VisitorDesk(house.desk, asking.get), house.health, scratch=house.uploads))
     door.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
     blocks = page.build(house.desk, banner=None if demo is None else demo.banner, demo=demo)
     try:
@@ -227,7 +227,7 @@ def launch(house: House, demo: Demo | None, port: int) -> gr.Blocks:
             enable_monitoring=False,
             app_kwargs={
                 "routes": [door, house.metrics.route()],
-                "lifespan": guarded,
+                "lifespan": around(front),
                 "openapi_url": None,
             },
             **page.LAUNCH,

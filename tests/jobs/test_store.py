@@ -244,10 +244,10 @@ def test_an_older_file_is_brought_up(tmp_path: Path) -> None:
     old = Store(tmp_path / "jobs.sqlite")
     job = add(old, 1)
     old.close()
-    newer = (*MIGRATIONS, ("ALTER TABLE jobs ADD COLUMN visitor TEXT", "UPDATE jobs SET visitor = 'owner'"))
+    newer = (*MIGRATIONS, ("ALTER TABLE jobs ADD COLUMN flavour TEXT", "UPDATE jobs SET flavour = 'owner'"))
     new = Store(tmp_path / "jobs.sqlite", migrations=newer)
     assert new.job(job.id) == job
-    assert new._execute("SELECT visitor FROM jobs", {})[0]["visitor"] == "owner"
+    assert new._execute("SELECT flavour FROM jobs", {})[0]["flavour"] == "owner"
     new.close()
 
 
@@ -255,7 +255,7 @@ def test_a_migration_that_breaks_leaves_the_file_as_it_was(tmp_path: Path) -> No
     old = Store(tmp_path / "jobs.sqlite")
     job = add(old, 1)
     old.close()
-    broken = (*MIGRATIONS, ("ALTER TABLE jobs ADD COLUMN visitor TEXT", "UPDATE nothing SET x = 1"))
+    broken = (*MIGRATIONS, ("ALTER TABLE jobs ADD COLUMN flavour TEXT", "UPDATE nothing SET x = 1"))
     with pytest.raises(sqlite3.OperationalError):
         Store(tmp_path / "jobs.sqlite", migrations=broken)
     again = Store(tmp_path / "jobs.sqlite")
@@ -299,3 +299,20 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="cannot be written"):
         Store(tmp_path / "none" / "jobs.sqlite")
+
+
+def test_jobs_know_their_browser(store: Store) -> None:
+    mine, theirs, none = (
+        store.add({}, add(store, 1).generations, visitor=visitor)
+        for visitor in ("a", "b", None)
+    )
+    assert (mine.visitor, theirs.visitor, none.visitor) == ("a", "b", None)
+    assert [job.id for job in store.recent(9, "a")] == [mine.id]
+    assert [job.id for job in store.recent(1)] == [none.id]
+
+
+def test_who_brought_a_file_is_kept(store: Store) -> None:
+    store.hold("a", "lora", "x")
+    store.hold("a", "lora", "x")
+    assert store.holds("a", "lora", "x")
+    assert not any((store.holds("b", "lora", "x"), store.holds("a", "image", "x"), store.holds("a", "lora", "y")))

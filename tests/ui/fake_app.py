@@ -11,8 +11,10 @@ from starlette.routing import Mount
 
 from wan_ui.engine.clip import Clip, OnProgress
 from wan_ui.http.api import api
+from wan_ui.http.gate import Gate, around
 from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.store import Store
+from wan_ui.jobs.visitor_desk import VisitorDesk
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.header import Configs, no_configs
 from wan_ui.lora.library import Library
@@ -20,6 +22,7 @@ from wan_ui.media import video
 from wan_ui.media.image import ImageStore
 from wan_ui.request import Generation
 from wan_ui.ui.page import LAUNCH, build
+from wan_ui.visitors import Badges, asking, load_key
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ def running(
     images = ImageStore(folder / "images", _no_fetch)
     desk = Desk(Library(lora_dir, uploads), images, store, worker, configs, folder)
     blocks = build(desk, banner=banner)
-    routes = [Mount("/v1", app=api(desk, lambda: {"status": "ok", "version": "0", "device": "cpu", "queue": 0}))]
+    door = api(VisitorDesk(desk, asking.get), lambda: {"status": "ok", "version": "0", "device": "cpu", "queue": 0})
+    badges = Badges(load_key(folder))
     worker.start()
     try:
         _, url, _ = blocks.launch(
@@ -62,7 +66,7 @@ def running(
             prevent_thread_lock=True,
             quiet=True,
             share=False,
-            app_kwargs={"routes": routes},
+            app_kwargs={"routes": [Mount("/v1", app=door)], "lifespan": around(lambda app: Gate(app, badges))},
             **LAUNCH,
         )
         yield App(url, desk)

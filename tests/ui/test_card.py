@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 
 import pytest
@@ -107,3 +108,10 @@ def test_many_wrong_fields_are_counted():
 )
 def test_durations_as_people_say_them(value, said):
     assert card.seconds(value) == said
+
+
+def test_another_visitors_job_says_neither_its_prompt_nor_lets_itself_be_removed():
+    hidden = dataclasses.replace(job(position=1), hidden=True)
+    html = card.queue([hidden], [], None)
+    assert "someone’s job" in html and "<button" not in html and "onerror" not in html
+    assert "<button" in card.queue([job(position=1)], [], None, removable=[job().id])

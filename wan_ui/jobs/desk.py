@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from wan_ui.engine.clip import Progress
 from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, VideoNotFound
@@ -53,15 +54,26 @@ class Desk:
         self.trainer = Shelf(data_dir / "trainer", library, images)
         self.previews = Previews(self.trainer, library, data_dir / "compared", self.clip_path)
 
-    def submit(self, body: Any) -> Job:
-        """Puts a decoded JSON body in line as one job. Raises what intake.prepare raises.
+    def over(self, library: Library, images: ImageStore) -> Desk:
+        """The same desk over other views of its files."""
+        seen = copy.copy(self)
+        seen.library, seen.images = library, images
+        return seen
+
+    def submit(self, body: Any, visitor: str | None = None) -> Job:
+        """Puts a decoded JSON body in line as one job of a browser. Raises what intake.prepare raises.
 
         LoRAs named by address are fetched while the job waits; what is wrong with them ends it as failed.
         """
         prepared = self.plan(body)
         self._check_training_samples(prepared.request)
         job = self._store.add(
-            prepared.wire, prepared.generations, prepared.notes, ready=not prepared.awaited, cells=prepared.cells
+            prepared.wire,
+            prepared.generations,
+            prepared.notes,
+            ready=not prepared.awaited,
+            cells=prepared.cells,
+            visitor=visitor,
         )
         log.info("queued", extra={"request_id": job.id, "videos": len(job.generations)})
         self._worker.wake()
@@ -161,9 +173,21 @@ class Desk:
         """1 for the next to run; None unless in_queue."""
         return self._store.job(job_id).position
 
-    def recent(self, limit: int) -> tuple[Job, ...]:
-        """The newest jobs, newest first."""
-        return self._store.recent(limit)
+    def recent(self, limit: int, visitor: str | None = None) -> tuple[Job, ...]:
+        """The newest jobs, newest first; with `visitor`, of that browser alone."""
+        return self._store.recent(limit, visitor)
+
+    def hold(self, visitor: str, kind: Literal["lora", "image"], file_id: str) -> None:
+        """Notes that a browser brought a file here."""
+        self._store.hold(visitor, kind, file_id)
+
+    def holds(self, visitor: str, kind: Literal["lora", "image"], file_id: str) -> bool:
+        """Whether a browser brought this file here itself."""
+        return self._store.holds(visitor, kind, file_id)
+
+    def at_work(self) -> Running | None:
+        """What is being rendered, whoever it is for."""
+        return self._worker.at_work()
 
     def line(self, limit: int | None = None) -> tuple[Job, ...]:
         """The running job and those waiting, in their order; at most `limit` of them."""

@@ -91,6 +91,19 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX jobs_place ON jobs (status, ready DESC, seq)",
         "DROP INDEX jobs_line",
     ),
+    (
+        # The browser that a job came from; null over HTTP without a browser, and for jobs from before there were such.
+        "ALTER TABLE jobs ADD COLUMN visitor TEXT",
+        "CREATE INDEX jobs_visitor ON jobs (visitor, seq)",
+        """
+        CREATE TABLE holdings (
+            visitor TEXT NOT NULL,
+            kind TEXT NOT NULL CHECK (kind IN ('lora', 'image')),
+            id TEXT NOT NULL,
+            PRIMARY KEY (visitor, kind, id)
+        ) WITHOUT ROWID
+        """,
+    ),
 )
 
 
@@ -117,6 +130,7 @@ class Job:
     Times are ISO 8601 in UTC ending in Z. `position` is 1 for the next to run, None unless in_queue. `ready` is False
     while LoRA files are fetched for it; such jobs stand behind those that could run now. `cells` are a comparison's,
     row by row, and `failures` the errors of those of its generations that could not be rendered, by their index.
+    `visitor` is the browser it came from, None over HTTP without one. `hidden`: another's job, without what it is of.
     """
 
     id: str
@@ -135,6 +149,8 @@ class Job:
     ready: bool = True
     cells: tuple[PlannedCell, ...] = ()
     failures: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    visitor: str | None = None
+    hidden: bool = False
 
 
 def dump_generations(generations: Sequence[Generation]) -> str:
@@ -275,13 +291,14 @@ class Store:
         notes: Sequence[str] = (),
         ready: bool = True,
         cells: Sequence[PlannedCell] = (),
+        visitor: str | None = None,
     ) -> Job:
         """A new job at the end of the line; not `ready`: it waits for files first."""
         job_id = secrets.token_hex(16)  # 128 random bits: over HTTP, knowing the id is what lets one read
         self._execute(
             """
-            INSERT INTO jobs (id, status, request, generations, notes, total, ready, cells, created_at)
-            VALUES (:id, 'in_queue', :request, :generations, :notes, :total, :ready, :cells, :now)
+            INSERT INTO jobs (id, status, request, generations, notes, total, ready, cells, visitor, created_at)
+            VALUES (:id, 'in_queue', :request, :generations, :notes, :total, :ready, :cells, :visitor, :now)
             """,
             {
                 "id": job_id,
@@ -291,6 +308,7 @@ class Store:
                 "total": len(generations),
                 "ready": ready,
                 "cells": _dump_cells(cells),
+                "visitor": visitor,
                 "now": _now(),
             },
         )
@@ -303,9 +321,26 @@ class Store:
             raise RequestNotFound("There is no request with this id.")
         return jobs[0]
 
-    def recent(self, limit: int) -> tuple[Job, ...]:
-        """The newest jobs, newest first."""
-        return self._jobs("ORDER BY seq DESC LIMIT :limit", {"limit": limit}, _FROM_END)
+    def recent(self, limit: int, visitor: str | None = None) -> tuple[Job, ...]:
+        """The newest jobs, newest first; with `visitor`, of that browser alone."""
+        where = "" if visitor is None else "WHERE visitor = :visitor "
+        return self._jobs(f"{where}ORDER BY seq DESC LIMIT :limit", {"limit": limit, "visitor": visitor}, _FROM_END)
+
+    def hold(self, visitor: str, kind: Literal["lora", "image"], file_id: str) -> None:
+        """Notes that a browser brought a file here. Again: no change."""
+        if not self.holds(visitor, kind, file_id):  # looked at first: even a write that changes nothing takes a lock
+            self._execute(
+                "INSERT OR IGNORE INTO holdings (visitor, kind, id) VALUES (:visitor, :kind, :id)",
+                {"visitor": visitor, "kind": kind, "id": file_id},
+            )
+
+    def holds(self, visitor: str, kind: Literal["lora", "image"], file_id: str) -> bool:
+        """Whether a browser brought this file here itself."""
+        rows = self._execute(
+            "SELECT 1 FROM holdings WHERE visitor = :visitor AND kind = :kind AND id = :id",
+            {"visitor": visitor, "kind": kind, "id": file_id},
+        )
+        return bool(rows)
 
     def unfinished(self, limit: int | None = None) -> tuple[Job, ...]:
         """The running job and those waiting, in their order; at most `limit` of them."""
@@ -555,4 +590,5 @@ def _job(row: sqlite3.Row, clips: tuple[ClipRecord, ...]) -> Job:
         ready=bool(row["ready"]),
         cells=_load_cells(row["cells"]),
         failures={int(index): error for index, error in json.loads(row["failures"]).items()},
+        visitor=row["visitor"],
     )

@@ -177,6 +177,10 @@ class Worker:
         running = self._running
         return running if running is not None and running.job_id == job_id else None
 
+    def at_work(self) -> Running | None:
+        """What is being rendered, of whichever job."""
+        return self._running
+
     def progress(self, job_id: str) -> Progress | None:
         """The latest moment of the job if it is the one running."""
         running = self.running(job_id)

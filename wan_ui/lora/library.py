@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -44,6 +46,21 @@ class Library:
         self._uploads = None if uploads_dir is None else Uploads(uploads_dir)
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, int, int, str], LoraFile] = OrderedDict()
+        self._may: Callable[[str], bool] = _everyone
+        self._holds: Callable[[str], bool] = _everyone
+        self._took: Callable[[str], None] = _unnoted
+
+    def seen_by(
+        self, may: Callable[[str], bool], holds: Callable[[str], bool], took: Callable[[str], None]
+    ) -> Library:
+        """The same library for one of its users.
+
+        By an upload's id, `may` says whether they may use it, `holds` whether they brought it (the other half of a
+        pair is looked for among those), and `took` is told of each that they bring.
+        """
+        seen = copy.copy(self)
+        seen._may, seen._holds, seen._took = may, holds, took
+        return seen
 
     @property
     def lora_dir(self) -> Path:
@@ -117,7 +134,9 @@ class Library:
         if not kept.lower().endswith(SUFFIX):
             raise LoraInvalid(f"{kept or 'The upload'} is not a {SUFFIX} file.", path=kept)
         found = self._checked(file, kept)
-        return UPLOAD + self._uploads.add(file, kept, found.sha256).id
+        upload = self._uploads.add(file, kept, found.sha256)
+        self._took(upload.id)
+        return UPLOAD + upload.id
 
     def partner(self, source: str) -> str | None:
         """The source of the other half of a pair, by its name: beside a path, or among the uploads; None: none.
@@ -129,7 +148,7 @@ class Library:
         if wanted is None:
             return None
         if source.startswith(UPLOAD):
-            upload = None if self._uploads is None else self._uploads.named(wanted)
+            upload = None if self._uploads is None else self._uploads.named(wanted, self._holds)
             return None if upload is None else UPLOAD + upload.id
         if is_remote(source):
             other = wanted.join(source.rsplit(file.name, 1)) if file.name in source else source
@@ -155,7 +174,8 @@ class Library:
         # A name may stand behind the id, for whoever reads the source: upload://<id>/fox_000000500.safetensors.
         upload_id = source.removeprefix(UPLOAD).split("/")[0]
         upload = None if self._uploads is None else self._uploads.find(upload_id)
-        if self._uploads is None or upload is None or not self._uploads.path(upload).is_file():
+        gone = self._uploads is None or upload is None or not self._uploads.path(upload).is_file()
+        if self._uploads is None or upload is None or gone or not self._may(upload.id):
             raise LoraNotFound("There is no such upload: upload the LoRA again.", path=clean(source, 120))
         return self._checked(self._uploads.path(upload), upload.name)
 
@@ -215,3 +235,11 @@ class Library:
             if len(self._known) > MOST_KNOWN:
                 self._known.popitem(last=False)
         return found
+
+
+def _everyone(_upload_id: str) -> bool:
+    return True
+
+
+def _unnoted(_upload_id: str) -> None:
+    """Where nobody asks who brought what."""

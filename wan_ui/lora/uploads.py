@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,11 @@ class Uploads:
         with self._lock:
             return self._index.get(upload_id)
 
-    def named(self, name: str) -> Upload | None:
-        """The latest upload with an original name, or None."""
+    def named(self, name: str, among: Callable[[str], bool]) -> Upload | None:
+        """The latest upload with an original name, of those whose id is `among` the wanted ones, or None."""
         with self._lock:
-            return next((one for one in reversed(self._index.values()) if one.name == name), None)
+            found = [one for one in reversed(self._index.values()) if one.name == name]
+        return next((one for one in found if among(one.id)), None)
 
     def path(self, upload: Upload) -> Path:
         """Where an upload's bytes are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import io
 import re
@@ -69,6 +70,18 @@ class ImageStore:
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._save = save
+        self._may: Callable[[str], bool] = _everyone
+        self._took: Callable[[str], None] = _unnoted
+
+    def seen_by(self, may: Callable[[str], bool], took: Callable[[str], None]) -> ImageStore:
+        """The same images for one of their users.
+
+        By an image's SHA-256, `may` says whether they may name it as `upload://` or read it, and `took` is told of
+        each whose bytes they bring.
+        """
+        seen = copy.copy(self)
+        seen._may, seen._took = may, took
+        return seen
 
     def put(self, ctrl_img: str) -> str:
         """Keep the image that a request names and return the SHA-256 (hex) of its file's bytes.
@@ -91,6 +104,7 @@ class ImageStore:
         sha256 = hashlib.sha256(data).hexdigest()
         path = self._folder / sha256
         if path.is_file():
+            self._took(sha256)
             return sha256
         self._rgb(data)
         try:
@@ -100,6 +114,7 @@ class ImageStore:
             if disk.is_full(error):
                 raise DiskFull("There is no space left on the disk for the first frame. Free some space.") from error
             raise
+        self._took(sha256)
         return sha256
 
     def open(self, sha256: str) -> Image.Image:
@@ -115,7 +130,7 @@ class ImageStore:
             raise _gone() from error
 
     def _kept(self, sha256: str) -> str:
-        if not _SHA256.fullmatch(sha256) or not (self._folder / sha256).is_file():
+        if not _SHA256.fullmatch(sha256) or not (self._folder / sha256).is_file() or not self._may(sha256):
             raise _gone()
         return sha256
 
@@ -191,3 +206,11 @@ def fit(image: Image.Image, width: int, height: int) -> Image.Image:
 
 def _gone() -> ControlImageInvalid:
     return ControlImageInvalid("That upload is not here, or no longer: upload the first frame again.")
+
+
+def _everyone(_sha256: str) -> bool:
+    return True
+
+
+def _unnoted(_sha256: str) -> None:
+    """Where nobody asks who brought what."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -140,6 +141,12 @@ class Shelf:
         self._jobs: OrderedDict[str, KeptJob] = OrderedDict()
         self._worn: OrderedDict[tuple[str, str], Imported] = OrderedDict()
         self._facts: OrderedDict[tuple[str, int, int], preview.PreviewFacts] = OrderedDict()
+
+    def seen_by(self, library: Library, images: ImageStore) -> Shelf:
+        """The same shelf for one of its users, whose views note what they bring."""
+        seen = copy.copy(self)
+        seen._library, seen._images = library, images
+        return seen
 
     # Taking in
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from types import MappingProxyType
@@ -81,6 +81,8 @@ def took(job: Job) -> float | None:
 
 
 def _prompt(job: Job) -> str:
+    if job.hidden:
+        return "someone’s job"
     text = " ".join(job.generations[0].prompt.split()) or "(no prompt)"
     more = f" (+{len(job.generations) - 1} more)" if len(job.generations) > 1 else ""
     if job.cells:
@@ -272,11 +274,12 @@ def result(job: Job | None) -> str:
 
 def queue(
     jobs: Sequence[Job],
-    mine: Sequence[str],
+    mine: Collection[str],
     ahead: tuple[Job, Progress | None] | None,
     fetching: Mapping[str, Progress] = MappingProxyType({}),
+    removable: Collection[str] = (),
 ) -> str:
-    """The jobs in line that the card is not about, in order, each with a button that takes it out.
+    """The jobs in line that the card is not about, in order; those `removable` with a button that takes them out.
 
     `fetching`: by job id, how far the LoRA files of those that wait for some are.
     """
@@ -288,17 +291,22 @@ def queue(
         told = _prompt(job)
         if ahead is not None and job.id == ahead[0].id:
             head, _, detail = progress_line(ahead[1])
-            told = " · ".join(part for part in (head, detail) if part)
+            told = " · ".join(part for part in (_prompt(job) if job.hidden else "", head, detail) if part)
         elif job.id in fetching:
             told = progress_line(fetching[job.id])[2] or "fetching its LoRA"
         yours = ' <span class="quiet">yours</span>' if job.id in mine else ""
         lines.append(
             f'<li><span class="place">{place}</span><span class="what"><b>{escape(label(job))}</b>{yours}'
-            f'<span class="quiet line">{told}</span></span>'
-            f'<button type="button" class="small" data-job="{job.id}" '
-            f'aria-label="Remove from the queue: {escape(label(job))}, {_prompt(job)}">Remove</button></li>'
+            f'<span class="quiet line">{told}</span></span>{_remove(job) if job.id in removable else ""}</li>'
         )
     return f'<ol class="jobs">{"".join(lines)}</ol>'
+
+
+def _remove(job: Job) -> str:
+    return (
+        f'<button type="button" class="small" data-job="{job.id}" '
+        f'aria-label="Remove from the queue: {escape(label(job))}, {_prompt(job)}">Remove</button>'
+    )
 
 
 def finished(jobs: Sequence[Job], shown: str | None) -> str:

@@ -20,8 +20,8 @@ from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import card, form, player
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.desk import Desk
     from wan_ui.jobs.store import ClipRecord, Job
+    from wan_ui.jobs.visitor_desk import VisitorDesk
     from wan_ui.request import Compare, Generation
     from wan_ui.ui.page import Page
     from wan_ui.ui.tab import Tab
@@ -97,7 +97,7 @@ def scales() -> Scales:
 class CompareTab:
     """Holds the tab's components; every method named `on_…` is an event's handler."""
 
-    def __init__(self, desk: Desk, stored: tuple[gr.BrowserState, gr.BrowserState]) -> None:
+    def __init__(self, desk: VisitorDesk, stored: tuple[gr.BrowserState, gr.BrowserState]) -> None:
         """Lays the tab out inside the surrounding gr.Tabs. `stored` are the shown comparison's id and the draft."""
         self.desk = desk
         self.shown, self.draft = stored
@@ -196,10 +196,10 @@ class CompareTab:
                 **_EDIT,
             )
         self.baseline.input(self.on_edit, [self.base, *self._axes], said, **_EDIT)
-        followed: list[Any] = [page.mine, page.picked, *page.view]
+        followed: list[Any] = [page.picked, *page.view]
         self.start.click(
             self.on_start,
-            [page.mine, page.seen, self.seen, self.base, *self._axes],
+            [page.seen, self.seen, self.base, *self._axes],
             [self.said, self.shown, *view, *followed],
             api_visibility="private",
             show_progress="minimal",
@@ -213,8 +213,8 @@ class CompareTab:
         self.player.click(self.on_use, [page.uploads], page.loaded, **_QUIET)
         for tab in page.rows.values():
             tab.scales.run.click(
-                lambda text, mine, seen, here, *raw, tab=tab: self.on_scales(tab, text, mine, seen, here, raw),
-                [tab.scales.text, page.mine, page.seen, self.seen, *tab.inputs],
+                lambda text, seen, here, *raw, tab=tab: self.on_scales(tab, text, seen, here, raw),
+                [tab.scales.text, page.seen, self.seen, *tab.inputs],
                 [tab.scales.problem, page.tabs, page.place, self.shown, *forms, *view, *followed],
                 api_visibility="private",
                 show_progress="minimal",
@@ -375,16 +375,16 @@ class CompareTab:
 
     # The comparison
 
-    def on_start(self, mine: Any, seen: Any, here: Any, base: Any, *axes: Any) -> Update:
+    def on_start(self, seen: Any, here: Any, base: Any, *axes: Any) -> Update:
         try:
             if base is None:
                 raise InvalidRequest("The form above has to be in order first.")
             job = self.desk.submit(body(base, axes))
         except WanUIError as error:
             return {self.said: card.problem(error, lambda location: _name(base or {}, location))}
-        return {self.shown: job.id, **self.look(job.id, here), **self.page.follow(job, mine, seen)}
+        return {self.shown: job.id, **self.look(job.id, here), **self.page.follow(seen)}
 
-    def on_scales(self, tab: Tab, text: Any, mine: Any, seen: Any, here: Any, raw: Sequence[Any]) -> Update:
+    def on_scales(self, tab: Tab, text: Any, seen: Any, here: Any, raw: Sequence[Any]) -> Update:
         """The two-click way: these scales as columns, with the form's other values, and nothing else."""
         axes = ("scale", str(text or ""), NOTHING, "", False)
         try:
@@ -401,7 +401,7 @@ class CompareTab:
             self.shown: job.id,
             **self._over(tab.row, tab, raw, axes),
             **self.look(job.id, here),
-            **self.page.follow(job, mine, seen),
+            **self.page.follow(seen),
         }
 
     def on_cancel(self, shown: Any, seen: Any) -> Update:
@@ -431,6 +431,7 @@ class CompareTab:
             # Before the job: what then runs has no clip yet, or is seen to be done.
             running = self.desk.running(shown) if shown else None
             job = self.desk.job(shown) if shown else None
+            may = job is not None and self.desk.may_change(job)
             if job is not None and not job.cells:
                 raise RequestNotFound("This request is no comparison: its videos are in the list of finished jobs.")
         except RequestNotFound as error:
@@ -443,8 +444,8 @@ class CompareTab:
                 "progress": player.advance(running),
                 "status": _status(job, running),
                 "live": job is not None and job.status in card.LIVE,
-                "cancel": job is not None and job.status in card.LIVE and not job.cancel_requested,
-                "retry": _retry(job),
+                "cancel": job is not None and may and job.status in card.LIVE and not job.cancel_requested,
+                "retry": _retry(job) if may else "",
             }
         changed = {name: value for name, value in wanted.items() if name not in known or known[name] != value}
         if not changed:

@@ -14,6 +14,7 @@ from wan_ui.ui import card
 
 if TYPE_CHECKING:
     from wan_ui.jobs.desk import Desk
+    from wan_ui.jobs.visitor_desk import VisitorDesk
 
 State = Literal["good", "warn", "bad", "plain"]
 TYPES: Mapping[str, str] = {
@@ -71,7 +72,7 @@ class Card:
         return None if self.about is None else self.about["partner"]
 
 
-def look(desk: Desk, row: WanModel, slot: str, source: str) -> Card | None:
+def look(desk: Desk | VisitorDesk, row: WanModel, slot: str, source: str) -> Card | None:
     """What to say of a source in a slot of a row's tab; None for no file. Never raises for a wrong file."""
     if not source:
         return None
@@ -92,7 +93,7 @@ def refused(source: str, error: WanUIError) -> Card:
     return Card("bad", "Cannot be used", says=(error.message,), name=name)
 
 
-def judge(desk: Desk, row: WanModel, slot: str, source: str, about: Mapping[str, Any]) -> Card:
+def judge(desk: Desk | VisitorDesk, row: WanModel, slot: str, source: str, about: Mapping[str, Any]) -> Card:
     """A sound file's card: whether it fits the slot, and where else it belongs."""
     made_for = tuple(about["candidates"])
     elsewhere = tuple(model for model in made_for if model != row.id)
@@ -202,7 +203,7 @@ def html(found: Card | None, row: WanModel, place: str, trigger: str, beside: st
     return f'<section class="lora-card {found.state}" aria-label="{label}">{"".join(parts)}</section>'
 
 
-def pair(desk: Desk, row: WanModel, sources: Mapping[str, str], cards: Mapping[str, Card | None]) -> str:
+def pair(desk: Desk | VisitorDesk, row: WanModel, sources: Mapping[str, str], cards: Mapping[str, Card | None]) -> str:
     """The note below a pair's two controls: what is missing, doubled or not of one save. "" for one transformer."""
     if not row.two_transformers:
         return ""

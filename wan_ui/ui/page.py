@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from html import escape
 from itertools import islice
@@ -13,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.context import LocalContext
 from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
 from PIL import Image
 
-from wan_ui.errors import BadJson, RequestNotFound, WanUIError
+from wan_ui.errors import BadJson, InvalidRequest, RequestNotFound, WanUIError
+from wan_ui.jobs.visitor_desk import VisitorDesk
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import InferenceRequest, parse
 from wan_ui.ui import card, form, lora_card
@@ -24,6 +28,7 @@ from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.tab import Picture, Tab, request_text, say
 from wan_ui.ui.tab import build as build_tab
+from wan_ui.visitors import IN_SCOPE, Who
 
 if TYPE_CHECKING:
     from wan_ui.demo.checkpoints import Demo
@@ -32,7 +37,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 RECENT = 40  # jobs looked at; the list of finished ones is at most as long
-REMEMBERED = 40  # own jobs and uploads a browser keeps in mind
+QUEUE_SHOWN = 60  # jobs of the line; a longer one would cost every page's every poll
+REMEMBERED = 40  # uploads a browser keeps in mind
 UPLOAD = "upload://"
 # Not a secret: what it scrambles stays in its owner's browser. A fixed one is what lets it outlive a server restart.
 STORAGE_SECRET = "wan-ui"
@@ -72,18 +78,25 @@ Update = dict[Any, Any]
 Choices = list[tuple[str, str]]
 
 
-def build(desk: Desk, *, banner: str | None = None, demo: Demo | None = None) -> gr.Blocks:
-    """The page over a desk. `banner` is a line on top; `demo` gives the starting values of its checkpoints."""
-    return Page(desk, banner, demo).blocks
+def build(desk: Desk, *, banner: str | None = None, demo: Demo | None = None, shared: bool = False) -> gr.Blocks:
+    """The page over a desk, to be served behind the gate, which says who asks.
+
+    `banner` is a line on top; `demo` gives the starting values of its checkpoints; `shared`: visitors see each
+    other's finished jobs.
+    """
+    return Page(VisitorDesk(desk, asker, shared), banner, demo).blocks
+
+
+def asker() -> Who:
+    """Who sent the event that is being handled, by the gate's word in its request."""
+    event = LocalContext.request.get()
+    assert event is not None and event.request is not None
+    who: Who = event.request.scope[IN_SCOPE]
+    return who
 
 
 def _stored(name: str, default: Any) -> gr.BrowserState:
     return gr.BrowserState(default, storage_key=f"wan-ui:{name}", secret=STORAGE_SECRET)
-
-
-def _strings(value: Any) -> list[str]:
-    """What a browser kept, as a list of strings; empty where it is anything else."""
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def _upload_names(value: Any) -> dict[str, str]:
@@ -95,7 +108,7 @@ def _upload_names(value: Any) -> dict[str, str]:
 class Page:
     """Holds the components and the desk; every method named `on_…` is an event's handler."""
 
-    def __init__(self, desk: Desk, banner: str | None, demo: Demo | None) -> None:
+    def __init__(self, desk: VisitorDesk, banner: str | None, demo: Demo | None) -> None:
         self.desk = desk
         self.picture_of = lru_cache(maxsize=256)(self._picture_of)
         self.blocks: gr.Blocks = gr.Blocks(title="wan-ui", analytics_enabled=False, fill_width=True)
@@ -115,13 +128,13 @@ class Page:
         gr.HTML('<header class="top"><h1>wan-ui</h1><p>LoRA inference for Wan video models</p></header>')
         if banner:
             gr.HTML(f'<p class="banner" role="note">{escape(banner)}</p>')
-        self.mine = _stored("mine", [])
         self.place = _stored("tab", None)
         self.uploads = _stored("uploads", {})
         drafts = {row_id: _stored(f"draft:{row_id}", None) for row_id in MODELS}
         stored = (_stored("comparison", None), _stored("draft:comparison", None))
         self.picked = gr.State(None)
-        self.seen = gr.State({})
+        # In the browser, not in gr.State: answers may overtake each other, and only there is it what the page shows.
+        self.seen = gr.JSON({}, visible=False)
         self.pasted = gr.State(None)
         self.filled_in = gr.State({})
         choices = self.choices({})
@@ -173,7 +186,7 @@ class Page:
         self.view = view = [self.now, self.cancel, self.result, self.reuse, self.queue, self.finished, self.seen]
         for tab in self.rows.values():
             self._connect_tab(tab, view)
-        looking = [self.mine, self.picked, self.seen]
+        looking = [self.picked, self.seen]
         self.timer.tick(self.look, looking, view, **_POLL)
         self.cancel.click(self.on_cancel, looking, view, **_QUIET)
         self.queue.click(self.on_remove, looking, view, **_QUIET)
@@ -190,7 +203,7 @@ class Page:
         self.reuse.click(self.on_reuse, [self.seen, self.uploads], loaded, **_QUIET)
         self.which.input(self.on_which, [self.pasted, self.which, self.uploads], loaded, **_QUIET)
         self.run_all.click(
-            self.on_run_all, [self.pasted, *looking], [self.paste_problem, self.mine, self.picked, *view], **_QUIET
+            self.on_run_all, [self.pasted, *looking], [self.paste_problem, self.picked, *view], **_QUIET
         )
         drafts = [tab.draft for tab in self.rows.values()]
         held = [component for tab in self.rows.values() for component in tab.inputs]
@@ -272,9 +285,9 @@ class Page:
                 concurrency_limit=4,
             )
         tab.generate.click(
-            lambda mine, seen, *held: self.on_generate(tab, mine, seen, held),
-            [self.mine, self.seen, *tab.inputs],
-            [tab.problem, self.mine, self.picked, *view],
+            lambda seen, *held: self.on_generate(tab, seen, held),
+            [self.seen, *tab.inputs],
+            [tab.problem, self.picked, *view],
             api_visibility="private",
             show_progress="minimal",
             show_progress_on=[tab.problem],
@@ -306,8 +319,8 @@ class Page:
             *((path, path) for path in self.desk.library.listing()),
         ]
 
-    def _picture_of(self, path: str) -> tuple[str, tuple[int, int]]:
-        data = Path(path).read_bytes()
+    def _picture_of(self, path: Path) -> tuple[str, tuple[int, int]]:
+        data = path.read_bytes()
         sha256 = self.desk.images.put_bytes(data)
         with Image.open(io.BytesIO(data)) as image:
             return UPLOAD + sha256, image.size
@@ -321,7 +334,8 @@ class Page:
             return found, Picture()
         try:
             # Gradio keeps an upload under the hash of its bytes, so a path never changes its meaning.
-            reference, size = self.picture_of(path)
+            reference, size = self.picture_of(arrived(path))
+            self.desk.keep_image(reference.removeprefix(UPLOAD))
         except WanUIError as error:
             return found, Picture(error=error)
         return {**found, "ctrl_img": reference}, Picture(reference, size)
@@ -540,7 +554,7 @@ class Page:
         name = str(file.get("orig_name") or Path(file["path"]).name)
         held, picture = self.held(tab, raw)
         try:
-            source = self.desk.library.add_upload(Path(file["path"]), name)
+            source = self.desk.library.add_upload(arrived(file["path"]), name)
         except WanUIError as error:
             return {tab.uploads[place.lora]: None, tab.problem: card.problem(error)}
         names = {**_upload_names(uploads)}
@@ -629,39 +643,39 @@ class Page:
 
     # Jobs
 
-    def on_generate(self, tab: Tab, mine: Any, seen: Mapping[str, Any], raw: Sequence[Any]) -> Update:
+    def on_generate(self, tab: Tab, seen: Mapping[str, Any], raw: Sequence[Any]) -> Update:
         held, picture = self.held(tab, raw)
         try:
             if picture.error is not None:
                 raise picture.error
-            job = self.desk.submit(form.body(tab.row, held))
+            self.desk.submit(form.body(tab.row, held))
         except WanUIError as error:
             return {tab.problem: card.problem(error, lambda location: form.label_of(tab.row, location))}
-        return {tab.problem: "", **self.follow(job, mine, seen)}
+        return {tab.problem: "", **self.follow(seen)}
 
-    def follow(self, job: Job, mine: Any, seen: Mapping[str, Any]) -> Update:
-        own = [*_strings(mine), job.id][-REMEMBERED:]
-        return {self.mine: own, self.picked: None, **self.look(own, None, seen)}
+    def follow(self, seen: Mapping[str, Any]) -> Update:
+        """The right column after a job was added: the card turns to it."""
+        return {self.picked: None, **self.look(None, seen)}
 
-    def on_cancel(self, mine: Any, picked: str | None, seen: Mapping[str, Any]) -> Update:
+    def on_cancel(self, picked: str | None, seen: Mapping[str, Any]) -> Update:
         """Cancels the job that the card shows, which is the one the person saw."""
-        if seen.get("lead"):
-            self.desk.cancel(seen["lead"])
-        return self.look(mine, picked, seen)
+        if seen.get("cancel") and seen.get("lead"):
+            self.desk.cancel(str(seen["lead"]))
+        return self.look(picked, seen)
 
-    def on_remove(self, mine: Any, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
+    def on_remove(self, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
         try:
             self.desk.cancel(str(event.job))
         except WanUIError as error:
             raise gr.Error(error.message, print_exception=False) from error
-        return self.look(mine, picked, seen)
+        return self.look(picked, seen)
 
     def on_pick(
-        self, mine: Any, picked: str | None, seen: Mapping[str, Any], place: Any, compared: Any, event: gr.EventData
+        self, picked: str | None, seen: Mapping[str, Any], place: Any, compared: Any, event: gr.EventData
     ) -> Update:
         """A job of the list is shown where it belongs; the Compare tab has no room for a job that is no comparison."""
         chosen = str(event.job)
-        found = {self.picked: chosen, **self.look(mine, chosen, seen)}
+        found = {self.picked: chosen, **self.look(chosen, seen)}
         if place != COMPARE:
             return found
         try:
@@ -673,11 +687,12 @@ class Page:
         model = job.generations[0].model
         return {**found, self.tabs: gr.Tabs(selected=model), self.place: model}
 
-    def look(self, mine: Any, picked: str | None, seen: Mapping[str, Any] | None) -> Update:
+    def look(self, picked: str | None, seen: Mapping[str, Any] | None) -> Update:
         """What the right column shows now; parts that are as they were are left out."""
-        own, seen = _strings(mine), seen or {}
+        seen = seen if isinstance(seen, Mapping) else {}
         try:
-            line, recent = self.desk.line(), self.desk.recent(RECENT)
+            line, recent = self.desk.line(QUEUE_SHOWN), self.desk.recent(RECENT)
+            own = {job.id for job in (*line, *recent) if self.desk.is_mine(job)}
             lead = _lead(line, recent, own)
             shown = self._shown(picked, recent, own)
             running = line[0] if line and line[0].status == "in_progress" else None
@@ -688,17 +703,19 @@ class Page:
         except WanUIError as error:
             return self._changed({"now": card.trouble(error)}, seen)
         ended = [job for job in recent if job.status not in card.LIVE]
-        others = [job for job in line if lead is None or job.id != lead.id]
+        # The card's button ends only what this browser began; another's job that it shows stands in the queue too.
+        others = [job for job in line if lead is None or job.id != lead.id or lead.id not in own]
         waiting = ((job.id, self.desk.progress(job.id)) for job in others if job.status == "in_queue")
         fetching = {job_id: progress for job_id, progress in waiting if progress is not None}
-        stoppable = lead is not None and lead.status in card.LIVE and not lead.cancel_requested
+        stoppable = lead is not None and lead.id in own and lead.status in card.LIVE and not lead.cancel_requested
+        removable = {job.id for job in others if self.desk.may_change(job)}
         return self._changed(
             {
                 "now": card.now(lead, progress, ahead),
                 "cancel": stoppable,
                 "result": card.result(shown),
                 "reuse": shown is not None,
-                "queue": card.queue(others, own, ahead, fetching),
+                "queue": card.queue(others, own, ahead, fetching, removable),
                 "finished": card.finished(ended, shown.id if shown else None),
                 "lead": lead.id if lead else None,
                 "shown": shown.id if shown else None,
@@ -708,10 +725,11 @@ class Page:
 
     def _changed(self, wanted: Mapping[str, Any], seen: Mapping[str, Any]) -> Update:
         """Updates for the parts that differ from what the page has; a video is never replaced by itself."""
-        changed = {name: value for name, value in wanted.items() if name not in seen or seen[name] != value}
+        marks = {name: _mark(value) for name, value in wanted.items()}
+        changed = {name: value for name, value in wanted.items() if seen.get(name, "") != marks[name]}
         if not changed:
             return {self.seen: gr.skip()}
-        made: Update = {self.seen: {**seen, **changed}}
+        made: Update = {self.seen: {**seen, **marks}}
         html = {"now": self.now, "result": self.result, "queue": self.queue, "finished": self.finished}
         buttons = {"cancel": self.cancel, "reuse": self.reuse}
         for name, value in changed.items():
@@ -721,7 +739,7 @@ class Page:
                 made[buttons[name]] = gr.Button(interactive=value)
         return made
 
-    def _shown(self, picked: str | None, recent: Sequence[Job], own: Sequence[str]) -> Job | None:
+    def _shown(self, picked: str | None, recent: Sequence[Job], own: Collection[str]) -> Job | None:
         """The job whose clips are shown: the picked one, else the newest own one with clips, else the newest."""
         if picked:
             try:
@@ -748,7 +766,7 @@ class Page:
     def on_reuse(self, seen: Mapping[str, Any], uploads: Any) -> Update:
         """The shown job's request back in the form, with the seeds that were really used."""
         try:
-            job = self.desk.job(seen["shown"])
+            job = self.desk.job(str(seen.get("shown")))
             prompts = [dict(item) for item in job.request["prompts"]]
             for item, generation in zip(prompts, job.generations, strict=not job.cells):
                 item["seed"] = generation.seed
@@ -791,15 +809,22 @@ class Page:
         except WanUIError:
             return False  # the card says what is wrong with it
 
-    def on_run_all(self, pasted: Any, mine: Any, picked: str | None, seen: Mapping[str, Any]) -> Update:
+    def on_run_all(self, pasted: Any, picked: str | None, seen: Mapping[str, Any]) -> Update:
         try:
-            job = self.desk.submit(pasted)
+            self.desk.submit(pasted)
         except WanUIError as error:
             return {self.paste_problem: card.problem(error)}
-        return {self.paste_problem: "", **self.follow(job, mine, seen)}
+        return {self.paste_problem: "", **self.follow(seen)}
 
 
-def _lead(line: Sequence[Job], recent: Sequence[Job], own: Sequence[str]) -> Job | None:
+def _mark(value: Any) -> Any:
+    """What stands for a part of the page in `seen`: long HTML as its hash, as it travels with every poll."""
+    if isinstance(value, str) and len(value) > 64:
+        return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return value
+
+
+def _lead(line: Sequence[Job], recent: Sequence[Job], own: Collection[str]) -> Job | None:
     """The job the card is about: one's own that is next to end, else one's own failure, else whatever runs."""
     live = next((job for job in line if job.id in own), None)
     if live is not None:
@@ -809,6 +834,21 @@ def _lead(line: Sequence[Job], recent: Sequence[Job], own: Sequence[str]) -> Job
     if ended is not None and (running is None or ended.status == "failed"):
         return ended
     return running
+
+
+def arrived(path: Any) -> Path:
+    """A file that Gradio keeps for the page, from the path that the browser says; nothing else of this machine.
+
+    The handlers take raw values, which Gradio checks only where they look like its own.
+    """
+    folder = Path(get_upload_folder()).resolve()
+    try:
+        found = Path(str(path)).resolve()
+        if found.is_relative_to(folder) and found.is_file():
+            return found
+    except (OSError, ValueError, RuntimeError):
+        pass  # a name that no file can have
+    raise InvalidRequest("That file is not here, or no longer: choose it again.")
 
 
 def _prompt_names(request: InferenceRequest) -> list[tuple[str, int]]:

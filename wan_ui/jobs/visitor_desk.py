@@ -1,0 +1,217 @@
+"""The desk as whoever asks may use it: own jobs and files, all of them for the owner; it knows no cookie and no door.
+
+| | the owner | the browser it came from | another browser | over HTTP without a browser |
+|---|---|---|---|---|
+| a browser's job: read | yes | yes | with a shared gallery | no |
+| a browser's job: cancel, retry | yes | yes | no | no |
+| a job sent over HTTP without a browser | yes | by its id | by its id | by its id |
+| a browser's LoRA upload or first frame: use | yes | yes | no | no |
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from wan_ui.errors import RequestNotFound
+from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.store import Job
+from wan_ui.visitors import Who
+
+if TYPE_CHECKING:
+    from wan_ui.engine.clip import Progress
+    from wan_ui.intake import Prepared
+    from wan_ui.jobs.previews import Previews
+    from wan_ui.jobs.worker import Running
+    from wan_ui.lora.library import Library
+    from wan_ui.media.image import ImageStore
+    from wan_ui.models import WanModel
+    from wan_ui.trainer.shelf import Shelf
+
+
+class VisitorDesk:
+    """A desk for many: `who` says at each call who asks. `shared`: browsers may read each other's jobs.
+
+    Methods do and raise what those of `Desk` do; of what is not theirs to see they say, as of what does not exist,
+    that it is not there.
+    """
+
+    def __init__(self, desk: Desk, who: Callable[[], Who], shared: bool = False) -> None:
+        self._desk = desk
+        self._who = who
+        self._shared = shared
+
+    @property
+    def who(self) -> Who:
+        """Who asks."""
+        return self._who()
+
+    @property
+    def library(self) -> Library:
+        return self._here().library
+
+    @property
+    def images(self) -> ImageStore:
+        return self._here().images
+
+    @property
+    def trainer(self) -> Shelf:
+        """Imported training jobs, each read by its random id; the files in those that the one who asks brings are
+        theirs."""
+        desk, holds = self._desk, partial(self._holds, "lora")
+        library = desk.library.seen_by(may=_anyone, holds=holds, took=partial(self._took, "lora"))
+        return desk.trainer.seen_by(library, desk.images.seen_by(may=_anyone, took=partial(self._took, "image")))
+
+    @property
+    def previews(self) -> Previews:
+        """To be asked about jobs that `job` gave."""
+        return self._desk.previews
+
+    def submit(self, body: Any) -> Job:
+        return self._here().submit(body, self._who().visitor)
+
+    def plan(self, body: Any) -> Prepared:
+        return self._here().plan(body)
+
+    def job(self, job_id: str) -> Job:
+        job = self._desk.job(job_id)
+        if not self._may_read(job):
+            raise RequestNotFound("There is no request with this id.")
+        return job
+
+    def cancel(self, job_id: str) -> Job:
+        self._own(job_id)
+        return self._desk.cancel(job_id)
+
+    def retry(self, job_id: str) -> Job:
+        self._own(job_id)
+        return self._desk.retry(job_id)
+
+    def clip_path(self, job_id: str, index: int) -> Path:
+        self.job(job_id)
+        return self._desk.clip_path(job_id, index)
+
+    def running(self, job_id: str) -> Running | None:
+        """What is being rendered of a job, by its id; None for one that may not be read, as for one that waits."""
+        running = self._desk.running(job_id)
+        return running if running is not None and self._may_read(self._desk.job(job_id)) else None
+
+    def progress(self, job_id: str) -> Progress | None:
+        """How far a job of `line` is; of another's without the note, which names files and cells."""
+        running = self._desk.at_work()
+        if running is not None and hidden_id(running.job_id) == job_id:
+            return replace(running.progress, note="")
+        return self._desk.progress(job_id)
+
+    def line(self, limit: int | None = None) -> tuple[Job, ...]:
+        """The running job and those waiting, in their order; others' with nothing but model, place and state."""
+        return tuple(job if self._lists(job) else _hidden(job) for job in self._desk.line(limit))
+
+    def recent(self, limit: int) -> tuple[Job, ...]:
+        """The newest jobs, newest first, that are for the one who asks to see."""
+        who = self._who()
+        if who.owner:
+            return self._desk.recent(limit)
+        if self._shared:
+            return tuple(job for job in self._desk.recent(limit) if self._lists(job))
+        return () if who.visitor is None else self._desk.recent(limit, who.visitor)
+
+    def is_mine(self, job: Job) -> bool:
+        """Whether the job came from the browser that asks."""
+        visitor = self._who().visitor
+        return visitor is not None and job.visitor == visitor
+
+    def may_change(self, job: Job) -> bool:
+        """Whether a job of `line` is for the one who asks to cancel."""
+        return not job.hidden and (job.visitor is None or self.is_mine(job) or self._who().owner)
+
+    def waiting(self) -> int:
+        return self._desk.waiting()
+
+    def keep_image(self, sha256: str) -> None:
+        """Notes that the one who asks brought this image: its bytes came in another way than through `images`."""
+        self._took("image", sha256)
+
+    def inspect(self, source: str) -> dict[str, Any]:
+        return self._here().inspect(source)
+
+    def inspect_file(self, file: Path, name: str) -> dict[str, Any]:
+        return self._desk.inspect_file(file, name)
+
+    def lora_at_hand(self, source: str) -> bool:
+        return self._here().lora_at_hand(source)
+
+    def inspect_lora(self, source: str) -> dict[str, Any]:
+        return self._here().inspect_lora(source)
+
+    def check_lora(self, source: str, row: WanModel, slot: str) -> tuple[str, ...]:
+        return self._here().check_lora(source, row, slot)
+
+    def pair_of_loras(self, one: str, other: str) -> tuple[bool, tuple[str, ...]]:
+        return self._here().pair_of_loras(one, other)
+
+    def _here(self) -> Desk:
+        """The desk over the files that the one who asks may use."""
+        library = self._desk.library.seen_by(
+            may=partial(self._may_use, "lora"),
+            # An own pair has both halves from one browser; whoever has no browser has no uploads of its own.
+            holds=partial(self._holds, "lora"),
+            took=partial(self._took, "lora"),
+        )
+        images = self._desk.images.seen_by(may=partial(self._may_use, "image"), took=partial(self._took, "image"))
+        return self._desk.over(library, images)
+
+    def _may_use(self, kind: Literal["lora", "image"], file_id: str) -> bool:
+        return self._who().owner or self._holds(kind, file_id)
+
+    def _holds(self, kind: Literal["lora", "image"], file_id: str) -> bool:
+        who = self._who()
+        if who.visitor is None:
+            return who.owner
+        return self._desk.holds(who.visitor, kind, file_id)
+
+    def _took(self, kind: Literal["lora", "image"], file_id: str) -> None:
+        visitor = self._who().visitor
+        if visitor is not None:
+            self._desk.hold(visitor, kind, file_id)
+
+    def _may_read(self, job: Job) -> bool:
+        return job.visitor is None or self._lists(job)
+
+    def _lists(self, job: Job) -> bool:
+        """Whether a job is shown to the one who asks without their knowing its id."""
+        return self._who().owner or self.is_mine(job) or (self._shared and job.visitor is not None)
+
+    def _own(self, job_id: str) -> None:
+        if not self.may_change(self.job(job_id)):
+            raise RequestNotFound("There is no request with this id that is yours.")
+
+
+def _anyone(_file_id: str) -> bool:
+    return True
+
+
+def hidden_id(job_id: str) -> str:
+    """What another's job is called where its id would let one read it: the same for the same job."""
+    return f"other-{hashlib.sha256(job_id.encode()).hexdigest()[:16]}"
+
+
+def _hidden(job: Job) -> Job:
+    first = replace(job.generations[0], prompt="", neg="", loras=(), image=None, seed=0, ignored=())
+    return replace(
+        job,
+        id=hidden_id(job.id),
+        request={},
+        generations=(first,),
+        notes=(),
+        clips=(),
+        error=None,
+        cells=(),
+        failures={},
+        visitor=None,
+        hidden=True,
+    )
