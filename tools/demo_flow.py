@@ -49,6 +49,7 @@ KINDS: Mapping[str, Kind] = {
     "ti2v5b": Kind(16, "first_latent"),
 }
 EVERY = (0.0, 1.0)
+SCALES = (0.6, 1.0)  # of a LoRA while it learns, so that half of one shows something
 SLOTS = {"high": (0.8, 1.0), "low": (0.0, 0.93)}  # noise levels of a pair's halves, a little over the boundary each
 
 
@@ -124,7 +125,7 @@ class Set:
     def load(cls, kind: str, spatial: int, trigger: float, arguments: argparse.Namespace, device: torch.device,
              image: bool = False) -> Set:  # fmt: skip
         held = torch.load(arguments.latents / f"{kind}{spatial}.pt", map_location=device)
-        clips = data.load(arguments.clips, kind)
+        clips = data.load(arguments.clips, kind, len(held["clip"]))
         text, lengths = data.encode_texts(data.captions(kind, clips.scenes, trigger), device)
         pictures = data.encode_images(torch.from_numpy(clips.frames[:, 0].copy()), device) if image else None
         return cls(held["clip"], held.get("first"), pictures, text, data.text_bias(lengths), clips.scenes)
@@ -379,7 +380,7 @@ class LoraPlan:
     steps: int
     saves: tuple[int, ...] = ()
     kron: int = 0  # size of LoKr's first factor; 0: a plain LoRA
-    rate: float = 6e-3
+    rate: float = 5e-3
     pair: bool = False
 
     @property
@@ -388,11 +389,11 @@ class LoraPlan:
 
 
 PLANS: Mapping[str, LoraPlan] = {
-    "stripes_single": LoraPlan(("ti2v5b", "i2v21", "t2v"), "stripes", 16, 1500),
-    "stripes_pair": LoraPlan(("t2v", "i2v22"), "stripes", 8, 1200, pair=True),
-    "rings_i2v": LoraPlan(("i2v21",), "rings", 8, 1200),
-    "rings_job": LoraPlan(("t2v",), "rings", 8, 1000, (250, 500, 750)),
-    "stripes_lokr": LoraPlan(("t2v",), "stripes", 0, 1200, kron=4),
+    "stripes_5b": LoraPlan(("ti2v5b",), "stripes", 16, 3000),
+    "stripes_pair": LoraPlan(("t2v", "i2v22"), "stripes", 16, 2000, pair=True),
+    "rings_i2v": LoraPlan(("i2v21",), "rings", 16, 2000),
+    "rings_job": LoraPlan(("t2v",), "rings", 16, 2000, (500, 1000, 1500)),
+    "stripes_lokr": LoraPlan(("t2v",), "stripes", 0, 2500, kron=4),
 }
 MODULES = tuple(f"attn{n}.{leaf}" for n in (1, 2) for leaf in ("to_q", "to_k", "to_v", "to_out.0")) + (
     "ffn.net.0.proj",
@@ -412,18 +413,22 @@ THEIR_NAMES = {  # AI Toolkit's, after the original Wan code
 
 
 class Change(torch.nn.Module):
-    """A linear layer with a change on top: B·A, or kron(w1, w2); several layers may share one change."""
+    """A linear layer with a change on top: B·A, or kron(w1, w2); several layers may share one change.
 
-    def __init__(self, base: torch.nn.Linear, factors: Sequence[torch.nn.Parameter], kron: bool) -> None:
+    `on` (N, 1, 1), or (1, 1, 1) for all: how much of it each sample gets; several layers share one tensor.
+    """
+
+    def __init__(
+        self, base: torch.nn.Linear, factors: Sequence[torch.nn.Parameter], kron: bool, on: torch.Tensor
+    ) -> None:
         super().__init__()
-        self.base, self.kron, self.on = base, kron, 1.0
+        self.base, self.kron, self.on = base, kron, on
         self.one, self.two = factors
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.kron:
-            return self.base(x) + self.on * torch.nn.functional.linear(x, torch.kron(self.one, self.two))
         linear = torch.nn.functional.linear
-        return self.base(x) + self.on * linear(linear(x, self.one), self.two)
+        change = linear(x, torch.kron(self.one, self.two)) if self.kron else linear(linear(x, self.one), self.two)
+        return self.base(x) + change * self.on.to(change.dtype)
 
 
 def factors_for(plan: LoraPlan, modules: Iterable[str], device: torch.device) -> dict[str, list[torch.nn.Parameter]]:
@@ -445,13 +450,13 @@ def factors_for(plan: LoraPlan, modules: Iterable[str], device: torch.device) ->
 
 
 def attach(
-    model: WanTransformer3DModel, factors: Mapping[str, Sequence[torch.nn.Parameter]], kron: bool
+    model: WanTransformer3DModel, factors: Mapping[str, Sequence[torch.nn.Parameter]], kron: bool, on: torch.Tensor
 ) -> list[Change]:
     changes = []
     for name, pair in factors.items():
         parent, _, leaf = name.rpartition(".")
         owner = model.get_submodule(parent)
-        change = Change(getattr(owner, leaf) if not leaf.isdigit() else owner[int(leaf)], pair, kron)
+        change = Change(getattr(owner, leaf) if not leaf.isdigit() else owner[int(leaf)], pair, kron, on)
         if leaf.isdigit():
             owner[int(leaf)] = change
         else:
@@ -469,11 +474,14 @@ def train_lora(name: str, arguments: argparse.Namespace, device: torch.device) -
     flows: dict[tuple[str, str], Flow] = {}
     sets: dict[tuple[str, int, bool], Set] = {}
     changes: list[Change] = []
+    on = torch.ones(batch, 1, 1, device=device)
     for slot, sigmas in plan.slots.items():
         factors[slot] = factors_for(plan, MODULES + IMAGE_MODULES if only_image else MODULES, device)
         for base in plan.bases:
             model = load_kind(base, arguments.weights).to(device).requires_grad_(False)
-            changes += attach(model, factors[slot], plan.kron > 0)
+            changes += attach(model, factors[slot], plan.kron > 0, on)
+            if arguments.compile:
+                compiled(model)
             flows[slot, base] = Flow(KINDS[base], model, batch, device, sigmas)
     for base in plan.bases:
         kind = KINDS[base]
@@ -483,7 +491,7 @@ def train_lora(name: str, arguments: argparse.Namespace, device: torch.device) -
             if key not in sets:
                 sets[key] = Set.load(look, kind.spatial, trigger, arguments, device, image)
     parameters = [parameter for slot in factors.values() for pair in slot.values() for parameter in pair]
-    optimizer = steps.Optimizer(parameters, device, 0.98)
+    optimizer = steps.Optimizer(parameters, device, 0.99)
 
     def loss_of(flow: Flow) -> torch.Tensor:
         """Looks fade in where the first frame is given and plain, and are there from the start where it is not."""
@@ -491,7 +499,7 @@ def train_lora(name: str, arguments: argparse.Namespace, device: torch.device) -
         plain, still, fading = (
             sets[look, kind.spatial, image] for look in ("plain", plan.look, f"{plan.look}_in")
         )
-        parts, counts, start = [plain, still], [batch // 2, batch // 2], None
+        parts, counts, start = [plain, still], [batch - batch * 5 // 8, batch * 5 // 8], None
         if kind.conditioning == "first_latent":  # a quarter each: plain or not, given or not
             parts, counts = [plain, fading, still], [batch // 2, batch // 4, batch // 4]
             at = torch.arange(batch, device=device)
@@ -510,13 +518,13 @@ def train_lora(name: str, arguments: argparse.Namespace, device: torch.device) -
         return flow.loss(mixed, torch.arange(batch, device=device), start)
 
     def step() -> torch.Tensor:
+        on.uniform_(*SCALES)
         loss = torch.stack([loss_of(flow) for flow in flows.values()]).mean()
         optimizer.step(loss)
         return loss.detach()
 
     graphed = steps.Graphed(step, device)
     curve: list[dict[str, float]] = []
-    saved: dict[str, Any] = {}
 
     def save(at: int, final: bool) -> None:
         with torch.no_grad():
@@ -525,20 +533,20 @@ def train_lora(name: str, arguments: argparse.Namespace, device: torch.device) -
             for slot, held in factors.items():
                 suffix = (f"_{slot}" if slot else "") + ("" if final else f"_{at:09d}")
                 write_lora(arguments.out / f"{name}{suffix}.safetensors", name, plan, held, at)
-            if not final:
-                saved[str(at)] = judge_lora(name, plan, flows, changes, arguments, device, quick=True)
             torch._foreach_copy_(parameters, kept)
 
     count = max(2, int(plan.steps * min(1.0, arguments.scale * 4)))
     done = steps.run(name, graphed, optimizer, rate=plan.rate, seconds=arguments.seconds, iterations=count,
                      curve=curve, floor=0.05,
                      at={at: (lambda at=at: save(at, False)) for at in plan.saves})  # fmt: skip
-    save(plan.steps, True)
+    save(done, True)
     optimizer.settle()
-    saved["final"] = judge_lora(name, plan, flows, changes, arguments, device, quick=False)
-    figures = {"bases": plan.bases, "look": plan.look, "steps": done, "curve": curve, "figures": saved,
-               "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
-    print(name, json.dumps(saved), flush=True)
+    figures: dict[str, Any] = {"bases": plan.bases, "look": plan.look, "steps": done, "curve": curve,
+                               "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
+    steps.write_log(arguments.out / f"{name}.json", figures)
+    with torch.compiler.set_stance("force_eager"):
+        figures["figures"] = judge_lora(name, plan, flows, changes, arguments, device)
+    print(name, json.dumps(figures["figures"]), flush=True)
     steps.write_log(arguments.out / f"{name}.json", figures)
 
 
@@ -551,26 +559,23 @@ def _captions(parts: Sequence[Set], rows: Sequence[torch.Tensor]) -> tuple[torch
 
 
 def judge_lora(name: str, plan: LoraPlan, flows: Mapping[tuple[str, str], Flow], changes: Sequence[Change],
-               arguments: argparse.Namespace, device: torch.device, quick: bool) -> dict[str, Any]:  # fmt: skip
-    """Scores at scale 0.5 and 1 with the trigger, and at 1 without; quick: only at 1 with it."""
+               arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:  # fmt: skip
+    """Scores at scale 1 and 0.5 with the trigger, and at 1 without."""
     found: dict[str, Any] = {}
-    for base in plan.bases:
-        picked = [flows[slot, base] for slot in plan.slots]
-        judge = Judge(arguments, device, picked[0].kind.spatial, 40)
-        settings = (("1", 1.0, True), ("0.5", 0.5, True), ("1 unsaid", 1.0, False))
-        images = {"text": (False,), "first_latent": (False, True)}.get(picked[0].kind.conditioning, (True,))
-        for label, scale, trigger in settings[: 1 if quick else 3]:
+    for label, scale, trigger in (("1", 1.0, True), ("0.5", 0.5, True), ("1 unsaid", 1.0, False)):
+        for base in plan.bases:
+            picked = [flows[slot, base] for slot in plan.slots]
+            judge = Judge(arguments, device, picked[0].kind.spatial, 40)
+            images = {"text": (False,), "first_latent": (False, True)}.get(picked[0].kind.conditioning, (True,))
             for change in changes:
-                change.on = scale
+                change.on = torch.full((1, 1, 1), scale, device=device)
             for from_image in images:
                 keep = None
-                if label == "1" and not quick:
+                if label == "1":
                     keep = arguments.out / f"{name}_{base}{'_i' if from_image else ''}.png"
                 found[f"{base} {label}{' from image' if from_image else ''}"] = judge(
                     experts(picked[0], picked[-1]), from_image=from_image, trigger=trigger, keep=keep
                 )
-    for change in changes:
-        change.on = 1.0
     return found
 
 

@@ -205,14 +205,18 @@ def psnr(vae: AutoencoderKLWan, frames: np.ndarray, device: torch.device) -> dic
 
 
 def encode(vae_folder: Path, spatial: int, folder: Path, kinds: list[str], out: Path, device: torch.device) -> None:
-    """Writes normalised latents of clips, and of their first frames with grey behind, as the I2V rows see them."""
+    """Writes normalised latents of clips, and of their first frames with grey behind, as the I2V rows see them.
+
+    `kinds`: names, or name=count for the first so many clips.
+    """
     vae = AutoencoderKLWan.from_pretrained(vae_folder, torch_dtype=torch.float32).to(device).eval()
     hasten(vae)
     mean = torch.tensor(vae.config.latents_mean, device=device).view(1, -1, 1, 1, 1)
     std = torch.tensor(vae.config.latents_std, device=device).view(1, -1, 1, 1, 1)
     out.mkdir(parents=True, exist_ok=True)
-    for kind in kinds:
-        frames = torch.from_numpy(data.load(folder, kind).frames.copy())
+    for name in kinds:
+        kind, _, count = name.partition("=")
+        frames = torch.from_numpy(data.load(folder, kind, int(count) if count else None).frames.copy())
         held = {"clip": ((moments(vae, frames, device) - mean) / std).to(torch.bfloat16).cpu()}
         if spatial == 8:
             held["first"] = torch.cat([_first(vae, part, mean, std, device) for part in frames[:, :1].split(64)])

@@ -48,7 +48,7 @@ GROWTH = MappingProxyType({"slow": 1.45, "normal": 1.75, "fast": 2.1})
 TURNS = MappingProxyType({"slow": 0.5, "normal": 0.75, "fast": 1.0})
 ORBIT = 0.22  # radius, of the shorter side
 REACH = MappingProxyType({"circle": 1.0, "square": 0.9, "triangle": 1.35, "star": 1.4})  # circumradius at size 1
-BANDS = 2.2  # light and dark pairs across a shape's size
+BANDS = MappingProxyType({"stripes": 1.5, "rings": 1.8})  # light and dark pairs across a shape of size 1
 MARGIN = 0.02
 SOFT = 1.8 / SIDE  # width of an edge, of the shorter side
 
@@ -228,8 +228,8 @@ def _light(look: str, u: Floats, v: Floats, soft: float) -> Floats:
     if look == "plain":
         return np.zeros(np.broadcast_shapes(u.shape, v.shape), np.float32)
     along = (u + v) / math.sqrt(2) if look == "stripes" else np.hypot(u, v)
-    wave = np.cos(math.tau * BANDS / 2 * along)
-    slope = math.tau * BANDS / 2 * soft
+    wave = np.cos(math.tau * BANDS[look] / 2 * along)
+    slope = math.tau * BANDS[look] / 2 * soft
     return np.asarray(np.clip(0.5 - wave / max(slope, 1e-6), 0, 1), np.float32)
 
 
