@@ -37,6 +37,7 @@ WanUIError
 │       └── LineStopped             503  the worker's thread ended
 ├── RenderFailed            500  ours: a failure that nothing above names
 ├── CellsFailed             500  some videos of a comparison; each says why
+├── ServerBusy              503  too many slow answers are being worked on; nobody's mistake, to be asked again
 └── Cancelled               409  nobody's mistake: somebody asked for it
 """
 
@@ -224,6 +225,12 @@ class CellsFailed(WanUIError):
     """`details["cells"]` lists `{column, row, column_label, row_label, error}`, `error` being a `body()`."""
 
     code, status = "CELLS_FAILED", 500
+
+
+class ServerBusy(WanUIError):
+    """Too many slow answers at once; the same request is answered when some of them are through."""
+
+    code, status = "SERVER_BUSY", 503
 
 
 class Cancelled(WanUIError):

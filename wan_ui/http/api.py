@@ -9,19 +9,21 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, cast
 
+import anyio
+import anyio.to_thread
 from fastapi import Depends, FastAPI, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import wan_ui
-from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, WanUIError
+from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, ServerBusy, WanUIError
 from wan_ui.http import comparisons, trainer
 from wan_ui.http.multipart import FIELD, receive_file
 from wan_ui.media.disk import PART_PREFIX
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 BODY_LIMIT = 80 * 2**20  # bytes; control images travel in the body as base64
 FILE_LIMIT = 8 << 30  # bytes of a LoRA that is sent to be inspected
+INSPECT_AT_ONCE = 4  # on threads of their own: each may wait minutes for a host, and must not starve the other routes
+INSPECT_WAITING = 16
 LARGEST_INDEX = 999  # a request has at most 1000 prompts
 
 JobStatus = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"]
@@ -610,6 +614,18 @@ def api(
     door.head("/requests/{request_id}/videos/{n}", include_in_schema=False)(video)
 
     comparisons.mount(door, desk, ErrorReply, scratch)
+    inspecting = anyio.CapacityLimiter(INSPECT_AT_ONCE)
+    seats = INSPECT_AT_ONCE + INSPECT_WAITING
+
+    async def looked_into(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        nonlocal seats  # the event loop's alone
+        if not seats:
+            raise ServerBusy("Many LoRA files are being looked into already. Ask again in a few seconds.")
+        seats -= 1
+        try:
+            return await anyio.to_thread.run_sync(look, limiter=inspecting)
+        finally:
+            seats += 1
 
     async def read_json(request: Request) -> Any:
         return decode_json(await read_body(request))
@@ -642,9 +658,9 @@ def api(
         if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=scratch) as folder:
                 file = await receive_file(request, pathlib.Path(folder), file_limit)
-                return await run_in_threadpool(desk.inspect_file, file.path, file.name)
+                return await looked_into(partial(desk.inspect_file, file.path, file.name))
         path = _inspect_body(await read_body(request)).path
-        return await run_in_threadpool(desk.inspect, path)
+        return await looked_into(partial(desk.inspect, path))
 
     @door.get(
         "/models",

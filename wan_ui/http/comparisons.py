@@ -6,7 +6,6 @@ import json
 import pathlib
 import re
 import tempfile
-import threading
 import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.background import BackgroundTask
 
 from wan_ui.errors import InvalidRequest, VideoNotFound
+from wan_ui.http.turns import Turns
 from wan_ui.media import disk, grid, video
 from wan_ui.media.grid import Board
 from wan_ui.request import without_training_samples
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wan_ui.jobs.store import Job
 
 LARGEST_FRAME = 9999
+AT_WORK = 8  # downloads, one being made and the others waiting for it
 RequestId = Annotated[str, Path(description="Of a comparison, from the reply to POST /inference.", max_length=200)]
 Frame = Annotated[int, Query(description="From 0; a shorter clip shows its last one.", ge=0, le=LARGEST_FRAME)]
 _HEADERS = {
@@ -38,6 +39,7 @@ _ERRORS = {
     404: "There is no such request, or it is no comparison, or none of its cells is finished.",
     422: "The frame is no number, or later than the last one.",
     500: "A failure of the server.",
+    503: "Too many downloads are being made.",
     507: "No disk space.",
 }
 
@@ -100,7 +102,8 @@ def zip_cells(path: pathlib.Path, whole: Board, job: Job) -> None:
 
 def mount(door: FastAPI, desk: DeskLike, error_model: Any, scratch: pathlib.Path | None = None) -> None:
     """Adds the routes to the door of /v1. Files that are being made lie in `scratch` (None: the system's folder)."""
-    one_at_a_time = threading.Lock()  # each takes whole processors and, for a while, much disk
+    # Each takes whole processors and, for a while, much disk.
+    turns = Turns(AT_WORK, "Several downloads of comparisons are being made. Ask again in a few seconds.")
 
     def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         return {status: {"model": error_model, "description": _ERRORS[status]} for status in (*statuses, 403, 500)}
@@ -110,7 +113,7 @@ def mount(door: FastAPI, desk: DeskLike, error_model: Any, scratch: pathlib.Path
         path = pathlib.Path(folder.name, name)
         with ExitStack() as undo:
             undo.callback(folder.cleanup)
-            with one_at_a_time:
+            with turns.turn():
                 make(path)
             undo.pop_all()
         return FileResponse(
@@ -126,7 +129,7 @@ def mount(door: FastAPI, desk: DeskLike, error_model: Any, scratch: pathlib.Path
         operation_id="comparison_grid",
         summary="A comparison's finished cells as one labelled video",
         response_class=FileResponse,
-        responses=documented(404, 422, 507),
+        responses=documented(404, 422, 503, 507),
     )
     def grid_video(request_id: RequestId) -> Response:
         job = desk.job(request_id)
@@ -139,7 +142,7 @@ def mount(door: FastAPI, desk: DeskLike, error_model: Any, scratch: pathlib.Path
         operation_id="comparison_sheet",
         summary="One frame of all finished cells as a labelled picture",
         response_class=Response,
-        responses={**documented(404, 422), 200: {"content": {"image/png": {}}}},
+        responses={**documented(404, 422, 503), 200: {"content": {"image/png": {}}}},
     )
     def contact_sheet(request_id: RequestId, frame: Frame = 0) -> Response:
         job = desk.job(request_id)
@@ -149,7 +152,7 @@ def mount(door: FastAPI, desk: DeskLike, error_model: Any, scratch: pathlib.Path
             raise InvalidRequest(
                 f"The last frame is {last}.", fields=[{"loc": "query.frame", "msg": f"must be at most {last}"}]
             )
-        with one_at_a_time:
+        with turns.turn():
             data = grid.sheet(whole, frame)
         name = f"wan-ui-{request_id[:8]}-frame-{frame}.png"
         return Response(
@@ -161,7 +164,7 @@ def mount(door: FastAPI, desk: DeskLike, error_model: Any, scratch: pathlib.Path
         operation_id="comparison_cells",
         summary="A comparison's finished clips with their JSON",
         response_class=FileResponse,
-        responses=documented(404, 422, 507),
+        responses=documented(404, 422, 503, 507),
     )
     def all_cells(request_id: RequestId) -> Response:
         job = desk.job(request_id)
