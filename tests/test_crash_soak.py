@@ -1,0 +1,122 @@
+"""SIGKILL at random moments over a line of jobs on the demo checkpoints, and what is left of the line.
+
+The ordinary run is a tenth of it; scripts/soak runs it whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from wan_ui import Engine
+from wan_ui.compare import expand, plan_cells
+from wan_ui.demo.checkpoints import ensure
+from wan_ui.jobs.store import FINAL, Job, Store
+from wan_ui.media import video
+from wan_ui.request import Compare, parse, resolve
+
+ROOT = Path(__file__).parent.parent
+SEED = 20261121
+SIZE: dict[str, Any] = {"width": 64, "height": 64, "num_frames": 5}
+
+# Every change of a job's state is noted by the database itself, so that one that ended twice would be seen.
+JOURNAL = (
+    "CREATE TABLE journal (n INTEGER PRIMARY KEY, id TEXT, was TEXT, now TEXT)",
+    """
+    CREATE TRIGGER noted AFTER UPDATE OF status ON jobs WHEN OLD.status <> NEW.status
+    BEGIN INSERT INTO journal (id, was, now) VALUES (NEW.id, OLD.status, NEW.status); END
+    """,
+)
+
+
+def prompts(count: int, steps: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"clip {n}", **SIZE, "sample_steps": steps, "seed": -1} for n in range(count)]
+
+
+def fill(store: Store, jobs: int, steps: int) -> list[Job]:
+    """Jobs of one to three clips with drawn seeds, a comparison among them."""
+    added: list[Job] = []
+    for number in range(jobs):
+        body: dict[str, Any] = {"model": "wan21_1b", "prompts": prompts(1 + number % 3, steps)}
+        if number % 7 == 3:
+            asked = {"columns": {"field": "seed", "values": [number, number + 100]}}
+            body = {**body, "prompts": prompts(1, steps), "compare": asked}
+            made = expand(parse(body), Compare.model_validate(asked))
+            generations, cells = plan_cells(made, [resolve(one.request, store_image=str)[0] for one in made.cells])
+            added.append(store.add(body, generations, cells=cells))
+        else:
+            added.append(store.add(body, resolve(parse(body), store_image=str)))
+    return added
+
+
+def killed_and_whole(data_dir: Path, jobs: int, kills: int, steps: int, longest: float) -> str:
+    """Lets a line be killed so often, each time within `longest` seconds of its start, and checks what is left."""
+    ensure(data_dir / "demo")
+    store = Store(data_dir / "jobs.sqlite")
+    with sqlite3.connect(data_dir / "jobs.sqlite") as rows:
+        for statement in JOURNAL:
+            rows.execute(statement)
+    added = fill(store, jobs, steps)
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.jobs.mortal", str(data_dir), str(kills), str(SEED), str(longest)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said == {"killed": kills, "ended_early": 0, "last": 0}, done.stderr
+
+    ended = [store.job(job.id) for job in added]
+    assert [job.status for job in ended] == ["succeeded"] * jobs
+    assert [job.generations for job in ended] == [job.generations for job in added]  # the seeds that were drawn
+    with sqlite3.connect(data_dir / "jobs.sqlite") as rows:
+        journal = rows.execute("SELECT id, was, now FROM journal ORDER BY n").fetchall()
+    ends = [job_id for job_id, _, now in journal if now in FINAL]
+    assert ends == [job.id for job in added]  # each once, and in their order
+    begins = [job_id for job_id, _, now in journal if now == "in_progress"]
+    assert list(dict.fromkeys(begins)) == [job.id for job in added]
+    assert len(begins) - jobs == sum(job.attempts for job in ended)
+
+    listed = {clip.file: job.generations[clip.index] for job in ended for clip in job.clips}
+    assert sum(len(job.generations) for job in ended) == len(listed)
+    assert {f"clips/{path.name}" for path in (data_dir / "clips").iterdir()} == set(listed)
+    engine = Engine(data_dir / "demo" / "models", data_dir / "demo" / "loras", "cpu", data_dir=data_dir)
+    for file, generation in listed.items():
+        frames = video.read_frames(data_dir / file)
+        assert frames.shape == (generation.num_frames, generation.height, generation.width, 3)
+        assert video.read_metadata(data_dir / file)["generation"]["seed"] == generation.seed
+    file, generation = next(iter(listed.items()))
+    again = data_dir / "again.mp4"
+    video.write(again, engine.render(generation, lambda progress: None).frames, generation.fps, {})
+    assert np.array_equal(video.read_frames(again), video.read_frames(data_dir / file))
+    engine.close()
+    store.close()
+    interrupted = sum(job.attempts for job in ended)
+    return (
+        f"{kills} kills over {jobs} jobs in {time.monotonic() - begun:.0f} s: {interrupted} times while a job ran, "
+        f"{len(listed)} clips, all playable"
+    )
+
+
+@pytest.mark.slow
+def test_twenty_kills_over_five_jobs(tmp_path: Path) -> None:
+    killed_and_whole(tmp_path, jobs=5, kills=20, steps=40, longest=1.0)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_two_hundred_kills_over_twenty_jobs(tmp_path: Path) -> None:
+    print("\n" + killed_and_whole(tmp_path, jobs=20, kills=200, steps=100, longest=2.0))
