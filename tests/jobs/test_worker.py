@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sqlite3
 import threading
 from collections.abc import Mapping
@@ -17,10 +18,11 @@ import pytest
 from tests.fakes import PATIENCE, FakeRender, Gate, fake_desk, fake_frames, fake_write_video
 from tests.jobs.helpers import body
 from wan_ui.engine.clip import Progress
-from wan_ui.errors import OutOfMemory, VideoEncodingFailed
+from wan_ui.errors import DiskFull, OutOfMemory, VideoEncodingFailed
 from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.store import Job, Store
 from wan_ui.jobs.worker import Worker, WriteVideo
+from wan_ui.media import video
 
 
 def ended(desk: Desk, worker: Worker, job: Job) -> Job:
@@ -302,6 +304,77 @@ def test_a_clips_folder_that_is_in_the_way_fails_the_job_and_the_line_goes_on(
     (tmp_path / "clips").unlink()
     gate.open()
     assert ended(desk, worker, second).status == "succeeded"
+
+
+def test_a_clips_folder_that_is_deleted_is_made_again(
+    desk: Desk, worker: Worker, render: FakeRender, tmp_path: Path
+) -> None:
+    gate = render.gate(2, 1)
+    job = desk.submit(body(1, 2))
+    worker.start()
+    gate.await_arrival()
+    shutil.rmtree(tmp_path / "clips")
+    gate.open()
+    assert ended(desk, worker, job).status == "succeeded"
+    assert files(tmp_path) == {desk.job(job.id).clips[1].file}
+
+
+def test_a_data_folder_that_is_deleted_fails_each_job_with_the_reason(render: FakeRender, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    store = Store(data / "jobs.sqlite")
+    worker, desk = _on(store, render, data, fake_write_video)
+    gate = render.gate(1, 1)
+    jobs = [desk.submit(body(seed)) for seed in (1, 2)]
+    worker.start()
+    gate.await_arrival()
+    shutil.rmtree(data)
+    gate.open()
+    for job in jobs:
+        error = ended(desk, worker, job).error
+        assert error is not None
+        assert (error["code"], data.exists()) == ("HOST_ERROR", False)
+        assert "The folder for clips cannot be made (No such file or directory)" in error["message"]
+    assert worker.stop()
+    store.close()
+
+
+def test_a_folder_that_cannot_be_written_fails_the_job_with_the_reason_and_the_line_goes_on(
+    store: Store, render: FakeRender, tmp_path: Path
+) -> None:
+    """With the real writer, whose folder is a link into a file system that takes no files from anybody."""
+    worker, desk = _on(store, render, tmp_path, video.write)
+    gate = render.gate(2, 1)
+    (tmp_path / "clips").symlink_to("/proc/self")
+    first, second = desk.submit(body(1)), desk.submit(body(2))
+    worker.start()
+    gate.await_arrival()
+    error = desk.job(first.id).error
+    assert error is not None
+    assert error["code"] == "VIDEO_ENCODING_FAILED"
+    assert error["message"].startswith("The video could not be written (")
+    (tmp_path / "clips").unlink()
+    gate.open()
+    assert ended(desk, worker, second).status == "succeeded"
+    assert worker.stop()
+
+
+def test_a_full_disk_fails_the_job_with_the_reason_and_the_line_goes_on(
+    store: Store, render: FakeRender, tmp_path: Path
+) -> None:
+    def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any]) -> None:
+        if metadata["generation"]["seed"] == 1:
+            raise DiskFull("There is no space left on the disk for the video. Free some space and generate again.")
+        fake_write_video(path, frames, fps, metadata)
+
+    worker, desk = _on(store, render, tmp_path, write)
+    first, second = desk.submit(body(1)), desk.submit(body(2))
+    worker.start()
+    assert ended(desk, worker, second).status == "succeeded"
+    error = desk.job(first.id).error
+    assert error is not None
+    assert (error["code"], desk.job(first.id).status) == ("DISK_FULL", "failed")
+    assert worker.stop()
 
 
 def test_an_end_that_cannot_be_written_is_written_later(render: FakeRender, tmp_path: Path) -> None:

@@ -69,7 +69,9 @@ def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, 
     except OSError as error:
         if disk.is_full(error):
             raise _disk_full() from error
-        raise VideoEncodingFailed(f"The video could not be written: {error.strerror}.") from error
+        raise VideoEncodingFailed(
+            f"The video could not be written ({error.strerror}). Check the data folder and its disk."
+        ) from error
 
 
 def write_lossless(path: Path, frames: Frames) -> None:
