@@ -334,7 +334,8 @@ def test_a_data_folder_that_is_a_file_is_one_line(tmp_path: Path, start: Start) 
     assert code == 1 and len(said) == 1 and "data folder" in said[0]
 
 
-def test_ctrl_c_in_the_middle_of_a_render(own_data: Path, start: Start) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_in_the_middle_of_a_render(own_data: Path, start: Start, number: int) -> None:
     """With a page open: it ends in time, lets go of the folder, and the request waits in line for the next start."""
     app = start(own_data, "--demo")
     app.wait_for("Ready on ")
@@ -342,12 +343,12 @@ def test_ctrl_c_in_the_middle_of_a_render(own_data: Path, start: Start) -> None:
         request_id = client.post("/v1/inference", json=LONG).json()["request_id"]
         until(client, f"/v1/requests/{request_id}/status", {"in_progress"})
         with client.stream("GET", "/gradio_api/heartbeat/abc"):
-            code, seconds = app.stop(signal.SIGINT)
+            code, seconds = app.stop(number)
     assert code == 0 and seconds < STOP
     assert "Traceback" not in "\n".join(app.ended()[1])
     FolderLock(own_data).release()
     store = Store(own_data / "jobs.sqlite")
-    assert store.job(request_id).status == "in_queue"
+    assert (store.job(request_id).status, store.job(request_id).attempts) == ("in_queue", 0)
     store.close()
 
 

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 ADDRESS = "127.0.0.1"
 FETCH_SECONDS = 20.0  # for a control image's URL
 DRAIN_SECONDS = 2  # for replies under way
+PUT_BACK_SECONDS = 0.5  # for a step to end; then its job is put back in line and the step may take its time
 STOP_SECONDS = 4.0  # for the step that runs; with at most 5 for the web server below the 10 that a stop may take
 FETCHER_STOP_SECONDS = 0.5  # it ends several times a second, except inside the hub's own download
 TICK_SECONDS = 0.2
@@ -113,6 +114,7 @@ def _run(settings: Settings, closing: ExitStack, build: BuildEngine) -> NoReturn
     _enter_empty_folder(settings.data_dir / "empty")
     house = compose(settings)
     closing.callback(house.close)
+    house.worker.recover()  # now, so that nobody is told that a job runs while the engine is still being built
     blocks = launch(house, demo, port)
     closing.callback(_close_server, blocks)
     for line in greeting(settings, port, house.checkpoints):
@@ -120,6 +122,8 @@ def _run(settings: Settings, closing: ExitStack, build: BuildEngine) -> NoReturn
     house.desk.fetcher.start()
     engine = build(settings, house.desk.library)  # only now: torch's import takes seconds; the page is up
     house.engine.set_result(engine)
+    # First of all at a stop, while the doors close: a supervisor that loses patience must find the job back in line.
+    closing.callback(house.worker.stop, PUT_BACK_SECONDS)
     house.worker.start()
     print(f"Ready on {engine.device_name}.", flush=True)
     _wait_until(lambda: house.worker.broken is not None or not blocks.server.thread.is_alive())

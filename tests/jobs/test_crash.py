@@ -116,6 +116,23 @@ def test_three_kills_fail_the_job_and_the_next_runs(tmp_path: Path) -> None:
     store.close()
 
 
+def test_an_interrupted_job_is_in_line_again_before_the_engine_is_there(tmp_path: Path) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    first, second = add(store, 1), add(store, 2)
+    kill(start_stuck(tmp_path, 1))
+    worker = Worker(store, FakeRender(), tmp_path / "clips", fake_write_video)
+    worker.recover()
+    assert [(job.id, job.status, job.position) for job in store.unfinished()] == [
+        (first.id, "in_queue", 1),
+        (second.id, "in_queue", 2),
+    ]
+    worker.start()
+    assert worker.wait(second.id, PATIENCE)
+    assert worker.stop()
+    assert (store.job(first.id).status, store.job(first.id).attempts) == ("succeeded", 1)
+    store.close()
+
+
 @pytest.mark.parametrize("where", ["written", "half"])
 def test_what_a_killed_process_wrote_and_did_not_list_is_removed(tmp_path: Path, where: str) -> None:
     store = Store(tmp_path / "jobs.sqlite")

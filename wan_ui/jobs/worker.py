@@ -130,11 +130,15 @@ class Worker:
         self._running: Running | None = None
         self._thread = threading.Thread(target=self._loop, name="wan-ui-worker", daemon=True)
 
-    def start(self) -> None:
-        """Puts jobs that a dead process left running back in line, then begins. Once per worker."""
+    def recover(self) -> None:
+        """Puts jobs that a dead process left running back in line. Only before the start."""
         self._sweep()
         for job_id, status in self._store.recover(self._max_attempts).items():
             log.warning("the process ended while running this", extra={"request_id": job_id, "status": status})
+
+    def start(self) -> None:
+        """Recovers, where that was not done before, and begins. Once per worker."""
+        self.recover()
         self._thread.start()
         if self._timeout is not None:
             threading.Thread(target=self._watch, args=(self._timeout,), name="wan-ui-watch", daemon=True).start()
@@ -216,6 +220,8 @@ class Worker:
     def _run_line(self) -> None:
         while not self._stopping.is_set() and self._broken is None:
             self._wake.clear()  # before looking, so that a job added after the look wakes the wait
+            if self._stopping.is_set():  # the wake that was cleared may have been the stop's
+                return
             job_id = self._persist(self._store.claim_next)
             if job_id is None:
                 self._wake.wait()
