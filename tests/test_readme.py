@@ -84,6 +84,7 @@ def _vae(row: WanModel) -> Any:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", MODELS.values(), ids=MODELS)
 def test_its_memory_needs_are_the_architectures(row: WanModel) -> None:
     """The real classes at full size on the meta device, in bf16."""

@@ -26,6 +26,7 @@ from wan_ui.demo.checkpoints import DEMO_DEFAULTS, Demo, ensure
 from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.models import MODELS, WanModel
 
+pytestmark = pytest.mark.slow
 ROWS = pytest.mark.parametrize("row", MODELS.values(), ids=MODELS)
 CLASSES: dict[str, Any] = {
     "transformer": WanTransformer3DModel,

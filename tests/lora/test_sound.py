@@ -152,6 +152,7 @@ def test_a_sound_file_is_listed_with_offsets_from_its_start(tmp_path: Path) -> N
     assert listing.metadata == {"a": 'quo"te\\', "ö": "\u2028"}
 
 
+@pytest.mark.slow
 def test_the_largest_header_that_is_taken_stays_in_bounds(tmp_path: Path) -> None:
     names = [f"diffusion_model.blocks.{n // 30}.self_attn.q.lora_A.w{n % 30}.weight" for n in range(MOST_TENSORS)]
     tensors = {name: ("BF16", (1, 1)) for name in names}
@@ -230,6 +231,7 @@ def _slice(random_: random.Random, header: bytes, data: bytes) -> bytes:
 MUTATORS = (_flip, _flip, _lie_about_length, _cut, _append, _number, _deep, _slice)
 
 
+@pytest.mark.slow
 def test_mutated_headers_are_refused_and_cost_little(tmp_path: Path) -> None:
     """A mutant that is not refused (a flipped letter) must be sound to safetensors' own reader too."""
     header, data = _base()

@@ -54,7 +54,12 @@ HOSTILE: dict[str, str | bytes] = {
 }
 
 
-@pytest.mark.parametrize("case", HOSTILE)
+LARGE = ("deep brackets", "a wide list", "a number of 200,000 digits")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case in LARGE else ()) for case in HOSTILE]
+)
 def test_hostile_text_is_refused(case: str) -> None:
     tracemalloc.start()
     started = time.monotonic()
