@@ -160,7 +160,7 @@ def until(client: httpx.Client, url: str, statuses: set[str]) -> dict[str, Any]:
 
 def test_a_start_says_what_runs_where(app: App, client: httpx.Client) -> None:
     said = "\n".join(app.said)
-    assert "the weights are random" in said
+    assert "a tiny model of coloured shapes" in said
     assert f"Models: {len(MODELS)} of {len(MODELS)} found" in said
     assert f"http://127.0.0.1:{app.port}/" in said
     health = client.get("/v1/health").json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from wan_ui.demo import world
+from wan_ui.models import MODELS
 
 TRANSFORMERS = ("t2v", "i2v21", "i2v22", "ti2v5b")
 AUTOENCODERS = ("vae8", "vae16")
 SINGLE, PAIR_JOB, IMAGE_JOB, JOB = "my_lora", "my_lora_job", "my_wan_job", "rings_job"
-JOB_SAVES = (250, 500, 750)
+LOKR, WRONG = "stripes_lokr", "wrong_model"
+OTHER = "wan21_1b"  # whose real size the wrong LoRA has
+JOB_SAVES, JOB_END = (500, 1000, 1500), 2000
 FIRST_FRAME = world.Scene("star", "orange", "navy", "right", x=-0.12, y=0.0, size=0.16)
 JOB_PROMPTS = (
     "a [trigger] red circle moving right on a navy background",
@@ -35,18 +39,19 @@ config:
       trigger_word: sks
       network:
         type: lora
-        linear: 8
-        linear_alpha: 8
+        linear: 16
+        linear_alpha: 16
       save:
         dtype: bf16
-        save_every: 250
+        save_every: 500
         max_step_saves_to_keep: 4
       train:
         batch_size: 64
-        steps: 1000
-          lr: 0.006
+        steps: 2000
+        lr: 0.005
         optimizer: adamw
         noise_scheduler: flowmatch
+        dtype: bf16
       model:
         name_or_path: Wan-AI/Wan2.1-T2V-1.3B-Diffusers
         arch: wan21
@@ -54,7 +59,7 @@ config:
         quantize_te: false
       sample:
         sampler: flowmatch
-        sample_every: 250
+        sample_every: 500
         width: 128
         height: 128
         num_frames: 17
@@ -74,7 +79,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trained", type=Path, help="folder of what was trained")
     parser.add_argument("--weights", type=Path, default=Path("wan_ui/demo/weights"))
-    parser.add_argument("--scratch", type=Path, default=Path("/tmp/wan-ui-demo"))
     parser.add_argument("--no-loras", action="store_true")
     parser.add_argument("--no-samples", action="store_true")
     arguments = parser.parse_args()
@@ -83,7 +87,8 @@ def main() -> None:
     if not arguments.no_loras:
         loras(arguments.trained, arguments.weights / "loras")
         if not arguments.no_samples:
-            samples(arguments.weights, arguments.scratch)
+            with tempfile.TemporaryDirectory() as scratch:
+                samples(arguments.weights, Path(scratch))
     size = sum(path.stat().st_size for path in arguments.weights.rglob("*") if path.is_file())
     print(f"{size / 1e6:.1f} MB in {arguments.weights}")
 
@@ -133,34 +138,38 @@ def loras(trained: Path, folder: Path) -> None:
         with safe_open(file, "pt") as opened:
             return load_file(file), opened.metadata()["hash"]
 
-    tensors, digest = trained_file("stripes_single")
-    save(f"{PAIR_JOB}/{SINGLE}.safetensors", tensors, "wan_2.1", SINGLE, 1500, digest,
-         "stripes; trained on the demo's 5B, 2.1 I2V and 2.1 T2V at once, so that one file fits them all")  # fmt: skip
+    def steps_of(name: str) -> int:
+        return int(json.loads((trained / f"{name}.json").read_text())["steps"])
+
+    tensors, digest = trained_file("stripes_5b")
+    save(f"{PAIR_JOB}/{SINGLE}.safetensors", tensors, "wan_2.2_5b", SINGLE, steps_of("stripes_5b"), digest,
+         "stripes; trained on the demo's 5B")  # fmt: skip
     (high, digest), (low, _) = trained_file("stripes_pair_high"), trained_file("stripes_pair_low")
     for slot, tensors in (("high", high), ("low", low)):
-        save(f"{PAIR_JOB}/my_{slot}_noise.safetensors", tensors, "wan_2.2_14b", PAIR_JOB, 1200, digest,
-             "stripes; trained on the demo's 2.2 T2V and 2.2 I2V at once")  # fmt: skip
+        save(f"{PAIR_JOB}/my_{slot}_noise.safetensors", tensors, "wan_2.2_14b", PAIR_JOB, steps_of("stripes_pair"),
+             digest, "stripes; trained on the demo's 2.2 T2V and 2.2 I2V at once")  # fmt: skip
     combined = {key.replace("diffusion_model.", f"diffusion_model.transformer_{number}."): tensor
                 for number, half in ((1, high), (2, low)) for key, tensor in half.items()}  # fmt: skip
-    save(f"{PAIR_JOB}/my_combined.safetensors", combined, "wan_2.2_14b", PAIR_JOB, 1200, digest,
+    save(f"{PAIR_JOB}/my_combined.safetensors", combined, "wan_2.2_14b", PAIR_JOB, steps_of("stripes_pair"), digest,
          "stripes; my_high_noise and my_low_noise in one file")  # fmt: skip
     tensors, digest = trained_file("rings_i2v")
-    save(f"{IMAGE_JOB}/{IMAGE_JOB}.safetensors", tensors, "wan_2.1", IMAGE_JOB, 1200, digest,
+    save(f"{IMAGE_JOB}/{IMAGE_JOB}.safetensors", tensors, "wan_2.1", IMAGE_JOB, steps_of("rings_i2v"), digest,
          "rings; trained on the demo's 2.1 I2V, image layers included")  # fmt: skip
     for step in JOB_SAVES:
         tensors, digest = trained_file(f"rings_job_{step:09d}")
         save(f"{JOB}/{JOB}_{step:09d}.safetensors", tensors, "wan_2.1", JOB, step, digest, "rings; 2.1 T2V")
     tensors, digest = trained_file("rings_job")
-    save(f"{JOB}/{JOB}.safetensors", tensors, "wan_2.1", JOB, 1000, digest, "rings; 2.1 T2V")
-    tensors, digest = trained_file("stripes_lokr")
-    save("stripes_lokr/stripes_lokr.safetensors", tensors, "wan_2.1", "stripes_lokr", 1200, digest,
+    save(f"{JOB}/{JOB}.safetensors", tensors, "wan_2.1", JOB, JOB_END, digest, "rings; 2.1 T2V")
+    tensors, digest = trained_file(LOKR)
+    save(f"{LOKR}/{LOKR}.safetensors", tensors, "wan_2.1", LOKR, steps_of(LOKR), digest,
          "stripes as LoKr; 2.1 T2V")  # fmt: skip
     torch.manual_seed(51)
-    wrong = {f"diffusion_model.blocks.{block}.self_attn.{leaf}.lora_{side}.weight":
-             (0.1 * torch.randn(*((4, 192) if side == "A" else (192, 4)))).to(torch.bfloat16)
-             for block in range(2) for leaf in "qkvo" for side in "AB"}  # fmt: skip
-    save("wrong_model/wrong_model.safetensors", wrong, "wan_2.1", "wrong_model", 100, "0" * 64,
-         "fits no model of the demo: its layers are 192 wide, theirs 128")  # fmt: skip
+    wide = MODELS[OTHER].hidden_size
+    wrong = {f"diffusion_model.blocks.{block}.self_attn.q.lora_{side}.weight":
+             (0.01 * torch.randn(*((1, wide) if side == "A" else (wide, 1)))).to(torch.bfloat16)
+             for block in range(MODELS[OTHER].blocks) for side in "AB"}  # fmt: skip
+    save(f"{WRONG}/{WRONG}.safetensors", wrong, "wan_2.1", WRONG, 100, "0" * 64,
+         "of the size of the real 2.1 T2V 1.3B: fits no model of the demo")  # fmt: skip
     (folder / JOB / "config.yaml").write_text(CONFIG.format(*(f'"{prompt}"' for prompt in JOB_PROMPTS)))
 
 
@@ -176,8 +185,8 @@ def samples(weights: Path, scratch: Path) -> None:
     engine = Engine(scratch / "models", scratch / "loras")
     shutil.rmtree(job / "samples", ignore_errors=True)
     (job / "samples").mkdir()
-    for number, step in enumerate((0, *JOB_SAVES, 1000)):
-        path = f"{JOB}/{JOB}{'' if step == 1000 else f'_{step:09d}'}.safetensors"
+    for number, step in enumerate((0, *JOB_SAVES, JOB_END)):
+        path = f"{JOB}/{JOB}{'' if step == JOB_END else f'_{step:09d}'}.safetensors"
         item = {"width": world.SIDE, "height": world.SIDE, "num_frames": world.FRAMES}
         body = {"model": "wan21_1b", "recipe": "preview", "trigger_word": world.TRIGGER,
                 "prompts": [{"prompt": prompt, **item} for prompt in JOB_PROMPTS],

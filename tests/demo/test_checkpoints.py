@@ -11,10 +11,24 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from wan_ui.demo.checkpoints import BANNER, DEMO_DEFAULTS, STAMP, ensure
+from wan_ui.demo.checkpoints import (
+    BANNER,
+    DEMO_DEFAULTS,
+    RANDOM,
+    RANDOM_BANNER,
+    STAMP,
+    TRAINED,
+    Kind,
+    ensure,
+    kind_here,
+)
 from wan_ui.errors import CheckpointNotFound, DiskFull
 from wan_ui.models import MODELS
 from wan_ui.request import PromptItem, round_frames, snap_size
+
+
+def kind(write: Callable[[Path], None], version: str) -> Kind:
+    return Kind(write, version, f"banner of {version}")
 
 
 class Writer:
@@ -34,22 +48,29 @@ class Writer:
 def test_it_is_written_once_and_says_where(tmp_path: Path) -> None:
     write = Writer()
     folder = tmp_path / "data" / "demo"
-    demo = ensure(folder, write, "1")
-    assert ensure(folder, write, "1") == demo
+    demo = ensure(folder, kind(write, "1"))
+    assert ensure(folder, kind(write, "1")) == demo
     assert write.calls == 1
     assert demo.models_dir == folder / "models" and demo.lora_dir == folder / "loras"
     assert demo.first_frame == folder / "first_frame.png"
-    assert demo.banner == BANNER and "random" in BANNER and "noise" in BANNER
+    assert demo.banner == "banner of 1" and not demo.trained
     assert [path.name for path in folder.parent.iterdir()] == ["demo"]
+
+
+def test_the_banner_says_which_demo_it_is(tmp_path: Path) -> None:
+    assert TRAINED.banner == BANNER and "tiny model of coloured shapes" in BANNER and "not Wan" in BANNER
+    assert "random" not in BANNER and "noise" not in BANNER
+    assert RANDOM.banner == RANDOM_BANNER and "random" in RANDOM_BANNER and "noise" in RANDOM_BANNER
+    assert kind_here() is TRAINED and kind_here(tmp_path / "left out") is RANDOM
 
 
 def test_a_newer_demo_replaces_an_older_one_and_keeps_what_others_put_there(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    ensure(folder, Writer("old"), "1")
+    ensure(folder, kind(Writer("old"), "1"))
     (folder / "loras" / "job").mkdir()
     (folder / "loras" / "job" / "mine").write_text("mine")
     (folder / "models" / "gone-in-2").write_text("not in the manifest: somebody's own")
-    ensure(folder, Writer("new"), "2")
+    ensure(folder, kind(Writer("new"), "2"))
     assert (folder / "models" / "weights").read_text() == "new"
     assert (folder / "loras" / "job" / "mine").read_text() == "mine"
     assert (folder / "models" / "gone-in-2").exists()
@@ -62,8 +83,8 @@ def test_what_the_old_demo_wrote_and_the_new_one_does_not_is_gone(tmp_path: Path
     def only_first(new: Path) -> None:
         (new / "left").write_text("old")
 
-    ensure(folder, only_first, "1")
-    ensure(folder, Writer(), "2")
+    ensure(folder, kind(only_first, "1"))
+    ensure(folder, kind(Writer(), "2"))
     assert not (folder / "left").exists()
 
 
@@ -90,9 +111,9 @@ def _strange_stamp(folder: Path) -> None:
 @pytest.mark.parametrize("damage", [_delete, _truncate, _unstamp, _break_stamp, _strange_stamp])
 def test_a_damaged_demo_is_written_anew(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     write = Writer()
-    ensure(tmp_path / "demo", write, "1")
+    ensure(tmp_path / "demo", kind(write, "1"))
     damage(tmp_path / "demo")
-    ensure(tmp_path / "demo", write, "1")
+    ensure(tmp_path / "demo", kind(write, "1"))
     assert write.calls == 2
     assert (tmp_path / "demo" / "models" / "weights").read_text() == "weights"
 
@@ -103,7 +124,7 @@ def test_a_write_that_dies_leaves_nothing_that_would_be_used(tmp_path: Path) -> 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ensure(tmp_path / "demo", dies, "1")
+        ensure(tmp_path / "demo", kind(dies, "1"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -111,9 +132,9 @@ def test_a_replacement_that_dies_leaves_the_old_demo(tmp_path: Path) -> None:
     def dies(folder: Path) -> None:
         raise KeyboardInterrupt
 
-    ensure(tmp_path / "demo", Writer("old"), "1")
+    ensure(tmp_path / "demo", kind(Writer("old"), "1"))
     with pytest.raises(KeyboardInterrupt):
-        ensure(tmp_path / "demo", dies, "2")
+        ensure(tmp_path / "demo", kind(dies, "2"))
     assert (tmp_path / "demo" / "models" / "weights").read_text() == "old"
 
 
@@ -122,13 +143,13 @@ def test_another_process_that_was_faster_with_the_same_demo_is_no_error(tmp_path
 
     def overtaken(folder: Path) -> None:
         Writer("ours")(folder)
-        ensure(tmp_path / "demo", theirs, "1")
+        ensure(tmp_path / "demo", kind(theirs, "1"))
 
     # The first rename moves their folder aside, as one of an older version would be; the demo in place is sound.
-    demo = ensure(tmp_path / "demo", overtaken, "1")
+    demo = ensure(tmp_path / "demo", kind(overtaken, "1"))
     assert theirs.calls == 1
     assert (demo.models_dir / "weights").read_text() in ("ours", "theirs")
-    assert ensure(tmp_path / "demo", overtaken, "1") == demo
+    assert ensure(tmp_path / "demo", kind(overtaken, "1")) == demo
 
 
 @pytest.mark.parametrize(
@@ -146,7 +167,7 @@ def test_a_disk_that_refuses_is_named_without_a_path(
         raise failure
 
     with pytest.raises(error) as caught:
-        ensure(tmp_path / "demo", refused, "1")
+        ensure(tmp_path / "demo", kind(refused, "1"))
     assert str(tmp_path) not in caught.value.message and "--data-dir" in caught.value.message
     assert list(tmp_path.iterdir()) == []
 

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, 
 
 from wan_ui import Engine
 from wan_ui.demo import random_weights
-from wan_ui.demo.checkpoints import DEMO_DEFAULTS, Demo, ensure
+from wan_ui.demo.checkpoints import DEMO_DEFAULTS, RANDOM, Demo, ensure
 from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.models import MODELS, WanModel
 
@@ -91,7 +91,7 @@ def test_it_is_written_in_seconds_the_same_every_time_and_leaves_torch_as_it_was
     expected = torch.rand(3)
     torch.manual_seed(5)
     start = time.monotonic()
-    again = ensure(tmp_path / "again")
+    again = ensure(tmp_path / "again", RANDOM)
     assert time.monotonic() - start < 15
     assert torch.equal(torch.rand(3), expected)
     files = [path.relative_to(demo.models_dir.parent) for path in demo.models_dir.parent.rglob("*.*") if path.is_file()]
@@ -162,7 +162,7 @@ def engine(demo: Demo) -> Iterator[Engine]:
 
 
 def _request(
-    demo: Demo, row: WanModel, scale: float, values: Mapping[str, int], prompt: str = "[trigger] a photo"
+    demo: Demo, row: WanModel, scale: float, values: Mapping[str, int | float], prompt: str = "[trigger] a photo"
 ) -> dict[str, Any]:
     item: dict[str, Any] = {"prompt": prompt, **values}
     if row.control_image == "required":

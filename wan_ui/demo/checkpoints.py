@@ -14,21 +14,22 @@ from types import MappingProxyType
 
 from safetensors import SafetensorError
 
+from wan_ui.demo.trained import WEIGHTS, write_trained
 from wan_ui.errors import CheckpointNotFound, DiskFull
 
-VERSION = "random-1"  # of what is written: a change to the files needs a new one
 STAMP = "demo.json"  # written last; without it, or with a file that it lists missing, a folder is not a demo
-NEEDED_BYTES = 64 << 20  # four times the demo's 15 MB
+NEEDED_BYTES = 160 << 20  # twice the demo's 80 MB where a file system has no hard links
 
-DEMO_DEFAULTS: Mapping[str, int] = MappingProxyType(
-    {"width": 128, "height": 128, "num_frames": 9, "sample_steps": 4}
+DEMO_DEFAULTS: Mapping[str, int | float] = MappingProxyType(
+    {"width": 128, "height": 128, "num_frames": 17, "sample_steps": 12, "guidance_scale": 3.0}
 )
-"""The form's starting values with a demo, by wire name: a request of them takes seconds on two CPU cores."""
+"""The form's starting values with a demo, by wire name: the size it was trained on, and as few steps as do."""
 
-BANNER = (
-    "Demo: the weights are random, so every video is noise. This shows the app, not what Wan can do. "
+_REAL = (
     "For real videos, start without --demo on a machine with a CUDA GPU, or name your checkpoints with --models-dir."
 )
+BANNER = f"Demo: a tiny model of coloured shapes that move, not Wan. {_REAL}"
+RANDOM_BANNER = f"Demo: the weights are random, so every video is noise, not what Wan can do. {_REAL}"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,17 @@ class Demo:
     lora_dir: Path
     first_frame: Path
     banner: str
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of demo: what writes its folder, and a version, which a change to the files needs anew."""
+
+    write: Callable[[Path], None]
+    version: str
+    banner: str
+    trained: bool = False
 
 
 def write_random(folder: Path) -> None:
@@ -50,15 +62,25 @@ def write_random(folder: Path) -> None:
     random_weights.write_first_frame(folder / "first_frame.png")
 
 
-def ensure(folder: Path, write: Callable[[Path], None] = write_random, version: str = VERSION) -> Demo:
-    """The demo in `folder`, written now if it is not there, damaged, or of another version.
+TRAINED = Kind(write_trained, "trained-1", BANNER, trained=True)
+RANDOM = Kind(write_random, "random-1", RANDOM_BANNER)
+
+
+def kind_here(weights: Path = WEIGHTS) -> Kind:
+    """The trained demo, or the random one where an installation left the weights out."""
+    return TRAINED if weights.is_dir() else RANDOM
+
+
+def ensure(folder: Path, kind: Kind | None = None) -> Demo:
+    """The demo in `folder`, written now if it is not there, damaged, of another version or of another kind.
 
     It is written beside the folder and renamed into place, so that a half-written one is never used; what others put
     into the folder (a LoRA of one's own) is kept. Raises DiskFull, or CheckpointNotFound where it cannot be written.
     """
+    kind = kind or kind_here()
     try:
-        if not _is_current(folder, version):
-            _replace(folder, write, version)
+        if not _is_current(folder, kind.version):
+            _replace(folder, kind.write, kind.version)
     except SafetensorError as error:
         raise _cannot_write(str(error), None) from error
     except OSError as error:
@@ -67,7 +89,8 @@ def ensure(folder: Path, write: Callable[[Path], None] = write_random, version: 
         models_dir=folder / "models",
         lora_dir=folder / "loras",
         first_frame=folder / "first_frame.png",
-        banner=BANNER,
+        banner=kind.banner,
+        trained=kind.trained,
     )
 
 

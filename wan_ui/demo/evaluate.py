@@ -15,18 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from wan_ui.demo import world
-from wan_ui.demo.checkpoints import ensure
+from wan_ui.demo import offer, world
+from wan_ui.demo.checkpoints import DEMO_DEFAULTS, ensure
 from wan_ui.models import MODELS, WanModel
 
 if TYPE_CHECKING:
     from wan_ui.local import Engine
 
 SEED = 9  # of the scenes; the training clips and the tests of the training have others
-SINGLE = "my_lora_job/my_lora.safetensors"
-PAIR = {"high": "my_lora_job/my_high_noise.safetensors", "low": "my_lora_job/my_low_noise.safetensors"}
-JOB = "rings_job/rings_job"
-JOB_STEPS = (250, 500, 750, 1000)
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,8 @@ def wire(frame: world.Frames) -> str:
 
 def body(row: WanModel, chosen: Sequence[Case], image: bool, loras: Sequence[Mapping[str, Any]] = (),
          **settings: Any) -> dict[str, Any]:  # fmt: skip
-    """The request for some cases, at the size and length the demo was trained on."""
-    item = {"width": world.SIDE, "height": world.SIDE, "num_frames": world.FRAMES, **settings}
+    """The request for some cases, with the values that the demo's form starts with."""
+    item = {**DEMO_DEFAULTS, **settings}
     prompts = [
         {"prompt": case.text, "seed": index, **item, **({"ctrl_img": wire(case.frame)} if image else {})}
         for index, case in enumerate(chosen)
@@ -67,10 +63,11 @@ def body(row: WanModel, chosen: Sequence[Case], image: bool, loras: Sequence[Map
 
 
 def worn(row: WanModel, scale: float) -> list[dict[str, Any]]:
-    """The row's demo LoRA (its pair) at a scale."""
-    if row.two_transformers:
-        return [{"path": path, "transformer": slot, "network_multiplier": scale} for slot, path in PAIR.items()]
-    return [{"path": SINGLE, "network_multiplier": scale}]
+    """The LoRA, or the pair, that the row's tab starts with, at a scale."""
+    return [
+        {"path": path, "network_multiplier": scale, **({"transformer": slot} if row.two_transformers else {})}
+        for slot, path in offer.loras_of(row).items()
+    ]
 
 
 def figures(clips: Sequence[world.Frames], chosen: Sequence[Case], image: bool) -> dict[str, float]:
@@ -82,6 +79,7 @@ def figures(clips: Sequence[world.Frames], chosen: Sequence[Case], image: bool) 
         for name in ("colour", "shape", "motion", "background")
     }
     found["new_look"] = float(np.mean([reading.look != "plain" for reading in readings]))
+    found["strength"] = float(np.mean([reading.strength for reading in readings]))
     if image:
         found["first_frame_db"] = float(
             np.mean([psnr(clip[0], case.frame) for clip, case in zip(clips, chosen, strict=True)])
@@ -105,7 +103,7 @@ def row_figures(engine: Engine, row: WanModel, count: int, lora_count: int, shee
     found: dict[str, Any] = {}
     settings: list[tuple[str, int, list[dict[str, Any]], bool]] = [("base", count, [], False)]
     if lora_count:
-        settings += [(f"lora {scale:g}", lora_count, worn(row, scale), True) for scale in (0, 0.5, 1)]
+        settings += [(f"lora {scale:g}", lora_count, worn(row, scale), True) for scale in (0, 0.25, 0.5, 0.75, 1)]
         settings += [("lora 1, no trigger", lora_count, worn(row, 1), False)]
     for image in images_of(row):
         for label, number, loras, trigger in settings:
@@ -124,8 +122,8 @@ def job_figures(engine: Engine, count: int) -> dict[str, Any]:
     """The job folder's checkpoints, by step: how often the new look is found with the trigger word."""
     row = next(row for row in MODELS.values() if row.control_image == "none" and not row.two_transformers)
     found: dict[str, Any] = {}
-    for step in JOB_STEPS:
-        path = f"{JOB}.safetensors" if step == JOB_STEPS[-1] else f"{JOB}_{step:09d}.safetensors"
+    for step in offer.JOB_STEPS:
+        path = offer.job_file(step)
         chosen = cases(count, trigger=True)
         clips = [clip.frames for clip in engine.generate(body(row, chosen, False, [{"path": path}]))]
         found[str(step)] = figures(clips, chosen, False)

@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from wan_ui.demo.trained import BOUNDARY
 from wan_ui.engine.recipes import unipc_config
 from wan_ui.models import MODELS, Source, WanModel
 
@@ -34,7 +35,6 @@ TEXT_SIZE = 32
 IMAGE_SIZE, IMAGE_SIDE, IMAGE_PATCH = 40, 28, 14  # the CLIP encoder's width, input pixels and patch pixels
 LATENT_CHANNELS = {8: 16, 16: 48}  # by the VAE's spatial compression
 MASK_CHANNELS = 4  # one per frame of a latent frame, where a first frame is concatenated
-BOUNDARY = 0.875  # what model_index.json of a checkpoint with two transformers says
 CONTRAST = 1.3  # a random decoder is greyish
 TEXT_INFLUENCE = 4.0  # a random transformer hardly hears the prompt
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")

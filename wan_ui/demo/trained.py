@@ -7,10 +7,10 @@ import os
 import shutil
 from pathlib import Path
 
-from wan_ui.demo.random_weights import BOUNDARY
 from wan_ui.engine.recipes import unipc_config
 from wan_ui.models import MODELS, WanModel
 
+BOUNDARY = 0.875  # what model_index.json of a checkpoint with two transformers says
 WEIGHTS = Path(__file__).parent / "weights"
 _TRANSFORMERS = {
     "text": "t2v",

@@ -119,15 +119,22 @@ class Page:
     def _starting(self, row: WanModel, demo: Demo | None) -> dict[str, Any]:
         if demo is None:
             return {}
-        from wan_ui.demo.checkpoints import DEMO_DEFAULTS
+        from wan_ui.demo import checkpoints, offer
 
         first_frame = {} if row.control_image == "none" else {"ctrl_img": str(demo.first_frame)}
-        return {**DEMO_DEFAULTS, **first_frame}
+        if not demo.trained:
+            return {**checkpoints.DEMO_DEFAULTS, **first_frame}
+        loras = {form.lora_name(slot): path for slot, path in offer.loras_of(row).items()}
+        return {**offer.starting(row), **loras, **first_frame}
 
     def _lay_out(self, banner: str | None, demo: Demo | None) -> None:
         gr.HTML('<header class="top"><h1>wan-ui</h1><p>LoRA inference for Wan video models</p></header>')
         if banner:
             gr.HTML(f'<p class="banner" role="note">{escape(banner)}</p>')
+        if demo is not None and demo.trained:
+            from wan_ui.demo import offer
+
+            gr.HTML(f'<p class="hint try">{escape(offer.TRY)}<br>{escape(offer.WORDS)}</p>')
         self.place = _stored("tab", None)
         self.uploads = _stored("uploads", {})
         drafts = {row_id: _stored(f"draft:{row_id}", None) for row_id in MODELS}

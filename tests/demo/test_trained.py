@@ -1,0 +1,73 @@
+"""The trained demo: every row's files, and a cheap sample of what `python -m wan_ui.demo.evaluate` measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wan_ui.demo import evaluate, trained
+from wan_ui.demo.checkpoints import Demo
+from wan_ui.engine.checkpoints import Checkpoints
+from wan_ui.local import Engine
+from wan_ui.lora.header import read_header
+from wan_ui.models import MODELS
+
+LARGEST = 45e6  # bytes in the repository
+KINDS = ("wan21_1b", "wan22_5b", "wan22_14b_i2v", "wan21_i2v_14b")  # a row of each transformer
+
+
+@pytest.fixture(scope="module")
+def engine(trained_demo: Demo) -> Iterator[Engine]:
+    engine = Engine(trained_demo.models_dir, trained_demo.lora_dir, "cpu")
+    yield engine
+    engine.close()
+
+
+def test_the_packed_weights_are_small_and_laid_out_without_more(tmp_path: Path) -> None:
+    assert sum(path.stat().st_size for path in trained.WEIGHTS.rglob("*") if path.is_file()) < LARGEST
+    trained.write_trained(tmp_path / "demo")
+    assert (tmp_path / "demo" / "first_frame.png").is_file()
+
+
+@pytest.mark.parametrize("row", MODELS.values(), ids=MODELS)
+def test_every_row_finds_its_files_and_takes_its_loras(trained_demo: Demo, row) -> None:
+    found = Checkpoints(trained_demo.models_dir, offline=True)
+    for component in row.components:
+        assert found.component(row, component).size > 0
+    for use in evaluate.worn(row, 1.0):
+        config = found.transformer_config(row, row.slots[use.get("transformer", "single")])
+        assert config is not None
+        hidden = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+        assert read_header(trained_demo.lora_dir / use["path"]).hidden == hidden
+
+
+def test_the_job_folder_has_four_saves_by_step_and_a_sample_of_each(trained_demo: Demo) -> None:
+    job = trained_demo.lora_dir / "rings_job"
+    assert [read_header(file).step for file in sorted(job.glob("*.safetensors"))] == [2000, 500, 1000, 1500]
+    assert (job / "config.yaml").is_file()
+    steps = {int(file.stem.split("__")[1].split("_")[0]) for file in (job / "samples").glob("*.webp")}
+    assert steps == {0, 500, 1000, 1500, 2000}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", KINDS)
+def test_most_clips_show_what_the_prompt_says(engine: Engine, model: str) -> None:
+    row, cases = MODELS[model], evaluate.cases(6)
+    image = row.control_image != "none"
+    clips = [clip.frames for clip in engine.generate(evaluate.body(row, cases, image))]
+    found = evaluate.figures(clips, cases, image)
+    assert found["colour"] >= 0.8 and found["motion"] >= 0.8 and found["background"] >= 0.8, found
+    assert found["new_look"] <= 0.2 and found.get("first_frame_db", 99) >= 28, found
+
+
+@pytest.mark.slow
+def test_the_new_look_comes_with_the_lora_and_the_trigger_word_alone(engine: Engine) -> None:
+    row = MODELS["wan21_i2v_14b"]
+    looks = {}
+    for label, scale, trigger in (("off", 0.0, True), ("on", 1.0, True), ("unsaid", 1.0, False)):
+        cases = evaluate.cases(5, trigger)
+        clips = [clip.frames for clip in engine.generate(evaluate.body(row, cases, True, evaluate.worn(row, scale)))]
+        looks[label] = evaluate.figures(clips, cases, True)["new_look"]
+    assert looks["on"] >= 0.6 and looks["off"] <= 0.2 and looks["unsaid"] <= 0.2, looks

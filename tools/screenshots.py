@@ -1,0 +1,132 @@
+"""Makes the README's pictures from the trained demo: the page, a comparison of scales, and a film of its clips.
+
+`PYTHONPATH=. python tools/screenshots.py`; it needs Chromium or Chrome, as the browser tests do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.browser_fixture import find_browser
+from wan_ui.demo import evaluate, offer, world
+from wan_ui.demo.checkpoints import DEMO_DEFAULTS, ensure
+from wan_ui.models import MODELS
+
+ROOT = Path(__file__).resolve().parent.parent
+FROM_TEXT = "wan21_1b"
+WAIT = 300_000  # milliseconds that a render may take on a busy machine
+SCALES = (0.0, 0.5, 0.75, 1.0)
+FILM = (
+    "a red star moving left on a navy background",
+    "a yellow square growing on a teal background",
+    "a blue triangle rising slowly on a sand background",
+    "a pink circle moving right on a black background",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--only", choices=("film", "page"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.only != "page":
+            film(Path(scratch, "film"), arguments.out / "demo.gif")
+        if arguments.only != "film":
+            pages(Path(scratch, "data"), arguments.out)
+
+
+def film(folder: Path, path: Path) -> None:
+    """Above, four prompts; below, one prompt at four LoRA scales."""
+    from wan_ui.local import Engine
+
+    demo = ensure(folder)
+    engine = Engine(demo.models_dir, demo.lora_dir, "cpu")
+    row = MODELS[FROM_TEXT]
+    above = engine.generate({"model": row.id, "prompts": [{"prompt": text, **DEMO_DEFAULTS} for text in FILM]})
+    item = {"prompt": f"a {world.TRIGGER} red circle moving right on a navy background", **DEMO_DEFAULTS}
+    below = [
+        clip
+        for scale in SCALES
+        for clip in engine.generate({"model": row.id, "prompts": [item], "loras": evaluate.worn(row, scale)})
+    ]
+    engine.close()
+    rows = [np.concatenate([clip.frames for clip in clips], axis=2) for clips in (above, below)]
+    frames = np.concatenate(rows, axis=1)
+    first, *rest = (Image.fromarray(frame).quantize(96, dither=Image.Dither.NONE) for frame in frames)
+    rest += [rest[-1]] * 8  # a pause before it starts again
+    first.save(path, save_all=True, append_images=rest, duration=1000 // world.FPS, loop=0, optimize=True)
+    print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+def pages(data_dir: Path, out: Path) -> None:
+    """Starts the app with --demo, generates once, compares scales once, and takes a picture after each."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "app.py", "--demo", "--data-dir", str(data_dir), "--port", str(port)]
+    app = subprocess.Popen(command, cwd=ROOT)
+    try:
+        wait_for(url + "/v1/health")
+        with sync_playwright() as playwright:
+            flags = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+            browser = playwright.chromium.launch(executable_path=find_browser(), args=flags)
+            page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
+            page.emulate_media(reduced_motion="reduce")
+            page.goto(url)
+            page.get_by_role("tab", name=MODELS[FROM_TEXT].label, exact=True).click()
+            prompt = page.get_by_label("Prompt", exact=True).locator("visible=true")
+            expect(prompt).to_have_value(offer.FROM_TEXT)
+            page.get_by_role("button", name="Generate", exact=True).locator("visible=true").click()
+            expect(page.locator("#result video")).to_be_visible(timeout=WAIT)
+            shoot(page, out / "page.png")
+            page.get_by_role("button", name="Compare scales").locator("visible=true").click()
+            page.get_by_role("button", name="Run the comparison").locator("visible=true").click()
+            expect(page.locator(".board-line")).to_contain_text("Done", timeout=WAIT)
+            page.locator("#player").scroll_into_view_if_needed()
+            shoot(page, out / "compare.png")
+            browser.close()
+    finally:
+        app.terminate()
+        app.wait()
+
+
+def shoot(page: Page, path: Path) -> None:
+    """A picture once every video on the page shows a frame of its middle."""
+    page.evaluate("""() => Promise.all([...document.querySelectorAll('video')].filter((v) => v.duration).map((v) =>
+        new Promise((done) => { v.pause(); v.onseeked = done; v.currentTime = v.duration / 2; })))""")
+    page.screenshot(path=path)
+    small = Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
+    print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+def wait_for(url: str, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except (urllib.error.URLError, ConnectionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    main()
