@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.lora_files import write_lora
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
 from wan_ui.media import video
@@ -299,6 +300,22 @@ def test_wrong_requests_are_refused_with_their_code(client: httpx.Client) -> Non
         error = reply.json()["detail"]["error"]
         assert reply.status_code == 400, reply.text
         assert error["code"] == code
+
+
+def test_the_demo_takes_the_lora_folder_that_was_named_if_it_holds_any(
+    own_data: Path, tmp_path: Path, start: Start
+) -> None:
+    named = tmp_path / "named"
+    named.mkdir()
+    app = start(own_data, "--demo", "--lora-dir", str(named))
+    app.wait_for(f"LoRAs: {own_data / 'demo' / 'loras'}")
+    assert app.stop(signal.SIGTERM)[0] == 0
+    write_lora(named / "mine.safetensors")
+    app = start(own_data, "--demo", "--lora-dir", str(named))
+    app.wait_for(f"LoRAs: {named}")
+    app.wait_for("Ready on ")
+    with app.client() as client:
+        assert client.post("/v1/loras/inspect", json={"path": "mine.safetensors"}).json()["type"] == "lora"
 
 
 def test_a_second_server_on_the_same_folder_refuses_to_start(app: App, data_dir: Path, start: Start) -> None:

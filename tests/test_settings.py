@@ -25,6 +25,12 @@ def test_defaults() -> None:
     )
 
 
+def test_a_lora_folder_that_was_named_takes_the_place_of_the_demos() -> None:
+    assert not read(["--demo"], {"WAN_UI_LORA_DIR": ""}).chose_lora_dir
+    assert read(["--demo", "--lora-dir", "./loras"], {}).chose_lora_dir
+    assert read([], {"WAN_UI_LORA_DIR": "l"}).chose_lora_dir
+
+
 @pytest.mark.parametrize(("flag", "variable", "text", "field", "value"), FLAGS)
 def test_a_flag_and_its_variable(flag: str, variable: str, text: str, field: str, value: object) -> None:
     assert getattr(read([flag, text], {}), field) == value

@@ -110,7 +110,9 @@ def _run(settings: Settings, closing: ExitStack, build: BuildEngine) -> NoReturn
     demo = ensure(settings.data_dir / "demo") if wants_demo(settings, _has_cuda) else None
     if demo is not None:
         print(demo.banner, flush=True)
-        settings = replace(settings, models_dir=demo.models_dir, lora_dir=demo.lora_dir)
+        chose_loras = settings.chose_lora_dir and bool(Library(settings.lora_dir).listing())
+        loras = settings.lora_dir if chose_loras else demo.lora_dir
+        settings = replace(settings, models_dir=demo.models_dir, lora_dir=loras)
     _enter_empty_folder(settings.data_dir / "empty")
     house = compose(settings)
     closing.callback(house.close)

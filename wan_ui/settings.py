@@ -13,6 +13,7 @@ MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "resident", "pair", "stream")
 LogFormat = Literal["auto", "json", "text"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("auto", "json", "text")
 ENVIRONMENT_PREFIX = "WAN_UI_"
+DEFAULT_LORA_DIR = Path("./loras")
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,12 @@ class Settings:
     else the CPU. `memory` "auto" takes the first of resident, pair, stream that fits.
     `job_timeout`: seconds that one video may take, its checkpoint's download left out; None for no limit.
     `max_attempts`: processes that may end while running a job before it is failed.
+    `chose_lora_dir`: `lora_dir` was named, and so takes the place of the demo's own where it holds a LoRA.
     `allow_url_hosts`: hosts that control images and LoRAs may be fetched from although they are not public addresses.
     """
 
     models_dir: Path | None = None
-    lora_dir: Path = Path("./loras")
+    lora_dir: Path = DEFAULT_LORA_DIR
     data_dir: Path = Path("./data")
     device: str | None = None
     memory: MemoryMode = "auto"
@@ -37,6 +39,7 @@ class Settings:
     job_timeout: float | None = None
     max_attempts: int = 3
     log_format: LogFormat = "auto"
+    chose_lora_dir: bool = False
 
 
 def _flag(environment: Mapping[str, str], name: str) -> bool:
@@ -65,9 +68,10 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     line.add_argument(
         "--lora-dir",
         type=Path,
-        default=default("LORA_DIR", "./loras"),
+        default=default("LORA_DIR", None),
         metavar="DIR",
-        help="root of the LoRA paths in requests (default: %(default)s)",
+        help="root of the LoRA paths in requests (default: ./loras; the demo brings its own LoRAs, unless "
+        "the folder named here holds some)",
     )
     line.add_argument(
         "--data-dir",
@@ -143,7 +147,8 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     hosts = chosen.allow_url_host or environment.get(ENVIRONMENT_PREFIX + "ALLOW_URL_HOST", "").split()
     return Settings(
         models_dir=chosen.models_dir,
-        lora_dir=chosen.lora_dir,
+        lora_dir=chosen.lora_dir or DEFAULT_LORA_DIR,
+        chose_lora_dir=chosen.lora_dir is not None,
         data_dir=chosen.data_dir,
         device=chosen.device,
         memory=chosen.memory,
