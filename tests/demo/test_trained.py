@@ -13,6 +13,7 @@ from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.local import Engine
 from wan_ui.lora.header import read_header
 from wan_ui.models import MODELS
+from wan_ui.trainer.job import import_job
 
 LARGEST = 45e6  # bytes in the repository
 KINDS = ("wan21_1b", "wan22_5b", "wan22_14b_i2v", "wan21_i2v_14b")  # a row of each transformer
@@ -47,6 +48,8 @@ def test_the_job_folder_has_four_saves_by_step_and_a_sample_of_each(trained_demo
     job = trained_demo.lora_dir / "rings_job"
     assert [read_header(file).step for file in sorted(job.glob("*.safetensors"))] == [2000, 500, 1000, 1500]
     assert (job / "config.yaml").is_file()
+    made = import_job((job / "config.yaml").read_text(), header=read_header(job / "rings_job.safetensors"))
+    assert (made.model, made.recipe, made.unknown, made.notes) == ("wan21_1b", "preview", {}, ())
     steps = {int(file.stem.split("__")[1].split("_")[0]) for file in (job / "samples").glob("*.webp")}
     assert steps == {0, 500, 1000, 1500, 2000}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -281,6 +282,7 @@ def test_the_report_counts_modules_per_slot() -> None:
     assert lora["low"]["files"][0]["applied"] == "not attached"
     assert lora["low"]["first_step_change"] is None
     assert lora["high"]["files"][0]["name"] == "high.safetensors"
+    assert json.dumps(lora["low"])  # as it goes into the MP4
 
 
 def test_fresh_is_bare() -> None:

@@ -103,7 +103,7 @@ def row_figures(engine: Engine, row: WanModel, count: int, lora_count: int, shee
     found: dict[str, Any] = {}
     settings: list[tuple[str, int, list[dict[str, Any]], bool]] = [("base", count, [], False)]
     if lora_count:
-        settings += [(f"lora {scale:g}", lora_count, worn(row, scale), True) for scale in (0, 0.25, 0.5, 0.75, 1)]
+        settings += [(f"lora {scale:g}", lora_count, worn(row, scale), True) for scale in (0, 0.5, 1)]
         settings += [("lora 1, no trigger", lora_count, worn(row, 1), False)]
     for image in images_of(row):
         for label, number, loras, trigger in settings:

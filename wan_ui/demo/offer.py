@@ -46,7 +46,7 @@ def loras_of(row: WanModel) -> Mapping[str, str]:
     if row.two_transformers:
         return PAIR
     (slot,) = row.slots
-    return {slot: {"first_latent": SINGLE, "clip_and_latent_channels": IMAGE}.get(row.conditioning, JOB)}
+    return {slot: {"first_latent": SINGLE, "clip_and_latent_channels": IMAGE}.get(row.conditioning, LOKR)}
 
 
 def job_file(step: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from PIL import Image
@@ -55,15 +54,17 @@ class Worn:
 
 
 BARE = Worn()
-NOT_ATTACHED: Report = MappingProxyType(
-    {
+
+
+def _not_attached() -> Report:
+    """The report of a LoRA at a multiplier of 0: made anew each time, since it ends in a clip's metadata, as JSON."""
+    return {
         "applied": "not attached",
         "modules_in_file": 0,
         "modules_in_use": 0,
-        "dropped": (),
-        "weight_change": MappingProxyType({"median": 0.0, "max": 0.0}),
+        "dropped": [],
+        "weight_change": {"median": 0.0, "max": 0.0},
     }
-)
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,7 @@ class Core:
                     "name": files[use.path].name,
                     "sha256": files[use.path].sha256,
                     "network_multiplier": use.multiplier,
-                    **effects.get(files[use.path].sha256, NOT_ATTACHED),
+                    **(effects.get(files[use.path].sha256) or _not_attached()),
                 }
                 for use in uses
             ]
