@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.test_app import App, until
 from wan_ui import Engine
 from wan_ui.compare import expand, plan_cells
 from wan_ui.demo.checkpoints import ensure
@@ -58,29 +61,24 @@ def fill(store: Store, jobs: int, steps: int) -> list[Job]:
     return added
 
 
-def killed_and_whole(data_dir: Path, jobs: int, kills: int, steps: int, longest: float) -> str:
-    """Lets a line be killed so often, each time within `longest` seconds of its start, and checks what is left."""
+def prepared(data_dir: Path, jobs: int, steps: int) -> list[Job]:
+    """The demo, and a line of waiting jobs whose every change of state is noted."""
     ensure(data_dir / "demo")
     store = Store(data_dir / "jobs.sqlite")
     with sqlite3.connect(data_dir / "jobs.sqlite") as rows:
         for statement in JOURNAL:
             rows.execute(statement)
     added = fill(store, jobs, steps)
-    begun = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.jobs.mortal", str(data_dir), str(kills), str(SEED), str(longest)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert said == {"killed": kills, "ended_early": 0, "last": 0}, done.stderr
+    store.close()
+    return added
 
+
+def whole(data_dir: Path, added: list[Job]) -> str:
+    """Checks that nothing is lost, doubled, out of order or half there; some figures."""
+    store = Store(data_dir / "jobs.sqlite")
     ended = [store.job(job.id) for job in added]
-    assert [job.status for job in ended] == ["succeeded"] * jobs
+    store.close()
+    assert [job.status for job in ended] == ["succeeded"] * len(added)
     assert [job.generations for job in ended] == [job.generations for job in added]  # the seeds that were drawn
     with sqlite3.connect(data_dir / "jobs.sqlite") as rows:
         journal = rows.execute("SELECT id, was, now FROM journal ORDER BY n").fetchall()
@@ -88,7 +86,7 @@ def killed_and_whole(data_dir: Path, jobs: int, kills: int, steps: int, longest:
     assert ends == [job.id for job in added]  # each once, and in their order
     begins = [job_id for job_id, _, now in journal if now == "in_progress"]
     assert list(dict.fromkeys(begins)) == [job.id for job in added]
-    assert len(begins) - jobs == sum(job.attempts for job in ended)
+    assert len(begins) - len(added) == sum(job.attempts for job in ended)
 
     listed = {clip.file: job.generations[clip.index] for job in ended for clip in job.clips}
     assert sum(len(job.generations) for job in ended) == len(listed)
@@ -103,12 +101,25 @@ def killed_and_whole(data_dir: Path, jobs: int, kills: int, steps: int, longest:
     video.write(again, engine.render(generation, lambda progress: None).frames, generation.fps, {})
     assert np.array_equal(video.read_frames(again), video.read_frames(data_dir / file))
     engine.close()
-    store.close()
-    interrupted = sum(job.attempts for job in ended)
-    return (
-        f"{kills} kills over {jobs} jobs in {time.monotonic() - begun:.0f} s: {interrupted} times while a job ran, "
-        f"{len(listed)} clips, all playable"
+    return f"{sum(job.attempts for job in ended)} times while a job ran, {len(listed)} clips, all playable"
+
+
+def killed_and_whole(data_dir: Path, jobs: int, kills: int, steps: int, longest: float) -> str:
+    """Lets a line be killed so often, each time within `longest` seconds of its start, and checks what is left."""
+    added = prepared(data_dir, jobs, steps)
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.jobs.mortal", str(data_dir), str(kills), str(SEED), str(longest)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said == {"killed": kills, "ended_early": 0, "last": 0}, done.stderr
+    return f"{kills} kills over {jobs} jobs in {time.monotonic() - begun:.0f} s: {whole(data_dir, added)}"
 
 
 @pytest.mark.slow
@@ -120,3 +131,26 @@ def test_twenty_kills_over_five_jobs(tmp_path: Path) -> None:
 @pytest.mark.timeout(3600)
 def test_two_hundred_kills_over_twenty_jobs(tmp_path: Path) -> None:
     print("\n" + killed_and_whole(tmp_path, jobs=20, kills=200, steps=100, longest=2.0))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_ten_kills_of_the_whole_program(tmp_path: Path) -> None:
+    """From its first moments on, page and all; far fewer, since each start takes its seconds."""
+    data_dir, moments = tmp_path / "data", random.Random(SEED)
+    data_dir.mkdir()
+    added = prepared(data_dir, jobs=4, steps=60)
+    for kill in range(11):
+        app = App(data_dir, "--demo", "--max-attempts", "1000")
+        if kill < 10:
+            if kill % 3:
+                app.wait_for("Ready on ")
+            time.sleep(moments.uniform(0, 4))
+            app.process.kill()
+            assert app.process.wait() == -signal.SIGKILL
+    app.wait_for("Ready on ")
+    with app.client() as client:
+        for job in added:
+            until(client, f"/v1/requests/{job.id}/status", set(FINAL))
+    assert app.stop(signal.SIGTERM)[0] == 0
+    print(f"\n10 kills of the program over {len(added)} jobs: {whole(data_dir, added)}")

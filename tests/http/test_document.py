@@ -104,7 +104,7 @@ def test_no_500_and_every_refusal_as_documented(house: House, url: str) -> None:
                 case.path_parameters["request_id"] = request_id
             response = case.call(timeout=SECONDS_A_REQUEST)
             answers[response.status_code] += 1
-            said = f"{response.status_code} {case.as_curl_command()[:1500]}\n{response.text[:500]}"
+            said = f"{response.status_code} {case.as_curl_command()[:1500]}\n{response.content[:500]!r}"
             if response.status_code == 500:
                 wrong.append(said)
             elif response.status_code >= 400 and not is_documented_error(response.json()):

@@ -46,7 +46,6 @@ def born(data_dir: Path) -> int:
     child = os.fork()
     if child:
         return child
-    os.setsid()  # so that its encoder dies with it, as in a container that is killed
     try:
         live(data_dir)
     finally:
