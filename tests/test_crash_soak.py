@@ -124,7 +124,7 @@ def killed_and_whole(data_dir: Path, jobs: int, kills: int, steps: int, longest:
 
 @pytest.mark.slow
 def test_twenty_kills_over_five_jobs(tmp_path: Path) -> None:
-    killed_and_whole(tmp_path, jobs=5, kills=20, steps=40, longest=1.0)
+    killed_and_whole(tmp_path, jobs=5, kills=20, steps=20, longest=1.0)
 
 
 @pytest.mark.soak
