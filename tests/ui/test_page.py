@@ -75,7 +75,8 @@ def small(page: Page, prompt: str, seed: int) -> None:
 
 def test_the_tabs_are_the_rows_and_every_control_has_a_label(page: Page, app: App):
     open_page(page, app)
-    assert page.get_by_role("tab").all_inner_texts() == [*(row.label for row in MODELS.values()), "Compare"]
+    labels = [*(row.label for row in MODELS.values()), "Compare", "Trainer job"]
+    assert page.get_by_role("tab").all_inner_texts() == labels
     for row in MODELS.values():
         choose_tab(page, row.label)
         nameless = page.evaluate(

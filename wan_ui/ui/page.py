@@ -26,8 +26,11 @@ from wan_ui.request import InferenceRequest, parse
 from wan_ui.ui import card, form, lora_card
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
+from wan_ui.ui.match import Match
 from wan_ui.ui.tab import Picture, Tab, request_text, say
 from wan_ui.ui.tab import build as build_tab
+from wan_ui.ui.trainer_tab import ID as TRAINER
+from wan_ui.ui.trainer_tab import TrainerTab, as_block
 from wan_ui.visitors import IN_SCOPE, Who
 
 if TYPE_CHECKING:
@@ -58,7 +61,7 @@ _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono
 # Gradio shows a tab that needs a second line in both lines.
 _ONCE = "".join(
     f'#models > .tab-wrapper [data-tab-id="{tab}"] ~ [data-tab-id="{tab}"] {{ display: none; }}\n'
-    for tab in (*MODELS, COMPARE)
+    for tab in (*MODELS, COMPARE, TRAINER)
 )
 
 LAUNCH: dict[str, Any] = {
@@ -139,6 +142,7 @@ class Page:
         self.uploads = _stored("uploads", {})
         drafts = {row_id: _stored(f"draft:{row_id}", None) for row_id in MODELS}
         stored = (_stored("comparison", None), _stored("draft:comparison", None))
+        pin, opened = _stored("pin", None), _stored("trainer", None)
         self.picked = gr.State(None)
         # In the browser, not in gr.State: answers may overtake each other, and only there is it what the page shows.
         self.seen = gr.JSON({}, visible=False)
@@ -152,6 +156,7 @@ class Page:
                     for row in MODELS.values()
                 }
                 self.compare = CompareTab(self.desk, stored)
+                self.trainer = TrainerTab(self.desk, opened)
             with gr.Column(elem_id="side"):
                 with gr.Column(elem_id="now"):
                     self.now = gr.HTML(card.now(None, None, None))
@@ -159,6 +164,7 @@ class Page:
                 with gr.Column(elem_id="result"):
                     self.result = gr.HTML(card.result(None))
                     self.reuse = gr.Button("Use these settings", interactive=False, size="sm", elem_id="reuse")
+                self.match = Match(self.desk, pin)
                 with gr.Column(elem_classes="list"):
                     gr.HTML("<h2>Queue</h2>")
                     self.queue = gr.HTML(card.queue((), (), None), js_on_load=_PICK)
@@ -186,6 +192,15 @@ class Page:
                     with gr.Column(visible=False) as self.many:
                         self.which = gr.Dropdown([], label="Prompt to show in the form", elem_classes="chooser")
                         self.run_all = gr.Button("Run all prompts as one job", size="sm")
+                with gr.Accordion("As AI Toolkit sample block", open=False, elem_id="block"):
+                    self.block = gr.Textbox(
+                        label="For a job's config.yaml",
+                        lines=8,
+                        max_lines=24,
+                        interactive=False,
+                        buttons=["copy"],
+                        elem_classes="code",
+                    )
         self.timer = gr.Timer(POLL_SECONDS)
 
     def _connect(self) -> None:
@@ -226,6 +241,9 @@ class Page:
         self.blocks.load(self.look, looking, view, **_POLL)
         opened = self.blocks.load(self.on_open, [self.place, self.uploads, *drafts, *held], filled, **_POLL)
         self.compare.connect(self, opened)
+        self.match.connect(self)
+        self.trainer.connect(self, self.match, opened)
+        self.text.change(as_block, [self.text], [self.block], **_EDIT)
 
     def _connect_tab(self, tab: Tab, view: Sequence[Component]) -> None:
         said = [*tab.said.values(), *([tab.shape] if tab.shape is not None else []), self.text, tab.draft]
@@ -292,8 +310,8 @@ class Page:
                 concurrency_limit=4,
             )
         tab.generate.click(
-            lambda seen, *held: self.on_generate(tab, seen, held),
-            [self.seen, *tab.inputs],
+            lambda seen, pin, *held: self.on_generate(tab, seen, pin, held),
+            [self.seen, self.match.pin, *tab.inputs],
             [tab.problem, self.picked, *view],
             api_visibility="private",
             show_progress="minimal",
@@ -471,7 +489,7 @@ class Page:
         """A page that opens: drafts, the tab that was open, and the notes and request that belong to them."""
         names = _upload_names(uploads)
         choices = self.choices(names)
-        opened = place if isinstance(place, str) and place in (*self.rows, COMPARE) else next(iter(self.rows))
+        opened = place if isinstance(place, str) and place in (*self.rows, COMPARE, TRAINER) else next(iter(self.rows))
         drafts, raw = kept[: len(self.rows)], iter(kept[len(self.rows) :])
         found: Update = {self.tabs: gr.Tabs(selected=opened)}
         for tab, draft in zip(self.rows.values(), drafts, strict=True):
@@ -650,12 +668,12 @@ class Page:
 
     # Jobs
 
-    def on_generate(self, tab: Tab, seen: Mapping[str, Any], raw: Sequence[Any]) -> Update:
+    def on_generate(self, tab: Tab, seen: Mapping[str, Any], pin: Any, raw: Sequence[Any]) -> Update:
         held, picture = self.held(tab, raw)
         try:
             if picture.error is not None:
                 raise picture.error
-            self.desk.submit(form.body(tab.row, held))
+            self.desk.submit(self.match.pinned(form.body(tab.row, held), pin))
         except WanUIError as error:
             return {tab.problem: card.problem(error, lambda location: form.label_of(tab.row, location))}
         return {tab.problem: "", **self.follow(seen)}

@@ -33,6 +33,9 @@ const show = (frame) => {
   scrub.setAttribute('aria-valuetext', `frame ${frame + 1} of ${last + 1}`);
   const text = `${frame + 1} / ${last + 1}`;
   if (count.textContent !== text) count.textContent = text;
+  const notes = (props.value && props.value.notes) || [], note = notes[Math.min(frame, notes.length - 1)] || '';
+  part('note').hidden = !note;
+  if (part('note').textContent !== note) part('note').textContent = note;
 };
 const lead = (cell, time) => {
   if (Math.abs(cell.video.currentTime - time) > 1e-4) { cell.soughtAt = performance.now(); cell.video.currentTime = time; }
@@ -199,7 +202,8 @@ const refresh = () => {
     fill(cell);
   }
   const made = value.cells.some((data) => data.state === 'done');
-  links.hidden = !made;
+  links.hidden = !made || Boolean(value.plain);
+  root.dataset.plain = value.plain ? 'yes' : 'no';
   if (made) {
     part('grid').href = `v1/requests/${value.id}/grid.mp4`;
     part('zip').href = `v1/requests/${value.id}/cells.zip`;
@@ -229,9 +233,10 @@ const facts = (data) => {
   return list;
 };
 const use = (data) => {
+  if (props.value.plain) return [];
   const button = make('button', { type: 'button', class: 'small', 'aria-label': `Use these settings: ${name(data)}` }, 'Use these settings');
   button.addEventListener('click', () => { unpop(); trigger('click', { column: data.column, row: data.row, job: props.value.id }); });
-  return button;
+  return [button];
 };
 let leaving = 0;
 const unpop = () => {
@@ -252,7 +257,7 @@ const popOver = (cell, anchor) => {
   unpop();
   popped = cell;
   anchor.setAttribute('aria-expanded', 'true');
-  pop.replaceChildren(make('p', { class: 'title' }, name(cell.data)), facts(cell.data), use(cell.data));
+  pop.replaceChildren(make('p', { class: 'title' }, name(cell.data)), facts(cell.data), ...use(cell.data));
   pop.hidden = false;
   placePop();
 };
@@ -329,7 +334,7 @@ const arrange = () => {
   const a = cells.get(first), b = cells.get(second);
   const sheets = [[a, 'A'], ...(pair ? [[b, 'B']] : [])].filter(([cell]) => cell);
   part('about').replaceChildren(...sheets.map(([cell, letter]) => make('div', { class: 'side' },
-    make('p', { class: 'title' }, ...(pair ? [make('b', {}, letter), ' '] : []), name(cell.data)), facts(cell.data), use(cell.data))));
+    make('p', { class: 'title' }, ...(pair ? [make('b', {}, letter), ' '] : []), name(cell.data)), facts(cell.data), ...use(cell.data))));
   canvas.setAttribute('aria-label', { one: a && name(a.data), wipe: 'A left of the divider, B right of it', difference: 'How A and B differ' }[mode] || '');
   if (a) part('frame').style.setProperty('--ratio', a.data.width / a.data.height);
   options();

@@ -20,8 +20,11 @@ _HERE = Path(__file__).parent
 SLOT_WORDS: Mapping[str, str] = {"high": "High-noise LoRA", "low": "Low-noise LoRA"}
 
 
-def build() -> gr.HTML:
+def build(elem_id: str = "player", visible: bool = True) -> gr.HTML:
     """The component. `value` is what `grid` gives, or None; the prop `progress` is what `advance` gives.
+
+    A value may be `plain`: its cells belong to no comparison, so nothing is offered to be taken along or into a form.
+    Its `notes` are a line for each frame, shown beside the frame's number.
 
     Its click event carries `job`, `column` and `row` of the cell whose settings are to go into the form.
     """
@@ -31,7 +34,8 @@ def build() -> gr.HTML:
         css_template=(_HERE / "player.css").read_text(encoding="utf-8"),
         js_on_load=(_HERE / "player.js").read_text(encoding="utf-8"),
         apply_default_css=False,
-        elem_id="player",
+        elem_id=elem_id,
+        visible=visible,
         progress=None,
     )
 

@@ -209,7 +209,7 @@ def _prompt_note(held: Mapping[str, Any]) -> str:
     trigger, prompt = held.get("trigger_word"), str(held.get("prompt") or "")
     if "[trigger]" in prompt and not trigger:
         return card.note("The prompt has [trigger] but there is no trigger word: it stays as written.")
-    if trigger and "[trigger]" not in prompt:
+    if trigger and "[trigger]" not in prompt and trigger not in prompt:
         return card.note("The trigger word is not used: write [trigger] in the prompt where it belongs.")
     return ""
 
