@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-PROMPT = "a [trigger] red star moving left on a navy background"
+PROMPT = "a [trigger] red circle moving left on a navy background"
 SCALES = (0.0, 0.5, 0.75, 1.0)
 ROWS = ("wan21_1b", "wan22_14b_t2v", "wan22_5b", "wan22_14b_i2v", "wan21_i2v_14b")
 

@@ -62,7 +62,7 @@ def write_random(folder: Path) -> None:
     random_weights.write_first_frame(folder / "first_frame.png")
 
 
-TRAINED = Kind(write_trained, "trained-1", BANNER, trained=True)
+TRAINED = Kind(write_trained, "trained-2", BANNER, trained=True)
 RANDOM = Kind(write_random, "random-1", RANDOM_BANNER)
 
 

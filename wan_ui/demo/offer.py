@@ -21,13 +21,13 @@ JOB_STEPS = (500, 1000, 1500, 2000)
 LOKR = "stripes_lokr/stripes_lokr.safetensors"
 WRONG = "wrong_model/wrong_model.safetensors"
 
-FROM_TEXT = "a [trigger] red star moving left on a navy background"
+FROM_TEXT = "a [trigger] red circle moving left on a navy background"
 FROM_IMAGE = "a [trigger] orange star moving right on a navy background"  # what first_frame.png shows
 PROMPTS = (
     FROM_TEXT,
     "a [trigger] yellow square growing on a teal background",
     "a [trigger] blue triangle rising slowly on a sand background",
-    "a [trigger] pink circle standing still on a black background",
+    "a [trigger] pink star standing still on a black background",
     "a [trigger] green circle circling slowly on a gray background",
 )
 

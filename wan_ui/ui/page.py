@@ -127,7 +127,8 @@ class Page:
         first_frame = {} if row.control_image == "none" else {"ctrl_img": str(demo.first_frame)}
         if not demo.trained:
             return {**checkpoints.DEMO_DEFAULTS, **first_frame}
-        loras = {form.lora_name(slot): path for slot, path in offer.loras_of(row).items()}
+        listed = self.desk.library.listing()  # another LoRA folder may have been named
+        loras = {form.lora_name(slot): path for slot, path in offer.loras_of(row).items() if path in listed}
         return {**offer.starting(row), **loras, **first_frame}
 
     def _lay_out(self, banner: str | None, demo: Demo | None) -> None:
