@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 from playwright.sync_api import sync_playwright
 
-from wan_ui.errors import DiskFull, VideoEncodingFailed
+from wan_ui.errors import DiskFull, PayloadTooLarge, VideoEncodingFailed
 from wan_ui.media import video
 
 VIVID = ((200, 30, 40), (20, 160, 60), (30, 60, 220), (240, 200, 20), (16, 16, 16), (128, 128, 128))
@@ -281,3 +281,18 @@ def test_a_browser_shows_the_colours_that_were_meant(tmp_path: Path, site: str, 
             assert (found["width"], found["height"]) == (width, height)
             assert np.abs(np.array(found["seen"]) - colours).max() <= 4, (height, found["seen"])
         browser.close()
+
+
+def test_lossless_frames_come_back_bit_for_bit(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (5, 33, 47, 3), dtype=np.uint8)
+    video.write_lossless(tmp_path / "frames.mkv", frames)
+    assert np.array_equal(video.read_lossless(tmp_path / "frames.mkv"), frames)
+    assert [path.name for path in tmp_path.iterdir()] == ["frames.mkv"]
+
+
+def test_a_read_ends_at_its_limit(tmp_path: Path) -> None:
+    frames = np.zeros((9, 32, 32, 3), np.uint8)
+    video.write(tmp_path / "a.mp4", frames, 8, {})
+    assert video.read_frames(tmp_path / "a.mp4", frames.nbytes).shape == frames.shape
+    with pytest.raises(PayloadTooLarge):
+        video.read_frames(tmp_path / "a.mp4", frames.nbytes - 1)

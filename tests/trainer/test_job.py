@@ -418,6 +418,25 @@ def test_other_facts_of_the_job() -> None:
         assert not any("process" in note for note in import_job(config({"prompts": FOX}, type=kind)).notes)
 
 
+def test_what_the_checklist_needs_to_know() -> None:
+    base = {**T2V, "layer_offloading": True, "quantize": True, "qtype": "uint4|ara"}
+    offloaded = import_job(config({"prompts": FOX}, base))
+    assert offloaded.layer_offloading and offloaded.recovery_adapter and not offloaded.model_assumed
+    plain = import_job(config({"prompts": FOX}, model(W21)))
+    assert plain.model_assumed and not plain.layer_offloading and not plain.recovery_adapter
+    assert {"model_assumed", "layer_offloading", "recovery_adapter"} <= set(plain.body())
+
+
+def test_the_name_stands_in_the_trigger_word_too() -> None:
+    job = import_job(config({"prompts": ["a [trigger]"]}, name="fox", trigger_word="[name] cat"))
+    assert (job.trigger_word, prompts(job)[0]["prompt"]) == ("fox cat", "a fox cat")
+
+
+def test_a_tiled_job_asks_for_tiles() -> None:
+    assert import_job(config({"prompts": FOX}, {**T2V, "low_vram": True})).requests[0].vae_tiling
+    assert not import_job(config({"prompts": FOX}, {**I2V, "low_vram": True})).requests[0].vae_tiling
+
+
 def test_a_flag_that_is_none_is_said() -> None:
     assert any("--slow motion" in note for note in import_job(config({"prompts": ["a --slow motion"]})).notes)
 
