@@ -7,6 +7,7 @@ import json
 import random
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ from tests.trainer.job_files import (
 from wan_ui.http.api import api
 from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.store import Store
+from wan_ui.jobs.visitor_desk import VisitorDesk
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.media import video
 from wan_ui.media.image import ImageStore
+from wan_ui.visitors import Who
 
 pytestmark = pytest.mark.slow
 IMPORT = "/v1/jobs/import"
@@ -241,6 +244,18 @@ def test_an_uploaded_preview(client: TestClient, worker: Worker) -> None:
         assert [cause["id"] for cause in found["comparison"]["causes"]] == [fault]
         red = [row["row"] for row in found["rows"] if row["state"] == "red"]
         assert red == ([fault] if fault in ("size", "frames", "fps") else [])
+
+
+def test_only_the_owner_of_a_request_brings_another_preview(desk: Desk, worker: Worker, data: Path) -> None:
+    prompt = {"prompt": "x", "width": 96, "height": 64, "num_frames": 9, "fps": 16, "seed": 7}
+    job = desk.submit({"model": "wan21_1b", "prompts": [prompt]}, "a" * 32)
+    assert worker.wait(job.id, PATIENCE)
+    for visitor, status in (("b", 404), ("a", 200)):
+        asks = partial(Who, visitor * 32, False)
+        door = api(VisitorDesk(desk, asks, shared=True), dict, scratch=data / "uploads")
+        client = TestClient(Starlette(routes=[Mount("/v1", app=door)]), base_url="http://localhost:7860")
+        reply = client.post(f"/v1/requests/{job.id}/preview", files={"file": ("a.webp", webp(moving(7)))})
+        assert reply.status_code == status, reply.text
 
 
 def test_what_is_to_be_compared_must_be_here(client: TestClient) -> None:

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from wan_ui.errors import InvalidRequest
+from wan_ui.errors import InvalidRequest, RequestNotFound
 from wan_ui.http.multipart import FIELD, receive_file
 from wan_ui.media.disk import PART_PREFIX
 from wan_ui.request import MOST_CELLS, LoraItem
@@ -147,6 +147,7 @@ class DeskLike(Protocol):
     @property
     def previews(self) -> Previews: ...
     def job(self, job_id: str) -> Job: ...
+    def may_change(self, job: Job) -> bool: ...
 
 
 def _job_body(desk: DeskLike, job: KeptJob, root: str) -> dict[str, Any]:
@@ -300,6 +301,8 @@ def mount(
     )
     async def bring_preview(request: Request, request_id: RequestId, video: Which = 0) -> dict[str, Any]:
         job = await run_in_threadpool(desk.job, request_id)
+        if not await run_in_threadpool(desk.may_change, job):
+            raise RequestNotFound("There is no request with this id that is yours.")
         with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=scratch) as folder:
             file = await receive_file(request, pathlib.Path(folder), min(file_limit, MOST_BYTES))
             await run_in_threadpool(desk.previews.attach, job, video, file.path)
