@@ -18,7 +18,12 @@ WanUIError
 │   ├── ControlImageInvalid     400  no image, unreadable, too large, or not fetched
 │   ├── FetchFailed             400  an address that is refused, silent, too slow or too large
 │   ├── PayloadTooLarge         413
+│   ├── CostTooHigh             413  more frames × pixels than --max-cost
 │   ├── OriginRefused           403  a page of another site, or an unknown Host
+│   ├── LoginRequired           401  no password yet
+│   ├── LoginFailed             401  a wrong one
+│   ├── LoginLocked             429  too many wrong ones
+│   ├── QueueFull               429  as many requests wait as may
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
 │   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
@@ -31,6 +36,7 @@ WanUIError
 │   ├── DeviceUnavailable       503
 │   ├── VideoEncodingFailed     500
 │   ├── DataFolderInUse         503  another server holds the data folder
+│   ├── ShareFailed             503  no public link
 │   └── RestartNeeded           503  this process can render no more and ends, to be started again
 │       ├── DeviceLost              503  the CUDA context is dead
 │       ├── RenderTimedOut          503  a render took longer than --job-timeout
@@ -146,6 +152,30 @@ class OriginRefused(RequestError):
     code, status = "ORIGIN_REFUSED", 403
 
 
+class CostTooHigh(RequestError):
+    code, status = "COST_TOO_HIGH", 413
+
+
+class LoginRequired(RequestError):
+    code, status = "LOGIN_REQUIRED", 401
+
+
+class LoginFailed(RequestError):
+    code, status = "LOGIN_FAILED", 401
+
+
+class LoginLocked(RequestError):
+    """`details["seconds"]`: how long to wait."""
+
+    code, status = "LOGIN_LOCKED", 429
+
+
+class QueueFull(RequestError):
+    """`details["limit"]`: how many may wait."""
+
+    code, status = "QUEUE_FULL", 429
+
+
 class RequestNotFound(RequestError):
     code, status = "REQUEST_NOT_FOUND", 404
 
@@ -194,6 +224,10 @@ class VideoEncodingFailed(HostError):
 
 class DataFolderInUse(HostError):
     code, status = "DATA_FOLDER_IN_USE", 503
+
+
+class ShareFailed(HostError):
+    code, status = "SHARE_FAILED", 503
 
 
 class RestartNeeded(HostError):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, MutableMapping
 from concurrent.futures import Future
@@ -17,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import httpx
 from starlette.routing import Mount
 from starlette.types import ASGIApp
 
@@ -24,12 +28,15 @@ import wan_ui
 from wan_ui import logs
 from wan_ui.demo.checkpoints import Demo, ensure
 from wan_ui.engine.checkpoints import Checkpoints
-from wan_ui.errors import HostError, RestartNeeded, WanUIError
+from wan_ui.errors import HostError, RestartNeeded, ShareFailed, WanUIError
 from wan_ui.http.api import api
-from wan_ui.http.gate import Gate, around
+from wan_ui.http.gate import Gate, OwnerAddress, around
 from wan_ui.http.guard import Guard
+from wan_ui.http.headers import SafeHeaders
+from wan_ui.http.login import Login
 from wan_ui.http.metrics import Metrics
 from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.visitor_desk import VisitorDesk
@@ -39,7 +46,8 @@ from wan_ui.lora.sources import Sources
 from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import MODELS
-from wan_ui.settings import Settings
+from wan_ui.settings import Settings, is_loopback
+from wan_ui.tunnel import Relay, Tunnel
 from wan_ui.visitors import Badges, asking, load_key
 
 if TYPE_CHECKING:
@@ -50,6 +58,8 @@ if TYPE_CHECKING:
     from wan_ui.request import Generation
 
 ADDRESS = "127.0.0.1"
+DEFAULT_USER = "wan-ui"
+PASSWORD_BYTES = 24  # of randomness, 32 characters
 FETCH_SECONDS = 20.0  # for a control image's URL
 DRAIN_SECONDS = 2  # for replies under way
 PUT_BACK_SECONDS = 0.5  # for a step to end; then its job is put back in line and the step may take its time
@@ -105,8 +115,12 @@ def serve(settings: Settings, build: BuildEngine = build_engine) -> int:
 def _run(settings: Settings, closing: ExitStack, build: BuildEngine) -> NoReturn:
     """Serves until a signal interrupts it with KeyboardInterrupt. Raises WanUIError for what keeps it from serving."""
     closing.callback(FolderLock(settings.data_dir).release)
-    port = free_port(settings.port)
+    tunnel = Tunnel(settings.data_dir)
+    if tunnel.sweep():
+        print("A public link that a killed server had left open is closed.", flush=True)
+    port = free_port(settings.port, settings.host)
     prepare_environment(os.environ, settings.data_dir)
+    os.environ["GRADIO_TEMP_DIR"] = _nameless(settings.data_dir / "gradio", closing)
     demo = ensure(settings.data_dir / "demo") if wants_demo(settings, _has_cuda) else None
     if demo is not None:
         print(demo.banner, flush=True)
@@ -117,10 +131,14 @@ def _run(settings: Settings, closing: ExitStack, build: BuildEngine) -> NoReturn
     house = compose(settings)
     closing.callback(house.close)
     house.worker.recover()  # now, so that nobody is told that a job runs while the engine is still being built
-    blocks = launch(house, demo, port)
+    entry = Entry.of(settings, tunnel)
+    blocks = launch(house, demo, port, settings, entry)
     closing.callback(_close_server, blocks)
-    for line in greeting(settings, port, house.checkpoints):
+    for line in (*greeting(settings, port, house.checkpoints), *entry.said(settings, port)):
         print(line, flush=True)
+    if settings.share:
+        closing.callback(tunnel.stop)
+        print(f"Public link: {tunnel.start(_relay(settings), port)}/   It lasts up to a week.", flush=True)
     house.desk.fetcher.start()
     engine = build(settings, house.desk.library)  # only now: torch's import takes seconds; the page is up
     house.engine.set_result(engine)
@@ -139,6 +157,39 @@ def _wait_until(done: Callable[[], bool]) -> None:
     never = threading.Event()
     while not done():
         never.wait(TICK_SECONDS)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How people come in: what to sign in with (None: nobody else can come in), the owner's address, the link."""
+
+    login: Login | None
+    owner: OwnerAddress | None
+    tunnel: Tunnel
+
+    @classmethod
+    def of(cls, settings: Settings, tunnel: Tunnel) -> Entry:
+        """A password is made up where one is needed and none was chosen."""
+        if not settings.is_open_to_others:
+            return cls(None, None, tunnel)
+        user, password = settings.auth or (DEFAULT_USER, secrets.token_urlsafe(PASSWORD_BYTES))
+        return cls(Login(user, password), OwnerAddress(), tunnel)
+
+    def said(self, settings: Settings, port: int) -> list[str]:
+        """What a start prints of it."""
+        if self.login is None or self.owner is None:
+            return []
+        password = "the password you chose" if settings.auth else f"password {self.login.password}"
+        return [
+            f"Sign in: name {self.login.user}, {password}",
+            f"Owner: http://{_own_address(settings.host)}:{port}{self.owner.path}   Opens once, for your own browser.",
+        ]
+
+    def hosts(self, settings: Settings) -> tuple[str, ...]:
+        """Names without port that this server is reached under, this machine's own left out."""
+        link = self.tunnel.host
+        own = () if is_loopback(settings.host) else (settings.host, socket.gethostname())
+        return (*settings.allow_hosts, *own, *(() if link is None else (link.partition(":")[0],)))
 
 
 @dataclass(frozen=True)
@@ -176,6 +227,8 @@ def compose(settings: Settings) -> House:
     if settings.models_dir is not None and not settings.models_dir.is_dir():
         raise HostError(f"There is no folder {settings.models_dir}. Give --models-dir the one with your checkpoints.")
     _make(settings.lora_dir)
+    if settings.share:
+        settings = replace(settings, allow_url_hosts=())  # one's own network is not for strangers
     data = settings.data_dir
     uploads = data / "uploads"
     engine: Future[Engine] = Future()
@@ -205,23 +258,48 @@ def compose(settings: Settings) -> House:
         worker,
         checkpoints.transformer_config,
         data,
+        Limits(
+            settings.max_waiting,
+            settings.max_waiting_each,
+            settings.max_cost,
+            None if settings.max_disk_gb is None else int(settings.max_disk_gb * 1e9),
+        ),
     )
     return House(desk, store, worker, checkpoints, engine, uploads, metrics, Badges(load_key(data)))
 
 
-def launch(house: House, demo: Demo | None, port: int) -> gr.Blocks:
-    """The page and /v1 on one port, both behind the guard. Raises HostError if the port was taken meanwhile."""
+def launch(house: House, demo: Demo | None, port: int, settings: Settings, entry: Entry) -> gr.Blocks:
+    """The page and /v1 on one port, behind guard and gate. Raises HostError if the port was taken meanwhile."""
     from wan_ui.ui import page
 
     def front(app: ASGIApp) -> ASGIApp:
-        return Guard(Gate(app, house.badges))
+        gate = Gate(
+            app,
+            house.badges,
+            entry.login,
+            entry.owner,
+            secure_host=lambda: entry.tunnel.host if (entry.tunnel.url or "").startswith("https:") else None,
+            upload_problem=house.desk.room_problem,
+        )
+        return SafeHeaders(
+            Guard(gate, partial(entry.hosts, settings), addresses=not is_loopback(settings.host))
+        )
 
-    door = Mount("/v1", app=api(VisitorDesk(house.desk, asking.get), house.health, scratch=house.uploads))
+    largest = int(settings.max_upload_gb * 1e9)
+    visitors = VisitorDesk(house.desk, asking.get, settings.shared_gallery)
+    door = Mount("/v1", app=api(visitors, house.health, file_limit=largest, scratch=house.uploads))
     door.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
-    blocks = page.build(house.desk, banner=None if demo is None else demo.banner, demo=demo)
+    login = entry.login
+    blocks = page.build(
+        house.desk,
+        banner=None if demo is None else demo.banner,
+        demo=demo,
+        shared=settings.shared_gallery,
+        sharing=None if login is None else page.Sharing(entry.tunnel, login.user, login.password),
+    )
     try:
         blocks.launch(
-            server_name=ADDRESS,
+            server_name=settings.host,
             server_port=port,
             prevent_thread_lock=True,
             quiet=True,
@@ -231,6 +309,8 @@ def launch(house: House, demo: Demo | None, port: int) -> gr.Blocks:
             mcp_server=False,
             pwa=False,
             enable_monitoring=False,
+            show_error=False,
+            max_file_size=largest,
             app_kwargs={
                 "routes": [door, house.metrics.route()],
                 "lifespan": around(front),
@@ -239,7 +319,7 @@ def launch(house: House, demo: Demo | None, port: int) -> gr.Blocks:
             **page.LAUNCH,
         )
     except OSError as error:
-        raise _port_in_use(port) from error
+        raise _port_in_use(port, settings.host) from error
     logs.adopt_server()
     return blocks
 
@@ -258,7 +338,7 @@ def greeting(settings: Settings, port: int, checkpoints: Checkpoints) -> list[st
         f"wan-ui {wan_ui.__version__} ({', '.join(f'{name} {version(name)}' for name in SHOWN_VERSIONS)})",
         f"Models: {found} of {len(MODELS)} found in {where}{missing}.",
         f"LoRAs: {settings.lora_dir}",
-        f"Page: http://{ADDRESS}:{port}/   HTTP: http://{ADDRESS}:{port}/v1",
+        f"Page: http://{_own_address(settings.host)}:{port}/   HTTP: http://{_own_address(settings.host)}:{port}/v1",
     ]
 
 
@@ -273,20 +353,61 @@ def _has_cuda() -> bool:
     return choose_device(None).type == "cuda"
 
 
-def free_port(port: int) -> int:
+def free_port(port: int, host: str = ADDRESS) -> int:
     """The port itself if it is free, or any free one for 0. Raises HostError."""
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((ADDRESS, port))
+            probe.bind((host, port))
         except OSError as error:
-            raise _port_in_use(port) from error
+            raise _port_in_use(port, host) from error
         bound: int = probe.getsockname()[1]
     return bound
 
 
-def _port_in_use(port: int) -> HostError:
-    return HostError(f"Port {port} of {ADDRESS} is not free. Stop what uses it, or choose another with --port.")
+def _port_in_use(port: int, host: str) -> HostError:
+    return HostError(f"Port {port} of {host} is not free. Stop what uses it, or choose another with --port.")
+
+
+def _own_address(host: str) -> str:
+    """What this machine's own browser opens for a server that listens here."""
+    return f"[{host}]" if ":" in host.strip("[]") and is_loopback(host) else ADDRESS
+
+
+def _relay(settings: Settings) -> Relay:
+    """What makes the link: the settings' own, or Gradio's. Raises ShareFailed."""
+    if settings.share_program is not None and settings.share_server is not None:
+        return Relay(settings.share_program, settings.share_server, "http")
+    from gradio.exceptions import ChecksumMismatchError
+    from gradio.networking import GRADIO_API_SERVER
+    from gradio.tunneling import BINARY_PATH
+    from gradio.tunneling import Tunnel as GradioTunnel
+
+    certificate = settings.data_dir / "tunnel.pem"
+    try:
+        found = httpx.get(GRADIO_API_SERVER, timeout=FETCH_SECONDS).json()[0]
+        server = f"{found['host']}:{int(found['port'])}"
+        certificate.write_text(found["root_ca"], encoding="ascii")
+        if settings.share_program is None:
+            GradioTunnel.download_binary()  # type: ignore[no-untyped-call]
+    except ChecksumMismatchError as error:
+        raise ShareFailed("The public link could not be made: its program does not have the known checksum.") from error
+    except (httpx.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+        raise ShareFailed(
+            "The public link could not be made: Gradio's share server does not answer. Check this machine's way to "
+            "the internet, or start without --share."
+        ) from error
+    return Relay(settings.share_program or Path(BINARY_PATH), server, "https", certificate)
+
+
+def _nameless(folder: Path, closing: ExitStack) -> str:
+    """The folder under a name that tells nothing of this machine: Gradio tells browsers the paths of its files."""
+    made = Path(tempfile.mkdtemp(prefix="wan-ui-"))
+    closing.callback(shutil.rmtree, made, ignore_errors=True)
+    _make(folder)
+    (made / "files").symlink_to(folder, target_is_directory=True)
+    return str(made / "files")
 
 
 def prepare_environment(environment: MutableMapping[str, str], data_dir: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,11 @@ class Settings:
     `max_attempts`: processes that may end while running a job before it is failed.
     `chose_lora_dir`: `lora_dir` was named, and so takes the place of the demo's own where it holds a LoRA.
     `allow_url_hosts`: hosts that control images and LoRAs may be fetched from although they are not public addresses.
+    `host`: where to listen; `allow_hosts`: further names that the server is reached under. `share`: a public link,
+    by Gradio's relay or by `share_server` with `share_program`. `auth`: name and password; None where others may come
+    in: a generated one. `shared_gallery`: visitors see each other's clips. `max_waiting` and `max_waiting_each`:
+    requests in line, in all and of one visitor (None: 20 for visitors, no limit for the owner). `max_cost`: frames ×
+    pixels of one request (None: 4e9 for visitors). `max_upload_gb`: of one file; `max_disk_gb`: of the data folder.
     """
 
     models_dir: Path | None = None
@@ -40,6 +46,31 @@ class Settings:
     max_attempts: int = 3
     log_format: LogFormat = "auto"
     chose_lora_dir: bool = False
+    host: str = "127.0.0.1"
+    allow_hosts: tuple[str, ...] = ()
+    share: bool = False
+    share_server: str | None = None
+    share_program: Path | None = None
+    auth: tuple[str, str] | None = field(default=None, repr=False)
+    shared_gallery: bool = False
+    max_waiting: int = 1000
+    max_waiting_each: int | None = None
+    max_cost: int | None = None
+    max_upload_gb: float = 8.0
+    max_disk_gb: float | None = None
+
+    @property
+    def is_open_to_others(self) -> bool:
+        """Whether anybody but this machine's user may come in, so that a password is asked."""
+        return self.share or self.auth is not None or not is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server that listens here is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def _flag(environment: Mapping[str, str], name: str) -> bool:
@@ -127,7 +158,92 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="HOST",
         help="let control images and LoRAs be fetched from this host of your own network; may be repeated",
     )
+    reach = line.add_argument_group("who may come in (docs/security.md)")
+    reach.add_argument(
+        "--host",
+        default=default("HOST", "127.0.0.1"),
+        help="address to listen on; any but this machine's own asks for a password (default: %(default)s)",
+    )
+    reach.add_argument(
+        "--allow-host",
+        action="append",
+        default=None,
+        metavar="NAME",
+        help="a host name that the server is reached under, behind a proxy for example; may be repeated",
+    )
+    reach.add_argument(
+        "--share", action="store_true", default=_flag(environment, "SHARE"), help="open a public link, with a password"
+    )
+    reach.add_argument(
+        "--auth",
+        default=default("AUTH", None),
+        metavar="USER:PASSWORD",
+        help="what to sign in with; better in WAN_UI_AUTH, which other users of the machine cannot read "
+        "(default: none on this machine alone, else made up and printed)",
+    )
+    reach.add_argument(
+        "--shared-gallery",
+        action="store_true",
+        default=_flag(environment, "SHARED_GALLERY"),
+        help="let visitors see each other's clips and settings",
+    )
+    reach.add_argument(
+        "--share-server", default=default("SHARE_SERVER", None), metavar="HOST:PORT", help="an FRP server of your own"
+    )
+    reach.add_argument(
+        "--share-program",
+        type=Path,
+        default=default("SHARE_PROGRAM", None),
+        metavar="FILE",
+        help="the tunnel's program, frpc (default: downloaded at the first use)",
+    )
+    caps = line.add_argument_group("limits")
+    caps.add_argument(
+        "--max-waiting",
+        type=int,
+        default=default("MAX_WAITING", "1000"),
+        metavar="N",
+        help="requests that may wait in line (default: %(default)s)",
+    )
+    caps.add_argument(
+        "--max-waiting-each",
+        type=int,
+        default=default("MAX_WAITING_EACH", None),
+        metavar="N",
+        help="of these, by one visitor (default: 20, none for the owner)",
+    )
+    caps.add_argument(
+        "--max-cost",
+        type=float,
+        default=default("MAX_COST", None),
+        metavar="N",
+        help="frames × pixels of one request, all its videos together (default: 4e9, none for the owner)",
+    )
+    caps.add_argument(
+        "--max-upload-gb",
+        type=float,
+        default=default("MAX_UPLOAD_GB", "8"),
+        metavar="GB",
+        help="of one uploaded file (default: %(default)s)",
+    )
+    caps.add_argument(
+        "--max-disk-gb",
+        type=float,
+        default=default("MAX_DISK_GB", None),
+        metavar="GB",
+        help="clips and uploads together; more is refused (default: no limit but the disk)",
+    )
     return line
+
+
+def _numbers(line: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    """Ends the program where a limit is none."""
+    for name, least in (("max_waiting", 1), ("max_waiting_each", 1), ("max_cost", 1), ("max_upload_gb", 0)):
+        value = getattr(chosen, name)
+        if value is not None and not least <= value < float("inf"):
+            line.error(f"--{name.replace('_', '-')} must be a number of at least {least}")
+    if chosen.max_disk_gb is not None and not 0 < chosen.max_disk_gb < float("inf"):
+        line.error("--max-disk-gb must be a number above 0")
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -144,6 +260,13 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         line.error("--job-timeout must be a number of seconds, or 0 for no limit")
     if chosen.max_attempts < 1:
         line.error("--max-attempts must be at least 1")
+    _numbers(line, chosen)
+    user, colon, password = (chosen.auth or "").partition(":")
+    if chosen.auth and not (user and colon and password):
+        line.error("--auth needs a name and a password with a colon between: --auth USER:PASSWORD")
+    if chosen.share_server and chosen.share_program is None:
+        line.error("--share-server needs --share-program, the frpc that speaks to it")
+    names = chosen.allow_host or environment.get(ENVIRONMENT_PREFIX + "ALLOW_HOST", "").split()
     hosts = chosen.allow_url_host or environment.get(ENVIRONMENT_PREFIX + "ALLOW_URL_HOST", "").split()
     return Settings(
         models_dir=chosen.models_dir,
@@ -158,4 +281,16 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         job_timeout=chosen.job_timeout or None,
         max_attempts=chosen.max_attempts,
         log_format=chosen.log_format,
+        host=chosen.host,
+        allow_hosts=tuple(names),
+        share=chosen.share,
+        share_server=chosen.share_server,
+        share_program=chosen.share_program,
+        auth=(user, password) if chosen.auth else None,
+        shared_gallery=chosen.shared_gallery,
+        max_waiting=chosen.max_waiting,
+        max_waiting_each=chosen.max_waiting_each,
+        max_cost=None if chosen.max_cost is None else int(chosen.max_cost),
+        max_upload_gb=chosen.max_upload_gb,
+        max_disk_gb=chosen.max_disk_gb,
     )

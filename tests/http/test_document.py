@@ -23,8 +23,9 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 from tests.jobs.helpers import body
 from wan_ui.jobs.store import ClipRecord, Store
 from wan_ui.media import video
-from wan_ui.serve import House, _close_server, compose, free_port, launch, prepare_environment
+from wan_ui.serve import Entry, House, _close_server, compose, free_port, launch, prepare_environment
 from wan_ui.settings import Settings
+from wan_ui.tunnel import Tunnel
 
 pytestmark = pytest.mark.slow
 EXAMPLES = int(os.environ.get("WAN_UI_EXAMPLES", "200"))
@@ -46,7 +47,8 @@ def house(tmp_path: Path) -> Iterator[House]:
 def url(house: House) -> Iterator[str]:
     """Where the app serves `house`, page and all, without an engine."""
     port = free_port(0)
-    blocks = launch(house, None, port)
+    settings = Settings()
+    blocks = launch(house, None, port, settings, Entry.of(settings, Tunnel(settings.data_dir)))
     yield f"http://127.0.0.1:{port}"
     _close_server(blocks)
 

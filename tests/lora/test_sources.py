@@ -15,7 +15,7 @@ import pytest
 from tests.web_files import Shelf, lora_bytes, serving
 from wan_ui.errors import Cancelled, DiskFull, FetchFailed, LoraInvalid, LoraNotFound, WanUIError
 from wan_ui.lora.library import Library
-from wan_ui.lora.sources import Sources, check_source, file_address, hub_file, is_remote, shown_name
+from wan_ui.lora.sources import Sources, check_source, file_address, hub_file, is_remote, public, shown_name
 
 ROOT = Path(__file__).parents[2]
 LORA = lora_bytes()
@@ -336,3 +336,17 @@ def test_what_the_hub_cannot_give_is_said(
 def test_a_hub_that_does_not_answer_is_said(tmp_path: Path) -> None:
     said = Hub("http://127.0.0.1:9", tmp_path).fetch("hf://someone/style/a.safetensors")
     assert said["code"] == "FETCH_FAILED" and "does not answer" in str(said["message"])
+
+
+def test_what_others_may_see_of_an_address() -> None:
+    said = {
+        "loras": [{"path": "https://ann:key@host.example/a.safetensors?token=secret#x"}, {"path": "job/a.safetensors"}],
+        "values": ["HTTP://host.example/b.safetensors?sig=secret", 3, None],
+        "prompts": [{"prompt": "https://kept.example/?as=written"}],
+    }
+    assert public(said) == {
+        "loras": [{"path": "https://host.example/a.safetensors"}, {"path": "job/a.safetensors"}],
+        "values": ["http://host.example/b.safetensors", 3, None],
+        "prompts": [{"prompt": "https://kept.example/?as=written"}],
+    }
+    assert public("https://[broken?token=secret") == ""

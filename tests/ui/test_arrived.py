@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wan_ui.errors import InvalidRequest
-from wan_ui.ui.page import arrived
+from wan_ui.ui.arrived import arrived
 
 
 @pytest.fixture

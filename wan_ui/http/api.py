@@ -26,6 +26,7 @@ import wan_ui
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, ServerBusy, WanUIError
 from wan_ui.http import comparisons, trainer
 from wan_ui.http.multipart import FIELD, receive_file
+from wan_ui.lora.sources import public
 from wan_ui.media.disk import PART_PREFIX
 from wan_ui.models import DEFAULT_FPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_NUM_FRAMES, DEFAULT_STEPS, MODELS
 from wan_ui.request import Generation, InferenceRequest
@@ -349,7 +350,7 @@ def _cell_place(cell: PlannedCell) -> dict[str, Any]:
 
 def _compare(root: str, job: Job, running: Running | None) -> dict[str, Any]:
     """A comparison's grid as it stands, to be drawn before the end too."""
-    asked = job.request["compare"]
+    asked = public(job.request["compare"])
     clips = {clip.index for clip in job.clips}
 
     def axis(name: str, labels: list[str]) -> dict[str, Any]:
@@ -408,7 +409,7 @@ def _adjusted(generations: tuple[Generation, ...]) -> list[dict[str, Any]]:
 def _prompt(one: Generation, clip: ClipRecord | None, is_cell: bool) -> dict[str, Any]:
     names = ("prompt", "neg", "width", "height", "num_frames", "fps", "seed", "sample_steps", "guidance_scale", "image")
     used = {name: getattr(one, name) for name in names} | {"clip": None if clip is None else dict(clip.metadata)}
-    return used | {"recipe": one.recipe, "lora": [asdict(use) for use in one.loras]} if is_cell else used
+    return used | {"recipe": one.recipe, "lora": public([asdict(use) for use in one.loras])} if is_cell else used
 
 
 def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
@@ -420,7 +421,7 @@ def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
         "ignored": sorted({name for one in job.generations for name in one.ignored}),
         "adjusted": _adjusted(job.generations),
         "notes": list(job.notes),
-        "lora": [asdict(use) for use in first.loras],
+        "lora": public([asdict(use) for use in first.loras]),
         "prompts": [_prompt(one, clips.get(index), bool(job.cells)) for index, one in enumerate(job.generations)],
     }
     return said | {"compare": _compare(root, job, running)} if job.cells else said

@@ -17,6 +17,7 @@ from starlette.background import BackgroundTask
 
 from wan_ui.errors import InvalidRequest, VideoNotFound
 from wan_ui.http.turns import Turns
+from wan_ui.lora.sources import public
 from wan_ui.media import disk, grid, video
 from wan_ui.media.grid import Board
 from wan_ui.request import without_training_samples
@@ -94,7 +95,7 @@ def zip_cells(path: pathlib.Path, whole: Board, job: Job) -> None:
                     "column": cell.column_label,
                     "row": cell.row_label,
                     **video.read_metadata(clip),
-                    "request": without_training_samples(cell.request),
+                    "request": public(without_training_samples(cell.request)),
                 }
                 archive.write(clip, f"{name}.mp4")
                 archive.writestr(f"{name}.json", json.dumps(about, indent=2, ensure_ascii=False))
@@ -134,7 +135,7 @@ def mount(door: FastAPI, desk: DeskLike, error_model: Any, scratch: pathlib.Path
     def grid_video(request_id: RequestId) -> Response:
         job = desk.job(request_id)
         whole = board(desk, job)
-        about = {"request": without_training_samples(job.request)}
+        about = {"request": public(without_training_samples(job.request))}
         return made("grid.mp4", "video/mp4", request_id, lambda path: grid.write(path, whole, about))
 
     @door.get(

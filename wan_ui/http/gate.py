@@ -1,18 +1,46 @@
-"""The gate in front of page and HTTP door: gives each browser its badge, says who asks; it knows no job."""
+"""The gate in front of page and HTTP door: asks for the password, gives each browser its badge, says who asks.
+
+It knows no job. Where nobody else can come in (no link, no other host, no password) every browser that the guard lets
+pass is the owner's. Else a browser is a guest's once it gave the password, and the owner's once it opened the owner's
+address; nothing is decided by an address or by the name of a host.
+"""
 
 from __future__ import annotations
 
+import hmac
+import re
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wan_ui.errors import LoginLocked, LoginRequired, PayloadTooLarge, RouteNotFound, WanUIError
+from wan_ui.http import login as sign_in
+from wan_ui.http.login import Brake, Login
 from wan_ui.visitors import IN_SCOPE, Badge, Badges, Who, asking
 
+OWNER_PATH = "/owner/"
+LOGIN_PATH = "/login"
+# Open to all: health, and what Gradio asks of itself when it starts, which answers nothing but yes.
+OPEN_PATHS = frozenset({"/v1/health", "/gradio_api/startup-events"})
+UPLOAD_PATH = "/gradio_api/upload"
+# What Gradio has for its developers, and what fetches or streams for others: the page uses none of it.
+_NOT_SERVED = re.compile(
+    r"/(?:gradio_api/(?:dev|vibe|undo-vibe|profiling|process_recording|proxy|deep_link|stream|runs|run-history|token)\b"
+    r"|gradio_api/file=\s*[a-z][a-z0-9+.-]*:|monitoring\b|proxy=|deep_link\b)",
+    re.IGNORECASE,
+)
+LARGEST_FORM = 4096  # bytes of a login
 _YEAR = 365 * 24 * 3600  # seconds
+_QUERY = re.compile(r"(?:compare=[0-9a-f]{32})?")
+_POLICY_VIOLATION = 1008  # RFC 6455's close code
 
 
 def around(wrap: Callable[[ASGIApp], ASGIApp]) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
@@ -30,27 +58,104 @@ def around(wrap: Callable[[ASGIApp], ASGIApp]) -> Callable[[Starlette], Abstract
     return lifespan
 
 
+class OwnerAddress:
+    """The address that makes a browser the owner's, once."""
+
+    def __init__(self) -> None:
+        self._token: str | None = secrets.token_urlsafe(32)
+
+    @property
+    def path(self) -> str | None:
+        """The path to print; None once it was opened."""
+        return None if self._token is None else OWNER_PATH + self._token
+
+    def open(self, path: str) -> bool:
+        """Whether the path is the address, which then is used up."""
+        said = path.removeprefix(OWNER_PATH).encode("utf-8", "surrogatepass")
+        if self._token is None or not hmac.compare_digest(said, self._token.encode()):
+            return False
+        self._token = None
+        return True
+
+
 class Gate:
     """ASGI middleware: a signed random cookie for each browser that opens the page, and a Who in every scope.
 
-    Where nobody else can come in (no link, no other host) every browser that the guard lets pass is the owner's.
+    `login` None: nobody else can come in, all are the owner's. `secure_host` names the host that is reached by https
+    although this server is asked by http: the link's. `upload_problem` says why no upload is taken now, if so.
     """
 
-    def __init__(self, app: ASGIApp, badges: Badges) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        badges: Badges,
+        login: Login | None = None,
+        owner: OwnerAddress | None = None,
+        *,
+        brake: Brake | None = None,
+        secure_host: Callable[[], str | None] = lambda: None,
+        upload_problem: Callable[[], WanUIError | None] = lambda: None,
+    ) -> None:
         self._app = app
         self._badges = badges
+        self._login = login
+        self._owner = owner
+        self._brake = brake or Brake()
+        self._secure_host = secure_host
+        self._upload_problem = upload_problem
         self._cookie = f"wan_ui_{badges.name}"
+        self._mark = "" if login is None else badges.mark(f"{login.user}:{login.password}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
+        headers = MutableHeaders(scope=scope)
+        del headers["x-forwarded-host"]  # Gradio would take the page's own address from it
+        if headers.get("host", "").lower() == self._secure_host():
+            scope["scheme"] = "https"
+            headers["x-forwarded-proto"] = "https"
         badge = self._badge(scope)
-        who = Who(None if badge is None else badge.visitor, owner=True)
+        try:
+            answer = await self._answer(scope, receive, badge)
+            who = self._who(scope, badge) if answer is None else None
+        except WanUIError as error:
+            return await self._refuse(error, scope, receive, send)
+        if answer is not None:
+            return await answer(scope, receive, send)
         if _opens_the_page(scope):
             send = self._giving(badge or self._badges.new(), scope, send)
         scope[IN_SCOPE] = who
+        assert who is not None
         asking.set(who)
         await self._app(scope, receive, send)
+
+    # Who asks
+
+    def _who(self, scope: Scope, badge: Badge | None) -> Who:
+        """Raises LoginRequired, LoginFailed, LoginLocked."""
+        visitor = None if badge is None else badge.visitor
+        if self._login is None:
+            return Who(visitor, owner=True)
+        if badge is not None and badge.role == "owner":
+            return Who(visitor, owner=True)
+        if scope["path"] in OPEN_PATHS or self._is_guest(badge):
+            return Who(visitor, owner=False)
+        given = sign_in.credentials(Headers(scope=scope).get("authorization", ""))
+        if given is None:
+            raise LoginRequired("This server asks for a password: sign in on its page, or send it as HTTP Basic.")
+        self._give(visitor, *given)
+        return Who(visitor, owner=False)
+
+    def _is_guest(self, badge: Badge | None) -> bool:
+        return badge is not None and badge.role == "guest" and hmac.compare_digest(badge.password, self._mark)
+
+    def _give(self, visitor: str | None, user: str | None, password: str) -> None:
+        """Tries a password. Raises LoginFailed, LoginLocked."""
+        assert self._login is not None
+        self._brake.check(visitor)
+        if not self._login.fits(user, password):
+            raise self._brake.failed(visitor)
+        self._brake.passed(visitor)
 
     def _badge(self, scope: Scope) -> Badge | None:
         for header in Headers(scope=scope).getlist("cookie"):
@@ -62,12 +167,90 @@ class Gate:
                 return self._badges.read(cookies[self._cookie].value)
         return None
 
-    def _giving(self, badge: Badge, scope: Scope, send: Send) -> Send:
-        """A send that adds the badge's cookie to the reply."""
-        cookie = (
+    # What the gate answers itself
+
+    async def _answer(self, scope: Scope, receive: Receive, badge: Badge | None) -> Response | None:
+        """Its own answer, or None where the request is for the app. Raises what is wrong with a login."""
+        if scope["type"] != "http":
+            return None
+        path, method = scope["path"], scope["method"]
+        if path.startswith(OWNER_PATH) and method == "GET" and self._owner is not None:
+            return self._become_owner(path, badge, scope)
+        if path == LOGIN_PATH and self._login is not None:
+            if method == "POST":
+                return self._signed_in(await _form(scope, receive), badge, scope)
+            return RedirectResponse("/", 303)
+        if _NOT_SERVED.match(path):
+            self._who(scope, badge)  # the password first
+            raise RouteNotFound("There is no such route.")
+        problem = self._upload_problem() if path.rstrip("/") == UPLOAD_PATH else None
+        if problem is not None:
+            self._who(scope, badge)  # the password first
+            raise problem
+        return None
+
+    def _become_owner(self, path: str, badge: Badge | None, scope: Scope) -> Response:
+        # No brake: 256 random bits cannot be guessed, and no guesser shall keep the owner out.
+        assert self._owner is not None
+        if not self._owner.open(path):
+            raise RouteNotFound("This address was opened already, or is none: each start prints a new one.")
+        known = badge is not None and (badge.role == "owner" or self._is_guest(badge))
+        mine = replace(badge, role="owner") if badge is not None and known else self._badges.new("owner")
+        return self._with_cookie(RedirectResponse("/", 303), mine, scope)
+
+    def _signed_in(self, form: dict[str, str], badge: Badge | None, scope: Scope) -> Response:
+        visitor = None if badge is None else badge.visitor
+        self._give(visitor, form.get("user", ""), form.get("password", ""))
+        # A badge from before a password is not kept: somebody else may have put it there.
+        kept = badge is not None and badge.role in ("guest", "owner")
+        mine = self._badges.new("guest", self._mark)
+        if badge is not None and kept:
+            mine = badge if badge.role == "owner" else replace(badge, password=self._mark)
+        query = form.get("query", "")
+        target = f"/?{query}" if query and _QUERY.fullmatch(query) else "/"
+        return self._with_cookie(RedirectResponse(target, 303), mine, scope)
+
+    async def _refuse(self, error: WanUIError, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()  # the connect message; closing before accepting it makes the server answer 403
+            await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": error.code})
+            return
+        headers = {"Cache-Control": "no-store"}
+        if isinstance(error, LoginLocked):
+            headers["Retry-After"] = str(error.details["seconds"])
+        door = scope["path"].startswith("/v1") or scope["path"] == "/metrics"
+        if error.status == 401 and door:
+            headers["WWW-Authenticate"] = 'Basic realm="wan-ui", charset="UTF-8"'
+        answer: Response
+        wants_page = "text/html" in Headers(scope=scope).get("accept", "") or scope["path"] in ("/", LOGIN_PATH)
+        if self._login is not None and error.status in (401, 429) and wants_page and not door:
+            said = "" if isinstance(error, LoginRequired) else error.message
+            query = scope.get("query_string", b"").decode("latin-1")
+            text = sign_in.page(self._login.user, said, query if _QUERY.fullmatch(query) else "")
+            answer = HTMLResponse(text, error.status, headers)
+            badge = self._badge(scope)
+            if badge is None:
+                answer = self._with_cookie(answer, self._badges.new(), scope)
+        else:
+            answer = JSONResponse({"detail": {"error": error.body()}}, error.status, headers)
+        await answer(scope, receive, send)
+
+    # The cookie
+
+    def _with_cookie(self, answer: Response, badge: Badge, scope: Scope) -> Response:
+        answer.headers.append("set-cookie", self._cookie_of(badge, scope))
+        answer.headers["cache-control"] = "no-store"
+        return answer
+
+    def _cookie_of(self, badge: Badge, scope: Scope) -> str:
+        return (
             f"{self._cookie}={self._badges.text(badge)}; HttpOnly; SameSite=Lax; Path=/; Max-Age={_YEAR}"
             f"{'; Secure' if scope.get('scheme') == 'https' else ''}"
         )
+
+    def _giving(self, badge: Badge, scope: Scope, send: Send) -> Send:
+        """A send that adds the badge's cookie to the reply."""
+        cookie = self._cookie_of(badge, scope)
 
         async def with_cookie(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -75,6 +258,23 @@ class Gate:
             await send(message)
 
         return with_cookie
+
+
+async def _form(scope: Scope, receive: Receive) -> dict[str, str]:
+    """A short urlencoded form. Raises PayloadTooLarge."""
+    data = bytearray()
+    while True:
+        message = await receive()
+        data += message.get("body", b"")
+        if len(data) > LARGEST_FORM:
+            raise PayloadTooLarge(f"A login has at most {LARGEST_FORM} bytes.", limit=LARGEST_FORM)
+        if not message.get("more_body"):
+            break
+    try:
+        found = parse_qs(data.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=10)
+    except ValueError:  # more fields than that
+        return {}
+    return {name: values[0] for name, values in found.items()}
 
 
 def _opens_the_page(scope: Scope) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,7 @@ from wan_ui.engine.clip import Progress
 from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, VideoNotFound
 from wan_ui.intake import Configs, Prepared, prepare
 from wan_ui.jobs.fetcher import Fetcher
+from wan_ui.jobs.limits import NO_LIMITS, Limits, Room
 from wan_ui.jobs.previews import Previews
 from wan_ui.jobs.store import Job, Store
 from wan_ui.jobs.worker import Running, Worker
@@ -19,8 +21,10 @@ from wan_ui.lora.header import check_fit, pair_messages
 from wan_ui.lora.inspection import describe, inspect
 from wan_ui.lora.sources import is_remote, shown_name
 from wan_ui.trainer.shelf import Shelf
+from wan_ui.visitors import LOCAL, Who
 
 if TYPE_CHECKING:
+    from wan_ui.errors import WanUIError
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+KEPT_FOLDERS = ("clips", "uploads", "images", "gradio", "trainer", "compared")  # of the data folder
 INSPECT_SECONDS = 120.0  # for fetching a LoRA that is to be inspected while its sender waits
 
 
@@ -42,7 +47,14 @@ class Desk:
     """
 
     def __init__(
-        self, library: Library, images: ImageStore, store: Store, worker: Worker, configs: Configs, data_dir: Path
+        self,
+        library: Library,
+        images: ImageStore,
+        store: Store,
+        worker: Worker,
+        configs: Configs,
+        data_dir: Path,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self.library = library
         self.images = images
@@ -50,9 +62,16 @@ class Desk:
         self._worker = worker
         self._configs = configs
         self._data_dir = data_dir
+        self._limits = limits
+        self._admission = threading.Lock()
+        self._room = Room([data_dir / name for name in KEPT_FOLDERS], limits.disk)
         self.fetcher = Fetcher(store, library, configs, worker.wake)
         self.trainer = Shelf(data_dir / "trainer", library, images)
         self.previews = Previews(self.trainer, library, data_dir / "compared", self.clip_path)
+
+    def room_problem(self) -> WanUIError | None:
+        """Why nothing more may be stored, by the limit on what the data folder holds; None where it may."""
+        return self._room.problem()
 
     def over(self, library: Library, images: ImageStore) -> Desk:
         """The same desk over other views of its files."""
@@ -60,25 +79,33 @@ class Desk:
         seen.library, seen.images = library, images
         return seen
 
-    def submit(self, body: Any, visitor: str | None = None) -> Job:
-        """Puts a decoded JSON body in line as one job of a browser. Raises what intake.prepare raises.
+    def submit(self, body: Any, who: Who = LOCAL) -> Job:
+        """Puts a decoded JSON body in line as one job. Raises what intake.prepare raises, and what a limit says.
 
         LoRAs named by address are fetched while the job waits; what is wrong with them ends it as failed.
         """
+        self._check_line(who)
+        self._room.check()
         prepared = self.plan(body)
+        self._limits.check_cost(who, prepared.generations)
         self._check_training_samples(prepared.request)
-        job = self._store.add(
-            prepared.wire,
-            prepared.generations,
-            prepared.notes,
-            ready=not prepared.awaited,
-            cells=prepared.cells,
-            visitor=visitor,
-        )
+        with self._admission:  # between the count and the job nobody else comes in
+            self._check_line(who)
+            job = self._store.add(
+                prepared.wire,
+                prepared.generations,
+                prepared.notes,
+                ready=not prepared.awaited,
+                cells=prepared.cells,
+                visitor=who.visitor,
+            )
         log.info("queued", extra={"request_id": job.id, "videos": len(job.generations)})
         self._worker.wake()
         self.fetcher.wake()
         return job
+
+    def _check_line(self, who: Who) -> None:
+        self._limits.check_line(who, self._store.waiting(), lambda: self._store.waiting_of(who.visitor))
 
     def _check_training_samples(self, request: InferenceRequest) -> None:
         """Raises InvalidRequest where a prompt is to be compared with what is not here."""

@@ -358,6 +358,13 @@ class Store:
         count: int = self._execute("SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue'", {})[0]["jobs"]
         return count
 
+    def waiting_of(self, visitor: str | None) -> int:
+        """How many of these came from one browser; None: over HTTP without one."""
+        count: int = self._execute(
+            "SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue' AND visitor IS :visitor", {"visitor": visitor}
+        )[0]["jobs"]
+        return count
+
     def unready(self) -> tuple[Job, ...]:
         """The waiting jobs whose files are not all here, oldest first."""
         return self._jobs("WHERE status = 'in_queue' AND ready = 0 ORDER BY seq", {})

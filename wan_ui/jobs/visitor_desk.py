@@ -72,7 +72,7 @@ class VisitorDesk:
         return self._desk.previews
 
     def submit(self, body: Any) -> Job:
-        return self._here().submit(body, self._who().visitor)
+        return self._here().submit(body, self._who())
 
     def plan(self, body: Any) -> Prepared:
         return self._here().plan(body)

@@ -35,6 +35,7 @@ from wan_ui.errors import (
 )
 from wan_ui.jobs.previews import KEPT, sample_of, wire_of
 from wan_ui.jobs.store import FINAL, MAX_ATTEMPTS, ClipRecord, Job, Store
+from wan_ui.lora.sources import public
 from wan_ui.media import disk, video
 from wan_ui.request import Generation, without_training_samples
 
@@ -478,13 +479,16 @@ def _inside_file(job: Job, index: int, generation: Generation, clip: Clip) -> di
     """What a clip's file carries: the request that makes this one clip again, and all that it was resolved to.
 
     Never an id of a request or of an imported training job: whoever holds a clip must not be able to read
-    or cancel what it belongs to.
+    or cancel what it belongs to. Of addresses nothing behind a question mark: a token may stand there.
     """
     request = without_training_samples(wire_of(job, index))
     prompt = {**request["prompts"][0], "seed": generation.seed}
-    return {
-        "wan_ui": __version__,
-        "request": {**request, "prompts": [prompt]},
-        "generation": asdict(generation),
-        "render": dict(clip.metadata),
-    }
+    inside: dict[str, Any] = public(
+        {
+            "wan_ui": __version__,
+            "request": {**request, "prompts": [prompt]},
+            "generation": asdict(generation),
+            "render": dict(clip.metadata),
+        }
+    )
+    return inside

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -45,6 +45,7 @@ SECONDS = 60.0  # for the way to the first byte, and for each MiB
 DISK_RESERVE = 1 << 30  # bytes left free after a fetch, for clips
 TOKEN = "HF_TOKEN"
 
+_TEXTS = frozenset({"prompt", "neg", "trigger_word"})
 _START = 64  # bytes that tell a safetensors file from a page, a pickle, a pointer
 _PAGES = ("text/html", "application/xhtml+xml")
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
@@ -101,6 +102,24 @@ def shown_name(source: str) -> str:
     """The file's name in an address, for a sentence: an address itself may hold a signature."""
     path = source.split("://", 1)[-1].split("?", 1)[0].split("#", 1)[0]
     return _name(unquote(path.rstrip("/").rsplit("/", 1)[-1]))
+
+
+def public(value: Any) -> Any:
+    """A JSON-ready value with the addresses in it as others may see them: without query, fragment, name and password.
+
+    A query often holds a token. What people write as text is left as it is.
+    """
+    if isinstance(value, Mapping):
+        return {name: one if name in _TEXTS else public(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [public(one) for one in value]
+    if not isinstance(value, str) or not value.lower().startswith(WEB):
+        return value
+    try:
+        split = urlsplit(value)
+    except ValueError:
+        return ""
+    return urlunsplit((split.scheme, split.netloc.rpartition("@")[2], split.path, "", ""))
 
 
 def hub_file(source: str) -> HubFile:

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -17,6 +16,7 @@ from wan_ui.jobs.previews import wire_of
 from wan_ui.request import TrainingSample, parse
 from wan_ui.trainer import mismatch
 from wan_ui.ui import card, player
+from wan_ui.ui.arrived import arrived
 
 if TYPE_CHECKING:
     from wan_ui.jobs.previews import Beside, Checked
@@ -243,10 +243,10 @@ class Match:
         """An uploaded preview: beside the shown video if there is one, and pinned for the next."""
         if not isinstance(file, Mapping) or not file.get("path"):
             return {self.problem: ""}
-        path = Path(file["path"])
         shown = seen.get("shown") if isinstance(seen, Mapping) else None
         sample = pinned_sample(pin)
         try:
+            path = arrived(file["path"])
             job = self.desk.job(shown) if shown else None
             if job is not None and job.clips and not job.cells and self.desk.may_change(job):
                 index = _index(job, which)

@@ -6,24 +6,25 @@ import hashlib
 import io
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gradio as gr
 from gradio.components import Component
 from gradio.context import LocalContext
 from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
 from PIL import Image
 
-from wan_ui.errors import BadJson, InvalidRequest, RequestNotFound, WanUIError
+from wan_ui.errors import BadJson, RequestNotFound, WanUIError
 from wan_ui.jobs.visitor_desk import VisitorDesk
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import InferenceRequest, parse
 from wan_ui.ui import card, form, lora_card
+from wan_ui.ui.arrived import arrived
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.match import Match
@@ -81,13 +82,37 @@ Update = dict[Any, Any]
 Choices = list[tuple[str, str]]
 
 
-def build(desk: Desk, *, banner: str | None = None, demo: Demo | None = None, shared: bool = False) -> gr.Blocks:
+class Link(Protocol):
+    """The public link, see tunnel.Tunnel."""
+
+    @property
+    def url(self) -> str | None: ...
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """A link and what to sign in with."""
+
+    link: Link
+    user: str
+    password: str
+
+
+def build(
+    desk: Desk,
+    *,
+    banner: str | None = None,
+    demo: Demo | None = None,
+    shared: bool = False,
+    sharing: Sharing | None = None,
+) -> gr.Blocks:
     """The page over a desk, to be served behind the gate, which says who asks.
 
     `banner` is a line on top; `demo` gives the starting values of its checkpoints; `shared`: visitors see each
-    other's finished jobs.
+    other's finished jobs; `sharing`: there may be a public link.
     """
-    return Page(VisitorDesk(desk, asker, shared), banner, demo).blocks
+    return Page(VisitorDesk(desk, asker, shared), banner, demo, sharing).blocks
 
 
 def asker() -> Who:
@@ -111,8 +136,11 @@ def _upload_names(value: Any) -> dict[str, str]:
 class Page:
     """Holds the components and the desk; every method named `on_…` is an event's handler."""
 
-    def __init__(self, desk: VisitorDesk, banner: str | None, demo: Demo | None) -> None:
+    def __init__(
+        self, desk: VisitorDesk, banner: str | None, demo: Demo | None, sharing: Sharing | None = None
+    ) -> None:
         self.desk = desk
+        self.sharing = sharing
         self.picture_of = lru_cache(maxsize=256)(self._picture_of)
         self.blocks: gr.Blocks = gr.Blocks(title="wan-ui", analytics_enabled=False, fill_width=True)
         with self.blocks:
@@ -139,6 +167,9 @@ class Page:
             from wan_ui.demo import offer
 
             gr.HTML(f'<p class="hint try">{escape(offer.TRY)}<br>{escape(offer.WORDS)}</p>')
+        with gr.Row(elem_id="link-line", visible=False) as self.link_line:
+            self.link = gr.HTML("", elem_id="link")
+            self.stop_sharing = gr.Button("Stop sharing", size="sm", scale=0, visible=False, elem_id="stop-sharing")
         self.place = _stored("tab", None)
         self.uploads = _stored("uploads", {})
         drafts = {row_id: _stored(f"draft:{row_id}", None) for row_id in MODELS}
@@ -207,11 +238,13 @@ class Page:
     def _connect(self) -> None:
         filled = self._fill_outputs()
         self.view = view = [self.now, self.cancel, self.result, self.reuse, self.queue, self.finished, self.seen]
+        view += [self.link_line, self.link, self.stop_sharing]
         for tab in self.rows.values():
             self._connect_tab(tab, view)
         looking = [self.picked, self.seen]
         self.timer.tick(self.look, looking, view, **_POLL)
         self.cancel.click(self.on_cancel, looking, view, **_QUIET)
+        self.stop_sharing.click(self.on_stop_sharing, looking, view, **_QUIET)
         self.queue.click(self.on_remove, looking, view, **_QUIET)
         self.finished.click(
             self.on_pick,
@@ -689,6 +722,12 @@ class Page:
             self.desk.cancel(str(seen["lead"]))
         return self.look(picked, seen)
 
+    def on_stop_sharing(self, picked: str | None, seen: Mapping[str, Any]) -> Update:
+        """Closes the public link, for the owner alone; the password is asked for as before."""
+        if self.sharing is not None and self.desk.who.owner:
+            self.sharing.link.stop()
+        return self.look(picked, seen)
+
     def on_remove(self, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
         try:
             self.desk.cancel(str(event.job))
@@ -743,10 +782,25 @@ class Page:
                 "reuse": shown is not None,
                 "queue": card.queue(others, own, ahead, fetching, removable),
                 "finished": card.finished(ended, shown.id if shown else None),
+                "link": self._link(),
+                "stop": self._link() != "" and self.desk.who.owner,
                 "lead": lead.id if lead else None,
                 "shown": shown.id if shown else None,
             },
             seen,
+        )
+
+    def _link(self) -> str:
+        """What the page says of the public link: to all that it is on, to the owner how to come in."""
+        url = None if self.sharing is None else self.sharing.link.url
+        if self.sharing is None or url is None:
+            return ""
+        if not self.desk.who.owner:
+            return '<p class="banner" role="note">This page is open to everybody who has its link and password.</p>'
+        return (
+            '<p class="banner" role="note"><strong>The public link is on.</strong> Whoever has it and the password can '
+            f'use this page: <a href="{escape(url, quote=True)}" rel="noreferrer">{escape(url)}</a> · name '
+            f"<code>{escape(self.sharing.user)}</code> · password <code>{escape(self.sharing.password)}</code></p>"
         )
 
     def _changed(self, wanted: Mapping[str, Any], seen: Mapping[str, Any]) -> Update:
@@ -757,6 +811,11 @@ class Page:
             return {self.seen: gr.skip()}
         made: Update = {self.seen: {**seen, **marks}}
         html = {"now": self.now, "result": self.result, "queue": self.queue, "finished": self.finished}
+        html["link"] = self.link
+        if "link" in changed:
+            made[self.link_line] = gr.Row(visible=bool(changed["link"]))
+        if "stop" in changed:
+            made[self.stop_sharing] = gr.Button(visible=changed["stop"])
         buttons = {"cancel": self.cancel, "reuse": self.reuse}
         for name, value in changed.items():
             if name in html:
@@ -860,21 +919,6 @@ def _lead(line: Sequence[Job], recent: Sequence[Job], own: Collection[str]) -> J
     if ended is not None and (running is None or ended.status == "failed"):
         return ended
     return running
-
-
-def arrived(path: Any) -> Path:
-    """A file that Gradio keeps for the page, from the path that the browser says; nothing else of this machine.
-
-    The handlers take raw values, which Gradio checks only where they look like its own.
-    """
-    folder = Path(get_upload_folder()).resolve()
-    try:
-        found = Path(str(path)).resolve()
-        if found.is_relative_to(folder) and found.is_file():
-            return found
-    except (OSError, ValueError, RuntimeError):
-        pass  # a name that no file can have
-    raise InvalidRequest("That file is not here, or no longer: choose it again.")
 
 
 def _prompt_names(request: InferenceRequest) -> list[tuple[str, int]]:

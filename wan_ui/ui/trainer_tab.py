@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -17,6 +17,7 @@ from wan_ui.request import InferenceRequest, parse
 from wan_ui.trainer.folder import CONFIG_NAMES
 from wan_ui.trainer.sample_block import sample_block
 from wan_ui.ui import card
+from wan_ui.ui.arrived import arrived
 
 if TYPE_CHECKING:
     from wan_ui.jobs.visitor_desk import VisitorDesk
@@ -128,8 +129,9 @@ class TrainerTab:
         given = [file for file in files if isinstance(file, Mapping) and file.get("path")] if files else []
         if not given:
             return {self.problem: ""}
-        named = [(Path(file["path"]), str(file.get("orig_name") or Path(file["path"]).name)) for file in given]
         try:
+            here = [(arrived(file["path"]), file) for file in given]
+            named = [(path, str(file.get("orig_name") or path.name)) for path, file in here]
             return self._shows(self.desk.trainer.take_files(named))
         except WanUIError as error:
             return {self.problem: card.problem(error), self.drop: None}

@@ -1,0 +1,80 @@
+"""The brake on guessing with a clock of the test's own, what an Authorization header says, and the login's page."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from wan_ui.errors import LoginFailed, LoginLocked
+from wan_ui.http.login import TRIES, TRIES_OF_ALL, TRY_SECONDS, TRY_SECONDS_OF_ALL, Brake, Login, credentials, page
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def wrong(brake: Brake, visitor: str | None) -> bool:
+    """A wrong try; whether it was looked at."""
+    try:
+        brake.check(visitor)
+    except LoginLocked:
+        return False
+    assert isinstance(brake.failed(visitor), LoginFailed)
+    return True
+
+
+def test_a_visitor_waits_after_some_wrong_tries_and_then_for_each() -> None:
+    clock = Clock()
+    brake = Brake(clock)
+    assert [wrong(brake, "a") for _ in range(TRIES + 2)] == [True] * TRIES + [False] * 2
+    assert wrong(brake, "b")
+    with pytest.raises(LoginLocked) as caught:
+        brake.check("a")
+    assert 0 < caught.value.details["seconds"] <= TRY_SECONDS
+    clock.now += TRY_SECONDS + 1
+    assert [wrong(brake, "a") for _ in range(2)] == [True, False]
+
+
+def test_a_new_visitor_each_time_waits_too() -> None:
+    clock = Clock()
+    brake = Brake(clock)
+    tried = [wrong(brake, str(index)) for index in range(TRIES_OF_ALL + 10)]
+    assert tried == [True] * TRIES_OF_ALL + [False] * 10
+    clock.now += 10 * TRY_SECONDS_OF_ALL + 1
+    assert sum(wrong(brake, f"later {index}") for index in range(50)) == 10
+
+
+def test_the_right_one_forgives_a_visitor_and_not_all() -> None:
+    brake = Brake(Clock())
+    for _ in range(TRIES_OF_ALL):
+        brake.passed("a")
+        assert wrong(brake, "a")
+    brake.passed("a")
+    assert not wrong(brake, "a")
+
+
+def test_only_this_name_and_password() -> None:
+    login = Login("ann", "päss:word")
+    assert login.fits("ann", "päss:word") and login.fits(None, "päss:word")
+    for user, password in (("ann", "pass:word"), ("Ann", "päss:word"), ("", "päss:word"), ("ann", ""), (None, "")):
+        assert not login.fits(user, password)
+    assert "päss" not in repr(login)
+
+
+def test_what_a_header_says() -> None:
+    def basic(text: bytes) -> str:
+        return "Basic " + base64.b64encode(text).decode()
+
+    assert credentials(basic("ann:päss:word".encode())) == ("ann", "päss:word")
+    assert credentials("bearer secret") == (None, "secret")
+    for none in ("", "Basic", "Basic %%%", basic(b"no colon"), basic(b"\xff:\xfe"), "Digest x", "Bearer", "Bearer "):
+        assert credentials(none) is None
+
+
+def test_the_page_escapes_and_asks_nobody_else() -> None:
+    html = page('"><script>', "<b>wrong</b>", '"><script>')
+    assert "<script>" not in html and "<b>" not in html and "http" not in html.replace('http-equiv', "")

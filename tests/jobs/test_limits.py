@@ -1,0 +1,73 @@
+"""Limits as rules, and through a desk over a real store."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.helpers import body
+from wan_ui.errors import CostTooHigh, DiskFull, QueueFull
+from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.limits import LOOK_SECONDS, VISITORS_COST, VISITORS_WAITING, Limits, Room
+from wan_ui.jobs.store import Store
+from wan_ui.request import parse, resolve
+from wan_ui.visitors import LOCAL, Who
+
+GUEST, OWNER = Who("1" * 32, False), Who("2" * 32, True)
+
+
+def test_guests_have_limits_of_their_own_and_the_owner_those_that_were_given() -> None:
+    limits = Limits()
+    limits.check_line(OWNER, 500, lambda: 500)
+    limits.check_line(GUEST, 500, lambda: VISITORS_WAITING - 1)
+    for who, waiting in ((GUEST, 500), (OWNER, 1000), (LOCAL, 1000)):
+        with pytest.raises(QueueFull):
+            limits.check_line(who, waiting, lambda: VISITORS_WAITING)
+    with pytest.raises(QueueFull, match="You have 3"):
+        Limits(waiting_each=3).check_line(OWNER, 3, lambda: 3)
+
+
+def test_the_cost_is_of_all_videos_together() -> None:
+    one = resolve(parse({"model": "wan21_1b", "prompts": [{"prompt": "a", "num_frames": 81}]}), store_image=str)
+    cost = one[0].width * one[0].height * one[0].num_frames
+    Limits(cost=2 * cost).check_cost(OWNER, one * 2)
+    with pytest.raises(CostTooHigh) as caught:
+        Limits(cost=2 * cost).check_cost(OWNER, one * 3)
+    assert caught.value.details == {"asked": 3 * cost, "limit": 2 * cost}
+    many = one * (VISITORS_COST // cost + 1)
+    Limits().check_cost(OWNER, many)
+    with pytest.raises(CostTooHigh):
+        Limits().check_cost(GUEST, many)
+
+
+def test_the_room_is_looked_at_now_and_then(tmp_path: Path) -> None:
+    now = [0.0]
+    (tmp_path / "clips" / "deep").mkdir(parents=True)
+    room = Room([tmp_path / "clips", tmp_path / "none"], 1000, lambda: now[0])
+    room.check()
+    (tmp_path / "clips" / "deep" / "a").write_bytes(bytes(1000))
+    room.check()
+    now[0] += LOOK_SECONDS
+    with pytest.raises(DiskFull, match="--max-disk-gb"):
+        room.check()
+    assert Room([tmp_path / "clips"], None).problem() is None
+
+
+def test_not_one_more_than_may_wait_however_many_ask_at_once(store: Store, desk: Desk) -> None:
+    desk._limits = Limits(waiting=7)
+    refused: list[QueueFull] = []
+
+    def ask() -> None:
+        try:
+            desk.submit(body(1))
+        except QueueFull as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.waiting() == 7 and len(refused) == 13

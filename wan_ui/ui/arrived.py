@@ -1,0 +1,25 @@
+"""Files that a browser says it has sent: only what Gradio keeps for the page; it knows no page and no file's meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gradio.utils import get_upload_folder
+
+from wan_ui.errors import InvalidRequest
+
+
+def arrived(path: Any) -> Path:
+    """A file that Gradio keeps for the page, from the path that the browser says; nothing else of this machine.
+
+    The handlers take raw values, which Gradio checks only where they look like its own.
+    """
+    folder = Path(get_upload_folder()).resolve()
+    try:
+        found = Path(str(path)).resolve()
+        if found.is_relative_to(folder) and found.is_file():
+            return found
+    except (OSError, ValueError, RuntimeError):
+        pass  # a name that no file can have
+    raise InvalidRequest("That file is not here, or no longer: choose it again.")
