@@ -1,4 +1,4 @@
-"""Files that a browser says it has sent: only what Gradio keeps for the page; it knows no page and no file's meaning."""
+"""Files that a browser says it sent: only what Gradio keeps for the page; it knows no page and no file's meaning."""
 
 from __future__ import annotations
 
