@@ -248,7 +248,7 @@ def test_an_uploaded_preview(client: TestClient, worker: Worker) -> None:
 
 def test_only_the_owner_of_a_request_brings_another_preview(desk: Desk, worker: Worker, data: Path) -> None:
     prompt = {"prompt": "x", "width": 96, "height": 64, "num_frames": 9, "fps": 16, "seed": 7}
-    job = desk.submit({"model": "wan21_1b", "prompts": [prompt]}, "a" * 32)
+    job = desk.submit({"model": "wan21_1b", "prompts": [prompt]}, Who("a" * 32, False))
     assert worker.wait(job.id, PATIENCE)
     for visitor, status in (("b", 404), ("a", 200)):
         asks = partial(Who, visitor * 32, False)
