@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect
 import wan_ui
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, ServerBusy, WanUIError
 from wan_ui.http import comparisons, trainer
+from wan_ui.http.always import ALWAYS
 from wan_ui.http.multipart import FIELD, receive_file
 from wan_ui.lora.sources import public
 from wan_ui.media.disk import PART_PREFIX
@@ -197,20 +198,19 @@ VideoIndex = Annotated[
 ]
 
 _ERRORS = {
+    **ALWAYS,
     400: "The body is not JSON, or the request cannot be run as it stands.",
-    403: "The request comes from another site's page, or under an unknown host name.",
     404: "There is no such request or video.",
     413: "The body is too large.",
     416: "The range lies outside the file.",
     422: "A field is missing, unknown, of the wrong type or out of bounds: details.fields lists {loc, msg}.",
-    500: "A failure of the server.",
     503: "The machine is not able to take the request now.",
     507: "No disk space.",
 }
 
 
 def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorReply, "description": _ERRORS[status]} for status in (*statuses, 403, 500)}
+    return {status: {"model": ErrorReply, "description": _ERRORS[status]} for status in (*statuses, *ALWAYS)}
 
 
 def error_reply(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:

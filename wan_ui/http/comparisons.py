@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.background import BackgroundTask
 
 from wan_ui.errors import InvalidRequest, VideoNotFound
+from wan_ui.http.always import ALWAYS
 from wan_ui.http.turns import Turns
 from wan_ui.lora.sources import public
 from wan_ui.media import disk, grid, video
@@ -36,10 +37,9 @@ _HEADERS = {
     "Cache-Control": "private, no-store",  # it changes as cells finish
 }
 _ERRORS = {
-    403: "The request comes from another site's page, or under an unknown host name.",
+    **ALWAYS,
     404: "There is no such request, or it is no comparison, or none of its cells is finished.",
     422: "The frame is no number, or later than the last one.",
-    500: "A failure of the server.",
     503: "Too many downloads are being made.",
     507: "No disk space.",
 }
@@ -107,7 +107,7 @@ def mount(door: FastAPI, desk: DeskLike, error_model: Any, scratch: pathlib.Path
     turns = Turns(AT_WORK, "Several downloads of comparisons are being made. Ask again in a few seconds.")
 
     def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-        return {status: {"model": error_model, "description": _ERRORS[status]} for status in (*statuses, 403, 500)}
+        return {status: {"model": error_model, "description": _ERRORS[status]} for status in (*statuses, *ALWAYS)}
 
     def made(name: str, kind: str, request_id: str, make: Callable[[pathlib.Path], None]) -> Response:
         folder = tempfile.TemporaryDirectory(prefix=disk.PART_PREFIX, dir=scratch)

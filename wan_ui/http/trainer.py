@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from wan_ui.errors import InvalidRequest, RequestNotFound
+from wan_ui.http.always import ALWAYS
 from wan_ui.http.multipart import FIELD, receive_file
 from wan_ui.media.disk import PART_PREFIX
 from wan_ui.request import MOST_CELLS, LoraItem
@@ -31,12 +32,11 @@ _HEADERS = {
     "Cache-Control": "private, max-age=3600",
 }
 _ERRORS = {
+    **ALWAYS,
     400: "The body is not JSON.",
-    403: "The request comes from another site's page, or under an unknown host name.",
     404: "There is no such request, video, training job or sample, or nothing to compare this video with.",
     413: "The file, or what it unpacks to, is too large.",
     422: "The config, the ZIP, the folder or the preview cannot be read: details.fields says where.",
-    500: "A failure of the server.",
     507: "No disk space.",
 }
 
@@ -220,7 +220,7 @@ def mount(
     """
 
     def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-        return {status: {"model": error_model, "description": _ERRORS[status]} for status in (*statuses, 403, 500)}
+        return {status: {"model": error_model, "description": _ERRORS[status]} for status in (*statuses, *ALWAYS)}
 
     form = {
         "schema": {
