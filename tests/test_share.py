@@ -98,7 +98,6 @@ def test_a_guest_signs_in_and_renders_and_the_owner_stops_the_link(browser: Brow
     guest.goto(shared.link)
     sign_in(guest, shared, "not the password")
     expect(guest.get_by_role("alert")).to_have_text("Wrong name or password.")
-    wrong.clear()  # that a browser says of an answer 401
     sign_in(guest, shared, shared.password)
     expect(guest.get_by_role("heading", name="wan-ui")).to_be_visible(timeout=60_000)
     expect(guest.locator("#link")).to_contain_text("open to everybody who has its link", timeout=60_000)
@@ -111,7 +110,8 @@ def test_a_guest_signs_in_and_renders_and_the_owner_stops_the_link(browser: Brow
     guest.get_by_role("button", name="Generate", exact=True).click()
     expect(guest.locator("#now").get_by_role("status")).to_have_text("Done", timeout=120_000)
     guest.wait_for_function("document.querySelector('#result video').readyState >= 1")
-    assert wrong == []
+    # What a browser says of the login page's own answers.
+    assert [text for text in wrong if "401" not in text] == []
     assert [url for url in asked if not url.startswith((shared.link, "data:", "blob:"))] == []
 
     own = browser.new_context()

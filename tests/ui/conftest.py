@@ -9,14 +9,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browser_fixture import browser, context, page
 from tests.fakes import FakeRender, Gate
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
 
 expect.set_options(timeout=20_000)  # ms; a waiting assertion ends when it holds, so only a failure takes this long
 
-__all__ = ["browser", "context", "page"]
 
 
 class BrowserGate(Gate):

@@ -198,6 +198,7 @@ def test_a_preview_of_ones_own_beside_a_result(page: Page, trainer_app: App, tmp
     fill(page, Prompt="mine", Width="96", Height="64", Frames="9", Steps="2", Seed="7")
     generate(page)
     expect(page.locator("#result figure")).to_contain_text("96 × 64")
+    expect(row(page, "size")).to_have_count(0)  # what another result was compared with is gone
     (tmp_path / "preview.webp").write_bytes(webp(moving(7, 128, 64)))
     upload = page.locator("#match input[type=file]")
     upload.set_input_files(str(tmp_path / "preview.webp"))

@@ -278,10 +278,7 @@ class CompareTab:
         found: dict[Any, Any] = {self.draft: {"model": model or (base or {}).get("model"), "axes": list(axes)}}
         for index, side in enumerate(self.sides):
             chosen, text = axes[2 * index : 2 * index + 2]
-            lines = 4 if chosen in ONE_PER_LINE else 1
-            found[side.values] = gr.Textbox(
-                value=text, visible=bool(chosen), placeholder=HINTS.get(chosen, ""), lines=lines
-            )
+            found[side.values] = gr.Textbox(value=text, **self._box(chosen))
             found[side.folder] = (
                 gr.Dropdown(choices=self._jobs(), value=None, visible=True)
                 if chosen == "lora"
@@ -289,6 +286,12 @@ class CompareTab:
             )
         found[self.said] = self._count(base, axes)
         return found
+
+    @staticmethod
+    def _box(field: str) -> dict[str, Any]:
+        """How the box of an axis's values is shown."""
+        lines = 4 if field in ONE_PER_LINE else 1
+        return {"visible": bool(field), "placeholder": HINTS.get(field, ""), "lines": lines}
 
     def _count(self, base: Mapping[str, Any] | None, axes: Sequence[Any]) -> str:
         if base is None:
@@ -357,7 +360,12 @@ class CompareTab:
         kept = list(axes)
         index = [side.name for side in self.sides].index(name)
         kept[2 * index + 1] = WITH_BASELINE if kept[2 * index] in SCALES else ""
-        return self._says(base, kept)
+        found = self._says(base, kept)
+        for place, side in enumerate(self.sides):
+            if kept[2 * place + 1] == axes[2 * place + 1]:
+                # What is being typed meanwhile is not written over.
+                found[side.values] = gr.Textbox(**self._box(kept[2 * place]))
+        return found
 
     def on_folder(self, name: str, folder: Any, base: Any, axes: Sequence[Any]) -> Update:
         """Every save of a job as a value, in the order of training; of a pair one half stands for both."""
