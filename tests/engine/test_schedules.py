@@ -15,6 +15,8 @@ from wan_ui.engine.recipes import RECIPES, euler_config, scheduler_spec, unipc_c
 from wan_ui.engine.sampling import Experts, old_flow_sigmas, set_timesteps
 from wan_ui.models import MODELS
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 STEPS = (20, 25, 30)
 

@@ -23,6 +23,8 @@ from wan_ui.jobs.worker import Worker
 from wan_ui.local import Engine, device_lost
 from wan_ui.request import Generation, parse, resolve
 
+pytestmark = pytest.mark.slow
+
 
 def until_broken(worker: Worker) -> None:
     deadline = time.monotonic() + PATIENCE

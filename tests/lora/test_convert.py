@@ -17,6 +17,8 @@ from wan_ui.lora import keys
 from wan_ui.lora.convert import Dora, Kron, LowRank, convert, delta
 from wan_ui.lora.geometry import from_config, has_bias, is_image_layer
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 

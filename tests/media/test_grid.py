@@ -14,6 +14,8 @@ from wan_ui.errors import VideoEncodingFailed
 from wan_ui.media import grid, video
 from wan_ui.media.grid import Board, lay_out
 
+pytestmark = pytest.mark.slow
+
 COLOURS = {(0, 0): (200, 40, 40), (1, 0): (40, 160, 60), (0, 1): (40, 60, 200)}
 
 

@@ -20,6 +20,8 @@ from playwright.sync_api import sync_playwright
 from wan_ui.errors import DiskFull, PayloadTooLarge, VideoEncodingFailed
 from wan_ui.media import video
 
+pytestmark = pytest.mark.slow
+
 VIVID = ((200, 30, 40), (20, 160, 60), (30, 60, 220), (240, 200, 20), (16, 16, 16), (128, 128, 128))
 MUTED = ((190, 90, 120), (90, 150, 110), (70, 80, 120), (200, 190, 150), (16, 16, 16), (235, 235, 235))
 Colours = tuple[tuple[int, int, int], ...]

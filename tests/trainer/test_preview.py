@@ -29,6 +29,8 @@ from wan_ui.trainer.preview import (
     ssim,
 )
 
+pytestmark = pytest.mark.slow
+
 FPS = 16
 
 
