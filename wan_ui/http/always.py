@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 ALWAYS: Mapping[int, str] = MappingProxyType(
     {
@@ -14,3 +15,9 @@ ALWAYS: Mapping[int, str] = MappingProxyType(
     }
 )
 """Status and meaning of the gate's, the guard's and the server's own answers."""
+
+
+def documented(model: Any, meanings: Mapping[int, str], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """A route's `responses`: these statuses and those of ALWAYS, each with the error model and what it means."""
+    said = {**meanings, **ALWAYS}
+    return {status: {"model": model, "description": said[status]} for status in (*statuses, *ALWAYS)}

@@ -24,8 +24,7 @@ from starlette.requests import ClientDisconnect
 
 import wan_ui
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, ServerBusy, WanUIError
-from wan_ui.http import comparisons, trainer
-from wan_ui.http.always import ALWAYS
+from wan_ui.http import always, comparisons, trainer
 from wan_ui.http.multipart import FIELD, receive_file
 from wan_ui.lora.sources import public
 from wan_ui.media.disk import PART_PREFIX
@@ -198,7 +197,6 @@ VideoIndex = Annotated[
 ]
 
 _ERRORS = {
-    **ALWAYS,
     400: "The body is not JSON, or the request cannot be run as it stands.",
     404: "There is no such request or video.",
     413: "The body is too large.",
@@ -209,8 +207,7 @@ _ERRORS = {
 }
 
 
-def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorReply, "description": _ERRORS[status]} for status in (*statuses, *ALWAYS)}
+_documented = partial(always.documented, ErrorReply, _ERRORS)
 
 
 def error_reply(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:

@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from fastapi import FastAPI, Path, Query
@@ -16,7 +17,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.background import BackgroundTask
 
 from wan_ui.errors import InvalidRequest, VideoNotFound
-from wan_ui.http.always import ALWAYS
+from wan_ui.http import always
 from wan_ui.http.turns import Turns
 from wan_ui.lora.sources import public
 from wan_ui.media import disk, grid, video
@@ -37,7 +38,6 @@ _HEADERS = {
     "Cache-Control": "private, no-store",  # it changes as cells finish
 }
 _ERRORS = {
-    **ALWAYS,
     404: "There is no such request, or it is no comparison, or none of its cells is finished.",
     422: "The frame is no number, or later than the last one.",
     503: "Too many downloads are being made.",
@@ -106,8 +106,7 @@ def mount(door: FastAPI, desk: DeskLike, error_model: Any, scratch: pathlib.Path
     # Each takes whole processors and, for a while, much disk.
     turns = Turns(AT_WORK, "Several downloads of comparisons are being made. Ask again in a few seconds.")
 
-    def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-        return {status: {"model": error_model, "description": _ERRORS[status]} for status in (*statuses, *ALWAYS)}
+    documented = partial(always.documented, error_model, _ERRORS)
 
     def made(name: str, kind: str, request_id: str, make: Callable[[pathlib.Path], None]) -> Response:
         folder = tempfile.TemporaryDirectory(prefix=disk.PART_PREFIX, dir=scratch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import tempfile
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from fastapi import FastAPI, Path, Query, Request
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from wan_ui.errors import InvalidRequest, RequestNotFound
-from wan_ui.http.always import ALWAYS
+from wan_ui.http import always
 from wan_ui.http.multipart import FIELD, receive_file
 from wan_ui.media.disk import PART_PREFIX
 from wan_ui.request import MOST_CELLS, LoraItem
@@ -32,7 +33,6 @@ _HEADERS = {
     "Cache-Control": "private, max-age=3600",
 }
 _ERRORS = {
-    **ALWAYS,
     400: "The body is not JSON.",
     404: "There is no such request, video, training job or sample, or nothing to compare this video with.",
     413: "The file, or what it unpacks to, is too large.",
@@ -219,8 +219,7 @@ def mount(
     bytes; what is sent lies in `scratch` (None: the system's folder) until it is taken in.
     """
 
-    def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-        return {status: {"model": error_model, "description": _ERRORS[status]} for status in (*statuses, *ALWAYS)}
+    documented = partial(always.documented, error_model, _ERRORS)
 
     form = {
         "schema": {
