@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +23,7 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from PIL import Image
 
 import wan_ui
+from wan_ui.compare import high_noise_part
 from wan_ui.engine import conditioning, memory
 from wan_ui.engine.adapters import Adapter, Dressing, Merge, Originals, Place, split, summary
 from wan_ui.engine.checkpoints import Checkpoints, Component
@@ -172,25 +173,9 @@ class Said:
 class HighNoise:
     """The high-noise half of a run, for the next that shares it: what decides it, its end, what it measured."""
 
-    decided_by: Generation
+    decided_by: Hashable
     state: Midway
     first_step_change: Mapping[str, float]
-
-
-def high_noise_half(generation: Generation, row: WanModel) -> Generation:
-    """The generation without what only the low-noise half, or the file, depends on."""
-    high = next(iter(row.slots))
-    uses = tuple(use for use in generation.loras if use.slot == high and use.multiplier != 0)
-    return replace(
-        generation,
-        loras=uses,
-        fps=1,
-        requested_width=0,
-        requested_height=0,
-        requested_num_frames=0,
-        ignored=(),
-        vae_tiling=False,
-    )
 
 
 class Clock:
@@ -504,7 +489,7 @@ class WanPipeline:
         config = spec.config if spec.config is not None else {}
         scheduler = build_scheduler(spec.class_name, config)
         probe = partial(self._measure, said.changes) if generation.first_step_change else None
-        half, before = high_noise_half(generation, self._row), self._high_noise
+        half, before = high_noise_part(generation), self._high_noise
         shared = before if before is not None and before.decided_by == half else None
         if shared is not None:
             resumed = shared.state.step
