@@ -43,8 +43,10 @@ def halves(path: str) -> dict[str, str] | None:
         return {"high": path, "low": path}
     if "_noise" not in path:
         return None
-    return {slot: path.replace("high_noise", f"{slot}_noise").replace("low_noise", f"{slot}_noise")
-            for slot in ("high", "low")}
+    return {
+        slot: path.replace("high_noise", f"{slot}_noise").replace("low_noise", f"{slot}_noise")
+        for slot in ("high", "low")
+    }
 
 
 def request(model: str = ONE, prompt: Mapping[str, Any] | None = None, **fields: Any) -> InferenceRequest:
@@ -383,8 +385,11 @@ WRONG: tuple[tuple[str, Any], ...] = (
 @pytest.mark.parametrize(("field", "value"), WRONG)
 def test_a_wrong_value_is_refused_by_its_name_and_place(field: str, value: Any) -> None:
     sound = {"prompt": "ok", "recipe": "preview", "lora": "a"}.get(field, 1)
-    problems = refused(request(loras=[{"path": "a"}]), ("num_frames" if field == "seed" else "seed", [1]),
-                       (field, [sound, value, sound]))
+    problems = refused(
+        request(loras=[{"path": "a"}]),
+        ("num_frames" if field == "seed" else "seed", [1]),
+        (field, [sound, value, sound]),
+    )
     assert list(problems) == ["compare.rows.values.1"]
     shown = str(value) if isinstance(value, str) else repr(value)
     assert shown[:50] in problems["compare.rows.values.1"]

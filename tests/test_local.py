@@ -21,6 +21,7 @@ from wan_ui.local import choose_device
 
 pytestmark = pytest.mark.slow
 
+
 @pytest.mark.parametrize("name", ["warp", "cuda:99", ""])
 def test_a_device_that_is_not_here_is_said(name: str) -> None:
     with pytest.raises(DeviceUnavailable, match="cannot be used here"):

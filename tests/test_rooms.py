@@ -82,9 +82,7 @@ def _docstrings(tree: ast.Module) -> set[int]:
 
 def _error_types() -> list[type[errors.WanUIError]]:
     return [
-        value
-        for value in vars(errors).values()
-        if isinstance(value, type) and issubclass(value, errors.WanUIError)
+        value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.WanUIError)
     ]
 
 

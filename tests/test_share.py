@@ -13,6 +13,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser_fixture import heard
 from tests.fake_frpc import program
 from tests.test_app import App
 from wan_ui.serve import free_port
@@ -90,10 +91,8 @@ def test_a_guest_signs_in_and_renders_and_the_owner_stops_the_link(browser: Brow
     assert len(shared.password) == 32
     context = browser.new_context()
     guest = context.new_page()
-    wrong: list[str] = []
+    wrong = heard(guest)
     asked: list[str] = []
-    guest.on("pageerror", lambda error: wrong.append(str(error)))
-    guest.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     guest.on("request", lambda request: asked.append(request.url))
     guest.goto(shared.link)
     sign_in(guest, shared, "not the password")

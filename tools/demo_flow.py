@@ -496,9 +496,7 @@ def train_lora(name: str, arguments: argparse.Namespace, device: torch.device) -
     def loss_of(flow: Flow) -> torch.Tensor:
         """Looks fade in where the first frame is given and plain, and are there from the start where it is not."""
         kind, image = flow.kind, flow.kind.conditioning == "clip_and_latent_channels"
-        plain, still, fading = (
-            sets[look, kind.spatial, image] for look in ("plain", plan.look, f"{plan.look}_in")
-        )
+        plain, still, fading = (sets[look, kind.spatial, image] for look in ("plain", plan.look, f"{plan.look}_in"))
         parts, counts, start = [plain, still], [batch - batch * 5 // 8, batch * 5 // 8], None
         if kind.conditioning == "first_latent":  # a quarter each: plain or not, given or not
             parts, counts = [plain, fading, still], [batch // 2, batch // 4, batch // 4]

@@ -153,7 +153,7 @@ def train(spatial: int, folder: Path, out: Path, seconds: float, iterations: int
         curve: list[dict[str, float]] = []
         whole = sum(stage[3] for stage in stages)
         left = seconds - (time.monotonic() - began)
-        share_left = share / sum(stage[3] for stage in stages[stages.index((length, batch, rate, share)):])
+        share_left = share / sum(stage[3] for stage in stages[stages.index((length, batch, rate, share)) :])
         graphed = steps.Graphed(step, device)
         done = steps.run(f"vae{spatial} {length} frames", graphed, optimizer, rate=rate,
                          seconds=left * share_left, iterations=max(2, int(iterations * share / whole)), curve=curve,

@@ -248,9 +248,7 @@ def expand(
                 break
     columns, rows = sides["columns"], sides["rows"]
     if len(columns) * len(rows) > MOST_CELLS:
-        raise _refusal(
-            [("compare", f"{len(columns)} columns × {len(rows)} rows are more than {MOST_CELLS} cells")]
-        )
+        raise _refusal([("compare", f"{len(columns)} columns × {len(rows)} rows are more than {MOST_CELLS} cells")])
     return Grid(
         columns=tuple(side.label for side in columns),
         rows=tuple(side.label for side in rows),
@@ -292,9 +290,7 @@ def _worded(field: AxisField, value: Value) -> str:
     return f"{WORDS[field]} {value}" if field in WORDS else _shown(value)
 
 
-def _checked(
-    name: str, axis: Axis, row: WanModel, pair: Pair, problems: list[tuple[str, str]]
-) -> list[Value]:
+def _checked(name: str, axis: Axis, row: WanModel, pair: Pair, problems: list[tuple[str, str]]) -> list[Value]:
     """The axis's values as the request's field takes them; what is wrong goes to `problems`."""
     sound: list[Value] = []
     for index, value in enumerate(axis.values):
@@ -571,9 +567,7 @@ class _Ranks:
 
 
 def _wearing(generation: Generation) -> tuple[Any, ...]:
-    return tuple(
-        replace(use, path=use.sha256 or use.path) for use in generation.loras if use.multiplier != 0
-    )
+    return tuple(replace(use, path=use.sha256 or use.path) for use in generation.loras if use.multiplier != 0)
 
 
 def _side_of(generation: Generation, low: bool) -> list[Any]:

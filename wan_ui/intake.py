@@ -92,9 +92,7 @@ def prepare(
     used = {use.path for draft in drafts for use in draft.loras}
     hashes = {text: images.put(text) for text in dict.fromkeys(draft.image for draft in drafts) if text is not None}
     stored = _with_images(request, hashes)
-    drafts = tuple(
-        replace(draft, image=None if draft.image is None else hashes[draft.image]) for draft in drafts
-    )
+    drafts = tuple(replace(draft, image=None if draft.image is None else hashes[draft.image]) for draft in drafts)
     settled = _settled(row, drafts, grid, lora_notes, hashes)
     return Prepared(
         settled.generations,
@@ -253,9 +251,7 @@ def _notes(row: WanModel, generations: tuple[Generation, ...], cells: bool = Fal
                 f"multiples of {row.divisor[one.recipe]}."
             )
         if one.requested_num_frames != one.num_frames:
-            notes.append(
-                f"{where}{one.requested_num_frames} frames became {one.num_frames}: Wan makes 4N + 1 of them."
-            )
+            notes.append(f"{where}{one.requested_num_frames} frames became {one.num_frames}: Wan makes 4N + 1 of them.")
         if row.tuned_for and one.width * one.height > row.tuned_for.width * row.tuned_for.height:
             notes.append(
                 f"{where}{row.label} is tuned for sizes up to about {row.tuned_for.width} × {row.tuned_for.height}; "

@@ -303,9 +303,7 @@ def _single_slot(row: WanModel, loras: tuple[LoraItem, ...]) -> tuple[LoraUse, .
     return tuple(LoraUse(slot, item.path, item.network_multiplier) for item in loras)
 
 
-def _pair_slots(
-    row: WanModel, loras: tuple[LoraItem, ...], is_combined: Callable[[str], bool]
-) -> tuple[LoraUse, ...]:
+def _pair_slots(row: WanModel, loras: tuple[LoraItem, ...], is_combined: Callable[[str], bool]) -> tuple[LoraUse, ...]:
     named = {item.transformer for item in loras}
     uses: list[LoraUse] = []
     for item in loras:

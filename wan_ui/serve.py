@@ -281,9 +281,7 @@ def launch(house: House, demo: Demo | None, port: int, settings: Settings, entry
             secure_host=lambda: entry.tunnel.host if (entry.tunnel.url or "").startswith("https:") else None,
             upload_problem=house.desk.room_problem,
         )
-        return SafeHeaders(
-            Guard(gate, partial(entry.hosts, settings), addresses=not is_loopback(settings.host))
-        )
+        return SafeHeaders(Guard(gate, partial(entry.hosts, settings), addresses=not is_loopback(settings.host)))
 
     largest = int(settings.max_upload_gb * 1e9)
     visitors = VisitorDesk(house.desk, asking.get, settings.shared_gallery)

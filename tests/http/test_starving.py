@@ -37,7 +37,10 @@ class HeldDesk(ShelfDesk):
         return {
             **dict.fromkeys(("family", "rank", "alpha", "trainer", "step", "trigger_word", "partner")),
             **dict.fromkeys(("slot", "type", "dtype", "blocks"), ""),
-            "candidates": [], "modules": 0, "fits": {}, "messages": [],
+            "candidates": [],
+            "modules": 0,
+            "fits": {},
+            "messages": [],
         }
 
 

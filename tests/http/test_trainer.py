@@ -72,9 +72,7 @@ def worker(data: Path) -> Iterator[Worker]:
 def desk(worker: Worker, data: Path, tmp_path: Path) -> Desk:
     (tmp_path / "loras").mkdir()
     images = ImageStore(data / "images", _no_fetch)
-    return Desk(
-        Library(tmp_path / "loras", data / "uploads"), images, worker._store, worker, tiny, data
-    )
+    return Desk(Library(tmp_path / "loras", data / "uploads"), images, worker._store, worker, tiny, data)
 
 
 @pytest.fixture
@@ -309,9 +307,7 @@ HOSTILE: dict[str, tuple[bytes, str, int, str]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_hostile_input_is_refused_and_leaves_nothing(
-    client: TestClient, tmp_path: Path, data: Path, case: str
-) -> None:
+def test_hostile_input_is_refused_and_leaves_nothing(client: TestClient, tmp_path: Path, data: Path, case: str) -> None:
     sends, name, status, code = HOSTILE[case]
     before = {path for path in tmp_path.rglob("*") if "jobs.sqlite" not in path.name}
     reply = client.post(IMPORT, files={"file": (name, sends)})

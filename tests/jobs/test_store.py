@@ -302,10 +302,7 @@ def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 
 def test_jobs_know_their_browser(store: Store) -> None:
-    mine, theirs, none = (
-        store.add({}, add(store, 1).generations, visitor=visitor)
-        for visitor in ("a", "b", None)
-    )
+    mine, theirs, none = (store.add({}, add(store, 1).generations, visitor=visitor) for visitor in ("a", "b", None))
     assert (mine.visitor, theirs.visitor, none.visitor) == ("a", "b", None)
     assert [job.id for job in store.recent(9, "a")] == [mine.id]
     assert [job.id for job in store.recent(1)] == [none.id]

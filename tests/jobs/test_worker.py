@@ -243,9 +243,7 @@ def test_a_cancel_never_carries_over_to_the_next_job(desk: Desk, worker: Worker,
 # Failures: the job says why, the line goes on.
 
 
-def test_a_failed_prompt_keeps_the_clips_before_it_and_is_named(
-    desk: Desk, worker: Worker, render: FakeRender
-) -> None:
+def test_a_failed_prompt_keeps_the_clips_before_it_and_is_named(desk: Desk, worker: Worker, render: FakeRender) -> None:
     render.errors[2] = OutOfMemory("Not enough GPU memory. Try a smaller size.", free=1)
     first, second = desk.submit(body(1, 2, 3)), desk.submit(body(4))
     worker.start()

@@ -183,7 +183,10 @@ def test_a_library_without_sources_fetches_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "address"),
     [
-        ("https://huggingface.co/o/n/blob/main/a/b.safetensors", "https://huggingface.co/o/n/resolve/main/a/b.safetensors"),
+        (
+            "https://huggingface.co/o/n/blob/main/a/b.safetensors",
+            "https://huggingface.co/o/n/resolve/main/a/b.safetensors",
+        ),
         ("https://hf.co/o/n/blob/v1/b.safetensors?x=1", "https://hf.co/o/n/resolve/v1/b.safetensors?x=1"),
         ("https://huggingface.co/o/n/resolve/main/blob/b.safetensors", None),
         ("https://example.org/o/n/blob/main/b.safetensors", None),

@@ -16,7 +16,6 @@ from tests.ui.fake_app import App, running
 expect.set_options(timeout=20_000)  # ms; a waiting assertion ends when it holds, so only a failure takes this long
 
 
-
 class BrowserGate(Gate):
     """Waits as long as a browser on a busy machine may need between two looks at the page."""
 

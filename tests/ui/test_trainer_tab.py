@@ -83,9 +83,7 @@ def loaded(page: Page) -> None:
         expect(films(page).nth(index)).to_have_js_property("readyState", 4)
 
 
-def test_from_a_zip_to_the_same_video_and_back_from_another_seed(
-    page: Page, trainer_app: App, job_zip: Path
-) -> None:
+def test_from_a_zip_to_the_same_video_and_back_from_another_seed(page: Page, trainer_app: App, job_zip: Path) -> None:
     imported(page, trainer_app, job_zip)
     about = page.locator(".trainer-form .summary")
     expect(about).to_contain_text("fox")
@@ -225,7 +223,7 @@ def test_what_cannot_be_read_is_said(page: Page, trainer_app: App, tmp_path: Pat
 
 
 def test_a_job_whose_texts_are_markup(page: Page, trainer_app: App, tmp_path: Path) -> None:
-    evil = '<img src=x onerror="document.title=\'owned\'">'
+    evil = "<img src=x onerror=\"document.title='owned'\">"
     sample = {**SAMPLE, "samples": [{"prompt": evil}, {"prompt": "b", "ctrl_img": evil}]}
     (tmp_path / "config.yaml").write_bytes(config({"arch": "wan22_14b_i2v"}, sample, evil))
     open_tab(page, trainer_app)

@@ -85,9 +85,12 @@ def write_first_frame(path: Path) -> None:
     for y in range(big):
         draw.line([(0, y), (big, y)], fill=_between((36, 42, 94), (250, 176, 120), min(1.0, y / (0.62 * big))))
     draw.ellipse([0.56 * big, 0.30 * big, 0.80 * big, 0.54 * big], fill=(255, 236, 190))
-    hills = (((0.00, 0.62), (0.24, 0.44), (0.47, 0.63), (0.74, 0.50), (1.00, 0.66)), (98, 84, 132)), (
-        ((0.00, 0.76), (0.30, 0.62), (0.62, 0.78), (0.86, 0.66), (1.00, 0.72)),
-        (58, 62, 104),
+    hills = (
+        (((0.00, 0.62), (0.24, 0.44), (0.47, 0.63), (0.74, 0.50), (1.00, 0.66)), (98, 84, 132)),
+        (
+            ((0.00, 0.76), (0.30, 0.62), (0.62, 0.78), (0.86, 0.66), (1.00, 0.72)),
+            (58, 62, 104),
+        ),
     )
     for ridge, colour in hills:
         outline = [(x * big, y * big) for x, y in ridge]
@@ -97,9 +100,7 @@ def write_first_frame(path: Path) -> None:
         glint, half = (0.82 + 0.02 * index) * big, (0.11 - 0.008 * index) * big
         draw.line([(0.68 * big - half, glint), (0.68 * big + half, glint)], fill=(248, 206, 150), width=3 * scale)
     draw.rectangle([0.20 * big, 0.58 * big, 0.215 * big, 0.86 * big], fill=(40, 28, 34))
-    draw.polygon(
-        [(0.2075 * big, 0.30 * big), (0.10 * big, 0.70 * big), (0.315 * big, 0.70 * big)], fill=(34, 74, 66)
-    )
+    draw.polygon([(0.2075 * big, 0.30 * big), (0.10 * big, 0.70 * big), (0.315 * big, 0.70 * big)], fill=(34, 74, 66))
     picture.resize((side, side), Image.Resampling.LANCZOS).save(path)
 
 

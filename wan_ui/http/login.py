@@ -63,9 +63,7 @@ class Brake:
         """Raises LoginLocked while the visitor, or everybody, has to wait."""
         now = self._clock()
         mine = self._of.get(visitor, _Tries(TRIES, now))
-        wait = max(
-            _wait(mine, TRIES, TRY_SECONDS, now), _wait(self._of_all, TRIES_OF_ALL, TRY_SECONDS_OF_ALL, now)
-        )
+        wait = max(_wait(mine, TRIES, TRY_SECONDS, now), _wait(self._of_all, TRIES_OF_ALL, TRY_SECONDS_OF_ALL, now))
         if wait > 0:
             seconds = math.ceil(wait)
             raise LoginLocked(f"Too many wrong passwords. Try again in {seconds} s.", seconds=seconds)

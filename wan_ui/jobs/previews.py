@@ -76,9 +76,7 @@ class Previews:
     `clip_path` is the desk's, of a job's id and a clip's index.
     """
 
-    def __init__(
-        self, shelf: Shelf, library: Library, folder: Path, clip_path: Callable[[str, int], Path]
-    ) -> None:
+    def __init__(self, shelf: Shelf, library: Library, folder: Path, clip_path: Callable[[str, int], Path]) -> None:
         self.shelf = shelf
         self._library = library
         self._folder = folder

@@ -128,9 +128,7 @@ def _scaled(product: torch.Tensor, scale: float) -> torch.Tensor:
 
 def _part(change: Change, read: Callable[[str], torch.Tensor]) -> Part:
     info = change.info
-    tensors = {
-        role: _number(read(key), info.module) for role, key in change.keys.items() if role != "alpha"
-    }
+    tensors = {role: _number(read(key), info.module) for role, key in change.keys.items() if role != "alpha"}
     match info.kind:
         case "lora":
             return LowRank(tensors["down"], tensors["up"], _scale(info))

@@ -237,9 +237,7 @@ def verdicts(header: LoraHeader, configs: Configs = no_configs) -> dict[str, str
     fitting = {row.id for row in _fitting(header, configs)}
     likely = candidates(header, configs)
     certain = {row.id for row in likely} if len({(row.family, row.conditioning) for row in likely}) == 1 else set()
-    return {
-        row_id: "no" if row_id not in fitting else "yes" if row_id in certain else "unknown" for row_id in MODELS
-    }
+    return {row_id: "no" if row_id not in fitting else "yes" if row_id in certain else "unknown" for row_id in MODELS}
 
 
 def candidates(header: LoraHeader, configs: Configs = no_configs) -> tuple[WanModel, ...]:

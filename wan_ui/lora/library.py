@@ -50,9 +50,7 @@ class Library:
         self._holds: Callable[[str], bool] = _everyone
         self._took: Callable[[str], None] = _unnoted
 
-    def seen_by(
-        self, may: Callable[[str], bool], holds: Callable[[str], bool], took: Callable[[str], None]
-    ) -> Library:
+    def seen_by(self, may: Callable[[str], bool], holds: Callable[[str], bool], took: Callable[[str], None]) -> Library:
         """The same library for one of its users.
 
         By an upload's id, `may` says whether they may use it, `holds` whether they brought it (the other half of a

@@ -366,9 +366,7 @@ def _hub_errors(wanted: HubFile) -> Iterator[None]:
     except RevisionNotFoundError as error:
         raise FetchFailed(f"{wanted.repo} has no revision {wanted.revision} on the Hugging Face hub.") from error
     except RepositoryNotFoundError as error:
-        raise FetchFailed(
-            f"The Hugging Face hub has no public {wanted.repo}; set {TOKEN} if it is private."
-        ) from error
+        raise FetchFailed(f"The Hugging Face hub has no public {wanted.repo}; set {TOKEN} if it is private.") from error
     except LocalEntryNotFoundError as error:
         raise FetchFailed("The Hugging Face hub does not answer. Try again once it can be reached.") from error
     except EntryNotFoundError as error:

@@ -145,9 +145,7 @@ _USED: Mapping[str, set[str]] = {
 }
 
 
-def _weight_shape(
-    kind: str, module: str, entries: Mapping[str, TensorEntry]
-) -> tuple[tuple[int, ...], int | None]:
+def _weight_shape(kind: str, module: str, entries: Mapping[str, TensorEntry]) -> tuple[tuple[int, ...], int | None]:
     """The shape of the weight that the tensors change, and the rank."""
     wrong = LoraInvalid(f"The tensors of {module} do not fit together.", module=module)
     if kind == "diff":

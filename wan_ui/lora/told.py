@@ -93,7 +93,6 @@ def _trigger(metadata: Mapping[str, str]) -> str | None:
     return clean(tags.most_common(1)[0][0]) or None
 
 
-
 def adapter_config(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     """diffusers' `lora_adapter_metadata`: `transformer.lora_alpha` and others."""
     return _json(metadata.get("lora_adapter_metadata"))

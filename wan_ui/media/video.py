@@ -195,9 +195,7 @@ def _read(path: Path, *arguments: str, most_bytes: int | None = None) -> bytes:
 
 def _read_up_to(command: list[str], path: Path, most_bytes: int) -> bytes:
     with tempfile.TemporaryFile() as said:
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said
-        ) as process:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said) as process:
             assert process.stdout is not None
             data = process.stdout.read(most_bytes + 1)
             if len(data) > most_bytes:

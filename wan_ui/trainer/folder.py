@@ -180,9 +180,7 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def unpack(
-    archive: Path, into: Path, limits: Limits = Limits(), free: Callable[[Path], int] = free_space
-) -> JobFolder:
+def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[[Path], int] = free_space) -> JobFolder:
     """The job of a ZIP, its files unpacked to the new folder `into`, which appears whole or not at all.
 
     Only the kinds of files that a job has are kept; links, encrypted and odd entries are passed over, with a message.
@@ -190,9 +188,10 @@ def unpack(
     beyond `limits.ratio`, or has no config; PayloadTooLarge beyond the other limits; DiskFull.
     """
     try:
-        with archive.open("rb") as file, tempfile.TemporaryDirectory(
-            dir=into.parent, prefix=disk.PART_PREFIX
-        ) as folder:
+        with (
+            archive.open("rb") as file,
+            tempfile.TemporaryDirectory(dir=into.parent, prefix=disk.PART_PREFIX) as folder,
+        ):
             part = Path(folder, "job")
             part.mkdir()
             messages = _unpack(file, part, limits, free(part))

@@ -483,9 +483,7 @@ def _settle(
         yield _Settled(index, flagged.prompt, int(flagged.values.get("seed", seed)), values, flagged.dropped)
 
 
-def _values(
-    given: Mapping[Any, Any], loc: str, defaults: Mapping[str, Any], reader: _Reader
-) -> dict[str, Any]:
+def _values(given: Mapping[Any, Any], loc: str, defaults: Mapping[str, Any], reader: _Reader) -> dict[str, Any]:
     """The sampling values of a level, those of the level above where a key is absent."""
     found = {name: defaults[name] for name in SAMPLE_DEFAULTS}
     for name in (*WHOLE, *FRACTIONS):

@@ -115,9 +115,7 @@ def file_checklist(file: PreviewFacts, run: Run, models: Mapping[str, WanModel] 
         )
         if file.rates and rate is not None
         else Row("fps", "amber", "unknown", str(one.fps), "The file does not say how fast it plays."),
-        Row(
-            "job", "amber", "no config", "", "Import the job's config.yaml to check seed, steps, prompt and the rest."
-        ),
+        Row("job", "amber", "no config", "", "Import the job's config.yaml to check seed, steps, prompt and the rest."),
     )
 
 

@@ -130,9 +130,7 @@ class Shelf:
     where it is.
     """
 
-    def __init__(
-        self, folder: Path, library: Library, images: ImageStore, limits: Limits = LIMITS
-    ) -> None:
+    def __init__(self, folder: Path, library: Library, images: ImageStore, limits: Limits = LIMITS) -> None:
         self._folder = folder
         self._library = library
         self._images = images
@@ -469,9 +467,7 @@ class Shelf:
     def _import(self, text: bytes, save: Save | None, images: Mapping[str, str]) -> Imported:
         header = None if save is None else next(filter(None, map(self._header, save.files.values())), None)
         plain = import_job(text, header=header)
-        return import_job(
-            text, _loras(plain, save, header), header, partial(_find, images) if images else not_here
-        )
+        return import_job(text, _loras(plain, save, header), header, partial(_find, images) if images else not_here)
 
 
 def _loras(job: Imported, save: Save | None, header: LoraHeader | None) -> tuple[LoraItem, ...]:
@@ -543,5 +539,3 @@ def media_type(path: Path) -> str:
         if found:
             return MEDIA_TYPES[kind]
     raise PreviewNotFound("This sample file is no picture and no video.")
-
-

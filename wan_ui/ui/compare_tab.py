@@ -138,9 +138,7 @@ class CompareTab:
                 max_lines=8,
                 visible=bool(field),
             )
-            folder = gr.Dropdown(
-                [], label=f"{title}: all checkpoints of a job", visible=False, elem_classes="chooser"
-            )
+            folder = gr.Dropdown([], label=f"{title}: all checkpoints of a job", visible=False, elem_classes="chooser")
         return Side(name, chosen, values, folder)
 
     @property
@@ -178,7 +176,10 @@ class CompareTab:
             **_QUIET,
         )
         self.container.select(
-            self.on_tab, [page.place, self.model, *self._axes, *held], [page.place, page.text, *forms], **_EDIT
+            self.on_tab,
+            [page.opened, page.place, self.model, *self._axes, *held],
+            [page.place, page.text, *forms],
+            **_EDIT,
         )
         self.model.input(self.on_model, [self.model, *self._axes, *held], forms, **_EDIT)
         for side in self.sides:
@@ -340,8 +341,8 @@ class CompareTab:
             found |= {self.page.tabs: gr.Tabs(selected=ID), self.page.place: ID}
         return found
 
-    def on_tab(self, place: Any, model: Any, *rest: Any) -> Update:
-        if place == ID:
+    def on_tab(self, opened: Any, place: Any, model: Any, *rest: Any) -> Update:
+        if place == ID or not opened:
             return {self.page.text: ""}  # opened by the page itself, which fills it too, or from storage
         shown = self._shows(place if place in MODELS else model, rest[: len(self._axes)], rest[len(self._axes) :])
         return {self.page.place: ID, self.page.text: "", **shown}

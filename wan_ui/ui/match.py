@@ -370,7 +370,7 @@ def rows_html(checked: Checked) -> str:
     right = [row for row in checked.rows if row.state == "green"]
     shown = "".join(map(_row, wrong)) or '<li class="all-right">Nothing differs.</li>'
     fold = (
-        f'<details><summary>{card.plural(len(right), "row")} matching</summary>'
+        f"<details><summary>{card.plural(len(right), 'row')} matching</summary>"
         f'<ul class="checks">{"".join(map(_row, right))}</ul></details>'
         if right
         else ""

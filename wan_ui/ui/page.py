@@ -189,6 +189,8 @@ class Page:
         self.picked = gr.State(None)
         # In the browser, not in gr.State: answers may overtake each other, and only there is it what the page shows.
         self.seen = gr.JSON({}, visible=False)
+        # Until the page has shown the tab it was left with, Gradio's own first choice is nobody's.
+        self.opened = gr.JSON({}, visible=False)
         self.pasted = gr.State(None)
         self.filled_in = gr.State({})
         choices = self.choices({})
@@ -269,9 +271,7 @@ class Page:
         self.load.click(self.on_load_text, [self.paste, self.uploads], loaded, **_QUIET)
         self.reuse.click(self.on_reuse, [self.seen, self.uploads], loaded, **_QUIET)
         self.which.input(self.on_which, [self.pasted, self.which, self.uploads], loaded, **_QUIET)
-        self.run_all.click(
-            self.on_run_all, [self.pasted, *looking], [self.paste_problem, self.picked, *view], **_QUIET
-        )
+        self.run_all.click(self.on_run_all, [self.pasted, *looking], [self.paste_problem, self.picked, *view], **_QUIET)
         drafts = [tab.draft for tab in self.rows.values()]
         held = [component for tab in self.rows.values() for component in tab.inputs]
         presses = [about.click for tab in self.rows.values() for about in tab.cards.values()]
@@ -301,7 +301,12 @@ class Page:
                 edits.append(component.input)
         # Queued, because only then does always_last hold back: unqueued answers may overtake each other.
         gr.on(edits, lambda *held: self.on_edit(tab, held), tab.inputs, said, trigger_mode="always_last", **_EDIT)
-        tab.container.select(lambda *held: self.on_tab(tab, held), tab.inputs, [self.text, self.place], **_EDIT)
+        tab.container.select(
+            lambda opened, *held: self.on_tab(tab, opened, held),
+            [self.opened, *tab.inputs],
+            [self.text, self.place],
+            **_EDIT,
+        )
         sizes = [tab.components["width"], tab.components["height"], *said]
         for preset, button in tab.presets:
             button.click(
@@ -373,7 +378,7 @@ class Page:
         return [*tab.cards.values(), tab.pair, *tab.rows.values(), *tab.another.values(), tab.height]
 
     def _fill_outputs(self) -> list[Component | gr.Tabs]:
-        found: list[Any] = [self.tabs, self.text, self.place]
+        found: list[Any] = [self.tabs, self.text, self.place, self.opened]
         for tab in self.rows.values():
             found += [*tab.inputs, *tab.said.values(), *([tab.shape] if tab.shape is not None else []), tab.draft]
             found += [*self._told(tab), tab.problem]
@@ -534,14 +539,17 @@ class Page:
         """A page that opens: drafts, the tab that was open, and the notes and request that belong to them."""
         names = _upload_names(uploads)
         choices = self.choices(names)
-        opened = place if isinstance(place, str) and place in (*self.rows, COMPARE, TRAINER) else next(iter(self.rows))
+        left = isinstance(place, str) and place in (*self.rows, COMPARE, TRAINER)
+        opened = place if left else next(iter(self.rows))
         drafts, raw = kept[: len(self.rows)], iter(kept[len(self.rows) :])
-        found: Update = {self.tabs: gr.Tabs(selected=opened)}
+        found: Update = {self.opened: {"tab": opened}}
+        if left:
+            found[self.tabs] = gr.Tabs(selected=opened)
         for tab, draft in zip(self.rows.values(), drafts, strict=True):
             held, picture = self.held(tab, list(islice(raw, len(tab.components))))
-            left = form.kept(tab.row, draft)
-            if left:
-                shown = self.fill(tab, {**held, **left}, names)
+            kept_values = form.kept(tab.row, draft)
+            if kept_values:
+                shown = self.fill(tab, {**held, **kept_values}, names)
             else:
                 shown = {**self.said(tab, held, picture), **self._offer(choices, tab), **self.told(tab, held, names)}
                 del shown[tab.draft]  # an untouched form keeps following the server's starting values
@@ -553,9 +561,9 @@ class Page:
     def on_edit(self, tab: Tab, raw: Sequence[Any]) -> Update:
         return self.said(tab, *self.held(tab, raw))
 
-    def on_tab(self, tab: Tab, raw: Sequence[Any]) -> Update:
+    def on_tab(self, tab: Tab, opened: Any, raw: Sequence[Any]) -> Update:
         held, _ = self.held(tab, raw)
-        return {self.text: request_text(tab.row, held), self.place: tab.row.id}
+        return {self.text: request_text(tab.row, held), **({self.place: tab.row.id} if opened else {})}
 
     def on_size(self, tab: Tab, raw: Sequence[Any], size: tuple[int, int]) -> Update:
         held, picture = self.held(tab, raw)
@@ -647,8 +655,8 @@ class Page:
         """A button of a card: what it does, in which tab and for which control is in the event."""
         told: Mapping[str, Any] = event.pressed
         tab = self.rows.get(str(told.get("tab")))
-        place = None if tab is None else next(
-            (one for one in form.places(tab.row) if one.lora == told.get("place")), None
+        place = (
+            None if tab is None else next((one for one in form.places(tab.row) if one.lora == told.get("place")), None)
         )
         if tab is None or place is None:
             return {self.filled_in: filled}

@@ -86,9 +86,7 @@ class Picture:
     error: WanUIError | None = None
 
 
-def build(
-    row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, str]], draft: gr.BrowserState
-) -> Tab:
+def build(row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, str]], draft: gr.BrowserState) -> Tab:
     """Lays the row's tab out inside the surrounding gr.Tabs.
 
     `draft` is made outside of them: what stands inside a tab reads the browser's storage only once the tab is opened.

@@ -188,9 +188,7 @@ class TrainerTab:
 
     # Into the forms
 
-    def on_press(
-        self, opened: Any, key: Any, seen: Any, compared: Any, uploads: Any, event: gr.EventData
-    ) -> Update:
+    def on_press(self, opened: Any, key: Any, seen: Any, compared: Any, uploads: Any, event: gr.EventData) -> Update:
         """A button of the table or a preview: what it does is in the event."""
         told: Mapping[str, Any] = event.pressed
         try:
@@ -306,10 +304,7 @@ def about(job: KeptJob) -> str:
         if notes
         else ""
     )
-    return (
-        f'<div class="summary"><h2>{escape(one.name or job.origin)}</h2>'
-        f'<dl class="used">{shown}</dl>{fold}</div>'
-    )
+    return f'<div class="summary"><h2>{escape(one.name or job.origin)}</h2><dl class="used">{shown}</dl>{fold}</div>'
 
 
 def _sample_row(one: Sample, across: bool) -> str:
@@ -383,5 +378,3 @@ def as_block(text: Any) -> str:
         return ""  # the JSON above it says what is wrong
     notes = "".join(f"# {note}\n" for note in made.notes)
     return notes + made.text
-
-
