@@ -26,6 +26,7 @@ PURE_ROOMS = (
     "wan_ui.compare",
     "wan_ui.lora.header",
     "wan_ui.lora.library",
+    "wan_ui.restore",
     "wan_ui.engine.clip",
     "wan_ui.engine.recipes",
     "wan_ui.engine.engine",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 import re
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wan_ui.errors import LoraInvalid, LoraNotFound
+from wan_ui.lora.hashes import Hashes, mark, read_sha256
 from wan_ui.lora.header import Configs, LoraHeader, no_configs, partner_name, read_header
 from wan_ui.lora.inspection import describe
 from wan_ui.lora.sources import OnBytes, Sources, is_remote
@@ -21,9 +22,11 @@ from wan_ui.lora.told import clean
 from wan_ui.lora.uploads import Uploads
 
 SUFFIX = ".safetensors"
+HASHES = "hashes.json"  # in the folder of uploads
 UPLOAD = "upload://"
 LONGEST_SOURCE = 4096
-MOST_KNOWN = 64  # headers and hashes kept at hand
+MOST_KNOWN = 64  # headers kept at hand
+SEARCH_SECONDS = 20.0  # for reading files whose hash nobody asked for yet
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Library:
         self._sources = sources
         self._uploads = None if uploads_dir is None else Uploads(uploads_dir)
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, int, int, str], LoraFile] = OrderedDict()
+        self._known: OrderedDict[tuple[object, ...], LoraFile] = OrderedDict()
+        self._hashes = Hashes(None if uploads_dir is None else uploads_dir / HASHES)
         self._may: Callable[[str], bool] = _everyone
         self._holds: Callable[[str], bool] = _everyone
         self._took: Callable[[str], None] = _unnoted
@@ -78,7 +82,7 @@ class Library:
         if is_remote(source):
             return self._fetched(source, sha256)
         path = self._inside(source)
-        return self._checked(path, PurePosixPath(source).name)
+        return self._checked(path, PurePosixPath(source).name, self._hashes.of)
 
     def fetch(self, source: str, on_bytes: OnBytes) -> tuple[str, ...]:
         """Makes locate answer for an address, with its file as it is there now; sentences for the user.
@@ -119,6 +123,56 @@ class Library:
                 ):
                     found.append(shown)
         return tuple(sorted(found, key=str.lower))
+
+    def with_sha256(self, sha256: str, like: str = "", seconds: float = SEARCH_SECONDS) -> str | None:
+        """The source of a sound file with this content: a path of the LoRA folder, or an upload of its user; or None.
+
+        Files named as `like` ends are looked at first, then those whose hash is known, then the others for as many
+        `seconds`: `unread` says whether some were left, and the next call goes on with those.
+        """
+        name = PurePosixPath(like).name
+        end = time.monotonic() + seconds
+        paths = self.listing()
+        named = [path for path in paths if PurePosixPath(path).name == name]
+        unread = set(self.unread(paths))
+        looked = [path for path in paths if path not in unread]
+        for path in dict.fromkeys((*named, *looked, *paths)):
+            if path in unread and path not in named and time.monotonic() > end:
+                continue
+            if self._has(path, sha256):
+                return path
+        return self._uploaded(sha256, name)
+
+    def unread(self, paths: Sequence[str] | None = None) -> tuple[str, ...]:
+        """Those of `paths` (None: of the listing) whose hash is not known as they are now."""
+        root = self._lora_dir.resolve()
+        found = []
+        for path in self.listing() if paths is None else paths:
+            try:
+                if self._hashes.known((root / path).resolve()) is None:
+                    found.append(path)
+            except OSError:
+                continue  # gone since it was listed
+        return tuple(found)
+
+    def _has(self, path: str, sha256: str) -> bool:
+        try:
+            if self._hashes.of((self._lora_dir.resolve() / path).resolve()) != sha256:
+                return False
+            return self.locate(path).sha256 == sha256
+        except (OSError, LoraNotFound, LoraInvalid):
+            return False  # gone, unreadable or broken: not the one
+
+    def _uploaded(self, sha256: str, name: str) -> str | None:
+        found = [] if self._uploads is None else self._uploads.with_sha256(sha256, self._may)
+        for upload in sorted(found, key=lambda one: (one.name != name, not self._holds(one.id))):
+            source = UPLOAD + upload.id
+            try:
+                if self.locate(source).sha256 == sha256:
+                    return source
+            except (LoraNotFound, LoraInvalid):
+                continue
+        return None
 
     def add_upload(self, file: Path, name: str) -> str:
         """Move a finished upload in and return its source, "upload://<id>".
@@ -182,7 +236,7 @@ class Library:
         if self._sources is None or held is None:
             raise LoraNotFound("The LoRA of this address is not here yet, or not any more: send the request again.")
         then = sha256 if sha256 is not None and self._sources.path(sha256).is_file() else held.sha256
-        return self._checked(self._sources.path(then), held.name, then)
+        return self._checked(self._sources.path(then), held.name, lambda _path: then)
 
     def _inside(self, source: str) -> Path:
         shown = clean(source, 120)
@@ -211,20 +265,18 @@ class Library:
             raise LoraNotFound(f"There is no LoRA {shown} under the LoRA folder.", path=shown)
         return path
 
-    def _checked(self, path: Path, name: str, sha256: str | None = None) -> LoraFile:
-        """Inspected and hashed (unless it is stored by its `sha256`), once per (real path, size, time of change)."""
+    def _checked(self, path: Path, name: str, sha256_of: Callable[[Path], str] = read_sha256) -> LoraFile:
+        """Inspected and hashed, once as long as it does not change."""
         try:
             stat = path.stat()
-            key = (str(path), stat.st_size, stat.st_mtime_ns, name)
+            key = (str(path), mark(stat), name)
             with self._lock:
                 known = self._known.get(key)
                 if known is not None:
                     self._known.move_to_end(key)
                     return known
             header = read_header(path, name)
-            if sha256 is None:
-                with path.open("rb") as file:
-                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = sha256_of(path)
         except OSError as error:
             raise LoraNotFound(f"The LoRA {clean(name, 120)} cannot be read.", path=clean(name, 120)) from error
         found = LoraFile(name, path, sha256, stat.st_size, header)

@@ -48,6 +48,12 @@ class Uploads:
             found = [one for one in reversed(self._index.values()) if one.name == name]
         return next((one for one in found if among(one.id)), None)
 
+    def with_sha256(self, sha256: str, among: Callable[[str], bool]) -> list[Upload]:
+        """The uploads with a content, the latest first, of those whose id is `among` the wanted ones."""
+        with self._lock:
+            found = [one for one in reversed(self._index.values()) if one.sha256 == sha256]
+        return [one for one in found if among(one.id)]
+
     def path(self, upload: Upload) -> Path:
         """Where an upload's bytes are."""
         return self._folder / f"{upload.sha256}.safetensors"
