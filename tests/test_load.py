@@ -26,7 +26,7 @@ from wan_ui.media import video
 
 TINY = {"width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
 PATIENCE = 1800.0  # seconds
-PAGE_SECONDS = 1.0  # a page's poll, see ui.page.POLL_SECONDS
+PAGE_SECONDS = 1.0  # a page's poll, see ui/pulse.js
 PROBE_SECONDS = 0.1
 MEGABYTE = 1e6
 CAPS: tuple[str, ...] = ()  # flags that raise what keeps one visitor from filling the line
@@ -71,8 +71,12 @@ async def page_polling(seen: Seen, client: httpx.AsyncClient, dependency: dict[s
         "trigger_id": dependency["targets"][0][0],
     }
     await asyncio.sleep(random.Random(session).random() * PAGE_SECONDS)
+    last = None
     while True:
-        await answer(seen, client, "POST", "/gradio_api/run/predict", json=body)
+        pulse = (await answer(seen, client, "GET", "/v1/pulse"))["pulse"]
+        if pulse != last:
+            await answer(seen, client, "POST", "/gradio_api/run/predict", json=body)
+        last = pulse
         await asyncio.sleep(PAGE_SECONDS)
 
 
@@ -108,10 +112,10 @@ async def load(app: App, clients: int, jobs: int, pages: int) -> tuple[Seen, See
         base_url=f"http://127.0.0.1:{app.port}", timeout=60, trust_env=False, limits=limits
     ) as client:
         config = (await client.get("/config")).json()
-        timer = next(d for d in config["dependencies"] if d["api_name"] == "look" and d["targets"][0][1] == "tick")
+        look = next(d for d in config["dependencies"] if d["api_name"] == "look" and d["targets"][0][1] == "click")
         async with asyncio.TaskGroup() as group:
             endless = [
-                group.create_task(page_polling(busy, client, timer, f"page{number:03}")) for number in range(pages)
+                group.create_task(page_polling(busy, client, look, f"page{number:03}")) for number in range(pages)
             ]
             probe = group.create_task(probing(busy, client))
             submitters = [group.create_task(submitting(busy, client, number, jobs)) for number in range(clients)]

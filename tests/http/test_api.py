@@ -61,6 +61,9 @@ class ShelfDesk:
     def running(self, job_id: str) -> None:
         return None
 
+    def pulse(self) -> str:
+        return "0"
+
     def inspect(self, source: str) -> dict[str, Any]:
         raise AssertionError("test_inspect.py does")
 

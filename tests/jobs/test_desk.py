@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import PATIENCE
+from tests.fakes import PATIENCE, FakeRender
 from tests.jobs.helpers import body
 from wan_ui.errors import InvalidRequest, LoraNotFound, RequestNotFound, VideoNotFound
 from wan_ui.jobs.desk import Desk
@@ -62,3 +62,22 @@ def test_a_clips_path(desk: Desk, worker: Worker, tmp_path: Path) -> None:
     with pytest.raises(VideoNotFound):
         desk.clip_path(job.id, 1)
     assert desk.clip_path(job.id, 0).is_file()
+
+
+def test_the_pulse_changes_with_the_line_and_what_is_at_work(desk: Desk, worker: Worker, render: FakeRender) -> None:
+    gate = render.gate(1, 1)
+    worker.start()
+    seen = [desk.pulse()]
+    assert desk.pulse() == seen[0]
+    first = desk.submit(body(1))
+    gate.await_arrival()
+    seen.append(desk.pulse())
+    assert desk.pulse() == seen[1]
+    second = desk.submit(body(2))
+    seen.append(desk.pulse())
+    desk.cancel(second.id)
+    seen.append(desk.pulse())
+    gate.open()
+    assert worker.wait(first.id, 10)
+    seen.append(desk.pulse())
+    assert len(set(seen)) == len(seen)

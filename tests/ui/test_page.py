@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.fakes import FakeRender
+from tests.jobs.helpers import body
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
 from wan_ui.errors import OutOfMemory
@@ -373,11 +374,21 @@ def test_a_poll_leaves_a_playing_video_alone(page: Page, app: App):
     generate(page)
     expect(used(page, "Seed")).to_have_text("601")
     page.locator("#result video").evaluate("video => { video.dataset.mark = 'same'; }")
-    polls = 0
-    while polls < 3:
-        with page.expect_response(lambda response: response.request.method == "POST"):
-            polls += 1
+    for seed in (602, 603):
+        with page.expect_response(lambda response: "run/predict" in response.url):
+            app.desk.submit(body(seed))  # another's, which the page's lists show
     assert page.locator("#result video").get_attribute("data-mark") == "same"
+
+
+def test_a_page_at_rest_asks_for_the_pulse_alone(page: Page, app: App):
+    open_page(page, app)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.removeprefix(app.url)))
+    with page.expect_request(lambda request: asked[-3:] == ["v1/pulse"] * 3, timeout=30_000):
+        pass
+    app.desk.submit(body(604))
+    with page.expect_response(lambda response: "run/predict" in response.url):
+        pass
 
 
 def test_nothing_is_fetched_from_elsewhere(page: Page, app: App):

@@ -55,6 +55,7 @@ class DeskLike(trainer.DeskLike, Protocol):
     def retry(self, job_id: str) -> Job: ...
     def running(self, job_id: str) -> Running | None: ...
     def clip_path(self, job_id: str, index: int) -> pathlib.Path: ...
+    def pulse(self) -> str: ...
     def inspect(self, source: str) -> dict[str, Any]: ...
     def inspect_file(self, file: pathlib.Path, name: str) -> dict[str, Any]: ...
 
@@ -182,6 +183,10 @@ class Inspection(BaseModel):
     partner: str | None = Field(description="The other half of a pair, as a path for a request.")
     fits: dict[str, Literal["yes", "no", "unknown"]] = Field(description="By model id.")
     messages: list[str]
+
+
+class Pulse(BaseModel):
+    pulse: str = Field(description="Stays the same while no request has changed; for clients that poll many.")
 
 
 class Health(BaseModel):
@@ -659,6 +664,16 @@ def api(
                 return await looked_into(partial(desk.inspect_file, file.path, file.name))
         path = _inspect_body(await read_body(request)).path
         return await looked_into(partial(desk.inspect, path))
+
+    @door.get(
+        "/pulse",
+        operation_id="pulse",
+        summary="Whether anything has changed",
+        response_model=Pulse,
+        responses=_documented(),
+    )
+    def pulse() -> dict[str, str]:
+        return {"pulse": desk.pulse()}
 
     @door.get(
         "/models",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
+import secrets
 import threading
 import time
 from pathlib import Path
@@ -64,6 +66,7 @@ class Desk:
         self._data_dir = data_dir
         self._limits = limits
         self._admission = threading.Lock()
+        self._begun = secrets.token_hex(8)  # another process's count of changes may be the same
         self._room = Room([data_dir / name for name in KEPT_FOLDERS], limits.disk)
         self.fetcher = Fetcher(store, library, configs, worker.wake)
         self.trainer = Shelf(data_dir / "trainer", library, images)
@@ -199,6 +202,13 @@ class Desk:
         """Whether two sources are one file, and what speaks against them being the halves of one save."""
         first, second = self.library.locate(one), self.library.locate(other)
         return first.sha256 == second.sha256, pair_messages(first.header, second.header)
+
+    def pulse(self) -> str:
+        """A short text that stays the same while no job and nothing that is at work has changed; it tells no more."""
+        running = self._worker.at_work()
+        at_work = None if running is None else (running.job_id, running.progress)
+        moment = repr((self._begun, self._store.changes, at_work, self.fetcher.moments()))
+        return hashlib.sha256(moment.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def position(self, job_id: str) -> int | None:
         """1 for the next to run; None unless in_queue."""

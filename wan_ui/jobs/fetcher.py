@@ -100,6 +100,10 @@ class Fetcher:
                 if source not in self._under_way and len(self._under_way) < self._at_once:
                     self._begin(source)
 
+    def moments(self) -> tuple[Progress, ...]:
+        """How far each fetch under way is."""
+        return tuple(one.progress for one in self._under_way.values())
+
     def progress(self, job_id: str) -> Progress | None:
         """How far the files of a waiting job are, None for a job that waits for none."""
         sources = self._wants.get(job_id, ())

@@ -256,6 +256,11 @@ class Store:
             self._migrate(migrations)
             undo.pop_all()
 
+    @property
+    def changes(self) -> int:
+        """How many rows this process has changed since it began."""
+        return self._connection.total_changes
+
     def close(self) -> None:
         """Closes the file. No method may be called after."""
         with self._lock:

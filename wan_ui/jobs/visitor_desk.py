@@ -129,6 +129,9 @@ class VisitorDesk:
         """Whether a job of `line` is for the one who asks to cancel."""
         return not job.hidden and (job.visitor is None or self.is_mine(job) or self._who().owner)
 
+    def pulse(self) -> str:
+        return self._desk.pulse()
+
     def waiting(self) -> int:
         return self._desk.waiting()
 

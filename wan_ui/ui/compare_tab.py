@@ -55,7 +55,6 @@ HINTS: Mapping[str, str] = {
     "num_frames": "41, 81",
     NOTHING: "",
 }
-POLL_SECONDS = 1.0
 RECENT = 60  # jobs looked at for how long a step takes
 Update = dict[Any, Any]
 """What a handler changes; outputs it leaves out stay as they are. Here, as Gradio reads the handlers' types."""
@@ -125,7 +124,6 @@ class CompareTab:
                     self.cancel = gr.Button("Cancel the comparison", size="sm", visible=False)
                     self.retry = gr.Button("Retry failed", size="sm", visible=False)
                 self.player = player.build()
-        self.timer = gr.Timer(POLL_SECONDS, active=False)
 
     def _side(self, name: str, title: str, field: str) -> Side:
         with gr.Column(min_width=220, elem_classes="axis"):
@@ -160,7 +158,7 @@ class CompareTab:
     @property
     def view(self) -> list[Any]:
         """The board: which comparison it shows, and all that it shows of it."""
-        return [self.shown, self.player, self.status, self.cancel, self.retry, self.timer, self.seen]
+        return [self.shown, self.player, self.status, self.cancel, self.retry, self.seen]
 
     def connect(self, page: Page, opened: Any) -> None:
         """Wires the events. `opened` is the event after which every form holds its values."""
@@ -208,7 +206,7 @@ class CompareTab:
             preprocess=False,
             concurrency_limit=8,
         )
-        self.timer.tick(self.look, looking, view, **_POLL)
+        page.pulse.click(self.look, looking, view, **_POLL)
         self.cancel.click(self.on_cancel, looking, view, **_QUIET)
         self.retry.click(self.on_retry, looking, view, **_QUIET)
         self.player.click(self.on_use, [page.uploads], page.loaded, **_QUIET)
@@ -444,7 +442,7 @@ class CompareTab:
             if job is not None and not job.cells:
                 raise RequestNotFound("This request is no comparison: its videos are in the list of finished jobs.")
         except RequestNotFound as error:
-            wanted: dict[str, Any] = {"grid": None, "status": card.problem(error), "live": False}
+            wanted: dict[str, Any] = {"grid": None, "status": card.problem(error)}
         except WanUIError as error:
             wanted = {**known, "status": card.trouble(error)}
         else:
@@ -452,7 +450,6 @@ class CompareTab:
                 "grid": None if job is None else player.grid(job, running),
                 "progress": player.advance(running),
                 "status": _status(job, running),
-                "live": job is not None and job.status in card.LIVE,
                 "cancel": job is not None and may and job.status in card.LIVE and not job.cancel_requested,
                 "retry": _retry(job) if may else "",
             }
@@ -472,8 +469,6 @@ class CompareTab:
             made[self.cancel] = gr.Button(visible=wanted["cancel"])
         if "retry" in changed:
             made[self.retry] = gr.Button(wanted["retry"] or "Retry failed", visible=bool(wanted["retry"]))
-        if "live" in changed:
-            made[self.timer] = gr.Timer(active=wanted["live"])
         return made
 
 

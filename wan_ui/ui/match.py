@@ -88,7 +88,7 @@ class Match:
         self.page = page
         looking: list[Any] = [page.seen, self.pin, self.which, self.here]
         view: list[Any] = [self.panel, self.head, self.which, self.player, self.rows, self.all, self.stop, self.here]
-        page.timer.tick(self.look, looking, view, **_POLL)
+        page.pulse.click(self.look, looking, view, **_POLL)
         self.which.input(self.look, looking, view, **_QUIET)
         filled = [self.problem, self.pin, *page.loaded]
         given: list[Any] = [page.seen, self.which, page.uploads]

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from wan_ui.jobs.desk import Desk
     from wan_ui.jobs.store import Job
 
-POLL_SECONDS = 1.0
 RECENT = 40  # jobs looked at; the list of finished ones is at most as long
 QUEUE_SHOWN = 60  # jobs of the line; a longer one would cost every page's every poll
 REMEMBERED = 40  # uploads a browser keeps in mind
@@ -53,6 +52,7 @@ element.addEventListener('click', (event) => {
   if (button) trigger('click', {job: button.dataset.job});
 });
 """
+_PULSE = (_HERE / "pulse.js").read_text(encoding="utf-8")
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
 _POLL: dict[str, Any] = {**_QUIET, "queue": False}
 _EDIT: dict[str, Any] = {**_QUIET, "concurrency_limit": None}
@@ -246,7 +246,7 @@ class Page:
                         buttons=["copy"],
                         elem_classes="code",
                     )
-        self.timer = gr.Timer(POLL_SECONDS)
+        self.pulse = gr.HTML("", js_on_load=_PULSE, elem_id="pulse")
 
     def _connect(self) -> None:
         filled = self._fill_outputs()
@@ -255,7 +255,7 @@ class Page:
         for tab in self.rows.values():
             self._connect_tab(tab, view)
         looking = [self.picked, self.seen]
-        self.timer.tick(self.look, looking, view, **_POLL)
+        self.pulse.click(self.look, looking, view, **_POLL)
         self.cancel.click(self.on_cancel, looking, view, **_QUIET)
         self.stop_sharing.click(self.on_stop_sharing, looking, view, **_QUIET)
         self.queue.click(self.on_remove, looking, view, **_QUIET)
