@@ -29,7 +29,8 @@ PATIENCE = 1800.0  # seconds
 PAGE_SECONDS = 1.0  # a page's poll, see ui/pulse.js
 PROBE_SECONDS = 0.1
 MEGABYTE = 1e6
-CAPS: tuple[str, ...] = ()  # flags that raise what keeps one visitor from filling the line
+# What keeps one from filling the line, raised above all jobs of a run.
+CAPS = ("--max-waiting", "2000", "--max-waiting-each", "2000")
 
 
 @dataclass

@@ -22,6 +22,10 @@ from wan_ui.tunnel import RECORD, _command_of
 pytestmark = pytest.mark.slow
 
 PATIENCE = 30.0  # seconds
+FOLDERS = ("", "clips/", "uploads/", "uploads/fetched/", "images/", "trainer/", "trainer/previews/", "trainer/links/",
+           "compared/a-0/")  # fmt: skip
+LEFT = tuple(f"{folder}.part-1a2b" for folder in FOLDERS)
+FOREIGN = (*(f"{folder}part-1a2b" for folder in FOLDERS), "trainer/0/files/.part-mine", "gradio/a/.part-mine")
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +141,34 @@ def test_no_tunnel_is_left_by_sigterm(shared: Shared) -> None:
     assert not (shared.data / RECORD).exists()
 
 
-def test_no_tunnel_is_left_by_sigkill_once_it_is_started_again(shared: Shared) -> None:
-    shared.up().app.process.kill()
+def test_nothing_is_left_by_sigkill_once_it_is_started_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = data.parent / "temporary"
+    (temporary / "wan-ui-foreign" / "files").mkdir(parents=True)
+    (temporary / "wan-ui-other").mkdir()
+    (temporary / "wan-ui-other" / "files").symlink_to(data / "clips", target_is_directory=True)
+    foreign = sorted(temporary.iterdir())
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    shared = Shared(data).up()
+    (nameless,) = set(temporary.iterdir()) - set(foreign)
+    assert (nameless / "files").readlink() == data / "gradio"
+    shared.app.process.kill()
     shared.app.process.wait()
     assert "frpc" in _command_of(shared.tunnel)
+    for name in LEFT:
+        (data / name / "deep").mkdir(parents=True)
+    for name in FOREIGN:
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_bytes(b"somebody's own")
     again = App(shared.data, "--demo")
     try:
         again.wait_for("A public link that a killed server had left open is closed.")
         shared.gone()
+        again.wait_for("Page: ")
+        assert not nameless.exists() and len(list(temporary.iterdir())) == len(foreign) + 1
+        assert [name for name in LEFT if (data / name).exists()] == []
+        assert [name for name in FOREIGN if not (data / name).is_file()] == []
+        again.stop(signal.SIGTERM)
+        assert sorted(temporary.iterdir()) == foreign
     finally:
         again.process.kill()
         again.process.wait()

@@ -43,7 +43,7 @@ from wan_ui.jobs.visitor_desk import VisitorDesk
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.lora.sources import Sources
-from wan_ui.media import image, video
+from wan_ui.media import disk, image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import MODELS
 from wan_ui.settings import Settings, is_loopback
@@ -66,6 +66,7 @@ PUT_BACK_SECONDS = 0.5  # for a step to end; then its job is put back in line an
 STOP_SECONDS = 2.0  # then for the step itself; with at most 5 for the web server below the 10 that a stop may take
 FETCHER_STOP_SECONDS = 0.5  # it ends several times a second, except inside the hub's own download
 TICK_SECONDS = 0.2
+_NAMELESS = "wan-ui-"  # begins the name of a folder in the system's temporary one
 SHOWN_VERSIONS = ("torch", "diffusers", "gradio")
 
 
@@ -121,6 +122,7 @@ def _run(settings: Settings, closing: ExitStack, build: BuildEngine) -> NoReturn
     port = free_port(settings.port, settings.host)
     prepare_environment(os.environ, settings.data_dir)
     os.environ["GRADIO_TEMP_DIR"] = _nameless(settings.data_dir / "gradio", closing)
+    disk.sweep(settings.data_dir)
     demo = ensure(settings.data_dir / "demo") if wants_demo(settings, _has_cuda) else None
     if demo is not None:
         print(demo.banner, flush=True)
@@ -130,6 +132,7 @@ def _run(settings: Settings, closing: ExitStack, build: BuildEngine) -> NoReturn
     _enter_empty_folder(settings.data_dir / "empty")
     house = compose(settings)
     closing.callback(house.close)
+    house.desk.sweep()  # before the doors open: what they have half written must stay
     house.worker.recover()  # now, so that nobody is told that a job runs while the engine is still being built
     entry = Entry.of(settings, tunnel)
     blocks = launch(house, demo, port, settings, entry)
@@ -400,10 +403,20 @@ def _relay(settings: Settings) -> Relay:
 
 
 def _nameless(folder: Path, closing: ExitStack) -> str:
-    """The folder under a name that tells nothing of this machine: Gradio tells browsers the paths of its files."""
-    made = Path(tempfile.mkdtemp(prefix="wan-ui-"))
-    closing.callback(shutil.rmtree, made, ignore_errors=True)
+    """The folder under a name that tells nothing of this machine: Gradio tells browsers the paths of its files.
+
+    Only for a process that alone holds the data folder: the names that killed ones left for it are removed.
+    """
     _make(folder)
+    for left in Path(tempfile.gettempdir()).glob(f"{_NAMELESS}*/files"):
+        try:
+            if left.readlink() == folder:
+                left.unlink()
+                left.parent.rmdir()
+        except OSError:
+            continue  # no link, or another user's
+    made = Path(tempfile.mkdtemp(prefix=_NAMELESS))
+    closing.callback(shutil.rmtree, made, ignore_errors=True)
     (made / "files").symlink_to(folder, target_is_directory=True)
     return str(made / "files")
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.http.strangers import BODY, Server, running
+from tests.http.strangers import BODY, SECRET, Server, running
 from wan_ui.http.login import TRIES, TRIES_OF_ALL
 
 pytestmark = pytest.mark.slow
@@ -408,6 +408,30 @@ def test_nothing_without_the_password(server: Server, route: str) -> None:
             return
         for method in ("GET", "POST", "HEAD", "DELETE", "OPTIONS"):
             assert stranger.request(method, route).status_code == 401
+
+
+@pytest.mark.parametrize("how", ["share", "auth", "host"])
+def test_metrics_are_behind_the_password_and_tell_no_secret(tmp_path: Path, how: str) -> None:
+    ways: dict[str, dict[str, Any]] = {
+        "share": {},
+        "auth": {"auth": ("ann", "of her own")},
+        "host": {"host": "0.0.0.0"},
+    }
+    with running("share" if how == "share" else "plain", tmp_path, **ways[how]) as server:
+        login, owner = server.entry.login, server.entry.owner
+        assert login is not None and owner is not None
+        with server.client(signed_in=False) as stranger:
+            assert code(stranger.get("/metrics")) == "LOGIN_REQUIRED"
+            assert stranger.get("/metrics", headers={"accept": "text/html"}).status_code == 401
+            assert stranger.get("/metrics", auth=(login.user, "wrong")).status_code == 401
+            assert stranger.get("/metrics", params={"token": login.password}).status_code == 401
+        with server.browser() as guest, server.client() as program:
+            jobs = [server.finished_job(server.visitor_of(guest)), server.finished_job(None)]
+            said = [one.get("/metrics") for one in (guest, program)]
+        secrets = [login.password, owner.path or "", *jobs, BODY["prompts"][0]["prompt"], str(tmp_path), SECRET]
+        for reply in said:
+            assert reply.status_code == 200 and 'wan_ui_jobs{status="succeeded"} 2.0' in reply.text
+            assert [secret for secret in secrets if secret in reply.text] == []
 
 
 def test_health_alone_is_open(server: Server) -> None:

@@ -22,3 +22,16 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         disk.save(tmp_path / "a", b"one")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_sweep_takes_parts_of_this_project_and_nothing_else(tmp_path: Path) -> None:
+    foreign = ["part-1", ".partial", "a.part", ".parts-1", "clip.mp4", "folder/.part-1"]
+    for name in (*foreign, ".part-1", ".part-2/deep/file"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    outside = tmp_path / "folder"
+    (tmp_path / ".part-3").symlink_to(outside, target_is_directory=True)
+    disk.sweep(tmp_path)
+    disk.sweep(tmp_path / "nothing")
+    left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+    assert sorted(left) == sorted(foreign)

@@ -76,6 +76,16 @@ class Desk:
         """Why nothing more may be stored, by the limit on what the data folder holds; None where it may."""
         return self._room.problem()
 
+    def sweep(self) -> None:
+        """Removes what a killed process was writing, but for its clips: those are the worker's to recover.
+
+        Only for a process that alone holds the data folder, before anything is taken in.
+        """
+        self.library.sweep()
+        self.images.sweep()
+        self.trainer.sweep()
+        self.previews.sweep()
+
     def over(self, library: Library, images: ImageStore) -> Desk:
         """The same desk over other views of its files."""
         seen = copy.copy(self)

@@ -70,7 +70,6 @@ class Fetcher:
 
     def start(self) -> None:
         """Begins, with the jobs that a former process left waiting. Once per fetcher."""
-        self._library.sweep()
         self._open = True
         self.wake()
 

@@ -83,6 +83,11 @@ class Previews:
         self._clip_path = clip_path
         self._one_at_a_time = threading.Lock()  # each takes whole processors and hundreds of megabytes
 
+    def sweep(self) -> None:
+        """Removes what a killed process left half written. Only for a process that alone holds the folder."""
+        for folder in self._folder.glob("*/"):
+            disk.sweep(folder)
+
     def is_compared(self, job: Job, index: int) -> bool:
         """Whether the request names a training sample, or a preview was uploaded for this clip."""
         return sample_of(job, index) is not None or self.shelf.linked(job.id, index) is not None

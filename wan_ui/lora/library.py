@@ -98,7 +98,9 @@ class Library:
         return self._sources is not None and self._sources.held(source) is not None
 
     def sweep(self) -> None:
-        """Removes what a killed process left half fetched. Only for a process that alone holds the data folder."""
+        """Removes what a killed process left half stored. Only for a process that alone holds the data folder."""
+        if self._uploads is not None:
+            self._uploads.sweep()
         if self._sources is not None:
             self._sources.sweep()
 

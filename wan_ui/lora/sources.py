@@ -190,9 +190,8 @@ class Sources:
 
     def sweep(self) -> None:
         """Removes what a killed process left half fetched. Only for a process that alone holds the folder."""
-        for part in self._folder.glob(f"{disk.PART_PREFIX}*"):
-            if part.is_dir():
-                shutil.rmtree(part, ignore_errors=True)
+        disk.sweep(self._folder)
+        disk.sweep(self._index)
 
     def fetch(self, source: str, on_bytes: OnBytes) -> tuple[str, ...]:
         """Makes the file of a source be here, as it is now at its source; sentences for the user.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_ui.errors import DiskFull, HostError
+from wan_ui.media import disk
 
 _INDEX = "uploads.json"
 
@@ -82,6 +83,10 @@ class Uploads:
             self._index[upload.id] = upload
             return upload
 
+    def sweep(self) -> None:
+        """Removes what a killed process left half moved. Only for a process that alone holds the folder."""
+        disk.sweep(self._folder)
+
     def _move(self, file: Path, target: Path) -> None:
         try:
             os.replace(file, target)
@@ -89,7 +94,7 @@ class Uploads:
             if error.errno != errno.EXDEV:
                 raise
             # The temporary folder is another file system: only there is a copy made, under a name of its own.
-            partial = target.with_suffix(f".{secrets.token_hex(4)}.partial")
+            partial = self._folder / f"{disk.PART_PREFIX}{secrets.token_hex(8)}"
             try:
                 shutil.copyfile(file, partial)
                 os.replace(partial, target)
@@ -107,9 +112,5 @@ class Uploads:
             raise HostError(f"The index of uploads, {_INDEX}, is damaged: move it away and start again.") from error
 
     def _write(self, index: dict[str, Upload]) -> None:
-        partial = self._folder / f"{_INDEX}.partial"
-        with partial.open("w", encoding="utf-8") as out:
-            json.dump([asdict(one) for one in index.values()], out, indent=1)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(partial, self._folder / _INDEX)
+        text = json.dumps([asdict(one) for one in index.values()], indent=1)
+        disk.save(self._folder / _INDEX, text.encode())

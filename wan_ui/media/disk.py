@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import tempfile
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 PART_PREFIX = ".part-"  # what a killed process leaves behind starts with this, and may be removed at the next start
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -25,12 +28,15 @@ def publish(part: Path, path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed processes left unfinished. Only for a process that alone holds the folder."""
+    """Removes what killed processes left unfinished, as far as it can be. Only for one that alone holds the folder."""
     for part in folder.glob(f"{PART_PREFIX}*"):
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+        try:
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("what a killed process was writing cannot be removed", extra={"reason": error.strerror})
 
 
 def save(path: Path, data: bytes) -> None:

@@ -83,6 +83,10 @@ class ImageStore:
         seen._may, seen._took = may, took
         return seen
 
+    def sweep(self) -> None:
+        """Removes what a killed process left half written. Only for a process that alone holds the folder."""
+        disk.sweep(self._folder)
+
     def put(self, ctrl_img: str) -> str:
         """Keep the image that a request names and return the SHA-256 (hex) of its file's bytes.
 

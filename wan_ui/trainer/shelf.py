@@ -146,6 +146,11 @@ class Shelf:
         seen._library, seen._images = library, images
         return seen
 
+    def sweep(self) -> None:
+        """Removes what a killed process left half taken in. Only for a process that alone holds the folder."""
+        for folder in (self._folder, self._folder / PREVIEWS, self._folder / LINKS):
+            disk.sweep(folder)
+
     # Taking in
 
     def take_file(self, path: Path, name: str) -> KeptJob:
