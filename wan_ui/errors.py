@@ -16,6 +16,7 @@ WanUIError
 │   ├── ControlImageRequired    400
 │   ├── ControlImageNotSupported 400
 │   ├── ControlImageInvalid     400  no image, unreadable, too large, or not fetched
+│   ├── VideoInvalid            400  a video that carries no settings, or none that can be read
 │   ├── FetchFailed             400  an address that is refused, silent, too slow or too large
 │   ├── PayloadTooLarge         413
 │   ├── CostTooHigh             413  more frames × pixels than --max-cost
@@ -138,6 +139,10 @@ class ControlImageNotSupported(RequestError):
 
 class ControlImageInvalid(RequestError):
     code, status = "CONTROL_IMAGE_INVALID", 400
+
+
+class VideoInvalid(RequestError):
+    code, status = "VIDEO_INVALID", 400
 
 
 class FetchFailed(RequestError):

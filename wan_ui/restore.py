@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from wan_ui.errors import LoraInvalid, LoraNotFound
+from wan_ui.lora.header import partner_name
 from wan_ui.lora.sources import is_remote, shown_name
 from wan_ui.lora.told import clean
 
@@ -45,6 +46,7 @@ def restored(request: Mapping[str, Any], library: Library, sha256s: Mapping[str,
     compared = set(_axis_paths(request))
     named = {str(item["path"]) for item in request.get("loras", ())} | compared
     here: dict[str, str | None] = {}
+    lonely: set[str] = set()  # names of files whose other half, which only its place tells, is not beside them
     for path in dict.fromkeys((*sorted(named), *sha256s)):
         if compared and path not in sha256s:
             here[path] = path  # an axis took its place, so that no video was made with it
@@ -52,6 +54,10 @@ def restored(request: Mapping[str, Any], library: Library, sha256s: Mapping[str,
         here[path], note = _found(path, sha256s.get(path), library, path in named)
         if note:
             notes.append(note)
+            lonely |= {partner_name(PurePosixPath(path).name) or ""} if path not in named else set()
+    for path in compared:
+        if PurePosixPath(path).name in lonely:
+            here[path] = None
     found = dict(request)
     found["loras"] = [
         {**item, "path": here[str(item["path"])]} for item in request.get("loras", ()) if here[str(item["path"])]
@@ -76,7 +82,10 @@ def _found(path: str, sha256: str | None, library: Library, is_named: bool) -> t
     elsewhere = library.with_sha256(sha256, name)
     if elsewhere is not None:
         if not is_named:
-            return elsewhere, f"{name} is not beside its other half any more, but at {elsewhere}."
+            return elsewhere, (
+                f"{name} is not beside its other half any more, but at {_name(elsewhere, library)}: put them together "
+                "to compare them again. The pair is left out."
+            )
         return elsewhere, f"{name} was found again by its content, as {_name(elsewhere, library)}."
     if is_remote(path):
         changed = "what was fetched last is another file" if now is not None else "it is not here"
@@ -84,6 +93,8 @@ def _found(path: str, sha256: str | None, library: Library, is_named: bool) -> t
             f"{name} will be fetched again from its address: {changed}. The clip was made with SHA-256 {short}…; "
             "compare it with the new one."
         )
+    if not is_named:
+        return None, f"{name} is not here as it was (SHA-256 {short}…), so its other half is left out too."
     left = library.unread()
     unread = f" {len(left)} files were not looked into for want of time; try again to go on." if left else ""
     if now is not None:

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp
 
 import wan_ui
 from wan_ui import logs
+from wan_ui.carried import Here, installed
 from wan_ui.demo.checkpoints import Demo, ensure
 from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.errors import HostError, RestartNeeded, ShareFailed, WanUIError
@@ -266,6 +267,11 @@ def compose(settings: Settings) -> House:
             settings.max_waiting_each,
             settings.max_cost,
             None if settings.max_disk_gb is None else int(settings.max_disk_gb * 1e9),
+        ),
+        Here(
+            installed(),
+            checkpoints.identity,
+            lambda: engine.result().device_name if engine.done() else None,
         ),
     )
     return House(desk, store, worker, checkpoints, engine, uploads, metrics, Badges(load_key(data)))

@@ -153,3 +153,45 @@ def test_a_checkpoint_that_nobody_has_is_said(tmp_path: Path) -> None:
 def test_offline_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointNotFound, match="not on this machine"):
         Checkpoints(tmp_path, offline=True).fetch(ROW, lambda progress: None)
+
+
+@pytest.mark.parametrize("row", MODELS.values(), ids=lambda row: row.id)
+def test_a_checkpoint_in_a_folder_is_told_by_its_files(row: WanModel) -> None:
+    said = Checkpoints(CHECKPOINTS).identity(row)
+    assert [one["repo"] for one in said] == sorted({source.repo for source in row.components.values()})
+    assert all(one["revision"] is None and len(one["files"] or "") == 64 for one in said)
+    assert str(CHECKPOINTS) not in json.dumps(said)
+
+
+def test_other_files_are_another_checkpoint(tmp_path: Path) -> None:
+    folder = copy(ROW.id, tmp_path)
+    original = Checkpoints(CHECKPOINTS).identity(ROW)
+    assert Checkpoints(tmp_path).identity(ROW) == original
+    config = folder / "transformer" / "config.json"
+    was = config.read_text()
+    config.write_text(was.replace("0.0", "0.1", 1) + " ")
+    assert Checkpoints(tmp_path).identity(ROW) != original
+    config.write_text(was)
+    with (folder / "vae" / "diffusion_pytorch_model.safetensors").open("ab") as weights:
+        weights.write(b"\0")
+    assert Checkpoints(tmp_path).identity(ROW) != original
+
+
+def test_a_checkpoint_of_the_hub_is_told_by_its_commit(tmp_path: Path) -> None:
+    """In the layout of the hub's cache, under a folder that is called as the cache's own is."""
+    commit = "1a2b3c4d" + "0" * 32
+    repo = tmp_path / "snapshots" / "hub" / f"models--{ROW.base_model.replace('/', '--')}"
+    shutil.copytree(CHECKPOINTS / ROW.base_model, repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    code = (
+        "import json\nfrom wan_ui.engine.checkpoints import Checkpoints\nfrom wan_ui.models import MODELS\n"
+        f"print(json.dumps(Checkpoints(None).identity(MODELS[{ROW.id!r}])))"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "snapshots")}
+    environment["PYTHONPATH"] = str(ROOT)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True, timeout=60
+    )
+    (said,) = json.loads(run.stdout)
+    assert said == {**Checkpoints(CHECKPOINTS).identity(ROW)[0], "revision": commit}

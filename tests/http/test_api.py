@@ -15,6 +15,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from wan_ui import errors
+from wan_ui.carried import Found
 from wan_ui.errors import RenderFailed, VideoNotFound, WanUIError
 from wan_ui.http.api import api, decode_json
 from wan_ui.jobs.store import ClipRecord, Job, Store
@@ -69,6 +70,9 @@ class ShelfDesk:
 
     def inspect_file(self, file: Path, name: str) -> dict[str, Any]:
         raise AssertionError("test_inspect.py does")
+
+    def restore(self, file: Path, from_video: bool = False) -> Found:
+        raise AssertionError("test_restore.py does")
 
     def clip_path(self, job_id: str, index: int) -> Path:
         for clip in self.store.job(job_id).clips:

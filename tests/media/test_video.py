@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 from playwright.sync_api import sync_playwright
 
-from wan_ui.errors import DiskFull, PayloadTooLarge, VideoEncodingFailed
+from wan_ui.errors import DiskFull, PayloadTooLarge, VideoEncodingFailed, VideoInvalid
 from wan_ui.media import video
 
 pytestmark = pytest.mark.slow
@@ -215,10 +215,13 @@ def test_a_file_that_is_no_video(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "clip.mp4"
     if content is not None:
         path.write_bytes(content)
-    for read in (video.probe, video.read_frames, video.read_metadata):
+    for read in (video.probe, video.read_frames):
         with pytest.raises(VideoEncodingFailed, match=r"clip\.mp4") as caught:
             read(path)
         assert str(tmp_path) not in str(caught.value)
+    with pytest.raises(VideoEncodingFailed if content is None else VideoInvalid) as refused:
+        video.read_metadata(path)
+    assert str(tmp_path) not in str(refused.value)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

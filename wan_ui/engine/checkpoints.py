@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,7 @@ _CONFIGS = {
 }
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "special_tokens_map.json", "added_tokens.json")
 _TOKENIZER_VOCABULARIES = ("tokenizer.json", "spiece.model")
+LARGEST_CONFIG = 1 << 20  # bytes of a JSON file that is read whole to tell what a checkpoint is
 DISK_RESERVE = 1 << 30  # bytes left free after a download, for clips and the cache's own bookkeeping
 
 
@@ -131,6 +132,27 @@ class Checkpoints:
         if folder is None or not (folder / "config.json").is_file():
             return None
         return _read_json(folder / "config.json", f"{source.repo}/{source.subfolder}/config.json")
+
+    def identity(self, row: WanModel) -> list[dict[str, str | None]]:
+        """Which files a row's are, JSON-ready: of each repository `repo`, `revision` and `files`.
+
+        `revision` is the hub's commit, None for a folder of one's own. `files` is a SHA-256 over the names and sizes of
+        all files that are read and the contents of the small JSON ones among them: the same on every machine, without
+        reading weights. Raises CheckpointNotFound or CheckpointIncomplete.
+        """
+        by_repo: dict[str, list[Component]] = {}
+        for name, source in row.components.items():
+            by_repo.setdefault(source.repo, []).append(self.component(row, name))
+        return [
+            {"repo": repo, "revision": self._revision(repo, parts[0]), "files": _files_digest(parts)}
+            for repo, parts in sorted(by_repo.items())
+        ]
+
+    def _revision(self, repo: str, component: Component) -> str | None:
+        if self._models_dir is not None and (self._models_dir / repo).is_dir():
+            return None
+        parts = component.folder.parts[::-1]  # …/snapshots/<commit>/<subfolder>
+        return parts[parts.index("snapshots") - 1] if "snapshots" in parts[1:] else None
 
     def present(self, row: WanModel) -> bool:
         """Whether all of the row's files are on disk, complete."""
@@ -319,6 +341,17 @@ def _hub_errors(repo: str) -> Iterator[None]:
             raise DiskFull(f"The disk filled up while {repo} was downloaded: make room and try again.") from error
         reason = os.strerror(error.errno or errno.EIO)
         raise CheckpointNotFound(f"{repo} could not be downloaded: {reason}.", repo=repo) from error
+
+
+def _files_digest(components: Iterable[Component]) -> str:
+    said = hashlib.sha256()
+    for component in sorted(components, key=lambda one: one.name):
+        for file in component.files:
+            size = file.stat().st_size
+            said.update(f"{component.name}/{file.name}\n{size}\n".encode())
+            if file.suffix == ".json" and size <= LARGEST_CONFIG:
+                said.update(file.read_bytes())
+    return said.hexdigest()
 
 
 def _elements(path: Path, component: Component) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -96,7 +96,7 @@ class Loader:
         with out_of_memory_said():
             components = load_components(row, files, target, kept, self.counts, on_progress)
             residence = Residence(mode, components, self._device)
-        return WanPipeline(row, components, residence, self, sizes)
+        return WanPipeline(row, components, residence, self, sizes, self._checkpoints.identity(row))
 
     def _decide(self, row: WanModel, sizes: memory.Sizes, generation: Generation) -> memory.Placement:
         if self._device.type != "cuda":
@@ -210,9 +210,16 @@ class WanPipeline:
     """A loaded row. Implements engine.Pipeline."""
 
     def __init__(
-        self, row: WanModel, components: Components, residence: Residence, loader: Loader, sizes: memory.Sizes
+        self,
+        row: WanModel,
+        components: Components,
+        residence: Residence,
+        loader: Loader,
+        sizes: memory.Sizes,
+        identity: Sequence[Mapping[str, str | None]],
     ) -> None:
         self._row = row
+        self._identity = identity
         self._components = components
         self._residence = residence
         self._loader = loader
@@ -553,6 +560,7 @@ class WanPipeline:
             "seconds": dict(clock.seconds),
             "device": device_name(self._device),
             "versions": versions(),
+            "checkpoint": [dict(one) for one in self._identity],
         }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, c
 
 import anyio
 import anyio.to_thread
-from fastapi import Depends, FastAPI, Path, Request
+from fastapi import Depends, FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -32,6 +32,7 @@ from wan_ui.models import DEFAULT_FPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_NUM_FRAME
 from wan_ui.request import Generation, InferenceRequest
 
 if TYPE_CHECKING:
+    from wan_ui.carried import Found
     from wan_ui.compare import PlannedCell
     from wan_ui.jobs.store import ClipRecord, Job
     from wan_ui.jobs.worker import Running
@@ -58,6 +59,7 @@ class DeskLike(trainer.DeskLike, Protocol):
     def pulse(self) -> str: ...
     def inspect(self, source: str) -> dict[str, Any]: ...
     def inspect_file(self, file: pathlib.Path, name: str) -> dict[str, Any]: ...
+    def restore(self, file: pathlib.Path, from_video: bool = False) -> Found: ...
 
 
 class ErrorInfo(BaseModel):
@@ -189,6 +191,18 @@ class Pulse(BaseModel):
     pulse: str = Field(description="Stays the same while no request has changed; for clients that poll many.")
 
 
+class RestoredSettings(BaseModel):
+    """The settings that a video carries, held against what is here now."""
+
+    request: dict[str, Any] = Field(description="A body for POST /inference, without what is not here.")
+    comparison: dict[str, Any] | None = Field(description="The whole comparison, where the video is one of its cells.")
+    notes: list[str] = Field(description="What is not as it was, one sentence each; empty: all is here.")
+    first_frame: Literal["none", "here", "missing", "from_video"] = Field(
+        description="Whether the request needs no first frame, has its own, lacks it, or has the video's own instead."
+    )
+    made: dict[str, Any] = Field(description="By what: wan_ui, versions, device, checkpoint, seconds by phase.")
+
+
 class Health(BaseModel):
     status: str = Field(description="starting, ready, or failed just before the server ends to be started again.")
     version: str
@@ -196,6 +210,9 @@ class Health(BaseModel):
     queue: int = Field(description="Requests waiting.")
 
 
+FromVideo = Annotated[
+    bool, Query(description="Where the first frame is not here, keep the video's own and put it in its place.")
+]
 RequestId = Annotated[str, Path(description="From the reply to POST /inference.", max_length=200)]
 VideoIndex = Annotated[
     int, Path(description="From 0, in prompt order; of a comparison, the cell's `video`.", ge=0, le=LARGEST_INDEX)
@@ -211,6 +228,12 @@ _ERRORS = {
     507: "No disk space.",
 }
 
+
+_FILE_FORM: dict[str, Any] = {
+    "type": "object",
+    "properties": {FIELD: {"type": "string", "format": "binary"}},
+    "required": [FIELD],
+}
 
 _documented = partial(always.documented, ErrorReply, _ERRORS)
 
@@ -623,7 +646,7 @@ def api(
     async def looked_into(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         nonlocal seats  # the event loop's alone
         if not seats:
-            raise ServerBusy("Many LoRA files are being looked into already. Ask again in a few seconds.")
+            raise ServerBusy("Many files are being looked into already. Ask again in a few seconds.")
         seats -= 1
         try:
             return await anyio.to_thread.run_sync(look, limiter=inspecting)
@@ -646,13 +669,7 @@ def api(
                 "required": True,
                 "content": {
                     "application/json": {"schema": InspectBody.model_json_schema()},
-                    "multipart/form-data": {
-                        "schema": {
-                            "type": "object",
-                            "properties": {FIELD: {"type": "string", "format": "binary"}},
-                            "required": [FIELD],
-                        }
-                    },
+                    "multipart/form-data": {"schema": _FILE_FORM},
                 },
             }
         },
@@ -664,6 +681,19 @@ def api(
                 return await looked_into(partial(desk.inspect_file, file.path, file.name))
         path = _inspect_body(await read_body(request)).path
         return await looked_into(partial(desk.inspect, path))
+
+    @door.post(
+        "/restore",
+        operation_id="restore",
+        summary="The settings that a video made here carries, and what differs now",
+        response_model=RestoredSettings,
+        responses=_documented(400, 413, 422, 503, 507),
+        openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FILE_FORM}}}},
+    )
+    async def restore(request: Request, from_video: FromVideo = False) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=scratch) as folder:
+            file = await receive_file(request, pathlib.Path(folder), file_limit)
+            return await looked_into(lambda: asdict(desk.restore(file.path, from_video)))
 
     @door.get(
         "/pulse",

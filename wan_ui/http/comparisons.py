@@ -19,6 +19,7 @@ from starlette.background import BackgroundTask
 from wan_ui.errors import InvalidRequest, VideoNotFound
 from wan_ui.http import always
 from wan_ui.http.turns import Turns
+from wan_ui.jobs import inside
 from wan_ui.lora.sources import public
 from wan_ui.media import disk, grid, video
 from wan_ui.media.grid import Board
@@ -134,7 +135,7 @@ def mount(door: FastAPI, desk: DeskLike, error_model: Any, scratch: pathlib.Path
     def grid_video(request_id: RequestId) -> Response:
         job = desk.job(request_id)
         whole = board(desk, job)
-        about = {"request": public(without_training_samples(job.request))}
+        about = inside.of_grid(job)
         return made("grid.mp4", "video/mp4", request_id, lambda path: grid.write(path, whole, about))
 
     @door.get(

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from wan_ui import carried
+from wan_ui.carried import NOTHING_KNOWN
 from wan_ui.engine.clip import Progress
 from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, VideoNotFound
 from wan_ui.intake import Configs, Prepared, prepare
@@ -22,10 +24,12 @@ from wan_ui.jobs.worker import Running, Worker
 from wan_ui.lora.header import check_fit, pair_messages
 from wan_ui.lora.inspection import describe, inspect
 from wan_ui.lora.sources import is_remote, shown_name
+from wan_ui.media import video
 from wan_ui.trainer.shelf import Shelf
 from wan_ui.visitors import LOCAL, Who
 
 if TYPE_CHECKING:
+    from wan_ui.carried import Found, Here
     from wan_ui.errors import WanUIError
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
@@ -43,9 +47,9 @@ class Desk:
 
     `library` and `images` are what its requests may name; the page lists and fills them. `data_dir` is the folder
     that the clips' file names are relative to. `fetcher` fetches what requests name by address, once it is started.
-    `trainer` keeps imported training jobs, `previews` compares clips with what the trainer showed.
-    Methods that take a job's id raise
-    RequestNotFound for one that does not exist; all raise HostError when the list of jobs cannot be read or written.
+    `here` says what renders, for what a video tells of its making. `trainer` keeps imported training jobs, `previews`
+    compares clips with what the trainer showed. Methods that take a job's id raise RequestNotFound for one that does
+    not exist; all raise HostError when the list of jobs cannot be read or written.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Desk:
         configs: Configs,
         data_dir: Path,
         limits: Limits = NO_LIMITS,
+        here: Here = NOTHING_KNOWN,
     ) -> None:
         self.library = library
         self.images = images
@@ -65,6 +70,7 @@ class Desk:
         self._configs = configs
         self._data_dir = data_dir
         self._limits = limits
+        self._here = here
         self._admission = threading.Lock()
         self._begun = secrets.token_hex(8)  # another process's count of changes may be the same
         self._room = Room([data_dir / name for name in KEPT_FOLDERS], limits.disk)
@@ -189,6 +195,18 @@ class Desk:
     def inspect_file(self, file: Path, name: str) -> dict[str, Any]:
         """What a file is that belongs to no library; `name` is the name it had at its sender. Raises LoraInvalid."""
         return inspect(file, name, self._configs)
+
+    def restore(self, file: Path, from_video: bool = False) -> Found:
+        """The settings that a video carries, held against what is here now.
+
+        `from_video`: where the image it starts from is not here, the video's own first frame is kept and takes its
+        place. Raises VideoInvalid and, for that frame, what ImageStore.put_bytes raises, and DiskFull.
+        """
+        found = carried.found(carried.read(file), self.library, self.images, self._here)
+        if not from_video or found.first_frame != "missing":
+            return found
+        self._room.check()
+        return found.starting_from(self.images.put_bytes(video.first_frame(file)))
 
     def lora_at_hand(self, source: str) -> bool:
         """Whether a source can be looked into without a fetch; what is not there raises when it is."""

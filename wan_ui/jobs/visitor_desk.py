@@ -23,6 +23,7 @@ from wan_ui.jobs.store import Job
 from wan_ui.visitors import Who
 
 if TYPE_CHECKING:
+    from wan_ui.carried import Found
     from wan_ui.engine.clip import Progress
     from wan_ui.intake import Prepared
     from wan_ui.jobs.previews import Previews
@@ -144,6 +145,9 @@ class VisitorDesk:
 
     def inspect_file(self, file: Path, name: str) -> dict[str, Any]:
         return self._desk.inspect_file(file, name)
+
+    def restore(self, file: Path, from_video: bool = False) -> Found:
+        return self._here().restore(file, from_video)
 
     def lora_at_hand(self, source: str) -> bool:
         return self._here().lora_at_hand(source)

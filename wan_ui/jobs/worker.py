@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from wan_ui import __version__
 from wan_ui.compare import PlannedCell
 from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
 from wan_ui.errors import (
@@ -33,11 +32,11 @@ from wan_ui.errors import (
     VideoEncodingFailed,
     WanUIError,
 )
-from wan_ui.jobs.previews import KEPT, sample_of, wire_of
+from wan_ui.jobs import inside
+from wan_ui.jobs.previews import KEPT, sample_of
 from wan_ui.jobs.store import FINAL, MAX_ATTEMPTS, ClipRecord, Job, Store
-from wan_ui.lora.sources import public
 from wan_ui.media import disk, video
-from wan_ui.request import Generation, without_training_samples
+from wan_ui.request import Generation
 
 log = logging.getLogger(__name__)
 
@@ -353,12 +352,13 @@ class Worker:
         return None
 
     def _make_clip(self, job: Job, running: Running, generation: Generation) -> None:
-        with self._phases() as entered:
-            self._render_clip(job, running, generation, entered)
+        spent: dict[str, float] = {}
+        with self._phases(spent) as entered:
+            self._render_clip(job, running, generation, entered, spent)
 
     @contextmanager
-    def _phases(self) -> Iterator[Callable[[Phase], None]]:
-        """Tells the observer the seconds of each phase that is entered in the block."""
+    def _phases(self, spent: dict[str, float]) -> Iterator[Callable[[Phase], None]]:
+        """Tells the observer, and adds to `spent`, the seconds of each phase that is entered in the block."""
         at: tuple[Phase, float] | None = None
 
         def enter(phase: Phase | None) -> None:
@@ -366,6 +366,7 @@ class Worker:
             now = time.monotonic()
             if at is not None and at[0] != phase:
                 self._observe(at[0], now - at[1])
+                spent[at[0]] = spent.get(at[0], 0.0) + now - at[1]
             if at is None or at[0] != phase:
                 at = None if phase is None else (phase, now)
 
@@ -375,7 +376,12 @@ class Worker:
             enter(None)
 
     def _render_clip(
-        self, job: Job, running: Running, generation: Generation, entered: Callable[[Phase], None]
+        self,
+        job: Job,
+        running: Running,
+        generation: Generation,
+        entered: Callable[[Phase], None],
+        spent: Mapping[str, float],
     ) -> None:
         where = _place(job, running.index)
 
@@ -402,7 +408,7 @@ class Worker:
                 f"The folder for clips cannot be made ({error.strerror}). Check the data folder and its disk."
             ) from error
         self._store.begin_clip(job.id, f"{self._clips_dir.name}/{path.name}")
-        self._write_video(path, clip.frames, clip.fps, _inside_file(job, running.index, generation, clip))
+        self._write_video(path, clip.frames, clip.fps, inside.of_clip(job, running.index, clip, spent))
         stored = False
         kept = path.with_suffix(KEPT)
         try:
@@ -473,22 +479,3 @@ def _cells_failed(cells: Sequence[PlannedCell], failures: Mapping[int, Mapping[s
             for cell in failed
         ],
     )
-
-
-def _inside_file(job: Job, index: int, generation: Generation, clip: Clip) -> dict[str, Any]:
-    """What a clip's file carries: the request that makes this one clip again, and all that it was resolved to.
-
-    Never an id of a request or of an imported training job: whoever holds a clip must not be able to read
-    or cancel what it belongs to. Of addresses nothing behind a question mark: a token may stand there.
-    """
-    request = without_training_samples(wire_of(job, index))
-    prompt = {**request["prompts"][0], "seed": generation.seed}
-    inside: dict[str, Any] = public(
-        {
-            "wan_ui": __version__,
-            "request": {**request, "prompts": [prompt]},
-            "generation": asdict(generation),
-            "render": dict(clip.metadata),
-        }
-    )
-    return inside

@@ -121,6 +121,10 @@ class ImageStore:
         self._took(sha256)
         return sha256
 
+    def has(self, sha256: str) -> bool:
+        """Whether the image of this SHA-256 is kept, and for the one who asks to use."""
+        return bool(_SHA256.fullmatch(sha256)) and (self._folder / sha256).is_file() and self._may(sha256)
+
     def open(self, sha256: str) -> Image.Image:
         """The image as RGB at its full size, decoded anew for each caller. Raises ControlImageInvalid if it is gone."""
         return self._rgb(self.data(sha256))
@@ -134,7 +138,7 @@ class ImageStore:
             raise _gone() from error
 
     def _kept(self, sha256: str) -> str:
-        if not _SHA256.fullmatch(sha256) or not (self._folder / sha256).is_file() or not self._may(sha256):
+        if not self.has(sha256):
             raise _gone()
         return sha256
 

@@ -15,11 +15,13 @@ import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 
-from wan_ui.errors import DiskFull, PayloadTooLarge, VideoEncodingFailed
-from wan_ui.media import disk
+from wan_ui.errors import DiskFull, PayloadTooLarge, VideoEncodingFailed, VideoInvalid
+from wan_ui.media import boxes, disk
 
 CRF = 14
 KEYFRAME_EVERY = 8  # frames; players that step and scrub seek to a keyframe first
+MOST_PIXELS = 4096 * 4096  # of a video from elsewhere whose first frame is read; a request's sides go up to 4096
+FIRST_FRAME_SECONDS = 30.0
 METADATA_KEY = "comment"  # MP4 keeps this one without -movflags use_metadata_tags
 _SCALER = "bicubic+accurate_rnd+full_chroma_int"
 # scale converts and marks the matrix and range; primaries and transfer come from rawvideo as "unknown", and the
@@ -32,7 +34,6 @@ _TO_BT709 = (
 _FROM_BT709 = f"scale=in_color_matrix=bt709:in_range=tv:out_range=pc:flags={_SCALER},format=rgb24"
 _BT709_TAGS = ("-color_primaries", "bt709", "-color_trc", "bt709", "-colorspace", "bt709", "-color_range", "tv")
 _NO_SPACE_SIGNS = (b"No space left on device", b"Disk quota exceeded")
-_METADATA_LINE = re.compile(r"((?:\\.|[^\\=\n])*)=?((?:\\.|[^\\\n])*)\n", re.DOTALL)
 
 Frames = npt.NDArray[np.uint8]
 
@@ -117,18 +118,37 @@ def read_frames(path: Path, most_bytes: int | None = None) -> Frames:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The mapping that `write` put into the file; {} for a file that carries none. Raises VideoEncodingFailed."""
-    text = _read(path, "-f", "ffmetadata", "-").decode("utf-8", "replace")
-    for line in _METADATA_LINE.finditer(text):
-        key, value = line.groups()
-        if key == METADATA_KEY:
-            comment = re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)
-            try:
-                found = json.loads(comment)
-            except ValueError:
-                return {}  # another program's comment
-            return found if isinstance(found, dict) else {}
-    return {}
+    """The mapping that `write` put into the file; {} for a file that carries none.
+
+    Raises VideoInvalid for a file that is no whole MP4 and for a comment of megabytes, VideoEncodingFailed for a file
+    that cannot be opened.
+    """
+    try:
+        found = json.loads((boxes.comment(path) or b"").decode("utf-8"))
+    except (ValueError, RecursionError):
+        return {}  # another program's comment
+    except OSError as error:
+        raise VideoEncodingFailed(f"{path.name} could not be read: {error.strerror}.") from error
+    return found if isinstance(found, dict) else {}
+
+
+def first_frame(path: Path) -> bytes:
+    """The first frame of an MP4 from elsewhere, as a PNG. Raises VideoInvalid."""
+    boxes.check_start(path)  # ffmpeg would also follow a playlist that only calls itself an MP4
+    command = [
+        *(_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", "-max_pixels", str(MOST_PIXELS)),
+        *("-f", "mov", "-i", f"file:{path}", "-map", "0:v:0", "-frames:v", "1", "-vf", _FROM_BT709),
+        *("-c:v", "png", "-f", "image2pipe", "-"),
+    ]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=FIRST_FRAME_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        done = None
+    if done is None or done.returncode or not done.stdout:
+        raise VideoInvalid("The first frame of this MP4 cannot be read. Choose the image that the video starts from.")
+    return done.stdout
 
 
 def probe(path: Path) -> VideoInfo:

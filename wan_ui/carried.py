@@ -1,0 +1,304 @@
+"""What a video made here carries, read back and held against what is here now; it knows no page, job or framework."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wan_ui import __version__
+from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, InvalidRequest, VideoInvalid
+from wan_ui.lora.told import clean
+from wan_ui.media import boxes
+from wan_ui.media.image import UPLOAD
+from wan_ui.models import MODELS, WanModel
+from wan_ui.request import InferenceRequest, parse
+from wan_ui.restore import hashes_of, restored
+
+if TYPE_CHECKING:
+    from wan_ui.lora.library import Library
+    from wan_ui.media.image import ImageStore
+
+MOST_LORAS = 256  # of a comparison: 64 values of two files each, and a stack
+SHORT = 7  # digits of a commit, as the hub shows them
+COMPUTED_BY = ("torch", "diffusers", "transformers", "peft")
+
+MISSING_IMAGE = "The image it starts from is not here: choose it again, or take the video's own first frame."
+FROM_VIDEO = "It starts from the video's own first frame, which is close to the image but was compressed."
+
+FirstFrame = Literal["none", "here", "missing", "from_video"]
+"""Whether the request needs none, has its own, lacks it, or starts from the video's own first frame instead."""
+
+
+class _Part(BaseModel):
+    """What another version added is let pass."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class CarriedLora(_Part):
+    """A LoRA file as the request names it and by its content."""
+
+    path: str = Field(max_length=4096)
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+
+
+class CarriedCheckpoint(_Part):
+    """See engine.checkpoints.Checkpoints.identity."""
+
+    repo: str = Field(max_length=300)
+    revision: str | None = Field(None, max_length=100)
+    files: str | None = Field(None, max_length=100)
+
+
+class CarriedRender(_Part):
+    """What computed the video."""
+
+    versions: dict[str, str] = Field(default_factory=dict, max_length=50)
+    device: str | None = Field(default=None, max_length=300)
+    checkpoint: tuple[CarriedCheckpoint, ...] = Field(default=(), max_length=20)
+    seconds: dict[str, float] = Field(default_factory=dict, max_length=50)
+
+
+class CarriedGeneration(_Part):
+    """The one video: the files it wears, of which a comparison's `loras` has more."""
+
+    loras: tuple[CarriedLora, ...] = Field(default=(), max_length=MOST_LORAS)
+
+
+class CarriedCell(_Part):
+    """Which cell of a comparison a video is."""
+
+    column_label: str = Field("", max_length=1000)
+    row_label: str = Field("", max_length=1000)
+
+
+class Carried(_Part):
+    """What jobs.inside put into the file, as far as it is read again."""
+
+    wan_ui: str = Field("", max_length=40)
+    request: dict[str, Any]
+    comparison: dict[str, Any] | None = None
+    loras: tuple[CarriedLora, ...] = Field(default=(), max_length=MOST_LORAS)
+    generation: CarriedGeneration = CarriedGeneration()
+    render: CarriedRender = CarriedRender()
+    cell: CarriedCell | None = None
+
+
+def _unknown(row: WanModel) -> None:
+    """Where nobody says which checkpoint there is."""
+
+
+def _no_device() -> None:
+    """Where nothing renders, or not yet."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """What this server would render with: versions by name, a row's Checkpoints.identity, the device's name.
+
+    `checkpoint` gives None where it cannot be told; it raises CheckpointNotFound or CheckpointIncomplete.
+    """
+
+    versions: Mapping[str, str] = field(default_factory=dict)
+    checkpoint: Callable[[WanModel], Sequence[Mapping[str, str | None]] | None] = _unknown
+    device: Callable[[], str | None] = _no_device
+
+
+NOTHING_KNOWN = Here()
+
+
+@dataclass(frozen=True)
+class Found:
+    """A video's settings, ready to be run here. `notes` are sentences on what is not as it was; none: all is here.
+
+    `request` is in wire form, of one prompt, or a comparison's. `comparison` is that of the cell which the video is.
+    `made` says by what it was made: wan_ui, versions, device, checkpoint, seconds.
+    """
+
+    request: dict[str, Any]
+    notes: tuple[str, ...]
+    first_frame: FirstFrame
+    made: dict[str, Any]
+    comparison: dict[str, Any] | None = None
+
+    def starting_from(self, sha256: str) -> Found:
+        """The same with a kept image, the video's own first frame, where the one it started from is missing."""
+        kept = UPLOAD + sha256
+        return replace(
+            self,
+            request=_starting(self.request, kept),
+            comparison=None if self.comparison is None else _starting(self.comparison, kept),
+            first_frame="from_video",
+            notes=tuple(FROM_VIDEO if note == MISSING_IMAGE else note for note in self.notes),
+        )
+
+
+def installed() -> dict[str, str]:
+    """Versions of what computes a video, without importing any of it; what is not installed is left out."""
+    found = {"wan-ui": __version__}
+    for name in COMPUTED_BY:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read(path: Path) -> Carried:
+    """What a video carries, checked but for its requests. Raises VideoInvalid, which says what to do."""
+    text = boxes.comment(path)
+    if text is None:
+        raise VideoInvalid(
+            "This MP4 carries no settings. Messengers, editors and converters remove them: choose the file as it was "
+            "downloaded here."
+        )
+    try:
+        found = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _foreign() from error
+    if not isinstance(found, dict) or not isinstance(found.get("request"), dict):
+        raise _foreign()
+    try:
+        return Carried.model_validate(found)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
+        raise VideoInvalid(
+            f"The settings in this MP4 are damaged ({clean(where, 80)}). Choose the file as it was downloaded here."
+        ) from error
+
+
+def found(carried: Carried, library: Library, images: ImageStore, here: Here) -> Found:
+    """The settings a video carries, with its files found again here. Raises VideoInvalid."""
+    request = _checked(carried.request, carried)
+    own = carried.generation.loras or carried.loras
+    again = restored(_wire(request), library, hashes_of(use.model_dump() for use in own))
+    notes = list(again.notes)
+    whole = None
+    if carried.comparison is not None:
+        every = hashes_of(use.model_dump() for use in carried.loras)
+        whole = restored(_wire(_checked(carried.comparison, carried)), library, every)
+        notes += whole.notes
+    row = MODELS[request.model]
+    wire, first_frame = _with_first_frame(again.request, images)
+    if first_frame == "missing":
+        notes.append(MISSING_IMAGE)
+    if carried.cell is not None:
+        place = " · ".join(filter(None, (carried.cell.column_label, carried.cell.row_label)))
+        notes.append(f"This is one video of a comparison{f' ({clean(place, 120)})' if place else ''}.")
+    notes += [*_checkpoint_notes(carried.render.checkpoint, row, here), *_version_notes(carried, here)]
+    return Found(
+        request=wire,
+        notes=tuple(dict.fromkeys(notes)),
+        first_frame=first_frame,
+        made={"wan_ui": carried.wan_ui, **carried.render.model_dump(mode="json")},
+        comparison=None if whole is None else _with_first_frame(whole.request, images)[0],
+    )
+
+
+def _foreign() -> VideoInvalid:
+    return VideoInvalid(
+        "This MP4 was not made by wan-ui: what it carries is another program's. Choose a video that was made here."
+    )
+
+
+def _checked(request: Mapping[str, Any], carried: Carried) -> InferenceRequest:
+    model = request.get("model")
+    if isinstance(model, str) and model not in MODELS:
+        raise VideoInvalid(
+            f"This video was made with the model {clean(model, 80)}, which this version ({__version__}) does not have. "
+            "Update wan-ui, or choose another video."
+        )
+    try:
+        return parse(request)
+    except InvalidRequest as error:
+        by = clean(carried.wan_ui, 40) or "another version"
+        raise VideoInvalid(
+            f"The settings in this MP4, written by wan-ui {by}, are not understood by this version ({__version__}): "
+            f"{clean(error.message, 200)}. Update wan-ui, or choose another video.",
+            **error.details,
+        ) from error
+
+
+def _wire(request: InferenceRequest) -> dict[str, Any]:
+    return request.model_dump(mode="json", exclude_none=True)
+
+
+def _with_first_frame(wire: dict[str, Any], images: ImageStore) -> tuple[dict[str, Any], FirstFrame]:
+    """The request, without a first frame that is not here."""
+    item, *rest = wire["prompts"]
+    image = item.get("ctrl_img")
+    if not image:
+        return wire, "none"
+    if image.startswith(UPLOAD) and images.has(image.removeprefix(UPLOAD)):
+        return wire, "here"
+    kept = {name: value for name, value in item.items() if name != "ctrl_img"}
+    return {**wire, "prompts": [kept, *rest]}, "missing"
+
+
+def _starting(wire: Mapping[str, Any], image: str) -> dict[str, Any]:
+    item, *rest = wire["prompts"]
+    return {**wire, "prompts": [{**item, "ctrl_img": image}, *rest]}
+
+
+def _checkpoint_notes(then: Sequence[CarriedCheckpoint], row: WanModel, here: Here) -> list[str]:
+    if not then:
+        return []
+    try:
+        now = here.checkpoint(row)
+    except CheckpointNotFound:
+        return [f"The checkpoint of {row.label} is not on this machine yet."]
+    except CheckpointIncomplete:
+        return [f"The checkpoint of {row.label} on this machine is incomplete."]
+    if now is None:
+        return []
+    by_repo = {one["repo"]: one for one in now}
+    notes = []
+    for one in then:
+        repo, other = clean(one.repo, 120), by_repo.get(one.repo)
+        if other is None:
+            notes.append(f"It was made with the checkpoint {repo}, which {row.label} does not use here.")
+        elif one.revision and other["revision"] and one.revision != other["revision"]:
+            was, now_at = clean(one.revision)[:SHORT], other["revision"][:SHORT]
+            notes.append(f"The checkpoint {repo} was at revision {was}; here it is at {now_at}.")
+        elif one.files != other["files"]:
+            notes.append(f"The checkpoint {repo} here is not the one it was made with: its files differ.")
+    return notes
+
+
+def _version_notes(carried: Carried, here: Here) -> list[str]:
+    """One sentence on versions, one on the device."""
+    notes = []
+    differ = [
+        (name, was, here.versions[name])
+        for name, was in carried.render.versions.items()
+        if name in here.versions and _public(was) != _public(here.versions[name])
+    ]
+    if differ:
+        then = _listed([f"{name} {clean(was, 40)}" for name, was, _ in differ])
+        now = _listed([clean(one, 40) for _, _, one in differ])
+        notes.append(f"It was made with {then}; here {'is' if len(differ) == 1 else 'are'} {now}.")
+    device = here.device()
+    if device is not None and carried.render.device and carried.render.device != device:
+        notes.append(f"It was rendered on {_device(carried.render.device)}; here on {_device(device)}.")
+    if notes:
+        notes[-1] += " The frames may differ slightly."
+    return notes
+
+
+def _device(name: str) -> str:
+    return "a CPU" if name == "cpu" else clean(name, 120)
+
+
+def _public(text: str) -> str:
+    """A version without the mark of its build: the same code for another device."""
+    return text.partition("+")[0]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1]
