@@ -565,6 +565,7 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/requests/{request_id}/grid.mp4"),
         ("get", "/requests/{request_id}/sheet.png"),
         ("get", "/pulse"),
+        ("post", "/restore"),
         ("get", "/requests/{request_id}/cells.zip"),
         ("post", "/jobs/import"),
         ("get", "/jobs/{job_id}/samples/{step}/{index}"),
