@@ -27,6 +27,7 @@ WanUIError
 │   ├── QueueFull               429  as many requests wait as may
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
+│   ├── StillRunning            409  what waits or runs cannot be deleted
 │   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
 │   └── RouteNotFound           404
 ├── HostError               the operator's move: disk, memory, files, device
@@ -187,6 +188,10 @@ class RequestNotFound(RequestError):
 
 class VideoNotFound(RequestError):
     code, status = "VIDEO_NOT_FOUND", 404
+
+
+class StillRunning(RequestError):
+    code, status = "STILL_RUNNING", 409
 
 
 class PreviewNotFound(RequestError):

@@ -37,6 +37,7 @@ from wan_ui.http.headers import SafeHeaders
 from wan_ui.http.login import Login
 from wan_ui.http.metrics import Metrics
 from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
@@ -245,6 +246,8 @@ def compose(settings: Settings) -> House:
     store = Store(data / "jobs.sqlite")
     metrics = Metrics()
     metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
+    size = None if settings.keep_gb is None else int(settings.keep_gb * 1e9)
+    retention = Retention(settings.keep_days, size)
     worker = Worker(
         store,
         render,
@@ -254,6 +257,7 @@ def compose(settings: Settings) -> House:
         timeout=settings.job_timeout,
         check_device=lambda: engine.result().check(),
         observe=metrics.observe,
+        tidy=lambda: desk.gallery.tidy(retention),
     )
     desk = Desk(
         Library(settings.lora_dir, uploads, Sources(uploads, allow_hosts=settings.allow_url_hosts)),

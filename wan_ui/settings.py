@@ -15,6 +15,7 @@ LogFormat = Literal["auto", "json", "text"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("auto", "json", "text")
 ENVIRONMENT_PREFIX = "WAN_UI_"
 DEFAULT_LORA_DIR = Path("./loras")
+MOST_DAYS = 36_500.0
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Settings:
     in: a generated one. `shared_gallery`: visitors see each other's clips. `max_waiting` and `max_waiting_each`:
     requests in line, in all and of one visitor (None: 20 for visitors, no limit for the owner). `max_cost`: frames ×
     pixels of one request (None: 4e9 for visitors). `max_upload_gb`: of one file; `max_disk_gb`: of the data folder.
+    `keep_days` and `keep_gb`: older clips, or the oldest where all have more, are deleted; None: never.
     """
 
     models_dir: Path | None = None
@@ -58,6 +60,8 @@ class Settings:
     max_cost: int | None = None
     max_upload_gb: float = 8.0
     max_disk_gb: float | None = None
+    keep_days: float | None = None
+    keep_gb: float | None = None
 
     @property
     def is_open_to_others(self) -> bool:
@@ -233,6 +237,21 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="GB",
         help="clips and uploads together; more is refused (default: no limit but the disk)",
     )
+    stay = line.add_argument_group("how long clips stay (favourites always do)")
+    stay.add_argument(
+        "--keep-days",
+        type=float,
+        default=default("KEEP_DAYS", None),
+        metavar="DAYS",
+        help="delete clips that are older, with all their files (default: never)",
+    )
+    stay.add_argument(
+        "--keep-gb",
+        type=float,
+        default=default("KEEP_GB", None),
+        metavar="GB",
+        help="delete the oldest clips when all of them have more (default: never)",
+    )
     return line
 
 
@@ -242,8 +261,11 @@ def _numbers(line: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
         value = getattr(chosen, name)
         if value is not None and not least <= value < float("inf"):
             line.error(f"--{name.replace('_', '-')} must be a number of at least {least}")
-    if chosen.max_disk_gb is not None and not 0 < chosen.max_disk_gb < float("inf"):
-        line.error("--max-disk-gb must be a number above 0")
+    for name, most in (("max_disk_gb", float("inf")), ("keep_days", MOST_DAYS), ("keep_gb", float("inf"))):
+        value = getattr(chosen, name)
+        if value is not None and not 0 < value < most:
+            bound = "" if most == float("inf") else f" and below {most:g}"
+            line.error(f"--{name.replace('_', '-')} must be a number above 0{bound}")
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -293,4 +315,6 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         max_cost=None if chosen.max_cost is None else int(chosen.max_cost),
         max_upload_gb=chosen.max_upload_gb,
         max_disk_gb=chosen.max_disk_gb,
+        keep_days=chosen.keep_days,
+        keep_gb=chosen.keep_gb,
     )

@@ -33,6 +33,14 @@ class ShelfDesk:
 
     trainer: Any = None  # test_trainer.py does
     previews: Any = None
+    entries: Any = None  # test_gallery.py does, as all of these
+    entry_choices: Any = None
+    entry: Any = None
+    may_change_entry: Any = None
+    keep_entry: Any = None
+    delete_entry: Any = None
+    poster: Any = None
+    make_poster: Any = None
 
     def __init__(self, store: Store, folder: Path) -> None:
         self.store, self.folder = store, folder
@@ -567,6 +575,13 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/pulse"),
         ("post", "/restore"),
         ("get", "/requests/{request_id}/cells.zip"),
+        ("get", "/gallery"),
+        ("get", "/gallery/choices"),
+        ("get", "/gallery/{entry_id}"),
+        ("patch", "/gallery/{entry_id}"),
+        ("delete", "/gallery/{entry_id}"),
+        ("get", "/gallery/{entry_id}/poster.jpg"),
+        ("get", "/gallery/{entry_id}/settings.json"),
         ("post", "/jobs/import"),
         ("get", "/jobs/{job_id}/samples/{step}/{index}"),
         ("get", "/jobs/{job_id}/samples/{step}/{index}/thumbnail"),

@@ -22,7 +22,7 @@ from wan_ui.errors import DiskFull, OutOfMemory, VideoEncodingFailed
 from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.store import Job, Store
 from wan_ui.jobs.worker import Worker, WriteVideo
-from wan_ui.media import video
+from wan_ui.media import poster, video
 
 
 def ended(desk: Desk, worker: Worker, job: Job) -> Job:
@@ -31,7 +31,11 @@ def ended(desk: Desk, worker: Worker, job: Job) -> Job:
 
 
 def files(tmp_path: Path) -> set[str]:
-    return {f"clips/{path.name}" for path in (tmp_path / "clips").iterdir()}
+    """The clips, each of which has its still beside it, and nothing else."""
+    found = {path for path in (tmp_path / "clips").iterdir()}
+    clips = {path for path in found if path.suffix != poster.SUFFIX}
+    assert found - clips == {path.with_suffix(poster.SUFFIX) for path in clips if path.suffix == ".mp4"}
+    return {f"clips/{path.name}" for path in clips}
 
 
 def test_one_job_with_three_prompts_leaves_three_clips(

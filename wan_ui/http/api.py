@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect
 
 import wan_ui
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, ServerBusy, WanUIError
-from wan_ui.http import always, comparisons, trainer
+from wan_ui.http import always, comparisons, gallery, trainer
 from wan_ui.http.multipart import FIELD, receive_file
 from wan_ui.lora.sources import public
 from wan_ui.media.disk import PART_PREFIX
@@ -47,7 +47,7 @@ JobStatus = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"
 CellStatus = Literal["waiting", "running", "succeeded", "failed", "missing"]
 
 
-class DeskLike(trainer.DeskLike, Protocol):
+class DeskLike(trainer.DeskLike, gallery.DeskLike, Protocol):
     """What this door asks of the desk, see `jobs.desk.Desk`."""
 
     def submit(self, body: Any) -> Job: ...
@@ -656,6 +656,7 @@ def api(
     async def read_json(request: Request) -> Any:
         return decode_json(await read_body(request))
 
+    gallery.mount(door, desk, ErrorReply, read_json)
     trainer.mount(door, desk, ErrorReply, read_json, _root, file_limit, scratch)
 
     @door.post(

@@ -17,6 +17,7 @@ from wan_ui.engine.clip import Progress
 from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, VideoNotFound
 from wan_ui.intake import Configs, Prepared, prepare
 from wan_ui.jobs.fetcher import Fetcher
+from wan_ui.jobs.gallery import EVERYBODYS, PAGE, Choices, Entry, Filter, Gallery, Page
 from wan_ui.jobs.limits import NO_LIMITS, Limits, Room
 from wan_ui.jobs.previews import Previews
 from wan_ui.jobs.store import Job, Store
@@ -48,8 +49,8 @@ class Desk:
     `library` and `images` are what its requests may name; the page lists and fills them. `data_dir` is the folder
     that the clips' file names are relative to. `fetcher` fetches what requests name by address, once it is started.
     `here` says what renders, for what a video tells of its making. `trainer` keeps imported training jobs, `previews`
-    compares clips with what the trainer showed. Methods that take a job's id raise RequestNotFound for one that does
-    not exist; all raise HostError when the list of jobs cannot be read or written.
+    compares clips with what the trainer showed, `gallery` lists the finished ones. Methods that take a job's id raise
+    RequestNotFound for one that does not exist; all raise HostError when the list of jobs cannot be read or written.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Desk:
         self.fetcher = Fetcher(store, library, configs, worker.wake)
         self.trainer = Shelf(data_dir / "trainer", library, images)
         self.previews = Previews(self.trainer, library, data_dir / "compared", self.clip_path)
+        self.gallery = Gallery(store, data_dir, self.previews.forget)
 
     def room_problem(self) -> WanUIError | None:
         """Why nothing more may be stored, by the limit on what the data folder holds; None where it may."""
@@ -253,6 +255,38 @@ class Desk:
     def holds(self, visitor: str, kind: Literal["lora", "image"], file_id: str) -> bool:
         """Whether a browser brought this file here itself."""
         return self._store.holds(visitor, kind, file_id)
+
+    def entries(self, wanted: Filter, cursor: str | None = None, limit: int = PAGE) -> Page:
+        """A page of the gallery. Raises InvalidRequest for a cursor that no page gave."""
+        return self.gallery.page(EVERYBODYS, wanted, cursor, limit)
+
+    def entry_choices(self) -> Choices:
+        """What the gallery can be filtered by."""
+        return self.gallery.choices(EVERYBODYS)
+
+    def entry(self, entry_id: str) -> Entry:
+        """One entry of the gallery. Raises VideoNotFound."""
+        return self.gallery.entry(entry_id)
+
+    def may_change_entry(self, entry: Entry) -> bool:
+        """Whether an entry is for the one who asks to keep or delete: here, everyone's is."""
+        return True
+
+    def keep_entry(self, entry_id: str, kept: bool) -> Entry:
+        """Marks an entry as one that stays, or not any more. Raises VideoNotFound."""
+        return self.gallery.keep(entry_id, kept)
+
+    def delete_entry(self, entry_id: str) -> None:
+        """Deletes an entry with its files. Raises what Gallery.delete raises."""
+        self.gallery.delete(entry_id)
+
+    def poster(self, entry: Entry) -> Path | None:
+        """The file of an entry's poster, None where it is still to be made."""
+        return self.gallery.poster(entry)
+
+    def make_poster(self, entry: Entry) -> Path:
+        """Makes the poster that is missing. Raises VideoNotFound."""
+        return self.gallery.make_poster(entry)
 
     def at_work(self) -> Running | None:
         """What is being rendered, whoever it is for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -131,6 +132,13 @@ class Previews:
             raise PreviewNotFound("There is no preview beside this video.")
         self._beside(job, index, file)
         return self._kept(job, index, file) / f"{which}.mp4"
+
+    def forget(self, job_id: str, index: int) -> None:
+        """Removes what is kept of a deleted clip: films, what was found, its own preview. Raises OSError."""
+        with self._one_at_a_time:
+            for folder in self._folder.glob(f"{job_id}-{index}-*"):
+                shutil.rmtree(folder)
+            self.shelf.unlink(job_id, index)
 
     def _header(self, path: str, sha256: str | None) -> LoraHeader | None:
         try:

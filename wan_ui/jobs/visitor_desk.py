@@ -3,7 +3,7 @@
 | | the owner | the browser it came from | another browser | over HTTP without a browser |
 |---|---|---|---|---|
 | a browser's job: read | yes | yes | with a shared gallery | no |
-| a browser's job: cancel, retry | yes | yes | no | no |
+| a browser's job: cancel, retry; keep, delete | yes | yes | no | no |
 | a job sent over HTTP without a browser | yes | by its id | by its id | by its id |
 | a browser's LoRA upload or first frame: use | yes | yes | no | no |
 """
@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from wan_ui.errors import RequestNotFound
+from wan_ui.errors import RequestNotFound, VideoNotFound
+from wan_ui.jobs import gallery
 from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.store import Job
 from wan_ui.visitors import Who
@@ -121,6 +122,59 @@ class VisitorDesk:
             return tuple(job for job in self._desk.recent(limit) if self._lists(job))
         return () if who.visitor is None else self._desk.recent(limit, who.visitor)
 
+    # The gallery
+
+    def entries(self, wanted: gallery.Filter, cursor: str | None = None, limit: int = gallery.PAGE) -> gallery.Page:
+        """A page of the entries that are listed for the one who asks. Raises InvalidRequest for a foreign cursor."""
+        scope = self._scope()
+        return gallery.NO_PAGE if scope is None else self._desk.gallery.page(scope, wanted, cursor, limit)
+
+    def entry_choices(self) -> gallery.Choices:
+        """What these can be filtered by."""
+        scope = self._scope()
+        return gallery.NO_CHOICES if scope is None else self._desk.gallery.choices(scope)
+
+    def entry(self, entry_id: str) -> gallery.Entry:
+        """One that the one who asks may see. Raises VideoNotFound."""
+        found = self._desk.entry(entry_id)
+        if found.visitor is not None and not self._lists_of(found.visitor):
+            raise VideoNotFound("There is no such entry in the gallery, or not any more.")
+        return found
+
+    def may_change_entry(self, entry: gallery.Entry) -> bool:
+        """Whether it is for the one who asks to keep or delete."""
+        who = self._who()
+        return who.owner or entry.visitor is None or entry.visitor == who.visitor
+
+    def keep_entry(self, entry_id: str, kept: bool) -> gallery.Entry:
+        self._own_entry(entry_id)
+        return self._desk.keep_entry(entry_id, kept)
+
+    def delete_entry(self, entry_id: str) -> None:
+        self._own_entry(entry_id)
+        self._desk.delete_entry(entry_id)
+
+    def poster(self, entry: gallery.Entry) -> Path | None:
+        """To be asked about entries that `entry` gave."""
+        return self._desk.poster(entry)
+
+    def make_poster(self, entry: gallery.Entry) -> Path:
+        """To be asked about entries that `entry` gave."""
+        return self._desk.make_poster(entry)
+
+    def _own_entry(self, entry_id: str) -> None:
+        if not self.may_change_entry(self.entry(entry_id)):
+            raise VideoNotFound("There is no such entry in the gallery that is yours.")
+
+    def _scope(self) -> gallery.Scope | None:
+        """Whose entries are listed for the one who asks; None: nobody's."""
+        who = self._who()
+        if who.owner:
+            return gallery.EVERYBODYS
+        if self._shared:
+            return gallery.BROWSERS
+        return None if who.visitor is None else gallery.own(who.visitor)
+
     def is_mine(self, job: Job) -> bool:
         """Whether the job came from the browser that asks."""
         visitor = self._who().visitor
@@ -191,7 +245,11 @@ class VisitorDesk:
 
     def _lists(self, job: Job) -> bool:
         """Whether a job is shown to the one who asks without their knowing its id."""
-        return self._who().owner or self.is_mine(job) or (self._shared and job.visitor is not None)
+        return self._lists_of(job.visitor)
+
+    def _lists_of(self, visitor: str | None) -> bool:
+        who = self._who()
+        return who.owner or (visitor is not None and (visitor == who.visitor or self._shared))
 
     def _own(self, job_id: str) -> None:
         if not self.may_change(self.job(job_id)):

@@ -35,7 +35,7 @@ from wan_ui.errors import (
 from wan_ui.jobs import inside
 from wan_ui.jobs.previews import KEPT, sample_of
 from wan_ui.jobs.store import FINAL, MAX_ATTEMPTS, ClipRecord, Job, Store
-from wan_ui.media import disk, video
+from wan_ui.media import disk, poster, video
 from wan_ui.request import Generation
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,10 @@ def _nothing_to_check() -> None:
     """A device that cannot die, such as the CPU."""
 
 
+def _nothing_to_tidy() -> None:
+    """Where clips stay for ever."""
+
+
 def _unobserved(phase: Phase, seconds: float) -> None:
     """Seconds that nobody asked for."""
 
@@ -96,6 +100,8 @@ class Worker:
     DeviceLost if the device is of no use any more. `timeout` are the seconds that one clip may take, downloads left
     out, None for no limit. After either, and when the thread itself ends, `broken` says so: no further job is begun,
     and the process should end with the error's exit code.
+
+    `tidy` is called before the first job and after each, to let go of old clips.
     """
 
     def __init__(
@@ -111,6 +117,7 @@ class Worker:
         check_device: Callable[[], None] = _nothing_to_check,
         observe: Observe = _unobserved,
         keep_frames: KeepFrames = video.write_lossless,
+        tidy: Callable[[], None] = _nothing_to_tidy,
     ) -> None:
         self._store = store
         self._render = render
@@ -122,6 +129,7 @@ class Worker:
         self._check_device = check_device
         self._observe = observe
         self._keep_frames = keep_frames
+        self._tidy = tidy
         self._broken: RestartNeeded | None = None
         self._timed: _Timed | None = None
         self._stopping = threading.Event()
@@ -201,7 +209,8 @@ class Worker:
             disk.sweep(self._clips_dir)
             for file in self._store.strays():
                 (self._clips_dir.parent / file).unlink(missing_ok=True)
-                (self._clips_dir.parent / file).with_suffix(KEPT).unlink(missing_ok=True)
+                for suffix in (KEPT, poster.SUFFIX):
+                    (self._clips_dir.parent / file).with_suffix(suffix).unlink(missing_ok=True)
         except OSError as error:
             log.warning("what a killed process was writing cannot be removed", extra={"reason": error.strerror})
             return
@@ -218,6 +227,7 @@ class Worker:
             self._announce()
 
     def _run_line(self) -> None:
+        self._persist(self._tidy, 1)
         while not self._stopping.is_set() and self._broken is None:
             self._wake.clear()  # before looking, so that a job added after the look wakes the wait
             if self._stopping.is_set():  # the wake that was cleared may have been the stop's
@@ -230,6 +240,8 @@ class Worker:
             self._running = None
             self._broken = self._broken or lost
             self._announce()
+            if self._broken is None:
+                self._persist(self._tidy, 1)
 
     def _watch(self, limit: float) -> None:
         while self._broken is None and not self._stopping.wait(min(1.0, limit / LOOKS_PER_LIMIT)):
@@ -410,8 +422,9 @@ class Worker:
         self._store.begin_clip(job.id, f"{self._clips_dir.name}/{path.name}")
         self._write_video(path, clip.frames, clip.fps, inside.of_clip(job, running.index, clip, spent))
         stored = False
-        kept = path.with_suffix(KEPT)
+        kept, still = path.with_suffix(KEPT), path.with_suffix(poster.SUFFIX)
         try:
+            _write_poster(still, clip.frames)
             if sample_of(job, running.index) is not None:
                 self._keep_frames(kept, clip.frames)
             stored = self._store.add_clip(
@@ -431,8 +444,19 @@ class Worker:
             if not stored:
                 path.unlink(missing_ok=True)
                 kept.unlink(missing_ok=True)
+                still.unlink(missing_ok=True)
         if not stored:
             raise Cancelled("The job was taken back while this clip was being made.")
+
+
+def _write_poster(path: Path, frames: npt.NDArray[np.uint8]) -> None:
+    """Beside the clip; a disk without room for it has none for the clip either."""
+    try:
+        poster.write(path, frames)
+    except OSError as error:
+        if disk.is_full(error):
+            raise DiskFull("There is no disk space left for the video. Free some and try again.") from error
+        raise HostError(f"The still of a video cannot be written ({error.strerror}). Check the data folder.") from error
 
 
 def _place(job: Job, index: int) -> str:

@@ -117,6 +117,18 @@ def read_frames(path: Path, most_bytes: int | None = None) -> Frames:
     return np.frombuffer(data, np.uint8).reshape(-1, info.height, info.width, 3)
 
 
+def read_frame(path: Path, index: int) -> Frames:
+    """One frame of a clip that `write` made, uint8, (H, W, 3), RGB. Raises VideoEncodingFailed, also without one."""
+    info = probe(path)
+    chosen = f"select=eq(n\\,{index}),{_FROM_BT709}"
+    data = _read(
+        path, "-map", "0:v:0", "-vf", chosen, "-frames:v", "1", "-fps_mode", "passthrough", "-f", "rawvideo", "-"
+    )
+    if not data:
+        raise VideoEncodingFailed(f"{path.name} has no frame {index}.")
+    return np.frombuffer(data, np.uint8).reshape(info.height, info.width, 3)
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """The mapping that `write` put into the file; {} for a file that carries none.
 

@@ -238,6 +238,14 @@ class Shelf:
             path.parent.mkdir(parents=True, exist_ok=True)
             disk.save(path, sha256.encode("ascii"))
 
+    def unlink(self, request_id: str, index: int) -> None:
+        """Forgets that preview, and its file too where no other clip is compared with it. Raises OSError."""
+        sha256 = self.linked(request_id, index)
+        self._link(request_id, index).unlink(missing_ok=True)
+        links = (self._folder / LINKS).glob("*-*")
+        if sha256 is not None and not any(_text(one) == sha256 for one in links):
+            (self._folder / PREVIEWS / sha256).unlink(missing_ok=True)
+
     def linked(self, request_id: str, index: int) -> str | None:
         """The SHA-256 of that preview, or None."""
         try:
@@ -505,6 +513,13 @@ def _save_body(one: Save) -> dict[str, Any]:
 
 def _invalid(problem: str) -> JobConfigInvalid:
     return JobConfigInvalid(f"The job cannot be read: {problem}.", fields=[{"loc": "job", "msg": problem}])
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("ascii")
+    except FileNotFoundError:
+        return ""  # unlinked meanwhile
 
 
 @contextmanager
