@@ -477,9 +477,8 @@ def test_the_worker_tidies_at_its_start_and_after_each_job(tmp_path: Path, store
     desks.append(fake_desk(store, worker, tmp_path))
     worker.start()
     try:
-        first = desks[0].submit(body(1))
-        second = desks[0].submit(body(2))
-        assert worker.wait(first.id, 10) and worker.wait(second.id, 10)
+        for seed in (1, 2):
+            desks[0].submit(body(seed))
         third = desks[0].submit(body(3))
         assert worker.wait(third.id, 10)
     finally:

@@ -18,12 +18,11 @@ from pydantic import BaseModel, Field
 from wan_ui.errors import InvalidRequest
 from wan_ui.http import always
 from wan_ui.http.turns import Turns
+from wan_ui.jobs import inside
 from wan_ui.jobs.gallery import LARGEST_PAGE, PAGE, Choices, Entry, Filter
 from wan_ui.jobs.gallery import Page as EntryPage
-from wan_ui.lora.sources import public
 from wan_ui.media import video
 from wan_ui.models import MODELS
-from wan_ui.request import without_training_samples
 
 if TYPE_CHECKING:
     from wan_ui.jobs.store import Job
@@ -170,21 +169,10 @@ def shown(entry: Entry, may_change: bool) -> dict[str, Any]:
 
 
 def settings_of(desk: DeskLike, entry: Entry) -> dict[str, Any]:
-    """What an entry was made with: what the clip's file carries, or a comparison's request. Raises VideoNotFound."""
+    """What an entry was made with: what its file, or that of its grid, carries. Raises VideoNotFound."""
     if entry.index is not None:
         return video.read_metadata(desk.clip_path(entry.job_id, entry.index))
-    job = desk.job(entry.job_id)
-    found: dict[str, Any] = public(
-        {
-            "request": without_training_samples(job.request),
-            "generations": [asdict(one) for one in job.generations],
-            "cells": [
-                {"column": cell.column_label, "row": cell.row_label, "generation": cell.generation}
-                for cell in job.cells
-            ],
-        }
-    )
-    return found
+    return inside.of_grid(desk.job(entry.job_id))
 
 
 def mount(door: FastAPI, desk: DeskLike, error_model: Any, read_json: ReadJson) -> None:
