@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wan_ui.jobs.visitor_desk import VisitorDesk
     from wan_ui.request import Compare, Generation
     from wan_ui.ui.page import Page
-    from wan_ui.ui.tab import Tab
+    from wan_ui.ui.tab import Picture, Tab
 
 ID = "compare"
 NOTHING = ""
@@ -164,12 +164,13 @@ class CompareTab:
         """Wires the events. `opened` is the event after which every form holds its values."""
         self.page = page
         held = [component for tab in page.rows.values() for component in tab.inputs]
+        drafts = [tab.draft for tab in page.rows.values()]
         said, forms = self._said, self.forms
         view = self.view[1:]
         looking = [self.shown, self.seen]
         opened.then(
             self.on_open,
-            [self.shown, page.place, self.draft, *self._axes, *held],
+            [self.shown, page.place, self.draft, *self._axes, *drafts],
             [self.shown, page.tabs, page.place, *forms, *view],
             **_QUIET,
         )
@@ -226,24 +227,27 @@ class CompareTab:
 
     def _held(self, tab: Tab, raw: Sequence[Any]) -> form.Values:
         """A tab's values. Raises what is wrong with its first frame."""
-        held, picture = self.page.held(tab, raw)
-        if picture.error is not None:
-            raise picture.error
-        return held
+        return _sound(self.page.held(tab, raw))
+
+    def _left(self, tab: Tab, draft: Any) -> form.Values:
+        """The values that a tab holds when a page opens. Raises what is wrong with its first frame."""
+        left = self.page.left(tab, draft)
+        return _sound(self.page.starting_values(tab)) if left is None else left
 
     def _shows(self, model: Any, axes: Sequence[Any], raw: Sequence[Any]) -> Update:
         """The form over one model's tab: that tab's request, its summary, the fields it can change."""
-        row = MODELS[model] if model in MODELS else next(iter(MODELS.values()))
+        chosen = self._chosen(model)
         parts = iter(raw)
-        for tab in self.page.rows.values():
-            own = list(islice(parts, len(tab.components)))
-            if tab.row.id == row.id:
-                return self._over(row, self.page.rows[row.id], own, axes)
-        raise InvalidRequest(f"There is no form of {row.label}.")
+        own = {tab.row.id: list(islice(parts, len(tab.components))) for tab in self.page.rows.values()}
+        return self._over(chosen, lambda: self._held(chosen, own[chosen.row.id]), axes)
 
-    def _over(self, row: WanModel, tab: Tab, raw: Sequence[Any], axes: Sequence[Any]) -> Update:
+    def _chosen(self, model: Any) -> Tab:
+        return self.page.rows[model if model in self.page.rows else next(iter(self.page.rows))]
+
+    def _over(self, tab: Tab, held: Callable[[], form.Values], axes: Sequence[Any]) -> Update:
+        row = tab.row
         try:
-            base = form.body(row, self._held(tab, raw))
+            base = form.body(row, held())
         except WanUIError as error:
             return self._with(row, None, axes, card.problem(error, lambda location: form.label_of(row, location)))
         return self._with(row, base, axes, _summary(row, base))
@@ -320,7 +324,7 @@ class CompareTab:
 
     def on_open(self, request: gr.Request, shown: Any, place: Any, draft: Any, *rest: Any) -> Update:
         """A page that opens: the comparison of its address or the one it showed last, and the form as it was left."""
-        axes, raw = list(rest[: len(self._axes)]), rest[len(self._axes) :]
+        axes, drafts = list(rest[: len(self._axes)]), rest[len(self._axes) :]
         model = place
         if isinstance(draft, Mapping):
             left = draft.get("axes")
@@ -329,8 +333,10 @@ class CompareTab:
             model = draft.get("model") if place == ID or place not in MODELS else place
         asked = dict(request.query_params).get(ID)
         shown = asked or (shown if isinstance(shown, str) else None)
+        tab = self._chosen(model)
+        draft_of = dict(zip(self.page.rows, drafts, strict=True))
         found: dict[Any, Any] = {
-            **self._shows(model, axes, raw),
+            **self._over(tab, lambda: self._left(tab, draft_of[tab.row.id]), axes),
             self.baseline: axes[4],
             self.shown: shown,
             **self.look(shown, {}),
@@ -395,7 +401,8 @@ class CompareTab:
         """The two-click way: these scales as columns, with the form's other values, and nothing else."""
         axes = ("scale", str(text or ""), NOTHING, "", False)
         try:
-            base = form.body(tab.row, self._held(tab, raw))
+            held = self._held(tab, raw)
+            base = form.body(tab.row, held)
             job = self.desk.submit(body(base, axes))
         except WanUIError as error:
             problem = card.problem(error, lambda location: form.label_of(tab.row, location))
@@ -406,7 +413,7 @@ class CompareTab:
             self.page.place: ID,
             self.baseline: axes[4],
             self.shown: job.id,
-            **self._over(tab.row, tab, raw, axes),
+            **self._over(tab, lambda: held, axes),
             **self.look(job.id, here),
             **self.page.follow(seen),
         }
@@ -522,6 +529,13 @@ def _steps(clip: ClipRecord, made: Generation) -> _Steps:
     said = clip.metadata.get("steps", {})
     total = made.sample_steps
     return _Steps(total, said.get("high_noise", 0), max(1, total - said.get("shared", 0)))
+
+
+def _sound(read: tuple[form.Values, Picture]) -> form.Values:
+    held, picture = read
+    if picture.error is not None:
+        raise picture.error
+    return held
 
 
 def typed(field: str, values: Sequence[Any]) -> str:

@@ -89,6 +89,8 @@ class Match:
         looking: list[Any] = [page.seen, self.pin, self.which, self.here]
         view: list[Any] = [self.panel, self.head, self.which, self.player, self.rows, self.all, self.stop, self.here]
         page.pulse.click(self.look, looking, view, **_POLL)
+        # What is shown, or compared with, is another.
+        gr.on([page.seen.change, self.pin.change], self.look, looking, view, trigger_mode="always_last", **_POLL)
         self.which.input(self.look, looking, view, **_QUIET)
         filled = [self.problem, self.pin, *page.loaded]
         given: list[Any] = [page.seen, self.which, page.uploads]

@@ -1,7 +1,7 @@
 // What only the browser can do: Ctrl/Cmd+Enter, the notice that the server is gone, and bringing the card into view.
 (() => {
   if (window.wanUi) return;
-  window.wanUi = { touched: 0 }; // when the page was last made to change, for pulse.js
+  window.wanUi = true;
 
   const visible = (element) => element && element.offsetParent !== null;
 
@@ -84,7 +84,6 @@
   // The page polls every second; the fate of those calls tells whether the server is there.
   const original = window.fetch.bind(window);
   window.fetch = async (...call) => {
-    if (String(call[0]).includes("/queue/join")) window.wanUi.touched = performance.now();
     try {
       const answer = await original(...call);
       heard(true);

@@ -284,7 +284,7 @@ class Page:
             **_QUIET,
         )
         self.blocks.load(self.look, looking, view, **_POLL)
-        opened = self.blocks.load(self.on_open, [self.place, self.uploads, *drafts, *held], filled, **_POLL)
+        opened = self.blocks.load(self.on_open, [self.place, self.uploads, *drafts], filled, **_POLL)
         self.compare.connect(self, opened)
         self.match.connect(self)
         self.trainer.connect(self, self.match, opened)
@@ -535,22 +535,30 @@ class Page:
 
     # Editing
 
-    def on_open(self, place: Any, uploads: Any, *kept: Any) -> Update:
+    def left(self, tab: Tab, draft: Any) -> form.Values | None:
+        """A tab's values as a browser left them over its starting ones; None for a tab that it never changed."""
+        kept = form.kept(tab.row, draft)
+        return {**self.starting_values(tab)[0], **kept} if kept else None
+
+    def starting_values(self, tab: Tab) -> tuple[form.Values, Picture]:
+        """What a tab holds when a page opens. From here and not from the page: a load's inputs slow a page for good."""
+        return self.held(tab, [component.get_config()["value"] for component in tab.inputs])
+
+    def on_open(self, place: Any, uploads: Any, *drafts: Any) -> Update:
         """A page that opens: drafts, the tab that was open, and the notes and request that belong to them."""
         names = _upload_names(uploads)
         choices = self.choices(names)
-        left = isinstance(place, str) and place in (*self.rows, COMPARE, TRAINER)
-        opened = place if left else next(iter(self.rows))
-        drafts, raw = kept[: len(self.rows)], iter(kept[len(self.rows) :])
+        was_left = isinstance(place, str) and place in (*self.rows, COMPARE, TRAINER)
+        opened = place if was_left else next(iter(self.rows))
         found: Update = {self.opened: {"tab": opened}}
-        if left:
+        if was_left:
             found[self.tabs] = gr.Tabs(selected=opened)
         for tab, draft in zip(self.rows.values(), drafts, strict=True):
-            held, picture = self.held(tab, list(islice(raw, len(tab.components))))
-            kept_values = form.kept(tab.row, draft)
-            if kept_values:
-                shown = self.fill(tab, {**held, **kept_values}, names)
+            left = self.left(tab, draft)
+            if left is not None:
+                shown = self.fill(tab, left, names)
             else:
+                held, picture = self.starting_values(tab)
                 shown = {**self.said(tab, held, picture), **self._offer(choices, tab), **self.told(tab, held, names)}
                 del shown[tab.draft]  # an untouched form keeps following the server's starting values
             if tab.row.id != opened:
