@@ -439,3 +439,12 @@ def test_no_image_is_stored_for_a_refused_request() -> None:
 def test_sampler_is_accepted_and_reported_ignored() -> None:
     one, other = resolved(request(prompts=[{"prompt": "x", "sampler": "ddim"}, {"prompt": "x"}]))
     assert (one.ignored, other.ignored) == (("sampler",), ())
+
+
+@pytest.mark.parametrize("value", [0, 1, 0.0, "yes", "false", "", [], {}])
+@pytest.mark.parametrize("name", ["stack", "vae_tiling", "first_step_change", "compare.baseline"])
+def test_only_true_and_false_are_booleans(name: str, value: object) -> None:
+    part, _, field = name.rpartition(".")
+    wrong = {field: value} if not part else {part: {"columns": {"field": "seed", "values": [1]}, field: value}}
+    with pytest.raises(InvalidRequest, match=f"{name}: .*true or false is needed"):
+        parse({"model": "wan21_1b", "prompts": [{"prompt": "a"}], **wrong})

@@ -59,6 +59,13 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _only_bool(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise ValueError("true or false is needed")
+    return value
+
+
+Bool = Annotated[bool, BeforeValidator(_only_bool)]  # pydantic's own also takes 0, 1, "yes", "off"
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 
@@ -135,7 +142,7 @@ class Compare(Wire):
 
     columns: Axis | None = Field(None, description="What changes from left to right.")
     rows: Axis | None = Field(None, description="What changes from top to bottom.")
-    baseline: bool = Field(True, description="Add cells without LoRA when an axis is a scale or a LoRA.")
+    baseline: Bool = Field(True, description="Add cells without LoRA when an axis is a scale or a LoRA.")
 
 
 class InferenceRequest(Wire):
@@ -146,11 +153,11 @@ class InferenceRequest(Wire):
     trigger_word: str | None = Field(None, max_length=LONGEST_TEXT, description="Replaces [trigger] in every prompt.")
     prompts: tuple[PromptItem, ...] = Field(min_length=1, max_length=1000)
     loras: tuple[LoraItem, ...] = Field((), max_length=64, description="Empty: the base model.")
-    stack: bool = Field(False, description="Allow several LoRAs for one transformer; their effects add up.")
-    vae_tiling: bool = Field(
+    stack: Bool = Field(False, description="Allow several LoRAs for one transformer; their effects add up.")
+    vae_tiling: Bool = Field(
         False, description="Decode in tiles, as the trainer does with low_vram or vae_tiling; otherwise whole."
     )
-    first_step_change: bool = Field(
+    first_step_change: Bool = Field(
         True,
         description="Measure how much the LoRA changes the first prediction, by one forward more; never in a "
         "comparison.",

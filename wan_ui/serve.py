@@ -36,6 +36,7 @@ from wan_ui.http.guard import Guard
 from wan_ui.http.headers import SafeHeaders
 from wan_ui.http.login import Login
 from wan_ui.http.metrics import Metrics
+from wan_ui.http.own import Own, files_named_in
 from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
@@ -285,9 +286,11 @@ def launch(house: House, demo: Demo | None, port: int, settings: Settings, entry
     """The page and /v1 on one port, behind guard and gate. Raises HostError if the port was taken meanwhile."""
     from wan_ui.ui import page
 
+    kept = Path(os.environ["GRADIO_TEMP_DIR"])
+
     def front(app: ASGIApp) -> ASGIApp:
         gate = Gate(
-            app,
+            Own(app, visitors, kept),
             house.badges,
             entry.login,
             entry.owner,
@@ -308,6 +311,7 @@ def launch(house: House, demo: Demo | None, port: int, settings: Settings, entry
         shared=settings.shared_gallery,
         sharing=None if login is None else page.Sharing(entry.tunnel, login.user, login.password),
     )
+    house.desk.publish_files(files_named_in(blocks.get_config_file(), kept))
     try:
         blocks.launch(
             server_name=settings.host,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import socket
 import struct
 import time
@@ -15,9 +16,12 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.http.strangers import BODY, SECRET, Server, running
 from wan_ui.http.login import TRIES, TRIES_OF_ALL
+from wan_ui.jobs.visitor_desk import VisitorDesk
+from wan_ui.visitors import Who, asking
 
 pytestmark = pytest.mark.slow
 
@@ -537,6 +541,64 @@ def test_no_visitor_reads_anothers(shared: Server) -> None:
         assert one.get(f"/v1/requests/{job}/videos/0").content == b"a clip"
 
 
+def test_no_visitor_reads_anothers_uploads_in_gradio(shared: Server) -> None:
+    with shared.browser() as one, shared.browser() as other, shared.client() as program:
+        path = one.post("/gradio_api/upload", files={"files": ("mine.png", png(8, 8), "image/png")}).json()[0]
+        hidden = path.replace("/files/", "/files/./x/../")
+        for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/gradio_api/file%3d"):
+            for stranger in (other, program):
+                for asked in (path, hidden):
+                    reply = stranger.get(httpx.URL(shared.url).copy_with(raw_path=f"{route}{asked}".encode()))
+                    assert reply.status_code in REFUSED and b"PNG" not in reply.content
+                    reply = stranger.head(httpx.URL(shared.url).copy_with(raw_path=f"{route}{asked}".encode()))
+                    assert reply.status_code in REFUSED
+        assert one.get(f"/gradio_api/file={path}").content == png(8, 8)
+        assert other.post("/gradio_api/upload", files={"files": ("mine.png", png(8, 8))}).json() == [path]
+        assert other.get(f"/gradio_api/file={path}").content == png(8, 8)
+        with shared.client(signed_in=False) as owner:
+            assert shared.entry.owner is not None
+            owner.get(shared.entry.owner.path or "")
+            assert owner.get(f"/gradio_api/file={path}").content == png(8, 8)
+
+
+def test_no_visitor_hears_or_sends_anothers_events(shared: Server) -> None:
+    with shared.browser() as one, shared.browser() as other, shared.client() as program:
+        config = one.get("/config").json()
+        look = next(d for d in config["dependencies"] if d["api_name"] == "look" and d["targets"][0][1] == "click")
+        event = {"fn_index": look["id"], "data": [None] * len(look["inputs"]), "session_hash": "of-one"}
+        with one.stream("GET", "/gradio_api/heartbeat/of-one") as beat:
+            assert beat.status_code == 200
+            assert one.post("/gradio_api/run/predict", json=event).status_code == 200
+            for stranger in (other, program):
+                for route in ("/gradio_api/heartbeat/of-one", "/gradio_api/queue/data?session_hash=of-one"):
+                    assert stranger.get(route).status_code == 404
+                for route in ("run/predict", "queue/join", "reset", "cancel", "api/look"):
+                    assert stranger.post(f"/gradio_api/{route}", json=event).status_code == 404
+            assert one.post("/gradio_api/run/predict", json=event).status_code == 200
+            mine = {**event, "session_hash": "of-other"}
+            assert other.post("/gradio_api/run/predict", json=mine).status_code == 200
+
+
+def test_no_event_is_too_large(shared: Server) -> None:
+    with shared.browser() as browser:
+        sent = b'{"data": ["' + b"x" * (17 << 20) + b'"]}'
+        assert browser.post("/gradio_api/queue/join", content=sent).status_code == 413
+
+
+def test_no_visitor_compares_with_anothers_preview(shared: Server, tmp_path: Path) -> None:
+    frames = [Image.effect_noise((64, 64), 100).convert("L") for _ in range(5)]
+    kept = io.BytesIO()
+    frames[0].save(kept, "GIF", save_all=True, append_images=frames[1:], duration=62)
+    (tmp_path / "a.gif").write_bytes(kept.getvalue())
+    with shared.browser() as one, shared.browser() as other:
+        asking.set(Who(shared.visitor_of(one), False))
+        sha256 = VisitorDesk(shared.house.desk, asking.get).trainer.take_preview(tmp_path / "a.gif")
+        body = {**BODY, "prompts": [{**BODY["prompts"][0], "training_sample": {"file": sha256}}]}
+        assert one.post("/v1/inference", json=body).status_code == 200
+        reply = other.post("/v1/inference", json=body)
+        assert reply.status_code == 422 and "preview is not here" in reply.text
+
+
 def test_over_http_the_id_is_what_lets_one_read(shared: Server) -> None:
     with shared.client() as one, shared.client() as other:
         job = one.post("/v1/inference", json=BODY).json()["request_id"]
@@ -573,6 +635,12 @@ def test_no_more_waiting_than_may(tmp_path: Path) -> None:
             assert code(answers[-1]) == "QUEUE_FULL"
             answers = [other.post("/v1/inference", json=BODY) for _ in range(3)]
             assert [reply.status_code for reply in answers] == [200] * 2 + [429]
+            job = answers[0].json()["request_id"]
+            assert other.delete(f"/v1/requests/{job}").status_code == 200
+            assert one.post("/v1/inference", json=BODY).status_code == 429
+            assert other.post("/v1/inference", json=BODY).status_code == 200
+            reply = other.post(f"/v1/requests/{job}/retry")
+            assert reply.status_code == 429 and code(reply) == "QUEUE_FULL"
 
 
 def test_no_more_frames_and_pixels_than_may(tmp_path: Path) -> None:
@@ -585,11 +653,18 @@ def test_no_more_frames_and_pixels_than_may(tmp_path: Path) -> None:
 
 def test_no_more_on_the_disk_than_may(tmp_path: Path) -> None:
     with running("share", tmp_path, max_disk_gb=1e-6) as server, server.client() as client:
-        assert client.post("/gradio_api/upload", files={"files": ("a.png", bytes(2000))}).status_code in (200, 507)
+        assert client.post("/gradio_api/upload", files={"files": ("a.png", bytes(2000))}).status_code == 507
+        (tmp_path / "data" / "uploads" / "a").write_bytes(bytes(1000))
         server.house.desk._room._looked = None
         reply = client.post("/v1/inference", json=BODY)
         assert reply.status_code == 507 and code(reply) == "DISK_FULL"
         assert client.post("/gradio_api/upload", files={"files": ("a.png", b"x")}).status_code == 507
+        process = {"type": "sd_trainer", "model": {"arch": "wan21:1b"}, "sample": {"samples": [{"prompt": "a"}]}}
+        config = json.dumps({"job": "extension", "config": {"name": "a", "process": [process]}})
+        reply = client.post("/v1/jobs/import", json={"config": config})
+        assert reply.status_code == 507 and code(reply) == "DISK_FULL"
+        reply = client.post("/v1/loras/inspect", json={"path": "https://example.com/a.safetensors"})
+        assert reply.status_code == 507 and code(reply) == "DISK_FULL"
 
 
 def test_no_upload_larger_than_may(tmp_path: Path) -> None:

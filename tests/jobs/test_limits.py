@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.helpers import body
-from wan_ui.errors import CostTooHigh, DiskFull, QueueFull
+from wan_ui.errors import CostTooHigh, DiskFull, HostError, QueueFull
 from wan_ui.jobs.desk import Desk
-from wan_ui.jobs.limits import LOOK_SECONDS, VISITORS_COST, VISITORS_WAITING, Limits, Room
+from wan_ui.jobs.limits import KEPT_FREE, LOOK_SECONDS, VISITORS_COST, VISITORS_WAITING, Limits, Room
 from wan_ui.jobs.store import Store
 from wan_ui.request import parse, resolve
 from wan_ui.visitors import LOCAL, Who
@@ -45,14 +45,51 @@ def test_the_cost_is_of_all_videos_together() -> None:
 def test_the_room_is_looked_at_now_and_then(tmp_path: Path) -> None:
     now = [0.0]
     (tmp_path / "clips" / "deep").mkdir(parents=True)
-    room = Room([tmp_path / "clips", tmp_path / "none"], 1000, lambda: now[0])
+    room = Room(tmp_path, ["clips", "none"], 1000, lambda: now[0])
     room.check()
     (tmp_path / "clips" / "deep" / "a").write_bytes(bytes(1000))
     room.check()
     now[0] += LOOK_SECONDS
     with pytest.raises(DiskFull, match="--max-disk-gb"):
         room.check()
-    assert Room([tmp_path / "clips"], None).problem() is None
+    assert Room(tmp_path, ["clips"], None).problem() is None
+
+
+def test_a_file_that_would_go_beyond_is_refused_before_it_comes(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a").write_bytes(bytes(600))
+    room = Room(tmp_path, ["clips"], 1000)
+    assert room.problem(300) is None
+    assert isinstance(room.problem(500), DiskFull)
+
+
+def test_some_of_the_disk_stays_free(tmp_path: Path) -> None:
+    left = [KEPT_FREE + 1000]
+    room = Room(tmp_path, ["clips"], None, free=lambda folder: left[0])
+    assert room.problem(1000) is None
+    said = room.problem(1001)
+    assert isinstance(said, DiskFull) and said.message.startswith("The disk has 34 MB left")
+    left[0] = 0
+    with pytest.raises(DiskFull, match="0 MB left"):
+        room.check()
+
+
+def test_a_data_folder_that_is_gone_is_said(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="No such file"):
+        Room(tmp_path / "gone", ["clips"], None).check()
+
+
+def test_a_retry_waits_in_the_same_line(store: Store, desk: Desk) -> None:
+    desk._limits = Limits(waiting_each=2)
+    canceled = [desk.cancel(desk.submit(body(1), GUEST).id) for _ in range(2)]
+    waiting = [desk.submit(body(1), GUEST) for _ in range(2)]
+    for job in canceled:
+        with pytest.raises(QueueFull, match="You have 2"):
+            desk.retry(job.id, GUEST)
+        assert desk.job(job.id).status == "canceled"
+    assert desk.retry(waiting[0].id, GUEST).status == "in_queue"
+    desk.cancel(waiting[0].id)
+    assert desk.retry(canceled[0].id, GUEST).status == "in_queue"
 
 
 def test_not_one_more_than_may_wait_however_many_ask_at_once(store: Store, desk: Desk) -> None:

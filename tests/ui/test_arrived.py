@@ -22,7 +22,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_file_that_arrived_is_found(kept: Path) -> None:
-    assert arrived(str(kept / "hash" / "a.png")).read_bytes() == b"picture"
+    assert arrived(str(kept / "hash" / "a.png"), {"hash"}.__contains__).read_bytes() == b"picture"
 
 
 @pytest.mark.parametrize(
@@ -32,4 +32,9 @@ def test_a_file_that_arrived_is_found(kept: Path) -> None:
 )  # fmt: skip
 def test_anything_else_is_not(kept: Path, said: object) -> None:
     with pytest.raises(InvalidRequest, match="choose it again"):
-        arrived(said.format(kept=kept) if isinstance(said, str) else said)
+        arrived(said.format(kept=kept) if isinstance(said, str) else said, lambda file_id: True)
+
+
+def test_anothers_is_not(kept: Path) -> None:
+    with pytest.raises(InvalidRequest, match="choose it again"):
+        arrived(str(kept / "hash" / "a.png"), {"other"}.__contains__)

@@ -603,7 +603,7 @@ def api(
         operation_id="retry",
         summary="Put a failed or canceled request back in line for what it lacks; any other stays as it is",
         response_model=RequestStatus,
-        responses=_documented(404, 422),
+        responses=_documented(404, 422, 507),
     )
     def retry(request_id: RequestId) -> dict[str, Any]:
         return _status(desk.retry(request_id))

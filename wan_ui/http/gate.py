@@ -82,7 +82,8 @@ class Gate:
     """ASGI middleware: a signed random cookie for each browser that opens the page, and a Who in every scope.
 
     `login` None: nobody else can come in, all are the owner's. `secure_host` names the host that is reached by https
-    although this server is asked by http: the link's. `upload_problem` says why no upload is taken now, if so.
+    although this server is asked by http: the link's. `upload_problem` says why no upload of so many bytes is taken
+    now, if so.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Gate:
         *,
         brake: Brake | None = None,
         secure_host: Callable[[], str | None] = lambda: None,
-        upload_problem: Callable[[], WanUIError | None] = lambda: None,
+        upload_problem: Callable[[int], WanUIError | None] = lambda size: None,
     ) -> None:
         self._app = app
         self._badges = badges
@@ -183,7 +184,7 @@ class Gate:
         if _NOT_SERVED.match(path):
             self._who(scope, badge)  # the password first
             raise RouteNotFound("There is no such route.")
-        problem = self._upload_problem() if path.rstrip("/") == UPLOAD_PATH else None
+        problem = self._upload_problem(_length(scope)) if path.rstrip("/") == UPLOAD_PATH else None
         if problem is not None:
             self._who(scope, badge)  # the password first
             raise problem
@@ -275,6 +276,12 @@ async def _form(scope: Scope, receive: Receive) -> dict[str, str]:
     except ValueError:  # more fields than that
         return {}
     return {name: values[0] for name, values in found.items()}
+
+
+def _length(scope: Scope) -> int:
+    """Bytes of the body as its sender says; 0 where that is not said."""
+    said = Headers(scope=scope).get("content-length", "")
+    return int(said) if said.isdecimal() and len(said) <= 18 else 0
 
 
 def _opens_the_page(scope: Scope) -> bool:

@@ -73,16 +73,17 @@ class Desk:
         self._limits = limits
         self._here = here
         self._admission = threading.Lock()
+        self._published: frozenset[str] = frozenset()
         self._begun = secrets.token_hex(8)  # another process's count of changes may be the same
-        self._room = Room([data_dir / name for name in KEPT_FOLDERS], limits.disk)
+        self._room = Room(data_dir, KEPT_FOLDERS, limits.disk)
         self.fetcher = Fetcher(store, library, configs, worker.wake)
-        self.trainer = Shelf(data_dir / "trainer", library, images)
+        self.trainer = Shelf(data_dir / "trainer", library, images, check_room=self._room.check)
         self.previews = Previews(self.trainer, library, data_dir / "compared", self.clip_path)
         self.gallery = Gallery(store, data_dir, self.previews.forget)
 
-    def room_problem(self) -> WanUIError | None:
-        """Why nothing more may be stored, by the limit on what the data folder holds; None where it may."""
-        return self._room.problem()
+    def room_problem(self, size: int) -> WanUIError | None:
+        """Why no file of `size` bytes may be stored, by the limit on the data folder or by its disk; None: it may."""
+        return self._room.problem(size)
 
     def sweep(self) -> None:
         """Removes what a killed process was writing, but for its clips: those are the worker's to recover.
@@ -94,10 +95,10 @@ class Desk:
         self.trainer.sweep()
         self.previews.sweep()
 
-    def over(self, library: Library, images: ImageStore) -> Desk:
+    def over(self, library: Library, images: ImageStore, trainer: Shelf) -> Desk:
         """The same desk over other views of its files."""
         seen = copy.copy(self)
-        seen.library, seen.images = library, images
+        seen.library, seen.images, seen.trainer = library, images, trainer
         return seen
 
     def submit(self, body: Any, who: Who = LOCAL) -> Job:
@@ -158,13 +159,18 @@ class Desk:
         self.fetcher.wake()
         return self._store.job(job_id)
 
-    def retry(self, job_id: str) -> Job:
+    def retry(self, job_id: str, who: Who = LOCAL) -> Job:
         """Puts a failed or canceled job back at the line's end and returns it; any other is unchanged.
 
-        What is finished stays as it is: only what failed or was not reached is rendered.
+        What is finished stays as it is: only what failed or was not reached is rendered. Raises what a limit on the
+        line or the disk says, as for a new job.
         """
-        self._store.job(job_id)
-        self._store.retry(job_id)
+        if self._store.job(job_id).status not in ("failed", "canceled"):
+            return self._store.job(job_id)
+        self._room.check()
+        with self._admission:
+            self._check_line(who)
+            self._store.retry(job_id)
         self._worker.wake()
         self.fetcher.wake()
         return self._store.job(job_id)
@@ -182,6 +188,8 @@ class Desk:
 
         Raises what Library.fetch and Library.locate raise.
         """
+        if is_remote(source) and not self.library.is_held(source):
+            self._room.check()
         end = time.monotonic() + seconds
 
         def in_time(here: int, total: int) -> None:
@@ -287,6 +295,14 @@ class Desk:
     def make_poster(self, entry: Entry) -> Path:
         """Makes the poster that is missing. Raises VideoNotFound."""
         return self.gallery.make_poster(entry)
+
+    def publish_files(self, file_ids: frozenset[str]) -> None:
+        """Says which of Gradio's files are part of the page itself, and so for everybody, whoever else brings them."""
+        self._published = file_ids
+
+    def is_for(self, visitor: str | None, file_id: str) -> bool:
+        """Whether one of Gradio's files may be read by a browser: its own, or nobody's."""
+        return file_id in self._published or self._store.is_free_for(visitor, "image", file_id)
 
     def at_work(self) -> Running | None:
         """What is being rendered, whoever it is for."""

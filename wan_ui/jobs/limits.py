@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_ui.errors import CostTooHigh, DiskFull, QueueFull, WanUIError
+from wan_ui.errors import CostTooHigh, DiskFull, HostError, QueueFull, WanUIError
 from wan_ui.request import Generation
 from wan_ui.visitors import Who
 
 VISITORS_WAITING = 20
 VISITORS_COST = 4_000_000_000  # frames × pixels: 36 videos of 1280 × 720 × 121
+KEPT_FREE = 32 << 20  # bytes of the disk
 LOOK_SECONDS = 10.0  # between two looks at how much the data folder holds
 
 
@@ -59,23 +61,50 @@ class Limits:
 NO_LIMITS = Limits(waiting=10**9)
 
 
-class Room:
-    """How much the folders hold, looked at now and then, against a limit in bytes (None: no limit)."""
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
-    def __init__(self, folders: Sequence[Path], most: int | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._folders = tuple(folders)
+
+class Room:
+    """How much the folders of `parent` hold, looked at now and then, against a limit in bytes (None: no limit).
+
+    `free` says the bytes that a folder's disk has left, of which some stay free: for the list of jobs, so that a job
+    which fails on a full disk can be told so.
+    """
+
+    def __init__(
+        self,
+        parent: Path,
+        folders: Sequence[str],
+        most: int | None,
+        clock: Callable[[], float] = time.monotonic,
+        free: Callable[[Path], int] = _free,
+    ) -> None:
+        self._parent = parent
+        self._folders = tuple(parent / name for name in folders)
         self._most = most
         self._clock = clock
+        self._free = free
         self._looked: tuple[float, int] | None = None
 
-    def problem(self) -> WanUIError | None:
-        """Why nothing more may be stored, or None."""
+    def problem(self, size: int = 0) -> WanUIError | None:
+        """Why no more, and no file of `size` bytes, may be stored, or None."""
+        try:
+            left = self._free(self._parent)
+        except OSError as error:
+            return HostError(f"The data folder cannot be used ({error.strerror}). Put it back and start again.")
+        if left < size + KEPT_FREE:
+            return DiskFull(
+                f"The disk has {left / 1e6:,.0f} MB left, which is too little. Make room on it and try again.",
+                needed=size + KEPT_FREE,
+                free=left,
+            )
         if self._most is None:
             return None
         now = self._clock()
         if self._looked is None or now - self._looked[0] >= LOOK_SECONDS:
             self._looked = (now, sum(map(_size, self._folders)))
-        if self._looked[1] < self._most:
+        if self._looked[1] + size < self._most:
             return None
         return DiskFull(
             f"This server keeps at most {self._most / 1e9:g} GB of clips and uploads, and has them. Its owner can "

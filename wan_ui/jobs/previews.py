@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import threading
@@ -83,6 +84,12 @@ class Previews:
         self._folder = folder
         self._clip_path = clip_path
         self._one_at_a_time = threading.Lock()  # each takes whole processors and hundreds of megabytes
+
+    def seen_by(self, shelf: Shelf) -> Previews:
+        """The same for one of its users, with their view of the shelf."""
+        seen = copy.copy(self)
+        seen.shelf = shelf
+        return seen
 
     def sweep(self) -> None:
         """Removes what a killed process left half written. Only for a process that alone holds the folder."""

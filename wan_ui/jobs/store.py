@@ -442,6 +442,15 @@ class Store:
         )
         return bool(rows)
 
+    def is_free_for(self, visitor: str | None, kind: Literal["lora", "image"], file_id: str) -> bool:
+        """Whether a browser brought this file here, or none did."""
+        found = self._execute(
+            "SELECT count(*) AS all_of_it, sum(visitor IS :visitor) AS mine FROM holdings "
+            "WHERE kind = :kind AND id = :id",
+            {"visitor": visitor, "kind": kind, "id": file_id},
+        )[0]
+        return not found["all_of_it"] or bool(found["mine"])
+
     def unfinished(self, limit: int | None = None) -> tuple[Job, ...]:
         """The running job and those waiting, in their order; at most `limit` of them."""
         return self._jobs(

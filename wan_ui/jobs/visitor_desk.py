@@ -5,7 +5,7 @@
 | a browser's job: read | yes | yes | with a shared gallery | no |
 | a browser's job: cancel, retry; keep, delete | yes | yes | no | no |
 | a job sent over HTTP without a browser | yes | by its id | by its id | by its id |
-| a browser's LoRA upload or first frame: use | yes | yes | no | no |
+| a browser's LoRA upload, first frame or preview: use | yes | yes | no | no |
 """
 
 from __future__ import annotations
@@ -66,12 +66,14 @@ class VisitorDesk:
         theirs."""
         desk, holds = self._desk, partial(self._holds, "lora")
         library = desk.library.seen_by(may=_anyone, holds=holds, took=partial(self._took, "lora"))
-        return desk.trainer.seen_by(library, desk.images.seen_by(may=_anyone, took=partial(self._took, "image")))
+        images = desk.images.seen_by(may=_anyone, took=partial(self._took, "image"))
+        may, took = partial(self._may_use, "image"), partial(self._took, "image")
+        return desk.trainer.seen_by(library, images, may=may, took=took)
 
     @property
     def previews(self) -> Previews:
         """To be asked about jobs that `job` gave."""
-        return self._desk.previews
+        return self._desk.previews.seen_by(self.trainer)
 
     def submit(self, body: Any) -> Job:
         return self._here().submit(body, self._who())
@@ -91,7 +93,7 @@ class VisitorDesk:
 
     def retry(self, job_id: str) -> Job:
         self._own(job_id)
-        return self._desk.retry(job_id)
+        return self._desk.retry(job_id, self._who())
 
     def clip_path(self, job_id: str, index: int) -> Path:
         self.job(job_id)
@@ -194,6 +196,15 @@ class VisitorDesk:
         """Notes that the one who asks brought this image: its bytes came in another way than through `images`."""
         self._took("image", sha256)
 
+    def keep_file(self, file_id: str) -> None:
+        """Notes that the one who asks sent one of the files that Gradio keeps for the page."""
+        self._took("image", file_id)
+
+    def may_open(self, file_id: str) -> bool:
+        """Whether one of Gradio's files is for the one who asks: their own, or one that no browser sent."""
+        who = self._who()
+        return who.owner or self._desk.is_for(who.visitor, file_id)
+
     def inspect(self, source: str) -> dict[str, Any]:
         return self._here().inspect(source)
 
@@ -224,7 +235,7 @@ class VisitorDesk:
             took=partial(self._took, "lora"),
         )
         images = self._desk.images.seen_by(may=partial(self._may_use, "image"), took=partial(self._took, "image"))
-        return self._desk.over(library, images)
+        return self._desk.over(library, images, self.trainer)
 
     def _may_use(self, kind: Literal["lora", "image"], file_id: str) -> bool:
         return self._who().owner or self._holds(kind, file_id)

@@ -123,6 +123,18 @@ def _distance(save: Save, step: int) -> int:
     return 10**9 if at is None else abs(at - step)
 
 
+def _ample() -> None:
+    """Where nobody limits what is kept."""
+
+
+def _everyone(_sha256: str) -> bool:
+    return True
+
+
+def _unnoted(_sha256: str) -> None:
+    """Where nobody asks who brought what."""
+
+
 class Shelf:
     """Jobs in `<folder>/<id>/`, uploaded previews in `<folder>/previews/<sha256>`. Safe to use from several threads.
 
@@ -130,8 +142,18 @@ class Shelf:
     where it is.
     """
 
-    def __init__(self, folder: Path, library: Library, images: ImageStore, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        library: Library,
+        images: ImageStore,
+        limits: Limits = LIMITS,
+        check_room: Callable[[], None] = _ample,
+    ) -> None:
         self._folder = folder
+        self._check_room = check_room
+        self._may: Callable[[str], bool] = _everyone
+        self._took: Callable[[str], None] = _unnoted
         self._library = library
         self._images = images
         self._limits = limits
@@ -140,10 +162,17 @@ class Shelf:
         self._worn: OrderedDict[tuple[str, str], Imported] = OrderedDict()
         self._facts: OrderedDict[tuple[str, int, int], preview.PreviewFacts] = OrderedDict()
 
-    def seen_by(self, library: Library, images: ImageStore) -> Shelf:
-        """The same shelf for one of its users, whose views note what they bring."""
+    def seen_by(
+        self, library: Library, images: ImageStore, may: Callable[[str], bool], took: Callable[[str], None]
+    ) -> Shelf:
+        """The same shelf for one of its users, whose views note what they bring.
+
+        By an uploaded preview's SHA-256, `may` says whether a request of theirs may name it, and `took` is told of
+        each that they bring.
+        """
         seen = copy.copy(self)
         seen._library, seen._images = library, images
+        seen._may, seen._took = may, took
         return seen
 
     def sweep(self) -> None:
@@ -215,6 +244,7 @@ class Shelf:
 
         Raises InvalidRequest for a file that is no preview, PayloadTooLarge, DiskFull.
         """
+        self._check_room()
         preview.decode(path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -229,6 +259,7 @@ class Shelf:
                     disk.publish(part, target)
                 finally:
                     part.unlink(missing_ok=True)
+        self._took(sha256)
         return sha256
 
     def link(self, request_id: str, index: int, sha256: str) -> None:
@@ -355,7 +386,8 @@ class Shelf:
         if wanted.job is None and wanted.file is None:
             raise PreviewNotFound("A training sample names a job and its sample, or a file.")
         self.target(wanted)
-        if wanted.file is not None and not (self._folder / PREVIEWS / wanted.file).is_file():
+        file = None if wanted.file is None else self._folder / PREVIEWS / wanted.file
+        if wanted.file is not None and file is not None and not (file.is_file() and self._may(wanted.file)):
             raise PreviewNotFound("This preview is not here, or not any more: upload it again.")
 
     def preview_file(self, wanted: TrainingSample | None, sha256: str | None = None) -> Path | None:
@@ -400,6 +432,7 @@ class Shelf:
     @contextmanager
     def _staged(self) -> Iterator[Path]:
         """A folder that becomes a job's when it is whole, and is gone otherwise."""
+        self._check_room()
         with _disk_said():
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=disk.PART_PREFIX, dir=self._folder) as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,16 @@ from gradio.utils import get_upload_folder
 from wan_ui.errors import InvalidRequest
 
 
-def arrived(path: Any) -> Path:
+def arrived(path: Any, may_open: Callable[[str], bool]) -> Path:
     """A file that Gradio keeps for the page, from the path that the browser says; nothing else of this machine.
 
-    The handlers take raw values, which Gradio checks only where they look like its own.
+    The handlers take raw values, which Gradio checks only where they look like its own. `may_open` says of the name
+    of a file's folder whether it is for the one who asks.
     """
     folder = Path(get_upload_folder()).resolve()
     try:
         found = Path(str(path)).resolve()
-        if found.is_relative_to(folder) and found.is_file():
+        if folder in found.parents and found.is_file() and may_open(found.relative_to(folder).parts[0]):
             return found
     except (OSError, ValueError, RuntimeError):
         pass  # a name that no file can have

@@ -424,8 +424,11 @@ class CompareTab:
         return self.look(shown, seen)
 
     def on_retry(self, shown: Any, seen: Any) -> Update:
-        if shown:
-            self.desk.retry(shown)
+        try:
+            if shown:
+                self.desk.retry(shown)
+        except WanUIError as error:
+            return {**self.look(shown, seen), self.status: card.problem(error)}
         return self.look(shown, seen)
 
     def on_use(self, uploads: Any, event: gr.EventData) -> Update:

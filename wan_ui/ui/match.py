@@ -248,7 +248,7 @@ class Match:
         shown = seen.get("shown") if isinstance(seen, Mapping) else None
         sample = pinned_sample(pin)
         try:
-            path = arrived(file["path"])
+            path = arrived(file["path"], self.desk.may_open)
             job = self.desk.job(shown) if shown else None
             if job is not None and job.clips and not job.cells and self.desk.may_change(job):
                 index = _index(job, which)

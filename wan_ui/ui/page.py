@@ -409,7 +409,7 @@ class Page:
             return found, Picture()
         try:
             # Gradio keeps an upload under the hash of its bytes, so a path never changes its meaning.
-            reference, size = self.picture_of(arrived(path))
+            reference, size = self.picture_of(arrived(path, self.desk.may_open))
             self.desk.keep_image(reference.removeprefix(UPLOAD))
         except WanUIError as error:
             return found, Picture(error=error)
@@ -640,7 +640,7 @@ class Page:
         name = str(file.get("orig_name") or Path(file["path"]).name)
         held, picture = self.held(tab, raw)
         try:
-            source = self.desk.library.add_upload(arrived(file["path"]), name)
+            source = self.desk.library.add_upload(arrived(file["path"], self.desk.may_open), name)
         except WanUIError as error:
             return {tab.uploads[place.lora]: None, tab.problem: card.problem(error)}
         names = {**_upload_names(uploads)}

@@ -130,7 +130,7 @@ class TrainerTab:
         if not given:
             return {self.problem: ""}
         try:
-            here = [(arrived(file["path"]), file) for file in given]
+            here = [(arrived(file["path"], self.desk.may_open), file) for file in given]
             named = [(path, str(file.get("orig_name") or path.name)) for path, file in here]
             return self._shows(self.desk.trainer.take_files(named))
         except WanUIError as error:
