@@ -292,7 +292,9 @@ def test_a_first_frame_that_is_not_here_is_offered_from_the_video(opened: Open) 
     assert other.desk.plan(found.request).generations[0].image == kept
     # Another visitor's image is as if it were not here.
     strangers = house.desk.over(
-        house.desk.library, house.desk.images.seen_by(lambda _sha256: False, lambda _sha256: None)
+        house.desk.library,
+        house.desk.images.seen_by(lambda _sha256: False, lambda _sha256: None),
+        house.desk.trainer,
     )
     assert strangers.restore(clip).first_frame == "missing"
     with pytest.raises(ControlImageInvalid):
