@@ -227,7 +227,8 @@ class Gate:
         if self._login is not None and error.status in (401, 429) and wants_page and not door:
             said = "" if isinstance(error, LoginRequired) else error.message
             query = scope.get("query_string", b"").decode("latin-1")
-            text = sign_in.page(self._login.user, said, query if _QUERY.fullmatch(query) else "")
+            seconds = error.details["seconds"] if isinstance(error, LoginLocked) else 0
+            text = sign_in.page(self._login.user, said, query if _QUERY.fullmatch(query) else "", seconds)
             answer = HTMLResponse(text, error.status, headers)
             badge = self._badge(scope)
             if badge is None:

@@ -110,17 +110,36 @@ def credentials(header: str) -> tuple[str | None, str] | None:
     return (user, password) if colon else None
 
 
-def page(user: str, said: str = "", query: str = "") -> str:
-    """The page that asks for the password. `said`: what is wrong; `query`: what to open after it."""
-    wrong = f'<p role="alert">{escape(said)}</p>' if said else ""
+_COUNT_DOWN = """<script>
+const button = document.querySelector('button'), end = Date.now() + SECONDS * 1000;
+const count = () => {
+  const left = Math.ceil((end - Date.now()) / 1000);
+  button.disabled = left > 0;
+  button.textContent = left > 0 ? `Try again in ${left} s` : 'Sign in';
+  if (left > 0) setTimeout(count, 250);
+  else document.querySelector('.wrong').remove();
+};
+count();
+</script>
+"""
+
+
+def page(user: str, said: str = "", query: str = "", seconds: int = 0) -> str:
+    """The page that asks for the password. `said`: what is wrong; `query`: what to open after it.
+
+    `seconds` until a password is looked at again: the button counts them down.
+    """
+    wrong = f'<p class="wrong" role="alert">{escape(said)}</p>' if said else ""
+    counting = _COUNT_DOWN.replace("SECONDS", str(seconds)) if seconds else ""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>wan-ui: sign in</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">
 <style>
-:root {{ color-scheme: light dark; --line: #d4d4d8; --ink: #18181b; --soft: #71717a;
-  --paper: #fff; --ground: #fafafa; }}
+:root {{ color-scheme: light dark; --line: #d4d4d8; --ink: #18181b; --soft: #63636b;
+  --paper: #fff; --ground: #f7f7f7; --accent: #4450c8; --accent-ink: #fff; --bad: #b42318; --bad-ground: #fdf1ef; }}
 @media (prefers-color-scheme: dark) {{
-  :root {{ --line: #3f3f46; --ink: #fafafa; --soft: #a1a1aa; --paper: #18181b; --ground: #09090b; }}
+  :root {{ --line: #3f3f46; --ink: #fafafa; --soft: #a1a1aa; --paper: #1b1b1f; --ground: #111113;
+    --accent: #9aa4ff; --accent-ink: #14142b; --bad: #ff9d92; --bad-ground: #33201e; }}
 }}
 * {{ box-sizing: border-box; }}
 body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; background: var(--ground); color: var(--ink);
@@ -129,13 +148,17 @@ form {{ width: min(340px, calc(100vw - 32px)); padding: 28px; background: var(--
   border-radius: 12px; }}
 h1 {{ margin: 0 0 4px; font-size: 20px; }}
 form > p {{ margin: 0 0 20px; color: var(--soft); }}
-form > p[role=alert] {{ color: #dc2626; }}
-label {{ display: block; margin: 0 0 14px; font-weight: 500; }}
-input {{ display: block; width: 100%; margin-top: 4px; padding: 9px 11px; font: inherit; color: inherit;
-  background: transparent; border: 1px solid var(--line); border-radius: 8px; }}
-button {{ width: 100%; padding: 10px; font: inherit; font-weight: 600; color: #fff; background: #4f46e5; border: 0;
-  border-radius: 8px; cursor: pointer; }}
-:focus-visible {{ outline: 2px solid #6366f1; outline-offset: 2px; }}
+form > p.wrong {{ padding: 9px 12px; color: var(--bad); background: var(--bad-ground); border-radius: 8px; }}
+label {{ display: block; margin: 0 0 16px; font-size: 14px; font-weight: 500; }}
+input {{ display: block; width: 100%; margin-top: 6px; padding: 9px 11px; font-size: 16px; font-weight: 400;
+  line-height: 1.4; color: inherit; background: transparent; border: 1px solid var(--line); border-radius: 8px; }}
+button {{ width: 100%; margin-top: 6px; padding: 10px; font: inherit; font-weight: 600; color: var(--accent-ink);
+  background: var(--accent); border: 0; border-radius: 8px; cursor: pointer; font-variant-numeric: tabular-nums; }}
+button:hover:not(:disabled) {{ filter: brightness(1.08); }}
+button:disabled {{ color: var(--soft); background: var(--ground); cursor: default;
+  box-shadow: inset 0 0 0 1px var(--line); }}
+input:focus {{ outline: none; border-color: var(--accent); box-shadow: 0 0 0 1px var(--accent); }}
+button:focus-visible {{ outline: 2px solid var(--accent); outline-offset: 2px; }}
 </style></head>
 <body><form method="post" action="login">
 <h1>wan-ui</h1>
@@ -145,5 +168,5 @@ button {{ width: 100%; padding: 10px; font: inherit; font-weight: 600; color: #f
 <label>Name <input name="user" value="{escape(user, quote=True)}" autocomplete="username" required></label>
 <label>Password <input name="password" type="password" autocomplete="current-password" required autofocus></label>
 <button>Sign in</button>
-</form></body></html>
+</form>{counting}</body></html>
 """

@@ -824,10 +824,15 @@ class Page:
             return ""
         if not self.desk.who.owner:
             return '<p class="banner" role="note">This page is open to everybody who has its link and password.</p>'
+        said = {
+            "Link": f'<a href="{escape(url, quote=True)}" rel="noreferrer">{escape(url)}</a>',
+            "Name": f"<code>{escape(self.sharing.user)}</code>",
+            "Password": f"<code>{escape(self.sharing.password)}</code>",
+        }
+        facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in said.items())
         return (
-            '<p class="banner" role="note"><strong>The public link is on.</strong> Whoever has it and the password can '
-            f'use this page: <a href="{escape(url, quote=True)}" rel="noreferrer">{escape(url)}</a> · name '
-            f"<code>{escape(self.sharing.user)}</code> · password <code>{escape(self.sharing.password)}</code></p>"
+            '<div class="banner" role="note"><p><strong>The public link is on.</strong> Whoever has it and the '
+            f"password can use this page.</p><dl>{facts}</dl></div>"
         )
 
     def _changed(self, wanted: Mapping[str, Any], seen: Mapping[str, Any]) -> Update:
