@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
+from playwright.sync_api import BrowserContext, expect
 
 from wan_ui.errors import LoginFailed, LoginLocked
 from wan_ui.http.login import TRIES, TRIES_OF_ALL, TRY_SECONDS, TRY_SECONDS_OF_ALL, Brake, Login, credentials, page
@@ -78,3 +79,19 @@ def test_what_a_header_says() -> None:
 def test_the_page_escapes_and_asks_nobody_else() -> None:
     html = page('"><script>', "<b>wrong</b>", '"><script>')
     assert "<script>" not in html and "<b>" not in html and "http" not in html.replace("http-equiv", "")
+
+
+@pytest.mark.browser
+def test_the_locked_page_counts_down_and_opens_by_itself(context: BrowserContext) -> None:
+    shown = context.new_page()
+    shown.clock.install()
+    shown.set_content(page("ann", "Too many wrong passwords. Try again in 59 s.", seconds=59))
+    button = shown.get_by_role("button")
+    expect(button).to_have_text("Try again in 59 s")
+    expect(button).to_be_disabled()
+    shown.clock.run_for(40_000)
+    expect(button).to_have_text("Try again in 19 s")
+    shown.clock.run_for(20_000)
+    expect(button).to_have_text("Sign in")
+    expect(button).to_be_enabled()
+    expect(shown.get_by_role("alert")).to_have_count(0)
