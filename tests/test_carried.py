@@ -172,7 +172,7 @@ def test_every_field_comes_back(opened: Open) -> None:
     small = {"width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
     job = house.made({**REQUEST, "prompts": [prompts[0], {**prompts[1], **small}]})
     found = house.desk.restore(house.clip(job))
-    assert found.notes == () and found.first_frame == "here" and found.comparison is None
+    assert found.notes == () and found.first_frame == "here" and (found.comparison, found.cell) == (None, None)
     assert found.request == {**REQUEST, "loras": list(LORAS), "prompts": [{**PROMPT, "ctrl_img": f"upload://{image}"}]}
     second = house.desk.restore(house.clip(job, 1)).request["prompts"]
     assert [(item["prompt"], item["seed"]) for item in second] == [("second", 43)]
@@ -206,11 +206,15 @@ def test_a_comparison_comes_back_from_its_grid_and_from_each_cell(opened: Open, 
     found = house.desk.restore(tmp_path / "grid.mp4")
     assert (found.request, found.notes, found.comparison) == (wanted, (), None)
     assert house.desk.plan(found.request).generations == job.generations
+    (house.folder / "images" / image).unlink()
+    found = house.desk.restore(tmp_path / "grid.mp4", from_video=True)
+    assert (found.first_frame, found.notes) == ("missing", (carried.MISSING_IN_GRID,))
+    house.desk.images.put_bytes(png())
 
     for cell in job.cells:
         found = house.desk.restore(house.clip(job, cell.generation))
         assert found.comparison == wanted
-        assert found.notes == (f"This is one video of a comparison ({cell.column_label} · {cell.row_label}).",)
+        assert (found.notes, found.cell) == ((), f"{cell.column_label} · {cell.row_label}")
         assert house.desk.plan(found.request).generations == (job.generations[cell.generation],)
     about = video.read_metadata(house.clip(job, 0))
     assert about["comparison"]["compare"] == COMPARE

@@ -29,6 +29,10 @@ SHORT = 7  # digits of a commit, as the hub shows them
 COMPUTED_BY = ("torch", "diffusers", "transformers", "peft")
 
 MISSING_IMAGE = "The image it starts from is not here: choose it again, or take the video's own first frame."
+MISSING_IN_GRID = (
+    "The image it starts from is not here: choose it again, or drop the video of one of its cells, which offers its "
+    "own first frame."
+)
 FROM_VIDEO = "It starts from the video's own first frame, which is close to the image but was compressed."
 
 FirstFrame = Literal["none", "here", "missing", "from_video"]
@@ -85,7 +89,7 @@ class Carried(_Part):
     request: dict[str, Any]
     comparison: dict[str, Any] | None = None
     loras: tuple[CarriedLora, ...] = Field(default=(), max_length=MOST_LORAS)
-    generation: CarriedGeneration = CarriedGeneration()
+    generation: CarriedGeneration | None = None
     render: CarriedRender = CarriedRender()
     cell: CarriedCell | None = None
 
@@ -117,7 +121,8 @@ NOTHING_KNOWN = Here()
 class Found:
     """A video's settings, ready to be run here. `notes` are sentences on what is not as it was; none: all is here.
 
-    `request` is in wire form, of one prompt, or a comparison's. `comparison` is that of the cell which the video is.
+    `request` is in wire form, of one prompt, or a comparison's. `comparison` is that of the cell which the video is,
+    and `cell` says which one, by the heads of its column and row.
     `made` says by what it was made: wan_ui, versions, device, checkpoint, seconds.
     """
 
@@ -126,6 +131,12 @@ class Found:
     first_frame: FirstFrame
     made: dict[str, Any]
     comparison: dict[str, Any] | None = None
+    cell: str | None = None
+
+    @property
+    def wants_first_frame(self) -> bool:
+        """Whether the video's own first frame could take the missing one's place: a grid's shows all its cells."""
+        return self.first_frame == "missing" and "compare" not in self.request
 
     def starting_from(self, sha256: str) -> Found:
         """The same with a kept image, the video's own first frame, where the one it started from is missing."""
@@ -176,7 +187,7 @@ def read(path: Path) -> Carried:
 def found(carried: Carried, library: Library, images: ImageStore, here: Here) -> Found:
     """The settings a video carries, with its files found again here. Raises VideoInvalid."""
     request = _checked(carried.request, carried)
-    own = carried.generation.loras or carried.loras
+    own = carried.loras if carried.generation is None else carried.generation.loras
     again = restored(_wire(request), library, hashes_of(use.model_dump() for use in own))
     notes = list(again.notes)
     whole = None
@@ -187,10 +198,7 @@ def found(carried: Carried, library: Library, images: ImageStore, here: Here) ->
     row = MODELS[request.model]
     wire, first_frame = _with_first_frame(again.request, images)
     if first_frame == "missing":
-        notes.append(MISSING_IMAGE)
-    if carried.cell is not None:
-        place = " · ".join(filter(None, (carried.cell.column_label, carried.cell.row_label)))
-        notes.append(f"This is one video of a comparison{f' ({clean(place, 120)})' if place else ''}.")
+        notes.append(MISSING_IN_GRID if request.compare is not None else MISSING_IMAGE)
     notes += [*_checkpoint_notes(carried.render.checkpoint, row, here), *_version_notes(carried, here)]
     return Found(
         request=wire,
@@ -198,7 +206,12 @@ def found(carried: Carried, library: Library, images: ImageStore, here: Here) ->
         first_frame=first_frame,
         made={"wan_ui": carried.wan_ui, **carried.render.model_dump(mode="json")},
         comparison=None if whole is None else _with_first_frame(whole.request, images)[0],
+        cell=None if carried.cell is None else _place(carried.cell),
     )
+
+
+def _place(cell: CarriedCell) -> str:
+    return clean(" · ".join(filter(None, (cell.column_label, cell.row_label))), 120)
 
 
 def _foreign() -> VideoInvalid:
@@ -274,9 +287,10 @@ def _checkpoint_notes(then: Sequence[CarriedCheckpoint], row: WanModel, here: He
 def _version_notes(carried: Carried, here: Here) -> list[str]:
     """One sentence on versions, one on the device."""
     notes = []
+    then_by = {**({"wan-ui": carried.wan_ui} if carried.wan_ui else {}), **carried.render.versions}
     differ = [
         (name, was, here.versions[name])
-        for name, was in carried.render.versions.items()
+        for name, was in then_by.items()
         if name in here.versions and _public(was) != _public(here.versions[name])
     ]
     if differ:

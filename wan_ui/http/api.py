@@ -196,6 +196,7 @@ class RestoredSettings(BaseModel):
 
     request: dict[str, Any] = Field(description="A body for POST /inference, without what is not here.")
     comparison: dict[str, Any] | None = Field(description="The whole comparison, where the video is one of its cells.")
+    cell: str | None = Field(description="Which cell that is, by the heads of its column and row.")
     notes: list[str] = Field(description="What is not as it was, one sentence each; empty: all is here.")
     first_frame: Literal["none", "here", "missing", "from_video"] = Field(
         description="Whether the request needs no first frame, has its own, lacks it, or has the video's own instead."
@@ -211,7 +212,10 @@ class Health(BaseModel):
 
 
 FromVideo = Annotated[
-    bool, Query(description="Where the first frame is not here, keep the video's own and put it in its place.")
+    bool,
+    Query(
+        description="Where the first frame is not here, keep the video's own (not a grid's) and put it in its place."
+    ),
 ]
 RequestId = Annotated[str, Path(description="From the reply to POST /inference.", max_length=200)]
 VideoIndex = Annotated[

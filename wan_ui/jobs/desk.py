@@ -210,10 +210,11 @@ class Desk:
         """The settings that a video carries, held against what is here now.
 
         `from_video`: where the image it starts from is not here, the video's own first frame is kept and takes its
-        place. Raises VideoInvalid and, for that frame, what ImageStore.put_bytes raises, and DiskFull.
+        place, but for a comparison's grid. Raises VideoInvalid and, for that frame, what ImageStore.put_bytes raises,
+        and DiskFull.
         """
         found = carried.found(carried.read(file), self.library, self.images, self._here)
-        if not from_video or found.first_frame != "missing":
+        if not (from_video and found.wants_first_frame):
             return found
         self._room.check()
         return found.starting_from(self.images.put_bytes(video.first_frame(file)))

@@ -1,14 +1,15 @@
-"""Files that a browser says it sent: only what Gradio keeps for the page; it knows no page and no file's meaning."""
+"""What a browser sends: files, only those that Gradio keeps for the page, and JSON as text; it knows no page."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gradio.utils import get_upload_folder
 
-from wan_ui.errors import InvalidRequest
+from wan_ui.errors import BadJson, InvalidRequest
 
 
 def arrived(path: Any, may_open: Callable[[str], bool]) -> Path:
@@ -25,3 +26,15 @@ def arrived(path: Any, may_open: Callable[[str], bool]) -> Path:
     except (OSError, ValueError, RuntimeError):
         pass  # a name that no file can have
     raise InvalidRequest("That file is not here, or no longer: choose it again.")
+
+
+def decoded(text: str) -> Any:
+    """A request's text as JSON. Raises BadJson, which says where it breaks."""
+    if not text.strip():
+        raise BadJson("Paste a request first: the JSON that this page or POST /v1/inference takes.")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadJson(f"This is not JSON: {error}.") from error
+    except RecursionError as error:
+        raise BadJson("This JSON is nested too deeply to be a request.") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,15 +18,16 @@ from gradio.context import LocalContext
 from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
-from wan_ui.errors import BadJson, RequestNotFound, WanUIError
+from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.jobs.visitor_desk import VisitorDesk
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import InferenceRequest, parse
 from wan_ui.ui import card, form, lora_card
-from wan_ui.ui.arrived import arrived
+from wan_ui.ui.arrived import arrived, decoded
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.match import Match
+from wan_ui.ui.restore_box import RestoreBox
 from wan_ui.ui.tab import Picture, Tab, request_text, say
 from wan_ui.ui.tab import build as build_tab
 from wan_ui.ui.trainer_tab import ID as TRAINER
@@ -216,6 +216,8 @@ class Page:
                 with gr.Column(elem_classes="list"):
                     gr.HTML("<h2>Finished</h2>")
                     self.finished = gr.HTML(card.finished((), None), js_on_load=_PICK)
+                with gr.Column(elem_classes="list"):
+                    self.restore = RestoreBox()
                 with gr.Accordion("Request as JSON", open=False, elem_id="json") as self.drawer:
                     self.text = gr.Textbox(
                         label="This form's request",
@@ -287,6 +289,7 @@ class Page:
         opened = self.blocks.load(self.on_open, [self.place, self.uploads, *drafts], filled, **_POLL)
         self.compare.connect(self, opened)
         self.match.connect(self)
+        self.restore.connect(self)
         self.trainer.connect(self, self.match, opened)
         self.text.change(as_block, [self.text], [self.block], **_EDIT)
 
@@ -524,6 +527,12 @@ class Page:
             size, extension = image.size, (image.format or "PNG").lower()
         path = save_bytes_to_cache(data, f"first-frame.{extension}", cache_dir=self._image_cache())
         return path, Picture(reference, size)
+
+    def put_first_frame(self, tab: Tab, held: form.Values, reference: str) -> Update:
+        """Shows a kept image as a tab's first frame, beside the values that it holds."""
+        shown, picture = self._shown_image(reference)
+        held = {**held, "ctrl_img": picture.reference}
+        return {tab.components["ctrl_img"]: shown, **self.said(tab, held, picture)}
 
     def _image_cache(self) -> str:
         return next(
@@ -870,7 +879,7 @@ class Page:
 
     def on_load_text(self, text: Any, uploads: Any) -> Update:
         try:
-            return self.open_request(_decoded(str(text or "")), 0, uploads)
+            return self.open_request(decoded(str(text or "")), 0, uploads)
         except WanUIError as error:
             return {self.paste_problem: card.problem(error)}
 
@@ -959,15 +968,3 @@ def _prompt_names(request: InferenceRequest) -> list[tuple[str, int]]:
         (f"{index + 1}. {' '.join(item.prompt.split())[:80] or '(no prompt)'}", index)
         for index, item in enumerate(request.prompts)
     ]
-
-
-def _decoded(text: str) -> Any:
-    """A pasted text as JSON. Raises BadJson, which says where it breaks."""
-    if not text.strip():
-        raise BadJson("Paste a request first: the JSON that this page or POST /v1/inference takes.")
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise BadJson(f"This is not JSON: {error}.") from error
-    except RecursionError as error:
-        raise BadJson("This JSON is nested too deeply to be a request.") from error

@@ -1,0 +1,201 @@
+"""A video dropped on the page, or chosen: the form takes its settings, and the page says what differs now."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from tests.fakes import PATIENCE, FakeRender
+from tests.golden_cases import CHECKPOINTS
+from tests.lora_files import write_lora
+from tests.mp4_boxes import carrying
+from tests.ui.fake_app import App, running
+from tests.ui.test_page import open_page
+from wan_ui.engine.checkpoints import Checkpoints
+from wan_ui.http.comparisons import board
+from wan_ui.jobs import inside
+from wan_ui.jobs.store import Job
+from wan_ui.media import grid, video
+from wan_ui.models import MODELS
+
+pytestmark = pytest.mark.browser
+
+ROW = next(row for row in MODELS.values() if row.two_transformers and row.control_image == "required")
+PAIR = ("fox_high_noise.safetensors", "fox_low_noise.safetensors")
+DROP = """([name, type, data]) => {
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const moved = new DataTransfer();
+  moved.items.add(new File([bytes], name, {type}));
+  const target = document.querySelector('#models textarea');
+  for (const kind of ['dragover', 'drop']) {
+    target.dispatchEvent(new DragEvent(kind, {dataTransfer: moved, bubbles: true, cancelable: true}));
+  }
+}"""
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    for seed, name in enumerate(PAIR):
+        write_lora(tmp_path / "loras" / name, seed=seed)
+    with running(tmp_path, FakeRender(), configs=Checkpoints(CHECKPOINTS).transformer_config) as app:
+        yield app
+
+
+def first_frame(app: App) -> str:
+    kept = io.BytesIO()
+    Image.new("RGB", (96, 64), (90, 40, 160)).save(kept, "PNG")
+    return "upload://" + app.desk.images.put_bytes(kept.getvalue())
+
+
+def made(app: App, **changes: Any) -> Job:
+    item = {"prompt": "a [trigger] fox", "neg": "blurry", "width": 96, "height": 64, "num_frames": 5, "fps": 12}
+    item |= {"sample_steps": 3, "guidance_scale": 2.5, "seed": 7, "ctrl_img": first_frame(app)}
+    loras = [
+        {"path": path, "transformer": slot, "network_multiplier": scale}
+        for path, slot, scale in zip(PAIR, ("high", "low"), (0.65, 1.2), strict=True)
+    ]
+    body = {"model": ROW.id, "recipe": "preview", "trigger_word": "sks", "prompts": [item], "loras": loras}
+    job = app.desk.submit({**body, "vae_tiling": True, **changes})
+    deadline = time.monotonic() + PATIENCE
+    while (now := app.desk.job(job.id)).finished_at is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return now
+
+
+def box(page: Page) -> Locator:
+    return page.locator("#restore")
+
+
+def choose(page: Page, path: Path) -> None:
+    box(page).locator("input[type=file]").set_input_files(path)
+
+
+def said(page: Page, text: str) -> None:
+    expect(box(page).get_by_role("status")).to_contain_text(text)
+
+
+def form_request(page: Page) -> dict[str, Any]:
+    """The form's request as the page shows it."""
+    found: dict[str, Any] = json.loads(page.get_by_label("This form's request").input_value())
+    return found
+
+
+def containing(text: str) -> re.Pattern[str]:
+    return re.compile(re.escape(text))
+
+
+def unfold(page: Page) -> None:
+    page.get_by_role("button", name="Request as JSON").click()
+    expect(page.get_by_label("This form's request")).to_be_visible()
+
+
+def test_a_video_dropped_anywhere_brings_its_settings_into_the_form(page: Page, app: App, tmp_path: Path) -> None:
+    job = made(app)
+    clip = app.desk.clip_path(job.id, 0)
+    open_page(page, app)
+    unfold(page)
+    page.evaluate(DROP, ["fox.mp4", "video/mp4", base64.b64encode(clip.read_bytes()).decode()])
+    said(page, "The settings of fox.mp4 are in the form.")
+    expect(box(page)).not_to_contain_text("What differs now")
+    expect(page.get_by_role("tab", name=ROW.label, exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_label("This form's request")).to_have_value(containing(job.request["prompts"][0]["ctrl_img"]))
+    assert page.evaluate("document.body.classList.contains('drops-video')") is False
+    # The same once more, and what the form then sends is the same video.
+    page.get_by_role("button", name="Generate", exact=True).click()
+    expect(page.locator("#now")).to_contain_text("Done")
+    assert app.desk.recent(1)[0].generations == job.generations
+
+
+def test_what_differs_is_said_and_a_file_of_the_same_name_is_not_used(page: Page, app: App, tmp_path: Path) -> None:
+    job = made(app)
+    clip = tmp_path / "fox.mp4"
+    shutil.copy(app.desk.clip_path(job.id, 0), clip)
+    image = job.generations[0].image
+    assert image is not None
+    (tmp_path / "images" / image).unlink()
+    write_lora(tmp_path / "loras" / PAIR[1], seed=99)
+    open_page(page, app)
+    unfold(page)
+    choose(page, clip)
+    said(page, "The settings of fox.mp4 are in the form.")
+    notes = box(page).get_by_role("listitem")
+    expect(notes).to_have_count(2)
+    expect(notes.first).to_contain_text(f"{PAIR[1]} has changed")
+    expect(notes.last).to_contain_text("The image it starts from is not here")
+    expect(page.get_by_label("This form's request")).to_have_value(containing("a [trigger] fox"))
+    request = form_request(page)
+    assert [item["path"] for item in request["loras"]] == [PAIR[0]] and "ctrl_img" not in request["prompts"][0]
+    # What was changed meanwhile stays as the frame is brought in.
+    page.get_by_label("Negative prompt", exact=True).locator("visible=true").fill("grey")
+    expect(page.get_by_label("This form's request")).to_have_value(containing('"neg": "grey"'))
+    box(page).get_by_role("button", name="Use the video's first frame").click()
+    expect(notes.last).to_contain_text("It starts from the video's own first frame")
+    expect(page.get_by_label("This form's request")).to_have_value(containing("upload://"))
+    prompt = form_request(page)["prompts"][0]
+    assert prompt["neg"] == "grey"
+    shown = np.asarray(app.desk.images.open(prompt["ctrl_img"].removeprefix("upload://"))).astype(int)
+    assert np.abs(shown - video.read_frames(clip)[0]).mean() < 2
+
+
+def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path: Path) -> None:
+    axes = {"columns": {"field": "scale_low", "values": [0.5, 1.25]}, "rows": {"field": "seed", "values": [3, 4]}}
+    job = made(app, compare={**axes, "baseline": False})
+    grid.write(tmp_path / "grid.mp4", board(app.desk, job), inside.of_grid(job))
+    shutil.copy(app.desk.clip_path(job.id, 0), tmp_path / "cell.mp4")
+    open_page(page, app)
+    choose(page, tmp_path / "cell.mp4")
+    said(page, "The settings of cell.mp4 (low scale")
+    expect(page.get_by_role("tab", name=ROW.label, exact=True)).to_have_attribute("aria-selected", "true")
+    box(page).get_by_role("button", name="Open the whole comparison").click()
+    said(page, "The comparison of cell.mp4 is in the Compare tab.")
+    for start in ("cell", "grid"):
+        expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
+        expect(page.get_by_label("Columns: values")).to_have_value("0.5, 1.25")
+        expect(page.get_by_label("Rows: values")).to_have_value("3, 4")
+        expect(page.get_by_label("With a scale or a LoRA, add a baseline without LoRA")).not_to_be_checked()
+        if start == "cell":
+            page.get_by_label("Columns: values").fill("1")
+            choose(page, tmp_path / "grid.mp4")
+            said(page, "The comparison of grid.mp4 is in the Compare tab.")
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.locator(".board-line")).to_contain_text("4 cells")
+    again = app.desk.recent(1)[0]
+    assert again.id != job.id and again.generations == job.generations
+
+
+def test_a_file_that_is_none_of_ours_is_refused_and_the_form_stays(
+    context: BrowserContext, app: App, tmp_path: Path
+) -> None:
+    page = context.new_page()  # the browser itself notes the refusals in its console
+    open_page(page, app)
+    prompt = page.get_by_label("Prompt", exact=True).locator("visible=true")
+    prompt.fill("mine")
+    (tmp_path / "still.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0" * 99)
+    (tmp_path / "other.mp4").write_bytes(carrying({"software": "somebody's"}))
+    (tmp_path / "later.mp4").write_bytes(carrying({"wan_ui": "9.9", "request": {"model": "wan90_x"}}))
+    (tmp_path / "large.mp4").write_bytes(
+        carrying({"request": {"model": ROW.id, "prompts": [{"prompt": "x", "seed": 2**60}]}})
+    )
+    alert = box(page).get_by_role("alert")
+    for name, words in (
+        ("still.png", "is a PNG picture"),
+        ("other.mp4", "was not made by wan-ui"),
+        ("later.mp4", "with the model wan90_x"),
+        ("large.mp4", "The seed is larger than"),
+    ):
+        choose(page, tmp_path / name)
+        expect(alert).to_contain_text(words)
+    expect(prompt).to_have_value("mine")
