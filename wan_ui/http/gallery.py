@@ -21,6 +21,7 @@ from wan_ui.http.turns import Turns
 from wan_ui.jobs import inside
 from wan_ui.jobs.gallery import LARGEST_PAGE, PAGE, Choices, Entry, Filter
 from wan_ui.jobs.gallery import Page as EntryPage
+from wan_ui.lora.sources import shown_name
 from wan_ui.media import video
 from wan_ui.models import MODELS
 
@@ -50,6 +51,11 @@ class LoraShown(BaseModel):
     sha256: str = Field(description="Empty where it is not known.")
 
 
+class LoraWorn(LoraShown):
+    slot: str | None = Field(description="Which transformer wears it; null of a comparison.")
+    network_multiplier: float | None = Field(description="Its scale; null of a comparison.")
+
+
 class GalleryEntry(BaseModel):
     """A finished clip, or a comparison with all its clips; then the values are those of its first clip."""
 
@@ -70,7 +76,7 @@ class GalleryEntry(BaseModel):
     sample_steps: int
     guidance_scale: float
     has_first_frame: bool
-    loras: list[LoraShown]
+    loras: list[LoraWorn]
     cells: int = Field(description="Of a comparison; 0 of a video.")
     videos: int = Field(description="What its request is to make.")
     made: int = Field(description="What is left of what its request made.")
@@ -154,7 +160,7 @@ def shown(entry: Entry, may_change: bool) -> dict[str, Any]:
         "sample_steps": one.sample_steps,
         "guidance_scale": one.guidance_scale,
         "has_first_frame": one.image is not None,
-        "loras": [asdict(lora) for lora in entry.loras],
+        "loras": _loras(entry),
         "cells": entry.cells,
         "videos": entry.videos,
         "made": entry.made,
@@ -166,6 +172,22 @@ def shown(entry: Entry, may_change: bool) -> dict[str, Any]:
         "poster_url": f"gallery/{entry.id}/poster.jpg",
         "json_url": f"gallery/{entry.id}/settings.json",
     }
+
+
+def _loras(entry: Entry) -> list[dict[str, Any]]:
+    """Each use of a file in a clip; each file of a comparison."""
+    if entry.index is None:
+        return [{**asdict(lora), "slot": None, "network_multiplier": None} for lora in entry.loras]
+    names = {lora.sha256: lora.name for lora in entry.loras if lora.sha256}
+    return [
+        {
+            "name": names.get(use.sha256 or "") or shown_name(use.path),
+            "sha256": use.sha256 or "",
+            "slot": use.slot,
+            "network_multiplier": use.multiplier,
+        }
+        for use in entry.generation.loras
+    ]
 
 
 def settings_of(desk: DeskLike, entry: Entry) -> dict[str, Any]:

@@ -341,5 +341,11 @@ def problem(error: WanUIError, name_of: Callable[[str], str] = str) -> str:
     return f'<div class="problem" role="alert">{escape(error.message)}</div>'
 
 
+def notes(texts: Sequence[str]) -> str:
+    """What is to be known about what was just filled in: one line each."""
+    lines = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    return f'<div class="note again" role="status">Opened again, but not all is as it was:<ul>{lines}</ul></div>'
+
+
 def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>' if text else ""

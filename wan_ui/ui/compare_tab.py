@@ -436,8 +436,7 @@ class CompareTab:
         try:
             job = self.desk.job(str(event.job))
             cell = next(one for one in job.cells if (one.column, one.row) == (event.column, event.row))
-            prompt = {**cell.request["prompts"][0], "seed": job.generations[cell.generation].seed}
-            return self.page.open_request({**cell.request, "prompts": [prompt]}, 0, uploads)
+            return self.page.reopen_request(cell.request, job.generations[cell.generation :], uploads)
         except WanUIError as error:
             raise gr.Error(error.message, print_exception=False) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from html import escape
 from itertools import islice
@@ -19,13 +19,17 @@ from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image
 
 from wan_ui.errors import RequestNotFound, WanUIError
+from wan_ui.jobs.previews import wire_of
 from wan_ui.jobs.visitor_desk import VisitorDesk
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import InferenceRequest, parse
+from wan_ui.restore import hashes_of, restored
 from wan_ui.ui import card, form, lora_card
 from wan_ui.ui.arrived import arrived, decoded
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
+from wan_ui.ui.gallery import ID as GALLERY
+from wan_ui.ui.gallery import GalleryTab
 from wan_ui.ui.match import Match
 from wan_ui.ui.restore_box import RestoreBox
 from wan_ui.ui.tab import Picture, Tab, request_text, say
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from wan_ui.demo.checkpoints import Demo
     from wan_ui.jobs.desk import Desk
     from wan_ui.jobs.store import Job
+    from wan_ui.request import Generation
 
 RECENT = 40  # jobs looked at; the list of finished ones is at most as long
 QUEUE_SHOWN = 60  # jobs of the line; a longer one would cost every page's every poll
@@ -62,7 +67,7 @@ _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono
 # Gradio shows a tab that needs a second line in both lines.
 _ONCE = "".join(
     f'#models > .tab-wrapper [data-tab-id="{tab}"] ~ [data-tab-id="{tab}"] {{ display: none; }}\n'
-    for tab in (*MODELS, COMPARE, TRAINER)
+    for tab in (*MODELS, COMPARE, TRAINER, GALLERY)
 )
 
 LAUNCH: dict[str, Any] = {
@@ -202,6 +207,7 @@ class Page:
                 }
                 self.compare = CompareTab(self.desk, stored)
                 self.trainer = TrainerTab(self.desk, opened)
+                self.gallery = GalleryTab(self.desk)
             with gr.Column(elem_id="side"):
                 with gr.Column(elem_id="now"):
                     self.now = gr.HTML(card.now(None, None, None))
@@ -291,6 +297,7 @@ class Page:
         self.match.connect(self)
         self.restore.connect(self)
         self.trainer.connect(self, self.match, opened)
+        self.gallery.connect(self)
         self.text.change(as_block, [self.text], [self.block], **_EDIT)
 
     def _connect_tab(self, tab: Tab, view: Sequence[Component]) -> None:
@@ -557,7 +564,7 @@ class Page:
         """A page that opens: drafts, the tab that was open, and the notes and request that belong to them."""
         names = _upload_names(uploads)
         choices = self.choices(names)
-        was_left = isinstance(place, str) and place in (*self.rows, COMPARE, TRAINER)
+        was_left = isinstance(place, str) and place in (*self.rows, COMPARE, TRAINER, GALLERY)
         opened = place if was_left else next(iter(self.rows))
         found: Update = {self.opened: {"tab": opened}}
         if was_left:
@@ -892,13 +899,40 @@ class Page:
     def on_reuse(self, seen: Mapping[str, Any], uploads: Any) -> Update:
         """The shown job's request back in the form, with the seeds that were really used."""
         try:
-            job = self.desk.job(str(seen.get("shown")))
-            prompts = [dict(item) for item in job.request["prompts"]]
-            for item, generation in zip(prompts, job.generations, strict=not job.cells):
-                item["seed"] = generation.seed
-            return self.open_request({**job.request, "prompts": prompts}, 0, uploads)
+            return self.reopen(self.desk.job(str(seen.get("shown"))), None, uploads)
         except WanUIError as error:
             return {self.paste_problem: card.problem(error), self.drawer: gr.Accordion(open=True)}
+
+    def reopen(self, job: Job, index: int | None, uploads: Any) -> Update:
+        """A job's request, or one of its clips', in the form: seeds as they were used, LoRA files found by content.
+
+        Raises what open_request raises.
+        """
+        wire = dict(job.request if index is None else wire_of(job, index))
+        made = job.generations if index is None else job.generations[index : index + 1]
+        return self.reopen_request(wire, made, uploads)
+
+    def reopen_request(self, wire: Mapping[str, Any], made: Sequence[Generation], uploads: Any) -> Update:
+        """A stored request in the form, with the seeds of what it made, one for each prompt, and its LoRA files found.
+
+        What is not as it was stands in the form's tab. Raises what open_request raises.
+        """
+        prompts = [{**item, "seed": generation.seed} for item, generation in zip(wire["prompts"], made, strict=False)]
+        notes = []
+        for item in prompts:
+            image = str(item.get("ctrl_img") or "").removeprefix(UPLOAD)
+            if image and not self.desk.images.has(image):
+                del item["ctrl_img"]
+                notes.append("The image it starts from is not here any more: choose one again.")
+        sha256s = hashes_of(asdict(use) for generation in made for use in generation.loras)
+        found = restored({**wire, "prompts": prompts}, self.desk.library, sha256s)
+        shown = self.open_request(found.request, 0, uploads)
+        notes += found.notes
+        if not notes:
+            return shown
+        said = card.notes(tuple(dict.fromkeys(notes)))
+        row = self.rows[found.request["model"]]
+        return {**shown, (self.compare.said if wire.get("compare") else row.problem): said}
 
     def open_request(self, body: Any, index: int, uploads: Any) -> Update:
         """Shows one prompt of a request in its model's tab; with several prompts, lets choose or run them all."""

@@ -1,0 +1,211 @@
+"""The Gallery tab in a real browser: found, played, kept, deleted, and used again with the very same LoRA files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.fakes import FakeRender
+from tests.lora_files import write_lora
+from tests.ui.fake_app import App, running
+from tests.ui.test_page import field, open_page
+from wan_ui.jobs.store import Job
+from wan_ui.ui import form as form_room
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+MODEL, LABEL = "wan21_1b", "Wan 2.1 T2V 1.3B"
+
+
+def lora(path: Path, seed: int) -> Path:
+    return write_lora(path, width=1536, ffn=8960, blocks=1, rank=1, seed=seed)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[App]:
+    for seed, name in enumerate(("fox", "owl", "elk")):
+        lora(tmp_path / "loras" / f"{name}.safetensors", seed)
+    with running(tmp_path, FakeRender()) as app:
+        yield app
+
+
+def made(app: App, *prompts: str, **fields: Any) -> Job:
+    """A finished request of tiny videos."""
+    items = [
+        {"prompt": prompt, "width": 64, "height": 64, "num_frames": 5, "sample_steps": 2, "seed": 7}
+        for prompt in prompts
+    ]
+    job = app.desk.submit({"model": MODEL, "prompts": items, **fields})
+    end = time.monotonic() + 60
+    while app.desk.job(job.id).finished_at is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)  # a poll
+    assert app.desk.job(job.id).status == "succeeded"
+    return app.desk.job(job.id)
+
+
+def open_gallery(page: Page, app: App) -> Locator:
+    page.emulate_media(reduced_motion="reduce")
+    open_page(page, app)
+    tab = page.get_by_role("tab", name="Gallery", exact=True)
+    tab.click()
+    expect(tab).to_have_attribute("aria-selected", "true")
+    gallery = page.locator("#gallery .gallery")
+    expect(gallery).to_have_attribute("data-state", "filled")
+    return gallery
+
+
+def prompts(gallery: Locator) -> Locator:
+    return gallery.locator(".entry .words")
+
+
+def test_newest_first_searched_filtered_and_shown_anew(page: Page, here: App) -> None:
+    made(here, "a red fox", loras=[{"path": "fox.safetensors"}])
+    made(here, "an owl at night", "an owl at noon")
+    gallery = open_gallery(page, here)
+    expect(prompts(gallery)).to_have_text(["an owl at noon", "an owl at night", "a red fox"])
+    search = gallery.get_by_role("searchbox")
+    search.fill("NIGHT owl")
+    expect(prompts(gallery)).to_have_text(["an owl at night"])
+    search.fill("zebra")
+    expect(gallery.get_by_text("No video matches")).to_be_visible()
+    gallery.get_by_role("button", name="Show all").click()
+    expect(prompts(gallery)).to_have_count(3)
+    gallery.get_by_label("LoRA", exact=True).select_option(label="fox (1)")
+    expect(prompts(gallery)).to_have_text(["a red fox"])
+    gallery.get_by_label("LoRA", exact=True).select_option("")
+    expect(prompts(gallery)).to_have_count(3)
+    made(here, "the newest")
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    expect(gallery).not_to_be_visible()
+    page.get_by_role("tab", name="Gallery", exact=True).click()
+    expect(prompts(gallery).first).to_have_text("the newest")
+    page.reload()
+    expect(page.get_by_role("tab", name="Gallery", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(prompts(gallery)).to_have_count(4)
+
+
+def test_played_in_place_by_keyboard_with_all_its_settings(page: Page, here: App) -> None:
+    job = made(here, "a red fox", "its twin", loras=[{"path": "fox.safetensors", "network_multiplier": 0.8}])
+    gallery = open_gallery(page, here)
+    still = gallery.get_by_role("button", name="Play: a red fox")
+    still.focus()
+    page.keyboard.press("Enter")
+    opened = gallery.locator(".entry.open")
+    video = opened.locator("video")
+    expect(video).to_be_focused()
+    expect(video).to_have_js_property("readyState", 4)
+    for told in ("a red fox", LABEL, "64 × 64", "5 at 16 fps", "fox.safetensors × 0.8", "SHA-256"):
+        expect(opened).to_contain_text(told)
+    opened.get_by_text("Everything it was made with").click()
+    expect(opened.locator("pre")).to_contain_text('"seed": 7')
+    with page.expect_download() as mp4:
+        opened.get_by_role("link", name="Download MP4").click()
+    assert mp4.value.path().read_bytes() == here.desk.clip_path(job.id, 0).read_bytes()
+    with page.expect_download() as settings:
+        opened.get_by_role("link", name="Download JSON").click()
+    assert '"prompt": "a red fox"' in settings.value.path().read_text()
+    opened.get_by_role("button", name="All 2 of this request").click()
+    expect(prompts(gallery)).to_have_text(["its twin", "a red fox"])
+    gallery.get_by_role("button", name="Videos of one request only: show all").click()
+    still.click()
+    expect(opened).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(opened).to_have_count(0)
+    expect(still).to_be_focused()
+
+
+def test_kept_and_deleted_with_a_question_before(page: Page, here: App, tmp_path: Path) -> None:
+    for prompt in ("one", "two", "three"):
+        made(here, prompt)
+    gallery = open_gallery(page, here)
+    gallery.get_by_role("button", name="Keep: two").click()
+    expect(gallery.get_by_role("button", name="Keep: two")).to_have_attribute("aria-pressed", "true")
+    expect(gallery.locator(".count")).to_have_text("3 entries, 1 kept")
+    gallery.get_by_role("button", name="Kept only").click()
+    expect(prompts(gallery)).to_have_text(["two"])
+    gallery.get_by_role("button", name="Kept only").click()
+    expect(prompts(gallery)).to_have_count(3)
+    gallery.get_by_role("button", name="Delete: three").click()
+    question = gallery.get_by_role("alertdialog")
+    expect(question.get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(question).to_have_count(0)
+    expect(prompts(gallery)).to_have_count(3)
+    gallery.get_by_role("button", name="Delete: three").click()
+    question.get_by_role("button", name="Delete", exact=True).click()
+    expect(prompts(gallery)).to_have_text(["two", "one"])
+    assert len(list((tmp_path / "clips").iterdir())) == 4  # a still beside each of the two
+    expect(gallery.get_by_role("button", name="Play: two")).to_be_focused()
+
+
+def test_older_and_newer(page: Page, here: App) -> None:
+    made(here, *[f"clip {number}" for number in range(30)])
+    gallery = open_gallery(page, here)
+    expect(prompts(gallery)).to_have_count(24)
+    expect(gallery.get_by_role("button", name="Newer")).to_be_disabled()
+    gallery.get_by_role("button", name="Older").click()
+    expect(prompts(gallery)).to_have_text([f"clip {number}" for number in range(5, -1, -1)])
+    expect(gallery.get_by_role("button", name="Older")).to_be_disabled()
+    gallery.get_by_role("button", name="Newer").click()
+    expect(prompts(gallery).first).to_have_text("clip 29")
+    expect(gallery.get_by_role("button", name="Newer")).to_be_disabled()
+
+
+def test_a_comparison_is_one_entry_that_opens_in_its_tab(page: Page, here: App) -> None:
+    axis = {"field": "scale", "values": [0.5, 1]}
+    made(here, "a fox compared", loras=[{"path": "fox.safetensors"}], compare={"columns": axis, "baseline": False})
+    gallery = open_gallery(page, here)
+    expect(gallery.locator(".entry")).to_have_count(1)
+    expect(gallery.locator(".badge")).to_have_text("2 cells")
+    gallery.get_by_role("button", name="Open the comparison: a fox compared").click()
+    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#player td video")).to_have_count(2)
+
+
+def use(page: Page, gallery: Locator, prompt: str) -> Locator:
+    """The form's tab once the settings are in it."""
+    gallery.get_by_role("button", name=f"Play: {prompt}").click()
+    gallery.get_by_role("button", name="Use these settings").click()
+    expect(page.get_by_role("tab", name=LABEL, exact=True)).to_have_attribute("aria-selected", "true")
+    expect(field(page, "Prompt")).to_have_value(prompt)
+    return page.locator(".tabitem:visible")
+
+
+def test_its_settings_again_with_the_file_that_was_moved(page: Page, here: App, tmp_path: Path) -> None:
+    made(here, "a red fox", loras=[{"path": "fox.safetensors", "network_multiplier": 0.7}])
+    (tmp_path / "loras" / "best").mkdir()
+    os.replace(tmp_path / "loras" / "fox.safetensors", tmp_path / "loras" / "best" / "renamed.safetensors")
+    gallery = open_gallery(page, here)
+    form = use(page, gallery, "a red fox")
+    expect(form.locator(".note.again")).to_contain_text("fox.safetensors was found again by its content")
+    expect(field(page, "LoRA")).to_have_value("best/renamed.safetensors")
+    expect(field(page, "Seed")).to_have_value("7")
+
+
+def test_its_settings_again_without_the_files_that_are_missing_or_others(page: Page, here: App, tmp_path: Path) -> None:
+    made(here, "a red fox", loras=[{"path": "fox.safetensors"}])
+    made(here, "an owl", loras=[{"path": "owl.safetensors"}])
+    lora(tmp_path / "loras" / "fox.safetensors", seed=99)
+    (tmp_path / "loras" / "owl.safetensors").unlink()
+    gallery = open_gallery(page, here)
+    form = use(page, gallery, "a red fox")
+    expect(form.locator(".note.again")).to_contain_text("fox.safetensors has changed")
+    expect(field(page, "LoRA")).to_have_value(form_room.NO_LORA_LABEL)
+    page.get_by_role("tab", name="Gallery", exact=True).click()
+    form = use(page, gallery, "an owl")
+    expect(form.locator(".note.again")).to_contain_text("owl.safetensors is missing")
+    expect(field(page, "LoRA")).to_have_value(form_room.NO_LORA_LABEL)
+
+
+def test_nothing_yet(page: Page, here: App) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    open_page(page, here)
+    page.get_by_role("tab", name="Gallery", exact=True).click()
+    expect(page.locator("#gallery").get_by_text("No videos yet")).to_be_visible()
+    expect(page.locator("#gallery").get_by_role("navigation")).not_to_be_visible()
