@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import socket
@@ -19,6 +20,7 @@ import pytest
 from PIL import Image
 
 from tests.http.strangers import BODY, SECRET, Server, running
+from tests.mp4_boxes import box, carrying, film, mp4, wide
 from wan_ui.http.login import TRIES, TRIES_OF_ALL
 from wan_ui.jobs.visitor_desk import VisitorDesk
 from wan_ui.visitors import Who, asking
@@ -271,6 +273,64 @@ def test_no_image_bomb(client: httpx.Client, kind: str) -> None:
 def test_no_json_bomb(client: httpx.Client, text: str) -> None:
     reply = client.post("/v1/inference", content=text.encode("latin-1"), headers={"content-type": "application/json"})
     assert reply.status_code in (400, 422) and code(reply) in ("BAD_JSON", "INVALID_REQUEST", "MODEL_NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        carrying(b" " * (5 << 20)),
+        carrying(b"[" * 4_000_000),
+        carrying(b"[" + b"[]," * 1_300_000 + b"0]"),
+        carrying(b'{"request":' * 300_000),
+        carrying(b"\xff\xfe\xfd"),
+        carrying({"request": "somebody's"}),
+        carrying({"request": {"model": "wan21_1b", "prompts": [{"prompt": "a"}] * 1001}}),
+        carrying({"request": {"model": "wan21_1b", "prompts": [{"prompt": "a"}]}, "loras": [{"path": "a"}] * 1000}),
+        mp4(film(b"{}", 2**31)),
+        mp4(film(b"{}"), wide(b"mdat", b"", 2**64 - 1)),
+        mp4(box(b"moov", b"\0\0\0\x08moov" * 20_000)),
+        b"\x89PNG\r\n\x1a\n" + b"\0" * 99,
+        b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n",
+        b"",
+    ],
+    ids=["text", "deep", "wide", "deep objects", "not UTF-8", "foreign", "prompts", "LoRAs", "a box that lies",
+         "64 bits", "boxes", "a picture", "a playlist", "nothing"],
+)  # fmt: skip
+@pytest.mark.parametrize("query", ["", "?from_video=true"])
+def test_no_settings_bomb(client: httpx.Client, data: bytes, query: str) -> None:
+    reply = client.post(f"/v1/restore{query}", files={"file": ("clip.mp4", data)})
+    assert reply.status_code == 400 and code(reply) == "VIDEO_INVALID", reply.text[:300]
+
+
+PATHS = ("/etc/passwd", "../secret.safetensors", "link.safetensors", "upload://../visitors.key", "upload://" + "0" * 32)
+
+
+def test_no_file_through_a_videos_settings(client: httpx.Client) -> None:
+    """What a video names is looked for like what a request names; nothing is told of what else is there."""
+    about = {
+        "request": {"model": "wan21_1b", "stack": True, "prompts": [{"prompt": "a"}]},
+        "loras": [{"path": path, "sha256": "ab" * 32} for path in PATHS],
+    }
+    about["request"] |= {"loras": [{"path": path} for path in PATHS]}  # type: ignore[operator]
+    said = client.post("/v1/restore", files={"file": ("clip.mp4", carrying(about))}).json()
+    assert said["request"]["loras"] == [] and len(said["notes"]) == len(PATHS)
+    assert all("is missing (SHA-256 abababababab…)" in note for note in said["notes"]), said["notes"]
+
+
+def test_no_first_frame_of_another_through_a_video(server: Server) -> None:
+    kept = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(kept, "PNG")
+    row = "wan21_i2v_14b"
+    with server.browser() as one, server.browser() as other:
+        body = {"model": row, "prompts": [{"prompt": "a", "ctrl_img": base64.b64encode(kept.getvalue()).decode()}]}
+        assert one.post("/v1/inference", json=body).status_code == 200
+        sha256 = hashlib.sha256(kept.getvalue()).hexdigest()
+        about = carrying({"request": {"model": row, "prompts": [{"prompt": "a", "ctrl_img": f"upload://{sha256}"}]}})
+        said = [
+            browser.post("/v1/restore", files={"file": ("clip.mp4", about)}).json()["first_frame"]
+            for browser in (one, other)
+        ]
+    assert said == (["here", "missing"] if server.mode == "share" else ["here", "here"])
 
 
 def test_no_huge_request(client: httpx.Client) -> None:
