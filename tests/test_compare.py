@@ -26,7 +26,17 @@ from wan_ui.compare import (
     training_step,
 )
 from wan_ui.errors import InvalidRequest, ModelNotFound
-from wan_ui.request import MOST_CELLS, Axis, Compare, Generation, InferenceRequest, LoraUse, parse, resolve
+from wan_ui.request import (
+    MOST_CELLS,
+    Axis,
+    Compare,
+    Generation,
+    InferenceRequest,
+    LoraUse,
+    parse,
+    resolve,
+    without_training_samples,
+)
 
 ONE = "wan21_1b"
 PAIR = "wan22_14b_t2v"
@@ -609,3 +619,57 @@ def test_expected_seconds() -> None:
     assert estimate(order, lambda one: 2.0, high_steps=lambda one: 8) == (8 + 4 * 17) * 2.0
     assert estimate(render_order(asked[:1] * 5), lambda one: 2.0) == 50.0
     assert estimate(render_order(()), lambda one: 2.0) == 0
+
+
+# Prompts with more of their own
+
+
+def test_a_prompt_may_bring_its_own_seed_and_preview() -> None:
+    sample = {"job": "0" * 32, "sample": 1, "step": 500}
+    found = grid(
+        request(),
+        ("prompt", ["a", {"prompt": "b", "seed": 7}, {"prompt": "c", "training_sample": sample}]),
+    )
+    assert found.columns == ("a", "b", "c")
+    items = [cell.request.prompts[0] for cell in found.cells]
+    assert [item.prompt for item in items] == ["a", "b", "c"]
+    assert items[1].seed == 7 and items[0].seed == items[2].seed != 7
+    assert [item.training_sample is None for item in items] == [True, True, False]
+    assert {(item.width, item.sample_steps) for item in items} == {(items[0].width, items[0].sample_steps)}
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"seed": 7}, "prompt: Field required"),
+        ({"prompt": "b", "width": 64}, "width is the same in all cells"),
+        ({"prompt": "b", "ctrl_img": "x"}, "ctrl_img is the same in all cells"),
+        ({"prompt": "b", "seed": -1}, "no value to compare"),
+        ({"prompt": "b", "seed": True}, "a number is needed"),
+        ({"prompt": "b", "sample_steps": 0}, "sample_steps: "),
+        ({"prompt": "b", "training_sample": {"job": "x"}}, "training_sample.job: "),
+        ({"prompt": 3}, "prompt: "),
+        ({}, "prompt: Field required"),
+    ],
+)
+def test_a_prompt_with_anything_else_is_refused(value: Any, said: str) -> None:
+    assert said in refused(request(), ("prompt", ["a", value]))["compare.columns.values.1"]
+
+
+def test_what_the_prompts_set_is_no_other_axis() -> None:
+    prompts = ("prompt", [{"prompt": "b", "seed": 7}, "c"])
+    assert refused(request(), prompts, ("seed", [1, 2])) == {"compare.rows.field": "the prompts set seed too"}
+    assert len(grid(request(), prompts, ("guidance_scale", [1, 2])).cells) == 4
+
+
+def test_an_imported_jobs_id_is_given_away_in_no_axis() -> None:
+    wire: dict[str, Any] = {
+        "prompts": [{"prompt": "a", "training_sample": {"job": "0" * 32}}],
+        "compare": {
+            "columns": {"field": "prompt", "values": ["a", {"prompt": "b", "training_sample": {"job": "0" * 32}}]},
+            "baseline": True,
+        },
+    }
+    away = without_training_samples(wire)
+    assert "0" * 32 not in str(away) and away["compare"]["columns"]["values"] == ["a", {"prompt": "b"}]
+    assert away["compare"]["baseline"] is True

@@ -46,8 +46,12 @@ WORDS: Mapping[str, str] = {
     "num_frames": "frames",
 }
 
-Value = int | float | str | Mapping[str, str]
-"""A checked axis value; the mapping is a pair of files, {"high": path, "low": path}, either of them left out."""
+Value = int | float | str | Mapping[str, Any]
+"""A checked axis value; a mapping is a pair of files, {"high": path, "low": path}, either of them left out, or a
+prompt with what else its cells have of their own, see OF_A_PROMPT."""
+
+OF_A_PROMPT = ("trigger_word", "seed", "sample_steps", "guidance_scale", "neg", "training_sample")
+"""What a value of a prompt axis may set beside its `prompt`: nothing that changes the size of a cell."""
 
 Pair = Callable[[str], Mapping[str, str] | None]
 """A LoRA's path to the files of its pair by slot ("high", "low"); None: its slot cannot be told."""
@@ -277,6 +281,8 @@ def _side(axis: Axis | None, values: Sequence[Value]) -> list[_Side]:
 
 def label(field: AxisField, value: Value) -> str:
     """What stands at the head of a column or row: `scale 0.5`, `seed 42`, a checkpoint's name, a prompt's start."""
+    if isinstance(value, Mapping) and field == "prompt":
+        return _shown(value["prompt"])
     if isinstance(value, Mapping):
         names = dict.fromkeys(_HALF.sub("", PurePosixPath(path).stem) for path in value.values())
         only = f" ({next(iter(value))} only)" if len(value) == 1 else ""
@@ -310,6 +316,8 @@ def _value(field: AxisField, value: Any, row: WanModel, pair: Pair) -> Value:
         raise _WrongValue("a value is needed")
     if field == "lora":
         return _files(value, row, pair)
+    if field == "prompt" and isinstance(value, Mapping):
+        return _prompt(value)
     if field in SCALES:
         checked: Value = _by_schema(LoraItem, {"path": "any"}, "network_multiplier", value)
     elif field == "recipe":
@@ -319,6 +327,24 @@ def _value(field: AxisField, value: Any, row: WanModel, pair: Pair) -> Value:
     if field == "seed" and checked == -1:
         raise _WrongValue("a seed drawn at random is no value to compare; type the seeds, as in 42..45")
     return checked
+
+
+def _prompt(value: Mapping[str, Any]) -> Value:
+    known = ("prompt", *OF_A_PROMPT)
+    for name in value:
+        if name not in known:
+            raise _WrongValue(f"{_shown(name)} is the same in all cells; a prompt's own may be {', '.join(known)}")
+    if value.get("seed") == -1:
+        raise _WrongValue("a seed drawn at random is no value to compare; give the seed, or leave it out")
+    return _by_whole_schema(value)
+
+
+def _by_whole_schema(value: Mapping[str, Any]) -> Value:
+    try:
+        return PromptItem.model_validate(value).model_dump(include=set(value), exclude_none=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise _WrongValue(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def _by_schema(model: type[Wire], rest: Mapping[str, Any], name: str, value: Any) -> Any:
@@ -353,6 +379,10 @@ def _conflicts(
     fields = [axis.field for axis in axes.values()]
     if len(fields) == 2 and (fields[0] == fields[1] or ("scale" in fields and set(fields) <= set(SCALES))):
         problems.append(("compare.rows.field", f"{fields[1]} sets what the columns' {fields[0]} sets"))
+    for name, other in (("columns", "rows"), ("rows", "columns")):
+        if name in axes and other in axes and axes[name].field == "prompt":
+            if any(isinstance(value, Mapping) and axes[other].field in value for value in values[name]):
+                problems.append((f"compare.{other}.field", f"the prompts set {axes[other].field} too"))
     slots: set[str | None] = {item.transformer for item in loras}
     for name, axis in axes.items():
         if axis.field == "lora":
@@ -422,6 +452,9 @@ def _applied(request: InferenceRequest, field: AxisField, value: Value) -> Infer
             for item in first.values()
         ]
         return request.model_copy(update={"loras": (*scaled, *rest)})
+    if isinstance(value, Mapping):  # a prompt with more of its own
+        item = PromptItem.model_validate({**request.prompts[0].model_dump(exclude_none=True), **value})
+        return request.model_copy(update={"prompts": (item,)})
     return _with_prompt(request, {field: value})
 
 

@@ -227,8 +227,21 @@ def parse(body: Any) -> InferenceRequest:
 
 def without_training_samples(wire: Mapping[str, Any]) -> dict[str, Any]:
     """A request in wire form to give away: the id of an imported job would open that job to whoever holds it."""
-    prompts = [{name: value for name, value in item.items() if name != "training_sample"} for item in wire["prompts"]]
-    return {**wire, "prompts": prompts}
+
+    def kept(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: one for name, one in value.items() if name != "training_sample"}
+
+    given = {**wire, "prompts": [kept(item) for item in wire["prompts"]]}
+    if wire.get("compare"):  # a prompt axis may name one for each of its values
+        given["compare"] = {
+            name: {**part, "values": [kept(value) for value in part.get("values", ())]}
+            if isinstance(part, Mapping)
+            else part
+            for name, part in wire["compare"].items()
+        }
+    return given
 
 
 def model_row(model_id: str, models: Mapping[str, WanModel] = MODELS) -> WanModel:

@@ -657,6 +657,11 @@ def test_no_visitor_compares_with_anothers_preview(shared: Server, tmp_path: Pat
         assert one.post("/v1/inference", json=body).status_code == 200
         reply = other.post("/v1/inference", json=body)
         assert reply.status_code == 422 and "preview is not here" in reply.text
+        axis = {"field": "prompt", "values": ["a", {"prompt": "b", "training_sample": {"file": sha256}}]}
+        body = {**BODY, "compare": {"columns": axis}}
+        assert one.post("/v1/inference", json=body).status_code == 200
+        reply = other.post("/v1/inference", json=body)
+        assert reply.status_code == 422 and "compare.cells.0.1.training_sample" in reply.text
 
 
 def test_over_http_the_id_is_what_lets_one_read(shared: Server) -> None:

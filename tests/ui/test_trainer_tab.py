@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -24,6 +25,7 @@ from tests.ui.fake_app import App, running
 from tests.ui.test_page import choose_tab, field, fill, open_page
 from wan_ui.demo.checkpoints import ensure
 from wan_ui.lora.header import read_header
+from wan_ui.ui.trainer_tab import side_by_side
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 SMALL = "Wan 2.1 T2V 1.3B"
@@ -148,16 +150,19 @@ def test_the_difference_and_a_wipe_of_the_films(page: Page, trainer_app: App, jo
     expect(page.locator('#match-player [data-part="links"]')).to_be_hidden()
 
 
-def test_all_samples_as_one_request(page: Page, trainer_app: App, job_zip: Path) -> None:
+def test_all_samples_side_by_side_each_with_its_checklist(page: Page, trainer_app: App, job_zip: Path) -> None:
     imported(page, trainer_app, job_zip)
     page.get_by_role("button", name="Reproduce all").click()
-    expect(page.locator("#result .clips figure")).to_have_count(2)
-    expect(tally(page)).to_have_text("22 matching")
-    expect(page.locator("#match .match-name")).to_have_text("fox · sample 1 · step 750")
-    page.get_by_label("Video of this request").click()
-    page.get_by_role("option", name="Video 2", exact=True).click()
-    expect(page.locator("#match .match-name")).to_have_text("fox · sample 2 · step 750")
-    expect(tally(page)).to_have_text("22 matching")
+    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.locator("#player thead th")).to_have_text(["a sks fox runs", "a sks fox sleeps"])
+    expect(page.locator('#player td[data-state="done"]')).to_have_count(2)
+    for head in ("a sks fox runs", "a sks fox sleeps"):
+        page.get_by_role("button", name=f"Enlarge {head}").click()
+        about = page.locator('#player [data-part="about"]')
+        expect(about.locator(".title")).to_have_text(head)
+        about.get_by_text("Against the training preview").click()
+        expect(about.get_by_role("status")).to_have_text(re.compile(r"22 matching · PSNR [34]\d\.\d dB"))
+        page.locator('#player [data-part="close"]').click()
 
 
 def test_one_sample_across_the_checkpoints(page: Page, trainer_app: App, job_zip: Path) -> None:
@@ -307,3 +312,26 @@ def test_on_the_demo_checkpoints(page: Page, tmp_path: Path) -> None:
             loaded(page)
     finally:
         engine.close()
+
+
+def test_samples_stand_side_by_side_where_they_have_one_size() -> None:
+    def body(**second: Any) -> dict[str, Any]:
+        first = {"prompt": "a", "seed": 1, "width": 64, "training_sample": {"job": "0" * 32, "sample": 0}}
+        return {"model": "wan21_1b", "loras": [], "prompts": [first, {**first, "prompt": "b", "seed": 2, **second}]}
+
+    made = side_by_side(body())
+    assert made is not None and made["loras"] == []
+    assert made["prompts"] == [{"prompt": "a", "seed": 1, "width": 64}]
+    sample = {"job": "0" * 32, "sample": 0}
+    assert made["compare"] == {
+        "columns": {
+            "field": "prompt",
+            "values": [
+                {"prompt": "a", "seed": 1, "training_sample": sample},
+                {"prompt": "b", "seed": 2, "training_sample": sample},
+            ],
+        }
+    }
+    for other in ({"width": 128}, {"num_frames": 9}, {"ctrl_img": "upload://0"}, {"seed": -1}):
+        assert side_by_side(body(**other)) is None
+    assert side_by_side({**body(), "prompts": body()["prompts"][:1]}) is None

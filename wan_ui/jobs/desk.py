@@ -26,6 +26,7 @@ from wan_ui.lora.header import check_fit, pair_messages
 from wan_ui.lora.inspection import describe, inspect
 from wan_ui.lora.sources import is_remote, shown_name
 from wan_ui.media import video
+from wan_ui.request import TrainingSample
 from wan_ui.trainer.shelf import Shelf
 from wan_ui.visitors import LOCAL, Who
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel
-    from wan_ui.request import InferenceRequest
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Desk:
         self._room.check()
         prepared = self.plan(body)
         self._limits.check_cost(who, prepared.generations)
-        self._check_training_samples(prepared.request)
+        self._check_training_samples(prepared)
         with self._admission:  # between the count and the job nobody else comes in
             self._check_line(who)
             job = self._store.add(
@@ -129,17 +129,24 @@ class Desk:
     def _check_line(self, who: Who) -> None:
         self._limits.check_line(who, self._store.waiting(), lambda: self._store.waiting_of(who.visitor))
 
-    def _check_training_samples(self, request: InferenceRequest) -> None:
-        """Raises InvalidRequest where a prompt is to be compared with what is not here."""
-        for index, item in enumerate(request.prompts):
-            if item.training_sample is not None:
-                try:
-                    self.trainer.check(item.training_sample)
-                except PreviewNotFound as error:
-                    loc = f"prompts.{index}.training_sample"
-                    raise InvalidRequest(
-                        f"{loc}: {error.message}", fields=[{"loc": loc, "msg": error.message}]
-                    ) from error
+    def _check_training_samples(self, prepared: Prepared) -> None:
+        """Raises InvalidRequest where a prompt, or a cell's, is to be compared with what is not here."""
+        asked = {
+            f"prompts.{index}.training_sample": item.training_sample
+            for index, item in enumerate(prepared.request.prompts)
+        }
+        for cell in prepared.cells:
+            named = cell.request["prompts"][0].get("training_sample")
+            wanted = None if named is None else TrainingSample.model_validate(named)
+            if wanted not in asked.values():
+                asked[f"compare.cells.{cell.row}.{cell.column}.training_sample"] = wanted
+        for loc, wanted in asked.items():
+            if wanted is None:
+                continue
+            try:
+                self.trainer.check(wanted)
+            except PreviewNotFound as error:
+                raise InvalidRequest(f"{loc}: {error.message}", fields=[{"loc": loc, "msg": error.message}]) from error
 
     def plan(self, body: Any) -> Prepared:
         """What `submit` would put in line, checked the same way and raising the same, without doing so."""

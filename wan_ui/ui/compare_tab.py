@@ -418,6 +418,11 @@ class CompareTab:
             **self.page.follow(seen),
         }
 
+    def shows(self, job_id: str, here: Any) -> Update:
+        """The tab in front with a comparison that its form cannot say."""
+        opened = {self.page.tabs: gr.Tabs(selected=ID), self.page.place: ID}
+        return {**opened, self.shown: job_id, **self.look(job_id, here)}
+
     def on_cancel(self, shown: Any, seen: Any) -> Update:
         if shown:
             self.desk.cancel(shown)
@@ -542,6 +547,11 @@ def _sound(read: tuple[form.Values, Picture]) -> form.Values:
 
 def typed(field: str, values: Sequence[Any]) -> str:
     """An axis's values as one would type them. Raises InvalidRequest for values that no line of text can hold."""
+    if field == "prompt" and any(isinstance(value, Mapping) for value in values):
+        raise InvalidRequest(
+            "The form takes prompts alone, and these have seeds or other values of their own. Send this comparison to "
+            "POST /v1/inference instead."
+        )
     # Of a pair one half stands for both.
     words = [str(next(iter(value.values()), "") if isinstance(value, Mapping) else value) for value in values]
     if field not in ONE_PER_LINE:

@@ -238,6 +238,29 @@ const use = (data) => {
   button.addEventListener('click', () => { unpop(); trigger('click', { column: data.column, row: data.row, job: props.value.id }); });
   return [button];
 };
+// Asked for when it is opened: the server compares frame by frame.
+const check = (data) => {
+  if (!data.check) return [];
+  const said = make('p', { class: 'quiet', role: 'status' }), list = make('ul', { class: 'cell-checks' });
+  const box = make('details', { class: 'cell-check' }, make('summary', {}, 'Against the training preview'), said, list);
+  box.addEventListener('toggle', async () => {
+    if (!box.open || said.textContent) return;
+    said.textContent = 'Comparing…';
+    try {
+      const reply = await fetch(data.check), told = await reply.json();
+      if (!reply.ok) throw new Error(told.detail.error.message);
+      const count = (state, word) => { const all = told.rows.filter((row) => row.state === state).length; return all ? `${all} ${word}` : ''; };
+      const psnr = told.comparison ? `PSNR ${told.comparison.mean_psnr.toFixed(1)} dB` : '';
+      said.textContent = [count('red', 'different'), count('amber', 'unsure'), count('green', 'matching'), psnr].filter(Boolean).join(' · ');
+      for (const state of ['red', 'amber'])
+        for (const row of told.rows) if (row.state === state) list.append(make('li', { 'data-state': state }, row.message));
+    } catch (error) {
+      said.textContent = error.message;
+    }
+    placePop();
+  });
+  return [box];
+};
 let leaving = 0;
 const unpop = () => {
   clearTimeout(leaving);
@@ -257,7 +280,7 @@ const popOver = (cell, anchor) => {
   unpop();
   popped = cell;
   anchor.setAttribute('aria-expanded', 'true');
-  pop.replaceChildren(make('p', { class: 'title' }, name(cell.data)), facts(cell.data), ...use(cell.data));
+  pop.replaceChildren(make('p', { class: 'title' }, name(cell.data)), facts(cell.data), ...check(cell.data), ...use(cell.data));
   pop.hidden = false;
   placePop();
 };
@@ -334,7 +357,7 @@ const arrange = () => {
   const a = cells.get(first), b = cells.get(second);
   const sheets = [[a, 'A'], ...(pair ? [[b, 'B']] : [])].filter(([cell]) => cell);
   part('about').replaceChildren(...sheets.map(([cell, letter]) => make('div', { class: 'side' },
-    make('p', { class: 'title' }, ...(pair ? [make('b', {}, letter), ' '] : []), name(cell.data)), facts(cell.data), ...use(cell.data))));
+    make('p', { class: 'title' }, ...(pair ? [make('b', {}, letter), ' '] : []), name(cell.data)), facts(cell.data), ...check(cell.data), ...use(cell.data))));
   canvas.setAttribute('aria-label', { one: a && name(a.data), wipe: 'A left of the divider, B right of it', difference: 'How A and B differ' }[mode] || '');
   if (a) part('frame').style.setProperty('--ratio', a.data.width / a.data.height);
   options();

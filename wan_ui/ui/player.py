@@ -101,7 +101,15 @@ def _cell(job: Job, cell: PlannedCell, running: Running | None) -> dict[str, Any
         "brief": f"seed {generation.seed} · {card.plural(generation.sample_steps, 'step')}",
         "error": None if failure is None else str(failure["message"]),
         "facts": _facts(job, cell),
+        "check": _check(job, cell, running),
     }
+
+
+def _check(job: Job, cell: PlannedCell, running: Running | None) -> str | None:
+    """Where a cell's checklist is; None for one that is compared with no training preview, or not made."""
+    compared = cell.request["prompts"][0].get("training_sample") is not None
+    made = compared and state(job, cell, running) == "done"
+    return f"v1/requests/{job.id}/checklist?video={cell.generation}" if made else None
 
 
 def _facts(job: Job, cell: PlannedCell) -> list[tuple[str, str]]:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from wan_ui.compare import OF_A_PROMPT
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import MODELS
-from wan_ui.request import InferenceRequest, parse
+from wan_ui.request import MOST_CELLS, InferenceRequest, parse
 from wan_ui.trainer.folder import CONFIG_NAMES
 from wan_ui.trainer.sample_block import sample_block
 from wan_ui.ui import card
@@ -239,12 +240,13 @@ class TrainerTab:
         }
 
     def on_all(self, opened: Any, key: Any, seen: Any, compared: Any, uploads: Any) -> Update:
-        """Every sample as one request; samples of another multiplier need one of their own."""
+        """Every sample at once: as a comparison where they have one size, else as one request for each multiplier."""
         try:
             job = self.desk.trainer.job(str(opened))
             bodies = together([
                 self.desk.trainer.request(job, one.index, job.save(key)) for one in job.imported.samples
             ])  # fmt: skip
+            bodies = [side_by_side(body) or body for body in bodies]
             for body in bodies:
                 self.desk.plan(body)  # all or none
             started = [self.desk.submit(body) for body in bodies]
@@ -252,7 +254,9 @@ class TrainerTab:
                 raise InvalidRequest("This job has no sample that can be rendered.")
         except WanUIError as error:
             return {self.problem: card.problem(error)}
-        return {self.problem: "", **self.page.follow(seen)}
+        grid = next((one for one in started if one.cells), None)
+        shown = {} if grid is None else self.page.compare.shows(grid.id, compared)
+        return {self.problem: "", **shown, **self.page.follow(seen)}
 
 
 def together(requests: Sequence[InferenceRequest]) -> list[dict[str, Any]]:
@@ -266,6 +270,19 @@ def together(requests: Sequence[InferenceRequest]) -> list[dict[str, Any]]:
         else:
             bodies[key] = wire
     return list(bodies.values())
+
+
+def side_by_side(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Prompts of one size as a comparison, a column each; None where they differ in more than a column may."""
+    items = body["prompts"]
+    own = {"prompt", *OF_A_PROMPT}
+    rest = [{name: value for name, value in item.items() if name not in own} for item in items]
+    drawn = any(item.get("seed", -1) == -1 for item in items)
+    if not 1 < len(items) <= MOST_CELLS or drawn or any(one != rest[0] for one in rest):
+        return None
+    values = [{name: value for name, value in item.items() if name in own} for item in items]
+    first = {name: value for name, value in items[0].items() if name != "training_sample"}
+    return {**body, "prompts": [first], "compare": {"columns": {"field": "prompt", "values": values}}}
 
 
 def _wire(request: InferenceRequest) -> dict[str, Any]:
