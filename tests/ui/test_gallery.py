@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
+from tests.browser_fixture import heard
 from tests.fakes import FakeRender
+from tests.http.strangers import running as whole_server
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
 from tests.ui.test_page import field, open_page
@@ -209,3 +212,39 @@ def test_nothing_yet(page: Page, here: App) -> None:
     page.get_by_role("tab", name="Gallery", exact=True).click()
     expect(page.locator("#gallery").get_by_text("No videos yet")).to_be_visible()
     expect(page.locator("#gallery").get_by_role("navigation")).not_to_be_visible()
+
+
+def test_visitors_do_not_see_each_others(browser: Browser, tmp_path: Path) -> None:
+    with whole_server("share", tmp_path) as server, ExitStack() as closing:
+        pages = []
+        for prompt in ("mine", "theirs"):
+            client = closing.enter_context(server.browser())
+            visitor = server.visitor_of(client)
+            server.finished_job(visitor)
+            server.house.store._execute(
+                "UPDATE jobs SET generations = json_set(generations, '$[0].prompt', :prompt) WHERE visitor = :visitor",
+                {"prompt": prompt, "visitor": visitor},
+            )
+            (cookie,) = client.cookies.jar
+            context = browser.new_context()
+            closing.callback(context.close)
+            url = f"http://{server.host}"
+            context.add_cookies([{"name": cookie.name, "value": cookie.value or "", "url": url}])
+            pages.append((context.new_page(), prompt, url))
+        for page, prompt, url in pages:
+            wrong = heard(page)
+            page.goto(url)
+            expect(page.locator(".effective").locator("visible=true")).to_have_count(1)
+            page.get_by_role("tab", name="Gallery", exact=True).click()
+            expect(page.locator("#gallery .entry .words")).to_have_text([prompt])
+            expect(page.locator("#gallery .count")).to_have_text("1 entry")
+            # Its file is no video, so it has no still; nothing else is wrong, the content policy included.
+            assert [text for text in wrong if "404" not in text] == []
+        page, prompt, _ = pages[0]
+        page.get_by_role("button", name=f"Delete: {prompt}").click()
+        page.get_by_role("alertdialog").get_by_role("button", name="Delete", exact=True).click()
+        expect(page.locator("#gallery").get_by_text("No videos yet")).to_be_visible()
+        other = pages[1][0]
+        other.get_by_role("button", name="Kept only").click()
+        other.get_by_role("button", name="Kept only").click()
+        expect(other.locator("#gallery .entry .words")).to_have_text(["theirs"])

@@ -37,7 +37,7 @@ const ago = (text) => {
   if (seconds < 60) return 'just now';
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
   if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
-  return new Date(text).toLocaleDateString('en', { day: 'numeric', month: 'short', year: 'numeric' });
+  return new Date(text).toLocaleDateString('en-GB', { day: 'numeric', month: 'short', year: 'numeric' });
 };
 const calm = () => window.matchMedia('(prefers-reduced-motion: reduce)').matches;
 
@@ -195,7 +195,7 @@ const openCard = (entry) => {
     fact('Guidance', String(entry.guidance_scale)),
     fact('Match', recipes[entry.recipe] || entry.recipe),
     fact('First frame', entry.has_first_frame ? 'an image' : 'none'),
-    fact('Made', new Date(entry.made_at).toLocaleString('en', { dateStyle: 'medium', timeStyle: 'short' })));
+    fact('Made', new Date(entry.made_at).toLocaleString('en-GB', { dateStyle: 'medium', timeStyle: 'short' })));
   for (const one of entry.loras) {
     const scale = one.network_multiplier === null ? '' : ` × ${one.network_multiplier}`;
     list.append(fact(SLOTS[one.slot] || 'LoRA', [`${one.name}${scale}`, make('small', { title: one.sha256 }, one.sha256 ? `SHA-256 ${one.sha256.slice(0, 16)}…` : '')], true));
