@@ -131,6 +131,9 @@ def test_pages_filters_and_what_is_wrong(tmp_path: Path) -> None:
 def test_poster_and_settings_of_a_real_clip(tmp_path: Path) -> None:
     with running("plain", tmp_path) as server, server.client() as client:
         job = server.finished_job(None)
+        for path in ("poster.jpg", "settings.json"):  # its file is no video yet
+            reply = client.get(f"/v1/gallery/{job}-0/{path}")
+            assert (reply.status_code, reply.json()["detail"]["error"]["code"]) == (404, "VIDEO_NOT_FOUND")
         frames, inside = np.full((3, 64, 64, 3), 90, np.uint8), {"request": {"model": "m"}, "wan_ui": "0"}
         video.write(server.folder / "data" / "clips" / f"{job}.mp4", frames, 16, inside)
         reply = client.get(f"/v1/gallery/{job}-0/poster.jpg")

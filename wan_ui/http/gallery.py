@@ -15,7 +15,7 @@ from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, Field
 
-from wan_ui.errors import InvalidRequest
+from wan_ui.errors import InvalidRequest, VideoEncodingFailed, VideoInvalid, VideoNotFound
 from wan_ui.http import always
 from wan_ui.http.turns import Turns
 from wan_ui.jobs import inside
@@ -28,7 +28,7 @@ from wan_ui.models import MODELS
 if TYPE_CHECKING:
     from wan_ui.jobs.store import Job
 
-AT_WORK = 8  # stills and JSON, which take a program of their own; one being made and the others waiting for it
+AT_WORK = 8  # stills, which take a program of their own; one being made and the others waiting for it
 LONGEST_WORDS = 200
 EntryId = Annotated[str, Path(description="`id` of an entry of the gallery.", max_length=200)]
 _HEADERS = {
@@ -193,7 +193,10 @@ def _loras(entry: Entry) -> list[dict[str, Any]]:
 def settings_of(desk: DeskLike, entry: Entry) -> dict[str, Any]:
     """What an entry was made with: what its file, or that of its grid, carries. Raises VideoNotFound."""
     if entry.index is not None:
-        return video.read_metadata(desk.clip_path(entry.job_id, entry.index))
+        try:
+            return video.read_metadata(desk.clip_path(entry.job_id, entry.index))
+        except (VideoInvalid, VideoEncodingFailed) as error:
+            raise VideoNotFound("The file of this video cannot be read.") from error
     return inside.of_grid(desk.job(entry.job_id))
 
 
@@ -312,10 +315,8 @@ def mount(door: FastAPI, desk: DeskLike, error_model: Any, read_json: ReadJson) 
     )
     def settings(entry_id: EntryId) -> Response:
         found = desk.entry(entry_id)
-        with turns.turn():
-            said = settings_of(desk, found)
         return Response(
-            json.dumps(said, indent=2),
+            json.dumps(settings_of(desk, found), indent=2),
             media_type="application/json",
             headers={**_HEADERS, "Content-Disposition": f'attachment; filename="wan-ui-{found.id[:8]}.json"'},
         )
