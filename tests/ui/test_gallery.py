@@ -52,12 +52,18 @@ def made(app: App, *prompts: str, **fields: Any) -> Job:
     return app.desk.job(job.id)
 
 
+def choose(page: Page, name: str) -> None:
+    """Opens a tab and waits until the browser has it in mind, for a reload."""
+    before = page.evaluate("localStorage.getItem('wan-ui:tab')")
+    page.get_by_role("tab", name=name, exact=True).click()
+    expect(page.get_by_role("tab", name=name, exact=True)).to_have_attribute("aria-selected", "true")
+    page.wait_for_function("(before) => localStorage.getItem('wan-ui:tab') !== before", arg=before)
+
+
 def open_gallery(page: Page, app: App) -> Locator:
     page.emulate_media(reduced_motion="reduce")
     open_page(page, app)
-    tab = page.get_by_role("tab", name="Gallery", exact=True)
-    tab.click()
-    expect(tab).to_have_attribute("aria-selected", "true")
+    choose(page, "Gallery")
     gallery = page.locator("#gallery .gallery")
     expect(gallery).to_have_attribute("data-state", "filled")
     return gallery
@@ -84,9 +90,9 @@ def test_newest_first_searched_filtered_and_shown_anew(page: Page, here: App) ->
     gallery.get_by_label("LoRA", exact=True).select_option("")
     expect(prompts(gallery)).to_have_count(3)
     made(here, "the newest")
-    page.get_by_role("tab", name="Compare", exact=True).click()
+    choose(page, "Compare")
     expect(gallery).not_to_be_visible()
-    page.get_by_role("tab", name="Gallery", exact=True).click()
+    choose(page, "Gallery")
     expect(prompts(gallery).first).to_have_text("the newest")
     page.reload()
     expect(page.get_by_role("tab", name="Gallery", exact=True)).to_have_attribute("aria-selected", "true")

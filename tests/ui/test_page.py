@@ -76,7 +76,7 @@ def small(page: Page, prompt: str, seed: int) -> None:
 
 def test_the_tabs_are_the_rows_and_every_control_has_a_label(page: Page, app: App):
     open_page(page, app)
-    labels = [*(row.label for row in MODELS.values()), "Compare", "Trainer job"]
+    labels = [*(row.label for row in MODELS.values()), "Compare", "Trainer job", "Gallery"]
     assert page.get_by_role("tab").all_inner_texts() == labels
     for row in MODELS.values():
         choose_tab(page, row.label)
