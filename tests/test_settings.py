@@ -81,3 +81,19 @@ def test_a_wrong_value_ends_with_a_line_that_names_it(
         read(arguments, environment)
     assert caught.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_clips_stay_for_ever_unless_said_otherwise() -> None:
+    chosen = read([], {})
+    assert (chosen.keep_days, chosen.keep_gb) == (None, None)
+    chosen = read(["--keep-days", "0.5"], {"WAN_UI_KEEP_GB": "200"})
+    assert (chosen.keep_days, chosen.keep_gb) == (0.5, 200.0)
+
+
+@pytest.mark.parametrize(
+    "flag", ["--keep-days=0", "--keep-days=-1", "--keep-days=inf", "--keep-days=nan", "--keep-gb=0"]
+)
+def test_a_retention_that_is_none_ends_the_start(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read([flag], {})
+    assert "must be a number above 0" in capsys.readouterr().err
