@@ -249,6 +249,14 @@ def test_trigger_words(prompt: str, own: str | None, shared: str | None, expecte
     assert generation.prompt == expected
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_trigger_words_do_not_make_a_prompt_endless(own: bool) -> None:
+    item = {"prompt": "[trigger] " * 1900, **({"trigger_word": "w" * 19_000} if own else {})}
+    with pytest.raises(InvalidRequest, match="longer than 20000 characters with its trigger words") as found:
+        resolved(request(item, trigger_word="v" * 19_000))
+    assert found.value.details["fields"][0]["loc"] == "prompts.0.prompt"
+
+
 def test_a_trigger_word_is_each_prompts_own() -> None:
     prompts = [{"prompt": "[trigger]"}, {"prompt": "[trigger]", "trigger_word": "own"}, {"prompt": "[trigger]"}]
     assert [one.prompt for one in resolved(request(prompts=prompts, trigger_word="sks"))] == ["sks", "own", "sks"]

@@ -273,6 +273,16 @@ def fill_trigger(prompt: str, trigger_word: str | None) -> str:
     return prompt.replace("[trigger]", trigger_word) if trigger_word else prompt
 
 
+def _filled(prompt: str, trigger_word: str | None, index: int) -> str:
+    """The prompt with its trigger words. Raises InvalidRequest where they make it too long."""
+    filled = len(prompt) + prompt.count("[trigger]") * len(trigger_word or "")
+    if filled > LONGEST_TEXT and "[trigger]" in prompt:
+        loc = f"prompts.{index}.prompt"
+        message = f"is longer than {LONGEST_TEXT} characters with its trigger words in place"
+        raise InvalidRequest(f"{loc} {message}.", fields=[{"loc": loc, "msg": message}])
+    return fill_trigger(prompt, trigger_word)
+
+
 def draw_seed() -> int:
     """A seed for -1, in 0…2³¹ − 2."""
     return random.SystemRandom().randint(0, LARGEST_DRAWN_SEED)
@@ -385,7 +395,7 @@ def _generation(
     return Generation(
         model=row.id,
         recipe=request.recipe,
-        prompt=fill_trigger(item.prompt, item.trigger_word or request.trigger_word),
+        prompt=_filled(item.prompt, item.trigger_word or request.trigger_word, index),
         neg=item.neg,
         width=width,
         height=height,
