@@ -151,3 +151,12 @@ def test_the_routes_are_documented(client: TestClient) -> None:
     paths = client.get("/v1/openapi.json").json()["paths"]
     for route in ROUTES:
         assert "404" in paths[f"/requests/{{request_id}}/{route}"]["get"]["responses"]
+
+
+def test_a_cells_broken_file_is_named(client: TestClient, desk: Desk, worker: Worker) -> None:
+    job_id = compared(desk, worker)
+    path = desk.clip_path(job_id, 1)
+    path.write_bytes(path.read_bytes()[:100])
+    reply = client.get(f"/v1/requests/{job_id}/cells.zip")
+    assert reply.status_code == 404
+    assert reply.json()["detail"]["error"]["message"].startswith("The file of row 1, column 2 cannot be read: ")

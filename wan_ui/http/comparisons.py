@@ -16,7 +16,7 @@ from fastapi import FastAPI, Path, Query
 from fastapi.responses import FileResponse, Response
 from starlette.background import BackgroundTask
 
-from wan_ui.errors import InvalidRequest, VideoNotFound
+from wan_ui.errors import InvalidRequest, VideoInvalid, VideoNotFound
 from wan_ui.http import always
 from wan_ui.http.turns import Turns
 from wan_ui.jobs import inside
@@ -95,11 +95,19 @@ def zip_cells(path: pathlib.Path, whole: Board, job: Job) -> None:
                 about = {
                     "column": cell.column_label,
                     "row": cell.row_label,
-                    **video.read_metadata(clip),
+                    **_carried(clip, cell),
                     "request": public(without_training_samples(cell.request)),
                 }
                 archive.write(clip, f"{name}.mp4")
                 archive.writestr(f"{name}.json", json.dumps(about, indent=2, ensure_ascii=False))
+
+
+def _carried(clip: pathlib.Path, cell: PlannedCell) -> dict[str, Any]:
+    try:
+        return video.read_metadata(clip)
+    except VideoInvalid as error:
+        place = f"row {cell.row + 1}, column {cell.column + 1}"
+        raise VideoNotFound(f"The file of {place} cannot be read: {error.message}") from error
 
 
 def mount(door: FastAPI, desk: DeskLike, error_model: Any, scratch: pathlib.Path | None = None) -> None:
