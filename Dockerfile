@@ -19,7 +19,7 @@ COPY wan_ui wan_ui
 USER wan
 VOLUME ["/models", "/loras", "/data", "/cache"]
 
-# The app binds 127.0.0.1 of its network, so for now: docker run --network host. See README.md.
+# The app binds 127.0.0.1 of its network unless told otherwise: --host 0.0.0.0, or docker run --network host. See README.md.
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=5s --start-period=180s \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ.get('WAN_UI_PORT') or 7860}/v1/health\", timeout=4)"]
