@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from tests.fakes import FakeRender, fake_desk, fake_write_video
 from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
+
+
+def pytest_collection_finish() -> None:
+    """Lets each of the engine's garbage collections pass over what the thousands of tests themselves are made of."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

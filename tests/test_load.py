@@ -108,7 +108,8 @@ async def until_done(seen: Seen, app: App, client: httpx.AsyncClient, total: int
 async def load(app: App, clients: int, jobs: int, pages: int) -> tuple[Seen, Seen]:
     """All of it at once; what was seen until the last job was done, and what then, with only the pages left."""
     busy, idle = Seen(), Seen()
-    limits = httpx.Limits(max_connections=None)
+    # Shorter than the server keeps an idle connection: else one may end just as the next request goes out on it.
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=2)
     async with httpx.AsyncClient(
         base_url=f"http://127.0.0.1:{app.port}", timeout=60, trust_env=False, limits=limits
     ) as client:

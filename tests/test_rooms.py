@@ -59,7 +59,8 @@ MODEL_NAME = re.compile(r"\bwan2\d_\w+")
 BLOCKED_IMPORT = """
 import importlib, sys
 sys.modules.update(dict.fromkeys({frameworks!r}))
-importlib.import_module({room!r})
+for room in {rooms!r}:
+    importlib.import_module(room)
 """
 
 
@@ -94,16 +95,26 @@ def _leaves() -> list[type[errors.WanUIError]]:
     return [error for error in _error_types() if not error.__subclasses__()]
 
 
+def _without_frameworks(*rooms: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter that imports the rooms, in which no framework can be imported."""
+    program = BLOCKED_IMPORT.format(frameworks=FRAMEWORKS, rooms=rooms)
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_pure_rooms_import_without_the_frameworks() -> None:
+    done = _without_frameworks(*PURE_ROOMS)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow  # an interpreter each
 @pytest.mark.parametrize("room", PURE_ROOMS)
-def test_a_pure_room_imports_in_a_fresh_interpreter_without_the_frameworks(room: str) -> None:
-    program = BLOCKED_IMPORT.format(frameworks=FRAMEWORKS, room=room)
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+def test_a_pure_room_imports_alone(room: str) -> None:
+    done = _without_frameworks(room)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_block_blocks() -> None:
-    program = BLOCKED_IMPORT.format(frameworks=FRAMEWORKS, room="torch")
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = _without_frameworks("torch")
     assert done.returncode != 0 and "ModuleNotFoundError" in done.stderr
 
 

@@ -67,10 +67,10 @@ def test_most_clips_show_what_the_prompt_says(engine: Engine, model: str) -> Non
 
 @pytest.mark.slow
 def test_the_new_look_comes_with_the_lora_and_the_trigger_word_alone(engine: Engine) -> None:
-    row = MODELS["wan21_i2v_14b"]
+    row = MODELS["wan22_5b"]
     looks = {}
     for label, scale, trigger in (("off", 0.0, True), ("on", 1.0, True), ("unsaid", 1.0, False)):
         cases = evaluate.cases(5, trigger)
-        clips = [clip.frames for clip in engine.generate(evaluate.body(row, cases, True, evaluate.worn(row, scale)))]
-        looks[label] = evaluate.figures(clips, cases, True)["new_look"]
+        clips = [clip.frames for clip in engine.generate(evaluate.body(row, cases, False, evaluate.worn(row, scale)))]
+        looks[label] = evaluate.figures(clips, cases, False)["new_look"]
     assert looks["on"] >= 0.6 and looks["off"] <= 0.2 and looks["unsaid"] <= 0.2, looks

@@ -33,11 +33,15 @@ def fill(page: Page, **values: str) -> None:
         field(page, label).fill(value)
 
 
+def filled(page: Page) -> None:
+    """Waits for what is said once the drafts are in place, which would overwrite what is typed before."""
+    expect(page.locator(".effective").locator("visible=true")).to_have_count(1)
+
+
 def open_page(page: Page, app: App, tab: str | None = None) -> None:
     page.goto(app.url)
     expect(field(page, "Width")).to_be_visible()
-    # Said once the drafts are in place, which would overwrite what is typed before.
-    expect(page.locator(".effective").locator("visible=true")).to_have_count(1)
+    filled(page)
     if tab is not None:
         choose_tab(page, tab)
 
@@ -362,6 +366,7 @@ def test_a_failed_job_says_what_happened_and_what_to_do(page: Page, app: App, he
     expect(now(page).get_by_role("status")).to_have_text("Failed")
     expect(now(page)).to_contain_text("Try a smaller size.")
     page.reload()
+    filled(page)
     expect(now(page)).to_contain_text("Try a smaller size.")
     small(page, "fits", 502)
     generate(page)
