@@ -142,6 +142,7 @@ REQUEST: dict[str, Any] = {
     "vae_tiling": True,
     "first_step_change": False,
 }
+SMALLEST: dict[str, Any] = {"prompt": "x", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
 COMPARE: dict[str, Any] = {
     "columns": {"field": "lora", "values": [PAIR[0], {"high": "other.safetensors", "low": PAIR[1]}]},
     "rows": {"field": "guidance_scale", "values": [1, 3.5]},
@@ -226,14 +227,7 @@ def test_a_pair_of_an_axis_is_never_made_up_of_another_half(opened: Open, tmp_pa
     house = with_pair(opened())
     write_lora(house.folder / "loras" / "extra.safetensors", seed=9)
     image = house.desk.images.put_bytes(png())
-    item = {
-        "prompt": "x",
-        "width": 64,
-        "height": 64,
-        "num_frames": 1,
-        "sample_steps": 1,
-        "ctrl_img": f"upload://{image}",
-    }
+    item = {**SMALLEST, "ctrl_img": f"upload://{image}"}
     columns = {"field": "lora", "values": [PAIR[0], {"high": "extra.safetensors"}]}
     job = house.made({"model": TWO.id, "prompts": [item], "compare": {"columns": columns}})
     grid.write(tmp_path / "grid.mp4", board(house.desk, job), inside.of_grid(job))
@@ -247,9 +241,8 @@ def test_a_pair_of_an_axis_is_never_made_up_of_another_half(opened: Open, tmp_pa
 
 
 def lora_job(house: House) -> Job:
-    item = {"prompt": "x", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
     write_lora(house.folder / "loras" / "fox.safetensors", seed=1)
-    return house.made({"model": ONE.id, "prompts": [item], "loras": [{"path": "fox.safetensors"}]})
+    return house.made({"model": ONE.id, "prompts": [SMALLEST], "loras": [{"path": "fox.safetensors"}]})
 
 
 @pytest.mark.slow
@@ -275,14 +268,7 @@ def test_a_lora_of_the_same_name_with_another_content_is_not_used(opened: Open) 
 def test_a_first_frame_that_is_not_here_is_offered_from_the_video(opened: Open) -> None:
     house, other = opened(), opened("other")
     image = house.desk.images.put_bytes(png())
-    item = {
-        "prompt": "x",
-        "width": 64,
-        "height": 64,
-        "num_frames": 1,
-        "sample_steps": 1,
-        "ctrl_img": f"upload://{image}",
-    }
+    item = {**SMALLEST, "ctrl_img": f"upload://{image}"}
     clip = house.clip(house.made({"model": TWO.id, "prompts": [item]}))
     assert house.desk.restore(clip, from_video=True).first_frame == "here"
     found = other.desk.restore(clip)

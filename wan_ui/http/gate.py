@@ -179,7 +179,7 @@ class Gate:
             return self._become_owner(path, badge, scope)
         if path == LOGIN_PATH and self._login is not None:
             if method == "POST":
-                return self._signed_in(await _form(scope, receive), badge, scope)
+                return self._signed_in(await _form(receive), badge, scope)
             return RedirectResponse("/", 303)
         if _NOT_SERVED.match(path):
             self._who(scope, badge)  # the password first
@@ -262,16 +262,21 @@ class Gate:
         return with_cookie
 
 
-async def _form(scope: Scope, receive: Receive) -> dict[str, str]:
-    """A short urlencoded form. Raises PayloadTooLarge."""
+async def whole_body(receive: Receive, what: str, limit: int) -> bytes:
+    """All bytes of a body, `what` says whose. Raises PayloadTooLarge as soon as they are more than `limit`."""
     data = bytearray()
     while True:
         message = await receive()
         data += message.get("body", b"")
-        if len(data) > LARGEST_FORM:
-            raise PayloadTooLarge(f"A login has at most {LARGEST_FORM} bytes.", limit=LARGEST_FORM)
+        if len(data) > limit:
+            raise PayloadTooLarge(f"{what} has at most {limit} bytes.", limit=limit)
         if not message.get("more_body"):
-            break
+            return bytes(data)
+
+
+async def _form(receive: Receive) -> dict[str, str]:
+    """A short urlencoded form. Raises PayloadTooLarge."""
+    data = await whole_body(receive, "A login", LARGEST_FORM)
     try:
         found = parse_qs(data.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=10)
     except ValueError:  # more fields than that

@@ -19,8 +19,8 @@ import anyio.to_thread
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wan_ui.errors import PayloadTooLarge, RouteNotFound, WanUIError
-from wan_ui.http.gate import UPLOAD_PATH
+from wan_ui.errors import RouteNotFound, WanUIError
+from wan_ui.http.gate import UPLOAD_PATH, whole_body
 from wan_ui.visitors import Who
 
 LARGEST_EVENT = 16 * 2**20  # bytes of a page's event; files travel by themselves
@@ -59,7 +59,7 @@ class Own:
             for session in _named_in(path, scope.get("query_string", b"")):
                 self._check_session(session)
             if method == "POST" and path.startswith(_API):
-                data = await _body(receive)
+                data = await whole_body(receive, "An event of the page", LARGEST_EVENT)
                 self._check_session(_session_of(data))
                 receive = _again(data, receive)
         except WanUIError as error:
@@ -145,18 +145,6 @@ def _session_of(data: bytes) -> str | None:
 def _paths(text: bytes) -> list[str]:
     said = json.loads(text)
     return [path for path in said if isinstance(path, str)] if isinstance(said, list) else []
-
-
-async def _body(receive: Receive) -> bytes:
-    """Raises PayloadTooLarge."""
-    data = bytearray()
-    while True:
-        message = await receive()
-        data += message.get("body", b"")
-        if len(data) > LARGEST_EVENT:
-            raise PayloadTooLarge(f"An event of the page has at most {LARGEST_EVENT} bytes.", limit=LARGEST_EVENT)
-        if not message.get("more_body"):
-            return bytes(data)
 
 
 def _again(data: bytes, receive: Receive) -> Receive:
