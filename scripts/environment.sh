@@ -5,9 +5,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
 
 # Runs pytest with a process per core, each with one thread for its arithmetic, and the tests of a file together, which
-# share what the file sets up.
+# share what the file sets up; tests/conftest.py says which file comes first.
 pytest_on_all_cores() {
-    OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
+    OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
 }
 
 find_python() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,18 @@ from tests.fakes import FakeRender, fake_desk, fake_write_video
 from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
+
+
+SECONDS = {"browser": 4.0, "slow": 5.0}  # of a test with the mark, roughly
+OTHERWISE = 0.05
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first: the processes share out whole files, and the last should be a short one."""
+    weights = Counter[Path]()
+    for item in items:
+        weights[item.path] += max((SECONDS.get(mark.name, 0) for mark in item.iter_markers()), default=0) or OTHERWISE
+    items.sort(key=lambda item: (-weights[item.path], item.path))
 
 
 def pytest_collection_finish() -> None:

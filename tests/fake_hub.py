@@ -10,6 +10,7 @@ import hashlib
 import http.server
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -71,7 +72,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self._send(b"{}", 404, {"X-Error-Code": "EntryNotFound"})
         content = file.read_bytes()
         if self.command == "GET":
-            print(f"{repo}/{name}", flush=True)
+            # In one write: print() writes the line's end by itself, and two threads' lines would run together.
+            sys.stdout.write(f"{repo}/{name}\n")
+            sys.stdout.flush()
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
         return self._send(content, 200, {"ETag": etag, "X-Repo-Commit": COMMIT, "X-Linked-Etag": etag})
 
