@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,14 +14,13 @@ from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 
-
 SECONDS = {"browser": 4.0, "slow": 5.0}  # of a test with the mark, roughly
 OTHERWISE = 0.05
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first: the processes share out whole files, and the last should be a short one."""
-    weights = Counter[Path]()
+    weights: defaultdict[Path, float] = defaultdict(float)
     for item in items:
         weights[item.path] += max((SECONDS.get(mark.name, 0) for mark in item.iter_markers()), default=0) or OTHERWISE
     items.sort(key=lambda item: (-weights[item.path], item.path))

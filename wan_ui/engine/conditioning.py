@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from PIL import Image
 
+from wan_ui.engine.timesteps import Tokens
 from wan_ui.models import TEMPORAL_COMPRESSION
 
 
@@ -27,6 +29,11 @@ class Start:
     channels: torch.Tensor | None = None
     mask: torch.Tensor | None = None
     image: torch.Tensor | None = None
+
+    @cached_property
+    def tokens(self) -> Tokens | None:
+        """Which tokens have which timestep, of a row that expands timesteps; computed once."""
+        return None if self.mask is None else Tokens.of(self.mask)
 
 
 def noise(shape: tuple[int, ...], seed: int, device: torch.device) -> torch.Tensor:

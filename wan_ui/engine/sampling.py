@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import torch
 from diffusers import SchedulerMixin, WanTransformer3DModel
 
 from wan_ui.engine.conditioning import Start
+from wan_ui.engine.timesteps import embedded_once
 from wan_ui.models import NUM_TRAIN_TIMESTEPS
 
 
@@ -62,19 +64,18 @@ def predict(
     if start.channels is not None:
         latents = torch.cat([latents, start.channels], dim=1)
     hidden = latents.to(guidance.positive.dtype)
-    if start.mask is not None:
-        steps = (start.mask[0][0][:, ::2, ::2] * timestep).flatten().unsqueeze(0)
-    else:
-        steps = timestep.expand(1)
+    tokens = start.tokens
+    steps = timestep.expand(1) if tokens is None else tokens.at(timestep)
 
     def forward(text: torch.Tensor) -> torch.Tensor:
-        prediction: torch.Tensor = transformer(
-            hidden_states=hidden,
-            timestep=steps,
-            encoder_hidden_states=text,
-            encoder_hidden_states_image=start.image,
-            return_dict=False,
-        )[0]
+        with nullcontext() if tokens is None else embedded_once(transformer, tokens, timestep):
+            prediction: torch.Tensor = transformer(
+                hidden_states=hidden,
+                timestep=steps,
+                encoder_hidden_states=text,
+                encoder_hidden_states_image=start.image,
+                return_dict=False,
+            )[0]
         return prediction
 
     cond = forward(guidance.positive)
