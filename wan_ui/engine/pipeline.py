@@ -24,7 +24,7 @@ from PIL import Image
 
 import wan_ui
 from wan_ui.compare import high_noise_part
-from wan_ui.engine import conditioning, memory
+from wan_ui.engine import attention, conditioning, memory
 from wan_ui.engine.adapters import Adapter, Dressing, Merge, Originals, Place, split, summary
 from wan_ui.engine.checkpoints import Checkpoints, Component
 from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
@@ -96,7 +96,7 @@ class Loader:
         with out_of_memory_said():
             components = load_components(row, files, target, kept, self.counts, on_progress)
             residence = Residence(mode, components, self._device)
-        return WanPipeline(row, components, residence, self, sizes, self._checkpoints.identity(row))
+            return WanPipeline(row, components, residence, self, sizes, self._checkpoints.identity(row))
 
     def _decide(self, row: WanModel, sizes: memory.Sizes, generation: Generation) -> memory.Placement:
         if self._device.type != "cuda":
@@ -232,6 +232,8 @@ class WanPipeline:
         self._counts: dict[tuple[str, str], dict[str, Counts]] = {}
         self._float32: dict[torch.Tensor, torch.Tensor] = {}
         self._frames = loader.frames
+        first = components.transformers["transformer"]
+        self._attention = attention.kernel(first, self._device, model_dtype(self._device))
         self._high_noise: HighNoise | None = None
         self._hooks = [
             transformer.register_forward_pre_hook(partial(_count, loader.forwards, name))
@@ -557,6 +559,7 @@ class WanPipeline:
             "boundary": self._boundary(recipe),
             "dtype": str(model_dtype(self._device)).removeprefix("torch."),
             "memory": mode,
+            "attention": self._attention,
             "seconds": dict(clock.seconds),
             "device": device_name(self._device),
             "versions": versions(),

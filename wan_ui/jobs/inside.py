@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wan_ui.jobs.store import Job
     from wan_ui.request import Generation
 
-_SHARED = ("recipe", "dtype", "memory", "device", "versions", "checkpoint")
+_SHARED = ("recipe", "dtype", "memory", "attention", "device", "versions", "checkpoint")
 """What all clips of a grid have in common; the recipe may be an axis, and the request says so then."""
 
 
