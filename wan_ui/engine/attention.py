@@ -51,11 +51,11 @@ def _name(operators: list[str]) -> str:
     return KNOWN.get(attention[0], attention[0]) if attention else PLAIN
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the operators that reach a kernel."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.called: list[str] = []
 
     def __torch_dispatch__(
