@@ -12,6 +12,7 @@ import torch
 
 from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.engine.clip import Clip, OnProgress, Progress
+from wan_ui.engine.compiled import Fusion, keep_cache_in
 from wan_ui.engine.engine import Core
 from wan_ui.engine.pipeline import Loader, device_name, out_of_memory_said, versions
 from wan_ui.engine.placement import probe, release
@@ -22,7 +23,7 @@ from wan_ui.lora.sources import Sources, shown_name
 from wan_ui.media.fetch import fetch
 from wan_ui.media.image import ImageStore
 from wan_ui.request import Generation
-from wan_ui.settings import MemoryMode
+from wan_ui.settings import CompileMode, MemoryMode
 
 LARGEST_IMAGE = 50 << 20  # bytes of a control image that is fetched
 FETCH_SECONDS = 20.0
@@ -34,7 +35,8 @@ class Engine:
     `models_dir` None takes checkpoints from the Hugging Face cache or hub. `lora_dir` is the root of the request's
     `loras[].path`. `device` None is CUDA if there is one, else the CPU. `data_dir` keeps control images and uploads;
     None keeps them for the life of the object. A server gives its own `library`, so that both know its uploads and
-    what was fetched. Not thread-safe.
+    what was fetched. `compile` "auto" is "fast" on CUDA and "off" elsewhere; compiled kernels are kept in `data_dir`.
+    Not thread-safe.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Engine:
         data_dir: str | Path | None = None,
         allow_url_hosts: Sequence[str] = (),
         library: Library | None = None,
+        compile: CompileMode = "auto",
     ) -> None:
         self.device = choose_device(device)
         self.checkpoints = Checkpoints(Path(models_dir) if models_dir is not None else None)
@@ -57,7 +60,9 @@ class Engine:
             root / "images",
             partial(fetch, max_bytes=LARGEST_IMAGE, seconds=FETCH_SECONDS, allow_hosts=tuple(allow_url_hosts)),
         )
-        self.loader = Loader(self.checkpoints, self.device, memory)
+        if data_dir is not None:
+            keep_cache_in(root / "compiled")
+        self.loader = Loader(self.checkpoints, self.device, memory, Fusion(compile, self.device))
         self.core = Core(self.loader.load)
 
     def generate(self, request: Mapping[str, Any], on_progress: OnProgress | None = None) -> list[Clip]:

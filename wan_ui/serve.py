@@ -85,6 +85,7 @@ def build_engine(settings: Settings, library: Library) -> Engine:
         settings.data_dir,
         settings.allow_url_hosts,
         library,
+        settings.compile,
     )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 MemoryMode = Literal["auto", "resident", "pair", "stream"]
+CompileMode = Literal["auto", "fast", "exact", "off"]
+COMPILE_MODES: tuple[CompileMode, ...] = ("auto", "fast", "exact", "off")
 MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "resident", "pair", "stream")
 LogFormat = Literal["auto", "json", "text"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("auto", "json", "text")
@@ -23,7 +25,8 @@ class Settings:
     """What the operator chose.
 
     `models_dir` None: checkpoints come from the Hugging Face cache or hub. `device` None: CUDA if there is one,
-    else the CPU. `memory` "auto" takes the first of resident, pair, stream that fits.
+    else the CPU. `memory` "auto" takes the first of resident, pair, stream that fits. `compile` "auto" is fast on CUDA
+    and off elsewhere.
     `job_timeout`: seconds that one video may take, its checkpoint's download left out; None for no limit.
     `max_attempts`: processes that may end while running a job before it is failed.
     `chose_lora_dir`: `lora_dir` was named, and so takes the place of the demo's own where it holds a LoRA.
@@ -41,6 +44,7 @@ class Settings:
     data_dir: Path = Path("./data")
     device: str | None = None
     memory: MemoryMode = "auto"
+    compile: CompileMode = "auto"
     port: int = 7860
     demo: bool = False
     allow_url_hosts: tuple[str, ...] = ()
@@ -127,6 +131,15 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="resident: the whole model on the GPU; pair: only the transformer at work; stream: block by block "
         "(default: %(default)s, the first that fits)",
     )
+    line.add_argument(
+        "--compile",
+        choices=COMPILE_MODES,
+        default=default("COMPILE", "auto"),
+        help="fast: the transformer's passes are fused, its rounding differs; exact: fused only where every bit stays "
+        "(the trainer previews are never more than that); off: plain PyTorch (default: %(default)s, which is fast on "
+        "CUDA, else off)",
+    )
+    line.add_argument("--no-compile", action="store_const", const="off", dest="compile", help="the same as off")
     line.add_argument("--port", type=int, default=default("PORT", "7860"), help="TCP port (default: %(default)s)")
     line.add_argument(
         "--demo",
@@ -274,6 +287,8 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     chosen = line.parse_args(arguments)
     if chosen.memory not in MEMORY_MODES:
         line.error(f"WAN_UI_MEMORY must be one of {', '.join(MEMORY_MODES)}")
+    if chosen.compile not in COMPILE_MODES:
+        line.error(f"WAN_UI_COMPILE must be one of {', '.join(COMPILE_MODES)}")
     if chosen.log_format not in LOG_FORMATS:
         line.error(f"WAN_UI_LOG_FORMAT must be one of {', '.join(LOG_FORMATS)}")
     if not 0 <= chosen.port <= 65535:
@@ -297,6 +312,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         data_dir=chosen.data_dir,
         device=chosen.device,
         memory=chosen.memory,
+        compile=chosen.compile,
         port=chosen.port,
         demo=chosen.demo,
         allow_url_hosts=tuple(hosts),

@@ -52,7 +52,7 @@ UMT5_XXL = UMT5Config(
 )
 
 
-def write(row: WanModel, folder: Path) -> None:
+def write(row: WanModel, folder: Path, text_layers: int = 24) -> None:
     """The row's checkpoint under `folder/<org>/<name>/`; the second transformer of a pair is a link to the first."""
     torch.manual_seed(0)
     for name, source in row.components.items():
@@ -77,7 +77,7 @@ def write(row: WanModel, folder: Path) -> None:
             _save(vae.to(torch.bfloat16), target, "diffusion_pytorch_model")
         elif name == "text_encoder":
             with torch.device("cuda"):
-                encoder = UMT5EncoderModel(UMT5_XXL)
+                encoder = UMT5EncoderModel(UMT5Config(**UMT5_XXL.to_dict() | {"num_layers": text_layers}))
             encoder = encoder.to(torch.bfloat16)
             encoder.config.save_pretrained(target)
             _save(encoder, target, "model")

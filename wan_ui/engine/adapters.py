@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import WanTransformer3DModel
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import LoraVariant
 
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import Converted, Dora, LowRank, Part, delta
@@ -28,11 +29,13 @@ class Originals:
     """Where a merge leaves the weights it changes.
 
     `place` chooses for a number of bytes: beside the model, in host memory, or nowhere, so that they are read again.
-    `reread` gives a parameter as the checkpoint has it, by its diffusers name.
+    `reread` gives a parameter as the checkpoint has it, by its diffusers name. `in_place` says whether a transformer at
+    work computes with its parameters' own memory.
     """
 
     place: Callable[[int], Place]
     reread: Callable[[str], torch.Tensor]
+    in_place: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,32 @@ def summary(change: Change) -> dict[str, float]:
     return {"median": statistics.median(change.values()), "max": max(change.values())}
 
 
-class Dressing:
-    """What one transformer wears. Where a method fails, it leaves the base model in that respect and raises."""
+class Multiplied(LoraVariant):  # type: ignore[misc]
+    """PEFT's plain LoRA, bit for bit, with its multiplier in a tensor (0-dim, float32): a changed one is no new graph.
 
-    def __init__(self, transformer: WanTransformer3DModel, originals: Originals) -> None:
+    PyTorch computes bfloat16 × a Python number in float32 and rounds once; so does this.
+    """
+
+    def __init__(self, multiplier: torch.Tensor) -> None:
+        self.multiplier = multiplier
+
+    def forward(
+        self, module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **kwargs: Any
+    ) -> torch.Tensor:
+        change: torch.Tensor = module.lora_B[active_adapter](module.lora_A[active_adapter](x))
+        return result + (change.float() * self.multiplier).to(change.dtype)
+
+
+class Dressing:
+    """What one transformer wears. Where a method fails, it leaves the base model in that respect and raises.
+
+    `multipliers` is the device on which adapters' multipliers are kept as tensors, for transformers that are compiled;
+    None: they are PEFT's own numbers.
+    """
+
+    def __init__(
+        self, transformer: WanTransformer3DModel, originals: Originals, multipliers: torch.device | None = None
+    ) -> None:
         self._transformer = transformer
         self._originals = originals
         self._adapters: dict[str, tuple[str, ...]] = {}
@@ -70,6 +95,8 @@ class Dressing:
         self._pristine: dict[str, torch.Tensor | None] = {}
         self._merged: dict[str, dict[str, float]] = {}
         self._norms: dict[str, float] = {}
+        self._multipliers_on = multipliers
+        self._multipliers: dict[str, torch.Tensor] = {}
 
     def wear(self, adapters: Sequence[Adapter]) -> dict[str, int]:
         """These adapters, unfused, and no others, inactive until weigh(). How many modules each has in use, by key.
@@ -105,6 +132,9 @@ class Dressing:
         scales = [scale for key, scale in weights.items() for _ in self._adapters[key]]
         if names:
             self._transformer.set_adapters(names, scales)
+        for name, scale in zip(names, scales, strict=True):
+            if name in self._multipliers:
+                self._multipliers[name].fill_(scale)
 
     def merge(self, merges: Sequence[Merge]) -> dict[str, int]:
         """These LoRAs added to the base weights, and no others: W + Σ multiplier × ΔW in float32, cast once.
@@ -165,18 +195,38 @@ class Dressing:
     def bare(self) -> Iterator[bool]:
         """The base model for a moment. Yields False, and changes nothing, when its weights are not at hand."""
         parameters = {name: self._parameter(name) for name in self._pristine}
+        if parameters and not self._originals.in_place():
+            yield False
+            return
         if any((kept := self._pristine[n]) is None or kept.device != p.device for n, p in parameters.items()):
             yield False
             return
         self._swap(parameters)
-        if self._adapters:
-            self._transformer.disable_adapters()
         try:
-            yield True
+            with self._muted():
+                yield True
         finally:
-            if self._adapters:
-                self._transformer.enable_adapters()
             self._swap(parameters)
+
+    @contextmanager
+    def _muted(self) -> Iterator[None]:
+        """No adapter has an effect. By multipliers of 0 where they are tensors, which asks for no other graph."""
+        names = [name for key in self._adapters for name in self._adapters[key]]
+        if all(name in self._multipliers for name in names):
+            scales = {name: self._multipliers[name].clone() for name in names}
+            for name in names:
+                self._multipliers[name].fill_(0)
+            try:
+                yield
+            finally:
+                for name, scale in scales.items():
+                    self._multipliers[name].copy_(scale)
+        else:
+            self._transformer.disable_adapters()
+            try:
+                yield
+            finally:
+                self._transformer.enable_adapters()
 
     @property
     def is_bare(self) -> bool:
@@ -222,6 +272,11 @@ class Dressing:
             raise LoraMismatch(
                 f"The LoRA does not fit this model: its layers have other shapes or names. {_OTHER_MODEL}"
             ) from error
+        if self._multipliers_on is not None and not dora:
+            self._multipliers[name] = torch.ones((), device=self._multipliers_on)
+            for module in self._transformer.modules():
+                if isinstance(module, LoraLayer) and name in module.r:
+                    module.lora_variant[name] = Multiplied(self._multipliers[name])
 
     def _adapter_change(self, module_name: str, module: LoraLayer, name: str, multiplier: float) -> float:
         """‖ΔW‖ / ‖W‖ of one live adapter, from the rank × rank products, so that no matrix is formed."""
@@ -255,6 +310,7 @@ class Dressing:
     def _undress(self) -> None:
         self._adapters.clear()
         self._weights.clear()
+        self._multipliers.clear()
         self._transformer.unload_lora()
 
     def _count(self, name: str) -> int:

@@ -28,6 +28,7 @@ from wan_ui.engine import attention, conditioning, memory
 from wan_ui.engine.adapters import Adapter, Dressing, Merge, Originals, Place, split, summary
 from wan_ui.engine.checkpoints import Checkpoints, Component
 from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
+from wan_ui.engine.compiled import Fused, Fusion
 from wan_ui.engine.components import (
     Components,
     LoadCounts,
@@ -67,7 +68,10 @@ FRAMES_AT_ONCE = 8  # frames turned into bytes at a time, so that their float32 
 class Loader:
     """Loads rows onto one device, one at a time, and keeps what the next row has in common with the last."""
 
-    def __init__(self, checkpoints: Checkpoints, device: torch.device, wanted_memory: MemoryMode = "auto") -> None:
+    def __init__(
+        self, checkpoints: Checkpoints, device: torch.device, wanted_memory: MemoryMode, fusion: Fusion
+    ) -> None:
+        self.fusion = fusion
         self._checkpoints = checkpoints
         self._device = device
         self._memory: MemoryMode = wanted_memory
@@ -226,10 +230,15 @@ class WanPipeline:
         self._sizes = sizes
         self._device = loader.device
         self._dressings = {
-            slot: Dressing(components.transformers[component], self._originals(component))
+            slot: Dressing(
+                components.transformers[component],
+                self._originals(component),
+                self._device if loader.fusion.mode != "off" else None,
+            )
             for slot, component in row.slots.items()
         }
         self._counts: dict[tuple[str, str], dict[str, Counts]] = {}
+        self._fused: Fused | None = None
         self._float32: dict[torch.Tensor, torch.Tensor] = {}
         self._frames = loader.frames
         first = components.transformers["transformer"]
@@ -243,7 +252,7 @@ class WanPipeline:
     def cast(self, whole_bf16: bool) -> None:
         """On CUDA, diffusers' float32 exceptions and the rotary buffers to bfloat16, or back bit for bit."""
         for name in self._components.transformers:
-            transformer = self._residence.still(name)
+            transformer = self._residence.reshape(name) if whole_bf16 or self._float32 else self._residence.still(name)
             if whole_bf16 and model_dtype(self._device) is torch.bfloat16:
                 for tensor in (*transformer.parameters(), *transformer.buffers()):
                     if tensor.dtype is torch.float32:
@@ -263,6 +272,8 @@ class WanPipeline:
             used = self._dressings[slot].wear(
                 [Adapter(digest, split(lora, unfused)[0]) for digest, lora in loras.items()]
             )
+        if self._fused is not None:
+            self._fused.dressed(self._components.transformers[self._row.slots[slot]])
         self._counts[slot, "adapter"] = {digest: Counts.of(loras[digest], used[digest]) for digest in loras}
 
     def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...], unfused: frozenset[str]) -> None:
@@ -301,6 +312,8 @@ class WanPipeline:
         self._strip()
         for hook in self._hooks:
             hook.remove()
+        self._fuse(None)
+        self._residence.close()
         components, self._components = self._components, replace(self._components, transformers={})
         self._dressings.clear()
         return components
@@ -309,6 +322,7 @@ class WanPipeline:
         """Lets the parts go and gives their memory back."""
         self._dressings.clear()
         self._float32.clear()
+        self._residence.close()
         del self._components, self._residence
         release(self._device)
 
@@ -321,7 +335,7 @@ class WanPipeline:
                 return "device"
             return "host" if size + HOST_RESERVE <= psutil.virtual_memory().available else "checkpoint"
 
-        return Originals(place, lambda name: read_tensor(files, name))
+        return Originals(place, lambda name: read_tensor(files, name), lambda: self._residence.in_place)
 
     def _strip(self) -> None:
         for slot, dressing in self._dressings.items():
@@ -338,6 +352,10 @@ class WanPipeline:
         with out_of_memory_said():
             if mode != self._residence.mode:
                 self._residence.step_down(mode)
+            self._residence.prepare(
+                memory.activation_bytes(self._row, generation.width, generation.height, generation.num_frames)
+            )
+            self._fuse(self._loader.fusion.of(recipe))
             note = memory.sentence(mode)
             guidance = self._guidance(generation, clock, on_progress, note)
             with clock.phase("image"):
@@ -364,6 +382,15 @@ class WanPipeline:
                 "first_step_change": said.changes,
             },
         )
+
+    def _fuse(self, fused: Fused | None) -> None:
+        """The transformers' blocks in this arithmetic from here on."""
+        for transformer in self._components.transformers.values():
+            if self._fused is not None and self._fused is not fused:
+                self._fused.remove(transformer)
+            if fused is not None:
+                fused.install(transformer)
+        self._fused = fused
 
     def _guidance(self, generation: Generation, clock: Clock, on_progress: OnProgress, note: str) -> Guidance:
         guided = generation.guidance_scale > 1
@@ -487,10 +514,13 @@ class WanPipeline:
             boundary=self._boundary(recipe),
             enter=self._residence.enter,
         )
-        steps, began, resumed = generation.sample_steps, time.perf_counter(), 0
+        steps, began, resumed, graphs = generation.sample_steps, time.perf_counter(), 0, self._graphs
 
         def on_step(done: int) -> None:
+            nonlocal began, resumed, graphs
             self._synchronize()
+            if self._graphs > graphs:  # that step built one, which says nothing about the steps to come
+                began, resumed, graphs = time.perf_counter(), done, self._graphs
             each = (time.perf_counter() - began) / (done - resumed) if done > resumed else None
             left = each * (steps - done) if each is not None else None
             on_progress(Progress("denoise", done, steps, each, left, note=note))
@@ -512,6 +542,10 @@ class WanPipeline:
         midway = shared.state if shared is not None else None
         sigmas = old_flow_sigmas(steps) if recipe.sigmas == "before_0_36" else None
         return denoise(experts, scheduler, steps, start, guidance, on_step, probe, midway, keep, sigmas)
+
+    @property
+    def _graphs(self) -> int:
+        return self._fused.graphs if self._fused is not None else 0
 
     def _measure(
         self,
@@ -559,6 +593,7 @@ class WanPipeline:
             "boundary": self._boundary(recipe),
             "dtype": str(model_dtype(self._device)).removeprefix("torch."),
             "memory": mode,
+            "arithmetic": self._fused.said if self._fused is not None else "eager",
             "attention": self._attention,
             "seconds": dict(clock.seconds),
             "device": device_name(self._device),

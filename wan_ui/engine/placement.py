@@ -11,9 +11,9 @@ from diffusers import WanTransformer3DModel
 from diffusers.hooks import HookRegistry, apply_group_offloading
 
 from wan_ui.engine.components import Components
-from wan_ui.engine.memory import Placement
+from wan_ui.engine.memory import RESERVE, Placement
+from wan_ui.engine.streaming import HOST, SLOTS, Streamed, Visitor
 
-HOST = torch.device("cpu")
 _OFFLOADING_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
 
@@ -44,89 +44,106 @@ def probe(device: torch.device) -> None:
 
 
 class Residence:
-    """Where the parts live under one memory mode. On the CPU everything is resident."""
+    """Where the parts live under one memory mode. On the CPU everything is resident.
+
+    In the other modes the host holds them: a pair's transformer at work is on the device whole, a streamed one with as
+    many of its blocks as there is room for, and the text encoder for as long as it encodes.
+    """
 
     def __init__(self, mode: Placement, components: Components, device: torch.device) -> None:
         self.mode: Placement = mode
         self._components = components
         self._device = device
-        self._streaming: set[str] = set()
-        self.settle()
+        self._streamed: dict[str, Streamed] = {}
+        self._encoder: Visitor | None = None
+        self._activations = 0
+        self._settle()
 
     @staticmethod
     def on_host(mode: Placement) -> frozenset[str]:
         """The parts that are loaded into host memory under a mode."""
         return frozenset() if mode == "resident" else frozenset({"transformer", "transformer_2", "text_encoder"})
 
-    def settle(self) -> None:
+    def _settle(self) -> None:
         """Every part to its place when nothing is at work."""
+        home = self._device if self.mode == "resident" else HOST
         for name, transformer in self._components.transformers.items():
-            if self.mode == "resident":
-                self.still(name)
-                transformer.to(self._device)
-        if self.mode == "resident":
-            self._components.text_encoder.to(self._device)
-        else:
-            self._send_home()
-            self._components.text_encoder.to(HOST)
+            self.still(name)
+            if name not in self._streamed:
+                transformer.to(home)
+        if self._encoder is None:
+            self._components.text_encoder.to(home)
         release(self._device)
 
     def step_down(self, mode: Placement) -> None:
         """A tighter mode from here on."""
         self.mode = mode
-        self.settle()
+        self._settle()
+
+    def prepare(self, activations: int) -> None:
+        """Told before a render how many bytes it needs beside the weights."""
+        if activations > self._activations:
+            for name in self._streamed:
+                self.still(name)
+        self._activations = activations
+
+    @property
+    def in_place(self) -> bool:
+        """Whether a transformer at work computes with its parameters' own memory, so that they may be swapped."""
+        return self.mode == "resident"
 
     def still(self, name: str) -> WanTransformer3DModel:
-        """A transformer whose weights may be changed: no offloading hooks, all parameters real."""
-        transformer = self._components.transformers[name]
-        if name in self._streaming:
-            registry = HookRegistry.check_if_exists_or_initialize(transformer)
-            for hook in _OFFLOADING_HOOKS:
-                registry.remove_hook(hook, recurse=True)
-            self._streaming.discard(name)
-            transformer.to(HOST)
-        return transformer
+        """A transformer whose weights may be changed: its parameters are where they live, and nothing is under way."""
+        if name in self._streamed:
+            self._streamed[name].leave()
+        return self._components.transformers[name]
+
+    def reshape(self, name: str) -> WanTransformer3DModel:
+        """A transformer whose parameters may be given other dtypes."""
+        if name in self._streamed:
+            self._streamed.pop(name).close()
+        return self._components.transformers[name]
 
     def enter(self, transformer: WanTransformer3DModel) -> None:
-        """Brings a transformer to work; in pair mode the other goes home first."""
+        """Brings a transformer to work; the other of a pair goes home first."""
+        if self.mode == "resident":
+            return
         name = next(n for n, part in self._components.transformers.items() if part is transformer)
-        if self.mode == "pair":
-            for other in self._components.transformers.values():
-                if other is not transformer:
-                    other.to(HOST)
+        for other in self._streamed:
+            if other != name:
+                self.still(other)
+        if name not in self._streamed:
+            self._streamed[name] = Streamed(transformer, self._device)
+        streamed = self._streamed[name]
+        if not streamed.present:
             release(self._device)
-            transformer.to(self._device)
-        elif self.mode == "stream" and name not in self._streaming:
-            apply_group_offloading(
-                transformer,
-                onload_device=self._device,
-                offload_device=HOST,
-                offload_type="block_level",
-                num_blocks_per_group=1,
-                use_stream=True,
-            )
-            self._streaming.add(name)
+            streamed.enter(self._resident_blocks(streamed))
+
+    def _resident_blocks(self, streamed: Streamed) -> int:
+        if self.mode == "pair":
+            return streamed.count
+        room = idle_bytes(self._device) - self._activations - RESERVE - SLOTS * streamed.block_bytes
+        return max(0, min(streamed.count, room // streamed.block_bytes))
 
     @contextmanager
     def encoding(self) -> Iterator[torch.device]:
         """The text encoder at work; yields the device it works on."""
-        encoder = self._components.text_encoder
         if self.mode == "resident":
             yield self._device
             return
-        size = sum(part.numel() * part.element_size() for part in encoder.parameters())
-        if self.mode == "pair" and size > idle_bytes(self._device):
-            self._send_home()
+        encoder = self._components.text_encoder
+        size = sum(part.nbytes for part in encoder.parameters())
+        if size > idle_bytes(self._device):
+            for name in self._components.transformers:
+                self.still(name)
             release(self._device)
         if size > idle_bytes(self._device):
             yield from self._encoding_in_stream()
             return
-        encoder.to(self._device)
-        try:
+        self._encoder = self._encoder or Visitor(encoder, self._device)
+        with self._encoder.visiting():
             yield self._device
-        finally:
-            encoder.to(HOST)
-            release(self._device)
+        release(self._device)
 
     def _encoding_in_stream(self) -> Iterator[torch.device]:
         encoder = self._components.text_encoder
@@ -147,10 +164,13 @@ class Residence:
             encoder.to(HOST)
             release(self._device)
 
-    def _send_home(self) -> None:
-        for name, transformer in self._components.transformers.items():
-            self.still(name)
-            transformer.to(HOST)
+    def close(self) -> None:
+        """Every part at home, in ordinary memory."""
+        for name in list(self._streamed):
+            self.reshape(name)
+        if self._encoder is not None:
+            self._encoder.release()
+            self._encoder = None
 
 
 def idle_bytes(device: torch.device) -> int:

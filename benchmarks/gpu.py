@@ -1,0 +1,313 @@
+"""Full-size models with random weights on one CUDA GPU: `python -m benchmarks.gpu --help`. Nothing is downloaded.
+
+Side by side in one run: plain diffusers (eager, unfused adapters), the reference server's way
+(`compile_repeated_blocks(mode="max-autotune", dynamic=True)`, with --reference, since it takes minutes), and
+wan-ui's two arithmetics; against the roofline, with products and attention counted and the GPU's own ceilings measured
+first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import WanTransformer3DModel
+from peft.tuners.lora import LoraLayer
+
+from tests.gpu.full_size import TRANSFORMERS, write, write_lora
+from wan_ui import Engine
+from wan_ui.engine.adapters import Adapter, Dressing, Originals
+from wan_ui.engine.compiled import Fused
+from wan_ui.engine.timesteps import Tokens, embedded_once
+from wan_ui.lora.convert import LowRank
+from wan_ui.models import MODELS, WanModel
+from wan_ui.settings import CompileMode, MemoryMode
+
+GIB = 1 << 30
+DEVICE = torch.device("cuda")
+RANK = 32
+SIZES = {  # model, (width, height, frames)
+    "14B": ("wan22_14b_t2v", [(832, 480, 81), (1024, 1024, 41)]),
+    "14B I2V": ("wan22_14b_i2v", [(832, 480, 81)]),
+    "5B": ("wan22_5b", [(1280, 704, 121), (1024, 1024, 41), (832, 480, 81)]),
+    "1.3B": ("wan21_1b", [(832, 480, 81)]),
+}
+CONFIGS = TRANSFORMERS | {"wan21_1b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One forward's inputs, and the operations that it takes at least."""
+
+    inputs: dict[str, Any]
+    tokens: Tokens | None
+    products: float
+    attention: float
+
+
+def seconds(run: Callable[[], Any], count: int = 3, warm: int = 1) -> float:
+    """The median of some runs, by the GPU's own clock."""
+    for _ in range(warm):
+        run()
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        run()
+        mark.record()
+    torch.cuda.synchronize()
+    return float(np.median([one.elapsed_time(two) for one, two in zip(marks, marks[1:], strict=False)])) / 1000
+
+
+def ceilings() -> dict[str, float]:
+    """What this GPU does at best: TFLOP/s of a large product and of its own attention, TB/s of a copy."""
+    square = torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
+    other = torch.randn_like(square)
+    here, there = (torch.empty(2 * GIB, dtype=torch.uint8, device=DEVICE) for _ in range(2))
+    query = torch.randn(1, 40, 32760, 128, device=DEVICE, dtype=torch.bfloat16)
+    return {
+        "product": 2 * 8192**3 / seconds(lambda: square @ other, 10) / 1e12,
+        "attention": 4 * 32760**2 * 5120 / seconds(lambda: F.scaled_dot_product_attention(query, query, query)) / 1e12,
+        "copy": 2 * here.nbytes / seconds(lambda: here.copy_(there), 5) / 1e12,
+    }
+
+
+def built(row: WanModel, layers: int | None) -> WanTransformer3DModel:
+    """The row's transformer with random weights, in the dtypes that loading gives it."""
+    config = dict(CONFIGS.get(row.family, CONFIGS["wan22_14b"]), text_dim=4096, rope_max_seq_len=1024)
+    if row.conditioning == "latent_channels":
+        config["in_channels"] = 36
+    if layers is not None:
+        config["num_layers"] = layers
+    torch.manual_seed(0)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    with DEVICE:
+        model = WanTransformer3DModel(**config)
+    torch.set_default_dtype(default)
+    for name, parameter in (*model.named_parameters(), *model.named_buffers()):
+        if set(name.split(".")) & set(model._keep_in_fp32_modules):
+            parameter.data = parameter.data.float()
+    return model.eval().requires_grad_(False)
+
+
+def case(row: WanModel, model: WanTransformer3DModel, size: tuple[int, int, int]) -> Case:
+    width, height, frames = size
+    shape = (model.config.in_channels, (frames - 1) // 4 + 1, height // row.spatial_compression,
+             width // row.spatial_compression)  # fmt: skip
+    latents = torch.randn(1, *shape, device=DEVICE, dtype=torch.bfloat16)
+    tokens = Tokens.of(torch.ones_like(latents, dtype=torch.float32)) if row.expand_timesteps else None
+    timestep = torch.tensor(500.0, device=DEVICE)
+    count, wide, ffn, blocks = shape[1] * (shape[2] // 2) * (shape[3] // 2), row.hidden_size, row.ffn_size, row.blocks
+    inputs = {
+        "hidden_states": latents,
+        "timestep": tokens.at(timestep) if tokens is not None else timestep.expand(1),
+        "encoder_hidden_states": torch.randn(1, 512, 4096, device=DEVICE, dtype=torch.bfloat16),
+        "return_dict": False,
+    }
+    products = blocks * (2 * count * (6 * wide**2 + 2 * wide * ffn) + 4 * 512 * wide**2)
+    return Case(inputs, tokens, products, blocks * (4 * count**2 * wide + 4 * 512 * count * wide))
+
+
+def adapter(model: WanTransformer3DModel, rank: int, seed: int) -> Adapter:
+    """A LoRA on every attention and feed-forward layer."""
+    generator = torch.Generator(DEVICE).manual_seed(seed)
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return (torch.randn(rows, columns, generator=generator, device=DEVICE) * 0.02).to(torch.bfloat16)
+
+    parts = {
+        name: LowRank(matrix(rank, layer.in_features), matrix(layer.out_features, rank), 1.0)
+        for name, layer in model.named_modules()
+        if name.startswith("blocks.") and type(layer) is torch.nn.Linear
+    }
+    return Adapter(f"rank {rank}", parts)
+
+
+def forwards(label: str, row: WanModel, size: tuple[int, int, int], model: WanTransformer3DModel, top: dict[str, float],
+             reference: bool) -> dict[str, Any]:  # fmt: skip
+    """Seconds of one forward in every way, and how far each prediction is from plain diffusers'."""
+    here = case(row, model, size)
+
+    def predict(timestep_for_each_token: bool = False) -> torch.Tensor:
+        if here.tokens is None:
+            return model(**here.inputs)[0]
+        if timestep_for_each_token:
+            return model(**here.inputs | {"timestep": here.tokens.each[None] * 500.0})[0]
+        with embedded_once(model, here.tokens, torch.tensor(500.0, device=DEVICE)):
+            return model(**here.inputs)[0]
+
+    originals = Originals(lambda size: "checkpoint", lambda name: torch.empty(0))
+    found: dict[str, Any] = {
+        "model": label,
+        "size": "×".join(map(str, size)),
+        "roofline": here.products / top["product"] / 1e12 + here.attention / top["product"] / 1e12,
+        "seconds": {},
+        "distance": {},
+    }
+    usual, other = adapter(model, RANK, 0), adapter(model, 128, 1)
+    dressing = Dressing(model, originals)
+    dressing.wear([usual])
+    dressing.weigh({f"rank {RANK}": 1.0})
+    plain = predict(True)
+    found["seconds"]["plain diffusers"] = seconds(lambda: predict(True), 2, 0)
+    if reference:
+        began = time.monotonic()
+        model.compile_repeated_blocks(mode="max-autotune", dynamic=True)
+        predict(True)
+        torch.cuda.synchronize()
+        found["reference, first forward"] = time.monotonic() - began
+        found["seconds"]["reference's way"] = seconds(lambda: predict(True), 2, 1)
+        for block in model.blocks:
+            block._compiled_call_impl = None
+        torch._dynamo.reset()
+    dressing.wear([])
+    dressing = Dressing(model, originals, DEVICE)
+    dressing.wear([usual])
+    dressing.weigh({f"rank {RANK}": 1.0})
+    found["seconds"]["eager, timesteps once"] = seconds(predict, 2, 1)
+    for arithmetic in ("exact", "fast"):
+        fused = Fused(arithmetic)  # type: ignore[arg-type]
+        fused.install(model)
+        began = time.monotonic()
+        first = predict()
+        torch.cuda.synchronize()
+        found[f"{arithmetic}, first forward"] = time.monotonic() - began
+        found["seconds"][arithmetic] = seconds(predict)
+        equal = torch.equal(first, plain)
+        away = float((first.float() - plain.float()).norm() / plain.float().norm())
+        found["distance"][arithmetic] = 0.0 if equal else away
+        graphs = fused.graphs
+        began = time.monotonic()
+        dressing.weigh({f"rank {RANK}": 0.7})
+        dressing.wear([other])
+        fused.dressed(model)
+        dressing.weigh({"rank 128": 0.5})
+        torch.cuda.synchronize()
+        found[f"{arithmetic}, another file"] = time.monotonic() - began
+        predict()
+        found[f"{arithmetic}, rebuilt"] = fused.graphs - graphs
+        found[f"{arithmetic}, refused"] = fused.refused
+        fused.remove(model)
+        dressing.wear([usual])
+        dressing.weigh({f"rank {RANK}": 1.0})
+    dressing.wear([])
+    found["peak GiB"] = torch.cuda.max_memory_allocated() / GIB
+    assert not any(isinstance(module, LoraLayer) for module in model.modules())
+    print_forwards(found)
+    return found
+
+
+def print_forwards(found: dict[str, Any]) -> None:
+    ways = ", ".join(f"{way} {value:.3f}" for way, value in found["seconds"].items())
+    others = {key: value for key, value in found.items() if key not in ("model", "size", "seconds", "roofline")}
+    print(f"{found['model']:8} {found['size']:14} roofline {found['roofline']:.2f}  {ways}\n    {others}", flush=True)
+
+
+def request(row: WanModel, size: tuple[int, int, int], steps: int, scale: float = 1.0) -> dict[str, Any]:
+    width, height, frames = size
+    slots: tuple[str | None, ...] = ("high", "low") if row.two_transformers else (None,)
+    prompt = {"prompt": "a red circle", "width": width, "height": height, "num_frames": frames, "sample_steps": steps}
+    loras = [{"path": "lora.safetensors", "transformer": slot, "network_multiplier": scale} for slot in slots]
+    return {"model": row.id, "first_step_change": False, "prompts": [prompt], "loras": loras}
+
+
+def videos(folder: Path, model: str, size: tuple[int, int, int], steps: int, caps: Sequence[int | None],
+           compile: CompileMode) -> list[dict[str, Any]]:  # fmt: skip
+    """Whole videos through the engine, under caps on the GPU's memory in GiB: phases, seconds a step, equal frames."""
+    row, found, first = MODELS[model], [], None
+    began = time.monotonic()
+    write(row, folder / "models", text_layers=2)
+    write_lora(folder / "loras" / "lora.safetensors", row, RANK, 0)
+    print(f"{model}: checkpoint written in {time.monotonic() - began:.0f} s", flush=True)
+    total = torch.cuda.get_device_properties(0).total_memory
+    for cap in caps:
+        torch.cuda.set_per_process_memory_fraction(1.0 if cap is None else cap * GIB / total)
+        memory: MemoryMode = "auto"
+        engine = Engine(folder / "models", folder / "loras", "cuda", memory, folder / "data", compile=compile)
+        moments: list[tuple[str, int, float]] = []
+
+        def on_progress(progress: Any, moments: list[tuple[str, int, float]] = moments) -> None:
+            moments.append((progress.phase, progress.step, time.monotonic()))
+
+        began = time.monotonic()
+        torch.cuda.reset_peak_memory_stats()
+        (clip,) = engine.generate(request(row, size, steps), on_progress)
+        whole = time.monotonic() - began
+        peak = torch.cuda.max_memory_allocated() / GIB
+        began = time.monotonic()
+        moments.clear()
+        (again,) = engine.generate(request(row, size, steps, 0.5), on_progress)
+        again_whole = time.monotonic() - began
+        ends = [moment for phase, _, moment in moments if phase == "denoise"]
+        gaps = np.diff(ends)
+        first = first if first is not None else clip.frames
+        result = {
+            "model": model,
+            "size": "×".join(map(str, size)),
+            "cap GiB": cap,
+            "memory": clip.metadata["memory"],
+            "arithmetic": clip.metadata["arithmetic"],
+            "first video s": whole,
+            "first video by phase": clip.metadata["seconds"],
+            "second video s": again_whole,
+            "second video by phase": again.metadata["seconds"],
+            "seconds a step": [round(float(gap), 3) for gap in gaps],
+            "peak GiB": peak,
+            "equal to the first": bool(np.array_equal(clip.frames, first)),
+            "bytes read": engine.loader.counts.bytes_read,
+        }
+        found.append(result)
+        print(json.dumps(result), flush=True)
+        engine.close()
+        gc.collect()
+        torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--forwards", nargs="*", default=[], choices=list(SIZES), help="models to time a forward of")
+    parser.add_argument("--layers", type=int, help="blocks of each model, for a quick look (default: all)")
+    parser.add_argument("--reference", action="store_true", help="also the reference server's way")
+    parser.add_argument("--video", default=None, choices=list(MODELS), help="a model to render whole videos with")
+    parser.add_argument("--size", type=int, nargs=3, default=(832, 480, 81), metavar=("W", "H", "FRAMES"))
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--caps", type=int, nargs="*", default=[0, 24, 12], help="GiB of GPU memory; 0 is all of it")
+    parser.add_argument("--compile", default="auto", choices=["auto", "fast", "exact", "off"])
+    parser.add_argument("--json", type=Path, help="a file for the figures")
+    parser.add_argument("--cpu", action="store_true", help="only count what is done, on tiny checkpoints")
+    chosen = parser.parse_args()
+    torch.set_grad_enabled(False)
+    top = ceilings()
+    print({name: round(value, 2) for name, value in top.items()}, torch.cuda.get_device_name(), torch.__version__)
+    found: dict[str, Any] = {"ceilings": top, "forwards": [], "videos": []}
+    for label in chosen.forwards:
+        model_id, sizes = SIZES[label]
+        model = built(MODELS[model_id], chosen.layers)
+        for size in sizes:
+            found["forwards"].append(forwards(label, MODELS[model_id], size, model, top, chosen.reference))
+        del model
+        torch._dynamo.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
+    if chosen.video:
+        with tempfile.TemporaryDirectory() as name:
+            caps = [cap or None for cap in chosen.caps]
+            found["videos"] = videos(Path(name), chosen.video, tuple(chosen.size), chosen.steps, caps, chosen.compile)
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

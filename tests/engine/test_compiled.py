@@ -1,0 +1,150 @@
+"""The compiled blocks: the frames of eager ones, and one graph for every size, rank, multiplier and slot.
+
+Captured by the real compiler front end; only code generation, which needs a GPU to be worth its time, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.golden_cases import CHECKPOINTS
+from tests.lora_files import write_lora
+from wan_ui import Engine
+from wan_ui.engine.clip import Clip
+from wan_ui.engine.compiled import Fused, Fusion
+from wan_ui.engine.recipes import RECIPES
+from wan_ui.settings import CompileMode
+
+pytestmark = pytest.mark.slow
+CPU = torch.device("cpu")
+
+
+def captured(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
+    """The graph as it was captured, run op by op."""
+    return module.forward
+
+
+def broken(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
+    raise RuntimeError("no code generator here")
+
+
+def wrong(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
+    """Another last bit in some places."""
+    return lambda *arguments: [result * (1 + 1e-6) for result in module.forward(*arguments)]
+
+
+@pytest.fixture(scope="module")
+def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("loras")
+    for rank in (4, 8, 32):
+        write_lora(folder / f"rank{rank}.safetensors", rank=rank, seed=rank)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def engine_of(loras: Path, mode: CompileMode, backend: Any = captured) -> Engine:
+    engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
+    engine.loader.fusion = Fusion(mode, CPU, backend)
+    return engine
+
+
+def request(scales: dict[str, tuple[str, float]], recipe: str = "reference", size: int = 64) -> dict[str, Any]:
+    """Two steps of 2.2 T2V, one on each transformer; `scales` maps a slot to a file and its multiplier."""
+    prompt = {"prompt": "a cat", "width": size, "height": 64, "num_frames": 1, "sample_steps": 3, "seed": 3}
+    items = [{"path": path, "transformer": slot, "network_multiplier": scale} for slot, (path, scale) in scales.items()]
+    return {"model": "wan22_14b_t2v", "recipe": recipe, "prompts": [prompt], "loras": items}
+
+
+REQUESTS = (
+    request({"high": ("rank4.safetensors", 1.0), "low": ("rank4.safetensors", 1.0)}),
+    request({"high": ("rank4.safetensors", 0.3), "low": ("rank4.safetensors", -0.7)}),
+    request({"high": ("rank8.safetensors", 0.3), "low": ("rank32.safetensors", 1.0)}),
+    request({"high": ("rank8.safetensors", 0.5), "low": ("rank32.safetensors", 1.0)}, size=96),
+)
+
+
+def rendered(engine: Engine, body: dict[str, Any]) -> Clip:
+    (clip,) = engine.generate(body)
+    return clip
+
+
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+def test_the_frames_of_eager_and_one_graph_for_all(loras: Path, mode: CompileMode) -> None:
+    eager, compiled = engine_of(loras, "off"), engine_of(loras, mode)
+    graphs = []
+    for body in REQUESTS:
+        expected, found = rendered(eager, body), rendered(compiled, body)
+        assert np.array_equal(found.frames, expected.frames)
+        assert found.metadata["first_step_change"] == expected.metadata["first_step_change"]
+        assert (expected.metadata["arithmetic"], found.metadata["arithmetic"]) == ("eager", f"compiled, {mode}")
+        graphs.append(fused(compiled).graphs)
+    assert graphs == [1, 1, 1, 1]
+    eager.close()
+    compiled.close()
+
+
+def test_one_slot_without_a_lora_and_back(loras: Path) -> None:
+    eager, compiled = engine_of(loras, "off"), engine_of(loras, "fast")
+    bodies = [request({"high": ("rank4.safetensors", 1.0)}), request({}), request({"low": ("rank8.safetensors", 2.0)})]
+    for body in bodies:
+        assert np.array_equal(rendered(compiled, body).frames, rendered(eager, body).frames)
+    assert fused(compiled).graphs == 2  # with adapters and without
+    eager.close()
+    compiled.close()
+
+
+def test_the_trainers_previews_are_never_rounded_differently() -> None:
+    for mode, reference, preview in (("fast", "fast", "exact"), ("exact", "exact", "exact")):
+        fusion = Fusion(mode, CPU, captured)  # type: ignore[arg-type]
+        assert [fusion.of(RECIPES[name]).arithmetic for name in ("reference", "preview", "preview_unipc")] == [  # type: ignore[union-attr]
+            reference,
+            preview,
+            preview,
+        ]
+    assert Fusion("off", CPU).of(RECIPES["reference"]) is None
+    assert Fusion("auto", CPU).mode == "off"
+    assert Fusion("auto", torch.device("cuda")).mode == "fast"
+
+
+def test_switching_recipes_leaves_no_trace(loras: Path) -> None:
+    eager, compiled = engine_of(loras, "off"), engine_of(loras, "fast")
+    body = {"high": ("rank4.safetensors", 0.8)}
+    for recipe in ("reference", "preview", "reference"):
+        expected, found = rendered(eager, request(body, recipe)), rendered(compiled, request(body, recipe))
+        assert np.array_equal(found.frames, expected.frames)
+    eager.close()
+    compiled.close()
+
+
+@pytest.mark.parametrize(
+    ("mode", "backend", "why"),
+    [("fast", broken, "could not be compiled"), ("exact", wrong, "not exact on this machine")],
+)
+def test_what_cannot_be_compiled_runs_eagerly_and_says_so(
+    loras: Path, mode: CompileMode, backend: Any, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    eager, compiled = engine_of(loras, "off"), engine_of(loras, mode, backend)
+    expected, found = rendered(eager, REQUESTS[0]), rendered(compiled, REQUESTS[0])
+    assert np.array_equal(found.frames, expected.frames)
+    assert why in found.metadata["arithmetic"]
+    assert len([record for record in caplog.records if record.name == "wan_ui.engine.compiled"]) == 1
+    eager.close()
+    compiled.close()
+
+
+def fused(engine: Engine) -> Fused:
+    found = engine.loader.fusion.of(RECIPES["reference"])
+    assert found is not None
+    return found

@@ -1,0 +1,247 @@
+"""Blocks that live in pinned host memory and visit the device, their transfers hidden behind each other's arithmetic.
+
+It knows transformers of blocks, CUDA streams and bytes; no request, no LoRA format, no memory mode.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+
+log = logging.getLogger(__name__)
+
+HOST = torch.device("cpu")
+ALIGNMENT = 256  # bytes: where a tensor may begin in a buffer, as CUDA's own allocations do
+SLOTS = 2  # blocks on the device at once of those that visit: one at work, one on its way
+ADAPTER_MARK = "lora_"  # in the names of PEFT's parameters; adapters stay on the device
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor's place in its block's buffer. `offset` in bytes."""
+
+    tensor: torch.Tensor
+    offset: int
+    size: int
+    home: torch.Tensor
+
+    def within(self, buffer: torch.Tensor) -> torch.Tensor:
+        """The same tensor as a view of another buffer, uint8 and one-dimensional."""
+        part = buffer[self.offset : self.offset + self.size]
+        return part.view(self.home.dtype).view(self.home.shape)
+
+
+class HostBuffer:
+    """The tensors of a module side by side in one page-locked host buffer, so that one copy moves them all."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        offsets, end = [], 0
+        for tensor in tensors:
+            offsets.append(end)
+            end += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+        self.bytes = torch.empty(end, dtype=torch.uint8)
+        self.pieces: list[Piece] = []
+        for tensor, offset in zip(tensors, offsets, strict=True):
+            part = self.bytes[offset : offset + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            part.copy_(tensor)
+            tensor.data = part
+            self.pieces.append(Piece(tensor, offset, part.nbytes, part))
+        self.pinned = _pin(self.bytes)
+        self._unpin = weakref.finalize(self, _unpin, self.bytes.data_ptr()) if self.pinned else None
+
+    def at(self, buffer: torch.Tensor) -> None:
+        """The tensors are views of `buffer` from here on; it holds, or will hold, the same bytes."""
+        for piece in self.pieces:
+            piece.tensor.data = piece.within(buffer)
+
+    def at_home(self) -> None:
+        """The tensors are in host memory again."""
+        for piece in self.pieces:
+            piece.tensor.data = piece.home
+
+    def release(self) -> None:
+        """The pages are ordinary ones again; the tensors stay in them."""
+        if self._unpin is not None:
+            self._unpin()
+
+
+class Streamed:
+    """One transformer whose blocks are on the host between its runs, and on the device for as long as they compute.
+
+    `resident` blocks stay on the device from the first run on until leave(): each is copied once, behind the blocks
+    before it. The others share two buffers: one computes while the next is on its way.
+    """
+
+    def __init__(self, transformer: WanTransformer3DModel, device: torch.device) -> None:
+        self._transformer = transformer
+        self._device = device
+        self._copies = torch.cuda.Stream(device)
+        self._blocks = [HostBuffer(_own_tensors(block)) for block in transformer.blocks]
+        self._rest = HostBuffer(_rest(transformer))
+        self._here: dict[int, tuple[torch.Tensor, torch.cuda.Event]] = {}
+        self._visitors: list[int] = []
+        self._next = 0
+        self._hooks: list[Any] = []
+        if not all(buffer.pinned for buffer in self._blocks):
+            log.warning("the host's memory cannot be page-locked: blocks travel to the GPU several times slower")
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of the largest block."""
+        return max(block.bytes.nbytes for block in self._blocks)
+
+    @property
+    def count(self) -> int:
+        """How many blocks there are."""
+        return len(self._blocks)
+
+    @property
+    def present(self) -> bool:
+        return bool(self._hooks)
+
+    def enter(self, resident: int) -> None:
+        """To work, with that many blocks to stay on the device. The first copies begin at once."""
+        if self.present:
+            return
+        count = len(self._blocks)
+        kept = [index for index in range(count) if (index + 1) * resident // count > index * resident // count]
+        if count - len(kept) <= SLOTS:
+            kept = list(range(count))
+        self._visitors = sorted(set(range(count)) - set(kept))
+        rest = self._empty(self._rest.bytes.nbytes)
+        slots = [self._empty(self.block_bytes) for _ in range(SLOTS)] if self._visitors else []
+        places = {index: self._empty(self._blocks[index].bytes.nbytes) for index in kept}
+        self._copies.wait_stream(self._computing)
+        rest.copy_(self._rest.bytes, non_blocking=True)
+        self._rest.at(rest)
+        for name, parameter in self._transformer.named_parameters():
+            if ADAPTER_MARK in name:
+                parameter.data = parameter.data.to(self._device)
+        for index in range(count):
+            if index in places:
+                self._fetch(index, places[index])
+            elif slots:
+                self._fetch_next(slots.pop())
+        for index, block in enumerate(self._transformer.blocks):
+            self._hooks.append(block.register_forward_pre_hook(partial(self._before, index)))
+            if index in self._visitors:
+                self._hooks.append(block.register_forward_hook(partial(self._after, index)))
+
+    def leave(self) -> None:
+        """Home: nothing is copied back, since nothing changes a weight while it is away."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._computing.wait_stream(self._copies)
+        for block in self._blocks:
+            block.at_home()
+        self._rest.at_home()
+        self._here.clear()
+        self._visitors.clear()
+        self._next = 0
+
+    def close(self) -> None:
+        """Home, and the host's pages are ordinary ones again."""
+        self.leave()
+        torch.cuda.synchronize(self._device)
+        for buffer in (*self._blocks, self._rest):
+            buffer.release()
+
+    @property
+    def _computing(self) -> torch.cuda.Stream:
+        return torch.cuda.current_stream(self._device)
+
+    def _empty(self, size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=torch.uint8, device=self._device)
+
+    def _fetch(self, index: int, buffer: torch.Tensor) -> None:
+        source = self._blocks[index].bytes
+        with torch.cuda.stream(self._copies):
+            buffer[: source.nbytes].copy_(source, non_blocking=True)
+            self._here[index] = (buffer, _recorded(self._copies))
+
+    def _fetch_next(self, slot: torch.Tensor) -> None:
+        """The next visitor in the order of the blocks, round and round, into a slot whose block has computed."""
+        self._copies.wait_stream(self._computing)
+        self._fetch(self._visitors[self._next], slot)
+        self._next = (self._next + 1) % len(self._visitors)
+
+    def _before(self, index: int, block: torch.nn.Module, arguments: Any) -> None:
+        if index not in self._here:
+            self._begin_again_at(index)
+        buffer, arrived = self._here[index]
+        self._computing.wait_event(arrived)
+        self._blocks[index].at(buffer)
+
+    def _after(self, index: int, block: torch.nn.Module, arguments: Any, result: Any) -> None:
+        self._blocks[index].at_home()
+        self._fetch_next(self._here.pop(index)[0])
+
+    def _begin_again_at(self, index: int) -> None:
+        """For a forward that did not run every block: the visitors on their way are not those that come next."""
+        waiting = [visitor for visitor in self._visitors if visitor in self._here]
+        slots = [self._here.pop(visitor)[0] for visitor in waiting]
+        self._next = self._visitors.index(index)
+        for slot in slots:
+            self._fetch_next(slot)
+
+
+class Visitor:
+    """A module that lives on the host and visits the device whole."""
+
+    def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
+        self._buffer = HostBuffer([*module.parameters(), *module.buffers()])
+        self._device = device
+
+    @contextmanager
+    def visiting(self) -> Iterator[None]:
+        """On the device for the block; nothing is copied back."""
+        self._buffer.at(self._buffer.bytes.to(self._device))
+        try:
+            yield
+        finally:
+            self._buffer.at_home()
+
+    def release(self) -> None:
+        self._buffer.release()
+
+
+def _own_tensors(block: torch.nn.Module) -> list[torch.Tensor]:
+    """The base model's tensors of a block; its adapters stay on the device."""
+    named = [*block.named_parameters(), *block.named_buffers()]
+    return [tensor for name, tensor in named if ADAPTER_MARK not in name]
+
+
+def _rest(transformer: WanTransformer3DModel) -> list[torch.Tensor]:
+    """What is outside the blocks."""
+    named = [*transformer.named_parameters(), *transformer.named_buffers()]
+    return [tensor for name, tensor in named if not name.startswith("blocks.") and ADAPTER_MARK not in name]
+
+
+def _recorded(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    event = torch.cuda.Event()
+    event.record(stream)
+    return event
+
+
+def _pin(buffer: torch.Tensor) -> bool:
+    """Locks a buffer's pages in place, so that the GPU reads them by itself; whether the system allows it.
+
+    PyTorch's own pinned allocations round up to a power of two, which would cost a third of a large host memory.
+    """
+    status = torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0)
+    return int(status) == 0
+
+
+def _unpin(address: int) -> None:
+    status = int(torch.cuda.cudart().cudaHostUnregister(address))
+    if status:
+        log.warning("page-locked memory could not be given back: CUDA error %d", status)
