@@ -146,6 +146,11 @@ def forwards(label: str, row: WanModel, size: tuple[int, int, int], model: WanTr
         with embedded_once(model, here.tokens, torch.tensor(500.0, device=DEVICE)):
             return model(**here.inputs)[0]
 
+    def shorter(model: WanTransformer3DModel) -> None:
+        """Another size of clip."""
+        fewer = case(row, model, (size[0], size[1], size[2] // 2 // 4 * 4 + 1))
+        model(**fewer.inputs)
+
     originals = Originals(lambda size: "checkpoint", lambda name: torch.empty(0))
     found: dict[str, Any] = {
         "model": label,
@@ -197,6 +202,10 @@ def forwards(label: str, row: WanModel, size: tuple[int, int, int], model: WanTr
         predict()
         found[f"{arithmetic}, rebuilt"] = fused.graphs - graphs
         found[f"{arithmetic}, refused"] = fused.refused
+        graphs, began = fused.graphs, time.monotonic()
+        shorter(model)
+        torch.cuda.synchronize()
+        found[f"{arithmetic}, another size"] = (time.monotonic() - began, fused.graphs - graphs)
         fused.remove(model)
         dressing.wear([usual])
         dressing.weigh({f"rank {RANK}": 1.0})
@@ -222,12 +231,12 @@ def request(row: WanModel, size: tuple[int, int, int], steps: int, scale: float 
 
 
 def videos(folder: Path, model: str, size: tuple[int, int, int], steps: int, caps: Sequence[int | None],
-           compile: CompileMode) -> list[dict[str, Any]]:  # fmt: skip
+           compile: CompileMode, layers: int | None) -> list[dict[str, Any]]:  # fmt: skip
     """Whole videos through the engine, under caps on the GPU's memory in GiB: phases, seconds a step, equal frames."""
     row, found, first = MODELS[model], [], None
     began = time.monotonic()
-    write(row, folder / "models", text_layers=2)
-    write_lora(folder / "loras" / "lora.safetensors", row, RANK, 0)
+    write(row, folder / "models", text_layers=2, layers=layers)
+    write_lora(folder / "loras" / "lora.safetensors", row, RANK, 0, layers)
     print(f"{model}: checkpoint written in {time.monotonic() - began:.0f} s", flush=True)
     total = torch.cuda.get_device_properties(0).total_memory
     for cap in caps:
@@ -304,7 +313,9 @@ def main() -> None:
     if chosen.video:
         with tempfile.TemporaryDirectory() as name:
             caps = [cap or None for cap in chosen.caps]
-            found["videos"] = videos(Path(name), chosen.video, tuple(chosen.size), chosen.steps, caps, chosen.compile)
+            found["videos"] = videos(
+                Path(name), chosen.video, tuple(chosen.size), chosen.steps, caps, chosen.compile, chosen.layers
+            )
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(found, indent=1) + "\n")
 

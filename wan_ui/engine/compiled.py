@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from peft.tuners.lora import LoraLayer
 
+from wan_ui.engine import flash
 from wan_ui.engine.recipes import Recipe
 from wan_ui.settings import CompileMode
 
@@ -104,10 +105,27 @@ def exact_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
 
 
 def fast_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
-    """Inductor as it is."""
+    """Inductor as it is, with the fastest attention there is for a clip's own tokens."""
     from torch._inductor.compile_fx import compile_fx
 
+    for node in module.graph.nodes:
+        if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
+            _attend_faster(node)
+    module.recompile()
     return cast(Graph, compile_fx(module, list(inputs)))
+
+
+def _attend_faster(node: torch.fx.Node) -> None:
+    """Gives a self-attention to FlashAttention-4. The few tokens of text and image are left where they are."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    inputs = (*node.args, *(node.kwargs[name] for name in ("query", "key", "value") if name in node.kwargs))[:3]
+    query, key = (part.meta["example_value"] for part in cast(Sequence[torch.fx.Node], inputs[:2]))
+    plain = node.kwargs.get("attn_mask") is None and not node.kwargs.get("is_causal")
+    own_tokens = statically_known_true(query.shape[2] == key.shape[2])
+    fits = query.dtype is torch.bfloat16 and query.shape[3] == flash.HEAD
+    if plain and own_tokens and fits and flash.available(query.device):
+        node.target, node.args, node.kwargs = torch.ops.wan_ui.flash_attention.default, inputs, {}
 
 
 _BACKENDS: dict[Arithmetic, Backend] = {"exact": exact_backend, "fast": fast_backend}

@@ -171,8 +171,9 @@ class Streamed:
     def _fetch_next(self, slot: torch.Tensor) -> None:
         """The next visitor in the order of the blocks, round and round, into a slot whose block has computed."""
         self._copies.wait_stream(self._computing)
+        while self._visitors[self._next] in self._here:
+            self._next = (self._next + 1) % len(self._visitors)
         self._fetch(self._visitors[self._next], slot)
-        self._next = (self._next + 1) % len(self._visitors)
 
     def _before(self, index: int, block: torch.nn.Module, arguments: Any) -> None:
         if index not in self._here:

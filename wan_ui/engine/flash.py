@@ -1,0 +1,63 @@
+"""FlashAttention-4 where it is installed and the GPU runs it: faster than PyTorch's own choice, with other rounding.
+
+It knows one operation; which graphs use it is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+GPUS = (9, 10)  # compute capabilities, Hopper's and Blackwell's, for which it was written
+HEAD = 128  # Wan's attention heads, in channels
+NAME = "FlashAttention-4"
+
+
+def available(device: torch.device) -> bool:
+    """Whether the optional package flash-attn-4 is here and computes on this device, said once in the log."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] not in GPUS:
+        return False
+    return _computes(device)
+
+
+@cache
+def _computes(device: torch.device) -> bool:
+    few = torch.zeros(1, HEAD, 1, HEAD, device=device, dtype=torch.bfloat16)
+    try:
+        _kernel()(few, few, few)
+        torch.cuda.synchronize(device)
+    except ModuleNotFoundError:
+        return False
+    except (ImportError, RuntimeError, AssertionError, TypeError, ValueError, AttributeError) as error:
+        log.warning("%s is installed and does not run here: %s", NAME, error)
+        return False
+    log.info("attention of compiled blocks: %s", NAME)
+    return True
+
+
+@cache
+def _kernel() -> Callable[..., Any]:
+    from flash_attn.cute.interface import flash_attn_func
+
+    kernel: Callable[..., Any] = flash_attn_func
+    return kernel
+
+
+@torch.library.custom_op("wan_ui::flash_attention", mutates_args=())
+def flash_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Attention over all positions. bfloat16, (batch, heads, tokens, 128), as PyTorch's own takes and gives them."""
+    result = _kernel()(*(part.transpose(1, 2) for part in (query, key, value)))
+    attended: torch.Tensor = result[0] if isinstance(result, tuple) else result
+    return attended.transpose(1, 2)
+
+
+@flash_attention.register_fake
+def _(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    batch, heads, tokens, channels = query.shape
+    return query.new_empty((batch, tokens, heads, channels)).transpose(1, 2)
