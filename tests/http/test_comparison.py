@@ -10,10 +10,11 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from tests.fakes import PATIENCE, FakeRender
-from tests.jobs.helpers import body
+from tests.jobs.helpers import body, until_made
 from wan_ui.errors import VideoEncodingFailed
 from wan_ui.http.api import api
 from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 
 ROOT = "http://localhost:7860/v1"
@@ -44,7 +45,7 @@ def result(client: TestClient, job_id: str) -> dict[str, Any]:
     return found
 
 
-def test_the_grid_fills_in(client: TestClient, desk: Desk, worker: Worker, render: FakeRender) -> None:
+def test_the_grid_fills_in(client: TestClient, store: Store, worker: Worker, render: FakeRender) -> None:
     job_id = submit(client, grid([1, 2, 2], [5, 6]))
     compare = result(client, job_id)["metadata"]["compare"]
     assert compare["columns"] == {"field": "sample_steps", "values": [1, 2, 2], "labels": ["steps 1", *["steps 2"] * 2]}
@@ -54,6 +55,7 @@ def test_the_grid_fills_in(client: TestClient, desk: Desk, worker: Worker, rende
     gate = render.gate(6, 2)  # the last of the four videos in its second step
     worker.start()
     gate.await_arrival()
+    until_made(store, job_id, 3)
     said = result(client, job_id)
     assert said["outputs"] is None and said["status"] == "in_progress"
     cells = said["metadata"]["compare"]["cells"]

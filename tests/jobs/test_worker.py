@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.fakes import PATIENCE, FakeRender, Gate, fake_desk, fake_frames, fake_write_video
-from tests.jobs.helpers import body
+from tests.jobs.helpers import body, until_made
 from wan_ui.engine.clip import Progress
 from wan_ui.errors import DiskFull, OutOfMemory, VideoEncodingFailed
 from wan_ui.jobs.desk import Desk
@@ -300,7 +300,7 @@ def test_a_clips_folder_that_is_in_the_way_fails_the_job_and_the_line_goes_on(
     first, second = desk.submit(body(1)), desk.submit(body(2))
     worker.start()
     gate.await_arrival()
-    job = desk.job(first.id)
+    job = ended(desk, worker, first)
     assert job.error is not None
     assert (job.status, job.error["code"]) == ("failed", "HOST_ERROR")
     (tmp_path / "clips").unlink()
@@ -309,12 +309,13 @@ def test_a_clips_folder_that_is_in_the_way_fails_the_job_and_the_line_goes_on(
 
 
 def test_a_clips_folder_that_is_deleted_is_made_again(
-    desk: Desk, worker: Worker, render: FakeRender, tmp_path: Path
+    desk: Desk, worker: Worker, render: FakeRender, store: Store, tmp_path: Path
 ) -> None:
     gate = render.gate(2, 1)
     job = desk.submit(body(1, 2))
     worker.start()
     gate.await_arrival()
+    until_made(store, job.id, 1)
     shutil.rmtree(tmp_path / "clips")
     gate.open()
     assert ended(desk, worker, job).status == "succeeded"
@@ -351,7 +352,7 @@ def test_a_folder_that_cannot_be_written_fails_the_job_with_the_reason_and_the_l
     first, second = desk.submit(body(1)), desk.submit(body(2))
     worker.start()
     gate.await_arrival()
-    error = desk.job(first.id).error
+    error = ended(desk, worker, first).error
     assert error is not None
     assert error["code"] == "VIDEO_ENCODING_FAILED"
     assert error["message"].startswith("The video could not be written (")
@@ -386,7 +387,7 @@ def test_an_end_that_cannot_be_written_is_written_later(render: FakeRender, tmp_
 
     class Refused(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "Trying again" in record.getMessage():
+            if "Trying again" in record.getMessage() and record.threadName == "wan-ui-writer":  # the clip was refused
                 refused.set()
 
     handler = Refused()

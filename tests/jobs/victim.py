@@ -1,6 +1,7 @@
-"""A process made to be killed: `python -m tests.jobs.victim DATA_DIR SEED [written|half]` runs the line until SEED.
+"""A process made to be killed: `python -m tests.jobs.victim DATA_DIR SEED [written|half|behind]` runs until SEED.
 
-It stands still in that seed's render; or when its file is written and not yet listed; or when it is half written.
+It stands still in that seed's render, when what came before is written; or when its file is written and not yet listed;
+or when it is half written; or in that seed's render while the file of the one before is half written.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tests.fakes import FakeRender, fake_write_video
+from tests.fakes import PATIENCE, FakeRender, fake_write_video
+from tests.jobs.helpers import until_made
 from wan_ui.engine.clip import Clip, OnProgress
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import ClipRecord, Store
@@ -25,14 +27,15 @@ from wan_ui.request import Generation
 
 
 class StuckRender(FakeRender):
-    """Says so on standard output when it gets to the seed, and never comes back."""
+    """Says so on standard output when it gets to the seed and all before is `ready`, and never comes back."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, ready: Callable[[], None]) -> None:
         super().__init__()
-        self.seed = seed
+        self.seed, self.ready = seed, ready
 
     def __call__(self, generation: Generation, on_progress: OnProgress) -> Clip:
         if generation.seed == self.seed:
+            self.ready()
             stand_still()
         return super().__call__(generation, on_progress)
 
@@ -59,6 +62,29 @@ def half_written(seed: int) -> WriteVideo:
     return write
 
 
+def until_written(store: Store, seed: int) -> None:
+    """Returns once the clips before the seed's are listed: they are written while it is rendered."""
+    job = next(job for job in store.unfinished() if seed in [one.seed for one in job.generations])
+    until_made(store, job.id, [one.seed for one in job.generations].index(seed))
+
+
+def assert_begun(writer: HalfWritten) -> None:
+    assert writer.begun.wait(PATIENCE)
+
+
+class HalfWritten:
+    """A writer that stops in the middle of the first file, for ever."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+
+    def __call__(self, path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any]) -> None:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
+            Path(folder, "clip.mp4").write_bytes(b"half")
+            self.begun.set()
+            threading.Event().wait()
+
+
 def stand_still() -> None:
     print("stuck", flush=True)
     threading.Event().wait()
@@ -70,6 +96,9 @@ if __name__ == "__main__":
     lock = FolderLock(data_dir)
     store = StuckStore(data_dir / "jobs.sqlite")
     store.seed = at if where == "written" else -1
-    render = StuckRender(at) if where == "render" else FakeRender()
-    Worker(store, render, data_dir / "clips", half_written(at) if where == "half" else fake_write_video).start()
+    behind = HalfWritten()
+    writers: dict[str, WriteVideo] = {"half": half_written(at), "behind": behind}
+    ready = {"render": lambda: until_written(store, at), "behind": lambda: assert_begun(behind)}
+    render = StuckRender(at, ready[where]) if where in ready else FakeRender()
+    Worker(store, render, data_dir / "clips", writers.get(where, fake_write_video)).start()
     threading.Event().wait()

@@ -23,6 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import wan_ui
+from wan_ui.engine.clip import Progress
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, ServerBusy, WanUIError
 from wan_ui.http import always, comparisons, gallery, trainer
 from wan_ui.http.multipart import FIELD, receive_file
@@ -390,7 +391,7 @@ def _compare(root: str, job: Job, running: Running | None) -> dict[str, Any]:
         return {"field": found.get("field") if values else None, "values": [*without, *values], "labels": labels}
 
     def cell(one: PlannedCell) -> dict[str, Any]:
-        at = running if running is not None and running.index == one.generation else None
+        at = _progress(running, one.generation)
         status = _cell_status(job, one, one.generation in clips, at is not None)
         made = status == "succeeded"
         return {
@@ -400,7 +401,7 @@ def _compare(root: str, job: Job, running: Running | None) -> dict[str, Any]:
             "video": one.generation if made else None,
             "url": _video_url(root, job, one.generation) if made else None,
             "error": job.failures.get(one.generation),
-            "progress": asdict(at.progress) if at is not None and status == "running" else None,
+            "progress": asdict(at) if at is not None and status == "running" else None,
         }
 
     return {
@@ -409,6 +410,13 @@ def _compare(root: str, job: Job, running: Running | None) -> dict[str, Any]:
         "baseline": asked.get("baseline", True),
         "cells": [cell(one) for one in job.cells],
     }
+
+
+def _progress(running: Running | None, generation: int) -> Progress | None:
+    """The latest moment of a cell that is rendered or, while the next one is, written."""
+    if running is not None and running.index == generation:
+        return running.progress
+    return Progress("encode") if running is not None and running.writing == generation else None
 
 
 def _cell_status(job: Job, cell: PlannedCell, is_made: bool, is_running: bool) -> CellStatus:

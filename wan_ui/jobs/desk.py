@@ -252,7 +252,7 @@ class Desk:
     def pulse(self) -> str:
         """A short text that stays the same while no job and nothing that is at work has changed; it tells no more."""
         running = self._worker.at_work()
-        at_work = None if running is None else (running.job_id, running.progress)
+        at_work = None if running is None else (running.job_id, running.progress)  # the end of a write changes a row
         moment = repr((self._begun, self._store.changes, at_work, self.fetcher.moments()))
         return hashlib.sha256(moment.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

@@ -1,4 +1,7 @@
-"""The one thread that renders, job after job, and stops for a cancel; it knows no door, model or file format."""
+"""One thread that renders, job after job, and stops for a cancel, and one that writes what it made meanwhile.
+
+It knows no door, model or file format.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +36,7 @@ from wan_ui.errors import (
     WanUIError,
 )
 from wan_ui.jobs import inside
+from wan_ui.jobs.aftermath import Aftermath
 from wan_ui.jobs.previews import KEPT, sample_of
 from wan_ui.jobs.store import FINAL, MAX_ATTEMPTS, ClipRecord, Job, Store
 from wan_ui.media import disk, poster, video
@@ -58,12 +62,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Running:
-    """What the thread is at: the job's generation `index` of `of`. Replaced whole: one consistent moment."""
+    """What is worked at: the job's generation `index` of `of`. Replaced whole: one consistent moment.
+
+    `writing`: the generation of the same job whose file is being written meanwhile.
+    """
 
     job_id: str
     index: int
     of: int
     progress: Progress
+    writing: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,34 @@ class _Timed:
     """A clip in the making and when it began, on the monotonic clock. Replaced whole."""
 
     running: Running
+    since: float
+
+
+@dataclass
+class _Claim:
+    """A job that was taken out of the line, until its end is recorded. What has gone wrong so far.
+
+    `failures`: of a comparison's generations, by index. `error`: what ends the job, as a body; the rest is not begun.
+    """
+
+    job_id: str
+    begun: float
+    failures: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    error: Mapping[str, Any] | None = None
+    cells: Sequence[PlannedCell] = ()
+    canceled: bool = False
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A clip without its file, the seconds by phase that it took, and when its frames were there and its render began,
+    both on the monotonic clock."""
+
+    job: Job
+    running: Running
+    clip: Clip
+    spent: Mapping[str, float]
+    ready: float
     since: float
 
 
@@ -87,7 +123,12 @@ def _unobserved(phase: Phase, seconds: float) -> None:
 
 
 class Worker:
-    """Runs the store's jobs one by one, oldest first, on a thread of its own.
+    """Runs the store's jobs one by one, oldest first, on a thread of its own; on another it writes what came out.
+
+    A clip counts once its file and its row are there; its job's end is recorded after its last clip's, and jobs end in
+    the order in which they began. Meanwhile the next clip, of this job or the next, is rendered: at most one clip
+    waits with its frames for the one before to be written. A clip that cannot be written ends its job as any failure
+    does, or marks its cell, and stops what is rendered of that job.
 
     `clips_dir` is a folder of the data folder; clips get random names in it. A job with several prompts keeps the
     clips finished before a failure, a cancel or the end of the process, and they are not rendered again. A failure
@@ -96,10 +137,10 @@ class Worker:
     A clip that is to be compared with a training preview keeps its own frames beside its MP4.
     While the list of jobs cannot be written the worker tries again every `retry_seconds` rather than lose a job.
 
-    `check_device` is called after every failure, when nothing of the failed render is held any more; it raises
-    DeviceLost if the device is of no use any more. `timeout` are the seconds that one clip may take, downloads left
-    out, None for no limit. After either, and when the thread itself ends, `broken` says so: no further job is begun,
-    and the process should end with the error's exit code.
+    `check_device` is called after every failure of a render, when nothing of it is held any more; it raises
+    DeviceLost if the device is of no use any more. `timeout` are the seconds that one clip may take until its file is
+    there, downloads left out, None for no limit. After either, and when a thread itself ends, `broken` says so: no
+    further job is begun, and the process should end with the error's exit code.
 
     `tidy` is called before the first job and after each, to let go of old clips.
     """
@@ -132,10 +173,14 @@ class Worker:
         self._tidy = tidy
         self._broken: RestartNeeded | None = None
         self._timed: _Timed | None = None
+        self._timed_writing: _Timed | None = None
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._ended = threading.Condition()
         self._running: Running | None = None
+        self._writing: Running | None = None
+        self._claims: dict[str, _Claim] = {}
+        self._after = Aftermath("wan-ui-writer", self._writer_ended)
         self._thread = threading.Thread(target=self._loop, name="wan-ui-worker", daemon=True)
 
     def recover(self) -> None:
@@ -147,6 +192,7 @@ class Worker:
     def start(self) -> None:
         """Recovers, where that was not done before, and begins. Once per worker."""
         self.recover()
+        self._after.start()
         self._thread.start()
         if self._timeout is not None:
             threading.Thread(target=self._watch, args=(self._timeout,), name="wan-ui-watch", daemon=True).start()
@@ -157,21 +203,23 @@ class Worker:
         return self._broken
 
     def stop(self, timeout: float = 8.0) -> bool:
-        """Ends the thread between two steps and puts the running job back in line, no attempt counted.
+        """Ends the render between two steps and puts its job back in line, no attempt counted; clips that are rendered
+        are written.
 
-        False if the render did not come to a step's end within `timeout` seconds: its job waits in line all the
-        same, and whatever that render still yields is dropped. The store may be closed only after True.
+        False if that took longer than `timeout` seconds: their jobs wait in line all the same, and whatever still
+        comes of them is dropped. The store may be closed only after True.
         """
         self._stopping.set()
         self._wake.set()
         if self._thread.ident is None:
             return True
-        self._thread.join(0 if isinstance(self._broken, RenderTimedOut) else timeout)
-        running = self._running
-        if self._thread.is_alive() and running is not None:
-            log.warning("still in a step at the stop", extra={"request_id": running.job_id, "seconds": timeout})
-            self._persist(partial(self._store.put_back, running.job_id))
-        return not self._thread.is_alive()
+        end = time.monotonic() + (0 if isinstance(self._broken, RenderTimedOut) else timeout)
+        self._thread.join(max(0.0, end - time.monotonic()))
+        ended = self._after.join(max(0.0, end - time.monotonic())) and not self._thread.is_alive()
+        for job_id in () if ended else tuple(self._claims):
+            log.warning("still at work at the stop", extra={"request_id": job_id, "seconds": timeout})
+            self._persist(partial(self._store.put_back, job_id))
+        return ended
 
     def wake(self) -> None:
         """Says that a job was added, or that one which waited for its files can run or has ended."""
@@ -185,13 +233,18 @@ class Worker:
         self._announce()
 
     def running(self, job_id: str) -> Running | None:
-        """What is being rendered of the job if it is the one running."""
-        running = self._running
-        return running if running is not None and running.job_id == job_id else None
+        """What is being rendered of the job if it is the one running, else what is being written of it."""
+        running, writing = self._running, self._writing  # in this order: a clip goes from the first to the second
+        if writing is not None and writing.job_id != job_id:
+            writing = None
+        if running is None or running.job_id != job_id:
+            return writing
+        return running if writing is None else replace(running, writing=writing.index)
 
     def at_work(self) -> Running | None:
-        """What is being rendered, of whichever job."""
-        return self._running
+        """What is being rendered, of whichever job; else what is being written."""
+        running, writing = self._running, self._writing
+        return writing if running is None else running
 
     def progress(self, job_id: str) -> Progress | None:
         """The latest moment of the job if it is the one running."""
@@ -220,11 +273,20 @@ class Worker:
         try:
             self._run_line()
         finally:
-            if self._broken is None and not self._stopping.is_set():
-                self._broken = LineStopped(
-                    "The line of jobs stopped for a reason that has no name yet; the server's log has the trace."
-                )
-            self._announce()
+            self._say_if_stopped()
+            self._after.close()
+
+    def _writer_ended(self) -> None:
+        self._say_if_stopped()
+        self._wake.set()
+
+    def _say_if_stopped(self) -> None:
+        """Says that the line is broken, when a thread ends that was not asked to."""
+        if self._broken is None and not self._stopping.is_set():
+            self._broken = LineStopped(
+                "The line of jobs stopped for a reason that has no name yet; the server's log has the trace."
+            )
+        self._announce()
 
     def _run_line(self) -> None:
         self._persist(self._tidy, 1)
@@ -238,14 +300,14 @@ class Worker:
                 continue
             lost = self._run(job_id)
             self._running = None
-            self._broken = self._broken or lost
-            self._announce()
-            if self._broken is None:
-                self._persist(self._tidy, 1)
+            if lost is not None:
+                self._after.drain()  # whoever sees that this broke finds its job ended
+                self._broken = self._broken or lost
+                self._announce()
 
     def _watch(self, limit: float) -> None:
         while self._broken is None and not self._stopping.wait(min(1.0, limit / LOOKS_PER_LIMIT)):
-            timed = self._timed
+            timed = min(filter(None, (self._timed, self._timed_writing)), key=lambda one: one.since, default=None)
             if timed is not None and time.monotonic() - timed.since > limit:
                 self._give_up(timed, limit)
 
@@ -258,7 +320,7 @@ class Worker:
             seconds=limit,
         )
         end = partial(self._store.finish, running.job_id, "failed", _of_prompt(error, running))
-        if self._persist(end, LAST_WRITES) is None and self._timed is not timed:
+        if self._persist(end, LAST_WRITES) is None and timed not in (self._timed, self._timed_writing):
             return  # it came to its end by itself meanwhile
         log.error("took too long", extra={"request_id": running.job_id, "prompt": running.index, "seconds": limit})
         self._broken = error
@@ -283,56 +345,83 @@ class Worker:
             self._ended.notify_all()
 
     def _run(self, job_id: str) -> DeviceLost | None:
-        """Runs a claimed job to its end and records this end; the error after which no other job can run."""
+        """Renders a claimed job and lets its end be recorded; the error after which no other job can run."""
         self._running = running = Running(job_id, 0, 1, Progress("checking"))
-        begun = time.monotonic()
+        claim = self._claims[job_id] = _Claim(job_id, time.monotonic())
         log.info("started", extra={"request_id": job_id})
         lost = None
         try:
             job = self._attempt(running, partial(self._store.job, job_id))
-            error, lost = (_of_prompt(job, running), None) if isinstance(job, WanUIError) else self._render_all(job)
-            said = "succeeded" if error is None else "failed"
-            end: Callable[[], object] = (
-                partial(self._store.finish, job_id, "succeeded")
-                if error is None
-                else partial(self._store.finish, job_id, "failed", error)
-            )
-        except Cancelled:
-            if self._stopping.is_set():
-                said, end = "put back in line: the server stops", partial(self._store.put_back, job_id)
+            if isinstance(job, WanUIError):
+                claim.error = _of_prompt(job, running)
             else:
-                said, end = "canceled", partial(self._store.finish, job_id, "canceled")
-        self._persist(end, None if lost is None else LAST_WRITES)
-        log.info(said, extra={"request_id": job_id, "seconds": round(time.monotonic() - begun, 3)})
+                lost = self._render_all(job, claim)
+        except Cancelled:
+            claim.canceled = True
+        self._after.add(partial(self._end, claim, None if lost is None else LAST_WRITES))
         return lost
 
-    def _render_all(self, job: Job) -> tuple[Mapping[str, Any] | None, DeviceLost | None]:
-        """Makes the clips that the job lacks. Raises Cancelled.
+    def _end(self, claim: _Claim, tries: int | None) -> None:
+        """Records the end of a job of which nothing is worked at any more."""
+        store, job_id = self._store, claim.job_id
+        error = claim.error
+        if error is None and claim.failures and not claim.canceled:
+            error = _cells_failed(claim.cells, claim.failures).body()
+        end: Callable[[], object]
+        if error is not None:
+            said, end = "failed", partial(store.finish, job_id, "failed", error)
+        elif not claim.canceled:
+            said, end = "succeeded", partial(store.finish, job_id, "succeeded")
+        elif self._stopping.is_set() or self._broken is not None:
+            said, end = "put back in line: the server stops", partial(store.put_back, job_id)
+        else:
+            said, end = "canceled", partial(store.finish, job_id, "canceled")
+        self._persist(end, tries)
+        del self._claims[job_id]
+        log.info(said, extra={"request_id": job_id, "seconds": round(time.monotonic() - claim.begun, 3)})
+        self._announce()
+        if self._broken is None:
+            self._persist(self._tidy, 1)
 
-        The error that ends the job, as a body, or None; and the error if it leaves no device to run on.
+    def _render_all(self, job: Job, claim: _Claim) -> DeviceLost | None:
+        """Makes the clips that the job lacks, and notes in the claim what goes wrong. Raises Cancelled.
+
+        The error if it leaves no device to run on.
         """
-        failures = dict(job.failures)
+        claim.failures.update(job.failures)
+        claim.cells = job.cells
         done = {clip.index for clip in job.clips}
         for index, generation in enumerate(job.generations):
-            if index in done or index in failures:
+            if index in done or index in job.failures:
                 continue
             self._running = running = Running(job.id, index, len(job.generations), Progress("checking"))
             self._timed = _Timed(running, time.monotonic())
-            error = self._attempt(running, partial(self._make_clip, job, running, generation))
-            lost = None if error is None else self._lost(running, error)
+            made = self._attempt(running, partial(self._render_clip, job, running, generation, claim))
+            if isinstance(made, WanUIError):
+                lost = self._lost(running, made)
+                self._timed = None
+                if lost is not None:
+                    claim.error = _of_prompt(lost, running)
+                    return lost
+                reached = self._running.progress
+                self._note(claim, running, made, reached.phase)
+            elif not self._after.hand_over(partial(self._keep, made, claim), partial(self._turn_to_writing, made)):
+                raise Cancelled("Nothing can be written any more.")
             self._timed = None
-            if error is None:
-                continue
-            if lost is not None:
-                return _of_prompt(lost, running), lost
-            if not job.cells:
-                return _of_prompt(error, running), None
-            reached = self.progress(job.id)
-            if reached is None or _hits_every_cell(error, reached.phase):
-                return error.body(), None
-            failures[index] = error.body()
-            self._persist(partial(self._store.add_failure, job.id, index, failures[index]))
-        return _cells_failed(job.cells, failures).body() if failures else None, None
+            del made  # its frames
+            if claim.error is not None:
+                return None
+        return None
+
+    def _note(self, claim: _Claim, running: Running, error: WanUIError, phase: Phase) -> None:
+        """What a failure means for its job: a mark on a cell, or the end."""
+        if not claim.cells:
+            claim.error = claim.error or _of_prompt(error, running)
+        elif _hits_every_cell(error, phase):
+            claim.error = claim.error or error.body()
+        else:
+            claim.failures[running.index] = error.body()
+            self._persist(partial(self._store.add_failure, claim.job_id, running.index, error.body()))
 
     def _attempt(self, running: Running, work: Callable[[], T]) -> T | WanUIError:
         """What the work gave, or what went wrong in it, logged. Raises Cancelled."""
@@ -363,11 +452,6 @@ class Worker:
             return lost
         return None
 
-    def _make_clip(self, job: Job, running: Running, generation: Generation) -> None:
-        spent: dict[str, float] = {}
-        with self._phases(spent) as entered:
-            self._render_clip(job, running, generation, entered, spent)
-
     @contextmanager
     def _phases(self, spent: dict[str, float]) -> Iterator[Callable[[Phase], None]]:
         """Tells the observer, and adds to `spent`, the seconds of each phase that is entered in the block."""
@@ -387,28 +471,53 @@ class Worker:
         finally:
             enter(None)
 
-    def _render_clip(
-        self,
-        job: Job,
-        running: Running,
-        generation: Generation,
-        entered: Callable[[Phase], None],
-        spent: Mapping[str, float],
-    ) -> None:
+    def _render_clip(self, job: Job, running: Running, generation: Generation, claim: _Claim) -> _Made:
+        """Raises Cancelled, also where the job failed meanwhile."""
         where = _place(job, running.index)
+        spent: dict[str, float] = {}
 
-        def on_progress(progress: Progress) -> None:
-            entered(progress.phase)
+        def note(progress: Progress) -> None:
             said = replace(progress, note=" · ".join(filter(None, (where, progress.note))))
             self._running = replace(running, progress=said)
-            if progress.phase == "downloading":
-                self._timed = _Timed(running, time.monotonic())
-            if self._stopping.is_set() or self._broken is not None or self._store.cancel_requested(job.id):
+            stopped = self._stopping.is_set() or self._broken is not None or claim.error is not None
+            if stopped or self._store.cancel_requested(job.id):
                 raise Cancelled("Canceled.")
 
-        on_progress(running.progress)
-        clip = self._render(generation, on_progress)
-        on_progress(Progress("encode", generation.sample_steps, generation.sample_steps))
+        with self._phases(spent) as entered:
+
+            def on_progress(progress: Progress) -> None:
+                entered(progress.phase)
+                if progress.phase == "downloading":
+                    self._timed = _Timed(running, time.monotonic())
+                note(progress)
+
+            on_progress(running.progress)
+            clip = self._render(generation, on_progress)
+        ready = time.monotonic()
+        note(Progress("encode", generation.sample_steps, generation.sample_steps))
+        timed = self._timed
+        return _Made(job, running, clip, spent, ready, ready if timed is None else timed.since)
+
+    def _turn_to_writing(self, made: _Made) -> None:
+        """From here on the clip is written, and no more rendered."""
+        self._writing = self._running
+        self._timed_writing = _Timed(made.running, made.since)
+
+    def _keep(self, made: _Made, claim: _Claim) -> None:
+        """Writes a clip that was handed over, and notes what goes wrong."""
+        try:
+            failed = self._attempt(made.running, partial(self._write, made))
+            if failed is not None:
+                self._note(claim, made.running, failed, "encode")
+        except Cancelled:
+            claim.canceled = True
+        finally:
+            self._observe("encode", time.monotonic() - made.ready)
+            self._writing = self._timed_writing = None
+
+    def _write(self, made: _Made) -> None:
+        """The clip's file, its still and its row. Raises Cancelled where the job does not run any more."""
+        job, index, clip = made.job, made.running.index, made.clip
         path = self._clips_dir / f"{secrets.token_hex(16)}.mp4"
         try:
             # Not its parents: a data folder that is gone took the list of jobs with it, and a new one would hide that.
@@ -420,17 +529,17 @@ class Worker:
                 f"The folder for clips cannot be made ({error.strerror}). Check the data folder and its disk."
             ) from error
         self._store.begin_clip(job.id, f"{self._clips_dir.name}/{path.name}")
-        self._write_video(path, clip.frames, clip.fps, inside.of_clip(job, running.index, clip, spent))
+        self._write_video(path, clip.frames, clip.fps, inside.of_clip(job, index, clip, made.spent))
         stored = False
         kept, still = path.with_suffix(KEPT), path.with_suffix(poster.SUFFIX)
         try:
             _write_poster(still, clip.frames)
-            if sample_of(job, running.index) is not None:
+            if sample_of(job, index) is not None:
                 self._keep_frames(kept, clip.frames)
             stored = self._store.add_clip(
                 job.id,
                 ClipRecord(
-                    index=running.index,
+                    index=index,
                     width=clip.width,
                     height=clip.height,
                     num_frames=clip.num_frames,

@@ -155,7 +155,7 @@ const fill = (cell) => {
       screen.append(make('strong', {}, 'Starting'), make('progress', { 'aria-label': `Progress of ${name(data)}` }), make('span', {}, ' '));
     } else if (data.state === 'failed') {
       screen.append(make('strong', {}, 'Failed'), make('span', { class: 'reason', title: data.error }, data.error));
-    } else screen.append(make('span', {}, { waiting: 'Waiting', canceled: 'Cancelled', missing: 'Not made' }[data.state] || data.state));
+    } else screen.append(make('span', {}, { waiting: 'Waiting', writing: 'Writing the video', canceled: 'Cancelled', missing: 'Not made' }[data.state] || data.state));
     figure.append(screen, make('figcaption', {}, make('span', {}, data.brief)));
   }
   node.replaceChildren(figure);

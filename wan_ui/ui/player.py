@@ -70,13 +70,15 @@ def advance(running: Running | None) -> dict[str, Any] | None:
 
 
 def state(job: Job, cell: PlannedCell, running: Running | None) -> str:
-    """done, failed, running, waiting, canceled, or missing where the job ended before it."""
+    """done, failed, running, writing, waiting, canceled, or missing where the job ended before it."""
     if any(clip.index == cell.generation for clip in job.clips):
         return "done"
     if cell.generation in job.failures:
         return "failed"
     if job.status in card.LIVE:
-        return "running" if running is not None and running.index == cell.generation else "waiting"
+        if running is not None and running.index == cell.generation:
+            return "running"
+        return "writing" if running is not None and running.writing == cell.generation else "waiting"
     return "canceled" if job.status == "canceled" else "missing"
 
 
