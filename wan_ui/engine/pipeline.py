@@ -368,6 +368,7 @@ class WanPipeline:
                 latents = self._denoise(generation, recipe, spec, start, guidance, on_progress, note, said)
             with clock.phase("decode"):
                 on_progress(Progress("decode", generation.sample_steps, generation.sample_steps, note=note))
+                self._residence.clear_for_decode()
                 frames = self._decode(latents, generation.vae_tiling)
         return Clip(
             frames=frames,

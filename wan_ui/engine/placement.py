@@ -12,7 +12,7 @@ from diffusers.hooks import HookRegistry, apply_group_offloading
 
 from wan_ui.engine.components import Components
 from wan_ui.engine.memory import RESERVE, Placement
-from wan_ui.engine.streaming import HOST, SLOTS, Streamed, Visitor
+from wan_ui.engine.streaming import HOST, SLOTS, CudaLanes, Lanes, Streamed, Visitor
 
 _OFFLOADING_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
@@ -50,12 +50,15 @@ class Residence:
     many of its blocks as there is room for, and the text encoder for as long as it encodes.
     """
 
-    def __init__(self, mode: Placement, components: Components, device: torch.device) -> None:
+    def __init__(
+        self, mode: Placement, components: Components, device: torch.device, lanes: Lanes | None = None
+    ) -> None:
         self.mode: Placement = mode
         self._components = components
         self._device = device
         self._streamed: dict[str, Streamed] = {}
         self._encoder: Visitor | None = None
+        self._given_lanes = lanes
         self._activations = 0
         self._settle()
 
@@ -113,11 +116,23 @@ class Residence:
             if other != name:
                 self.still(other)
         if name not in self._streamed:
-            self._streamed[name] = Streamed(transformer, self._device)
+            self._streamed[name] = Streamed(transformer, self._lanes)
         streamed = self._streamed[name]
         if not streamed.present:
             release(self._device)
             streamed.enter(self._resident_blocks(streamed))
+
+    @property
+    def _lanes(self) -> Lanes:
+        self._given_lanes = self._given_lanes or CudaLanes(self._device)
+        return self._given_lanes
+
+    def clear_for_decode(self) -> None:
+        """Leaves the device to the VAE where memory is tight."""
+        if self.mode != "resident":
+            for name in self._streamed:
+                self.still(name)
+            release(self._device)
 
     def _resident_blocks(self, streamed: Streamed) -> int:
         if self.mode == "pair":
@@ -140,7 +155,7 @@ class Residence:
         if size > idle_bytes(self._device):
             yield from self._encoding_in_stream()
             return
-        self._encoder = self._encoder or Visitor(encoder, self._device)
+        self._encoder = self._encoder or Visitor(encoder, self._lanes)
         with self._encoder.visiting():
             yield self._device
         release(self._device)
@@ -174,5 +189,7 @@ class Residence:
 
 
 def idle_bytes(device: torch.device) -> int:
-    """Device memory that nothing of this process uses."""
+    """Device memory that nothing of this process uses. 0 where there is no counter."""
+    if device.type != "cuda":
+        return 0
     return free_bytes(device) - torch.cuda.memory_allocated(device)

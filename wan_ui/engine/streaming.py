@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
+import psutil
 import torch
 from diffusers import WanTransformer3DModel
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 HOST = torch.device("cpu")
 ALIGNMENT = 256  # bytes: where a tensor may begin in a buffer, as CUDA's own allocations do
+HOST_RESERVE = 4 << 30  # bytes of host memory that are left free: locked pages cannot be swapped out
 SLOTS = 2  # blocks on the device at once of those that visit: one at work, one on its way
 ADAPTER_MARK = "lora_"  # in the names of PEFT's parameters; adapters stay on the device
 
@@ -39,10 +41,83 @@ class Piece:
         return part.view(self.home.dtype).view(self.home.shape)
 
 
+class Lanes(Protocol):
+    """A device with two lanes of work in order: one computes, one copies from the host meanwhile."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def room(self, size: int) -> torch.Tensor:
+        """Bytes on the device, uint8 and one-dimensional."""
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> Any:
+        """On the copying lane; gives the moment of its end."""
+
+    def compute_waits(self, moment: Any) -> None:
+        """What is computed from here on begins after the moment."""
+
+    def compute_waits_for_all(self) -> None:
+        """What is computed from here on begins after all copies so far."""
+
+    def copies_wait(self) -> None:
+        """Copies from here on begin after what was computed so far."""
+
+    def finish(self) -> None:
+        """Waits, on the host, for both lanes."""
+
+    def pin(self, buffer: torch.Tensor) -> Callable[[], None] | None:
+        """Locks a host buffer's pages, so that copies from it run beside computing; how to unlock them, or None."""
+
+
+class CudaLanes:
+    """The current CUDA stream, and one of its own for the copies."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._copies = torch.cuda.Stream(device)
+
+    def room(self, size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=torch.uint8, device=self.device)
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> torch.cuda.Event:
+        with torch.cuda.stream(self._copies):
+            target.copy_(source, non_blocking=True)
+            moment = torch.cuda.Event()
+            moment.record(self._copies)
+        return moment
+
+    def compute_waits(self, moment: torch.cuda.Event) -> None:
+        torch.cuda.current_stream(self.device).wait_event(moment)
+
+    def compute_waits_for_all(self) -> None:
+        torch.cuda.current_stream(self.device).wait_stream(self._copies)
+
+    def copies_wait(self) -> None:
+        self._copies.wait_stream(torch.cuda.current_stream(self.device))
+
+    def finish(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+    def pin(self, buffer: torch.Tensor) -> Callable[[], None] | None:
+        """In place: PyTorch's own pinned allocations round up to a power of two, a third of a large host memory."""
+        if psutil.virtual_memory().available < HOST_RESERVE:
+            return None
+        address = buffer.data_ptr()
+        if int(torch.cuda.cudart().cudaHostRegister(address, buffer.nbytes, 0)):
+            return None
+        return partial(_unpin, address)
+
+
+def _unpin(address: int) -> None:
+    status = int(torch.cuda.cudart().cudaHostUnregister(address))
+    if status:
+        log.warning("page-locked memory could not be given back: CUDA error %d", status)
+
+
 class HostBuffer:
     """The tensors of a module side by side in one page-locked host buffer, so that one copy moves them all."""
 
-    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+    def __init__(self, tensors: Sequence[torch.Tensor], lanes: Lanes) -> None:
         offsets, end = [], 0
         for tensor in tensors:
             offsets.append(end)
@@ -54,8 +129,12 @@ class HostBuffer:
             part.copy_(tensor)
             tensor.data = part
             self.pieces.append(Piece(tensor, offset, part.nbytes, part))
-        self.pinned = _pin(self.bytes)
-        self._unpin = weakref.finalize(self, _unpin, self.bytes.data_ptr()) if self.pinned else None
+        unpin = lanes.pin(self.bytes)
+        self._unpin = weakref.finalize(self, unpin) if unpin is not None else None
+
+    @property
+    def pinned(self) -> bool:
+        return self._unpin is not None
 
     def at(self, buffer: torch.Tensor) -> None:
         """The tensors are views of `buffer` from here on; it holds, or will hold, the same bytes."""
@@ -80,13 +159,12 @@ class Streamed:
     before it. The others share two buffers: one computes while the next is on its way.
     """
 
-    def __init__(self, transformer: WanTransformer3DModel, device: torch.device) -> None:
+    def __init__(self, transformer: WanTransformer3DModel, lanes: Lanes) -> None:
         self._transformer = transformer
-        self._device = device
-        self._copies = torch.cuda.Stream(device)
-        self._blocks = [HostBuffer(_own_tensors(block)) for block in transformer.blocks]
-        self._rest = HostBuffer(_rest(transformer))
-        self._here: dict[int, tuple[torch.Tensor, torch.cuda.Event]] = {}
+        self._lanes = lanes
+        self._blocks = [HostBuffer(_own_tensors(block), lanes) for block in transformer.blocks]
+        self._rest = HostBuffer(_rest(transformer), lanes)
+        self._here: dict[int, tuple[torch.Tensor, Any]] = {}
         self._visitors: list[int] = []
         self._next = 0
         self._hooks: list[Any] = []
@@ -116,15 +194,15 @@ class Streamed:
         if count - len(kept) <= SLOTS:
             kept = list(range(count))
         self._visitors = sorted(set(range(count)) - set(kept))
-        rest = self._empty(self._rest.bytes.nbytes)
-        slots = [self._empty(self.block_bytes) for _ in range(SLOTS)] if self._visitors else []
-        places = {index: self._empty(self._blocks[index].bytes.nbytes) for index in kept}
-        self._copies.wait_stream(self._computing)
-        rest.copy_(self._rest.bytes, non_blocking=True)
+        rest = self._lanes.room(self._rest.bytes.nbytes)
+        slots = [self._lanes.room(self.block_bytes) for _ in range(SLOTS)] if self._visitors else []
+        places = {index: self._lanes.room(self._blocks[index].bytes.nbytes) for index in kept}
+        rest.copy_(self._rest.bytes)
         self._rest.at(rest)
         for name, parameter in self._transformer.named_parameters():
             if ADAPTER_MARK in name:
-                parameter.data = parameter.data.to(self._device)
+                parameter.data = parameter.data.to(self._lanes.device)
+        self._lanes.copies_wait()
         for index in range(count):
             if index in places:
                 self._fetch(index, places[index])
@@ -140,7 +218,7 @@ class Streamed:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self._computing.wait_stream(self._copies)
+        self._lanes.compute_waits_for_all()
         for block in self._blocks:
             block.at_home()
         self._rest.at_home()
@@ -151,26 +229,17 @@ class Streamed:
     def close(self) -> None:
         """Home, and the host's pages are ordinary ones again."""
         self.leave()
-        torch.cuda.synchronize(self._device)
+        self._lanes.finish()
         for buffer in (*self._blocks, self._rest):
             buffer.release()
 
-    @property
-    def _computing(self) -> torch.cuda.Stream:
-        return torch.cuda.current_stream(self._device)
-
-    def _empty(self, size: int) -> torch.Tensor:
-        return torch.empty(size, dtype=torch.uint8, device=self._device)
-
     def _fetch(self, index: int, buffer: torch.Tensor) -> None:
         source = self._blocks[index].bytes
-        with torch.cuda.stream(self._copies):
-            buffer[: source.nbytes].copy_(source, non_blocking=True)
-            self._here[index] = (buffer, _recorded(self._copies))
+        self._here[index] = (buffer, self._lanes.copy(buffer[: source.nbytes], source))
 
     def _fetch_next(self, slot: torch.Tensor) -> None:
         """The next visitor in the order of the blocks, round and round, into a slot whose block has computed."""
-        self._copies.wait_stream(self._computing)
+        self._lanes.copies_wait()
         while self._visitors[self._next] in self._here:
             self._next = (self._next + 1) % len(self._visitors)
         self._fetch(self._visitors[self._next], slot)
@@ -179,7 +248,7 @@ class Streamed:
         if index not in self._here:
             self._begin_again_at(index)
         buffer, arrived = self._here[index]
-        self._computing.wait_event(arrived)
+        self._lanes.compute_waits(arrived)
         self._blocks[index].at(buffer)
 
     def _after(self, index: int, block: torch.nn.Module, arguments: Any, result: Any) -> None:
@@ -198,9 +267,9 @@ class Streamed:
 class Visitor:
     """A module that lives on the host and visits the device whole."""
 
-    def __init__(self, module: torch.nn.Module, device: torch.device) -> None:
-        self._buffer = HostBuffer([*module.parameters(), *module.buffers()])
-        self._device = device
+    def __init__(self, module: torch.nn.Module, lanes: Lanes) -> None:
+        self._buffer = HostBuffer([*module.parameters(), *module.buffers()], lanes)
+        self._device = lanes.device
 
     @contextmanager
     def visiting(self) -> Iterator[None]:
@@ -225,24 +294,3 @@ def _rest(transformer: WanTransformer3DModel) -> list[torch.Tensor]:
     """What is outside the blocks."""
     named = [*transformer.named_parameters(), *transformer.named_buffers()]
     return [tensor for name, tensor in named if not name.startswith("blocks.") and ADAPTER_MARK not in name]
-
-
-def _recorded(stream: torch.cuda.Stream) -> torch.cuda.Event:
-    event = torch.cuda.Event()
-    event.record(stream)
-    return event
-
-
-def _pin(buffer: torch.Tensor) -> bool:
-    """Locks a buffer's pages in place, so that the GPU reads them by itself; whether the system allows it.
-
-    PyTorch's own pinned allocations round up to a power of two, which would cost a third of a large host memory.
-    """
-    status = torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), buffer.nbytes, 0)
-    return int(status) == 0
-
-
-def _unpin(address: int) -> None:
-    status = int(torch.cuda.cudart().cudaHostUnregister(address))
-    if status:
-        log.warning("page-locked memory could not be given back: CUDA error %d", status)

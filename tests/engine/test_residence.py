@@ -1,0 +1,99 @@
+"""The memory modes around the real transformers: whatever is worn or merged, each computes what it would alone.
+
+On the CPU, whose copies are made to end as late as they may (tests/engine/test_streaming.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from tests.engine.test_streaming import LateCopies
+from tests.golden_cases import CHECKPOINTS
+from tests.lora_files import write_lora
+from wan_ui.engine.adapters import Adapter, Dressing, Merge, Originals
+from wan_ui.engine.checkpoints import Checkpoints
+from wan_ui.engine.components import Components, LoadCounts, Target, load_components
+from wan_ui.engine.memory import Placement
+from wan_ui.engine.placement import Residence
+from wan_ui.lora.convert import convert
+from wan_ui.models import MODELS
+
+pytestmark = pytest.mark.slow
+CPU = torch.device("cpu")
+ROW = MODELS["wan22_14b_t2v"]
+
+
+def loaded() -> Components:
+    files = Checkpoints(CHECKPOINTS).fetch(ROW, lambda progress: None)
+    return load_components(ROW, files, Target(CPU, torch.float32), {}, LoadCounts(), lambda progress: None)
+
+
+def predicted(transformer: WanTransformer3DModel) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, transformer.config.in_channels, 2, 8, 8, generator=generator)
+    text = torch.randn(1, 512, transformer.config.text_dim, generator=generator)
+    with torch.no_grad():
+        result: torch.Tensor = transformer(latents, torch.tensor([500.0]), text, return_dict=False)[0]
+    return result
+
+
+@pytest.mark.parametrize("mode", ["pair", "stream"])
+def test_what_a_visiting_transformer_computes(mode: Placement, tmp_path: Path) -> None:
+    lanes, plain, visiting = LateCopies(), loaded(), loaded()
+    residence = Residence(mode, visiting, CPU, lanes)
+    originals = Originals(lambda size: "host", lambda name: torch.empty(0), lambda: residence.in_place)
+    lora = convert(write_lora(tmp_path / "lora.safetensors"), "high")
+    dressings = [(Dressing(c.transformers["transformer"], originals), c) for c in (plain, visiting)]
+
+    def compare() -> None:
+        for name in ("transformer", "transformer_2", "transformer"):
+            residence.enter(visiting.transformers[name])
+            # Nearly: a CPU's products differ in the last bit with where in memory a matrix begins.
+            expected = predicted(plain.transformers[name])
+            torch.testing.assert_close(predicted(visiting.transformers[name]), expected, rtol=1e-4, atol=1e-4)
+        residence.clear_for_decode()
+
+    base = predicted(plain.transformers["transformer"])
+    compare()
+    residence.still("transformer")
+    for dressing, _ in dressings:
+        dressing.wear([Adapter("a", lora.modules)])
+        dressing.weigh({"a": 0.7})
+    compare()
+    assert not torch.equal(predicted(plain.transformers["transformer"]), base)
+    residence.still("transformer")
+    for dressing, _ in dressings:
+        dressing.wear([])
+        dressing.merge([Merge("a", lora.modules, 0.7)])
+    compare()
+    with dressings[1][0].bare() as possible:
+        assert not possible  # its weights are copies, which a swap would not reach
+    residence.still("transformer")
+    for dressing, _ in dressings:
+        dressing.restore()
+    compare()
+    assert torch.equal(predicted(plain.transformers["transformer"]), base)
+    transformer = residence.reshape("transformer_2").double()
+    assert predicted_in_double(transformer) == predicted_in_double(plain.transformers["transformer_2"].double())
+    residence.close()
+    assert lanes.locked == 0
+
+
+def predicted_in_double(transformer: WanTransformer3DModel) -> list[float]:
+    weights = [float(parameter.sum()) for parameter in transformer.parameters()]
+    assert all(parameter.dtype is torch.float64 for parameter in transformer.parameters())
+    return weights
+
+
+def test_a_resident_pair_stays_where_it_is() -> None:
+    components = loaded()
+    residence = Residence("resident", components, CPU)
+    before = [parameter.data_ptr() for parameter in components.transformers["transformer"].parameters()]
+    residence.enter(components.transformers["transformer"])
+    residence.clear_for_decode()
+    assert before == [parameter.data_ptr() for parameter in components.transformers["transformer"].parameters()]
+    assert residence.in_place
