@@ -140,6 +140,7 @@ REQUEST: dict[str, Any] = {
     "loras": LORAS,
     "stack": True,
     "vae_tiling": True,
+    "speedup": "none",
     "first_step_change": False,
 }
 SMALLEST: dict[str, Any] = {"prompt": "x", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
@@ -148,6 +149,7 @@ COMPARE: dict[str, Any] = {
     "rows": {"field": "guidance_scale", "values": [1, 3.5]},
     "baseline": False,
 }
+NOT_WITH_THAT_RECIPE = {"speedup"}  # has a test of its own
 NEVER = {"training_sample"}  # its id would open an imported job to whoever holds the clip
 
 
@@ -159,7 +161,7 @@ def _left_out(schema: type[BaseModel], given: Mapping[str, Any]) -> set[str]:
 def test_a_new_field_needs_a_value_in_this_table() -> None:
     assert _left_out(PromptItem, {**PROMPT, "ctrl_img": "x"}) == NEVER
     assert _left_out(LoraItem, LORAS[0]) == set()
-    assert _left_out(InferenceRequest, {**REQUEST, "prompts": (), "compare": COMPARE}) == set()
+    assert _left_out(InferenceRequest, {**REQUEST, "prompts": (), "compare": COMPARE}) == NOT_WITH_THAT_RECIPE
     assert _left_out(Compare, COMPARE) == set()
     assert _left_out(Axis, COMPARE["columns"]) == set()
 
@@ -179,6 +181,15 @@ def test_every_field_comes_back(opened: Open) -> None:
     assert [(item["prompt"], item["seed"]) for item in second] == [("second", 43)]
     again = house.desk.plan(found.request)
     assert again.generations == job.generations[:1]
+
+
+@pytest.mark.slow
+def test_a_speedup_comes_back_and_is_named(opened: Open) -> None:
+    house = opened()
+    job = house.made({"model": ONE.id, "prompts": [SMALLEST], "speedup": "fp8_storage"})
+    assert house.desk.restore(house.clip(job)).request["speedup"] == "fp8_storage"
+    told = video.read_metadata(house.clip(job))
+    assert told["generation"]["speedup"] == told["request"]["speedup"] == "fp8_storage"
 
 
 @pytest.mark.slow
@@ -439,6 +450,8 @@ def held_values(row: WanModel, recipe: RecipeId, image: str | None) -> form.Valu
         match control.kind:
             case "recipe":
                 found[control.name] = recipe
+            case "speedup":
+                found[control.name] = "fp8_storage" if recipe == "reference" else "none"
             case "image":
                 found[control.name] = image
             case "switch":
@@ -499,6 +512,7 @@ def test_form_to_video_to_form(
     said = video.read_metadata(clip)
     assert said["render"]["versions"] == {**installed(), "torch": said["render"]["versions"]["torch"]}
     assert said["render"]["device"] == "cpu" and said["render"]["recipe"] == recipe
+    assert said["render"]["speedup"] == held["speedup"]
     assert {"text", "denoise", "decode"} <= set(said["render"]["seconds"])
     assert {one["repo"] for one in said["render"]["checkpoint"]} == {source.repo for source in row.components.values()}
     assert all(one["revision"] is None and len(one["files"]) == 64 for one in said["render"]["checkpoint"])
@@ -516,6 +530,8 @@ def test_form_to_video_to_form(
 def test_the_forms_values_are_all_in_this_test() -> None:
     """None of them is the one that its control starts with, so that one which were lost would be seen."""
     for row in MODELS.values():
-        held = held_values(row, "preview", "upload://x")
-        same = [one.name for one in form.controls(row) if held[one.name] == one.default]
-        assert same == []
+        cases: tuple[tuple[RecipeId, list[str]], ...] = (("preview", ["speedup"]), ("reference", ["recipe"]))
+        for recipe, but in cases:
+            held = held_values(row, recipe, "upload://x")
+            same = [one.name for one in form.controls(row) if held[one.name] == one.default]
+            assert same == but

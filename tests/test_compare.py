@@ -153,6 +153,7 @@ def test_texts_are_typed_one_a_line() -> None:
     assert parse_values("a fox, red\n\n two cats \n", "prompt") == ("a fox, red", "two cats")
     assert parse_values("a,b.safetensors\nc.safetensors", "lora") == ("a,b.safetensors", "c.safetensors")
     assert parse_values("reference, preview", "recipe") == ("reference", "preview")
+    assert parse_values("none step_cache", "speedup") == ("none", "step_cache")
 
 
 @given(st.text(max_size=200))
@@ -236,6 +237,7 @@ def test_two_axes_make_a_grid_row_by_row() -> None:
         ("num_frames", [1, 81], lambda one: one.num_frames, ("frames 1", "frames 81")),
         ("prompt", ["a cat", "b" * 99], lambda one: one.prompt, ("a cat", "b" * 59 + "…")),
         ("recipe", ["reference", "preview"], lambda one: one.recipe, ("reference", "preview")),
+        ("speedup", ["none", "fp8_storage"], lambda one: one.speedup, ("speed-up none", "speed-up fp8_storage")),
     ],
 )
 def test_each_field_of_the_prompt(field: str, values: list[Any], read: Any, labels: tuple[str, ...]) -> None:
@@ -328,9 +330,11 @@ def test_scales_by_checkpoints() -> None:
     assert len(render_order(generations(made)).distinct) == 5
 
 
-@pytest.mark.parametrize("field", ["seed", "sample_steps", "guidance_scale", "prompt", "recipe", "num_frames"])
+@pytest.mark.parametrize(
+    "field", ["seed", "sample_steps", "guidance_scale", "prompt", "recipe", "num_frames", "speedup"]
+)
 def test_no_baseline_without_a_scale_or_lora(field: str) -> None:
-    values = {"prompt": ["x"], "recipe": ["preview"]}.get(field, [5])
+    values = {"prompt": ["x"], "recipe": ["preview"], "speedup": ["step_cache"]}.get(field, [5])
     assert NO_LORA not in grid(request(loras=[{"path": "a"}]), (field, values)).columns
 
 
@@ -388,13 +392,14 @@ WRONG: tuple[tuple[str, Any], ...] = (
     ("sample_steps", 0), ("sample_steps", 151), ("sample_steps", 2.5), ("guidance_scale", 20.1),
     ("guidance_scale", -0.1), ("guidance_scale", float("inf")), ("num_frames", 0), ("num_frames", 1001),
     ("prompt", 3), ("prompt", None), ("prompt", "x" * 20_001), ("recipe", "best"), ("recipe", 1), ("lora", ""),
+    ("speedup", "fast"), ("speedup", True),
     ("lora", 4), ("lora", {"high": "a"}), ("lora", "x" * 4097),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
 def test_a_wrong_value_is_refused_by_its_name_and_place(field: str, value: Any) -> None:
-    sound = {"prompt": "ok", "recipe": "preview", "lora": "a"}.get(field, 1)
+    sound = {"prompt": "ok", "recipe": "preview", "speedup": "none", "lora": "a"}.get(field, 1)
     problems = refused(
         request(loras=[{"path": "a"}]),
         ("num_frames" if field == "seed" else "seed", [1]),
@@ -552,6 +557,26 @@ def test_the_recipe_is_outside_the_file() -> None:
     assert [(one.recipe, one.loras[0].path) for one in distinct] == [
         ("reference", "a"), ("reference", "b"), ("preview", "a"), ("preview", "b"),
     ]  # fmt: skip
+
+
+def test_packed_weights_come_last() -> None:
+    asked = ("fp8_products", "none", "fp8_storage", "step_cache")
+    distinct, _ = ordered(grid(request(), ("speedup", list(asked)), ("lora", ["a", "b"]), baseline=False))
+    assert [(one.speedup, one.loras[0].path) for one in distinct] == [
+        (speedup, path) for speedup in ("none", "step_cache", "fp8_storage", "fp8_products") for path in ("a", "b")
+    ]
+
+
+def test_a_speedup_shares_no_high_steps_with_another() -> None:
+    made = grid(request(PAIR, loras=BOTH), ("speedup", ["none", "step_cache"]), ("scale_low", [0.5, 1]), baseline=False)
+    distinct, _ = ordered(made)
+    assert len(distinct) == 4 and shared(distinct) == 2
+
+
+def test_a_preview_in_a_grid_takes_no_speedup() -> None:
+    made = grid(request(), ("recipe", ["reference", "preview"]), ("speedup", ["none", "step_cache"]))
+    with pytest.raises(InvalidRequest, match="computed exactly"):
+        generations(made)
 
 
 def shared(distinct: list[Generation]) -> int:

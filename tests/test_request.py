@@ -449,6 +449,21 @@ def test_sampler_is_accepted_and_reported_ignored() -> None:
     assert (one.ignored, other.ignored) == (("sampler",), ())
 
 
+@pytest.mark.parametrize("speedup", ["step_cache", "fp8_storage", "fp8_products"])
+def test_a_speedup_is_for_the_reference_alone(speedup: str) -> None:
+    assert [one.speedup for one in resolved(request(speedup=speedup))] == [speedup]
+    for recipe in ("preview", "preview_unipc"):
+        assert resolved(request(recipe=recipe, speedup="none"))
+        with pytest.raises(InvalidRequest, match=f"speedup: {speedup} is not for the recipe {recipe}"):
+            resolved(request(recipe=recipe, speedup=speedup))
+
+
+@pytest.mark.parametrize("speedup", ["", "fp8", "teacache", "None", True, 1, ["step_cache"]])
+def test_an_unknown_speedup_is_refused_with_those_there_are(speedup: object) -> None:
+    with pytest.raises(InvalidRequest, match="speedup: .*'step_cache'"):
+        parse({"model": "wan21_1b", "prompts": [{"prompt": "a"}], "speedup": speedup})
+
+
 @pytest.mark.parametrize("value", [0, 1, 0.0, "yes", "false", "", [], {}])
 @pytest.mark.parametrize("name", ["stack", "vae_tiling", "first_step_change", "compare.baseline"])
 def test_only_true_and_false_are_booleans(name: str, value: object) -> None:

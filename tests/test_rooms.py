@@ -32,6 +32,7 @@ PURE_ROOMS = (
     "wan_ui.jobs.inside",
     "wan_ui.engine.clip",
     "wan_ui.engine.recipes",
+    "wan_ui.engine.speedups",
     "wan_ui.engine.engine",
     "wan_ui.jobs.store",
     "wan_ui.trainer.folder",

@@ -16,7 +16,7 @@ from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, InvalidReque
 from wan_ui.lora.told import clean
 from wan_ui.media import boxes
 from wan_ui.media.image import UPLOAD
-from wan_ui.models import MODELS, WanModel
+from wan_ui.models import MODELS, Speedup, WanModel
 from wan_ui.request import InferenceRequest, parse
 from wan_ui.restore import hashes_of, restored
 
@@ -102,16 +102,22 @@ def _no_device() -> None:
     """Where nothing renders, or not yet."""
 
 
+def _can_all(speedup: Speedup) -> None:
+    """Where nobody knows yet what the device cannot do: the render itself says so."""
+
+
 @dataclass(frozen=True)
 class Here:
     """What this server would render with: versions by name, a row's Checkpoints.identity, the device's name.
 
     `checkpoint` gives None where it cannot be told; it raises CheckpointNotFound or CheckpointIncomplete.
+    `check_speedup` raises SpeedupNotSupported for what the device cannot do.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
     checkpoint: Callable[[WanModel], Sequence[Mapping[str, str | None]] | None] = _unknown
     device: Callable[[], str | None] = _no_device
+    check_speedup: Callable[[Speedup], None] = _can_all
 
 
 NOTHING_KNOWN = Here()

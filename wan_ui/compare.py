@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from wan_ui.errors import InvalidRequest
-from wan_ui.models import MODELS, WanModel
+from wan_ui.models import MODELS, Speedup, WanModel
 from wan_ui.request import (
     MOST_CELLS,
     Axis,
@@ -33,8 +33,10 @@ LONGEST_LABEL = 60  # characters
 LONGEST_NUMBER = 40  # characters; a seed has at most 19 digits
 
 FIELDS: tuple[AxisField, ...] = get_args(AxisField)
+SPEEDUPS: tuple[Speedup, ...] = get_args(Speedup)
 SCALES: Mapping[str, str | None] = {"scale": None, "scale_high": "high", "scale_low": "low"}
 LORA_FIELDS = (*SCALES, "lora")
+WORDS_OF_THE_SCHEMA = ("recipe", "speedup")  # fields of the request itself
 ONE_PER_LINE = ("prompt", "lora")  # a prompt holds commas, and a path may
 WORDS: Mapping[str, str] = {
     "scale": "scale",
@@ -44,6 +46,7 @@ WORDS: Mapping[str, str] = {
     "sample_steps": "steps",
     "guidance_scale": "guidance",
     "num_frames": "frames",
+    "speedup": "speed-up",
 }
 
 Value = int | float | str | Mapping[str, Any]
@@ -121,7 +124,7 @@ def parse_values(text: str, field: AxisField = "scale", loc: str = "values") -> 
     """
     if field in ONE_PER_LINE:
         found: list[int | float | str] = [line.strip() for line in text.splitlines() if line.strip()]
-    elif field == "recipe":
+    elif field in WORDS_OF_THE_SCHEMA:
         found = [word for word in re.split(r"[,;\s]+", text) if word]
     else:
         found = []
@@ -320,7 +323,7 @@ def _value(field: AxisField, value: Any, row: WanModel, pair: Pair) -> Value:
         return _prompt(value)
     if field in SCALES:
         checked: Value = _by_schema(LoraItem, {"path": "any"}, "network_multiplier", value)
-    elif field == "recipe":
+    elif field in WORDS_OF_THE_SCHEMA:
         checked = _by_schema(InferenceRequest, {"model": row.id, "prompts": [{"prompt": "any"}]}, field, value)
     else:
         checked = _by_schema(PromptItem, {"prompt": "any"}, field, value)
@@ -440,8 +443,8 @@ def _without_lora(sides: tuple[_Side, _Side]) -> tuple[_Side, _Side]:
 
 
 def _applied(request: InferenceRequest, field: AxisField, value: Value) -> InferenceRequest:
-    if field == "recipe":
-        return request.model_copy(update={"recipe": value})
+    if field in WORDS_OF_THE_SCHEMA:
+        return request.model_copy(update={field: value})
     if field == "lora":
         return request.model_copy(update={"loras": _worn(request.loras, value)})
     if field in SCALES:
@@ -519,10 +522,11 @@ def high_noise_part(generation: Generation) -> Hashable:
 def render_order(generations: Sequence[Generation]) -> Order:
     """The distinct videos of a grid's generations, in the order that changes the costly things least often.
 
-    The recipe changes least often (it recasts the transformers), then the files of the first transformer, then
-    their scales (a merged LoRA pays for each), then what else the high-noise steps depend on, and innermost the
-    low-noise side: videos that differ only there are neighbours and can share their high-noise steps, which cost
-    more than any change of a low-noise file. No LoRA comes first. A model with one transformer has no low-noise side.
+    Recipe and speed-up change least often: they recast the transformers, or pack their weights, which comes last since
+    the exact ones have to be read again after it. Then the files of the first transformer, then their scales (a merged
+    LoRA pays for each), then what else the high-noise steps depend on, and innermost the low-noise side: videos that
+    differ only there are neighbours and can share their high-noise steps, which cost more than any change of a
+    low-noise file. No LoRA comes first. A model with one transformer has no low-noise side.
     """
     first: dict[Hashable, Generation] = {}
     for generation in generations:
@@ -531,7 +535,7 @@ def render_order(generations: Sequence[Generation]) -> Order:
     placed = sorted(
         (
             (
-                rank("recipe", one.recipe),
+                (rank("recipe", one.recipe), SPEEDUPS.index(one.speedup)),
                 rank("files", _names(one, low=False)),
                 rank("scales", _scales(one, low=False)),
                 rank("high", high_noise_part(one)),

@@ -15,6 +15,7 @@ WanUIError
 │   ├── LoraMismatch            400  a LoRA made for another model
 │   ├── ControlImageRequired    400
 │   ├── ControlImageNotSupported 400
+│   ├── SpeedupNotSupported     400  the device cannot do it
 │   ├── ControlImageInvalid     400  no image, unreadable, too large, or not fetched
 │   ├── VideoInvalid            400  a video that carries no settings, or none that can be read
 │   ├── FetchFailed             400  an address that is refused, silent, too slow or too large
@@ -140,6 +141,12 @@ class ControlImageNotSupported(RequestError):
 
 class ControlImageInvalid(RequestError):
     code, status = "CONTROL_IMAGE_INVALID", 400
+
+
+class SpeedupNotSupported(RequestError):
+    """`details["speedup"]`: which."""
+
+    code, status = "SPEEDUP_NOT_SUPPORTED", 400
 
 
 class VideoInvalid(RequestError):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from wan_ui.engine import lossy
 from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.engine.clip import Clip, OnProgress, Progress
 from wan_ui.engine.compiled import Fusion, keep_cache_in
@@ -22,6 +23,7 @@ from wan_ui.lora.library import Library
 from wan_ui.lora.sources import Sources, shown_name
 from wan_ui.media.fetch import fetch
 from wan_ui.media.image import ImageStore
+from wan_ui.models import Speedup
 from wan_ui.request import Generation
 from wan_ui.settings import CompileMode, MemoryMode
 
@@ -73,6 +75,8 @@ class Engine:
         """
         heard, configs = on_progress or _unheard, self.checkpoints.transformer_config
         prepared = prepare(request, self.library, self.images, configs)
+        for generation in prepared.generations:
+            self.check_speedup(generation.speedup)
         settled: Settled = prepared
         for source in prepared.awaited:
             self.library.fetch(source, partial(_fetching, heard, f"fetching LoRA {shown_name(source)}"))
@@ -83,6 +87,7 @@ class Engine:
 
     def render(self, generation: Generation, on_progress: OnProgress) -> Clip:
         """One clip of a resolved generation; its files are located again, as they are now, or as they were fetched."""
+        self.check_speedup(generation.speedup)
         files = {use.path: self.library.locate(use.path, use.sha256) for use in generation.loras}
         image = self.images.open(generation.image) if generation.image is not None else None
         try:
@@ -91,6 +96,10 @@ class Engine:
         except OutOfMemory:
             self.core.close()  # where no step of the core saw that it was one
             raise
+
+    def check_speedup(self, speedup: Speedup) -> None:
+        """Raises SpeedupNotSupported for one that this device cannot do."""
+        lossy.check(speedup, self.device)
 
     def check(self) -> None:
         """After a failure: gives memory that nothing holds any more back to the device, and tries the device.

@@ -19,6 +19,7 @@ DEFAULT_FPS = 16
 DEFAULT_SIDE = 1024  # width and height of a request that leaves them out, on every row
 
 RecipeId = Literal["reference", "preview", "preview_unipc"]
+Speedup = Literal["none", "step_cache", "fp8_storage", "fp8_products"]
 Conditioning = Literal["text", "first_latent", "latent_channels", "clip_and_latent_channels"]
 FrameRule = Literal["floor", "diffusers"]
 

@@ -30,6 +30,7 @@ from wan_ui.models import (
     TEMPORAL_COMPRESSION,
     FrameRule,
     RecipeId,
+    Speedup,
     WanModel,
 )
 
@@ -38,6 +39,7 @@ LARGEST_SEED = 2**63 - 1
 LONGEST_TEXT = 20_000  # characters; the text encoder reads 512 tokens
 IGNORED_FIELDS = ("sampler",)
 MOST_CELLS = 64  # of a comparison
+EXACT_RECIPES: frozenset[RecipeId] = frozenset({"preview", "preview_unipc"})  # what they match was computed exactly
 
 AxisField = Literal[
     "scale",
@@ -50,6 +52,7 @@ AxisField = Literal[
     "prompt",
     "recipe",
     "num_frames",
+    "speedup",
 ]
 
 
@@ -157,6 +160,11 @@ class InferenceRequest(Wire):
     vae_tiling: Bool = Field(
         False, description="Decode in tiles, as the trainer does with low_vram or vae_tiling; otherwise whole."
     )
+    speedup: Speedup = Field(
+        "none",
+        description="Trade exactness for memory or time: fp8_storage, fp8_products or step_cache. Other frames than "
+        "without; recipe reference only.",
+    )
     first_step_change: Bool = Field(
         True,
         description="Measure how much the LoRA changes the first prediction, by one forward more; never in a "
@@ -203,6 +211,7 @@ class Generation:
     ignored: tuple[str, ...] = ()
     first_step_change: bool = True
     vae_tiling: bool = False
+    speedup: Speedup = "none"
 
 
 def parse(body: Any) -> InferenceRequest:
@@ -360,9 +369,14 @@ def resolve(
     `store_image` takes a `ctrl_img` as written and returns the SHA-256 of the checked image's bytes; it is called
     only once everything else holds. `draw` settles a seed of -1, once. `is_combined` tells of a LoRA's path whether
     the file holds both halves of a pair.
-    Raises ModelNotFound, ControlImageRequired, ControlImageNotSupported and what settle_slots raises.
+    Raises ModelNotFound, ControlImageRequired, ControlImageNotSupported and what settle_slots raises; InvalidRequest
+    for a speed-up in a recipe that is there to match a preview.
     """
     row = model_row(request.model, models)
+    if request.recipe in EXACT_RECIPES and request.speedup != "none":
+        message = f"{request.speedup} is not for the recipe {request.recipe}, whose previews were computed exactly: "
+        message += "set it to none, or the recipe to reference"
+        raise InvalidRequest(f"speedup: {message}.", fields=[{"loc": "speedup", "msg": message}])
     loras = settle_slots(row, request.loras, request.stack, is_combined)
     for index, item in enumerate(request.prompts):
         if row.control_image == "required" and not item.ctrl_img:
@@ -412,4 +426,5 @@ def _generation(
         ignored=tuple(name for name in IGNORED_FIELDS if getattr(item, name) is not None),
         first_step_change=request.first_step_change,
         vae_tiling=request.vae_tiling,
+        speedup=request.speedup,
     )

@@ -48,7 +48,7 @@ from wan_ui.lora.library import Library
 from wan_ui.lora.sources import Sources
 from wan_ui.media import disk, image, video
 from wan_ui.media.fetch import fetch
-from wan_ui.models import MODELS
+from wan_ui.models import MODELS, Speedup
 from wan_ui.settings import Settings, is_loopback
 from wan_ui.tunnel import Relay, Tunnel
 from wan_ui.visitors import Badges, asking, load_key
@@ -243,6 +243,10 @@ def compose(settings: Settings) -> House:
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
         return engine.result().render(generation, on_progress)
 
+    def check_speedup(speedup: Speedup) -> None:
+        if engine.done():  # before that the render itself refuses
+            engine.result().check_speedup(speedup)
+
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
     checkpoints = Checkpoints(settings.models_dir)
     store = Store(data / "jobs.sqlite")
@@ -278,6 +282,7 @@ def compose(settings: Settings) -> House:
             installed(),
             checkpoints.identity,
             lambda: engine.result().device_name if engine.done() else None,
+            check_speedup,
         ),
     )
     return House(desk, store, worker, checkpoints, engine, uploads, metrics, Badges(load_key(data)))

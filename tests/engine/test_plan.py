@@ -21,6 +21,8 @@ from wan_ui.engine.engine import (
     LoadModel,
     Merge,
     Step,
+    Storage,
+    Store,
     Wanted,
     Wear,
     Weigh,
@@ -50,9 +52,16 @@ def wanted(model: str = "m", whole: bool = False, **slots: Worn) -> Wanted:
     return Wanted(model, whole, worn, {slot: dict.fromkeys(item.adapters, 1.0) for slot, item in worn.items()})
 
 
+def packed(target: Wanted, how: Storage = "fp8_storage") -> Wanted:
+    return replace(target, storage=how)
+
+
 BASE = Held("m", False, {"single": BARE})
 WITH_A = Held("m", False, {"single": adapters(A)})
 MERGED_A = Held("m", True, {"single": merged(1.0)})
+MERGED_A_IN_PLACE = Worn((), ((A, 1.0),), ALL)
+PACKED = replace(BASE, storage="fp8_storage")
+PACKED_WITH_A = replace(WITH_A, storage="fp8_storage")
 PAIR = Held("m", False, {"high": adapters(A), "low": adapters(B)})
 
 TABLE: list[tuple[str, Held | None, Wanted, list[Step]]] = [
@@ -98,6 +107,52 @@ TABLE: list[tuple[str, Held | None, Wanted, list[Step]]] = [
         wanted(whole=True),
         [LoadModel("m"), Cast(True)],
     ),
+    ("packed after exact", BASE, packed(wanted()), [Store("fp8_storage")]),
+    (
+        "packed with a LoRA: after it, before its scale",
+        None,
+        packed(wanted(single=adapters(A)), "fp8_products"),
+        [LoadModel("m"), Wear("single", (A,), ALL), Store("fp8_products"), Weigh("single", {A: 1.0})],
+    ),
+    (
+        "a merge goes into the weights before they are packed",
+        BASE,
+        packed(wanted(single=MERGED_A_IN_PLACE)),
+        [Merge("single", MERGED_A_IN_PLACE.merges, ALL), Store("fp8_storage")],
+    ),
+    ("exact after packed: read again", PACKED, wanted(), [LoadModel("m")]),
+    (
+        "exact after packed, with the same LoRA",
+        PACKED_WITH_A,
+        wanted(single=adapters(A)),
+        [LoadModel("m"), Wear("single", (A,), ALL), Weigh("single", {A: 1.0})],
+    ),
+    ("packed as before", PACKED, packed(wanted()), []),
+    (
+        "another LoRA beside packed weights",
+        PACKED_WITH_A,
+        packed(wanted(single=adapters(B))),
+        [Wear("single", (B,), ALL), Weigh("single", {B: 1.0})],
+    ),
+    ("products after storage: the same weights", PACKED, packed(wanted(), "fp8_products"), [Store("fp8_products")]),
+    (
+        "another merge into packed weights: read again",
+        replace(PACKED, slots={"single": MERGED_A_IN_PLACE}),
+        packed(wanted(single=replace(MERGED_A_IN_PLACE, merges=((A, 0.5),)))),
+        [LoadModel("m"), Merge("single", ((A, 0.5),), ALL), Store("fp8_storage")],
+    ),
+    (
+        "the same merge in packed weights",
+        replace(PACKED, slots={"single": MERGED_A_IN_PLACE}),
+        packed(wanted(single=MERGED_A_IN_PLACE)),
+        [],
+    ),
+    (
+        "a preview after packed weights",
+        PACKED,
+        wanted(whole=True, single=merged(1.0)),
+        [LoadModel("m"), Cast(True), Merge("single", ((A, 1.0),), DORA)],
+    ),
 ]
 
 
@@ -106,14 +161,14 @@ def test_plan(held: Held | None, target: Wanted, steps: list[Step]) -> None:
     assert plan(held, target) == steps
 
 
-def generation(model: str = "wan21_1b", recipe: str = "reference", **loras: float) -> Generation:
+def generation(model: str = "wan21_1b", recipe: str = "reference", speedup: str = "none", **loras: float) -> Generation:
     """One generation; `loras` maps `single`, `high` or `low` to a multiplier of the file of that name."""
     items = [
         {"path": f"{slot}.safetensors", "network_multiplier": scale}
         | ({} if slot == "single" else {"transformer": slot})
         for slot, scale in loras.items()
     ]
-    body = {"model": model, "recipe": recipe, "prompts": [{"prompt": "x"}], "loras": items}
+    body = {"model": model, "recipe": recipe, "speedup": speedup, "prompts": [{"prompt": "x"}], "loras": items}
     return resolve(parse(body), lambda _: "")[0]
 
 
@@ -174,6 +229,9 @@ class Scribe:
         }
         return {file.sha256: {"applied": "adapter", **counts} for file in self.worn.get(slot, ())}
 
+    def store(self, storage: str, generation: Generation) -> None:
+        self._note("store", storage)
+
     def weigh(self, slot: str, weights: Mapping[str, float]) -> None:
         self._note("weigh", slot, tuple(weights.values()))
 
@@ -232,6 +290,28 @@ def test_changing_scale_file_and_back_never_loads() -> None:
     assert desk.run(generation(single=1.0)) == [WEAR, ("weigh", "single", (1.0,)), ("render", 42)]
     assert desk.run(generation()) == [("wear", "single", ()), ("render", 42)]
     assert desk.run(generation("wan21_14b")) == [("load", "wan21_14b", True), ("render", 42)]
+
+
+def test_packed_weights_are_read_again_for_an_exact_video() -> None:
+    desk = Desk()
+    desk.run(generation(single=1.0))
+    assert desk.run(generation(single=0.5, speedup="fp8_storage")) == [
+        ("store", "fp8_storage"),
+        ("weigh", "single", (0.5,)),
+        ("render", 42),
+    ]
+    assert desk.run(generation(single=0.5, speedup="fp8_products"))[0] == ("store", "fp8_products")
+    assert desk.run(generation(speedup="fp8_products")) == [("wear", "single", ()), ("render", 42)]
+    assert desk.run(generation(speedup="step_cache")) == [("load", "wan21_1b", True), ("render", 42)]
+    assert desk.run(generation()) == [("render", 42)]
+
+
+def test_weights_that_were_packed_by_half_are_read_again() -> None:
+    desk = Desk()
+    desk.run(generation())
+    desk.fails(generation(speedup="fp8_storage"), "store", RuntimeError("no"))
+    assert desk.core.held is None
+    assert desk.run(generation())[0] == ("load", "wan21_1b", True)
 
 
 def test_each_slot_has_its_own_scale() -> None:

@@ -165,6 +165,16 @@ def test_a_request_is_queued_and_says_where_to_look(client: TestClient, desk: Sh
     assert client.get(body["result_url"]).json()["status"] == "in_queue"
 
 
+def test_a_speedup_is_said_of_a_request_and_refused_in_a_preview(client: TestClient) -> None:
+    reply = client.post("/v1/inference", json={**BODY, "speedup": "step_cache"})
+    assert reply.status_code == 200
+    said = client.get(reply.json()["result_url"]).json()
+    assert said["metadata"]["speedup"] == "step_cache"
+    for wrong in ({"recipe": "preview", "speedup": "step_cache"}, {"speedup": "turbo"}):
+        error = error_of(client.post("/v1/inference", json={**BODY, **wrong}), 422, "INVALID_REQUEST")
+        assert [field["loc"] for field in error["details"]["fields"]] == ["speedup"]
+
+
 def test_urls_follow_the_scheme_and_host_of_the_request(client: TestClient) -> None:
     reply = client.post("https://studio.example:8443/v1/inference", json=BODY)
     assert reply.json()["status_url"].startswith("https://studio.example:8443/v1/requests/")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.fakes import PATIENCE, FakeRender
+from tests.fakes import PATIENCE, FakeRender, fake_desk
 from tests.jobs.helpers import body
-from wan_ui.errors import InvalidRequest, LoraNotFound, RequestNotFound, VideoNotFound
+from wan_ui.carried import Here
+from wan_ui.engine.lossy import check
+from wan_ui.errors import InvalidRequest, LoraNotFound, RequestNotFound, SpeedupNotSupported, VideoNotFound
 from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 
 UNKNOWN = "f" * 32
@@ -32,6 +37,16 @@ def test_a_refused_request_leaves_no_job(desk: Desk) -> None:
     with pytest.raises(LoraNotFound):
         desk.submit({**body(1), "loras": [{"path": "none.safetensors"}]})
     assert desk.recent(10) == ()
+
+
+def test_a_speedup_that_the_device_cannot_do_is_refused_before_it_waits(
+    store: Store, worker: Worker, tmp_path: Path
+) -> None:
+    desk = fake_desk(store, worker, tmp_path, Here(check_speedup=partial(check, device=torch.device("mps"))))
+    with pytest.raises(SpeedupNotSupported, match="8.9"):
+        desk.submit({**body(1), "speedup": "fp8_products"})
+    assert desk.recent(10) == ()
+    assert desk.submit({**body(1), "speedup": "fp8_storage"}).generations[0].speedup == "fp8_storage"
 
 
 def test_notes_stay_with_the_job(desk: Desk) -> None:

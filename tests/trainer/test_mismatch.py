@@ -97,7 +97,7 @@ def test_a_matched_pair_is_green(model: str, version: str) -> None:
     wanted = target(model, version=version)
     found = rows(wanted, wanted.sample.request, version=version)
     assert {row.row: row.state for row in found if row.state != "green"} == {}
-    assert len({row.row for row in found}) == len(found) == 22
+    assert len({row.row for row in found}) == len(found) == 23
 
 
 I2V, T2V, ONE = "wan22_14b_i2v", "wan22_14b_t2v", "wan21_1b"
@@ -136,6 +136,8 @@ TABLE: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "recipe of T2V": (T2V, {"recipe": "reference"}, RECIPE_ROWS - {"boundary"}),  # its boundary: amber until loaded
     "recipe of the old trainer": (I2V, {"recipe": "preview_unipc"}, {"sampler"}),
     "recipe of the old trainer, one": (ONE, {"recipe": "preview_unipc"}, {"sampler"}),
+    "a step cache": (ONE, {"recipe": "reference", "speedup": "step_cache"}, {*RECIPE_ROWS - {"boundary"}, "speedup"}),
+    "fp8 products": (I2V, {"recipe": "reference", "speedup": "fp8_products"}, {*RECIPE_ROWS, "speedup"}),
     "tiles": (ONE, {"vae_tiling": True}, {"decode"}),
     "the other 2.1 I2V": ("wan21_i2v_14b", {"model": "wan21_i2v_14b480p"}, {"checkpoint"}),
     "T2V for I2V": (I2V, {"model": "wan22_14b_t2v", "ctrl_img": None}, {"checkpoint", "control_image"}),
@@ -251,7 +253,7 @@ def test_as_text_and_as_json() -> None:
     wanted = target(I2V)
     found = rows(wanted, changed(wanted.sample.request, {"seed": 42, "multipliers": [0.5, 0.5]}))
     text = as_text(found)
-    assert text.startswith("Training preview against this run: 2 red, 0 amber, 20 green\n")
+    assert text.startswith("Training preview against this run: 2 red, 0 amber, 21 green\n")
     assert "[XX] seed            preview 7 | run 42\n" in text and "[ok] steps           25\n" in text
     assert "\x1b" not in as_text(rows(target(ONE, {**SAMPLE, "neg": "a\x1b[31m\nb"}), wanted.sample.request.model_copy(
         update={"model": ONE, "loras": (), "prompts": (parse({"model": ONE, "prompts": [{"prompt": "x"}]}).prompts[0],)}

@@ -31,6 +31,7 @@ def filled(row: WanModel) -> form.Values:
         "trigger_word": "sks",
         "recipe": "preview",
         "vae_tiling": True,
+        "speedup": "step_cache",
     }
     if row.control_image != "none":
         found["ctrl_img"] = f"upload://{SHA}"
@@ -67,7 +68,7 @@ def test_each_tab_has_the_labels_of_its_row(row):
     labels = [control.label for control in form.controls(row)]
     expected = ["Prompt", "Negative prompt", "Width", "Height", "Frames", "FPS", "Steps", "Guidance scale", "Seed"]
     expected += [] if row.control_image == "none" else ["First frame"]
-    expected += ["Trigger word", "Match", "Decode in tiles"]
+    expected += ["Trigger word", "Match", "Decode in tiles", "Speed-up"]
     if row.two_transformers:
         sides = [("High-noise LoRA", "High-noise scale"), ("Low-noise LoRA", "Low-noise scale")]
     else:

@@ -232,6 +232,10 @@ class Dressing:
     def is_bare(self) -> bool:
         return not self._adapters and not self._pristine
 
+    @property
+    def is_merged(self) -> bool:
+        return bool(self._pristine)
+
     def _swap(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         for name, parameter in parameters.items():
             kept = self._pristine[name]
@@ -281,9 +285,8 @@ class Dressing:
     def _adapter_change(self, module_name: str, module: LoraLayer, name: str, multiplier: float) -> float:
         """‖ΔW‖ / ‖W‖ of one live adapter, from the rank × rank products, so that no matrix is formed."""
         down, up = module.lora_A[name].weight.float().flatten(1), module.lora_B[name].weight.float().flatten(1)
-        weight = module.get_base_layer().weight
         if name in module.lora_magnitude_vector:
-            base = weight.float()
+            base = module.get_base_layer().weight.float()
             changed = base + multiplier * (up @ down)
             magnitude = module.lora_magnitude_vector[name].weight.float().reshape(-1, 1)
             return _relative(
@@ -292,7 +295,7 @@ class Dressing:
         product = (up.T @ up) * (down @ down.T)
         norm = float(product.sum().clamp(min=0).sqrt()) * abs(multiplier)
         if module_name not in self._norms:
-            self._norms[module_name] = float(weight.float().norm())
+            self._norms[module_name] = float(module.get_base_layer().weight.float().norm())
         return _relative(norm, self._norms[module_name])
 
     def _parameter(self, name: str) -> torch.nn.Parameter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 
@@ -12,8 +12,11 @@ from wan_ui.engine.clip import Clip, OnProgress, Progress
 from wan_ui.engine.recipes import RECIPES, unfused_kinds
 from wan_ui.errors import OutOfMemory
 from wan_ui.lora.library import LoraFile
-from wan_ui.models import WanModel
+from wan_ui.models import Speedup, WanModel
 from wan_ui.request import Generation, model_row
+
+Storage = Literal["exact", "fp8_storage", "fp8_products"]
+"""How the transformers' weights are kept. There is no way back from fp8 but to read them again."""
 
 Report = Mapping[str, Any]
 """What a LoRA does on a slot, JSON-ready: modules_in_file, modules_in_use, dropped, weight_change, applied."""
@@ -27,6 +30,8 @@ class Pipeline(Protocol):
     def wear(self, slot: str, files: tuple[LoraFile, ...], unfused: frozenset[str]) -> None: ...
 
     def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...], unfused: frozenset[str]) -> None: ...
+
+    def store(self, storage: Storage, generation: Generation) -> None: ...
 
     def weigh(self, slot: str, weights: Mapping[str, float]) -> None: ...
 
@@ -74,6 +79,7 @@ class Held:
     model: str
     whole_bf16: bool
     slots: Mapping[str, Worn]
+    storage: Storage = "exact"
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ class Wanted:
     whole_bf16: bool
     slots: Mapping[str, Worn]
     weights: Mapping[str, Mapping[str, float]]
+    storage: Storage = "exact"
 
 
 @dataclass(frozen=True)
@@ -111,12 +118,17 @@ class Merge:
 
 
 @dataclass(frozen=True)
+class Store:
+    storage: Storage
+
+
+@dataclass(frozen=True)
 class Weigh:
     slot: str
     weights: Mapping[str, float]
 
 
-Step = LoadModel | Cast | Wear | Merge | Weigh
+Step = LoadModel | Cast | Wear | Merge | Store | Weigh
 
 
 def want(generation: Generation, files: Mapping[str, LoraFile]) -> Wanted:
@@ -136,13 +148,22 @@ def want(generation: Generation, files: Mapping[str, LoraFile]) -> Wanted:
         if kinds - unfused:
             worn = replace(worn, merges=(*worn.merges, (file.sha256, use.multiplier)))
         slots[use.slot] = worn
-    return Wanted(row.id, recipe.whole_bf16, slots, weights)
+    return Wanted(row.id, recipe.whole_bf16, slots, weights, storage(generation.speedup))
+
+
+def storage(speedup: Speedup) -> Storage:
+    """How a speed-up wants the weights to be kept."""
+    return speedup if speedup in ("fp8_storage", "fp8_products") else "exact"
 
 
 def plan(held: Held | None, wanted: Wanted) -> list[Step]:
-    """The steps from what is held to what is wanted, in order. Scales are sent every time."""
+    """The steps from what is held to what is wanted, in order. Scales are sent every time.
+
+    Weights are packed last, once merged; what needs the exact ones after that reads them again. Adapters come and go
+    beside packed weights as beside exact ones.
+    """
     steps: list[Step] = []
-    if held is None or held.model != wanted.model:
+    if held is None or held.model != wanted.model or _needs_exact_weights_again(held, wanted):
         steps.append(LoadModel(wanted.model))
         held = fresh(wanted)
     slots = dict(held.slots)
@@ -157,10 +178,24 @@ def plan(held: Held | None, wanted: Wanted) -> list[Step]:
         other_way = now.unfused != worn.unfused
         if now.adapters != worn.adapters or (other_way and worn.adapters):
             steps.append(Wear(slot, worn.adapters, worn.unfused))
-        if now.merges != worn.merges or (other_way and worn.merges):
+        if _merges_differ(now, worn):
             steps.append(Merge(slot, worn.merges, worn.unfused))
+    if held.storage != wanted.storage:
+        steps.append(Store(wanted.storage))
     steps += [Weigh(slot, weights) for slot, weights in wanted.weights.items() if weights]
     return steps
+
+
+def _merges_differ(now: Worn, worn: Worn) -> bool:
+    return now.merges != worn.merges or (now.unfused != worn.unfused and bool(worn.merges))
+
+
+def _needs_exact_weights_again(held: Held, wanted: Wanted) -> bool:
+    return held.storage != "exact" and (
+        wanted.storage == "exact"
+        or held.whole_bf16 != wanted.whole_bf16
+        or any(_merges_differ(held.slots[slot], worn) for slot, worn in wanted.slots.items())
+    )
 
 
 def fresh(wanted: Wanted) -> Held:
@@ -239,6 +274,11 @@ class Core:
                 self._set(slot, replace(self._now().slots[slot], merges=()))
                 self._ready().merge(slot, tuple((files[digest], scale) for digest, scale in merges), unfused)
                 self._set(slot, replace(self._now().slots[slot], merges=merges, unfused=unfused))
+            case Store(storage):
+                on_progress(Progress("loading", note="packing the weights as fp8"))
+                now, self._held = self._now(), None  # half packed is nothing to go on from
+                self._ready().store(storage, generation)
+                self._held = replace(now, storage=storage)
             case Weigh(slot, weights):
                 self._ready().weigh(slot, weights)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from wan_ui.errors import OutOfMemory
@@ -19,6 +19,8 @@ BYTES_PER_TOKEN_CHANNEL_EXPANDED = 80
 VAE_BYTES_PER_PIXEL = 11_200  # per output pixel of one frame, while four frames are decoded in bf16
 FRAME_BYTES_PER_PIXEL = 3 * (2 + 2 + 1)  # a decoded frame in bf16, its concatenation, and in uint8
 RESERVE = 1 << 30  # bytes for the CUDA context's workspaces and fragmentation
+PACKED_SHARE = 0.52  # of bf16's bytes: 98 % of the parameters are linear layers of the blocks, at 1 byte, not 2
+CACHED_STATES = 9  # hidden states that a step cache keeps: three each for cond, uncond and the measuring forward
 STREAMED_BLOCKS = 3  # blocks on the device at once while streaming: at work, on the way, being freed
 
 
@@ -41,13 +43,30 @@ def activation_bytes(row: WanModel, width: int, height: int, num_frames: int) ->
 
     The factors above were read off full-size runs on one H200, see docs/decisions.md.
     """
-    latent_frames = (num_frames - 1) // TEMPORAL_COMPRESSION + 1
-    patch = 2 * row.spatial_compression
-    tokens = latent_frames * (width // patch) * (height // patch)
+    tokens = _tokens(row, width, height, num_frames)
     each = BYTES_PER_TOKEN_CHANNEL_EXPANDED if row.expand_timesteps else BYTES_PER_TOKEN_CHANNEL
     transformer = tokens * row.hidden_size * each
     vae = width * height * (VAE_BYTES_PER_PIXEL + FRAME_BYTES_PER_PIXEL * num_frames)
     return max(transformer, vae)
+
+
+def cache_bytes(row: WanModel, width: int, height: int, num_frames: int) -> int:
+    """What a step cache keeps beside the activations, in bf16."""
+    return CACHED_STATES * _tokens(row, width, height, num_frames) * row.hidden_size * 2
+
+
+def packed(sizes: Sizes) -> Sizes:
+    """The sizes with the transformers' weights in fp8."""
+    return replace(
+        sizes,
+        transformers=tuple(int(size * PACKED_SHARE) for size in sizes.transformers),
+        block=int(sizes.block * PACKED_SHARE),
+    )
+
+
+def _tokens(row: WanModel, width: int, height: int, num_frames: int) -> int:
+    patch = 2 * row.spatial_compression
+    return ((num_frames - 1) // TEMPORAL_COMPRESSION + 1) * (width // patch) * (height // patch)
 
 
 def needed(mode: Placement, sizes: Sizes, activations: int) -> int:

@@ -24,7 +24,7 @@ from PIL import Image
 
 import wan_ui
 from wan_ui.compare import high_noise_part
-from wan_ui.engine import attention, conditioning, memory
+from wan_ui.engine import attention, conditioning, lossy, memory
 from wan_ui.engine.adapters import Adapter, Dressing, Merge, Originals, Place, split, summary
 from wan_ui.engine.checkpoints import Checkpoints, Component
 from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
@@ -39,7 +39,7 @@ from wan_ui.engine.components import (
     read_tensor,
     same_parts,
 )
-from wan_ui.engine.engine import Pipeline, Report
+from wan_ui.engine.engine import Pipeline, Report, Storage
 from wan_ui.engine.placement import Residence, free_bytes, idle_bytes, release
 from wan_ui.engine.recipes import RECIPES, Recipe, SchedulerSpec, scheduler_spec
 from wan_ui.engine.sampling import Experts, Guidance, Midway, denoise, old_flow_sigmas
@@ -95,24 +95,23 @@ class Loader:
         self.frames = FrameCache(self.frames.encodes)
         release(self._device)
         sizes = _sizes(self._checkpoints, row, files, model_dtype(self._device))
-        mode = self._decide(row, sizes, generation)
+        mode = self.decide(row, sizes, generation)
         target = Target(self._device, model_dtype(self._device), Residence.on_host(mode))
         with out_of_memory_said():
             components = load_components(row, files, target, kept, self.counts, on_progress)
             residence = Residence(mode, components, self._device)
             return WanPipeline(row, components, residence, self, sizes, self._checkpoints.identity(row))
 
-    def _decide(self, row: WanModel, sizes: memory.Sizes, generation: Generation) -> memory.Placement:
+    def decide(self, row: WanModel, sizes: memory.Sizes, generation: Generation) -> memory.Placement:
         if self._device.type != "cuda":
             return "resident"
-        activations = memory.activation_bytes(row, generation.width, generation.height, generation.num_frames)
-        return memory.decide(self._memory, sizes, activations, free_bytes(self._device))
+        return memory.decide(self._memory, sizes, beside_weights(row, generation), free_bytes(self._device))
 
     def tighter(
         self, now: memory.Placement, row: WanModel, sizes: memory.Sizes, generation: Generation
     ) -> memory.Placement:
         """The mode a generation needs, never looser than the one in force."""
-        return max(now, self._decide(row, sizes, generation), key=memory.MODES.index)
+        return max(now, self.decide(row, sizes, generation), key=memory.MODES.index)
 
     @property
     def device(self) -> torch.device:
@@ -166,20 +165,26 @@ class FrameCache:
 @dataclass(frozen=True)
 class Said:
     """What a run's denoising tells of itself: `steps` in all, `high_noise` ones among them, `shared` ones that an
-    earlier run had done; and by slot how much the LoRAs change the first prediction.
+    earlier run had done; with a step cache, of `total` forwards how many were `computed`; and by slot how much the
+    LoRAs change the first prediction.
     """
 
     steps: dict[str, int]
+    forwards: dict[str, int]
     changes: dict[str, float]
 
 
 @dataclass(frozen=True)
 class HighNoise:
-    """The high-noise half of a run, for the next that shares it: what decides it, its end, what it measured."""
+    """The high-noise half of a run, for the next that shares it: what decides it, its end, what it measured.
+
+    `forwards` are all and the computed ones, where a step cache counts them.
+    """
 
     decided_by: Hashable
     state: Midway
     first_step_change: Mapping[str, float]
+    forwards: tuple[int, int] = (0, 0)
 
 
 class Clock:
@@ -228,6 +233,7 @@ class WanPipeline:
         self._residence = residence
         self._loader = loader
         self._sizes = sizes
+        self._storage: Storage = "exact"
         self._device = loader.device
         self._dressings = {
             slot: Dressing(
@@ -287,6 +293,19 @@ class WanPipeline:
             )
         self._counts[slot, "merged"] = {digest: Counts.of(loras[digest][0], used[digest]) for digest in loras}
 
+    def store(self, storage: Storage, generation: Generation) -> None:
+        """The transformers' weights packed, merges included, for good; more of the model may fit on the GPU then."""
+        before, self._storage = self._storage, storage
+        with out_of_memory_said():
+            for name in self._components.transformers:
+                lossy.pack_blocks(self._residence.reshape(name), self._device, products=storage == "fp8_products")
+            release(self._device)
+            if before == "exact":
+                self._sizes = memory.packed(self._sizes)
+            mode = self._loader.decide(self._row, self._sizes, generation)
+            if mode != self._residence.mode:
+                self._residence.change(mode)
+
     def weigh(self, slot: str, weights: Mapping[str, float]) -> None:
         """The scales of the slot's adapters."""
         self._dressings[slot].weigh(weights)
@@ -308,15 +327,19 @@ class WanPipeline:
         return reports
 
     def hand_over(self) -> Components:
-        """The bare base model's parts, for the next row; this pipeline is empty afterwards."""
-        self._strip()
+        """The bare base model's parts, for the next row; this pipeline is empty afterwards.
+
+        Transformers whose weights are packed are none of the base model's parts.
+        """
+        if self._storage == "exact":
+            self._strip()
         for hook in self._hooks:
             hook.remove()
         self._fuse(None)
         self._residence.close()
         components, self._components = self._components, replace(self._components, transformers={})
         self._dressings.clear()
-        return components
+        return components if self._storage == "exact" else self._components
 
     def close(self) -> None:
         """Lets the parts go and gives their memory back."""
@@ -351,10 +374,8 @@ class WanPipeline:
         mode = self._loader.tighter(self._residence.mode, self._row, self._sizes, generation)
         with out_of_memory_said():
             if mode != self._residence.mode:
-                self._residence.step_down(mode)
-            self._residence.prepare(
-                memory.activation_bytes(self._row, generation.width, generation.height, generation.num_frames)
-            )
+                self._residence.change(mode)
+            self._residence.prepare(beside_weights(self._row, generation))
             self._fuse(self._loader.fusion.of(recipe))
             note = memory.sentence(mode)
             guidance = self._guidance(generation, clock, on_progress, note)
@@ -363,9 +384,9 @@ class WanPipeline:
                     on_progress(Progress("image", note=note))
                 start = self._start(generation, image, guidance.positive.dtype)
             spec = self._scheduler(recipe)
-            said = Said({"total": generation.sample_steps}, {})
-            with clock.phase("denoise"):
-                latents = self._denoise(generation, recipe, spec, start, guidance, on_progress, note, said)
+            said = Said({"total": generation.sample_steps}, {}, {})
+            with clock.phase("denoise"), lossy.step_cache(generation.speedup) as cache:
+                latents = self._denoise(generation, recipe, spec, start, guidance, on_progress, note, said, cache)
             with clock.phase("decode"):
                 on_progress(Progress("decode", generation.sample_steps, generation.sample_steps, note=note))
                 self._residence.clear_for_decode()
@@ -379,7 +400,9 @@ class WanPipeline:
             seed=generation.seed,
             metadata={
                 **self._metadata(recipe, spec, mode, clock),
+                "speedup": generation.speedup,
                 "steps": said.steps,
+                **({"forwards": said.forwards} if said.forwards else {}),
                 "first_step_change": said.changes,
             },
         )
@@ -507,13 +530,20 @@ class WanPipeline:
         on_progress: OnProgress,
         note: str,
         said: Said,
+        cache: lossy.StepCache | None,
     ) -> torch.Tensor:
         parts = self._components.transformers
+
+        def enter(transformer: WanTransformer3DModel) -> None:
+            self._residence.enter(transformer)
+            if cache is not None:
+                cache.enter(transformer)
+
         experts = Experts(
             high=parts["transformer"],
             low=parts.get("transformer_2"),
             boundary=self._boundary(recipe),
-            enter=self._residence.enter,
+            enter=enter,
         )
         steps, began, resumed, graphs = generation.sample_steps, time.perf_counter(), 0, self._graphs
 
@@ -528,21 +558,29 @@ class WanPipeline:
 
         config = spec.config if spec.config is not None else {}
         scheduler = build_scheduler(spec.class_name, config)
-        probe = partial(self._measure, said.changes) if generation.first_step_change else None
+        probe: lossy.Probe | None = partial(self._measure, said.changes) if generation.first_step_change else None
+        if probe is not None and cache is not None:
+            probe = cache.uncounted(probe)
         half, before = high_noise_part(generation), self._high_noise
         shared = before if before is not None and before.decided_by == half else None
         if shared is not None:
             resumed = shared.state.step
             said.steps.update(high_noise=resumed, shared=resumed)
             said.changes.update(shared.first_step_change)
+            if cache is not None:
+                cache.forwards, cache.computed = shared.forwards
 
         def keep(state: Midway) -> None:
             said.steps["high_noise"] = state.step
-            self._high_noise = HighNoise(half, state, dict(said.changes))
+            counted = (0, 0) if cache is None else (cache.forwards, cache.computed)
+            self._high_noise = HighNoise(half, state, dict(said.changes), counted)
 
         midway = shared.state if shared is not None else None
         sigmas = old_flow_sigmas(steps) if recipe.sigmas == "before_0_36" else None
-        return denoise(experts, scheduler, steps, start, guidance, on_step, probe, midway, keep, sigmas)
+        latents = denoise(experts, scheduler, steps, start, guidance, on_step, probe, midway, keep, sigmas)
+        if cache is not None:
+            said.forwards.update(total=cache.forwards, computed=cache.computed)
+        return latents
 
     @property
     def _graphs(self) -> int:
@@ -559,6 +597,8 @@ class WanPipeline:
         for slot, component in self._row.slots.items():
             dressing = self._dressings[slot]
             if self._components.transformers[component] is transformer and not dressing.is_bare:
+                if dressing.is_merged and self._storage != "exact":
+                    continue  # a merge is packed with the weights, and these cannot be had without it
                 with dressing.bare() as possible:
                     if possible:
                         base = again().float()
@@ -621,6 +661,13 @@ def versions() -> dict[str, str]:
 def device_name(device: torch.device) -> str:
     """The GPU's own name, or the kind of device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def beside_weights(row: WanModel, generation: Generation) -> int:
+    """Bytes of device memory that a render needs beside the weights."""
+    size = (generation.width, generation.height, generation.num_frames)
+    cache = memory.cache_bytes(row, *size) if generation.speedup == "step_cache" else 0
+    return memory.activation_bytes(row, *size) + cache
 
 
 @contextmanager

@@ -78,8 +78,10 @@ class Residence:
             self._components.text_encoder.to(home)
         release(self._device)
 
-    def step_down(self, mode: Placement) -> None:
-        """A tighter mode from here on."""
+    def change(self, mode: Placement) -> None:
+        """Another mode from here on: a tighter one, or a looser one after the weights were packed."""
+        if mode == "resident":
+            self.close()  # what streamed or visited moves in
         self.mode = mode
         self._settle()
 

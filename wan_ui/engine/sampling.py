@@ -67,8 +67,12 @@ def predict(
     tokens = start.tokens
     steps = timestep.expand(1) if tokens is None else tokens.at(timestep)
 
-    def forward(text: torch.Tensor) -> torch.Tensor:
-        with nullcontext() if tokens is None else embedded_once(transformer, tokens, timestep):
+    def forward(text: torch.Tensor, half: str) -> torch.Tensor:
+        with (
+            nullcontext() if tokens is None else embedded_once(transformer, tokens, timestep),
+            # A step cache keeps each half's own past; without one there is nothing to be told.
+            transformer.cache_context(half) if transformer.is_cache_enabled else nullcontext(),
+        ):
             prediction: torch.Tensor = transformer(
                 hidden_states=hidden,
                 timestep=steps,
@@ -78,12 +82,12 @@ def predict(
             )[0]
         return prediction
 
-    cond = forward(guidance.positive)
+    cond = forward(guidance.positive, "cond")
     if probe is not None:
-        probe(transformer, cond, lambda: forward(guidance.positive))
+        probe(transformer, cond, lambda: forward(guidance.positive, "probe"))
     if guidance.negative is None:
         return cond
-    uncond = forward(guidance.negative)
+    uncond = forward(guidance.negative, "uncond")
     return uncond + guidance.scale * (cond - uncond)
 
 

@@ -446,7 +446,11 @@ def _adjusted(generations: tuple[Generation, ...]) -> list[dict[str, Any]]:
 def _prompt(one: Generation, clip: ClipRecord | None, is_cell: bool) -> dict[str, Any]:
     names = ("prompt", "neg", "width", "height", "num_frames", "fps", "seed", "sample_steps", "guidance_scale", "image")
     used = {name: getattr(one, name) for name in names} | {"clip": None if clip is None else dict(clip.metadata)}
-    return used | {"recipe": one.recipe, "lora": public([asdict(use) for use in one.loras])} if is_cell else used
+    return (
+        used | {"recipe": one.recipe, "speedup": one.speedup, "lora": public([asdict(use) for use in one.loras])}
+        if is_cell
+        else used
+    )
 
 
 def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
@@ -455,6 +459,7 @@ def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
     said = {
         "model": first.model,
         "recipe": first.recipe,
+        "speedup": first.speedup,
         "ignored": sorted({name for one in job.generations for name in one.ignored}),
         "adjusted": _adjusted(job.generations),
         "notes": list(job.notes),

@@ -66,6 +66,7 @@ class GalleryEntry(BaseModel):
     model: str
     model_label: str
     recipe: str
+    speedup: str
     prompt: str
     neg: str
     width: int = Field(description="Pixels.")
@@ -150,6 +151,7 @@ def shown(entry: Entry, may_change: bool) -> dict[str, Any]:
         "model": entry.model,
         "model_label": model_label(entry.model),
         "recipe": one.recipe,
+        "speedup": one.speedup,
         "prompt": one.prompt,
         "neg": one.neg,
         "width": entry.width,

@@ -150,7 +150,10 @@ class Desk:
 
     def plan(self, body: Any) -> Prepared:
         """What `submit` would put in line, checked the same way and raising the same, without doing so."""
-        return prepare(body, self.library, self.images, self._configs)
+        prepared = prepare(body, self.library, self.images, self._configs)
+        for speedup in {one.speedup for one in prepared.generations}:
+            self._here.check_speedup(speedup)
+        return prepared
 
     def job(self, job_id: str) -> Job:
         return self._store.job(job_id)

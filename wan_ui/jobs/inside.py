@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from wan_ui.jobs.store import Job
     from wan_ui.request import Generation
 
-_SHARED = ("recipe", "dtype", "memory", "attention", "device", "versions", "checkpoint")
-"""What all clips of a grid have in common; the recipe may be an axis, and the request says so then."""
+_SHARED = ("recipe", "speedup", "dtype", "memory", "attention", "device", "versions", "checkpoint")
+"""What all clips of a grid have in common; the recipe or speed-up may be an axis, and the request says so then."""
 
 
 def of_clip(job: Job, index: int, clip: Clip, spent: Mapping[str, float]) -> dict[str, Any]:

@@ -8,10 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from wan_ui.engine.recipes import RECIPES, Recipe, scheduler_spec
+from wan_ui.engine.speedups import CHOICES
 from wan_ui.lora.header import LoraHeader, pair_messages
 from wan_ui.lora.told import clean
 from wan_ui.models import MODELS, RecipeId, WanModel
-from wan_ui.request import Generation, InferenceRequest, LoraItem, PromptItem, fill_trigger, round_frames, snap_size
+from wan_ui.request import (
+    EXACT_RECIPES,
+    Generation,
+    InferenceRequest,
+    LoraItem,
+    PromptItem,
+    fill_trigger,
+    round_frames,
+    snap_size,
+)
 from wan_ui.trainer.job import EULER_SINCE, UNIPC_UNTIL, Imported, Sample, trainer_version
 from wan_ui.trainer.preview import PreviewFacts
 
@@ -130,6 +140,8 @@ def apply(fix: Fix, request: InferenceRequest, prompt: int = 0) -> InferenceRequ
     if fix.network_multiplier is not None:
         loras = tuple(item.model_copy(update={"network_multiplier": fix.network_multiplier}) for item in loras)
     whole = {**request.model_dump(), **changes}
+    if whole["recipe"] in EXACT_RECIPES:  # which none goes with
+        whole["speedup"] = "none"
     whole["prompts"], whole["loras"] = tuple(prompts), loras
     return InferenceRequest.model_validate(whole)
 
@@ -537,6 +549,14 @@ def _dtype(pair: _Pair) -> Row:
     return _row("dtype", whole, preview, run, wrong, Fix({"recipe": pair.recipe_id}))
 
 
+def _speedup(pair: _Pair) -> Row:
+    run = CHOICES[pair.generation.speedup].label
+    wrong = f"Rendered with a speed-up ({run}): not the preview's arithmetic. Set Speed-up to None."
+    return _row(
+        "speedup", pair.generation.speedup == "none", CHOICES["none"].label, run, wrong, Fix({"speedup": "none"})
+    )
+
+
 def _decode(pair: _Pair) -> Row:
     said = {True: "in tiles", False: "whole"}
     wanted, run = pair.job.tiled, pair.generation.vae_tiling
@@ -558,7 +578,7 @@ def _versions(pair: _Pair) -> Row:
 
 _ROWS: tuple[Callable[[_Pair], Row], ...] = (
     _model, _slots, _step, _size, _frames, _fps, _steps, _sampler, _boundary, _guidance, _seed, _prompt, _trigger,
-    _negative, _multiplier, _applied, _image, _resize, _quantisation, _dtype, _decode, _versions,
+    _negative, _multiplier, _applied, _image, _resize, _quantisation, _dtype, _speedup, _decode, _versions,
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from wan_ui.engine.clip import Progress
+from wan_ui.engine.speedups import told
 from wan_ui.errors import WanUIError
 from wan_ui.models import MODELS
 from wan_ui.request import Generation
@@ -232,6 +233,7 @@ def _clip(job: Job, clip: ClipRecord, generation: Generation) -> str:
     asked = size(generation.requested_width, generation.requested_height)
     used = size(clip.width, clip.height)
     spent = took(job) if len(job.generations) == 1 else None
+    lossy = generation.speedup != "none"
     facts = _facts(
         [
             ("Size", change(asked, used)),
@@ -239,6 +241,7 @@ def _clip(job: Job, clip: ClipRecord, generation: Generation) -> str:
             ("FPS", str(clip.fps)),
             ("Length", seconds(clip.num_frames / clip.fps)),
             ("Seed", str(clip.seed)),
+            *([("Speed-up", told(generation.speedup, clip.metadata.get("forwards")))] if lossy else []),
             *([("Took", seconds(spent))] if spent is not None else []),
         ]
     )

@@ -15,6 +15,7 @@ from gradio.components import Component
 
 from wan_ui.compare import FIELDS, ONE_PER_LINE, SCALES, Order, by_training_step, estimate, parse_values
 from wan_ui.engine.recipes import RECIPES
+from wan_ui.engine.speedups import CHOICES, told
 from wan_ui.errors import InvalidRequest, RequestNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import card, form, player
@@ -41,6 +42,7 @@ FIELD_LABELS: Mapping[str, str] = {
     "prompt": "Prompt",
     "recipe": "Match",
     "num_frames": "Frames",
+    "speedup": "Speed-up",
 }
 HINTS: Mapping[str, str] = {
     "scale": "0, 0.5, 1 or 0.2..1.0 step 0.2",
@@ -53,6 +55,7 @@ HINTS: Mapping[str, str] = {
     "prompt": "one prompt per line",
     "recipe": ", ".join(RECIPES),
     "num_frames": "41, 81",
+    "speedup": ", ".join(CHOICES),
     NOTHING: "",
 }
 RECENT = 60  # jobs looked at for how long a step takes
@@ -597,6 +600,8 @@ def _summary(row: WanModel, base: Mapping[str, Any]) -> str:
         ("Seed", "drawn once for all cells" if prompt["seed"] == -1 else str(prompt["seed"])),
         ("Match", RECIPES[base["recipe"]].label if base["recipe"] in RECIPES else str(base["recipe"])),
     ]
+    if base.get("speedup", "none") != "none":
+        facts.append(("Speed-up", told(base["speedup"])))
     if row.control_image != "none":
         facts.append(("First frame", "as in the form" if prompt.get("ctrl_img") else "none"))
     for item in base["loras"]:

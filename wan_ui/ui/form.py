@@ -13,6 +13,7 @@ from gradio.components import Component
 from pydantic import BaseModel
 
 from wan_ui.engine.recipes import RECIPES
+from wan_ui.engine.speedups import CHOICES, WARNING, sentences
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import DEFAULT_SEED, RecipeId, WanModel
 from wan_ui.request import (
@@ -26,7 +27,7 @@ from wan_ui.request import (
     snap_size,
 )
 
-Kind = Literal["text", "long_text", "integer", "number", "recipe", "image", "lora", "scale", "switch"]
+Kind = Literal["text", "long_text", "integer", "number", "recipe", "image", "lora", "scale", "switch", "speedup"]
 Values = dict[str, Any]
 """What a tab's controls hold, by control name. `ctrl_img` is "upload://<sha256>" or None."""
 
@@ -44,6 +45,7 @@ _REQUEST_FIELDS: tuple[tuple[str, str, Kind], ...] = (
     ("trigger_word", "Trigger word", "text"),
     ("recipe", "Match", "recipe"),
     ("vae_tiling", "Decode in tiles", "switch"),
+    ("speedup", "Speed-up", "speedup"),
 )
 _PROMPT_FIELDS: tuple[tuple[str, str, Kind], ...] = (
     ("prompt", "Prompt", "long_text"),
@@ -157,6 +159,9 @@ def make(control: Control, choices: list[tuple[str, str]]) -> Component:
     kind, label, value = control.kind, control.label, control.default
     if kind == "recipe":
         return gr.Radio([(recipe.label, recipe.id) for recipe in RECIPES.values()], value=value, label=label)
+    if kind == "speedup":
+        speedups = [(one.label, one.id) for one in CHOICES.values()]
+        return gr.Radio(speedups, value=value, label=label, info=f"{WARNING} {sentences()}")
     if kind == "switch":
         return gr.Checkbox(value, label=label)
     if kind == "image":
@@ -211,6 +216,8 @@ def body(row: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
         found["stack"] = True
     if values.get("vae_tiling"):
         found["vae_tiling"] = True
+    if values.get("speedup", "none") != "none":
+        found["speedup"] = values["speedup"]
     return found
 
 
@@ -236,6 +243,7 @@ def values(
     found["trigger_word"] = item.trigger_word or request.trigger_word or ""
     found["recipe"] = request.recipe
     found["vae_tiling"] = request.vae_tiling
+    found["speedup"] = request.speedup
     uses = settle_slots(row, request.loras, request.stack, is_combined)
     for slot in row.slots:
         here = [use for use in uses if use.slot == slot]
@@ -269,6 +277,8 @@ def kept(row: WanModel, draft: Any) -> Values:
             fits = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
         elif control.kind == "recipe":
             fits = value in RECIPES
+        elif control.kind == "speedup":
+            fits = value in CHOICES
         elif control.kind == "switch":
             fits = isinstance(value, bool)
         elif control.kind == "image":

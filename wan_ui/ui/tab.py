@@ -175,6 +175,8 @@ def build(row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, s
                 gr.HTML(f'<p class="hint">{MATCH_HINT}</p>')
                 put("vae_tiling")
                 gr.HTML(f'<p class="hint">{TILES_HINT}</p>')
+                with gr.Accordion("Faster or smaller, at a price", open=False, elem_classes="speedups"):
+                    put("speedup")
         with gr.Column(elem_classes="act"):
             problem = gr.HTML(elem_classes="problems")
             generate = gr.Button("Generate", variant="primary", elem_classes="generate")

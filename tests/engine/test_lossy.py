@@ -1,0 +1,298 @@
+"""The lossy modes: what they change and what not, what they count, and the way back to the very same frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from tests.engine.test_pipeline import request
+from tests.golden_cases import CHECKPOINTS
+from tests.lora.writers import FORMATS, Width
+from tests.lora_files import write_lora
+from wan_ui import Engine
+from wan_ui.demo.checkpoints import ensure
+from wan_ui.demo.evaluate import worn
+from wan_ui.engine.clip import Clip, Progress
+from wan_ui.engine.lossy import FP8, LARGEST, PackedLinear, StepCache, check, pack, pack_blocks
+from wan_ui.engine.memory import PACKED_SHARE, Sizes, cache_bytes, needed, packed
+from wan_ui.errors import Cancelled, InvalidRequest, SpeedupNotSupported
+from wan_ui.models import MODELS
+
+TINY = Width(48, 2, 96, 3)
+PAIR, SINGLE = "wan22_14b_t2v", "wan21_1b"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("loras")
+    write_lora(folder / "a.safetensors", seed=1)
+    write_lora(folder / "b.safetensors", seed=2)
+    FORMATS["ai-toolkit dora"](TINY).save(folder / "dora.safetensors")
+    FORMATS["ai-toolkit lokr, w2 factored"](TINY).save(folder / "lokr.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(loras: Path) -> Iterator[Engine]:
+    engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    demo = ensure(tmp_path_factory.mktemp("trained") / "demo")
+    engine = Engine(demo.models_dir, demo.lora_dir, device="cpu")
+    yield engine
+    engine.close()
+
+
+def shapes(model: str, *scales: float, steps: int = 25) -> dict[str, Any]:
+    """A request to the trained demo: its LoRA, or the pair, at one scale, or at one for each."""
+    items = worn(MODELS[model], scales[0])
+    for item, scale in zip(items[1:], scales[1:], strict=False):
+        item["network_multiplier"] = scale
+    return {**request(model, num_frames=1, sample_steps=steps), "loras": items}
+
+
+def made(engine: Engine, body: Mapping[str, Any], speedup: str = "none") -> Clip:
+    return engine.generate({**body, "speedup": speedup})[0]
+
+
+def fresh(loras: Path, body: Mapping[str, Any], speedup: str = "none") -> np.ndarray:
+    engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
+    frames = made(engine, body, speedup).frames
+    engine.close()
+    return frames
+
+
+class TestPacking:
+    def test_a_row_comes_back_within_fp8s_precision(self) -> None:
+        values = torch.randn(40, 64) * torch.logspace(-6, 3, 40)[:, None]
+        kept, scale = pack(values)
+        assert kept.dtype is FP8
+        assert torch.equal(scale.log2(), scale.log2().round())
+        largest = kept.float().abs().amax(dim=1)
+        assert bool((largest <= LARGEST).all()) and bool((largest > LARGEST / 2 * 0.9).all())
+        far = ((kept.float() * scale - values).abs() / values.abs().amax(dim=1, keepdim=True)).max()
+        assert far <= 2**-4  # half a step of 3 stored bits
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_rows_of_zeros_and_of_huge_values_stay_finite(self, dtype: torch.dtype) -> None:
+        values = torch.stack([torch.zeros(16), torch.full((16,), 3e38), torch.full((16,), 1e-30)]).to(dtype)
+        kept, scale = pack(values)
+        assert bool(torch.isfinite(kept.float() * scale).all())
+        assert torch.equal(kept[0].float(), torch.zeros(16))
+
+    def test_unpacking_rounds_nothing_in_bfloat16(self) -> None:
+        linear = torch.nn.Linear(64, 32).to(torch.bfloat16)
+        layer = PackedLinear(linear, CPU)
+        exact = layer.packed.float() * layer.scale
+        assert torch.equal(layer.weight.float(), exact)
+        assert layer.weight.dtype is torch.bfloat16
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_a_product_in_fp8_is_the_product_of_what_was_packed(self, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        linear = torch.nn.Linear(64, 48).to(dtype)
+        layer, tokens = PackedLinear(linear, CPU), torch.randn(2, 5, 64).to(dtype)
+        layer.products = True
+        kept, scale = pack(tokens.reshape(-1, 64))
+        both = (kept.float() * scale) @ layer.weight.float().T + linear.bias.float()
+        assert layer(tokens).shape == (2, 5, 48) and layer(tokens).dtype is dtype
+        assert torch.allclose(layer(tokens).float(), both.view(2, 5, 48), rtol=2**-7, atol=1e-5)
+        with torch.no_grad():
+            far = float((layer(tokens) - linear(tokens)).float().norm() / linear(tokens).float().norm())
+        assert 0.005 < far < 0.06
+
+    def test_sides_that_cuda_does_not_take_are_unpacked(self) -> None:
+        linear = torch.nn.Linear(24, 48)
+        layer, tokens = PackedLinear(linear, CPU), torch.randn(3, 24)
+        layer.products = True
+        assert not layer.has_products
+        assert torch.equal(layer(tokens), torch.nn.functional.linear(tokens, layer.weight, linear.bias))
+
+
+def test_only_the_blocks_own_linear_layers_are_packed() -> None:
+    folder = CHECKPOINTS / MODELS[SINGLE].base_model / "transformer"
+    transformer = WanTransformer3DModel.from_pretrained(folder)
+    linears = sum(isinstance(module, torch.nn.Linear) for module in transformer.blocks.modules())
+    before = sum(part.numel() * part.element_size() for part in transformer.blocks.parameters())
+    assert pack_blocks(transformer, CPU, products=False) == linears > 10
+    assert pack_blocks(transformer, CPU, products=True) == linears
+    layers = [module for module in transformer.modules() if isinstance(module, PackedLinear)]
+    assert len(layers) == linears and all(layer.products for layer in layers)
+    after = sum(part.numel() * part.element_size() for part in transformer.blocks.parameters())
+    assert after < before * 0.4  # float32 here
+    others = [part for name, part in transformer.named_parameters() if not name.endswith((".packed", ".scale"))]
+    assert all(part.dtype is torch.float32 for part in others)
+
+
+@pytest.mark.slow
+class TestModes:
+    @pytest.mark.parametrize("model", [SINGLE, PAIR, "wan22_5b", "wan21_i2v_14b"])
+    @pytest.mark.parametrize("speedup", ["fp8_storage", "fp8_products", "step_cache"])
+    def test_near_and_named_and_the_exact_frames_afterwards(
+        self, engine: Engine, trained: Engine, model: str, speedup: str
+    ) -> None:
+        if speedup == "step_cache":  # random blocks change too much from step to step for anything to be skipped
+            engine, body = trained, shapes(model, 1.0)
+        else:
+            body = request(model, loras={"a.safetensors": 1.0, "b.safetensors": 0.5}, sample_steps=6)
+        exact = made(engine, body)
+        lossy = made(engine, body, speedup)
+        assert exact.metadata["speedup"] == "none" and lossy.metadata["speedup"] == speedup
+        assert not np.array_equal(lossy.frames, exact.frames)
+        assert np.abs(lossy.frames.astype(int) - exact.frames).mean() < 8
+        assert lossy.metadata["first_step_change"].keys() == exact.metadata["first_step_change"].keys()
+        assert np.array_equal(made(engine, body, speedup).frames, lossy.frames)
+        again = made(engine, body)
+        assert np.array_equal(again.frames, exact.frames)
+        assert again.metadata["first_step_change"] == exact.metadata["first_step_change"]
+
+    def test_every_parameter_is_what_it_was(self, engine: Engine) -> None:
+        def parameters() -> dict[str, torch.Tensor]:
+            transformers = engine.core._pipeline._components.transformers  # type: ignore[union-attr]
+            return {
+                f"{which} {name}": part.detach().clone()
+                for which, transformer in transformers.items()
+                for name, part in transformer.named_parameters()
+            }
+
+        body = request(PAIR)
+        made(engine, body)
+        before = parameters()
+        made(engine, body, "fp8_storage")
+        assert parameters().keys() != before.keys()
+        made(engine, body, "fp8_products")
+        made(engine, body)
+        after = parameters()
+        assert after.keys() == before.keys()
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+    def test_what_is_read_again_are_the_transformers_alone(self, engine: Engine) -> None:
+        made(engine, request(PAIR), "fp8_storage")
+        before = len(engine.loader.counts.names)
+        made(engine, request(PAIR, loras={"a.safetensors": 1.0}), "fp8_products")
+        assert len(engine.loader.counts.names) == before
+        made(engine, request(PAIR))
+        assert engine.loader.counts.names[before:] == ["transformer", "transformer_2"]
+
+    @pytest.mark.parametrize("speedup", ["fp8_storage", "fp8_products"])
+    @pytest.mark.parametrize("file", ["a.safetensors", "dora.safetensors", "lokr.safetensors"])
+    def test_a_lora_put_on_packed_weights_is_one_that_was_there_before(
+        self, engine: Engine, loras: Path, file: str, speedup: str
+    ) -> None:
+        made(engine, request(PAIR), speedup)
+        body = request(PAIR, loras={file: 1.0, "b.safetensors": 0.5})
+        worn = made(engine, body, speedup)
+        assert np.array_equal(worn.frames, fresh(loras, body, speedup))
+        assert not np.array_equal(worn.frames, made(engine, request(PAIR), speedup).frames)
+        assert worn.metadata["lora"]["high"]["modules_in_use"] == worn.metadata["lora"]["high"]["modules_in_file"]
+        assert np.array_equal(made(engine, body).frames, fresh(loras, body))
+
+    def test_a_changed_scale_of_a_merge_is_that_scale(self, engine: Engine, loras: Path) -> None:
+        for scale in (1.0, 0.3):
+            body = request(SINGLE, loras={"lokr.safetensors": scale})
+            assert np.array_equal(made(engine, body, "fp8_storage").frames, fresh(loras, body, "fp8_storage"))
+
+    def test_another_model_after_packed_weights(self, engine: Engine, loras: Path) -> None:
+        made(engine, request("wan21_14b"), "fp8_storage")
+        assert np.array_equal(made(engine, request(SINGLE)).frames, fresh(loras, request(SINGLE)))
+
+
+@pytest.mark.slow
+class TestStepCache:
+    def test_it_counts_what_it_computed(self, trained: Engine) -> None:
+        clip = made(trained, shapes(SINGLE, 1.0), "step_cache")
+        assert clip.metadata["forwards"]["total"] == 50
+        assert 2 <= clip.metadata["forwards"]["computed"] < 50
+        unmeasured = made(trained, {**shapes(SINGLE, 1.0), "first_step_change": False}, "step_cache")
+        assert unmeasured.metadata["forwards"] == clip.metadata["forwards"]
+        assert np.array_equal(unmeasured.frames, clip.frames)
+        assert "forwards" not in made(trained, shapes(SINGLE, 1.0)).metadata
+
+    def test_each_transformer_and_each_run_begins_anew(self, trained: Engine) -> None:
+        one, other = shapes(PAIR, 1.0, 0.5), shapes(PAIR, 1.0, 1.0)
+        alone = made(trained, other, "step_cache")
+        first, shared = made(trained, one, "step_cache"), made(trained, other, "step_cache")
+        assert "shared" in first.metadata["steps"] and "shared" not in alone.metadata["steps"]
+        assert shared.metadata["steps"]["shared"] == alone.metadata["steps"]["high_noise"] > 1
+        assert shared.metadata["forwards"] == alone.metadata["forwards"]
+        assert 4 <= alone.metadata["forwards"]["computed"] < alone.metadata["forwards"]["total"] == 50
+        assert np.array_equal(shared.frames, alone.frames)
+        exact = made(trained, other)
+        assert "shared" not in exact.metadata["steps"]
+        assert not np.array_equal(exact.frames, alone.frames)
+        assert "shared" not in made(trained, one, "step_cache").metadata["steps"]
+
+    def test_a_cancelled_run_leaves_nothing_behind(self, engine: Engine, loras: Path) -> None:
+        def stop(progress: Progress) -> None:
+            if progress.phase == "denoise" and progress.step == 2:
+                raise Cancelled("enough")
+
+        with pytest.raises(Cancelled):
+            engine.generate({**request(SINGLE), "speedup": "step_cache"}, stop)
+        assert np.array_equal(made(engine, request(SINGLE)).frames, fresh(loras, request(SINGLE)))
+
+    def test_without_a_threshold_nothing_is_skipped(self) -> None:
+        folder = CHECKPOINTS / MODELS[SINGLE].base_model / "transformer"
+        transformer = WanTransformer3DModel.from_pretrained(folder).eval()
+        inputs = {
+            "hidden_states": torch.randn(1, 16, 1, 8, 8),
+            "timestep": torch.tensor([900]),
+            "encoder_hidden_states": torch.randn(1, 512, transformer.config.text_dim),
+        }
+        cache = StepCache(threshold=-1)
+        with torch.no_grad():
+            plain = transformer(**inputs).sample
+            cache.enter(transformer)
+            with transformer.cache_context("cond"):
+                cached = [transformer(**inputs).sample for _ in range(2)]
+            cache.leave()
+            assert torch.equal(transformer(**inputs).sample, plain)
+        assert all(torch.equal(one, plain) for one in cached)
+        assert (cache.forwards, cache.computed) == (2, 2)
+
+
+@pytest.mark.parametrize("recipe", ["preview", "preview_unipc"])
+@pytest.mark.parametrize("speedup", ["fp8_storage", "fp8_products", "step_cache"])
+def test_a_preview_is_computed_exactly(engine: Engine, recipe: str, speedup: str) -> None:
+    with pytest.raises(InvalidRequest, match="computed exactly") as caught:
+        made(engine, request(SINGLE, recipe), speedup)
+    assert caught.value.details["fields"][0]["loc"] == "speedup"
+
+
+def test_a_device_without_fp8_products_says_so() -> None:
+    with pytest.raises(SpeedupNotSupported, match="8.9"):
+        check("fp8_products", torch.device("mps"))
+    for speedup in ("none", "fp8_storage", "step_cache"):
+        check(speedup, torch.device("mps"))
+    check("fp8_products", CPU)
+
+
+class TestMemory:
+    @pytest.mark.parametrize("row", MODELS.values(), ids=list(MODELS))
+    def test_the_share_of_packed_weights_is_counted(self, row: Any) -> None:
+        d, f = row.hidden_size, row.ffn_size
+        linear = row.blocks * (8 * d * d + 2 * d * f + (2 * d * d if row.image_layers else 0))
+        embeddings = 2 * d * d + 6 * d * d + (4096 + 256 + 1280 * row.image_layers) * d + 2 * 16 * 4 * d
+        share = (linear + 2 * embeddings) / (2 * (linear + embeddings))
+        assert 0.5 < share < PACKED_SHARE
+
+    def test_packed_weights_fit_where_exact_ones_do_not(self) -> None:
+        sizes = Sizes((28 * 10**9, 28 * 10**9), 11 * 10**9, 10**9 // 4, 28 * 10**9 // 40)
+        for mode in ("resident", "pair", "stream"):
+            assert needed(mode, packed(sizes), 0) < needed(mode, sizes, 0)
+        assert needed("resident", packed(sizes), 4 * 10**9) < 48 * 10**9 < needed("resident", sizes, 4 * 10**9)
+
+    def test_a_cache_keeps_more_of_a_larger_clip(self) -> None:
+        row = MODELS["wan22_14b_t2v"]
+        assert cache_bytes(row, 832, 480, 81) == 9 * 21 * 52 * 30 * 5120 * 2

@@ -1,0 +1,80 @@
+"""The speed-ups in words: what each saves, how far its videos are from exact ones. Data only; it knows no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from wan_ui.models import Speedup
+
+
+@dataclass(frozen=True)
+class Distance:
+    """From the exact videos of the same requests, by `python -m benchmarks.lossy`: mean PSNR and the worst clip's in
+    dB, mean SSIM.
+    """
+
+    psnr: float
+    worst_psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`saves` is one sentence; `distance` is None of what is exact, or not measured yet."""
+
+    id: Speedup
+    label: str
+    saves: str
+    distance: Distance | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What it saves and what it costs."""
+        if self.distance is None:
+            return self.saves
+        far = self.distance
+        return (
+            f"{self.saves} On the demo {far.psnr:.0f} dB from exact (worst {far.worst_psnr:.0f} dB), "
+            f"SSIM {far.ssim:.2f}."
+        )
+
+
+CHOICES: Mapping[Speedup, Choice] = MappingProxyType(
+    {
+        choice.id: choice
+        for choice in (
+            Choice("none", "None", "Every step computed, in the model's own precision."),
+            Choice(
+                "step_cache",
+                "Step cache",
+                "Skips the blocks where little changes from one step to the next: a third to a half of the work at 25 "
+                "steps, hardly any at 12.",
+            ),
+            Choice(
+                "fp8_storage",
+                "FP8 weights",
+                "Half the memory for the transformers' weights, at about the same speed.",
+            ),
+            Choice(
+                "fp8_products",
+                "FP8 products",
+                "Half the memory too, and faster matrix products on GPUs that have them (Ada, Hopper, Blackwell).",
+            ),
+        )
+    }
+)
+
+WARNING = "Each makes a slightly different video; none goes with a trainer preview."
+
+
+def sentences() -> str:
+    """What each saves and costs, for the form."""
+    return " ".join(f"{choice.label}: {choice.sentence}" for choice in CHOICES.values() if choice.id != "none")
+
+
+def told(speedup: Speedup, forwards: Mapping[str, int] | None = None) -> str:
+    """How a finished video was made, for its card: `Step cache, 34 of 50 forwards computed`."""
+    label = CHOICES[speedup].label
+    return label if forwards is None else f"{label}, {forwards['computed']} of {forwards['total']} forwards computed"
