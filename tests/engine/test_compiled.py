@@ -150,12 +150,12 @@ def fused(engine: Engine) -> Fused:
     return found
 
 
-@pytest.mark.parametrize("speedup", ["fp8_storage", "fp8_products", "step_cache"])
+@pytest.mark.parametrize("speedup", ["fp8_products", "step_cache"])
 def test_the_lossy_modes_compile(loras: Path, speedup: str) -> None:
     eager, compiled = engine_of(loras, "off"), engine_of(loras, "fast")
-    for body in (REQUESTS[0], {**REQUESTS[0], "speedup": speedup}, {**REQUESTS[2], "speedup": speedup}, REQUESTS[1]):
+    for body in ({**REQUESTS[0], "speedup": speedup}, {**REQUESTS[2], "speedup": speedup}):
         expected, found = rendered(eager, body), rendered(compiled, body)
         assert np.array_equal(found.frames, expected.frames)
-        assert found.metadata["blocks"] == "compiled, fast" and found.metadata["speedup"] == body.get("speedup", "none")
+        assert found.metadata["arithmetic"] == "compiled, fast" and found.metadata["speedup"] == speedup
     for engine in (eager, compiled):
         engine.close()
