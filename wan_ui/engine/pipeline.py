@@ -62,6 +62,7 @@ HOST_RESERVE = 4 << 30  # bytes of host memory left free beside pristine weights
 MOST_DROPPED = 50  # dropped tensors named one by one in a report
 # How memory runs out beside torch's own allocator: in the driver, and when a library wants its workspace.
 _MEMORY_SIGNS = ("CUDA error: out of memory", "CUDA driver error: out of memory", "STATUS_ALLOC_FAILED")
+BUILDING = "The first step also builds this GPU's kernels. They are kept for the next start."
 FRAMES_AT_ONCE = 8  # frames turned into bytes at a time, so that their float32 copy stays small
 
 
@@ -554,7 +555,8 @@ class WanPipeline:
                 began, resumed, graphs = time.perf_counter(), done, self._graphs
             each = (time.perf_counter() - began) / (done - resumed) if done > resumed else None
             left = each * (steps - done) if each is not None else None
-            on_progress(Progress("denoise", done, steps, each, left, note=note))
+            building = done == 0 and self._fused is not None and not self._fused.graphs
+            on_progress(Progress("denoise", done, steps, each, left, note=note or BUILDING * building))
 
         config = spec.config if spec.config is not None else {}
         scheduler = build_scheduler(spec.class_name, config)
