@@ -7,6 +7,11 @@ ENV PYTHONUNBUFFERED=1 \
     WAN_UI_LORA_DIR=/loras \
     WAN_UI_DATA_DIR=/data
 
+# Compiled transformers: Triton builds a small launcher with a C compiler when it starts.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+
 RUN useradd --create-home --uid 1000 wan \
     && install --directory --owner wan --group wan /models /loras /data /cache
 

@@ -223,9 +223,13 @@ class Fused:
             return eager(hidden, text, temb, rotary)
         for per_token in (hidden, *rotary, *((temb,) if temb.ndim == 4 else ())):
             torch._dynamo.maybe_mark_dynamic(per_token, 1)
+        graphs = self.graphs
         try:
             result: torch.Tensor = self._run(block, hidden, text, temb, rotary)
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except RuntimeError as error:
+            compiling = self.graphs > graphs or isinstance(error, torch._dynamo.exc.TorchDynamoException)
+            if isinstance(error, torch.OutOfMemoryError) or not compiling:
+                raise
             log.warning("the transformer runs uncompiled from here on", exc_info=error)
             self.refused = "could not be compiled"
             return eager(hidden, text, temb, rotary)
