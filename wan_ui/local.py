@@ -24,7 +24,7 @@ from wan_ui.lora.sources import Sources, shown_name
 from wan_ui.media.fetch import fetch
 from wan_ui.media.image import ImageStore
 from wan_ui.models import Speedup
-from wan_ui.request import Generation
+from wan_ui.request import Generation, model_row
 from wan_ui.settings import CompileMode, MemoryMode
 
 LARGEST_IMAGE = 50 << 20  # bytes of a control image that is fetched
@@ -101,6 +101,10 @@ class Engine:
         """Raises SpeedupNotSupported for one that this device cannot do."""
         lossy.check(speedup, self.device)
 
+    def prefetch(self, generation: Generation) -> None:
+        """Told what runs next while something else is rendered: its model's files are read ahead."""
+        self.loader.prefetch(model_row(generation.model))
+
     def check(self) -> None:
         """After a failure: gives memory that nothing holds any more back to the device, and tries the device.
 
@@ -114,6 +118,7 @@ class Engine:
 
     def close(self) -> None:
         """Lets go of the model and of what was kept for the life of the object."""
+        self.loader.stop_prefetch()
         self.core.close()
         if self._scratch is not None:
             self._scratch.cleanup()

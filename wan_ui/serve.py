@@ -262,6 +262,7 @@ def compose(settings: Settings) -> House:
         max_attempts=settings.max_attempts,
         timeout=settings.job_timeout,
         check_device=lambda: engine.result().check(),
+        next_up=lambda generation: engine.result().prefetch(generation),
         observe=metrics.observe,
         tidy=lambda: desk.gallery.tidy(retention),
     )

@@ -23,6 +23,7 @@ from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.store import Job, Store
 from wan_ui.jobs.worker import Worker, WriteVideo
 from wan_ui.media import poster, video
+from wan_ui.request import parse, resolve
 
 
 def ended(desk: Desk, worker: Worker, job: Job) -> Job:
@@ -83,6 +84,33 @@ def test_jobs_run_one_at_a_time_in_order(desk: Desk, worker: Worker, render: Fak
     gate.open()
     ended(desk, worker, jobs[2])
     assert list(dict.fromkeys(seed for seed, _, _ in render.seen)) == [1, 2, 3]
+
+
+def test_what_waits_next_is_told_while_a_clip_denoises(store: Store, render: FakeRender, tmp_path: Path) -> None:
+    told: list[int] = []
+    worker = Worker(
+        store, render, tmp_path / "clips", fake_write_video, next_up=lambda generation: told.append(generation.seed)
+    )
+    desk = fake_desk(store, worker, tmp_path)
+    for seeds in ((1, 2), (3, 4), (5,)):
+        job = desk.submit(body(*seeds, steps=3))
+    worker.start()
+    ended(desk, worker, job)
+    assert worker.stop()
+    assert told == [3, 3, 5, 5]  # once a clip; behind the last job nothing waits
+
+
+def test_a_job_whose_files_are_fetched_is_not_next(store: Store, render: FakeRender, tmp_path: Path) -> None:
+    told: list[int] = []
+    worker = Worker(
+        store, render, tmp_path / "clips", fake_write_video, next_up=lambda generation: told.append(generation.seed)
+    )
+    job = store.add(body(1), resolve(parse(body(1)), store_image=str))
+    store.add(body(2), resolve(parse(body(2)), store_image=str), ready=False)
+    worker.start()
+    assert worker.wait(job.id, PATIENCE)
+    assert worker.stop()
+    assert told == []
 
 
 def test_a_job_added_to_an_idle_worker_runs(desk: Desk, worker: Worker) -> None:

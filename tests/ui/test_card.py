@@ -52,6 +52,11 @@ CLIP = ClipRecord(0, 992, 672, 41, 16, 42, "clips/x.mp4", {})
             ["Loading the model", "3.0 GB of 28.0 GB", "block by block", 'value="3e+09"'],
         ),
         (
+            job("in_progress"),
+            Progress("loading", bytes_done=3_200_000_000, bytes_total=28_600_000_000, bytes_per_second=1.94e9),
+            ["3.2 GB of 28.6 GB · 1.9 GB/s"],
+        ),
+        (
             job("in_progress", prompts=3, clips=(CLIP,)),
             Progress("denoise", 3, 25, 1.24, 27.3),
             ["Denoising", "clip 2 of 3", "step 3 of 25", "1.2 s per step", "27 s left", 'max="25" value="3"'],

@@ -181,17 +181,27 @@ class Checkpoints:
             return False
         return a.resolve() == b.resolve() or self.digest(a) == self.digest(b)
 
+    def known_same(self, one: Component, other: Component) -> bool:
+        """Whether two components are known to be the same bytes; where files would have to be read for it, False."""
+        return [file.name for file in one.files] == [file.name for file in other.files] and all(
+            a.resolve() == b.resolve() or (self._known(a) is not None and self._known(a) == self._known(b))
+            for a, b in zip(one.files, other.files, strict=True)
+        )
+
     def digest(self, path: Path) -> str:
         """SHA-256 of a file, remembered by real path, size and modification time; a hub blob's name is its own."""
+        known = self._known(path)
+        if known is None:
+            with path.open("rb") as file:
+                known = self._digests[_state(path.resolve())] = hashlib.file_digest(file, "sha256").hexdigest()
+        return known
+
+    def _known(self, path: Path) -> str | None:
+        """The file's SHA-256, where it need not be read for it."""
         real = path.resolve()
         if real.parent.name == "blobs" and len(real.name) == 64:
             return real.name
-        state = real.stat()
-        key = (str(real), state.st_size, state.st_mtime_ns)
-        if key not in self._digests:
-            with real.open("rb") as file:
-                self._digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
-        return self._digests[key]
+        return self._digests.get(_state(real))
 
     def _local_folder(self, source: Source) -> Path | None:
         if self._models_dir is None:
@@ -341,6 +351,11 @@ def _hub_errors(repo: str) -> Iterator[None]:
             raise DiskFull(f"The disk filled up while {repo} was downloaded: make room and try again.") from error
         reason = os.strerror(error.errno or errno.EIO)
         raise CheckpointNotFound(f"{repo} could not be downloaded: {reason}.", repo=repo) from error
+
+
+def _state(real: Path) -> tuple[str, int, int]:
+    state = real.stat()
+    return (str(real), state.st_size, state.st_mtime_ns)
 
 
 def _files_digest(components: Iterable[Component]) -> str:

@@ -18,7 +18,8 @@ class Progress:
 
     `step` of `steps` are denoising steps finished; `seconds_per_step` is the mean over the steps so far and
     `seconds_left` the estimate for the rest of the denoising. `bytes_done` of `bytes_total` belong to the phases
-    downloading and loading. `note` is one plain sentence for the card, such as a memory mode that was chosen.
+    downloading and loading, `bytes_per_second` to loading. `note` is one plain sentence for the card, such as a memory
+    mode that was chosen.
     """
 
     phase: Phase
@@ -29,6 +30,7 @@ class Progress:
     bytes_done: int = 0
     bytes_total: int = 0
     note: str = ""
+    bytes_per_second: float | None = None
 
 
 OnProgress = Callable[[Progress], None]

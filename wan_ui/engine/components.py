@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors import safe_open
 from transformers import (
@@ -23,13 +26,21 @@ from transformers import (
 
 from wan_ui.engine.checkpoints import Checkpoints, Component
 from wan_ui.engine.clip import OnProgress, Progress
+from wan_ui.engine.readahead import ReadAhead, has_room
 from wan_ui.errors import CheckpointIncomplete
 from wan_ui.models import WanModel
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 TRANSFORMERS = ("transformer", "transformer_2")
-_MODULES = (*TRANSFORMERS, "vae", "text_encoder", "image_encoder")
+MODULES = (*TRANSFORMERS, "vae", "text_encoder", "image_encoder")
+SAY_SECONDS = 0.25  # between two reports of a load
+
+# Their bars would stand between the lines of the log; what is loaded is said by Progress.
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -89,18 +100,32 @@ def load_components(
     parts: dict[str, Any] = dict(kept)
     missing = [name for name in row.components if name not in parts]
     total = sum(files[name].size for name in missing)
-    done = 0
+    loaded = 0
     counts.kept += len(parts)
-    for name in missing:
-        on_progress(Progress("loading", bytes_done=done, bytes_total=total, note=name.replace("_", " ")))
-        with _readable(files[name]):
-            parts[name] = _LOADERS[name](files[name], target.place(name), target.dtype)
-        done += files[name].size
-        if name in _MODULES:
-            counts.loads += 1
-            counts.names.append(name)
-            counts.bytes_read += files[name].size
-        on_progress(Progress("loading", bytes_done=done, bytes_total=total, note=name.replace("_", " ")))
+    ahead = ReadAhead([file for name in missing for file in files[name].files] if has_room(total) else [])
+
+    def say(name: str) -> None:
+        """What the readers have got to; without them, or behind what is loaded already, that."""
+        done = min(total, max(loaded, ahead.done))
+        on_progress(
+            Progress("loading", bytes_done=done, bytes_total=total, note=_words(name), bytes_per_second=ahead.rate)
+        )
+
+    ahead.start()
+    try:
+        for name in missing:
+            say(name)
+            with _readable(files[name]):
+                load = partial(_LOADERS[name], files[name], target.place(name), target.dtype)
+                parts[name] = _while_saying(load, partial(say, name))
+            loaded += files[name].size
+            if name in MODULES:
+                counts.loads += 1
+                counts.names.append(name)
+                counts.bytes_read += files[name].size
+            say(name)
+    finally:
+        ahead.stop()
     return Components(
         transformers={name: parts[name] for name in TRANSFORMERS if name in parts},
         vae=parts["vae"],
@@ -112,6 +137,22 @@ def load_components(
         boundary_ratio=parts.get("model_index", {}).get("boundary_ratio"),
         files=files,
     )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _while_saying(load: Callable[[], T], say: Callable[[], None]) -> T:
+    """What `load` gave, on a thread of its own, while `say` is called now and then.
+
+    What `say` raises, such as Cancelled, comes up when the load has ended: half a model is of no use to anybody.
+    """
+    with ThreadPoolExecutor(1, "load") as loader:
+        result = loader.submit(load)
+        while not wait((result,), SAY_SECONDS).done:
+            say()
+    return result.result()
 
 
 def same_parts(checkpoints: Checkpoints, held: Components, wanted: Mapping[str, Component]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from wan_ui.engine.checkpoints import Checkpoints, Component
 from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
 from wan_ui.engine.compiled import Fused, Fusion
 from wan_ui.engine.components import (
+    MODULES,
     Components,
     LoadCounts,
     Target,
@@ -41,10 +42,11 @@ from wan_ui.engine.components import (
 )
 from wan_ui.engine.engine import Pipeline, Report, Storage
 from wan_ui.engine.placement import Residence, free_bytes, idle_bytes, release
+from wan_ui.engine.readahead import ReadAhead, has_room
 from wan_ui.engine.recipes import RECIPES, Recipe, SchedulerSpec, scheduler_spec
 from wan_ui.engine.sampling import Experts, Guidance, Midway, denoise, old_flow_sigmas
 from wan_ui.engine.vision import clip_pixels
-from wan_ui.errors import CheckpointIncomplete, OutOfMemory
+from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, OutOfMemory
 from wan_ui.lora.convert import Converted, convert
 from wan_ui.lora.library import LoraFile
 from wan_ui.media.image import fit
@@ -77,6 +79,9 @@ class Loader:
         self._device = device
         self._memory: MemoryMode = wanted_memory
         self.counts = LoadCounts()
+        self.ahead: ReadAhead | None = None
+        self._prefetched: str | None = None
+        self._held: Mapping[str, Component] = {}
         self.prompts = PromptCache()
         self.frames = FrameCache()
         self.forwards: Counter[str] = Counter()
@@ -88,6 +93,7 @@ class Loader:
 
         Raises CheckpointNotFound, CheckpointIncomplete, DiskFull or OutOfMemory.
         """
+        self.stop_prefetch()
         files = self._checkpoints.fetch(row, on_progress)
         kept = same_parts(self._checkpoints, before.hand_over(), files) if isinstance(before, WanPipeline) else {}
         before = None
@@ -100,8 +106,39 @@ class Loader:
         target = Target(self._device, model_dtype(self._device), Residence.on_host(mode))
         with out_of_memory_said():
             components = load_components(row, files, target, kept, self.counts, on_progress)
+            self._held = files
             residence = Residence(mode, components, self._device)
             return WanPipeline(row, components, residence, self, sizes, self._checkpoints.identity(row))
+
+    def prefetch(self, row: WanModel) -> None:
+        """Pulls the files that a row has and the one held has not into the page cache, in the background.
+
+        Only where host memory has room for them; without effect for files that are not on disk.
+        """
+        if self._prefetched == row.id:
+            return
+        self.stop_prefetch()
+        self._prefetched = row.id
+        try:
+            wanted = {name: self._checkpoints.component(row, name) for name in row.components if name in MODULES}
+        except (CheckpointNotFound, CheckpointIncomplete):
+            return  # what is wrong with it is said when its own job runs
+        files = [
+            file
+            for name, part in wanted.items()
+            if name not in self._held or not self._checkpoints.known_same(self._held[name], part)
+            for file in part.files
+        ]
+        if files and has_room(sum(file.stat().st_size for file in files)):
+            self.ahead = ReadAhead(files)
+            self.ahead.start()
+
+    def stop_prefetch(self) -> None:
+        """Ends what `prefetch` began; what it read stays in the page cache for as long as nothing else needs it."""
+        self._prefetched = None
+        if self.ahead is not None:
+            self.ahead.stop()
+            self.ahead = None
 
     def decide(self, row: WanModel, sizes: memory.Sizes, generation: Generation) -> memory.Placement:
         if self._device.type != "cuda":

@@ -56,6 +56,7 @@ Observe = Callable[[Phase, float], None]
 
 LAST_WRITES = 3  # tries to record a job's end before this process ends; what is not recorded counts as an attempt
 LOOKS_PER_LIMIT = 10
+LOOKED_AHEAD = 3  # jobs: one that is rendered, one whose last file is written, and the next
 
 T = TypeVar("T")
 
@@ -118,6 +119,10 @@ def _nothing_to_tidy() -> None:
     """Where clips stay for ever."""
 
 
+def _nothing_to_prepare(generation: Generation) -> None:
+    """A job that waits needs nothing before its turn."""
+
+
 def _unobserved(phase: Phase, seconds: float) -> None:
     """Seconds that nobody asked for."""
 
@@ -142,6 +147,7 @@ class Worker:
     there, downloads left out, None for no limit. After either, and when a thread itself ends, `broken` says so: no
     further job is begun, and the process should end with the error's exit code.
 
+    `next_up` is told, while a clip denoises, the first generation of the job that waits next, if one does.
     `tidy` is called before the first job and after each, to let go of old clips.
     """
 
@@ -159,6 +165,7 @@ class Worker:
         observe: Observe = _unobserved,
         keep_frames: KeepFrames = video.write_lossless,
         tidy: Callable[[], None] = _nothing_to_tidy,
+        next_up: Callable[[Generation], None] = _nothing_to_prepare,
     ) -> None:
         self._store = store
         self._render = render
@@ -171,6 +178,7 @@ class Worker:
         self._observe = observe
         self._keep_frames = keep_frames
         self._tidy = tidy
+        self._next_up = next_up
         self._broken: RestartNeeded | None = None
         self._timed: _Timed | None = None
         self._timed_writing: _Timed | None = None
@@ -475,6 +483,7 @@ class Worker:
         """Raises Cancelled, also where the job failed meanwhile."""
         where = _place(job, running.index)
         spent: dict[str, float] = {}
+        looked = False
 
         def note(progress: Progress) -> None:
             said = replace(progress, note=" · ".join(filter(None, (where, progress.note))))
@@ -490,6 +499,10 @@ class Worker:
                 if progress.phase == "downloading":
                     self._timed = _Timed(running, time.monotonic())
                 note(progress)
+                nonlocal looked
+                if progress.phase == "denoise" and not looked:
+                    looked = True
+                    self._look_ahead()
 
             on_progress(running.progress)
             clip = self._render(generation, on_progress)
@@ -497,6 +510,12 @@ class Worker:
         note(Progress("encode", generation.sample_steps, generation.sample_steps))
         timed = self._timed
         return _Made(job, running, clip, spent, ready, ready if timed is None else timed.since)
+
+    def _look_ahead(self) -> None:
+        waiting = (job for job in self._store.unfinished(LOOKED_AHEAD) if job.status == "in_queue" and job.ready)
+        job = next(waiting, None)
+        if job is not None:
+            self._next_up(job.generations[0])
 
     def _turn_to_writing(self, made: _Made) -> None:
         """From here on the clip is written, and no more rendered."""

@@ -51,7 +51,7 @@ def seconds(value: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def gigabytes(count: int) -> str:
+def gigabytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
@@ -123,6 +123,8 @@ def progress_line(progress: Progress | None) -> tuple[str, str, str]:
     elif progress.bytes_total:
         bar = _bar(progress.bytes_done, progress.bytes_total, head)
         facts.append(f"{gigabytes(progress.bytes_done)} of {gigabytes(progress.bytes_total)}")
+        if progress.bytes_per_second is not None:
+            facts.append(f"{gigabytes(progress.bytes_per_second)}/s")
     if progress.note:
         facts.append(escape(progress.note))
     return head, bar, " · ".join(facts)

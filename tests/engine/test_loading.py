@@ -1,0 +1,145 @@
+"""How a model is loaded: bytes said as they are read, shards and all, and the next model's files read ahead."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import WanTransformer3DModel
+
+from tests.engine.test_pipeline import frames, request
+from tests.fakes import PATIENCE
+from tests.golden_cases import CHECKPOINTS
+from wan_ui import Engine
+from wan_ui.engine import components, pipeline
+from wan_ui.engine.clip import Progress
+from wan_ui.engine.components import _while_saying
+from wan_ui.errors import Cancelled
+from wan_ui.models import MODELS, WanModel
+from wan_ui.request import parse, resolve
+
+I2V, OTHER_I2V = MODELS["wan21_i2v_14b"], MODELS["wan21_i2v_14b480p"]
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = Engine(models_dir=CHECKPOINTS, lora_dir=tmp_path, device="cpu")
+    yield engine
+    engine.close()
+
+
+def transformer_bytes(engine: Engine, row: WanModel) -> int:
+    return engine.checkpoints.component(row, "transformer").size
+
+
+def loading(engine: Engine, model: str) -> list[Progress]:
+    said: list[Progress] = []
+    engine.generate(request(model), said.append)
+    return [progress for progress in said if progress.phase == "loading"]
+
+
+def test_a_report_comes_while_a_load_takes_time() -> None:
+    said = threading.Event()
+
+    def load() -> bool:
+        return said.wait(PATIENCE)
+
+    assert _while_saying(load, said.set)
+
+
+def test_a_cancel_waits_for_the_load_and_a_failed_load_is_raised() -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def load() -> None:
+        assert asked.wait(PATIENCE)
+        ended.set()
+
+    def cancel() -> None:
+        asked.set()
+        raise Cancelled("Canceled.")
+
+    with pytest.raises(Cancelled):
+        _while_saying(load, cancel)
+    assert ended.is_set()
+
+    def fails() -> None:
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        _while_saying(fails, lambda: None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [True, False])
+def test_bytes_are_said_and_end_at_all_of_them(engine: Engine, room: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(components, "has_room", lambda size: room)
+    said = loading(engine, "wan21_1b")
+    total = sum(engine.checkpoints.component(MODELS["wan21_1b"], name).size for name in MODELS["wan21_1b"].components)
+    done = [progress.bytes_done for progress in said]
+    assert {progress.bytes_total for progress in said} == {total}
+    assert done == sorted(done) and done[-1] == total
+    assert {"transformer", "text encoder", "vae"} <= {progress.note for progress in said}
+    assert (said[-1].bytes_per_second is not None) == room
+    assert engine.loader.counts.bytes_read <= total  # tokenizer and settings are not weights
+
+
+@pytest.mark.slow
+def test_shards_are_read_as_one_file_is(tmp_path: Path) -> None:
+    row = MODELS["wan21_1b"]
+    repo = CHECKPOINTS / row.base_model
+    sharded = tmp_path / "models" / row.base_model
+    shutil.copytree(repo, sharded)
+    whole = WanTransformer3DModel.from_pretrained(repo / "transformer")
+    shutil.rmtree(sharded / "transformer")
+    whole.save_pretrained(sharded / "transformer", max_shard_size="60KB")
+    assert len(list((sharded / "transformer").glob("*-of-*.safetensors"))) > 2
+    engine = Engine(models_dir=tmp_path / "models", lora_dir=tmp_path, device="cpu")
+    shown = loading(engine, row.id)[-1]
+    assert shown.bytes_done == shown.bytes_total
+    (loaded,) = engine.core._pipeline._components.transformers.values()  # type: ignore[union-attr]
+    state = whole.state_dict()
+    assert loaded.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    engine.close()
+
+
+@pytest.mark.slow
+def test_the_next_models_own_files_are_read_ahead_and_no_others(engine: Engine) -> None:
+    for row in (I2V, OTHER_I2V, I2V):  # from here on it is known which of their files are the same
+        frames(engine, request(row.id))
+    counts = engine.loader.counts
+    before = counts.bytes_read
+    (generation,) = resolve(parse(request(OTHER_I2V.id)), store_image=lambda image: "0" * 64)
+    engine.prefetch(generation)
+    ahead = engine.loader.ahead
+    assert ahead is not None
+    assert ahead.wait(PATIENCE)
+    assert ahead.done == ahead.total == transformer_bytes(engine, OTHER_I2V)
+    engine.prefetch(generation)
+    assert engine.loader.ahead is ahead  # once
+    assert counts.bytes_read == before
+    frames(engine, request(OTHER_I2V.id))
+    assert counts.bytes_read - before == transformer_bytes(engine, OTHER_I2V)
+    assert engine.loader.ahead is None
+
+
+@pytest.mark.slow
+def test_nothing_is_read_ahead_without_need_or_room(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames(engine, request("wan21_1b"))
+    engine.loader.prefetch(MODELS["wan21_1b"])
+    assert engine.loader.ahead is None  # it is held
+    monkeypatch.setattr(pipeline, "has_room", lambda size: False)
+    engine.loader.prefetch(MODELS["wan21_14b"])
+    assert engine.loader.ahead is None
+    monkeypatch.undo()
+    elsewhere = Engine(models_dir=tmp_path, lora_dir=tmp_path, device="cpu")
+    (tmp_path / MODELS["wan21_1b"].base_model).mkdir(parents=True)
+    elsewhere.loader.prefetch(MODELS["wan21_1b"])  # no file is there
+    assert elsewhere.loader.ahead is None
+    elsewhere.close()

@@ -1,0 +1,110 @@
+"""Files pulled into the page cache by several readers ahead of whoever needs them, with a count of the bytes.
+
+It knows no model: what reads the files afterwards finds them in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from io import FileIO
+from pathlib import Path
+
+import psutil
+
+CHUNK = 8 << 20  # bytes of one read
+SEGMENT = 128 << 20  # bytes in a row that one reader takes, so that a single large file is read by all of them
+READERS = 4
+RESERVE = 4 << 30  # bytes of host memory that are left alone
+
+
+def has_room(size: int) -> bool:
+    """Whether the page cache can take so many bytes without pushing out what the system needs."""
+    available: int = psutil.virtual_memory().available
+    return size + RESERVE <= available
+
+
+class ReadAhead:
+    """Reads files in order, once `start` is called. `done` counts bytes that are in memory, files that already were
+    included; a file that cannot be read is left to whoever needs it, who says why."""
+
+    def __init__(self, files: Sequence[Path], readers: int = READERS) -> None:
+        self._segments = deque(
+            (file, offset, min(SEGMENT, size - offset))
+            for file, size in ((file, file.stat().st_size) for file in files)
+            for offset in range(0, size, SEGMENT)
+        )
+        self.total = sum(length for _, _, length in self._segments)
+        self.done = 0
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._began = self._ended = 0.0
+        self._threads = [
+            threading.Thread(target=self._read, name=f"read-ahead-{n}", daemon=True) for n in range(readers)
+        ]
+
+    def start(self) -> None:
+        self._began = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends the reading, after the chunk that is under way."""
+        self._stopping.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether all files were read within so many seconds."""
+        end = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def rate(self) -> float | None:
+        """Bytes per second from the start until the last byte, None before the first."""
+        seconds = (self._ended or time.monotonic()) - self._began
+        return self.done / seconds if self.done and seconds > 0 else None
+
+    def _read(self) -> None:
+        buffer = bytearray(CHUNK)
+        while not self._stopping.is_set():
+            try:
+                file, offset, length = self._segments.popleft()
+            except IndexError:
+                return
+            try:
+                with file.open("rb", buffering=0) as opened:
+                    self._pull(opened, offset, offset + length, memoryview(buffer))
+            except OSError:
+                continue  # who needs it reads it again, and says what is wrong
+
+    def _pull(self, file: FileIO, at: int, end: int, buffer: memoryview) -> None:
+        while at < end and not self._stopping.is_set():
+            length = min(CHUNK, end - at)
+            if not _is_cached(file, at):
+                file.seek(at)
+                length = file.readinto(buffer[:length])
+                if not length:
+                    return  # it became shorter
+            at += length
+            with self._lock:
+                self.done += length
+                if self.done == self.total:
+                    self._ended = time.monotonic()
+
+
+def _is_cached(file: FileIO, at: int) -> bool:
+    """Whether the chunk that begins there is in the page cache, as far as its first byte tells; only Linux can say."""
+    if sys.platform != "linux":
+        return False
+    try:
+        return os.preadv(file.fileno(), [bytearray(1)], at, os.RWF_NOWAIT) == 1
+    except OSError:
+        return False  # not there, or a file system that cannot tell
