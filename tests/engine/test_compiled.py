@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engine.test_pipeline import as_base64, first_frame
+from tests.engine.test_pipeline import request as pipeline_request
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from wan_ui import Engine
@@ -91,6 +93,16 @@ def test_the_frames_of_eager_and_one_graph_for_all(loras: Path, mode: CompileMod
         assert (expected.metadata["arithmetic"], found.metadata["arithmetic"]) == ("eager", f"compiled, {mode}")
         graphs.append(fused(compiled).graphs)
     assert graphs == [1, 1, 1, 1]
+    eager.close()
+    compiled.close()
+
+
+@pytest.mark.parametrize("model", ["wan22_5b", "wan22_14b_i2v", "wan21_i2v_14b480p"])
+def test_models_that_take_a_first_frame(loras: Path, model: str) -> None:
+    eager, compiled = engine_of(loras, "off"), engine_of(loras, "fast")
+    body = pipeline_request(model, num_frames=5, sample_steps=2, ctrl_img=as_base64(first_frame()))
+    assert np.array_equal(rendered(compiled, body).frames, rendered(eager, body).frames)
+    assert fused(compiled).refused is None
     eager.close()
     compiled.close()
 
