@@ -316,6 +316,38 @@ def test_the_settings_of_a_result_come_back_with_the_seed_that_was_drawn(page: P
     expect(field(page, "Seed")).to_have_value(seed)
 
 
+def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page: Page, app: App):
+    def choose(name: str) -> None:
+        page.get_by_role("radio", name=name, exact=True).locator("visible=true").check()
+
+    def drawer() -> None:
+        panel_of(page).get_by_role("button", name="Faster or smaller, at a price").click()
+        expect(page.get_by_role("radio", name="Step cache").locator("visible=true")).to_have_count(1)
+
+    open_page(page, app)
+    small(page, "in a hurry", 611)
+    drawer()
+    expect(panel_of(page)).to_contain_text("half the memory for the transformers' weights")
+    choose("Step cache")
+    generate(page)
+    expect(used(page, "Speed-up")).to_have_text("Step cache")
+    page.reload()
+    filled(page)
+    expect(field(page, "Prompt")).to_have_value("in a hurry")
+    generate(page)
+    expect(used(page, "Speed-up")).to_have_text("Step cache")
+    choose("Trainer preview")
+    generate(page)
+    expect(panel_of(page).locator(".problem")).to_contain_text("Speed-up: step_cache is not for the recipe preview")
+    drawer()
+    expect(page.get_by_role("radio", name="Step cache").locator("visible=true")).to_be_checked()
+    choose("None")
+    generate(page)
+    expect(now(page)).to_contain_text("Done")
+    expect(used(page, "Seed")).to_have_text("611")
+    expect(used(page, "Speed-up")).to_have_count(0)
+
+
 @pytest.mark.parametrize(
     ("tab", "values", "message"),
     [

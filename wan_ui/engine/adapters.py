@@ -166,6 +166,10 @@ class Dressing:
             self._restore(list(self._pristine))
         self._merged.clear()
 
+    def settle(self) -> None:
+        """What is merged stays merged, whatever the weights become now: copies of what was there before are let go."""
+        self._pristine = dict.fromkeys(self._pristine)
+
     def _restore(self, names: Sequence[str]) -> None:
         for name in names:
             self._parameter(name).copy_(self._base(name))
@@ -194,11 +198,12 @@ class Dressing:
     @contextmanager
     def bare(self) -> Iterator[bool]:
         """The base model for a moment. Yields False, and changes nothing, when its weights are not at hand."""
-        parameters = {name: self._parameter(name) for name in self._pristine}
-        if parameters and not self._originals.in_place():
+        kept = self._pristine.values()
+        if any(base is None for base in kept) or (kept and not self._originals.in_place()):
             yield False
             return
-        if any((kept := self._pristine[n]) is None or kept.device != p.device for n, p in parameters.items()):
+        parameters = {name: self._parameter(name) for name in self._pristine}
+        if any(base is None or base.device != parameters[name].device for name, base in self._pristine.items()):
             yield False
             return
         self._swap(parameters)
@@ -231,10 +236,6 @@ class Dressing:
     @property
     def is_bare(self) -> bool:
         return not self._adapters and not self._pristine
-
-    @property
-    def is_merged(self) -> bool:
-        return bool(self._pristine)
 
     def _swap(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         for name, parameter in parameters.items():

@@ -334,6 +334,8 @@ class WanPipeline:
     def store(self, storage: Storage, generation: Generation) -> None:
         """The transformers' weights packed, merges included, for good; more of the model may fit on the GPU then."""
         before, self._storage = self._storage, storage
+        for dressing in self._dressings.values():
+            dressing.settle()
         with out_of_memory_said():
             for name in self._components.transformers:
                 lossy.pack_blocks(self._residence.reshape(name), self._device, products=storage == "fp8_products")
@@ -636,8 +638,6 @@ class WanPipeline:
         for slot, component in self._row.slots.items():
             dressing = self._dressings[slot]
             if self._components.transformers[component] is transformer and not dressing.is_bare:
-                if dressing.is_merged and self._storage != "exact":
-                    continue  # a merge is packed with the weights, and these cannot be had without it
                 with dressing.bare() as possible:
                     if possible:
                         base = again().float()

@@ -161,7 +161,7 @@ def make(control: Control, choices: list[tuple[str, str]]) -> Component:
         return gr.Radio([(recipe.label, recipe.id) for recipe in RECIPES.values()], value=value, label=label)
     if kind == "speedup":
         speedups = [(one.label, one.id) for one in CHOICES.values()]
-        return gr.Radio(speedups, value=value, label=label, info=f"{WARNING} {sentences()}")
+        return gr.Radio(speedups, value=value, label=label, info="\n".join((WARNING, *sentences())))
     if kind == "switch":
         return gr.Checkbox(value, label=label)
     if kind == "image":

@@ -1,0 +1,35 @@
+"""What the page says of a speed-up: a sentence for each, with the figures that the documentation has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from wan_ui.engine.speedups import CHOICES, Choice, sentences, told
+from wan_ui.models import Speedup
+
+PERFORMANCE = Path(__file__).parent.parent.parent / "docs" / "performance.md"
+LOSSY = [choice for choice in CHOICES.values() if choice.id != "none"]
+
+
+def test_each_has_its_words() -> None:
+    assert tuple(CHOICES) == get_args(Speedup)
+    assert len({choice.label for choice in CHOICES.values()}) == len(CHOICES)
+    assert CHOICES["none"].distance is None
+    assert len(sentences()) == len(LOSSY)
+
+
+@pytest.mark.parametrize("choice", LOSSY, ids=lambda choice: choice.id)
+def test_its_sentence_says_what_it_costs_in_the_documentations_figures(choice: Choice) -> None:
+    far = choice.distance
+    assert far is not None
+    assert f"{far.psnr:.0f} dB" in choice.sentence and f"SSIM {far.ssim:.2f}" in choice.sentence
+    row = f"| `{choice.id}` | {far.psnr} dB | {far.worst_psnr} dB | {far.ssim} |"
+    assert row in PERFORMANCE.read_text(encoding="utf-8")
+
+
+def test_how_a_video_was_made_counts_where_there_is_a_count() -> None:
+    assert told("fp8_storage") == "FP8 weights"
+    assert told("step_cache", {"total": 50, "computed": 34}) == "Step cache, 34 of 50 forwards computed"
