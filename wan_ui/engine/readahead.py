@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from io import FileIO
 from pathlib import Path
 
@@ -86,25 +86,33 @@ class ReadAhead:
                 continue  # who needs it reads it again, and says what is wrong
 
     def _pull(self, file: FileIO, at: int, end: int, buffer: memoryview) -> None:
+        if is_cached(file, range(at, end, CHUNK)) and is_cached(file, (end - 1,)):
+            self._count(end - at)
+            return
+        file.seek(at)
         while at < end and not self._stopping.is_set():
-            length = min(CHUNK, end - at)
-            if not _is_cached(file, at):
-                file.seek(at)
-                length = file.readinto(buffer[:length])
-                if not length:
-                    return  # it became shorter
+            length = file.readinto(buffer[: end - at])
+            if not length:
+                return  # it became shorter
             at += length
-            with self._lock:
-                self.done += length
-                if self.done == self.total:
-                    self._ended = time.monotonic()
+            self._count(length)
+
+    def _count(self, length: int) -> None:
+        with self._lock:
+            self.done += length
+            if self.done == self.total:
+                self._ended = time.monotonic()
 
 
-def _is_cached(file: FileIO, at: int) -> bool:
-    """Whether the chunk that begins there is in the page cache, as far as its first byte tells; only Linux can say."""
+def is_cached(file: FileIO, places: Iterable[int]) -> bool:
+    """Whether these bytes of a file are in the page cache; only Linux can say.
+
+    Asked for a whole segment before any of it is read: the system reads on behind each read, and behind this question
+    too, so that a byte shortly after one that was asked for says nothing.
+    """
     if sys.platform != "linux":
         return False
     try:
-        return os.preadv(file.fileno(), [bytearray(1)], at, os.RWF_NOWAIT) == 1
+        return all(os.preadv(file.fileno(), [bytearray(1)], at, os.RWF_NOWAIT) == 1 for at in places)
     except OSError:
         return False  # not there, or a file system that cannot tell
