@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from peft.tuners.lora import LoraLayer
 
+from benchmarks import counts
 from tests.gpu.full_size import TRANSFORMERS, write, write_lora
 from wan_ui import Engine
 from wan_ui.engine.adapters import Adapter, Dressing, Originals
@@ -297,6 +298,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="a file for the figures")
     parser.add_argument("--cpu", action="store_true", help="only count what is done, on tiny checkpoints")
     chosen = parser.parse_args()
+    if chosen.cpu:
+        counts.run(chosen.json)
+        return
     torch.set_grad_enabled(False)
     top = ceilings()
     print({name: round(value, 2) for name, value in top.items()}, torch.cuda.get_device_name(), torch.__version__)
