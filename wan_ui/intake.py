@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from wan_ui.compare import Grid, Pair, PlannedCell, expand, plan_cells
+from wan_ui.engine.speedups import CHOICES
 from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound
 from wan_ui.lora.header import check_fit
 from wan_ui.lora.sources import check_source, is_remote
@@ -257,6 +258,9 @@ def _notes(row: WanModel, generations: tuple[Generation, ...], cells: bool = Fal
                 f"{where}{row.label} is tuned for sizes up to about {row.tuned_for.width} × {row.tuned_for.height}; "
                 "above, expect less stable motion and slower renders."
             )
+        if one.speedup != "none":
+            choice = CHOICES[one.speedup]
+            notes.append(f"{choice.label}: {choice.sentence}")
         if one.ignored:
             notes.append(f"{where}Ignored, as the reference server does: {', '.join(one.ignored)}.")
     return tuple(notes)

@@ -12,6 +12,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from tests.engine.test_pipeline import request
+from tests.engine.test_streaming import LateCopies
 from tests.golden_cases import CHECKPOINTS
 from tests.lora.writers import FORMATS, Width
 from tests.lora_files import write_lora
@@ -21,6 +22,7 @@ from wan_ui.demo.evaluate import worn
 from wan_ui.engine.clip import Clip, Progress
 from wan_ui.engine.lossy import FP8, LARGEST, PackedLinear, StepCache, check, pack, pack_blocks
 from wan_ui.engine.memory import PACKED_SHARE, Sizes, cache_bytes, needed, packed
+from wan_ui.engine.streaming import Streamed
 from wan_ui.errors import Cancelled, InvalidRequest, SpeedupNotSupported
 from wan_ui.models import MODELS
 
@@ -260,6 +262,47 @@ class TestStepCache:
             assert torch.equal(transformer(**inputs).sample, plain)
         assert all(torch.equal(one, plain) for one in cached)
         assert (cache.forwards, cache.computed) == (2, 2)
+
+
+@pytest.mark.parametrize("products", [False, True])
+@pytest.mark.parametrize("resident", [0, 1, 3])
+def test_packed_blocks_travel_and_are_skipped_as_resident_ones(resident: int, products: bool) -> None:
+    folder = CHECKPOINTS / MODELS[SINGLE].base_model / "transformer"
+    mine, theirs = (WanTransformer3DModel.from_pretrained(folder).eval() for _ in range(2))
+    for transformer in (mine, theirs):
+        pack_blocks(transformer, CPU, products)
+    streamed = Streamed(mine, LateCopies())
+    text = torch.randn(1, 512, mine.config.text_dim)
+    given = torch.randn(3, 1, 16, 1, 8, 8)
+    found = []
+    with torch.no_grad():
+        streamed.enter(resident)
+        for transformer in (mine, theirs):
+            cache = StepCache(threshold=10)  # every forward but the first of each half
+            cache.enter(transformer)
+            for one in given:
+                for half in ("cond", "uncond"):
+                    with transformer.cache_context(half):
+                        found.append(transformer(one, torch.tensor([900]), text).sample)
+            cache.leave()
+            assert (cache.forwards, cache.computed) == (6, 2)
+            found.append(transformer(given[0], torch.tensor([900]), text).sample)
+        streamed.leave()
+    for one, other in zip(found[:7], found[7:], strict=True):  # a CPU's products round by where the weights lie
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_comparison_of_the_modes_has_in_each_cell_the_video_alone(engine: Engine) -> None:
+    body = request(SINGLE, loras={"a.safetensors": 1.0})
+    values = ["fp8_products", "none", "fp8_storage"]
+    axis = {"columns": {"field": "speedup", "values": values}, "baseline": False}
+    before = len(engine.loader.counts.names)
+    cells = engine.generate({**body, "compare": axis})
+    assert engine.loader.counts.names[before:].count("transformer") <= 1
+    assert [cell.metadata["speedup"] for cell in cells] == values
+    for value, cell in zip(values, cells, strict=True):
+        assert np.array_equal(cell.frames, made(engine, body, value).frames)
 
 
 @pytest.mark.parametrize("recipe", ["preview", "preview_unipc"])

@@ -20,9 +20,11 @@ from tests.golden_cases import CHECKPOINTS
 from tests.gpu.full_size import TRANSFORMERS
 from tests.lora_files import write_lora
 from wan_ui import Engine
+from wan_ui.demo.checkpoints import ensure
+from wan_ui.demo.evaluate import psnr, worn
 from wan_ui.engine.compiled import Fused
 from wan_ui.engine.lossy import PackedLinear, pack, pack_blocks
-from wan_ui.models import Speedup
+from wan_ui.models import MODELS, Speedup
 from wan_ui.settings import MemoryMode
 
 pytestmark = pytest.mark.gpu
@@ -158,9 +160,25 @@ def test_near_and_the_exact_frames_afterwards(engine: Engine, model: str, speedu
 @pytest.mark.parametrize("speedup", LOSSY)
 @pytest.mark.parametrize("memory", ["pair", "stream"])
 def test_the_same_frames_in_each_memory_mode(engine: Engine, loras: Path, memory: MemoryMode, speedup: Speedup) -> None:
-    body = {**request("wan22_14b_t2v", loras={"a.safetensors": 1.0}), "speedup": speedup}
+    exact = request("wan22_14b_t2v", loras={"a.safetensors": 1.0})
+    body = {**exact, "speedup": speedup}
     (resident,) = engine.generate(body)
     tight = engine_of(loras, memory)
-    frames = [tight.generate(one)[0].frames for one in (request("wan22_14b_t2v"), body, body)]
+    frames = [tight.generate(one)[0].frames for one in (exact, body, body, exact)]
     tight.close()
     assert np.array_equal(frames[1], resident.frames) and np.array_equal(frames[2], resident.frames)
+    assert np.array_equal(frames[3], frames[0])
+
+
+@pytest.mark.parametrize("memory", ["resident", "pair", "stream"])
+def test_a_trained_model_skips_in_each_memory_mode(tmp_path: Path, memory: MemoryMode) -> None:
+    demo = ensure(tmp_path / "demo")
+    engine = Engine(demo.models_dir, demo.lora_dir, "cuda", memory, compile="off")
+    body = {**request("wan22_14b_t2v", sample_steps=25), "loras": worn(MODELS["wan22_14b_t2v"], 1.0)}
+    (exact,) = engine.generate(body)
+    (cached,) = engine.generate({**body, "speedup": "step_cache"})
+    (again,) = engine.generate({**body, "speedup": "step_cache"})
+    engine.close()
+    print(f"\n{memory}: {cached.metadata['forwards']}, {psnr(cached.frames, exact.frames):.1f} dB from exact")
+    assert cached.metadata["forwards"]["computed"] < cached.metadata["forwards"]["total"] == 50
+    assert np.array_equal(again.frames, cached.frames)

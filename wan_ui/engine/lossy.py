@@ -43,7 +43,7 @@ def pack(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     largest = values.abs().amax(dim=-1, keepdim=True).float().clamp(min=SMALLEST_ROW)
     scale = torch.exp2(torch.ceil(torch.log2(largest / LARGEST)))
-    return (values / scale.to(values.dtype)).to(FP8), scale
+    return (values / scale.to(values.dtype)).to(FP8).contiguous(), scale
 
 
 class PackedLinear(torch.nn.Linear):
