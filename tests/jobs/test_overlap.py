@@ -277,22 +277,13 @@ def test_a_file_that_outlasts_the_stop_leaves_both_jobs_in_line(
 
 
 def test_a_file_that_is_never_done_fails_its_job_and_the_next_stays_in_line(
-    store: Store, render: FakeRender, writer: GatedWriter, tmp_path: Path
+    desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
-    worker = Worker(store, render, tmp_path / "clips", writer, timeout=1.0)
-    desk = fake_desk(store, worker, tmp_path)
-    writing, rendering = writer.gate(1), render.gate(2, 1)
     first, second = desk.submit(body(1)), desk.submit(body(2))
-    worker.start()
-    writing.await_arrival()
-    rendering.await_arrival()
-    assert worker.wait(first.id, PATIENCE)
+    writing, rendering = both_held(writer, render, worker)
+    worker._watch(1e-6)  # both take longer than that by now; the older one is given up, and it ends
     job = desk.job(first.id)
     assert job.error is not None
-    deadline = time.monotonic() + PATIENCE
-    while worker.broken is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
     assert (job.status, job.error["code"]) == ("failed", "RENDER_TIMED_OUT")
     assert isinstance(worker.broken, RenderTimedOut)
     assert not worker.stop(PATIENCE)  # at once

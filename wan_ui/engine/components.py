@@ -152,7 +152,10 @@ def _while_saying(load: Callable[[], T], say: Callable[[], None]) -> T:
         result = loader.submit(load)
         while not wait((result,), SAY_SECONDS).done:
             say()
-    return result.result()
+    try:
+        return result.result()
+    finally:
+        del result  # it holds its error, whose trace holds this frame, and with it whatever was loaded
 
 
 def same_parts(checkpoints: Checkpoints, held: Components, wanted: Mapping[str, Component]) -> dict[str, Any]:
