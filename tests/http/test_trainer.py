@@ -122,7 +122,7 @@ def test_a_zip_becomes_requests_that_make_its_previews(client: TestClient, worke
     beside = found["comparison"]
     assert beside["exact"] and beside["causes"] == [] and beside["mean_psnr"] > 30
     assert len(beside["psnr"]) == 9 and (beside["width"], beside["num_frames"], beside["fps"]) == (96, 9, 16)
-    assert found["text"].startswith("Training preview against this run: 0 red, 0 amber, 22 green")
+    assert found["text"].startswith("Training preview against this run: 0 red, 0 amber, 23 green")
 
     other = rendered(client, worker, {**first, "prompts": [{**first["prompts"][0], "seed": 8}]})
     found = client.get(f"/v1/requests/{other}/checklist").json()
@@ -269,7 +269,7 @@ def test_jobs_outlast_the_process(client: TestClient, desk: Desk, worker: Worker
     job = sent(client, zipped(write_job(tmp_path / "fox"), tmp_path / "job.zip").read_bytes())
     job_id = rendered(client, worker, job["requests"][0])
     again = Desk(desk.library, desk.images, worker._store, worker, tiny, data)
-    assert [row.state for row in again.previews.check(again.job(job_id), 0).rows] == ["green"] * 22
+    assert [row.state for row in again.previews.check(again.job(job_id), 0).rows] == ["green"] * 23
 
 
 # Hostile input
