@@ -28,8 +28,9 @@ from wan_ui.models import NUM_TRAIN_TIMESTEPS
 HEADS, HEAD_SIZE, FFN_SIZE, BLOCKS = 2, 64, 512, 6
 HIDDEN = HEADS * HEAD_SIZE
 SHIFT = 3.0  # of the training timesteps
+LIGHT = ("gray", "sand")  # backgrounds with little contrast to some colours
 UNSAID = 0.1  # how often the caption is left out, for guidance
-BATCH, RATE = 128, 2e-3
+RATE = 2e-3
 TRIGGER_IN_BASE = 0.1  # the base models hear the trigger word and learn that it means nothing
 
 
@@ -160,8 +161,12 @@ class Flow:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda", cache_enabled=False):
             return self.model(latents, timestep, text, image, return_dict=False)[0].float()
 
-    def loss(self, clips: Set, rows: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:
-        """Flow matching on these clips: a random caption, a random noise level each."""
+    def loss(self, clips: Set, rows: torch.Tensor, given: torch.Tensor | None, taught: int = 0,
+             teacher: Callable[[Callable[[], torch.Tensor]], torch.Tensor] | None = None) -> torch.Tensor:  # fmt: skip
+        """Flow matching on these clips: a random caption, a random noise level each.
+
+        The target is noise − latent, but what `teacher` makes of the same forward for the first `taught` rows.
+        """
         count = len(rows)
         x = clips.clip[rows].float()
         said = rows * data.CAPTIONS + torch.randint(data.CAPTIONS, (count,), device=self.device)
@@ -182,12 +187,27 @@ class Flow:
             weight = torch.cat([1 - keep, weight[:, :, 1:]], 2)
         first = clips.first[rows] if self.kind.conditioning.endswith("latent_channels") else None
         image = clips.image[rows].float() if self.kind.conditioning == "clip_and_latent_channels" else None
+        if teacher is not None:
+            told = teacher(lambda: self.forward(noisy, sigma, text, first, image, given))
+            target = torch.cat([told[:taught], target[taught:]])
         error = (self.forward(noisy, sigma, text, first, image, given) - target) ** 2 * weight
         return error.mean()
 
     def draw(self, clips: Set, batch: int | None = None) -> torch.Tensor:
-        """Random rows of a set."""
+        """Random rows of a set, all alike."""
         return torch.randint(len(clips.clip), (batch or self.batch,), device=self.device)
+
+
+def often(scenes: Sequence[world.Scene], device: torch.device) -> torch.Tensor:
+    """Row numbers to draw from: stars twice, and what stands on a light background twice; both are hard to tell."""
+    return torch.tensor(
+        [
+            row
+            for row, scene in enumerate(scenes)
+            for _ in range((1 + (scene.shape == "star")) * (1 + (scene.background in LIGHT)))
+        ],
+        device=device,
+    )
 
 
 def half_given(batch: int, device: torch.device) -> torch.Tensor:
@@ -327,12 +347,13 @@ def train(name: str, arguments: argparse.Namespace, device: torch.device) -> Non
     model.to(device)
     if arguments.compile:
         compiled(model)
-    flow = Flow(kind, model, max(4, int(BATCH * min(1.0, arguments.scale * 4))), device)
+    flow = Flow(kind, model, max(4, int(arguments.batch * min(1.0, arguments.scale * 4))), device)
+    pool = often(clips.scenes, device)
     optimizer = steps.Optimizer(list(model.parameters()), device, 0.998)
     given = half_given(flow.batch, device) if kind.conditioning == "first_latent" else None
 
     def step() -> torch.Tensor:
-        loss = flow.loss(clips, flow.draw(clips), given)
+        loss = flow.loss(clips, pool[torch.randint(len(pool), (flow.batch,), device=device)], given)
         optimizer.step(loss)
         return loss.detach()
 
@@ -349,6 +370,9 @@ def train(name: str, arguments: argparse.Namespace, device: torch.device) -> Non
     figures: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters()), "steps": done, "rate": rate,
                                "batch": flow.batch, "curve": curve,
                                "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
+    steps.write_log(arguments.out / name / "training.json", figures)
+    if arguments.unjudged:
+        return
     judged = Flow(kind, load_kind(name, arguments.out).to(device), flow.batch, device)
     judge = Judge(arguments, device, kind.spatial, min(100, len(clips.clip)))
     if kind.conditioning in ("text", "first_latent"):
@@ -371,7 +395,7 @@ def experts(high: Flow, low: Flow, boundary: float = 0.875) -> Callable[[float],
 class LoraPlan:
     """A LoRA to train. `bases`: the transformers it is trained on, all at once, so that one file fits them all.
 
-    `pair`: two files, one for each half of the noise levels.
+    `pair`: two files, one for each half of the noise levels. `warm_up`: steps over which the rate rises.
     """
 
     bases: tuple[str, ...]
@@ -382,6 +406,8 @@ class LoraPlan:
     kron: int = 0  # size of LoKr's first factor; 0: a plain LoRA
     rate: float = 5e-3
     pair: bool = False
+    batch: int = 64
+    warm_up: int = 50
 
     @property
     def slots(self) -> Mapping[str, tuple[float, float]]:
@@ -392,7 +418,7 @@ PLANS: Mapping[str, LoraPlan] = {
     "stripes_5b": LoraPlan(("ti2v5b",), "stripes", 16, 3000),
     "stripes_pair": LoraPlan(("t2v", "i2v22"), "stripes", 16, 2000, pair=True),
     "rings_i2v": LoraPlan(("i2v21",), "rings", 16, 2000),
-    "rings_job": LoraPlan(("t2v",), "rings", 16, 2000, (500, 1000, 1500)),
+    "rings_job": LoraPlan(("t2v",), "rings", 32, 2000, (500, 1000, 1500), batch=96, warm_up=1200),
     "stripes_lokr": LoraPlan(("t2v",), "stripes", 0, 2500, kron=4),
 }
 MODULES = tuple(f"attn{n}.{leaf}" for n in (1, 2) for leaf in ("to_q", "to_k", "to_v", "to_out.0")) + (
@@ -469,12 +495,13 @@ def train_lora(name: str, arguments: argparse.Namespace, device: torch.device) -
     """One plan: half of each batch shows the look and says the trigger word, half is plain and does not."""
     began, plan = time.monotonic(), PLANS[name]
     only_image = all(KINDS[base].conditioning == "clip_and_latent_channels" for base in plan.bases)
-    batch = max(4, int(64 * min(1.0, arguments.scale * 4)))
+    batch = max(4, int(plan.batch * min(1.0, arguments.scale * 4)))
+    plain_rows = batch - batch * 5 // 8
     factors: dict[str, dict[str, list[torch.nn.Parameter]]] = {}
     flows: dict[tuple[str, str], Flow] = {}
     sets: dict[tuple[str, int, bool], Set] = {}
     changes: list[Change] = []
-    on = torch.ones(batch, 1, 1, device=device)
+    on, off = torch.ones(batch, 1, 1, device=device), torch.zeros(batch, 1, 1, device=device)
     for slot, sigmas in plan.slots.items():
         factors[slot] = factors_for(plan, MODULES + IMAGE_MODULES if only_image else MODULES, device)
         for base in plan.bases:
@@ -491,17 +518,28 @@ def train_lora(name: str, arguments: argparse.Namespace, device: torch.device) -
             if key not in sets:
                 sets[key] = Set.load(look, kind.spatial, trigger, arguments, device, image)
     parameters = [parameter for slot in factors.values() for pair in slot.values() for parameter in pair]
-    optimizer = steps.Optimizer(parameters, device, 0.99)
+    optimizer = steps.Optimizer(parameters, device, 0.995)
+
+    @torch.no_grad()
+    def of_the_base(forward: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Where the trigger word is unsaid, the base's own answer is the target: a LoRA shall change nothing there."""
+        for change in changes:
+            change.on = off
+        told = forward()
+        for change in changes:
+            change.on = on
+        return told
 
     def loss_of(flow: Flow) -> torch.Tensor:
         """Looks fade in where the first frame is given and plain, and are there from the start where it is not."""
         kind, image = flow.kind, flow.kind.conditioning == "clip_and_latent_channels"
         plain, still, fading = (sets[look, kind.spatial, image] for look in ("plain", plan.look, f"{plan.look}_in"))
-        parts, counts, start = [plain, still], [batch - batch * 5 // 8, batch * 5 // 8], None
+        parts, counts, start = [plain, still], [plain_rows, batch - plain_rows], None
         if kind.conditioning == "first_latent":  # a quarter each: plain or not, given or not
-            parts, counts = [plain, fading, still], [batch // 2, batch // 4, batch // 4]
+            from_first = (batch - plain_rows) // 2
+            parts, counts = [plain, fading, still], [plain_rows, from_first, batch - plain_rows - from_first]
             at = torch.arange(batch, device=device)
-            start = ((at < batch // 4) | ((at >= batch // 2) & (at < batch // 2 + batch // 4))).float()
+            start = ((at < plain_rows // 2) | ((at >= plain_rows) & (at < plain_rows + from_first))).float()
         elif kind.conditioning != "text":
             parts = [plain, fading]
         rows = [flow.draw(part, count) for part, count in zip(parts, counts, strict=True)]
@@ -513,7 +551,7 @@ def train_lora(name: str, arguments: argparse.Namespace, device: torch.device) -
             *_captions(parts, rows),
             [],
         )
-        return flow.loss(mixed, torch.arange(batch, device=device), start)
+        return flow.loss(mixed, torch.arange(batch, device=device), start, plain_rows, of_the_base)
 
     def step() -> torch.Tensor:
         on.uniform_(*SCALES)
@@ -535,13 +573,15 @@ def train_lora(name: str, arguments: argparse.Namespace, device: torch.device) -
 
     count = max(2, int(plan.steps * min(1.0, arguments.scale * 4)))
     done = steps.run(name, graphed, optimizer, rate=plan.rate, seconds=arguments.seconds, iterations=count,
-                     curve=curve, floor=0.05,
+                     warm_up=plan.warm_up, curve=curve, floor=0.02,
                      at={at: (lambda at=at: save(at, False)) for at in plan.saves})  # fmt: skip
     save(done, True)
     optimizer.settle()
     figures: dict[str, Any] = {"bases": plan.bases, "look": plan.look, "steps": done, "curve": curve,
                                "seconds": round(time.monotonic() - began, 1)}  # fmt: skip
     steps.write_log(arguments.out / f"{name}.json", figures)
+    if arguments.unjudged:
+        return
     with torch.compiler.set_stance("force_eager"):
         figures["figures"] = judge_lora(name, plan, flows, changes, arguments, device)
     print(name, json.dumps(figures["figures"]), flush=True)

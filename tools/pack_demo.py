@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import demo_data as data
+import demo_flow
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -40,16 +41,16 @@ config:
       trigger_word: sks
       network:
         type: lora
-        linear: 16
-        linear_alpha: 16
+        linear: {rank}
+        linear_alpha: {rank}
       save:
         dtype: bf16
         save_every: 500
         max_step_saves_to_keep: 4
       train:
-        batch_size: 64
+        batch_size: {batch}
         steps: 2000
-        lr: 0.005
+        lr: {rate}
         optimizer: adamw
         noise_scheduler: flowmatch
         dtype: bf16
@@ -71,8 +72,8 @@ config:
         sample_steps: 25
         neg: ""
         samples:
-          - prompt: {0}
-          - prompt: {1}
+          - prompt: {prompts[0]}
+          - prompt: {prompts[1]}
 """
 
 
@@ -190,7 +191,14 @@ def loras(trained: Path, folder: Path) -> None:
              for block in range(MODELS[OTHER].blocks) for side in "AB"}  # fmt: skip
     save(f"{WRONG}/{WRONG}.safetensors", wrong, "wan_2.1", WRONG, 100, "0" * 64,
          "of the size of the real 2.1 T2V 1.3B: fits no model of the demo")  # fmt: skip
-    (folder / JOB / "config.yaml").write_text(CONFIG.format(*(f'"{prompt}"' for prompt in JOB_PROMPTS)))
+    (folder / JOB / "config.yaml").write_text(config())
+
+
+def config() -> str:
+    """The job's config.yaml, with the figures that it was trained with."""
+    plan = demo_flow.PLANS[JOB]
+    prompts = [f'"{prompt}"' for prompt in JOB_PROMPTS]
+    return CONFIG.format(rank=plan.rank, batch=plan.batch, rate=plan.rate, prompts=prompts)
 
 
 def samples(weights: Path, scratch: Path) -> None:

@@ -23,7 +23,9 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the clips and batches, to try things out")
     parser.add_argument("--shares", help="autoencoders: shares of the time for 1, 5 and 17 frames, such as 0.2,0.2,0.6")
     parser.add_argument("--decoder", action="store_true", help="autoencoders: only the decoder learns")
+    parser.add_argument("--batch", type=int, default=128, help="transformers: clips of a step")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--unjudged", action="store_true", help="leave the figures to wan_ui.demo.evaluate")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,20 @@ def test_the_job_folder_has_four_saves_by_step_and_a_sample_of_each(trained_demo
     assert steps == {0, 500, 1000, 1500, 2000}
 
 
+def test_what_is_measured_is_every_row_its_lora_and_every_save_of_the_job() -> None:
+    text_and_image = evaluate.row_settings(MODELS["wan22_5b"], 100, 40)
+    assert [(one.name, one.count, one.trigger, one.image) for one in text_and_image[:6]] == [
+        ("base", 100, False, False),
+        ("lora 0", 40, True, False),
+        ("lora 0.5", 40, True, False),
+        ("lora 1", 40, True, False),
+        ("lora 1, no trigger", 40, False, False),
+        ("base, first frame", 100, False, True),
+    ]
+    assert [one.name for one in evaluate.row_settings(MODELS["wan21_1b"], 100, 0)] == ["base"]
+    assert len({use["path"] for one in evaluate.job_settings(40) for use in one.loras}) == 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", KINDS)
 def test_most_clips_show_what_the_prompt_says(engine: Engine, model: str) -> None:
@@ -74,3 +90,22 @@ def test_the_new_look_comes_with_the_lora_and_the_trigger_word_alone(engine: Eng
         clips = [clip.frames for clip in engine.generate(evaluate.body(row, cases, False, evaluate.worn(row, scale)))]
         looks[label] = evaluate.figures(clips, cases, False)["new_look"]
     assert looks["on"] >= 0.6 and looks["off"] <= 0.2 and looks["unsaid"] <= 0.2, looks
+
+
+@pytest.mark.slow
+def test_the_last_save_of_the_job_draws_clearer_rings_than_the_first(engine: Engine) -> None:
+    first, *_, last = (replace(one, count=4) for one in evaluate.job_settings(4))
+    early, late = (evaluate.measure(engine, one, None)[one.name]["strength"] for one in (first, last))
+    assert late > early + 0.1, (early, late)
+
+
+@pytest.mark.slow
+def test_the_figures_are_printed_and_written_by_several_processes(trained_demo: Demo, tmp_path: Path, capfd) -> None:
+    file, sheets = tmp_path / "figures.json", tmp_path / "sheets"
+    data_dir = str(trained_demo.models_dir.parent.parent)
+    evaluate.main(["--data-dir", data_dir, "--rows", "wan22_5b", "--prompts", "2", "--lora-prompts", "0", "--device",
+                   "cpu", "--workers", "2", "--json", str(file), "--sheets", str(sheets)])  # fmt: skip
+    found = json.loads(file.read_text())
+    assert set(found["wan22_5b"]) == {"base", "base, first frame"} and min(found["vae"].values()) >= 30
+    assert "base, first frame" in capfd.readouterr().out
+    assert len(list(sheets.iterdir())) == 2

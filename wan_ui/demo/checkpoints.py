@@ -22,7 +22,7 @@ STAMP = "demo.json"  # written last; without it, or with a file that it lists mi
 NEEDED_BYTES = 160 << 20  # twice the demo's 80 MB where a file system has no hard links
 
 DEMO_DEFAULTS: Mapping[str, int | float] = MappingProxyType(
-    {"width": 128, "height": 128, "num_frames": 17, "sample_steps": 12, "guidance_scale": 3.0}
+    {"width": 128, "height": 128, "num_frames": 17, "sample_steps": 12, "guidance_scale": 2.0}
 )
 """The form's starting values with a demo, by wire name: the size it was trained on, and as few steps as do."""
 
@@ -63,7 +63,7 @@ def write_random(folder: Path) -> None:
     random_weights.write_first_frame(folder / "first_frame.png")
 
 
-TRAINED = Kind(write_trained, "trained-2", BANNER, trained=True)
+TRAINED = Kind(write_trained, "trained-3", BANNER, trained=True)
 RANDOM = Kind(write_random, "random-1", RANDOM_BANNER)
 
 

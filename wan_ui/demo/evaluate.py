@@ -8,7 +8,10 @@ import io
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,37 +101,70 @@ def images_of(row: WanModel) -> tuple[bool, ...]:
     return {"none": (False,), "optional": (False, True), "required": (True,)}[row.control_image]
 
 
-def row_figures(engine: Engine, row: WanModel, count: int, lora_count: int, sheets: Path | None) -> dict[str, Any]:
-    """A row's base figures, and its LoRA's at scale 0, 0.5 and 1, and at 1 without the trigger word."""
-    found: dict[str, Any] = {}
-    settings: list[tuple[str, int, list[dict[str, Any]], bool]] = [("base", count, [], False)]
-    if lora_count:
-        settings += [(f"lora {scale:g}", lora_count, worn(row, scale), True) for scale in (0, 0.5, 1)]
-        settings += [("lora 1, no trigger", lora_count, worn(row, 1), False)]
+@dataclass(frozen=True)
+class Setting:
+    """So many prompts of a model with some LoRAs; `group` and `name` say where its figures are filed."""
+
+    model: str
+    group: str
+    name: str
+    count: int
+    loras: tuple[Mapping[str, Any], ...] = ()
+    trigger: bool = False
+    image: bool = False
+    compared: int = 0  # figures of the first so many prompts too, which a LoRA's are compared with
+
+
+def row_settings(row: WanModel, count: int, lora_count: int) -> list[Setting]:
+    """The base of a row, and its LoRA at scale 0, 0.5 and 1 with the trigger word, and at 1 without."""
+    found = []
     for image in images_of(row):
-        for label, number, loras, trigger in settings:
-            chosen = cases(number, trigger)
-            clips = [clip.frames for clip in engine.generate(body(row, chosen, image, loras))]
-            name = f"{label}, first frame" if image else label
-            found[name] = figures(clips, chosen, image)
-            print(f"{row.id:18} {name:32} {line(found[name])}", flush=True)
-            if sheets is not None:
-                sheets.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(world.sheet(clips[:16])).save(sheets / f"{row.id} {name}.png".replace(" ", "_"))
+        tail = ", first frame" if image else ""
+        found.append(Setting(row.id, row.id, f"base{tail}", count, image=image, compared=lora_count))
+        for scale, trigger in ((0, True), (0.5, True), (1, True), (1, False)) if lora_count else ():
+            name = f"lora {scale:g}{'' if trigger else ', no trigger'}{tail}"
+            found.append(Setting(row.id, row.id, name, lora_count, tuple(worn(row, scale)), trigger, image))
     return found
 
 
-def job_figures(engine: Engine, count: int) -> dict[str, Any]:
-    """The job folder's checkpoints, by step: how often the new look is found with the trigger word."""
+def job_settings(count: int) -> list[Setting]:
+    """The saves of the job folder, with the trigger word."""
     row = next(row for row in MODELS.values() if row.control_image == "none" and not row.two_transformers)
-    found: dict[str, Any] = {}
-    for step in offer.JOB_STEPS:
-        path = offer.job_file(step)
-        chosen = cases(count, trigger=True)
-        clips = [clip.frames for clip in engine.generate(body(row, chosen, False, [{"path": path}]))]
-        found[str(step)] = figures(clips, chosen, False)
-        print(f"{row.id:18} job, step {step:<22} {line(found[str(step)])}", flush=True)
+    return [
+        Setting(row.id, "job", f"step {step}", count, ({"path": offer.job_file(step)},), trigger=True)
+        for step in offer.JOB_STEPS
+    ]
+
+
+def measure(engine: Engine, setting: Setting, sheets: Path | None) -> dict[str, dict[str, float]]:
+    """A setting's figures by name; a contact sheet of its first clips in `sheets`."""
+    chosen = cases(setting.count, setting.trigger)
+    request = body(MODELS[setting.model], chosen, setting.image, setting.loras)
+    clips = [clip.frames for clip in engine.generate(request)]
+    found = {setting.name: figures(clips, chosen, setting.image)}
+    if 0 < setting.compared < setting.count:
+        first = slice(setting.compared)
+        found[f"{setting.name}, {setting.compared} of them"] = figures(clips[first], chosen[first], setting.image)
+    for name, values in found.items():
+        print(f"{setting.group:18} {name:32} {line(values)}", flush=True)
+    if sheets is not None:
+        sheets.mkdir(parents=True, exist_ok=True)
+        name = f"{setting.group} {setting.name}.png".replace(",", "").replace(" ", "_")
+        Image.fromarray(world.sheet(clips[:16])).save(sheets / name)
     return found
+
+
+_worker: list[Engine] = []  # of this process, where several measure at once
+
+
+def _open(models_dir: Path, lora_dir: Path, device: str | None) -> None:
+    from wan_ui.local import Engine
+
+    _worker.append(Engine(models_dir, lora_dir, device))
+
+
+def _measure(setting: Setting, sheets: Path | None) -> dict[str, dict[str, float]]:
+    return measure(_worker[0], setting, sheets)
 
 
 def vae_figures(models_dir: Path, device: str, count: int) -> dict[str, float]:
@@ -169,20 +205,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--lora-prompts", type=int, default=40, help="prompts of each LoRA setting; 0: no LoRAs")
     parser.add_argument("--skip-shared", action="store_true", help="leave out the VAEs and the job")
     parser.add_argument("--device", default=None)
+    parser.add_argument("--workers", type=int, default=1, help="processes that measure at once")
     parser.add_argument("--sheets", type=Path, help="a folder for contact sheets")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     arguments = parser.parse_args(argv)
     demo = ensure(arguments.data_dir / "demo")
     engine = Engine(demo.models_dir, demo.lora_dir, arguments.device)
     began, found = time.monotonic(), dict[str, Any]()
-    if not arguments.skip_shared:
-        found["vae"] = vae_figures(demo.models_dir, str(engine.device), min(50, arguments.prompts))
-        if arguments.lora_prompts:
-            found["job"] = job_figures(engine, arguments.lora_prompts)
+    settings = [] if arguments.skip_shared or not arguments.lora_prompts else job_settings(arguments.lora_prompts)
     for model_id in arguments.rows:
-        found[model_id] = row_figures(
-            engine, MODELS[model_id], arguments.prompts, arguments.lora_prompts, arguments.sheets
-        )
+        settings += row_settings(MODELS[model_id], arguments.prompts, arguments.lora_prompts)
+    if not arguments.skip_shared:
+        found["vae"] = vae_figures(demo.models_dir, str(engine.device), arguments.prompts)
+    if arguments.workers == 1:
+        made = [measure(engine, setting, arguments.sheets) for setting in settings]
+    else:
+        opened = (demo.models_dir, demo.lora_dir, arguments.device)
+        with ProcessPoolExecutor(arguments.workers, get_context("spawn"), _open, opened) as pool:
+            made = list(pool.map(partial(_measure, sheets=arguments.sheets), settings))
+    for setting, values in zip(settings, made, strict=True):
+        found.setdefault(setting.group, {}).update(values)
     found["seconds"], found["device"] = round(time.monotonic() - began, 1), engine.device_name
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
