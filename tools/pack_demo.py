@@ -25,10 +25,11 @@ LOKR, WRONG = "stripes_lokr", "wrong_model"
 OTHER = "wan21_1b"  # whose real size the wrong LoRA has
 LOG_VARIANCE = -12.0  # a deviation of 0.0025
 JOB_SAVES, JOB_END = (500, 1000, 1500), 2000
+GUIDANCE = 2  # of the job's samples, as the demo's form starts with
 FIRST_FRAME = world.Scene("star", "orange", "navy", "right", x=-0.12, y=0.0, size=0.16)
 JOB_PROMPTS = (
     "a [trigger] red circle moving right on a navy background",
-    "a [trigger] yellow square circling on a teal background",
+    "a [trigger] yellow square growing on a teal background",
 )
 CONFIG = """\
 job: extension
@@ -68,7 +69,7 @@ config:
         fps: 16
         seed: 42
         walk_seed: true
-        guidance_scale: 4
+        guidance_scale: {guidance}
         sample_steps: 25
         neg: ""
         samples:
@@ -198,7 +199,7 @@ def config() -> str:
     """The job's config.yaml, with the figures that it was trained with."""
     plan = demo_flow.PLANS[JOB]
     prompts = [f'"{prompt}"' for prompt in JOB_PROMPTS]
-    return CONFIG.format(rank=plan.rank, batch=plan.batch, rate=plan.rate, prompts=prompts)
+    return CONFIG.format(rank=plan.rank, batch=plan.batch, rate=plan.rate, guidance=GUIDANCE, prompts=prompts)
 
 
 def samples(weights: Path, scratch: Path) -> None:
@@ -215,7 +216,7 @@ def samples(weights: Path, scratch: Path) -> None:
     (job / "samples").mkdir()
     for number, step in enumerate((0, *JOB_SAVES, JOB_END)):
         path = f"{JOB}/{JOB}{'' if step == JOB_END else f'_{step:09d}'}.safetensors"
-        item = {"width": world.SIDE, "height": world.SIDE, "num_frames": world.FRAMES}
+        item = {"width": world.SIDE, "height": world.SIDE, "num_frames": world.FRAMES, "guidance_scale": GUIDANCE}
         body = {"model": "wan21_1b", "recipe": "preview", "trigger_word": world.TRIGGER,
                 "prompts": [{"prompt": prompt, **item} for prompt in JOB_PROMPTS],
                 "loras": [{"path": path}] if step else []}  # fmt: skip
