@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=3, default=(832, 480, 81), metavar=("W", "H", "FRAMES"))
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--caps", type=int, nargs="*", default=[0, 24, 12], help="GiB of GPU memory; 0 is all of it")
-    parser.add_argument("--compile", default="auto", choices=["auto", "fast", "exact", "off"])
+    parser.add_argument("--compile", default="auto", choices=["auto", "exact", "fast", "off"])
     parser.add_argument("--json", type=Path, help="a file for the figures")
     parser.add_argument("--cpu", action="store_true", help="only count what is done, on tiny checkpoints")
     chosen = parser.parse_args()

@@ -37,7 +37,7 @@ class Engine:
     `models_dir` None takes checkpoints from the Hugging Face cache or hub. `lora_dir` is the root of the request's
     `loras[].path`. `device` None is CUDA if there is one, else the CPU. `data_dir` keeps control images and uploads;
     None keeps them for the life of the object. A server gives its own `library`, so that both know its uploads and
-    what was fetched. `compile` "auto" is "fast" on CUDA and "off" elsewhere; compiled kernels are kept in `data_dir`.
+    what was fetched. `compile` "auto" is "exact" on CUDA and "off" elsewhere; compiled kernels are kept in `data_dir`.
     Not thread-safe.
     """
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 MemoryMode = Literal["auto", "resident", "pair", "stream"]
-CompileMode = Literal["auto", "fast", "exact", "off"]
-COMPILE_MODES: tuple[CompileMode, ...] = ("auto", "fast", "exact", "off")
+CompileMode = Literal["auto", "exact", "fast", "off"]
+COMPILE_MODES: tuple[CompileMode, ...] = ("auto", "exact", "fast", "off")
 MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "resident", "pair", "stream")
 LogFormat = Literal["auto", "json", "text"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("auto", "json", "text")
@@ -25,7 +25,7 @@ class Settings:
     """What the operator chose.
 
     `models_dir` None: checkpoints come from the Hugging Face cache or hub. `device` None: CUDA if there is one,
-    else the CPU. `memory` "auto" takes the first of resident, pair, stream that fits. `compile` "auto" is fast on CUDA
+    else the CPU. `memory` "auto" takes the first of resident, pair, stream that fits. `compile` "auto" is exact on CUDA
     and off elsewhere.
     `job_timeout`: seconds that one video may take, its checkpoint's download left out; None for no limit.
     `max_attempts`: processes that may end while running a job before it is failed.
@@ -135,9 +135,8 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "--compile",
         choices=COMPILE_MODES,
         default=default("COMPILE", "auto"),
-        help="fast: the transformer's passes are fused, its rounding differs; exact: fused only where every bit stays "
-        "(the trainer previews are never more than that); off: plain PyTorch (default: %(default)s, which is fast on "
-        "CUDA, else off)",
+        help="exact: the transformer's passes are fused where every bit stays; fast: everywhere, with other rounding "
+        "(never for the trainer previews); off: plain PyTorch (default: %(default)s, which is exact on CUDA, else off)",
     )
     line.add_argument("--no-compile", action="store_const", const="off", dest="compile", help="the same as off")
     line.add_argument("--port", type=int, default=default("PORT", "7860"), help="TCP port (default: %(default)s)")

@@ -127,7 +127,7 @@ def test_the_trainers_previews_are_never_rounded_differently() -> None:
         ]
     assert Fusion("off", CPU).of(RECIPES["reference"]) is None
     assert Fusion("auto", CPU).mode == "off"
-    assert Fusion("auto", torch.device("cuda")).mode == "fast"
+    assert Fusion("auto", torch.device("cuda")).mode == "exact"
 
 
 def test_switching_recipes_leaves_no_trace(loras: Path) -> None:

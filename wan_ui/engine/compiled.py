@@ -135,7 +135,7 @@ class Fusion:
     """Which arithmetic a recipe's transformers get, under a mode on a device. `backend` takes the place of Inductor."""
 
     def __init__(self, mode: CompileMode, device: torch.device, backend: Backend | None = None) -> None:
-        self.mode: CompileMode = mode if mode != "auto" else "fast" if device.type == "cuda" else "off"
+        self.mode: CompileMode = mode if mode != "auto" else "exact" if device.type == "cuda" else "off"
         self._backend = backend
         self._made: dict[Arithmetic, Fused] = {}
 
