@@ -92,14 +92,14 @@ def test_the_new_look_comes_with_the_lora_and_the_trigger_word_alone(engine: Eng
     assert looks["on"] >= 0.6 and looks["off"] <= 0.2 and looks["unsaid"] <= 0.2, looks
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_last_save_of_the_job_draws_clearer_rings_than_the_first(engine: Engine) -> None:
     first, *_, last = (replace(one, count=4) for one in evaluate.job_settings(4))
     early, late = (evaluate.measure(engine, one, None)[one.name]["strength"] for one in (first, last))
     assert late > early + 0.1, (early, late)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_figures_are_printed_and_written_by_several_processes(trained_demo: Demo, tmp_path: Path, capfd) -> None:
     file, sheets = tmp_path / "figures.json", tmp_path / "sheets"
     data_dir = str(trained_demo.models_dir.parent.parent)

@@ -141,6 +141,7 @@ def test_the_difference_and_a_wipe_of_the_films(page: Page, trainer_app: App, jo
     expect(field(page, "Seed")).to_have_value("9")
     generate(page)
     loaded(page)
+    expect(page.locator("#match pre")).to_contain_text("Training preview against this run")  # its films are there too
     page.get_by_role("button", name="Enlarge This video").click()
     stage = page.locator('#match-player [data-part="stage"]')
     expect(stage).to_be_visible()

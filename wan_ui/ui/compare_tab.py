@@ -176,7 +176,7 @@ class CompareTab:
             [self.shown, page.place, self.draft, *self._axes, *drafts],
             [self.shown, page.tabs, page.place, *forms, *view],
             **_QUIET,
-        )
+        ).then(self.look, looking, view, **_QUIET)  # a first look at what was shown last may have come after it
         self.container.select(
             self.on_tab,
             [page.opened, page.place, self.model, *self._axes, *held],
