@@ -153,6 +153,14 @@ def test_a_cell_is_written_while_the_next_is_rendered(
 # Failures
 
 
+def until_failed(worker: Worker, job_id: str) -> None:
+    """Returns when the writer has noted what ends the job."""
+    deadline = time.monotonic() + PATIENCE
+    while worker._claims[job_id].error is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def test_a_file_that_cannot_be_written_ends_its_job_and_what_is_rendered_of_it(
     desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter, tmp_path: Path
 ) -> None:
@@ -160,10 +168,7 @@ def test_a_file_that_cannot_be_written_ends_its_job_and_what_is_rendered_of_it(
     first, second = desk.submit(body(1, 2, 3)), desk.submit(body(4))
     writing, rendering = both_held(writer, render, worker)
     writing.open()
-    deadline = time.monotonic() + PATIENCE
-    while worker._claims[first.id].error is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until_failed(worker, first.id)
     rendering.open()
     assert ended(desk, worker, second).status == "succeeded"
     job = desk.job(first.id)
@@ -199,10 +204,7 @@ def test_a_full_disk_ends_a_comparison_and_what_is_rendered_of_it(
     job = desk.submit(seeds(1, 2, 3))
     writing, rendering = both_held(writer, render, worker)
     writing.open()
-    deadline = time.monotonic() + PATIENCE
-    while worker._claims[job.id].error is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    until_failed(worker, job.id)
     rendering.open()
     job = ended(desk, worker, job)
     assert job.error is not None

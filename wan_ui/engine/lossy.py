@@ -11,6 +11,7 @@ from diffusers import FirstBlockCacheConfig, WanTransformer3DModel
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from wan_ui.engine.streaming import ADAPTER_MARK
 from wan_ui.errors import SpeedupNotSupported
 from wan_ui.models import Speedup
 
@@ -20,7 +21,6 @@ SMALLEST_ROW = 1e-12  # the largest value of a row of zeros is taken for this, s
 ALIGNED = 16  # torch._scaled_mm on CUDA wants both sides of a weight to be multiples of this
 PRODUCTS_SINCE = (8, 9)  # compute capability of the first GPUs with fp8 products: Ada; Hopper is 9.0
 CACHE_THRESHOLD = 0.1  # relative change of the first block's residual below which the others are skipped
-_ADAPTER = "lora_"  # how PEFT's own layers inside an adapted one are named
 
 
 def check(speedup: Speedup, device: torch.device) -> None:
@@ -101,7 +101,7 @@ def pack_blocks(transformer: WanTransformer3DModel, device: torch.device, produc
     found = [
         (name, module)
         for name, module in transformer.blocks.named_modules()
-        if isinstance(module, torch.nn.Linear) and not any(part.startswith(_ADAPTER) for part in name.split("."))
+        if isinstance(module, torch.nn.Linear) and not any(part.startswith(ADAPTER_MARK) for part in name.split("."))
     ]
     for name, module in found:
         layer = module if isinstance(module, PackedLinear) else PackedLinear(module, device)

@@ -18,6 +18,7 @@ BYTES_PER_TOKEN_CHANNEL = 28
 BYTES_PER_TOKEN_CHANNEL_EXPANDED = 80
 VAE_BYTES_PER_PIXEL = 11_200  # per output pixel of one frame, while four frames are decoded in bf16
 FRAME_BYTES_PER_PIXEL = 3 * (2 + 2 + 1)  # a decoded frame in bf16, its concatenation, and in uint8
+HOST_RESERVE = 4 << 30  # bytes of host memory that are left free beside what is kept, locked or read ahead
 RESERVE = 1 << 30  # bytes for the CUDA context's workspaces and fragmentation
 PACKED_SHARE = 0.52  # of bf16's bytes: 98 % of the parameters are linear layers of the blocks, at 1 byte, not 2
 CACHED_STATES = 9  # hidden states that a step cache keeps: three each for cond, uncond and the measuring forward

@@ -60,7 +60,6 @@ MAX_SEQUENCE_LENGTH = 512  # tokens, the pipelines' own default
 KEPT_FRAMES = 8  # encoded first frames kept on the device, a few MB each
 KEPT_PROMPTS = 128  # text embeddings kept in host memory, 4 MB each at full size
 ROOM_FOR_A_RENDER = 12 << 30  # bytes of GPU memory left free beside pristine weights
-HOST_RESERVE = 4 << 30  # bytes of host memory left free beside pristine weights
 MOST_DROPPED = 50  # dropped tensors named one by one in a report
 # How memory runs out beside torch's own allocator: in the driver, and when a library wants its workspace.
 _MEMORY_SIGNS = ("CUDA error: out of memory", "CUDA driver error: out of memory", "STATUS_ALLOC_FAILED")
@@ -396,7 +395,7 @@ class WanPipeline:
         def place(size: int) -> Place:
             if self._device.type == "cuda" and size + ROOM_FOR_A_RENDER <= idle_bytes(self._device):
                 return "device"
-            return "host" if size + HOST_RESERVE <= psutil.virtual_memory().available else "checkpoint"
+            return "host" if size + memory.HOST_RESERVE <= psutil.virtual_memory().available else "checkpoint"
 
         return Originals(place, lambda name: read_tensor(files, name), lambda: self._residence.in_place)
 

@@ -16,16 +16,17 @@ from pathlib import Path
 
 import psutil
 
+from wan_ui.engine.memory import HOST_RESERVE
+
 CHUNK = 8 << 20  # bytes of one read
 SEGMENT = 128 << 20  # bytes in a row that one reader takes, so that a single large file is read by all of them
 READERS = 4
-RESERVE = 4 << 30  # bytes of host memory that are left alone
 
 
 def has_room(size: int) -> bool:
     """Whether the page cache can take so many bytes without pushing out what the system needs."""
     available: int = psutil.virtual_memory().available
-    return size + RESERVE <= available
+    return size + HOST_RESERVE <= available
 
 
 class ReadAhead:

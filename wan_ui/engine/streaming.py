@@ -17,11 +17,12 @@ import psutil
 import torch
 from diffusers import WanTransformer3DModel
 
+from wan_ui.engine.memory import HOST_RESERVE
+
 log = logging.getLogger(__name__)
 
 HOST = torch.device("cpu")
 ALIGNMENT = 256  # bytes: where a tensor may begin in a buffer, as CUDA's own allocations do
-HOST_RESERVE = 4 << 30  # bytes of host memory that are left free: locked pages cannot be swapped out
 SLOTS = 2  # blocks on the device at once of those that visit: one at work, one on its way
 ADAPTER_MARK = "lora_"  # in the names of PEFT's parameters; adapters stay on the device
 
@@ -99,7 +100,10 @@ class CudaLanes:
         torch.cuda.synchronize(self.device)
 
     def pin(self, buffer: torch.Tensor) -> Callable[[], None] | None:
-        """In place: PyTorch's own pinned allocations round up to a power of two, a third of a large host memory."""
+        """In place, while there is room: locked pages cannot be swapped out.
+
+        PyTorch's own pinned allocations round up to a power of two, a third of a large host memory.
+        """
         if psutil.virtual_memory().available < HOST_RESERVE:
             return None
         address = buffer.data_ptr()
