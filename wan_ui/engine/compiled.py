@@ -248,8 +248,8 @@ class Fused:
         eager: Callable[..., torch.Tensor],
         rotary: tuple[torch.Tensor, torch.Tensor],
     ) -> bool:
-        """Whether a block's result has eager's bits: looked at once for each size and each change of adapters."""
-        case = (self._wearing, hidden.shape, text.shape, temb.shape)
+        """Whether a block's result has eager's bits: looked at once for each graph, size and change of adapters."""
+        case = (self.graphs, self._wearing, hidden.shape, text.shape, temb.shape)
         if case not in self._proven:
             if not torch.equal(result, eager(hidden, text, temb, rotary)):
                 return False
