@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from peft.tuners.lora import LoraLayer
 
-from benchmarks import counts
+from benchmarks import comparison, counts
 from tests.gpu.full_size import TRANSFORMERS, write, write_lora
 from wan_ui import Engine
 from wan_ui.engine.adapters import Adapter, Dressing, Originals
@@ -231,14 +231,23 @@ def request(row: WanModel, size: tuple[int, int, int], steps: int, scale: float 
     return {"model": row.id, "first_step_change": False, "prompts": [prompt], "loras": loras}
 
 
-def videos(folder: Path, model: str, size: tuple[int, int, int], steps: int, caps: Sequence[int | None],
-           compile: CompileMode, layers: int | None) -> list[dict[str, Any]]:  # fmt: skip
-    """Whole videos through the engine, under caps on the GPU's memory in GiB: phases, seconds a step, equal frames."""
-    row, found, first = MODELS[model], [], None
+def checkpoint(folder: Path, row: WanModel, layers: int | None) -> None:
+    """The row's checkpoint and a LoRA for it, with random weights, on this machine's disk."""
     began = time.monotonic()
-    write(row, folder / "models", text_layers=2, layers=layers)
+    write(row, folder / "models", layers=layers)
     write_lora(folder / "loras" / "lora.safetensors", row, RANK, 0, layers)
-    print(f"{model}: checkpoint written in {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{row.id}: checkpoint written in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def videos(folder: Path, row: WanModel, size: tuple[int, int, int], steps: int, whole_steps: int,
+           caps: Sequence[int | None], compile: CompileMode) -> list[dict[str, Any]]:  # fmt: skip
+    """Whole videos through the engine, under caps on the GPU's memory in GiB: phases, seconds a step, equal frames.
+
+    The first video under each cap has `steps` steps. The second has another LoRA scale, and under the first cap
+    `whole_steps`.
+    """
+    found: list[dict[str, Any]] = []
+    first = None
     total = torch.cuda.get_device_properties(0).total_memory
     for cap in caps:
         torch.cuda.set_per_process_memory_fraction(1.0 if cap is None else cap * GIB / total)
@@ -256,13 +265,14 @@ def videos(folder: Path, model: str, size: tuple[int, int, int], steps: int, cap
         peak = torch.cuda.max_memory_allocated() / GIB
         began = time.monotonic()
         moments.clear()
-        (again,) = engine.generate(request(row, size, steps, 0.5), on_progress)
+        again_steps = whole_steps if first is None else steps
+        (again,) = engine.generate(request(row, size, again_steps, 0.5), on_progress)
         again_whole = time.monotonic() - began
         ends = [moment for phase, _, moment in moments if phase == "denoise"]
         gaps = np.diff(ends)
         first = first if first is not None else clip.frames
         result = {
-            "model": model,
+            "model": row.id,
             "size": "×".join(map(str, size)),
             "cap GiB": cap,
             "memory": clip.metadata["memory"],
@@ -270,6 +280,8 @@ def videos(folder: Path, model: str, size: tuple[int, int, int], steps: int, cap
             "first video s": whole,
             "first video by phase": clip.metadata["seconds"],
             "second video s": again_whole,
+            "second video steps": again_steps,
+            "outside denoising": 1 - again.metadata["seconds"]["denoise"] / again_whole,
             "second video by phase": again.metadata["seconds"],
             "seconds a step": [round(float(gap), 3) for gap in gaps],
             "peak GiB": peak,
@@ -292,9 +304,12 @@ def main() -> None:
     parser.add_argument("--reference", action="store_true", help="also the reference server's way")
     parser.add_argument("--video", default=None, choices=list(MODELS), help="a model to render whole videos with")
     parser.add_argument("--size", type=int, nargs=3, default=(832, 480, 81), metavar=("W", "H", "FRAMES"))
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=4, help="of a video or a cell of the comparison")
+    parser.add_argument("--whole-steps", type=int, default=25, help="of the second video under the first cap")
+    parser.add_argument("--comparison", default=None, choices=list(MODELS), help="a model to compare four scales with")
     parser.add_argument("--caps", type=int, nargs="*", default=[0, 24, 12], help="GiB of GPU memory; 0 is all of it")
     parser.add_argument("--compile", default="auto", choices=["auto", "exact", "fast", "off"])
+    parser.add_argument("--folder", type=Path, help="where checkpoints are kept for the next run (default: nowhere)")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     parser.add_argument("--cpu", action="store_true", help="only count what is done, on tiny checkpoints")
     chosen = parser.parse_args()
@@ -314,12 +329,17 @@ def main() -> None:
         torch._dynamo.reset()
         gc.collect()
         torch.cuda.empty_cache()
-    if chosen.video:
-        with tempfile.TemporaryDirectory() as name:
-            caps = [cap or None for cap in chosen.caps]
-            found["videos"] = videos(
-                Path(name), chosen.video, tuple(chosen.size), chosen.steps, caps, chosen.compile, chosen.layers
-            )
+    with tempfile.TemporaryDirectory() as name:
+        folder = chosen.folder or Path(name)
+        size = tuple(chosen.size)
+        if chosen.video:
+            row, caps = MODELS[chosen.video], [cap or None for cap in chosen.caps]
+            checkpoint(folder, row, chosen.layers)
+            found["videos"] = videos(folder, row, size, chosen.steps, chosen.whole_steps, caps, chosen.compile)
+        if chosen.comparison:
+            row = MODELS[chosen.comparison]
+            checkpoint(folder, row, chosen.layers)
+            found["comparison"] = comparison.run(folder, request(row, size, chosen.steps), chosen.compile)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(found, indent=1) + "\n")
 

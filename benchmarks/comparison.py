@@ -1,0 +1,87 @@
+"""Four LoRA scales of one request: as a comparison of wan-ui, and as four requests to a server of the reference's kind.
+
+The server keeps its compiled pipeline and its LoRA files between requests; for each it sets their scale, encodes the
+prompts and runs all steps. Both are warm when they are timed. MP4s are written by neither.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UniPCMultistepScheduler, WanPipeline
+
+from wan_ui import Engine
+from wan_ui.models import MODELS
+from wan_ui.settings import CompileMode
+
+SCALES = (0.25, 0.5, 0.75, 1.0)
+WARMING = (0.4, 0.6)  # the second scale is what a dynamic graph is built for
+
+
+def run(folder: Path, request: dict[str, Any], compile: CompileMode) -> dict[str, Any]:
+    """Seconds of each way, and the ratios, for the checkpoint under `folder`.
+
+    A pair's scales move together, and then the low-noise one alone.
+    """
+    fields = ("scale", "scale_low") if MODELS[request["model"]].two_transformers else ("scale",)
+    found: dict[str, Any] = {"steps": request["prompts"][0]["sample_steps"]}
+    engine = Engine(folder / "models", folder / "loras", "cuda", data_dir=folder / "data", compile=compile)
+    engine.generate(request)
+    for field in fields:
+        axis = {"columns": {"field": field, "values": list(SCALES)}, "baseline": False}
+        found[f"wan-ui, four of {field}"] = timed(lambda axis=axis: engine.generate({**request, "compare": axis}))
+    engine.close()
+    gc.collect()
+    torch.cuda.empty_cache()
+    serve = reference(folder, request)
+    found["reference, warming"] = timed(lambda: [serve(scale) for scale in WARMING])
+    found["reference, four requests"] = timed(lambda: [serve(scale) for scale in SCALES])
+    for field in fields:
+        found[f"ratio, {field}"] = found[f"wan-ui, four of {field}"] / found["reference, four requests"]
+    print(found, flush=True)
+    return found
+
+
+def timed(work: Callable[[], Any]) -> float:
+    began = time.monotonic()
+    work()
+    torch.cuda.synchronize()
+    return time.monotonic() - began
+
+
+def reference(folder: Path, request: dict[str, Any]) -> Callable[[float], np.ndarray]:
+    """Renders the request at a scale as the reference's server does: compiled, with unfused adapters."""
+    row, prompt = MODELS[request["model"]], request["prompts"][0]
+    pipe = WanPipeline.from_pretrained(folder / "models" / row.base_model, torch_dtype=torch.bfloat16).to("cuda")
+    if row.unipc_shift is not None:
+        pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config, flow_shift=row.unipc_shift)
+    pipe.set_progress_bar_config(disable=True)
+    file = folder / "loras" / "lora.safetensors"
+    pipe.load_lora_weights(file, adapter_name="default")
+    if row.two_transformers:
+        pipe.load_lora_weights(file, adapter_name="default", load_into_transformer_2=True)
+    for part in row.slots.values():
+        getattr(pipe, part).compile_repeated_blocks(mode="max-autotune", dynamic=True)
+
+    def serve(scale: float) -> np.ndarray:
+        pipe.set_adapters(["default"], adapter_weights=[scale])
+        clip = pipe(
+            prompt=prompt["prompt"],
+            negative_prompt="",
+            width=prompt["width"],
+            height=prompt["height"],
+            num_frames=prompt["num_frames"],
+            num_inference_steps=prompt["sample_steps"],
+            guidance_scale=4.0,
+            generator=torch.Generator("cpu").manual_seed(42),
+            output_type="np",
+        )
+        return np.asarray(clip.frames)
+
+    return serve
