@@ -300,6 +300,7 @@ def videos(folder: Path, row: WanModel, size: tuple[int, int, int], steps: int, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--forwards", nargs="*", default=[], choices=list(SIZES), help="models to time a forward of")
+    parser.add_argument("--sizes", type=int, help="how many of each model's sizes (default: all)")
     parser.add_argument("--layers", type=int, help="blocks of each model, for a quick look (default: all)")
     parser.add_argument("--reference", action="store_true", help="also the reference server's way")
     parser.add_argument("--video", default=None, choices=list(MODELS), help="a model to render whole videos with")
@@ -323,8 +324,9 @@ def main() -> None:
     for label in chosen.forwards:
         model_id, sizes = SIZES[label]
         model = built(MODELS[model_id], chosen.layers)
-        for size in sizes:
+        for size in sizes[: chosen.sizes]:
             found["forwards"].append(forwards(label, MODELS[model_id], size, model, top, chosen.reference))
+            write_json(chosen.json, found)
         del model
         torch._dynamo.reset()
         gc.collect()
@@ -340,8 +342,12 @@ def main() -> None:
             row = MODELS[chosen.comparison]
             checkpoint(folder, row, chosen.layers)
             found["comparison"] = comparison.run(folder, request(row, size, chosen.steps), chosen.compile)
-    if chosen.json is not None:
-        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(chosen.json, found)
+
+
+def write_json(file: Path | None, found: dict[str, Any]) -> None:
+    if file is not None:
+        file.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from wan_ui.engine.components import Components
 from wan_ui.engine.memory import RESERVE, Placement
 from wan_ui.engine.streaming import HOST, SLOTS, CudaLanes, Lanes, Streamed, Visitor
 
+SLACK = 2 << 30
+"""Bytes that are left free rather than filled with blocks: a block that stays saves a transfer that is hidden anyway."""
+
 _OFFLOADING_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
 
@@ -139,7 +142,7 @@ class Residence:
     def _resident_blocks(self, streamed: Streamed) -> int:
         if self.mode == "pair":
             return streamed.count
-        room = idle_bytes(self._device) - self._activations - RESERVE - SLOTS * streamed.block_bytes
+        room = idle_bytes(self._device) - self._activations - RESERVE - SLACK - SLOTS * streamed.block_bytes
         return max(0, min(streamed.count, room // streamed.block_bytes))
 
     @contextmanager
