@@ -15,7 +15,7 @@ from wan_ui.engine.memory import RESERVE, Placement
 from wan_ui.engine.streaming import HOST, SLOTS, CudaLanes, Lanes, Streamed, Visitor
 
 SLACK = 2 << 30
-"""Bytes that are left free rather than filled with blocks: a block that stays saves a transfer that is hidden anyway."""
+"""Bytes that are left free and not filled with blocks: one that stays saves a transfer that is hidden anyway."""
 
 _OFFLOADING_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
