@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,6 +81,17 @@ def _imports(tree: ast.Module) -> Iterator[str]:
             yield node.module
 
 
+def _rooms_imported(path: Path, rooms: Collection[str]) -> set[str]:
+    """The rooms of the project that a module imports, those for its types too."""
+    found: set[str] = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            found |= {name if (name := f"{node.module}.{one.name}") in rooms else node.module for one in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {one.name for one in node.names}
+    return found & set(rooms)
+
+
 def _docstrings(tree: ast.Module) -> set[int]:
     """Ids of the constants that are documentation: a string standing alone as a statement."""
     return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
@@ -127,6 +138,16 @@ def test_each_framework_stays_in_its_rooms() -> None:
         if (homes := HOMES.get(name.split(".")[0])) is not None and not _module(path).startswith(homes)
     ]
     assert strays == []
+
+
+def test_imports_go_one_way() -> None:
+    """No room imports one that imports it, however far around: not for a type either."""
+    # The package itself offers the Engine lazily, at the end of all.
+    paths = {name: path for path in SOURCES if (name := _module(path)) != "wan_ui"}
+    below = {name: _rooms_imported(path, paths) for name, path in paths.items()}
+    while free := {name for name, needs in below.items() if not needs}:
+        below = {name: needs - free for name, needs in below.items() if name not in free}
+    assert below == {}
 
 
 def test_only_the_table_knows_a_model_by_name() -> None:

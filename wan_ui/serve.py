@@ -291,7 +291,7 @@ def compose(settings: Settings) -> House:
 
 def launch(house: House, demo: Demo | None, port: int, settings: Settings, entry: Entry) -> gr.Blocks:
     """The page and /v1 on one port, behind guard and gate. Raises HostError if the port was taken meanwhile."""
-    from wan_ui.ui import page
+    from wan_ui.ui import page, side
 
     kept = Path(os.environ["GRADIO_TEMP_DIR"])
 
@@ -316,7 +316,7 @@ def launch(house: House, demo: Demo | None, port: int, settings: Settings, entry
         banner=None if demo is None else demo.banner,
         demo=demo,
         shared=settings.shared_gallery,
-        sharing=None if login is None else page.Sharing(entry.tunnel, login.user, login.password),
+        sharing=None if login is None else side.Sharing(entry.tunnel, login.user, login.password),
     )
     house.desk.publish_files(files_named_in(blocks.get_config_file(), kept))
     try:

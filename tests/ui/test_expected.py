@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from wan_ui.jobs.store import Job
 from wan_ui.request import Generation, LoraUse, parse, resolve
-from wan_ui.ui.compare_tab import expected
+from wan_ui.ui.comparison import expected
 
 PROMPT = {"prompt": "a kite", "width": 64, "height": 64, "num_frames": 5, "sample_steps": 10, "seed": 1}
 

@@ -9,18 +9,14 @@ import gradio as gr
 
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import WanUIError
-from wan_ui.ui.compare_tab import ID as COMPARE
+from wan_ui.ui.drawer import Drawer
+from wan_ui.ui.events import QUIET, Update
 
 if TYPE_CHECKING:
     from wan_ui.jobs.visitor_desk import VisitorDesk
-    from wan_ui.ui.page import Page
 
 ID = "gallery"
 _HERE = Path(__file__).parent
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
-
-Update = dict[Any, Any]
-"""What a handler changes; outputs it leaves out stay as they are. Here, as Gradio reads the handlers' types."""
 
 
 class GalleryTab:
@@ -40,28 +36,24 @@ class GalleryTab:
                 recipes={recipe: one.label for recipe, one in RECIPES.items()},
             )
 
-    def connect(self, page: Page) -> None:
+    def connect(self, drawer: Drawer) -> None:
         """Wires the events."""
-        self.page = page
-        self.container.select(self.on_tab, [], [page.place, page.text], **_QUIET)
-        into: list[Any] = [*page.loaded, *page.compare.view]
-        self.board.click(self.on_press, [page.uploads, page.compare.seen], into, concurrency_limit=8, **_QUIET)
+        self.drawer, self.forms, self.compare = drawer, drawer.forms, drawer.compare
+        self.container.select(self.on_tab, [], [self.forms.place, self.forms.text], **QUIET)
+        into: list[Any] = [*drawer.loaded, *self.compare.view]
+        given = [self.forms.uploads, self.compare.seen]
+        self.board.click(self.on_press, given, into, concurrency_limit=8, **QUIET)
 
     def on_tab(self) -> Update:
-        return {self.page.place: ID, self.page.text: ""}
+        return {self.forms.place: ID, self.forms.text: ""}
 
     def on_press(self, uploads: Any, compared: Any, event: gr.EventData) -> Update:
         """A comparison is opened in its tab, or the settings of an entry in a form."""
         try:
             if event.do == "use":
                 entry = self.desk.entry(str(event.entry))
-                return self.page.reopen(self.desk.job(entry.job_id), entry.index, uploads)
+                return self.drawer.reopen(self.desk.job(entry.job_id), entry.index, uploads)
             job = self.desk.job(str(event.job))
         except WanUIError as error:
             raise gr.Error(error.message, print_exception=False) from error
-        return {
-            self.page.tabs: gr.Tabs(selected=COMPARE),
-            self.page.place: COMPARE,
-            self.page.compare.shown: job.id,
-            **self.page.compare.look(job.id, compared),
-        }
+        return self.compare.shows(job.id, compared)

@@ -17,13 +17,14 @@ from wan_ui.request import TrainingSample, parse
 from wan_ui.trainer import mismatch
 from wan_ui.ui import card, player
 from wan_ui.ui.arrived import arrived
+from wan_ui.ui.drawer import Drawer
+from wan_ui.ui.events import POLL, QUIET, Update
 
 if TYPE_CHECKING:
     from wan_ui.jobs.previews import Beside, Checked
     from wan_ui.jobs.store import Job
     from wan_ui.jobs.visitor_desk import VisitorDesk
     from wan_ui.trainer.mismatch import Row
-    from wan_ui.ui.page import Page
 
 STATES: Mapping[str, str] = {"red": "differs", "amber": "unsure", "green": "matches"}
 ROW_NAMES: Mapping[str, str] = {
@@ -36,7 +37,6 @@ ROW_NAMES: Mapping[str, str] = {
 }  # fmt: skip
 FILES = [".webp", ".gif", ".mp4", ".png", ".jpg", ".jpeg"]
 CHART = (320, 56)  # units of the drawing
-Update = dict[Any, Any]
 
 _PICK = """
 element.addEventListener('click', (event) => {
@@ -56,8 +56,6 @@ element.addEventListener('click', (event) => {
     () => { copy.textContent = 'Copied'; setTimeout(() => { copy.textContent = 'Copy'; }, 2000); }, marked);
 });
 """
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
-_POLL: dict[str, Any] = {**_QUIET, "queue": False}
 
 
 class Match:
@@ -83,20 +81,20 @@ class Match:
                                 elem_classes="upload")  # fmt: skip
             self.problem = gr.HTML(elem_classes="problems")
 
-    def connect(self, page: Page) -> None:
+    def connect(self, drawer: Drawer) -> None:
         """Wires the events."""
-        self.page = page
-        looking: list[Any] = [page.seen, self.pin, self.which, self.here]
+        self.drawer, side = drawer, drawer.side
+        looking: list[Any] = [side.seen, self.pin, self.which, self.here]
         view: list[Any] = [self.panel, self.head, self.which, self.player, self.rows, self.all, self.stop, self.here]
-        page.pulse.click(self.look, looking, view, **_POLL)
+        side.pulse.click(self.look, looking, view, **POLL)
         # What is shown, or compared with, is another.
-        gr.on([page.seen.change, self.pin.change], self.look, looking, view, trigger_mode="always_last", **_POLL)
-        self.which.input(self.look, looking, view, **_QUIET)
-        filled = [self.problem, self.pin, *page.loaded]
-        given: list[Any] = [page.seen, self.which, page.uploads]
-        self.rows.click(self.on_fix, given, filled, **_QUIET)
-        self.all.click(self.on_all, given, filled, **_QUIET)
-        self.stop.click(self.on_stop, looking, [self.pin, *view], **_QUIET)
+        gr.on([side.seen.change, self.pin.change], self.look, looking, view, trigger_mode="always_last", **POLL)
+        self.which.input(self.look, looking, view, **QUIET)
+        filled = [self.problem, self.pin, *drawer.loaded]
+        given: list[Any] = [side.seen, self.which, drawer.forms.uploads]
+        self.rows.click(self.on_fix, given, filled, **QUIET)
+        self.all.click(self.on_all, given, filled, **QUIET)
+        self.stop.click(self.on_stop, looking, [self.pin, *view], **QUIET)
         self.file.upload(
             self.on_file,
             [self.file, *looking],
@@ -227,7 +225,7 @@ class Match:
             request = parse({**wire, "prompts": [{**wire["prompts"][0], "seed": job.generations[index].seed}]})
             chosen = [row for row in checked.rows if row.fix is not None and name in (None, row.row)]
             request = mismatch.apply_all(chosen, request)
-            filled = self.page.open_request(request.model_dump(mode="json", exclude_none=True), 0, uploads)
+            filled = self.drawer.open_request(request.model_dump(mode="json", exclude_none=True), 0, uploads)
             linked = self.desk.trainer.linked(job.id, index)
         except WanUIError as error:
             return {self.problem: card.problem(error)}

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.request import model_row, parse
 from wan_ui.ui.arrived import decoded
-
-if TYPE_CHECKING:
-    from wan_ui.ui.page import Page
+from wan_ui.ui.drawer import Drawer
+from wan_ui.ui.events import Update
 
 _HERE = Path(__file__).parent
-Update = dict[Any, Any]
-"""What a handler changes; outputs it leaves out stay as they are. Here, as Gradio reads the handlers' types."""
 
 
 class RestoreBox:
@@ -38,14 +35,14 @@ class RestoreBox:
             elem_id="restore",
         )
 
-    def connect(self, page: Page) -> None:
+    def connect(self, drawer: Drawer) -> None:
         """Wires the event."""
-        self.page = page
-        drafts = [tab.draft for tab in page.rows.values()]  # which hold what the controls do, in fewer inputs
+        self.drawer, self.forms = drawer, drawer.forms
+        drafts = [tab.draft for tab in self.forms.rows.values()]  # which hold what the controls do, in fewer inputs
         self.box.click(
             self.on_request,
-            [page.uploads, *drafts],
-            [self.box, *page.loaded],
+            [self.forms.uploads, *drafts],
+            [self.box, *drawer.loaded],
             api_visibility="private",
             show_progress="hidden",
             preprocess=False,
@@ -59,7 +56,7 @@ class RestoreBox:
             if told.get("do") == "frame":
                 found = self._with_frame(request, drafts)
             else:
-                found = self.page.open_request(request, 0, uploads)
+                found = self.drawer.open_request(request, 0, uploads)
         except WanUIError as error:
             return {self.box: gr.HTML(value={"ticket": told.get("ticket"), "problem": error.message})}
         return {**found, self.box: gr.HTML(value={"ticket": told.get("ticket"), "problem": ""})}
@@ -67,9 +64,9 @@ class RestoreBox:
     def _with_frame(self, request: Any, drafts: Sequence[Any]) -> Update:
         """A request's first frame in its model's form, whose other values stay as they are."""
         asked = parse(request)
-        tab = self.page.rows[model_row(asked.model).id]
+        tab = self.forms.rows[model_row(asked.model).id]
         if "ctrl_img" not in tab.components:
             raise InvalidRequest(f"{tab.row.label} takes no first frame.")
-        draft = dict(zip(self.page.rows, drafts, strict=True))[tab.row.id]
-        held = self.page.left(tab, draft) or self.page.starting_values(tab)[0]
-        return self.page.put_first_frame(tab, held, asked.prompts[0].ctrl_img or "")
+        draft = dict(zip(self.forms.rows, drafts, strict=True))[tab.row.id]
+        held = self.forms.left(tab, draft) or self.forms.starting_values(tab)[0]
+        return self.forms.put_first_frame(tab, held, asked.prompts[0].ctrl_img or "")

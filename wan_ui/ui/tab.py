@@ -15,7 +15,6 @@ from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import FIRST_FRAME_NOTE, SIZE_480P_NOTE, Preset, WanModel
 from wan_ui.ui import card, form
-from wan_ui.ui.compare_tab import Scales, scales
 
 LORA_HINT = (
     "Choose a file, upload one, or type an address: https://… or hf://org/name/path.safetensors, with @revision for "
@@ -39,7 +38,17 @@ MATCH_HINT = (
     "Reference server: as AI Toolkit inference servers render. Trainer preview: as AI Toolkit draws its samples while "
     "training."
 )
+SCALE_VALUES = "0, 0.5, 1, 1.5"
 TILES_HINT = "Only to match previews of a job with low_vram or vae_tiling; otherwise leave it off."
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The two-click way in a model's tab: the values, the button that runs them, and what is wrong with them."""
+
+    text: gr.Textbox
+    run: gr.Button
+    problem: gr.HTML
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,7 @@ def build(row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, s
                 with gr.Row(elem_classes="line"):
                     gr.HTML(f'<p class="hint">{LORA_HINT}</p>')
                     refresh = gr.Button("Refresh the list", size="sm", scale=0)
-                compared = scales()
+                compared = _scales()
             with gr.Column(elem_classes="section"):
                 put("recipe")
                 gr.HTML(f'<p class="hint">{MATCH_HINT}</p>')
@@ -203,6 +212,16 @@ def build(row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, s
         generate=generate,
         draft=draft,
     )
+
+
+def _scales() -> Scales:
+    """Lays out "Compare scales" beside a tab's scale sliders."""
+    with gr.Accordion("Compare scales", open=False, elem_classes="scales"):
+        with gr.Row(elem_classes="line"):
+            text = gr.Textbox(SCALE_VALUES, label="Scales to compare", max_lines=1)
+            run = gr.Button("Run the comparison", size="sm", scale=0)
+        problem = gr.HTML(elem_classes="problems")
+    return Scales(text, run, problem)
 
 
 def _prompt_note(held: Mapping[str, Any]) -> str:

@@ -19,19 +19,19 @@ from wan_ui.trainer.folder import CONFIG_NAMES
 from wan_ui.trainer.sample_block import sample_block
 from wan_ui.ui import card
 from wan_ui.ui.arrived import arrived
+from wan_ui.ui.drawer import Drawer
+from wan_ui.ui.events import QUIET, Update
+from wan_ui.ui.match import Match
 
 if TYPE_CHECKING:
     from wan_ui.jobs.visitor_desk import VisitorDesk
     from wan_ui.trainer.job import Sample
     from wan_ui.trainer.shelf import KeptJob, Save
-    from wan_ui.ui.match import Match
-    from wan_ui.ui.page import Page
 
 ID = "trainer"
 FILES = [".yaml", ".yml", ".json", ".zip", ".safetensors", ".webp", ".gif", ".png", ".jpg", ".jpeg", ".mp4"]
 MOST_NOTES = 12
 SIDES: Mapping[str, str] = {"high": "high", "low": "low", "whole": ""}
-Update = dict[Any, Any]
 
 _PICK = """
 element.addEventListener('click', (event) => {
@@ -51,7 +51,6 @@ const moves = (event, still) => {
 for (const name of ['pointerover', 'focusin']) element.addEventListener(name, (event) => moves(event, false));
 for (const name of ['pointerout', 'focusout']) element.addEventListener(name, (event) => moves(event, true));
 """
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
 _WAITS: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "concurrency_limit": 4}
 
 
@@ -94,24 +93,26 @@ class TrainerTab:
                     self.table = gr.HTML(js_on_load=_PICK, elem_id="samples")
                     self.wall = gr.HTML(js_on_load=_PICK, elem_id="wall")
 
-    def connect(self, page: Page, match: Match, opened: Any) -> None:
+    def connect(self, drawer: Drawer, match: Match, opened: Any) -> None:
         """Wires the events. `opened` is the event after which every form holds its values."""
-        self.page, self.match = page, match
+        self.drawer, self.match = drawer, match
+        self.forms, self.compare, self.side = drawer.forms, drawer.compare, drawer.side
+        forms, compare, side = self.forms, self.compare, self.side
         own: list[Any] = [
             self.opened, self.problem, self.body, self.about, self.save, self.all, self.table, self.wall, self.drop,
             self.folder,
         ]  # fmt: skip
-        followed: list[Any] = [page.picked, *page.view]
-        into: list[Any] = [self.problem, match.pin, *page.loaded, *page.compare.view, *followed]
-        given: list[Any] = [self.opened, self.save, page.seen, page.compare.seen, page.uploads]
-        opened.then(self.on_open, [self.opened], own, **_QUIET)
-        self.container.select(self.on_tab, [], [page.place, page.text, self.folder], **_QUIET)
+        followed: list[Any] = [side.picked, *side.view]
+        into: list[Any] = [self.problem, match.pin, *drawer.loaded, *compare.view, *followed]
+        given: list[Any] = [self.opened, self.save, side.seen, compare.seen, forms.uploads]
+        opened.then(self.on_open, [self.opened], own, **QUIET)
+        self.container.select(self.on_tab, [], [forms.place, forms.text, self.folder], **QUIET)
         self.drop.upload(self.on_drop, [self.drop], own, show_progress_on=[self.problem], **_WAITS)
         self.read.click(self.on_folder, [self.folder], own, show_progress_on=[self.problem], **_WAITS)
-        self.save.input(self.on_save, [self.opened, self.save], [self.problem, self.table], **_QUIET)
-        self.table.click(self.on_press, given, into, **_QUIET)
-        self.wall.click(self.on_press, given, into, **_QUIET)
-        self.all.click(self.on_all, given, into, **_QUIET)
+        self.save.input(self.on_save, [self.opened, self.save], [self.problem, self.table], **QUIET)
+        self.table.click(self.on_press, given, into, **QUIET)
+        self.wall.click(self.on_press, given, into, **QUIET)
+        self.all.click(self.on_all, given, into, **QUIET)
 
     # A job
 
@@ -124,7 +125,7 @@ class TrainerTab:
             return {self.opened: None, self.folder: gr.Dropdown(choices=self._folders())}  # of another data folder
 
     def on_tab(self) -> Update:
-        return {self.page.place: ID, self.page.text: "", self.folder: gr.Dropdown(choices=self._folders())}
+        return {self.forms.place: ID, self.forms.text: "", self.folder: gr.Dropdown(choices=self._folders())}
 
     def on_drop(self, files: Any) -> Update:
         given = [file for file in files if isinstance(file, Mapping) and file.get("path")] if files else []
@@ -206,9 +207,9 @@ class TrainerTab:
     def _reproduce(self, job: KeptJob, index: int, save: Save | None, step: int | None, uploads: Any) -> Update:
         """The sample in its model's form, pinned, so that what is generated is compared with its preview."""
         request = self.desk.trainer.request(job, index, save, step)
-        found = self.page.open_request(_wire(request), 0, uploads)
+        found = self.drawer.open_request(_wire(request), 0, uploads)
         sample = next(one for one in job.imported.samples if one.index == index)
-        tab = self.page.rows[job.imported.model]
+        tab = self.forms.rows[job.imported.model]
         if sample.missing_image is not None:
             found[tab.problem] = card.note(f"Choose this sample's first frame: {sample.missing_image}.")
         elif job.imported.quantised is not None:
@@ -233,10 +234,10 @@ class TrainerTab:
         started = self.desk.submit(wire)
         return {
             self.problem: "",
-            **self.page.open_request(wire, 0, uploads),
-            self.page.compare.shown: started.id,
-            **self.page.compare.look(started.id, compared),
-            **self.page.follow(seen),
+            **self.drawer.open_request(wire, 0, uploads),
+            self.compare.shown: started.id,
+            **self.compare.look(started.id, compared),
+            **self.side.follow(seen),
         }
 
     def on_all(self, opened: Any, key: Any, seen: Any, compared: Any, uploads: Any) -> Update:
@@ -255,8 +256,8 @@ class TrainerTab:
         except WanUIError as error:
             return {self.problem: card.problem(error)}
         grid = next((one for one in started if one.cells), None)
-        shown = {} if grid is None else self.page.compare.shows(grid.id, compared)
-        return {self.problem: "", **shown, **self.page.follow(seen)}
+        shown = {} if grid is None else self.compare.shows(grid.id, compared)
+        return {self.problem: "", **shown, **self.side.follow(seen)}
 
 
 def together(requests: Sequence[InferenceRequest]) -> list[dict[str, Any]]:
