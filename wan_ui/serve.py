@@ -37,6 +37,7 @@ from wan_ui.http.headers import SafeHeaders
 from wan_ui.http.login import Login
 from wan_ui.http.metrics import Metrics
 from wan_ui.http.own import Own, files_named_in
+from wan_ui.http.uploads import Uploads
 from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
@@ -297,7 +298,7 @@ def launch(house: House, demo: Demo | None, port: int, settings: Settings, entry
 
     def front(app: ASGIApp) -> ASGIApp:
         gate = Gate(
-            Own(app, visitors, kept),
+            Own(Uploads(app, house.desk.room_problem, kept), visitors, kept),
             house.badges,
             entry.login,
             entry.owner,

@@ -25,9 +25,13 @@ def test_each_has_its_words() -> None:
 def test_its_sentence_says_what_it_costs_in_the_documentations_figures(choice: Choice) -> None:
     far = choice.distance
     assert far is not None
-    assert f"{far.psnr:.0f} dB" in choice.sentence and f"SSIM {far.ssim:.2f}" in choice.sentence
-    row = f"| `{choice.id}` | {far.psnr} dB | {far.worst_psnr} dB | {far.ssim} |"
+    assert f"{far.psnr:.0f} dB" in choice.sentence and f"SSIM {far.ssim:.3f}" in choice.sentence
+    row = f"| `{choice.id}` | {far.psnr} dB | {far.worst_psnr} dB | {far.ssim:.3f} |"
     assert row in PERFORMANCE.read_text(encoding="utf-8")
+
+
+def test_no_lossy_mode_is_said_to_be_exact() -> None:
+    assert [sentence for sentence in sentences() if "SSIM 1." in sentence] == []
 
 
 def test_how_a_video_was_made_counts_where_there_is_a_count() -> None:

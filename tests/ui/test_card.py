@@ -103,6 +103,19 @@ def test_the_lists_escape_what_people_wrote():
         assert "<img" not in html and "onerror=&quot;" in html
 
 
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("Raise --max-disk-gb.", 'Raise <span class="flag">--max-disk-gb</span>.'),
+        ("without --demo, or", 'without <span class="flag">--demo</span>, or'),
+        ("a -- dash, well-known, ---x, 3--4", "a -- dash, well-known, ---x, 3--4"),
+        (f"{EVIL} --x-y", '&lt;img src=x onerror=&quot;alert(1)&quot;&gt; <span class="flag">--x-y</span>'),
+    ],
+)
+def test_flags_in_a_sentence_are_kept_whole(text, html):
+    assert card.sentence(text) == html
+
+
 def test_many_wrong_fields_are_counted():
     error = InvalidRequest("x", fields=[{"loc": f"prompts.{i}.width", "msg": "no"} for i in range(20)])
     assert "and 12 more" in card.problem(error)

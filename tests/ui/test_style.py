@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 
-from wan_ui.ui import page
+import pytest
+from playwright.sync_api import BrowserContext
+
+from wan_ui.demo.checkpoints import BANNER
+from wan_ui.ui import card, page
 
 
 def test_no_selector_has_a_comma_in_parentheses() -> None:
@@ -12,3 +16,20 @@ def test_no_selector_has_a_comma_in_parentheses() -> None:
     selectors = re.findall(r"(?:^|[{};])\s*([^{};@]+)\{", text)
     assert len(selectors) > 10
     assert [one.strip() for one in selectors if re.search(r"\([^()]*,[^()]*\)", one)] == []
+
+
+@pytest.mark.slow  # a browser
+def test_no_flag_of_the_banner_is_broken_at_any_width(context: BrowserContext) -> None:
+    window = context.new_page()
+    window.set_content(f"<style>{page.LAUNCH['css']}</style><p class='banner'>{card.sentence(BANNER)}</p>")
+    broken = window.evaluate("""() => {
+        const found = [];
+        for (let width = 160; width < 900; width += 2) {
+            document.querySelector('.banner').style.width = `${width}px`;
+            for (const flag of document.querySelectorAll('.flag')) {
+                if (flag.getClientRects().length !== 1) found.push(`${flag.textContent} at ${width}`);
+            }
+        }
+        return [document.querySelectorAll('.flag').length, found];
+    }""")
+    assert broken == [2, []]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from html import escape
@@ -36,7 +37,13 @@ STATES = {
     "canceled": "Cancelled",
 }
 LIVE = ("in_queue", "in_progress")
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]")
 SLOT_HEADS = {"single": "LoRA", "high": "High", "low": "Low"}
+
+
+def sentence(text: str) -> str:
+    """Text as HTML; a command line's flags in it stay whole where the line breaks."""
+    return _FLAG.sub(lambda flag: f'<span class="flag">{flag[0]}</span>', escape(text))
 
 
 def seconds(value: float) -> str:
@@ -170,13 +177,13 @@ def now(lead: Job | None, progress: Progress | None, ahead: tuple[Job, Progress 
         text = "Cancelled. The form is as you left it: press Generate to run it again."
         return _card("stopped", title, "Cancelled", "", facts, text)
     error = lead.error or {"code": "", "message": "The reason was not recorded."}
-    text = f'<p class="what">{escape(error["message"])}</p><code>{escape(error["code"])}</code>'
+    text = f'<p class="what">{sentence(error["message"])}</p><code>{escape(error["code"])}</code>'
     return _card("failed", title, "Failed", "", facts, text)
 
 
 def trouble(error: WanUIError) -> str:
     """The card while the list of jobs cannot be read."""
-    return _card("failed", "", "No answer", "", "", f'<p class="what">{escape(error.message)}</p>')
+    return _card("failed", "", "No answer", "", "", f'<p class="what">{sentence(error.message)}</p>')
 
 
 def _facts(pairs: Sequence[tuple[str, str]]) -> str:
@@ -340,17 +347,19 @@ def problem(error: WanUIError, name_of: Callable[[str], str] = str) -> str:
     """A refused request: what is wrong and, for fields, which. `name_of` turns a field's `loc` into its label."""
     fields: Any = error.details.get("fields") or []
     if fields:
-        items = "".join(f"<li><b>{escape(name_of(item['loc']))}</b>: {escape(item['msg'])}</li>" for item in fields[:8])
+        items = "".join(
+            f"<li><b>{escape(name_of(item['loc']))}</b>: {sentence(item['msg'])}</li>" for item in fields[:8]
+        )
         more = f"<li>and {len(fields) - 8} more</li>" if len(fields) > 8 else ""
         return f'<div class="problem" role="alert">Please change this and try again:<ul>{items}{more}</ul></div>'
-    return f'<div class="problem" role="alert">{escape(error.message)}</div>'
+    return f'<div class="problem" role="alert">{sentence(error.message)}</div>'
 
 
 def notes(texts: Sequence[str]) -> str:
     """What is to be known about what was just filled in: one line each."""
-    lines = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    lines = "".join(f"<li>{sentence(text)}</li>" for text in texts)
     return f'<div class="note again" role="status">Opened again, but not all is as it was:<ul>{lines}</ul></div>'
 
 
 def note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>' if text else ""
+    return f'<p class="note">{sentence(text)}</p>' if text else ""

@@ -119,7 +119,7 @@ class Page:
     def _lay_out(self, banner: str | None, demo: Demo | None, sharing: Sharing | None) -> None:
         gr.HTML('<header class="top"><h1>wan-ui</h1><p>LoRA inference for Wan video models</p></header>')
         if banner:
-            gr.HTML(f'<p class="banner" role="note">{escape(banner)}</p>')
+            gr.HTML(f'<p class="banner" role="note">{card.sentence(banner)}</p>')
         if demo is not None and demo.trained:
             from wan_ui.demo import offer
 
