@@ -15,7 +15,7 @@ from wan_ui.compare import ONE_PER_LINE, SCALES, by_training_step
 from wan_ui.errors import InvalidRequest, RequestNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import card, comparison, form, player
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, filled
 from wan_ui.ui.forms import Forms
 from wan_ui.ui.side import Side
 from wan_ui.ui.tab import Picture, Tab
@@ -118,12 +118,14 @@ class CompareTab:
         drafts = [tab.draft for tab in forms.rows.values()]
         view = self.view[1:]
         looking = [self.shown, self.seen]
-        opened.then(
+        restored = opened.then(
             self.on_open,
             [self.shown, forms.place, self.draft, *self._axes, *drafts],
             [self.shown, forms.tabs, forms.place, *own, *view],
             **QUIET,
-        ).then(self.look, looking, view, **QUIET)  # a first look at what was shown last may have come after it
+        )
+        restored.then(**filled(".compare-form"))
+        restored.then(self.look, looking, view, **QUIET)  # a first look at what was shown last may have come after it
         self.container.select(
             self.on_tab,
             [forms.opened, forms.place, self.model, *self._axes, *held],

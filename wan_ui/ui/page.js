@@ -1,7 +1,7 @@
-// What only the browser can do: Ctrl/Cmd+Enter, the notice that the server is gone, and bringing the card into view.
+// What only the browser can do: Ctrl/Cmd+Enter, the notice that the server is gone, bringing the card into view, and
+// keeping what is typed while the page still opens.
 (() => {
   if (window.wanUi) return;
-  window.wanUi = true;
 
   const visible = (element) => element && element.offsetParent !== null;
 
@@ -24,6 +24,44 @@
       event.target.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
     }
   });
+
+  // The page's first answers put into the forms what they held before, over what was typed meanwhile: that is put back
+  // as soon as they are in.
+  const FORMS = [".compare-form", "#models"];
+  const waiting = new Set(FORMS);
+  const typed = new Map();
+  let chosenTab = null;
+  const formOf = (element) => FORMS.find((form) => element.closest(form));
+  const isChoice = (control) => control.type === "radio" || control.type === "checkbox";
+  const keep = (event) => {
+    const control = event.target;
+    if (!waiting.has(formOf(control)) || control.type === "file") return;
+    const value = isChoice(control) ? control.checked : control.value;
+    typed.set(control, { value, start: control.selectionStart, end: control.selectionEnd });
+  };
+  const keepTab = (event) => {
+    const tab = event.target.closest("#models > .tab-wrapper [role=tab]");
+    if (tab && waiting.has("#models")) chosenTab = tab;
+  };
+  document.addEventListener("input", keep, true);
+  document.addEventListener("click", keepTab, true);
+  const putBack = (control, { value, start, end }) => {
+    control[isChoice(control) ? "checked" : "value"] = value;
+    if (control === document.activeElement && typeof start === "number") control.setSelectionRange(start, end);
+    for (const name of ["input", "change"]) control.dispatchEvent(new Event(name, { bubbles: true }));
+  };
+  const filled = (form) => {
+    waiting.delete(form);
+    for (const [control, was] of typed) {
+      if (formOf(control) !== form) continue;
+      typed.delete(control);
+      putBack(control, was);
+    }
+    if (form !== "#models" || !chosenTab) return;
+    chosenTab.click();
+    chosenTab = null;
+  };
+  window.wanUi = { filled };
 
   // Below the two-column width the card is far under the form.
   document.addEventListener("click", (event) => {

@@ -17,7 +17,7 @@ from wan_ui.ui import card, form
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.drawer import Drawer
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, filled
 from wan_ui.ui.forms import Forms, stored
 from wan_ui.ui.gallery import ID as GALLERY
 from wan_ui.ui.gallery import GalleryTab
@@ -175,6 +175,7 @@ class Page:
         )
         drafts = [tab.draft for tab in forms.rows.values()]
         opened = self.blocks.load(forms.on_open, [forms.place, forms.uploads, *drafts], forms.filled, **POLL)
+        opened.then(**filled("#models"))
         self.compare.connect(opened)
         self.drawer.connect()
         self.match.connect(self.drawer)

@@ -1,0 +1,114 @@
+"""What is typed while the page still opens is kept: what the browser had kept comes after it and leaves it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Locator, Page, Route, expect
+
+from tests.ui.fake_app import App
+from tests.ui.test_page import choose_tab, field, fill, filled, open_page, panel_of
+
+pytestmark = pytest.mark.browser
+
+OTHER = "Wan 2.1 T2V 1.3B"
+
+
+def preview(page: Page) -> Locator:
+    return page.get_by_role("radio", name="Trainer preview", exact=True).locator("visible=true")
+
+
+def effective(page: Page, width: int) -> None:
+    """Gives a width and waits for what is said of it, which comes together with the draft that the browser keeps."""
+    fill(page, Width=str(width))
+    expect(panel_of(page).locator(".effective")).to_contain_text(f"{width} × ")
+
+
+@contextmanager
+def opening(page: Page, words: str) -> Iterator[None]:
+    """Loads the page again. The first event that says these words, of a draft, reaches the server after the block."""
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if not held and words in (route.request.post_data or ""):
+            held.append(route)
+        else:
+            route.fallback()
+
+    page.route("**/gradio_api/**", hold)
+    with page.expect_request(lambda request: words in (request.post_data or "")):
+        page.reload()
+    yield
+    (route,) = held
+    route.fallback()
+
+
+def test_what_is_typed_before_the_drafts_are_there_wins(page: Page, app: App) -> None:
+    open_page(page, app)
+    fill(page, Prompt="kept words", Seed="11", Steps="7", **{"Negative prompt": "kept negative words"})
+    effective(page, 320)
+    with opening(page, "kept negative words"):
+        field(page, "Prompt").press("ControlOrMeta+a")
+        field(page, "Prompt").press_sequentially("typed at once")
+        fill(page, Seed="12")
+        preview(page).check()
+    expect(field(page, "Negative prompt")).to_have_value("kept negative words")
+    expect(field(page, "Steps")).to_have_value("7")
+    expect(field(page, "Width")).to_have_value("320")
+    expect(field(page, "Prompt")).to_have_value("typed at once")
+    expect(field(page, "Seed")).to_have_value("12")
+    expect(preview(page)).to_be_checked()
+    effective(page, 352)
+    page.reload()
+    filled(page)
+    expect(field(page, "Prompt")).to_have_value("typed at once")
+    expect(field(page, "Negative prompt")).to_have_value("kept negative words")
+    expect(field(page, "Seed")).to_have_value("12")
+    expect(preview(page)).to_be_checked()
+
+
+def test_typing_goes_on_where_it_was(page: Page, app: App) -> None:
+    open_page(page, app)
+    fill(page, Prompt="kept words")
+    effective(page, 320)
+    with opening(page, "kept words"):
+        fill(page, Prompt="a street at night")
+        for _ in "at night":
+            field(page, "Prompt").press("ArrowLeft")
+        page.keyboard.type("in the rain ")
+    expect(field(page, "Width")).to_have_value("320")
+    expect(field(page, "Prompt")).to_have_value("a street in the rain at night")
+    page.keyboard.type("and ")
+    expect(field(page, "Prompt")).to_have_value("a street in the rain and at night")
+
+
+def test_the_tab_that_was_chosen_meanwhile_stays(page: Page, app: App) -> None:
+    open_page(page, app)
+    fill(page, Prompt="kept words")
+    effective(page, 320)
+    with opening(page, "kept words"):
+        choose_tab(page, OTHER)
+        fill(page, Prompt="typed in the other tab")
+    filled(page)
+    expect(page.get_by_role("tab", name=OTHER, exact=True)).to_have_attribute("aria-selected", "true")
+    expect(field(page, "Prompt")).to_have_value("typed in the other tab")
+    page.get_by_role("tab").first.click()
+    expect(field(page, "Prompt")).to_have_value("kept words")
+
+
+def test_what_is_typed_into_the_compare_tab_wins_too(page: Page, app: App) -> None:
+    open_page(page, app)
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    values = page.get_by_label("Columns: values", exact=True)
+    said, summary = page.locator(".count-said.block"), page.locator(".compare-form .summary")
+    values.fill("0.25, none")
+    expect(said).to_contain_text("none")
+    with opening(page, "0.25, none"):
+        values.fill("0.1, 0.2, 0.3")
+        expect(summary).to_have_count(0)
+    expect(summary).to_be_visible()
+    expect(said).not_to_be_empty()
+    expect(said).not_to_contain_text("none")
+    expect(values).to_have_value("0.1, 0.2, 0.3")
