@@ -98,12 +98,15 @@ class Dressing:
         self._norms: dict[str, float] = {}
         self._multipliers_on = multipliers
         self._multipliers: dict[str, torch.Tensor] = {}
+        self._layers: dict[str, dict[str, LoraLayer]] = {}
 
     def wear(self, adapters: Sequence[Adapter]) -> dict[str, int]:
         """These adapters, unfused, and no others, inactive until weigh(). How many modules each has in use, by key.
 
         Raises LoraMismatch when shapes do not fit, or when not every module of an adapter came into use.
         """
+        if self._exchange(adapters):
+            return {adapter.key: len(adapter.parts) for adapter in adapters}
         self._undress()
         used: dict[str, int] = {}
         for position, adapter in enumerate(adapters):
@@ -265,6 +268,30 @@ class Dressing:
             self._pristine[name] = _copy(parameter, place)
         parameter.copy_(total.to(parameter.dtype))
 
+    def _exchange(self, adapters: Sequence[Adapter]) -> bool:
+        """Other weights for the layers that are worn, where those adapt the same modules; else False, and no change.
+
+        PEFT's layers for a 14B transformer take a second to build, their weights a few milliseconds to replace.
+        """
+        wanted = {f"lora_{position}": adapter.parts for position, adapter in enumerate(adapters)}
+        if not wanted or wanted.keys() != self._layers.keys():
+            return False
+        replacements: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
+        for name, parts in wanted.items():
+            layers = self._layers[name]
+            if parts.keys() != layers.keys():
+                return False
+            for module, part in parts.items():
+                down, up = layers[module].lora_A[name].weight, layers[module].lora_B[name].weight
+                if not isinstance(part, LowRank) or not _fits(part, down, up):
+                    return False
+                replacements += zip((down, up), _factors(part), strict=True)
+        for parameter, new in replacements:
+            parameter.data = new.to(parameter.device, parameter.dtype)
+        self._adapters = {adapter.key: (name,) for name, adapter in zip(wanted, adapters, strict=True)}
+        self._weights.clear()
+        return True
+
     def _attach(self, name: str, parts: Mapping[str, Part], *, dora: bool) -> None:
         try:
             # PEFT measures a DoRA's base weights while it attaches, which it cannot do without their values.
@@ -283,6 +310,11 @@ class Dressing:
             for module in self._transformer.modules():
                 if isinstance(module, LoraLayer) and name in module.r:
                     module.lora_variant[name] = Multiplied(self._multipliers[name])
+        self._layers[name] = {
+            module_name: module
+            for module_name, module in self._transformer.named_modules()
+            if isinstance(module, LoraLayer) and name in module.r
+        }
 
     def _adapter_change(self, module_name: str, module: LoraLayer, name: str, multiplier: float) -> float:
         """‖ΔW‖ / ‖W‖ of one live adapter, from the rank × rank products, so that no matrix is formed."""
@@ -316,6 +348,7 @@ class Dressing:
         self._adapters.clear()
         self._weights.clear()
         self._multipliers.clear()
+        self._layers.clear()
         self._transformer.unload_lora()
 
     def _count(self, name: str) -> int:
@@ -351,13 +384,23 @@ def _relative(change: float, whole: float) -> float:
     return change / whole if whole else 0.0
 
 
+def _factors(part: LowRank | Dora) -> tuple[torch.Tensor, torch.Tensor]:
+    """PEFT's A [rank, in…] and B [out, rank(, 1…)], alpha folded into B in float32."""
+    return part.down, part.up if part.scale == 1 else part.up.float() * part.scale
+
+
+def _fits(part: LowRank, down: torch.Tensor, up: torch.Tensor) -> bool:
+    """Whether a part can take the place of an adapter's matrices: the same layer's, of any rank."""
+    same_layer = part.down.shape[1:] == down.shape[1:] and part.up.shape[:1] == up.shape[:1]
+    return same_layer and part.up.shape[1:] == (len(part.down), *up.shape[2:])
+
+
 def _peft_state(parts: Mapping[str, Part]) -> dict[str, torch.Tensor]:
     """The adapter's state dict in PEFT's names, alpha folded into the up matrix in float32."""
     state: dict[str, torch.Tensor] = {}
     for module, part in parts.items():
         if isinstance(part, (LowRank, Dora)):
-            state[f"{module}.lora_A.weight"] = part.down
-            state[f"{module}.lora_B.weight"] = part.up if part.scale == 1 else part.up.float() * part.scale
+            state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"] = _factors(part)
         if isinstance(part, Dora):
             state[f"{module}.lora_magnitude_vector.weight"] = part.magnitude
     return state
