@@ -14,9 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UniPCMultistepScheduler, WanPipeline
+from diffusers import WanPipeline
 
 from wan_ui import Engine
+from wan_ui.engine.checkpoints import Checkpoints
+from wan_ui.engine.components import LoadCounts, Target, build_scheduler, load_components
+from wan_ui.engine.recipes import RECIPES, scheduler_spec
 from wan_ui.models import MODELS
 from wan_ui.settings import CompileMode
 
@@ -55,19 +58,32 @@ def timed(work: Callable[[], Any]) -> float:
     return time.monotonic() - began
 
 
+def quiet(progress: Any) -> None:
+    """Nobody watches."""
+
+
 def reference(folder: Path, request: dict[str, Any]) -> Callable[[float], np.ndarray]:
     """Renders the request at a scale as the reference's server does: compiled, with unfused adapters."""
     row, prompt = MODELS[request["model"]], request["prompts"][0]
-    pipe = WanPipeline.from_pretrained(folder / "models" / row.base_model, torch_dtype=torch.bfloat16).to("cuda")
-    if row.unipc_shift is not None:
-        pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config, flow_shift=row.unipc_shift)
+    checkpoints, target = Checkpoints(folder / "models"), Target(torch.device("cuda"), torch.bfloat16)
+    parts = load_components(row, checkpoints.fetch(row, quiet), target, {}, LoadCounts(), quiet)
+    spec, boundary = scheduler_spec(row, RECIPES["reference"]), row.boundary["reference"]
+    pipe = WanPipeline(
+        parts.tokenizer,
+        parts.text_encoder,
+        parts.vae,
+        build_scheduler(spec.class_name, spec.config if spec.config is not None else parts.scheduler_config or {}),
+        **parts.transformers,
+        boundary_ratio=parts.boundary_ratio if boundary == "checkpoint" else boundary,
+        expand_timesteps=row.expand_timesteps,
+    )
     pipe.set_progress_bar_config(disable=True)
     file = folder / "loras" / "lora.safetensors"
     pipe.load_lora_weights(file, adapter_name="default")
     if row.two_transformers:
         pipe.load_lora_weights(file, adapter_name="default", load_into_transformer_2=True)
     for part in row.slots.values():
-        getattr(pipe, part).compile_repeated_blocks(mode="max-autotune", dynamic=True)
+        getattr(pipe, part).compile_repeated_blocks(mode="max-autotune-no-cudagraphs", dynamic=True)
 
     def serve(scale: float) -> np.ndarray:
         pipe.set_adapters(["default"], adapter_weights=[scale])
