@@ -3,11 +3,15 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
+unset PYTHONDONTWRITEBYTECODE # else every process of the tests compiles all of them again, and all of ours
 
-# Runs pytest with a process per core, each with one thread for its arithmetic, and the tests of a file together, which
-# share what the file sets up; tests/conftest.py says which file comes first.
+# `pytest_on_all_cores PERCENT ARGUMENTS` runs pytest with so many processes for a hundred cores, four at most, each with
+# one thread for its arithmetic, and the tests of a file together, which share what the file sets up; tests/conftest.py
+# says which file comes first.
 pytest_on_all_cores() {
-    OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
+    local processes
+    processes=$("$venv/bin/python" -c "import os; print(min(4, max(1, (os.cpu_count() or 1) * $1 // 100)))")
+    OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest --numprocesses "$processes" --dist loadfile --no-loadscope-reorder "${@:2}"
 }
 
 find_python() {

@@ -26,8 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (-weights[item.path], item.path))
 
 
-def pytest_collection_finish() -> None:
-    """Lets each of the engine's garbage collections pass over what the thousands of tests themselves are made of."""
+@pytest.fixture(scope="module", autouse=True)
+def _left_behind() -> None:
+    """Lets each of the engine's garbage collections pass over the tests themselves and over what earlier files left."""
     gc.collect()
     gc.freeze()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from wan_ui.lora.library import Library
 from wan_ui.media import video
 from wan_ui.media.image import ImageStore
 from wan_ui.request import Generation
+from wan_ui.serve import prepare_environment
 from wan_ui.ui.page import LAUNCH, build
 from wan_ui.visitors import Badges, asking, load_key
 
@@ -33,6 +35,14 @@ class App:
 
 def _no_fetch(url: str) -> bytes:
     raise AssertionError("these tests fetch nothing")
+
+
+def _set_up_gradio() -> None:
+    """Gradio as the app sets it up, but for its temporary folder: a process has one, and may have several apps."""
+    environment = dict(os.environ)
+    prepare_environment(environment, Path())
+    del environment["GRADIO_TEMP_DIR"]
+    os.environ.update(environment)
 
 
 @contextmanager
@@ -48,6 +58,7 @@ def running(
 
     `configs` stand in for the checkpoints' own; without them the table's sizes are used.
     """
+    _set_up_gradio()
     lora_dir, uploads = folder / "loras", folder / "uploads"
     for made in (lora_dir, uploads, folder / "clips"):
         made.mkdir(parents=True, exist_ok=True)
