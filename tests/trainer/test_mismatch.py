@@ -194,6 +194,15 @@ def test_a_runs_own_metadata() -> None:
     assert {row.row: row for row in rows(wanted, reference)}["boundary"].state == "amber"
 
 
+def test_tiles_for_want_of_room_are_a_difference_that_no_setting_mends() -> None:
+    wanted = target(ONE)
+    states = {row.row: row for row in rows(wanted, wanted.sample.request, clip={"tiled": True})}
+    assert states["decode"].state == "red" and states["decode"].run == "in tiles" and states["decode"].fix is None
+    assert "no room" in states["decode"].message
+    states = {row.row: row for row in rows(wanted, wanted.sample.request, clip={"tiled": False})}
+    assert states["decode"].state == "green"
+
+
 def test_a_size_that_the_reference_recipe_floors_is_mended_with_the_recipe() -> None:
     wanted = target(T2V, {**SAMPLE, "width": 848})
     found = rows(wanted, changed(wanted.sample.request, {"recipe": "reference"}))

@@ -90,6 +90,12 @@ def test_the_result_states_what_was_used():
     assert EVIL not in html
 
 
+def test_tiles_are_said_where_nobody_asked_for_them():
+    tiled = replace(CLIP, metadata={"tiled": True})
+    assert "no room for whole frames" in card.result(job("succeeded", clips=(tiled,)))
+    assert "no room for whole frames" not in card.result(job("succeeded", clips=(CLIP,)))
+
+
 def test_the_lists_escape_what_people_wrote():
     for html in (
         card.queue([job(position=1)], [], None),

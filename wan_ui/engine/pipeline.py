@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import numpy as np
@@ -41,7 +41,7 @@ from wan_ui.engine.components import (
     same_parts,
 )
 from wan_ui.engine.engine import Pipeline, Report, Storage
-from wan_ui.engine.placement import Residence, free_bytes, idle_bytes, release
+from wan_ui.engine.placement import Residence, fitting, free_bytes, idle_bytes, ran_out, release
 from wan_ui.engine.readahead import ReadAhead, has_room
 from wan_ui.engine.recipes import RECIPES, Recipe, SchedulerSpec, scheduler_spec
 from wan_ui.engine.sampling import Experts, Guidance, Midway, denoise, old_flow_sigmas
@@ -57,12 +57,12 @@ from wan_ui.settings import MemoryMode
 log = logging.getLogger(__name__)
 
 MAX_SEQUENCE_LENGTH = 512  # tokens, the pipelines' own default
+T = TypeVar("T")
+
 KEPT_FRAMES = 8  # encoded first frames kept on the device, a few MB each
 KEPT_PROMPTS = 128  # text embeddings kept in host memory, 4 MB each at full size
 ROOM_FOR_A_RENDER = 12 << 30  # bytes of GPU memory left free beside pristine weights
 MOST_DROPPED = 50  # dropped tensors named one by one in a report
-# How memory runs out beside torch's own allocator: in the driver, and when a library wants its workspace.
-_MEMORY_SIGNS = ("CUDA error: out of memory", "CUDA driver error: out of memory", "STATUS_ALLOC_FAILED")
 BUILDING = "The first step also builds this GPU's kernels. They are kept for the next start."
 FRAMES_AT_ONCE = 8  # frames turned into bytes at a time, so that their float32 copy stays small
 
@@ -149,6 +149,12 @@ class Loader:
     ) -> memory.Placement:
         """The mode a generation needs, never looser than the one in force."""
         return max(now, self.decide(row, sizes, generation), key=memory.MODES.index)
+
+    def may_tighten(self, now: memory.Placement, sizes: memory.Sizes) -> bool:
+        """Whether a render may go on in a tighter mode: the mode is ours to choose, and the host has room."""
+        moving = sum(sizes.transformers) + sizes.text_encoder if now == "resident" else 0
+        has_room = moving + memory.HOST_RESERVE <= psutil.virtual_memory().available
+        return self._memory == "auto" and self._device.type == "cuda" and has_room
 
     @property
     def device(self) -> torch.device:
@@ -416,20 +422,14 @@ class WanPipeline:
                 self._residence.change(mode)
             self._residence.prepare(beside_weights(self._row, generation))
             self._fuse(self._loader.fusion.of(recipe))
-            note = memory.sentence(mode)
-            guidance = self._guidance(generation, clock, on_progress, note)
-            with clock.phase("image"):
-                if generation.image is not None:
-                    on_progress(Progress("image", note=note))
-                start = self._start(generation, image, guidance.positive.dtype)
             spec = self._scheduler(recipe)
             said = Said({"total": generation.sample_steps}, {}, {})
-            with clock.phase("denoise"), lossy.step_cache(generation.speedup) as cache:
-                latents = self._denoise(generation, recipe, spec, start, guidance, on_progress, note, said, cache)
+            latents = self._fitting(lambda: self._latents(generation, image, recipe, spec, on_progress, clock, said))
             with clock.phase("decode"):
+                note = memory.sentence(self._residence.mode)
                 on_progress(Progress("decode", generation.sample_steps, generation.sample_steps, note=note))
                 self._residence.clear_for_decode()
-                frames = self._decode(latents, generation.vae_tiling)
+                frames, tiled = self._decoded(latents, generation)
         return Clip(
             frames=frames,
             width=generation.width,
@@ -438,13 +438,50 @@ class WanPipeline:
             fps=generation.fps,
             seed=generation.seed,
             metadata={
-                **self._metadata(recipe, spec, mode, clock),
+                **self._metadata(recipe, spec, clock),
+                "tiled": tiled,
                 "speedup": generation.speedup,
                 "steps": said.steps,
                 **({"forwards": said.forwards} if said.forwards else {}),
                 "first_step_change": said.changes,
             },
         )
+
+    def _fitting(self, work: Callable[[], T]) -> T:
+        """What `work` gives, with less of the weights on the device where its memory runs out."""
+        return fitting(work, self._residence, lambda: self._loader.may_tighten(self._residence.mode, self._sizes))
+
+    def _latents(
+        self,
+        generation: Generation,
+        image: Image.Image | None,
+        recipe: Recipe,
+        spec: SchedulerSpec,
+        on_progress: OnProgress,
+        clock: Clock,
+        said: Said,
+    ) -> torch.Tensor:
+        """The denoised latents, from the prompt and the first frame on."""
+        note = memory.sentence(self._residence.mode)
+        guidance = self._guidance(generation, clock, on_progress, note)
+        with clock.phase("image"):
+            if generation.image is not None:
+                on_progress(Progress("image", note=note))
+            start = self._start(generation, image, guidance.positive.dtype)
+        with clock.phase("denoise"), lossy.step_cache(generation.speedup) as cache:
+            return self._denoise(generation, recipe, spec, start, guidance, on_progress, note, said, cache)
+
+    def _decoded(self, latents: torch.Tensor, generation: Generation) -> tuple[npt.NDArray[np.uint8], bool]:
+        """The frames, and whether they were decoded in tiles: as asked for, or for want of room in every mode."""
+        try:
+            whole = partial(self._decode, latents, generation.vae_tiling)
+            return self._fitting(whole), generation.vae_tiling
+        except RuntimeError as error:
+            if generation.vae_tiling or not ran_out(error):
+                raise
+            log.warning("no room to decode whole frames, in tiles instead: %s", str(error))
+        release(self._device)
+        return self._decode(latents, True), True
 
     def _fuse(self, fused: Fused | None) -> None:
         """The transformers' blocks in this arithmetic from here on."""
@@ -664,14 +701,14 @@ class WanPipeline:
         ]
         return torch.cat(chunks).numpy()
 
-    def _metadata(self, recipe: Recipe, spec: SchedulerSpec, mode: memory.Placement, clock: Clock) -> dict[str, Any]:
+    def _metadata(self, recipe: Recipe, spec: SchedulerSpec, clock: Clock) -> dict[str, Any]:
         config = spec.config if spec.config is not None else {}
         return {
             "recipe": recipe.id,
             "sampler": {"name": spec.class_name, "shift": config.get("flow_shift", config.get("shift"))},
             "boundary": self._boundary(recipe),
             "dtype": str(model_dtype(self._device)).removeprefix("torch."),
-            "memory": mode,
+            "memory": self._residence.mode,
             "arithmetic": self._fused.said if self._fused is not None else "eager",
             "attention": self._attention,
             "seconds": dict(clock.seconds),
@@ -714,7 +751,7 @@ def out_of_memory_said() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error) for sign in _MEMORY_SIGNS):
+        if not ran_out(error):
             raise
         log.error("out of GPU memory", exc_info=error)
         raise OutOfMemory(

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from diffusers import WanTransformer3DModel
 from diffusers.hooks import HookRegistry, apply_group_offloading
 
 from wan_ui.engine.components import Components
-from wan_ui.engine.memory import RESERVE, Placement
+from wan_ui.engine.memory import MODES, RESERVE, Placement
 from wan_ui.engine.streaming import HOST, SLOTS, CudaLanes, Lanes, Streamed, Visitor
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SLACK = 2 << 30
 """Bytes that are left free and not filled with blocks: one that stays saves a transfer that is hidden anyway."""
 
+# How memory runs out beside torch's own allocator: in the driver, and when a library wants its workspace.
+_MEMORY_SIGNS = ("CUDA error: out of memory", "CUDA driver error: out of memory", "STATUS_ALLOC_FAILED")
 _OFFLOADING_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
 
@@ -46,6 +54,11 @@ def probe(device: torch.device) -> None:
             return  # another program has it all: full is not dead
 
 
+def ran_out(error: RuntimeError) -> bool:
+    """Whether an error of torch says that device memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS)
+
+
 class Residence:
     """Where the parts live under one memory mode. On the CPU everything is resident.
 
@@ -63,6 +76,7 @@ class Residence:
         self._encoder: Visitor | None = None
         self._given_lanes = lanes
         self._activations = 0
+        self._all_visit = False
         self._settle()
 
     @staticmethod
@@ -87,6 +101,21 @@ class Residence:
             self.close()  # what streamed or visited moves in
         self.mode = mode
         self._settle()
+
+    @property
+    def can_tighten(self) -> bool:
+        """Whether there is device memory left to give up."""
+        return self.mode != "stream" or not self._all_visit
+
+    def tighten(self) -> None:
+        """Less device memory from here on: the next mode, and in the last one no block that stays."""
+        if self.mode != "stream":
+            self.change(MODES[MODES.index(self.mode) + 1])
+            return
+        self._all_visit = True
+        for name in self._streamed:
+            self.still(name)
+        release(self._device)
 
     def prepare(self, activations: int) -> None:
         """Told before a render how many bytes it needs beside the weights."""
@@ -142,6 +171,8 @@ class Residence:
     def _resident_blocks(self, streamed: Streamed) -> int:
         if self.mode == "pair":
             return streamed.count
+        if self._all_visit:
+            return 0
         room = idle_bytes(self._device) - self._activations - RESERVE - SLACK - SLOTS * streamed.block_bytes
         return max(0, min(streamed.count, room // streamed.block_bytes))
 
@@ -191,6 +222,21 @@ class Residence:
         if self._encoder is not None:
             self._encoder.release()
             self._encoder = None
+
+
+def fitting(work: Callable[[], T], residence: Residence, may_tighten: Callable[[], bool]) -> T:
+    """What `work` gives: where device memory runs out, once more with less of it taken by weights.
+
+    Raises what `work` raises, and its out of memory where nothing may be given up, or nothing is left.
+    """
+    while True:
+        try:
+            return work()
+        except RuntimeError as error:
+            if not ran_out(error) or not residence.can_tighten or not may_tighten():
+                raise
+            log.warning("out of GPU memory in the mode %s, going on with less: %s", residence.mode, str(error))
+        residence.tighten()  # not before: the error's traceback, which no log may keep, holds what was allocated
 
 
 def idle_bytes(device: torch.device) -> int:

@@ -559,7 +559,11 @@ def _speedup(pair: _Pair) -> Row:
 
 def _decode(pair: _Pair) -> Row:
     said = {True: "in tiles", False: "whole"}
-    wanted, run = pair.job.tiled, pair.generation.vae_tiling
+    wanted, asked = pair.job.tiled, pair.generation.vae_tiling
+    run = asked if pair.run.clip is None else bool(pair.run.clip.get("tiled", asked))
+    if run != asked and not wanted:
+        wrong = "The trainer decoded whole frames; here the GPU had no room for them: faint seams differ."
+        return _row("decode", False, said[wanted], said[run], wrong, None)
     switch = "on" if wanted else "off"
     wrong = f"The trainer decoded {said[wanted]}: faint seams differ. Switch Decode in tiles {switch}."
     return _row("decode", wanted == run, said[wanted], said[run], wrong, Fix({"vae_tiling": wanted}))

@@ -38,6 +38,7 @@ STATES = {
 }
 LIVE = ("in_queue", "in_progress")
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]")
+IN_TILES = "in tiles: the GPU had no room for whole frames, so faint seams may differ"
 SLOT_HEADS = {"single": "LoRA", "high": "High", "low": "Low"}
 
 
@@ -251,6 +252,7 @@ def _clip(job: Job, clip: ClipRecord, generation: Generation) -> str:
             ("Length", seconds(clip.num_frames / clip.fps)),
             ("Seed", str(clip.seed)),
             *([("Speed-up", told(generation.speedup, clip.metadata.get("forwards")))] if lossy else []),
+            *([("Decoded", IN_TILES)] if clip.metadata.get("tiled") and not generation.vae_tiling else []),
             *([("Took", seconds(spent))] if spent is not None else []),
         ]
     )
