@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wan_ui.engine.memory import MODES, Placement, Sizes, activation_bytes, decide, needed, sentence
+from wan_ui.engine.memory import MODES, Placement, Sizes, activation_bytes, check_host, decide, needed, packed, sentence
 from wan_ui.errors import OutOfMemory
 from wan_ui.models import MODELS
 
@@ -40,3 +40,15 @@ def test_activations_grow_with_the_clip() -> None:
     row = MODELS["wan22_14b_t2v"]
     small, large = activation_bytes(row, 832, 480, 41), activation_bytes(row, 1280, 720, 81)
     assert small < large < 30 * GB
+
+
+@pytest.mark.parametrize(("mode", "available"), [("resident", 0), ("stream", 72), ("pair", 128)])
+def test_a_host_with_room_is_fine(mode: Placement, available: int) -> None:
+    check_host("auto", mode, PAIR, available * GB)
+
+
+def test_a_host_without_room_is_said_before_anything_is_loaded() -> None:
+    with pytest.raises(OutOfMemory, match=r"60 GB free of about 71 GB.*fp8_storage.*--memory stream"):
+        check_host("auto", "stream", PAIR, 60 * GB)
+    check_host("auto", "stream", packed(PAIR), 60 * GB)
+    check_host("stream", "stream", PAIR, 60 * GB)

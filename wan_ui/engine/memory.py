@@ -98,6 +98,29 @@ def decide(wanted: MemoryMode, sizes: Sizes, activations: int, free: int) -> Pla
     )
 
 
+def host_bytes(mode: Placement, sizes: Sizes) -> int:
+    """Bytes of host memory that a mode keeps weights in."""
+    return 0 if mode == "resident" else sum(sizes.transformers) + sizes.text_encoder
+
+
+def check_host(wanted: MemoryMode, mode: Placement, sizes: Sizes, available: int) -> None:
+    """Raises OutOfMemory where the host has no room for the weights that a mode keeps there, unless it was asked for.
+
+    The system would end the whole program otherwise, in the middle of a video.
+    """
+    short = host_bytes(mode, sizes) + HOST_RESERVE
+    if mode == "resident" or wanted != "auto" or short <= available:
+        return
+    raise OutOfMemory(
+        "This model does not fit the GPU, and the computer's memory, where its weights would stay, has "
+        f"{available / 1e9:.0f} GB free of about {short / 1e9:.0f} GB. Close other programs, choose a smaller model or "
+        "(with the reference recipe) the speed-up fp8_storage, which needs about half, or start with "
+        f"--memory {mode} to try all the same.",
+        needed=short,
+        free=available,
+    )
+
+
 def sentence(mode: Placement) -> str:
     """The mode in the card's words; nothing for the ordinary one."""
     return {

@@ -40,7 +40,7 @@ from wan_ui.engine.components import (
     read_tensor,
     same_parts,
 )
-from wan_ui.engine.engine import Pipeline, Report, Storage
+from wan_ui.engine.engine import Pipeline, Report, Storage, storage
 from wan_ui.engine.placement import Residence, fitting, free_bytes, idle_bytes, ran_out, release
 from wan_ui.engine.readahead import ReadAhead, has_room
 from wan_ui.engine.recipes import RECIPES, Recipe, SchedulerSpec, scheduler_spec
@@ -102,6 +102,10 @@ class Loader:
         release(self._device)
         sizes = _sizes(self._checkpoints, row, files, model_dtype(self._device))
         mode = self.decide(row, sizes, generation)
+        staying = replace(sizes, text_encoder=0) if "text_encoder" in kept else sizes
+        packed = storage(generation.speedup) != "exact"
+        available = psutil.virtual_memory().available
+        memory.check_host(self._memory, mode, memory.packed(staying) if packed else staying, available)
         target = Target(self._device, model_dtype(self._device), Residence.on_host(mode))
         with out_of_memory_said():
             components = load_components(row, files, target, kept, self.counts, on_progress)
