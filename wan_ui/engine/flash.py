@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 GPUS = (9, 10)  # compute capabilities, Hopper's and Blackwell's, for which it was written
 HEAD = 128  # Wan's attention heads, in channels
 NAME = "FlashAttention-4"
+PACKAGE = "flash-attn-4[cu13]==4.0.0b36"
 
 
 def available(device: torch.device) -> bool:
@@ -33,6 +34,7 @@ def _computes(device: torch.device) -> bool:
         _kernel()(few, few, few)
         torch.cuda.synchronize(device)
     except ModuleNotFoundError:
+        log.info("attention of compiled blocks: PyTorch's own; faster with %s: pip install '%s'", NAME, PACKAGE)
         return False
     except (ImportError, RuntimeError, AssertionError, TypeError, ValueError, AttributeError) as error:
         log.warning("%s is installed and does not run here: %s", NAME, error)
