@@ -333,6 +333,7 @@ def launch(house: House, demo: Demo | None, port: int, settings: Settings, entry
             pwa=False,
             enable_monitoring=False,
             show_error=False,
+            _frontend=False,  # else Gradio asks its own page for an answer within 3 seconds, and gives up
             max_file_size=largest,
             app_kwargs={
                 "routes": [door, house.metrics.route()],

@@ -325,5 +325,15 @@ def test_the_verdict_follows_the_checkpoints_own_config(tmp_path: Path) -> None:
     assert set(said.values()) == {"no"}
 
 
+def test_a_file_for_this_model_is_not_sent_to_the_tab_it_is_in_where_the_checkpoint_is_of_another_size(
+    tmp_path: Path,
+) -> None:
+    header = read_header(sparse(tmp_path / "a.safetensors", real_tensors("wan21_1b", "lora", False), None))
+    row = MODELS["wan21_1b"]
+    with pytest.raises(LoraMismatch, match="the checkpoint here has another") as caught:
+        check_fit(header, row, "single", WIDTHS["48"].config)
+    assert "open that tab" not in caught.value.message and caught.value.details["fits"] == [row.id]
+
+
 def test_image_layers_are_those_of_the_writers() -> None:
     assert all(ORIGINAL[name].endswith("_img") for name in IMAGE)

@@ -77,6 +77,7 @@ def running(
             prevent_thread_lock=True,
             quiet=True,
             share=False,
+            _frontend=False,  # as serve does
             app_kwargs={"routes": [Mount("/v1", app=door)], "lifespan": around(lambda app: Gate(app, badges))},
             **LAUNCH,
         )

@@ -173,6 +173,7 @@ def test_the_expected_time_is_said_once_a_step_is_known(browser: Browser, tmp_pa
         compare_tab(page)
         axis(page, "Columns", "Seed", "1..12")
         expect(said(page).locator(".counted")).to_have_text("12 cells")
+        expect(said(page)).to_be_visible()
         start(page)
         expect(cells(page, "done")).to_have_count(12)
         field(page, "Columns: values").fill("1..6")

@@ -93,6 +93,12 @@ def test_the_tabs_are_the_rows_and_every_control_has_a_label(page: Page, app: Ap
         assert nameless == []
     for label in ("Prompt", "Negative prompt", "Trigger word", "Seed", "Guidance scale", "LoRA", "LoRA scale"):
         expect(field(page, label)).to_have_count(1)
+    for label in labels[len(MODELS) :]:
+        page.get_by_role("tab", name=label, exact=True).click()
+        expect(page.get_by_role("tab", name=label, exact=True)).to_have_attribute("aria-selected", "true")
+        expect(page.get_by_role("tabpanel").locator("visible=true")).to_have_count(1)
+        assert page.get_by_role("tab").all_inner_texts() == labels
+    choose_tab(page, labels[0])
     expect(page.get_by_role("radio", name="Reference server").locator("visible=true")).to_be_checked()
     assert page.locator("footer").locator("visible=true").count() == 0
 
@@ -334,7 +340,9 @@ def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page:
     page.reload()
     filled(page)
     expect(field(page, "Prompt")).to_have_value("in a hurry")
+    fill(page, Seed="612")
     generate(page)
+    expect(used(page, "Seed")).to_have_text("612")  # a press is passed over while the one before is not answered
     expect(used(page, "Speed-up")).to_have_text("Step cache")
     choose("Trainer preview")
     generate(page)

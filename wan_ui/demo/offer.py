@@ -32,8 +32,8 @@ PROMPTS = (
 )
 
 TRY = (
-    "Try: press Generate. Then open “Compare scales” beside the LoRA and run the comparison: the new look comes with "
-    "the scale. Take sks out of the trigger word, or None as the LoRA, and it is gone."
+    "Try: press Generate. Then open “Compare scales” below the LoRA and run the comparison: the new look comes with "
+    "the scale. Empty the trigger word, or choose None as the LoRA, and it is gone."
 )
 WORDS = (
     f"The demo knows {', '.join(world.SHAPES)}; {', '.join(world.COLOURS)}; on {', '.join(world.BACKGROUNDS)}; moving "

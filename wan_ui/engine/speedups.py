@@ -36,8 +36,8 @@ class Choice:
             return self.saves
         far = self.distance
         return (
-            f"{self.saves} On the demo {far.psnr:.0f} dB from exact (worst {far.worst_psnr:.0f} dB), "
-            f"SSIM {far.ssim:.3f}."
+            f"{self.saves} Against the exact videos of the demo: PSNR {far.psnr:.0f} dB (worst clip "
+            f"{far.worst_psnr:.0f} dB), SSIM {far.ssim:.3f}."
         )
 
 
@@ -71,11 +71,6 @@ CHOICES: Mapping[Speedup, Choice] = MappingProxyType(
 )
 
 WARNING = "Each makes a slightly different video; none goes with a trainer preview."
-
-
-def sentences() -> tuple[str, ...]:
-    """What each saves and costs, for the form."""
-    return tuple(f"{choice.label}: {choice.sentence}" for choice in CHOICES.values() if choice.id != "none")
 
 
 def told(speedup: Speedup, forwards: Mapping[str, int] | None = None) -> str:

@@ -218,11 +218,12 @@ def check_fit(header: LoraHeader, row: WanModel, slot: str, config: Mapping[str,
     problem = _problem(header, row, slot, geometry.dimensions(row, config))
     if problem is not None:
         made_for = candidates(header, no_configs)
-        where = (
-            f"It was made for {_either(made_for)}: open that tab."
-            if made_for
-            else "No model of the table has its layers."
-        )
+        if row in made_for:  # by the table's sizes, which are not those of the checkpoint that is here
+            where = "It was made for that model at its real size, and the checkpoint here has another."
+        elif made_for:
+            where = f"It was made for {_either(made_for)}: open that tab."
+        else:
+            where = "No model of the table has its layers."
         raise LoraMismatch(
             f"The LoRA does not fit {row.label}: {problem}. {where}",
             fits=[made.id for made in made_for],

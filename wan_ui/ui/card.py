@@ -331,7 +331,9 @@ def finished(jobs: Sequence[Job], shown: str | None) -> str:
     for job in jobs:
         spent = took(job)
         facts = STATES[job.status]
-        if job.clips:
+        if job.cells:
+            facts += f" · {plural(len(job.cells), 'cell')}"
+        elif job.clips:
             facts += f'<span class="size"> · {size(job.clips[0].width, job.clips[0].height)}</span>'
         if spent is not None:
             facts += f" · {seconds(spent)}"

@@ -50,9 +50,10 @@ class CompareTab:
         self.forms = forms
         self.side = side
         self.shown, self.draft = stored
-        self.base = gr.State(None)
-        self.seen = gr.State({})
         with gr.Tab("Compare", id=ID) as self.container:
+            # Inside: whatever stands between two tabs counts as one of them, and another would be lost from the strip.
+            self.base = gr.State(None)
+            self.seen = gr.State({})
             with gr.Column(elem_classes=["form", "compare-form"]):
                 with gr.Column(elem_classes="section"):
                     self.model = gr.Dropdown(

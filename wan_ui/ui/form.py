@@ -13,7 +13,7 @@ from gradio.components import Component
 from pydantic import BaseModel
 
 from wan_ui.engine.recipes import RECIPES
-from wan_ui.engine.speedups import CHOICES, WARNING, sentences
+from wan_ui.engine.speedups import CHOICES
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import DEFAULT_SEED, RecipeId, WanModel
 from wan_ui.request import (
@@ -161,7 +161,7 @@ def make(control: Control, choices: list[tuple[str, str]]) -> Component:
         return gr.Radio([(recipe.label, recipe.id) for recipe in RECIPES.values()], value=value, label=label)
     if kind == "speedup":
         speedups = [(one.label, one.id) for one in CHOICES.values()]
-        return gr.Radio(speedups, value=value, label=label, info="\n".join((WARNING, *sentences())))
+        return gr.Radio(speedups, value=value, label=label)
     if kind == "switch":
         return gr.Checkbox(value, label=label)
     if kind == "image":

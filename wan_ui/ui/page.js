@@ -95,6 +95,8 @@
       if (!label) continue;
       input.dataset.named = "";
       input.setAttribute("aria-label", label.textContent.trim());
+      const button = input.closest("button");
+      if (button) button.setAttribute("aria-label", `${label.textContent.trim()}: click, or drop a file`);
     }
   };
   new MutationObserver(name).observe(document.body, { childList: true, subtree: true });

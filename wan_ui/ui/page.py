@@ -12,7 +12,7 @@ from gradio.context import LocalContext
 
 from wan_ui.errors import WanUIError
 from wan_ui.jobs.visitor_desk import VisitorDesk
-from wan_ui.models import MODELS, WanModel
+from wan_ui.models import WanModel
 from wan_ui.ui import card, form
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
@@ -39,17 +39,11 @@ _HERE = Path(__file__).parent
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
-# Gradio shows a tab that needs a second line in both lines.
-_ONCE = "".join(
-    f'#models > .tab-wrapper [data-tab-id="{tab}"] ~ [data-tab-id="{tab}"] {{ display: none; }}\n'
-    for tab in (*MODELS, *OTHERS)
-)
-
 LAUNCH: dict[str, Any] = {
     "theme": gr.themes.Base(
         primary_hue=gr.themes.colors.indigo, neutral_hue=gr.themes.colors.zinc, font=_FONT, font_mono=_MONO
     ),
-    "css": (_HERE / "style.css").read_text(encoding="utf-8") + _ONCE,
+    "css": (_HERE / "style.css").read_text(encoding="utf-8"),
     "js": f"() => {{ {(_HERE / 'page.js').read_text(encoding='utf-8')} }}",
     "footer_links": [],
     "run_history": False,

@@ -12,6 +12,7 @@ import gradio as gr
 from gradio.components import Component
 
 from wan_ui.engine.recipes import RECIPES
+from wan_ui.engine.speedups import CHOICES, WARNING
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import FIRST_FRAME_NOTE, SIZE_480P_NOTE, Preset, WanModel
 from wan_ui.ui import card, form
@@ -186,6 +187,7 @@ def build(row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, s
                 gr.HTML(f'<p class="hint">{TILES_HINT}</p>')
                 with gr.Accordion("Faster or smaller, at a price", open=False, elem_classes="speedups"):
                     put("speedup")
+                    gr.HTML(_prices())
         with gr.Column(elem_classes="act"):
             problem = gr.HTML(elem_classes="problems")
             generate = gr.Button("Generate", variant="primary", elem_classes="generate")
@@ -212,6 +214,12 @@ def build(row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, s
         generate=generate,
         draft=draft,
     )
+
+
+def _prices() -> str:
+    lossy = [choice for choice in CHOICES.values() if choice.distance is not None]
+    each = "".join(f"<li><b>{escape(one.label)}:</b> {escape(one.sentence)}</li>" for one in lossy)
+    return f'<p class="hint">{escape(WARNING)}</p><ul class="prices">{each}</ul>'
 
 
 def _scales() -> Scales:
