@@ -12,6 +12,7 @@ import pytest
 from tests.engine.test_pipeline import as_base64, first_frame, request
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
+from tests.sampling import sampled
 from wan_ui import Engine
 from wan_ui.engine.clip import Clip, Progress
 from wan_ui.errors import InvalidRequest, LoraMismatch, LoraNotFound
@@ -76,8 +77,7 @@ def equal_to_single_requests(engine: Engine, alone: Engine, body: dict[str, Any]
     return clips
 
 
-@pytest.mark.parametrize("recipe", ["reference", "preview"])
-@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize(("model", "recipe"), sampled(2, MODELS, ["reference", "preview"]))
 def test_a_cells_frames_are_those_of_its_request_alone(engine: Engine, alone: Engine, model: str, recipe: str) -> None:
     pair = MODELS[model].two_transformers
     steps = SPLIT_STEPS if pair else 2

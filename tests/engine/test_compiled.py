@@ -49,6 +49,13 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def eager(loras: Path) -> Iterator[Engine]:
+    engine = engine_of(loras, "off")
+    yield engine
+    engine.close()
+
+
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
@@ -83,8 +90,8 @@ def rendered(engine: Engine, body: dict[str, Any]) -> Clip:
 
 
 @pytest.mark.parametrize("mode", ["fast", "exact"])
-def test_the_frames_of_eager_and_one_graph_for_all(loras: Path, mode: CompileMode) -> None:
-    eager, compiled = engine_of(loras, "off"), engine_of(loras, mode)
+def test_the_frames_of_eager_and_one_graph_for_all(eager: Engine, loras: Path, mode: CompileMode) -> None:
+    compiled = engine_of(loras, mode)
     graphs = []
     for body in REQUESTS:
         expected, found = rendered(eager, body), rendered(compiled, body)
@@ -93,27 +100,24 @@ def test_the_frames_of_eager_and_one_graph_for_all(loras: Path, mode: CompileMod
         assert (expected.metadata["arithmetic"], found.metadata["arithmetic"]) == ("eager", f"compiled, {mode}")
         graphs.append(fused(compiled).graphs)
     assert graphs == [1, 1, 1, 1]
-    eager.close()
     compiled.close()
 
 
 @pytest.mark.parametrize("model", ["wan22_5b", "wan22_14b_i2v", "wan21_i2v_14b480p"])
-def test_models_that_take_a_first_frame(loras: Path, model: str) -> None:
-    eager, compiled = engine_of(loras, "off"), engine_of(loras, "fast")
+def test_models_that_take_a_first_frame(eager: Engine, loras: Path, model: str) -> None:
+    compiled = engine_of(loras, "fast")
     body = pipeline_request(model, num_frames=5, sample_steps=2, ctrl_img=as_base64(first_frame()))
     assert np.array_equal(rendered(compiled, body).frames, rendered(eager, body).frames)
     assert fused(compiled).refused is None
-    eager.close()
     compiled.close()
 
 
-def test_one_slot_without_a_lora_and_back(loras: Path) -> None:
-    eager, compiled = engine_of(loras, "off"), engine_of(loras, "fast")
+def test_one_slot_without_a_lora_and_back(eager: Engine, loras: Path) -> None:
+    compiled = engine_of(loras, "fast")
     bodies = [request({"high": ("rank4.safetensors", 1.0)}), request({}), request({"low": ("rank8.safetensors", 2.0)})]
     for body in bodies:
         assert np.array_equal(rendered(compiled, body).frames, rendered(eager, body).frames)
     assert fused(compiled).graphs == 2  # with adapters and without
-    eager.close()
     compiled.close()
 
 
@@ -130,13 +134,12 @@ def test_the_trainers_previews_are_never_rounded_differently() -> None:
     assert Fusion("auto", torch.device("cuda")).mode == "exact"
 
 
-def test_switching_recipes_leaves_no_trace(loras: Path) -> None:
-    eager, compiled = engine_of(loras, "off"), engine_of(loras, "fast")
+def test_switching_recipes_leaves_no_trace(eager: Engine, loras: Path) -> None:
+    compiled = engine_of(loras, "fast")
     body = {"high": ("rank4.safetensors", 0.8)}
     for recipe in ("reference", "preview", "reference"):
         expected, found = rendered(eager, request(body, recipe)), rendered(compiled, request(body, recipe))
         assert np.array_equal(found.frames, expected.frames)
-    eager.close()
     compiled.close()
 
 
@@ -145,14 +148,13 @@ def test_switching_recipes_leaves_no_trace(loras: Path) -> None:
     [("fast", broken, "could not be compiled"), ("exact", wrong, "not exact on this machine")],
 )
 def test_what_cannot_be_compiled_runs_eagerly_and_says_so(
-    loras: Path, mode: CompileMode, backend: Any, why: str, caplog: pytest.LogCaptureFixture
+    eager: Engine, loras: Path, mode: CompileMode, backend: Any, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    eager, compiled = engine_of(loras, "off"), engine_of(loras, mode, backend)
+    compiled = engine_of(loras, mode, backend)
     expected, found = rendered(eager, REQUESTS[0]), rendered(compiled, REQUESTS[0])
     assert np.array_equal(found.frames, expected.frames)
     assert why in found.metadata["arithmetic"]
     assert len([record for record in caplog.records if record.name == "wan_ui.engine.compiled"]) == 1
-    eager.close()
     compiled.close()
 
 
@@ -163,11 +165,10 @@ def fused(engine: Engine) -> Fused:
 
 
 @pytest.mark.parametrize("speedup", ["fp8_products", "step_cache"])
-def test_the_lossy_modes_compile(loras: Path, speedup: str) -> None:
-    eager, compiled = engine_of(loras, "off"), engine_of(loras, "fast")
+def test_the_lossy_modes_compile(eager: Engine, loras: Path, speedup: str) -> None:
+    compiled = engine_of(loras, "fast")
     for body in ({**REQUESTS[0], "speedup": speedup}, {**REQUESTS[2], "speedup": speedup}):
         expected, found = rendered(eager, body), rendered(compiled, body)
         assert np.array_equal(found.frames, expected.frames)
         assert found.metadata["arithmetic"] == "compiled, fast" and found.metadata["speedup"] == speedup
-    for engine in (eager, compiled):
-        engine.close()
+    compiled.close()

@@ -457,9 +457,16 @@ GUARDED = ("/", "/config", "/v1/models", "/v1/openapi.json", "/v1/inference", "/
            "/assets/x.js")  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a link, for tests that leave its brake on guessing alone and its owner's address unread."""
+    with running("share", tmp_path_factory.mktemp("shared")) as server:
+        yield server
+
+
 @pytest.fixture
-def shared(tmp_path: Path) -> Iterator[Server]:
-    """A server of the test's own: its brake on guessing gets used."""
+def own(tmp_path: Path) -> Iterator[Server]:
+    """A server with a link that is used up by one test."""
     with running("share", tmp_path) as server:
         yield server
 
@@ -535,26 +542,26 @@ def guess(server: Server, how: str, password: str) -> int:
 
 
 @pytest.mark.parametrize("how", ["form", "form with a fresh cookie", "basic", "bearer", "page"])
-def test_guessing_is_locked_out(shared: Server, how: str) -> None:
+def test_guessing_is_locked_out(own: Server, how: str) -> None:
     """Also with a fresh cookie for each guess; then even the right password waits, and who is in stays in."""
-    assert shared.entry.login is not None
-    with shared.browser() as inside:
-        answers = [guess(shared, how, f"wrong-{index}") for index in range(TRIES_OF_ALL + 5)]
+    assert own.entry.login is not None
+    with own.browser() as inside:
+        answers = [guess(own, how, f"wrong-{index}") for index in range(TRIES_OF_ALL + 5)]
         wrong = answers.count(401)
         assert wrong <= TRIES_OF_ALL + 1 and answers[-1] == 429
         if how != "form with a fresh cookie":
             assert wrong <= TRIES + 1
-        assert guess(shared, how, shared.entry.login.password) == 429
+        assert guess(own, how, own.entry.login.password) == 429
         assert inside.get("/v1/models").status_code == 200
 
 
-def test_the_owners_address_opens_once_and_cannot_be_guessed(shared: Server) -> None:
-    assert shared.entry.owner is not None and shared.entry.owner.path is not None
-    path = shared.entry.owner.path
-    with shared.client(signed_in=False) as stranger:
+def test_the_owners_address_opens_once_and_cannot_be_guessed(own: Server) -> None:
+    assert own.entry.owner is not None and own.entry.owner.path is not None
+    path = own.entry.owner.path
+    with own.client(signed_in=False) as stranger:
         for wrong in ("/owner/", "/owner/x", path[:-1], path + "x", "/owner/%00"):
             assert stranger.get(wrong).status_code in (401, 404)
-    with shared.client(signed_in=False) as owner, shared.client(signed_in=False) as late:
+    with own.client(signed_in=False) as owner, own.client(signed_in=False) as late:
         assert owner.get(path).status_code == 303 and owner.get("/").status_code == 200
         assert late.get(path).status_code == 404 and late.get("/").status_code == 401
         assert owner.get("/").status_code == 200

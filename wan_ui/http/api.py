@@ -511,12 +511,18 @@ def _request_schemas() -> dict[str, Any]:
     return schemas
 
 
+def _error_schemas() -> dict[str, Any]:
+    """The JSON schemas of an error's body by name; the routes name it (always.documented)."""
+    whole = ErrorReply.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**whole.pop("$defs"), ErrorReply.__name__: whole}
+
+
 class _Door(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """FastAPI's document plus the request's schema, which it cannot see: the body is parsed by request.parse."""
+        """FastAPI's document plus what it cannot see: the request's schema (request.parse reads it) and the errors'."""
         if self.openapi_schema is None:
             schema = super().openapi()
-            schema["components"]["schemas"].update(_request_schemas())
+            schema["components"]["schemas"].update({**_request_schemas(), **_error_schemas()})
         return cast(dict[str, Any], self.openapi_schema)
 
 
