@@ -16,11 +16,13 @@ import torch
 from tests.engine.test_pipeline import as_base64, first_frame
 from tests.engine.test_pipeline import request as pipeline_request
 from tests.golden_cases import CHECKPOINTS
+from tests.lora.writers import FORMATS, Width
 from tests.lora_files import write_lora
 from wan_ui import Engine
 from wan_ui.engine.clip import Clip
 from wan_ui.engine.compiled import Fused, Fusion
 from wan_ui.engine.recipes import RECIPES
+from wan_ui.errors import OutOfMemory
 from wan_ui.settings import CompileMode
 
 pytestmark = pytest.mark.slow
@@ -155,6 +157,60 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so(
     assert np.array_equal(found.frames, expected.frames)
     assert why in found.metadata["arithmetic"]
     assert len([record for record in caplog.records if record.name == "wan_ui.engine.compiled"]) == 1
+    compiled.close()
+
+
+def test_a_dora_runs_eagerly_and_what_comes_after_it_compiled(eager: Engine, loras: Path) -> None:
+    FORMATS["ai-toolkit dora"](Width(48, 2, 96, 3)).save(loras / "dora.safetensors")
+    compiled = engine_of(loras, "exact")
+    said = []
+    for scales in (
+        {"high": ("dora.safetensors", 1.0), "low": ("dora.safetensors", 1.0)},
+        {"high": ("dora.safetensors", 1.0), "low": ("rank4.safetensors", 1.0)},
+        {"high": ("rank4.safetensors", 1.0), "low": ("rank4.safetensors", 1.0)},
+    ):
+        expected, found = rendered(eager, request(scales)), rendered(compiled, request(scales))
+        assert np.array_equal(found.frames, expected.frames)
+        said.append(found.metadata["arithmetic"])
+    assert said == [
+        "eager: a DoRA is not compiled",
+        "compiled, exact; eager where a DoRA is worn",
+        "compiled, exact",
+    ]
+    compiled.close()
+
+
+def test_memory_that_runs_out_while_a_graph_is_built_is_no_fault_of_the_graph(eager: Engine, loras: Path) -> None:
+    runs = []
+
+    def full_once(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
+        def run(*arguments: Any) -> Any:
+            runs.append(len(arguments))
+            if len(runs) == 1:
+                raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+            return module.forward(*arguments)
+
+        return run
+
+    compiled = engine_of(loras, "exact", full_once)
+    with pytest.raises(OutOfMemory):
+        rendered(compiled, REQUESTS[0])
+    expected, found = rendered(eager, REQUESTS[0]), rendered(compiled, REQUESTS[0])
+    assert np.array_equal(found.frames, expected.frames)
+    assert found.metadata["arithmetic"] == "compiled, exact"
+    compiled.close()
+
+
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+@pytest.mark.parametrize("first", ["none", "step_cache"])
+def test_the_step_caches_forwards_are_counted_outside_of_the_graph(loras: Path, mode: CompileMode, first: str) -> None:
+    compiled = engine_of(loras, mode)
+    rendered(compiled, {**REQUESTS[0], "speedup": first})
+    found = rendered(compiled, {**REQUESTS[1], "speedup": "step_cache"})
+    computed, total = found.metadata["forwards"]["computed"], found.metadata["forwards"]["total"]
+    assert total == 2 * REQUESTS[1]["prompts"][0]["sample_steps"]
+    assert 0 < computed <= total
+    assert np.array_equal(rendered(compiled, REQUESTS[1]).frames, rendered(engine_of(loras, "off"), REQUESTS[1]).frames)
     compiled.close()
 
 

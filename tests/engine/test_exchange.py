@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from wan_ui.engine.adapters import Adapter, Dressing, Originals, split
+from wan_ui.engine.pipeline import base_tensors
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import convert
 
@@ -112,3 +113,15 @@ def test_another_width_is_refused_and_leaves_the_base_model(files: dict[str, Pat
         dressing.wear([adapter(files["wide"])])
     assert not worn_layers(model)
     assert torch.equal(output(model), base)
+
+
+def test_the_base_models_tensors_keep_their_names_whatever_is_worn_and_wherever_they_go(files: dict[str, Path]) -> None:
+    model = transformer(torch.float32)
+    before = base_tensors(model)
+    dressing = dressed(model, True)
+    dressing.wear([adapter(files["rank 4"])])
+    model.to(torch.float64)  # makes new buffers, as each move does
+    after = base_tensors(model)
+    assert before.keys() == after.keys()
+    assert "rope.freqs_cos" in after and after["rope.freqs_cos"] is not before["rope.freqs_cos"]
+    assert all(tensor.dtype is torch.float64 for tensor in after.values() if tensor.is_floating_point())

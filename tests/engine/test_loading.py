@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from tests.engine.test_pipeline import frames, request
 from tests.fakes import PATIENCE
@@ -143,3 +146,29 @@ def test_nothing_is_read_ahead_without_need_or_room(
     elsewhere.loader.prefetch(MODELS["wan21_1b"])  # no file is there
     assert elsewhere.loader.ahead is None
     elsewhere.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("speedup", ["none", "fp8_storage"])
+def test_the_model_before_is_gone_while_the_next_one_is_read(tmp_path: Path, speedup: str) -> None:
+    engine = Engine(CHECKPOINTS, tmp_path, "cpu")
+    others = {id(part) for part in parts()}
+    engine.generate({**request("wan21_1b"), "speedup": speedup})
+    before = [weakref.ref(part) for part in parts() if id(part) not in others]
+    assert len(before) == 2
+    alive: list[int] = []
+
+    def on_progress(progress: Progress) -> None:
+        if progress.phase == "loading" and progress.bytes_total:
+            gc.collect()
+            alive.append(sum(part() is not None for part in before))
+
+    engine.generate(request("wan22_5b"), on_progress)
+    assert alive and not any(alive)
+    engine.close()
+
+
+def parts() -> list[Any]:
+    """Transformers and VAEs that are in memory."""
+    gc.collect()
+    return [part for part in gc.get_objects() if isinstance(part, (WanTransformer3DModel, AutoencoderKLWan))]

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.golden_cases import CHECKPOINTS
+from tests.lora.writers import FORMATS, Width
 from tests.lora_files import write_lora
 from wan_ui import Engine
+from wan_ui.engine.clip import Progress
 from wan_ui.settings import MemoryMode
 
 pytestmark = pytest.mark.gpu
@@ -31,14 +34,20 @@ REQUESTS = (
     request("reference", low=0.7),
     request("preview", high=1.0, low=1.0),
     request("preview", high=0.3),
+    {**request("reference"), "loras": [{"path": "dora.safetensors", "transformer": "high"}]},
     request("reference", high=1.0, low=0.5),
 )
 
 
+def write_loras(folder: Path) -> None:
+    for slot, seed in (("high", 1), ("low", 2)):
+        write_lora(folder / f"{slot}.safetensors", seed=seed)
+    FORMATS["ai-toolkit dora"](Width(48, 2, 96, 3)).save(folder / "dora.safetensors")
+
+
 @pytest.mark.parametrize("memory", ["pair", "stream"])
 def test_the_frames_of_a_resident_model(memory: MemoryMode, tmp_path: Path) -> None:
-    for slot, seed in (("high", 1), ("low", 2)):
-        write_lora(tmp_path / f"{slot}.safetensors", seed=seed)
+    write_loras(tmp_path)
     resident = Engine(CHECKPOINTS, tmp_path, "cuda", "resident", compile="off")
     visiting = Engine(CHECKPOINTS, tmp_path, "cuda", memory, compile="off")
     for body in REQUESTS:
@@ -47,3 +56,31 @@ def test_the_frames_of_a_resident_model(memory: MemoryMode, tmp_path: Path) -> N
         assert np.array_equal(found.frames, expected.frames)
     resident.close()
     visiting.close()
+
+
+class Shortage:
+    """Memory that runs out at a step of a render, so many times."""
+
+    def __init__(self, step: int, times: int) -> None:
+        self._step, self._left = step, times
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.phase == "denoise" and progress.step == self._step and self._left:
+            self._left -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("step", [0, 3])
+@pytest.mark.parametrize(("times", "memory"), [(1, "pair"), (2, "stream"), (3, "stream")])
+def test_memory_that_runs_out_costs_time_and_no_frame(step: int, times: int, memory: str, tmp_path: Path) -> None:
+    write_loras(tmp_path)
+    resident = Engine(CHECKPOINTS, tmp_path, "cuda", "resident", compile="off")
+    short = Engine(CHECKPOINTS, tmp_path, "cuda", "auto", compile="off")
+    for body in (REQUESTS[3], REQUESTS[1]):  # a preview first: its casts must come off again after the move
+        (expected,) = resident.generate(body)
+        (found,) = short.generate(body, Shortage(step, times if body is REQUESTS[3] else 0))
+        assert found.metadata["memory"] == memory
+        assert "shared" not in found.metadata["steps"]
+        assert np.array_equal(found.frames, expected.frames)
+    resident.close()
+    short.close()

@@ -65,7 +65,8 @@ def summary(change: Change) -> dict[str, float]:
 class Multiplied(LoraVariant):  # type: ignore[misc]
     """PEFT's plain LoRA, bit for bit, with its multiplier in a tensor (0-dim, float32): a changed one is no new graph.
 
-    PyTorch computes bfloat16 × a Python number in float32 and rounds once; so does this, in no more memory than PEFT.
+    PyTorch computes bfloat16 × a Python number in float32 and rounds once; so does this. Run eagerly it takes a float32
+    copy of the change where PEFT takes one of its own dtype.
     """
 
     def __init__(self, multiplier: torch.Tensor) -> None:
@@ -320,7 +321,7 @@ class Dressing:
         """‖ΔW‖ / ‖W‖ of one live adapter, from the rank × rank products, so that no matrix is formed."""
         down, up = module.lora_A[name].weight.float().flatten(1), module.lora_B[name].weight.float().flatten(1)
         if name in module.lora_magnitude_vector:
-            base = module.get_base_layer().weight.float()
+            base = module.get_base_layer().weight.to(up.device).float()
             changed = base + multiplier * (up @ down)
             magnitude = module.lora_magnitude_vector[name].weight.float().reshape(-1, 1)
             return _relative(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,6 +23,7 @@ from peft.tuners.lora import LoraLayer
 
 from wan_ui.engine import flash
 from wan_ui.engine.recipes import Recipe
+from wan_ui.engine.shortage import ran_out
 from wan_ui.settings import CompileMode
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,8 @@ class Fused:
     """Runs the blocks of the transformers it is installed on through one compiled graph.
 
     `graphs` counts the graphs that were built. When one cannot be built, or an exact one has other bits than eager,
-    the blocks run eagerly from then on and `refused` says why.
+    the blocks run eagerly from then on and `refused` says why. Blocks that wear a DoRA run eagerly for as long as they
+    do: PEFT measures their weights in each forward, in a way that no graph can hold.
     """
 
     def __init__(self, arithmetic: Arithmetic, backend: Backend | None = None) -> None:
@@ -167,14 +169,19 @@ class Fused:
         self.refused: str | None = None
         self._build = backend or _BACKENDS[arithmetic]
         self._installed: WeakSet[WanTransformer3DModel] = WeakSet()
+        self._eager: WeakSet[torch.nn.Module] = WeakSet()
         self._proven: set[tuple[Any, ...]] = set()
         self._wearing = 0
         self._run: Callable[..., torch.Tensor] | None = None
 
-    @property
-    def said(self) -> str:
-        """For a clip's metadata: what its blocks were computed with."""
-        return f"eager: {self.refused}" if self.refused is not None else f"compiled, {self.arithmetic}"
+    def said(self, transformers: Iterable[WanTransformer3DModel]) -> str:
+        """For a clip's metadata: what the blocks of its transformers were computed with."""
+        if self.refused is not None:
+            return f"eager: {self.refused}"
+        eager = [transformer.blocks[0] in self._eager for transformer in transformers]
+        if all(eager):
+            return "eager: a DoRA is not compiled"
+        return f"compiled, {self.arithmetic}" + "; eager where a DoRA is worn" * any(eager)
 
     def install(self, transformer: WanTransformer3DModel) -> None:
         """Its blocks run compiled from here on."""
@@ -194,6 +201,9 @@ class Fused:
     def dressed(self, transformer: WanTransformer3DModel) -> None:
         """Told after adapters have come or gone: the ranks of those it wears now are symbols."""
         self._wearing += 1
+        for block in transformer.blocks:
+            layers = [module for module in block.modules() if isinstance(module, LoraLayer)]
+            (self._eager.add if any(layer.lora_magnitude_vector for layer in layers) else self._eager.discard)(block)
         for module in transformer.modules():
             if isinstance(module, LoraLayer):
                 for name in module.r:
@@ -219,7 +229,7 @@ class Fused:
         rotary: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
         eager: Callable[..., torch.Tensor] = partial(type(block).forward, block)
-        if self.refused is not None or self._run is None:
+        if self.refused is not None or self._run is None or block in self._eager:
             return eager(hidden, text, temb, rotary)
         for per_token in (hidden, *rotary, *((temb,) if temb.ndim == 4 else ())):
             torch._dynamo.maybe_mark_dynamic(per_token, 1)
@@ -228,7 +238,7 @@ class Fused:
             result: torch.Tensor = self._run(block, hidden, text, temb, rotary)
         except RuntimeError as error:
             compiling = self.graphs > graphs or isinstance(error, torch._dynamo.exc.TorchDynamoException)
-            if isinstance(error, torch.OutOfMemoryError) or not compiling:
+            if ran_out(error) or not compiling:
                 raise
             log.warning("the transformer runs uncompiled from here on", exc_info=error)
             self.refused = "could not be compiled"

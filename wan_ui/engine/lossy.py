@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -127,25 +128,30 @@ class StepCache:
         self.computed = 0
         self._threshold = threshold
         self._transformer: WanTransformer3DModel | None = None
-        self._counters: list[RemovableHandle] = []
+        self._counter: RemovableHandle | None = None
+        self._own: Callable[..., torch.Tensor] | None = None
 
     def enter(self, transformer: WanTransformer3DModel) -> None:
         """The transformer is at work from here on; what was kept of another is let go."""
         self.leave()
-        transformer.enable_cache(FirstBlockCacheConfig(threshold=self._threshold))
-        # A skipped block is called and returns at once: what is inside of it is not called.
-        first, last = transformer.blocks[0].attn1, transformer.blocks[-1].attn1
-        self._counters = [first.register_forward_pre_hook(self._begin), last.register_forward_pre_hook(self._compute)]
+        self._counter = transformer.blocks[0].register_forward_pre_hook(self._begin)
+        # A skipped block is called too; what is not called is the forward that the cache has put its own before.
+        self._own = transformer.blocks[-1].__dict__.get("forward")
+        transformer.blocks[-1].forward = partial(self._compute, transformer.blocks[-1].forward)
         self._transformer = transformer
+        transformer.enable_cache(FirstBlockCacheConfig(threshold=self._threshold))
 
     def leave(self) -> None:
         """No transformer is at work: its hooks and what they kept are gone."""
-        for counter in self._counters:
-            counter.remove()
-        self._counters = []
-        if self._transformer is not None:
-            self._transformer.disable_cache()
-            self._transformer = None
+        if self._transformer is None or self._counter is None:
+            return
+        self._transformer.disable_cache()
+        self._counter.remove()
+        last, self._transformer = self._transformer.blocks[-1], None
+        if self._own is None:
+            del last.forward
+        else:
+            last.forward = self._own
 
     def uncounted(self, probe: Probe) -> Probe:
         """The probe, whose own forwards are no part of the run."""
@@ -162,8 +168,9 @@ class StepCache:
     def _begin(self, module: torch.nn.Module, arguments: Any) -> None:
         self.forwards += 1
 
-    def _compute(self, module: torch.nn.Module, arguments: Any) -> None:
+    def _compute(self, forward: Callable[..., torch.Tensor], *arguments: Any, **named: Any) -> torch.Tensor:
         self.computed += 1
+        return forward(*arguments, **named)
 
 
 @contextmanager

@@ -18,6 +18,8 @@ BYTES_PER_TOKEN_CHANNEL = 28
 BYTES_PER_TOKEN_CHANNEL_EXPANDED = 80
 VAE_BYTES_PER_PIXEL = 11_200  # per output pixel of one frame, while four frames are decoded in bf16
 FRAME_BYTES_PER_PIXEL = 3 * (2 + 2 + 1)  # a decoded frame in bf16, its concatenation, and in uint8
+TILE = 256  # pixels a side of diffusers' decode in tiles
+TILED_FRAME_BYTES_PER_PIXEL = 3 * (4 + 2 + 2 + 1)  # the tiles overlap, and are put together twice
 HOST_RESERVE = 4 << 30  # bytes of host memory that are left free beside what is kept, locked or read ahead
 RESERVE = 1 << 30  # bytes for the CUDA context's workspaces and fragmentation
 PACKED_SHARE = 0.52  # of bf16's bytes: 98 % of the parameters are linear layers of the blocks, at 1 byte, not 2
@@ -39,16 +41,17 @@ class Sizes:
         return sum(self.transformers) + self.text_encoder + self.rest
 
 
-def activation_bytes(row: WanModel, width: int, height: int, num_frames: int) -> int:
-    """Peak bytes beside the weights for one clip: the larger of a transformer forward and the VAE's decode.
+def activation_bytes(row: WanModel, width: int, height: int, num_frames: int, tiled: bool = False) -> int:
+    """Peak bytes beside the weights for one clip: the larger of a transformer forward and the VAE's decode, or `tiled`.
 
     The factors above were read off full-size runs on one H200, see docs/decisions.md.
     """
     tokens = _tokens(row, width, height, num_frames)
     each = BYTES_PER_TOKEN_CHANNEL_EXPANDED if row.expand_timesteps else BYTES_PER_TOKEN_CHANNEL
     transformer = tokens * row.hidden_size * each
-    vae = width * height * (VAE_BYTES_PER_PIXEL + FRAME_BYTES_PER_PIXEL * num_frames)
-    return max(transformer, vae)
+    at_once = min(width, TILE) * min(height, TILE) if tiled else width * height
+    of_frames = (TILED_FRAME_BYTES_PER_PIXEL if tiled else FRAME_BYTES_PER_PIXEL) * num_frames
+    return max(transformer, at_once * VAE_BYTES_PER_PIXEL + width * height * of_frames)
 
 
 def cache_bytes(row: WanModel, width: int, height: int, num_frames: int) -> int:
@@ -79,17 +82,20 @@ def needed(mode: Placement, sizes: Sizes, activations: int) -> int:
     return STREAMED_BLOCKS * sizes.block + sizes.rest + activations + RESERVE
 
 
-def decide(wanted: MemoryMode, sizes: Sizes, activations: int, free: int) -> Placement:
+def decide(wanted: MemoryMode, sizes: Sizes, activations: int, in_tiles: int, free: int) -> Placement:
     """The first mode that fits `free` bytes of device memory, or the one that was asked for.
 
-    Raises OutOfMemory when even streaming does not fit.
+    `in_tiles` are the activations with a decode in tiles, which is what is left where a whole one has no room.
+    Raises OutOfMemory when even streaming with that does not fit.
     """
     if wanted != "auto":
         return wanted
     for mode in MODES:
         if needed(mode, sizes, activations) <= free:
             return mode
-    short = needed("stream", sizes, activations)
+    short = needed("stream", sizes, min(activations, in_tiles))
+    if short <= free:
+        return "stream"
     raise OutOfMemory(
         f"This size needs about {short / 1e9:.0f} GB of GPU memory even block by block, and {free / 1e9:.0f} GB are "
         "free. Choose a smaller width, height or frame count, or close other programs that use the GPU.",
@@ -103,19 +109,19 @@ def host_bytes(mode: Placement, sizes: Sizes) -> int:
     return 0 if mode == "resident" else sum(sizes.transformers) + sizes.text_encoder
 
 
-def check_host(wanted: MemoryMode, mode: Placement, sizes: Sizes, available: int) -> None:
+def check_host(wanted: MemoryMode, mode: Placement, sizes: Sizes, available: int, packable: bool) -> None:
     """Raises OutOfMemory where the host has no room for the weights that a mode keeps there, unless it was asked for.
 
-    The system would end the whole program otherwise, in the middle of a video.
+    The system would end the whole program otherwise, in the middle of a video. `packable`: fp8 would take less.
     """
     short = host_bytes(mode, sizes) + HOST_RESERVE
     if mode == "resident" or wanted != "auto" or short <= available:
         return
+    less = ", the speed-up fp8_storage (with the reference recipe), which needs about half," if packable else ""
     raise OutOfMemory(
         "This model does not fit the GPU, and the computer's memory, where its weights would stay, has "
-        f"{available / 1e9:.0f} GB free of about {short / 1e9:.0f} GB. Close other programs, choose a smaller model or "
-        "(with the reference recipe) the speed-up fp8_storage, which needs about half, or start with "
-        f"--memory {mode} to try all the same.",
+        f"{available / 1e9:.0f} GB free of about {short / 1e9:.0f} GB. Close other programs, choose a smaller "
+        f"model{less} or start with --memory {mode} to try all the same.",
         needed=short,
         free=available,
     )

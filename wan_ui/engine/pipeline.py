@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -31,6 +31,7 @@ from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
 from wan_ui.engine.compiled import Fused, Fusion
 from wan_ui.engine.components import (
     MODULES,
+    TRANSFORMERS,
     Components,
     LoadCounts,
     Target,
@@ -41,10 +42,12 @@ from wan_ui.engine.components import (
     same_parts,
 )
 from wan_ui.engine.engine import Pipeline, Report, Storage, storage
-from wan_ui.engine.placement import Residence, fitting, free_bytes, idle_bytes, ran_out, release
+from wan_ui.engine.placement import Residence, fitting, free_bytes, idle_bytes, release
 from wan_ui.engine.readahead import ReadAhead, has_room
 from wan_ui.engine.recipes import RECIPES, Recipe, SchedulerSpec, scheduler_spec
 from wan_ui.engine.sampling import Experts, Guidance, Midway, denoise, old_flow_sigmas
+from wan_ui.engine.shortage import ran_out
+from wan_ui.engine.streaming import ADAPTER_MARK
 from wan_ui.engine.vision import clip_pixels
 from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, OutOfMemory
 from wan_ui.lora.convert import Converted, convert
@@ -57,13 +60,12 @@ from wan_ui.settings import MemoryMode
 log = logging.getLogger(__name__)
 
 MAX_SEQUENCE_LENGTH = 512  # tokens, the pipelines' own default
-T = TypeVar("T")
-
 KEPT_FRAMES = 8  # encoded first frames kept on the device, a few MB each
 KEPT_PROMPTS = 128  # text embeddings kept in host memory, 4 MB each at full size
 ROOM_FOR_A_RENDER = 12 << 30  # bytes of GPU memory left free beside pristine weights
 MOST_DROPPED = 50  # dropped tensors named one by one in a report
 BUILDING = "The first step also builds this GPU's kernels. They are kept for the next start."
+CONVERTED = 1.5  # times the size in memory: files that are larger hold another dtype
 FRAMES_AT_ONCE = 8  # frames turned into bytes at a time, so that their float32 copy stays small
 
 
@@ -102,10 +104,7 @@ class Loader:
         release(self._device)
         sizes = _sizes(self._checkpoints, row, files, model_dtype(self._device))
         mode = self.decide(row, sizes, generation)
-        staying = replace(sizes, text_encoder=0) if "text_encoder" in kept else sizes
-        packed = storage(generation.speedup) != "exact"
-        available = psutil.virtual_memory().available
-        memory.check_host(self._memory, mode, memory.packed(staying) if packed else staying, available)
+        self._check_host(mode, sizes, files, kept, generation)
         target = Target(self._device, model_dtype(self._device), Residence.on_host(mode))
         with out_of_memory_said():
             components = load_components(row, files, target, kept, self.counts, on_progress)
@@ -146,13 +145,37 @@ class Loader:
     def decide(self, row: WanModel, sizes: memory.Sizes, generation: Generation) -> memory.Placement:
         if self._device.type != "cuda":
             return "resident"
-        return memory.decide(self._memory, sizes, beside_weights(row, generation), free_bytes(self._device))
+        activations = beside_weights(row, generation, generation.vae_tiling)
+        in_tiles = beside_weights(row, generation, True)
+        return memory.decide(self._memory, sizes, activations, in_tiles, free_bytes(self._device))
 
     def tighter(
         self, now: memory.Placement, row: WanModel, sizes: memory.Sizes, generation: Generation
     ) -> memory.Placement:
-        """The mode a generation needs, never looser than the one in force."""
-        return max(now, self.decide(row, sizes, generation), key=memory.MODES.index)
+        """The mode a generation needs, never looser than the one in force. Raises OutOfMemory."""
+        mode = max(now, self.decide(row, sizes, generation), key=memory.MODES.index)
+        if mode != now == "resident":
+            memory.check_host(self._memory, mode, sizes, psutil.virtual_memory().available, packable=False)
+        return mode
+
+    def _check_host(
+        self,
+        mode: memory.Placement,
+        sizes: memory.Sizes,
+        files: Mapping[str, Component],
+        kept: Mapping[str, Any],
+        generation: Generation,
+    ) -> None:
+        """Raises OutOfMemory. Files in bf16 stay on disk until they are packed, others are converted in memory."""
+        encoder = kept.get("text_encoder")
+        if encoder is not None and next(encoder.parameters()).device.type == "cpu":
+            sizes = replace(sizes, text_encoder=0)  # its room is taken already
+        on_disk = sum(part.size for name, part in files.items() if name in TRANSFORMERS)
+        mapped = on_disk < CONVERTED * sum(sizes.transformers)
+        packing = storage(generation.speedup) != "exact"
+        staying = memory.packed(sizes) if packing and mapped else sizes
+        available = psutil.virtual_memory().available
+        memory.check_host(self._memory, mode, staying, available, packable=mapped and not packing)
 
     def may_tighten(self, now: memory.Placement, sizes: memory.Sizes) -> bool:
         """Whether a render may go on in a tighter mode: the mode is ours to choose, and the host has room."""
@@ -213,9 +236,10 @@ class FrameCache:
 class Said:
     """What a run's denoising tells of itself: `steps` in all, `high_noise` ones among them, `shared` ones that an
     earlier run had done; with a step cache, of `total` forwards how many were `computed`; and by slot how much the
-    LoRAs change the first prediction.
+    LoRAs change the first prediction. `earlier` is the high-noise half that was kept before this run began.
     """
 
+    earlier: HighNoise | None
     steps: dict[str, int]
     forwards: dict[str, int]
     changes: dict[str, float]
@@ -292,7 +316,7 @@ class WanPipeline:
         }
         self._counts: dict[tuple[str, str], dict[str, Counts]] = {}
         self._fused: Fused | None = None
-        self._float32: dict[torch.Tensor, torch.Tensor] = {}
+        self._float32: dict[tuple[str, str], torch.Tensor] = {}
         self._frames = loader.frames
         first = components.transformers["transformer"]
         self._attention = attention.kernel(first, self._device, model_dtype(self._device))
@@ -307,14 +331,14 @@ class WanPipeline:
         for name in self._components.transformers:
             transformer = self._residence.reshape(name) if whole_bf16 or self._float32 else self._residence.still(name)
             if whole_bf16 and model_dtype(self._device) is torch.bfloat16:
-                for tensor in (*transformer.parameters(), *transformer.buffers()):
+                for key, tensor in base_tensors(transformer).items():
                     if tensor.dtype is torch.float32:
-                        self._float32[tensor] = tensor.data.to("cpu")
+                        self._float32[name, key] = tensor.data.to("cpu")
                         tensor.data = tensor.data.to(torch.bfloat16)
-        if not whole_bf16:
-            for tensor, original in self._float32.items():
-                tensor.data = original.to(tensor.device)
-            self._float32.clear()
+            if not whole_bf16 and self._float32:
+                for key, tensor in base_tensors(transformer).items():
+                    if (name, key) in self._float32:
+                        tensor.data = self._float32.pop((name, key)).to(tensor.device)
 
     def wear(self, slot: str, files: tuple[LoraFile, ...], unfused: frozenset[str]) -> None:
         """These files' layers of the unfused kinds as adapters on the slot's transformer, and no others."""
@@ -386,17 +410,20 @@ class WanPipeline:
             hook.remove()
         self._fuse(None)
         self._residence.close()
-        components, self._components = self._components, replace(self._components, transformers={})
-        self._dressings.clear()
-        return components if self._storage == "exact" else self._components
+        held = self._components if self._storage == "exact" else replace(self._components, transformers={})
+        self._let_go()
+        return held
 
     def close(self) -> None:
         """Lets the parts go and gives their memory back."""
+        self._residence.close()
+        self._let_go()
+        release(self._device)
+
+    def _let_go(self) -> None:
         self._dressings.clear()
         self._float32.clear()
-        self._residence.close()
         del self._components, self._residence
-        release(self._device)
 
     def _originals(self, component: str) -> Originals:
         """Beside the model where the GPU has room for it and a render, else in host memory, else read again."""
@@ -424,13 +451,18 @@ class WanPipeline:
         with out_of_memory_said():
             if mode != self._residence.mode:
                 self._residence.change(mode)
-            self._residence.prepare(beside_weights(self._row, generation))
+            self._residence.prepare(beside_weights(self._row, generation, generation.vae_tiling))
             self._fuse(self._loader.fusion.of(recipe))
             spec = self._scheduler(recipe)
-            said = Said({"total": generation.sample_steps}, {}, {})
-            latents = self._fitting(lambda: self._latents(generation, image, recipe, spec, on_progress, clock, said))
+            said = Said(self._high_noise, {"total": generation.sample_steps}, {}, {})
+            latents = fitting(
+                lambda: self._latents(generation, image, recipe, spec, on_progress, clock, said),
+                self._residence,
+                self._may_tighten,
+            )
+            mode = self._residence.mode
             with clock.phase("decode"):
-                note = memory.sentence(self._residence.mode)
+                note = memory.sentence(mode)
                 on_progress(Progress("decode", generation.sample_steps, generation.sample_steps, note=note))
                 self._residence.clear_for_decode()
                 frames, tiled = self._decoded(latents, generation)
@@ -442,7 +474,7 @@ class WanPipeline:
             fps=generation.fps,
             seed=generation.seed,
             metadata={
-                **self._metadata(recipe, spec, clock),
+                **self._metadata(recipe, spec, mode, clock),
                 "tiled": tiled,
                 "speedup": generation.speedup,
                 "steps": said.steps,
@@ -451,9 +483,11 @@ class WanPipeline:
             },
         )
 
-    def _fitting(self, work: Callable[[], T]) -> T:
-        """What `work` gives, with less of the weights on the device where its memory runs out."""
-        return fitting(work, self._residence, lambda: self._loader.may_tighten(self._residence.mode, self._sizes))
+    def _may_tighten(self) -> bool:
+        return self._loader.may_tighten(self._residence.mode, self._sizes)
+
+    def _may_leave_the_device(self) -> bool:
+        return self._residence.mode == "resident" and self._may_tighten()
 
     def _latents(
         self,
@@ -476,10 +510,13 @@ class WanPipeline:
             return self._denoise(generation, recipe, spec, start, guidance, on_progress, note, said, cache)
 
     def _decoded(self, latents: torch.Tensor, generation: Generation) -> tuple[npt.NDArray[np.uint8], bool]:
-        """The frames, and whether they were decoded in tiles: as asked for, or for want of room in every mode."""
+        """The frames, and whether they were decoded in tiles: as asked for, or for want of room.
+
+        In all modes but the resident one the device is the VAE's alone by now.
+        """
         try:
             whole = partial(self._decode, latents, generation.vae_tiling)
-            return self._fitting(whole), generation.vae_tiling
+            return fitting(whole, self._residence, self._may_leave_the_device), generation.vae_tiling
         except RuntimeError as error:
             if generation.vae_tiling or not ran_out(error):
                 raise
@@ -646,7 +683,7 @@ class WanPipeline:
         shared = before if before is not None and before.decided_by == half else None
         if shared is not None:
             resumed = shared.state.step
-            said.steps.update(high_noise=resumed, shared=resumed)
+            said.steps.update(high_noise=resumed, **({"shared": resumed} if shared is said.earlier else {}))
             said.changes.update(shared.first_step_change)
             if cache is not None:
                 cache.forwards, cache.computed = shared.forwards
@@ -662,6 +699,10 @@ class WanPipeline:
         if cache is not None:
             said.forwards.update(total=cache.forwards, computed=cache.computed)
         return latents
+
+    @property
+    def _arithmetic(self) -> str:
+        return self._fused.said(self._components.transformers.values()) if self._fused is not None else "eager"
 
     @property
     def _graphs(self) -> int:
@@ -705,21 +746,27 @@ class WanPipeline:
         ]
         return torch.cat(chunks).numpy()
 
-    def _metadata(self, recipe: Recipe, spec: SchedulerSpec, clock: Clock) -> dict[str, Any]:
+    def _metadata(self, recipe: Recipe, spec: SchedulerSpec, mode: memory.Placement, clock: Clock) -> dict[str, Any]:
         config = spec.config if spec.config is not None else {}
         return {
             "recipe": recipe.id,
             "sampler": {"name": spec.class_name, "shift": config.get("flow_shift", config.get("shift"))},
             "boundary": self._boundary(recipe),
             "dtype": str(model_dtype(self._device)).removeprefix("torch."),
-            "memory": self._residence.mode,
-            "arithmetic": self._fused.said if self._fused is not None else "eager",
+            "memory": mode,
+            "arithmetic": self._arithmetic,
             "attention": self._attention,
             "seconds": dict(clock.seconds),
             "device": device_name(self._device),
             "versions": versions(),
             "checkpoint": [dict(one) for one in self._identity],
         }
+
+
+def base_tensors(transformer: WanTransformer3DModel) -> dict[str, torch.Tensor]:
+    """Parameters and buffers of the base model by name, whatever is attached; a move makes new buffers."""
+    named = (*transformer.named_parameters(), *transformer.named_buffers())
+    return {name.replace(".base_layer", ""): tensor for name, tensor in named if ADAPTER_MARK not in name}
 
 
 def _count(forwards: Counter[str], name: str, module: torch.nn.Module, arguments: Any) -> None:
@@ -742,11 +789,11 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def beside_weights(row: WanModel, generation: Generation) -> int:
-    """Bytes of device memory that a render needs beside the weights."""
+def beside_weights(row: WanModel, generation: Generation, tiled: bool) -> int:
+    """Bytes of device memory that a render needs beside the weights, with a decode of whole frames or in tiles."""
     size = (generation.width, generation.height, generation.num_frames)
     cache = memory.cache_bytes(row, *size) if generation.speedup == "step_cache" else 0
-    return memory.activation_bytes(row, *size) + cache
+    return memory.activation_bytes(row, *size, tiled=tiled) + cache
 
 
 @contextmanager
@@ -759,8 +806,8 @@ def out_of_memory_said() -> Iterator[None]:
             raise
         log.error("out of GPU memory", exc_info=error)
         raise OutOfMemory(
-            "The GPU ran out of memory. Try a smaller width, height or frame count, start with --memory stream, or "
-            "close other programs that use the GPU."
+            "The GPU ran out of memory. Try a smaller width, height or frame count, close other programs that use the "
+            "GPU, or start with --memory stream where it is not on yet."
         ) from error
 
 

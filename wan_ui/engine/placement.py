@@ -14,6 +14,7 @@ from diffusers.hooks import HookRegistry, apply_group_offloading
 
 from wan_ui.engine.components import Components
 from wan_ui.engine.memory import MODES, RESERVE, Placement
+from wan_ui.engine.shortage import ran_out
 from wan_ui.engine.streaming import HOST, SLOTS, CudaLanes, Lanes, Streamed, Visitor
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,6 @@ T = TypeVar("T")
 SLACK = 2 << 30
 """Bytes that are left free and not filled with blocks: one that stays saves a transfer that is hidden anyway."""
 
-# How memory runs out beside torch's own allocator: in the driver, and when a library wants its workspace.
-_MEMORY_SIGNS = ("CUDA error: out of memory", "CUDA driver error: out of memory", "STATUS_ALLOC_FAILED")
 _OFFLOADING_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
 
@@ -52,11 +51,6 @@ def probe(device: torch.device) -> None:
             torch.zeros(1, device=device).add_(1).item()
         except torch.OutOfMemoryError:
             return  # another program has it all: full is not dead
-
-
-def ran_out(error: RuntimeError) -> bool:
-    """Whether an error of torch says that device memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS)
 
 
 class Residence:

@@ -108,8 +108,16 @@ class CudaLanes:
             return None
         address = buffer.data_ptr()
         if int(torch.cuda.cudart().cudaHostRegister(address, buffer.nbytes, 0)):
+            self._forget_last_error()
             return None
         return partial(_unpin, address)
+
+    def _forget_last_error(self) -> None:
+        """CUDA keeps a refusal and gives it to the next kernel that is launched: to this one."""
+        try:
+            torch.zeros(1, device=self.device)
+        except RuntimeError as error:
+            log.info("page-locked memory was refused: %s", error)
 
 
 def _unpin(address: int) -> None:
