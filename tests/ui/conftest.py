@@ -13,7 +13,7 @@ from tests.fakes import FakeRender, Gate
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
 
-expect.set_options(timeout=20_000)  # ms; a waiting assertion ends when it holds, so only a failure takes this long
+expect.set_options(timeout=60_000)  # ms; a waiting assertion ends when it holds, so only a failure takes this long
 
 
 class BrowserGate(Gate):
