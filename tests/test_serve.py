@@ -13,9 +13,11 @@ import pytest
 from wan_ui import __version__
 from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.errors import DeviceUnavailable, HostError, LoraNotFound
+from wan_ui.http.guard import refusal
 from wan_ui.local import choose_device
-from wan_ui.serve import compose, free_port, greeting, prepare_environment, wants_demo
+from wan_ui.serve import Entry, compose, free_port, greeting, prepare_environment, wants_demo
 from wan_ui.settings import Settings
+from wan_ui.tunnel import Tunnel
 
 BODY: dict[str, Any] = {"model": "wan21_1b", "prompts": [{"prompt": "a"}]}
 
@@ -63,6 +65,24 @@ def test_the_greeting_counts_models(settings: Settings) -> None:
     assert __version__ in said and "torch" in said
     assert "Models: 0 of 7 found" in said
     assert "http://127.0.0.1:7861/" in said
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2"),
+        ("localhost", "localhost"),
+        ("::1", "[::1]"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "127.0.0.1"),
+    ],
+)
+def test_the_address_that_is_printed_is_answered(settings: Settings, host: str, address: str) -> None:
+    settings = replace(settings, host=host)
+    assert f"http://{address}:7861/" in "\n".join(greeting(settings, 7861, Checkpoints(settings.models_dir)))
+    entry = Entry.of(settings, Tunnel(settings.data_dir))
+    assert refusal([(b"host", f"{address}:7861".encode())], entry.hosts(settings)) is None
 
 
 @pytest.mark.parametrize(

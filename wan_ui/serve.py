@@ -196,7 +196,7 @@ class Entry:
     def hosts(self, settings: Settings) -> tuple[str, ...]:
         """Names without port that this server is reached under, this machine's own left out."""
         link = self.tunnel.host
-        own = () if is_loopback(settings.host) else (settings.host, socket.gethostname())
+        own = (settings.host,) if is_loopback(settings.host) else (settings.host, socket.gethostname())
         return (*settings.allow_hosts, *own, *(() if link is None else (link.partition(":")[0],)))
 
 
@@ -396,7 +396,9 @@ def _port_in_use(port: int, host: str) -> HostError:
 
 def _own_address(host: str) -> str:
     """What this machine's own browser opens for a server that listens here."""
-    return f"[{host}]" if ":" in host.strip("[]") and is_loopback(host) else ADDRESS
+    if not is_loopback(host):
+        return ADDRESS
+    return f"[{host.strip('[]')}]" if ":" in host else host
 
 
 def _relay(settings: Settings) -> Relay:
