@@ -114,7 +114,7 @@ def serve(engine: Engine, request: dict[str, Any]) -> Counter[str]:
                     steps["merges"] += len(merges)
                 case Weigh():
                     steps["weighs"] += 1
-        engine.render(generation, _unheard)
+        engine.render(generation, unheard)
     return steps
 
 
@@ -201,7 +201,7 @@ def main() -> None:
     run(flags.parse_args().json)
 
 
-def _unheard(progress: Progress) -> None:
+def unheard(progress: Progress) -> None:
     """Nobody watches."""
 
 

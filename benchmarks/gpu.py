@@ -168,7 +168,7 @@ def forwards(label: str, row: WanModel, size: tuple[int, int, int], model: WanTr
     found["seconds"]["plain diffusers"] = seconds(lambda: predict(True), 2, 0)
     if reference:
         began = time.monotonic()
-        model.compile_repeated_blocks(mode="max-autotune-no-cudagraphs", dynamic=True)
+        comparison.compile_as_reference(model)
         predict(True)
         torch.cuda.synchronize()
         found["reference, first forward"] = time.monotonic() - began

@@ -119,7 +119,7 @@ class Dressing:
                     names.append(f"lora_{position}{suffix}")
                     self._attach(names[-1], parts, dora=kind is Dora)
             self._adapters[adapter.key] = tuple(names)
-            used[adapter.key] = sum(self._count(name) for name in names)
+            used[adapter.key] = sum(len(self._layers[name]) for name in names)
             if used[adapter.key] != len(adapter.parts):
                 self._undress()
                 raise LoraMismatch(
@@ -191,13 +191,11 @@ class Dressing:
         with torch.no_grad():
             for key, names in self._adapters.items():
                 found = merged.setdefault(key, {})
-                for module_name, module in self._transformer.named_modules():
-                    if isinstance(module, LoraLayer):
-                        for name in names:
-                            if name in module.r:
-                                found[module_name] = self._adapter_change(
-                                    module_name, module, name, self._weights.get(key, 0.0)
-                                )
+                for name in names:
+                    for module_name, module in self._layers[name].items():
+                        found[module_name] = self._adapter_change(
+                            module_name, module, name, self._weights.get(key, 0.0)
+                        )
         return merged
 
     @contextmanager
@@ -306,16 +304,15 @@ class Dressing:
             raise LoraMismatch(
                 f"The LoRA does not fit this model: its layers have other shapes or names. {_OTHER_MODEL}"
             ) from error
-        if self._multipliers_on is not None and not dora:
-            self._multipliers[name] = torch.ones((), device=self._multipliers_on)
-            for module in self._transformer.modules():
-                if isinstance(module, LoraLayer) and name in module.r:
-                    module.lora_variant[name] = Multiplied(self._multipliers[name])
         self._layers[name] = {
             module_name: module
             for module_name, module in self._transformer.named_modules()
             if isinstance(module, LoraLayer) and name in module.r
         }
+        if self._multipliers_on is not None and not dora:
+            self._multipliers[name] = torch.ones((), device=self._multipliers_on)
+            for module in self._layers[name].values():
+                module.lora_variant[name] = Multiplied(self._multipliers[name])
 
     def _adapter_change(self, module_name: str, module: LoraLayer, name: str, multiplier: float) -> float:
         """‖ΔW‖ / ‖W‖ of one live adapter, from the rank × rank products, so that no matrix is formed."""
@@ -351,9 +348,6 @@ class Dressing:
         self._multipliers.clear()
         self._layers.clear()
         self._transformer.unload_lora()
-
-    def _count(self, name: str) -> int:
-        return sum(isinstance(module, LoraLayer) and name in module.r for module in self._transformer.modules())
 
 
 def split(lora: Converted, unfused: frozenset[str]) -> tuple[dict[str, Part], dict[str, Part]]:

@@ -178,7 +178,7 @@ class Fused:
         """For a clip's metadata: what the blocks of its transformers were computed with."""
         if self.refused is not None:
             return f"eager: {self.refused}"
-        eager = [transformer.blocks[0] in self._eager for transformer in transformers]
+        eager = [block in self._eager for transformer in transformers for block in transformer.blocks]
         if all(eager):
             return "eager: a DoRA is not compiled"
         return f"compiled, {self.arithmetic}" + "; eager where a DoRA is worn" * any(eager)
@@ -202,13 +202,14 @@ class Fused:
         """Told after adapters have come or gone: the ranks of those it wears now are symbols."""
         self._wearing += 1
         for block in transformer.blocks:
-            layers = [module for module in block.modules() if isinstance(module, LoraLayer)]
-            (self._eager.add if any(layer.lora_magnitude_vector for layer in layers) else self._eager.discard)(block)
-        for module in transformer.modules():
-            if isinstance(module, LoraLayer):
-                for name in module.r:
-                    torch._dynamo.maybe_mark_dynamic(module.lora_A[name].weight, 0)
-                    torch._dynamo.maybe_mark_dynamic(module.lora_B[name].weight, 1)
+            self._eager.discard(block)
+            for module in block.modules():
+                if isinstance(module, LoraLayer):
+                    for name in module.r:
+                        torch._dynamo.maybe_mark_dynamic(module.lora_A[name].weight, 0)
+                        torch._dynamo.maybe_mark_dynamic(module.lora_B[name].weight, 1)
+                    if module.lora_magnitude_vector:
+                        self._eager.add(block)
 
     def remove(self, transformer: WanTransformer3DModel) -> None:
         """Its blocks run eagerly again."""

@@ -179,9 +179,8 @@ class Loader:
 
     def may_tighten(self, now: memory.Placement, sizes: memory.Sizes) -> bool:
         """Whether a render may go on in a tighter mode: the mode is ours to choose, and the host has room."""
-        moving = sum(sizes.transformers) + sizes.text_encoder if now == "resident" else 0
-        has_room = moving + memory.HOST_RESERVE <= psutil.virtual_memory().available
-        return self._memory == "auto" and self._device.type == "cuda" and has_room
+        moving = memory.host_bytes("pair", sizes) if now == "resident" else 0
+        return self._memory == "auto" and self._device.type == "cuda" and has_room(moving)
 
     @property
     def device(self) -> torch.device:
@@ -432,7 +431,7 @@ class WanPipeline:
         def place(size: int) -> Place:
             if self._device.type == "cuda" and size + ROOM_FOR_A_RENDER <= idle_bytes(self._device):
                 return "device"
-            return "host" if size + memory.HOST_RESERVE <= psutil.virtual_memory().available else "checkpoint"
+            return "host" if has_room(size) else "checkpoint"
 
         return Originals(place, lambda name: read_tensor(files, name), lambda: self._residence.in_place)
 

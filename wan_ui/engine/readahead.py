@@ -24,7 +24,7 @@ READERS = 4
 
 
 def has_room(size: int) -> bool:
-    """Whether the page cache can take so many bytes without pushing out what the system needs."""
+    """Whether host memory, or its page cache, can take so many bytes beside what the system needs."""
     available: int = psutil.virtual_memory().available
     return size + HOST_RESERVE <= available
 

@@ -36,6 +36,13 @@ def stored(name: str, default: Any) -> gr.BrowserState:
     return gr.BrowserState(default, storage_key=f"wan-ui:{name}", secret=STORAGE_SECRET)
 
 
+def code_to_copy(label: str, max_lines: int) -> gr.Textbox:
+    """Text of a program that is read and copied."""
+    return gr.Textbox(
+        label=label, lines=8, max_lines=max_lines, interactive=False, buttons=["copy"], elem_classes="code"
+    )
+
+
 class Forms:
     """Holds the tabs of the models and what belongs to all of them; every method named `on_…` is an event's handler."""
 
@@ -62,14 +69,7 @@ class Forms:
 
     def lay_out_text(self) -> None:
         """The open tab's request as JSON, in the surrounding column."""
-        self.text = gr.Textbox(
-            label="This form's request",
-            lines=8,
-            max_lines=16,
-            interactive=False,
-            buttons=["copy"],
-            elem_classes="code",
-        )
+        self.text = code_to_copy("This form's request", 16)
 
     def connect(self) -> None:
         """Wires what is done in the tabs alone."""

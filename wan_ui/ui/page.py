@@ -18,7 +18,7 @@ from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.drawer import Drawer
 from wan_ui.ui.events import EDIT, POLL, QUIET, Update, filled
-from wan_ui.ui.forms import Forms, stored
+from wan_ui.ui.forms import Forms, code_to_copy, stored
 from wan_ui.ui.gallery import ID as GALLERY
 from wan_ui.ui.gallery import GalleryTab
 from wan_ui.ui.match import Match
@@ -136,14 +136,7 @@ class Page:
                     self.restore = RestoreBox()
                 self.drawer = Drawer(self.desk, self.forms, self.compare, self.side)
                 with gr.Accordion("As AI Toolkit sample block", open=False, elem_id="block"):
-                    self.block = gr.Textbox(
-                        label="For a job's config.yaml",
-                        lines=8,
-                        max_lines=24,
-                        interactive=False,
-                        buttons=["copy"],
-                        elem_classes="code",
-                    )
+                    self.block = code_to_copy("For a job's config.yaml", 24)
         self.side.lay_out_pulse()
 
     def _connect(self) -> None:
