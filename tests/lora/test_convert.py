@@ -167,7 +167,7 @@ def test_a_file_of_another_family_is_refused(tmp_path: Path) -> None:
         ({"blocks.0.self_attn.q.lora_A.weight": torch.zeros(4, 48)}, "twice"),
         ({"diffusion_model.blocks.0.self_attn.q.diff": torch.zeros(48, 48)}, "twice"),
         ({"diffusion_model.blocks.0.self_attn.q.lora_B.weight": torch.zeros(48, 5)}, "do not fit together"),
-        ({"diffusion_model.blocks.0.self_attn.q.lora_B.weight": torch.full((48, 4), torch.nan)}, "broke down"),
+        ({"diffusion_model.blocks.0.self_attn.q.lora_B.weight": torch.full((48, 4), torch.nan)}, "diverged"),
         ({"diffusion_model.blocks.0.self_attn.q.lora_B.weight": torch.zeros(48, 4, dtype=torch.int32)}, "floating"),
         ({"diffusion_model.blocks.0.self_attn.q.alpha": torch.tensor(torch.inf)}, "infinite"),
         ({"diffusion_model.blocks.0.self_attn.q.alpha": torch.zeros(2)}, "one number"),
