@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests.fakes import FakeImages, FakeLibrary
-from wan_ui.compare import same_video
 from wan_ui.errors import (
     ControlImageInvalid,
     ControlImageRequired,
@@ -23,6 +22,7 @@ from wan_ui.errors import (
 )
 from wan_ui.intake import Prepared, prepare
 from wan_ui.models import PAIR_NOTE, WanModel
+from wan_ui.render_order import same_video
 from wan_ui.request import LoraUse, parse
 
 if TYPE_CHECKING:

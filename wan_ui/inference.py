@@ -25,7 +25,7 @@ from wan_ui.lora.remote import RemoteFiles, shown_name
 from wan_ui.media.fetch import fetch
 from wan_ui.media.image import ImageStore
 from wan_ui.models import Speedup
-from wan_ui.request import Generation, model_row
+from wan_ui.request import Generation, find_model
 
 LARGEST_IMAGE = 50 << 20  # bytes of a control image that is fetched
 FETCH_SECONDS = 20.0
@@ -103,7 +103,7 @@ class Engine:
 
     def prefetch(self, generation: Generation) -> None:
         """Told what runs next while something else is rendered: its model's files are read ahead."""
-        self.loader.prefetch(model_row(generation.model))
+        self.loader.prefetch(find_model(generation.model))
 
     def check(self) -> None:
         """After a failure: gives memory that nothing holds any more back to the device, and tries the device.

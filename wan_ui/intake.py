@@ -8,13 +8,15 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from wan_ui.compare import Grid, Pair, PlannedCell, expand, plan_cells
+from wan_ui.axes import Pair
+from wan_ui.compare import Grid, PlannedCell, expand
 from wan_ui.engine.speedups import CHOICES
 from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound
 from wan_ui.lora.fit import Configs, check_fit
 from wan_ui.lora.remote import check_source, is_remote
 from wan_ui.models import PAIR_NOTE, WanModel
-from wan_ui.request import Compare, Generation, InferenceRequest, PromptItem, draw_seed, model_row, parse, resolve
+from wan_ui.render_order import plan_cells
+from wan_ui.request import Compare, Generation, InferenceRequest, PromptItem, find_model, parse, random_seed, resolve
 
 if TYPE_CHECKING:
     from wan_ui.lora.header import LoraHeader
@@ -60,7 +62,7 @@ def prepare(
     library: Library,
     images: ImageStore,
     configs: Configs,
-    draw: Callable[[], int] = draw_seed,
+    random_seed: Callable[[], int] = random_seed,
     check_fit: CheckFit = check_fit,
 ) -> Prepared:
     """Checks a decoded JSON body and fetches what it names, the cheapest refusals first.
@@ -71,7 +73,7 @@ def prepare(
     Raises what request.parse, compare.expand, request.resolve, Library.locate, check_fit and ImageStore.put raise.
     """
     request = parse(body)
-    row = model_row(request.model)
+    row = find_model(request.model)
     named = _named_loras(request)
     awaited = tuple(path for path in named if is_remote(path))
     for source in awaited:
@@ -85,7 +87,7 @@ def prepare(
         return _pair(library, path)
 
     # The images stay as they were written until the LoRA files are found.
-    drafts, grid = _drafts(request, pair, draw)
+    drafts, grid = _drafts(request, pair, random_seed)
     drafts, lora_notes = _locate(row, drafts, library, configs, check_fit, awaited)
     used = {use.path for draft in drafts for use in draft.loras}
     hashes = {text: images.put(text) for text in dict.fromkeys(draft.image for draft in drafts) if text is not None}
@@ -114,7 +116,7 @@ def settle(
     `generations` are those it was prepared with: the seeds that were drawn are theirs.
     Raises what compare.expand, request.resolve, Library.locate and check_fit raise.
     """
-    row = model_row(request.model)
+    row = find_model(request.model)
     drawn = iter([one.seed for one, item in zip(generations, request.prompts, strict=False) if item.seed == -1])
     drafts, grid = _drafts(request, partial(_pair, library), partial(next, drawn))
     drafts, lora_notes = _locate(row, drafts, library, configs, check_fit)
@@ -126,7 +128,7 @@ def settle(
 
 
 def _drafts(
-    request: InferenceRequest, pair: Pair, draw: Callable[[], int]
+    request: InferenceRequest, pair: Pair, random_seed: Callable[[], int]
 ) -> tuple[tuple[Generation, ...], Grid | None]:
     """One generation per prompt or, with the grid, per cell; their images are as written, their files not located."""
 
@@ -138,11 +140,11 @@ def _drafts(
         return len(halves) > 1 and len(set(halves.values())) == 1
 
     def resolved(one: InferenceRequest) -> tuple[Generation, ...]:
-        return resolve(one, store_image=lambda ctrl_img: ctrl_img, draw=draw, is_combined=is_combined)
+        return resolve(one, store_image=lambda ctrl_img: ctrl_img, random_seed=random_seed, is_combined=is_combined)
 
     if request.compare is None:
         return resolved(request), None
-    grid = expand(request, request.compare, pair, draw)
+    grid = expand(request, request.compare, pair, random_seed)
     return tuple(draft for cell in grid.cells for draft in resolved(cell.request)), grid
 
 
@@ -237,7 +239,7 @@ def _locate(
 def _notes(row: WanModel, generations: tuple[Generation, ...], cells: bool = False) -> tuple[str, ...]:
     """Sentences about the generations, by prompt where there are several; those of `cells` are of one prompt."""
     notes: list[str] = []
-    attached = max(len([use for use in one.loras if use.multiplier != 0]) for one in generations)
+    attached = max(len([use for use in one.loras if use.scale != 0]) for one in generations)
     if row.two_transformers and attached == 1:
         notes.append(PAIR_NOTE)
     for index, one in enumerate(generations):

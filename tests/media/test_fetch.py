@@ -359,7 +359,7 @@ def test_the_deadline_holds_for_the_whole_fetch(base: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("cut", "broke off"), ("zipped", "compressed"), ("elsewhere", "status 404")]
+    ("path", "message"), [("cut", "closed the connection"), ("zipped", "compressed"), ("elsewhere", "status 404")]
 )
 def test_answers_that_are_no_file(base: str, path: str, message: str) -> None:
     with pytest.raises(FetchFailed, match=message):

@@ -257,9 +257,7 @@ def _refitted(pair: _Pair) -> tuple[LoraItem, ...]:
         transformer = slot if pair.row.two_transformers else None
         found.setdefault(
             slot,
-            LoraItem.model_validate(
-                {"path": use.path, "transformer": transformer, "network_multiplier": use.multiplier}
-            ),
+            LoraItem.model_validate({"path": use.path, "transformer": transformer, "network_multiplier": use.scale}),
         )
     return tuple(found.values())
 
@@ -284,7 +282,7 @@ def _slots(pair: _Pair) -> Row:
             else "The job trained no LoRA for a side that has one here."
         )
         if not missing:
-            fix = fix or Fix(loras=tuple(_item(pair, use.path, use.slot, use.multiplier)
+            fix = fix or Fix(loras=tuple(_item(pair, use.path, use.slot, use.scale)
                                          for use in uses if use.slot in pair.job.slots))  # fmt: skip
     elif len(uses) > len(loaded):
         wrong = "Several LoRAs are stacked; the trainer's preview has the job's own only."
@@ -292,8 +290,8 @@ def _slots(pair: _Pair) -> Row:
         wrong = f"The file for {swapped[0]} noise is named as the other half."
         if len(swapped) == len(uses) == 2:
             one, two = uses
-            fix = Fix(loras=(_item(pair, two.path, one.slot, two.multiplier),
-                             _item(pair, one.path, two.slot, one.multiplier)))  # fmt: skip
+            fix = Fix(loras=(_item(pair, two.path, one.slot, two.scale),
+                             _item(pair, one.path, two.slot, one.scale)))  # fmt: skip
     elif {"high", "low"} <= set(headers):
         wrong = " ".join(pair_messages(headers["high"], headers["low"]))
     if not wrong and not uses:
@@ -473,7 +471,7 @@ def _negative(pair: _Pair) -> Row:
 
 def _multiplier(pair: _Pair) -> Row:
     wanted = pair.target.sample.network_multiplier
-    found = sorted({use.multiplier for use in pair.generation.loras})
+    found = sorted({use.scale for use in pair.generation.loras})
     run = ", ".join(f"{one:g}" for one in found) or "no LoRA"
     wrong = "The LoRA works at another strength than in the preview."
     return _row("multiplier", found in ([], [wanted]), f"{wanted:g}", run, wrong, Fix(network_multiplier=wanted))
