@@ -244,7 +244,7 @@ def test_a_name_that_is_none() -> None:
     def unknown(host: str, port: int) -> Sequence[str]:
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
-    with pytest.raises(FetchFailed, match=r"nowhere\.example is not a name"):
+    with pytest.raises(FetchFailed, match=r"nowhere\.example was not found"):
         get("http://nowhere.example/", Wire(), unknown)
 
 

@@ -23,7 +23,7 @@ from wan_ui.request import (
 )
 from wan_ui.text import one_line
 from wan_ui.trainer.job import EULER_SINCE, UNIPC_UNTIL, Imported, Sample, trainer_version
-from wan_ui.trainer.preview import PreviewFacts
+from wan_ui.trainer.sample_files import SampleFacts
 
 State = Literal["green", "amber", "red"]
 UPLOAD = "upload://"
@@ -74,7 +74,7 @@ class Target:
     job: Imported
     sample: Sample
     step: int | None = None
-    file: PreviewFacts | None = None
+    file: SampleFacts | None = None
     image: str | None = None
 
 
@@ -92,7 +92,7 @@ def checklist(target: Target, run: Run, models: Mapping[str, WanModel] = MODELS)
     return tuple(make(_Pair(target, run, models)) for make in _ROWS)
 
 
-def file_checklist(file: PreviewFacts, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:
+def file_checklist(file: SampleFacts, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:
     """The rows that a preview's file can answer by itself, and one that says what the job's config would add."""
     row, one = models[run.generation.model], run.generation
     rate = one.fps if one.fps in file.rates else file.fps
