@@ -14,7 +14,7 @@ from tests.fakes import PATIENCE, FakeImages, FakeRender, Gate, fake_write_video
 from tests.jobs.helpers import body
 from tests.web_files import FileServer, lora_bytes, serving
 from wan_ui.access import LOCAL_ACCESS
-from wan_ui.errors import HostError, LoraNotFound, MoeFormatRequired
+from wan_ui.errors import FetchFailed, HostError, LoraNotFound, MoeFormatRequired
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import MIGRATIONS, Job, Store
@@ -246,7 +246,7 @@ def test_a_copy_that_could_not_be_asked_about_is_noted(services: House, file_ser
     assert services.ended(services.submit(url)).notes == ()
     file_server.put("a.safetensors", status=500)
     (note,) = services.ended(services.submit(url)).notes
-    assert "is used as it was fetched on" in note
+    assert "a.safetensors downloaded on" in note
 
 
 def test_a_combined_file_by_address_fills_both_slots(services: House, file_server: FileServer) -> None:
@@ -281,7 +281,7 @@ def test_two_addresses_of_one_job_are_both_awaited(services: House, file_server:
 def test_inspecting_an_address_fetches_it_in_time_or_says_so(services: House, file_server: FileServer) -> None:
     url = file_server.put("a_high_noise.safetensors", LORA)
     assert services.service.inspect(url, LOCAL_ACCESS)["slot"] == "high"
-    with pytest.raises(Exception, match="was not here within 0 s"):
+    with pytest.raises(FetchFailed, match="within 0 s"):
         services.service.inspect(file_server.put("b.safetensors", LORA), LOCAL_ACCESS, seconds=0)
 
 

@@ -66,7 +66,7 @@ def test_notes_stay_with_the_job(service: JobService) -> None:
 @pytest.mark.parametrize("method", ["job", "cancel"])
 def test_an_unknown_id_is_not_found(service: JobService, method: str) -> None:
     with pytest.raises(RequestNotFound):
-        getattr(service, method)(UNKNOWN)
+        getattr(service, method)(UNKNOWN, LOCAL_ACCESS)
     with pytest.raises(RequestNotFound):
         service.clip_path(UNKNOWN, 0, LOCAL_ACCESS)
     assert service.progress(UNKNOWN) is None

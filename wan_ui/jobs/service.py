@@ -19,7 +19,8 @@ from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.gallery import Gallery
 from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
 from wan_ui.jobs.sample_comparisons import SampleComparisons
-from wan_ui.lora.header import check_fit, pair_messages
+from wan_ui.lora.fit import check_fit
+from wan_ui.lora.header import pair_messages
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.lora.report import describe, inspect
 from wan_ui.media import video

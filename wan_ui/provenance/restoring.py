@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wan_ui import __version__
 from wan_ui.access import Access
 from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, InvalidRequest, VideoInvalid
-from wan_ui.lora.header import Configs, no_configs
+from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.media import boxes
 from wan_ui.media.image import UPLOAD
 from wan_ui.models import MODELS, Speedup, WanModel
