@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests.fakes import FakeImages, FakeLibrary
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import (
     ControlImageInvalid,
     ControlImageRequired,
@@ -20,7 +21,7 @@ from wan_ui.errors import (
     MoeFormatRequired,
     WanUIError,
 )
-from wan_ui.intake import Prepared, prepare
+from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.models import PAIR_NOTE, WanModel
 from wan_ui.render_order import same_video
 from wan_ui.request import LoraUse, parse
@@ -45,9 +46,17 @@ class Door:
         self.library, self.images, self.draws = FakeLibrary(), FakeImages(), 0
         self.checked: list[tuple[Any, str, str, Any]] = []
 
-    def prepare(self, body: Any) -> Prepared:
+    def prepare(self, body: Any) -> PreparedRequest:
         library, images = cast("Library", self.library), cast("ImageStore", self.images)
-        return prepare(body, library, images, lambda row, component: {"of": component}, self.draw, self.check_fit)
+        return prepare(
+            body,
+            library,
+            images,
+            lambda model, component: {"of": component},
+            LOCAL_ACCESS,
+            self.draw,
+            self.check_fit,
+        )
 
     def check_fit(self, header: Any, row: WanModel, slot: str, config: Mapping[str, Any] | None) -> tuple[str, ...]:
         self.checked.append((header, row.id, slot, config))

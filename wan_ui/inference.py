@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.config import CompileMode, MemoryMode
 from wan_ui.engine import lossy
@@ -19,7 +20,7 @@ from wan_ui.engine.pipeline import Loader, device_name, out_of_memory_mapped, ve
 from wan_ui.engine.placement import probe, release
 from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.errors import DeviceLost, DeviceUnavailable, OutOfMemory
-from wan_ui.intake import Settled, prepare, settle
+from wan_ui.intake import ResolvedRequest, prepare, resolve_downloaded
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles, shown_name
 from wan_ui.media.fetch import fetch
@@ -74,22 +75,22 @@ class Engine:
         Raises what is wrong with the request (RequestError) or with this machine (HostError).
         """
         heard, configs = on_progress or _unheard, self.checkpoints.transformer_config
-        prepared = prepare(request, self.library, self.images, configs)
+        prepared = prepare(request, self.library, self.images, configs, LOCAL_ACCESS)
         for generation in prepared.generations:
             self.check_speedup(generation.speedup)
-        settled: Settled = prepared
+        settled: ResolvedRequest = prepared
         for source in prepared.awaited:
             self.library.fetch(source, partial(_fetching, heard, f"fetching LoRA {shown_name(source)}"))
         if prepared.awaited:
-            settled = settle(prepared.request, prepared.generations, self.library, configs)
+            settled = resolve_downloaded(prepared.request, prepared.generations, self.library, configs)
         clips = [self.render(generation, heard) for generation in settled.generations]
         return [clips[cell.generation] for cell in settled.cells] if settled.cells else clips
 
     def render(self, generation: Generation, on_progress: OnProgress) -> Clip:
         """One clip of a resolved generation; its files are located again, as they are now, or as they were fetched."""
         self.check_speedup(generation.speedup)
-        files = {use.path: self.library.locate(use.path, use.sha256) for use in generation.loras}
-        image = self.images.open(generation.image) if generation.image is not None else None
+        files = {use.path: self.library.locate(use.path, LOCAL_ACCESS, use.sha256) for use in generation.loras}
+        image = self.images.open(generation.image, LOCAL_ACCESS) if generation.image is not None else None
         try:
             with out_of_memory_mapped():
                 return self.core.generate(generation, files, image, on_progress)

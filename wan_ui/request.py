@@ -258,6 +258,21 @@ def parse(body: Any) -> InferenceRequest:
         raise InvalidRequest(f"{first['loc']}: {first['msg']}", fields=fields) from None
 
 
+def named_loras(request: InferenceRequest) -> dict[str, bool]:
+    """Every LoRA path of a request and of its axes -> whether some entry leaves its transformer open."""
+    named = {item.path: item.transformer is None for item in request.loras}
+    compare = request.compare or Compare.model_validate({})
+    for axis in (compare.columns, compare.rows):
+        if axis is None or axis.field != "lora":
+            continue
+        for value in axis.values:
+            open_to_both = not isinstance(value, Mapping)
+            for path in (value,) if open_to_both else value.values():
+                if isinstance(path, str):
+                    named[path] = named.get(path, False) or open_to_both
+    return named
+
+
 def without_training_samples(wire: Mapping[str, Any]) -> dict[str, Any]:
     """A request's JSON for other people: an imported job is open to everyone who knows its id, so the id is removed."""
 
