@@ -233,7 +233,7 @@ def _files(folder: Path, within: Path, messages: list[str]) -> Iterator[Path]:
             if path.suffix.lower() not in KEPT or (name.startswith(".") and name not in CONFIG_NAMES):
                 continue
             if path.is_symlink() and not path.resolve().is_relative_to(within):
-                messages.append(f"{one_line(name, 120)} is a link that leads out of the folder: it is passed over.")
+                messages.append(f"{one_line(name, 120)} is a link that leads out of the folder: it is skipped.")
             elif path.is_file():
                 yield path.relative_to(folder)
 
@@ -322,7 +322,7 @@ def _chosen(
         if problem is None and (lower in taken | folders or taken & set(lower.parents)):
             problem = "stands twice in the ZIP, or as a file and a folder"
         if problem is not None:
-            messages.append(f"{one_line(entry.filename, 120)} {problem}: it is passed over.")
+            messages.append(f"{one_line(entry.filename, 120)} {problem}: it is skipped.")
         elif _is_kept(path):
             if entry.file_size > limits.free_bytes and entry.file_size > limits.ratio * max(1, entry.compress_size):
                 raise _invalid(
