@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from wan_ui.engine.conditioning import Start
+from wan_ui.engine.conditioning import ConditionedNoise
 from wan_ui.engine.sampling import Guidance, predict
 from wan_ui.engine.timesteps import ROWS, Tokens, embedded_once
 
@@ -36,16 +36,18 @@ def transformer(heads: int, width: int, layers: int, dtype: torch.dtype) -> WanT
     return model.eval().requires_grad_(False)
 
 
-def start(shape: tuple[int, ...], dtype: torch.dtype, image: bool) -> Start:
+def start(shape: tuple[int, ...], dtype: torch.dtype, image: bool) -> ConditionedNoise:
     """As a row that expands timesteps starts: a float32 mask of ones, or one in the model's dtype with zeros."""
     mask = torch.ones(shape, dtype=dtype if image else torch.float32)
     if image:
         mask[:, :, :1] = 0
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    return Start(latents, mask=mask)
+    return ConditionedNoise(latents, mask=mask)
 
 
-def every_token(model: WanTransformer3DModel, begin: Start, timestep: torch.Tensor, guidance: Guidance) -> Any:
+def every_token(
+    model: WanTransformer3DModel, begin: ConditionedNoise, timestep: torch.Tensor, guidance: Guidance
+) -> Any:
     """diffusers' own forward, as its image-to-video pipeline calls it."""
     assert begin.mask is not None
     steps = (begin.mask[0][0][:, ::2, ::2] * timestep).flatten().unsqueeze(0)

@@ -23,7 +23,7 @@ from peft.tuners.lora import LoraLayer
 
 from wan_ui.config import CompileMode
 from wan_ui.engine import flash
-from wan_ui.engine.out_of_memory import is_out_of_memory
+from wan_ui.engine.memory import is_out_of_memory
 from wan_ui.engine.recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class CompiledBlocks:
         self._wearing = 0
         self._run: Callable[..., torch.Tensor] | None = None
 
-    def said(self, transformers: Iterable[WanTransformer3DModel]) -> str:
+    def arithmetic_of(self, transformers: Iterable[WanTransformer3DModel]) -> str:
         """For a clip's metadata: what the blocks of its transformers were computed with."""
         if self.refused is not None:
             return f"eager: {self.refused}"
