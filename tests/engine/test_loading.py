@@ -142,7 +142,7 @@ def test_nothing_is_prefetched_without_need_or_memory(engine: Engine, tmp_path: 
     elsewhere = Engine(models_dir=tmp_path, lora_dir=tmp_path, device="cpu")
     (tmp_path / MODELS["wan21_1b"].base_model).mkdir(parents=True)
     elsewhere.loader.prefetch(MODELS["wan21_1b"])  # no file is there
-    assert elsewhere.loader.ahead is None
+    assert elsewhere.loader.prefetcher is None
     elsewhere.close()
 
 

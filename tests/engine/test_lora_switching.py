@@ -176,5 +176,5 @@ def test_a_misfit_is_refused_before_anything_is_loaded(loras: Path) -> None:
     fresh = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
     with pytest.raises(LoraMismatch):
         fresh.generate(request([{"path": "wide.safetensors"}], "wan21_1b"))
-    assert fresh.loader.counts.loads == 0
+    assert fresh.loader.statistics.loads == 0
     fresh.close()

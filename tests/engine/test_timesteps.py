@@ -122,12 +122,12 @@ def test_tokens_of_a_mask() -> None:
     assert begin.mask is not None
     few = Tokens.of(begin.mask, rows=6)
     assert few.levels.tolist() == [0, 1]
-    assert few.asked.tolist() == [0, 1] * 3
-    assert few.found.tolist() == [0] * 8 + [1] * 16
+    assert few.embedded.tolist() == [0, 1] * 3
+    assert few.row_of.tolist() == [0] * 8 + [1] * 16
     assert few.at(torch.tensor(7.0)).tolist() == [[0] * 8 + [7] * 16]
     all_of_them = Tokens.of(begin.mask)
-    assert all_of_them.found.tolist() == list(range(24))
-    assert torch.equal(all_of_them.levels[all_of_them.asked], begin.mask[0][0][:, ::2, ::2].flatten())
+    assert all_of_them.row_of.tolist() == list(range(24))
+    assert torch.equal(all_of_them.levels[all_of_them.embedded], begin.mask[0][0][:, ::2, ::2].flatten())
     text = start((1, 3, 3, 4, 8), torch.float32, image=False)
     assert text.tokens is not None
     assert text.tokens.at(torch.tensor(7)).tolist() == [7.0]
