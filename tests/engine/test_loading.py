@@ -36,8 +36,8 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine.close()
 
 
-def transformer_bytes(engine: Engine, row: WanModel) -> int:
-    return engine.checkpoints.component(row, "transformer").size
+def transformer_bytes(engine: Engine, model: WanModel) -> int:
+    return engine.checkpoints.component(model, "transformer").size
 
 
 def loading(engine: Engine, model: str) -> list[Progress]:
@@ -94,16 +94,16 @@ def test_the_bytes_read_are_reported_up_to_their_total(engine: Engine, room: boo
 
 @pytest.mark.slow
 def test_shards_are_read_as_one_file_is(tmp_path: Path) -> None:
-    row = MODELS["wan21_1b"]
-    repo = CHECKPOINTS / row.base_model
-    sharded = tmp_path / "models" / row.base_model
+    model = MODELS["wan21_1b"]
+    repo = CHECKPOINTS / model.base_model
+    sharded = tmp_path / "models" / model.base_model
     shutil.copytree(repo, sharded)
     whole = WanTransformer3DModel.from_pretrained(repo / "transformer")
     shutil.rmtree(sharded / "transformer")
     whole.save_pretrained(sharded / "transformer", max_shard_size="60KB")
     assert len(list((sharded / "transformer").glob("*-of-*.safetensors"))) > 2
     engine = Engine(models_dir=tmp_path / "models", lora_dir=tmp_path, device="cpu")
-    shown = loading(engine, row.id)[-1]
+    shown = loading(engine, model.id)[-1]
     assert shown.bytes_done == shown.bytes_total
     (loaded,) = engine.core.pipeline.components.transformers.values()  # type: ignore[union-attr]
     state = whole.state_dict()
@@ -114,8 +114,8 @@ def test_shards_are_read_as_one_file_is(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_next_models_own_files_are_read_ahead_and_no_others(engine: Engine) -> None:
-    for row in (I2V, OTHER_I2V, I2V):  # from here on it is known which of their files are the same
-        frames(engine, request(row.id))
+    for model in (I2V, OTHER_I2V, I2V):  # from here on it is known which of their files are the same
+        frames(engine, request(model.id))
     before = engine.loader.statistics.bytes_read
     (generation,) = resolve(parse(request(OTHER_I2V.id)), store_image=lambda image: "0" * 64)
     engine.prefetch(generation)

@@ -17,9 +17,9 @@ from tests.golden_cases import CHECKPOINTS
 from tests.lora.writers import FORMATS, Width
 from tests.lora_files import write_lora
 from tests.sampling import sampled
+from tools.demo_evaluate import attached
 from wan_ui import Engine
 from wan_ui.demo.checkpoints import ensure
-from wan_ui.demo.evaluate import attached
 from wan_ui.engine.budget import PACKED_SHARE, Sizes, cache_bytes, device_bytes, packed_sizes
 from wan_ui.engine.fp8 import FP8, LARGEST, PackedLinear, check_supported, pack, pack_blocks
 from wan_ui.engine.result import Clip, Progress
@@ -330,11 +330,11 @@ def test_a_device_without_fp8_products_says_so() -> None:
 
 
 class TestMemory:
-    @pytest.mark.parametrize("row", MODELS.values(), ids=list(MODELS))
-    def test_the_share_of_packed_weights_is_counted(self, row: Any) -> None:
-        d, f = row.hidden_size, row.ffn_size
-        linear = row.blocks * (8 * d * d + 2 * d * f + (2 * d * d if row.image_layers else 0))
-        embeddings = 2 * d * d + 6 * d * d + (4096 + 256 + 1280 * row.image_layers) * d + 2 * 16 * 4 * d
+    @pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+    def test_the_share_of_packed_weights_is_counted(self, model: Any) -> None:
+        d, f = model.hidden_size, model.ffn_size
+        linear = model.blocks * (8 * d * d + 2 * d * f + (2 * d * d if model.image_layers else 0))
+        embeddings = 2 * d * d + 6 * d * d + (4096 + 256 + 1280 * model.image_layers) * d + 2 * 16 * 4 * d
         share = (linear + 2 * embeddings) / (2 * (linear + embeddings))
         assert 0.5 < share < PACKED_SHARE
 
@@ -349,5 +349,5 @@ class TestMemory:
         )
 
     def test_a_cache_keeps_more_of_a_larger_clip(self) -> None:
-        row = MODELS["wan22_14b_t2v"]
-        assert cache_bytes(row, 832, 480, 81) == 9 * 21 * 52 * 30 * 5120 * 2
+        model = MODELS["wan22_14b_t2v"]
+        assert cache_bytes(model, 832, 480, 81) == 9 * 21 * 52 * 30 * 5120 * 2

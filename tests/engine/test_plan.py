@@ -158,7 +158,7 @@ TABLE: list[tuple[str, LoadedState | None, RequiredState, list[Step]]] = [
 ]
 
 
-@pytest.mark.parametrize(("held", "target", "steps"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+@pytest.mark.parametrize(("held", "target", "steps"), [model[1:] for model in TABLE], ids=[model[0] for model in TABLE])
 def test_plan(held: LoadedState | None, target: RequiredState, steps: list[Step]) -> None:
     assert plan(held, target) == steps
 
@@ -254,8 +254,8 @@ class Desk:
         self.failing: dict[str, Exception] = {}
         self.core = Core(self._load)
 
-    def _load(self, row: Any, generation: Generation, before: object, on_progress: OnProgress) -> Scribe:
-        self.diary.append(("load", row.id, before is not None))
+    def _load(self, model: Any, generation: Generation, before: object, on_progress: OnProgress) -> Scribe:
+        self.diary.append(("load", model.id, before is not None))
         if "load" in self.failing:
             raise self.failing.pop("load")
         return Scribe(self.diary, self.failing)
