@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.config import CompileMode, MemoryMode
 from wan_ui.engine.compile import BlockCompiler, keep_cache_in
@@ -70,29 +71,29 @@ class Engine:
         self.loader = Loader(self.checkpoints, MemoryPolicy(memory, self.device), BlockCompiler(compile, self.device))
         self.core = Core(self.loader.load)
 
-    def generate(self, request: Mapping[str, Any], on_progress: OnProgress = ignore_progress) -> list[Clip]:
+    def generate(self, request: Mapping[str, Any], on_progress: OnProgress | None = None) -> list[Clip]:
         """One clip per prompt of the request, in order. LoRAs given as a URL are downloaded first.
 
         A comparison gives one clip per cell, row by row; cells that are the same video share one clip.
         Raises what is wrong with the request (RequestError) or with this machine (HostError).
         """
-        configs = self.checkpoints.transformer_config
-        prepared = prepare(request, self.library, self.images, configs)
+        report, configs = on_progress or ignore_progress, self.checkpoints.transformer_config
+        prepared = prepare(request, self.library, self.images, configs, LOCAL_ACCESS)
         for generation in prepared.generations:
             self.check_speedup(generation.speedup)
         settled: Settled = prepared
         for source in prepared.awaited:
-            self.library.fetch(source, partial(_report_download, on_progress, f"Downloading {shown_name(source)}"))
+            self.library.fetch(source, partial(_report_download, report, f"Downloading {shown_name(source)}"))
         if prepared.awaited:
             settled = settle(prepared.request, prepared.generations, self.library, configs)
-        clips = [self.render(generation, on_progress) for generation in settled.generations]
+        clips = [self.render(generation, report) for generation in settled.generations]
         return [clips[cell.generation] for cell in settled.cells] if settled.cells else clips
 
     def render(self, generation: Generation, on_progress: OnProgress) -> Clip:
         """One clip of a resolved generation. Its LoRA files are located again, checked against their SHA-256."""
         self.check_speedup(generation.speedup)
-        files = {use.path: self.library.locate(use.path, use.sha256) for use in generation.loras}
-        image = self.images.open(generation.image) if generation.image is not None else None
+        files = {use.path: self.library.locate(use.path, LOCAL_ACCESS, use.sha256) for use in generation.loras}
+        image = self.images.open(generation.image, LOCAL_ACCESS) if generation.image is not None else None
         try:
             with out_of_memory_mapped():
                 return self.core.generate(generation, files, image, on_progress)
