@@ -1,4 +1,4 @@
-"""The table holds the documents' facts, and a row is all that a further model takes."""
+"""The model table holds the reference's facts, and a further model is one more entry."""
 
 from __future__ import annotations
 

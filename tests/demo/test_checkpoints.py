@@ -111,7 +111,7 @@ def _strange_stamp(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_delete, _truncate, _unstamp, _break_stamp, _strange_stamp])
-def test_a_damaged_demo_is_written_anew(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_demo_is_written_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     write = Writer()
     ensure(tmp_path / "demo", kind(write, "1"))
     damage(tmp_path / "demo")

@@ -1,4 +1,4 @@
-"""The random demo holds what the real classes load, for every row, and its LoRAs fit and show."""
+"""The random demo holds what the real classes load, for every model, and its LoRAs fit and have an effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trained demo: every row's files, and a cheap sample of what `python -m tools.demo_evaluate` measures."""
+"""The trained demo: every model's files, and a cheap sample of what `python -m tools.demo_evaluate` measures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wan_ui.models import MODELS
 from wan_ui.trainer.job import import_job
 
 LARGEST = 45e6  # bytes in the repository
-KINDS = ("wan21_1b", "wan22_5b", "wan22_14b_i2v", "wan21_i2v_14b")  # a row of each transformer
+KINDS = ("wan21_1b", "wan22_5b", "wan22_14b_i2v", "wan21_i2v_14b")  # a model of each transformer
 
 STEPS = 8  # fewer than the form starts with, and as good where only colour, motion and look are read
 

@@ -1,4 +1,4 @@
-"""The lossy modes: what they change and what not, what they count, and the way back to the very same frames."""
+"""Speed-ups that change the video: what they compute, what they count, and the exact frames afterwards."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ class TestModes:
         ("file", "speedup"),
         sampled(2, ["a.safetensors", "dora.safetensors", "lokr.safetensors"], ["fp8_storage", "fp8_products"]),
     )
-    def test_a_lora_put_on_packed_weights_is_one_that_was_there_before(
+    def test_a_lora_attached_to_packed_weights_is_one_that_was_there_before(
         self, engine: Engine, loras: Path, file: str, speedup: str
     ) -> None:
         disabled = made(engine, request(PAIR), speedup)
@@ -229,7 +229,7 @@ class TestStepCache:
         assert np.array_equal(unmeasured.frames, clip.frames)
         assert "forwards" not in made(trained, shapes(SINGLE, 1.0)).metadata
 
-    def test_each_transformer_and_each_run_begins_anew(self, trained: Engine) -> None:
+    def test_each_transformer_and_each_run_starts_with_an_empty_cache(self, trained: Engine) -> None:
         one, other = shapes(PAIR, 1.0, 0.5), shapes(PAIR, 1.0, 1.0)
         alone = made(trained, other, "step_cache")
         first, shared = made(trained, one, "step_cache"), made(trained, other, "step_cache")
@@ -274,7 +274,7 @@ class TestStepCache:
 
 @pytest.mark.parametrize("products", [False, True])
 @pytest.mark.parametrize("resident", [0, 1, 3])
-def test_packed_blocks_travel_and_are_skipped_as_resident_ones(resident: int, products: bool) -> None:
+def test_packed_blocks_are_streamed_and_skipped_like_resident_ones(resident: int, products: bool) -> None:
     folder = CHECKPOINTS / MODELS[SINGLE].base_model / "transformer"
     mine, theirs = (WanTransformer3DModel.from_pretrained(folder).eval() for _ in range(2))
     for transformer in (mine, theirs):

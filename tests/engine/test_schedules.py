@@ -1,4 +1,4 @@
-"""Timesteps, sigmas and the transformer of each step, for every row, recipe and era."""
+"""Timesteps, sigmas and the transformer of each step, for every model, recipe and version of diffusers."""
 
 from __future__ import annotations
 

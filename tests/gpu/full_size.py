@@ -53,7 +53,7 @@ UMT5_XXL = UMT5Config(
 
 
 def write(model: WanModel, folder: Path, text_layers: int = 24, layers: int | None = None) -> None:
-    """The row's checkpoint under `folder/<org>/<name>/`; the second transformer of a pair is a link to the first."""
+    """The model's checkpoint under `folder/<org>/<name>/`; the second transformer of a pair is a link to the first."""
     torch.manual_seed(0)
     for name, source in model.components.items():
         target = folder / source.repo / source.subfolder
@@ -100,7 +100,7 @@ def _save(model: torch.nn.Module, folder: Path, stem: str) -> None:
 
 
 def write_lora(path: Path, model: WanModel, rank: int, seed: int, layers: int | None = None) -> None:
-    """A LoRA of AI Toolkit's layout on every attention and feed-forward layer of the row."""
+    """A LoRA of AI Toolkit's layout on every attention and feed-forward layer of the model."""
     generator = torch.Generator().manual_seed(seed)
     width, ffn = model.hidden_size, model.ffn_size
     shapes = {f"{attn}.{part}": (width, width) for attn in ("self_attn", "cross_attn") for part in "qkvo"}

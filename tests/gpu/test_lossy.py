@@ -1,4 +1,4 @@
-"""The lossy modes on a GPU: a 14B-sized layer and forward against bfloat16, and tiny checkpoints end to end.
+"""The speed-ups on a GPU: a 14B-sized layer and forward against bfloat16, and tiny checkpoints end to end.
 
 The printed figures belong into docs/performance.md.
 """
