@@ -7,10 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.fakes import PATIENCE
 from wan_ui.engine import readahead
 from wan_ui.engine.readahead import CHUNK, ReadAhead, has_room
 
-PATIENCE = 10.0
 SIZES = (0, 1, CHUNK, CHUNK + 1, 3 * CHUNK - 1)
 
 

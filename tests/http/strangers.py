@@ -14,8 +14,9 @@ import httpx
 
 from tests.fake_frpc import program
 from tests.lora_files import write_lora
+from tests.ports import reserve_port
 from wan_ui.jobs.store import ClipRecord
-from wan_ui.serve import Entry, House, _close_server, _nameless, compose, free_port, launch, prepare_environment
+from wan_ui.serve import Entry, House, _close_server, _nameless, compose, launch, prepare_environment
 from wan_ui.settings import Settings
 from wan_ui.tunnel import Relay, Tunnel
 
@@ -121,14 +122,14 @@ def running(mode: Mode, folder: Path, **changes: Any) -> Iterator[Server]:
         os.chdir(data / "empty")
         house = compose(settings)
         closing.callback(house.close)
-        tunnel, port = Tunnel(data), free_port(0)
+        tunnel, port = Tunnel(data), reserve_port()
         entry = Entry.of(settings, tunnel)
         blocks = launch(house, None, port, settings, entry)
         closing.callback(_close_server, blocks)
         house.desk.fetcher.start()
         link_port = None
         if mode == "share":
-            link_port = free_port(0)
+            link_port = reserve_port()
             closing.callback(tunnel.stop)
             tunnel.start(Relay(program(folder), f"stranger:{link_port}", "http"), port)
         yield Server(mode, house, entry, folder, port, link_port)

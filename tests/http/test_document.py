@@ -21,9 +21,10 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from tests.jobs.helpers import body
+from tests.ports import reserve_port
 from wan_ui.jobs.store import ClipRecord, Store
 from wan_ui.media import video
-from wan_ui.serve import Entry, House, _close_server, compose, free_port, launch, prepare_environment
+from wan_ui.serve import Entry, House, _close_server, compose, launch, prepare_environment
 from wan_ui.settings import Settings
 from wan_ui.tunnel import Tunnel
 
@@ -46,7 +47,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 @pytest.fixture
 def url(house: House) -> Iterator[str]:
     """Where the app serves `house`, page and all, without an engine."""
-    port = free_port(0)
+    port = reserve_port()
     settings = Settings()
     blocks = launch(house, None, port, settings, Entry.of(settings, Tunnel(settings.data_dir)))
     yield f"http://127.0.0.1:{port}"

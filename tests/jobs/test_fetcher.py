@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from tests.fakes import PATIENCE, FakeImages, FakeRender, Gate, fake_write_video
 from tests.jobs.helpers import body
+from tests.waiting import wait_until
 from tests.web_files import Shelf, lora_bytes, serving
 from wan_ui.errors import HostError, LoraNotFound, MoeFormatRequired
 from wan_ui.jobs.desk import Desk
@@ -73,16 +74,6 @@ def gated(shelf: Shelf, name: str = "slow.safetensors", content: bytes = LORA) -
     return shelf.put(name, content, gate=gate, before_gate=len(content) // 2), gate
 
 
-def until(holds: Callable[[], bool]) -> None:
-    """Waits for what another thread does and nobody announces."""
-    never = threading.Event()
-    for _ in range(int(PATIENCE * 100)):
-        if holds():
-            return
-        never.wait(0.01)
-    raise AssertionError("it never came to pass")
-
-
 def test_a_job_waits_for_its_file_and_then_names_it(house: House, shelf: Shelf) -> None:
     job = house.ended(house.submit(shelf.put("a.safetensors", LORA)))
     assert (job.status, job.error, job.ready) == ("succeeded", None, True)
@@ -99,7 +90,7 @@ def test_others_pass_and_the_position_says_so(house: House, shelf: Shelf) -> Non
     assert house.ended(passing).status == "succeeded"
     assert [house.desk.position(one.id) for one in (waiting, held)] == [1, 2]
     assert [job.id for job in house.desk.line()] == [waiting.id, held.id]
-    until(lambda: (house.desk.progress(waiting.id) or PASSED).bytes_done >= len(LORA) // 2)
+    wait_until(lambda: (house.desk.progress(waiting.id) or PASSED).bytes_done >= len(LORA) // 2)
     progress = house.desk.progress(held.id)
     assert progress is not None and progress.phase == "downloading"
     assert progress.bytes_total == len(LORA)
@@ -171,7 +162,7 @@ def test_a_cancel_ends_the_fetch_when_nobody_else_wants_it(house: House, shelf: 
     assert house.desk.progress(one.id) is None
     assert house.desk.progress(other.id) is not None
     assert house.desk.cancel(other.id).status == "canceled"
-    until(lambda: not list((tmp_path / "uploads").glob(".part-*")))  # while the host is still silent
+    wait_until(lambda: not list((tmp_path / "uploads").glob(".part-*")))  # while the host is still silent
     gate.open()
     assert house.desk.job(other.id).status == "canceled"
     assert not (tmp_path / "uploads" / f"{SHA}.safetensors").exists()
@@ -225,7 +216,7 @@ def test_a_file_is_fetched_once_more_if_the_store_could_not_be_written(
     job = house.submit(shelf.put("a.safetensors", LORA, etag='"1"'))
     fetcher = Fetcher(store, house.library, lambda row, component: TINY, ready.set, retry_seconds=0.01)
     fetcher.start()
-    until(lambda: store.job(job.id).ready)
+    wait_until(lambda: store.job(job.id).ready)
     assert ready.wait(PATIENCE)
     assert shelf.asked == [("a.safetensors", 200), ("a.safetensors", 304)]
     assert fetcher.stop(PATIENCE)
@@ -298,7 +289,7 @@ def test_a_fetch_that_breaks_for_no_known_reason_fails_its_job(
     assert ended.wait(PATIENCE)
     error = house.desk.job(job.id).error
     assert error is not None and error["code"] == "RENDER_FAILED"
-    until(lambda: bool(traces))
+    wait_until(lambda: bool(traces))
     assert fetcher.stop(PATIENCE)
     house.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import pytest
 from tests.fakes import PATIENCE, FakeRender, Gate, fake_desk, fake_write_video
 from tests.jobs.helpers import body, until_made
 from tests.jobs.test_crash import add, kill, start_stuck
+from tests.waiting import wait_until
 from wan_ui.engine.clip import Progress
 from wan_ui.errors import DiskFull, LineStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
 from wan_ui.http.api import _progress
@@ -155,10 +155,7 @@ def test_a_cell_is_written_while_the_next_is_rendered(
 
 def until_failed(worker: Worker, job_id: str) -> None:
     """Returns when the writer has noted what ends the job."""
-    deadline = time.monotonic() + PATIENCE
-    while worker._claims[job_id].error is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: worker._claims[job_id].error is not None)
 
 
 def test_a_file_that_cannot_be_written_ends_its_job_and_what_is_rendered_of_it(
@@ -311,10 +308,7 @@ def test_a_writing_thread_that_ends_is_said(tmp_path: Path, render: FakeRender) 
     desk = fake_desk(store, worker, tmp_path)
     job = desk.submit(body(1))
     worker.start()
-    deadline = time.monotonic() + PATIENCE
-    while worker.broken is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: worker.broken is not None)
     assert isinstance(worker.broken, LineStopped)
     until_made(store, job.id, 1)
     assert worker.stop(PATIENCE)

@@ -7,33 +7,16 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
 
-from tests.fakes import FakeRender, Gate
+from tests.fakes import FakeRender
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
-
-expect.set_options(timeout=60_000)  # ms; a waiting assertion ends when it holds, so only a failure takes this long
-
-
-class BrowserGate(Gate):
-    """Waits as long as a browser on a busy machine may need between two looks at the page."""
-
-    def hold(self) -> None:
-        self._reached.set()
-        assert self._open.wait(120), "nobody opened the gate"
-
-
-class HeldRender(FakeRender):
-    def gate(self, seed: int, step: int) -> Gate:
-        gate = self.gates[seed, step] = BrowserGate()
-        return gate
 
 
 @pytest.fixture(scope="session")
 def held_render() -> Iterator[FakeRender]:
     """The render behind `app`; tests share it, so each uses seeds of its own."""
-    render = HeldRender()
+    render = FakeRender()
     yield render
     for gate in render.gates.values():
         gate.open()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from starlette.routing import Mount
 
+from tests.ports import reserve_port
 from wan_ui.engine.clip import Clip, OnProgress
 from wan_ui.http.api import api
 from wan_ui.http.gate import Gate, around
@@ -73,7 +74,7 @@ def running(
     try:
         _, url, _ = blocks.launch(
             server_name="127.0.0.1",
-            server_port=port,
+            server_port=reserve_port() if port is None else port,
             prevent_thread_lock=True,
             quiet=True,
             share=False,
