@@ -14,7 +14,7 @@ import pytest
 from tests.waiting import SECONDS
 
 if TYPE_CHECKING:  # imported where it is used: the other tests, the GPU's among them, run without it
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Frame, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 REQUIRED = "WAN_UI_REQUIRE_BROWSER"
@@ -93,7 +93,8 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 def heard(page: Page) -> list[str]:
     """The page's uncaught errors and console errors, in a list that grows.
 
-    Left out is what Gradio's client says of an answer that it waited for when its page was left or loaded again.
+    Left out is what Gradio's client says when its page is left or loaded again: that it ends its stream, and then of
+    each answer that it waited for.
     """
     errors: list[str] = []
     left = False
@@ -101,13 +102,18 @@ def heard(page: Page) -> list[str]:
     def hear(message: ConsoleMessage) -> None:
         nonlocal left
         aborted = message.text.startswith("AbortError: signal is aborted without reason")
-        follows = left and message.text.startswith("Unexpected error Connection errored out.")
-        left = aborted
-        if message.type == "error" and not (aborted or follows):
+        left = left or aborted
+        of_leaving = left and message.text.startswith("Unexpected error Connection errored out.")
+        if message.type == "error" and not (aborted or of_leaving):
             errors.append(message.text)
+
+    def arrive(frame: Frame) -> None:
+        nonlocal left
+        left = left and frame != page.main_frame
 
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", hear)
+    page.on("framenavigated", arrive)
     return errors
 
 

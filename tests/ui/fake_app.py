@@ -84,6 +84,8 @@ def running(
         )
         yield App(url, desk)
     finally:
+        if blocks.is_running:
+            blocks.server.config.timeout_graceful_shutdown = 0  # a page that is still open holds its connections
         blocks.close(verbose=False)
         worker.stop()
         store.close()
