@@ -5,14 +5,15 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
 unset PYTHONDONTWRITEBYTECODE # else every process of the tests compiles all of them again, and all of ours
 
-# `pytest_on_all_cores PERCENT ARGUMENTS` runs pytest with so many processes for a hundred cores, four at most, each with
-# one thread for its arithmetic, and the tests of a file together, which share what the file sets up; tests/conftest.py
-# says which file comes first.
-pytest_on_all_cores() {
-    local processes
-    processes=$("$venv/bin/python" -c "import os; print(min(4, max(1, (os.cpu_count() or 1) * $1 // 100)))")
-    OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest --numprocesses "$processes" --dist loadfile --no-loadscope-reorder "${@:2}"
+# `run_pytest PROCESSES ARGUMENTS` runs pytest in so many processes (0: in one alone), each with one thread for its
+# arithmetic, and the tests of a file together, which share what the file sets up; tests/conftest.py says which file
+# comes first. What is to run beside another needs a cache of its own: both write down which tests failed.
+run_pytest() {
+    OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest --numprocesses "$1" --dist loadfile --no-loadscope-reorder "${@:2}"
 }
+
+# How many processes may compute at once: four at most.
+cores() { "$venv/bin/python" -c "import os; print(min(4, os.cpu_count() or 1))"; }
 
 find_python() {
     local candidate
@@ -62,4 +63,20 @@ environment() {
             fingerprint "$included" >"$venv/.$included.installed"
         done
     fi
+}
+
+# `run_beside COMMAND` starts a command beside what follows; `finish_beside` waits for it, prints all that it said, and
+# has its exit status. One at a time; it ends with the script, also when that is interrupted.
+run_beside() {
+    beside_output=$(mktemp)
+    "$@" >"$beside_output" 2>&1 &
+    beside=$!
+    trap 'kill "$beside" 2>/dev/null || true; rm -f "$beside_output"' EXIT
+}
+
+finish_beside() {
+    local status=0
+    wait "$beside" || status=$?
+    cat "$beside_output"
+    return "$status"
 }
