@@ -16,7 +16,6 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
-from tests.ui.conftest import HeldRender
 from tests.ui.fake_app import App, running
 from tests.ui.lora_fixtures import configs, lora
 from tests.ui.test_page import choose_tab, field, fill, open_page, panel_of
@@ -34,7 +33,7 @@ CLIP = {"Width": "64", "Height": "64", "Frames": "9", "Steps": "3", "Guidance sc
 @pytest.fixture(scope="module")
 def render() -> Iterator[FakeRender]:
     """Shared, as the app is: each test uses seeds of its own."""
-    render = HeldRender()
+    render = FakeRender()
     yield render
     for gate in render.gates.values():
         gate.open()
