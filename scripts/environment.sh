@@ -65,18 +65,32 @@ environment() {
     fi
 }
 
-# `run_beside COMMAND` starts a command beside what follows; `finish_beside` waits for it, prints all that it said, and
-# has its exit status. One at a time; it ends with the script, also when that is interrupted.
+# `run_beside COMMAND` starts a command beside what follows, and may be used several times; `finish_beside` waits for all
+# of them, prints what each said, and fails if one failed. They end with the script, also when that is interrupted.
+beside=()
+beside_outputs=()
 run_beside() {
-    beside_output=$(mktemp)
-    "$@" >"$beside_output" 2>&1 &
-    beside=$!
-    trap 'kill "$beside" 2>/dev/null || true; rm -f "$beside_output"' EXIT
+    trap stop_beside EXIT
+    beside_outputs+=("$(mktemp)")
+    set -m # a process group of its own
+    "$@" >"${beside_outputs[-1]}" 2>&1 &
+    set +m
+    beside+=($!)
 }
 
 finish_beside() {
-    local status=0
-    wait "$beside" || status=$?
-    cat "$beside_output"
+    local index status=0
+    for index in "${!beside[@]}"; do
+        wait "${beside[index]}" || status=1
+        cat "${beside_outputs[index]}"
+    done
     return "$status"
+}
+
+stop_beside() {
+    local group
+    for group in "${beside[@]}"; do
+        kill -- "-$group" 2>/dev/null || true
+    done
+    rm -f "${beside_outputs[@]}"
 }

@@ -25,7 +25,7 @@ if importlib.util.find_spec("hypothesis") is not None:  # a machine for the GPU 
     # Examples that depend on the code alone, so that a test which passed passes again; and no limits of time, which a
     # busy machine exceeds.
     settings.register_profile(
-        "wan-ui", derandomize=True, deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
+        "wan-ui", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("wan-ui")
 

@@ -47,6 +47,7 @@ def verdicts(output: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith(("FLAKY:", "FAILED:"))]
 
 
+@pytest.mark.slow
 def test_all_good(tmp_path: Path) -> None:
     code, output = find_flaky(tmp_path)
     assert (code, verdicts(output)) == (0, [])

@@ -318,6 +318,7 @@ def test_a_writing_thread_that_ends_is_said(tmp_path: Path, render: FakeRender) 
 # A killed process
 
 
+@pytest.mark.slow
 def test_a_kill_while_one_is_written_and_the_next_is_rendered_loses_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "jobs.sqlite")
     first, second, third = add(store, -1), add(store, 2), add(store, 3)

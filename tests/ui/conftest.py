@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
 from tests.fakes import FakeRender
 from tests.lora_files import write_lora
-from tests.ui.fake_app import App, running
+
+if TYPE_CHECKING:
+    from tests.ui.fake_app import App
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +27,8 @@ def held_render() -> Iterator[FakeRender]:
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory, held_render: FakeRender) -> Iterator[App]:
+    from tests.ui.fake_app import running  # only now: Gradio takes seconds to import
+
     folder = tmp_path_factory.mktemp("page")
     for name in ("style", "job_high_noise", "job_low_noise"):
         write_lora(folder / "loras" / "job" / f"{name}.safetensors", seed=len(name))
