@@ -11,6 +11,7 @@ from pathlib import Path
 from starlette.routing import Mount
 
 from tests.ports import reserve_port
+from tests.servers import stop_server
 from wan_ui.access import Access
 from wan_ui.api.app import create_api
 from wan_ui.engine.result import Clip, OnProgress
@@ -92,8 +93,6 @@ def running(
         )
         yield App(url, service)
     finally:
-        if blocks.is_running:
-            blocks.server.config.timeout_graceful_shutdown = 0  # a page that is still open holds its connections
-        blocks.close(verbose=False)
+        stop_server(blocks)
         worker.stop()
         store.close()
