@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import _progress
 from wan_ui.engine.result import Progress
-from wan_ui.errors import DiskFull, LineStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
+from wan_ui.errors import DiskFull, QueueStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Job, Status, Store
 from wan_ui.jobs.worker import Running, Worker
@@ -313,7 +313,7 @@ def test_a_writing_thread_that_ends_is_said(tmp_path: Path, render: FakeRender) 
     job = service.submit(body(1), LOCAL_ACCESS)
     worker.start()
     wait_until(lambda: worker.broken is not None)
-    assert isinstance(worker.broken, LineStopped)
+    assert isinstance(worker.broken, QueueStopped)
     until_made(store, job.id, 1)
     assert worker.stop(PATIENCE)
     store.close()
