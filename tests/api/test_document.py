@@ -23,7 +23,8 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 from tests.jobs.helpers import body
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.config import Settings
-from wan_ui.jobs.store import ClipRecord, Store
+from wan_ui.job import ClipRecord
+from wan_ui.jobs.store import Store
 from wan_ui.media import video
 from wan_ui.server import Services, SignIn, _close_server, compose, free_port, launch, prepare_environment
 from wan_ui.tunnel import Tunnel

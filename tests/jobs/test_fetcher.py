@@ -15,9 +15,11 @@ from tests.jobs.helpers import body
 from tests.web_files import FileServer, lora_bytes, serving
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import FetchFailed, HostError, LoraNotFound, MoeFormatRequired
+from wan_ui.job import Job
 from wan_ui.jobs.fetcher import Fetcher
+from wan_ui.jobs.schema import MIGRATIONS
 from wan_ui.jobs.service import JobService
-from wan_ui.jobs.store import MIGRATIONS, Job, Store
+from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles

@@ -20,8 +20,9 @@ from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import _progress
 from wan_ui.engine.result import Progress
 from wan_ui.errors import DiskFull, LineStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
+from wan_ui.job import Job, Status
 from wan_ui.jobs.service import JobService
-from wan_ui.jobs.store import Job, Status, Store
+from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Running, Worker
 from wan_ui.ui import player
 

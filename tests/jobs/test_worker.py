@@ -20,8 +20,9 @@ from tests.jobs.helpers import body, until_made
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Progress
 from wan_ui.errors import DiskFull, OutOfMemory, VideoEncodingFailed
+from wan_ui.job import Job
 from wan_ui.jobs.service import JobService
-from wan_ui.jobs.store import Job, Store
+from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker, WriteVideo
 from wan_ui.media import poster, video
 from wan_ui.request import parse, resolve

@@ -19,7 +19,7 @@ from tests.ui.fake_app import App, running
 from tests.ui.test_page import field, open_page
 from tests.web.strangers import running as whole_server
 from wan_ui.access import LOCAL_ACCESS
-from wan_ui.jobs.store import Job
+from wan_ui.job import Job
 from wan_ui.ui import form_schema as form_room
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

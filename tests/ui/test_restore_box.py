@@ -26,10 +26,10 @@ from tests.ui.test_page import open_page
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
 from wan_ui.checkpoints.folders import Checkpoints
-from wan_ui.jobs import embedded_metadata
-from wan_ui.jobs.store import Job
+from wan_ui.job import Job
 from wan_ui.media import grid, video
 from wan_ui.models import MODELS
+from wan_ui.provenance import embedded_metadata
 
 pytestmark = pytest.mark.browser
 

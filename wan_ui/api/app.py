@@ -36,8 +36,8 @@ from wan_ui.request import Generation, InferenceRequest
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
+    from wan_ui.job import ClipRecord, Job
     from wan_ui.jobs.service import JobService
-    from wan_ui.jobs.store import ClipRecord, Job
     from wan_ui.jobs.worker import Running
 
 BODY_LIMIT = 80 * 2**20  # bytes; control images travel in the body as base64

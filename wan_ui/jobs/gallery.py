@@ -21,8 +21,9 @@ from pathlib import Path
 
 from wan_ui.access import Access
 from wan_ui.errors import HostError, InvalidRequest, StillRunning, VideoEncodingFailed, VideoNotFound
+from wan_ui.job import FINAL
 from wan_ui.jobs.sample_comparisons import KEPT
-from wan_ui.jobs.store import FINAL, Store, load_generations
+from wan_ui.jobs.store import Store, load_generations
 from wan_ui.media import poster
 from wan_ui.request import Generation
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wan_ui.access import LOCAL_ACCESS, Access
-from wan_ui.errors import DiskFull, LoraInvalid, LoraNotFound, PreviewNotFound, VideoNotFound
+from wan_ui.errors import DiskFull, LoraInvalid, LoraNotFound, PreviewNotFound
 from wan_ui.files import is_disk_full, remove_parts, write_file
 from wan_ui.media import video
 from wan_ui.request import TrainingSample
@@ -24,7 +24,7 @@ from wan_ui.trainer.preview import Frames
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wan_ui.jobs.store import Job
+    from wan_ui.job import Job
     from wan_ui.lora.header import LoraHeader
     from wan_ui.lora.library import Library
     from wan_ui.trainer.imported_jobs import ImportedJobs
@@ -58,21 +58,6 @@ class ChecklistResult:
         return checklist.as_text(self.rows)
 
 
-def wire_of(job: Job, index: int) -> Mapping[str, Any]:
-    """The request of one generation, with one prompt. Raises VideoNotFound for an index that the job does not have."""
-    if not 0 <= index < len(job.generations):
-        raise VideoNotFound(f"This request has no video {index}.")
-    if job.cells:
-        return next(cell.request for cell in job.cells if cell.generation == index)
-    return {**job.request, "prompts": [job.request["prompts"][index]]}
-
-
-def sample_of(job: Job, index: int) -> TrainingSample | None:
-    """What a generation is to be compared with, as its request says."""
-    found = wire_of(job, index)["prompts"][0].get("training_sample")
-    return None if found is None else TrainingSample.model_validate(found)
-
-
 class SampleComparisons:
     """Compares clips with previews, each pair once: what came out is kept in `folder`, to be made again if it is lost.
 
@@ -95,19 +80,19 @@ class SampleComparisons:
 
     def is_compared(self, job: Job, index: int) -> bool:
         """Whether the request names a training sample, or a preview was uploaded for this clip."""
-        return sample_of(job, index) is not None or self._imported_jobs.linked(job.id, index) is not None
+        return job.training_sample(index) is not None or self._imported_jobs.linked(job.id, index) is not None
 
     def attach(self, job: Job, index: int, file: Path, access: Access) -> None:
         """An uploaded preview for a clip, in place of any other; `file` is moved.
 
         Raises VideoNotFound, and what Shelf.take_preview raises.
         """
-        wire_of(job, index)
+        job.request_of(index)
         self._imported_jobs.link(job.id, index, self._imported_jobs.take_preview(file, access))
 
     def check(self, job: Job, index: int) -> ChecklistResult:
         """The checklist of a clip, made or not. Raises PreviewNotFound when it is compared with nothing."""
-        sample, linked = sample_of(job, index), self._imported_jobs.linked(job.id, index)
+        sample, linked = job.training_sample(index), self._imported_jobs.linked(job.id, index)
         if sample is None and linked is None:
             raise PreviewNotFound(
                 "This video is compared with no training preview: upload one, or reproduce a sample of an imported job."
@@ -130,7 +115,7 @@ class SampleComparisons:
 
     def film(self, job: Job, index: int, which: str) -> Path:
         """An MP4 of the preview's frames at the clip's, or of the difference. Raises PreviewNotFound, VideoNotFound."""
-        sample = sample_of(job, index)
+        sample = job.training_sample(index)
         file = self._imported_jobs.preview_file(sample, self._imported_jobs.linked(job.id, index))
         if file is None:
             raise PreviewNotFound("There is no preview beside this video.")

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from wan_ui.access import Access
     from wan_ui.engine.result import Progress
     from wan_ui.errors import WanUIError
-    from wan_ui.jobs.store import Job, Store
+    from wan_ui.job import Job
+    from wan_ui.jobs.store import Store
     from wan_ui.jobs.worker import Running, Worker
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore

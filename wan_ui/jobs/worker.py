@@ -36,11 +36,12 @@ from wan_ui.errors import (
     WanUIError,
 )
 from wan_ui.files import is_disk_full, remove_parts
-from wan_ui.jobs import embedded_metadata
-from wan_ui.jobs.sample_comparisons import KEPT, sample_of
-from wan_ui.jobs.store import FINAL, MAX_ATTEMPTS, ClipRecord, Job, Store
+from wan_ui.job import FINAL, ClipRecord, Job
+from wan_ui.jobs.sample_comparisons import KEPT
+from wan_ui.jobs.store import MAX_ATTEMPTS, Store
 from wan_ui.jobs.writer import Writer
 from wan_ui.media import poster, video
+from wan_ui.provenance import embedded_metadata
 from wan_ui.request import Generation
 
 log = logging.getLogger(__name__)
@@ -227,7 +228,7 @@ class Worker:
         ended = self._after.join(max(0.0, end - time.monotonic())) and not self._thread.is_alive()
         for job_id in () if ended else tuple(self._claims):
             log.warning("still at work at the stop", extra={"request_id": job_id, "seconds": timeout})
-            self._persist(partial(self._store.put_back, job_id))
+            self._persist(partial(self._store.requeue, job_id))
         return ended
 
     def wake(self) -> None:
@@ -269,14 +270,14 @@ class Worker:
         """Removes what a killed process was writing."""
         try:
             remove_parts(self._clips_dir)
-            for file in self._store.strays():
+            for file in self._store.incomplete_files():
                 (self._clips_dir.parent / file).unlink(missing_ok=True)
                 for suffix in (KEPT, poster.SUFFIX):
                     (self._clips_dir.parent / file).with_suffix(suffix).unlink(missing_ok=True)
         except OSError as error:
             log.warning("what a killed process was writing cannot be removed", extra={"reason": error.strerror})
             return
-        self._store.forget_strays()
+        self._store.forget_incomplete_files()
 
     def _loop(self) -> None:
         try:
@@ -382,7 +383,7 @@ class Worker:
         elif not claim.canceled:
             said, end = "succeeded", partial(store.finish, job_id, "succeeded")
         elif self._stopping.is_set() or self._broken is not None:
-            said, end = "put back in line: the server stops", partial(store.put_back, job_id)
+            said, end = "put back in line: the server stops", partial(store.requeue, job_id)
         else:
             said, end = "canceled", partial(store.finish, job_id, "canceled")
         self._persist(end, tries)
@@ -554,7 +555,7 @@ class Worker:
         kept, still = path.with_suffix(KEPT), path.with_suffix(poster.SUFFIX)
         try:
             _write_poster(still, clip.frames)
-            if sample_of(job, index) is not None:
+            if job.training_sample(index) is not None:
                 self._keep_frames(kept, clip.frames)
             stored = self._store.add_clip(
                 job.id,

@@ -16,13 +16,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from wan_ui import __version__
-from wan_ui.jobs.sample_comparisons import wire_of
 from wan_ui.lora.remote import shown_name, without_queries
 from wan_ui.request import without_training_samples
 
 if TYPE_CHECKING:
     from wan_ui.engine.result import Clip
-    from wan_ui.jobs.store import Job
+    from wan_ui.job import Job
     from wan_ui.request import Generation
 
 _SHARED = ("recipe", "speedup", "dtype", "memory", "attention", "device", "versions", "checkpoint")
@@ -35,7 +34,7 @@ def of_clip(job: Job, index: int, clip: Clip, spent: Mapping[str, float]) -> dic
     seconds = {**spent, **clip.metadata.get("seconds", {})}
     about = {
         "wan_ui": __version__,
-        "request": _seeded(wire_of(job, index), generation.seed),
+        "request": _seeded(job.request_of(index), generation.seed),
         "generation": asdict(generation),
         "render": {**clip.metadata, "seconds": _rounded(seconds)},
     }
