@@ -160,7 +160,8 @@ def test_uploads_and_first_frames_are_still_their_browsers(
     settings = get(browser_of_then, f"gallery/{facts['first_frame']}-0/settings.json")
     assert settings["request"]["prompts"][0]["ctrl_img"].startswith("upload://")
     assert browser_of_then.post("/v1/inference", json=settings["request"]).status_code == 200
-    assert program.post("/v1/inference", json=settings["request"]).status_code == 422
+    refused = program.post("/v1/inference", json=settings["request"]).json()
+    assert refused["detail"]["error"]["code"] == "CONTROL_IMAGE_INVALID"
 
 
 def test_the_imported_training_job_and_its_samples_are_there(
@@ -184,9 +185,8 @@ def test_the_browser_finds_its_jobs_and_drafts(server: Server, browser: Browser,
     origin = f"http://127.0.0.1:{server.port}"
     storage = [{"name": name, "value": value} for name, value in facts["storage"].items()]
     cookie = {**facts["cookie"], "url": origin}
-    with browser.new_context(
-        storage_state={"cookies": [], "origins": [{"origin": origin, "localStorage": storage}]}
-    ) as context:
+    state: Any = {"cookies": [], "origins": [{"origin": origin, "localStorage": storage}]}
+    with browser.new_context(storage_state=state) as context:
         context.add_cookies([cookie])  # type: ignore[list-item]
         page = context.new_page()
         page.goto(origin)

@@ -43,7 +43,7 @@ WanUIError
 │   └── RestartNeeded           503  this process can render no more and ends, to be started again
 │       ├── DeviceLost              503  the CUDA context is dead
 │       ├── RenderTimedOut          503  a render took longer than --job-timeout
-│       └── LineStopped             503  the worker's thread ended
+│       └── QueueStopped            503  the worker's thread ended
 ├── RenderFailed            500  ours: a failure that nothing above names
 ├── CellsFailed             500  some videos of a comparison; each says why
 ├── ServerBusy              503  too many slow answers are being worked on; nobody's mistake, to be asked again
@@ -262,7 +262,7 @@ class RenderTimedOut(RestartNeeded):
     code, status = "RENDER_TIMED_OUT", 503
 
 
-class LineStopped(RestartNeeded):
+class QueueStopped(RestartNeeded):
     code, status = "LINE_STOPPED", 503
 
 

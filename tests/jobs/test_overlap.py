@@ -19,11 +19,11 @@ from tests.jobs.test_crash import add, kill, start_stuck
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import _progress
 from wan_ui.engine.result import Progress
-from wan_ui.errors import DiskFull, LineStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
+from wan_ui.errors import DiskFull, QueueStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
 from wan_ui.job import Job, Status
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Running, Worker
+from wan_ui.jobs.worker import RenderLimits, Running, Worker
 from wan_ui.ui import player
 
 
@@ -56,7 +56,7 @@ def writer() -> GatedWriter:
 
 @pytest.fixture
 def worker(store: Store, render: FakeRender, writer: GatedWriter, tmp_path: Path) -> Iterator[Worker]:
-    worker = Worker(store, render, tmp_path / "clips", writer, retry_seconds=0.01)
+    worker = Worker(store, render, tmp_path / "clips", writer, RenderLimits(retry_seconds=0.01))
     yield worker
     for gate in (*writer.gates.values(), *render.gates.values()):
         gate.open()
@@ -158,7 +158,7 @@ def test_a_cell_is_written_while_the_next_is_rendered(
 def until_failed(worker: Worker, job_id: str) -> None:
     """Returns when the writer has noted what ends the job."""
     deadline = time.monotonic() + PATIENCE
-    while worker._claims[job_id].error is None:
+    while worker._active[job_id].error is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
@@ -298,7 +298,7 @@ def test_a_file_that_is_never_done_fails_its_job_and_the_next_stays_in_line(
     rendering.open()
     writing.open()
     worker._thread.join(PATIENCE)
-    assert worker._after.join(PATIENCE)
+    assert worker._writer.join(PATIENCE)
     assert status(service, first, second) == ["failed", "in_queue"]
 
 
@@ -320,7 +320,7 @@ def test_a_writing_thread_that_ends_is_said(tmp_path: Path, render: FakeRender) 
     while worker.broken is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    assert isinstance(worker.broken, LineStopped)
+    assert isinstance(worker.broken, QueueStopped)
     until_made(store, job.id, 1)
     assert worker.stop(PATIENCE)
     store.close()

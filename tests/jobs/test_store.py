@@ -292,7 +292,7 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="cannot be written"):
+    with pytest.raises(HostError, match="cannot be used"):
         Store(tmp_path / "none" / "jobs.sqlite")
 
 

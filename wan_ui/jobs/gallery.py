@@ -22,7 +22,7 @@ from pathlib import Path
 from wan_ui.access import Access
 from wan_ui.errors import HostError, InvalidRequest, StillRunning, VideoEncodingFailed, VideoNotFound
 from wan_ui.job import FINAL
-from wan_ui.jobs.sample_comparisons import KEPT
+from wan_ui.jobs.clip_writer import clip_files
 from wan_ui.jobs.store import Store, load_generations
 from wan_ui.media import poster
 from wan_ui.request import Generation
@@ -412,7 +412,7 @@ class Gallery:
     def _remove(self, file: str, job_id: str, index: int) -> bool:
         clip = self._data_dir / file
         try:
-            for path in (clip, clip.with_suffix(KEPT), clip.with_suffix(poster.SUFFIX)):
+            for path in clip_files(clip):
                 path.unlink(missing_ok=True)
             self._forget(job_id, index)
         except OSError as error:

@@ -15,6 +15,7 @@ import numpy as np
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.errors import DiskFull, LoraInvalid, LoraNotFound, PreviewNotFound
 from wan_ui.files import is_disk_full, remove_parts, write_file
+from wan_ui.jobs.clip_writer import LOSSLESS_SUFFIX
 from wan_ui.media import video
 from wan_ui.request import TrainingSample
 from wan_ui.trainer import checklist, preview
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from wan_ui.lora.header import LoraHeader
     from wan_ui.lora.library import Library
     from wan_ui.trainer.imported_jobs import ImportedJobs
-
-KEPT = ".mkv"  # beside a clip's MP4, of the same stem: its frames, lossless
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ class SampleComparisons:
     def _compared(self, job: Job, index: int, file: Path, folder: Path) -> dict[str, Any]:
         """Compares, and writes the films and then what was found, which says that all is there."""
         clip = self._clip_path(job.id, index)
-        kept = clip.with_suffix(KEPT)
+        kept = clip.with_suffix(LOSSLESS_SUFFIX)
         exact = kept.is_file()
         frames = video.read_lossless(kept) if exact else video.read_frames(clip)
         shown, fps = preview.decode(file), job.generations[index].fps
