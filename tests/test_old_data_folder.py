@@ -168,7 +168,7 @@ def test_the_imported_training_job_and_its_samples_are_there(
     server: Server, browser_of_then: httpx.Client, facts: dict[str, Any]
 ) -> None:
     job = server.services.service.imported_jobs.job(facts["imported"])
-    assert [checkpoint.key for checkpoint in job.saves] == ["250", "final"]
+    assert [checkpoint.key for checkpoint in job.checkpoints] == ["250", "final"]
     assert len(job.imported.samples) == 2
     for step in (250, 500):
         for index in (0, 1):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import VideoNotFound
-from wan_ui.request import Generation, TrainingSample
+from wan_ui.request import Generation, LoraUse, TrainingSample
 
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"]
 FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
@@ -76,3 +76,24 @@ class Job:
         """The trainer's sample that a generation is compared with, as its request names it. Raises VideoNotFound."""
         fields = self.request_of(index)["prompts"][0].get("training_sample")
         return None if fields is None else TrainingSample.model_validate(fields)
+
+
+def lora_use_body(use: LoraUse) -> dict[str, Any]:
+    """A LoRA of a generation as it is stored in the database and in MP4s, and sent by the API."""
+    return {"slot": use.slot, "path": use.path, "multiplier": use.scale, "sha256": use.sha256}
+
+
+def lora_use_from(body: Mapping[str, Any]) -> LoraUse:
+    """The LoRA that lora_use_body wrote. Raises KeyError for another mapping."""
+    return LoraUse(body["slot"], body["path"], body["multiplier"], body.get("sha256"))
+
+
+def generation_body(generation: Generation) -> dict[str, Any]:
+    """A generation as it is stored in the database and in MP4s, JSON-ready."""
+    return {**asdict(generation), "loras": [lora_use_body(use) for use in generation.loras]}
+
+
+def generation_from(body: Mapping[str, Any]) -> Generation:
+    """The generation that generation_body wrote. Raises KeyError or TypeError for another mapping."""
+    loras = tuple(lora_use_from(use) for use in body["loras"])
+    return Generation(**{**body, "loras": loras, "ignored": tuple(body["ignored"])})

@@ -31,9 +31,9 @@ from typing import Any, Literal
 from wan_ui.access import FileKind
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import DiskFull, HostError, RenderFailed, RequestNotFound
-from wan_ui.job import FINAL, ClipRecord, Job, Status
+from wan_ui.job import FINAL, ClipRecord, Job, Status, generation_body, generation_from
 from wan_ui.jobs.schema import MIGRATIONS
-from wan_ui.request import Generation, LoraUse
+from wan_ui.request import Generation
 
 MAX_ATTEMPTS = 3
 
@@ -42,22 +42,13 @@ _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 def dump_generations(generations: Sequence[Generation]) -> str:
     """Generations as JSON text, which load_generations reads back."""
-    return _json([asdict(generation) for generation in generations])
+    return _json([generation_body(generation) for generation in generations])
 
 
 @lru_cache(maxsize=256)  # every poll of every page reads the same few dozen jobs again
 def load_generations(text: str) -> tuple[Generation, ...]:
     """The inverse of dump_generations."""
-    return tuple(
-        Generation(
-            **{
-                **fields,
-                "loras": tuple(LoraUse(**use) for use in fields["loras"]),
-                "ignored": tuple(fields["ignored"]),
-            }
-        )
-        for fields in json.loads(text)
-    )
+    return tuple(generation_from(body) for body in json.loads(text))
 
 
 def _dump_cells(cells: Sequence[PlannedCell]) -> str:

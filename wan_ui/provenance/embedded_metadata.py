@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from wan_ui import __version__
+from wan_ui.job import generation_body
 from wan_ui.lora.remote import shown_name, without_queries
 from wan_ui.request import without_training_samples
 
@@ -35,7 +35,7 @@ def of_clip(job: Job, index: int, clip: Clip, spent: Mapping[str, float]) -> dic
     about = {
         "wan_ui": __version__,
         "request": _seeded(job.request_of(index), generation.seed),
-        "generation": asdict(generation),
+        "generation": generation_body(generation),
         "render": {**clip.metadata, "seconds": _rounded(seconds)},
     }
     cells = [cell for cell in job.cells if cell.generation == index]
