@@ -99,7 +99,7 @@ def test_others_pass_and_the_position_says_so(services: House, file_server: File
     progress = services.service.progress(held.id)
     assert progress is not None and progress.phase == "downloading"
     assert progress.bytes_total == len(LORA)
-    assert progress.note == "fetching LoRA slow.safetensors, 50 %"
+    assert progress.note == "downloading LoRA slow.safetensors, 50 %"
     gate.open()
     assert [services.ended(one).status for one in (waiting, held)] == ["succeeded", "succeeded"]
     assert file_server.asked == [("slow.safetensors", 200)]

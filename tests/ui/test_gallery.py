@@ -190,7 +190,7 @@ def test_its_settings_again_with_the_file_that_was_moved(page: Page, here: App, 
     os.replace(tmp_path / "loras" / "fox.safetensors", tmp_path / "loras" / "best" / "renamed.safetensors")
     gallery = open_gallery(page, here)
     form = use(page, gallery, "a red fox")
-    expect(form.locator(".note.again")).to_contain_text("fox.safetensors was found again by its content")
+    expect(form.locator(".note.again")).to_contain_text("fox.safetensors was found by its content")
     expect(field(page, "LoRA")).to_have_value("best/renamed.safetensors")
     expect(field(page, "Seed")).to_have_value("7")
 

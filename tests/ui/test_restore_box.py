@@ -132,7 +132,7 @@ def test_what_differs_is_said_and_a_file_of_the_same_name_is_not_used(page: Page
     notes = box(page).get_by_role("listitem")
     expect(notes).to_have_count(2)
     expect(notes.first).to_contain_text(f"{PAIR[1]} has changed")
-    expect(notes.last).to_contain_text("The image it starts from is not here")
+    expect(notes.last).to_contain_text("Its first frame is not on this server")
     expect(page.get_by_label("This form's request")).to_have_value(containing("a [trigger] fox"))
     request = form_request(page)
     assert [item["path"] for item in request["loras"]] == [PAIR[0]] and "ctrl_img" not in request["prompts"][0]

@@ -135,8 +135,9 @@ class JobService:
     def plan(self, body: Any, access: Access) -> PreparedRequest:
         """What `submit` would queue, checked the same way and with the same errors, but not queued."""
         prepared = prepare(body, self.library, self.images, self._configs, access)
-        for speedup in {generation.speedup for generation in prepared.generations}:
-            self._environment.check_speedup(speedup)
+        if self._environment.check_speedup is not None:
+            for speedup in {generation.speedup for generation in prepared.generations}:
+                self._environment.check_speedup(speedup)
         return prepared
 
     def job(self, job_id: str, access: Access) -> Job:
