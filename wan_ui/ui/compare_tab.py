@@ -22,7 +22,8 @@ from wan_ui.ui.model_tabs import ModelTabs
 from wan_ui.ui.status_panel import StatusPanel
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
     from wan_ui.request import Compare
 
 ID = "compare"
@@ -47,13 +48,15 @@ class CompareTab:
 
     def __init__(
         self,
-        service: VisitorJobService,
+        service: JobService,
+        access: Callable[[], Access],
         model_tabs: ModelTabs,
         status_panel: StatusPanel,
         stored: tuple[gr.BrowserState, gr.BrowserState],
     ) -> None:
         """Lays the tab out inside the surrounding gr.Tabs. `stored` are the shown comparison's id and the draft."""
         self.service = service
+        self.access = access
         self.model_tabs = model_tabs
         self.status_panel = status_panel
         self.shown, self.draft = stored
@@ -284,12 +287,12 @@ class CompareTab:
         try:
             if not any(str(text or "").strip() for text in axis_values[1:4:2]):
                 return render.hint(NO_VALUES)
-            prepared = self.service.plan(comparison.body(base, axis_values))
+            prepared = self.service.plan(comparison.body(base, axis_values), self.access())
         except WanUIError as error:
             return render.problem(error, lambda location: comparison.name_of(base, location))
         cells, distinct = len(prepared.cells), len(prepared.generations)
         rest = f", {distinct} of them to render" if distinct < cells else ""
-        seconds = comparison.expected(prepared.generations, self.service.recent(RECENT))
+        seconds = comparison.expected(prepared.generations, self.service.recent(RECENT, self.access()))
         if seconds is not None:
             rest += f", about {comparison.about(seconds)}"
         return render_template("comparison_count", cells=render.plural(cells, "cell"), rest=rest)
@@ -379,7 +382,7 @@ class CompareTab:
         try:
             if base is None:
                 raise InvalidRequest(NOT_READY)
-            job = self.service.submit(comparison.body(base, axis_values))
+            job = self.service.submit(comparison.body(base, axis_values), self.access())
         except WanUIError as error:
             return {self.count: render.problem(error, lambda location: comparison.name_of(base or {}, location))}
         return {self.shown: job.id, **self.look(job.id, board), **self.status_panel.follow(seen)}
@@ -391,7 +394,7 @@ class CompareTab:
         try:
             values = self._read(tab, raw)
             base = form_schema.body(tab.model, values)
-            job = self.service.submit(comparison.body(base, axis_values))
+            job = self.service.submit(comparison.body(base, axis_values), self.access())
         except WanUIError as error:
             return {problem: render.problem(error, lambda location: form_schema.label_of(tab.model, location))}
         return {
@@ -411,14 +414,14 @@ class CompareTab:
     def on_cancel(self, shown: Any, seen: Any) -> Update:
         """Cancels the comparison on the board."""
         if shown:
-            self.service.cancel(shown)
+            self.service.cancel(shown, self.access())
         return self.look(shown, seen)
 
     def on_retry(self, shown: Any, seen: Any) -> Update:
         """Renders the cells that failed or were never rendered."""
         try:
             if shown:
-                self.service.retry(shown)
+                self.service.retry(shown, self.access())
         except WanUIError as error:
             return {**self.look(shown, seen), self.status: render.problem(error)}
         return self.look(shown, seen)
@@ -447,9 +450,9 @@ class CompareTab:
         """Each part of the board, by its name in `seen`."""
         try:
             # Read before the job, so that the cell it names either has no clip yet or is seen to be done.
-            running = self.service.running(shown) if shown else None
-            job = self.service.job(shown) if shown else None
-            may_change = job is not None and self.service.may_change(job)
+            running = self.service.running(shown, self.access()) if shown else None
+            job = self.service.job(shown, self.access()) if shown else None
+            may_change = job is not None and self.service.may_change(job, self.access())
             if job is not None and not job.cells:
                 raise RequestNotFound("This request is no comparison: its videos are in the list of finished jobs.")
         except RequestNotFound as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,9 @@ from wan_ui.ui.status_panel import StatusPanel
 from wan_ui.ui.uploaded_files import decoded
 
 if TYPE_CHECKING:
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
     from wan_ui.jobs.store import Job
-    from wan_ui.jobs.visitor_service import VisitorJobService
     from wan_ui.request import Generation
 
 FIRST_FRAME_GONE = "The first frame is no longer on this server: choose it again."
@@ -33,10 +34,16 @@ class RequestLoader:
     """Holds the components of "Request as JSON"; every method named `on_…` is an event's handler."""
 
     def __init__(
-        self, service: VisitorJobService, model_tabs: ModelTabs, compare: CompareTab, status_panel: StatusPanel
+        self,
+        service: JobService,
+        access: Callable[[], Access],
+        model_tabs: ModelTabs,
+        compare: CompareTab,
+        status_panel: StatusPanel,
     ) -> None:
         """Lays out "Request as JSON" in the surrounding column."""
         self.service = service
+        self.access = access
         self.model_tabs = model_tabs
         self.compare = compare
         self.status_panel = status_panel
@@ -89,14 +96,14 @@ class RequestLoader:
     def on_reuse(self, seen: Mapping[str, Any], uploads: Any) -> Update:
         """The shown job's request back in the form, with the seeds that were used."""
         try:
-            return self.reopen(self.service.job(str(seen.get("shown"))), None, uploads)
+            return self.reopen(self.service.job(str(seen.get("shown")), self.access()), None, uploads)
         except WanUIError as error:
             return {self.paste_problem: render.problem(error), self.accordion: gr.Accordion(open=True)}
 
     def on_cell(self, uploads: Any, event: gr.EventData) -> Update:
         """The request of a comparison's cell in its model's form, with the seed that was used."""
         try:
-            job = self.service.job(str(event.job))
+            job = self.service.job(str(event.job), self.access())
             cell = next(cell for cell in job.cells if (cell.column, cell.row) == (event.column, event.row))
             return self.reopen_request(cell.request, job.generations[cell.generation :], uploads)
         except WanUIError as error:
@@ -120,11 +127,11 @@ class RequestLoader:
         notes = []
         for item in prompts:
             image = str(item.get("ctrl_img") or "").removeprefix(UPLOAD)
-            if image and not self.service.images.has(image):
+            if image and not self.service.images.has(image, self.access()):
                 del item["ctrl_img"]
                 notes.append(FIRST_FRAME_GONE)
         sha256s = hashes_of(asdict(use) for generation in made for use in generation.loras)
-        located = locate_loras({**wire, "prompts": prompts}, self.service.library, sha256s)
+        located = locate_loras({**wire, "prompts": prompts}, self.service.library, sha256s, self.access())
         shown = self.open_request(located.request, 0, uploads)
         notes += located.notes
         if not notes:
@@ -139,12 +146,12 @@ class RequestLoader:
         model, values = form_schema.values(request, index, self._is_combined)
         tab = self.model_tabs.by_model[model.id]
         if values.get("ctrl_img"):
-            values["ctrl_img"] = UPLOAD + self.service.images.put(values["ctrl_img"])
+            values["ctrl_img"] = UPLOAD + self.service.images.put(values["ctrl_img"], self.access())
         names = upload_names(uploads)
         for name in tab.loras.cards:
             source = values[name]
             if source.startswith(UPLOAD) and source not in names:
-                names[source] = self.service.library.locate(source).name
+                names[source] = self.service.library.locate(source, self.access()).name
         several = len(request.prompts) > 1
         updates: Update = {
             **self.model_tabs.fill(tab, values, names),
@@ -164,14 +171,16 @@ class RequestLoader:
 
     def _is_combined(self, path: str) -> bool:
         try:
-            return self.service.lora_at_hand(path) and self.service.inspect_lora(path)["slot"] == "combined"
+            if self.service.needs_download(path):
+                return False
+            return bool(self.service.inspect_lora(path, self.access())["slot"] == "combined")
         except WanUIError:
             return False  # the LoRA's card says what is wrong with the file
 
     def on_run_all(self, pasted: Any, picked: str | None, seen: Mapping[str, Any]) -> Update:
         """All prompts of the pasted request as one job."""
         try:
-            self.service.submit(pasted)
+            self.service.submit(pasted, self.access())
         except WanUIError as error:
             return {self.paste_problem: render.problem(error)}
         return {self.paste_problem: "", **self.status_panel.follow(seen)}

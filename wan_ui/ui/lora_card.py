@@ -15,8 +15,8 @@ from wan_ui.templating import render_template
 from wan_ui.ui import render
 
 if TYPE_CHECKING:
+    from wan_ui.access import Access
     from wan_ui.jobs.service import JobService
-    from wan_ui.jobs.visitor_service import VisitorJobService
 
 State = Literal["good", "warn", "bad", "plain"]
 TYPES: Mapping[str, str] = {
@@ -99,19 +99,19 @@ class Action:
     data: Mapping[str, str] = field(default_factory=dict)
 
 
-def look(service: JobService | VisitorJobService, model: WanModel, slot: str, source: str) -> Card | None:
+def look(service: JobService, model: WanModel, slot: str, source: str, access: Access) -> Card | None:
     """The card of a source in a slot of a model's tab; None for no file. Never raises for a wrong file."""
     if not source:
         return None
     try:
         if is_remote(source):
             check_source(source)
-            if not service.lora_at_hand(source):
+            if service.needs_download(source):
                 return Card("plain", "Not checked yet", messages=(ADDRESS,), fetches=True, name=shown_name(source))
-        about = service.inspect_lora(source)
+        about = service.inspect_lora(source, access)
     except WanUIError as error:
         return refused(source, error)
-    return judge(service, model, slot, source, about)
+    return judge(service, model, slot, source, about, access)
 
 
 def refused(source: str, error: WanUIError) -> Card:
@@ -121,13 +121,13 @@ def refused(source: str, error: WanUIError) -> Card:
 
 
 def judge(
-    service: JobService | VisitorJobService, model: WanModel, slot: str, source: str, about: Mapping[str, Any]
+    service: JobService, model: WanModel, slot: str, source: str, about: Mapping[str, Any], access: Access
 ) -> Card:
     """A readable file's card: whether it fits the slot, and where else it belongs."""
     candidates = tuple(about["candidates"])
     elsewhere = tuple(model_id for model_id in candidates if model_id != model.id)
     try:
-        notes = service.check_lora(source, model, slot)
+        notes = service.check_lora(source, model, slot, access)
     except LoraMismatch as error:
         messages = _unique(f"{_sentence(error.details['why'])}.", *about["messages"])
         return Card("bad", "Does not fit this tab", about, messages, elsewhere, name=about["name"])
@@ -219,10 +219,11 @@ def html(card: Card | None, target: Target, other_half: str = "") -> Markup | st
 
 
 def pair(
-    service: JobService | VisitorJobService,
+    service: JobService,
     model: WanModel,
     sources: Mapping[str, str],
     cards: Mapping[str, Card | None],
+    access: Access,
 ) -> Markup | str:
     """The note below a pair's controls: what is missing, doubled or not of one checkpoint. "" for one transformer."""
     if not model.two_transformers:
@@ -234,7 +235,7 @@ def pair(
     if len(chosen) == 1:
         return render.hint(BOTH_SIDES) if combined else render.note(ONE_SIDE)
     try:
-        same, notes = service.pair_of_loras(*chosen)
+        same, notes = service.check_pair(chosen[0], chosen[1], access)
     except WanUIError:
         return ""  # the card of the file that cannot be used says why
     if same:

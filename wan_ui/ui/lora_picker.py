@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -14,7 +14,8 @@ from wan_ui.ui.form_schema import LoraPosition
 from wan_ui.ui.model_tab import ModelTab
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
 
 UPLOAD = "upload://"
 
@@ -31,8 +32,9 @@ def upload_names(value: Any) -> dict[str, str]:
 class LoraPicker:
     """Over the tabs by model; `names` are always a browser's uploads, the name each file had by its source."""
 
-    def __init__(self, service: VisitorJobService, by_model: Mapping[str, ModelTab]) -> None:
+    def __init__(self, service: JobService, access: Callable[[], Access], by_model: Mapping[str, ModelTab]) -> None:
         self.service = service
+        self.access = access
         self.by_model = by_model
 
     @property
@@ -61,7 +63,7 @@ class LoraPicker:
         cards: dict[str, lora_card.Card | None] = {}
         for position in form_schema.lora_positions(model):
             source = values.get(position.lora) or ""
-            card = cards[position.lora] = lora_card.look(self.service, model, position.slot, source)
+            card = cards[position.lora] = lora_card.look(self.service, model, position.slot, source, self.access())
             other_half = ""
             if card is not None and position.number == 1:
                 partner = self.partner(tab, position, card, names)
@@ -75,6 +77,7 @@ class LoraPicker:
             model,
             {slot: values.get(name) or "" for slot, name in first.items()},
             {slot: cards[name] for slot, name in first.items()},
+            self.access(),
         )
         return updates
 
@@ -105,7 +108,7 @@ class LoraPicker:
         filled.pop(f"{tab.model.id}:{position.lora}", None)
         if not tab.model.two_transformers or position.number != 1 or not values.get(position.lora):
             return values, filled
-        card = lora_card.look(self.service, tab.model, position.slot, values[position.lora])
+        card = lora_card.look(self.service, tab.model, position.slot, values[position.lora], self.access())
         partner = None if card is None else self.partner(tab, position, card, names)
         (other,) = (form_schema.lora_name(slot) for slot in tab.model.slots if slot != position.slot)
         key = f"{tab.model.id}:{other}"

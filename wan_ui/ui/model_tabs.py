@@ -25,7 +25,8 @@ from wan_ui.ui.model_tab import FirstFrame, ModelTab, request_text
 from wan_ui.ui.uploaded_files import uploaded_files
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
 
 REMEMBERED = 40  # names of uploads that a browser keeps
 # Not a secret: what it encrypts stays in its owner's browser. A fixed one lets it outlive a restart of the server.
@@ -61,9 +62,10 @@ class TabState:
 class ModelTabs:
     """The models' tabs and what belongs to all of them; every method named `on_…` is an event's handler."""
 
-    def __init__(self, service: VisitorJobService, others: Collection[str]) -> None:
+    def __init__(self, service: JobService, access: Callable[[], Access], others: Collection[str]) -> None:
         """`others` are the ids of the tabs that belong to no model."""
         self.service = service
+        self.access = access
         self.others = others
         self.stored_image = lru_cache(maxsize=256)(self._store_image)
         self.open_tab = stored("tab", None)
@@ -73,7 +75,7 @@ class ModelTabs:
         self.opened = gr.JSON({}, visible=False)
         self.filled_in = gr.State({})
         self.by_model: dict[str, ModelTab] = {}
-        self.loras = LoraPicker(service, self.by_model)
+        self.loras = LoraPicker(service, access, self.by_model)
 
     def lay_out(self, tabs: gr.Tabs, starting: Callable[[WanModel], Mapping[str, Any]]) -> None:
         """A tab for each model inside `tabs`, with the values it starts with."""
@@ -198,9 +200,12 @@ class ModelTabs:
 
     # Reading and filling a tab
 
+    def _may_open(self, folder_name: str) -> bool:
+        return self.service.may_open(folder_name, self.access())
+
     def _store_image(self, path: Path) -> tuple[str, tuple[int, int]]:
         data = path.read_bytes()
-        sha256 = self.service.images.put_bytes(data)
+        sha256 = self.service.images.put_bytes(data, self.access())
         with Image.open(io.BytesIO(data)) as picture:
             return UPLOAD + sha256, picture.size
 
@@ -213,8 +218,8 @@ class ModelTabs:
             return values, FirstFrame()
         try:
             # Gradio stores an upload under the hash of its bytes, so a path always means the same image.
-            reference, size = self.stored_image(uploaded_files(path, self.service.may_open))
-            self.service.keep_image(reference.removeprefix(UPLOAD))
+            reference, size = self.stored_image(uploaded_files(path, self._may_open))
+            self.service.record_owner(reference.removeprefix(UPLOAD), self.access())
         except WanUIError as error:
             return values, FirstFrame(error=error)
         return {**values, "ctrl_img": reference}, FirstFrame(reference, size)
@@ -256,7 +261,7 @@ class ModelTabs:
         if not reference:
             return None, FirstFrame()
         try:
-            data = self.service.images.data(reference.removeprefix(UPLOAD))
+            data = self.service.images.data(reference.removeprefix(UPLOAD), self.access())
         except WanUIError as error:
             return None, FirstFrame(error=error)
         with Image.open(io.BytesIO(data)) as picture:
@@ -389,7 +394,7 @@ class ModelTabs:
             return {tab.problem: ""}
         name = str(file.get("orig_name") or Path(file["path"]).name)
         try:
-            source = self.service.library.add_upload(uploaded_files(file["path"], self.service.may_open), name)
+            source = self.service.library.add_upload(uploaded_files(file["path"], self._may_open), name, self.access())
         except WanUIError as error:
             return {tab.loras.uploads[position.lora]: None, tab.problem: render.problem(error)}
         state = self._state(tab, raw, uploads, filled)
@@ -435,7 +440,7 @@ class ModelTabs:
 
     def _use_trigger_word(self, state: TabState, position: LoraPosition) -> Update:
         tab, values = state.tab, state.values
-        card = lora_card.look(self.service, tab.model, position.slot, values.get(position.lora) or "")
+        card = lora_card.look(self.service, tab.model, position.slot, values.get(position.lora) or "", self.access())
         if card is not None and not values.get("trigger_word"):
             values = {**values, "trigger_word": card.trigger_word}
         return {
@@ -447,7 +452,7 @@ class ModelTabs:
     def _partner(self, state: TabState, position: LoraPosition) -> Mapping[str, str]:
         """The other half of the pair, by the control it goes into."""
         source = state.values.get(position.lora) or ""
-        card = lora_card.look(self.service, state.tab.model, position.slot, source)
+        card = lora_card.look(self.service, state.tab.model, position.slot, source, self.access())
         partner = None if card is None else self.loras.partner(state.tab, position, card, state.names)
         return {} if partner is None else dict([partner])
 
@@ -463,7 +468,7 @@ class ModelTabs:
     def _fetch(self, state: TabState, position: LoraPosition) -> Update:
         source = state.values.get(position.lora) or ""
         try:
-            self.service.inspect(source)
+            self.service.inspect(source, self.access())
         except WanUIError as error:
             target = lora_card.Target(state.tab.model, "")
             return {state.tab.loras.cards[position.lora]: lora_card.html(lora_card.refused(source, error), target)}
@@ -472,7 +477,7 @@ class ModelTabs:
     def _open_with(self, state: TabState, source: str) -> Update:
         """Another tab with a file chosen there, in the slot that the file is for."""
         tab = state.tab
-        slot = self.service.inspect_lora(source)["slot"]
+        slot = self.service.inspect_lora(source, self.access())["slot"]
         position = LoraPosition(slot if slot in tab.model.slots else next(iter(tab.model.slots)))
         return {
             tab.components[position.lora]: gr.Dropdown(value=source),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.context import LocalContext
 
+from wan_ui.access import Access
 from wan_ui.errors import WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
-from wan_ui.jobs.visitor_service import VisitorJobService
 from wan_ui.models import WanModel
 from wan_ui.templating import render_template
 from wan_ui.ui import form_schema, render
@@ -63,7 +63,7 @@ def build(
     `banner` is a line on top; `demo` gives the starting values of its checkpoints; `shared`: visitors see each
     other's finished jobs; `sharing`: there may be a public link.
     """
-    return Page(VisitorJobService(service, asker, shared), banner, demo, sharing).blocks
+    return Page(service, lambda: Access(asker(), shared), banner, demo, sharing).blocks
 
 
 def asker() -> Identity:
@@ -78,10 +78,16 @@ class Page:
     """Holds the parts of the page; every method named `on_…` is an event's handler."""
 
     def __init__(
-        self, service: VisitorJobService, banner: str | None, demo: Demo | None, sharing: Sharing | None = None
+        self,
+        service: JobService,
+        access: Callable[[], Access],
+        banner: str | None,
+        demo: Demo | None,
+        sharing: Sharing | None = None,
     ) -> None:
         """Lays the page out and wires its events."""
         self.service = service
+        self.access = access
         self.blocks: gr.Blocks = gr.Blocks(title="wan-ui", analytics_enabled=False, fill_width=True)
         with self.blocks:
             self._lay_out(banner, demo, sharing)
@@ -111,6 +117,7 @@ class Page:
         return {**examples.starting(model), **loras, **first_frame}
 
     def _lay_out(self, banner: str | None, demo: Demo | None, sharing: Sharing | None) -> None:
+        service, access = self.service, self.access
         gr.HTML(render_template("page_header"))
         if banner:
             gr.HTML(render.paragraph("banner", banner, role="note"))
@@ -118,23 +125,23 @@ class Page:
             from wan_ui.demo import examples
 
             gr.HTML(render_template("demo_hint", lines=(examples.TRY, examples.WORDS)))
-        self.status_panel = StatusPanel(self.service, sharing)
-        self.model_tabs = ModelTabs(self.service, OTHERS)
+        self.status_panel = StatusPanel(service, access, sharing)
+        self.model_tabs = ModelTabs(service, access, OTHERS)
         compared = (stored("comparison", None), stored("draft:comparison", None))
         pin, trained = stored("pin", None), stored("trainer", None)
         with gr.Row(elem_id="desk"):
             with gr.Tabs(overflow_behavior="wrap", elem_id="models") as tabs:
                 self.model_tabs.lay_out(tabs, lambda model: self._starting(model, demo))
-                self.compare = CompareTab(self.service, self.model_tabs, self.status_panel, compared)
-                self.trainer = TrainingJobTab(self.service, trained)
-                self.gallery = GalleryTab(self.service)
+                self.compare = CompareTab(service, access, self.model_tabs, self.status_panel, compared)
+                self.trainer = TrainingJobTab(service, access, trained)
+                self.gallery = GalleryTab(service, access)
             with gr.Column(elem_id="side"):
                 self.status_panel.lay_out_now()
-                self.preview_panel = PreviewPanel(self.service, pin)
+                self.preview_panel = PreviewPanel(service, access, pin)
                 self.status_panel.lay_out_lists()
                 with gr.Column(elem_classes="list"):
                     self.restore = RestoreBox()
-                self.loader = RequestLoader(self.service, self.model_tabs, self.compare, self.status_panel)
+                self.loader = RequestLoader(service, access, self.model_tabs, self.compare, self.status_panel)
                 with gr.Accordion("As AI Toolkit sample block", open=False, elem_id="block"):
                     self.block = code_to_copy("For a job's config.yaml", 24)
         self.status_panel.lay_out_pulse()
@@ -177,7 +184,7 @@ class Page:
         try:
             if image.error is not None:
                 raise image.error
-            self.service.submit(self.preview_panel.pinned(form_schema.body(tab.model, values), pin))
+            self.service.submit(self.preview_panel.pinned(form_schema.body(tab.model, values), pin), self.access())
         except WanUIError as error:
             return {tab.problem: render.problem(error, lambda location: form_schema.label_of(tab.model, location))}
         return {tab.problem: "", **self.status_panel.follow(seen)}
@@ -191,7 +198,7 @@ class Page:
         if open_tab != COMPARE:
             return updates
         try:
-            job = self.service.job(chosen)
+            job = self.service.job(chosen, self.access())
         except WanUIError as error:
             raise error_toast(error) from error
         if job.cells:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ from wan_ui.ui.static_files import static_text
 from wan_ui.ui.uploaded_files import uploaded_files
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
     from wan_ui.trainer.imported_jobs import Checkpoint, ImportedJob
     from wan_ui.trainer.job import Sample
 
@@ -41,9 +43,10 @@ _UPLOAD: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "co
 class TrainingJobTab:
     """Holds the tab's components; every method named `on_…` is an event's handler."""
 
-    def __init__(self, service: VisitorJobService, opened: gr.BrowserState) -> None:
+    def __init__(self, service: JobService, access: Callable[[], Access], opened: gr.BrowserState) -> None:
         """Lays the tab out inside the surrounding gr.Tabs. `opened` keeps the shown job's id in the browser."""
         self.service = service
+        self.access = access
         self.opened = opened
         with gr.Tab("Trainer job", id=ID) as self.container:
             with gr.Column(elem_classes=["form", "trainer-form"]):
@@ -102,7 +105,7 @@ class TrainingJobTab:
         if not isinstance(opened, str):
             return {self.folder: gr.Dropdown(choices=self._folders())}
         try:
-            return self._show(self.service.trainer.job(opened))
+            return self._show(self.service.imported_jobs.job(opened))
         except WanUIError:
             # The job is of a data folder that this server used before, or was deleted.
             return {self.opened: None, self.folder: gr.Dropdown(choices=self._folders())}
@@ -121,23 +124,24 @@ class TrainingJobTab:
         if not given:
             return {self.problem: ""}
         try:
-            paths = [uploaded_files(file["path"], self.service.may_open) for file in given]
+            may_open = partial(self.service.may_open, access=self.access())
+            paths = [uploaded_files(file["path"], may_open) for file in given]
             named = [(path, str(file.get("orig_name") or path.name)) for path, file in zip(paths, given, strict=True)]
-            return self._show(self.service.trainer.take_files(named))
+            return self._show(self.service.imported_jobs.take_files(named, self.access()))
         except WanUIError as error:
             return {self.problem: render.problem(error), self.drop: None}
 
     def on_folder(self, folder: Any) -> Update:
         """A folder under the LoRA folder was chosen: it is imported as a job."""
         try:
-            return self._show(self.service.trainer.take_folder(str(folder or "")))
+            return self._show(self.service.imported_jobs.take_folder(str(folder or ""), self.access()))
         except WanUIError as error:
             return {self.problem: render.problem(error)}
 
     def on_save(self, opened: Any, key: Any) -> Update:
         """Another checkpoint was chosen."""
         try:
-            job = self.service.trainer.job(str(opened))
+            job = self.service.imported_jobs.job(str(opened))
             return {self.problem: "", self.table: self._table(job, job.save(key))}
         except WanUIError as error:
             return {self.problem: render.problem(error)}
@@ -168,7 +172,7 @@ class TrainingJobTab:
         return [name for name in folders if any((root / name / config).is_file() for config in CONFIG_NAMES)]
 
     def _table(self, job: ImportedJob, save: Checkpoint | None) -> Markup:
-        samples = self.service.trainer.wearing(job, save).samples
+        samples = self.service.imported_jobs.wearing(job, save).samples
         return render_template(
             "samples_table",
             samples=[_sample_row(sample) for sample in samples],
@@ -182,7 +186,7 @@ class TrainingJobTab:
         """A button of the table or a sample file: what it does is in the event."""
         pressed: Mapping[str, Any] = event.pressed
         try:
-            job = self.service.trainer.job(str(opened))
+            job = self.service.imported_jobs.job(str(opened))
             index = int(pressed["sample"])
             if pressed.get("do") == "across":
                 return self._across(job, index, seen, compared, uploads)
@@ -196,7 +200,7 @@ class TrainingJobTab:
         self, job: ImportedJob, index: int, save: Checkpoint | None, step: int | None, uploads: Any
     ) -> Update:
         """The sample in its model's form, pinned, so that what is generated is compared with its preview."""
-        request = self.service.trainer.request(job, index, save, step)
+        request = self.service.imported_jobs.request(job, index, save, step)
         updates = self.loader.open_request(_wire(request), 0, uploads)
         sample = next(sample for sample in job.imported.samples if sample.index == index)
         tab = self.model_tabs.by_model[job.imported.model]
@@ -213,7 +217,7 @@ class TrainingJobTab:
 
     def _across(self, job: ImportedJob, index: int, seen: Any, compared: Any, uploads: Any) -> Update:
         """One sample with every checkpoint, as a comparison that runs at once."""
-        request = self.service.trainer.request(job, index, job.save(None))
+        request = self.service.imported_jobs.request(job, index, job.save(None))
         sample = request.prompts[0].training_sample
         wire = _wire(request)
         if sample is not None:  # each cell has another step
@@ -224,7 +228,7 @@ class TrainingJobTab:
         wire["compare"] = {
             "columns": {"field": "lora", "values": [_axis_value(checkpoint, two) for checkpoint in job.saves]}
         }
-        started = self.service.submit(wire)
+        started = self.service.submit(wire, self.access())
         return {
             self.problem: "",
             **self.loader.open_request(wire, 0, uploads),
@@ -236,13 +240,15 @@ class TrainingJobTab:
     def on_all(self, opened: Any, key: Any, seen: Any, compared: Any, uploads: Any) -> Update:
         """Every sample at once: as a comparison where they have one size, else as one request for each multiplier."""
         try:
-            job = self.service.trainer.job(str(opened))
+            job = self.service.imported_jobs.job(str(opened))
             checkpoint = job.save(key)
-            requests = [self.service.trainer.request(job, sample.index, checkpoint) for sample in job.imported.samples]
+            requests = [
+                self.service.imported_jobs.request(job, sample.index, checkpoint) for sample in job.imported.samples
+            ]
             bodies = [side_by_side(body) or body for body in together(requests)]
             for body in bodies:
-                self.service.plan(body)  # all or none
-            started = [self.service.submit(body) for body in bodies]
+                self.service.plan(body, self.access())  # all or none
+            started = [self.service.submit(body, self.access()) for body in bodies]
             if not started:
                 raise InvalidRequest("This job has no sample that can be rendered.")
         except WanUIError as error:
