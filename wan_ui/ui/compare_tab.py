@@ -14,12 +14,12 @@ from gradio.components import Component
 from wan_ui.compare import ONE_PER_LINE, SCALES, by_training_step
 from wan_ui.errors import InvalidRequest, RequestNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
-from wan_ui.templating import render_template
 from wan_ui.ui import comparison, form_schema, player, render
 from wan_ui.ui.events import EDIT, POLL, QUIET, Update, filled
 from wan_ui.ui.model_tab import FirstFrame, ModelTab
 from wan_ui.ui.model_tabs import ModelTabs
 from wan_ui.ui.status_panel import StatusPanel
+from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
     from wan_ui.access import Access

@@ -14,8 +14,8 @@ from wan_ui.engine.recipes import RECIPES
 from wan_ui.engine.speedups import CHOICES, describe
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import MODELS, WanModel
-from wan_ui.templating import render_template
 from wan_ui.ui import form_schema, player, render
+from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
     from wan_ui.jobs.store import ClipRecord, Job

@@ -26,6 +26,7 @@ _SCHEMA_SENTENCES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"String should have (at (?:most|least)) (\d+ characters?)"), r"must have \1 \2"),
     (re.compile(r"String should match pattern .*"), "has a value that is not allowed"),
     (re.compile(r"(?:Tuple|List) should have (at (?:most|least)) (\d+) items?.*"), r"must have \1 \2 entries"),
+    (re.compile(r"Value error, true or false is needed"), "must be true or false"),
     (re.compile(r"Value error, (.*)"), r"is not valid: \1"),
 )
 """What a message of pydantic's begins with, and what follows the field's label instead."""

@@ -205,11 +205,11 @@ def body(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
                 item[field] = value
         else:
             item[field] = value if value is not None else ""
-    found: dict[str, Any] = {"model": model.id, "recipe": values.get("recipe")}
+    request: dict[str, Any] = {"model": model.id, "recipe": values.get("recipe")}
     if values.get("trigger_word"):
-        found["trigger_word"] = values["trigger_word"]
-    found["prompts"] = [item]
-    found["loras"] = [
+        request["trigger_word"] = values["trigger_word"]
+    request["prompts"] = [item]
+    request["loras"] = [
         {
             "path": values[position.lora],
             **({"transformer": position.slot} if model.two_transformers else {}),
@@ -218,12 +218,12 @@ def body(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
         for position in used
     ]
     if len({position.slot for position in used}) < len(used):
-        found["stack"] = True
+        request["stack"] = True
     if values.get("vae_tiling"):
-        found["vae_tiling"] = True
+        request["vae_tiling"] = True
     if values.get("speedup", "none") != "none":
-        found["speedup"] = values["speedup"]
-    return found
+        request["speedup"] = values["speedup"]
+    return request
 
 
 def values(
@@ -243,37 +243,37 @@ def values(
             "Send this request over HTTP instead.",
             fields=[{"loc": f"prompts.{index}.seed", "msg": "too large for the form"}],
         )
-    found: Values = {field: getattr(item, field) for field, _, _ in _PROMPT_FIELDS}
-    found["seed"] = seed
-    found["trigger_word"] = item.trigger_word or request.trigger_word or ""
-    found["recipe"] = request.recipe
-    found["vae_tiling"] = request.vae_tiling
-    found["speedup"] = request.speedup
+    shown: Values = {field: getattr(item, field) for field, _, _ in _PROMPT_FIELDS}
+    shown["seed"] = seed
+    shown["trigger_word"] = item.trigger_word or request.trigger_word or ""
+    shown["recipe"] = request.recipe
+    shown["vae_tiling"] = request.vae_tiling
+    shown["speedup"] = request.speedup
     uses = settle_slots(model, request.loras, request.stack, is_combined)
     for slot in model.slots:
-        here = [use for use in uses if use.slot == slot]
-        if len(here) > MOST_STACKED:
+        in_slot = [use for use in uses if use.slot == slot]
+        if len(in_slot) > MOST_STACKED:
             raise InvalidRequest(
-                f"The form has room for {MOST_STACKED} LoRAs per transformer, this request has {len(here)}. Send it "
+                f"The form has room for {MOST_STACKED} LoRAs per transformer, this request has {len(in_slot)}. Send it "
                 "over HTTP instead.",
                 fields=[{"loc": "loras", "msg": "too many for the form"}],
             )
         for number in range(1, MOST_STACKED + 1):
-            use = here[number - 1] if number <= len(here) else None
-            found[lora_name(slot, number)] = use.path if use else NO_LORA
-            found[scale_name(slot, number)] = (
+            use = in_slot[number - 1] if number <= len(in_slot) else None
+            shown[lora_name(slot, number)] = use.path if use else NO_LORA
+            shown[scale_name(slot, number)] = (
                 use.multiplier if use else LoraItem.model_fields["network_multiplier"].default
             )
     if model.control_image == "none":
-        del found["ctrl_img"]
-    return model, found
+        del shown["ctrl_img"]
+    return model, shown
 
 
 def kept(model: WanModel, draft: Any) -> Values:
     """The parts of a draft, as a browser kept it, that still fit the model's controls; anything else is left out."""
     if not isinstance(draft, Mapping):
         return {}
-    found: Values = {}
+    fitting: Values = {}
     for control in controls(model):
         if control.name not in draft:
             continue
@@ -291,8 +291,8 @@ def kept(model: WanModel, draft: Any) -> Values:
         else:
             fits = isinstance(value, str)
         if fits:
-            found[control.name] = value
-    return found
+            fitting[control.name] = value
+    return fitting
 
 
 def label_of(model: WanModel, location: str) -> str:

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from wan_ui.errors import LoraMismatch, WanUIError
 from wan_ui.lora.remote import check_source, is_remote, shown_name
 from wan_ui.models import MODELS, WanModel
-from wan_ui.templating import render_template
 from wan_ui.ui import render
+from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
     from wan_ui.access import Access

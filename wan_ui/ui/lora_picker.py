@@ -33,6 +33,7 @@ class LoraPicker:
     """Over the tabs by model; `names` are always a browser's uploads, the name each file had by its source."""
 
     def __init__(self, service: JobService, access: Callable[[], Access], by_model: Mapping[str, ModelTab]) -> None:
+        """`by_model` is filled later, as the tabs are laid out."""
         self.service = service
         self.access = access
         self.by_model = by_model

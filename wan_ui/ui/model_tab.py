@@ -15,10 +15,10 @@ from wan_ui.engine.recipes import RECIPES
 from wan_ui.engine.speedups import CHOICES, WARNING
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import FIRST_FRAME_NOTE, SIZE_480P_NOTE, Preset, WanModel
-from wan_ui.templating import render_template
 from wan_ui.ui import form_schema, render
 from wan_ui.ui.error_texts import between
 from wan_ui.ui.static_files import static_text
+from wan_ui.ui.templating import render_template
 
 LORA_HINT = (
     "Choose a file, upload one, or type an address: https://… or hf://org/name/path.safetensors, with @revision for "

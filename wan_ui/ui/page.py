@@ -12,7 +12,6 @@ from wan_ui.access import Access
 from wan_ui.errors import WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
 from wan_ui.models import WanModel
-from wan_ui.templating import render_template
 from wan_ui.ui import form_schema, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
@@ -26,6 +25,7 @@ from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.restore_box import RestoreBox
 from wan_ui.ui.static_files import static_text
 from wan_ui.ui.status_panel import Sharing, StatusPanel
+from wan_ui.ui.templating import render_template
 from wan_ui.ui.training_job_tab import ID as TRAINER
 from wan_ui.ui.training_job_tab import TrainingJobTab, as_block
 

@@ -16,13 +16,13 @@ from wan_ui.errors import PreviewNotFound, WanUIError
 from wan_ui.jobs.sample_comparisons import wire_of
 from wan_ui.models import MODELS
 from wan_ui.request import TrainingSample, parse
-from wan_ui.templating import render_template
 from wan_ui.trainer import checklist
 from wan_ui.ui import form_schema, player, render
 from wan_ui.ui.error_texts import field_sentence
 from wan_ui.ui.events import POLL, QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import static_text
+from wan_ui.ui.templating import render_template
 from wan_ui.ui.uploaded_files import uploaded_files
 
 if TYPE_CHECKING:

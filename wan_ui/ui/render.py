@@ -15,8 +15,8 @@ from wan_ui.engine.speedups import describe
 from wan_ui.errors import WanUIError
 from wan_ui.models import MODELS
 from wan_ui.request import Generation
-from wan_ui.templating import render_template
 from wan_ui.ui.error_texts import sentences
+from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
     from wan_ui.jobs.store import ClipRecord, Job

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import gradio as gr
 
 from wan_ui.errors import RequestNotFound, WanUIError
-from wan_ui.templating import render_template
 from wan_ui.ui import render
 from wan_ui.ui.events import POLL, QUIET, Update, error_toast
 from wan_ui.ui.static_files import static_text
+from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
     from wan_ui.access import Access

@@ -16,7 +16,6 @@ from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import MODELS
 from wan_ui.request import MOST_CELLS, InferenceRequest, parse
-from wan_ui.templating import render_template
 from wan_ui.trainer.folder import CONFIG_NAMES
 from wan_ui.trainer.sample_block import sample_block
 from wan_ui.ui import render
@@ -24,6 +23,7 @@ from wan_ui.ui.events import QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.static_files import static_text
+from wan_ui.ui.templating import render_template
 from wan_ui.ui.uploaded_files import uploaded_files
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The one Jinja2 environment: every HTML fragment of the page and the sign-in page is rendered here, escaped."""
+"""The one Jinja2 environment: every HTML fragment of the page is rendered here, with autoescape."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.ext import Extension
 from markupsafe import Markup
 
-TEMPLATES = Path(__file__).parent / "ui" / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 _VERBATIM = re.compile(r"(<script>.*?</script>|<style>.*?</style>)", re.DOTALL)
 _BESIDE_A_TAG = re.compile(r"(?<=[>}])\s*\n\s*|\s*\n\s*(?=<|\{[%#])")
 _LINE_BREAK = re.compile(r"\s*\n\s*")
@@ -51,5 +51,5 @@ _ENVIRONMENT = _environment()
 
 
 def render_template(template: str, /, **values: Any) -> Markup:
-    """The template `ui/templates/{template}.html` with these values, each escaped unless it is Markup already."""
+    """The template `templates/{template}.html` with these values, each escaped unless it is Markup already."""
     return Markup(_ENVIRONMENT.get_template(f"{template}.html").render(values))
