@@ -20,13 +20,13 @@ from wan_ui.engine.pipeline import Loader, device_name, out_of_memory_mapped, ve
 from wan_ui.engine.placement import probe, release
 from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.errors import DeviceLost, DeviceUnavailable, OutOfMemory
-from wan_ui.intake import Settled, prepare, settle
+from wan_ui.intake import ResolvedRequest, prepare, resolve_downloaded
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles, shown_name
 from wan_ui.media.fetch import fetch
 from wan_ui.media.image import ImageStore
 from wan_ui.models import Speedup
-from wan_ui.request import Generation, model_row
+from wan_ui.request import Generation, find_model
 
 LARGEST_IMAGE = 50 << 20  # bytes of a control image that is fetched
 FETCH_SECONDS = 20.0
@@ -78,11 +78,11 @@ class Engine:
         prepared = prepare(request, self.library, self.images, configs, LOCAL_ACCESS)
         for generation in prepared.generations:
             self.check_speedup(generation.speedup)
-        settled: Settled = prepared
+        settled: ResolvedRequest = prepared
         for source in prepared.awaited:
             self.library.fetch(source, partial(_fetching, heard, f"fetching LoRA {shown_name(source)}"))
         if prepared.awaited:
-            settled = settle(prepared.request, prepared.generations, self.library, configs)
+            settled = resolve_downloaded(prepared.request, prepared.generations, self.library, configs)
         clips = [self.render(generation, heard) for generation in settled.generations]
         return [clips[cell.generation] for cell in settled.cells] if settled.cells else clips
 
@@ -104,7 +104,7 @@ class Engine:
 
     def prefetch(self, generation: Generation) -> None:
         """Told what runs next while something else is rendered: its model's files are read ahead."""
-        self.loader.prefetch(model_row(generation.model))
+        self.loader.prefetch(find_model(generation.model))
 
     def check(self) -> None:
         """After a failure: gives memory that nothing holds any more back to the device, and tries the device.

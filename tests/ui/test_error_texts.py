@@ -8,7 +8,7 @@ import pytest
 
 from wan_ui.errors import InvalidRequest, LoraNotFound
 from wan_ui.models import MODELS
-from wan_ui.request import parse
+from wan_ui.request import PromptItem, parse
 from wan_ui.ui import form_schema
 from wan_ui.ui.error_texts import MOST_SENTENCES, field_sentence, sentences
 
@@ -44,7 +44,7 @@ def test_the_schemas_messages_become_sentences_about_the_control(changes: dict[s
 
 
 def test_bounds_of_the_schema_are_not_repeated_in_a_table():
-    low, high = form_schema.bounds(form_schema.PromptItem, "num_frames")
+    low, high = form_schema.bounds(PromptItem, "num_frames")
     assert refused(prompt={"num_frames": 0}) == [f"Frames must be between {low} and {high}."]
 
 

@@ -75,3 +75,10 @@ def test_every_template_is_used():
 
 def test_templates_stand_beside_the_package():
     assert Path(templating.__file__).parent == UI
+
+
+def test_no_template_reads_a_method_of_a_mapping():
+    """`entry.values` of a dict is its method and not its value."""
+    methods = re.compile(r"\{[{%][^}]*\b\w+\.(?:values|items|keys|get|pop|update|copy|clear)\b")
+    texts = {path.name: path.read_text(encoding="utf-8") for path in TEMPLATES.glob("*.html")}
+    assert {name: methods.findall(text) for name, text in texts.items() if methods.search(text)} == {}

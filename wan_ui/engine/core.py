@@ -13,7 +13,7 @@ from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.errors import OutOfMemory
 from wan_ui.lora.library import LoraFile
 from wan_ui.models import Speedup, WanModel
-from wan_ui.request import Generation, model_row
+from wan_ui.request import Generation, find_model
 
 Storage = Literal["exact", "fp8_storage", "fp8_products"]
 """How the transformers' weights are kept. There is no way back from fp8 but to read them again."""
@@ -133,20 +133,20 @@ Step = LoadModel | Cast | Attach | Merge | Store | SetScales
 
 def required_state(generation: Generation, files: Mapping[str, LoraFile]) -> RequiredState:
     """What a generation needs: its LoRAs by slot and by how their layers are applied; multiplier 0 is left out."""
-    row, recipe = model_row(generation.model), RECIPES[generation.recipe]
+    row, recipe = find_model(generation.model), RECIPES[generation.recipe]
     unfused = unfused_kinds(recipe)
     slots: dict[str, AttachedLoras] = dict.fromkeys(row.slots, NOTHING_ATTACHED)
     weights: dict[str, dict[str, float]] = {slot: {} for slot in row.slots}
     for use in generation.loras:
-        if use.multiplier == 0:
+        if use.scale == 0:
             continue
         file, attached = files[use.path], replace(slots[use.slot], unfused=unfused)
         kinds = {module.kind for module in file.header.in_slot(use.slot)}
         if kinds & unfused:
             attached = replace(attached, adapters=(*attached.adapters, file.sha256))
-            weights[use.slot][file.sha256] = use.multiplier
+            weights[use.slot][file.sha256] = use.scale
         if kinds - unfused:
-            attached = replace(attached, merges=(*attached.merges, (file.sha256, use.multiplier)))
+            attached = replace(attached, merges=(*attached.merges, (file.sha256, use.scale)))
         slots[use.slot] = attached
     return RequiredState(row.id, recipe.whole_bf16, slots, weights, storage(generation.speedup))
 
@@ -259,7 +259,7 @@ class Core:
         match step:
             case LoadModel(model):
                 before, self._pipeline, self._held = self._pipeline, None, None
-                self._pipeline = self._load(model_row(model), generation, before, on_progress)
+                self._pipeline = self._load(find_model(model), generation, before, on_progress)
                 self._held = state_after_load(wanted)
             case Cast(whole_bf16):
                 self._ready().cast(whole_bf16)
@@ -303,7 +303,7 @@ class Core:
                 {
                     "name": files[use.path].name,
                     "sha256": files[use.path].sha256,
-                    "network_multiplier": use.multiplier,
+                    "network_multiplier": use.scale,
                     **(effects.get(files[use.path].sha256) or _not_attached()),
                 }
                 for use in uses

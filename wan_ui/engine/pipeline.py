@@ -24,7 +24,6 @@ from PIL import Image
 
 import wan_ui
 from wan_ui.checkpoints.folders import Checkpoints, Component
-from wan_ui.compare import high_noise_part
 from wan_ui.config import MemoryMode
 from wan_ui.engine import attention, conditioning, lossy, memory
 from wan_ui.engine.adapters import Adapter, BaseWeights, Merge, Place, TransformerAdapters, split, summary
@@ -55,6 +54,7 @@ from wan_ui.lora.convert import Converted, convert
 from wan_ui.lora.library import LoraFile
 from wan_ui.media.image import fit
 from wan_ui.models import WanModel
+from wan_ui.render_order import high_noise_part
 from wan_ui.request import Generation
 
 log = logging.getLogger(__name__)

@@ -20,10 +20,10 @@ from wan_ui.request import (
     InferenceRequest,
     LoraItem,
     PromptItem,
-    model_row,
+    assign_slots,
+    find_model,
     never_combined,
     round_frames,
-    settle_slots,
     snap_size,
 )
 
@@ -231,10 +231,10 @@ def values(
 ) -> tuple[WanModel, Values]:
     """The model and the values that show prompt `index` of a request; `ctrl_img` as the request has it.
 
-    `is_combined` as in request.settle_slots. Raises what settle_slots and model_row raise, and InvalidRequest for a
+    `is_combined` as in request.assign_slots. Raises what assign_slots and find_model raise, and InvalidRequest for a
     seed that no number control can hold and for a stack higher than a tab has room for.
     """
-    model = model_row(request.model)
+    model = find_model(request.model)
     item = request.prompts[index]
     seed = DEFAULT_SEED + index if item.seed is None else item.seed
     if seed > LARGEST_EXACT:
@@ -249,7 +249,7 @@ def values(
     shown["recipe"] = request.recipe
     shown["vae_tiling"] = request.vae_tiling
     shown["speedup"] = request.speedup
-    uses = settle_slots(model, request.loras, request.stack, is_combined)
+    uses = assign_slots(model, request.loras, request.stack, is_combined)
     for slot in model.slots:
         in_slot = [use for use in uses if use.slot == slot]
         if len(in_slot) > MOST_STACKED:
@@ -261,9 +261,7 @@ def values(
         for number in range(1, MOST_STACKED + 1):
             use = in_slot[number - 1] if number <= len(in_slot) else None
             shown[lora_name(slot, number)] = use.path if use else NO_LORA
-            shown[scale_name(slot, number)] = (
-                use.multiplier if use else LoraItem.model_fields["network_multiplier"].default
-            )
+            shown[scale_name(slot, number)] = use.scale if use else LoraItem.model_fields["network_multiplier"].default
     if model.control_image == "none":
         del shown["ctrl_img"]
     return model, shown

@@ -353,7 +353,7 @@ def _check(check: Row) -> dict[str, Any]:
         "state": check.state,
         "name": ROW_NAMES.get(check.row, check.row),
         "verdict": STATES[check.state],
-        "values": check.preview if same else f"preview {check.preview} · here {check.run}",
+        "compared": check.preview if same else f"preview {check.preview} · here {check.run}",
         "message": "" if check.state == "green" else check.message,
         "fixable": check.state == "red" and check.fix is not None,
     }
