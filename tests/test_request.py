@@ -22,6 +22,7 @@ from wan_ui.errors import (
     SingleMoeConfigOnly,
     WanUIError,
 )
+from wan_ui.jobs.store import generation_body, generation_from
 from wan_ui.models import MODELS
 from wan_ui.request import (
     LARGEST_RANDOM_SEED,
@@ -29,8 +30,6 @@ from wan_ui.request import (
     InferenceRequest,
     LoraUse,
     find_model,
-    generation_body,
-    generation_from,
     parse,
     random_seed,
     resolve,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -178,23 +178,13 @@ class InferenceRequest(Wire):
 class LoraUse:
     """One LoRA in one slot of the model. `sha256` is None until the library has located the file.
 
-    `scale` is the request's network_multiplier; lora_use_body gives the form that is stored and sent.
+    `scale` is the request's network_multiplier.
     """
 
     slot: str
     path: str
     scale: float
     sha256: str | None = None
-
-
-def lora_use_body(use: LoraUse) -> dict[str, Any]:
-    """A LoRA of a generation as it is stored in the database and in MP4s, and sent by the API."""
-    return {"slot": use.slot, "path": use.path, "multiplier": use.scale, "sha256": use.sha256}
-
-
-def lora_use_from(body: Mapping[str, Any]) -> LoraUse:
-    """The LoRA that lora_use_body wrote. Raises KeyError for another mapping."""
-    return LoraUse(body["slot"], body["path"], body["multiplier"], body.get("sha256"))
 
 
 @dataclass(frozen=True)
@@ -225,17 +215,6 @@ class Generation:
     first_step_change: bool = True
     vae_tiling: bool = False
     speedup: Speedup = "none"
-
-
-def generation_body(generation: Generation) -> dict[str, Any]:
-    """A generation as it is stored in the database and in MP4s, JSON-ready."""
-    return {**asdict(generation), "loras": [lora_use_body(use) for use in generation.loras]}
-
-
-def generation_from(body: Mapping[str, Any]) -> Generation:
-    """The generation that generation_body wrote. Raises KeyError or TypeError for another mapping."""
-    loras = tuple(lora_use_from(use) for use in body["loras"])
-    return Generation(**{**body, "loras": loras, "ignored": tuple(body["ignored"])})
 
 
 def parse(body: Any) -> InferenceRequest:

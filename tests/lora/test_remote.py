@@ -50,7 +50,7 @@ def files_in(folder: Path) -> list[str]:
 def test_an_address_becomes_a_checked_file(tmp_path: Path, file_server: FileServer) -> None:
     url, seen = file_server.put("deep/My%20Job_high_noise.safetensors".replace("%20", " "), LORA), []
     found = library(tmp_path)
-    with pytest.raises(LoraNotFound, match="not here yet"):
+    with pytest.raises(LoraNotFound, match="has not been downloaded"):
         found.locate(url, LOCAL_ACCESS)
     assert found.fetch(url.replace(" ", "%20"), lambda here, total: seen.append((here, total))) == ()
     file = found.locate(url.replace(" ", "%20"), LOCAL_ACCESS)
@@ -183,7 +183,7 @@ def test_a_partner_that_was_fetched_is_known(tmp_path: Path, file_server: FileSe
 
 
 def test_a_library_without_sources_fetches_nothing(tmp_path: Path) -> None:
-    with pytest.raises(LoraNotFound, match="fetches no LoRAs"):
+    with pytest.raises(LoraNotFound, match="downloads no LoRAs"):
         Library(tmp_path).fetch("https://example.org/a.safetensors", unheard)
 
 
@@ -311,6 +311,7 @@ def hub(hub_address: str, tmp_path: Path) -> Hub:
     return Hub(hub_address, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_hub_file_is_fetched_with_progress_and_not_again(hub: Hub) -> None:
     said = hub.fetch("hf://someone/style/loras/style_high_noise.safetensors@main")
     assert (said["name"], said["sha256"]) == ("style_high_noise.safetensors", hashlib.sha256(LORA).hexdigest())
@@ -319,11 +320,13 @@ def test_a_hub_file_is_fetched_with_progress_and_not_again(hub: Hub) -> None:
     assert isinstance(said["left"], list) and len(said["left"]) == 2
 
 
+@pytest.mark.slow
 def test_the_hub_s_page_address_works_too(hub: Hub) -> None:
     said = hub.fetch(f"{hub.url}/someone/style/blob/main/loras/style_high_noise.safetensors")
     assert said["sha256"] == hashlib.sha256(LORA).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "more", "code", "message"),
     [

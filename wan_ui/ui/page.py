@@ -107,11 +107,9 @@ class Page:
     def _starting(self, model: WanModel, demo: Demo | None) -> dict[str, Any]:
         if demo is None:
             return {}
-        from wan_ui.demo import checkpoints, examples
+        from wan_ui.demo import examples
 
         first_frame = {} if model.control_image == "none" else {"ctrl_img": str(demo.first_frame)}
-        if not demo.trained:
-            return {**checkpoints.DEMO_DEFAULTS, **first_frame}
         listed = self.service.library.listing()  # another LoRA folder may have been named
         loras = {form_schema.lora_name(slot): path for slot, path in examples.loras_of(model).items() if path in listed}
         return {**examples.starting(model), **loras, **first_frame}
@@ -121,7 +119,7 @@ class Page:
         gr.HTML(render_template("page_header"))
         if banner:
             gr.HTML(render.paragraph("banner", banner, role="note"))
-        if demo is not None and demo.trained:
+        if demo is not None:
             from wan_ui.demo import examples
 
             gr.HTML(render_template("demo_hint", lines=(examples.TRY, examples.WORDS)))

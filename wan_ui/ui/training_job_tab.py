@@ -72,7 +72,7 @@ class TrainingJobTab:
                 with gr.Column(visible=False, elem_classes="job") as self.body:
                     self.about = gr.HTML()
                     with gr.Row(elem_classes="line"):
-                        self.save = gr.Dropdown([], label="Checkpoint to render with", elem_classes="chooser")
+                        self.checkpoint = gr.Dropdown([], label="Checkpoint to render with", elem_classes="chooser")
                         self.all = gr.Button("Reproduce all", size="sm", scale=0)
                     self.table = gr.HTML(js_on_load=static_text("pick_sample.js"), elem_id="samples")
                     self.wall = gr.HTML(js_on_load=static_text("pick_sample.js"), elem_id="wall")
@@ -83,17 +83,17 @@ class TrainingJobTab:
         self.model_tabs, self.compare, self.status_panel = loader.model_tabs, loader.compare, loader.status_panel
         tabs, compare, panel = self.model_tabs, self.compare, self.status_panel
         job_outputs: list[Any] = [
-            self.opened, self.problem, self.body, self.about, self.save, self.all, self.table, self.wall, self.drop,
+            self.opened, self.problem, self.body, self.about, self.checkpoint, self.all, self.table, self.wall, self.drop,
             self.folder,
         ]  # fmt: skip
         followed: list[Any] = [panel.picked, *panel.view]
         outputs: list[Any] = [self.problem, preview_panel.pin, *loader.loaded, *compare.view, *followed]
-        inputs: list[Any] = [self.opened, self.save, panel.seen, compare.seen, tabs.uploads]
+        inputs: list[Any] = [self.opened, self.checkpoint, panel.seen, compare.seen, tabs.uploads]
         opened.then(self.on_open, [self.opened], job_outputs, **QUIET)
         self.container.select(self.on_tab, [], [tabs.open_tab, tabs.text, self.folder], **QUIET)
         self.drop.upload(self.on_drop, [self.drop], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
         self.read.click(self.on_folder, [self.folder], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
-        self.save.input(self.on_save, [self.opened, self.save], [self.problem, self.table], **QUIET)
+        self.checkpoint.input(self.on_checkpoint, [self.opened, self.checkpoint], [self.problem, self.table], **QUIET)
         self.table.click(self.on_press, inputs, outputs, **QUIET)
         self.wall.click(self.on_press, inputs, outputs, **QUIET)
         self.all.click(self.on_all, inputs, outputs, **QUIET)
@@ -127,27 +127,27 @@ class TrainingJobTab:
             may_open = partial(self.service.may_open, access=self.access())
             paths = [uploaded_files(file["path"], may_open) for file in given]
             named = [(path, str(file.get("orig_name") or path.name)) for path, file in zip(paths, given, strict=True)]
-            return self._show(self.service.imported_jobs.take_files(named, self.access()))
+            return self._show(self.service.imported_jobs.import_files(named, self.access()))
         except WanUIError as error:
             return {self.problem: render.problem(error), self.drop: None}
 
     def on_folder(self, folder: Any) -> Update:
         """A folder under the LoRA folder was chosen: it is imported as a job."""
         try:
-            return self._show(self.service.imported_jobs.take_folder(str(folder or ""), self.access()))
+            return self._show(self.service.imported_jobs.import_folder(str(folder or ""), self.access()))
         except WanUIError as error:
             return {self.problem: render.problem(error)}
 
-    def on_save(self, opened: Any, key: Any) -> Update:
+    def on_checkpoint(self, opened: Any, key: Any) -> Update:
         """Another checkpoint was chosen."""
         try:
             job = self.service.imported_jobs.job(str(opened))
-            return {self.problem: "", self.table: self._table(job, job.save(key))}
+            return {self.problem: "", self.table: self._table(job, job.checkpoint(key))}
         except WanUIError as error:
             return {self.problem: render.problem(error)}
 
     def _show(self, job: ImportedJob) -> Update:
-        last = job.save(None)
+        last = job.checkpoint(None)
         return {
             self.opened: job.id,
             self.problem: "",
@@ -155,10 +155,10 @@ class TrainingJobTab:
             self.folder: gr.Dropdown(choices=self._folders(), value=None),
             self.body: gr.Column(visible=True),
             self.about: about(job),
-            self.save: gr.Dropdown(
-                choices=[(_checkpoint_label(checkpoint), checkpoint.key) for checkpoint in job.saves],
+            self.checkpoint: gr.Dropdown(
+                choices=[(_checkpoint_label(checkpoint), checkpoint.key) for checkpoint in job.checkpoints],
                 value=None if last is None else last.key,
-                visible=bool(job.saves),
+                visible=bool(job.checkpoints),
             ),
             self.all: gr.Button(visible=len(job.imported.samples) > 1),
             self.table: self._table(job, last),
@@ -171,13 +171,13 @@ class TrainingJobTab:
         folders = dict.fromkeys(str(PurePosixPath(path).parent) for path in self.service.library.listing())
         return [name for name in folders if any((root / name / config).is_file() for config in CONFIG_NAMES)]
 
-    def _table(self, job: ImportedJob, save: Checkpoint | None) -> Markup:
-        samples = self.service.imported_jobs.wearing(job, save).samples
+    def _table(self, job: ImportedJob, checkpoint: Checkpoint | None) -> Markup:
+        samples = self.service.imported_jobs.with_checkpoint(job, checkpoint).samples
         return render_template(
             "samples_table",
             samples=[_sample_row(sample) for sample in samples],
             heads=("#", "Prompt", "Size", "Frames", "Seed", "Steps", "Guidance"),
-            across=len(job.saves) > 1,
+            across=len(job.checkpoints) > 1,
         )
 
     # Into the forms
@@ -191,16 +191,16 @@ class TrainingJobTab:
             if pressed.get("do") == "across":
                 return self._across(job, index, seen, compared, uploads)
             step = int(pressed["step"]) if pressed.get("step") else None
-            save = job.save(key) if step is None else job.save_at(step)
-            return self._reproduce(job, index, save, step, uploads)
+            checkpoint = job.checkpoint(key) if step is None else job.checkpoint_at(step)
+            return self._reproduce(job, index, checkpoint, step, uploads)
         except WanUIError as error:
             return {self.problem: render.problem(error)}
 
     def _reproduce(
-        self, job: ImportedJob, index: int, save: Checkpoint | None, step: int | None, uploads: Any
+        self, job: ImportedJob, index: int, checkpoint: Checkpoint | None, step: int | None, uploads: Any
     ) -> Update:
         """The sample in its model's form, pinned, so that what is generated is compared with its preview."""
-        request = self.service.imported_jobs.request(job, index, save, step)
+        request = self.service.imported_jobs.request(job, index, checkpoint, step)
         updates = self.loader.open_request(_wire(request), 0, uploads)
         sample = next(sample for sample in job.imported.samples if sample.index == index)
         tab = self.model_tabs.by_model[job.imported.model]
@@ -217,7 +217,7 @@ class TrainingJobTab:
 
     def _across(self, job: ImportedJob, index: int, seen: Any, compared: Any, uploads: Any) -> Update:
         """One sample with every checkpoint, as a comparison that runs at once."""
-        request = self.service.imported_jobs.request(job, index, job.save(None))
+        request = self.service.imported_jobs.request(job, index, job.checkpoint(None))
         sample = request.prompts[0].training_sample
         wire = _wire(request)
         if sample is not None:  # each cell has another step
@@ -226,7 +226,7 @@ class TrainingJobTab:
             )
         two = MODELS[job.imported.model].two_transformers
         wire["compare"] = {
-            "columns": {"field": "lora", "values": [_axis_value(checkpoint, two) for checkpoint in job.saves]}
+            "columns": {"field": "lora", "values": [_axis_value(checkpoint, two) for checkpoint in job.checkpoints]}
         }
         started = self.service.submit(wire, self.access())
         return {
@@ -241,7 +241,7 @@ class TrainingJobTab:
         """Every sample at once: as a comparison where they have one size, else as one request for each multiplier."""
         try:
             job = self.service.imported_jobs.job(str(opened))
-            checkpoint = job.save(key)
+            checkpoint = job.checkpoint(key)
             requests = [
                 self.service.imported_jobs.request(job, sample.index, checkpoint) for sample in job.imported.samples
             ]
@@ -288,14 +288,14 @@ def _wire(request: InferenceRequest) -> dict[str, Any]:
     return request.model_dump(mode="json", exclude_none=True)
 
 
-def _axis_value(save: Checkpoint, two: bool) -> Any:
-    halves = {side: source for side, source in save.files.items() if side in ("high", "low")}
-    return halves if two and halves else next(iter(save.files.values()))
+def _axis_value(checkpoint: Checkpoint, two: bool) -> Any:
+    halves = {side: source for side, source in checkpoint.files.items() if side in ("high", "low")}
+    return halves if two and halves else next(iter(checkpoint.files.values()))
 
 
-def _checkpoint_label(save: Checkpoint) -> str:
-    sides = " + ".join(side for side in ("high", "low") if side in save.files)
-    return save.label if len(save.files) < 2 else f"{save.label}, {sides}"
+def _checkpoint_label(checkpoint: Checkpoint) -> str:
+    sides = " + ".join(side for side in ("high", "low") if side in checkpoint.files)
+    return checkpoint.label if len(checkpoint.files) < 2 else f"{checkpoint.label}, {sides}"
 
 
 def about(job: ImportedJob) -> Markup:
@@ -308,7 +308,7 @@ def about(job: ImportedJob) -> Markup:
         ("Trigger word", imported.trigger_word or "none"),
         ("LoRA", imported.network_type + (f", {' + '.join(imported.slots)}" if model.two_transformers else "")),
         ("Base", "quantised" if imported.quantised else "bf16"),
-        ("Checkpoints", str(len(job.saves)) if job.saves else "none here"),
+        ("Checkpoints", str(len(job.checkpoints)) if job.checkpoints else "none here"),
     ]
     notes = list(dict.fromkeys([*imported.notes, *job.notes]))
     shown = notes[:MOST_NOTES]
