@@ -19,7 +19,7 @@ from wan_ui.ui import form_schema, player, render
 from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.store import ClipRecord, Job
+    from wan_ui.job import ClipRecord, Job
     from wan_ui.request import Generation
 
 NOTHING = ""

@@ -14,7 +14,7 @@ from wan_ui.ui.static_files import static_text
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
-    from wan_ui.jobs.store import Job
+    from wan_ui.job import Job
     from wan_ui.jobs.worker import Running
 
 SLOT_WORDS: Mapping[str, str] = {"high": "High-noise LoRA", "low": "Low-noise LoRA"}

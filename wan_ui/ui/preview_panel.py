@@ -13,7 +13,6 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from wan_ui.errors import PreviewNotFound, WanUIError
-from wan_ui.jobs.sample_comparisons import wire_of
 from wan_ui.models import MODELS
 from wan_ui.request import TrainingSample, parse
 from wan_ui.trainer import checklist
@@ -27,9 +26,9 @@ from wan_ui.ui.uploaded_files import uploaded_files
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
+    from wan_ui.job import Job
     from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
     from wan_ui.jobs.service import JobService
-    from wan_ui.jobs.store import Job
     from wan_ui.trainer.checklist import Row
 
 STATES: Mapping[str, str] = {"red": "differs", "amber": "unsure", "green": "matches"}
@@ -208,7 +207,7 @@ class PreviewPanel:
             job = self.service.job(seen["shown"], self.access())
             index = _index(job, which)
             checked = self.service.sample_comparisons.check(job, index)
-            wire = wire_of(job, index)
+            wire = job.request_of(index)
             request = parse({**wire, "prompts": [{**wire["prompts"][0], "seed": job.generations[index].seed}]})
             chosen = [check for check in checked.rows if check.fix is not None and name in (None, check.row)]
             request = checklist.apply_all(chosen, request)

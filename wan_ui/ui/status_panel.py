@@ -17,8 +17,8 @@ from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
+    from wan_ui.job import Job
     from wan_ui.jobs.service import JobService
-    from wan_ui.jobs.store import Job
 
 RECENT = 40  # jobs read for the list of finished ones
 QUEUE_SHOWN = 60  # waiting jobs shown; each more is sent to every page at every poll
