@@ -42,6 +42,7 @@ class HeldDesk(ShelfDesk):
             "candidates": [],
             "modules": 0,
             "fits": {},
+            "coverage": {},
             "messages": [],
         }
 
