@@ -34,9 +34,8 @@ def lora_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 def shown(app: App, row: WanModel, slot: str, source: str, trigger: str = "") -> str:
-    return lora_card.html(
-        lora_card.look(app.service, row, slot, source, LOCAL_ACCESS), row, form_schema.lora_name(slot), trigger
-    )
+    target = lora_card.Target(row, form_schema.lora_name(slot), trigger)
+    return lora_card.html(lora_card.look(app.service, row, slot, source, LOCAL_ACCESS), target)
 
 
 @pytest.mark.parametrize(
