@@ -13,6 +13,7 @@ from diffusers import WanTransformer3DModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
 
+from wan_ui.engine.kernels.operators import add_adapter
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import Converted, Dora, LowRank, Part, delta
 
@@ -62,22 +63,42 @@ def summary(change: Change) -> dict[str, float]:
     return {"median": statistics.median(change.values()), "max": max(change.values())}
 
 
-class ScaledLinear(LoraVariant):  # type: ignore[misc]
-    """PEFT's plain LoRA, bit for bit, with its multiplier in a tensor (0-dim, float32): a changed one is no new graph.
+class Multiplier:
+    """An adapter's scale: as the number that eager PyTorch multiplies with, and as a tensor that compiled graphs read.
 
-    PyTorch computes bfloat16 × a Python number in float32 and rounds once; so does this. Run eagerly it takes a float32
-    copy of the change where PEFT takes one of its own dtype.
+    A changed number would be another graph; a changed tensor (0-dim, float32) is not.
     """
 
-    def __init__(self, multiplier: torch.Tensor) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.number = 1.0
+        self.tensor = torch.ones((), device=device)
+
+    def set(self, number: float) -> None:
+        """The scale from here on, in both forms."""
+        self.number = number
+        self.tensor.fill_(number)
+
+
+class ScaledLinear(LoraVariant):  # type: ignore[misc]
+    """PEFT's plain LoRA, bit for bit: base + (x · downᵀ · upᵀ) × scale, each step rounded to the layer's dtype.
+
+    PyTorch computes bfloat16 × a Python number in float32 and rounds once. Run eagerly, the change is scaled and the
+    base added in the change's own memory, so that no third tensor of the layer's size is needed.
+    """
+
+    def __init__(self, multiplier: Multiplier) -> None:
         self.multiplier = multiplier
 
     def forward(
         self, module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        change: torch.Tensor = module.lora_B[active_adapter](module.lora_A[active_adapter](x))
-        change.copy_(change.float().mul_(self.multiplier))
-        return result + change
+        down, up = module.lora_A[active_adapter], module.lora_B[active_adapter]
+        reduced = down(x)
+        if torch.compiler.is_compiling():
+            scaled: torch.Tensor = add_adapter(result, reduced, up.weight, self.multiplier.tensor)
+            return scaled
+        change: torch.Tensor = up(reduced).mul_(self.multiplier.number)
+        return change.add_(result) if change.dtype == result.dtype else result + change
 
 
 class TransformerAdapters:
@@ -98,7 +119,7 @@ class TransformerAdapters:
         self._merged: dict[str, dict[str, float]] = {}
         self._norms: dict[str, float] = {}
         self._multipliers_on = multipliers
-        self._multipliers: dict[str, torch.Tensor] = {}
+        self._multipliers: dict[str, Multiplier] = {}
         self._layers: dict[str, dict[str, LoraLayer]] = {}
 
     def attach(self, adapters: Sequence[Adapter]) -> dict[str, int]:
@@ -139,7 +160,7 @@ class TransformerAdapters:
             self._transformer.set_adapters(names, scales)
         for name, scale in zip(names, scales, strict=True):
             if name in self._multipliers:
-                self._multipliers[name].fill_(scale)
+                self._multipliers[name].set(scale)
 
     def merge(self, merges: Sequence[Merge]) -> dict[str, int]:
         """These LoRAs added to the base weights, and no others: W + Σ multiplier × ΔW in float32, cast once.
@@ -221,14 +242,14 @@ class TransformerAdapters:
         """No adapter has an effect. By multipliers of 0 where they are tensors, which asks for no other graph."""
         names = [name for key in self._adapters for name in self._adapters[key]]
         if all(name in self._multipliers for name in names):
-            scales = {name: self._multipliers[name].clone() for name in names}
+            scales = {name: self._multipliers[name].number for name in names}
             for name in names:
-                self._multipliers[name].fill_(0)
+                self._multipliers[name].set(0)
             try:
                 yield
             finally:
                 for name, scale in scales.items():
-                    self._multipliers[name].copy_(scale)
+                    self._multipliers[name].set(scale)
         else:
             self._transformer.disable_adapters()
             try:
@@ -310,7 +331,7 @@ class TransformerAdapters:
             if isinstance(module, LoraLayer) and name in module.r
         }
         if self._multipliers_on is not None and not dora:
-            self._multipliers[name] = torch.ones((), device=self._multipliers_on)
+            self._multipliers[name] = Multiplier(self._multipliers_on)
             for module in self._layers[name].values():
                 module.lora_variant[name] = ScaledLinear(self._multipliers[name])
 

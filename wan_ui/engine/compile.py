@@ -23,6 +23,7 @@ from peft.tuners.lora import LoraLayer
 
 from wan_ui.config import CompileMode
 from wan_ui.engine import flash
+from wan_ui.engine.kernels.rewrite import use_kernels
 from wan_ui.engine.out_of_memory import is_out_of_memory
 from wan_ui.engine.recipes import Recipe
 
@@ -95,9 +96,10 @@ _OPAQUE: dict[Any, Any] = {
 
 
 def exact_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
-    """Inductor, with every rounding of eager PyTorch kept and its sums left to PyTorch's kernels."""
+    """Inductor, with every rounding of eager PyTorch kept, and its sums left to PyTorch's kernels or to our own."""
     from torch._inductor.compile_fx import compile_fx
 
+    use_kernels(module.graph, exact=True)
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in _OPAQUE:
             node.target = _OPAQUE[node.target]
@@ -106,9 +108,10 @@ def exact_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
 
 
 def fast_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
-    """Inductor as it is, with the fastest attention there is for a clip's own tokens."""
+    """Inductor as it is, with adapters added by our kernel, and the fastest attention for a clip's own tokens."""
     from torch._inductor.compile_fx import compile_fx
 
+    use_kernels(module.graph, exact=False)
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
             _attend_faster(node)

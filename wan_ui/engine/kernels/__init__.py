@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 ROW_MULTIPLE = 512  # values that 128 threads read at once; PyTorch's order of summation is known for such widths
 HEAD = 128  # channels of one of Wan's attention heads
+ROWS_AT_ONCE = 4096
 Operation = Callable[..., torch.Tensor]
 
 
@@ -112,10 +113,16 @@ def eager_rms_norm_rotary(
 def eager_add_adapter(
     base: torch.Tensor, reduced: torch.Tensor, up: torch.Tensor, multiplier: torch.Tensor
 ) -> torch.Tensor:
-    """PEFT's plain LoRA from its second product on, with the multiplier in a float32 tensor."""
+    """PEFT's plain LoRA from its second product on, with the multiplier in a float32 tensor.
+
+    The product is scaled in float32 some rows at a time, so that no float32 copy of the whole is needed.
+    """
     change = F.linear(reduced, up)
-    change.copy_(change.float().mul_(multiplier))
-    return base + change
+    if change.dtype is torch.float32:
+        return base + change.mul_(multiplier)
+    for rows in change.flatten(0, -2).split(ROWS_AT_ONCE):
+        rows.copy_(rows.float().mul_(multiplier))
+    return change.add_(base) if change.dtype == base.dtype else base + change
 
 
 def eager_add_adapter_gelu(

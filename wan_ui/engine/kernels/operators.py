@@ -59,7 +59,8 @@ def add_adapter(
 def _(
     base: torch.Tensor, reduced: torch.Tensor, up: torch.Tensor, multiplier: torch.Tensor, exact: bool = True
 ) -> torch.Tensor:
-    return torch.empty_like(base, memory_format=torch.contiguous_format)
+    dtype = torch.promote_types(base.dtype, reduced.dtype)
+    return torch.empty_like(base, dtype=dtype, memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op("wan_ui::add_adapter_gelu", mutates_args=())

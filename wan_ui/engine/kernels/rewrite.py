@@ -208,7 +208,7 @@ def _factors(unbound: Node, term: Any) -> tuple[int, Node] | None:
 def _extend_adapter(graph: Graph, adapter: Node) -> str:
     """Takes what follows an adapter into it: GELU, or the addition to the residual, gated or not."""
     user = _sole_user(adapter)
-    if user is None:
+    if user is None or _dtype(adapter) != _dtype(adapter.args[0]):
         return "add_adapter"
     base, exact = adapter.args[:4], adapter.args[4]
     if _is(user, torch._C._nn.gelu) and user.kwargs.get("approximate") == "tanh":  # type: ignore[attr-defined]
