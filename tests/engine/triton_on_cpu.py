@@ -1,8 +1,10 @@
-"""Runs the Triton kernels on a CPU, each beside a plain account of the reference's order: `python -m … NAME`.
+"""The Triton kernels on a CPU, each beside a plain account of the reference's order of operations.
 
 Triton's interpreter computes with NumPy, which differs from a GPU in three ways that are put right here before a
 kernel is run: bfloat16 is rounded to nearest even and not cut off, a fused multiply-add rounds once, and a product of
-bfloat16 matrices is a product of their values. The process prints one line of JSON: the differing elements by case.
+bfloat16 matrices is a product of their values.
+
+`python -m tests.engine.triton_on_cpu layer_norm` prints one line of JSON: the number of differing elements by case.
 
 It is a process of its own because Triton decides when a kernel is defined whether it is interpreted.
 """
@@ -13,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -92,7 +95,12 @@ def tree(items: list, combine) -> object:
 
 def statistics(row: np.ndarray) -> tuple[np.float32, np.float32]:
     """Mean and variance of a float32 row, as PyTorch's CUDA kernel sums them, written thread by thread."""
-    one = np.float32(1)
+    return _statistics(row.tobytes())
+
+
+@lru_cache(maxsize=64)
+def _statistics(data: bytes) -> tuple[np.float32, np.float32]:
+    row, one = np.frombuffer(data, np.float32), np.float32(1)
     mean, squares, count = np.zeros(THREADS, np.float32), np.zeros(THREADS, np.float32), np.float32(0)
     for value in threads(row):
         count = count + one
