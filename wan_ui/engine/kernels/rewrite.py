@@ -161,7 +161,7 @@ def _replace_rotary(graph: Graph, norm: Node) -> int:
     if even is None or odd is None or len(out.users) != 3:
         return 0
     angles = _turned(pairs, even.args[2], odd.args[2])
-    if angles is None or any(_value(part).shape[-1] != HEAD for part in angles):
+    if angles is None or any(_value(part).shape[-1] != HEAD or _dtype(part) is not torch.float32 for part in angles):
         return 0
     graph.erase_node(even)
     graph.erase_node(odd)
