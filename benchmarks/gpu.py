@@ -28,8 +28,8 @@ from benchmarks import comparison, counts
 from tests.gpu.full_size import TRANSFORMERS, write, write_lora
 from wan_ui import Engine
 from wan_ui.config import CompileMode, MemoryMode
-from wan_ui.engine.adapters import Adapter, BaseWeights, TransformerAdapters
 from wan_ui.engine import kernels
+from wan_ui.engine.adapters import Adapter, BaseWeights, TransformerAdapters
 from wan_ui.engine.compile import Arithmetic, CompiledBlocks
 from wan_ui.engine.timesteps import Tokens, embedded_once
 from wan_ui.lora.convert import LowRank

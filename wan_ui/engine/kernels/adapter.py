@@ -27,7 +27,7 @@ RANK_STEP = 32  # two steps of the matrix unit
 
 
 @triton.jit
-def gelu_tanh(value):  # type: ignore[no-untyped-def]
+def gelu_tanh(value):
     """PyTorch's GELU in its tanh form, float32: ½ x (1 + tanh(√(2/π) (x + 0.044715 x³)))."""
     cube = value * value * value
     inner = 0.7978845608028654 * tl.fma(cube, 0.044715, value)
@@ -35,7 +35,7 @@ def gelu_tanh(value):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def _kernel(
     base,
     reduced,
     up,

@@ -22,7 +22,7 @@ from wan_ui.engine.kernels.order import SPAN, THREADS, lanes_of_vector, tree_wel
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def _kernel(
     hidden,
     weight,
     bias,

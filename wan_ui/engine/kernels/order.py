@@ -19,7 +19,7 @@ SPAN = tl.constexpr(512)  # values that the 128 threads read at once; a row is a
 
 
 @triton.jit
-def lanes_of_vector(values):  # type: ignore[no-untyped-def]
+def lanes_of_vector(values):
     """(512,) values as the four (128,) that each thread takes in turn."""
     pairs = tl.reshape(values, (THREADS, 2, 2))
     even, odd = tl.split(pairs)
@@ -29,13 +29,13 @@ def lanes_of_vector(values):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def add(one, other):  # type: ignore[no-untyped-def]
+def add(one, other):
     """How two plain sums are combined."""
     return one + other
 
 
 @triton.jit
-def combine(mean_a, squares_a, count_a, mean_b, squares_b, count_b):  # type: ignore[no-untyped-def]
+def combine(mean_a, squares_a, count_a, mean_b, squares_b, count_b):
     """How two means, sums of squared deviations and counts are combined; the same whichever is named first.
 
     Both counts are always equal here, so that each side's share, count × (1 / total), is ½ exactly.
@@ -50,13 +50,13 @@ def combine(mean_a, squares_a, count_a, mean_b, squares_b, count_b):  # type: ig
 
 
 @triton.jit
-def by_bits(items):  # type: ignore[no-untyped-def]
-    """(128,) per-thread items with an axis for each bit of the thread's number: the warp's two, then the lane's five."""
+def by_bits(items):
+    """(128,) items by thread, with an axis for each bit of the thread's number: the warp's two, the lane's five."""
     return tl.reshape(items, (2, 2, 2, 2, 2, 2, 2))
 
 
 @triton.jit
-def tree_sum(sums):  # type: ignore[no-untyped-def]
+def tree_sum(sums):
     """The sum of 128 threads' sums: lanes 16 apart, 8, 4, 2, 1, then warps 2 apart, 1. Each level adds pairs."""
     sums = by_bits(sums)
     for _ in tl.static_range(5):
@@ -65,7 +65,7 @@ def tree_sum(sums):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def welford_step(value, mean, squares, reciprocal):  # type: ignore[no-untyped-def]
+def welford_step(value, mean, squares, reciprocal):
     """One more value into a running mean and sum of squared deviations; `reciprocal` is 1 / the new count."""
     delta = value - mean
     new_mean = tl.fma(delta, reciprocal, mean)
@@ -73,7 +73,7 @@ def welford_step(value, mean, squares, reciprocal):  # type: ignore[no-untyped-d
 
 
 @triton.jit
-def tree_welford(mean, squares, COUNT: tl.constexpr):  # type: ignore[no-untyped-def]
+def tree_welford(mean, squares, COUNT: tl.constexpr):
     """The mean and the squared deviations of 128 threads' `COUNT` values each."""
     items = by_bits(mean), by_bits(squares), by_bits(tl.full((THREADS,), COUNT, tl.float32))
     for _ in tl.static_range(5):

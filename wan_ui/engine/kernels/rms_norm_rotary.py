@@ -21,7 +21,7 @@ from wan_ui.engine.kernels.order import SPAN, THREADS, lanes_of_vector, tree_sum
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def _kernel(
     hidden,
     weight,
     cosines,
