@@ -16,6 +16,7 @@ WIDTHS = {5120: 32760, 3072: 27280, 1536: 32760}  # 14B and 1.3B at 832×480×81
 FFN_WIDTHS = {5120: 13824, 3072: 14336, 1536: 8960}
 RANKS = (1, 4, 8, 16, 32, 40, 64, 128)
 EPS = 1e-6
+Modulation = torch.Tensor | None
 
 
 @pytest.fixture
@@ -39,7 +40,9 @@ def tokens(generator: torch.Generator, rows: int, width: int) -> torch.Tensor:
     return hidden
 
 
-def modulations(generator: torch.Generator, rows: int, width: int) -> Iterator[tuple[torch.Tensor | None, ...]]:
+def modulations(
+    generator: torch.Generator, rows: int, width: int
+) -> Iterator[tuple[Modulation, Modulation, Modulation, Modulation]]:
     """Weight, bias, scale and shift, as the block's norms have them."""
     yield None, None, None, None
     yield normal(generator, width, dtype=torch.float32), normal(generator, width, dtype=torch.float32), None, None

@@ -101,7 +101,8 @@ def eager_rms_norm_rotary(
     hidden: torch.Tensor, weight: torch.Tensor, eps: float, cosines: torch.Tensor, sines: torch.Tensor
 ) -> torch.Tensor:
     """Wan's norm of queries and keys, and its rotary embedding; the result is in hidden's shape."""
-    heads = F.rms_norm(hidden, hidden.shape[-1:], weight, eps).unflatten(-1, (-1, cosines.shape[-1]))
+    normed = F.rms_norm(hidden, hidden.shape[-1:], weight, eps)
+    heads = normed.view(*normed.shape[:-1], -1, cosines.shape[-1])
     left, right = heads[..., 0::2], heads[..., 1::2]
     cosine, sine = cosines[..., 0::2], sines[..., 1::2]
     out = torch.empty_like(heads)
@@ -120,7 +121,7 @@ def eager_add_adapter(
     change = F.linear(reduced, up)
     if change.dtype is torch.float32:
         return base + change.mul_(multiplier)
-    for rows in change.flatten(0, -2).split(ROWS_AT_ONCE):
+    for rows in torch.split(change.flatten(0, -2), ROWS_AT_ONCE):
         rows.copy_(rows.float().mul_(multiplier))
     return change.add_(base) if change.dtype == base.dtype else base + change
 
@@ -213,20 +214,19 @@ def _adapter_kernel(exact: bool, gelu: bool = False) -> Operation:
 @cache
 def verified(name: str, exact: bool = True) -> Verified:
     """The operation of a name, with its kernel; `exact` as for the arithmetic of the blocks."""
-    adapters = {
+    adapters: dict[str, tuple[Callable[[], Operation], Operation]] = {
         "add_adapter": (partial(_adapter_kernel, exact), eager_add_adapter),
         "add_adapter_gelu": (partial(_adapter_kernel, exact, gelu=True), eager_add_adapter_gelu),
         "add_adapter_residual": (partial(_adapter_kernel, exact), eager_add_adapter_residual),
     }
-    if name in adapters:
-        load, eager = adapters[name]
-        return Verified(name, load, eager, _fits_adapter, exact)
     norms: dict[str, tuple[Operation, Callable[..., bool]]] = {
         "layer_norm": (eager_layer_norm, _fits_layer_norm),
         "rms_norm_rotary": (eager_rms_norm_rotary, _fits_rotary),
     }
-    norm, fits = norms[name]
-    return Verified(name, partial(_imported, name, name), norm, fits)
+    if name in norms:
+        return Verified(name, partial(_imported, name, name), *norms[name])
+    load, eager = adapters[name]
+    return Verified(name, load, eager, _fits_adapter, exact)
 
 
 def states() -> dict[str, str]:

@@ -57,14 +57,14 @@ def _is_cast(node: Node) -> bool:
 def _is_idle(node: Node) -> bool:
     """Whether a node gives its first input unchanged: a cast to the same dtype, or a dropout of nothing."""
     if node.op == "call_function" and node.target is F.dropout:
-        return node.args[1] == 0.0 or (len(node.args) > 2 and node.args[2] is False)
+        return bool(node.args[1] == 0.0) or node.args[2:3] == (False,)
     return _is_cast(node) and _dtype(node) == _dtype(node.args[0])
 
 
 def _sole_user(node: Node) -> Node | None:
     """The one node that uses this one's value, behind those that give it unchanged."""
     while len(node.users) == 1:
-        (user,) = node.users
+        user = next(iter(node.users))
         if not _is_idle(user):
             return user
         node = user
@@ -148,7 +148,7 @@ def _wide(node: Node) -> bool:
 
 def _replace_rotary(graph: Graph, norm: Node) -> int:
     """rms_norm(x) as heads, whose pairs of channels are turned by cosines and sines into an empty tensor."""
-    (heads,) = norm.users if len(norm.users) == 1 else (None,)
+    heads = next(iter(norm.users)) if len(norm.users) == 1 else None
     if heads is None or norm.kwargs or len(norm.args) != 4 or heads.target != "unflatten" or not _wide(norm):
         return 0
     out = _user(heads, lambda node: node.target is torch.empty_like)
@@ -211,7 +211,7 @@ def _extend_adapter(graph: Graph, adapter: Node) -> str:
     if user is None or _dtype(adapter) != _dtype(adapter.args[0]):
         return "add_adapter"
     base, exact = adapter.args[:4], adapter.args[4]
-    if _is(user, torch._C._nn.gelu) and user.kwargs.get("approximate") == "tanh":  # type: ignore[attr-defined]
+    if _is(user, torch._C._nn.gelu) and user.kwargs.get("approximate") == "tanh":
         _put(graph, user, operators.add_adapter_gelu._opoverload, (*base, exact))
         return "add_adapter_gelu"
     last = _end_of_idle(adapter)
