@@ -121,9 +121,11 @@ def _drop(graph: Graph, node: Node) -> None:
 
 def _replace_layer_norm(graph: Graph, norm: Node) -> int:
     """norm(hidden.float()), modulated or not, and cast back to hidden's dtype."""
-    source, shape, weight, bias, eps = (*norm.args, *(None,) * (5 - len(norm.args)))
+    if norm.kwargs or len(norm.args) != 5:
+        return 0
+    source, shape, weight, bias, eps = norm.args
     hidden = _source(cast(Node, source))
-    if norm.kwargs or len(cast(Any, shape)) != 1 or _dtype(hidden) is torch.float32 or not _wide(hidden):
+    if len(cast(Any, shape)) != 1 or _dtype(hidden) is torch.float32 or not _wide(hidden):
         return 0
     scale = shift = None
     end = _sole_user(norm)
