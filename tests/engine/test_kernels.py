@@ -158,7 +158,7 @@ NORMS = {"layer_norm": 3, "rms_norm_rotary": 2}
         (0, True, NORMS),
         (1, True, {**NORMS, "add_adapter": 6, "add_adapter_residual": 3, "add_adapter_gelu": 1}),
         (2, True, {**NORMS, "add_adapter": 16, "add_adapter_residual": 3, "add_adapter_gelu": 1}),
-        (1, False, {"add_adapter": 6, "add_adapter_residual": 3, "add_adapter_gelu": 1}),
+        (1, False, {**NORMS, "add_adapter": 6, "add_adapter_residual": 3, "add_adapter_gelu": 1}),
     ],
 )
 def test_a_blocks_graph_calls_the_kernels_and_keeps_its_bits(

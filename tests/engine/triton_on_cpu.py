@@ -109,7 +109,7 @@ def _statistics(data: bytes) -> tuple[np.float32, np.float32]:
         squares = fused(delta, value - new_mean, squares)
         mean = new_mean
 
-    def combine(a, b):
+    def combine(b, a):  # PyTorch's names: b is the thread's own, a comes from the higher one
         (mean_a, squares_a, count_a), (mean_b, squares_b, count_b) = a, b
         delta, total = mean_b - mean_a, count_a + count_b
         share_a, share_b = count_a * (one / total), count_b * (one / total)

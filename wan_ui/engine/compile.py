@@ -108,7 +108,7 @@ def exact_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
 
 
 def fast_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
-    """Inductor as it is, with adapters added by our kernel, and the fastest attention for a clip's own tokens."""
+    """Inductor as it is between our kernels, with the fastest attention for a clip's own tokens."""
     from torch._inductor.compile_fx import compile_fx
 
     use_kernels(module.graph, exact=False)

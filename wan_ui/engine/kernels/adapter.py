@@ -22,16 +22,24 @@ from triton.language.extra import libdevice
 
 from wan_ui.engine.kernels.layer_norm import row_stride
 
-TILE = (64, 128, 4)  # rows and columns of the result that one program computes, and its warps
+TILE = (64, 64, 4)  # rows and columns of the result that one program computes, and its warps
+SHORT_TANH = False
 RANK_STEP = 32  # two steps of the matrix unit
 
 
 @triton.jit
-def gelu_tanh(value):
+def gelu_tanh(value, SHORT: tl.constexpr):
     """PyTorch's GELU in its tanh form, float32: ½ x (1 + tanh(√(2/π) (x + 0.044715 x³)))."""
     cube = value * value * value
     inner = 0.7978845608028654 * tl.fma(cube, 0.044715, value)
-    return 0.5 * value * (1.0 + libdevice.tanh(inner))
+    if SHORT:
+        # 1 − 2 / (e^2|x| + 1), as CUDA's tanh for |x| ≥ 0.6; it takes a polynomial below, which bfloat16 cannot tell.
+        growth = tl.exp2(tl.abs(inner) * 2.885390081777927)
+        tanh = tl.fma(-2.0, libdevice.fast_dividef(1.0, growth + 1.0), 1.0)
+        tanh = tl.where(inner < 0.0, -tanh, tanh)
+    else:
+        tanh = libdevice.tanh(inner)
+    return 0.5 * value * (1.0 + tanh)
 
 
 @triton.jit
@@ -48,6 +56,7 @@ def _kernel(
     rank,
     gate_stride,
     EXACT: tl.constexpr,
+    SHORT: tl.constexpr,
     GELU: tl.constexpr,
     RESIDUAL: tl.constexpr,
     GATED: tl.constexpr,
@@ -81,7 +90,7 @@ def _kernel(
     if EXACT:
         result = result.to(dtype).to(tl.float32)
     if GELU:
-        result = gelu_tanh(result)
+        result = gelu_tanh(result, SHORT)
     if RESIDUAL:
         before = tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
         if GATED:
@@ -120,6 +129,7 @@ def add_adapter(
         rank,
         row_stride(gate),
         EXACT=exact,
+        SHORT=SHORT_TANH,
         GELU=gelu,
         RESIDUAL=residual is not None,
         GATED=gate is not None,

@@ -36,17 +36,18 @@ def add(one, other):
 
 @triton.jit
 def combine(mean_a, squares_a, count_a, mean_b, squares_b, count_b):
-    """How two means, sums of squared deviations and counts are combined; the same whichever is named first.
+    """How the mean, sum of squared deviations and count of a lower (a) and a higher (b) thread are combined.
 
-    Both counts are always equal here, so that each side's share, count × (1 / total), is ½ exactly.
+    The lower one's share of the mean is a rounded product, the higher one's is fused with the addition. Both counts are
+    always equal here, so that each share, count × (1 / total), is ½ exactly: only subnormal means are rounded.
     """
     delta = mean_b - mean_a
     total = count_a + count_b
     reciprocal = tl.math.div_rn(tl.full(total.shape, 1.0, tl.float32), total)
     share_a = count_a * reciprocal
     share_b = count_b * reciprocal
-    mean = tl.fma(share_a, mean_a, share_b * mean_b)
-    return mean, tl.fma(delta * delta * count_a, share_b, squares_a + squares_b), total
+    mean = tl.fma(share_b, mean_b, share_a * mean_a)
+    return mean, tl.fma(delta * delta * count_b, share_a, squares_a + squares_b), total
 
 
 @triton.jit
