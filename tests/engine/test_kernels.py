@@ -156,9 +156,13 @@ NORMS = {"layer_norm": 3, "rms_norm_rotary": 2}
     ("count", "exact", "expected"),
     [
         (0, True, NORMS),
-        (1, True, {**NORMS, "add_adapter": 6, "add_adapter_residual": 3, "add_adapter_gelu": 1}),
-        (2, True, {**NORMS, "add_adapter": 16, "add_adapter_residual": 3, "add_adapter_gelu": 1}),
-        (1, False, {**NORMS, "add_adapter": 6, "add_adapter_residual": 3, "add_adapter_gelu": 1}),
+        (1, True, {**NORMS, "reduce_together": 2, "add_adapter": 6, "add_adapter_residual": 3, "add_adapter_gelu": 1}),
+        (
+            2,
+            True,
+            {**NORMS, "reduce_together": 7, "add_adapter": 16, "add_adapter_residual": 3, "add_adapter_gelu": 1},
+        ),
+        (1, False, {**NORMS, "reduce_together": 2, "add_adapter": 6, "add_adapter_residual": 3, "add_adapter_gelu": 1}),
     ],
 )
 def test_a_blocks_graph_calls_the_kernels_and_keeps_its_bits(

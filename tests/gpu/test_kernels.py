@@ -90,6 +90,16 @@ def test_adapters(generator: torch.Generator, width: int, rank: int) -> None:
             assert operation.refused is None
 
 
+@pytest.mark.parametrize("rank", RANKS)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_first_products_together(generator: torch.Generator, width: int, rank: int) -> None:
+    hidden = tokens(generator, WIDTHS[width], width)
+    downs = [normal(generator, rank, width) for _ in range(3)]
+    operation = verified("reduce_together")
+    assert same_bits(operation(hidden, downs), kernels.eager_reduce_together(hidden, downs))
+    assert operation.refused is None
+
+
 def test_gelu_of_every_bfloat16(generator: torch.Generator) -> None:
     every = torch.arange(1 << 16, device="cuda").to(torch.int16).view(torch.bfloat16).reshape(1, 512, 128)
     every = torch.where(every.isnan() | (every == 0), 1.0, every)  # NaN has many bits, and −0 + 0 is 0

@@ -9,7 +9,7 @@ says so once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib import import_module
 from typing import Any
@@ -22,6 +22,15 @@ log = logging.getLogger(__name__)
 ROW_MULTIPLE = 512  # values that 128 threads read at once; PyTorch's order of summation is known for such widths
 HEAD = 128  # channels of one of Wan's attention heads
 ROWS_AT_ONCE = 4096
+MANY_TOKENS = 2048
+NAMES = (
+    "layer_norm",
+    "rms_norm_rotary",
+    "reduce_together",
+    "add_adapter",
+    "add_adapter_gelu",
+    "add_adapter_residual",
+)
 Operation = Callable[..., torch.Tensor]
 
 
@@ -71,7 +80,7 @@ def _described(argument: Any) -> Any:
     """What of an argument decides how it is computed: a tensor's shape, strides and dtype, a number itself."""
     if isinstance(argument, torch.Tensor):
         return argument.shape, argument.stride(), argument.dtype, argument.device
-    return argument
+    return tuple(_described(part) for part in argument) if isinstance(argument, (list, tuple)) else argument
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -148,6 +157,20 @@ def eager_add_adapter_residual(
     return (residual.float() + change * gate).to(residual.dtype)
 
 
+def eager_reduce_together(hidden: torch.Tensor, downs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The first products of adapters that read the same input, side by side: (…, the sum of their ranks)."""
+    return torch.cat([F.linear(hidden, down) for down in downs], dim=-1)
+
+
+def reduce_together(hidden: torch.Tensor, downs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The same as one product, which reads the input once.
+
+    PyTorch's product sums over the input's channels in one order whatever the number of its columns, for as many tokens
+    as a clip has; of few tokens it splits the sum.
+    """
+    return F.linear(hidden, torch.cat(tuple(downs)))
+
+
 def _bfloat16(*tensors: torch.Tensor) -> bool:
     return all(tensor.is_cuda and tensor.dtype is torch.bfloat16 for tensor in tensors)
 
@@ -190,6 +213,10 @@ def _fits_adapter(
     return _bfloat16(base, reduced, up) and multiplier.dtype is torch.float32 and multiplier.is_cuda and aside
 
 
+def _fits_together(hidden: torch.Tensor, downs: Sequence[torch.Tensor]) -> bool:
+    return _bfloat16(hidden, *downs) and hidden.numel() >= MANY_TOKENS * hidden.shape[-1]
+
+
 def _imported(module: str, name: str) -> Operation:
     operation: Operation = getattr(import_module(f"wan_ui.engine.kernels.{module}"), name)
     return operation
@@ -223,6 +250,8 @@ def verified(name: str, exact: bool = True) -> Verified:
         "layer_norm": (eager_layer_norm, _fits_layer_norm),
         "rms_norm_rotary": (eager_rms_norm_rotary, _fits_rotary),
     }
+    if name == "reduce_together":
+        return Verified(name, lambda: reduce_together, eager_reduce_together, _fits_together)
     if name in norms:
         return Verified(name, partial(_imported, name, name), *norms[name])
     load, eager = adapters[name]
@@ -231,5 +260,4 @@ def verified(name: str, exact: bool = True) -> Verified:
 
 def states() -> dict[str, str]:
     """For reports: each operation that was refused so far, with the reason."""
-    names = ("layer_norm", "rms_norm_rotary", "add_adapter", "add_adapter_gelu", "add_adapter_residual")
-    return {name: reason for name in names if (reason := verified(name).refused) is not None}
+    return {name: reason for name in NAMES if (reason := verified(name).refused) is not None}

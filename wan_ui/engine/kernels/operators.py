@@ -47,6 +47,17 @@ def _(
     return torch.empty_like(hidden, memory_format=torch.contiguous_format)
 
 
+@torch.library.custom_op("wan_ui::reduce_together", mutates_args=())
+def reduce_together(hidden: torch.Tensor, downs: list[torch.Tensor]) -> torch.Tensor:
+    """The first products of adapters that read the same input, side by side."""
+    return verified("reduce_together")(hidden, downs)
+
+
+@reduce_together.register_fake
+def _(hidden: torch.Tensor, downs: list[torch.Tensor]) -> torch.Tensor:
+    return hidden.new_empty((*hidden.shape[:-1], sum(down.shape[0] for down in downs)))
+
+
 @torch.library.custom_op("wan_ui::add_adapter", mutates_args=())
 def add_adapter(
     base: torch.Tensor, reduced: torch.Tensor, up: torch.Tensor, multiplier: torch.Tensor, exact: bool = True

@@ -7,7 +7,7 @@ does not recognise it leaves as it is, so that another version of a library cost
 from __future__ import annotations
 
 import operator
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ def use_kernels(graph: Graph, exact: bool) -> Mapping[str, int]:
     faster than what Inductor builds.
     """
     used: Counter[str] = Counter()
+    used["reduce_together"] = _join_reductions(graph)
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target is _ADAPTER:
             node.args = (*node.args[:4], exact)
@@ -39,7 +40,35 @@ def use_kernels(graph: Graph, exact: bool) -> Mapping[str, int]:
         elif node.op == "call_function" and node.target in (torch.rms_norm, F.rms_norm):
             used["rms_norm_rotary"] += _replace_rotary(graph, node)
     graph.lint()
-    return used
+    return +used
+
+
+def _join_reductions(graph: Graph) -> int:
+    """The first products of adapters that read one input, as one product of which each takes its part."""
+    readers: defaultdict[Node, list[Node]] = defaultdict(list)
+    for node in graph.nodes:
+        reduction = node.args[1] if node.op == "call_function" and node.target is _ADAPTER else None
+        if reduction is not None and _is(reduction, torch._C._nn.linear) and reduction.args[2:3] in ((), (None,)):
+            readers[reduction.args[0]].append(reduction)
+    joined = 0
+    for hidden, group in readers.items():
+        downs = [cast(Node, reduction.args[1]) for reduction in group]
+        if len(group) > 1 and len({_dtype(part) for part in (hidden, *downs)}) == 1:
+            _join(graph, hidden, downs, group)
+            joined += 1
+    return joined
+
+
+def _join(graph: Graph, hidden: Node, downs: list[Node], group: list[Node]) -> None:
+    with graph.inserting_before(group[0]):
+        ranks = [graph.call_method("size", (down, 0)) for down in downs]
+        together = graph.call_function(operators.reduce_together._opoverload, (hidden, downs))
+        parts = graph.call_function(torch.split, (together, ranks, -1))
+        taken = [graph.call_function(operator.getitem, (parts, index)) for index in range(len(group))]
+    for reduction, part in zip(group, taken, strict=True):
+        part.meta["example_value"] = reduction.meta["example_value"]
+        reduction.replace_all_uses_with(part)
+        graph.erase_node(reduction)
 
 
 def _value(node: Any) -> torch.Tensor:
