@@ -83,8 +83,8 @@ class TrainingJobTab:
         self.model_tabs, self.compare, self.status_panel = loader.model_tabs, loader.compare, loader.status_panel
         tabs, compare, panel = self.model_tabs, self.compare, self.status_panel
         job_outputs: list[Any] = [
-            self.opened, self.problem, self.body, self.about, self.checkpoint, self.all, self.table, self.wall, self.drop,
-            self.folder,
+            self.opened, self.problem, self.body, self.about, self.checkpoint, self.all, self.table, self.wall,
+            self.drop, self.folder,
         ]  # fmt: skip
         followed: list[Any] = [panel.picked, *panel.view]
         outputs: list[Any] = [self.problem, preview_panel.pin, *loader.loaded, *compare.view, *followed]
