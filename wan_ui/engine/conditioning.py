@@ -52,7 +52,7 @@ def _unit_range(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / np.float32(255)).permute(2, 0, 1).unsqueeze(0)
 
 
-def _normalised(z: torch.Tensor, vae: AutoencoderKLWan) -> torch.Tensor:
+def normalised(z: torch.Tensor, vae: AutoencoderKLWan) -> torch.Tensor:
     """(z − latents_mean) × (1 / latents_std), per channel, in z's dtype."""
     mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1).to(z.device, z.dtype)
     inverse_std = 1.0 / torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1).to(z.device, z.dtype)
@@ -113,7 +113,7 @@ def encode_frame_in_float32(vae: AutoencoderKLWan, image: Image.Image, num_frame
 def first_latent(latents: torch.Tensor, vae: AutoencoderKLWan, posterior: Any, dtype: torch.dtype, seed: int) -> Start:
     """5B: the encoded frame (a posterior of one frame) over the first latent frame; the mask in the model's dtype."""
     started = latents.to(dtype)
-    started[:, :, :1] = _normalised(_sampled(posterior, seed).to(dtype), vae)
+    started[:, :, :1] = normalised(_sampled(posterior, seed).to(dtype), vae)
     mask = torch.ones_like(started)
     mask[:, :, :1] = 0
     return Start(started.float(), mask=mask)
@@ -123,7 +123,7 @@ def latent_channels(
     latents: torch.Tensor, vae: AutoencoderKLWan, posterior: Any, dtype: torch.dtype, seed: int
 ) -> Start:
     """2.2 I2V A14B: mask (4) and latent (16) channels behind the noise, all in the model's dtype."""
-    encoded = _normalised(_sampled(posterior, seed).to(dtype), vae)
+    encoded = normalised(_sampled(posterior, seed).to(dtype), vae)
     started = latents.to(dtype)
     return Start(started.float(), channels=torch.cat([_temporal_mask(started), encoded], dim=1))
 
@@ -132,5 +132,5 @@ def clip_and_latent_channels(
     latents: torch.Tensor, vae: AutoencoderKLWan, posterior: Any, embeddings: torch.Tensor
 ) -> Start:
     """2.1 I2V: the posterior's mode, normalised in float32, behind the noise; CLIP embeddings beside the text."""
-    encoded = _normalised(posterior.mode().to(latents.dtype), vae)
+    encoded = normalised(posterior.mode().to(latents.dtype), vae)
     return Start(latents, channels=torch.cat([_temporal_mask(latents), encoded], dim=1), image=embeddings)
