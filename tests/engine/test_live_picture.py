@@ -13,7 +13,7 @@ from PIL import Image
 
 from wan_ui.demo.trained import WEIGHTS
 from wan_ui.engine import live_picture
-from wan_ui.engine.conditioning import denormalised, normalised
+from wan_ui.engine.conditioning import denormalize, normalize
 from wan_ui.engine.live_picture import LatentToRgb, LivePictures, as_webp, spaced, synthetic_clips
 
 
@@ -26,8 +26,8 @@ def psnr_of_maps(vae: AutoencoderKLWan, maps: LatentToRgb) -> tuple[float, float
     """PSNR in dB of the first and of the later latent frames, on clips that the fit has not seen."""
     errors: tuple[list[float], list[float]] = ([], [])
     for clip in synthetic_clips(3, live_picture.CLIP_FRAMES, seed=99).split(1):
-        latents = normalised(vae.encode(clip).latent_dist.mode(), vae)
-        pixels = vae.decode(denormalised(latents, vae), return_dict=False)[0][0].clamp(-1, 1)
+        latents = normalize(vae.encode(clip).latent_dist.mode(), vae)
+        pixels = vae.decode(denormalize(latents, vae), return_dict=False)[0][0].clamp(-1, 1)
         small = torch.nn.functional.interpolate(pixels.transpose(0, 1), latents.shape[3:], mode="area")
         truth = torch.stack([small[0], small[1:5].mean(0), small[5:9].mean(0)]).permute(0, 2, 3, 1)
         shown = maps.frames(latents, shown=3).float() / 127.5 - 1

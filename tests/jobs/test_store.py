@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.jobs.helpers import body
@@ -55,7 +55,7 @@ GENERATIONS = st.builds(
     guidance_scale=st.floats(0, 20),
     image=st.none() | TEXT,
     loras=st.lists(
-        st.builds(LoraUse, slot=TEXT, path=TEXT, multiplier=st.floats(-2, 2), sha256=st.none() | TEXT), max_size=2
+        st.builds(LoraUse, slot=TEXT, path=TEXT, scale=st.floats(-2, 2), sha256=st.none() | TEXT), max_size=2
     ).map(tuple),
     requested_width=st.integers(64, 4096),
     requested_height=st.integers(64, 4096),
@@ -64,7 +64,6 @@ GENERATIONS = st.builds(
 )
 
 
-@settings(deadline=None)  # other work on the machine is no failure
 @given(st.lists(GENERATIONS, max_size=3).map(tuple))
 def test_generations_round_trip_exactly(generations: tuple[Generation, ...]) -> None:
     loaded = load_generations(dump_generations(generations))
@@ -309,7 +308,9 @@ def test_jobs_know_their_browser(store: Store) -> None:
 
 
 def test_who_brought_a_file_is_kept(store: Store) -> None:
-    store.hold("a", "lora", "x")
-    store.hold("a", "lora", "x")
-    assert store.holds("a", "lora", "x")
-    assert not any((store.holds("b", "lora", "x"), store.holds("a", "image", "x"), store.holds("a", "lora", "y")))
+    store.record_owner("a", "lora", "x")
+    store.record_owner("a", "lora", "x")
+    assert store.is_owner("a", "lora", "x")
+    assert not any(
+        (store.is_owner("b", "lora", "x"), store.is_owner("a", "image", "x"), store.is_owner("a", "lora", "y"))
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,12 +11,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser_fixture import heard
+from tests.browser_fixture import heard, new_context
 from tests.fakes import FakeRender
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
 from tests.ui.test_page import field, open_page
+from tests.waiting import wait_until
 from tests.web.strangers import running as whole_server
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.jobs.store import Job
 from wan_ui.ui import form_schema as form_room
 
@@ -43,13 +44,10 @@ def made(app: App, *prompts: str, **fields: Any) -> Job:
         {"prompt": prompt, "width": 64, "height": 64, "num_frames": 5, "sample_steps": 2, "seed": 7}
         for prompt in prompts
     ]
-    job = app.service.submit({"model": MODEL, "prompts": items, **fields})
-    end = time.monotonic() + 60
-    while app.service.job(job.id).finished_at is None:
-        assert time.monotonic() < end
-        time.sleep(0.02)  # a poll
-    assert app.service.job(job.id).status == "succeeded"
-    return app.service.job(job.id)
+    job = app.service.submit({"model": MODEL, "prompts": items, **fields}, LOCAL_ACCESS)
+    wait_until(lambda: app.service.job(job.id, LOCAL_ACCESS).finished_at is not None)
+    assert app.service.job(job.id, LOCAL_ACCESS).status == "succeeded"
+    return app.service.job(job.id, LOCAL_ACCESS)
 
 
 def choose(page: Page, name: str) -> None:
@@ -115,7 +113,7 @@ def test_played_in_place_by_keyboard_with_all_its_settings(page: Page, here: App
     expect(opened.locator("pre")).to_contain_text('"seed": 7')
     with page.expect_download() as mp4:
         opened.get_by_role("link", name="Download MP4").click()
-    assert mp4.value.path().read_bytes() == here.service.clip_path(job.id, 0).read_bytes()
+    assert mp4.value.path().read_bytes() == here.service.clip_path(job.id, 0, LOCAL_ACCESS).read_bytes()
     with page.expect_download() as settings:
         opened.get_by_role("link", name="Download JSON").click()
     assert '"prompt": "a red fox"' in settings.value.path().read_text()
@@ -232,7 +230,7 @@ def test_visitors_do_not_see_each_others(browser: Browser, tmp_path: Path) -> No
                 {"prompt": prompt, "visitor": visitor},
             )
             (cookie,) = client.cookies.jar
-            context = browser.new_context()
+            context = new_context(browser)
             closing.callback(context.close)
             url = f"http://{server.host}"
             context.add_cookies([{"name": cookie.name, "value": cookie.value or "", "url": url}])

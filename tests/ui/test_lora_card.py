@@ -10,11 +10,13 @@ from typing import Any, Literal
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
 from tests.ui.lora_fixtures import EVIL, LARGE, configs, furnish, lora
 from tests.ui.test_page import field, generate, give_file, now, open_page, panel_of, small, used
 from tests.ui.test_render import job
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Progress
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import parse
@@ -32,7 +34,9 @@ def lora_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 def shown(app: App, row: WanModel, slot: str, source: str, trigger: str = "") -> str:
-    return lora_card.html(lora_card.look(app.service, row, slot, source), row, form_schema.lora_name(slot), trigger)
+    return lora_card.html(
+        lora_card.look(app.service, row, slot, source, LOCAL_ACCESS), row, form_schema.lora_name(slot), trigger
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,8 +80,8 @@ def test_no_file_has_no_card(lora_app: App):
 
 def pair(app: App, high: str, low: str) -> str:
     sources = {"high": high, "low": low}
-    cards = {slot: lora_card.look(app.service, T2V, slot, source) for slot, source in sources.items()}
-    return lora_card.pair(app.service, T2V, sources, cards)
+    cards = {slot: lora_card.look(app.service, T2V, slot, source, LOCAL_ACCESS) for slot, source in sources.items()}
+    return lora_card.pair(app.service, T2V, sources, cards, LOCAL_ACCESS)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +178,7 @@ def test_a_wrong_file_is_opened_in_its_own_tab_and_generates(page: Page, lora_ap
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("901")
-    newest = lora_app.service.recent(1)[0]
+    newest = lora_app.service.recent(1, LOCAL_ACCESS)[0]
     assert newest.request["model"] == "wan22_5b"
     assert [item["path"] for item in newest.request["loras"]] == ["small.safetensors"]
 
@@ -226,7 +230,7 @@ def test_a_combined_file_fills_both_sides(page: Page, lora_app: App):
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("902")
-    assert [use.slot for use in lora_app.service.recent(1)[0].generations[0].loras] == ["high", "low"]
+    assert [use.slot for use in lora_app.service.recent(1, LOCAL_ACCESS)[0].generations[0].loras] == ["high", "low"]
 
 
 @pytest.mark.browser
@@ -258,7 +262,7 @@ def test_an_upload_finds_its_other_half_among_this_browsers_uploads(
     expect(field(page, "High-noise LoRA")).to_have_value("mine_high_noise.safetensors (uploaded)")
     expect(about(page)).to_contain_text("rank 4")
     expect(panel_of(page)).to_contain_text(lora_card.ONE_SIDE)
-    stranger = browser.new_context()
+    stranger = new_context(browser)
     other = stranger.new_page()
     open_page(other, lora_app, T2V.label)
     give_file(other, "Upload Low-noise LoRA (.safetensors)", tmp_path / "mine_low_noise.safetensors")
@@ -297,7 +301,7 @@ def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("903")
-    newest = lora_app.service.recent(1)[0]
+    newest = lora_app.service.recent(1, LOCAL_ACCESS)[0]
     assert newest.request["stack"] is True
     assert [(item["path"], item["network_multiplier"]) for item in newest.request["loras"]] == [
         ("small.safetensors", 1.0),
@@ -312,7 +316,7 @@ def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["light", "dark"]):
-    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    context = new_context(browser, viewport={"width": 390, "height": 844}, color_scheme=scheme)
     page = context.new_page()
     open_page(page, lora_app, T2V.label)
     choose(page, "High-noise LoRA", "cat_high_noise.safetensors")

@@ -10,10 +10,12 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
+from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.jobs.helpers import body
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import OutOfMemory
 from wan_ui.models import MODELS
 from wan_ui.ui.lora_card import ONE_SIDE
@@ -201,7 +203,9 @@ def test_cancel_a_running_and_a_waiting_job(page: Page, app: App, held_render: F
 
 def test_cancel_while_waiting_behind_another_visitors_job(page: Page, browser: Browser, app: App, held_render):
     gate = held_render.gate(311, 2)
-    app.service.submit({"model": "wan22_5b", "prompts": [{"prompt": "theirs", "width": 64, "height": 64, "seed": 311}]})
+    app.service.submit(
+        {"model": "wan22_5b", "prompts": [{"prompt": "theirs", "width": 64, "height": 64, "seed": 311}]}, LOCAL_ACCESS
+    )
     gate.await_arrival()
     open_page(page, app)
     small(page, "mine", 312)
@@ -258,7 +262,7 @@ def test_a_copied_request_pasted_in_a_second_browser_is_the_same_form(
     expect(page.get_by_label("This form's request")).to_have_value(re.compile('"network_multiplier": 0.5'))
     text = copied_request(page)
 
-    other_context = browser.new_context()
+    other_context = new_context(browser)
     other_context.grant_permissions(["clipboard-read", "clipboard-write"])
     other = other_context.new_page()
     open_page(other, app)
@@ -346,7 +350,9 @@ def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page:
     expect(used(page, "Speed-up")).to_have_text("Step cache")
     choose("Trainer preview")
     generate(page)
-    expect(panel_of(page).locator(".problem")).to_contain_text("Speed-up: step_cache is not for the recipe preview")
+    expect(panel_of(page).locator(".problem")).to_contain_text(
+        "Speed-up: step_cache cannot be combined with the recipe preview"
+    )
     drawer()
     expect(page.get_by_role("radio", name="Step cache").locator("visible=true")).to_be_checked()
     choose("None")
@@ -419,7 +425,7 @@ def test_a_poll_leaves_a_playing_video_alone(page: Page, app: App):
     page.locator("#result video").evaluate("video => { video.dataset.mark = 'same'; }")
     for seed in (602, 603):
         with page.expect_response(lambda response: "run/predict" in response.url):
-            app.service.submit(body(seed))  # another's, which the page's lists show
+            app.service.submit(body(seed), LOCAL_ACCESS)  # another's, which the page's lists show
     assert page.locator("#result video").get_attribute("data-mark") == "same"
 
 
@@ -427,9 +433,9 @@ def test_a_page_at_rest_asks_for_the_pulse_alone(page: Page, app: App):
     open_page(page, app)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url.removeprefix(app.url)))
-    with page.expect_request(lambda request: asked[-3:] == ["v1/pulse"] * 3, timeout=30_000):
+    with page.expect_request(lambda request: asked[-3:] == ["v1/pulse"] * 3):
         pass
-    app.service.submit(body(604))
+    app.service.submit(body(604), LOCAL_ACCESS)
     with page.expect_response(lambda response: "run/predict" in response.url):
         pass
 
@@ -445,7 +451,7 @@ def test_nothing_is_fetched_from_elsewhere(page: Page, app: App):
 def test_no_sideways_scrolling_on_a_phone_and_the_scheme_of_the_system(
     browser: Browser, app: App, scheme: Literal["light", "dark"]
 ):
-    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    context = new_context(browser, viewport={"width": 390, "height": 844}, color_scheme=scheme)
     page = context.new_page()
     open_page(page, app)
     assert ("dark" in (page.locator("body").get_attribute("class") or "")) is (scheme == "dark")
@@ -461,7 +467,7 @@ def test_no_sideways_scrolling_on_a_phone_and_the_scheme_of_the_system(
 
 
 def test_the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(browser: Browser, tmp_path: Path):
-    context = browser.new_context()
+    context = new_context(browser)
     page = context.new_page()
     with running(tmp_path, FakeRender()) as app:
         open_page(page, app)

@@ -20,9 +20,10 @@ import pytest
 from PIL import Image
 
 from tests.mp4_boxes import box, carrying, film, mp4, wide
+from tests.waiting import wait_until
 from tests.web.strangers import BODY, SECRET, Server, running
-from wan_ui.identity import Identity, current_identity
-from wan_ui.jobs.visitor_service import VisitorJobService
+from wan_ui.access import Access
+from wan_ui.identity import Identity
 from wan_ui.web.login import TRIES, TRIES_OF_ALL
 
 pytestmark = pytest.mark.slow
@@ -55,13 +56,14 @@ def code(reply: httpx.Response) -> str:
 
 def until_ended(client: httpx.Client, reply: httpx.Response) -> dict[str, Any]:
     assert reply.status_code == 200, reply.text
-    end = time.monotonic() + 60
-    while True:
-        found: dict[str, Any] = client.get(f"/v1/requests/{reply.json()['request_id']}/status").json()
-        if found["finished_at"] is not None:
-            return found
-        assert time.monotonic() < end, found
-        time.sleep(0.05)  # a poll, as every client of this API does it
+    status: dict[str, Any] = {}
+
+    def ended() -> bool:
+        status.update(client.get(f"/v1/requests/{reply.json()['request_id']}/status").json())
+        return status["finished_at"] is not None
+
+    wait_until(ended, every=0.05, state=lambda: status)  # a poll, as every client of this API does it
+    return status
 
 
 # Paths
@@ -143,7 +145,7 @@ def test_no_first_frame_from_inside(server: Server, client: httpx.Client, url: s
     reply = client.post("/v1/inference", json=body)
     assert reply.status_code == 400 and code(reply) == "CONTROL_IMAGE_INVALID"
     if server.mode == "share" and url in INSIDE:
-        said = ("not on the public internet", "not a name", "user name", "not a web address")
+        said = ("not on the public internet", "was not found", "user name", "Invalid URL")
         assert any(text in reply.text for text in said), reply.text
 
 
@@ -659,10 +661,8 @@ def test_no_visitor_compares_with_anothers_preview(shared: Server, tmp_path: Pat
     frames[0].save(kept, "GIF", save_all=True, append_images=frames[1:], duration=62)
     (tmp_path / "a.gif").write_bytes(kept.getvalue())
     with shared.browser() as one, shared.browser() as other:
-        current_identity.set(Identity(shared.visitor_of(one), False))
-        sha256 = VisitorJobService(shared.services.service, current_identity.get).trainer.take_preview(
-            tmp_path / "a.gif"
-        )
+        access = Access(Identity(shared.visitor_of(one), False), shared=False)
+        sha256 = shared.services.service.imported_jobs.store_sample(tmp_path / "a.gif", access)
         body = {**BODY, "prompts": [{**BODY["prompts"][0], "training_sample": {"file": sha256}}]}
         assert one.post("/v1/inference", json=body).status_code == 200
         reply = other.post("/v1/inference", json=body)

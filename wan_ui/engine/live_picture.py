@@ -29,7 +29,7 @@ import torch.nn.functional as F  # noqa: N812 - the usual name
 from diffusers import AutoencoderKLWan
 from PIL import Image
 
-from wan_ui.engine.conditioning import denormalised, normalised
+from wan_ui.engine.conditioning import denormalize, normalize
 from wan_ui.models import TEMPORAL_COMPRESSION
 
 RIDGE = 1e-3  # of the mean square of the latents, which are about 1 after normalisation
@@ -100,8 +100,8 @@ def _pairs(vae: AutoencoderKLWan, clips: torch.Tensor, skip: int) -> Iterator[tu
     The first `skip` latent frames are left out.
     """
     for clip in clips.split(1):
-        latents = normalised(vae.encode(clip.to(vae.device, vae.dtype)).latent_dist.mode(), vae)
-        pixels = vae.decode(denormalised(latents, vae), return_dict=False)[0].float()
+        latents = normalize(vae.encode(clip.to(vae.device, vae.dtype)).latent_dist.mode(), vae)
+        pixels = vae.decode(denormalize(latents, vae), return_dict=False)[0].float()
         small = F.interpolate(pixels[0].transpose(0, 1), latents.shape[3:], mode="area")  # (frames, 3, h, w)
         starts = (0, *range(1, len(small), TEMPORAL_COMPRESSION))  # of the frames of each latent frame
         means = torch.stack([small[a:b].mean(dim=0) for a, b in pairwise((*starts, len(small)))])  # (T, 3, h, w)

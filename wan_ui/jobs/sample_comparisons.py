@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import threading
@@ -13,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.errors import DiskFull, LoraInvalid, LoraNotFound, PreviewNotFound, VideoNotFound
-from wan_ui.media import disk, video
+from wan_ui.files import is_disk_full, remove_parts, write_file
+from wan_ui.media import video
 from wan_ui.request import TrainingSample
-from wan_ui.trainer import checklist, preview
+from wan_ui.trainer import checklist, sample_comparison, sample_files
 from wan_ui.trainer.checklist import Row, Run
-from wan_ui.trainer.preview import Frames
+from wan_ui.trainer.sample_files import Frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,14 +34,14 @@ KEPT = ".mkv"  # beside a clip's MP4, of the same stem: its frames, lossless
 
 @dataclass(frozen=True)
 class ComparedSample:
-    """A clip beside its preview. `comparison` is preview.Comparison's body.
+    """A clip beside its preview. `comparison` is sample_comparison.Comparison's body.
 
     `exact`: of the render's own frames, not of the MP4's. `facts`: what the preview's file says.
     """
 
     comparison: Mapping[str, Any]
     exact: bool
-    facts: preview.PreviewFacts
+    facts: sample_files.SampleFacts
 
 
 @dataclass(frozen=True)
@@ -81,49 +82,43 @@ class SampleComparisons:
     def __init__(
         self, imported_jobs: ImportedJobs, library: Library, folder: Path, clip_path: Callable[[str, int], Path]
     ) -> None:
-        self.imported_jobs = imported_jobs
+        self._imported_jobs = imported_jobs
         self._library = library
         self._folder = folder
         self._clip_path = clip_path
         self._one_at_a_time = threading.Lock()  # each takes whole processors and hundreds of megabytes
 
-    def seen_by(self, imported_jobs: ImportedJobs) -> SampleComparisons:
-        """The same for one of its users, with their view of the shelf."""
-        seen = copy.copy(self)
-        seen.imported_jobs = imported_jobs
-        return seen
-
     def sweep(self) -> None:
         """Removes what a killed process left half written. Only for a process that alone holds the folder."""
         for folder in self._folder.glob("*/"):
-            disk.sweep(folder)
+            remove_parts(folder)
 
     def is_compared(self, job: Job, index: int) -> bool:
         """Whether the request names a training sample, or a preview was uploaded for this clip."""
-        return sample_of(job, index) is not None or self.imported_jobs.linked(job.id, index) is not None
+        return sample_of(job, index) is not None or self._imported_jobs.linked(job.id, index) is not None
 
-    def attach(self, job: Job, index: int, file: Path) -> None:
+    def attach(self, job: Job, index: int, file: Path, access: Access) -> None:
         """An uploaded preview for a clip, in place of any other; `file` is moved.
 
-        Raises VideoNotFound, and what Shelf.take_preview raises.
+        Raises VideoNotFound, and what Shelf.store_sample raises.
         """
         wire_of(job, index)
-        self.imported_jobs.link(job.id, index, self.imported_jobs.take_preview(file))
+        self._imported_jobs.link(job.id, index, self._imported_jobs.store_sample(file, access))
 
     def check(self, job: Job, index: int) -> ChecklistResult:
         """The checklist of a clip, made or not. Raises PreviewNotFound when it is compared with nothing."""
-        sample, linked = sample_of(job, index), self.imported_jobs.linked(job.id, index)
+        sample, linked = sample_of(job, index), self._imported_jobs.linked(job.id, index)
         if sample is None and linked is None:
             raise PreviewNotFound(
                 "This video is compared with no training preview: upload one, or reproduce a sample of an imported job."
             )
-        file = self.imported_jobs.preview_file(sample, linked)
-        facts = None if file is None else self.imported_jobs.facts(file)
+        file = self._imported_jobs.preview_file(sample, linked)
+        facts = None if file is None else self._imported_jobs.facts(file)
         clip = next((one for one in job.clips if one.index == index), None)
         generation = job.generations[index]
         headers = {use.path: header for use in generation.loras if (header := self._header(use.path, use.sha256))}
         run = Run(generation, headers, None if clip is None else clip.metadata)
-        target = None if sample is None else self.imported_jobs.target(sample)
+        target = None if sample is None else self._imported_jobs.target(sample)
         if target is not None:
             rows = checklist.checklist(replace(target, file=facts), run)
         elif facts is not None:
@@ -136,7 +131,7 @@ class SampleComparisons:
     def film(self, job: Job, index: int, which: str) -> Path:
         """An MP4 of the preview's frames at the clip's, or of the difference. Raises PreviewNotFound, VideoNotFound."""
         sample = sample_of(job, index)
-        file = self.imported_jobs.preview_file(sample, self.imported_jobs.linked(job.id, index))
+        file = self._imported_jobs.preview_file(sample, self._imported_jobs.linked(job.id, index))
         if file is None:
             raise PreviewNotFound("There is no preview beside this video.")
         self._beside(job, index, file)
@@ -147,11 +142,11 @@ class SampleComparisons:
         with self._one_at_a_time:
             for folder in self._folder.glob(f"{job_id}-{index}-*"):
                 shutil.rmtree(folder)
-            self.imported_jobs.unlink(job_id, index)
+            self._imported_jobs.unlink(job_id, index)
 
     def _header(self, path: str, sha256: str | None) -> LoraHeader | None:
         try:
-            return self._library.locate(path, sha256).header
+            return self._library.locate(path, LOCAL_ACCESS, sha256).header
         except (LoraInvalid, LoraNotFound):
             return None  # gone since; its rows then say unknown
 
@@ -170,7 +165,7 @@ class SampleComparisons:
         return ComparedSample(
             found["comparison"],
             found["exact"],
-            preview.PreviewFacts(**{**facts, "rates": tuple(facts["rates"])}),
+            sample_files.SampleFacts(**{**facts, "rates": tuple(facts["rates"])}),
         )
 
     def _compared(self, job: Job, index: int, file: Path, folder: Path) -> dict[str, Any]:
@@ -179,8 +174,8 @@ class SampleComparisons:
         kept = clip.with_suffix(KEPT)
         exact = kept.is_file()
         frames = video.read_lossless(kept) if exact else video.read_frames(clip)
-        shown, fps = preview.decode(file), job.generations[index].fps
-        result = preview.compare(shown, frames, fps)
+        shown, fps = sample_files.decode(file), job.generations[index].fps
+        result = sample_comparison.compare(shown, frames, fps)
         height, width = frames.shape[1:3]
         ours = frames[[one for one, _ in result.pairs]]
         theirs = shown.frames[[min(two, len(shown.frames) - 1) for _, two in result.pairs]]
@@ -188,10 +183,12 @@ class SampleComparisons:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             video.write(folder / "preview.mp4", _even(theirs), fps, {})
-            video.write(folder / "difference.mp4", _apart(ours, preview.resized(theirs, width, height)), fps, {})
-            disk.save(folder / "comparison.json", json.dumps(found).encode())
+            video.write(
+                folder / "difference.mp4", _apart(ours, sample_comparison.resized(theirs, width, height)), fps, {}
+            )
+            write_file(folder / "comparison.json", json.dumps(found).encode())
         except OSError as error:
-            if disk.is_full(error):
+            if is_disk_full(error):
                 raise DiskFull("There is no space left on the disk for the comparison. Free some space.") from error
             raise
         return found
@@ -199,12 +196,12 @@ class SampleComparisons:
 
 def _apart(one: Frames, other: Frames) -> Frames:
     """The difference of two clips of one shape, frame by frame, so that its wider numbers stay few."""
-    return np.stack([preview.difference(x, y) for x, y in zip(one, other, strict=True)])
+    return np.stack([sample_comparison.difference(x, y) for x, y in zip(one, other, strict=True)])
 
 
 def _even(frames: Frames) -> Frames:
     """Without a last odd column or row, which 4:2:0 colour cannot hold."""
     height, width = (max(2, side - side % 2) for side in frames.shape[1:3])
     if frames.shape[1] < 2 or frames.shape[2] < 2:
-        return preview.resized(frames, width, height)
+        return sample_comparison.resized(frames, width, height)
     return np.ascontiguousarray(frames[:, :height, :width])

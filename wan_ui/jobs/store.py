@@ -28,6 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from wan_ui.access import FileKind
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import DiskFull, HostError, RenderFailed, RequestNotFound
 from wan_ui.request import Generation, LoraUse
@@ -239,24 +240,36 @@ class Job:
     hidden: bool = False
 
 
+def lora_use_body(use: LoraUse) -> dict[str, Any]:
+    """A LoRA of a generation as it is stored in the database and in MP4s, and sent by the API."""
+    return {"slot": use.slot, "path": use.path, "multiplier": use.scale, "sha256": use.sha256}
+
+
+def lora_use_from(body: Mapping[str, Any]) -> LoraUse:
+    """The LoRA that lora_use_body wrote. Raises KeyError for another mapping."""
+    return LoraUse(body["slot"], body["path"], body["multiplier"], body.get("sha256"))
+
+
+def generation_body(generation: Generation) -> dict[str, Any]:
+    """A generation as it is stored in the database and in MP4s, JSON-ready."""
+    return {**asdict(generation), "loras": [lora_use_body(use) for use in generation.loras]}
+
+
+def generation_from(body: Mapping[str, Any]) -> Generation:
+    """The generation that generation_body wrote. Raises KeyError or TypeError for another mapping."""
+    loras = tuple(lora_use_from(use) for use in body["loras"])
+    return Generation(**{**body, "loras": loras, "ignored": tuple(body["ignored"])})
+
+
 def dump_generations(generations: Sequence[Generation]) -> str:
     """Generations as JSON text; load_generations gives back equal ones."""
-    return _json([asdict(generation) for generation in generations])
+    return _json([generation_body(generation) for generation in generations])
 
 
 @lru_cache(maxsize=256)  # every look of every page reads the same few dozen jobs again
 def load_generations(text: str) -> tuple[Generation, ...]:
     """The inverse of dump_generations."""
-    return tuple(
-        Generation(
-            **{
-                **fields,
-                "loras": tuple(LoraUse(**use) for use in fields["loras"]),
-                "ignored": tuple(fields["ignored"]),
-            }
-        )
-        for fields in json.loads(text)
-    )
+    return tuple(generation_from(body) for body in json.loads(text))
 
 
 def _dump_cells(cells: Sequence[PlannedCell]) -> str:
@@ -426,30 +439,30 @@ class Store:
         where = "" if visitor is None else "WHERE visitor = :visitor "
         return self._jobs(f"{where}ORDER BY seq DESC LIMIT :limit", {"limit": limit, "visitor": visitor}, _FROM_END)
 
-    def hold(self, visitor: str, kind: Literal["lora", "image"], file_id: str) -> None:
-        """Notes that a browser brought a file here. Again: no change."""
-        if not self.holds(visitor, kind, file_id):  # looked at first: even a write that changes nothing takes a lock
+    def record_owner(self, visitor: str, kind: FileKind, file_id: str) -> None:
+        """Record that a browser uploaded a file; recording it again changes nothing."""
+        if not self.is_owner(visitor, kind, file_id):  # read first: even a write that changes nothing takes a lock
             self._execute(
                 "INSERT OR IGNORE INTO holdings (visitor, kind, id) VALUES (:visitor, :kind, :id)",
                 {"visitor": visitor, "kind": kind, "id": file_id},
             )
 
-    def holds(self, visitor: str, kind: Literal["lora", "image"], file_id: str) -> bool:
-        """Whether a browser brought this file here itself."""
+    def is_owner(self, visitor: str, kind: FileKind, file_id: str) -> bool:
+        """Whether a browser uploaded this file."""
         rows = self._execute(
             "SELECT 1 FROM holdings WHERE visitor = :visitor AND kind = :kind AND id = :id",
             {"visitor": visitor, "kind": kind, "id": file_id},
         )
         return bool(rows)
 
-    def is_free_for(self, visitor: str | None, kind: Literal["lora", "image"], file_id: str) -> bool:
-        """Whether a browser brought this file here, or none did."""
-        found = self._execute(
+    def is_available_to(self, visitor: str | None, kind: FileKind, file_id: str) -> bool:
+        """Whether a browser uploaded this file, or no browser did."""
+        counts = self._execute(
             "SELECT count(*) AS all_of_it, sum(visitor IS :visitor) AS mine FROM holdings "
             "WHERE kind = :kind AND id = :id",
             {"visitor": visitor, "kind": kind, "id": file_id},
         )[0]
-        return not found["all_of_it"] or bool(found["mine"])
+        return not counts["all_of_it"] or bool(counts["mine"])
 
     def unfinished(self, limit: int | None = None) -> tuple[Job, ...]:
         """The running job and those waiting, in their order; at most `limit` of them."""

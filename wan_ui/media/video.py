@@ -15,8 +15,9 @@ import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 
-from wan_ui.errors import DiskFull, PayloadTooLarge, VideoEncodingFailed, VideoInvalid
-from wan_ui.media import boxes, disk
+from wan_ui.errors import PayloadTooLarge, VideoEncodingFailed, VideoInvalid
+from wan_ui.files import PART_PREFIX, disk_full, is_disk_full, publish_file
+from wan_ui.media import boxes
 
 CRF = 14
 KEYFRAME_EVERY = 8  # frames; players that step and scrub seek to a keyframe first
@@ -62,14 +63,14 @@ def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, 
     comment = json.dumps(metadata)  # ASCII: a lone surrogate in a prompt cannot spoil a finished render
     try:
         # A folder beside the clip, so that the last step is a rename and a failure leaves nothing behind.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=disk.PART_PREFIX) as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
             tags, part = Path(folder, "tags.txt"), Path(folder, "clip.mp4")
             tags.write_text(f";FFMETADATA1\n{METADATA_KEY}={_escape(comment)}\n", encoding="ascii")
             _encode(_encoder(ffmpeg or _ffmpeg(), width, height, fps, tags, part), frames, Path(folder))
-            disk.publish(part, path)
+            publish_file(part, path)
     except OSError as error:
-        if disk.is_full(error):
-            raise _disk_full() from error
+        if is_disk_full(error):
+            raise disk_full("the video") from error
         raise VideoEncodingFailed(
             f"The video could not be written ({error.strerror}). Check the data folder and its disk."
         ) from error
@@ -82,7 +83,7 @@ def write_lossless(path: Path, frames: Frames) -> None:
     """
     height, width = frames.shape[1:3]
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=disk.PART_PREFIX) as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
             part = Path(folder, "frames.mkv")
             command = [
                 *(_ffmpeg(), "-y", "-hide_banner", "-nostats", "-loglevel", "error"),
@@ -91,10 +92,10 @@ def write_lossless(path: Path, frames: Frames) -> None:
                 *("-f", "matroska", f"file:{part}"),
             ]
             _encode(command, frames, Path(folder))
-            disk.publish(part, path)
+            publish_file(part, path)
     except OSError as error:
-        if disk.is_full(error):
-            raise _disk_full() from error
+        if is_disk_full(error):
+            raise disk_full("the video") from error
         raise VideoEncodingFailed(f"The frames could not be kept: {error.strerror}.") from error
 
 
@@ -209,7 +210,7 @@ def _encode(command: list[str], frames: Frames, folder: Path) -> None:
         listener.join()
     everything = b"".join(said)
     if any(sign in everything for sign in _NO_SPACE_SIGNS):
-        raise _disk_full()
+        raise disk_full("the video")
     if process.returncode:
         raise VideoEncodingFailed(f"The video could not be encoded: {_last_line(everything, folder)}")
 
@@ -251,10 +252,6 @@ def _ffmpeg() -> str:
 def _last_line(said: bytes, folder: Path) -> str:
     lines = said.decode("utf-8", "replace").replace(f"{folder}/", "").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "ffmpeg gave no reason")
-
-
-def _disk_full() -> DiskFull:
-    return DiskFull("There is no space left on the disk for the video. Free some space and generate again.")
 
 
 def _escape(value: str) -> str:

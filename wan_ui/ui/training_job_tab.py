@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from wan_ui.compare import OF_A_PROMPT
+from wan_ui.axes import OF_A_PROMPT
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import MODELS
@@ -24,7 +25,8 @@ from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.uploaded_files import uploaded_files
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
     from wan_ui.trainer.imported_jobs import Checkpoint, ImportedJob
     from wan_ui.trainer.job import Sample
 
@@ -57,9 +59,10 @@ _WAITS: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "con
 class TrainingJobTab:
     """Holds the tab's components; every method named `on_…` is an event's handler."""
 
-    def __init__(self, service: VisitorJobService, opened: gr.BrowserState) -> None:
+    def __init__(self, service: JobService, access: Callable[[], Access], opened: gr.BrowserState) -> None:
         """Lays the tab out inside the surrounding gr.Tabs. `opened` keeps the shown job's id in the browser."""
         self.service = service
+        self.access = access
         self.opened = opened
         with gr.Tab("Trainer job", id=ID) as self.container:
             with gr.Column(elem_classes=["form", "trainer-form"]):
@@ -120,7 +123,7 @@ class TrainingJobTab:
         if not isinstance(opened, str):
             return {self.folder: gr.Dropdown(choices=self._folders())}
         try:
-            return self._shows(self.service.trainer.job(opened))
+            return self._shows(self.service.imported_jobs.job(opened))
         except WanUIError:
             return {self.opened: None, self.folder: gr.Dropdown(choices=self._folders())}  # of another data folder
 
@@ -132,27 +135,30 @@ class TrainingJobTab:
         if not given:
             return {self.problem: ""}
         try:
-            here = [(uploaded_files(file["path"], self.service.may_open), file) for file in given]
+            here = [
+                (uploaded_files(file["path"], partial(self.service.may_open, access=self.access())), file)
+                for file in given
+            ]
             named = [(path, str(file.get("orig_name") or path.name)) for path, file in here]
-            return self._shows(self.service.trainer.take_files(named))
+            return self._shows(self.service.imported_jobs.import_files(named, self.access()))
         except WanUIError as error:
             return {self.problem: render.problem(error), self.drop: None}
 
     def on_folder(self, folder: Any) -> Update:
         try:
-            return self._shows(self.service.trainer.take_folder(str(folder or "")))
+            return self._shows(self.service.imported_jobs.import_folder(str(folder or ""), self.access()))
         except WanUIError as error:
             return {self.problem: render.problem(error)}
 
     def on_save(self, opened: Any, key: Any) -> Update:
         try:
-            job = self.service.trainer.job(str(opened))
-            return {self.problem: "", self.table: self._table(job, job.save(key))}
+            job = self.service.imported_jobs.job(str(opened))
+            return {self.problem: "", self.table: self._table(job, job.checkpoint(key))}
         except WanUIError as error:
             return {self.problem: render.problem(error)}
 
     def _shows(self, job: ImportedJob) -> Update:
-        last = job.save(None)
+        last = job.checkpoint(None)
         return {
             self.opened: job.id,
             self.problem: "",
@@ -161,9 +167,9 @@ class TrainingJobTab:
             self.body: gr.Column(visible=True),
             self.about: about(job),
             self.save: gr.Dropdown(
-                choices=[(_save_label(one), one.key) for one in job.saves],
+                choices=[(_save_label(one), one.key) for one in job.checkpoints],
                 value=None if last is None else last.key,
-                visible=bool(job.saves),
+                visible=bool(job.checkpoints),
             ),
             self.all: gr.Button(visible=len(job.imported.samples) > 1),
             self.table: self._table(job, last),
@@ -177,8 +183,8 @@ class TrainingJobTab:
         return [name for name in folders if any((root / name / config).is_file() for config in CONFIG_NAMES)]
 
     def _table(self, job: ImportedJob, save: Checkpoint | None) -> str:
-        samples = self.service.trainer.wearing(job, save).samples
-        across = len(job.saves) > 1
+        samples = self.service.imported_jobs.with_checkpoint(job, save).samples
+        across = len(job.checkpoints) > 1
         rows = "".join(_sample_row(one, across) for one in samples)
         heads = "".join(f"<th>{name}</th>" for name in ("#", "Prompt", "Size", "Frames", "Seed", "Steps", "Guidance"))
         if not rows:
@@ -194,12 +200,12 @@ class TrainingJobTab:
         """A button of the table or a preview: what it does is in the event."""
         told: Mapping[str, Any] = event.pressed
         try:
-            job = self.service.trainer.job(str(opened))
+            job = self.service.imported_jobs.job(str(opened))
             index = int(told["sample"])
             if told.get("do") == "across":
                 return self._across(job, index, seen, compared, uploads)
             step = int(told["step"]) if told.get("step") else None
-            save = job.save(key) if step is None else job.save_at(step)
+            save = job.checkpoint(key) if step is None else job.checkpoint_at(step)
             return self._reproduce(job, index, save, step, uploads)
         except WanUIError as error:
             return {self.problem: render.problem(error)}
@@ -208,7 +214,7 @@ class TrainingJobTab:
         self, job: ImportedJob, index: int, save: Checkpoint | None, step: int | None, uploads: Any
     ) -> Update:
         """The sample in its model's form, pinned, so that what is generated is compared with its preview."""
-        request = self.service.trainer.request(job, index, save, step)
+        request = self.service.imported_jobs.request(job, index, save, step)
         found = self.drawer.open_request(_wire(request), 0, uploads)
         sample = next(one for one in job.imported.samples if one.index == index)
         tab = self.forms.rows[job.imported.model]
@@ -224,7 +230,7 @@ class TrainingJobTab:
 
     def _across(self, job: ImportedJob, index: int, seen: Any, compared: Any, uploads: Any) -> Update:
         """One sample with every checkpoint, as a comparison that runs at once."""
-        request = self.service.trainer.request(job, index, job.save(None))
+        request = self.service.imported_jobs.request(job, index, job.checkpoint(None))
         sample = request.prompts[0].training_sample
         wire = _wire(request)
         if sample is not None:  # each cell has another step
@@ -232,8 +238,8 @@ class TrainingJobTab:
                 exclude_none=True
             )
         two = MODELS[job.imported.model].two_transformers
-        wire["compare"] = {"columns": {"field": "lora", "values": [_axis_value(one, two) for one in job.saves]}}
-        started = self.service.submit(wire)
+        wire["compare"] = {"columns": {"field": "lora", "values": [_axis_value(one, two) for one in job.checkpoints]}}
+        started = self.service.submit(wire, self.access())
         return {
             self.problem: "",
             **self.drawer.open_request(wire, 0, uploads),
@@ -245,14 +251,14 @@ class TrainingJobTab:
     def on_all(self, opened: Any, key: Any, seen: Any, compared: Any, uploads: Any) -> Update:
         """Every sample at once: as a comparison where they have one size, else as one request for each multiplier."""
         try:
-            job = self.service.trainer.job(str(opened))
+            job = self.service.imported_jobs.job(str(opened))
             bodies = together([
-                self.service.trainer.request(job, one.index, job.save(key)) for one in job.imported.samples
+                self.service.imported_jobs.request(job, one.index, job.checkpoint(key)) for one in job.imported.samples
             ])  # fmt: skip
             bodies = [side_by_side(body) or body for body in bodies]
             for body in bodies:
-                self.service.plan(body)  # all or none
-            started = [self.service.submit(body) for body in bodies]
+                self.service.plan(body, self.access())  # all or none
+            started = [self.service.submit(body, self.access()) for body in bodies]
             if not started:
                 raise InvalidRequest("This job has no sample that can be rendered.")
         except WanUIError as error:
@@ -312,7 +318,7 @@ def about(job: ImportedJob) -> str:
         ("Trigger word", one.trigger_word or "none"),
         ("LoRA", one.network_type + (f", {' + '.join(one.slots)}" if row.two_transformers else "")),
         ("Base", "quantised" if one.quantised else "bf16"),
-        ("Checkpoints", str(len(job.saves)) if job.saves else "none here"),
+        ("Checkpoints", str(len(job.checkpoints)) if job.checkpoints else "none here"),
     ]
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     notes = list(dict.fromkeys([*one.notes, *job.notes]))
