@@ -32,6 +32,9 @@ WORDS: Mapping[str, str] = {
     "guidance_scale": "guidance",
     "num_frames": "frames",
     "speedup": "speed-up",
+    "flow_shift": "shift",
+    "switch_step": "high steps",
+    "guidance_scale_2": "low guidance",
 }
 
 Value = int | float | str | Mapping[str, Any]
