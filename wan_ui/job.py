@@ -89,8 +89,12 @@ def lora_use_from(body: Mapping[str, Any]) -> LoraUse:
 
 
 def generation_body(generation: Generation) -> dict[str, Any]:
-    """A generation as it is stored in the database and in MP4s, JSON-ready."""
-    return {**asdict(generation), "loras": [lora_use_body(use) for use in generation.loras]}
+    """A generation as it is stored in the database and in MP4s, JSON-ready.
+
+    Sampling values that were left to the recipe are left out, as versions before them wrote it.
+    """
+    body = {name: value for name, value in asdict(generation).items() if value is not None or name == "image"}
+    return {**body, "loras": [lora_use_body(use) for use in generation.loras]}
 
 
 def generation_from(body: Mapping[str, Any]) -> Generation:

@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -33,7 +34,7 @@ from wan_ui.engine.kernels.rms_norm_rotary import rms_norm_rotary
 THREADS, VECTOR, LANES = 128, 4, 32
 
 
-def fused(one: np.ndarray, two: np.ndarray, three: np.ndarray) -> np.ndarray:
+def fused(one: Any, two: Any, three: Any) -> Any:
     """one × two + three in float32 with one rounding: the product is exact in float64."""
     with np.errstate(all="ignore"):
         return (one.astype(np.float64) * two + three).astype(np.float32)
@@ -83,7 +84,7 @@ def threads(row: np.ndarray) -> list[np.ndarray]:
     return [vector for part in row.reshape(-1, THREADS, VECTOR) for vector in part.T]
 
 
-def tree(items: list, combine) -> object:
+def tree(items: list, combine) -> Any:
     """128 threads' items combined as warps do: lane with lane + 16, 8, 4, 2, 1, then warp with warp + 2, 1."""
     warps = [items[start : start + LANES] for start in range(0, THREADS, LANES)]
     for offset in (16, 8, 4, 2, 1):
@@ -99,7 +100,7 @@ def statistics(row: np.ndarray) -> tuple[np.float32, np.float32]:
 
 
 @lru_cache(maxsize=64)
-def _statistics(data: bytes) -> tuple[np.float32, np.float32]:
+def _statistics(data: bytes) -> Any:
     row, one = np.frombuffer(data, np.float32), np.float32(1)
     mean, squares, count = np.zeros(THREADS, np.float32), np.zeros(THREADS, np.float32), np.float32(0)
     for value in threads(row):
@@ -120,7 +121,7 @@ def _statistics(data: bytes) -> tuple[np.float32, np.float32]:
     return mean, squares / np.float32(row.size)
 
 
-def sum_of_squares(row: np.ndarray) -> np.float32:
+def sum_of_squares(row: np.ndarray) -> Any:
     sums = np.zeros(THREADS, np.float32)
     for value in threads(row):
         sums = fused(value, value, sums)
