@@ -1,4 +1,4 @@
-"""Limits as rules, and through a desk over a real store."""
+"""Limits as rules, and through a job service over a real store."""
 
 from __future__ import annotations
 
