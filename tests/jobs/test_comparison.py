@@ -175,7 +175,7 @@ def test_a_half_named_alone_brings_its_partner(lora_service: JobService) -> None
         ("low", half.replace("high", "low"), True),
     ]
     assert job.cells[0].column_label == "job_000000250"
-    with pytest.raises(InvalidRequest, match="style.safetensors: the file says neither high nor low"):
+    with pytest.raises(InvalidRequest, match="style.safetensors: the file states neither high nor low"):
         lora_service.submit(grid(("lora", ["style.safetensors"]), model="wan22_14b_t2v"), LOCAL_ACCESS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import HostError, InvalidRequest, RequestNotFound, StillRunning, VideoNotFound
 from wan_ui.identity import Identity
-from wan_ui.job import ClipRecord
+from wan_ui.job import ClipRecord, generation_body
 from wan_ui.jobs.gallery import BROWSERS, EVERYBODY, Filter, Gallery, Retention, scope_of
 from wan_ui.jobs.schema import MIGRATIONS
 from wan_ui.jobs.service import JobService
@@ -430,7 +431,7 @@ def test_clips_from_before_the_gallery_are_in_it(tmp_path: Path) -> None:
     old = Store(tmp_path / "jobs.sqlite", migrations=MIGRATIONS[:before])
     told = json.dumps({"lora": {"single": {"files": [{"name": "Owl.safetensors", "sha256": OWL}]}}})
     generations = [
-        dict(vars(one), loras=[vars(LoraUse("single", "upload://" + "3" * 32, 1, OWL))])
+        generation_body(replace(one, loras=(LoraUse("single", "upload://" + "3" * 32, 1, OWL),)))
         for one in resolve(parse(body(1, 2)), store_image=str)
     ]
     for number, cells in enumerate(("[]", '[{"generation": 0}]', "[]")):

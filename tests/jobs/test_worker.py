@@ -380,7 +380,7 @@ def test_a_data_folder_that_is_deleted_fails_each_job_with_the_reason(render: Fa
         error = ended(service, worker, job).error
         assert error is not None
         assert (error["code"], data.exists()) == ("HOST_ERROR", False)
-        assert "The folder for clips cannot be made (No such file or directory)" in error["message"]
+        assert "The folder for videos cannot be created (No such file or directory)" in error["message"]
     assert worker.stop()
     store.close()
 

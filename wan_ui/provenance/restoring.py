@@ -282,7 +282,7 @@ def _checkpoint_notes(then: Sequence[EmbeddedCheckpoint], row: WanModel, here: E
             was, now_at = one_line(used.revision)[:SHORT], other["revision"][:SHORT]
             notes.append(f"The checkpoint {repo} was at revision {was}; here it is at {now_at}.")
         elif used.files != other["files"]:
-            notes.append(f"The checkpoint {repo} here is not the used it was made with: its files differ.")
+            notes.append(f"The checkpoint {repo} here is not the one it was made with: its files differ.")
     return notes
 
 
