@@ -27,7 +27,7 @@ import triton.runtime.interpreter as interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from wan_ui.engine import kernels
-from wan_ui.engine.kernels.adapter import add_adapter
+from wan_ui.engine.kernels.adapter import Epilogue, add_adapter
 from wan_ui.engine.kernels.layer_norm import layer_norm
 from wan_ui.engine.kernels.rms_norm_rotary import rms_norm_rotary
 
@@ -218,14 +218,14 @@ def adapter_cases() -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
                 multiplier = torch.tensor(0.7)
                 four = (base, reduced, up, multiplier)
                 name = f"rank {rank}, {rows} × {columns}, {kind}"
-                yield name, add_adapter(*four, exact=True), kernels.eager_add_adapter(*four)
+                yield name, add_adapter(*four, True), kernels.eager_add_adapter(*four)
                 if kind != "usual" and rank != 32:
                     continue
                 for gate in (None, gates[:, :, 2], gates[:, 0, 2:3]):
                     after = (residual, gate)
                     yield (
                         f"{name}, residual, {None if gate is None else tuple(gate.shape)}",
-                        add_adapter(*four, exact=True, residual=residual, gate=gate),
+                        add_adapter(*four, True, Epilogue(residual=residual, gate=gate)),
                         kernels.eager_add_adapter_residual(*four, *after),
                     )
 
