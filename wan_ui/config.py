@@ -92,7 +92,7 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         return environment.get(ENVIRONMENT_PREFIX + name) or otherwise
 
     line = argparse.ArgumentParser(
-        prog="app.py",
+        prog="wan-ui",
         description="Run LoRAs for Wan video models in the browser and over HTTP.",
         epilog="Each flag is also an environment variable: --models-dir is WAN_UI_MODELS_DIR. "
         "A token for the Hugging Face hub is read from HF_TOKEN only.",

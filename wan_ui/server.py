@@ -24,8 +24,8 @@ import httpx
 from starlette.routing import Mount
 from starlette.types import ASGIApp
 
-import wan_ui
 from wan_ui import logs
+from wan_ui._version import __version__
 from wan_ui.api.app import create_api
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.config import Settings, is_loopback
@@ -218,7 +218,7 @@ class Services:
         ready = self.engine.done()
         return {
             "status": "failed" if self.worker.broken is not None else "ready" if ready else "starting",
-            "version": wan_ui.__version__,
+            "version": __version__,
             "device": self.engine.result().device_name if ready else None,
             "queue": self.service.waiting(),
         }
@@ -361,7 +361,7 @@ def greeting(settings: Settings, port: int, checkpoints: Checkpoints) -> list[st
     where = "the Hugging Face cache" if settings.models_dir is None else str(settings.models_dir)
     missing = "" if found == len(MODELS) else "; the others are downloaded when first used"
     return [
-        f"wan-ui {wan_ui.__version__} ({', '.join(f'{name} {version(name)}' for name in SHOWN_VERSIONS)})",
+        f"wan-ui {__version__} ({', '.join(f'{name} {version(name)}' for name in SHOWN_VERSIONS)})",
         f"Models: {found} of {len(MODELS)} found in {where}{missing}.",
         f"LoRAs: {settings.lora_dir}",
         f"Page: http://{_own_address(settings.host)}:{port}/   HTTP: http://{_own_address(settings.host)}:{port}/v1",

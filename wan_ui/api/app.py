@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-import wan_ui
+from wan_ui._version import __version__
 from wan_ui.api import comparisons, error_responses, gallery, training_jobs
 from wan_ui.api.multipart import FIELD, receive_file
 from wan_ui.engine.result import Progress
@@ -542,7 +542,7 @@ def create_api(
     """
     door = _Api(
         title="wan-ui",
-        version=wan_ui.__version__,
+        version=__version__,
         description="LoRA inference for Wan video models.",
         docs_url=None,  # FastAPI's pages load their scripts from another site
         redoc_url=None,

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-import wan_ui
+from wan_ui._version import __version__
 from wan_ui.errors import WanUIError
 
 PATH = "/metrics"
@@ -36,7 +36,7 @@ class _Line(Collector):
         yield jobs
         yield GaugeMetricFamily("wan_ui_ready", "1 when the engine can render.", value=float(self._is_ready()))
         info = InfoMetricFamily("wan_ui", "What runs.")
-        info.add_metric([], {"version": wan_ui.__version__})
+        info.add_metric([], {"version": __version__})
         yield info
 
 
