@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wan_ui.compare import Grid, Pair, PlannedCell, expand, plan_cells
 from wan_ui.engine.speedups import CHOICES
 from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound
-from wan_ui.lora.header import check_fit
+from wan_ui.lora.fit import Configs, check_fit
 from wan_ui.lora.remote import check_source, is_remote
 from wan_ui.models import PAIR_NOTE, WanModel
 from wan_ui.request import Compare, Generation, InferenceRequest, PromptItem, draw_seed, model_row, parse, resolve
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 UPLOAD_PREFIX = "upload://"
 _OTHER: Mapping[str, str] = {"high": "low", "low": "high"}
-
-Configs = Callable[[WanModel, str], Mapping[str, Any] | None]
-"""A row and a component's name ("transformer_2") to that component's config.json; None while it is not on disk."""
 
 CheckFit = Callable[["LoraHeader", WanModel, str, Mapping[str, Any] | None], Sequence[str]]
 """A LoRA's header, a row, one of its slots and that transformer's config to sentences for the user, or LoraMismatch."""

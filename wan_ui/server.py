@@ -31,6 +31,7 @@ from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.config import Settings, is_loopback
 from wan_ui.demo.checkpoints import Demo, ensure
 from wan_ui.errors import HostError, RestartNeeded, ShareFailed, WanUIError
+from wan_ui.files import remove_parts
 from wan_ui.identity import Sessions, current_identity, load_key
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
@@ -41,7 +42,7 @@ from wan_ui.jobs.visitor_service import VisitorJobService
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
-from wan_ui.media import disk, image, video
+from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import MODELS, Speedup
 from wan_ui.provenance.restoring import Environment, installed
@@ -127,7 +128,7 @@ def _run(settings: Settings, closing: ExitStack, build: BuildEngine) -> NoReturn
     port = free_port(settings.port, settings.host)
     prepare_environment(os.environ, settings.data_dir)
     os.environ["GRADIO_TEMP_DIR"] = _nameless(settings.data_dir / "gradio", closing)
-    disk.sweep(settings.data_dir)
+    remove_parts(settings.data_dir)
     demo = ensure(settings.data_dir / "demo") if wants_demo(settings, _has_cuda) else None
     if demo is not None:
         print(demo.banner, flush=True)

@@ -19,7 +19,7 @@ from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.visitor_service import VisitorJobService, hidden_id
 from wan_ui.jobs.worker import Worker
-from wan_ui.lora.header import no_configs
+from wan_ui.lora.fit import no_configs
 from wan_ui.lora.library import Library
 from wan_ui.media.image import ImageStore
 

@@ -14,8 +14,9 @@ import pytest
 
 from tests.web_files import FileServer, lora_bytes, serving
 from wan_ui.errors import Cancelled, DiskFull, FetchFailed, LoraInvalid, LoraNotFound, WanUIError
+from wan_ui.lora.hub import file_address, hub_file
 from wan_ui.lora.library import Library
-from wan_ui.lora.remote import RemoteFiles, check_source, file_address, hub_file, is_remote, shown_name, without_queries
+from wan_ui.lora.remote import RemoteFiles, check_source, is_remote, shown_name, without_queries
 
 ROOT = Path(__file__).parents[2]
 LORA = lora_bytes()
@@ -90,7 +91,7 @@ def test_a_host_that_is_gone_leaves_the_copy_in_use_and_says_so(tmp_path: Path, 
     found.fetch(url, unheard)
     file_server.put("a.safetensors", status=503)
     (note,) = found.fetch(url, unheard)
-    assert "a.safetensors is used as it was fetched on" in note and "status 503" in note
+    assert "a.safetensors downloaded on" in note and "status 503" in note
     assert found.locate(url).size == len(LORA)
 
 
@@ -324,7 +325,7 @@ def test_the_hub_s_page_address_works_too(hub: Hub) -> None:
         ("hf://someone/none/a.safetensors", (), "FETCH_FAILED", "no public someone/none"),
         ("hf://someone/style/a.safetensors", (), "FETCH_FAILED", "no file a.safetensors"),
         ("hf://someone/style/cut.safetensors", (), "LORA_INVALID", "incomplete"),
-        ("hf://someone/style/cut.safetensors", ("1000",), "FETCH_FAILED", "at most 1000"),
+        ("hf://someone/style/cut.safetensors", ("1000",), "FETCH_FAILED", "the limit is 1000"),
         ("hf://someone/style/loras/style_high_noise.safetensors", ("1000000000", "cancel"), "CANCELED", "enough"),
     ],
 )

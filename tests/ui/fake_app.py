@@ -17,7 +17,7 @@ from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.visitor_service import VisitorJobService
 from wan_ui.jobs.worker import Worker
-from wan_ui.lora.header import Configs, no_configs
+from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.lora.library import Library
 from wan_ui.media import video
 from wan_ui.media.image import ImageStore

@@ -27,8 +27,8 @@ from wan_ui.api import comparisons, error_responses, gallery, training_jobs
 from wan_ui.api.multipart import FIELD, receive_file
 from wan_ui.engine.result import Progress
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, ServerBusy, WanUIError
+from wan_ui.files import PART_PREFIX
 from wan_ui.lora.remote import without_queries
-from wan_ui.media.disk import PART_PREFIX
 from wan_ui.models import DEFAULT_FPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_NUM_FRAMES, DEFAULT_STEPS, MODELS
 from wan_ui.request import Generation, InferenceRequest
 

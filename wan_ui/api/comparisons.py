@@ -19,9 +19,10 @@ from starlette.background import BackgroundTask
 from wan_ui.api import error_responses
 from wan_ui.api.one_at_a_time import OneAtATime
 from wan_ui.errors import InvalidRequest, VideoInvalid, VideoNotFound
+from wan_ui.files import PART_PREFIX
 from wan_ui.jobs import embedded_metadata
 from wan_ui.lora.remote import without_queries
-from wan_ui.media import disk, grid, video
+from wan_ui.media import grid, video
 from wan_ui.media.grid import Board
 from wan_ui.request import without_training_samples
 
@@ -118,7 +119,7 @@ def mount(door: FastAPI, service: JobServiceLike, error_model: Any, scratch: pat
     documented = partial(error_responses.documented, error_model, _ERRORS)
 
     def made(name: str, kind: str, request_id: str, make: Callable[[pathlib.Path], None]) -> Response:
-        folder = tempfile.TemporaryDirectory(prefix=disk.PART_PREFIX, dir=scratch)
+        folder = tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=scratch)
         path = pathlib.Path(folder.name, name)
         with ExitStack() as undo:
             undo.callback(folder.cleanup)

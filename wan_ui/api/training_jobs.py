@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from wan_ui.api import error_responses
 from wan_ui.api.multipart import FIELD, receive_file
 from wan_ui.errors import InvalidRequest, RequestNotFound
-from wan_ui.media.disk import PART_PREFIX
+from wan_ui.files import PART_PREFIX
 from wan_ui.request import MOST_CELLS, LoraItem
 from wan_ui.trainer import imported_jobs
 from wan_ui.trainer.imported_jobs import media_type, thumbnail

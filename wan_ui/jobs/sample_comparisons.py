@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wan_ui.errors import DiskFull, LoraInvalid, LoraNotFound, PreviewNotFound, VideoNotFound
-from wan_ui.media import disk, video
+from wan_ui.files import is_disk_full, remove_parts, write_file
+from wan_ui.media import video
 from wan_ui.request import TrainingSample
 from wan_ui.trainer import checklist, preview
 from wan_ui.trainer.checklist import Row, Run
@@ -96,7 +97,7 @@ class SampleComparisons:
     def sweep(self) -> None:
         """Removes what a killed process left half written. Only for a process that alone holds the folder."""
         for folder in self._folder.glob("*/"):
-            disk.sweep(folder)
+            remove_parts(folder)
 
     def is_compared(self, job: Job, index: int) -> bool:
         """Whether the request names a training sample, or a preview was uploaded for this clip."""
@@ -189,9 +190,9 @@ class SampleComparisons:
             folder.mkdir(parents=True, exist_ok=True)
             video.write(folder / "preview.mp4", _even(theirs), fps, {})
             video.write(folder / "difference.mp4", _apart(ours, preview.resized(theirs, width, height)), fps, {})
-            disk.save(folder / "comparison.json", json.dumps(found).encode())
+            write_file(folder / "comparison.json", json.dumps(found).encode())
         except OSError as error:
-            if disk.is_full(error):
+            if is_disk_full(error):
                 raise DiskFull("There is no space left on the disk for the comparison. Free some space.") from error
             raise
         return found

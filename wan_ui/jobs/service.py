@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from wan_ui.engine.result import Progress
 from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, VideoNotFound
 from wan_ui.identity import LOCAL_IDENTITY, Identity
-from wan_ui.intake import Configs, Prepared, prepare
+from wan_ui.intake import Prepared, prepare
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.gallery import EVERYBODY, PAGE, Choices, Entry, Filter, Gallery, Page
 from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
 from wan_ui.jobs.sample_comparisons import SampleComparisons
 from wan_ui.jobs.store import Job, Store
 from wan_ui.jobs.worker import Running, Worker
-from wan_ui.lora.header import check_fit, pair_messages
+from wan_ui.lora.fit import Configs, check_fit
+from wan_ui.lora.header import pair_messages
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.lora.report import describe, inspect
 from wan_ui.media import video

@@ -14,9 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wan_ui.errors import LoraInvalid, LoraNotFound
+from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.lora.hash_cache import HashCache, file_mark, read_sha256
-from wan_ui.lora.header import Configs, LoraHeader, no_configs, partner_name, read_header
-from wan_ui.lora.remote import OnBytes, RemoteFiles, is_remote
+from wan_ui.lora.header import LoraHeader, read_header
+from wan_ui.lora.hub import OnBytes
+from wan_ui.lora.pair_names import partner_name
+from wan_ui.lora.remote import RemoteFiles, is_remote
 from wan_ui.lora.report import describe
 from wan_ui.lora.uploads import Uploads
 from wan_ui.text import one_line
@@ -95,7 +98,7 @@ class Library:
 
     def is_held(self, source: str) -> bool:
         """Whether the file of an address was fetched and is still here."""
-        return self._sources is not None and self._sources.held(source) is not None
+        return self._sources is not None and self._sources.downloaded(source) is not None
 
     def sweep(self) -> None:
         """Removes what a killed process left half stored. Only for a process that alone holds the data folder."""
@@ -206,7 +209,7 @@ class Library:
             return None if upload is None else UPLOAD + upload.id
         if is_remote(source):
             other = wanted.join(source.rsplit(file.name, 1)) if file.name in source else source
-            known = None if self._sources is None or other == source else self._sources.held(other)
+            known = None if self._sources is None or other == source else self._sources.downloaded(other)
             return None if known is None else other
         beside = str(PurePosixPath(source).with_name(wanted))
         try:
@@ -234,7 +237,7 @@ class Library:
         return self._checked(self._uploads.path(upload), upload.name)
 
     def _fetched(self, source: str, sha256: str | None) -> LoraFile:
-        held = None if self._sources is None else self._sources.held(source)
+        held = None if self._sources is None else self._sources.downloaded(source)
         if self._sources is None or held is None:
             raise LoraNotFound("The LoRA of this address is not here yet, or not any more: send the request again.")
         then = sha256 if sha256 is not None and self._sources.path(sha256).is_file() else held.sha256

@@ -17,7 +17,7 @@ from threading import Lock
 from PIL import Image, UnidentifiedImageError
 
 from wan_ui.errors import ControlImageInvalid, DiskFull, FetchFailed, PayloadTooLarge
-from wan_ui.media import disk
+from wan_ui.files import is_disk_full, remove_parts, write_file
 
 MAX_BYTES = 50 * 2**20  # of the image file
 MAX_PIXELS = 8192 * 8192  # 64 Mi; 192 MiB as RGB
@@ -63,7 +63,7 @@ class ImageStore:
         *,
         max_bytes: int = MAX_BYTES,
         max_pixels: int = MAX_PIXELS,
-        save: Callable[[Path, bytes], None] = disk.save,
+        save: Callable[[Path, bytes], None] = write_file,
     ) -> None:
         self._folder = folder
         self._fetch = fetch
@@ -85,7 +85,7 @@ class ImageStore:
 
     def sweep(self) -> None:
         """Removes what a killed process left half written. Only for a process that alone holds the folder."""
-        disk.sweep(self._folder)
+        remove_parts(self._folder)
 
     def put(self, ctrl_img: str) -> str:
         """Keep the image that a request names and return the SHA-256 (hex) of its file's bytes.
@@ -115,7 +115,7 @@ class ImageStore:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._save(path, data)
         except OSError as error:
-            if disk.is_full(error):
+            if is_disk_full(error):
                 raise DiskFull("There is no space left on the disk for the first frame. Free some space.") from error
             raise
         self._took(sha256)

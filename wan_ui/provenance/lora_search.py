@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from wan_ui.errors import LoraInvalid, LoraNotFound
-from wan_ui.lora.header import partner_name
+from wan_ui.lora.pair_names import partner_name
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.text import one_line
 

@@ -33,8 +33,8 @@ from wan_ui.errors import (
     PreviewNotFound,
     WanUIError,
 )
+from wan_ui.files import PART_PREFIX, is_disk_full, publish_file, remove_parts, write_file
 from wan_ui.lora.header import LoraHeader
-from wan_ui.media import disk
 from wan_ui.models import MODELS
 from wan_ui.request import InferenceRequest, LoraItem, TrainingSample
 from wan_ui.text import one_line
@@ -178,7 +178,7 @@ class ImportedJobs:
     def sweep(self) -> None:
         """Removes what a killed process left half taken in. Only for a process that alone holds the folder."""
         for folder in (self._folder, self._folder / PREVIEWS, self._folder / LINKS):
-            disk.sweep(folder)
+            remove_parts(folder)
 
     # Taking in
 
@@ -253,10 +253,10 @@ class ImportedJobs:
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
                 # A copy within the folder first: the sender's may be on another disk.
-                part = target.with_name(f"{disk.PART_PREFIX}{secrets.token_hex(8)}")
+                part = target.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}")
                 try:
                     shutil.move(path, part)
-                    disk.publish(part, target)
+                    publish_file(part, target)
                 finally:
                     part.unlink(missing_ok=True)
         self._took(sha256)
@@ -267,7 +267,7 @@ class ImportedJobs:
         path = self._link(request_id, index)
         with _disk_said():
             path.parent.mkdir(parents=True, exist_ok=True)
-            disk.save(path, sha256.encode("ascii"))
+            write_file(path, sha256.encode("ascii"))
 
     def unlink(self, request_id: str, index: int) -> None:
         """Forgets that preview, and its file too where no other clip is compared with it. Raises OSError."""
@@ -438,7 +438,7 @@ class ImportedJobs:
         self._check_room()
         with _disk_said():
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=disk.PART_PREFIX, dir=self._folder) as folder:
+            with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=self._folder) as folder:
                 yield Path(folder)
 
     def _keep(self, stage: Path, found: JobFolder, origin: str, moves: bool) -> ImportedJob:
@@ -506,8 +506,8 @@ class ImportedJobs:
     def _publish(self, stage: Path, text: bytes, record: Mapping[str, Any]) -> ImportedJob:
         job_id = secrets.token_hex(16)
         target = self._folder / job_id
-        disk.save(stage / CONFIG, text)
-        disk.save(stage / RECORD, json.dumps(record).encode())
+        write_file(stage / CONFIG, text)
+        write_file(stage / RECORD, json.dumps(record).encode())
         target.mkdir()
         os.replace(stage, target)
         stage.mkdir()  # for the one who cleans it up
@@ -563,7 +563,7 @@ def _disk_said() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if disk.is_full(error):
+        if is_disk_full(error):
             raise DiskFull("There is no space left on the disk for this file. Free some space.") from error
         raise
 

@@ -9,7 +9,7 @@ from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wan_ui.errors import DiskFull, WanUIError
-from wan_ui.media import disk
+from wan_ui.files import is_disk_full
 from wan_ui.web.asgi import HeldResponse, error_response
 from wan_ui.web.auth import UPLOAD_PATH
 
@@ -42,7 +42,7 @@ class UploadQuota:
             await self._app(scope, upload.receive, response)
             is_complete = upload.error is None
         except OSError as error:
-            if not disk.is_full(error):
+            if not is_disk_full(error):
                 raise
             upload.error = DiskFull("The disk filled up during the upload. Make room on it and try again.")
         finally:
@@ -73,7 +73,7 @@ class _Upload:
         self.error: WanUIError | None = None
 
     async def receive(self) -> Message:
-        """The next part of the body. Raises MultiPartException, at which Gradio stops reading, when the disk is full."""
+        """The next part of the body. Raises MultiPartException, at which Gradio stops reading, if the disk is full."""
         message = await self._receive()
         self._unchecked += len(message.get("body", b""))
         if self._unchecked >= LOOK_BYTES:
