@@ -16,12 +16,12 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 import anyio.to_thread
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wan_ui.errors import RouteNotFound, WanUIError
 from wan_ui.identity import Identity
-from wan_ui.web.auth import UPLOAD_PATH, whole_body
+from wan_ui.web.asgi import HeldResponse, error_response, read_body, replay
+from wan_ui.web.auth import UPLOAD_PATH
 
 LARGEST_EVENT = 16 * 2**20  # bytes of a page's event; files travel by themselves
 MOST_SESSIONS = 10_000
@@ -54,16 +54,19 @@ class GradioFiles:
         path, method = scope["path"], scope["method"]
         try:
             if path.rstrip("/") == UPLOAD_PATH:
-                return await self._app(scope, receive, self._noting(send))
+                response = HeldResponse()
+                await self._app(scope, receive, response)
+                await self._record_owner(response)
+                return await response.release(send)
             await self._check_file(path)
             for session in _named_in(path, scope.get("query_string", b"")):
                 self._check_session(session)
             if method == "POST" and path.startswith(_API):
-                data = await whole_body(receive, "An event of the page", LARGEST_EVENT)
+                data = await read_body(receive, "An event of the page", LARGEST_EVENT)
                 self._check_session(_session_of(data))
-                receive = _again(data, receive)
+                receive = replay(data, receive)
         except WanUIError as error:
-            return await JSONResponse({"detail": {"error": error.body()}}, error.status)(scope, receive, send)
+            return await error_response(error)(scope, receive, send)
         await self._app(scope, receive, send)
 
     async def _check_file(self, path: str) -> None:
@@ -84,22 +87,12 @@ class GradioFiles:
         if len(self._sessions) > MOST_SESSIONS:
             self._sessions.popitem(last=False)
 
-    def _noting(self, send: Send) -> Send:
-        """A send that notes whose the files are before their sender learns where they are."""
-        held: list[Message] = []
-
-        async def note(message: Message) -> None:
-            held.append(message)
-            if message["type"] == "http.response.body" and not message.get("more_body"):
-                text = b"".join(one.get("body", b"") for one in held)
-                for path in _paths(text) if held[0].get("status") == 200 else ():
-                    file_id = file_id_of(path, self._folder)
-                    if file_id is not None:
-                        await anyio.to_thread.run_sync(partial(self._service.keep_file, file_id))
-                for one in held:
-                    await send(one)
-
-        return note
+    async def _record_owner(self, response: HeldResponse) -> None:
+        """Records whose the uploaded files are, before their sender learns where they are."""
+        for path in _paths(response.body) if response.status == 200 else ():
+            file_id = file_id_of(path, self._folder)
+            if file_id is not None:
+                await anyio.to_thread.run_sync(partial(self._service.keep_file, file_id))
 
 
 def file_id_of(path: str, folder: Path) -> str | None:
@@ -145,17 +138,3 @@ def _session_of(data: bytes) -> str | None:
 def _paths(text: bytes) -> list[str]:
     said = json.loads(text)
     return [path for path in said if isinstance(path, str)] if isinstance(said, list) else []
-
-
-def _again(data: bytes, receive: Receive) -> Receive:
-    """A receive that gives the body first, and then what comes."""
-    given = False
-
-    async def once_more() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": data, "more_body": False}
-
-    return once_more
