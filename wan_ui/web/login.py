@@ -75,7 +75,7 @@ class LoginThrottle:
         now = self._clock()
         self._of_visitor[visitor] = mine = self._of_visitor.get(visitor, _Tries(TRIES, now))
         self._of_visitor.move_to_end(visitor)
-        while len(self._of) > _MAX_VISITORS:
+        while len(self._of_visitor) > _MAX_VISITORS:
             self._of_visitor.popitem(last=False)
         for tries, capacity, seconds in (
             (mine, TRIES, TRY_SECONDS),
