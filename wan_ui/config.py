@@ -39,7 +39,8 @@ class Option:
 
     `convert` turns the text into the value and raises ValueError with what the text must be. `{default}` in `help` is
     the default. A `switch` takes no value. A `repeated` one may be given several times; its environment variable holds
-    several values with spaces between. A `secret` is left out of the repr. `shorthand` is a further flag and the text that it stands for.
+    several values with spaces between. A `secret` is left out of the repr. `shorthand` is a further flag and the text
+    that it stands for.
     """
 
     help: str

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp
 
 from wan_ui import logs
 from wan_ui._version import __version__
+from wan_ui.access import Access
 from wan_ui.api.app import create_api
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.config import Settings, is_loopback
@@ -38,7 +39,6 @@ from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.visitor_service import VisitorJobService
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
@@ -269,11 +269,10 @@ def compose(settings: Settings) -> Services:
         tidy=lambda: service.gallery.tidy(retention),
     )
     service = JobService(
-        Library(settings.lora_dir, uploads, RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts)),
-        image.ImageStore(data / "images", download),
+        Library(settings.lora_dir, uploads, RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts), store),
+        image.ImageStore(data / "images", download, owners=store),
         store,
         worker,
-        checkpoints.transformer_config,
         data,
         Limits(
             settings.max_waiting,
@@ -286,6 +285,7 @@ def compose(settings: Settings) -> Services:
             checkpoints.identity,
             lambda: engine.result().device_name if engine.done() else None,
             check_speedup,
+            checkpoints.transformer_config,
         ),
     )
     return Services(service, store, worker, checkpoints, engine, uploads, metrics, Sessions(load_key(data)))
@@ -297,9 +297,12 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
 
     kept = Path(os.environ["GRADIO_TEMP_DIR"])
 
+    def access() -> Access:
+        return Access(current_identity.get(), settings.shared_gallery)
+
     def front(app: ASGIApp) -> ASGIApp:
         gate = Auth(
-            GradioFiles(UploadQuota(app, services.service.quota_problem, kept), visitors, kept),
+            GradioFiles(UploadQuota(app, services.service.quota_problem, kept), services.service, access, kept),
             services.sessions,
             entry.login,
             entry.owner,
@@ -311,8 +314,8 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         )
 
     largest = int(settings.max_upload_gb * 1e9)
-    visitors = VisitorJobService(services.service, current_identity.get, settings.shared_gallery)
-    door = Mount("/v1", app=create_api(visitors, services.health, file_limit=largest, scratch=services.uploads))
+    api = create_api(services.service, services.health, access, file_limit=largest, scratch=services.uploads)
+    door = Mount("/v1", app=api)
     door.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
     login = entry.login
     blocks = page.build(
