@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 
 from wan_ui import errors
 from wan_ui.access import LOCAL_ACCESS, Access
-from wan_ui.api.app import create_api, decode_json
+from wan_ui.api.app import create_api
+from wan_ui.api.bodies import decode_json
 from wan_ui.errors import RenderFailed, VideoNotFound, WanUIError
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import ClipRecord, Job, Store
