@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path as FilePath
-from typing import Annotated
+from pathlib import Path
 
 import fastapi_offline
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
-_STATIC = FilePath(fastapi_offline.__file__).parent / "static"
+from wan_ui.errors import RouteNotFound
+
+_STATIC = Path(fastapi_offline.__file__).parent / "static"
 _FILES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "favicon.png": "image/png"}
 _HEADERS = {"Cache-Control": "private, max-age=86400"}
 
@@ -31,6 +32,8 @@ def docs() -> HTMLResponse:
 
 
 @router.get("/docs/{name}")
-def docs_file(name: Annotated[str, Path(pattern="|".join(map("^{}$".format, _FILES)))]) -> Response:
+def docs_file(name: str) -> Response:
     """A script, style sheet or picture of the page."""
+    if name not in _FILES:
+        raise RouteNotFound("There is no such file.")
     return FileResponse(_STATIC / name, media_type=_FILES[name], headers=_HEADERS)
