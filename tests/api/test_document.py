@@ -22,10 +22,11 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 from tests.jobs.helpers import body
 from wan_ui.access import LOCAL_ACCESS
+from wan_ui.compose import Services, SignIn, close_page, compose, launch
 from wan_ui.config import Settings
 from wan_ui.jobs.store import ClipRecord, Store
 from wan_ui.media import video
-from wan_ui.server import Services, SignIn, _close_server, compose, free_port, launch, prepare_environment
+from wan_ui.server import free_port, prepare_environment
 from wan_ui.tunnel import Tunnel
 
 pytestmark = pytest.mark.slow
@@ -51,7 +52,7 @@ def url(services: Services) -> Iterator[str]:
     settings = Settings()
     blocks = launch(services, None, port, settings, SignIn.of(settings, Tunnel(settings.data_dir)))
     yield f"http://127.0.0.1:{port}"
-    _close_server(blocks)
+    close_page(blocks)
 
 
 def ended(services: Services, status: str) -> str:

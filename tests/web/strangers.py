@@ -15,9 +15,10 @@ import httpx
 from tests.fake_frpc import program
 from tests.lora_files import write_lora
 from wan_ui.access import Access
+from wan_ui.compose import Services, SignIn, close_page, compose, launch
 from wan_ui.config import Settings
 from wan_ui.jobs.store import ClipRecord
-from wan_ui.server import Services, SignIn, _close_server, _nameless, compose, free_port, launch, prepare_environment
+from wan_ui.server import free_port, hidden_folder, prepare_environment
 from wan_ui.tunnel import Relay, Tunnel
 
 Mode = Literal["plain", "share"]
@@ -117,7 +118,7 @@ def running(mode: Mode, folder: Path, **changes: Any) -> Iterator[Server]:
         closing.callback(os.chdir, here)
         kept = os.environ.get("GRADIO_TEMP_DIR")
         prepare_environment(os.environ, data)
-        os.environ["GRADIO_TEMP_DIR"] = _nameless(data / "gradio", closing)
+        os.environ["GRADIO_TEMP_DIR"] = hidden_folder(data / "gradio", closing)
         (data / "empty").mkdir()
         os.chdir(data / "empty")
         services = compose(settings)
@@ -125,7 +126,7 @@ def running(mode: Mode, folder: Path, **changes: Any) -> Iterator[Server]:
         tunnel, port = Tunnel(data), free_port(0)
         entry = SignIn.of(settings, tunnel)
         blocks = launch(services, None, port, settings, entry)
-        closing.callback(_close_server, blocks)
+        closing.callback(close_page, blocks)
         services.service.fetcher.start()
         link_port = None
         if mode == "share":
