@@ -189,10 +189,10 @@ def _relay(settings: Settings) -> Relay:
         if settings.share_program is None:
             GradioTunnel.download_binary()  # type: ignore[no-untyped-call]
     except ChecksumMismatchError as error:
-        raise ShareFailed("The public link could not be opened: the downloaded frpc has a wrong checksum.") from error
+        raise ShareFailed("The public link could not be made: the downloaded frpc has a wrong checksum.") from error
     except (httpx.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
         raise ShareFailed(
-            "The public link could not be opened: Gradio's share server does not answer. Check this machine's internet "
+            "The public link could not be made: Gradio's share server does not answer. Check this machine's internet "
             "connection, or start without --share."
         ) from error
     return Relay(settings.share_program or Path(BINARY_PATH), server, "https", certificate)
