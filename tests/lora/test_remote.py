@@ -50,7 +50,7 @@ def files_in(folder: Path) -> list[str]:
 def test_an_address_becomes_a_checked_file(tmp_path: Path, file_server: FileServer) -> None:
     url, seen = file_server.put("deep/My%20Job_high_noise.safetensors".replace("%20", " "), LORA), []
     found = library(tmp_path)
-    with pytest.raises(LoraNotFound, match="not here yet"):
+    with pytest.raises(LoraNotFound, match="has not been downloaded"):
         found.locate(url, LOCAL_ACCESS)
     assert found.fetch(url.replace(" ", "%20"), lambda here, total: seen.append((here, total))) == ()
     file = found.locate(url.replace(" ", "%20"), LOCAL_ACCESS)
@@ -103,7 +103,7 @@ WRONG: dict[str, tuple[dict[str, object], type[WanUIError], str]] = {
     "a page": ({"body": b"<html>", "headers": {"Content-Type": "text/html; charset=utf-8"}}, LoraInvalid, "web page"),
     "a page that says otherwise": ({"body": b"<!DOCTYPE html>" + b" " * 90}, LoraInvalid, "HTML page"),
     "a pickle": ({"body": b"PK\x03\x04" + b"x" * 500}, LoraInvalid, "pickle"),
-    "cut off by the host": ({"body": LORA[:5000], "stated": len(LORA)}, FetchFailed, "broke off"),
+    "cut off by the host": ({"body": LORA[:5000], "stated": len(LORA)}, FetchFailed, "closed the connection"),
     "cut off without a length": ({"body": LORA[:-1], "length": False}, LoraInvalid, "incomplete"),
     "cut off and consistent": ({"body": LORA[:-7]}, LoraInvalid, "incomplete"),
     "too long": ({"body": LORA + b"\0"}, LoraInvalid, "follow its last tensor"),
@@ -183,7 +183,7 @@ def test_a_partner_that_was_fetched_is_known(tmp_path: Path, file_server: FileSe
 
 
 def test_a_library_without_sources_fetches_nothing(tmp_path: Path) -> None:
-    with pytest.raises(LoraNotFound, match="fetches no LoRAs"):
+    with pytest.raises(LoraNotFound, match="downloads no LoRAs"):
         Library(tmp_path).fetch("https://example.org/a.safetensors", unheard)
 
 

@@ -143,7 +143,7 @@ def test_no_first_frame_from_inside(server: Server, client: httpx.Client, url: s
     reply = client.post("/v1/inference", json=body)
     assert reply.status_code == 400 and code(reply) == "CONTROL_IMAGE_INVALID"
     if server.mode == "share" and url in INSIDE:
-        said = ("not on the public internet", "not a name", "user name", "not a web address")
+        said = ("not on the public internet", "was not found", "user name", "Invalid URL")
         assert any(text in reply.text for text in said), reply.text
 
 
@@ -660,7 +660,7 @@ def test_no_visitor_compares_with_anothers_preview(shared: Server, tmp_path: Pat
     (tmp_path / "a.gif").write_bytes(kept.getvalue())
     with shared.browser() as one, shared.browser() as other:
         access = Access(Identity(shared.visitor_of(one), False), shared=False)
-        sha256 = shared.services.service.imported_jobs.take_preview(tmp_path / "a.gif", access)
+        sha256 = shared.services.service.imported_jobs.store_sample(tmp_path / "a.gif", access)
         body = {**BODY, "prompts": [{**BODY["prompts"][0], "training_sample": {"file": sha256}}]}
         assert one.post("/v1/inference", json=body).status_code == 200
         reply = other.post("/v1/inference", json=body)

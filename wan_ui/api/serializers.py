@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from wan_ui.api.schemas import CellStatus
 from wan_ui.engine.result import Progress
+from wan_ui.jobs.store import lora_use_body
 from wan_ui.lora.remote import shown_name, without_queries
 from wan_ui.models import MODELS
 
@@ -97,7 +98,7 @@ def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
         "ignored": sorted({name for generation in job.generations for name in generation.ignored}),
         "adjusted": _adjusted(job.generations),
         "notes": list(job.notes),
-        "lora": without_queries([asdict(use) for use in first.loras]),
+        "lora": without_queries([lora_use_body(use) for use in first.loras]),
         "prompts": [
             _prompt(generation, clips.get(index), bool(job.cells)) for index, generation in enumerate(job.generations)
         ],
@@ -123,7 +124,7 @@ def _prompt(generation: Generation, clip: ClipRecord | None, is_cell: bool) -> d
     values = {name: getattr(generation, name) for name in _PROMPT_FIELDS}
     values["clip"] = None if clip is None else dict(clip.metadata)
     if is_cell:
-        loras = without_queries([asdict(use) for use in generation.loras])
+        loras = without_queries([lora_use_body(use) for use in generation.loras])
         values |= {"recipe": generation.recipe, "speedup": generation.speedup, "lora": loras}
     return values
 
@@ -231,7 +232,7 @@ def _entry_loras(entry: Entry) -> list[dict[str, Any]]:
             "name": names.get(use.sha256 or "") or shown_name(use.path),
             "sha256": use.sha256 or "",
             "slot": use.slot,
-            "network_multiplier": use.multiplier,
+            "network_multiplier": use.scale,
         }
         for use in entry.generation.loras
     ]
@@ -251,7 +252,7 @@ def imported_job_body(root: str, job: ImportedJob, requests: list[InferenceReque
                 "trained_step": checkpoint.trained,
                 "files": dict(checkpoint.files),
             }
-            for checkpoint in job.saves
+            for checkpoint in job.checkpoints
         ],
         "sample_files": [
             {

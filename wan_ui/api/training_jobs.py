@@ -17,8 +17,7 @@ from wan_ui.api.serializers import checklist_body, imported_job_body
 from wan_ui.errors import InvalidRequest, RequestNotFound
 from wan_ui.jobs.service import JobService
 from wan_ui.trainer import imported_jobs
-from wan_ui.trainer.imported_jobs import media_type, thumbnail
-from wan_ui.trainer.preview import MOST_BYTES
+from wan_ui.trainer.sample_files import MOST_BYTES, media_type, thumbnail
 
 JobId = Annotated[str, Path(description="From the response to POST /jobs/import.", max_length=200)]
 Step = Annotated[int, Path(description="The training step in the file's name.", ge=0, le=10**9)]
@@ -51,7 +50,7 @@ def _import_body(body: Any) -> ImportBody:
 
 
 def _imported(root: str, service: JobService, job: imported_jobs.ImportedJob) -> dict[str, Any]:
-    last = job.save(None)
+    last = job.checkpoint(None)
     requests = [service.imported_jobs.request(job, sample.index, last) for sample in job.imported.samples]
     return imported_job_body(root, job, requests)
 
@@ -70,14 +69,14 @@ async def import_job(
     """The imported job stays readable by its id."""
     jobs = service.imported_jobs
     if file is not None:
-        job = await run_in_threadpool(jobs.take_file, file.path, file.name, access)
+        job = await run_in_threadpool(jobs.import_file, file.path, file.name, access)
         return await run_in_threadpool(_imported, root, service, job)
     parsed = _import_body(body)
     if parsed.folder is not None:
-        job = await run_in_threadpool(jobs.take_folder, parsed.folder, access)
+        job = await run_in_threadpool(jobs.import_folder, parsed.folder, access)
     else:
         config = (parsed.config or "").encode("utf-8", "surrogatepass")
-        job = await run_in_threadpool(jobs.take_config, config, "config.yaml", parsed.loras)
+        job = await run_in_threadpool(jobs.import_config, config, "config.yaml", parsed.loras)
     return await run_in_threadpool(_imported, root, service, job)
 
 

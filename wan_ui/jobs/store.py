@@ -240,24 +240,36 @@ class Job:
     hidden: bool = False
 
 
+def lora_use_body(use: LoraUse) -> dict[str, Any]:
+    """A LoRA of a generation as it is stored in the database and in MP4s, and sent by the API."""
+    return {"slot": use.slot, "path": use.path, "multiplier": use.scale, "sha256": use.sha256}
+
+
+def lora_use_from(body: Mapping[str, Any]) -> LoraUse:
+    """The LoRA that lora_use_body wrote. Raises KeyError for another mapping."""
+    return LoraUse(body["slot"], body["path"], body["multiplier"], body.get("sha256"))
+
+
+def generation_body(generation: Generation) -> dict[str, Any]:
+    """A generation as it is stored in the database and in MP4s, JSON-ready."""
+    return {**asdict(generation), "loras": [lora_use_body(use) for use in generation.loras]}
+
+
+def generation_from(body: Mapping[str, Any]) -> Generation:
+    """The generation that generation_body wrote. Raises KeyError or TypeError for another mapping."""
+    loras = tuple(lora_use_from(use) for use in body["loras"])
+    return Generation(**{**body, "loras": loras, "ignored": tuple(body["ignored"])})
+
+
 def dump_generations(generations: Sequence[Generation]) -> str:
     """Generations as JSON text; load_generations gives back equal ones."""
-    return _json([asdict(generation) for generation in generations])
+    return _json([generation_body(generation) for generation in generations])
 
 
 @lru_cache(maxsize=256)  # every look of every page reads the same few dozen jobs again
 def load_generations(text: str) -> tuple[Generation, ...]:
     """The inverse of dump_generations."""
-    return tuple(
-        Generation(
-            **{
-                **fields,
-                "loras": tuple(LoraUse(**use) for use in fields["loras"]),
-                "ignored": tuple(fields["ignored"]),
-            }
-        )
-        for fields in json.loads(text)
-    )
+    return tuple(generation_from(body) for body in json.loads(text))
 
 
 def _dump_cells(cells: Sequence[PlannedCell]) -> str:
