@@ -159,7 +159,7 @@ def _bytes(gigabytes: float | None) -> int | None:
 
 
 def _worker(
-    settings: Settings, store: Store, engine: Future[Engine], metrics: Metrics, tidy: Callable[[], object]
+    settings: Settings, store: Store, engine: Future[Engine], metrics: Metrics, tidy: Callable[[], None]
 ) -> Worker:
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
         return engine.result().render(generation, on_progress)

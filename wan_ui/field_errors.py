@@ -31,6 +31,7 @@ _MESSAGES = {
     "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must have at least {min_length} characters",
     "string_type": "must be text",
+    "tuple_type": "must be a list",
     "too_long": "must have at most {max_length} entries",
     "too_short": "must have at least {min_length} entries",
 }
