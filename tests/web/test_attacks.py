@@ -666,7 +666,7 @@ def test_no_visitor_compares_with_anothers_preview(shared: Server, tmp_path: Pat
         body = {**BODY, "prompts": [{**BODY["prompts"][0], "training_sample": {"file": sha256}}]}
         assert one.post("/v1/inference", json=body).status_code == 200
         reply = other.post("/v1/inference", json=body)
-        assert reply.status_code == 422 and "preview is not here" in reply.text
+        assert reply.status_code == 422 and "training sample was not found" in reply.text
         axis = {"field": "prompt", "values": ["a", {"prompt": "b", "training_sample": {"file": sha256}}]}
         body = {**BODY, "compare": {"columns": axis}}
         assert one.post("/v1/inference", json=body).status_code == 200

@@ -108,6 +108,7 @@ class Auth:
         self._mark = "" if login is None else sessions.mark(f"{login.user}:{login.password}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI app."""
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         headers = MutableHeaders(scope=scope)
