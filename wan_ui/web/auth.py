@@ -125,7 +125,7 @@ class Auth:
             return await self._refuse(error, scope, receive, send)
         if response is not None:
             return await response(scope, receive, send)
-        if _opens_the_page(scope):
+        if _opens_the_page(scope) or (session is not None and session.outdated):
             cookie = self._cookie_of(session or self._sessions.new(), scope)
             send = with_headers(send, lambda headers: headers.append("set-cookie", cookie))
         scope[IDENTITY_SCOPE_KEY] = identity
