@@ -52,10 +52,10 @@ PURE_MODULES = (
 )
 # Where a framework may be imported: a package, or a module, by its start.
 ALLOWED_IMPORTERS = {
-    "gradio": ("wan_ui.ui.", "wan_ui.server"),
-    "fastapi": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server"),
-    "starlette": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server"),
-    "uvicorn": ("wan_ui.server",),
+    "gradio": ("wan_ui.ui.", "wan_ui.server", "wan_ui.compose"),
+    "fastapi": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server", "wan_ui.compose"),
+    "starlette": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server", "wan_ui.compose"),
+    "uvicorn": (),
     "prometheus_client": ("wan_ui.web.",),
     "torch": ("wan_ui.engine.", "wan_ui.lora.convert", "wan_ui.demo.", "wan_ui.inference", "wan_ui.server"),
     "diffusers": ("wan_ui.engine.", "wan_ui.demo."),
