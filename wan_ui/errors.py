@@ -6,6 +6,7 @@ WanUIError
 │   ├── InvalidRequest          422  a field is missing, unknown, of the wrong type or out of bounds
 │   ├── JobConfigInvalid        422  a training job that cannot be read: its config.yaml, its ZIP or its folder
 │   ├── ModelNotFound           400
+│   ├── BaseNotFound            400  `base` names a file that is not listed, or leaves a choice open
 │   ├── MoeFormatRequired       400  a two-transformer model needs `transformer` on each LoRA
 │   ├── MoeFormatNotSupported   400  `transformer` given to a model with one transformer
 │   ├── SingleMoeConfigOnly     400  two LoRAs for the same transformer
@@ -34,6 +35,8 @@ WanUIError
 ├── HostError               the operator's move: disk, memory, files, device
 │   ├── CheckpointNotFound      503
 │   ├── CheckpointIncomplete    503  names the missing file
+│   ├── CheckpointInvalid       503  a file that is no checkpoint, or one of another model; names the file
+│   ├── CheckpointUnsupported   503  another Wan family, or a number format that cannot be read; names the file
 │   ├── DiskFull                507
 │   ├── OutOfMemory             503  GPU memory; says what to try
 │   ├── DeviceUnavailable       503
@@ -99,6 +102,12 @@ class JobConfigInvalid(RequestError):
 
 class ModelNotFound(RequestError):
     code, status = "MODEL_NOT_FOUND", 400
+
+
+class BaseNotFound(RequestError):
+    """`details["candidates"]` lists the names that the request's `base` may hold for the component."""
+
+    code, status = "BASE_NOT_FOUND", 400
 
 
 class MoeFormatRequired(RequestError):
@@ -221,6 +230,18 @@ class CheckpointNotFound(HostError):
 
 class CheckpointIncomplete(HostError):
     code, status = "CHECKPOINT_INCOMPLETE", 503
+
+
+class CheckpointInvalid(HostError):
+    """`details["file"]` is the file's name: a Git LFS pointer, a web page, damaged, or another model's weights."""
+
+    code, status = "CHECKPOINT_INVALID", 503
+
+
+class CheckpointUnsupported(HostError):
+    """`details["file"]` is the file's name: another family of Wan models, or numbers in a format we cannot read."""
+
+    code, status = "CHECKPOINT_UNSUPPORTED", 503
 
 
 class DiskFull(HostError):

@@ -1,0 +1,70 @@
+"""The configs of the seven models' components: shipped with the package, or a folder given in their place.
+
+A single checkpoint file holds weights and nothing of its model's config: head counts, `latents_mean`, the scheduler.
+The shipped ones are laid out as the repositories in diffusers format are, `<repo>/<subfolder>/config.json`, and so is
+a folder that takes their place (`--configs-dir`), for fine-tunes of another size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from wan_ui.errors import CheckpointIncomplete
+from wan_ui.models import WanModel
+
+SHIPPED = Path(__file__).parent / "configs"
+LARGEST_CONFIG = 1 << 20  # bytes
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "scheduler": "scheduler_config.json",
+        "image_processor": "preprocessor_config.json",
+        "model_index": "model_index.json",
+        "tokenizer": "tokenizer_config.json",
+    }
+)
+
+
+class ModelConfigs:
+    """Configs by model and component. With `folder`, a config that is there takes the place of the shipped one."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folders = (SHIPPED,) if folder is None else (folder, SHIPPED)
+
+    def folder(self, model: WanModel, component: str) -> Path | None:
+        """The folder that holds a component's config, or None."""
+        source, name = model.components[component], _NAMES.get(component, "config.json")
+        folders = (root / source.repo / source.subfolder for root in self._folders)
+        return next((folder for folder in folders if (folder / name).is_file()), None)
+
+    def config(self, model: WanModel, component: str) -> Mapping[str, Any]:
+        """A component's config. Raises CheckpointIncomplete where there is none, or none that can be read."""
+        name = _NAMES.get(component, "config.json")
+        folder = self.folder(model, component)
+        source = model.components[component]
+        shown = "/".join(part for part in (source.repo, source.subfolder, name) if part)
+        if folder is None:
+            raise CheckpointIncomplete(f"There is no config {shown}: put it under the configs folder.", file=shown)
+        return _read(folder / name, shown)
+
+    def tokenizer_folder(self, model: WanModel) -> Path | None:
+        """A folder with the model's tokenizer; none is shipped, since its vocabulary is too large."""
+        folder = self.folder(model, "tokenizer")
+        return folder if folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES) else None
+
+
+def _read(path: Path, shown: str) -> Mapping[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise CheckpointIncomplete(f"{shown} is larger than any config. Put the config in place again.", file=shown)
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointIncomplete(f"{shown} cannot be read: put the config in place again.", file=shown) from error
+    if not isinstance(value, dict):
+        raise CheckpointIncomplete(f"{shown} is not a JSON object: put the config in place again.", file=shown)
+    return MappingProxyType(value)

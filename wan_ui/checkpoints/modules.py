@@ -1,0 +1,148 @@
+"""Builds diffusers' and transformers' modules from single checkpoint files.
+
+Before a tensor is read, the names and shapes that the module needs are compared with what the file lists. The module's
+own structure comes from its class and config, built without memory for its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+
+from wan_ui.checkpoints.headers import FileHeader, read_header
+from wan_ui.checkpoints.key_maps import ComponentKind, TensorSource, map_keys
+from wan_ui.checkpoints.quantization import Quantization, read_quantization
+from wan_ui.checkpoints.tensors import TensorReader, read_small
+from wan_ui.errors import CheckpointInvalid
+
+MOST_NAMED = 3  # tensors that an error names
+TIED = {"encoder.embed_tokens.weight": "shared.weight"}  # UMT5's embedding is in the file once, under one of two names
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """A file whose tensors were found to be those of a component: header, quantization, and where each tensor is."""
+
+    header: FileHeader
+    quantization: Quantization
+    sources: Mapping[str, TensorSource]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def reader(self) -> TensorReader:
+        """Reads the component's tensors."""
+        return TensorReader(self.header, self.quantization, self.sources)
+
+    @property
+    def elements(self) -> int:
+        """How many numbers the component's weights hold."""
+        return sum(torch.Size(self.shapes[name]).numel() for name in self.sources)
+
+
+def open_file(header: FileHeader, kind: ComponentKind, config: Mapping[str, Any]) -> OpenFile:
+    """Compares a file with the component that it is to be, by its config. Reads no weights.
+
+    Raises CheckpointInvalid, with the names of tensors, for missing or unknown ones and for other shapes;
+    CheckpointUnsupported for number formats that are not read.
+    """
+    quantization = read_quantization(header, lambda name: read_small(header, name))
+    mapped = map_keys(kind, quantization.weights, config)
+    expected = expected_shapes(kind, config)
+    missing = sorted(name for name in expected if name not in mapped.sources)
+    extra = sorted({*mapped.unknown, *(mapped.sources[name].name for name in mapped.sources if name not in expected)})
+    words = kind.replace("_", " ")
+    if missing:
+        raise CheckpointInvalid(
+            f"{header.name} is not this model's {words}, or not all of it: {_some(missing)} missing.",
+            file=header.name,
+            missing=missing[:MOST_NAMED],
+        )
+    if extra:
+        raise CheckpointInvalid(
+            f"{header.name} is not this model's {words}: it also holds {_some(extra)}.",
+            file=header.name,
+            unknown=extra[:MOST_NAMED],
+        )
+    for name, shape in expected.items():
+        stored = _stored_shape(header, mapped.sources[name])
+        if _without_ones(stored) != _without_ones(shape):
+            raise CheckpointInvalid(
+                f"{header.name} is another model's {words}: {name} has the shape {list(stored)} where {list(shape)} "
+                "is needed.",
+                file=header.name,
+                tensor=name,
+            )
+    return OpenFile(header, quantization, mapped.sources, expected)
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _stored_shape(header: FileHeader, source: TensorSource) -> tuple[int, ...]:
+    shape = header.tensors[source.name].shape
+    return (shape[0] // source.of, *shape[1:]) if source.of > 1 and shape else shape
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without leading dimensions of one: Wan's own CLIP stores (1, n, d) where transformers has (n, d)."""
+    start = next((at for at, length in enumerate(shape) if length != 1), len(shape))
+    return shape[start:]
+
+
+def empty_module(kind: ComponentKind, config: Mapping[str, Any]) -> torch.nn.Module:
+    """The component's module with its weights on the meta device; buffers that are computed are real."""
+    with init_empty_weights():
+        if kind == "transformer":
+            return WanTransformer3DModel.from_config(dict(config))  # type: ignore[no-any-return]
+        if kind == "vae":
+            return AutoencoderKLWan.from_config(dict(config))  # type: ignore[no-any-return]
+        if kind == "text_encoder":
+            return UMT5EncoderModel(UMT5Config.from_dict(dict(config)))  # type: ignore[no-any-return]
+        return CLIPVisionModel(CLIPVisionConfig.from_dict(dict(config)))  # type: ignore[no-any-return]
+
+
+def expected_shapes(kind: ComponentKind, config: Mapping[str, Any]) -> Mapping[str, tuple[int, ...]]:
+    """Names and shapes of all the weights of a component, a tied one under its first name alone."""
+    return _expected_shapes(kind, _frozen(config))
+
+
+@lru_cache(maxsize=16)
+def _expected_shapes(kind: ComponentKind, frozen: tuple[tuple[str, Any], ...]) -> Mapping[str, tuple[int, ...]]:
+    module = empty_module(kind, {key: list(value) if isinstance(value, tuple) else value for key, value in frozen})
+    return {name: tuple(value.shape) for name, value in module.state_dict().items() if name not in TIED}
+
+
+def _frozen(config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted((key, tuple(v) if isinstance(v, list) else v) for key, v in config.items()))
+
+
+def load_module(
+    file: OpenFile, kind: ComponentKind, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+) -> torch.nn.Module:
+    """The component with the file's weights, in evaluation mode and without gradients.
+
+    Weights get `dtype`, but for those that diffusers keeps in float32 in a transformer of 16 bits.
+    """
+    module = empty_module(kind, config)
+    kept = set(getattr(module, "_keep_in_fp32_modules", None) or ()) if kind == "transformer" else set()
+    state: dict[str, torch.Tensor] = {}
+    with file.reader() as reader:
+        for name, shape in file.shapes.items():
+            wanted = torch.float32 if kept & set(name.split(".")) else dtype
+            state[name] = reader.read(name, wanted, device).reshape(shape)
+    state.update({alias: state[name] for alias, name in TIED.items() if name in state})
+    module.load_state_dict(state, strict=True, assign=True)
+    return module.eval().requires_grad_(False).to(device)
+
+
+def read_component_header(path: Any, name: str) -> FileHeader:
+    """The header of a checkpoint file, shown to people as `name`."""
+    return read_header(path, name)
