@@ -296,16 +296,17 @@ def _hints_of(part: str) -> dict[str, str | None]:
 def by_name(name: str, candidates: frozenset[Candidate]) -> frozenset[Candidate]:
     """The candidates that a name leaves. A hint that would leave none is not believed: the header is."""
     hints = name_hints(name)
+    columns: tuple[tuple[str | None, Callable[[Candidate], str | None]], ...] = (
+        (hints.noise, lambda item: _noise(MODELS[item.model], item.component)),
+        (hints.version, lambda item: _version(MODELS[item.model])),
+        (hints.task, lambda item: _task(MODELS[item.model])),
+        (hints.size, lambda item: _size(MODELS[item.model])),
+        (hints.resolution, lambda item: _resolution(MODELS[item.model])),
+    )
     left = candidates
-    for agrees in (
-        lambda model, component: hints.noise is None or _noise(model, component) == hints.noise,
-        lambda model, component: hints.version is None or _version(model) == hints.version,
-        lambda model, component: hints.task is None or _task(model) == hints.task,
-        lambda model, component: hints.size is None or _size(model) == hints.size,
-        lambda model, component: hints.resolution is None or _resolution(model) == hints.resolution,
-    ):
-        kept = frozenset(item for item in left if agrees(MODELS[item.model], item.component))
-        left = kept or left
+    for hint, column in columns:
+        if hint is not None:
+            left = frozenset(item for item in left if column(item) == hint) or left
     return left
 
 

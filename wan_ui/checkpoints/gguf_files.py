@@ -161,9 +161,7 @@ def read_numbers(file: BinaryIO, array: GgufArray) -> tuple[float, ...]:
     return struct.unpack(code, raw)
 
 
-def _read_metadata(
-    reader: _Reader, count: int
-) -> tuple[dict[str, str | int | float | bool], dict[str, GgufArray]]:
+def _read_metadata(reader: _Reader, count: int) -> tuple[dict[str, str | int | float | bool], dict[str, GgufArray]]:
     scalars: dict[str, str | int | float | bool] = {}
     arrays: dict[str, GgufArray] = {}
     for _ in range(count):

@@ -16,7 +16,13 @@ from typing import BinaryIO, Literal
 
 from wan_ui.checkpoints import gguf_files
 from wan_ui.checkpoints.gguf_files import GgufArray, GgufError
-from wan_ui.errors import CheckpointIncomplete, CheckpointInvalid, CheckpointNotFound, CheckpointUnsupported, LoraInvalid
+from wan_ui.errors import (
+    CheckpointIncomplete,
+    CheckpointInvalid,
+    CheckpointNotFound,
+    CheckpointUnsupported,
+    LoraInvalid,
+)
 from wan_ui.lora.sound import LARGEST_HEADER, TensorEntry, parse_listing
 
 FileKind = Literal["safetensors", "gguf"]
@@ -74,6 +80,14 @@ def read_header(path: Path, name: str) -> FileHeader:
         raise CheckpointNotFound(f"{name} cannot be opened: {error.strerror}.", file=name) from error
 
 
+def read_small(header: FileHeader, name: str) -> bytes:
+    """The raw bytes of a small tensor, such as a marker or the tokenizer's model."""
+    entry = header.tensors[name]
+    with header.path.open("rb") as file:
+        file.seek(entry.start)
+        return file.read(entry.end - entry.start)
+
+
 def check_start(start: bytes, size: int, name: str) -> None:
     """Raises what is wrong with a file of `size` bytes that begins with these bytes (64 of them, or the file)."""
     if not start:
@@ -93,9 +107,7 @@ def check_start(start: bytes, size: int, name: str) -> None:
         raise CheckpointInvalid(f"{name} is neither a safetensors nor a GGUF file.", file=name)
     length = int.from_bytes(start[:8], "little")
     if length > LARGEST_HEADER:
-        raise CheckpointInvalid(
-            f"{name} is not a sound safetensors file: its header claims {length} bytes.", file=name
-        )
+        raise CheckpointInvalid(f"{name} is not a sound safetensors file: its header claims {length} bytes.", file=name)
     if 8 + length > size:
         raise CheckpointIncomplete(
             f"{name} is incomplete: its header needs {8 + length} bytes and {size} are there. Download it again.",

@@ -16,10 +16,10 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from wan_ui.checkpoints.headers import FileHeader, read_header
+from wan_ui.checkpoints.headers import FileHeader
 from wan_ui.checkpoints.key_maps import ComponentKind, TensorSource, map_keys
 from wan_ui.checkpoints.quantization import Quantization, read_quantization
-from wan_ui.checkpoints.tensors import TensorReader, read_small
+from wan_ui.checkpoints.tensors import TensorReader
 from wan_ui.errors import CheckpointInvalid
 
 MOST_NAMED = 3  # tensors that an error names
@@ -51,7 +51,7 @@ def open_file(header: FileHeader, kind: ComponentKind, config: Mapping[str, Any]
     Raises CheckpointInvalid, with the names of tensors, for missing or unknown ones and for other shapes;
     CheckpointUnsupported for number formats that are not read.
     """
-    quantization = read_quantization(header, lambda name: read_small(header, name))
+    quantization = read_quantization(header)
     mapped = map_keys(kind, quantization.weights, config)
     expected = expected_shapes(kind, config)
     missing = sorted(name for name in expected if name not in mapped.sources)
@@ -141,8 +141,3 @@ def load_module(
     state.update({alias: state[name] for alias, name in TIED.items() if name in state})
     module.load_state_dict(state, strict=True, assign=True)
     return module.eval().requires_grad_(False).to(device)
-
-
-def read_component_header(path: Any, name: str) -> FileHeader:
-    """The header of a checkpoint file, shown to people as `name`."""
-    return read_header(path, name)

@@ -11,12 +11,12 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from wan_ui.checkpoints.headers import FileHeader
+from wan_ui.checkpoints.headers import FileHeader, read_small
 from wan_ui.errors import CheckpointInvalid, CheckpointUnsupported
 from wan_ui.lora.sound import TensorEntry
 
@@ -44,9 +44,6 @@ _FOREIGN_SUFFIXES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-ReadBytes = Callable[[str], bytes]
-"""Reads a small tensor's bytes by its name."""
-
 
 @dataclass(frozen=True)
 class Quantization:
@@ -58,7 +55,7 @@ class Quantization:
     scales: Mapping[str, str]
 
 
-def read_quantization(header: FileHeader, read_bytes: ReadBytes) -> Quantization:
+def read_quantization(header: FileHeader) -> Quantization:
     """Which tensors of the file are weights, and how they are stored.
 
     Raises CheckpointUnsupported, by the format's name, for one that is not read, and CheckpointInvalid where a scaled
@@ -66,7 +63,7 @@ def read_quantization(header: FileHeader, read_bytes: ReadBytes) -> Quantization
     """
     if header.kind == "gguf":
         return Quantization("gguf", gguf_label(header.tensors), frozenset(header.tensors), MappingProxyType({}))
-    _check_formats(header, read_bytes)
+    _check_formats(header)
     weights, scales = set(), {}
     for name, entry in header.tensors.items():
         suffix = next((ending for ending in _SCALES if name.endswith(ending)), None)
@@ -102,8 +99,9 @@ _LABELS: Mapping[Precision, str] = MappingProxyType(
 
 
 def gguf_label(tensors: Mapping[str, TensorEntry]) -> str:
-    """`GGUF Q4_K`: the type that holds most of a GGUF file's numbers."""
-    return f"GGUF {_most_bytes(tensors)}"
+    """`GGUF Q4_K`: the quantized type that holds most of a GGUF file's numbers."""
+    quantized = {name: entry for name, entry in tensors.items() if entry.dtype not in FLOATS}
+    return f"GGUF {_most_bytes(quantized or tensors)}"
 
 
 def gguf_bits(label: str) -> int:
@@ -124,14 +122,14 @@ def _checked_scale(header: FileHeader, name: str, entry: TensorEntry) -> str:
     return name
 
 
-def _check_formats(header: FileHeader, read_bytes: ReadBytes) -> None:
+def _check_formats(header: FileHeader) -> None:
     """Raises CheckpointUnsupported for any number format that is not read."""
     for name, entry in header.tensors.items():
         foreign = next((what for ending, what in _FOREIGN_SUFFIXES.items() if name.endswith(ending)), None)
         if foreign is not None:
             raise _unsupported(header, foreign)
         if name.endswith(".comfy_quant"):
-            _check_conf(header, _parsed(header, entry, lambda name=name: read_bytes(name)))
+            _check_conf(header, _marker(header, name, entry))
         elif entry.dtype in ("I8", "U8") and name.endswith(".weight"):
             raise _unsupported(header, "int8")
     listed = header.metadata.get("_quantization_metadata")
@@ -140,11 +138,12 @@ def _check_formats(header: FileHeader, read_bytes: ReadBytes) -> None:
             _check_conf(header, conf)
 
 
-def _parsed(header: FileHeader, entry: TensorEntry, read: Callable[[], bytes]) -> object:
+def _marker(header: FileHeader, name: str, entry: TensorEntry) -> object:
+    """A layer's `comfy_quant`, parsed."""
     if entry.end - entry.start > LONGEST_MARKER:
         raise _unsupported(header, "an unknown quantization")
     try:
-        return json.loads(read().decode("utf-8"))
+        return json.loads(read_small(header, name).decode("utf-8"))
     except (ValueError, RecursionError):
         raise _unsupported(header, "an unknown quantization") from None
 

@@ -27,14 +27,6 @@ HOST = torch.device("cpu")
 GGUF_BYTES_AT_ONCE = 16 << 20  # bytes of packed blocks that are dequantized at a time; in float32 about 8 times as many
 
 
-def read_small(header: FileHeader, name: str) -> bytes:
-    """The raw bytes of a small tensor, such as a marker or the tokenizer's model."""
-    entry = header.tensors[name]
-    with header.path.open("rb") as file:
-        file.seek(entry.start)
-        return file.read(entry.end - entry.start)
-
-
 class TensorReader:
     """Tensors of one open file. Use it in a `with`; what it returns stays valid afterwards.
 
