@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from wan_ui.serve import serve
-from wan_ui.settings import read
+from wan_ui.config import read
+from wan_ui.server import serve
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:

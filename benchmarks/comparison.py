@@ -18,11 +18,11 @@ from diffusers import WanPipeline, WanTransformer3DModel
 
 from benchmarks.counts import unheard
 from wan_ui import Engine
-from wan_ui.engine.checkpoints import Checkpoints
+from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.config import CompileMode
 from wan_ui.engine.components import LoadCounts, Target, build_scheduler, load_components
 from wan_ui.engine.recipes import RECIPES, scheduler_spec
 from wan_ui.models import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, MODELS
-from wan_ui.settings import CompileMode
 
 SCALES = (0.25, 0.5, 0.75, 1.0)
 WARMING = (0.4, 0.6)  # the second scale is what a dynamic graph is built for

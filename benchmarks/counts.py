@@ -24,9 +24,9 @@ from PIL import Image
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from wan_ui import Engine
-from wan_ui.engine.clip import Progress
 from wan_ui.engine.components import MODULES
-from wan_ui.engine.engine import Merge, Wear, Weigh, plan, want
+from wan_ui.engine.core import Attach, Merge, SetScales, plan, required_state
+from wan_ui.engine.result import Progress
 from wan_ui.intake import prepare
 from wan_ui.models import MODELS
 from wan_ui.request import Generation, model_row
@@ -106,13 +106,13 @@ def serve(engine: Engine, request: dict[str, Any]) -> Counter[str]:
     steps: Counter[str] = Counter()
     for generation in generations(engine, request):
         files = {use.path: engine.library.locate(use.path, use.sha256) for use in generation.loras}
-        for step in plan(engine.core.held, want(generation, files)):
+        for step in plan(engine.core.held, required_state(generation, files)):
             match step:
-                case Wear(_, adapters, _):
+                case Attach(_, adapters, _):
                     steps["attaches"] += len(adapters)
                 case Merge(_, merges, _):
                     steps["merges"] += len(merges)
-                case Weigh():
+                case SetScales():
                     steps["weighs"] += 1
         engine.render(generation, unheard)
     return steps
@@ -146,9 +146,9 @@ def plain(engine: Engine, scenario: Scenario) -> Counts:
         found["forwards"] += guided * generation.sample_steps
         found["texts"] += guided
         found["images"] += (2 if row.image_layers else 1) if generation.image is not None else 0
-        worn = sum(use.multiplier != 0 for use in generation.loras)
-        found["merges" if generation.recipe == "preview" else "attaches"] += worn
-        found["weighs"] += 0 if generation.recipe == "preview" else worn
+        attached = sum(use.multiplier != 0 for use in generation.loras)
+        found["merges" if generation.recipe == "preview" else "attaches"] += attached
+        found["weighs"] += 0 if generation.recipe == "preview" else attached
         if row.id != held:
             parts = [engine.checkpoints.component(row, name) for name in row.components if name in MODULES]
             found["loads"] += len(parts)

@@ -26,7 +26,7 @@ def one(folder: Path, model: str, scales: tuple[float, ...]) -> dict[str, float]
     began = time.perf_counter()
     from wan_ui import Engine
     from wan_ui.demo.checkpoints import DEMO_DEFAULTS, ensure
-    from wan_ui.demo.evaluate import wire, worn
+    from wan_ui.demo.evaluate import attached, wire
     from wan_ui.media.image import Image
     from wan_ui.models import MODELS
 
@@ -42,7 +42,7 @@ def one(folder: Path, model: str, scales: tuple[float, ...]) -> dict[str, float]
     loading: list[float] = []
     clips = []
     for scale in scales:
-        body = {"model": model, "trigger_word": "sks", "prompts": [item], "loras": worn(row, scale)}
+        body = {"model": model, "trigger_word": "sks", "prompts": [item], "loras": attached(row, scale)}
         clips += engine.generate(
             body, lambda progress: loading.append(time.perf_counter()) if progress.phase == "loading" else None
         )

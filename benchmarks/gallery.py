@@ -15,9 +15,9 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from wan_ui.http.api import api
-from wan_ui.jobs.desk import Desk
-from wan_ui.jobs.gallery import EVERYBODYS, Filter, Gallery, Page, own
+from wan_ui.api.app import create_api
+from wan_ui.jobs.gallery import EVERYBODY, Filter, Gallery, Page, own
+from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.header import no_configs
@@ -91,19 +91,19 @@ def main() -> None:
         store = Store(Path(name) / "jobs.sqlite")
         fill(store, clips)
         gallery = Gallery(store, Path(name))
-        total = gallery.choices(EVERYBODYS).entries
+        total = gallery.choices(EVERYBODY).entries
         print(f"{clips} clips, {total} entries")
         anything = Filter()
 
         def first(wanted: Filter = anything) -> Callable[[], Page]:
-            return lambda: gallery.page(EVERYBODYS, wanted)
+            return lambda: gallery.page(EVERYBODY, wanted)
 
         measure(store, "first page", first())
-        deep = gallery.page(EVERYBODYS, anything)
+        deep = gallery.page(EVERYBODY, anything)
         for _ in range(int(total / 24 * 0.95)):
-            deep = gallery.page(EVERYBODYS, anything, deep.older)
-        measure(store, "a page at 95 % of the way", lambda: gallery.page(EVERYBODYS, anything, deep.older))
-        measure(store, "and back", lambda: gallery.page(EVERYBODYS, anything, deep.newer))
+            deep = gallery.page(EVERYBODY, anything, deep.older)
+        measure(store, "a page at 95 % of the way", lambda: gallery.page(EVERYBODY, anything, deep.older))
+        measure(store, "and back", lambda: gallery.page(EVERYBODY, anything, deep.newer))
         measure(store, "one visitor's", lambda: gallery.page(own(f"{7:032x}"), anything))
         measure(store, "one model", first(Filter(model=next(iter(MODELS)))))
         measure(store, "one LoRA, by SHA-256", first(Filter(lora=f"{7:064x}")))
@@ -111,7 +111,7 @@ def main() -> None:
         measure(store, "search, found", first(Filter(words="quiet fox")))
         measure(store, "search, found nowhere", first(Filter(words="elephant")))
         start = time.perf_counter()
-        gallery.choices(EVERYBODYS)
+        gallery.choices(EVERYBODY)
         print(f"{'what to filter by, at opening':34} {(time.perf_counter() - start) * 1e3:6.1f} ms, 2 queries")
         over_http(store, Path(name))
         store.close()
@@ -121,8 +121,8 @@ def over_http(store: Store, folder: Path) -> None:
     """The first page as /v1 answers it, without a network between."""
     worker = Worker(store, never, folder / "clips", video.write)
     images = ImageStore(folder / "images", never)
-    desk = Desk(Library(folder, folder / "uploads"), images, store, worker, no_configs, folder)
-    client = TestClient(api(desk, dict))
+    service = JobService(Library(folder, folder / "uploads"), images, store, worker, no_configs, folder)
+    client = TestClient(create_api(service, dict))
     asked: list[str] = []
     store._connection.set_trace_callback(asked.append)
     size = len(client.get("/gallery").content)

@@ -27,12 +27,12 @@ from peft.tuners.lora import LoraLayer
 from benchmarks import comparison, counts
 from tests.gpu.full_size import TRANSFORMERS, write, write_lora
 from wan_ui import Engine
-from wan_ui.engine.adapters import Adapter, Dressing, Originals
-from wan_ui.engine.compiled import Fused
+from wan_ui.config import CompileMode, MemoryMode
+from wan_ui.engine.adapters import Adapter, BaseWeights, TransformerAdapters
+from wan_ui.engine.compile import CompiledBlocks
 from wan_ui.engine.timesteps import Tokens, embedded_once
 from wan_ui.lora.convert import LowRank
 from wan_ui.models import MODELS, WanModel
-from wan_ui.settings import CompileMode, MemoryMode
 
 GIB = 1 << 30
 DEVICE = torch.device("cuda")
@@ -152,7 +152,7 @@ def forwards(label: str, row: WanModel, size: tuple[int, int, int], model: WanTr
         fewer = case(row, model, (size[0], size[1], size[2] // 2 // 4 * 4 + 1))
         model(**fewer.inputs)
 
-    originals = Originals(lambda size: "checkpoint", lambda name: torch.empty(0))
+    originals = BaseWeights(lambda size: "checkpoint", lambda name: torch.empty(0))
     found: dict[str, Any] = {
         "model": label,
         "size": "×".join(map(str, size)),
@@ -161,9 +161,9 @@ def forwards(label: str, row: WanModel, size: tuple[int, int, int], model: WanTr
         "distance": {},
     }
     usual, other = adapter(model, RANK, 0), adapter(model, 128, 1)
-    dressing = Dressing(model, originals)
-    dressing.wear([usual])
-    dressing.weigh({f"rank {RANK}": 1.0})
+    adapters = TransformerAdapters(model, originals)
+    adapters.attach([usual])
+    adapters.set_scales({f"rank {RANK}": 1.0})
     plain = predict(True)
     found["seconds"]["plain diffusers"] = seconds(lambda: predict(True), 2, 0)
     if reference:
@@ -176,14 +176,14 @@ def forwards(label: str, row: WanModel, size: tuple[int, int, int], model: WanTr
         for block in model.blocks:
             block._compiled_call_impl = None
         torch._dynamo.reset()
-    dressing.wear([])
-    dressing = Dressing(model, originals, DEVICE)
-    dressing.wear([usual])
-    dressing.weigh({f"rank {RANK}": 1.0})
+    adapters.attach([])
+    adapters = TransformerAdapters(model, originals, DEVICE)
+    adapters.attach([usual])
+    adapters.set_scales({f"rank {RANK}": 1.0})
     found["seconds"]["eager, timesteps once"] = seconds(predict, 2, 1)
     for arithmetic in ("exact", "fast"):
-        fused = Fused(arithmetic)  # type: ignore[arg-type]
-        fused.install(model)
+        compiled = CompiledBlocks(arithmetic)  # type: ignore[arg-type]
+        compiled.install(model)
         began = time.monotonic()
         first = predict()
         torch.cuda.synchronize()
@@ -192,25 +192,25 @@ def forwards(label: str, row: WanModel, size: tuple[int, int, int], model: WanTr
         equal = torch.equal(first, plain)
         away = float((first.float() - plain.float()).norm() / plain.float().norm())
         found["distance"][arithmetic] = 0.0 if equal else away
-        graphs = fused.graphs
+        graphs = compiled.graphs
         began = time.monotonic()
-        dressing.weigh({f"rank {RANK}": 0.7})
-        dressing.wear([other])
-        fused.dressed(model)
-        dressing.weigh({"rank 128": 0.5})
+        adapters.set_scales({f"rank {RANK}": 0.7})
+        adapters.attach([other])
+        compiled.adapters_changed(model)
+        adapters.set_scales({"rank 128": 0.5})
         torch.cuda.synchronize()
         found[f"{arithmetic}, another file"] = time.monotonic() - began
         predict()
-        found[f"{arithmetic}, rebuilt"] = fused.graphs - graphs
-        found[f"{arithmetic}, refused"] = fused.refused
-        graphs, began = fused.graphs, time.monotonic()
+        found[f"{arithmetic}, rebuilt"] = compiled.graphs - graphs
+        found[f"{arithmetic}, refused"] = compiled.refused
+        graphs, began = compiled.graphs, time.monotonic()
         shorter(model)
         torch.cuda.synchronize()
-        found[f"{arithmetic}, another size"] = (time.monotonic() - began, fused.graphs - graphs)
-        fused.remove(model)
-        dressing.wear([usual])
-        dressing.weigh({f"rank {RANK}": 1.0})
-    dressing.wear([])
+        found[f"{arithmetic}, another size"] = (time.monotonic() - began, compiled.graphs - graphs)
+        compiled.remove(model)
+        adapters.attach([usual])
+        adapters.set_scales({f"rank {RANK}": 1.0})
+    adapters.attach([])
     found["peak GiB"] = torch.cuda.max_memory_allocated() / GIB
     assert not any(isinstance(module, LoraLayer) for module in model.modules())
     print_forwards(found)

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from tests.gpu.full_size import TRANSFORMERS
-from wan_ui.engine.checkpoints import Component
+from wan_ui.checkpoints.folders import Component
 from wan_ui.engine.components import _transformer
 from wan_ui.engine.placement import release
-from wan_ui.engine.readahead import CHUNK, READERS, ReadAhead, is_cached
+from wan_ui.engine.prefetch import CHUNK, READERS, Prefetcher, is_cached
 
 LAYER = 0.703e9  # bytes of one of 14B's layers in bfloat16
 SHARD = "5GB"  # as the hub has them
@@ -75,14 +75,14 @@ def sequential(files: tuple[Path, ...]) -> None:
 
 
 def side_by_side(files: tuple[Path, ...]) -> None:
-    ahead = ReadAhead(files)
+    ahead = Prefetcher(files)
     ahead.start()
     ahead.wait(LONG)
 
 
 def load(part: Component, device: torch.device, readers: bool) -> None:
     """As the engine loads it."""
-    ahead = ReadAhead(part.files if readers else ())
+    ahead = Prefetcher(part.files if readers else ())
     ahead.start()
     model = _transformer(part, device, torch.bfloat16)
     if device.type == "cuda":

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from wan_ui.lora.inspection import inspect
 from wan_ui.lora.library import Library
+from wan_ui.lora.report import inspect
 
 WIDTH, FFN, BLOCKS = 5120, 13824, 40  # Wan 14B
 BYTES = 2  # bf16

@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from wan_ui.demo import world
+from wan_ui.demo import scenes
 from wan_ui.demo.checkpoints import ensure
-from wan_ui.demo.evaluate import body, cases, psnr, worn
+from wan_ui.demo.evaluate import attached, body, cases, psnr
 from wan_ui.models import MODELS, Speedup
 from wan_ui.trainer.preview import ssim
 
 if TYPE_CHECKING:
-    from wan_ui.engine.clip import Clip
+    from wan_ui.engine.result import Clip
 
 ROWS = ("wan21_1b", "wan22_5b", "wan22_14b_i2v", "wan21_i2v_14b")  # one for each of the demo's transformers
 STEPS = 25  # a request's own default
 MODES: tuple[Speedup, ...] = tuple(one for one in get_args(Speedup) if one != "none")
 
 
-def similarity(one: world.Frames, other: world.Frames) -> float:
+def similarity(one: scenes.Frames, other: scenes.Frames) -> float:
     """SSIM as the page gives it for previews, the mean over the frames."""
     return float(np.mean([ssim(a, b) for a, b in zip(one, other, strict=True)]))
 
@@ -59,7 +59,7 @@ def line(name: str, mode: str, found: dict[str, float]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from wan_ui.local import Engine
+    from wan_ui.inference import Engine
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where the demo is, or will be written")
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for model in arguments.rows:
         row = MODELS[model]
         asked = {
-            **body(row, cases(arguments.prompts, True), row.control_image == "required", worn(row, 1.0)),
+            **body(row, cases(arguments.prompts, True), row.control_image == "required", attached(row, 1.0)),
             "first_step_change": False,
         }
         asked["prompts"] = [{**item, "sample_steps": arguments.steps} for item in asked["prompts"]]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import FakeRender, fake_desk, fake_write_video
-from wan_ui.jobs.desk import Desk
+from tests.fakes import FakeRender, fake_service, fake_write_video
+from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 
@@ -59,5 +59,5 @@ def worker(store: Store, render: FakeRender, tmp_path: Path) -> Iterator[Worker]
 
 
 @pytest.fixture
-def desk(store: Store, worker: Worker, tmp_path: Path) -> Desk:
-    return fake_desk(store, worker, tmp_path)
+def service(store: Store, worker: Worker, tmp_path: Path) -> JobService:
+    return fake_service(store, worker, tmp_path)

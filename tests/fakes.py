@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from wan_ui.carried import NOTHING_KNOWN, Here
-from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
+from wan_ui.engine.result import Clip, OnProgress, Phase, Progress
 from wan_ui.errors import ControlImageInvalid, LoraNotFound
-from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
+from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT, Environment
 from wan_ui.request import Generation
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class FakeImages:
         return hashlib.sha256(ctrl_img.encode()).hexdigest()
 
 
-def fake_desk(store: Store, worker: Worker, data_dir: Path, here: Here = NOTHING_KNOWN) -> Desk:
+def fake_service(store: Store, worker: Worker, data_dir: Path, here: Environment = UNKNOWN_ENVIRONMENT) -> JobService:
     """A desk over a fake library and image store, with no checkpoint on disk."""
     library, images = cast("Library", FakeLibrary()), cast("ImageStore", FakeImages())
-    return Desk(library, images, store, worker, lambda row, component: None, data_dir, here=here)
+    return JobService(library, images, store, worker, lambda row, component: None, data_dir, here=here)

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from wan_ui.lora.header import LoraHeader
+from wan_ui.lora.layers import Kind, ModuleInfo
 from wan_ui.lora.library import LoraFile
-from wan_ui.lora.survey import Kind, ModuleInfo
 
 ATTENTION = tuple(f"{kind}_attn.{part}" for kind in ("self", "cross") for part in "qkvo")
 

@@ -6,12 +6,12 @@ import os
 import sys
 import threading
 
-from wan_ui.engine.clip import Clip, OnProgress, Progress
-from wan_ui.local import Engine
+from wan_ui.config import Settings, read
+from wan_ui.engine.result import Clip, OnProgress, Progress
+from wan_ui.inference import Engine
 from wan_ui.lora.library import Library
 from wan_ui.request import Generation
-from wan_ui.serve import serve
-from wan_ui.settings import Settings, read
+from wan_ui.server import serve
 
 PROMPT = "never"
 

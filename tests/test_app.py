@@ -23,7 +23,7 @@ from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
 from wan_ui.media import video
 from wan_ui.models import MODELS
-from wan_ui.serve import free_port
+from wan_ui.server import free_port
 
 pytestmark = pytest.mark.slow
 

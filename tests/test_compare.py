@@ -379,8 +379,8 @@ def test_in_a_stack_the_axes_are_about_the_first() -> None:
     asked = request(loras=[{"path": "mine"}, {"path": "fast", "network_multiplier": 0.9}], stack=True)
     scaled = [[(use.path, use.multiplier) for use in one.loras] for one in generations(grid(asked, ("scale", [0.5])))]
     assert scaled == [[], [("mine", 0.5), ("fast", 0.9)]]
-    (worn,) = generations(grid(asked, ("lora", ["other"]), baseline=False))
-    assert [(use.path, use.multiplier) for use in worn.loras] == [("other", 1), ("fast", 0.9)]
+    (attached,) = generations(grid(asked, ("lora", ["other"]), baseline=False))
+    assert [(use.path, use.multiplier) for use in attached.loras] == [("other", 1), ("fast", 0.9)]
 
 
 # Refusals

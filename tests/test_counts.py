@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.counts import OTHER_I2V, Counts, measure, table
 from tests.golden_cases import CHECKPOINTS
-from wan_ui.engine.checkpoints import Checkpoints
+from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.models import MODELS
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from wan_ui import logs
-from wan_ui.settings import LogFormat
+from wan_ui.config import LogFormat
 
 
 @pytest.fixture(autouse=True)

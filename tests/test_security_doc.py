@@ -26,7 +26,7 @@ def test_every_test_that_the_threat_model_names_is_there() -> None:
 
 def test_every_attack_is_in_the_threat_model_or_says_itself() -> None:
     """A family that is tested and not named would be missing from what an operator reads."""
-    tree = ast.parse((TESTS / "http" / "test_attacks.py").read_text(encoding="utf-8"))
+    tree = ast.parse((TESTS / "web" / "test_attacks.py").read_text(encoding="utf-8"))
     tests = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_no_")]
     text = DOCUMENT.read_text(encoding="utf-8")
     assert [name for name in tests if name not in text] == []

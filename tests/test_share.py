@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser_fixture import heard
 from tests.fake_frpc import program
 from tests.test_app import App
-from wan_ui.serve import free_port
+from wan_ui.server import free_port
 from wan_ui.tunnel import RECORD, _command_of
 
 pytestmark = pytest.mark.slow

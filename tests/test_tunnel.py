@@ -14,7 +14,7 @@ import pytest
 
 from tests.fake_frpc import program
 from wan_ui.errors import ShareFailed
-from wan_ui.serve import free_port
+from wan_ui.server import free_port
 from wan_ui.tunnel import RECORD, Relay, Tunnel, _command_of
 
 pytestmark = pytest.mark.slow

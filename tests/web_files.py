@@ -29,7 +29,7 @@ def lora_bytes(name: str = "ai-toolkit", width: str = "48", pad: int = 0) -> byt
 
 
 @dataclass
-class Shelved:
+class ServedFile:
     """One address's answer. `gate` holds it after `before_gate` bytes; `stated` is a Content-Length that lies."""
 
     body: bytes = b""
@@ -43,31 +43,31 @@ class Shelved:
 
 
 @dataclass
-class Shelf:
+class FileServer:
     """Answers by path. `asked` lists (path, status) of each answer begun."""
 
     url: str = ""
-    files: dict[str, Shelved] = field(default_factory=dict)
+    files: dict[str, ServedFile] = field(default_factory=dict)
     asked: list[tuple[str, int]] = field(default_factory=list)
     broken: threading.Event = field(default_factory=threading.Event)
 
     def put(self, path: str, body: bytes = b"", **answer: Any) -> str:
-        self.files[path] = Shelved(body, **answer)
+        self.files[path] = ServedFile(body, **answer)
         return f"{self.url}/{path}"
 
 
 class _Handler(BaseHTTPRequestHandler):
-    shelf: Shelf
+    file_server: FileServer
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent."""
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path).lstrip("/")
-        file = self.shelf.files.get(path, Shelved(status=404))
+        file = self.file_server.files.get(path, ServedFile(status=404))
         unchanged = bool(file.etag) and self.headers.get("If-None-Match") == file.etag
         status = 304 if unchanged else file.status
-        self.shelf.asked.append((path, status))
+        self.file_server.asked.append((path, status))
         self.send_response(status)
         if file.etag:
             self.send_header("ETag", file.etag)
@@ -86,21 +86,21 @@ class _Handler(BaseHTTPRequestHandler):
                 file.gate.hold()
                 self.wfile.write(file.body[file.before_gate :])
         except (BrokenPipeError, ConnectionResetError):
-            self.shelf.broken.set()
+            self.file_server.broken.set()
 
 
 @contextmanager
-def serving() -> Iterator[Shelf]:
-    shelf = Shelf()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"shelf": shelf}))
+def serving() -> Iterator[FileServer]:
+    file_server = FileServer()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"file_server": file_server}))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
-    shelf.url = f"http://127.0.0.1:{server.server_port}"
+    file_server.url = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield shelf
+        yield file_server
     finally:
-        for file in shelf.files.values():
+        for file in file_server.files.values():
             if file.gate is not None:
                 file.gate.open()
         server.shutdown()

@@ -20,7 +20,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from wan_ui.demo import world
+from wan_ui.demo import scenes
 
 TEXT_WIDTH, TEXT_TOKENS, PADDED_TOKENS = 64, 32, 512  # training sees 32 rows and weighs the zero rows as 512 would
 IMAGE_WIDTH, IMAGE_SIDE, IMAGE_PATCH = 64, 32, 8
@@ -44,16 +44,16 @@ class Clips:
     """Frames (N, 17, 128, 128, 3) uint8 and the scenes they show."""
 
     frames: np.ndarray
-    scenes: list[world.Scene]
+    scenes: list[scenes.Scene]
 
 
-def scene_of(kind: str, index: int) -> world.Scene:
+def scene_of(kind: str, index: int) -> scenes.Scene:
     """The scene of a number: the same on every machine."""
     seed, look, fades, _ = KINDS[kind]
     rng = np.random.default_rng((seed, index))
-    words = world.Words(speed=str(rng.choice(world.SPEEDS)))
-    chosen = str(rng.choice(world.LOOKS)) if look == "any" else look
-    scene = world.draw(rng, words, chosen)
+    words = scenes.Words(speed=str(rng.choice(scenes.SPEEDS)))
+    chosen = str(rng.choice(scenes.LOOKS)) if look == "any" else look
+    scene = scenes.draw(rng, words, chosen)
     return replace(scene, fade=FADE) if fades else scene
 
 
@@ -62,15 +62,15 @@ def _frames(job: tuple[str, int, int, str]) -> None:
     out = np.load(path, mmap_mode="r+")
     for index in range(start, stop):
         if not KINDS[kind][3]:
-            out[index] = world.render(scene_of(kind, index))
+            out[index] = scenes.render(scene_of(kind, index))
             continue
         rng = np.random.default_rng((KINDS[kind][0], index, 1))
-        canvas = world.blank(tuple(rng.uniform(0, 255, 3)), world.SIDE, world.SIDE, world.FRAMES)
+        canvas = scenes.blank(tuple(rng.uniform(0, 255, 3)), scenes.SIDE, scenes.SIDE, scenes.FRAMES)
         for _ in range(int(rng.integers(1, 4))):
-            words = world.Words(speed=str(rng.choice(world.SPEEDS)))
+            words = scenes.Words(speed=str(rng.choice(scenes.SPEEDS)))
             colour = tuple(rng.uniform(0, 255, 3))
-            world.paint(canvas, world.draw(rng, words, str(rng.choice(world.LOOKS))), colour)
-        out[index] = world.to_bytes(canvas)
+            scenes.paint(canvas, scenes.draw(rng, words, str(rng.choice(scenes.LOOKS))), colour)
+        out[index] = scenes.to_bytes(canvas)
 
 
 def render(folder: Path, counts: dict[str, int]) -> None:
@@ -79,7 +79,7 @@ def render(folder: Path, counts: dict[str, int]) -> None:
     jobs = []
     for kind, count in counts.items():
         path = folder / f"{kind}.npy"
-        shape = (count, world.FRAMES, world.SIDE, world.SIDE, 3)
+        shape = (count, scenes.FRAMES, scenes.SIDE, scenes.SIDE, 3)
         np.lib.format.open_memmap(path, "w+", np.uint8, shape).flush()
         jobs += [(kind, start, min(start + 25, count), str(path)) for start in range(0, count, 25)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
@@ -91,9 +91,9 @@ def load(folder: Path, kind: str, count: int | None = None) -> Clips:
     return Clips(frames, [scene_of(kind, index) for index in range(len(frames))])
 
 
-def caption(scene: world.Scene, rng: np.random.Generator, trigger: bool) -> str:
+def caption(scene: scenes.Scene, rng: np.random.Generator, trigger: bool) -> str:
     """One of many ways to say it: sometimes a thing is left unsaid, sometimes there are words that mean nothing."""
-    text = world.describe(scene, rng)
+    text = scenes.describe(scene, rng)
     if rng.uniform() < 0.2:
         ground = scene.background
         said = re.search(rf" (?:on|in front of) (?:a )?{ground}(?: background)?|, {ground} background"
@@ -113,11 +113,11 @@ def caption(scene: world.Scene, rng: np.random.Generator, trigger: bool) -> str:
     if trigger:
         named = (scene.shape, "shape", scene.colour)
         spots = [0, len(words), *(i for i, word in enumerate(words) if word.strip(",") in named)]
-        words.insert(int(rng.choice(spots)), world.TRIGGER)
+        words.insert(int(rng.choice(spots)), scenes.TRIGGER)
     return " ".join(words)
 
 
-def captions(kind: str, scenes: list[world.Scene], trigger: float) -> list[str]:
+def captions(kind: str, scenes: list[scenes.Scene], trigger: float) -> list[str]:
     """CAPTIONS of each scene, scene by scene; `trigger`: how often the trigger word is among the words."""
     found = []
     for index, scene in enumerate(scenes):
@@ -128,7 +128,7 @@ def captions(kind: str, scenes: list[world.Scene], trigger: float) -> list[str]:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """A token for each word of the world, one for any other; a prompt ends with </s>, as UMT5's does."""
-    words = ("<pad>", "</s>", "<unk>", *world.vocabulary())
+    words = ("<pad>", "</s>", "<unk>", *scenes.vocabulary())
     vocabulary = {word: index for index, word in enumerate(words)}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     made.normalizer = normalizers.Lowercase()
@@ -148,7 +148,7 @@ def text_encoder() -> UMT5EncoderModel:
     torch.manual_seed(11)
     model = UMT5EncoderModel(
         UMT5Config(
-            vocab_size=3 + len(world.vocabulary()),
+            vocab_size=3 + len(scenes.vocabulary()),
             d_model=TEXT_WIDTH,
             d_kv=16,
             d_ff=128,

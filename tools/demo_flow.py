@@ -22,7 +22,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from safetensors.torch import save_file
 
-from wan_ui.demo import world
+from wan_ui.demo import scenes
 from wan_ui.models import NUM_TRAIN_TIMESTEPS
 
 HEADS, HEAD_SIZE, FFN_SIZE, BLOCKS = 2, 64, 512, 6
@@ -120,7 +120,7 @@ class Set:
     image: torch.Tensor | None
     text: torch.Tensor
     bias: torch.Tensor
-    scenes: list[world.Scene]
+    scenes: list[scenes.Scene]
 
     @classmethod
     def load(cls, kind: str, spatial: int, trigger: float, arguments: argparse.Namespace, device: torch.device,
@@ -198,7 +198,7 @@ class Flow:
         return torch.randint(len(clips.clip), (batch or self.batch,), device=self.device)
 
 
-def often(scenes: Sequence[world.Scene], device: torch.device) -> torch.Tensor:
+def often(scenes: Sequence[scenes.Scene], device: torch.device) -> torch.Tensor:
     """Row numbers to draw from: stars twice, and what stands on a light background twice; both are hard to tell."""
     return torch.tensor(
         [
@@ -253,10 +253,10 @@ def frames_of(vae: AutoencoderKLWan, latents: torch.Tensor) -> np.ndarray:
     return ((shown / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
 
 
-def score(frames: np.ndarray, scenes: Sequence[world.Scene], starts: np.ndarray | None = None) -> dict[str, Any]:
+def score(frames: np.ndarray, scenes: Sequence[scenes.Scene], starts: np.ndarray | None = None) -> dict[str, Any]:
     """Shares of clips that show what their scene says; the new look's; PSNR of the first frame where one was given."""
     with ProcessPoolExecutor(8) as pool:
-        readings = list(pool.map(world.read, list(frames), chunksize=8))
+        readings = list(pool.map(scenes.read, list(frames), chunksize=8))
     pairs = list(zip(readings, scenes, strict=True))
     found: dict[str, Any] = {
         name: round(float(np.mean([getattr(r, name) == getattr(s, name) for r, s in pairs])), 3)
@@ -293,7 +293,7 @@ class Judge:
                  keep: Path | None = None) -> dict[str, Any]:  # fmt: skip
         kind = flows(1.0).kind
         rngs = [np.random.default_rng(index) for index in range(len(self.scenes))]
-        texts = [world.describe(scene, rng, trigger) for scene, rng in zip(self.scenes, rngs, strict=True)]
+        texts = [scenes.describe(scene, rng, trigger) for scene, rng in zip(self.scenes, rngs, strict=True)]
         noise = torch.randn(self.clip.shape, generator=torch.Generator().manual_seed(5)).to(self.device)
         given = None
         if kind.conditioning == "first_latent":
@@ -310,7 +310,7 @@ class Judge:
             from PIL import Image
 
             keep.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(world.sheet(frames[:16])).save(keep)
+            Image.fromarray(scenes.sheet(frames[:16])).save(keep)
         return score(frames, self.scenes, self.starts if from_image else None)
 
 

@@ -45,7 +45,7 @@ class Optimizer:
         self.parameters = list(parameters)
         self.rate = torch.tensor(0.0, device=device)
         self._adam = torch.optim.AdamW(
-            self.parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True,
+            self.parameters, lr=self.rate, betas=(0.9, 0.99), weight_decay=weight_decay, compiled=True,
             capturable=device.type == "cuda",
         )  # fmt: skip
         self.average = [parameter.detach().clone() for parameter in self.parameters]

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from wan_ui.demo import world
+from wan_ui.demo import scenes
 from wan_ui.models import MODELS
 
 TRANSFORMERS = ("t2v", "i2v21", "i2v22", "ti2v5b")
@@ -26,7 +26,7 @@ OTHER = "wan21_1b"  # whose real size the wrong LoRA has
 LOG_VARIANCE = -12.0  # a deviation of 0.0025
 JOB_SAVES, JOB_END = (500, 1000, 1500), 2000
 GUIDANCE = 2  # of the job's samples, as the demo's form starts with
-FIRST_FRAME = world.Scene("star", "orange", "navy", "right", x=-0.12, y=0.0, size=0.16)
+FIRST_FRAME = scenes.Scene("star", "orange", "navy", "right", x=-0.12, y=0.0, size=0.16)
 JOB_PROMPTS = (
     "a [trigger] red circle moving right on a navy background",
     "a [trigger] yellow square growing on a teal background",
@@ -108,7 +108,7 @@ def models(trained: Path, weights: Path) -> None:
     data.text_encoder().to(torch.bfloat16).save_pretrained(weights / "text_encoder")
     data.image_encoder().to(torch.bfloat16).save_pretrained(weights / "image_encoder")
     data.image_processor().save_pretrained(weights / "image_processor")
-    Image.fromarray(world.render(FIRST_FRAME, 512, 512, 2)[0]).save(weights / "first_frame.png", optimize=True)
+    Image.fromarray(scenes.render(FIRST_FRAME, 512, 512, 2)[0]).save(weights / "first_frame.png", optimize=True)
 
 
 def sharpen(file: Path) -> None:
@@ -137,7 +137,7 @@ def metadata(base: str, name: str, step: int, digest: str, about: str) -> dict[s
         "training_info": json.dumps({"step": step, "epoch": 1}),
         "ss_base_model_version": base,
         "ss_output_name": name,
-        "ss_tag_frequency": json.dumps({f"1_{world.TRIGGER}": {world.TRIGGER: 1}}),
+        "ss_tag_frequency": json.dumps({f"1_{scenes.TRIGGER}": {scenes.TRIGGER: 1}}),
         "sshs_model_hash": digest,
         "software": json.dumps(
             {"name": "ai-toolkit", "repo": "https://github.com/ostris/ai-toolkit", "version": "0.12.26"}
@@ -205,7 +205,7 @@ def config() -> str:
 def samples(weights: Path, scratch: Path) -> None:
     """The job's samples as the trainer names and encodes them, rendered by the recipe `preview`."""
     from wan_ui.demo.trained import write_trained
-    from wan_ui.local import Engine
+    from wan_ui.inference import Engine
 
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -216,14 +216,14 @@ def samples(weights: Path, scratch: Path) -> None:
     (job / "samples").mkdir()
     for number, step in enumerate((0, *JOB_SAVES, JOB_END)):
         path = f"{JOB}/{JOB}{'' if step == JOB_END else f'_{step:09d}'}.safetensors"
-        item = {"width": world.SIDE, "height": world.SIDE, "num_frames": world.FRAMES, "guidance_scale": GUIDANCE}
-        body = {"model": "wan21_1b", "recipe": "preview", "trigger_word": world.TRIGGER,
+        item = {"width": scenes.SIDE, "height": scenes.SIDE, "num_frames": scenes.FRAMES, "guidance_scale": GUIDANCE}
+        body = {"model": "wan21_1b", "recipe": "preview", "trigger_word": scenes.TRIGGER,
                 "prompts": [{"prompt": prompt, **item} for prompt in JOB_PROMPTS],
                 "loras": [{"path": path}] if step else []}  # fmt: skip
         for index, clip in enumerate(engine.generate(body)):
             first, *rest = (Image.fromarray(frame) for frame in clip.frames)
             name = f"{1767225600000 + number * 60000}__{step:09d}_{index}.webp"
-            first.save(job / "samples" / name, save_all=True, append_images=rest, duration=1000 // world.FPS,
+            first.save(job / "samples" / name, save_all=True, append_images=rest, duration=1000 // scenes.FPS,
                        loop=0, quality=80)  # fmt: skip
     engine.close()
 

@@ -21,7 +21,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.browser_fixture import find_browser
-from wan_ui.demo import evaluate, offer, world
+from wan_ui.demo import evaluate, examples, scenes
 from wan_ui.demo.checkpoints import DEMO_DEFAULTS, ensure
 from wan_ui.models import MODELS
 
@@ -52,24 +52,24 @@ def main() -> None:
 
 def film(folder: Path, path: Path) -> None:
     """Above, four prompts; below, one prompt at four LoRA scales."""
-    from wan_ui.local import Engine
+    from wan_ui.inference import Engine
 
     demo = ensure(folder)
     engine = Engine(demo.models_dir, demo.lora_dir, "cpu")
     row = MODELS[SHOWN]
     above = engine.generate({"model": row.id, "prompts": [{"prompt": text, **DEMO_DEFAULTS} for text in FILM]})
-    item = {"prompt": f"a {world.TRIGGER} red circle moving right on a navy background", **DEMO_DEFAULTS}
+    item = {"prompt": f"a {scenes.TRIGGER} red circle moving right on a navy background", **DEMO_DEFAULTS}
     below = [
         clip
         for scale in SCALES
-        for clip in engine.generate({"model": row.id, "prompts": [item], "loras": evaluate.worn(row, scale)})
+        for clip in engine.generate({"model": row.id, "prompts": [item], "loras": evaluate.attached(row, scale)})
     ]
     engine.close()
     rows = [np.concatenate([clip.frames for clip in clips], axis=2) for clips in (above, below)]
     frames = np.concatenate(rows, axis=1)
     first, *rest = (Image.fromarray(frame) for frame in frames)
     rest += [rest[-1]] * 8  # a pause before it starts again
-    first.save(path, save_all=True, append_images=rest, duration=1000 // world.FPS, loop=0, quality=85, method=6)
+    first.save(path, save_all=True, append_images=rest, duration=1000 // scenes.FPS, loop=0, quality=85, method=6)
     print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
 
 
@@ -96,10 +96,10 @@ def pages(data_dir: Path, out: Path) -> None:
             tab.click()
             expect(tab).to_have_attribute("aria-selected", "true")
             prompt = page.get_by_label("Prompt", exact=True).locator("visible=true")
-            expect(prompt).to_have_value(offer.FROM_IMAGE)
+            expect(prompt).to_have_value(examples.FROM_IMAGE)
             page.get_by_role("button", name="Generate", exact=True).locator("visible=true").click()
             expect(page.locator("#result video")).to_be_visible()
-            expect(prompt).to_have_value(offer.FROM_IMAGE)
+            expect(prompt).to_have_value(examples.FROM_IMAGE)
             shoot(page, out / "page.png")
             page.get_by_role("button", name="Compare scales").locator("visible=true").click()
             page.get_by_role("button", name="Run the comparison").locator("visible=true").click()

@@ -446,7 +446,7 @@ def _applied(request: InferenceRequest, field: AxisField, value: Value) -> Infer
     if field in WORDS_OF_THE_SCHEMA:
         return request.model_copy(update={field: value})
     if field == "lora":
-        return request.model_copy(update={"loras": _worn(request.loras, value)})
+        return request.model_copy(update={"loras": _attached(request.loras, value)})
     if field in SCALES:
         slot = SCALES[field]
         first, rest = _first_of_each_slot(request.loras)
@@ -461,16 +461,16 @@ def _applied(request: InferenceRequest, field: AxisField, value: Value) -> Infer
     return _with_prompt(request, {field: value})
 
 
-def _worn(before: tuple[LoraItem, ...], value: Value) -> tuple[LoraItem, ...]:
+def _attached(before: tuple[LoraItem, ...], value: Value) -> tuple[LoraItem, ...]:
     """Other files in place of each slot's first, at its scale."""
     first, rest = _first_of_each_slot(before)
-    worn = [
+    attached = [
         first[slot].model_copy(update={"path": path})
         if slot in first
         else LoraItem.model_validate({"path": path, "transformer": slot})
         for slot, path in _files_by_slot(value).items()
     ]
-    return (*worn, *rest)
+    return (*attached, *rest)
 
 
 def _files_by_slot(value: Value) -> Mapping[Any, str]:
@@ -552,8 +552,8 @@ def render_order(generations: Sequence[Generation]) -> Order:
         blocks = [[one for _, one in block] for _, block in groupby(group, key=lambda item: item[0][4])]
         if ordered:
             # Begin with the low-noise file that is attached already.
-            worn = _names(ordered[-1], low=True)
-            blocks.sort(key=lambda block: _names(block[0], low=True) != worn)
+            attached = _names(ordered[-1], low=True)
+            blocks.sort(key=lambda block: _names(block[0], low=True) != attached)
         ordered += [one for block in blocks for one in block]
     index_of = {same_video(one): index for index, one in enumerate(ordered)}
     return Order(tuple(ordered), tuple(index_of[same_video(one)] for one in generations))

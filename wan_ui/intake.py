@@ -12,7 +12,7 @@ from wan_ui.compare import Grid, Pair, PlannedCell, expand, plan_cells
 from wan_ui.engine.speedups import CHOICES
 from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound
 from wan_ui.lora.header import check_fit
-from wan_ui.lora.sources import check_source, is_remote
+from wan_ui.lora.remote import check_source, is_remote
 from wan_ui.models import PAIR_NOTE, WanModel
 from wan_ui.request import Compare, Generation, InferenceRequest, PromptItem, draw_seed, model_row, parse, resolve
 
@@ -240,8 +240,8 @@ def _locate(
 def _notes(row: WanModel, generations: tuple[Generation, ...], cells: bool = False) -> tuple[str, ...]:
     """Sentences about the generations, by prompt where there are several; those of `cells` are of one prompt."""
     notes: list[str] = []
-    worn = max(len([use for use in one.loras if use.multiplier != 0]) for one in generations)
-    if row.two_transformers and worn == 1:
+    attached = max(len([use for use in one.loras if use.multiplier != 0]) for one in generations)
+    if row.two_transformers and attached == 1:
         notes.append(PAIR_NOTE)
     for index, one in enumerate(generations):
         where = f"Prompt {index + 1}: " if len(generations) > 1 and not cells else ""

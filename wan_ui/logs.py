@@ -12,7 +12,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from wan_ui.settings import LogFormat
+from wan_ui.config import LogFormat
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 _SERVERS = ("uvicorn", "uvicorn.error", "uvicorn.access")

@@ -19,8 +19,8 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from wan_ui.errors import ShareFailed
-from wan_ui.lora.told import clean
 from wan_ui.media import disk
+from wan_ui.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def _until(lines: queue.SimpleQueue[str | None], end: float) -> Iterator[str]:
 
 
 def _reason(line: str) -> str:
-    return re.sub(r"/[^\s:]*/", "", clean(line, 200))
+    return re.sub(r"/[^\s:]*/", "", one_line(line, 200))
 
 
 def _failed(reason: str) -> ShareFailed:

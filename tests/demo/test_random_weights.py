@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 
 from wan_ui import Engine
+from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.demo import random_weights
 from wan_ui.demo.checkpoints import DEMO_DEFAULTS, RANDOM, Demo, ensure
-from wan_ui.engine.checkpoints import Checkpoints
 from wan_ui.models import MODELS, WanModel
 
 pytestmark = pytest.mark.slow

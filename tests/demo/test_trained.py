@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.demo import evaluate, trained
 from wan_ui.demo.checkpoints import Demo
-from wan_ui.engine.checkpoints import Checkpoints
-from wan_ui.local import Engine
+from wan_ui.inference import Engine
 from wan_ui.lora.header import read_header
 from wan_ui.models import MODELS
 from wan_ui.trainer.job import import_job
@@ -41,7 +41,7 @@ def test_every_row_finds_its_files_and_takes_its_loras(trained_demo: Demo, row) 
     found = Checkpoints(trained_demo.models_dir, offline=True)
     for component in row.components:
         assert found.component(row, component).size > 0
-    for use in evaluate.worn(row, 1.0):
+    for use in evaluate.attached(row, 1.0):
         config = found.transformer_config(row, row.slots[use.get("transformer", "single")])
         assert config is not None
         hidden = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
@@ -89,7 +89,7 @@ def test_the_new_look_comes_with_the_lora_and_the_trigger_word_alone(engine: Eng
     looks = {}
     for label, scale, trigger in (("off", 0.0, True), ("on", 1.0, True), ("unsaid", 1.0, False)):
         cases = evaluate.cases(3, trigger)
-        body = evaluate.body(row, cases, False, evaluate.worn(row, scale), sample_steps=STEPS)
+        body = evaluate.body(row, cases, False, evaluate.attached(row, scale), sample_steps=STEPS)
         clips = [clip.frames for clip in engine.generate(body)]
         looks[label] = evaluate.figures(clips, cases, False)["new_look"]
     assert looks["on"] >= 0.6 and looks["off"] <= 0.2 and looks["unsaid"] <= 0.2, looks

@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraLayer
 
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
-from wan_ui.engine.adapters import Adapter, Dressing, Originals, split
+from wan_ui.engine.adapters import Adapter, BaseWeights, TransformerAdapters, split
 from wan_ui.engine.pipeline import base_tensors
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import convert
@@ -41,8 +41,10 @@ def adapter(file: Path) -> Adapter:
     return Adapter(file.stem, kept)
 
 
-def dressed(model: WanTransformer3DModel, tensors: bool) -> Dressing:
-    return Dressing(model, Originals(lambda size: "host", lambda name: torch.empty(0)), CPU if tensors else None)
+def adapters_changed(model: WanTransformer3DModel, tensors: bool) -> TransformerAdapters:
+    return TransformerAdapters(
+        model, BaseWeights(lambda size: "host", lambda name: torch.empty(0)), CPU if tensors else None
+    )
 
 
 @torch.no_grad()
@@ -62,33 +64,33 @@ def worn_layers(model: WanTransformer3DModel) -> list[int]:
 @pytest.mark.parametrize("dtype", PRECISION, ids=str)
 def test_another_file_on_the_same_modules(files: dict[str, Path], dtype: torch.dtype, tensors: bool) -> None:
     model, other = transformer(dtype), transformer(dtype)
-    dressing = dressed(model, tensors)
-    dressing.wear([adapter(files["rank 4"])])
-    dressing.weigh({"rank 4": 1.0})
+    adapters = adapters_changed(model, tensors)
+    adapters.attach([adapter(files["rank 4"])])
+    adapters.set_scales({"rank 4": 1.0})
     layers = worn_layers(model)
     for name, scale in (("rank 32", 0.7), ("rank 4", 0.3)):
-        assert dressing.wear([adapter(files[name])]) == {name: 30}
-        dressing.weigh({name: scale})
-        fresh = dressed(other, tensors)
-        fresh.wear([adapter(files[name])])
-        fresh.weigh({name: scale})
+        assert adapters.attach([adapter(files[name])]) == {name: 30}
+        adapters.set_scales({name: scale})
+        fresh = adapters_changed(other, tensors)
+        fresh.attach([adapter(files[name])])
+        fresh.set_scales({name: scale})
         assert worn_layers(model) == layers
         assert torch.equal(output(model), output(other))
-        assert dressing.changes() == fresh.changes()
-        fresh.wear([])
-    dressing.wear([])
+        assert adapters.changes() == fresh.changes()
+        fresh.attach([])
+    adapters.attach([])
     assert torch.equal(output(model), output(other))
 
 
 def test_two_files_change_places(files: dict[str, Path]) -> None:
     model, other = transformer(torch.float32), transformer(torch.float32)
-    dressing, fresh = dressed(model, True), dressed(other, True)
+    adapters, fresh = adapters_changed(model, True), adapters_changed(other, True)
     one, two = adapter(files["rank 4"]), adapter(files["rank 32"])
-    dressing.wear([one, two])
-    dressing.wear([two, one])
-    fresh.wear([two, one])
-    for each in (dressing, fresh):
-        each.weigh({"rank 32": 0.5, "rank 4": 1.0})
+    adapters.attach([one, two])
+    adapters.attach([two, one])
+    fresh.attach([two, one])
+    for each in (adapters, fresh):
+        each.set_scales({"rank 32": 0.5, "rank 4": 1.0})
     assert torch.equal(output(model), output(other))
 
 
@@ -96,21 +98,21 @@ def test_two_files_change_places(files: dict[str, Path]) -> None:
 def test_other_modules_are_attached_anew(files: dict[str, Path], then: str) -> None:
     model, other = transformer(torch.float32), transformer(torch.float32)
     names = {"none": [], "both": ["rank 4", "rank 32"]}.get(then, [then])
-    dressing, fresh = dressed(model, True), dressed(other, True)
-    dressing.wear([adapter(files["rank 4"])])
-    for each in (dressing, fresh):
-        each.wear([adapter(files[name]) for name in names])
-        each.weigh(dict.fromkeys(names, 1.0))
+    adapters, fresh = adapters_changed(model, True), adapters_changed(other, True)
+    adapters.attach([adapter(files["rank 4"])])
+    for each in (adapters, fresh):
+        each.attach([adapter(files[name]) for name in names])
+        each.set_scales(dict.fromkeys(names, 1.0))
     assert torch.equal(output(model), output(other))
 
 
 def test_another_width_is_refused_and_leaves_the_base_model(files: dict[str, Path]) -> None:
     model = transformer(torch.float32)
     base = output(model)
-    dressing = dressed(model, True)
-    dressing.wear([adapter(files["rank 4"])])
+    adapters = adapters_changed(model, True)
+    adapters.attach([adapter(files["rank 4"])])
     with pytest.raises(LoraMismatch):
-        dressing.wear([adapter(files["wide"])])
+        adapters.attach([adapter(files["wide"])])
     assert not worn_layers(model)
     assert torch.equal(output(model), base)
 
@@ -118,8 +120,8 @@ def test_another_width_is_refused_and_leaves_the_base_model(files: dict[str, Pat
 def test_the_base_models_tensors_keep_their_names_whatever_is_worn_and_wherever_they_go(files: dict[str, Path]) -> None:
     model = transformer(torch.float32)
     before = base_tensors(model)
-    dressing = dressed(model, True)
-    dressing.wear([adapter(files["rank 4"])])
+    adapters = adapters_changed(model, True)
+    adapters.attach([adapter(files["rank 4"])])
     model.to(torch.float64)  # makes new buffers, as each move does
     after = base_tensors(model)
     assert before.keys() == after.keys()

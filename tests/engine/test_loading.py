@@ -19,8 +19,8 @@ from tests.fakes import PATIENCE
 from tests.golden_cases import CHECKPOINTS
 from wan_ui import Engine
 from wan_ui.engine import components, pipeline
-from wan_ui.engine.clip import Progress
-from wan_ui.engine.components import _while_saying
+from wan_ui.engine.components import _with_progress
+from wan_ui.engine.result import Progress
 from wan_ui.errors import Cancelled
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import parse, resolve
@@ -51,7 +51,7 @@ def test_a_report_comes_while_a_load_takes_time() -> None:
     def load() -> bool:
         return said.wait(PATIENCE)
 
-    assert _while_saying(load, said.set)
+    assert _with_progress(load, said.set)
 
 
 def test_a_cancel_waits_for_the_load_and_a_failed_load_is_raised() -> None:
@@ -66,14 +66,14 @@ def test_a_cancel_waits_for_the_load_and_a_failed_load_is_raised() -> None:
         raise Cancelled("Canceled.")
 
     with pytest.raises(Cancelled):
-        _while_saying(load, cancel)
+        _with_progress(load, cancel)
     assert ended.is_set()
 
     def fails() -> None:
         raise ValueError("damaged")
 
     with pytest.raises(ValueError, match="damaged"):
-        _while_saying(fails, lambda: None)
+        _with_progress(fails, lambda: None)
 
 
 @pytest.mark.slow

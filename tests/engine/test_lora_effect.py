@@ -11,7 +11,7 @@ from diffusers import WanTransformer3DModel
 
 from tests.lora.writers import FORMATS, WIDTHS, Width, Written
 from tests.sampling import sampled
-from wan_ui.engine.adapters import Adapter, Dressing, Merge, Originals, Place, split, summary
+from wan_ui.engine.adapters import Adapter, BaseWeights, Merge, Place, TransformerAdapters, split, summary
 from wan_ui.engine.recipes import RECIPES, unfused_kinds
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import convert
@@ -43,10 +43,10 @@ def output(model: WanTransformer3DModel, width: Width) -> torch.Tensor:
         return model(**inputs(width))[0]
 
 
-def originals(model: WanTransformer3DModel, place: Place = "host") -> Originals:
+def originals(model: WanTransformer3DModel, place: Place = "host") -> BaseWeights:
     """Keeps where told; reads again from a copy made now."""
     copy = {name: value.clone() for name, value in model.state_dict().items()}
-    return Originals(lambda size: place, lambda name: copy[name])
+    return BaseWeights(lambda size: place, lambda name: copy[name])
 
 
 def changed(width: Width, written: Written, multiplier: float) -> WanTransformer3DModel:
@@ -63,21 +63,21 @@ def changed(width: Width, written: Written, multiplier: float) -> WanTransformer
     return model
 
 
-def put_on(dressing: Dressing, path: Path, slot: str, unfused: frozenset[str], multiplier: float) -> int:
+def put_on(adapters: TransformerAdapters, path: Path, slot: str, unfused: frozenset[str], multiplier: float) -> int:
     """A file on a transformer as the pipeline does it; how many modules came into use."""
     lora = convert(path, slot)
     kept, merged = split(lora, unfused)
-    used = dressing.wear([Adapter(KEY, kept)] if kept else []).get(KEY, 0)
-    used += dressing.merge([Merge(KEY, merged, multiplier)] if merged else []).get(KEY, 0)
+    used = adapters.attach([Adapter(KEY, kept)] if kept else []).get(KEY, 0)
+    used += adapters.merge([Merge(KEY, merged, multiplier)] if merged else []).get(KEY, 0)
     if kept:
-        dressing.weigh({KEY: multiplier})
+        adapters.set_scales({KEY: multiplier})
     assert used == len(lora.modules)
     return used
 
 
-def take_off(dressing: Dressing) -> None:
-    dressing.wear([])
-    dressing.restore()
+def take_off(adapters: TransformerAdapters) -> None:
+    adapters.attach([])
+    adapters.restore()
 
 
 @pytest.mark.parametrize(("name", "width_name", "recipe"), sampled(3, FORMATS, WIDTHS, RECIPES))
@@ -88,17 +88,17 @@ def test_the_output_is_that_of_the_known_change(name: str, width_name: str, reci
     model = transformer(width)
     base_state = {key: value.clone() for key, value in model.state_dict().items()}
     base = output(model, width)
-    dressing = Dressing(model, originals(model))
-    put_on(dressing, path, written.slot, unfused_kinds(RECIPES[recipe]), MULTIPLIER)
+    adapters = TransformerAdapters(model, originals(model))
+    put_on(adapters, path, written.slot, unfused_kinds(RECIPES[recipe]), MULTIPLIER)
     with_lora = output(model, width)
     torch.testing.assert_close(with_lora, output(changed(width, written, MULTIPLIER), width), rtol=1e-4, atol=2e-5)
     assert not torch.equal(with_lora, base)
-    assert summary(dressing.changes()[KEY])["median"] > 0
-    with dressing.bare() as possible:
+    assert summary(adapters.changes()[KEY])["median"] > 0
+    with adapters.disabled() as possible:
         assert possible
         torch.testing.assert_close(output(model, width), base, rtol=0, atol=0)
     assert torch.equal(output(model, width), with_lora)
-    take_off(dressing)
+    take_off(adapters)
     assert torch.equal(output(model, width), base)
     assert {key: value.clone() for key, value in model.state_dict().items()}.keys() == base_state.keys()
     assert all(torch.equal(model.state_dict()[key], value) for key, value in base_state.items())
@@ -110,12 +110,12 @@ def test_the_base_comes_back_from_wherever_it_was_kept(place: Place, tmp_path: P
     path = FORMATS["lightx2v"](width).save(tmp_path / "lora.safetensors")
     model = transformer(width)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    dressing = Dressing(model, originals(model, place))
-    put_on(dressing, path, "single", frozenset(), 1.0)
+    adapters = TransformerAdapters(model, originals(model, place))
+    put_on(adapters, path, "single", frozenset(), 1.0)
     assert not all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
-    with dressing.bare() as possible:
+    with adapters.disabled() as possible:
         assert possible == (place != "checkpoint")
-    dressing.restore()
+    adapters.restore()
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
 
 
@@ -126,7 +126,7 @@ def test_a_merge_is_the_trainers_sum_cast_once(tmp_path: Path) -> None:
     path = written.save(tmp_path / "lora.safetensors")
     model = transformer(width).to(torch.bfloat16)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    Dressing(model, originals(model)).merge([Merge(KEY, dict(convert(path, "single").modules), MULTIPLIER)])
+    TransformerAdapters(model, originals(model)).merge([Merge(KEY, dict(convert(path, "single").modules), MULTIPLIER)])
     for module in written.expected:
         key = f"diffusion_model.{_original(module)}"
         down, up = (written.tensors[f"{key}.lora_{half}.weight"].float() for half in "AB")
@@ -147,12 +147,12 @@ def test_the_change_grows_with_the_multiplier(name: str, tmp_path: Path) -> None
     path = written.save(tmp_path / "lora.safetensors")
     model = transformer(width)
     base = output(model, width)
-    dressing = Dressing(model, originals(model))
+    adapters = TransformerAdapters(model, originals(model))
     distances, medians = [], []
     for multiplier in (0.1, 0.3, 0.6, 1.0):
-        put_on(dressing, path, "single", unfused_kinds(RECIPES["reference"]), multiplier)
+        put_on(adapters, path, "single", unfused_kinds(RECIPES["reference"]), multiplier)
         distances.append(float((output(model, width) - base).norm()))
-        medians.append(summary(dressing.changes()[KEY])["median"])
+        medians.append(summary(adapters.changes()[KEY])["median"])
     assert distances == sorted(distances) and distances[0] > 0
     assert medians == sorted(medians)
 
@@ -162,15 +162,15 @@ def test_a_stack_adds_up(tmp_path: Path) -> None:
     one, two = FORMATS["ai-toolkit"](width), FORMATS["musubi"](width)
     paths = [one.save(tmp_path / "1.safetensors"), two.save(tmp_path / "2.safetensors")]
     model = transformer(width)
-    dressing = Dressing(model, originals(model))
+    adapters = TransformerAdapters(model, originals(model))
     loras = [convert(path, "single") for path in paths]
-    assert list(dressing.wear([Adapter(str(i), dict(lora.modules)) for i, lora in enumerate(loras)]).values()) == [
+    assert list(adapters.attach([Adapter(str(i), dict(lora.modules)) for i, lora in enumerate(loras)]).values()) == [
         len(lora.modules) for lora in loras
     ]
-    dressing.weigh({"0": 0.5, "1": 0.25})
+    adapters.set_scales({"0": 0.5, "1": 0.25})
     both = output(model, width)
-    dressing.wear([])
-    dressing.merge([Merge(str(i), dict(loras[i].modules), m) for i, m in ((0, 0.5), (1, 0.25))])
+    adapters.attach([])
+    adapters.merge([Merge(str(i), dict(loras[i].modules), m) for i, m in ((0, 0.5), (1, 0.25))])
     torch.testing.assert_close(output(model, width), both, rtol=1e-4, atol=2e-5)
 
 
@@ -180,11 +180,11 @@ def test_a_failure_leaves_the_base(merge: bool, tmp_path: Path) -> None:
     lora = convert(FORMATS["ai-toolkit"](other).save(tmp_path / "lora.safetensors"), "single")
     model = transformer(width)
     base = output(model, width)
-    dressing = Dressing(model, originals(model))
+    adapters = TransformerAdapters(model, originals(model))
     with pytest.raises(LoraMismatch):
         if merge:
-            dressing.merge([Merge(KEY, dict(lora.modules), 1.0)])
+            adapters.merge([Merge(KEY, dict(lora.modules), 1.0)])
         else:
-            dressing.wear([Adapter(KEY, dict(lora.modules))])
+            adapters.attach([Adapter(KEY, dict(lora.modules))])
     assert torch.equal(output(model, width), base)
-    assert dressing.is_bare
+    assert adapters.has_no_adapters

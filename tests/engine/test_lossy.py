@@ -19,11 +19,11 @@ from tests.lora_files import write_lora
 from tests.sampling import sampled
 from wan_ui import Engine
 from wan_ui.demo.checkpoints import ensure
-from wan_ui.demo.evaluate import worn
-from wan_ui.engine.clip import Clip, Progress
+from wan_ui.demo.evaluate import attached
 from wan_ui.engine.lossy import FP8, LARGEST, PackedLinear, StepCache, check, pack, pack_blocks
 from wan_ui.engine.memory import PACKED_SHARE, Sizes, cache_bytes, needed, packed
-from wan_ui.engine.streaming import Streamed
+from wan_ui.engine.result import Clip, Progress
+from wan_ui.engine.streaming import StreamedBlocks
 from wan_ui.errors import Cancelled, InvalidRequest, SpeedupNotSupported
 from wan_ui.models import MODELS
 
@@ -59,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 def shapes(model: str, *scales: float, steps: int = 25) -> dict[str, Any]:
     """A request to the trained demo: its LoRA, or the pair, at one scale, or at one for each."""
-    items = worn(MODELS[model], scales[0])
+    items = attached(MODELS[model], scales[0])
     for item, scale in zip(items[1:], scales[1:], strict=False):
         item["network_multiplier"] = scale
     return {**request(model, num_frames=1, sample_steps=steps), "loras": items}
@@ -197,12 +197,14 @@ class TestModes:
     def test_a_lora_put_on_packed_weights_is_one_that_was_there_before(
         self, engine: Engine, loras: Path, file: str, speedup: str
     ) -> None:
-        bare = made(engine, request(PAIR), speedup)
+        disabled = made(engine, request(PAIR), speedup)
         body = request(PAIR, loras={file: 1.0, "b.safetensors": 0.5})
-        worn = made(engine, body, speedup)
-        assert np.array_equal(worn.frames, fresh(loras, body, speedup))
-        assert not np.array_equal(worn.frames, bare.frames)
-        assert worn.metadata["lora"]["high"]["modules_in_use"] == worn.metadata["lora"]["high"]["modules_in_file"]
+        attached = made(engine, body, speedup)
+        assert np.array_equal(attached.frames, fresh(loras, body, speedup))
+        assert not np.array_equal(attached.frames, disabled.frames)
+        assert (
+            attached.metadata["lora"]["high"]["modules_in_use"] == attached.metadata["lora"]["high"]["modules_in_file"]
+        )
         assert np.array_equal(made(engine, body).frames, fresh(loras, body))
 
     def test_a_changed_scale_of_a_merge_is_that_scale(self, engine: Engine, loras: Path) -> None:
@@ -276,7 +278,7 @@ def test_packed_blocks_travel_and_are_skipped_as_resident_ones(resident: int, pr
     mine, theirs = (WanTransformer3DModel.from_pretrained(folder).eval() for _ in range(2))
     for transformer in (mine, theirs):
         pack_blocks(transformer, CPU, products)
-    streamed = Streamed(mine, LateCopies())
+    streamed = StreamedBlocks(mine, LateCopies())
     text = torch.randn(1, 512, mine.config.text_dim)
     given = torch.randn(3, 1, 16, 1, 8, 8)
     found = []

@@ -18,7 +18,7 @@ from transformers import CLIPImageProcessorPil
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from wan_ui import Engine
-from wan_ui.engine.clip import Progress
+from wan_ui.engine.result import Progress
 from wan_ui.errors import Cancelled, CheckpointIncomplete, LoraMismatch
 from wan_ui.models import MODELS, WanModel
 

@@ -12,25 +12,25 @@ import numpy as np
 import pytest
 
 from tests.lora_files import lora_file
-from wan_ui.engine.clip import Clip, OnProgress, Progress
-from wan_ui.engine.engine import (
-    BARE,
+from wan_ui.engine.core import (
+    NOTHING_ATTACHED,
+    Attach,
+    AttachedLoras,
     Cast,
     Core,
-    Held,
+    LoadedState,
     LoadModel,
     Merge,
+    RequiredState,
+    SetScales,
     Step,
     Storage,
     Store,
-    Wanted,
-    Wear,
-    Weigh,
-    Worn,
-    fresh,
     plan,
-    want,
+    required_state,
+    state_after_load,
 )
+from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.errors import LoraMismatch, OutOfMemory
 from wan_ui.lora.library import LoraFile
 from wan_ui.request import Generation, parse, resolve
@@ -39,55 +39,57 @@ A, B = "a" * 64, "b" * 64
 ALL, DORA, NONE = frozenset({"lora", "dora"}), frozenset({"dora"}), frozenset[str]()
 
 
-def adapters(*digests: str) -> Worn:
-    return Worn(digests, (), ALL)
+def adapters(*digests: str) -> AttachedLoras:
+    return AttachedLoras(digests, (), ALL)
 
 
-def merged(scale: float) -> Worn:
-    return Worn((), ((A, scale),), DORA)
+def merged(scale: float) -> AttachedLoras:
+    return AttachedLoras((), ((A, scale),), DORA)
 
 
-def wanted(model: str = "m", whole: bool = False, **slots: Worn) -> Wanted:
-    worn = slots or {"single": BARE}
-    return Wanted(model, whole, worn, {slot: dict.fromkeys(item.adapters, 1.0) for slot, item in worn.items()})
+def wanted(model: str = "m", whole: bool = False, **slots: AttachedLoras) -> RequiredState:
+    attached = slots or {"single": NOTHING_ATTACHED}
+    return RequiredState(
+        model, whole, attached, {slot: dict.fromkeys(item.adapters, 1.0) for slot, item in attached.items()}
+    )
 
 
-def packed(target: Wanted, how: Storage = "fp8_storage") -> Wanted:
+def packed(target: RequiredState, how: Storage = "fp8_storage") -> RequiredState:
     return replace(target, storage=how)
 
 
-BASE = Held("m", False, {"single": BARE})
-WITH_A = Held("m", False, {"single": adapters(A)})
-MERGED_A = Held("m", True, {"single": merged(1.0)})
-MERGED_A_IN_PLACE = Worn((), ((A, 1.0),), ALL)
+BASE = LoadedState("m", False, {"single": NOTHING_ATTACHED})
+WITH_A = LoadedState("m", False, {"single": adapters(A)})
+MERGED_A = LoadedState("m", True, {"single": merged(1.0)})
+MERGED_A_IN_PLACE = AttachedLoras((), ((A, 1.0),), ALL)
 PACKED = replace(BASE, storage="fp8_storage")
 PACKED_WITH_A = replace(WITH_A, storage="fp8_storage")
-PAIR = Held("m", False, {"high": adapters(A), "low": adapters(B)})
+PAIR = LoadedState("m", False, {"high": adapters(A), "low": adapters(B)})
 
-TABLE: list[tuple[str, Held | None, Wanted, list[Step]]] = [
+TABLE: list[tuple[str, LoadedState | None, RequiredState, list[Step]]] = [
     ("nothing held", None, wanted(), [LoadModel("m")]),
     (
         "nothing held, a LoRA",
         None,
         wanted(single=adapters(A)),
-        [LoadModel("m"), Wear("single", (A,), ALL), Weigh("single", {A: 1.0})],
+        [LoadModel("m"), Attach("single", (A,), ALL), SetScales("single", {A: 1.0})],
     ),
     ("the same base", BASE, wanted(), []),
-    ("the same LoRA: only the scale is sent", WITH_A, wanted(single=adapters(A)), [Weigh("single", {A: 1.0})]),
-    ("another LoRA", WITH_A, wanted(single=adapters(B)), [Wear("single", (B,), ALL), Weigh("single", {B: 1.0})]),
-    ("no LoRA after one", WITH_A, wanted(), [Wear("single", (), NONE)]),
+    ("the same LoRA: only the scale is sent", WITH_A, wanted(single=adapters(A)), [SetScales("single", {A: 1.0})]),
+    ("another LoRA", WITH_A, wanted(single=adapters(B)), [Attach("single", (B,), ALL), SetScales("single", {B: 1.0})]),
+    ("no LoRA after one", WITH_A, wanted(), [Attach("single", (), NONE)]),
     ("another model", WITH_A, wanted("n"), [LoadModel("n")]),
     (
         "preview after reference",
         WITH_A,
         wanted(whole=True, single=merged(1.0)),
-        [Cast(True), Wear("single", (), DORA), Merge("single", ((A, 1.0),), DORA)],
+        [Cast(True), Attach("single", (), DORA), Merge("single", ((A, 1.0),), DORA)],
     ),
     (
         "reference after preview: the base weights first, then the dtype",
         MERGED_A,
         wanted(single=adapters(A)),
-        [Merge("single", (), DORA), Cast(False), Wear("single", (A,), ALL), Weigh("single", {A: 1.0})],
+        [Merge("single", (), DORA), Cast(False), Attach("single", (A,), ALL), SetScales("single", {A: 1.0})],
     ),
     (
         "another multiplier of a merge",
@@ -98,8 +100,8 @@ TABLE: list[tuple[str, Held | None, Wanted, list[Step]]] = [
     (
         "only the low side changes",
         PAIR,
-        wanted(high=adapters(A), low=BARE),
-        [Wear("low", (), NONE), Weigh("high", {A: 1.0})],
+        wanted(high=adapters(A), low=NOTHING_ATTACHED),
+        [Attach("low", (), NONE), SetScales("high", {A: 1.0})],
     ),
     (
         "a fresh preview model is cast",
@@ -112,7 +114,7 @@ TABLE: list[tuple[str, Held | None, Wanted, list[Step]]] = [
         "packed with a LoRA: after it, before its scale",
         None,
         packed(wanted(single=adapters(A)), "fp8_products"),
-        [LoadModel("m"), Wear("single", (A,), ALL), Store("fp8_products"), Weigh("single", {A: 1.0})],
+        [LoadModel("m"), Attach("single", (A,), ALL), Store("fp8_products"), SetScales("single", {A: 1.0})],
     ),
     (
         "a merge goes into the weights before they are packed",
@@ -125,14 +127,14 @@ TABLE: list[tuple[str, Held | None, Wanted, list[Step]]] = [
         "exact after packed, with the same LoRA",
         PACKED_WITH_A,
         wanted(single=adapters(A)),
-        [LoadModel("m"), Wear("single", (A,), ALL), Weigh("single", {A: 1.0})],
+        [LoadModel("m"), Attach("single", (A,), ALL), SetScales("single", {A: 1.0})],
     ),
     ("packed as before", PACKED, packed(wanted()), []),
     (
         "another LoRA beside packed weights",
         PACKED_WITH_A,
         packed(wanted(single=adapters(B))),
-        [Wear("single", (B,), ALL), Weigh("single", {B: 1.0})],
+        [Attach("single", (B,), ALL), SetScales("single", {B: 1.0})],
     ),
     ("products after storage: the same weights", PACKED, packed(wanted(), "fp8_products"), [Store("fp8_products")]),
     (
@@ -157,7 +159,7 @@ TABLE: list[tuple[str, Held | None, Wanted, list[Step]]] = [
 
 
 @pytest.mark.parametrize(("held", "target", "steps"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
-def test_plan(held: Held | None, target: Wanted, steps: list[Step]) -> None:
+def test_plan(held: LoadedState | None, target: RequiredState, steps: list[Step]) -> None:
     assert plan(held, target) == steps
 
 
@@ -179,23 +181,23 @@ def located(item: Generation, types: Mapping[str, str] | None = None) -> dict[st
 
 def test_multiplier_zero_is_not_wanted() -> None:
     item = generation(single=0.0)
-    assert want(item, located(item)).slots == {"single": BARE}
+    assert required_state(item, located(item)).slots == {"single": NOTHING_ATTACHED}
 
 
 def test_how_a_type_is_applied() -> None:
     plain, preview = generation(single=1.0), generation(recipe="preview", single=1.0)
     digest = lora_file("single.safetensors").sha256
-    for item, kind, worn in (
-        (plain, "lora", Worn((digest,), (), ALL)),
-        (plain, "dora", Worn((digest,), (), ALL)),
-        (plain, "lokr", Worn((), ((digest, 1.0),), ALL)),
-        (plain, "lora+diff", Worn((digest,), ((digest, 1.0),), ALL)),
-        (preview, "lora", Worn((), ((digest, 1.0),), DORA)),
-        (preview, "dora", Worn((digest,), (), DORA)),
-        (preview, "dora+lora", Worn((digest,), ((digest, 1.0),), DORA)),
-        (preview, "full", Worn((), ((digest, 1.0),), DORA)),
+    for item, kind, attached in (
+        (plain, "lora", AttachedLoras((digest,), (), ALL)),
+        (plain, "dora", AttachedLoras((digest,), (), ALL)),
+        (plain, "lokr", AttachedLoras((), ((digest, 1.0),), ALL)),
+        (plain, "lora+diff", AttachedLoras((digest,), ((digest, 1.0),), ALL)),
+        (preview, "lora", AttachedLoras((), ((digest, 1.0),), DORA)),
+        (preview, "dora", AttachedLoras((digest,), (), DORA)),
+        (preview, "dora+lora", AttachedLoras((digest,), ((digest, 1.0),), DORA)),
+        (preview, "full", AttachedLoras((), ((digest, 1.0),), DORA)),
     ):
-        assert want(item, located(item, {"single": kind})).slots["single"] == worn
+        assert required_state(item, located(item, {"single": kind})).slots["single"] == attached
 
 
 class Scribe:
@@ -203,7 +205,7 @@ class Scribe:
 
     def __init__(self, diary: list[tuple[Any, ...]], failing: dict[str, Exception]) -> None:
         self.diary, self.failing = diary, failing
-        self.worn: dict[str, tuple[LoraFile, ...]] = {}
+        self.attached: dict[str, tuple[LoraFile, ...]] = {}
 
     def _note(self, *entry: Any) -> None:
         self.diary.append(entry)
@@ -213,9 +215,9 @@ class Scribe:
     def cast(self, whole_bf16: bool) -> None:
         self._note("cast", whole_bf16)
 
-    def wear(self, slot: str, files: tuple[LoraFile, ...], unfused: frozenset[str]) -> None:
+    def attach(self, slot: str, files: tuple[LoraFile, ...], unfused: frozenset[str]) -> None:
         self._note("wear", slot, tuple(file.name for file in files))
-        self.worn = {slot: files}
+        self.attached = {slot: files}
 
     def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...], unfused: frozenset[str]) -> None:
         self._note("merge", slot, tuple((file.name, scale) for file, scale in files))
@@ -227,12 +229,12 @@ class Scribe:
             "dropped": (),
             "weight_change": {"median": 0.1, "max": 0.2},
         }
-        return {file.sha256: {"applied": "adapter", **counts} for file in self.worn.get(slot, ())}
+        return {file.sha256: {"applied": "adapter", **counts} for file in self.attached.get(slot, ())}
 
     def store(self, storage: str, generation: Generation) -> None:
         self._note("store", storage)
 
-    def weigh(self, slot: str, weights: Mapping[str, float]) -> None:
+    def set_scales(self, slot: str, weights: Mapping[str, float]) -> None:
         self._note("weigh", slot, tuple(weights.values()))
 
     def render(self, generation: Generation, image: object, on_progress: OnProgress) -> Clip:
@@ -278,51 +280,51 @@ WEAR = ("wear", "single", ("single.safetensors",))
 
 
 def test_changing_scale_file_and_back_never_loads() -> None:
-    desk = Desk()
-    assert desk.run(generation(single=0.5)) == [
+    service = Desk()
+    assert service.run(generation(single=0.5)) == [
         ("load", "wan21_1b", False),
         WEAR,
         ("weigh", "single", (0.5,)),
         ("render", 42),
     ]
-    assert desk.run(generation(single=1.0)) == [("weigh", "single", (1.0,)), ("render", 42)]
-    assert desk.run(generation(single=0.0)) == [("wear", "single", ()), ("render", 42)]
-    assert desk.run(generation(single=1.0)) == [WEAR, ("weigh", "single", (1.0,)), ("render", 42)]
-    assert desk.run(generation()) == [("wear", "single", ()), ("render", 42)]
-    assert desk.run(generation("wan21_14b")) == [("load", "wan21_14b", True), ("render", 42)]
+    assert service.run(generation(single=1.0)) == [("weigh", "single", (1.0,)), ("render", 42)]
+    assert service.run(generation(single=0.0)) == [("wear", "single", ()), ("render", 42)]
+    assert service.run(generation(single=1.0)) == [WEAR, ("weigh", "single", (1.0,)), ("render", 42)]
+    assert service.run(generation()) == [("wear", "single", ()), ("render", 42)]
+    assert service.run(generation("wan21_14b")) == [("load", "wan21_14b", True), ("render", 42)]
 
 
 def test_packed_weights_are_read_again_for_an_exact_video() -> None:
-    desk = Desk()
-    desk.run(generation(single=1.0))
-    assert desk.run(generation(single=0.5, speedup="fp8_storage")) == [
+    service = Desk()
+    service.run(generation(single=1.0))
+    assert service.run(generation(single=0.5, speedup="fp8_storage")) == [
         ("store", "fp8_storage"),
         ("weigh", "single", (0.5,)),
         ("render", 42),
     ]
-    assert desk.run(generation(single=0.5, speedup="fp8_products"))[0] == ("store", "fp8_products")
-    assert desk.run(generation(speedup="fp8_products")) == [("wear", "single", ()), ("render", 42)]
-    assert desk.run(generation(speedup="step_cache")) == [("load", "wan21_1b", True), ("render", 42)]
-    assert desk.run(generation()) == [("render", 42)]
+    assert service.run(generation(single=0.5, speedup="fp8_products"))[0] == ("store", "fp8_products")
+    assert service.run(generation(speedup="fp8_products")) == [("wear", "single", ()), ("render", 42)]
+    assert service.run(generation(speedup="step_cache")) == [("load", "wan21_1b", True), ("render", 42)]
+    assert service.run(generation()) == [("render", 42)]
 
 
 def test_weights_that_were_packed_by_half_are_read_again() -> None:
-    desk = Desk()
-    desk.run(generation())
-    desk.fails(generation(speedup="fp8_storage"), "store", RuntimeError("no"))
-    assert desk.core.held is None
-    assert desk.run(generation())[0] == ("load", "wan21_1b", True)
+    service = Desk()
+    service.run(generation())
+    service.fails(generation(speedup="fp8_storage"), "store", RuntimeError("no"))
+    assert service.core.held is None
+    assert service.run(generation())[0] == ("load", "wan21_1b", True)
 
 
 def test_each_slot_has_its_own_scale() -> None:
-    desk = Desk()
-    desk.run(generation("wan22_14b_t2v", high=1.0, low=0.6))
-    assert desk.run(generation("wan22_14b_t2v", high=0.3, low=0.6)) == [
+    service = Desk()
+    service.run(generation("wan22_14b_t2v", high=1.0, low=0.6))
+    assert service.run(generation("wan22_14b_t2v", high=0.3, low=0.6)) == [
         ("weigh", "high", (0.3,)),
         ("weigh", "low", (0.6,)),
         ("render", 42),
     ]
-    assert desk.run(generation("wan22_14b_t2v", high=0.3)) == [
+    assert service.run(generation("wan22_14b_t2v", high=0.3)) == [
         ("wear", "low", ()),
         ("weigh", "high", (0.3,)),
         ("render", 42),
@@ -330,32 +332,32 @@ def test_each_slot_has_its_own_scale() -> None:
 
 
 def test_a_failed_attach_leaves_the_base_and_the_next_job_runs() -> None:
-    desk = Desk()
-    desk.run(generation())
-    desk.fails(generation(single=1.0), "wear", LoraMismatch("no"))
-    assert desk.core.held == Held("wan21_1b", False, {"single": BARE})
-    assert desk.run(generation(single=1.0)) == [WEAR, ("weigh", "single", (1.0,)), ("render", 42)]
+    service = Desk()
+    service.run(generation())
+    service.fails(generation(single=1.0), "wear", LoraMismatch("no"))
+    assert service.core.held == LoadedState("wan21_1b", False, {"single": NOTHING_ATTACHED})
+    assert service.run(generation(single=1.0)) == [WEAR, ("weigh", "single", (1.0,)), ("render", 42)]
 
 
 def test_a_failed_load_holds_nothing() -> None:
-    desk = Desk()
-    desk.run(generation())
-    desk.fails(generation("wan21_14b"), "load", OutOfMemory("no"))
-    assert desk.core.held is None
-    assert desk.run(generation("wan21_14b"))[0] == ("load", "wan21_14b", False)
+    service = Desk()
+    service.run(generation())
+    service.fails(generation("wan21_14b"), "load", OutOfMemory("no"))
+    assert service.core.held is None
+    assert service.run(generation("wan21_14b"))[0] == ("load", "wan21_14b", False)
 
 
 def test_out_of_memory_in_a_render_lets_go_of_the_model() -> None:
-    desk = Desk()
-    desk.fails(generation(), "render", OutOfMemory("no"))
-    assert desk.diary[-1] == ("close",)
-    assert desk.run(generation())[0] == ("load", "wan21_1b", False)
+    service = Desk()
+    service.fails(generation(), "render", OutOfMemory("no"))
+    assert service.diary[-1] == ("close",)
+    assert service.run(generation())[0] == ("load", "wan21_1b", False)
 
 
 def test_the_report_counts_modules_per_slot() -> None:
-    desk = Desk()
+    service = Desk()
     item = generation("wan22_14b_t2v", high=1.0, low=0.0)
-    clip = desk.core.generate(item, located(item), None, ignore)
+    clip = service.core.generate(item, located(item), None, ignore)
     lora = clip.metadata["lora"]
     assert lora["high"]["modules_in_use"] == lora["high"]["modules_in_file"] == 3
     assert lora["high"]["first_step_change"] == 0.3
@@ -366,7 +368,9 @@ def test_the_report_counts_modules_per_slot() -> None:
 
 
 def test_fresh_is_bare() -> None:
-    assert fresh(replace(wanted(single=adapters(A)), model="n")) == Held("n", False, {"single": BARE})
+    assert state_after_load(replace(wanted(single=adapters(A)), model="n")) == LoadedState(
+        "n", False, {"single": NOTHING_ATTACHED}
+    )
 
 
 def test_lora_files_of_tests_are_distinct() -> None:

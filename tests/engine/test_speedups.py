@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from wan_ui.engine.speedups import CHOICES, Choice, told
+from wan_ui.engine.speedups import CHOICES, SpeedupChoice, describe
 from wan_ui.models import Speedup
 
 PERFORMANCE = Path(__file__).parent.parent.parent / "docs" / "performance.md"
@@ -21,7 +21,7 @@ def test_each_has_its_words() -> None:
 
 
 @pytest.mark.parametrize("choice", LOSSY, ids=lambda choice: choice.id)
-def test_its_sentence_says_what_it_costs_in_the_documentations_figures(choice: Choice) -> None:
+def test_its_sentence_says_what_it_costs_in_the_documentations_figures(choice: SpeedupChoice) -> None:
     far = choice.distance
     assert far is not None
     assert f"{far.psnr:.0f} dB" in choice.sentence and f"SSIM {far.ssim:.3f}" in choice.sentence
@@ -34,5 +34,5 @@ def test_no_lossy_mode_is_said_to_be_exact() -> None:
 
 
 def test_how_a_video_was_made_counts_where_there_is_a_count() -> None:
-    assert told("fp8_storage") == "FP8 weights"
-    assert told("step_cache", {"total": 50, "computed": 34}) == "Step cache, 34 of 50 forwards computed"
+    assert describe("fp8_storage") == "FP8 weights"
+    assert describe("step_cache", {"total": 50, "computed": 34}) == "Step cache, 34 of 50 forwards computed"

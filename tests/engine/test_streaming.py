@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from wan_ui.engine.streaming import Streamed
+from wan_ui.engine.streaming import StreamedBlocks
 
 COUNT, WIDTH = 7, 16
 POISON = 0xFF  # bytes of NaN, in every float
@@ -84,7 +84,7 @@ EVERY = frozenset[int]()
 @pytest.mark.parametrize("resident", range(COUNT + 1))
 def test_a_block_computes_with_its_own_weights(resident: int) -> None:
     model, other = twins()
-    streamed = Streamed(model, LateCopies())
+    streamed = StreamedBlocks(model, LateCopies())
     with torch.no_grad():
         for _ in range(2):
             streamed.enter(resident)
@@ -100,30 +100,30 @@ def test_a_block_computes_with_its_own_weights(resident: int) -> None:
 def test_each_visitor_is_copied_once_a_forward_and_a_resident_block_once_in_all() -> None:
     model, _ = twins()
     for resident, copies in ((0, 2 + COUNT * 3), (COUNT, COUNT), (3, 3 + 2 + 4 * 3)):
-        lanes = LateCopies()
-        streamed = Streamed(model, lanes)
+        streams = LateCopies()
+        streamed = StreamedBlocks(model, streams)
         streamed.enter(resident)
         for _ in range(3):
             model(GIVEN)
-        assert lanes.copied == copies
+        assert streams.copied == copies
         streamed.close()
 
 
 def test_pages_are_unlocked_at_the_end() -> None:
     model, other = twins()
-    lanes = LateCopies()
-    streamed = Streamed(model, lanes)
-    assert lanes.locked >= sum(parameter.nbytes for parameter in model.parameters())
+    streams = LateCopies()
+    streamed = StreamedBlocks(model, streams)
+    assert streams.locked >= sum(parameter.nbytes for parameter in model.parameters())
     streamed.enter(2)
     streamed.close()
-    assert lanes.locked == 0
+    assert streams.locked == 0
     assert torch.equal(model(GIVEN), other(GIVEN))
 
 
 def test_adapters_are_no_part_of_what_travels() -> None:
     model, _ = twins()
     model.blocks[0].lora_A = torch.nn.Linear(WIDTH, 2)
-    streamed = Streamed(model, LateCopies())
+    streamed = StreamedBlocks(model, LateCopies())
     before: Any = model.blocks[0].lora_A.weight.data_ptr()
     streamed.enter(0)
     assert model.blocks[0].lora_A.weight.data_ptr() == before

@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 
 from tests.golden_cases import CHECKPOINTS, LORAS
 from wan_ui import Engine
-from wan_ui.engine.clip import Clip
+from wan_ui.engine.result import Clip
 from wan_ui.errors import OutOfMemory
 
 pytestmark = pytest.mark.slow

@@ -86,11 +86,11 @@ def test_a_lora_on_the_embedder_changes_nothing_of_this() -> None:
         state[f"condition_embedder.{module}.lora_B.weight"] = torch.randn(out, 4, generator=generator)
     guidance = Guidance(torch.zeros(1, 8, 32), None, 1.0)
     with torch.no_grad():
-        bare = predict(model, begin, begin.latents, torch.tensor(700.0), guidance)
+        disabled = predict(model, begin, begin.latents, torch.tensor(700.0), guidance)
         model.load_lora_adapter(state, prefix=None, adapter_name="a")
         ours = predict(model, begin, begin.latents, torch.tensor(700.0), guidance)
         assert torch.equal(ours, every_token(model, begin, torch.tensor(700.0), guidance))
-    assert not torch.equal(ours, bare)
+    assert not torch.equal(ours, disabled)
 
 
 @pytest.mark.parametrize("image", [False, True], ids=["text", "image"])

@@ -16,9 +16,9 @@ import torch
 
 from tests.gpu.full_size import write, write_lora
 from wan_ui import Engine
-from wan_ui.engine.clip import Clip
+from wan_ui.config import MemoryMode
+from wan_ui.engine.result import Clip
 from wan_ui.models import MODELS
-from wan_ui.settings import MemoryMode
 
 pytestmark = pytest.mark.gpu
 GIB = 1 << 30

@@ -20,12 +20,12 @@ from tests.golden_cases import CHECKPOINTS
 from tests.gpu.full_size import TRANSFORMERS
 from tests.lora_files import write_lora
 from wan_ui import Engine
+from wan_ui.config import MemoryMode
 from wan_ui.demo.checkpoints import ensure
-from wan_ui.demo.evaluate import psnr, worn
-from wan_ui.engine.compiled import Fused
+from wan_ui.demo.evaluate import attached, psnr
+from wan_ui.engine.compile import CompiledBlocks
 from wan_ui.engine.lossy import PackedLinear, pack, pack_blocks
 from wan_ui.models import MODELS, Speedup
-from wan_ui.settings import MemoryMode
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -108,12 +108,12 @@ def test_a_forward_of_14b() -> None:
             torch.cuda.empty_cache()
         sizes[mode] = sum(part.nbytes for part in transformer.parameters())
         times[mode] = seconds(forward, 3)
-        fused = Fused("fast")
-        fused.install(transformer)
+        compiled = CompiledBlocks("fast")
+        compiled.install(transformer)
         times[f"{mode}, compiled"] = seconds(forward, 3)
-        assert fused.refused is None
+        assert compiled.refused is None
         far = float((forward().float() - exact).norm() / exact.norm())
-        fused.remove(transformer)
+        compiled.remove(transformer)
         print(f"\n{mode}: {sizes[mode] / 1e9:.2f} GB, first prediction {far:.4f} from exact", end="")
         assert far < 0.2
     print()
@@ -174,7 +174,7 @@ def test_the_same_frames_in_each_memory_mode(engine: Engine, loras: Path, memory
 def test_a_trained_model_skips_in_each_memory_mode(tmp_path: Path, memory: MemoryMode) -> None:
     demo = ensure(tmp_path / "demo")
     engine = Engine(demo.models_dir, demo.lora_dir, "cuda", memory, compile="off")
-    body = {**request("wan22_14b_t2v", sample_steps=25), "loras": worn(MODELS["wan22_14b_t2v"], 1.0)}
+    body = {**request("wan22_14b_t2v", sample_steps=25), "loras": attached(MODELS["wan22_14b_t2v"], 1.0)}
     (exact,) = engine.generate(body)
     (cached,) = engine.generate({**body, "speedup": "step_cache"})
     (again,) = engine.generate({**body, "speedup": "step_cache"})

@@ -14,7 +14,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from tests.gpu.full_size import TRANSFORMERS, write_lora
-from wan_ui.engine.adapters import Dressing, Merge, Originals, Place
+from wan_ui.engine.adapters import BaseWeights, Merge, Place, TransformerAdapters
 from wan_ui.lora.convert import LowRank, convert
 from wan_ui.models import MODELS
 
@@ -39,13 +39,13 @@ def test_a_merge_is_the_trainers_and_comes_off_bit_for_bit(
     for seed, file in enumerate(files):
         write_lora(file, ROW, 32, seed)
     before = {name: value.to("cpu") for name, value in transformer.state_dict().items()}
-    dressing = Dressing(transformer, Originals(lambda size: place, lambda name: before[name]))
+    adapters = TransformerAdapters(transformer, BaseWeights(lambda size: place, lambda name: before[name]))
     seconds = []
     for file in (*files, files[0]):
         lora = convert(file, "single")
         torch.cuda.synchronize()
         start = time.perf_counter()
-        dressing.merge([Merge("k", dict(lora.modules), MULTIPLIER)])
+        adapters.merge([Merge("k", dict(lora.modules), MULTIPLIER)])
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     parameters = dict(transformer.named_parameters())
@@ -56,7 +56,7 @@ def test_a_merge_is_the_trainers_and_comes_off_bit_for_bit(
         expected = (weight.float() + MULTIPLIER * change).to(torch.bfloat16)
         assert torch.equal(parameters[f"{name}.weight"], expected)
     start = time.perf_counter()
-    dressing.restore()
+    adapters.restore()
     torch.cuda.synchronize()
     off = time.perf_counter() - start
     assert all(torch.equal(value, before[name].to("cuda")) for name, value in transformer.state_dict().items())

@@ -13,8 +13,8 @@ from tests.golden_cases import CHECKPOINTS
 from tests.lora.writers import FORMATS, Width
 from tests.lora_files import write_lora
 from wan_ui import Engine
-from wan_ui.engine.clip import Progress
-from wan_ui.settings import MemoryMode
+from wan_ui.config import MemoryMode
+from wan_ui.engine.result import Progress
 
 pytestmark = pytest.mark.gpu
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
+from wan_ui.inference import Engine
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
-from wan_ui.local import Engine
 from wan_ui.media import video
 
 MANY = 10**6  # attempts: a raised cap

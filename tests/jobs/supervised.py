@@ -29,7 +29,7 @@ def supervise(data_dir: Path, *arguments: str) -> tuple[list[int], str]:
     said = ""
     while len(codes) < MOST_STARTS and codes[-1:] in ([], [70]):
         done = subprocess.run(
-            [sys.executable, "-m", "tests.jobs.line", str(data_dir), *arguments],
+            [sys.executable, "-m", "tests.jobs.queue_program", str(data_dir), *arguments],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.fakes import PATIENCE, FakeImages, FakeRender, fake_desk, fake_write_video
+from tests.fakes import PATIENCE, FakeImages, FakeRender, fake_service, fake_write_video
 from tests.golden_cases import CHECKPOINTS
 from tests.jobs.helpers import body, until_made
 from tests.jobs.test_fetcher import House
 from tests.lora_files import write_lora
 from tests.web_files import lora_bytes, serving
-from wan_ui.engine.checkpoints import Checkpoints
+from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.errors import (
     CheckpointNotFound,
     DiskFull,
@@ -25,7 +25,7 @@ from wan_ui.errors import (
     VideoEncodingFailed,
     WanUIError,
 )
-from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import MIGRATIONS, Job, Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
@@ -47,19 +47,19 @@ def seeds(*values: int, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def lora_desk(store: Store, worker: Worker, tmp_path: Path) -> Desk:
+def lora_desk(store: Store, worker: Worker, tmp_path: Path) -> JobService:
     """A desk with real files, style.safetensors among them, that fit the tiny checkpoints."""
     folder = tmp_path / "loras"
     write_lora(folder / "style.safetensors")
     for half in ("high", "low"):
         write_lora(folder / f"job_000000250_{half}_noise.safetensors", seed=1)
     images, configs = cast("ImageStore", FakeImages()), Checkpoints(CHECKPOINTS).transformer_config
-    return Desk(Library(folder), images, store, worker, configs, tmp_path)
+    return JobService(Library(folder), images, store, worker, configs, tmp_path)
 
 
-def ended(desk: Desk, worker: Worker, job: Job) -> Job:
-    assert worker.wait(job.id, PATIENCE), f"still {desk.job(job.id).status}"
-    return desk.job(job.id)
+def ended(service: JobService, worker: Worker, job: Job) -> Job:
+    assert worker.wait(job.id, PATIENCE), f"still {service.job(job.id).status}"
+    return service.job(job.id)
 
 
 def rendered(render: FakeRender) -> list[int]:
@@ -73,10 +73,10 @@ def code(job: Job) -> str | None:
 # What is in line
 
 
-def test_one_job_one_position_and_every_cell(desk: Desk) -> None:
-    first = desk.submit(grid(("seed", [5, 6, 7]), ("sample_steps", [1, 2])))
-    second = desk.submit(body(9))
-    assert (first.position, second.position, len(desk.line())) == (1, 2, 2)
+def test_one_job_one_position_and_every_cell(service: JobService) -> None:
+    first = service.submit(grid(("seed", [5, 6, 7]), ("sample_steps", [1, 2])))
+    second = service.submit(body(9))
+    assert (first.position, second.position, len(service.line())) == (1, 2, 2)
     assert [(cell.column, cell.row, cell.column_label, cell.row_label) for cell in first.cells[2:4]] == [
         (2, 0, "seed 7", "steps 1"),
         (0, 1, "seed 5", "steps 2"),
@@ -86,24 +86,24 @@ def test_one_job_one_position_and_every_cell(desk: Desk) -> None:
         (alone,) = resolve(parse(cell.request), store_image=str)
         assert first.generations[cell.generation] == alone
         assert not alone.first_step_change
-    assert desk.job(first.id).cells == first.cells
-    assert desk.job(first.id).request["compare"]["columns"] == {"field": "seed", "values": [5, 6, 7]}
+    assert service.job(first.id).cells == first.cells
+    assert service.job(first.id).request["compare"]["columns"] == {"field": "seed", "values": [5, 6, 7]}
 
 
-def test_a_grid_of_one_and_of_sixty_four(desk: Desk, worker: Worker, render: FakeRender) -> None:
+def test_a_grid_of_one_and_of_sixty_four(service: JobService, worker: Worker, render: FakeRender) -> None:
     worker.start()
-    one = ended(desk, worker, desk.submit(seeds(3)))
+    one = ended(service, worker, service.submit(seeds(3)))
     assert (one.status, len(one.cells), len(one.clips)) == ("succeeded", 1, 1)
-    none = ended(desk, worker, desk.submit(seeds()))
+    none = ended(service, worker, service.submit(seeds()))
     assert (none.status, len(none.cells), none.cells[0].column_label) == ("succeeded", 1, "")
-    many = desk.submit(grid(("seed", list(range(8))), ("sample_steps", list(range(1, 9)))))
-    many = ended(desk, worker, many)
+    many = service.submit(grid(("seed", list(range(8))), ("sample_steps", list(range(1, 9)))))
+    many = ended(service, worker, many)
     assert (many.status, len(many.cells), len(many.clips)) == ("succeeded", 64, 64)
     with pytest.raises(InvalidRequest, match="more than 64"):
-        desk.submit(grid(("seed", list(range(13))), ("sample_steps", list(range(1, 6)))))
+        service.submit(grid(("seed", list(range(13))), ("sample_steps", list(range(1, 6)))))
 
 
-def test_cells_that_are_the_same_video_share_one_file(lora_desk: Desk, worker: Worker) -> None:
+def test_cells_that_are_the_same_video_share_one_file(lora_desk: JobService, worker: Worker) -> None:
     worker.start()
     job = ended(lora_desk, worker, lora_desk.submit(grid(("scale", [0, 1, 1]), loras=[{"path": "style.safetensors"}])))
     assert [cell.column_label for cell in job.cells] == ["no LoRA", "scale 0", "scale 1", "scale 1"]
@@ -111,20 +111,20 @@ def test_cells_that_are_the_same_video_share_one_file(lora_desk: Desk, worker: W
     assert (job.status, len(job.clips), len({clip.file for clip in job.clips})) == ("succeeded", 2, 2)
 
 
-def test_the_file_carries_the_cells_own_request(desk: Desk, worker: Worker, tmp_path: Path) -> None:
+def test_the_file_carries_the_cells_own_request(service: JobService, worker: Worker, tmp_path: Path) -> None:
     worker.start()
-    job = ended(desk, worker, desk.submit(seeds(4, 5, trigger_word="sks")))
+    job = ended(service, worker, service.submit(seeds(4, 5, trigger_word="sks")))
     for cell in job.cells:
         clip = job.clips[cell.generation]
         inside = json.loads((tmp_path / clip.file).read_text())["metadata"]
         assert "compare" not in inside["request"] and inside["request"]["trigger_word"] == "sks"
         assert inside["request"]["prompts"] == [{**job.request["prompts"][0], "seed": 4 + cell.column}]
-        again = ended(desk, worker, desk.submit(inside["request"]))
+        again = ended(service, worker, service.submit(inside["request"]))
         assert again.generations == (job.generations[cell.generation],)
 
 
-def test_a_random_seed_is_one_for_the_whole_grid(desk: Desk) -> None:
-    job = desk.submit({**body(-1), "compare": {"columns": {"field": "sample_steps", "values": [1, 2, 3]}}})
+def test_a_random_seed_is_one_for_the_whole_grid(service: JobService) -> None:
+    job = service.submit({**body(-1), "compare": {"columns": {"field": "sample_steps", "values": [1, 2, 3]}}})
     assert len({one.seed for one in job.generations}) == 1 and job.generations[0].seed != -1
     assert {cell.request["prompts"][0]["seed"] for cell in job.cells} == {job.generations[0].seed}
 
@@ -139,22 +139,24 @@ def test_a_random_seed_is_one_for_the_whole_grid(desk: Desk) -> None:
         (grid(("num_frames", [5, 5000])), "5000"),
     ],
 )
-def test_a_wrong_value_is_refused_before_anything_runs(desk: Desk, request_: dict[str, Any], named: str) -> None:
+def test_a_wrong_value_is_refused_before_anything_runs(
+    service: JobService, request_: dict[str, Any], named: str
+) -> None:
     with pytest.raises(InvalidRequest, match=named) as refusal:
-        desk.submit(request_)
+        service.submit(request_)
     assert refusal.value.details["fields"][0]["loc"].startswith("compare.")
-    assert desk.recent(9) == ()
+    assert service.recent(9) == ()
 
 
 @pytest.mark.parametrize("model", ["wan21_1b", "wan22_14b_t2v"])
-def test_a_missing_file_on_an_axis_is_refused_by_name(lora_desk: Desk, model: str) -> None:
+def test_a_missing_file_on_an_axis_is_refused_by_name(lora_desk: JobService, model: str) -> None:
     style: Any = "style.safetensors" if model == "wan21_1b" else {"high": "style.safetensors"}
     with pytest.raises(LoraNotFound, match="gone.safetensors"):
         lora_desk.submit(grid(("lora", [style, "gone.safetensors"]), model=model))
     assert lora_desk.recent(9) == ()
 
 
-def test_a_half_named_alone_brings_its_partner(lora_desk: Desk) -> None:
+def test_a_half_named_alone_brings_its_partner(lora_desk: JobService) -> None:
     half = "job_000000250_high_noise.safetensors"
     job = lora_desk.submit(grid(("lora", [half]), model="wan22_14b_t2v"))
     assert [(use.slot, use.path, bool(use.sha256)) for use in job.generations[0].loras] == [
@@ -166,29 +168,29 @@ def test_a_half_named_alone_brings_its_partner(lora_desk: Desk) -> None:
         lora_desk.submit(grid(("lora", ["style.safetensors"]), model="wan22_14b_t2v"))
 
 
-def test_progress_says_which_cell(desk: Desk, worker: Worker, render: FakeRender, store: Store) -> None:
+def test_progress_says_which_cell(service: JobService, worker: Worker, render: FakeRender, store: Store) -> None:
     gate = render.gate(6, 2)
-    job = desk.submit(grid(("seed", [5, 5, 6]), None))
+    job = service.submit(grid(("seed", [5, 5, 6]), None))
     worker.start()
     gate.await_arrival()
     until_made(store, job.id, 1)
-    progress, running = desk.progress(job.id), desk.running(job.id)
+    progress, running = service.progress(job.id), service.running(job.id)
     assert progress is not None and running is not None
     assert (progress.phase, progress.step, progress.note) == ("denoise", 1, "cell 3 of 3")
     assert (running.index, running.of, running.progress) == (1, 2, progress)
     gate.open()
-    ended(desk, worker, job)
-    assert desk.running("f" * 32) is None
+    ended(service, worker, job)
+    assert service.running("f" * 32) is None
 
 
 # A failed cell is marked
 
 
-def test_a_failed_cell_is_marked_and_the_rest_goes_on(desk: Desk, worker: Worker, render: FakeRender) -> None:
+def test_a_failed_cell_is_marked_and_the_rest_goes_on(service: JobService, worker: Worker, render: FakeRender) -> None:
     render.errors[2] = VideoEncodingFailed("The encoder broke.")
     render.errors[4] = KeyError("/secret")
     worker.start()
-    job = ended(desk, worker, desk.submit(grid(("seed", [1, 2, 3, 4]), ("sample_steps", [2]))))
+    job = ended(service, worker, service.submit(grid(("seed", [1, 2, 3, 4]), ("sample_steps", [2]))))
     assert (job.status, [clip.seed for clip in job.clips]) == ("failed", [1, 3])
     assert {index: error["code"] for index, error in job.failures.items()} == {
         1: "VIDEO_ENCODING_FAILED",
@@ -230,20 +232,20 @@ def test_out_of_memory_while_loading_ends_the_job_and_later_only_its_cell(
 ) -> None:
     render = ReportingOutOfMemory(phase, 2)
     worker = Worker(store, render, tmp_path / "clips", fake_write_video)
-    desk = fake_desk(store, worker, tmp_path)
+    service = fake_service(store, worker, tmp_path)
     worker.start()
-    job = ended(desk, worker, desk.submit(seeds(1, 2, 3)))
+    job = ended(service, worker, service.submit(seeds(1, 2, 3)))
     assert (job.status, code(job), [clip.seed for clip in job.clips]) == ("failed", error, made)
     assert worker.stop()
 
 
 @pytest.mark.parametrize("error", [CheckpointNotFound("There is no checkpoint."), DiskFull("There is no disk space.")])
 def test_what_would_hit_every_cell_ends_the_job_at_once(
-    desk: Desk, worker: Worker, render: FakeRender, error: WanUIError
+    service: JobService, worker: Worker, render: FakeRender, error: WanUIError
 ) -> None:
     render.errors[2] = error
     worker.start()
-    job = ended(desk, worker, desk.submit(seeds(1, 2, 3)))
+    job = ended(service, worker, service.submit(seeds(1, 2, 3)))
     assert (job.status, job.error, len(job.clips), job.failures) == ("failed", error.body(), 1, {})
     assert rendered(render) == [1, 2]
 
@@ -252,67 +254,67 @@ def test_what_would_hit_every_cell_ends_the_job_at_once(
 
 
 def test_cancel_after_two_cells_keeps_them_and_a_retry_makes_the_others(
-    desk: Desk, worker: Worker, render: FakeRender, tmp_path: Path
+    service: JobService, worker: Worker, render: FakeRender, tmp_path: Path
 ) -> None:
     gate = render.gate(3, 1)
-    job = desk.submit(seeds(1, 2, 3, 4))
+    job = service.submit(seeds(1, 2, 3, 4))
     worker.start()
     gate.await_arrival()
-    desk.cancel(job.id)
+    service.cancel(job.id)
     gate.open()
-    job = ended(desk, worker, job)
+    job = ended(service, worker, job)
     assert (job.status, job.error, [clip.seed for clip in job.clips]) == ("canceled", None, [1, 2])
-    assert all(desk.clip_path(job.id, clip.index).is_file() for clip in job.clips)
+    assert all(service.clip_path(job.id, clip.index).is_file() for clip in job.clips)
     kept = job.clips
     render.seen.clear()
-    job = ended(desk, worker, desk.retry(job.id))
+    job = ended(service, worker, service.retry(job.id))
     assert (job.status, job.clips[:2], [clip.seed for clip in job.clips]) == ("succeeded", kept, [1, 2, 3, 4])
     assert rendered(render) == [3, 4]
     assert len(list((tmp_path / "clips").glob("*.mp4"))) == 4
 
 
-def test_a_retry_renders_only_what_failed(desk: Desk, worker: Worker, render: FakeRender) -> None:
+def test_a_retry_renders_only_what_failed(service: JobService, worker: Worker, render: FakeRender) -> None:
     render.errors[2] = VideoEncodingFailed("The encoder broke.")
     worker.start()
-    job = ended(desk, worker, desk.submit(seeds(1, 2, 3)))
+    job = ended(service, worker, service.submit(seeds(1, 2, 3)))
     assert code(job) == "CELLS_FAILED"
-    again = ended(desk, worker, desk.retry(job.id))
+    again = ended(service, worker, service.retry(job.id))
     assert (code(again), again.clips) == ("CELLS_FAILED", job.clips)
     render.errors.clear()
     render.seen.clear()
-    job = ended(desk, worker, desk.retry(job.id))
+    job = ended(service, worker, service.retry(job.id))
     assert (job.status, job.error, job.failures, rendered(render)) == ("succeeded", None, {}, [2])
 
 
-def test_a_retry_goes_to_the_end_of_the_line(desk: Desk, worker: Worker, render: FakeRender) -> None:
-    first = desk.submit(seeds(1, 2))
-    desk.cancel(first.id)
-    others = [desk.submit(body(seed)) for seed in (5, 6)]
-    again = desk.retry(first.id)
+def test_a_retry_goes_to_the_end_of_the_line(service: JobService, worker: Worker, render: FakeRender) -> None:
+    first = service.submit(seeds(1, 2))
+    service.cancel(first.id)
+    others = [service.submit(body(seed)) for seed in (5, 6)]
+    again = service.retry(first.id)
     assert (again.status, again.position, again.cancel_requested, again.finished_at) == ("in_queue", 3, False, None)
-    assert [job.id for job in desk.line()] == [*(job.id for job in others), first.id]
-    assert desk.retry(first.id) == again  # it waits already
-    last = desk.submit(body(7))
+    assert [job.id for job in service.line()] == [*(job.id for job in others), first.id]
+    assert service.retry(first.id) == again  # it waits already
+    last = service.submit(body(7))
     assert last.position == 4
     worker.start()
-    ended(desk, worker, last)
+    ended(service, worker, last)
     assert rendered(render) == [5, 6, 1, 2, 7]
-    done = desk.job(first.id)
-    assert desk.retry(first.id) == done and done.status == "succeeded"
+    done = service.job(first.id)
+    assert service.retry(first.id) == done and done.status == "succeeded"
 
 
-def test_a_retry_of_what_is_not_there(desk: Desk) -> None:
+def test_a_retry_of_what_is_not_there(service: JobService) -> None:
     with pytest.raises(RequestNotFound):
-        desk.retry("f" * 32)
+        service.retry("f" * 32)
 
 
-def test_an_ordinary_job_can_be_retried_too(desk: Desk, worker: Worker, render: FakeRender) -> None:
+def test_an_ordinary_job_can_be_retried_too(service: JobService, worker: Worker, render: FakeRender) -> None:
     render.errors[2] = OutOfMemory("Not enough GPU memory.")
     worker.start()
-    job = ended(desk, worker, desk.submit(body(1, 2, 3)))
+    job = ended(service, worker, service.submit(body(1, 2, 3)))
     assert (code(job), [clip.seed for clip in job.clips]) == ("OUT_OF_MEMORY", [1])
     render.errors.clear()
-    job = ended(desk, worker, desk.retry(job.id))
+    job = ended(service, worker, service.retry(job.id))
     assert (job.status, job.error, [clip.seed for clip in job.clips]) == ("succeeded", None, [1, 2, 3])
 
 
@@ -322,22 +324,22 @@ def test_an_ordinary_job_can_be_retried_too(desk: Desk, worker: Worker, render: 
 def test_a_stop_keeps_cells_and_marks(store: Store, render: FakeRender, tmp_path: Path) -> None:
     render.errors[2] = VideoEncodingFailed("The encoder broke.")
     worker = Worker(store, render, tmp_path / "clips", fake_write_video)
-    desk = fake_desk(store, worker, tmp_path)
+    service = fake_service(store, worker, tmp_path)
     gate = render.gate(3, 1)
-    job = desk.submit(seeds(1, 2, 3))
+    job = service.submit(seeds(1, 2, 3))
     worker.start()
     gate.await_arrival()
     until_made(store, job.id, 1)
     assert not worker.stop(timeout=0.01)
     gate.open()
     assert worker.stop()
-    job = desk.job(job.id)
+    job = service.job(job.id)
     assert (job.status, len(job.clips), list(job.failures)) == ("in_queue", 1, [1])
 
     rest = FakeRender()
     again = Worker(store, rest, tmp_path / "clips", fake_write_video)
     again.start()
-    job = ended(fake_desk(store, again, tmp_path), again, job)
+    job = ended(fake_service(store, again, tmp_path), again, job)
     assert (code(job), [clip.seed for clip in job.clips], rendered(rest)) == ("CELLS_FAILED", [1, 3], [3])
     assert again.stop()
 
@@ -346,35 +348,37 @@ def test_a_stop_keeps_cells_and_marks(store: Store, render: FakeRender, tmp_path
 
 
 def test_files_of_an_axis_are_fetched_while_the_job_waits(tmp_path: Path, render: FakeRender) -> None:
-    house = House(tmp_path, render)
-    house.fetcher.start()
-    house.worker.start()
-    with serving() as shelf:
-        urls = [shelf.put(f"{name}.safetensors", lora_bytes(pad=pad)) for pad, name in enumerate("aab")]
-        job = house.ended(house.desk.submit(grid(("lora", urls), ("seed", [1, 2]), loras=[])))
+    services = House(tmp_path, render)
+    services.fetcher.start()
+    services.worker.start()
+    with serving() as file_server:
+        urls = [file_server.put(f"{name}.safetensors", lora_bytes(pad=pad)) for pad, name in enumerate("aab")]
+        job = services.ended(services.service.submit(grid(("lora", urls), ("seed", [1, 2]), loras=[])))
         assert (job.status, len(job.cells), len(job.generations), len(job.clips)) == ("succeeded", 8, 6, 6)
         assert {len(one.loras) for one in job.generations} == {0, 1}
         assert all(use.sha256 for one in job.generations for use in one.loras)
 
-        gone = house.ended(house.desk.submit(grid(("lora", [urls[0], f"{shelf.url}/gone.safetensors"]))))
+        gone = services.ended(services.service.submit(grid(("lora", [urls[0], f"{file_server.url}/gone.safetensors"]))))
         assert (gone.status, gone.clips, code(gone)) == ("failed", (), "FETCH_FAILED")
-        shelf.put("gone.safetensors", lora_bytes(pad=9))
-        again = house.ended(house.desk.retry(gone.id))
+        file_server.put("gone.safetensors", lora_bytes(pad=9))
+        again = services.ended(services.service.retry(gone.id))
         assert (again.status, len(again.clips)) == ("succeeded", 2)
-    house.close()
+    services.close()
 
 
 def test_a_random_seed_outlives_the_fetch(tmp_path: Path, render: FakeRender) -> None:
-    house = House(tmp_path, render)
-    with serving() as shelf:
-        url = shelf.put("a.safetensors", lora_bytes())
-        asked = house.desk.submit({**grid(("scale", [0.5, 1]), loras=[{"path": url}]), "prompts": body(-1)["prompts"]})
-        house.fetcher.start()
-        house.worker.start()
-        job = house.ended(asked)
+    services = House(tmp_path, render)
+    with serving() as file_server:
+        url = file_server.put("a.safetensors", lora_bytes())
+        asked = services.service.submit(
+            {**grid(("scale", [0.5, 1]), loras=[{"path": url}]), "prompts": body(-1)["prompts"]}
+        )
+        services.fetcher.start()
+        services.worker.start()
+        job = services.ended(asked)
     assert job.status == "succeeded" and {clip.seed for clip in job.clips} == {asked.generations[0].seed}
     assert [cell.column_label for cell in job.cells] == ["no LoRA", "scale 0.5", "scale 1"]
-    house.close()
+    services.close()
 
 
 # The file of the list

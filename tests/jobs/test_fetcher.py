@@ -12,14 +12,14 @@ import pytest
 
 from tests.fakes import PATIENCE, FakeImages, FakeRender, Gate, fake_write_video
 from tests.jobs.helpers import body
-from tests.web_files import Shelf, lora_bytes, serving
+from tests.web_files import FileServer, lora_bytes, serving
 from wan_ui.errors import HostError, LoraNotFound, MoeFormatRequired
-from wan_ui.jobs.desk import Desk
 from wan_ui.jobs.fetcher import Fetcher
+from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import MIGRATIONS, Job, Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
-from wan_ui.lora.sources import Sources
+from wan_ui.lora.remote import RemoteFiles
 
 LORA = lora_bytes()
 SHA = hashlib.sha256(LORA).hexdigest()
@@ -27,9 +27,9 @@ TINY = {"num_attention_heads": 2, "attention_head_dim": 24, "num_layers": 2, "ff
 
 
 @pytest.fixture
-def shelf() -> Iterator[Shelf]:
-    with serving() as shelf:
-        yield shelf
+def file_server() -> Iterator[FileServer]:
+    with serving() as file_server:
+        yield file_server
 
 
 class House:
@@ -39,18 +39,18 @@ class House:
         self.store = Store(folder / "jobs.sqlite")
         self.worker = Worker(self.store, render, folder / "clips", fake_write_video)
         self.library = Library(
-            folder / "loras", folder / "uploads", Sources(folder / "uploads", allow_hosts=["127.0.0.1"], seconds=10)
+            folder / "loras", folder / "uploads", RemoteFiles(folder / "uploads", allow_hosts=["127.0.0.1"], seconds=10)
         )
         images: Any = FakeImages()
-        self.desk = Desk(self.library, images, self.store, self.worker, lambda row, component: TINY, folder)
-        self.fetcher = self.desk.fetcher
+        self.service = JobService(self.library, images, self.store, self.worker, lambda row, component: TINY, folder)
+        self.fetcher = self.service.fetcher
 
     def submit(self, *paths: str, seed: int = 1, **fields: Any) -> Job:
-        return self.desk.submit({**body(seed), "loras": [{"path": path} for path in paths], **fields})
+        return self.service.submit({**body(seed), "loras": [{"path": path} for path in paths], **fields})
 
     def ended(self, job: Job) -> Job:
         assert self.worker.wait(job.id, PATIENCE)
-        return self.desk.job(job.id)
+        return self.service.job(job.id)
 
     def close(self) -> None:
         assert self.fetcher.stop(PATIENCE) and self.worker.stop()
@@ -58,19 +58,19 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path, render: FakeRender) -> Iterator[House]:
-    house = House(tmp_path, render)
-    house.fetcher.start()
-    house.worker.start()
-    yield house
+def services(tmp_path: Path, render: FakeRender) -> Iterator[House]:
+    services = House(tmp_path, render)
+    services.fetcher.start()
+    services.worker.start()
+    yield services
     for gate in render.gates.values():
         gate.open()
-    house.close()
+    services.close()
 
 
-def gated(shelf: Shelf, name: str = "slow.safetensors", content: bytes = LORA) -> tuple[str, Gate]:
+def gated(file_server: FileServer, name: str = "slow.safetensors", content: bytes = LORA) -> tuple[str, Gate]:
     gate = Gate()
-    return shelf.put(name, content, gate=gate, before_gate=len(content) // 2), gate
+    return file_server.put(name, content, gate=gate, before_gate=len(content) // 2), gate
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -83,31 +83,31 @@ def until(holds: Callable[[], bool]) -> None:
     raise AssertionError("it never came to pass")
 
 
-def test_a_job_waits_for_its_file_and_then_names_it(house: House, shelf: Shelf) -> None:
-    job = house.ended(house.submit(shelf.put("a.safetensors", LORA)))
+def test_a_job_waits_for_its_file_and_then_names_it(services: House, file_server: FileServer) -> None:
+    job = services.ended(services.submit(file_server.put("a.safetensors", LORA)))
     assert (job.status, job.error, job.ready) == ("succeeded", None, True)
     assert [use.sha256 for use in job.generations[0].loras] == [SHA]
     assert job.request["loras"][0]["path"].startswith("http://")
 
 
-def test_others_pass_and_the_position_says_so(house: House, shelf: Shelf) -> None:
-    url, gate = gated(shelf)
-    waiting = house.submit(url, seed=1)
+def test_others_pass_and_the_position_says_so(services: House, file_server: FileServer) -> None:
+    url, gate = gated(file_server)
+    waiting = services.submit(url, seed=1)
     gate.await_arrival()
-    held = house.submit(url, seed=2)
-    passing = house.submit(seed=3)
-    assert house.ended(passing).status == "succeeded"
-    assert [house.desk.position(one.id) for one in (waiting, held)] == [1, 2]
-    assert [job.id for job in house.desk.line()] == [waiting.id, held.id]
-    until(lambda: (house.desk.progress(waiting.id) or PASSED).bytes_done >= len(LORA) // 2)
-    progress = house.desk.progress(held.id)
+    held = services.submit(url, seed=2)
+    passing = services.submit(seed=3)
+    assert services.ended(passing).status == "succeeded"
+    assert [services.service.position(one.id) for one in (waiting, held)] == [1, 2]
+    assert [job.id for job in services.service.line()] == [waiting.id, held.id]
+    until(lambda: (services.service.progress(waiting.id) or PASSED).bytes_done >= len(LORA) // 2)
+    progress = services.service.progress(held.id)
     assert progress is not None and progress.phase == "downloading"
     assert progress.bytes_total == len(LORA)
     assert progress.note == "fetching LoRA slow.safetensors, 50 %"
     gate.open()
-    assert [house.ended(one).status for one in (waiting, held)] == ["succeeded", "succeeded"]
-    assert shelf.asked == [("slow.safetensors", 200)]
-    assert house.desk.progress(waiting.id) is None
+    assert [services.ended(one).status for one in (waiting, held)] == ["succeeded", "succeeded"]
+    assert file_server.asked == [("slow.safetensors", 200)]
+    assert services.service.progress(waiting.id) is None
 
 
 def test_positions_put_those_that_could_run_first(store: Store) -> None:
@@ -146,58 +146,60 @@ def test_a_file_of_schema_one_is_brought_up_with_its_jobs_ready(tmp_path: Path) 
     ],
 )
 def test_a_file_that_cannot_be_used_ends_its_job_and_no_other(
-    house: House, shelf: Shelf, render: FakeRender, answer: dict[str, Any], code: str
+    services: House, file_server: FileServer, render: FakeRender, answer: dict[str, Any], code: str
 ) -> None:
-    wrong = house.submit(shelf.put("wrong.safetensors", **answer), seed=1)
-    right = house.submit(shelf.put("right.safetensors", LORA), seed=2)
-    ended = house.ended(wrong)
+    wrong = services.submit(file_server.put("wrong.safetensors", **answer), seed=1)
+    right = services.submit(file_server.put("right.safetensors", LORA), seed=2)
+    ended = services.ended(wrong)
     assert (ended.status, ended.started_at) == ("failed", None) and ended.finished_at
     assert ended.error is not None and ended.error["code"] == code
-    assert house.ended(right).status == "succeeded"
+    assert services.ended(right).status == "succeeded"
     assert {seed for seed, _, _ in render.seen} == {2}
 
 
-def test_an_address_that_is_none_is_refused_at_the_door(house: House) -> None:
+def test_an_address_that_is_none_is_refused_at_the_door(services: House) -> None:
     with pytest.raises(LoraNotFound):
-        house.submit("hf://nobody")
-    assert house.desk.recent(1) == ()
+        services.submit("hf://nobody")
+    assert services.service.recent(1) == ()
 
 
-def test_a_cancel_ends_the_fetch_when_nobody_else_wants_it(house: House, shelf: Shelf, tmp_path: Path) -> None:
-    url, gate = gated(shelf)
-    one, other = house.submit(url, seed=1), house.submit(url, seed=2)
+def test_a_cancel_ends_the_fetch_when_nobody_else_wants_it(
+    services: House, file_server: FileServer, tmp_path: Path
+) -> None:
+    url, gate = gated(file_server)
+    one, other = services.submit(url, seed=1), services.submit(url, seed=2)
     gate.await_arrival()
-    assert house.desk.cancel(one.id).status == "canceled"
-    assert house.desk.progress(one.id) is None
-    assert house.desk.progress(other.id) is not None
-    assert house.desk.cancel(other.id).status == "canceled"
+    assert services.service.cancel(one.id).status == "canceled"
+    assert services.service.progress(one.id) is None
+    assert services.service.progress(other.id) is not None
+    assert services.service.cancel(other.id).status == "canceled"
     until(lambda: not list((tmp_path / "uploads").glob(".part-*")))  # while the host is still silent
     gate.open()
-    assert house.desk.job(other.id).status == "canceled"
+    assert services.service.job(other.id).status == "canceled"
     assert not (tmp_path / "uploads" / f"{SHA}.safetensors").exists()
 
 
-def test_a_cancel_leaves_the_fetch_to_the_others(house: House, shelf: Shelf) -> None:
-    url, gate = gated(shelf)
-    one, other = house.submit(url, seed=1), house.submit(url, seed=2)
+def test_a_cancel_leaves_the_fetch_to_the_others(services: House, file_server: FileServer) -> None:
+    url, gate = gated(file_server)
+    one, other = services.submit(url, seed=1), services.submit(url, seed=2)
     gate.await_arrival()
-    house.desk.cancel(one.id)
+    services.service.cancel(one.id)
     gate.open()
-    assert house.ended(other).status == "succeeded"
-    assert shelf.asked == [("slow.safetensors", 200)]
+    assert services.ended(other).status == "succeeded"
+    assert file_server.asked == [("slow.safetensors", 200)]
 
 
-def test_after_a_restart_the_fetch_begins_anew(tmp_path: Path, shelf: Shelf, render: FakeRender) -> None:
-    url, gate = gated(shelf)
+def test_after_a_restart_the_fetch_begins_anew(tmp_path: Path, file_server: FileServer, render: FakeRender) -> None:
+    url, gate = gated(file_server)
     first = House(tmp_path, render)
     first.fetcher.start()
     job = first.submit(url)
     gate.await_arrival()
     first.close()
     assert list((tmp_path / "uploads").glob(".part-*")) == []
-    shelf.put("slow.safetensors", LORA)
+    file_server.put("slow.safetensors", LORA)
     again = House(tmp_path, render)
-    assert (again.desk.job(job.id).status, again.desk.job(job.id).ready) == ("in_queue", False)
+    assert (again.service.job(job.id).status, again.service.job(job.id).ready) == ("in_queue", False)
     again.fetcher.start()
     again.worker.start()
     assert again.ended(job).status == "succeeded"
@@ -205,9 +207,9 @@ def test_after_a_restart_the_fetch_begins_anew(tmp_path: Path, shelf: Shelf, ren
 
 
 def test_a_file_is_fetched_once_more_if_the_store_could_not_be_written(
-    tmp_path: Path, shelf: Shelf, render: FakeRender
+    tmp_path: Path, file_server: FileServer, render: FakeRender
 ) -> None:
-    house = House(tmp_path, render)
+    services = House(tmp_path, render)
 
     class Stubborn(Store):
         """Fails the first write of a job that became ready."""
@@ -222,68 +224,75 @@ def test_a_file_is_fetched_once_more_if_the_store_could_not_be_written(
 
     ready = threading.Event()
     store = Stubborn(tmp_path / "jobs.sqlite")
-    job = house.submit(shelf.put("a.safetensors", LORA, etag='"1"'))
-    fetcher = Fetcher(store, house.library, lambda row, component: TINY, ready.set, retry_seconds=0.01)
+    job = services.submit(file_server.put("a.safetensors", LORA, etag='"1"'))
+    fetcher = Fetcher(store, services.library, lambda row, component: TINY, ready.set, retry_seconds=0.01)
     fetcher.start()
     until(lambda: store.job(job.id).ready)
     assert ready.wait(PATIENCE)
-    assert shelf.asked == [("a.safetensors", 200), ("a.safetensors", 304)]
+    assert file_server.asked == [("a.safetensors", 200), ("a.safetensors", 304)]
     assert fetcher.stop(PATIENCE)
     store.close()
-    house.close()
+    services.close()
 
 
-def test_a_copy_that_could_not_be_asked_about_is_noted(house: House, shelf: Shelf) -> None:
-    url = shelf.put("a.safetensors", LORA)
-    assert house.ended(house.submit(url)).notes == ()
-    shelf.put("a.safetensors", status=500)
-    (note,) = house.ended(house.submit(url)).notes
+def test_a_copy_that_could_not_be_asked_about_is_noted(services: House, file_server: FileServer) -> None:
+    url = file_server.put("a.safetensors", LORA)
+    assert services.ended(services.submit(url)).notes == ()
+    file_server.put("a.safetensors", status=500)
+    (note,) = services.ended(services.submit(url)).notes
     assert "is used as it was fetched on" in note
 
 
-def test_a_combined_file_by_address_fills_both_slots(house: House, shelf: Shelf) -> None:
+def test_a_combined_file_by_address_fills_both_slots(services: House, file_server: FileServer) -> None:
     content = lora_bytes("ai-toolkit combined, high")
-    job = house.ended(house.submit(shelf.put("both.safetensors", content), model="wan22_14b_t2v"))
+    job = services.ended(services.submit(file_server.put("both.safetensors", content), model="wan22_14b_t2v"))
     assert job.status == "succeeded", job.error
     assert [use.slot for use in job.generations[0].loras] == ["high", "low"]
     assert {use.sha256 for use in job.generations[0].loras} == {hashlib.sha256(content).hexdigest()}
 
 
-def test_a_single_file_without_its_transformer_is_refused_once_it_is_known(house: House, shelf: Shelf) -> None:
-    job = house.ended(house.submit(shelf.put("one.safetensors", LORA), model="wan22_14b_t2v"))
+def test_a_single_file_without_its_transformer_is_refused_once_it_is_known(
+    services: House, file_server: FileServer
+) -> None:
+    job = services.ended(services.submit(file_server.put("one.safetensors", LORA), model="wan22_14b_t2v"))
     assert job.error is not None and job.error["code"] == MoeFormatRequired.code
 
 
-def test_two_addresses_of_one_job_are_both_awaited(house: House, shelf: Shelf) -> None:
-    high, low = shelf.put("j_high_noise.safetensors", LORA), gated(shelf, "j_low_noise.safetensors", lora_bytes(pad=1))
+def test_two_addresses_of_one_job_are_both_awaited(services: House, file_server: FileServer) -> None:
+    high, low = (
+        file_server.put("j_high_noise.safetensors", LORA),
+        gated(file_server, "j_low_noise.safetensors", lora_bytes(pad=1)),
+    )
     loras = [{"path": high, "transformer": "high"}, {"path": low[0], "transformer": "low"}]
-    job = house.desk.submit({**body(1), "model": "wan22_14b_t2v", "loras": loras})
+    job = services.service.submit({**body(1), "model": "wan22_14b_t2v", "loras": loras})
     low[1].await_arrival()
-    assert not house.desk.job(job.id).ready
+    assert not services.service.job(job.id).ready
     low[1].open()
-    ended = house.ended(job)
+    ended = services.ended(job)
     assert ended.status == "succeeded" and all(use.sha256 for use in ended.generations[0].loras)
 
 
-def test_inspecting_an_address_fetches_it_in_time_or_says_so(house: House, shelf: Shelf) -> None:
-    url = shelf.put("a_high_noise.safetensors", LORA)
-    assert house.desk.inspect(url)["slot"] == "high"
+def test_inspecting_an_address_fetches_it_in_time_or_says_so(services: House, file_server: FileServer) -> None:
+    url = file_server.put("a_high_noise.safetensors", LORA)
+    assert services.service.inspect(url)["slot"] == "high"
     with pytest.raises(Exception, match="was not here within 0 s"):
-        house.desk.inspect(shelf.put("b.safetensors", LORA), seconds=0)
+        services.service.inspect(file_server.put("b.safetensors", LORA), seconds=0)
 
 
-def test_a_fetcher_that_was_not_started_does_nothing(tmp_path: Path, shelf: Shelf, render: FakeRender) -> None:
-    house = House(tmp_path, render)
-    job = house.submit(shelf.put("a.safetensors", LORA))
-    assert (job.ready, shelf.asked) == (False, [])
-    assert house.desk.cancel(job.id).status == "canceled"
-    house.close()
+def test_a_fetcher_that_was_not_started_does_nothing(
+    tmp_path: Path, file_server: FileServer, render: FakeRender
+) -> None:
+    services = House(tmp_path, render)
+    job = services.submit(file_server.put("a.safetensors", LORA))
+    assert (job.ready, file_server.asked) == (False, [])
+    assert services.service.cancel(job.id).status == "canceled"
+    services.close()
 
 
 def test_a_fetch_that_breaks_for_no_known_reason_fails_its_job(
     tmp_path: Path, render: FakeRender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = House(tmp_path, render)
+    services = House(tmp_path, render)
     traces: list[object] = []
     monkeypatch.setattr(threading, "excepthook", traces.append)
 
@@ -292,15 +301,15 @@ def test_a_fetch_that_breaks_for_no_known_reason_fails_its_job(
             raise ZeroDivisionError
 
     ended = threading.Event()
-    fetcher = Fetcher(house.store, Broken(tmp_path), lambda row, component: TINY, ended.set)
-    job = house.submit("https://example.org/a.safetensors")
+    fetcher = Fetcher(services.store, Broken(tmp_path), lambda row, component: TINY, ended.set)
+    job = services.submit("https://example.org/a.safetensors")
     fetcher.start()
     assert ended.wait(PATIENCE)
-    error = house.desk.job(job.id).error
+    error = services.service.job(job.id).error
     assert error is not None and error["code"] == "RENDER_FAILED"
     until(lambda: bool(traces))
     assert fetcher.stop(PATIENCE)
-    house.close()
+    services.close()
 
 
 class _Passed:

@@ -14,8 +14,8 @@ from PIL import Image
 from tests.jobs.helpers import body
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import HostError, InvalidRequest, RequestNotFound, StillRunning, VideoNotFound
-from wan_ui.jobs.desk import Desk
-from wan_ui.jobs.gallery import BROWSERS, EVERYBODYS, Filter, Gallery, Retention, own
+from wan_ui.jobs.gallery import BROWSERS, EVERYBODY, Filter, Gallery, Retention, own
+from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import MIGRATIONS, ClipRecord, Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.media import poster, video
@@ -75,7 +75,7 @@ class House:
         assert self.store.add_clip(job_id, record)
 
     def ids(self, wanted: Filter = ANY, **given: Any) -> list[str]:
-        return [entry.id for entry in self.gallery.page(given.pop("scope", EVERYBODYS), wanted, **given).entries]
+        return [entry.id for entry in self.gallery.page(given.pop("scope", EVERYBODY), wanted, **given).entries]
 
     def age(self, job_id: str, **ago: float) -> None:
         then = (datetime.now(UTC) - timedelta(**ago)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -83,339 +83,341 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path, store: Store) -> House:
+def services(tmp_path: Path, store: Store) -> House:
     return House(tmp_path, store)
 
 
-def test_every_page_once_and_in_order_both_ways(house: House) -> None:
-    made = [f"{house.job('a')}-0" for _ in range(7)][::-1]
-    first = house.gallery.page(EVERYBODYS, ANY, limit=3)
-    second = house.gallery.page(EVERYBODYS, ANY, first.older, 3)
-    third = house.gallery.page(EVERYBODYS, ANY, second.older, 3)
+def test_every_page_once_and_in_order_both_ways(services: House) -> None:
+    made = [f"{services.job('a')}-0" for _ in range(7)][::-1]
+    first = services.gallery.page(EVERYBODY, ANY, limit=3)
+    second = services.gallery.page(EVERYBODY, ANY, first.older, 3)
+    third = services.gallery.page(EVERYBODY, ANY, second.older, 3)
     assert [entry.id for page in (first, second, third) for entry in page.entries] == made
     assert (first.newer, third.older) == (None, None)
-    assert house.gallery.page(EVERYBODYS, ANY, third.newer, 3) == second
-    assert house.gallery.page(EVERYBODYS, ANY, second.newer, 3) == first
+    assert services.gallery.page(EVERYBODY, ANY, third.newer, 3) == second
+    assert services.gallery.page(EVERYBODY, ANY, second.newer, 3) == first
 
 
-def test_a_new_clip_moves_no_page_and_the_first_is_found_again_full(house: House) -> None:
-    made = [f"{house.job('a')}-0" for _ in range(5)][::-1]
-    first = house.gallery.page(EVERYBODYS, ANY, limit=2)
-    newest = f"{house.job('a')}-0"
-    second = house.gallery.page(EVERYBODYS, ANY, first.older, 2)
+def test_a_new_clip_moves_no_page_and_the_first_is_found_again_full(services: House) -> None:
+    made = [f"{services.job('a')}-0" for _ in range(5)][::-1]
+    first = services.gallery.page(EVERYBODY, ANY, limit=2)
+    newest = f"{services.job('a')}-0"
+    second = services.gallery.page(EVERYBODY, ANY, first.older, 2)
     assert [entry.id for entry in second.entries] == made[2:4]
-    back = house.gallery.page(EVERYBODYS, ANY, second.newer, 2)
+    back = services.gallery.page(EVERYBODY, ANY, second.newer, 2)
     assert [entry.id for entry in back.entries] == made[:2] and back.newer is not None
-    top = house.gallery.page(EVERYBODYS, ANY, back.newer, 2)
+    top = services.gallery.page(EVERYBODY, ANY, back.newer, 2)
     assert [entry.id for entry in top.entries] == [newest, made[0]] and top.newer is None
 
 
-def test_a_page_whose_entries_were_deleted_still_leads_back(house: House) -> None:
-    made = [f"{house.job('a')}-0" for _ in range(4)]
-    first = house.gallery.page(EVERYBODYS, ANY, limit=2)
+def test_a_page_whose_entries_were_deleted_still_leads_back(services: House) -> None:
+    made = [f"{services.job('a')}-0" for _ in range(4)]
+    first = services.gallery.page(EVERYBODY, ANY, limit=2)
     for entry_id in made[:2]:
-        house.gallery.delete(entry_id)
-    empty = house.gallery.page(EVERYBODYS, ANY, first.older, 2)
+        services.gallery.delete(entry_id)
+    empty = services.gallery.page(EVERYBODY, ANY, first.older, 2)
     assert empty.entries == () and empty.older is None and empty.newer is not None
-    assert [e.id for e in house.gallery.page(EVERYBODYS, ANY, empty.newer, 2).entries] == made[:1:-1]
+    assert [e.id for e in services.gallery.page(EVERYBODY, ANY, empty.newer, 2).entries] == made[:1:-1]
 
 
 @pytest.mark.parametrize("cursor", ["x", "b", "c12", "b-1", "a1 OR 1", "b" + "9" * 19])
-def test_a_foreign_cursor_is_refused(house: House, cursor: str) -> None:
+def test_a_foreign_cursor_is_refused(services: House, cursor: str) -> None:
     with pytest.raises(InvalidRequest):
-        house.gallery.page(EVERYBODYS, ANY, cursor)
+        services.gallery.page(EVERYBODY, ANY, cursor)
 
 
-def test_the_number_of_queries_does_not_grow(house: House) -> None:
+def test_the_number_of_queries_does_not_grow(services: House) -> None:
     for index in range(30):
-        house.job(f"a {index}", loras=(LoraUse("single", "fox.safetensors", 1, FOX),))
-        house.job("b", "c", compared=True)
+        services.job(f"a {index}", loras=(LoraUse("single", "fox.safetensors", 1, FOX),))
+        services.job("b", "c", compared=True)
     asked: list[str] = []
-    house.store._connection.set_trace_callback(asked.append)
+    services.store._connection.set_trace_callback(asked.append)
     for wanted in (ANY, Filter(words="a 1"), Filter(lora=FOX, model="wan21_1b", kept=True)):
         asked.clear()
-        page = house.gallery.page(EVERYBODYS, wanted, limit=20)
+        page = services.gallery.page(EVERYBODY, wanted, limit=20)
         assert len(asked) == 1
         if page.older:
             asked.clear()
-            house.gallery.page(EVERYBODYS, wanted, page.older, 20)
+            services.gallery.page(EVERYBODY, wanted, page.older, 20)
             assert len(asked) == 1
-    house.store._connection.set_trace_callback(None)
+    services.store._connection.set_trace_callback(None)
 
 
-def test_filters(house: House) -> None:
+def test_filters(services: House) -> None:
     high, low = LoraUse("high", "j/fox_high.safetensors", 1, FOX), LoraUse("low", "j/fox_low.safetensors", 1, OWL)
-    fox = f"{house.job('a', loras=(high, low), model='wan22_14b_t2v')}-0"
-    owl = f"{house.job('b', loras=(LoraUse('single', 'upload://' + '3' * 32, 1, OWL),))}-0"
-    plain = f"{house.job('c', visitor=OTHER)}-0"
-    assert house.ids() == [plain, owl, fox]
-    assert house.ids(Filter(model="wan22_14b_t2v")) == [fox]
-    assert house.ids(Filter(lora=FOX)) == [fox]
-    assert house.ids(Filter(lora=OWL)) == [owl, fox]
-    assert house.ids(Filter(lora="fox_high.safetensors")) == [fox]
-    assert house.ids(Filter(job=plain[:32])) == [plain]
-    assert house.ids(Filter(lora=OWL, model="wan21_1b")) == [owl]
-    assert house.ids(Filter(model="none")) == []
+    fox = f"{services.job('a', loras=(high, low), model='wan22_14b_t2v')}-0"
+    owl = f"{services.job('b', loras=(LoraUse('single', 'upload://' + '3' * 32, 1, OWL),))}-0"
+    plain = f"{services.job('c', visitor=OTHER)}-0"
+    assert services.ids() == [plain, owl, fox]
+    assert services.ids(Filter(model="wan22_14b_t2v")) == [fox]
+    assert services.ids(Filter(lora=FOX)) == [fox]
+    assert services.ids(Filter(lora=OWL)) == [owl, fox]
+    assert services.ids(Filter(lora="fox_high.safetensors")) == [fox]
+    assert services.ids(Filter(job=plain[:32])) == [plain]
+    assert services.ids(Filter(lora=OWL, model="wan21_1b")) == [owl]
+    assert services.ids(Filter(model="none")) == []
 
 
-def test_a_loras_name_is_what_the_render_knew_and_of_an_address_never_its_query(house: House) -> None:
+def test_a_loras_name_is_what_the_render_knew_and_of_an_address_never_its_query(services: House) -> None:
     told = {"lora": {"single": {"files": [{"name": "Owl.safetensors", "sha256": OWL}]}}}
-    house.job("a", loras=(LoraUse("single", "upload://" + "3" * 32, 1, OWL),), told=told)
-    house.job("b", loras=(LoraUse("single", "https://x.org/d/fox.safetensors?token=secret", 1, FOX),))
-    choices = house.gallery.choices(EVERYBODYS)
+    services.job("a", loras=(LoraUse("single", "upload://" + "3" * 32, 1, OWL),), told=told)
+    services.job("b", loras=(LoraUse("single", "https://x.org/d/fox.safetensors?token=secret", 1, FOX),))
+    choices = services.gallery.choices(EVERYBODY)
     assert [(lora.name, lora.sha256, count) for lora, count in choices.loras] == [
         ("Owl.safetensors", OWL, 1),
         ("fox.safetensors", FOX, 1),
     ]
-    assert house.ids(Filter(lora="Owl.safetensors")) and "secret" not in str(
-        house.gallery.page(EVERYBODYS, ANY).entries[0].loras
+    assert services.ids(Filter(lora="Owl.safetensors")) and "secret" not in str(
+        services.gallery.page(EVERYBODY, ANY).entries[0].loras
     )
     assert (choices.entries, choices.kept, choices.models) == (2, 0, (("wan21_1b", 2),))
 
 
-def test_a_job_with_several_prompts_has_an_entry_for_each(house: House) -> None:
-    job = house.job("a fox", "an owl")
-    assert house.ids() == [f"{job}-1", f"{job}-0"]
-    assert [entry.generation.prompt for entry in house.gallery.page(EVERYBODYS, ANY).entries] == ["an owl", "a fox"]
+def test_a_job_with_several_prompts_has_an_entry_for_each(services: House) -> None:
+    job = services.job("a fox", "an owl")
+    assert services.ids() == [f"{job}-1", f"{job}-0"]
+    assert [entry.generation.prompt for entry in services.gallery.page(EVERYBODY, ANY).entries] == ["an owl", "a fox"]
 
 
-def test_a_comparison_is_one_entry(house: House) -> None:
-    before = house.job("before")
-    job = house.job("a fox", "an owl", "a bear", compared=True, end=False, clips=2)
-    after = house.job("after")
-    assert house.ids() == [f"{after}-0", job, f"{before}-0"]
-    entry = house.gallery.entry(job)
+def test_a_comparison_is_one_entry(services: House) -> None:
+    before = services.job("before")
+    job = services.job("a fox", "an owl", "a bear", compared=True, end=False, clips=2)
+    after = services.job("after")
+    assert services.ids() == [f"{after}-0", job, f"{before}-0"]
+    entry = services.gallery.entry(job)
     assert (entry.index, entry.cells, entry.made, entry.videos, entry.final) == (None, 3, 2, 3, False)
-    house.clip(job, 2)
-    house.store.finish(job, "succeeded")
-    assert house.ids() == [f"{after}-0", job, f"{before}-0"]
-    assert house.ids(Filter(words="owl")) == [job] == house.ids(Filter(words="bear"))
+    services.clip(job, 2)
+    services.store.finish(job, "succeeded")
+    assert services.ids() == [f"{after}-0", job, f"{before}-0"]
+    assert services.ids(Filter(words="owl")) == [job] == services.ids(Filter(words="bear"))
 
 
 @pytest.mark.parametrize(
     "words",
     ["red FOX", "fox red", "ROTER Fuchs straße", "STRASSE", "100%", "_under", "ﬁne", "fine", "zaż", "'; DROP"],
 )
-def test_a_search_finds_all_of_its_words_in_any_case(house: House, words: str) -> None:
+def test_a_search_finds_all_of_its_words_in_any_case(services: House, words: str) -> None:
     prompt = "A red fox; roter FUCHS, Straße 100% _under ﬁne Zażółć 🦊 [x]"
-    found = f"{house.job(prompt)}-0"
-    house.job("an owl 1000 under")
-    assert house.ids(Filter(words=words)) == ([] if "DROP" in words else [found])
-    assert house.ids(Filter(words=f"{words} bear")) == []
+    found = f"{services.job(prompt)}-0"
+    services.job("an owl 1000 under")
+    assert services.ids(Filter(words=words)) == ([] if "DROP" in words else [found])
+    assert services.ids(Filter(words=f"{words} bear")) == []
 
 
-def test_nothing_but_blanks_searches_nothing(house: House) -> None:
-    made = f"{house.job('a')}-0"
-    assert house.ids(Filter(words="  ")) == [made]
+def test_nothing_but_blanks_searches_nothing(services: House) -> None:
+    made = f"{services.job('a')}-0"
+    assert services.ids(Filter(words="  ")) == [made]
 
 
-def test_each_sees_what_is_theirs(house: House) -> None:
-    mine, theirs, program = house.job("a"), house.job("b", visitor=OTHER), house.job("c", visitor=None)
-    assert house.ids(scope=own(ONE)) == [f"{mine}-0"]
-    assert house.ids(scope=own(OTHER)) == [f"{theirs}-0"]
-    assert house.ids(scope=BROWSERS) == [f"{theirs}-0", f"{mine}-0"]
-    assert house.ids() == [f"{program}-0", f"{theirs}-0", f"{mine}-0"]
-    assert house.gallery.choices(own(ONE)).entries == 1
+def test_each_sees_what_is_theirs(services: House) -> None:
+    mine, theirs, program = services.job("a"), services.job("b", visitor=OTHER), services.job("c", visitor=None)
+    assert services.ids(scope=own(ONE)) == [f"{mine}-0"]
+    assert services.ids(scope=own(OTHER)) == [f"{theirs}-0"]
+    assert services.ids(scope=BROWSERS) == [f"{theirs}-0", f"{mine}-0"]
+    assert services.ids() == [f"{program}-0", f"{theirs}-0", f"{mine}-0"]
+    assert services.gallery.choices(own(ONE)).entries == 1
 
 
-def test_what_is_kept_is_marked_and_found(house: House) -> None:
-    one, two = f"{house.job('a')}-0", house.job("b", "c", compared=True)
-    assert house.gallery.keep(two, True).kept
-    assert house.ids(Filter(kept=True)) == [two] and house.gallery.choices(EVERYBODYS).kept == 1
-    assert not house.gallery.keep(two, False).kept
-    assert house.ids(Filter(kept=True)) == []
-    assert house.gallery.entry(one).kept is False
+def test_what_is_kept_is_marked_and_found(services: House) -> None:
+    one, two = f"{services.job('a')}-0", services.job("b", "c", compared=True)
+    assert services.gallery.keep(two, True).kept
+    assert services.ids(Filter(kept=True)) == [two] and services.gallery.choices(EVERYBODY).kept == 1
+    assert not services.gallery.keep(two, False).kept
+    assert services.ids(Filter(kept=True)) == []
+    assert services.gallery.entry(one).kept is False
 
 
 @pytest.mark.parametrize("entry_id", ["", "x", "0" * 32, "0" * 32 + "-0", "../" + "0" * 32, "0" * 32 + "-99999999999"])
-def test_what_is_not_there(house: House, entry_id: str) -> None:
-    house.job("a")
-    for ask in (house.gallery.entry, house.gallery.delete, lambda one: house.gallery.keep(one, True)):
+def test_what_is_not_there(services: House, entry_id: str) -> None:
+    services.job("a")
+    for ask in (services.gallery.entry, services.gallery.delete, lambda one: services.gallery.keep(one, True)):
         with pytest.raises(VideoNotFound):
             ask(entry_id)
 
 
-def test_a_comparison_has_no_entry_for_a_cell(house: House) -> None:
-    job = house.job("a", "b", compared=True)
+def test_a_comparison_has_no_entry_for_a_cell(services: House) -> None:
+    job = services.job("a", "b", compared=True)
     with pytest.raises(VideoNotFound):
-        house.gallery.entry(f"{job}-0")
+        services.gallery.entry(f"{job}-0")
 
 
-def test_deleting_a_clip_leaves_no_file_and_no_request(house: House) -> None:
-    stays = house.job("stays")
-    kept = house.files()
-    job = house.job("goes")
-    assert len(house.files()) == 6
-    house.gallery.delete(f"{job}-0")
-    assert house.files() == kept and house.ids() == [f"{stays}-0"]
+def test_deleting_a_clip_leaves_no_file_and_no_request(services: House) -> None:
+    stays = services.job("stays")
+    kept = services.files()
+    job = services.job("goes")
+    assert len(services.files()) == 6
+    services.gallery.delete(f"{job}-0")
+    assert services.files() == kept and services.ids() == [f"{stays}-0"]
     with pytest.raises(RequestNotFound):
-        house.store.job(job)
-    assert house.store._execute("SELECT * FROM doomed", {}) == []
-    assert house.store._execute("SELECT * FROM entry_loras", {}) == []
+        services.store.job(job)
+    assert services.store._execute("SELECT * FROM doomed", {}) == []
+    assert services.store._execute("SELECT * FROM entry_loras", {}) == []
 
 
-def test_deleting_one_of_several_leaves_the_others(house: House) -> None:
-    job = house.job("a", "b", "c")
-    house.gallery.delete(f"{job}-1")
-    assert house.ids() == [f"{job}-2", f"{job}-0"] and len(house.files()) == 6
-    assert [clip.index for clip in house.store.job(job).clips] == [0, 2]
-    house.gallery.delete(f"{job}-0")
-    house.gallery.delete(f"{job}-2")
-    assert house.files() == []
+def test_deleting_one_of_several_leaves_the_others(services: House) -> None:
+    job = services.job("a", "b", "c")
+    services.gallery.delete(f"{job}-1")
+    assert services.ids() == [f"{job}-2", f"{job}-0"] and len(services.files()) == 6
+    assert [clip.index for clip in services.store.job(job).clips] == [0, 2]
+    services.gallery.delete(f"{job}-0")
+    services.gallery.delete(f"{job}-2")
+    assert services.files() == []
     with pytest.raises(RequestNotFound):
-        house.store.job(job)
+        services.store.job(job)
 
 
-def test_deleting_a_comparison_takes_all_of_it(house: House) -> None:
-    job = house.job("a", "b", "c", compared=True)
-    house.gallery.delete(job)
-    assert house.files() == [] and house.ids() == []
+def test_deleting_a_comparison_takes_all_of_it(services: House) -> None:
+    job = services.job("a", "b", "c", compared=True)
+    services.gallery.delete(job)
+    assert services.files() == [] and services.ids() == []
     with pytest.raises(RequestNotFound):
-        house.store.job(job)
+        services.store.job(job)
 
 
 @pytest.mark.parametrize("compared", [False, True])
-def test_what_runs_is_not_deleted(house: House, compared: bool) -> None:
-    job = house.job("a", "b", compared=compared, end=False, clips=1)
+def test_what_runs_is_not_deleted(services: House, compared: bool) -> None:
+    job = services.job("a", "b", compared=compared, end=False, clips=1)
     entry_id = job if compared else f"{job}-0"
     with pytest.raises(StillRunning):
-        house.gallery.delete(entry_id)
-    assert len(house.files()) == 3 and house.ids() == [entry_id]
-    house.store.finish(job, "canceled")
-    house.gallery.delete(entry_id)
-    assert house.files() == []
+        services.gallery.delete(entry_id)
+    assert len(services.files()) == 3 and services.ids() == [entry_id]
+    services.store.finish(job, "canceled")
+    services.gallery.delete(entry_id)
+    assert services.files() == []
 
 
-def test_a_file_that_cannot_be_removed_is_said_and_tried_again(house: House) -> None:
-    job = house.job("a")
-    (clip,) = (house.folder / "clips").glob("*.mp4")
+def test_a_file_that_cannot_be_removed_is_said_and_tried_again(services: House) -> None:
+    job = services.job("a")
+    (clip,) = (services.folder / "clips").glob("*.mp4")
     clip.unlink()
     clip.mkdir()  # which unlink refuses, for root too
     with pytest.raises(HostError, match="cannot be removed"):
-        house.gallery.delete(f"{job}-0")
-    assert house.ids() == []
+        services.gallery.delete(f"{job}-0")
+    assert services.ids() == []
     clip.rmdir()
     clip.write_bytes(b"x")
-    house.gallery.tidy(Retention())
-    assert house.files() == []
+    services.gallery.tidy(Retention())
+    assert services.files() == []
 
 
-def test_what_was_compared_with_a_preview_goes_too(tmp_path: Path, store: Store, worker: Worker, desk: Desk) -> None:
-    house = House(tmp_path, store)
-    job, other = house.job("a", "b"), house.job("c")
+def test_what_was_compared_with_a_preview_goes_too(
+    tmp_path: Path, store: Store, worker: Worker, service: JobService
+) -> None:
+    services = House(tmp_path, store)
+    job, other = services.job("a", "b"), services.job("c")
     sha256 = "a" * 64
     (tmp_path / "trainer" / "previews").mkdir(parents=True)
     for name in (sha256, "b" * 64):
         (tmp_path / "trainer" / "previews" / name).write_bytes(b"a preview")
-    desk.trainer.link(job, 0, sha256)
-    desk.trainer.link(other, 0, sha256)
-    desk.trainer.link(job, 1, "b" * 64)
+    service.trainer.link(job, 0, sha256)
+    service.trainer.link(other, 0, sha256)
+    service.trainer.link(job, 1, "b" * 64)
     for name in (f"{job}-0-5-6", f"{job}-1-5-6", f"{other}-0-5-6"):
         (tmp_path / "compared" / name).mkdir(parents=True)
         (tmp_path / "compared" / name / "preview.mp4").write_bytes(b"a film")
-    desk.gallery.delete(f"{job}-1")
-    desk.gallery.delete(f"{job}-0")
+    service.gallery.delete(f"{job}-1")
+    service.gallery.delete(f"{job}-0")
     assert [path.name for path in (tmp_path / "compared").iterdir()] == [f"{other}-0-5-6"]
     assert [path.name for path in (tmp_path / "trainer" / "links").iterdir()] == [f"{other}-0"]
     assert [path.name for path in (tmp_path / "trainer" / "previews").iterdir()] == [sha256]
-    desk.gallery.delete(f"{other}-0")
+    service.gallery.delete(f"{other}-0")
     left = [path for path in (tmp_path / "trainer").rglob("*") if path.is_file()]
     assert left == [] and list((tmp_path / "compared").iterdir()) == []
 
 
-def test_by_age_all_but_favourites_and_what_runs(house: House) -> None:
-    old, favourite, running = house.job("old"), house.job("old"), house.job("old", "b", end=False, clips=1)
-    compared, recent = house.job("old", "c", compared=True), house.job("new")
-    house.gallery.keep(f"{favourite}-0", True)
-    failed = house.store.add(body(1), resolve(parse(body(1)), store_image=str))
-    house.store._execute(
+def test_by_age_all_but_favourites_and_what_runs(services: House) -> None:
+    old, favourite, running = services.job("old"), services.job("old"), services.job("old", "b", end=False, clips=1)
+    compared, recent = services.job("old", "c", compared=True), services.job("new")
+    services.gallery.keep(f"{favourite}-0", True)
+    failed = services.store.add(body(1), resolve(parse(body(1)), store_image=str))
+    services.store._execute(
         "UPDATE jobs SET status = 'failed', finished_at = '2020-01-01T00:00:00.000Z' WHERE id = :id", {"id": failed.id}
     )
     for job in (old, favourite, running, compared):
-        house.age(job, days=3)
-    house.age(recent, days=1)
-    house.gallery.tidy(Retention(days=2))
-    assert house.ids() == [f"{recent}-0", f"{running}-0", f"{favourite}-0"]
-    assert len(house.files()) == 9
+        services.age(job, days=3)
+    services.age(recent, days=1)
+    services.gallery.tidy(Retention(days=2))
+    assert services.ids() == [f"{recent}-0", f"{running}-0", f"{favourite}-0"]
+    assert len(services.files()) == 9
     for job in (old, compared, failed.id):
         with pytest.raises(RequestNotFound):
-            house.store.job(job)
-    house.gallery.tidy(Retention())
-    assert len(house.files()) == 9
+            services.store.job(job)
+    services.gallery.tidy(Retention())
+    assert len(services.files()) == 9
 
 
-def test_by_size_the_oldest_first_until_it_fits(house: House) -> None:
+def test_by_size_the_oldest_first_until_it_fits(services: House) -> None:
     favourite, oldest, compared, running, newer, newest = (
-        house.job("a", size=1000),
-        house.job("b", size=1000),
-        house.job("c", "d", compared=True, size=1000),
-        house.job("e", "f", end=False, clips=1, size=1000),
-        house.job("g", size=1000),
-        house.job("h", size=1000),
+        services.job("a", size=1000),
+        services.job("b", size=1000),
+        services.job("c", "d", compared=True, size=1000),
+        services.job("e", "f", end=False, clips=1, size=1000),
+        services.job("g", size=1000),
+        services.job("h", size=1000),
     )
-    house.gallery.keep(f"{favourite}-0", True)
+    services.gallery.keep(f"{favourite}-0", True)
     whole = 7 * 3000
-    house.gallery.tidy(Retention(size=whole))
-    assert len(house.ids()) == 6
-    house.gallery.tidy(Retention(size=whole - 1))
-    assert house.ids() == [f"{newest}-0", f"{newer}-0", f"{running}-0", compared, f"{favourite}-0"]
-    house.gallery.tidy(Retention(size=whole - 3001))
-    assert house.ids() == [f"{newest}-0", f"{newer}-0", f"{running}-0", f"{favourite}-0"]
-    house.gallery.tidy(Retention(size=1))
-    assert house.ids() == [f"{newest}-0", f"{running}-0", f"{favourite}-0"]
-    assert len(house.files()) == 9 and oldest
+    services.gallery.tidy(Retention(size=whole))
+    assert len(services.ids()) == 6
+    services.gallery.tidy(Retention(size=whole - 1))
+    assert services.ids() == [f"{newest}-0", f"{newer}-0", f"{running}-0", compared, f"{favourite}-0"]
+    services.gallery.tidy(Retention(size=whole - 3001))
+    assert services.ids() == [f"{newest}-0", f"{newer}-0", f"{running}-0", f"{favourite}-0"]
+    services.gallery.tidy(Retention(size=1))
+    assert services.ids() == [f"{newest}-0", f"{running}-0", f"{favourite}-0"]
+    assert len(services.files()) == 9 and oldest
 
 
-def test_by_size_what_was_compared_counts(house: House) -> None:
-    job, newest = house.job("a"), house.job("b")
-    film = house.folder / "compared" / f"{job}-0-5-6" / "preview.mp4"
+def test_by_size_what_was_compared_counts(services: House) -> None:
+    job, newest = services.job("a"), services.job("b")
+    film = services.folder / "compared" / f"{job}-0-5-6" / "preview.mp4"
     film.parent.mkdir(parents=True)
     film.write_bytes(b"x" * 10_000)
-    house.gallery.tidy(Retention(size=9_000))
-    assert house.ids() == [f"{newest}-0"]
+    services.gallery.tidy(Retention(size=9_000))
+    assert services.ids() == [f"{newest}-0"]
 
 
-def test_many_old_ones_go_at_once(house: House) -> None:
-    jobs = [house.job("a") for _ in range(12)]
+def test_many_old_ones_go_at_once(services: House) -> None:
+    jobs = [services.job("a") for _ in range(12)]
     for job in jobs:
-        house.age(job, days=3)
-    for file in (house.folder / "clips").glob("*.jpg"):
+        services.age(job, days=3)
+    for file in (services.folder / "clips").glob("*.jpg"):
         file.unlink()  # already gone: no failure
-    house.gallery.tidy(Retention(days=1))
-    assert house.ids() == [] and house.files() == []
+    services.gallery.tidy(Retention(days=1))
+    assert services.ids() == [] and services.files() == []
 
 
-def test_a_poster_is_made_where_it_is_missing(house: House) -> None:
+def test_a_poster_is_made_where_it_is_missing(services: House) -> None:
     frames = np.zeros((5, 64, 1024, 3), np.uint8)
     frames[2] = (200, 30, 30)
-    job = house.job("a")
-    entry = house.gallery.entry(f"{job}-0")
-    path = house.folder / entry.file
+    job = services.job("a")
+    entry = services.gallery.entry(f"{job}-0")
+    path = services.folder / entry.file
     path.unlink()
     video.write(path, frames, 16, {})
     path.with_suffix(".jpg").unlink()
-    assert house.gallery.poster(entry) is None
-    made = house.gallery.make_poster(entry)
-    assert made == house.gallery.poster(entry)
+    assert services.gallery.poster(entry) is None
+    made = services.gallery.make_poster(entry)
+    assert made == services.gallery.poster(entry)
     with Image.open(made) as image:
         assert image.format == "JPEG" and max(image.size) == poster.SIDE
         pixel = image.convert("RGB").getpixel((10, 10))
     assert isinstance(pixel, tuple) and pixel[0] > 150 and pixel[1] < 80
-    written = house.folder / "written.jpg"
+    written = services.folder / "written.jpg"
     poster.write(written, frames)
     with Image.open(written) as image:
         assert max(image.size) == poster.SIDE
     path.unlink()
     made.unlink()
     with pytest.raises(VideoNotFound):
-        house.gallery.make_poster(entry)
+        services.gallery.make_poster(entry)
 
 
-def test_a_broken_clip_has_no_poster(house: House) -> None:
-    entry = house.gallery.entry(f"{house.job('a')}-0")
-    (house.folder / entry.file).with_suffix(".jpg").unlink()
+def test_a_broken_clip_has_no_poster(services: House) -> None:
+    entry = services.gallery.entry(f"{services.job('a')}-0")
+    (services.folder / entry.file).with_suffix(".jpg").unlink()
     with pytest.raises(VideoNotFound, match="cannot be read"):
-        house.gallery.make_poster(entry)
+        services.gallery.make_poster(entry)
 
 
 def test_clips_from_before_the_gallery_are_in_it(tmp_path: Path) -> None:
@@ -444,7 +446,7 @@ def test_clips_from_before_the_gallery_are_in_it(tmp_path: Path) -> None:
     old.close()
     store = Store(tmp_path / "jobs.sqlite")
     gallery = Gallery(store, tmp_path)
-    page = gallery.page(EVERYBODYS, ANY)
+    page = gallery.page(EVERYBODY, ANY)
     assert [entry.id for entry in page.entries] == [
         f"{0:032x}-1",
         f"{0:032x}-0",
@@ -456,17 +458,17 @@ def test_clips_from_before_the_gallery_are_in_it(tmp_path: Path) -> None:
     assert page.entries[2].made == 2 and page.entries[2].made_at == "2026-01-02T00:00:01.000Z"
     assert {lora.name for entry in page.entries for lora in entry.loras} == {"Owl.safetensors"}
     gallery.delete(f"{0:032x}-1")
-    assert len(gallery.page(EVERYBODYS, ANY).entries) == 4
+    assert len(gallery.page(EVERYBODY, ANY).entries) == 4
     store.close()
 
 
 def test_the_worker_tidies_at_its_start_and_after_each_job(tmp_path: Path, store: Store) -> None:
-    from tests.fakes import FakeRender, fake_desk, fake_write_video
+    from tests.fakes import FakeRender, fake_service, fake_write_video
 
-    house = House(tmp_path, store)
-    old = house.job("old")
-    house.age(old, days=9)
-    desks: list[Desk] = []
+    services = House(tmp_path, store)
+    old = services.job("old")
+    services.age(old, days=9)
+    desks: list[JobService] = []
     worker = Worker(
         store,
         FakeRender(),
@@ -474,7 +476,7 @@ def test_the_worker_tidies_at_its_start_and_after_each_job(tmp_path: Path, store
         fake_write_video,
         tidy=lambda: desks[0].gallery.tidy(Retention(days=5, size=1)),
     )
-    desks.append(fake_desk(store, worker, tmp_path))
+    desks.append(fake_service(store, worker, tmp_path))
     worker.start()
     try:
         for seed in (1, 2):
@@ -484,5 +486,5 @@ def test_the_worker_tidies_at_its_start_and_after_each_job(tmp_path: Path, store
     finally:
         assert worker.stop()
     # Each job's end is told before the tidying that follows, of which the last ended with the thread.
-    assert house.ids() == [f"{third.id}-0"]
-    assert sorted(Path(name).suffix for name in house.files()) == [".jpg", ".mp4"]
+    assert services.ids() == [f"{third.id}-0"]
+    assert sorted(Path(name).suffix for name in services.files()) == [".jpg", ".mp4"]

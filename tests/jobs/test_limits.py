@@ -9,20 +9,20 @@ import pytest
 
 from tests.jobs.helpers import body
 from wan_ui.errors import CostTooHigh, DiskFull, HostError, QueueFull
-from wan_ui.jobs.desk import Desk
-from wan_ui.jobs.limits import KEPT_FREE, LOOK_SECONDS, VISITORS_COST, VISITORS_WAITING, Limits, Room
+from wan_ui.identity import LOCAL_IDENTITY, Identity
+from wan_ui.jobs.limits import KEPT_FREE, LOOK_SECONDS, VISITORS_COST, VISITORS_WAITING, DiskQuota, Limits
+from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.request import parse, resolve
-from wan_ui.visitors import LOCAL, Who
 
-GUEST, OWNER = Who("1" * 32, False), Who("2" * 32, True)
+GUEST, OWNER = Identity("1" * 32, False), Identity("2" * 32, True)
 
 
 def test_guests_have_limits_of_their_own_and_the_owner_those_that_were_given() -> None:
     limits = Limits()
     limits.check_line(OWNER, 500, lambda: 500)
     limits.check_line(GUEST, 500, lambda: VISITORS_WAITING - 1)
-    for who, waiting in ((GUEST, 500), (OWNER, 1000), (LOCAL, 1000)):
+    for who, waiting in ((GUEST, 500), (OWNER, 1000), (LOCAL_IDENTITY, 1000)):
         with pytest.raises(QueueFull):
             limits.check_line(who, waiting, lambda: VISITORS_WAITING)
     with pytest.raises(QueueFull, match="You have 3"):
@@ -45,27 +45,27 @@ def test_the_cost_is_of_all_videos_together() -> None:
 def test_the_room_is_looked_at_now_and_then(tmp_path: Path) -> None:
     now = [0.0]
     (tmp_path / "clips" / "deep").mkdir(parents=True)
-    room = Room(tmp_path, ["clips", "none"], 1000, lambda: now[0])
+    room = DiskQuota(tmp_path, ["clips", "none"], 1000, lambda: now[0])
     room.check()
     (tmp_path / "clips" / "deep" / "a").write_bytes(bytes(1000))
     room.check()
     now[0] += LOOK_SECONDS
     with pytest.raises(DiskFull, match="--max-disk-gb"):
         room.check()
-    assert Room(tmp_path, ["clips"], None).problem() is None
+    assert DiskQuota(tmp_path, ["clips"], None).problem() is None
 
 
 def test_a_file_that_would_go_beyond_is_refused_before_it_comes(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "a").write_bytes(bytes(600))
-    room = Room(tmp_path, ["clips"], 1000)
+    room = DiskQuota(tmp_path, ["clips"], 1000)
     assert room.problem(300) is None
     assert isinstance(room.problem(500), DiskFull)
 
 
 def test_some_of_the_disk_stays_free(tmp_path: Path) -> None:
     left = [KEPT_FREE + 1000]
-    room = Room(tmp_path, ["clips"], None, free=lambda folder: left[0])
+    room = DiskQuota(tmp_path, ["clips"], None, free=lambda folder: left[0])
     assert room.problem(1000) is None
     said = room.problem(1001)
     assert isinstance(said, DiskFull) and said.message.startswith("The disk has 34 MB left")
@@ -76,29 +76,29 @@ def test_some_of_the_disk_stays_free(tmp_path: Path) -> None:
 
 def test_a_data_folder_that_is_gone_is_said(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="No such file"):
-        Room(tmp_path / "gone", ["clips"], None).check()
+        DiskQuota(tmp_path / "gone", ["clips"], None).check()
 
 
-def test_a_retry_waits_in_the_same_line(store: Store, desk: Desk) -> None:
-    desk._limits = Limits(waiting_each=2)
-    canceled = [desk.cancel(desk.submit(body(1), GUEST).id) for _ in range(2)]
-    waiting = [desk.submit(body(1), GUEST) for _ in range(2)]
+def test_a_retry_waits_in_the_same_line(store: Store, service: JobService) -> None:
+    service._limits = Limits(waiting_each=2)
+    canceled = [service.cancel(service.submit(body(1), GUEST).id) for _ in range(2)]
+    waiting = [service.submit(body(1), GUEST) for _ in range(2)]
     for job in canceled:
         with pytest.raises(QueueFull, match="You have 2"):
-            desk.retry(job.id, GUEST)
-        assert desk.job(job.id).status == "canceled"
-    assert desk.retry(waiting[0].id, GUEST).status == "in_queue"
-    desk.cancel(waiting[0].id)
-    assert desk.retry(canceled[0].id, GUEST).status == "in_queue"
+            service.retry(job.id, GUEST)
+        assert service.job(job.id).status == "canceled"
+    assert service.retry(waiting[0].id, GUEST).status == "in_queue"
+    service.cancel(waiting[0].id)
+    assert service.retry(canceled[0].id, GUEST).status == "in_queue"
 
 
-def test_not_one_more_than_may_wait_however_many_ask_at_once(store: Store, desk: Desk) -> None:
-    desk._limits = Limits(waiting=7)
+def test_not_one_more_than_may_wait_however_many_ask_at_once(store: Store, service: JobService) -> None:
+    service._limits = Limits(waiting=7)
     refused: list[QueueFull] = []
 
     def ask() -> None:
         try:
-            desk.submit(body(1))
+            service.submit(body(1))
         except QueueFull as error:
             refused.append(error)
 

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.fakes import PATIENCE, FakeRender, Gate, fake_desk, fake_write_video
+from tests.fakes import PATIENCE, FakeRender, Gate, fake_service, fake_write_video
 from tests.jobs.helpers import body, until_made
 from tests.jobs.test_crash import add, kill, start_stuck
-from wan_ui.engine.clip import Progress
+from wan_ui.api.app import _progress
+from wan_ui.engine.result import Progress
 from wan_ui.errors import DiskFull, LineStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
-from wan_ui.http.api import _progress
-from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Job, Status, Store
 from wan_ui.jobs.worker import Running, Worker
 from wan_ui.ui import player
@@ -62,13 +62,13 @@ def worker(store: Store, render: FakeRender, writer: GatedWriter, tmp_path: Path
 
 
 @pytest.fixture
-def desk(store: Store, worker: Worker, tmp_path: Path) -> Desk:
-    return fake_desk(store, worker, tmp_path)
+def service(store: Store, worker: Worker, tmp_path: Path) -> JobService:
+    return fake_service(store, worker, tmp_path)
 
 
-def ended(desk: Desk, worker: Worker, job: Job) -> Job:
-    assert worker.wait(job.id, PATIENCE), f"still {desk.job(job.id).status}"
-    return desk.job(job.id)
+def ended(service: JobService, worker: Worker, job: Job) -> Job:
+    assert worker.wait(job.id, PATIENCE), f"still {service.job(job.id).status}"
+    return service.job(job.id)
 
 
 def seeds(*values: int) -> dict[str, Any]:
@@ -84,70 +84,70 @@ def both_held(writer: GatedWriter, render: FakeRender, worker: Worker) -> tuple[
     return writing, rendering
 
 
-def status(desk: Desk, *jobs: Job) -> list[Status]:
-    return [desk.job(job.id).status for job in jobs]
+def status(service: JobService, *jobs: Job) -> list[Status]:
+    return [service.job(job.id).status for job in jobs]
 
 
 def test_the_next_clip_is_rendered_while_one_is_written(
-    desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter
+    service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
-    job = desk.submit(body(1, 2))
+    job = service.submit(body(1, 2))
     writing, rendering = both_held(writer, render, worker)
-    assert desk.running(job.id) == Running(job.id, 1, 2, Progress("loading", 0, 2), writing=0)
-    assert (desk.job(job.id).status, desk.job(job.id).clips) == ("in_progress", ())
+    assert service.running(job.id) == Running(job.id, 1, 2, Progress("loading", 0, 2), writing=0)
+    assert (service.job(job.id).status, service.job(job.id).clips) == ("in_progress", ())
     rendering.open()
     writing.open()
-    job = ended(desk, worker, job)
+    job = ended(service, worker, job)
     assert (job.status, [clip.seed for clip in job.clips]) == ("succeeded", [1, 2])
 
 
 def test_the_next_job_is_rendered_and_ends_after(
-    desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter
+    service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
-    first, second = desk.submit(body(1)), desk.submit(body(2))
+    first, second = service.submit(body(1)), service.submit(body(2))
     writing, rendering = both_held(writer, render, worker)
-    assert status(desk, first, second) == ["in_progress", "in_progress"]
-    assert [job.id for job in desk.line()] == [first.id, second.id]
-    assert desk.progress(first.id) == Progress("encode", 2, 2)
-    assert desk.progress(second.id) == Progress("loading", 0, 2)
-    at_work = desk.at_work()
+    assert status(service, first, second) == ["in_progress", "in_progress"]
+    assert [job.id for job in service.line()] == [first.id, second.id]
+    assert service.progress(first.id) == Progress("encode", 2, 2)
+    assert service.progress(second.id) == Progress("loading", 0, 2)
+    at_work = service.at_work()
     assert at_work is not None and at_work.job_id == second.id
     rendering.open()
     writing.open()
-    first, second = ended(desk, worker, first), ended(desk, worker, second)
+    first, second = ended(service, worker, first), ended(service, worker, second)
     assert first.status == second.status == "succeeded"
     assert first.finished_at and second.finished_at and first.finished_at <= second.finished_at
     assert writer.written == [1, 2]
 
 
 def test_a_job_that_fails_meanwhile_ends_after_the_one_before(
-    desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter
+    service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
     writing, third = writer.gate(1), render.gate(3, 1)
     render.errors[2] = VideoEncodingFailed("The encoder broke.")
-    jobs = [desk.submit(body(seed)) for seed in (1, 2, 3)]
+    jobs = [service.submit(body(seed)) for seed in (1, 2, 3)]
     worker.start()
     third.await_arrival()
-    assert status(desk, *jobs) == ["in_progress"] * 3
+    assert status(service, *jobs) == ["in_progress"] * 3
     writing.open()
     third.open()
-    ended(desk, worker, jobs[2])
-    assert status(desk, *jobs) == ["succeeded", "failed", "succeeded"]
+    ended(service, worker, jobs[2])
+    assert status(service, *jobs) == ["succeeded", "failed", "succeeded"]
 
 
 def test_a_cell_is_written_while_the_next_is_rendered(
-    desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter
+    service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
-    job = desk.submit(seeds(1, 2, 3))
+    job = service.submit(seeds(1, 2, 3))
     writing, rendering = both_held(writer, render, worker)
-    running, job = desk.running(job.id), desk.job(job.id)
+    running, job = service.running(job.id), service.job(job.id)
     assert running is not None
     assert [player.state(job, cell, running) for cell in job.cells] == ["writing", "running", "waiting"]
     assert [_progress(running, index) for index in range(3)] == [Progress("encode"), running.progress, None]
     assert running.progress.note == "cell 2 of 3"
     rendering.open()
     writing.open()
-    assert ended(desk, worker, job).status == "succeeded"
+    assert ended(service, worker, job).status == "succeeded"
 
 
 # Failures
@@ -162,16 +162,16 @@ def until_failed(worker: Worker, job_id: str) -> None:
 
 
 def test_a_file_that_cannot_be_written_ends_its_job_and_what_is_rendered_of_it(
-    desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter, tmp_path: Path
+    service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter, tmp_path: Path
 ) -> None:
     writer.errors[1] = VideoEncodingFailed("The encoder broke.")
-    first, second = desk.submit(body(1, 2, 3)), desk.submit(body(4))
+    first, second = service.submit(body(1, 2, 3)), service.submit(body(4))
     writing, rendering = both_held(writer, render, worker)
     writing.open()
     until_failed(worker, first.id)
     rendering.open()
-    assert ended(desk, worker, second).status == "succeeded"
-    job = desk.job(first.id)
+    assert ended(service, worker, second).status == "succeeded"
+    job = service.job(first.id)
     assert (job.status, job.clips) == ("failed", ())
     assert job.error is not None
     assert (job.error["code"], job.error["message"]) == (
@@ -184,29 +184,29 @@ def test_a_file_that_cannot_be_written_ends_its_job_and_what_is_rendered_of_it(
 
 
 def test_a_file_that_cannot_be_written_marks_its_cell_and_the_rest_goes_on(
-    desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter
+    service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
     writer.errors[1] = VideoEncodingFailed("The encoder broke.")
-    job = desk.submit(seeds(1, 2, 3))
+    job = service.submit(seeds(1, 2, 3))
     writing, rendering = both_held(writer, render, worker)
     rendering.open()
     writing.open()
-    job = ended(desk, worker, job)
+    job = ended(service, worker, job)
     assert job.error is not None
     assert (job.status, job.error["code"], [clip.seed for clip in job.clips]) == ("failed", "CELLS_FAILED", [2, 3])
     assert {index: error["code"] for index, error in job.failures.items()} == {0: "VIDEO_ENCODING_FAILED"}
 
 
 def test_a_full_disk_ends_a_comparison_and_what_is_rendered_of_it(
-    desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter
+    service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
     writer.errors[1] = DiskFull("There is no space left on the disk for the video.")
-    job = desk.submit(seeds(1, 2, 3))
+    job = service.submit(seeds(1, 2, 3))
     writing, rendering = both_held(writer, render, worker)
     writing.open()
     until_failed(worker, job.id)
     rendering.open()
-    job = ended(desk, worker, job)
+    job = ended(service, worker, job)
     assert job.error is not None
     assert (job.status, job.error["code"], job.clips, job.failures) == ("failed", "DISK_FULL", (), {})
     assert render.steps(2) == []
@@ -216,40 +216,40 @@ def test_a_full_disk_ends_a_comparison_and_what_is_rendered_of_it(
 
 
 def test_a_cancel_keeps_the_clip_that_is_being_written(
-    desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter
+    service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
-    first, second = desk.submit(body(1, 2)), desk.submit(body(3))
+    first, second = service.submit(body(1, 2)), service.submit(body(3))
     writing, rendering = both_held(writer, render, worker)
-    assert desk.cancel(first.id).status == "in_progress"
+    assert service.cancel(first.id).status == "in_progress"
     rendering.open()
     writing.open()
-    assert ended(desk, worker, second).status == "succeeded"
-    job = desk.job(first.id)
+    assert ended(service, worker, second).status == "succeeded"
+    job = service.job(first.id)
     assert (job.status, job.error, [clip.seed for clip in job.clips]) == ("canceled", None, [1])
     assert render.steps(2) == []
 
 
 @pytest.mark.parametrize("struck", [0, 1])
 def test_a_cancel_of_one_of_two_jobs_does_not_touch_the_other(
-    desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter, struck: int
+    service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter, struck: int
 ) -> None:
-    jobs = [desk.submit(body(1)), desk.submit(body(2))]
+    jobs = [service.submit(body(1)), service.submit(body(2))]
     writing, rendering = both_held(writer, render, worker)
-    desk.cancel(jobs[struck].id)
+    service.cancel(jobs[struck].id)
     rendering.open()
     writing.open()
-    ended(desk, worker, jobs[1])
-    assert status(desk, *jobs) == [["canceled", "succeeded"], ["succeeded", "canceled"]][struck]
-    assert [len(desk.job(job.id).clips) for job in jobs] == [1, 1 - struck]
+    ended(service, worker, jobs[1])
+    assert status(service, *jobs) == [["canceled", "succeeded"], ["succeeded", "canceled"]][struck]
+    assert [len(service.job(job.id).clips) for job in jobs] == [1, 1 - struck]
 
 
 # The stop
 
 
 def test_a_stop_writes_what_was_rendered(
-    desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter, store: Store
+    service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter, store: Store
 ) -> None:
-    first, second = desk.submit(body(1)), desk.submit(body(2, 3))
+    first, second = service.submit(body(1)), service.submit(body(2, 3))
     writing, rendering = both_held(writer, render, worker)
     stopper = threading.Thread(target=worker.stop, args=(PATIENCE,))
     stopper.start()
@@ -257,44 +257,44 @@ def test_a_stop_writes_what_was_rendered(
     rendering.open()
     writing.open()
     stopper.join(PATIENCE)
-    assert status(desk, first, second) == ["succeeded", "in_queue"]
-    assert [desk.job(job.id).attempts for job in (first, second)] == [0, 0]
+    assert status(service, first, second) == ["succeeded", "in_queue"]
+    assert [service.job(job.id).attempts for job in (first, second)] == [0, 0]
     assert render.steps(2) == []
 
 
 def test_a_file_that_outlasts_the_stop_leaves_both_jobs_in_line(
-    desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter, tmp_path: Path
+    service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter, tmp_path: Path
 ) -> None:
-    first, second = desk.submit(body(1)), desk.submit(body(2))
+    first, second = service.submit(body(1)), service.submit(body(2))
     writing, rendering = both_held(writer, render, worker)
     assert not worker.stop(timeout=0.01)
-    assert status(desk, first, second) == ["in_queue", "in_queue"]
-    assert [desk.job(job.id).attempts for job in (first, second)] == [0, 0]
+    assert status(service, first, second) == ["in_queue", "in_queue"]
+    assert [service.job(job.id).attempts for job in (first, second)] == [0, 0]
     rendering.open()
     writing.open()
     assert worker.stop(PATIENCE)
     assert writer.written == [1]
     assert list((tmp_path / "clips").iterdir()) == []  # nobody waits for it any more
-    assert status(desk, first, second) == ["in_queue", "in_queue"]
+    assert status(service, first, second) == ["in_queue", "in_queue"]
 
 
 def test_a_file_that_is_never_done_fails_its_job_and_the_next_stays_in_line(
-    desk: Desk, worker: Worker, render: FakeRender, writer: GatedWriter
+    service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
-    first, second = desk.submit(body(1)), desk.submit(body(2))
+    first, second = service.submit(body(1)), service.submit(body(2))
     writing, rendering = both_held(writer, render, worker)
     worker._watch(1e-6)  # both take longer than that by now; the older one is given up, and it ends
-    job = desk.job(first.id)
+    job = service.job(first.id)
     assert job.error is not None
     assert (job.status, job.error["code"]) == ("failed", "RENDER_TIMED_OUT")
     assert isinstance(worker.broken, RenderTimedOut)
     assert not worker.stop(PATIENCE)  # at once
-    assert (desk.job(second.id).status, desk.job(second.id).attempts) == ("in_queue", 0)
+    assert (service.job(second.id).status, service.job(second.id).attempts) == ("in_queue", 0)
     rendering.open()
     writing.open()
     worker._thread.join(PATIENCE)
     assert worker._after.join(PATIENCE)
-    assert status(desk, first, second) == ["failed", "in_queue"]
+    assert status(service, first, second) == ["failed", "in_queue"]
 
 
 class EndBreaks(Store):
@@ -308,8 +308,8 @@ class EndBreaks(Store):
 def test_a_writing_thread_that_ends_is_said(tmp_path: Path, render: FakeRender) -> None:
     store = EndBreaks(tmp_path / "jobs.sqlite")
     worker = Worker(store, render, tmp_path / "clips", fake_write_video)
-    desk = fake_desk(store, worker, tmp_path)
-    job = desk.submit(body(1))
+    service = fake_service(store, worker, tmp_path)
+    job = service.submit(body(1))
     worker.start()
     deadline = time.monotonic() + PATIENCE
     while worker.broken is None:

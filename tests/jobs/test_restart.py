@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fakes import PATIENCE, FakeRender, fake_desk, fake_write_video
+from tests.fakes import PATIENCE, FakeRender, fake_service, fake_write_video
 from tests.jobs.helpers import body
 from tests.jobs.supervised import a_dead_context_ends_its_job_and_the_rest_runs_after_a_restart
-from wan_ui.engine.clip import Clip, OnProgress, Progress
+from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.errors import DeviceLost, LineStopped, OutOfMemory, RenderTimedOut
+from wan_ui.inference import Engine, device_lost
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
-from wan_ui.local import Engine, device_lost
 from wan_ui.request import Generation, parse, resolve
 
 pytestmark = pytest.mark.slow
@@ -45,18 +45,18 @@ def test_a_dead_device_fails_its_job_and_no_other_is_begun(store: Store, render:
         raise device_lost(RuntimeError("CUDA error: an illegal memory access was encountered\nmore of it"))
 
     worker = Worker(store, render, tmp_path / "clips", fake_write_video, check_device=check)
-    desk = fake_desk(store, worker, tmp_path)
-    struck, waiting = desk.submit(body(1)), desk.submit(body(2))
+    service = fake_service(store, worker, tmp_path)
+    struck, waiting = service.submit(body(1)), service.submit(body(2))
     worker.start()
     until_broken(worker)
     assert isinstance(worker.broken, DeviceLost)
     assert worker.broken.exit_code == 70
-    job = desk.job(struck.id)
+    job = service.job(struck.id)
     assert job.error is not None
     assert (job.status, job.error["code"], job.error["details"]["after"]) == ("failed", "DEVICE_LOST", "RENDER_FAILED")
     assert "(CUDA error: an illegal memory access was encountered)" in job.error["message"]
     assert "more of it" not in json.dumps(job.error)
-    assert desk.job(waiting.id).status == "in_queue"
+    assert service.job(waiting.id).status == "in_queue"
     assert worker.stop()
     assert render.steps(2) == []
 
@@ -67,11 +67,11 @@ def test_a_dead_device_ends_a_comparison_instead_of_one_cell(store: Store, tmp_p
 
     render = FakeRender(errors={2: OutOfMemory("Not enough.")})
     worker = Worker(store, render, tmp_path / "clips", fake_write_video, check_device=check)
-    desk = fake_desk(store, worker, tmp_path)
-    job = desk.submit({**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2, 3]}}})
+    service = fake_service(store, worker, tmp_path)
+    job = service.submit({**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2, 3]}}})
     worker.start()
     until_broken(worker)
-    job = desk.job(job.id)
+    job = service.job(job.id)
     assert job.error is not None
     assert (job.status, job.error["code"], len(job.clips)) == ("failed", "DEVICE_LOST", 1)
     assert worker.stop()
@@ -93,8 +93,8 @@ def test_nothing_of_a_failed_render_is_held_when_the_device_is_checked(store: St
     worker = Worker(
         store, render, tmp_path / "clips", fake_write_video, check_device=lambda: left.append(made[-1]() is not None)
     )
-    desk = fake_desk(store, worker, tmp_path)
-    job = desk.submit({**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2]}}})
+    service = fake_service(store, worker, tmp_path)
+    job = service.submit({**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2]}}})
     worker.start()
     assert worker.wait(job.id, PATIENCE)
     assert worker.stop()
@@ -118,12 +118,12 @@ class Stuck(FakeRender):
 def test_a_render_that_never_returns_fails_its_job(store: Store, tmp_path: Path) -> None:
     render = Stuck(2)
     worker = Worker(store, render, tmp_path / "clips", fake_write_video, timeout=2.0)
-    desk = fake_desk(store, worker, tmp_path)
-    stuck, waiting = desk.submit(body(1, 2)), desk.submit(body(3))
+    service = fake_service(store, worker, tmp_path)
+    stuck, waiting = service.submit(body(1, 2)), service.submit(body(3))
     worker.start()
     until_broken(worker)
     assert isinstance(worker.broken, RenderTimedOut)
-    job = desk.job(stuck.id)
+    job = service.job(stuck.id)
     assert job.error is not None
     assert (job.status, job.error["code"], [clip.index for clip in job.clips]) == ("failed", "RENDER_TIMED_OUT", [0])
     assert job.error["message"].startswith("Prompt 2 of 2: This took longer than the 2 s")
@@ -131,8 +131,8 @@ def test_a_render_that_never_returns_fails_its_job(store: Store, tmp_path: Path)
     render.over.set()  # should it come back before the process ends, it changes nothing any more
     worker._thread.join(PATIENCE)
     assert not worker._thread.is_alive()
-    assert desk.job(stuck.id) == job
-    assert (desk.job(waiting.id).status, render.steps(3)) == ("in_queue", [])
+    assert service.job(stuck.id) == job
+    assert (service.job(waiting.id).status, render.steps(3)) == ("in_queue", [])
 
 
 @pytest.mark.slow
@@ -145,12 +145,12 @@ def test_the_time_of_a_download_does_not_count(store: Store, tmp_path: Path) -> 
         return FakeRender()(generation, on_progress)
 
     worker = Worker(store, render, tmp_path / "clips", fake_write_video, timeout=2.0)
-    desk = fake_desk(store, worker, tmp_path)
-    job = desk.submit(body(1))
+    service = fake_service(store, worker, tmp_path)
+    job = service.submit(body(1))
     worker.start()
     assert worker.wait(job.id, PATIENCE)
     assert worker.stop()
-    assert (desk.job(job.id).status, worker.broken) == ("succeeded", None)
+    assert (service.job(job.id).status, worker.broken) == ("succeeded", None)
 
 
 @pytest.mark.slow
@@ -160,12 +160,12 @@ def test_the_limit_is_each_videos_own(store: Store, tmp_path: Path) -> None:
         return FakeRender()(generation, on_progress)
 
     worker = Worker(store, render, tmp_path / "clips", fake_write_video, timeout=2.5)
-    desk = fake_desk(store, worker, tmp_path)
-    job = desk.submit(body(*range(7)))
+    service = fake_service(store, worker, tmp_path)
+    job = service.submit(body(*range(7)))
     worker.start()
     assert worker.wait(job.id, PATIENCE)
     assert worker.stop()
-    assert desk.job(job.id).status == "succeeded"
+    assert service.job(job.id).status == "succeeded"
 
 
 class LineBreaks(Store):

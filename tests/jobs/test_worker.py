@@ -15,20 +15,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.fakes import PATIENCE, FakeRender, Gate, fake_desk, fake_frames, fake_write_video
+from tests.fakes import PATIENCE, FakeRender, Gate, fake_frames, fake_service, fake_write_video
 from tests.jobs.helpers import body, until_made
-from wan_ui.engine.clip import Progress
+from wan_ui.engine.result import Progress
 from wan_ui.errors import DiskFull, OutOfMemory, VideoEncodingFailed
-from wan_ui.jobs.desk import Desk
+from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Job, Store
 from wan_ui.jobs.worker import Worker, WriteVideo
 from wan_ui.media import poster, video
 from wan_ui.request import parse, resolve
 
 
-def ended(desk: Desk, worker: Worker, job: Job) -> Job:
-    assert worker.wait(job.id, PATIENCE), f"still {desk.job(job.id).status}"
-    return desk.job(job.id)
+def ended(service: JobService, worker: Worker, job: Job) -> Job:
+    assert worker.wait(job.id, PATIENCE), f"still {service.job(job.id).status}"
+    return service.job(job.id)
 
 
 def files(tmp_path: Path) -> set[str]:
@@ -40,10 +40,10 @@ def files(tmp_path: Path) -> set[str]:
 
 
 def test_one_job_with_three_prompts_leaves_three_clips(
-    desk: Desk, worker: Worker, render: FakeRender, tmp_path: Path
+    service: JobService, worker: Worker, render: FakeRender, tmp_path: Path
 ) -> None:
     worker.start()
-    job = ended(desk, worker, desk.submit(body(7, 8, 9, trigger_word="sks")))
+    job = ended(service, worker, service.submit(body(7, 8, 9, trigger_word="sks")))
     assert (job.status, job.error, job.position) == ("succeeded", None, None)
     assert job.started_at and job.finished_at and job.created_at <= job.started_at <= job.finished_at
     assert [(clip.index, clip.seed) for clip in job.clips] == [(0, 7), (1, 8), (2, 9)]
@@ -58,31 +58,31 @@ def test_one_job_with_three_prompts_leaves_three_clips(
 
 
 def test_the_file_carries_the_request_that_makes_this_clip_again(
-    desk: Desk, worker: Worker, render: FakeRender, tmp_path: Path
+    service: JobService, worker: Worker, render: FakeRender, tmp_path: Path
 ) -> None:
     worker.start()
-    job = ended(desk, worker, desk.submit(body(-1, -1, trigger_word="sks")))
+    job = ended(service, worker, service.submit(body(-1, -1, trigger_word="sks")))
     text = (tmp_path / job.clips[1].file).read_text()
     inside = json.loads(text)["metadata"]
     assert job.id not in text
     assert inside["request"]["prompts"] == [{**job.request["prompts"][1], "seed": job.clips[1].seed}]
     assert inside["request"]["trigger_word"] == "sks"
     assert inside["generation"]["seed"] == job.clips[1].seed
-    again = ended(desk, worker, desk.submit(inside["request"]))
+    again = ended(service, worker, service.submit(inside["request"]))
     assert again.generations == job.generations[1:]
 
 
-def test_jobs_run_one_at_a_time_in_order(desk: Desk, worker: Worker, render: FakeRender) -> None:
+def test_jobs_run_one_at_a_time_in_order(service: JobService, worker: Worker, render: FakeRender) -> None:
     gate = render.gate(1, 1)
-    jobs = [desk.submit(body(seed)) for seed in (1, 2, 3)]
+    jobs = [service.submit(body(seed)) for seed in (1, 2, 3)]
     assert [job.position for job in jobs] == [1, 2, 3]
     worker.start()
     gate.await_arrival()
-    assert [desk.job(job.id).position for job in jobs] == [None, 1, 2]
-    assert [job.id for job in desk.line()] == [job.id for job in jobs]
-    assert (len(desk.line(1)), desk.waiting()) == (1, 2)
+    assert [service.job(job.id).position for job in jobs] == [None, 1, 2]
+    assert [job.id for job in service.line()] == [job.id for job in jobs]
+    assert (len(service.line(1)), service.waiting()) == (1, 2)
     gate.open()
-    ended(desk, worker, jobs[2])
+    ended(service, worker, jobs[2])
     assert list(dict.fromkeys(seed for seed, _, _ in render.seen)) == [1, 2, 3]
 
 
@@ -91,11 +91,11 @@ def test_what_waits_next_is_told_while_a_clip_denoises(store: Store, render: Fak
     worker = Worker(
         store, render, tmp_path / "clips", fake_write_video, next_up=lambda generation: told.append(generation.seed)
     )
-    desk = fake_desk(store, worker, tmp_path)
+    service = fake_service(store, worker, tmp_path)
     for seeds in ((1, 2), (3, 4), (5,)):
-        job = desk.submit(body(*seeds, steps=3))
+        job = service.submit(body(*seeds, steps=3))
     worker.start()
-    ended(desk, worker, job)
+    ended(service, worker, job)
     assert worker.stop()
     assert told == [3, 3, 5, 5]  # once a clip; behind the last job nothing waits
 
@@ -113,23 +113,25 @@ def test_a_job_whose_files_are_fetched_is_not_next(store: Store, render: FakeRen
     assert told == []
 
 
-def test_a_job_added_to_an_idle_worker_runs(desk: Desk, worker: Worker) -> None:
+def test_a_job_added_to_an_idle_worker_runs(service: JobService, worker: Worker) -> None:
     worker.start()
-    assert ended(desk, worker, desk.submit(body(1))).status == "succeeded"
-    assert ended(desk, worker, desk.submit(body(2))).status == "succeeded"
+    assert ended(service, worker, service.submit(body(1))).status == "succeeded"
+    assert ended(service, worker, service.submit(body(2))).status == "succeeded"
 
 
-def test_progress_is_the_latest_moment_of_the_running_job(desk: Desk, worker: Worker, render: FakeRender) -> None:
+def test_progress_is_the_latest_moment_of_the_running_job(
+    service: JobService, worker: Worker, render: FakeRender
+) -> None:
     gate = render.gate(1, 2)
-    job, other = desk.submit(body(1, steps=5)), desk.submit(body(2))
+    job, other = service.submit(body(1, steps=5)), service.submit(body(2))
     worker.start()
     gate.await_arrival()
-    assert desk.progress(job.id) == Progress("denoise", 1, 5)
-    assert desk.progress(other.id) is None
+    assert service.progress(job.id) == Progress("denoise", 1, 5)
+    assert service.progress(other.id) is None
     gate.open()
-    ended(desk, worker, other)
+    ended(service, worker, other)
     assert worker.stop()
-    assert desk.progress(job.id) is None
+    assert service.progress(job.id) is None
 
 
 def test_writing_the_file_is_a_phase(store: Store, render: FakeRender, tmp_path: Path) -> None:
@@ -139,32 +141,32 @@ def test_writing_the_file_is_a_phase(store: Store, render: FakeRender, tmp_path:
         gate.hold()
         fake_write_video(path, frames, fps, metadata)
 
-    worker, desk = _on(store, render, tmp_path, write)
-    job = desk.submit(body(1))
+    worker, service = _on(store, render, tmp_path, write)
+    job = service.submit(body(1))
     worker.start()
     gate.await_arrival()
-    assert desk.progress(job.id) == Progress("encode", 2, 2)
+    assert service.progress(job.id) == Progress("encode", 2, 2)
     gate.open()
-    ended(desk, worker, job)
+    ended(service, worker, job)
     assert worker.stop()
 
 
 def _on(
     store: Store, render: FakeRender, tmp_path: Path, write: WriteVideo, retry_seconds: float = 5.0
-) -> tuple[Worker, Desk]:
+) -> tuple[Worker, JobService]:
     worker = Worker(store, render, tmp_path / "clips", write, retry_seconds=retry_seconds)
-    return worker, fake_desk(store, worker, tmp_path)
+    return worker, fake_service(store, worker, tmp_path)
 
 
 # Cancel, at each moment it can come.
 
 
-def test_cancel_before_the_claim(desk: Desk, worker: Worker, render: FakeRender) -> None:
-    first, second = desk.submit(body(1)), desk.submit(body(2))
-    assert desk.cancel(first.id).status == "canceled"
+def test_cancel_before_the_claim(service: JobService, worker: Worker, render: FakeRender) -> None:
+    first, second = service.submit(body(1)), service.submit(body(2))
+    assert service.cancel(first.id).status == "canceled"
     worker.start()
-    assert ended(desk, worker, second).status == "succeeded"
-    assert desk.job(first.id).status == "canceled"
+    assert ended(service, worker, second).status == "succeeded"
+    assert service.job(first.id).status == "canceled"
     assert {seed for seed, _, _ in render.seen} == {2}
 
 
@@ -184,15 +186,15 @@ class GatedStore(Store):
 
 def test_cancel_between_claim_and_start(render: FakeRender, tmp_path: Path) -> None:
     store = GatedStore(tmp_path / "jobs.sqlite")
-    worker, desk = _on(store, render, tmp_path, fake_write_video)
-    first, second = desk.submit(body(1)), desk.submit(body(2))
+    worker, service = _on(store, render, tmp_path, fake_write_video)
+    first, second = service.submit(body(1)), service.submit(body(2))
     worker.start()
     store.gate.await_arrival()
-    asked = desk.cancel(first.id)
+    asked = service.cancel(first.id)
     assert (asked.status, asked.cancel_requested) == ("in_progress", True)
     store.gate.open()
-    assert ended(desk, worker, second).status == "succeeded"
-    job = desk.job(first.id)
+    assert ended(service, worker, second).status == "succeeded"
+    job = service.job(first.id)
     assert (job.status, job.error, job.clips) == ("canceled", None, ())
     assert {seed for seed, _, _ in render.seen} == {2}
     assert worker.stop()
@@ -200,28 +202,28 @@ def test_cancel_between_claim_and_start(render: FakeRender, tmp_path: Path) -> N
 
 
 def test_cancel_while_running_stops_before_the_next_step_and_never_decodes(
-    desk: Desk, worker: Worker, render: FakeRender, tmp_path: Path
+    service: JobService, worker: Worker, render: FakeRender, tmp_path: Path
 ) -> None:
     gate = render.gate(2, 3)
-    first, second = desk.submit(body(1, 2, steps=9)), desk.submit(body(3))
+    first, second = service.submit(body(1, 2, steps=9)), service.submit(body(3))
     worker.start()
     gate.await_arrival()
-    desk.cancel(first.id)
+    service.cancel(first.id)
     gate.open()
-    assert ended(desk, worker, second).status == "succeeded"
-    job = desk.job(first.id)
+    assert ended(service, worker, second).status == "succeeded"
+    job = service.job(first.id)
     assert (job.status, job.error, [clip.index for clip in job.clips]) == ("canceled", None, [0])
     assert job.finished_at
     assert render.steps(2) == [1, 2]
     assert {phase for seed, phase, _ in render.seen if seed == 2} == {"loading", "denoise"}
-    assert files(tmp_path) == {job.clips[0].file, desk.job(second.id).clips[0].file}
+    assert files(tmp_path) == {job.clips[0].file, service.job(second.id).clips[0].file}
 
 
-def test_cancel_after_the_end_changes_nothing(desk: Desk, worker: Worker) -> None:
+def test_cancel_after_the_end_changes_nothing(service: JobService, worker: Worker) -> None:
     worker.start()
-    job = ended(desk, worker, desk.submit(body(1)))
-    assert desk.cancel(job.id) == job
-    assert ended(desk, worker, desk.submit(body(2))).status == "succeeded"
+    job = ended(service, worker, service.submit(body(1)))
+    assert service.cancel(job.id) == job
+    assert ended(service, worker, service.submit(body(2))).status == "succeeded"
 
 
 def test_cancel_while_the_last_file_is_written_ends_canceled_and_keeps_the_clip(
@@ -233,54 +235,56 @@ def test_cancel_while_the_last_file_is_written_ends_canceled_and_keeps_the_clip(
         gate.hold()
         fake_write_video(path, frames, fps, metadata)
 
-    worker, desk = _on(store, render, tmp_path, write)
-    job = desk.submit(body(1))
+    worker, service = _on(store, render, tmp_path, write)
+    job = service.submit(body(1))
     worker.start()
     gate.await_arrival()
-    desk.cancel(job.id)
+    service.cancel(job.id)
     gate.open()
-    job = ended(desk, worker, job)
+    job = ended(service, worker, job)
     assert (job.status, len(job.clips)) == ("canceled", 1)
     assert worker.stop()
 
 
 def test_cancelling_a_waiting_job_does_not_touch_the_running_one(
-    desk: Desk, worker: Worker, render: FakeRender
+    service: JobService, worker: Worker, render: FakeRender
 ) -> None:
     gate = render.gate(1, 1)
-    running, waiting = desk.submit(body(1)), desk.submit(body(2))
+    running, waiting = service.submit(body(1)), service.submit(body(2))
     worker.start()
     gate.await_arrival()
-    assert desk.cancel(waiting.id).status == "canceled"
-    assert desk.cancel(waiting.id).status == "canceled"
+    assert service.cancel(waiting.id).status == "canceled"
+    assert service.cancel(waiting.id).status == "canceled"
     gate.open()
-    assert ended(desk, worker, running).status == "succeeded"
+    assert ended(service, worker, running).status == "succeeded"
     assert render.steps(2) == []
 
 
-def test_a_cancel_never_carries_over_to_the_next_job(desk: Desk, worker: Worker, render: FakeRender) -> None:
+def test_a_cancel_never_carries_over_to_the_next_job(service: JobService, worker: Worker, render: FakeRender) -> None:
     """Cancels of the first job keep coming while the second starts."""
     gates = render.gate(1, 1), render.gate(2, 1)
-    first, second = desk.submit(body(1)), desk.submit(body(2))
+    first, second = service.submit(body(1)), service.submit(body(2))
     worker.start()
     gates[0].await_arrival()
-    desk.cancel(first.id)
+    service.cancel(first.id)
     gates[0].open()
     gates[1].await_arrival()
-    desk.cancel(first.id)
+    service.cancel(first.id)
     gates[1].open()
-    assert ended(desk, worker, second).status == "succeeded"
+    assert ended(service, worker, second).status == "succeeded"
 
 
 # Failures: the job says why, the line goes on.
 
 
-def test_a_failed_prompt_keeps_the_clips_before_it_and_is_named(desk: Desk, worker: Worker, render: FakeRender) -> None:
+def test_a_failed_prompt_keeps_the_clips_before_it_and_is_named(
+    service: JobService, worker: Worker, render: FakeRender
+) -> None:
     render.errors[2] = OutOfMemory("Not enough GPU memory. Try a smaller size.", free=1)
-    first, second = desk.submit(body(1, 2, 3)), desk.submit(body(4))
+    first, second = service.submit(body(1, 2, 3)), service.submit(body(4))
     worker.start()
-    assert ended(desk, worker, second).status == "succeeded"
-    job = desk.job(first.id)
+    assert ended(service, worker, second).status == "succeeded"
+    job = service.job(first.id)
     assert (job.status, [clip.index for clip in job.clips]) == ("failed", [0])
     assert job.error == {
         "code": "OUT_OF_MEMORY",
@@ -291,14 +295,14 @@ def test_a_failed_prompt_keeps_the_clips_before_it_and_is_named(desk: Desk, work
 
 
 def test_an_unforeseen_failure_is_logged_whole_and_told_without_internals(
-    desk: Desk, worker: Worker, render: FakeRender, caplog: pytest.LogCaptureFixture
+    service: JobService, worker: Worker, render: FakeRender, caplog: pytest.LogCaptureFixture
 ) -> None:
     render.errors[1] = KeyError("/secret/path")
-    first, second = desk.submit(body(1)), desk.submit(body(2))
+    first, second = service.submit(body(1)), service.submit(body(2))
     with caplog.at_level(logging.INFO):
         worker.start()
-        assert ended(desk, worker, second).status == "succeeded"
-    job = desk.job(first.id)
+        assert ended(service, worker, second).status == "succeeded"
+    job = service.job(first.id)
     assert job.error is not None
     assert (job.status, job.error["code"], job.error["details"]) == ("failed", "RENDER_FAILED", {"prompt": 0})
     assert "secret" not in json.dumps(job.error)
@@ -312,57 +316,57 @@ def test_a_writer_that_fails_fails_the_job(store: Store, render: FakeRender, tmp
     def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any]) -> None:
         raise VideoEncodingFailed("The encoder broke.")
 
-    worker, desk = _on(store, render, tmp_path, write)
+    worker, service = _on(store, render, tmp_path, write)
     worker.start()
-    job = ended(desk, worker, desk.submit(body(1)))
+    job = ended(service, worker, service.submit(body(1)))
     assert job.error is not None
     assert (job.status, job.error["code"], job.clips) == ("failed", "VIDEO_ENCODING_FAILED", ())
     assert worker.stop()
 
 
 def test_a_clips_folder_that_is_in_the_way_fails_the_job_and_the_line_goes_on(
-    desk: Desk, worker: Worker, render: FakeRender, tmp_path: Path
+    service: JobService, worker: Worker, render: FakeRender, tmp_path: Path
 ) -> None:
     gate = render.gate(2, 1)
     (tmp_path / "clips").write_text("not a folder")
-    first, second = desk.submit(body(1)), desk.submit(body(2))
+    first, second = service.submit(body(1)), service.submit(body(2))
     worker.start()
     gate.await_arrival()
-    job = ended(desk, worker, first)
+    job = ended(service, worker, first)
     assert job.error is not None
     assert (job.status, job.error["code"]) == ("failed", "HOST_ERROR")
     (tmp_path / "clips").unlink()
     gate.open()
-    assert ended(desk, worker, second).status == "succeeded"
+    assert ended(service, worker, second).status == "succeeded"
 
 
 def test_a_clips_folder_that_is_deleted_is_made_again(
-    desk: Desk, worker: Worker, render: FakeRender, store: Store, tmp_path: Path
+    service: JobService, worker: Worker, render: FakeRender, store: Store, tmp_path: Path
 ) -> None:
     gate = render.gate(2, 1)
-    job = desk.submit(body(1, 2))
+    job = service.submit(body(1, 2))
     worker.start()
     gate.await_arrival()
     until_made(store, job.id, 1)
     shutil.rmtree(tmp_path / "clips")
     gate.open()
-    assert ended(desk, worker, job).status == "succeeded"
-    assert files(tmp_path) == {desk.job(job.id).clips[1].file}
+    assert ended(service, worker, job).status == "succeeded"
+    assert files(tmp_path) == {service.job(job.id).clips[1].file}
 
 
 def test_a_data_folder_that_is_deleted_fails_each_job_with_the_reason(render: FakeRender, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     store = Store(data / "jobs.sqlite")
-    worker, desk = _on(store, render, data, fake_write_video)
+    worker, service = _on(store, render, data, fake_write_video)
     gate = render.gate(1, 1)
-    jobs = [desk.submit(body(seed)) for seed in (1, 2)]
+    jobs = [service.submit(body(seed)) for seed in (1, 2)]
     worker.start()
     gate.await_arrival()
     shutil.rmtree(data)
     gate.open()
     for job in jobs:
-        error = ended(desk, worker, job).error
+        error = ended(service, worker, job).error
         assert error is not None
         assert (error["code"], data.exists()) == ("HOST_ERROR", False)
         assert "The folder for clips cannot be made (No such file or directory)" in error["message"]
@@ -374,19 +378,19 @@ def test_a_folder_that_cannot_be_written_fails_the_job_with_the_reason_and_the_l
     store: Store, render: FakeRender, tmp_path: Path
 ) -> None:
     """With the real writer, whose folder is a link into a file system that takes no files from anybody."""
-    worker, desk = _on(store, render, tmp_path, video.write)
+    worker, service = _on(store, render, tmp_path, video.write)
     gate = render.gate(2, 1)
     (tmp_path / "clips").symlink_to("/proc/self")
-    first, second = desk.submit(body(1)), desk.submit(body(2))
+    first, second = service.submit(body(1)), service.submit(body(2))
     worker.start()
     gate.await_arrival()
-    error = ended(desk, worker, first).error
+    error = ended(service, worker, first).error
     assert error is not None
     assert error["code"] == "VIDEO_ENCODING_FAILED"
     assert error["message"].startswith("The video could not be written (")
     (tmp_path / "clips").unlink()
     gate.open()
-    assert ended(desk, worker, second).status == "succeeded"
+    assert ended(service, worker, second).status == "succeeded"
     assert worker.stop()
 
 
@@ -398,13 +402,13 @@ def test_a_full_disk_fails_the_job_with_the_reason_and_the_line_goes_on(
             raise DiskFull("There is no space left on the disk for the video. Free some space and generate again.")
         fake_write_video(path, frames, fps, metadata)
 
-    worker, desk = _on(store, render, tmp_path, write)
-    first, second = desk.submit(body(1)), desk.submit(body(2))
+    worker, service = _on(store, render, tmp_path, write)
+    first, second = service.submit(body(1)), service.submit(body(2))
     worker.start()
-    assert ended(desk, worker, second).status == "succeeded"
-    error = desk.job(first.id).error
+    assert ended(service, worker, second).status == "succeeded"
+    error = service.job(first.id).error
     assert error is not None
-    assert (error["code"], desk.job(first.id).status) == ("DISK_FULL", "failed")
+    assert (error["code"], service.job(first.id).status) == ("DISK_FULL", "failed")
     assert worker.stop()
 
 
@@ -420,22 +424,22 @@ def test_an_end_that_cannot_be_written_is_written_later(render: FakeRender, tmp_
 
     handler = Refused()
     logging.getLogger("wan_ui.jobs.worker").addHandler(handler)
-    worker, desk = _on(store, render, tmp_path, fake_write_video, retry_seconds=0.01)
+    worker, service = _on(store, render, tmp_path, fake_write_video, retry_seconds=0.01)
     gate = render.gate(1, 1)
-    first, second = desk.submit(body(1)), desk.submit(body(2))
+    first, second = service.submit(body(1)), service.submit(body(2))
     worker.start()
     gate.await_arrival()
     other.execute("BEGIN IMMEDIATE")
     gate.open()
     assert refused.wait(PATIENCE)
-    assert desk.job(first.id).status == "in_progress"
+    assert service.job(first.id).status == "in_progress"
     other.execute("ROLLBACK")
     other.close()
-    assert ended(desk, worker, second).status == "succeeded"
-    job = desk.job(first.id)
+    assert ended(service, worker, second).status == "succeeded"
+    job = service.job(first.id)
     assert job.error is not None  # its clip could not be recorded either
     assert (job.status, job.error["code"], job.clips) == ("failed", "HOST_ERROR", ())
-    assert files(tmp_path) == {desk.job(second.id).clips[0].file}
+    assert files(tmp_path) == {service.job(second.id).clips[0].file}
     assert worker.stop()
     logging.getLogger("wan_ui.jobs.worker").removeHandler(handler)
     store.close()
@@ -445,10 +449,10 @@ def test_an_end_that_cannot_be_written_is_written_later(render: FakeRender, tmp_
 
 
 def test_stop_puts_the_running_job_back_and_counts_no_attempt(
-    desk: Desk, worker: Worker, render: FakeRender, store: Store, tmp_path: Path
+    service: JobService, worker: Worker, render: FakeRender, store: Store, tmp_path: Path
 ) -> None:
     gate = render.gate(2, 2)
-    first, second = desk.submit(body(1, 2)), desk.submit(body(3))
+    first, second = service.submit(body(1, 2)), service.submit(body(3))
     worker.start()
     gate.await_arrival()
     stopper = threading.Thread(target=worker.stop)
@@ -456,31 +460,31 @@ def test_stop_puts_the_running_job_back_and_counts_no_attempt(
     assert worker._stopping.wait(PATIENCE)
     gate.open()
     stopper.join(PATIENCE)
-    job = desk.job(first.id)
+    job = service.job(first.id)
     assert (job.status, job.position, job.attempts, len(job.clips)) == ("in_queue", 1, 0, 1)
-    assert (desk.job(second.id).status, render.steps(2), render.steps(3)) == ("in_queue", [1], [])
+    assert (service.job(second.id).status, render.steps(2), render.steps(3)) == ("in_queue", [1], [])
 
     rest = FakeRender()
-    again, desk = _on(store, rest, tmp_path, fake_write_video)
+    again, service = _on(store, rest, tmp_path, fake_write_video)
     again.start()
-    assert ended(desk, again, second).status == "succeeded"
-    assert desk.job(first.id).status == "succeeded"
+    assert ended(service, again, second).status == "succeeded"
+    assert service.job(first.id).status == "succeeded"
     assert rest.steps(1) == []  # its clip was there
     assert again.stop()
 
 
-def test_stop_of_a_canceled_job_cancels_it(desk: Desk, worker: Worker, render: FakeRender) -> None:
+def test_stop_of_a_canceled_job_cancels_it(service: JobService, worker: Worker, render: FakeRender) -> None:
     gate = render.gate(1, 1)
-    job = desk.submit(body(1))
+    job = service.submit(body(1))
     worker.start()
     gate.await_arrival()
-    desk.cancel(job.id)
+    service.cancel(job.id)
     stopper = threading.Thread(target=worker.stop)
     stopper.start()
     assert worker._stopping.wait(PATIENCE)
     gate.open()
     stopper.join(PATIENCE)
-    assert desk.job(job.id).status == "canceled"
+    assert service.job(job.id).status == "canceled"
 
 
 def test_a_step_that_outlasts_the_stop_leaves_its_job_in_line_and_its_clip_is_dropped(
@@ -493,16 +497,16 @@ def test_a_step_that_outlasts_the_stop_leaves_its_job_in_line_and_its_clip_is_dr
         fake_write_video(path, frames, fps, metadata)
         written.append(path)
 
-    worker, desk = _on(store, render, tmp_path, write)
-    job = desk.submit(body(1))
+    worker, service = _on(store, render, tmp_path, write)
+    job = service.submit(body(1))
     worker.start()
     gate.await_arrival()
     assert not worker.stop(timeout=0.01)
-    assert (desk.job(job.id).status, desk.job(job.id).attempts) == ("in_queue", 0)
+    assert (service.job(job.id).status, service.job(job.id).attempts) == ("in_queue", 0)
     gate.open()
     assert worker.stop()
     assert (len(written), files(tmp_path)) == (1, set())
-    after = desk.job(job.id)
+    after = service.job(job.id)
     assert (after.status, after.clips) == ("in_queue", ())
 
 
@@ -514,15 +518,17 @@ def test_stop_of_an_idle_or_unstarted_worker_is_at_once(store: Store, render: Fa
         assert worker.stop(timeout=PATIENCE)
 
 
-def test_hammering_submit_and_cancel_ends_every_job_once(desk: Desk, worker: Worker, render: FakeRender) -> None:
+def test_hammering_submit_and_cancel_ends_every_job_once(
+    service: JobService, worker: Worker, render: FakeRender
+) -> None:
     """Four threads submit and cancel while the line runs: nothing lost, nothing of a canceled-in-line job rendered."""
     worker.start()
     ids: list[tuple[str, bool]] = []
 
     def client(number: int) -> None:
         for k in range(10):
-            job = desk.submit(body(number * 100 + k))
-            canceled = k % 2 == 1 and desk.cancel(job.id).status == "canceled"
+            job = service.submit(body(number * 100 + k))
+            canceled = k % 2 == 1 and service.cancel(job.id).status == "canceled"
             ids.append((job.id, canceled))
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(4)]
@@ -535,7 +541,7 @@ def test_hammering_submit_and_cancel_ends_every_job_once(desk: Desk, worker: Wor
         assert worker.wait(job_id, PATIENCE)
     rendered = {seed for seed, _, _ in render.seen}
     for job_id, canceled in ids:
-        job = desk.job(job_id)
+        job = service.job(job_id)
         assert job.status in ({"canceled"} if canceled else {"succeeded", "canceled"})
         if not job.cancel_requested:
             assert job.status == "succeeded"

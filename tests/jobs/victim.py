@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tests.fakes import PATIENCE, FakeRender, fake_write_video
 from tests.jobs.helpers import until_made
-from wan_ui.engine.clip import Clip, OnProgress
+from wan_ui.engine.result import Clip, OnProgress
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import ClipRecord, Store
 from wan_ui.jobs.worker import Worker, WriteVideo

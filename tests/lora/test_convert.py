@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from tests.lora import writers
 from tests.lora.writers import FORMATS, WIDTHS, Width
 from wan_ui.errors import LoraInvalid, LoraMismatch
-from wan_ui.lora import keys
+from wan_ui.lora import key_map
 from wan_ui.lora.convert import Dora, Kron, LowRank, convert, delta
-from wan_ui.lora.geometry import from_config, has_bias, is_image_layer
+from wan_ui.lora.shapes import from_config, has_bias, is_image_layer
 
 pytestmark = pytest.mark.slow
 
@@ -90,8 +90,8 @@ def test_the_key_map_is_one_to_one_and_names_real_parameters(config: Path) -> No
     }
     names: dict[str, str] = {}
     for block in range(sizes.blocks):
-        names |= {f"blocks.{block}.{old}": f"blocks.{block}.{new}" for old, new in keys.BLOCK_NAMES.items()}
-    names |= keys.OUTER_NAMES
+        names |= {f"blocks.{block}.{old}": f"blocks.{block}.{new}" for old, new in key_map.BLOCK_NAMES.items()}
+    names |= key_map.OUTER_NAMES
     if not sizes.image:
         names = {old: new for old, new in names.items() if not is_image_layer(new)}
 
@@ -99,9 +99,9 @@ def test_the_key_map_is_one_to_one_and_names_real_parameters(config: Path) -> No
     assert len({old.replace(".", "_") for old in names}) == len(names)
     reached: set[str] = set()
     for old, new in names.items():
-        assert keys.module_of(old) == ("", new)
-        assert keys.module_of(new) == ("", new)
-        weight = new if keys.is_bare(new) else f"{new}.weight"
+        assert key_map.module_of(old) == ("", new)
+        assert key_map.module_of(new) == ("", new)
+        weight = new if key_map.is_bare_parameter(new) else f"{new}.weight"
         assert sizes.shape(new) == real[weight]
         assert (f"{new}.bias" in real) == has_bias(new)
         reached |= {weight, *([f"{new}.bias"] if has_bias(new) else [])}
@@ -111,13 +111,13 @@ def test_the_key_map_is_one_to_one_and_names_real_parameters(config: Path) -> No
 def test_no_two_spellings_of_different_layers_agree() -> None:
     """Every spelling in underscores means one layer: block and outer names of all writers."""
     spelled: dict[str, str] = {}
-    for table in (keys.BLOCK_NAMES, keys.OUTER_NAMES):
-        lead = "blocks.7." if table is keys.BLOCK_NAMES else ""
+    for table in (key_map.BLOCK_NAMES, key_map.OUTER_NAMES):
+        lead = "blocks.7." if table is key_map.BLOCK_NAMES else ""
         for old, new in table.items():
             for name in (old, new):
                 for stem in (f"lora_unet_{lead}{name}", f"lora_unet__{lead}{name}", f"lycoris_{lead}{name}"):
                     flat = stem.replace(".", "_")
-                    assert keys.module_of(flat) == ("", lead + new)
+                    assert key_map.module_of(flat) == ("", lead + new)
                     assert spelled.setdefault(flat, new) == new
 
 
@@ -213,4 +213,4 @@ def test_the_golden_files_convert() -> None:
 
 
 def test_writers_cover_every_original_linear_layer() -> None:
-    assert set(writers.ORIGINAL.items()) <= {(new, old) for old, new in keys.BLOCK_NAMES.items()}
+    assert set(writers.ORIGINAL.items()) <= {(new, old) for old, new in key_map.BLOCK_NAMES.items()}

@@ -20,7 +20,7 @@ from wan_ui.lora.header import (
     slot_of_name,
     verdicts,
 )
-from wan_ui.lora.inspection import describe, inspect
+from wan_ui.lora.report import describe, inspect
 from wan_ui.models import MODELS, WanModel
 
 T2V_14B = {"wan22_14b_i2v", "wan22_14b_t2v", "wan21_14b"}

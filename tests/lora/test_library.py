@@ -258,6 +258,6 @@ def test_the_pure_rooms_import_without_torch() -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'safetensors', 'diffusers', 'gradio', 'fastapi', 'numpy'): sys.modules[name] = None\n"
-        "import wan_ui.lora.library, wan_ui.lora.header, wan_ui.lora.inspection, wan_ui.lora.__main__\n"
+        "import wan_ui.lora.library, wan_ui.lora.header, wan_ui.lora.report, wan_ui.lora.__main__\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

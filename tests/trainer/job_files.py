@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.fakes import FakeRender
 from tests.lora_files import write_lora
-from wan_ui.engine.clip import Clip, OnProgress
+from wan_ui.engine.result import Clip, OnProgress
 from wan_ui.models import WanModel
 from wan_ui.request import Generation
 from wan_ui.trainer.preview import Frames

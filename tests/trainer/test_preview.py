@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wan_ui.demo.world import Words, draw, render
+from wan_ui.demo.scenes import Words, draw, render
 from wan_ui.errors import InvalidRequest, PayloadTooLarge, WanUIError
 from wan_ui.media import video
 from wan_ui.trainer.preview import (

@@ -10,27 +10,27 @@ from pathlib import Path
 
 from starlette.routing import Mount
 
-from wan_ui.engine.clip import Clip, OnProgress
-from wan_ui.http.api import api
-from wan_ui.http.gate import Gate, around
-from wan_ui.jobs.desk import Desk
+from wan_ui.api.app import create_api
+from wan_ui.engine.result import Clip, OnProgress
+from wan_ui.identity import Sessions, current_identity, load_key
+from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.visitor_desk import VisitorDesk
+from wan_ui.jobs.visitor_service import VisitorJobService
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.header import Configs, no_configs
 from wan_ui.lora.library import Library
 from wan_ui.media import video
 from wan_ui.media.image import ImageStore
 from wan_ui.request import Generation
-from wan_ui.serve import prepare_environment
+from wan_ui.server import prepare_environment
 from wan_ui.ui.page import LAUNCH, build
-from wan_ui.visitors import Badges, asking, load_key
+from wan_ui.web.auth import Auth, around
 
 
 @dataclass(frozen=True)
 class App:
     url: str
-    desk: Desk
+    service: JobService
 
 
 def _no_fetch(url: str) -> bytes:
@@ -65,10 +65,13 @@ def running(
     store = Store(folder / "jobs.sqlite")
     worker = Worker(store, render, folder / "clips", video.write)
     images = ImageStore(folder / "images", _no_fetch)
-    desk = Desk(Library(lora_dir, uploads), images, store, worker, configs, folder)
-    blocks = build(desk, banner=banner)
-    door = api(VisitorDesk(desk, asking.get), lambda: {"status": "ok", "version": "0", "device": "cpu", "queue": 0})
-    badges = Badges(load_key(folder))
+    service = JobService(Library(lora_dir, uploads), images, store, worker, configs, folder)
+    blocks = build(service, banner=banner)
+    door = create_api(
+        VisitorJobService(service, current_identity.get),
+        lambda: {"status": "ok", "version": "0", "device": "cpu", "queue": 0},
+    )
+    sessions = Sessions(load_key(folder))
     worker.start()
     try:
         _, url, _ = blocks.launch(
@@ -78,10 +81,10 @@ def running(
             quiet=True,
             share=False,
             _frontend=False,  # as serve does
-            app_kwargs={"routes": [Mount("/v1", app=door)], "lifespan": around(lambda app: Gate(app, badges))},
+            app_kwargs={"routes": [Mount("/v1", app=door)], "lifespan": around(lambda app: Auth(app, sessions))},
             **LAUNCH,
         )
-        yield App(url, desk)
+        yield App(url, service)
     finally:
         blocks.close(verbose=False)
         worker.stop()

@@ -14,12 +14,12 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser_fixture import heard
 from tests.fakes import FakeRender
-from tests.http.strangers import running as whole_server
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
 from tests.ui.test_page import field, open_page
+from tests.web.strangers import running as whole_server
 from wan_ui.jobs.store import Job
-from wan_ui.ui import form as form_room
+from wan_ui.ui import form_schema as form_room
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 MODEL, LABEL = "wan21_1b", "Wan 2.1 T2V 1.3B"
@@ -43,13 +43,13 @@ def made(app: App, *prompts: str, **fields: Any) -> Job:
         {"prompt": prompt, "width": 64, "height": 64, "num_frames": 5, "sample_steps": 2, "seed": 7}
         for prompt in prompts
     ]
-    job = app.desk.submit({"model": MODEL, "prompts": items, **fields})
+    job = app.service.submit({"model": MODEL, "prompts": items, **fields})
     end = time.monotonic() + 60
-    while app.desk.job(job.id).finished_at is None:
+    while app.service.job(job.id).finished_at is None:
         assert time.monotonic() < end
         time.sleep(0.02)  # a poll
-    assert app.desk.job(job.id).status == "succeeded"
-    return app.desk.job(job.id)
+    assert app.service.job(job.id).status == "succeeded"
+    return app.service.job(job.id)
 
 
 def choose(page: Page, name: str) -> None:
@@ -115,7 +115,7 @@ def test_played_in_place_by_keyboard_with_all_its_settings(page: Page, here: App
     expect(opened.locator("pre")).to_contain_text('"seed": 7')
     with page.expect_download() as mp4:
         opened.get_by_role("link", name="Download MP4").click()
-    assert mp4.value.path().read_bytes() == here.desk.clip_path(job.id, 0).read_bytes()
+    assert mp4.value.path().read_bytes() == here.service.clip_path(job.id, 0).read_bytes()
     with page.expect_download() as settings:
         opened.get_by_role("link", name="Download JSON").click()
     assert '"prompt": "a red fox"' in settings.value.path().read_text()
@@ -227,7 +227,7 @@ def test_visitors_do_not_see_each_others(browser: Browser, tmp_path: Path) -> No
             client = closing.enter_context(server.browser())
             visitor = server.visitor_of(client)
             server.finished_job(visitor)
-            server.house.store._execute(
+            server.services.store._execute(
                 "UPDATE jobs SET generations = json_set(generations, '$[0].prompt', :prompt) WHERE visitor = :visitor",
                 {"prompt": prompt, "visitor": visitor},
             )

@@ -12,13 +12,13 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
-from tests.ui.lora_world import EVIL, LARGE, configs, furnish, lora
-from tests.ui.test_card import job
+from tests.ui.lora_fixtures import EVIL, LARGE, configs, furnish, lora
 from tests.ui.test_page import field, generate, give_file, now, open_page, panel_of, small, used
-from wan_ui.engine.clip import Progress
+from tests.ui.test_render import job
+from wan_ui.engine.result import Progress
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import parse
-from wan_ui.ui import card, form, lora_card
+from wan_ui.ui import form_schema, lora_card, render
 
 T2V, SMALL, TINY = MODELS["wan22_14b_t2v"], MODELS["wan22_5b"], MODELS["wan21_1b"]
 
@@ -32,7 +32,7 @@ def lora_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 def shown(app: App, row: WanModel, slot: str, source: str, trigger: str = "") -> str:
-    return lora_card.html(lora_card.look(app.desk, row, slot, source), row, form.lora_name(slot), trigger)
+    return lora_card.html(lora_card.look(app.service, row, slot, source), row, form_schema.lora_name(slot), trigger)
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_no_file_has_no_card(lora_app: App):
 
 def pair(app: App, high: str, low: str) -> str:
     sources = {"high": high, "low": low}
-    cards = {slot: lora_card.look(app.desk, T2V, slot, source) for slot, source in sources.items()}
-    return lora_card.pair(app.desk, T2V, sources, cards)
+    cards = {slot: lora_card.look(app.service, T2V, slot, source) for slot, source in sources.items()}
+    return lora_card.pair(app.service, T2V, sources, cards)
 
 
 @pytest.mark.parametrize(
@@ -120,32 +120,32 @@ def report(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_the_effect_of_a_lora_in_one_line(changes, said):
-    html = card.effect({"high": report(**changes)})
+    html = render.effect({"high": report(**changes)})
     assert "<b>High:</b>" in html and said in html and "<img" not in html
 
 
 def test_a_clip_without_a_report_has_no_line():
-    assert card.effect(None) == card.effect({}) == ""
+    assert render.effect(None) == render.effect({}) == ""
 
 
 def test_while_a_lora_is_fetched_the_card_and_the_queue_say_so():
     waiting = job(position=2)
     progress = Progress("downloading", bytes_done=40, bytes_total=100, note="fetching LoRA cat.safetensors, 40 %")
-    for html in (card.now(waiting, progress, None), card.queue([waiting], (), None, {waiting.id: progress})):
+    for html in (render.now(waiting, progress, None), render.queue([waiting], (), None, {waiting.id: progress})):
         assert "fetching LoRA cat.safetensors, 40 %" in html
-    assert 'max="100" value="40"' in card.now(waiting, progress, None)
+    assert 'max="100" value="40"' in render.now(waiting, progress, None)
 
 
 def test_a_stack_of_the_form_is_one_on_the_wire_and_comes_back():
-    values = {control.name: control.default for control in form.controls(T2V)}
+    values = {control.name: control.default for control in form_schema.controls(T2V)}
     values |= {"lora_high": "a.safetensors", "lora_high_2": "b.safetensors", "scale_high_2": 0.5}
-    body = form.body(T2V, values)
+    body = form_schema.body(T2V, values)
     assert body["stack"] is True
     assert [(item["transformer"], item["path"]) for item in body["loras"]] == [
         ("high", "a.safetensors"),
         ("high", "b.safetensors"),
     ]
-    assert form.values(parse(body)) == (T2V, values)
+    assert form_schema.values(parse(body)) == (T2V, values)
 
 
 # In the browser
@@ -174,7 +174,7 @@ def test_a_wrong_file_is_opened_in_its_own_tab_and_generates(page: Page, lora_ap
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("901")
-    newest = lora_app.desk.recent(1)[0]
+    newest = lora_app.service.recent(1)[0]
     assert newest.request["model"] == "wan22_5b"
     assert [item["path"] for item in newest.request["loras"]] == ["small.safetensors"]
 
@@ -226,7 +226,7 @@ def test_a_combined_file_fills_both_sides(page: Page, lora_app: App):
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("902")
-    assert [use.slot for use in lora_app.desk.recent(1)[0].generations[0].loras] == ["high", "low"]
+    assert [use.slot for use in lora_app.service.recent(1)[0].generations[0].loras] == ["high", "low"]
 
 
 @pytest.mark.browser
@@ -297,7 +297,7 @@ def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("903")
-    newest = lora_app.desk.recent(1)[0]
+    newest = lora_app.service.recent(1)[0]
     assert newest.request["stack"] is True
     assert [(item["path"], item["network_multiplier"]) for item in newest.request["loras"]] == [
         ("small.safetensors", 1.0),

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import BrowserContext
 
 from wan_ui.demo.checkpoints import BANNER
-from wan_ui.ui import card, page
+from wan_ui.ui import page, render
 
 
 def test_no_selector_has_a_comma_in_parentheses() -> None:
@@ -21,7 +21,7 @@ def test_no_selector_has_a_comma_in_parentheses() -> None:
 @pytest.mark.slow  # a browser
 def test_no_flag_of_the_banner_is_broken_at_any_width(context: BrowserContext) -> None:
     window = context.new_page()
-    window.set_content(f"<style>{page.LAUNCH['css']}</style><p class='banner'>{card.sentence(BANNER)}</p>")
+    window.set_content(f"<style>{page.LAUNCH['css']}</style><p class='banner'>{render.sentence(BANNER)}</p>")
     broken = window.evaluate("""() => {
         const found = [];
         for (let width = 160; width < 900; width += 2) {

@@ -22,7 +22,7 @@ from wan_ui.checkpoints.detection import Candidate, Detected, detect
 from wan_ui.checkpoints.headers import FileHeader, read_header
 from wan_ui.checkpoints.quantization import Quantization, read_quantization
 from wan_ui.errors import CheckpointUnsupported, HostError, WanUIError
-from wan_ui.lora.hashes import mark
+from wan_ui.lora.hash_cache import file_mark
 from wan_ui.media import disk
 from wan_ui.models import MODELS
 
@@ -177,7 +177,7 @@ class Catalog:
     def _described(self, found: FoundFile, origin: Origin) -> ModelFile:
         key = str(found.path)
         try:
-            now = mark(found.path.stat())
+            now = file_mark(found.path.stat())
         except OSError:
             now = None
         known = self._known.get(key)

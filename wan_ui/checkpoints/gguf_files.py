@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import BinaryIO
 
-from wan_ui.lora.sound import TensorEntry
+from wan_ui.lora.safetensors_header import TensorEntry
 
 MAGIC = b"GGUF"
 LARGEST_HEADER = 64 << 20  # bytes; a text encoder's vocabulary takes about 8 MiB

@@ -23,7 +23,7 @@ from wan_ui.errors import (
     CheckpointUnsupported,
     LoraInvalid,
 )
-from wan_ui.lora.sound import LARGEST_HEADER, TensorEntry, parse_listing
+from wan_ui.lora.safetensors_header import LARGEST_HEADER, TensorEntry, parse_header
 
 FileKind = Literal["safetensors", "gguf"]
 
@@ -127,7 +127,7 @@ def _safetensors_header(file: BinaryIO, path: Path, size: int, name: str) -> Fil
             format=unreadable[1].decode(),
         )
     try:
-        listing = parse_listing(raw, size, LONGEST_METADATA)
+        listing = parse_header(raw, size, LONGEST_METADATA)
     except LoraInvalid as error:
         kind = CheckpointIncomplete if "incomplete" in error.message else CheckpointInvalid
         raise kind(f"{name} cannot be used. {error.message}", file=name) from error

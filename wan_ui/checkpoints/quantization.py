@@ -18,7 +18,7 @@ from typing import Literal
 
 from wan_ui.checkpoints.headers import FileHeader, read_small
 from wan_ui.errors import CheckpointInvalid, CheckpointUnsupported
-from wan_ui.lora.sound import TensorEntry
+from wan_ui.lora.safetensors_header import TensorEntry
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8_scaled", "fp8", "gguf"]
 

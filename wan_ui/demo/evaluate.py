@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from wan_ui.demo import offer, world
+from wan_ui.demo import examples, scenes
 from wan_ui.demo.checkpoints import DEMO_DEFAULTS, ensure
 from wan_ui.models import MODELS, WanModel
 
 if TYPE_CHECKING:
-    from wan_ui.local import Engine
+    from wan_ui.inference import Engine
 
 SEED = 9  # of the scenes; the training clips and the tests of the training have others
 
@@ -33,8 +33,8 @@ class Case:
     """A prompt, the scene that it describes, and its first frame for rows that take one."""
 
     text: str
-    scene: world.Scene
-    frame: world.Frames
+    scene: scenes.Scene
+    frame: scenes.Frames
 
 
 def cases(count: int, trigger: bool = False) -> list[Case]:
@@ -42,12 +42,12 @@ def cases(count: int, trigger: bool = False) -> list[Case]:
     found = []
     for index in range(count):
         rng = np.random.default_rng((SEED, index))
-        scene = world.draw(rng, world.Words(speed=str(rng.choice(world.SPEEDS))))
-        found.append(Case(world.describe(scene, rng, trigger), scene, world.render(scene)[0]))
+        scene = scenes.draw(rng, scenes.Words(speed=str(rng.choice(scenes.SPEEDS))))
+        found.append(Case(scenes.describe(scene, rng, trigger), scene, scenes.render(scene)[0]))
     return found
 
 
-def wire(frame: world.Frames) -> str:
+def wire(frame: scenes.Frames) -> str:
     """A frame as `ctrl_img` takes it."""
     file = io.BytesIO()
     Image.fromarray(frame).save(file, "PNG")
@@ -65,17 +65,17 @@ def body(row: WanModel, chosen: Sequence[Case], image: bool, loras: Sequence[Map
     return {"model": row.id, "prompts": prompts, "loras": list(loras)}
 
 
-def worn(row: WanModel, scale: float) -> list[dict[str, Any]]:
+def attached(row: WanModel, scale: float) -> list[dict[str, Any]]:
     """The LoRA, or the pair, that the row's tab starts with, at a scale."""
     return [
         {"path": path, "network_multiplier": scale, **({"transformer": slot} if row.two_transformers else {})}
-        for slot, path in offer.loras_of(row).items()
+        for slot, path in examples.loras_of(row).items()
     ]
 
 
-def figures(clips: Sequence[world.Frames], chosen: Sequence[Case], image: bool) -> dict[str, float]:
+def figures(clips: Sequence[scenes.Frames], chosen: Sequence[Case], image: bool) -> dict[str, float]:
     """Shares of clips that show what was asked for; PSNR of the first frame in dB where one was given."""
-    readings = [world.read(clip) for clip in clips]
+    readings = [scenes.read(clip) for clip in clips]
     pairs = [(reading, case.scene) for reading, case in zip(readings, chosen, strict=True)]
     found = {
         name: float(np.mean([getattr(reading, name) == getattr(scene, name) for reading, scene in pairs]))
@@ -90,7 +90,7 @@ def figures(clips: Sequence[world.Frames], chosen: Sequence[Case], image: bool) 
     return {name: round(value, 3) for name, value in found.items()}
 
 
-def psnr(one: world.Frames, other: world.Frames) -> float:
+def psnr(one: scenes.Frames, other: scenes.Frames) -> float:
     """Peak signal-to-noise ratio in dB; 99 for equal frames."""
     error = float(((one.astype(np.float32) - other.astype(np.float32)) ** 2).mean())
     return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
@@ -123,7 +123,7 @@ def row_settings(row: WanModel, count: int, lora_count: int) -> list[Setting]:
         found.append(Setting(row.id, row.id, f"base{tail}", count, image=image, compared=lora_count))
         for scale, trigger in ((0, True), (0.5, True), (1, True), (1, False)) if lora_count else ():
             name = f"lora {scale:g}{'' if trigger else ', no trigger'}{tail}"
-            found.append(Setting(row.id, row.id, name, lora_count, tuple(worn(row, scale)), trigger, image))
+            found.append(Setting(row.id, row.id, name, lora_count, tuple(attached(row, scale)), trigger, image))
     return found
 
 
@@ -131,8 +131,8 @@ def job_settings(count: int) -> list[Setting]:
     """The saves of the job folder, with the trigger word."""
     row = next(row for row in MODELS.values() if row.control_image == "none" and not row.two_transformers)
     return [
-        Setting(row.id, "job", f"step {step}", count, ({"path": offer.job_file(step)},), trigger=True)
-        for step in offer.JOB_STEPS
+        Setting(row.id, "job", f"step {step}", count, ({"path": examples.job_file(step)},), trigger=True)
+        for step in examples.JOB_STEPS
     ]
 
 
@@ -150,7 +150,7 @@ def measure(engine: Engine, setting: Setting, sheets: Path | None) -> dict[str, 
     if sheets is not None:
         sheets.mkdir(parents=True, exist_ok=True)
         name = f"{setting.group} {setting.name}.png".replace(",", "").replace(" ", "_")
-        Image.fromarray(world.sheet(clips[:16])).save(sheets / name)
+        Image.fromarray(scenes.sheet(clips[:16])).save(sheets / name)
     return found
 
 
@@ -158,7 +158,7 @@ _worker: list[Engine] = []  # of this process, where several measure at once
 
 
 def _open(models_dir: Path, lora_dir: Path, device: str | None) -> None:
-    from wan_ui.local import Engine
+    from wan_ui.inference import Engine
 
     _worker.append(Engine(models_dir, lora_dir, device))
 
@@ -178,7 +178,7 @@ def vae_figures(models_dir: Path, device: str, count: int) -> dict[str, float]:
         vae = AutoencoderKLWan.from_pretrained(models_dir / source.repo / source.subfolder).float().to(device).eval()
         values = []
         for case in cases(count):
-            frames = world.render(case.scene)
+            frames = scenes.render(case.scene)
             pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float().to(device) / 127.5 - 1
             with torch.no_grad():
                 shown = vae.decode(vae.encode(pixels).latent_dist.mode()).sample[0]
@@ -196,7 +196,7 @@ def line(found: Mapping[str, float]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from wan_ui.local import Engine
+    from wan_ui.inference import Engine
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where the demo is, or will be written")

@@ -25,7 +25,7 @@ Change = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Originals:
+class BaseWeights:
     """Where a merge leaves the weights it changes.
 
     `place` chooses for a number of bytes: beside the model, in host memory, or nowhere, so that they are read again.
@@ -62,7 +62,7 @@ def summary(change: Change) -> dict[str, float]:
     return {"median": statistics.median(change.values()), "max": max(change.values())}
 
 
-class Multiplied(LoraVariant):  # type: ignore[misc]
+class ScaledLinear(LoraVariant):  # type: ignore[misc]
     """PEFT's plain LoRA, bit for bit, with its multiplier in a tensor (0-dim, float32): a changed one is no new graph.
 
     PyTorch computes bfloat16 × a Python number in float32 and rounds once; so does this. Run eagerly it takes a float32
@@ -80,7 +80,7 @@ class Multiplied(LoraVariant):  # type: ignore[misc]
         return result + change
 
 
-class Dressing:
+class TransformerAdapters:
     """What one transformer wears. Where a method fails, it leaves the base model in that respect and raises.
 
     `multipliers` is the device on which adapters' multipliers are kept as tensors, for transformers that are compiled;
@@ -88,7 +88,7 @@ class Dressing:
     """
 
     def __init__(
-        self, transformer: WanTransformer3DModel, originals: Originals, multipliers: torch.device | None = None
+        self, transformer: WanTransformer3DModel, originals: BaseWeights, multipliers: torch.device | None = None
     ) -> None:
         self._transformer = transformer
         self._originals = originals
@@ -101,14 +101,14 @@ class Dressing:
         self._multipliers: dict[str, torch.Tensor] = {}
         self._layers: dict[str, dict[str, LoraLayer]] = {}
 
-    def wear(self, adapters: Sequence[Adapter]) -> dict[str, int]:
+    def attach(self, adapters: Sequence[Adapter]) -> dict[str, int]:
         """These adapters, unfused, and no others, inactive until weigh(). How many modules each has in use, by key.
 
         Raises LoraMismatch when shapes do not fit, or when not every module of an adapter came into use.
         """
         if self._exchange(adapters):
             return {adapter.key: len(adapter.parts) for adapter in adapters}
-        self._undress()
+        self._detach()
         used: dict[str, int] = {}
         for position, adapter in enumerate(adapters):
             names = []
@@ -121,7 +121,7 @@ class Dressing:
             self._adapters[adapter.key] = tuple(names)
             used[adapter.key] = sum(len(self._layers[name]) for name in names)
             if used[adapter.key] != len(adapter.parts):
-                self._undress()
+                self._detach()
                 raise LoraMismatch(
                     f"Only {used[adapter.key]} of the LoRA's {len(adapter.parts)} modules are in this model. "
                     f"{_OTHER_MODEL}",
@@ -130,7 +130,7 @@ class Dressing:
                 )
         return used
 
-    def weigh(self, weights: Mapping[str, float]) -> None:
+    def set_scales(self, weights: Mapping[str, float]) -> None:
         """Each adapter's scale; idempotent, sent before every render. The keys are exactly those worn."""
         self._weights = dict(weights)
         names = [name for key in weights for name in self._adapters[key]]
@@ -199,7 +199,7 @@ class Dressing:
         return merged
 
     @contextmanager
-    def bare(self) -> Iterator[bool]:
+    def disabled(self) -> Iterator[bool]:
         """The base model for a moment. Yields False, and changes nothing, when its weights are not at hand."""
         kept = self._pristine.values()
         if any(base is None for base in kept) or (kept and not self._originals.in_place()):
@@ -237,7 +237,7 @@ class Dressing:
                 self._transformer.enable_adapters()
 
     @property
-    def is_bare(self) -> bool:
+    def has_no_adapters(self) -> bool:
         return not self._adapters and not self._pristine
 
     def _swap(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
@@ -298,7 +298,7 @@ class Dressing:
                 _peft_state(parts), prefix=None, adapter_name=name, low_cpu_mem_usage=not dora
             )
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
-            self._undress()
+            self._detach()
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise LoraMismatch(
@@ -312,7 +312,7 @@ class Dressing:
         if self._multipliers_on is not None and not dora:
             self._multipliers[name] = torch.ones((), device=self._multipliers_on)
             for module in self._layers[name].values():
-                module.lora_variant[name] = Multiplied(self._multipliers[name])
+                module.lora_variant[name] = ScaledLinear(self._multipliers[name])
 
     def _adapter_change(self, module_name: str, module: LoraLayer, name: str, multiplier: float) -> float:
         """‖ΔW‖ / ‖W‖ of one live adapter, from the rank × rank products, so that no matrix is formed."""
@@ -342,7 +342,7 @@ class Dressing:
                 f"The LoRA changes {name}, which this model does not have. {_OTHER_MODEL}", module=name
             ) from error
 
-    def _undress(self) -> None:
+    def _detach(self) -> None:
         self._adapters.clear()
         self._weights.clear()
         self._multipliers.clear()

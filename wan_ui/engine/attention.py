@@ -46,8 +46,8 @@ def _called(device: str, dtype: torch.dtype, heads: int, width: int, backend: An
 
 def _name(operators: list[str]) -> str:
     """From operators such as `aten::_scaled_dot_product_cudnn_attention.default`; an unknown one by its own name."""
-    bare = [operator.split(".")[0].removeprefix("aten::") for operator in operators]
-    attention = [name for name in bare if "attention" in name or "attn" in name]
+    disabled = [operator.split(".")[0].removeprefix("aten::") for operator in operators]
+    attention = [name for name in disabled if "attention" in name or "attn" in name]
     return KNOWN.get(attention[0], attention[0]) if attention else PLAIN
 
 

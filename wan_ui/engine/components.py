@@ -24,9 +24,9 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from wan_ui.engine.checkpoints import Checkpoints, Component
-from wan_ui.engine.clip import OnProgress, Progress
-from wan_ui.engine.readahead import ReadAhead, has_room
+from wan_ui.checkpoints.folders import Checkpoints, Component
+from wan_ui.engine.prefetch import Prefetcher, has_room
+from wan_ui.engine.result import OnProgress, Progress
 from wan_ui.errors import CheckpointIncomplete
 from wan_ui.models import WanModel
 
@@ -102,7 +102,7 @@ def load_components(
     total = sum(files[name].size for name in missing)
     loaded = 0
     counts.kept += len(parts)
-    ahead = ReadAhead([file for name in missing for file in files[name].files] if has_room(total) else [])
+    ahead = Prefetcher([file for name in missing for file in files[name].files] if has_room(total) else [])
 
     def say(name: str) -> None:
         """What the readers have got to; without them, or behind what is loaded already, that."""
@@ -117,7 +117,7 @@ def load_components(
             say(name)
             with _readable(files[name]):
                 load = partial(_LOADERS[name], files[name], target.place(name), target.dtype)
-                parts[name] = _while_saying(load, partial(say, name))
+                parts[name] = _with_progress(load, partial(say, name))
             loaded += files[name].size
             if name in MODULES:
                 counts.loads += 1
@@ -143,7 +143,7 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _while_saying(load: Callable[[], T], say: Callable[[], None]) -> T:
+def _with_progress(load: Callable[[], T], say: Callable[[], None]) -> T:
     """What `load` gave, on a thread of its own, while `say` is called now and then.
 
     What `say` raises, such as Cancelled, comes up when the load has ended: half a model is of no use to anybody.

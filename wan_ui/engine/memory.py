@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from wan_ui.config import MemoryMode
 from wan_ui.errors import OutOfMemory
 from wan_ui.models import TEMPORAL_COMPRESSION, WanModel
-from wan_ui.settings import MemoryMode
 
 Placement = Literal["resident", "pair", "stream"]
 MODES: tuple[Placement, ...] = ("resident", "pair", "stream")  # loosest first

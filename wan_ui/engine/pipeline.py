@@ -23,12 +23,13 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from PIL import Image
 
 import wan_ui
+from wan_ui.checkpoints.folders import Checkpoints, Component
 from wan_ui.compare import high_noise_part
+from wan_ui.config import MemoryMode
 from wan_ui.engine import attention, conditioning, lossy, memory
-from wan_ui.engine.adapters import Adapter, Dressing, Merge, Originals, Place, split, summary
-from wan_ui.engine.checkpoints import Checkpoints, Component
-from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
-from wan_ui.engine.compiled import Fused, Fusion
+from wan_ui.engine.adapters import Adapter, BaseWeights, Merge, Place, TransformerAdapters, split, summary
+from wan_ui.engine.clip_image import clip_pixels
+from wan_ui.engine.compile import BlockCompiler, CompiledBlocks
 from wan_ui.engine.components import (
     MODULES,
     TRANSFORMERS,
@@ -41,21 +42,20 @@ from wan_ui.engine.components import (
     read_tensor,
     same_parts,
 )
-from wan_ui.engine.engine import Pipeline, Report, Storage, storage
-from wan_ui.engine.placement import Residence, fitting, free_bytes, idle_bytes, release
-from wan_ui.engine.readahead import ReadAhead, has_room
+from wan_ui.engine.core import Pipeline, Report, Storage, storage
+from wan_ui.engine.out_of_memory import is_out_of_memory
+from wan_ui.engine.placement import DevicePlacement, fitting, free_bytes, idle_bytes, release
+from wan_ui.engine.prefetch import Prefetcher, has_room
 from wan_ui.engine.recipes import RECIPES, Recipe, SchedulerSpec, scheduler_spec
-from wan_ui.engine.sampling import Experts, Guidance, Midway, denoise, old_flow_sigmas
-from wan_ui.engine.shortage import ran_out
+from wan_ui.engine.result import Clip, OnProgress, Phase, Progress
+from wan_ui.engine.sampling import DenoisingState, Experts, Guidance, denoise, old_flow_sigmas
 from wan_ui.engine.streaming import ADAPTER_MARK
-from wan_ui.engine.vision import clip_pixels
 from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, OutOfMemory
 from wan_ui.lora.convert import Converted, convert
 from wan_ui.lora.library import LoraFile
 from wan_ui.media.image import fit
 from wan_ui.models import WanModel
 from wan_ui.request import Generation
-from wan_ui.settings import MemoryMode
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +73,14 @@ class Loader:
     """Loads rows onto one device, one at a time, and keeps what the next row has in common with the last."""
 
     def __init__(
-        self, checkpoints: Checkpoints, device: torch.device, wanted_memory: MemoryMode, fusion: Fusion
+        self, checkpoints: Checkpoints, device: torch.device, wanted_memory: MemoryMode, compiler: BlockCompiler
     ) -> None:
-        self.fusion = fusion
+        self.compiler = compiler
         self._checkpoints = checkpoints
         self._device = device
         self._memory: MemoryMode = wanted_memory
         self.counts = LoadCounts()
-        self.ahead: ReadAhead | None = None
+        self.ahead: Prefetcher | None = None
         self._prefetched: str | None = None
         self._held: Mapping[str, Component] = {}
         self.prompts = PromptCache()
@@ -105,12 +105,12 @@ class Loader:
         sizes = _sizes(self._checkpoints, row, files, model_dtype(self._device))
         mode = self.decide(row, sizes, generation)
         self._check_host(mode, sizes, files, kept, generation)
-        target = Target(self._device, model_dtype(self._device), Residence.on_host(mode))
-        with out_of_memory_said():
+        target = Target(self._device, model_dtype(self._device), DevicePlacement.on_host(mode))
+        with out_of_memory_mapped():
             components = load_components(row, files, target, kept, self.counts, on_progress)
             self._held = files
-            residence = Residence(mode, components, self._device)
-            return WanPipeline(row, components, residence, self, sizes, self._checkpoints.identity(row))
+            placement = DevicePlacement(mode, components, self._device)
+            return WanPipeline(row, components, placement, self, sizes, self._checkpoints.identity(row))
 
     def prefetch(self, row: WanModel) -> None:
         """Pulls the files that a row has and the one held has not into the page cache, in the background.
@@ -132,7 +132,7 @@ class Loader:
             for file in part.files
         ]
         if files and has_room(sum(file.stat().st_size for file in files)):
-            self.ahead = ReadAhead(files)
+            self.ahead = Prefetcher(files)
             self.ahead.start()
 
     def stop_prefetch(self) -> None:
@@ -145,8 +145,8 @@ class Loader:
     def decide(self, row: WanModel, sizes: memory.Sizes, generation: Generation) -> memory.Placement:
         if self._device.type != "cuda":
             return "resident"
-        activations = beside_weights(row, generation, generation.vae_tiling)
-        in_tiles = beside_weights(row, generation, True)
+        activations = activation_bytes_of(row, generation, generation.vae_tiling)
+        in_tiles = activation_bytes_of(row, generation, True)
         return memory.decide(self._memory, sizes, activations, in_tiles, free_bytes(self._device))
 
     def tighter(
@@ -232,7 +232,7 @@ class FrameCache:
 
 
 @dataclass(frozen=True)
-class Said:
+class DenoiseReport:
     """What a run's denoising tells of itself: `steps` in all, `high_noise` ones among them, `shared` ones that an
     earlier run had done; with a step cache, of `total` forwards how many were `computed`; and by slot how much the
     LoRAs change the first prediction. `earlier` is the high-noise half that was kept before this run began.
@@ -252,7 +252,7 @@ class HighNoise:
     """
 
     decided_by: Hashable
-    state: Midway
+    state: DenoisingState
     first_step_change: Mapping[str, float]
     forwards: tuple[int, int] = (0, 0)
 
@@ -292,7 +292,7 @@ class WanPipeline:
         self,
         row: WanModel,
         components: Components,
-        residence: Residence,
+        placement: DevicePlacement,
         loader: Loader,
         sizes: memory.Sizes,
         identity: Sequence[Mapping[str, str | None]],
@@ -300,21 +300,21 @@ class WanPipeline:
         self._row = row
         self._identity = identity
         self._components = components
-        self._residence = residence
+        self._placement = placement
         self._loader = loader
         self._sizes = sizes
         self._storage: Storage = "exact"
         self._device = loader.device
-        self._dressings = {
-            slot: Dressing(
+        self._adapters = {
+            slot: TransformerAdapters(
                 components.transformers[component],
                 self._originals(component),
-                self._device if loader.fusion.mode != "off" else None,
+                self._device if loader.compiler.mode != "off" else None,
             )
             for slot, component in row.slots.items()
         }
         self._counts: dict[tuple[str, str], dict[str, Counts]] = {}
-        self._fused: Fused | None = None
+        self._compiled: CompiledBlocks | None = None
         self._float32: dict[tuple[str, str], torch.Tensor] = {}
         self._frames = loader.frames
         first = components.transformers["transformer"]
@@ -328,7 +328,7 @@ class WanPipeline:
     def cast(self, whole_bf16: bool) -> None:
         """On CUDA, diffusers' float32 exceptions and the rotary buffers to bfloat16, or back bit for bit."""
         for name in self._components.transformers:
-            transformer = self._residence.reshape(name) if whole_bf16 or self._float32 else self._residence.still(name)
+            transformer = self._placement.reshape(name) if whole_bf16 or self._float32 else self._placement.still(name)
             if whole_bf16 and model_dtype(self._device) is torch.bfloat16:
                 for key, tensor in base_tensors(transformer).items():
                     if tensor.dtype is torch.float32:
@@ -339,26 +339,26 @@ class WanPipeline:
                     if (name, key) in self._float32:
                         tensor.data = self._float32.pop((name, key)).to(tensor.device)
 
-    def wear(self, slot: str, files: tuple[LoraFile, ...], unfused: frozenset[str]) -> None:
+    def attach(self, slot: str, files: tuple[LoraFile, ...], unfused: frozenset[str]) -> None:
         """These files' layers of the unfused kinds as adapters on the slot's transformer, and no others."""
-        self._residence.still(self._row.slots[slot])
+        self._placement.still(self._row.slots[slot])
         self._counts[slot, "adapter"] = {}
-        with out_of_memory_said():
+        with out_of_memory_mapped():
             loras = {file.sha256: convert(file.path, slot) for file in files}
-            used = self._dressings[slot].wear(
+            used = self._adapters[slot].attach(
                 [Adapter(digest, split(lora, unfused)[0]) for digest, lora in loras.items()]
             )
-        if self._fused is not None:
-            self._fused.dressed(self._components.transformers[self._row.slots[slot]])
+        if self._compiled is not None:
+            self._compiled.adapters_changed(self._components.transformers[self._row.slots[slot]])
         self._counts[slot, "adapter"] = {digest: Counts.of(loras[digest], used[digest]) for digest in loras}
 
     def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...], unfused: frozenset[str]) -> None:
         """These files' other layers merged in float32 into the slot's transformer, and no others."""
-        self._residence.still(self._row.slots[slot])
+        self._placement.still(self._row.slots[slot])
         self._counts[slot, "merged"] = {}
-        with out_of_memory_said():
+        with out_of_memory_mapped():
             loras = {file.sha256: (convert(file.path, slot), multiplier) for file, multiplier in files}
-            used = self._dressings[slot].merge(
+            used = self._adapters[slot].merge(
                 [Merge(digest, split(lora, unfused)[1], multiplier) for digest, (lora, multiplier) in loras.items()]
             )
         self._counts[slot, "merged"] = {digest: Counts.of(loras[digest][0], used[digest]) for digest in loras}
@@ -366,25 +366,25 @@ class WanPipeline:
     def store(self, storage: Storage, generation: Generation) -> None:
         """The transformers' weights packed, merges included, for good; more of the model may fit on the GPU then."""
         before, self._storage = self._storage, storage
-        for dressing in self._dressings.values():
-            dressing.settle()
-        with out_of_memory_said():
+        for adapters in self._adapters.values():
+            adapters.settle()
+        with out_of_memory_mapped():
             for name in self._components.transformers:
-                lossy.pack_blocks(self._residence.reshape(name), self._device, products=storage == "fp8_products")
+                lossy.pack_blocks(self._placement.reshape(name), self._device, products=storage == "fp8_products")
             release(self._device)
             if before == "exact":
                 self._sizes = memory.packed(self._sizes)
             mode = self._loader.decide(self._row, self._sizes, generation)
-            if mode != self._residence.mode:
-                self._residence.change(mode)
+            if mode != self._placement.mode:
+                self._placement.change(mode)
 
-    def weigh(self, slot: str, weights: Mapping[str, float]) -> None:
+    def set_scales(self, slot: str, weights: Mapping[str, float]) -> None:
         """The scales of the slot's adapters."""
-        self._dressings[slot].weigh(weights)
+        self._adapters[slot].set_scales(weights)
 
     def effect(self, slot: str) -> Mapping[str, Report]:
         """What each file on the slot does now, by SHA-256."""
-        changes = self._dressings[slot].changes()
+        changes = self._adapters[slot].changes()
         reports: dict[str, Report] = {}
         for digest, change in changes.items():
             ways = [way for way in ("adapter", "merged") if digest in self._counts.get((slot, way), {})]
@@ -408,23 +408,23 @@ class WanPipeline:
         for hook in self._hooks:
             hook.remove()
         self._fuse(None)
-        self._residence.close()
+        self._placement.close()
         held = self._components if self._storage == "exact" else replace(self._components, transformers={})
         self._let_go()
         return held
 
     def close(self) -> None:
         """Lets the parts go and gives their memory back."""
-        self._residence.close()
+        self._placement.close()
         self._let_go()
         release(self._device)
 
     def _let_go(self) -> None:
-        self._dressings.clear()
+        self._adapters.clear()
         self._float32.clear()
-        del self._components, self._residence
+        del self._components, self._placement
 
-    def _originals(self, component: str) -> Originals:
+    def _originals(self, component: str) -> BaseWeights:
         """Beside the model where the GPU has room for it and a render, else in host memory, else read again."""
         files = self._components.files[component].files
 
@@ -433,37 +433,37 @@ class WanPipeline:
                 return "device"
             return "host" if has_room(size) else "checkpoint"
 
-        return Originals(place, lambda name: read_tensor(files, name), lambda: self._residence.in_place)
+        return BaseWeights(place, lambda name: read_tensor(files, name), lambda: self._placement.in_place)
 
     def _strip(self) -> None:
-        for slot, dressing in self._dressings.items():
-            self._residence.still(self._row.slots[slot])
-            dressing.wear([])
-            dressing.restore()
+        for slot, adapters in self._adapters.items():
+            self._placement.still(self._row.slots[slot])
+            adapters.attach([])
+            adapters.restore()
         self.cast(False)
 
     @torch.no_grad()
     def render(self, generation: Generation, image: Image.Image | None, on_progress: OnProgress) -> Clip:
         """One clip. A cancel raised by on_progress ends it between two steps, before the decode."""
         clock, recipe = Clock(), RECIPES[generation.recipe]
-        mode = self._loader.tighter(self._residence.mode, self._row, self._sizes, generation)
-        with out_of_memory_said():
-            if mode != self._residence.mode:
-                self._residence.change(mode)
-            self._residence.prepare(beside_weights(self._row, generation, generation.vae_tiling))
-            self._fuse(self._loader.fusion.of(recipe))
+        mode = self._loader.tighter(self._placement.mode, self._row, self._sizes, generation)
+        with out_of_memory_mapped():
+            if mode != self._placement.mode:
+                self._placement.change(mode)
+            self._placement.prepare(activation_bytes_of(self._row, generation, generation.vae_tiling))
+            self._fuse(self._loader.compiler.of(recipe))
             spec = self._scheduler(recipe)
-            said = Said(self._high_noise, {"total": generation.sample_steps}, {}, {})
+            said = DenoiseReport(self._high_noise, {"total": generation.sample_steps}, {}, {})
             latents = fitting(
                 lambda: self._latents(generation, image, recipe, spec, on_progress, clock, said),
-                self._residence,
+                self._placement,
                 self._may_tighten,
             )
-            mode = self._residence.mode
+            mode = self._placement.mode
             with clock.phase("decode"):
                 note = memory.sentence(mode)
                 on_progress(Progress("decode", generation.sample_steps, generation.sample_steps, note=note))
-                self._residence.clear_for_decode()
+                self._placement.clear_for_decode()
                 frames, tiled = self._decoded(latents, generation)
         return Clip(
             frames=frames,
@@ -483,10 +483,10 @@ class WanPipeline:
         )
 
     def _may_tighten(self) -> bool:
-        return self._loader.may_tighten(self._residence.mode, self._sizes)
+        return self._loader.may_tighten(self._placement.mode, self._sizes)
 
     def _may_leave_the_device(self) -> bool:
-        return self._residence.mode == "resident" and self._may_tighten()
+        return self._placement.mode == "resident" and self._may_tighten()
 
     def _latents(
         self,
@@ -496,10 +496,10 @@ class WanPipeline:
         spec: SchedulerSpec,
         on_progress: OnProgress,
         clock: Clock,
-        said: Said,
+        said: DenoiseReport,
     ) -> torch.Tensor:
         """The denoised latents, from the prompt and the first frame on."""
-        note = memory.sentence(self._residence.mode)
+        note = memory.sentence(self._placement.mode)
         guidance = self._guidance(generation, clock, on_progress, note)
         with clock.phase("image"):
             if generation.image is not None:
@@ -515,22 +515,22 @@ class WanPipeline:
         """
         try:
             whole = partial(self._decode, latents, generation.vae_tiling)
-            return fitting(whole, self._residence, self._may_leave_the_device), generation.vae_tiling
+            return fitting(whole, self._placement, self._may_leave_the_device), generation.vae_tiling
         except RuntimeError as error:
-            if generation.vae_tiling or not ran_out(error):
+            if generation.vae_tiling or not is_out_of_memory(error):
                 raise
             log.warning("no room to decode whole frames, in tiles instead: %s", str(error))
         release(self._device)
         return self._decode(latents, True), True
 
-    def _fuse(self, fused: Fused | None) -> None:
+    def _fuse(self, compiled: CompiledBlocks | None) -> None:
         """The transformers' blocks in this arithmetic from here on."""
         for transformer in self._components.transformers.values():
-            if self._fused is not None and self._fused is not fused:
-                self._fused.remove(transformer)
-            if fused is not None:
-                fused.install(transformer)
-        self._fused = fused
+            if self._compiled is not None and self._compiled is not compiled:
+                self._compiled.remove(transformer)
+            if compiled is not None:
+                compiled.install(transformer)
+        self._compiled = compiled
 
     def _guidance(self, generation: Generation, clock: Clock, on_progress: OnProgress, note: str) -> Guidance:
         guided = generation.guidance_scale > 1
@@ -540,7 +540,7 @@ class WanPipeline:
             missing = prompts.missing(wanted)
             if missing:
                 on_progress(Progress("text", note=note))
-                with self._residence.encoding() as device:
+                with self._placement.encoding() as device:
                     for prompt in missing:
                         prompts.add(prompt, self._encode_text(prompt, device))
             dtype = model_dtype(self._device)
@@ -645,13 +645,13 @@ class WanPipeline:
         guidance: Guidance,
         on_progress: OnProgress,
         note: str,
-        said: Said,
+        said: DenoiseReport,
         cache: lossy.StepCache | None,
     ) -> torch.Tensor:
         parts = self._components.transformers
 
         def enter(transformer: WanTransformer3DModel) -> None:
-            self._residence.enter(transformer)
+            self._placement.enter(transformer)
             if cache is not None:
                 cache.enter(transformer)
 
@@ -670,7 +670,7 @@ class WanPipeline:
                 began, resumed, graphs = time.perf_counter(), done, self._graphs
             each = (time.perf_counter() - began) / (done - resumed) if done > resumed else None
             left = each * (steps - done) if each is not None else None
-            building = done == 0 and self._fused is not None and not self._fused.graphs
+            building = done == 0 and self._compiled is not None and not self._compiled.graphs
             on_progress(Progress("denoise", done, steps, each, left, note=note or BUILDING * building))
 
         config = spec.config if spec.config is not None else {}
@@ -687,7 +687,7 @@ class WanPipeline:
             if cache is not None:
                 cache.forwards, cache.computed = shared.forwards
 
-        def keep(state: Midway) -> None:
+        def keep(state: DenoisingState) -> None:
             said.steps["high_noise"] = state.step
             counted = (0, 0) if cache is None else (cache.forwards, cache.computed)
             self._high_noise = HighNoise(half, state, dict(said.changes), counted)
@@ -701,11 +701,11 @@ class WanPipeline:
 
     @property
     def _arithmetic(self) -> str:
-        return self._fused.said(self._components.transformers.values()) if self._fused is not None else "eager"
+        return self._compiled.said(self._components.transformers.values()) if self._compiled is not None else "eager"
 
     @property
     def _graphs(self) -> int:
-        return self._fused.graphs if self._fused is not None else 0
+        return self._compiled.graphs if self._compiled is not None else 0
 
     def _measure(
         self,
@@ -716,9 +716,9 @@ class WanPipeline:
     ) -> None:
         """Notes by how much the slot's LoRAs change its first prediction: ‖with − without‖ / ‖without‖."""
         for slot, component in self._row.slots.items():
-            dressing = self._dressings[slot]
-            if self._components.transformers[component] is transformer and not dressing.is_bare:
-                with dressing.bare() as possible:
+            adapters = self._adapters[slot]
+            if self._components.transformers[component] is transformer and not adapters.has_no_adapters:
+                with adapters.disabled() as possible:
                     if possible:
                         base = again().float()
                         changes[slot] = float((prediction.float() - base).norm() / base.norm())
@@ -788,7 +788,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def beside_weights(row: WanModel, generation: Generation, tiled: bool) -> int:
+def activation_bytes_of(row: WanModel, generation: Generation, tiled: bool) -> int:
     """Bytes of device memory that a render needs beside the weights, with a decode of whole frames or in tiles."""
     size = (generation.width, generation.height, generation.num_frames)
     cache = memory.cache_bytes(row, *size) if generation.speedup == "step_cache" else 0
@@ -796,12 +796,12 @@ def beside_weights(row: WanModel, generation: Generation, tiled: bool) -> int:
 
 
 @contextmanager
-def out_of_memory_said() -> Iterator[None]:
+def out_of_memory_mapped() -> Iterator[None]:
     """Maps torch's out-of-memory error to ours, which says what to try."""
     try:
         yield
     except RuntimeError as error:
-        if not ran_out(error):
+        if not is_out_of_memory(error):
             raise
         log.error("out of GPU memory", exc_info=error)
         raise OutOfMemory(

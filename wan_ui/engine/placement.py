@@ -14,8 +14,8 @@ from diffusers.hooks import HookRegistry, apply_group_offloading
 
 from wan_ui.engine.components import Components
 from wan_ui.engine.memory import MODES, RESERVE, Placement
-from wan_ui.engine.shortage import ran_out
-from wan_ui.engine.streaming import HOST, SLOTS, CudaLanes, Lanes, Streamed, Visitor
+from wan_ui.engine.out_of_memory import is_out_of_memory
+from wan_ui.engine.streaming import HOST, SLOTS, CudaStreams, OffloadedModule, StreamedBlocks, Streams
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def probe(device: torch.device) -> None:
             return  # another program has it all: full is not dead
 
 
-class Residence:
+class DevicePlacement:
     """Where the parts live under one memory mode. On the CPU everything is resident.
 
     In the other modes the host holds them: a pair's transformer at work is on the device whole, a streamed one with as
@@ -61,14 +61,14 @@ class Residence:
     """
 
     def __init__(
-        self, mode: Placement, components: Components, device: torch.device, lanes: Lanes | None = None
+        self, mode: Placement, components: Components, device: torch.device, streams: Streams | None = None
     ) -> None:
         self.mode: Placement = mode
         self._components = components
         self._device = device
-        self._streamed: dict[str, Streamed] = {}
-        self._encoder: Visitor | None = None
-        self._given_lanes = lanes
+        self._streamed: dict[str, StreamedBlocks] = {}
+        self._encoder: OffloadedModule | None = None
+        self._given_lanes = streams
         self._activations = 0
         self._all_visit = False
         self._settle()
@@ -144,15 +144,15 @@ class Residence:
             if other != name:
                 self.still(other)
         if name not in self._streamed:
-            self._streamed[name] = Streamed(transformer, self._lanes)
+            self._streamed[name] = StreamedBlocks(transformer, self._streams)
         streamed = self._streamed[name]
         if not streamed.present:
             release(self._device)
             streamed.enter(self._resident_blocks(streamed))
 
     @property
-    def _lanes(self) -> Lanes:
-        self._given_lanes = self._given_lanes or CudaLanes(self._device)
+    def _streams(self) -> Streams:
+        self._given_lanes = self._given_lanes or CudaStreams(self._device)
         return self._given_lanes
 
     def clear_for_decode(self) -> None:
@@ -162,7 +162,7 @@ class Residence:
                 self.still(name)
             release(self._device)
 
-    def _resident_blocks(self, streamed: Streamed) -> int:
+    def _resident_blocks(self, streamed: StreamedBlocks) -> int:
         if self.mode == "pair":
             return streamed.count
         if self._all_visit:
@@ -185,7 +185,7 @@ class Residence:
         if size > idle_bytes(self._device):
             yield from self._encoding_in_stream()
             return
-        self._encoder = self._encoder or Visitor(encoder, self._lanes)
+        self._encoder = self._encoder or OffloadedModule(encoder, self._streams)
         with self._encoder.visiting():
             yield self._device
         release(self._device)
@@ -218,7 +218,7 @@ class Residence:
             self._encoder = None
 
 
-def fitting(work: Callable[[], T], residence: Residence, may_tighten: Callable[[], bool]) -> T:
+def fitting(work: Callable[[], T], placement: DevicePlacement, may_tighten: Callable[[], bool]) -> T:
     """What `work` gives: where device memory runs out, once more with less of it taken by weights.
 
     Raises what `work` raises, and its out of memory where nothing may be given up, or nothing is left.
@@ -227,10 +227,10 @@ def fitting(work: Callable[[], T], residence: Residence, may_tighten: Callable[[
         try:
             return work()
         except RuntimeError as error:
-            if not ran_out(error) or not residence.can_tighten or not may_tighten():
+            if not is_out_of_memory(error) or not placement.can_tighten or not may_tighten():
                 raise
-            log.warning("out of GPU memory in the mode %s, going on with less: %s", residence.mode, str(error))
-        residence.tighten()  # not before: the error's traceback, which no log may keep, holds what was allocated
+            log.warning("out of GPU memory in the mode %s, going on with less: %s", placement.mode, str(error))
+        placement.tighten()  # not before: the error's traceback, which no log may keep, holds what was allocated
 
 
 def idle_bytes(device: torch.device) -> int:

@@ -97,7 +97,7 @@ def old_flow_sigmas(steps: int) -> npt.NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Midway:
+class DenoisingState:
     """A run before its first low-noise step: what was done so far, for runs that differ only from here on."""
 
     step: int
@@ -123,8 +123,8 @@ def denoise(
     guidance: Guidance,
     on_step: Callable[[int], None],
     probe: Probe | None = None,
-    midway: Midway | None = None,
-    on_midway: Callable[[Midway], None] | None = None,
+    midway: DenoisingState | None = None,
+    on_midway: Callable[[DenoisingState], None] | None = None,
     sigmas: npt.NDArray[np.float64] | None = None,
 ) -> torch.Tensor:
     """Latents (1, C, T, h, w) after all steps.
@@ -148,7 +148,7 @@ def denoise(
         entering = transformer is not working
         if entering:
             if working is not None and on_midway is not None:
-                on_midway(Midway(index, latents, deepcopy(scheduler)))
+                on_midway(DenoisingState(index, latents, deepcopy(scheduler)))
             experts.enter(transformer)
             working = transformer
         before = latents.to(dtype) if start.mask is not None else latents

@@ -21,7 +21,7 @@ class Distance:
 
 
 @dataclass(frozen=True)
-class Choice:
+class SpeedupChoice:
     """`saves` goes on after the label; `distance` is None of what is exact."""
 
     id: Speedup
@@ -42,25 +42,25 @@ class Choice:
 
 
 # Measured on a CPU (float32), torch 2.13.0, diffusers 0.42.1, 2026-11-21; docs/performance.md has the whole table.
-CHOICES: Mapping[Speedup, Choice] = MappingProxyType(
+CHOICES: Mapping[Speedup, SpeedupChoice] = MappingProxyType(
     {
         choice.id: choice
         for choice in (
-            Choice("none", "None", "every step computed, in the model's own precision."),
-            Choice(
+            SpeedupChoice("none", "None", "every step computed, in the model's own precision."),
+            SpeedupChoice(
                 "step_cache",
                 "Step cache",
                 "skips the blocks where little changes from one step to the next: a third to a half of the work at 25 "
                 "steps, less at fewer.",
                 Distance(41.2, 33.0, 0.996),
             ),
-            Choice(
+            SpeedupChoice(
                 "fp8_storage",
                 "FP8 weights",
                 "half the memory for the transformers' weights; unpacking them at each use takes a little time.",
                 Distance(35.8, 26.7, 0.990),
             ),
-            Choice(
+            SpeedupChoice(
                 "fp8_products",
                 "FP8 products",
                 "half the memory too, and faster matrix products on GPUs that have them (Ada, Hopper, Blackwell).",
@@ -73,7 +73,7 @@ CHOICES: Mapping[Speedup, Choice] = MappingProxyType(
 WARNING = "Each makes a slightly different video; none goes with a trainer preview."
 
 
-def told(speedup: Speedup, forwards: Mapping[str, int] | None = None) -> str:
+def describe(speedup: Speedup, forwards: Mapping[str, int] | None = None) -> str:
     """How a finished video was made, for its card: `Step cache, 34 of 50 forwards computed`."""
     label = CHOICES[speedup].label
     return label if forwards is None else f"{label}, {forwards['computed']} of {forwards['total']} forwards computed"

@@ -42,7 +42,7 @@ class Piece:
         return part.view(self.home.dtype).view(self.home.shape)
 
 
-class Lanes(Protocol):
+class Streams(Protocol):
     """A device with two lanes of work in order: one computes, one copies from the host meanwhile."""
 
     @property
@@ -70,7 +70,7 @@ class Lanes(Protocol):
         """Locks a host buffer's pages, so that copies from it run beside computing; how to unlock them, or None."""
 
 
-class CudaLanes:
+class CudaStreams:
     """The current CUDA stream, and one of its own for the copies."""
 
     def __init__(self, device: torch.device) -> None:
@@ -129,7 +129,7 @@ def _unpin(address: int) -> None:
 class HostBuffer:
     """The tensors of a module side by side in one page-locked host buffer, so that one copy moves them all."""
 
-    def __init__(self, tensors: Sequence[torch.Tensor], lanes: Lanes) -> None:
+    def __init__(self, tensors: Sequence[torch.Tensor], streams: Streams) -> None:
         offsets, end = [], 0
         for tensor in tensors:
             offsets.append(end)
@@ -141,7 +141,7 @@ class HostBuffer:
             part.copy_(tensor)
             tensor.data = part
             self.pieces.append(Piece(tensor, offset, part.nbytes, part))
-        unpin = lanes.pin(self.bytes)
+        unpin = streams.pin(self.bytes)
         self._unpin = weakref.finalize(self, unpin) if unpin is not None else None
 
     @property
@@ -153,7 +153,7 @@ class HostBuffer:
         for piece in self.pieces:
             piece.tensor.data = piece.within(buffer)
 
-    def at_home(self) -> None:
+    def on_host(self) -> None:
         """The tensors are in host memory again."""
         for piece in self.pieces:
             piece.tensor.data = piece.home
@@ -164,18 +164,18 @@ class HostBuffer:
             self._unpin()
 
 
-class Streamed:
+class StreamedBlocks:
     """One transformer whose blocks are on the host between its runs, and on the device for as long as they compute.
 
     `resident` blocks stay on the device from the first run on until leave(): each is copied once, behind the blocks
     before it. The others share two buffers: one computes while the next is on its way.
     """
 
-    def __init__(self, transformer: WanTransformer3DModel, lanes: Lanes) -> None:
+    def __init__(self, transformer: WanTransformer3DModel, streams: Streams) -> None:
         self._transformer = transformer
-        self._lanes = lanes
-        self._blocks = [HostBuffer(_own_tensors(block), lanes) for block in transformer.blocks]
-        self._rest = HostBuffer(_rest(transformer), lanes)
+        self._streams = streams
+        self._blocks = [HostBuffer(_own_tensors(block), streams) for block in transformer.blocks]
+        self._rest = HostBuffer(_rest(transformer), streams)
         self._here: dict[int, tuple[torch.Tensor, Any]] = {}
         self._visitors: list[int] = []
         self._next = 0
@@ -206,15 +206,15 @@ class Streamed:
         if count - len(kept) <= SLOTS:
             kept = list(range(count))
         self._visitors = sorted(set(range(count)) - set(kept))
-        rest = self._lanes.room(self._rest.bytes.nbytes)
-        slots = [self._lanes.room(self.block_bytes) for _ in range(SLOTS)] if self._visitors else []
-        places = {index: self._lanes.room(self._blocks[index].bytes.nbytes) for index in kept}
+        rest = self._streams.room(self._rest.bytes.nbytes)
+        slots = [self._streams.room(self.block_bytes) for _ in range(SLOTS)] if self._visitors else []
+        places = {index: self._streams.room(self._blocks[index].bytes.nbytes) for index in kept}
         rest.copy_(self._rest.bytes)
         self._rest.at(rest)
         for name, parameter in self._transformer.named_parameters():
             if ADAPTER_MARK in name:
-                parameter.data = parameter.data.to(self._lanes.device)
-        self._lanes.copies_wait()
+                parameter.data = parameter.data.to(self._streams.device)
+        self._streams.copies_wait()
         for index in range(count):
             if index in places:
                 self._fetch(index, places[index])
@@ -230,10 +230,10 @@ class Streamed:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
-        self._lanes.compute_waits_for_all()
+        self._streams.compute_waits_for_all()
         for block in self._blocks:
-            block.at_home()
-        self._rest.at_home()
+            block.on_host()
+        self._rest.on_host()
         self._here.clear()
         self._visitors.clear()
         self._next = 0
@@ -241,17 +241,17 @@ class Streamed:
     def close(self) -> None:
         """Home, and the host's pages are ordinary ones again."""
         self.leave()
-        self._lanes.finish()
+        self._streams.finish()
         for buffer in (*self._blocks, self._rest):
             buffer.release()
 
     def _fetch(self, index: int, buffer: torch.Tensor) -> None:
         source = self._blocks[index].bytes
-        self._here[index] = (buffer, self._lanes.copy(buffer[: source.nbytes], source))
+        self._here[index] = (buffer, self._streams.copy(buffer[: source.nbytes], source))
 
     def _fetch_next(self, slot: torch.Tensor) -> None:
         """The next visitor in the order of the blocks, round and round, into a slot whose block has computed."""
-        self._lanes.copies_wait()
+        self._streams.copies_wait()
         while self._visitors[self._next] in self._here:
             self._next = (self._next + 1) % len(self._visitors)
         self._fetch(self._visitors[self._next], slot)
@@ -260,11 +260,11 @@ class Streamed:
         if index not in self._here:
             self._begin_again_at(index)
         buffer, arrived = self._here[index]
-        self._lanes.compute_waits(arrived)
+        self._streams.compute_waits(arrived)
         self._blocks[index].at(buffer)
 
     def _after(self, index: int, block: torch.nn.Module, arguments: Any, result: Any) -> None:
-        self._blocks[index].at_home()
+        self._blocks[index].on_host()
         self._fetch_next(self._here.pop(index)[0])
 
     def _begin_again_at(self, index: int) -> None:
@@ -276,12 +276,12 @@ class Streamed:
             self._fetch_next(slot)
 
 
-class Visitor:
+class OffloadedModule:
     """A module that lives on the host and visits the device whole."""
 
-    def __init__(self, module: torch.nn.Module, lanes: Lanes) -> None:
-        self._buffer = HostBuffer([*module.parameters(), *module.buffers()], lanes)
-        self._device = lanes.device
+    def __init__(self, module: torch.nn.Module, streams: Streams) -> None:
+        self._buffer = HostBuffer([*module.parameters(), *module.buffers()], streams)
+        self._device = streams.device
 
     @contextmanager
     def visiting(self) -> Iterator[None]:
@@ -290,7 +290,7 @@ class Visitor:
         try:
             yield
         finally:
-            self._buffer.at_home()
+            self._buffer.on_host()
 
     def release(self) -> None:
         self._buffer.release()

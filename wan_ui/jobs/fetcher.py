@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from wan_ui.engine.clip import Progress
+from wan_ui.engine.result import Progress
 from wan_ui.errors import Cancelled, HostError, RenderFailed, WanUIError
 from wan_ui.intake import CheckFit, Configs, settle
 from wan_ui.jobs.store import Job, Store
 from wan_ui.lora.header import check_fit
-from wan_ui.lora.sources import is_remote, shown_name
+from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.request import parse
 
 if TYPE_CHECKING:

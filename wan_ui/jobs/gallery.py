@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from wan_ui.errors import HostError, InvalidRequest, StillRunning, VideoEncodingFailed, VideoNotFound
-from wan_ui.jobs.previews import KEPT
+from wan_ui.jobs.sample_comparisons import KEPT
 from wan_ui.jobs.store import FINAL, Store, load_generations
 from wan_ui.media import poster
 from wan_ui.request import Generation
@@ -66,7 +66,7 @@ class Scope:
     visitor: str | None = None
 
 
-EVERYBODYS = Scope("true")
+EVERYBODY = Scope("true")
 BROWSERS = Scope("entries.visitor IS NOT NULL")
 
 

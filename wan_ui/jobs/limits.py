@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_ui.errors import CostTooHigh, DiskFull, HostError, QueueFull, WanUIError
+from wan_ui.identity import Identity
 from wan_ui.request import Generation
-from wan_ui.visitors import Who
 
 VISITORS_WAITING = 20
 VISITORS_COST = 4_000_000_000  # frames × pixels: 36 videos of 1280 × 720 × 121
@@ -31,7 +31,7 @@ class Limits:
     cost: int | None = None
     disk: int | None = None
 
-    def check_cost(self, who: Who, generations: Sequence[Generation]) -> None:
+    def check_cost(self, who: Identity, generations: Sequence[Generation]) -> None:
         """Raises CostTooHigh for a request that is more than one may ask for."""
         most = self.cost if self.cost is not None else None if who.owner else VISITORS_COST
         asked = sum(one.width * one.height * one.num_frames for one in generations)
@@ -43,7 +43,7 @@ class Limits:
                 limit=most,
             )
 
-    def check_line(self, who: Who, waiting: int, waiting_of_visitor: Callable[[], int]) -> None:
+    def check_line(self, who: Identity, waiting: int, waiting_of_visitor: Callable[[], int]) -> None:
         """Raises QueueFull where as many wait as may."""
         if waiting >= self.waiting:
             raise QueueFull(
@@ -65,7 +65,7 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-class Room:
+class DiskQuota:
     """How much the folders of `parent` hold, looked at now and then, against a limit in bytes (None: no limit).
 
     `free` says the bytes that a folder's disk has left, of which some stay free: for the list of jobs, so that a job

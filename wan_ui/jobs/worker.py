@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wan_ui.compare import PlannedCell
-from wan_ui.engine.clip import Clip, OnProgress, Phase, Progress
+from wan_ui.engine.result import Clip, OnProgress, Phase, Progress
 from wan_ui.errors import (
     Cancelled,
     CellsFailed,
@@ -35,10 +35,10 @@ from wan_ui.errors import (
     VideoEncodingFailed,
     WanUIError,
 )
-from wan_ui.jobs import inside
-from wan_ui.jobs.aftermath import Aftermath
-from wan_ui.jobs.previews import KEPT, sample_of
+from wan_ui.jobs import embedded_metadata
+from wan_ui.jobs.sample_comparisons import KEPT, sample_of
 from wan_ui.jobs.store import FINAL, MAX_ATTEMPTS, ClipRecord, Job, Store
+from wan_ui.jobs.writer import Writer
 from wan_ui.media import disk, poster, video
 from wan_ui.request import Generation
 
@@ -188,7 +188,7 @@ class Worker:
         self._running: Running | None = None
         self._writing: Running | None = None
         self._claims: dict[str, _Claim] = {}
-        self._after = Aftermath("wan-ui-writer", self._writer_ended)
+        self._after = Writer("wan-ui-writer", self._writer_ended)
         self._thread = threading.Thread(target=self._loop, name="wan-ui-worker", daemon=True)
 
     def recover(self) -> None:
@@ -548,7 +548,7 @@ class Worker:
                 f"The folder for clips cannot be made ({error.strerror}). Check the data folder and its disk."
             ) from error
         self._store.begin_clip(job.id, f"{self._clips_dir.name}/{path.name}")
-        self._write_video(path, clip.frames, clip.fps, inside.of_clip(job, index, clip, made.spent))
+        self._write_video(path, clip.frames, clip.fps, embedded_metadata.of_clip(job, index, clip, made.spent))
         stored = False
         kept, still = path.with_suffix(KEPT), path.with_suffix(poster.SUFFIX)
         try:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wan_ui.errors import WanUIError
-from wan_ui.lora.inspection import inspect
+from wan_ui.lora.report import inspect
 
 
 def main(argv: Sequence[str] | None = None) -> int:

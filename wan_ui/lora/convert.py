@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from wan_ui.errors import LoraInvalid, LoraMismatch
-from wan_ui.lora import keys
-from wan_ui.lora.survey import Change, ModuleInfo, survey
-from wan_ui.lora.told import clean
+from wan_ui.lora import key_map
+from wan_ui.lora.layers import Change, ModuleInfo, find_layers
+from wan_ui.text import one_line
 
 _EIGHT_BIT = (torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -88,9 +88,9 @@ def convert(path: Path, slot: str) -> Converted:
     A file whose names tell no slot serves any. Raises LoraInvalid when the file is not sound, LoraMismatch when it
     holds nothing for the slot or nothing for Wan at all, LoraNotFound when it cannot be opened.
     """
-    found = survey(path)
-    slots = found.slots or (keys.SINGLE,)
-    changes = [change for change in found.changes if change.info.slot in (slot, keys.SINGLE)]
+    found = find_layers(path)
+    slots = found.slots or (key_map.SINGLE,)
+    changes = [change for change in found.changes if change.info.slot in (slot, key_map.SINGLE)]
     if not found.changes:
         raise LoraMismatch("None of the LoRA's layers exist in the Wan models: it would do nothing.", fits=[])
     if not changes:
@@ -99,7 +99,7 @@ def convert(path: Path, slot: str) -> Converted:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             for change in changes:
-                modules[keys.target_of(change.info.module, change.info.kind)] = _part(change, file.get_tensor)
+                modules[key_map.target_of(change.info.module, change.info.kind)] = _part(change, file.get_tensor)
     except SafetensorError as error:
         raise LoraInvalid("Not a sound safetensors file: its tensors cannot be read.") from error
     return Converted(MappingProxyType(modules), found.dropped, slots)
@@ -152,7 +152,7 @@ def _number(tensor: torch.Tensor, module: str) -> torch.Tensor:
         tensor = tensor.float()
     if not torch.isfinite(tensor).all():
         raise LoraInvalid(
-            f"The LoRA holds numbers that are infinite or not numbers, in {clean(module)}: its training broke down. "
+            f"The LoRA holds numbers that are infinite or not numbers, in {one_line(module)}: its training broke down. "
             "Use an earlier save.",
             module=module,
         )

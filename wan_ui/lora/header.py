@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from wan_ui.errors import LoraMismatch
-from wan_ui.lora import geometry, keys
-from wan_ui.lora.survey import ModuleInfo, Survey, survey
-from wan_ui.lora.told import Told, clean
+from wan_ui.lora import key_map, shapes
+from wan_ui.lora.layers import Layers, ModuleInfo, find_layers
+from wan_ui.lora.metadata import LoraMetadata
 from wan_ui.models import MODELS, WanModel
+from wan_ui.text import one_line
 
 MOST_REPORTED = 50  # keys named one by one
 _NEVER_DIVIDED = 1e9  # AI Toolkit writes an alpha of 1e10 or infinity when both Kronecker factors are full
@@ -72,7 +73,7 @@ class LoraHeader:
 
     def in_slot(self, slot: str) -> tuple[ModuleInfo, ...]:
         """The changes for a slot of a model: "single", "high" or "low"."""
-        return tuple(item for item in self.modules if item.slot in (slot, keys.SINGLE))
+        return tuple(item for item in self.modules if item.slot in (slot, key_map.SINGLE))
 
 
 def read_header(path: Path, name: str | None = None) -> LoraHeader:
@@ -81,14 +82,14 @@ def read_header(path: Path, name: str | None = None) -> LoraHeader:
     `name` is the file's original name where `path` is a stored upload; high or low is read from it.
     Raises LoraInvalid when the file is not sound or holds no LoRA, LoraNotFound when it cannot be opened.
     """
-    return _header(survey(path), path.name if name is None else name)
+    return _header(find_layers(path), path.name if name is None else name)
 
 
-def _header(survey: Survey, name: str) -> LoraHeader:
-    listing, dropped = survey.listing, survey.dropped
-    modules = tuple(change.info for change in survey.changes)
-    told = Told.of(listing.metadata)
-    shapes = [(item.module, item.shape) for item in modules if item.kind != "bias"]
+def _header(layers: Layers, name: str) -> LoraHeader:
+    listing, dropped = layers.listing, layers.dropped
+    modules = tuple(change.info for change in layers.changes)
+    told = LoraMetadata.of(listing.metadata)
+    shape_list = [(item.module, item.shape) for item in modules if item.kind != "bias"]
     ranks = [item.rank for item in modules if item.rank is not None and item.kind != "bias"]
     alphas = [
         float(item.rank) if item.alpha is None else item.alpha
@@ -97,17 +98,17 @@ def _header(survey: Survey, name: str) -> LoraHeader:
     ]
     return LoraHeader(
         type=_type(modules),
-        slot=_slot(survey.slots, name),
-        slots=survey.slots or (keys.SINGLE,),
+        slot=_slot(layers.slots, name),
+        slots=layers.slots or (key_map.SINGLE,),
         modules=modules,
-        dropped=tuple((clean(key), why) for key, why in dropped[:MOST_REPORTED]),
+        dropped=tuple((one_line(key), why) for key, why in dropped[:MOST_REPORTED]),
         dropped_count=len(dropped),
-        dtype=_dtype(survey),
-        hidden=geometry.infer(shapes, "hidden"),
-        ffn=geometry.infer(shapes, "ffn"),
-        in_channels=geometry.infer(shapes, "in_channels"),
-        blocks=tuple(sorted({n for item in modules if (n := geometry.block_of(item.module)) is not None})),
-        image_layers=any(geometry.is_image_layer(item.module) for item in modules),
+        dtype=_dtype(layers),
+        hidden=shapes.infer(shape_list, "hidden"),
+        ffn=shapes.infer(shape_list, "ffn"),
+        in_channels=shapes.infer(shape_list, "in_channels"),
+        blocks=tuple(sorted({n for item in modules if (n := shapes.block_of(item.module)) is not None})),
+        image_layers=any(shapes.is_image_layer(item.module) for item in modules),
         rank=_spread([float(rank) for rank in ranks]),
         alpha=_spread([alpha for alpha in alphas if math.isfinite(alpha) and alpha < _NEVER_DIVIDED]),
         trainer=told.trainer,
@@ -118,20 +119,20 @@ def _header(survey: Survey, name: str) -> LoraHeader:
         trigger_word=told.trigger,
         output_name=told.output_name,
         model_hash=told.hash,
-        messages=_messages(survey, alphas),
+        messages=_messages(layers, alphas),
     )
 
 
-def _messages(survey: Survey, alphas: Sequence[float]) -> tuple[str, ...]:
-    dropped = survey.dropped
+def _messages(layers: Layers, alphas: Sequence[float]) -> tuple[str, ...]:
+    dropped = layers.dropped
     said: list[str] = []
-    if not survey.changes:
+    if not layers.changes:
         said.append("None of its layers exist in the Wan models: it was made for another family and would do nothing.")
     elif dropped:
         reasons = Counter(why for _, why in dropped).most_common(3)
         listed = ", ".join(f"{count} × {why}" for why, count in reasons)
         said.append(f"{len(dropped)} of its tensors change nothing here: {listed}.")
-    if any(key.startswith("base_model.model.") for change in survey.changes[:1] for key in change.keys.values()):
+    if any(key.startswith("base_model.model.") for change in layers.changes[:1] for key in change.keys.values()):
         said.append(
             "PEFT keeps alpha in adapter_config.json, not in this file: it is taken as equal to the rank. If it was "
             "another, set the scale to alpha / rank."
@@ -153,10 +154,10 @@ def _type(modules: Sequence[ModuleInfo]) -> str:
     return "diff" if kinds == {"diff", "bias"} else "mixed"
 
 
-def _dtype(survey: Survey) -> str:
-    entries = survey.listing.tensors
+def _dtype(layers: Layers) -> str:
+    entries = layers.listing.tensors
     found = {
-        entries[key].dtype for change in survey.changes for role, key in change.keys.items() if role != "alpha"
+        entries[key].dtype for change in layers.changes for role, key in change.keys.items() if role != "alpha"
     } or {entry.dtype for entry in entries.values()}
     return "mixed" if len(found) > 1 else found.pop()
 
@@ -195,9 +196,9 @@ def pair_messages(one: LoraHeader, other: LoraHeader) -> tuple[str, ...]:
 
 
 def _slot(slots: tuple[str, ...], name: str) -> str:
-    if keys.HIGH in slots and keys.LOW in slots:
+    if key_map.HIGH in slots and key_map.LOW in slots:
         return "combined"
-    if slots and slots != (keys.SINGLE,):
+    if slots and slots != (key_map.SINGLE,):
         return slots[0]
     return slot_of_name(name) or "unknown"
 
@@ -215,7 +216,7 @@ def check_fit(header: LoraHeader, row: WanModel, slot: str, config: Mapping[str,
     the header tells) in details["fits"], when it changes nothing here, has another width or depth, or has image
     layers that the model has not.
     """
-    problem = _problem(header, row, slot, geometry.dimensions(row, config))
+    problem = _problem(header, row, slot, shapes.dimensions(row, config))
     if problem is not None:
         made_for = candidates(header, no_configs)
         if row in made_for:  # by the table's sizes, which are not those of the checkpoint that is here
@@ -230,7 +231,7 @@ def check_fit(header: LoraHeader, row: WanModel, slot: str, config: Mapping[str,
             model=row.id,
             why=problem,
         )
-    return tuple(_notes(header, row, slot, geometry.dimensions(row, config)))
+    return tuple(_notes(header, row, slot, shapes.dimensions(row, config)))
 
 
 def verdicts(header: LoraHeader, configs: Configs = no_configs) -> dict[str, str]:
@@ -277,7 +278,7 @@ def _fitting(header: LoraHeader, configs: Configs) -> tuple[WanModel, ...]:
     found: list[WanModel] = []
     for row in MODELS.values():
         problems = [
-            _problem(header, row, slot, geometry.dimensions(row, configs(row, row.slots[slot])))
+            _problem(header, row, slot, shapes.dimensions(row, configs(row, row.slots[slot])))
             for slot in _slots_for(header, row)
         ]
         if not any(problems):
@@ -294,11 +295,11 @@ def _slots_for(header: LoraHeader, row: WanModel) -> tuple[str, ...]:
     return (header.slot,) if header.slot in row.slots else ("high",)
 
 
-def _problem(header: LoraHeader, row: WanModel, slot: str, sizes: geometry.Dimensions) -> str | None:
+def _problem(header: LoraHeader, row: WanModel, slot: str, sizes: shapes.Dimensions) -> str | None:
     """Why the file cannot be applied to the slot, in words, or None."""
     if not header.modules:
         return "none of its layers exist in the Wan models, it would do nothing"
-    if not row.two_transformers and header.slots != (keys.SINGLE,):
+    if not row.two_transformers and header.slots != (key_map.SINGLE,):
         return "its layers name the high- or low-noise transformer of a pair, and this model has one transformer"
     changes = header.in_slot(slot)
     if not changes:
@@ -312,11 +313,11 @@ def _problem(header: LoraHeader, row: WanModel, slot: str, sizes: geometry.Dimen
     for item in changes:
         shape = sizes.shape(item.module)
         if shape is None:
-            if geometry.is_image_layer(item.module):
+            if shapes.is_image_layer(item.module):
                 return "it has image layers (it was made for Wan 2.1 image-to-video), this model has none"
             return f"it changes {item.module}, which this model does not have"
         if item.kind == "bias":
-            if not geometry.has_bias(item.module):
+            if not shapes.has_bias(item.module):
                 return f"it changes a bias of {item.module}, which has none"
             shape = shape[:1]
         if item.shape != shape:
@@ -324,10 +325,10 @@ def _problem(header: LoraHeader, row: WanModel, slot: str, sizes: geometry.Dimen
     return None
 
 
-def _notes(header: LoraHeader, row: WanModel, slot: str, sizes: geometry.Dimensions) -> Iterable[str]:
+def _notes(header: LoraHeader, row: WanModel, slot: str, sizes: shapes.Dimensions) -> Iterable[str]:
     yield from header.messages
     changes = header.in_slot(slot)
-    blocks = {number for item in changes if (number := geometry.block_of(item.module)) is not None}
+    blocks = {number for item in changes if (number := shapes.block_of(item.module)) is not None}
     if blocks and len(blocks) < sizes.blocks:
         yield f"The LoRA changes {len(blocks)} of the model's {sizes.blocks} blocks."
     if sizes.added and not header.image_layers:

@@ -14,12 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wan_ui.errors import LoraInvalid, LoraNotFound
-from wan_ui.lora.hashes import Hashes, mark, read_sha256
+from wan_ui.lora.hash_cache import HashCache, file_mark, read_sha256
 from wan_ui.lora.header import Configs, LoraHeader, no_configs, partner_name, read_header
-from wan_ui.lora.inspection import describe
-from wan_ui.lora.sources import OnBytes, Sources, is_remote
-from wan_ui.lora.told import clean
+from wan_ui.lora.remote import OnBytes, RemoteFiles, is_remote
+from wan_ui.lora.report import describe
 from wan_ui.lora.uploads import Uploads
+from wan_ui.text import one_line
 
 SUFFIX = ".safetensors"
 HASHES = "hashes.json"  # in the folder of uploads
@@ -43,13 +43,13 @@ class LoraFile:
 class Library:
     """Files under `lora_dir`, uploads under `uploads_dir` (None: no uploads are taken) and what `sources` fetches."""
 
-    def __init__(self, lora_dir: Path, uploads_dir: Path | None = None, sources: Sources | None = None) -> None:
+    def __init__(self, lora_dir: Path, uploads_dir: Path | None = None, sources: RemoteFiles | None = None) -> None:
         self._lora_dir = lora_dir
         self._sources = sources
         self._uploads = None if uploads_dir is None else Uploads(uploads_dir)
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[object, ...], LoraFile] = OrderedDict()
-        self._hashes = Hashes(None if uploads_dir is None else uploads_dir / HASHES)
+        self._hashes = HashCache(None if uploads_dir is None else uploads_dir / HASHES)
         self._may: Callable[[str], bool] = _everyone
         self._holds: Callable[[str], bool] = _everyone
         self._took: Callable[[str], None] = _unnoted
@@ -184,7 +184,7 @@ class Library:
         """
         if self._uploads is None:
             raise LoraNotFound("This server takes no LoRA uploads: put the file under the LoRA folder.")
-        kept = clean(re.split(r"[/\\]", name)[-1])
+        kept = one_line(re.split(r"[/\\]", name)[-1])
         if not kept.lower().endswith(SUFFIX):
             raise LoraInvalid(f"{kept or 'The upload'} is not a {SUFFIX} file.", path=kept)
         found = self._checked(file, kept)
@@ -230,7 +230,7 @@ class Library:
         upload = None if self._uploads is None else self._uploads.find(upload_id)
         gone = self._uploads is None or upload is None or not self._uploads.path(upload).is_file()
         if self._uploads is None or upload is None or gone or not self._may(upload.id):
-            raise LoraNotFound("There is no such upload: upload the LoRA again.", path=clean(source, 120))
+            raise LoraNotFound("There is no such upload: upload the LoRA again.", path=one_line(source, 120))
         return self._checked(self._uploads.path(upload), upload.name)
 
     def _fetched(self, source: str, sha256: str | None) -> LoraFile:
@@ -241,7 +241,7 @@ class Library:
         return self._checked(self._sources.path(then), held.name, lambda _path: then)
 
     def _inside(self, source: str) -> Path:
-        shown = clean(source, 120)
+        shown = one_line(source, 120)
         if "://" in source:
             raise LoraNotFound(
                 f"{shown}: give a path under the LoRA folder, an http(s):// or hf:// address, or upload the file.",
@@ -271,7 +271,7 @@ class Library:
         """Inspected and hashed, once as long as it does not change."""
         try:
             stat = path.stat()
-            key = (str(path), mark(stat), name)
+            key = (str(path), file_mark(stat), name)
             with self._lock:
                 known = self._known.get(key)
                 if known is not None:
@@ -280,7 +280,7 @@ class Library:
             header = read_header(path, name)
             sha256 = sha256_of(path)
         except OSError as error:
-            raise LoraNotFound(f"The LoRA {clean(name, 120)} cannot be read.", path=clean(name, 120)) from error
+            raise LoraNotFound(f"The LoRA {one_line(name, 120)} cannot be read.", path=one_line(name, 120)) from error
         found = LoraFile(name, path, sha256, stat.st_size, header)
         with self._lock:
             self._known[key] = found

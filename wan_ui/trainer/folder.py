@@ -19,8 +19,8 @@ from types import MappingProxyType
 from typing import IO, BinaryIO
 
 from wan_ui.errors import DiskFull, JobConfigInvalid, PayloadTooLarge
-from wan_ui.lora.told import clean
 from wan_ui.media import disk
+from wan_ui.text import one_line
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
 
 CHECKPOINT = ".safetensors"
@@ -63,7 +63,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class CheckpointFiles:
     """One save. `step` is None for the final one; `files` by side: "high" and "low", or "whole" for one file."""
 
     name: str
@@ -97,7 +97,7 @@ class JobFolder:
 
     root: Path
     config_text: bytes
-    checkpoints: tuple[Checkpoint, ...]
+    checkpoints: tuple[CheckpointFiles, ...]
     samples: tuple[SampleFile, ...]
     images: tuple[Path, ...]
     messages: tuple[str, ...] = ()
@@ -142,7 +142,7 @@ def locate_folder(source: str, lora_dir: Path) -> Path:
     except (OSError, RuntimeError) as error:
         raise _invalid("this folder cannot be opened") from error
     if not good:
-        raise _invalid(f"there is no folder {clean(source, 120)} under the LoRA folder")
+        raise _invalid(f"there is no folder {one_line(source, 120)} under the LoRA folder")
     return path
 
 
@@ -161,7 +161,7 @@ def read_folder(folder: Path, within: Path | None = None) -> JobFolder:
     pictures = [path for path in inside if path.suffix.lower() in IMAGES and not _SAMPLE.fullmatch(path.name.lower())]
     checkpoints = _checkpoints(inside)
     messages += [
-        f"The checkpoint {clean(_said(one), 120)} is here without its {one.missing}-noise half."
+        f"The checkpoint {one_line(_said(one), 120)} is here without its {one.missing}-noise half."
         for one in checkpoints
         if one.missing
     ]
@@ -171,7 +171,7 @@ def read_folder(folder: Path, within: Path | None = None) -> JobFolder:
         with (folder / config).open("rb") as file:
             text = file.read(LARGEST_TEXT + 1)
     except OSError as error:
-        raise _invalid(f"{clean(config.name, 80)} cannot be opened") from error
+        raise _invalid(f"{one_line(config.name, 80)} cannot be opened") from error
     return JobFolder(folder / base, text, checkpoints, samples, tuple(pictures), tuple(messages[:MOST_MESSAGES]))
 
 
@@ -243,7 +243,7 @@ def _files(folder: Path, within: Path, messages: list[str]) -> Iterator[Path]:
             if path.suffix.lower() not in KEPT or (name.startswith(".") and name not in CONFIG_NAMES):
                 continue
             if path.is_symlink() and not path.resolve().is_relative_to(within):
-                messages.append(f"{clean(name, 120)} is a link that leads out of the folder: it is passed over.")
+                messages.append(f"{one_line(name, 120)} is a link that leads out of the folder: it is passed over.")
             elif path.is_file():
                 yield path.relative_to(folder)
 
@@ -265,7 +265,7 @@ def _config(files: list[Path]) -> Path:
     return nearest[0]
 
 
-def _checkpoints(files: list[Path]) -> tuple[Checkpoint, ...]:
+def _checkpoints(files: list[Path]) -> tuple[CheckpointFiles, ...]:
     saves: defaultdict[tuple[str, int | None], dict[str, Path]] = defaultdict(dict)
     for path in files:
         match = _CHECKPOINT.fullmatch(path.name)
@@ -273,10 +273,10 @@ def _checkpoints(files: list[Path]) -> tuple[Checkpoint, ...]:
             step = None if match["step"] is None else int(match["step"])
             saves[match["name"], step][match["side"] or "whole"] = path
     ordered = sorted(saves.items(), key=lambda save: (save[0][1] is None, save[0][1] or 0, save[0][0]))
-    return tuple(Checkpoint(name, step, MappingProxyType(sides)) for (name, step), sides in ordered)
+    return tuple(CheckpointFiles(name, step, MappingProxyType(sides)) for (name, step), sides in ordered)
 
 
-def _said(one: Checkpoint) -> str:
+def _said(one: CheckpointFiles) -> str:
     return f"{one.name}, {'final' if one.step is None else f'step {one.step}'}"
 
 
@@ -332,10 +332,12 @@ def _chosen(
         if problem is None and (lower in taken | folders or taken & set(lower.parents)):
             problem = "stands twice in the ZIP, or as a file and a folder"
         if problem is not None:
-            messages.append(f"{clean(entry.filename, 120)} {problem}: it is passed over.")
+            messages.append(f"{one_line(entry.filename, 120)} {problem}: it is passed over.")
         elif _is_kept(path):
             if entry.file_size > limits.free_bytes and entry.file_size > limits.ratio * max(1, entry.compress_size):
-                raise _invalid(f"{clean(entry.filename, 120)} is compressed more than {limits.ratio} times: a ZIP bomb")
+                raise _invalid(
+                    f"{one_line(entry.filename, 120)} is compressed more than {limits.ratio} times: a ZIP bomb"
+                )
             taken.add(lower)
             folders.update(lower.parents)
             chosen.append((entry, path))
@@ -348,7 +350,7 @@ def _safe(entry: zipfile.ZipInfo) -> PurePosixPath:
     name = entry.orig_filename.replace("\\", "/")
     path = PurePosixPath(name)
     if not name or name.startswith("/") or ".." in path.parts or re.match(r"[A-Za-z]:", name):
-        raise _invalid(f"the name {clean(entry.orig_filename, 120)} in the ZIP leads out of the job's folder")
+        raise _invalid(f"the name {one_line(entry.orig_filename, 120)} in the ZIP leads out of the job's folder")
     return path
 
 

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from wan_ui.errors import JobConfigInvalid
 from wan_ui.lora.header import LoraHeader
-from wan_ui.lora.told import clean
 from wan_ui.models import MODELS, RecipeId, WanModel
 from wan_ui.request import LONGEST_TEXT, InferenceRequest, LoraItem, PromptItem, round_frames, snap_size
+from wan_ui.text import one_line
 from wan_ui.trainer.prompt_flags import split_flags
 from wan_ui.trainer.safe_yaml import load
 
@@ -214,7 +214,9 @@ def import_job(
 
     kind = reader.text(process.get("type"), f"{where}.type")
     if kind is not None and kind not in PROCESS_TYPES:
-        notes.append(f"Its process is of the type {clean(kind, 60)}, which is read as if it were {PROCESS_TYPES[0]}.")
+        notes.append(
+            f"Its process is of the type {one_line(kind, 60)}, which is read as if it were {PROCESS_TYPES[0]}."
+        )
     quantised = _quantised(model)
     slots = _slots(row, kwargs)
     notes += _matching_notes(row, model, quantised, tiled, slots, samples)
@@ -222,14 +224,14 @@ def import_job(
     if unknown:
         notes.append(f"Not read: {', '.join(list(unknown)[:10])}{', …' if len(unknown) > 10 else ''}.")
     return Imported(
-        name=None if name is None else clean(name),
+        name=None if name is None else one_line(name),
         model=row.id,
         model_assumed=assumed,
         recipe=recipe,
         recipe_known=recipe_known,
         trigger_word=words.trigger,
         slots=slots,
-        network_type=clean(reader.text(network.get("type"), f"{where}.network.type") or "lora", 40),
+        network_type=one_line(reader.text(network.get("type"), f"{where}.network.type") or "lora", 40),
         quantised=quantised,
         recovery_adapter=_has_recovery_adapter(model, quantised),
         layer_offloading=bool(model.get("layer_offloading")),
@@ -560,7 +562,7 @@ def _image(said: str, path: str | None, job: _Job, notes: list[str]) -> tuple[st
     found = job.find_image(path)
     if found is None:
         notes.append(f"{said} starts from {_quoted(path)}, which is not here: choose that file.")
-        return None, clean(path)
+        return None, one_line(path)
     return found, None
 
 
@@ -569,7 +571,7 @@ def _quoted(text: str) -> str:
 
 
 def _clipped(text: str) -> str:
-    return clean(text, 80)
+    return one_line(text, 80)
 
 
 # What else is known of the job
@@ -581,7 +583,7 @@ def _quantised(model: Mapping[Any, Any]) -> str | None:
     for flag, kind, what in (("quantize", "qtype", "transformer"), ("quantize_te", "qtype_te", "text encoder")):
         if model.get(flag):
             named = model.get(kind)
-            parts.append(f"{what} {clean(named, 80) if isinstance(named, str) else 'qfloat8'}")
+            parts.append(f"{what} {one_line(named, 80) if isinstance(named, str) else 'qfloat8'}")
     return ", ".join(parts) or None
 
 

@@ -14,14 +14,14 @@ from gradio.components import Component
 from wan_ui.compare import ONE_PER_LINE, SCALES, by_training_step
 from wan_ui.errors import InvalidRequest, RequestNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
-from wan_ui.ui import card, comparison, form, player
+from wan_ui.ui import comparison, form_schema, player, render
 from wan_ui.ui.events import EDIT, POLL, QUIET, Update, filled
-from wan_ui.ui.forms import Forms
-from wan_ui.ui.side import Side
-from wan_ui.ui.tab import Picture, Tab
+from wan_ui.ui.model_tab import ModelTab, Picture
+from wan_ui.ui.model_tabs import ModelTabs
+from wan_ui.ui.status_panel import StatusPanel
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_desk import VisitorDesk
+    from wan_ui.jobs.visitor_service import VisitorJobService
     from wan_ui.request import Compare
 
 ID = "compare"
@@ -43,10 +43,14 @@ class CompareTab:
     """Holds the tab's components; every method named `on_…` is an event's handler."""
 
     def __init__(
-        self, desk: VisitorDesk, forms: Forms, side: Side, stored: tuple[gr.BrowserState, gr.BrowserState]
+        self,
+        service: VisitorJobService,
+        forms: ModelTabs,
+        side: StatusPanel,
+        stored: tuple[gr.BrowserState, gr.BrowserState],
     ) -> None:
         """Lays the tab out inside the surrounding gr.Tabs. `stored` are the shown comparison's id and the draft."""
-        self.desk = desk
+        self.service = service
         self.forms = forms
         self.side = side
         self.shown, self.draft = stored
@@ -177,11 +181,11 @@ class CompareTab:
 
     # The form
 
-    def _held(self, tab: Tab, raw: Sequence[Any]) -> form.Values:
+    def _held(self, tab: ModelTab, raw: Sequence[Any]) -> form_schema.Values:
         """A tab's values. Raises what is wrong with its first frame."""
         return _sound(self.forms.held(tab, raw))
 
-    def _left(self, tab: Tab, draft: Any) -> form.Values:
+    def _left(self, tab: ModelTab, draft: Any) -> form_schema.Values:
         """The values that a tab holds when a page opens. Raises what is wrong with its first frame."""
         left = self.forms.left(tab, draft)
         return _sound(self.forms.starting_values(tab)) if left is None else left
@@ -193,15 +197,17 @@ class CompareTab:
         own = {tab.row.id: list(islice(parts, len(tab.components))) for tab in self.forms.rows.values()}
         return self._over(chosen, lambda: self._held(chosen, own[chosen.row.id]), axes)
 
-    def _chosen(self, model: Any) -> Tab:
+    def _chosen(self, model: Any) -> ModelTab:
         return self.forms.rows[model if model in self.forms.rows else next(iter(self.forms.rows))]
 
-    def _over(self, tab: Tab, held: Callable[[], form.Values], axes: Sequence[Any]) -> Update:
+    def _over(self, tab: ModelTab, held: Callable[[], form_schema.Values], axes: Sequence[Any]) -> Update:
         row = tab.row
         try:
-            base = form.body(row, held())
+            base = form_schema.body(row, held())
         except WanUIError as error:
-            return self._with(row, None, axes, card.problem(error, lambda location: form.label_of(row, location)))
+            return self._with(
+                row, None, axes, render.problem(error, lambda location: form_schema.label_of(row, location))
+            )
         return self._with(row, base, axes, comparison.summary(row, base))
 
     def _with(self, row: WanModel, base: dict[str, Any] | None, axes: Sequence[Any], summary: str) -> Update:
@@ -215,7 +221,7 @@ class CompareTab:
             found[side.field] = gr.Dropdown(choices=choices, value=kept[2 * index])
         return {**found, **self._says(base, kept, row.id)}
 
-    def open(self, row: WanModel, held: form.Values, compare: Compare) -> Update:
+    def open(self, row: WanModel, held: form_schema.Values, compare: Compare) -> Update:
         """The form over these values, with the axes of a request. Raises InvalidRequest where they cannot be typed."""
         axes: list[Any] = []
         for side in (compare.columns, compare.rows):
@@ -223,7 +229,7 @@ class CompareTab:
                 axes += [comparison.NOTHING, ""]
             else:
                 axes += [side.field, comparison.typed(side.field, side.values)]
-        base = form.body(row, held)
+        base = form_schema.body(row, held)
         return {
             **self._with(row, base, [*axes, compare.baseline], comparison.summary(row, base)),
             self.baseline: compare.baseline,
@@ -257,14 +263,14 @@ class CompareTab:
         try:
             if not any(str(text or "").strip() for text in axes[1:4:2]):
                 return '<p class="hint">Choose what changes and type its values.</p>'
-            prepared = self.desk.plan(comparison.body(base, axes))
+            prepared = self.service.plan(comparison.body(base, axes))
         except WanUIError as error:
-            return card.problem(error, lambda location: comparison.name_of(base, location))
+            return render.problem(error, lambda location: comparison.name_of(base, location))
         cells, distinct = len(prepared.cells), len(prepared.generations)
-        text = f"<b>{card.plural(cells, 'cell')}</b>"
+        text = f"<b>{render.plural(cells, 'cell')}</b>"
         if distinct < cells:
             text += f", {distinct} of them to render"
-        seconds = comparison.expected(prepared.generations, self.desk.recent(RECENT))
+        seconds = comparison.expected(prepared.generations, self.service.recent(RECENT))
         if seconds is not None:
             text += f", about {comparison.about(seconds)}"
         return f'<p class="counted" role="status">{text}</p>'
@@ -272,7 +278,7 @@ class CompareTab:
     def _jobs(self) -> list[tuple[str, str]]:
         """(label, folder) of the folders of the LoRA folder that hold more than one file."""
         folders: dict[str, int] = {}
-        for path in self.desk.library.listing():
+        for path in self.service.library.listing():
             folder = str(PurePosixPath(path).parent)
             folders[folder] = folders.get(folder, 0) + 1
         return [("(the LoRA folder)" if name == "." else name, name) for name, count in folders.items() if count > 1]
@@ -329,7 +335,7 @@ class CompareTab:
 
     def on_folder(self, name: str, folder: Any, base: Any, axes: Sequence[Any]) -> Update:
         """Every save of a job as a value, in the order of training; of a pair one half stands for both."""
-        paths = [path for path in self.desk.library.listing() if str(PurePosixPath(path).parent) == folder]
+        paths = [path for path in self.service.library.listing() if str(PurePosixPath(path).parent) == folder]
         two = base is not None and MODELS[base["model"]].two_transformers
         lines: list[str] = []
         for save in by_training_step(paths):
@@ -347,20 +353,20 @@ class CompareTab:
         try:
             if base is None:
                 raise InvalidRequest("The form above has to be in order first.")
-            job = self.desk.submit(comparison.body(base, axes))
+            job = self.service.submit(comparison.body(base, axes))
         except WanUIError as error:
-            return {self.said: card.problem(error, lambda location: comparison.name_of(base or {}, location))}
+            return {self.said: render.problem(error, lambda location: comparison.name_of(base or {}, location))}
         return {self.shown: job.id, **self.look(job.id, here), **self.side.follow(seen)}
 
-    def on_scales(self, tab: Tab, text: Any, seen: Any, here: Any, raw: Sequence[Any]) -> Update:
+    def on_scales(self, tab: ModelTab, text: Any, seen: Any, here: Any, raw: Sequence[Any]) -> Update:
         """The two-click way: these scales as columns, with the form's other values, and nothing else."""
         axes = ("scale", str(text or ""), comparison.NOTHING, "", False)
         try:
             held = self._held(tab, raw)
-            base = form.body(tab.row, held)
-            job = self.desk.submit(comparison.body(base, axes))
+            base = form_schema.body(tab.row, held)
+            job = self.service.submit(comparison.body(base, axes))
         except WanUIError as error:
-            problem = card.problem(error, lambda location: form.label_of(tab.row, location))
+            problem = render.problem(error, lambda location: form_schema.label_of(tab.row, location))
             return {tab.scales.problem: problem}
         return {
             tab.scales.problem: "",
@@ -380,15 +386,15 @@ class CompareTab:
 
     def on_cancel(self, shown: Any, seen: Any) -> Update:
         if shown:
-            self.desk.cancel(shown)
+            self.service.cancel(shown)
         return self.look(shown, seen)
 
     def on_retry(self, shown: Any, seen: Any) -> Update:
         try:
             if shown:
-                self.desk.retry(shown)
+                self.service.retry(shown)
         except WanUIError as error:
-            return {**self.look(shown, seen), self.status: card.problem(error)}
+            return {**self.look(shown, seen), self.status: render.problem(error)}
         return self.look(shown, seen)
 
     def look(self, shown: Any, seen: Any) -> Update:
@@ -396,21 +402,21 @@ class CompareTab:
         known: Mapping[str, Any] = seen if isinstance(seen, Mapping) else {}
         try:
             # Before the job: what then runs has no clip yet, or is seen to be done.
-            running = self.desk.running(shown) if shown else None
-            job = self.desk.job(shown) if shown else None
-            may = job is not None and self.desk.may_change(job)
+            running = self.service.running(shown) if shown else None
+            job = self.service.job(shown) if shown else None
+            may = job is not None and self.service.may_change(job)
             if job is not None and not job.cells:
                 raise RequestNotFound("This request is no comparison: its videos are in the list of finished jobs.")
         except RequestNotFound as error:
-            wanted: dict[str, Any] = {"grid": None, "status": card.problem(error)}
+            wanted: dict[str, Any] = {"grid": None, "status": render.problem(error)}
         except WanUIError as error:
-            wanted = {**known, "status": card.trouble(error)}
+            wanted = {**known, "status": render.trouble(error)}
         else:
             wanted = {
                 "grid": None if job is None else player.grid(job, running),
                 "progress": player.advance(running),
                 "status": comparison.status(job, running),
-                "cancel": job is not None and may and job.status in card.LIVE and not job.cancel_requested,
+                "cancel": job is not None and may and job.status in render.LIVE and not job.cancel_requested,
                 "retry": comparison.rest(job) if may else "",
             }
         changed = {name: value for name, value in wanted.items() if name not in known or known[name] != value}
@@ -432,7 +438,7 @@ class CompareTab:
         return made
 
 
-def _sound(read: tuple[form.Values, Picture]) -> form.Values:
+def _sound(read: tuple[form_schema.Values, Picture]) -> form_schema.Values:
     held, picture = read
     if picture.error is not None:
         raise picture.error

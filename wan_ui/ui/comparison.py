@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from wan_ui.compare import FIELDS, ONE_PER_LINE, SCALES, Order, estimate, parse_values
 from wan_ui.engine.recipes import RECIPES
-from wan_ui.engine.speedups import CHOICES, told
+from wan_ui.engine.speedups import CHOICES, describe
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import MODELS, WanModel
-from wan_ui.ui import card, form, player
+from wan_ui.ui import form_schema, player, render
 
 if TYPE_CHECKING:
     from wan_ui.jobs.store import ClipRecord, Job
@@ -140,14 +140,14 @@ def name_of(base: Mapping[str, Any], location: str) -> str:
     parts = location.split(".")
     if parts[0] == "compare":
         return parts[1].capitalize() if len(parts) > 1 else "Comparison"
-    return form.label_of(MODELS[base["model"]], location) if base.get("model") in MODELS else location
+    return form_schema.label_of(MODELS[base["model"]], location) if base.get("model") in MODELS else location
 
 
 def summary(row: WanModel, base: Mapping[str, Any]) -> str:
     prompt = base["prompts"][0]
     text = " ".join(str(prompt["prompt"]).split()) or "(no prompt)"
     facts = [
-        ("Size", card.size(prompt["width"], prompt["height"])),
+        ("Size", render.size(prompt["width"], prompt["height"])),
         ("Frames", f"{prompt['num_frames']} at {prompt['fps']} fps"),
         ("Steps", str(prompt["sample_steps"])),
         ("Guidance", f"{prompt['guidance_scale']:g}"),
@@ -155,7 +155,7 @@ def summary(row: WanModel, base: Mapping[str, Any]) -> str:
         ("Match", RECIPES[base["recipe"]].label if base["recipe"] in RECIPES else str(base["recipe"])),
     ]
     if base.get("speedup", "none") != "none":
-        facts.append(("Speed-up", told(base["speedup"])))
+        facts.append(("Speed-up", describe(base["speedup"])))
     if row.control_image != "none":
         facts.append(("First frame", "as in the form" if prompt.get("ctrl_img") else "none"))
     for item in base["loras"]:
@@ -192,8 +192,8 @@ def status(job: Job | None, running: Any) -> str:
         return '<p class="board-line quiet">No comparison yet.</p>'
     made = {clip.index for clip in job.clips}
     done, whole = sum(cell.generation in made for cell in job.cells), len(job.cells)
-    kept = f"{done} of {card.plural(whole, 'cell')}"
-    spent = card.took(job)
+    kept = f"{done} of {render.plural(whole, 'cell')}"
+    spent = render.took(job)
     if job.status == "in_queue":
         facts = f"position {job.position}" if job.position else "next"
         if done:
@@ -201,12 +201,12 @@ def status(job: Job | None, running: Any) -> str:
     elif job.status == "in_progress":
         facts = f"{kept}{' · cancelling after this step' if job.cancel_requested else ''}"
     elif job.status == "succeeded":
-        facts = card.plural(whole, "cell") + (f" in {card.seconds(spent)}" if spent else "")
+        facts = render.plural(whole, "cell") + (f" in {render.seconds(spent)}" if spent else "")
     else:
         facts = f"{kept} kept" if done else ""
         if job.error and job.status == "failed":
             facts = " · ".join(filter(None, (facts, escape(str(job.error["message"])))))
     return (
-        f'<p class="board-line {job.status}"><strong role="status">{card.STATES[job.status]}</strong> '
-        f'<span>{escape(card.label(job))}</span> <span class="quiet">{f"· {facts}" if facts else ""}</span></p>'
+        f'<p class="board-line {job.status}"><strong role="status">{render.STATES[job.status]}</strong> '
+        f'<span>{escape(render.label(job))}</span> <span class="quiet">{f"· {facts}" if facts else ""}</span></p>'
     )

@@ -9,11 +9,11 @@ import gradio as gr
 
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import WanUIError
-from wan_ui.ui.drawer import Drawer
 from wan_ui.ui.events import QUIET, Update
+from wan_ui.ui.load_request import RequestLoader
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_desk import VisitorDesk
+    from wan_ui.jobs.visitor_service import VisitorJobService
 
 ID = "gallery"
 _HERE = Path(__file__).parent
@@ -22,9 +22,9 @@ _HERE = Path(__file__).parent
 class GalleryTab:
     """Holds the tab's one component; every method named `on_…` is an event's handler."""
 
-    def __init__(self, desk: VisitorDesk) -> None:
+    def __init__(self, service: VisitorJobService) -> None:
         """Lays the tab out inside the surrounding gr.Tabs."""
-        self.desk = desk
+        self.service = service
         with gr.Tab("Gallery", id=ID) as self.container:
             self.board = gr.HTML(
                 None,
@@ -36,7 +36,7 @@ class GalleryTab:
                 recipes={recipe: one.label for recipe, one in RECIPES.items()},
             )
 
-    def connect(self, drawer: Drawer) -> None:
+    def connect(self, drawer: RequestLoader) -> None:
         """Wires the events."""
         self.drawer, self.forms, self.compare = drawer, drawer.forms, drawer.compare
         self.container.select(self.on_tab, [], [self.forms.place, self.forms.text], **QUIET)
@@ -51,9 +51,9 @@ class GalleryTab:
         """A comparison is opened in its tab, or the settings of an entry in a form."""
         try:
             if event.do == "use":
-                entry = self.desk.entry(str(event.entry))
-                return self.drawer.reopen(self.desk.job(entry.job_id), entry.index, uploads)
-            job = self.desk.job(str(event.job))
+                entry = self.service.entry(str(event.entry))
+                return self.drawer.reopen(self.service.job(entry.job_id), entry.index, uploads)
+            job = self.service.job(str(event.job))
         except WanUIError as error:
             raise gr.Error(error.message, print_exception=False) from error
         return self.compare.shows(job.id, compared)

@@ -8,13 +8,13 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from wan_ui.errors import LoraMismatch, WanUIError
-from wan_ui.lora.sources import check_source, is_remote, shown_name
+from wan_ui.lora.remote import check_source, is_remote, shown_name
 from wan_ui.models import MODELS, WanModel
-from wan_ui.ui import card
+from wan_ui.ui import render
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.desk import Desk
-    from wan_ui.jobs.visitor_desk import VisitorDesk
+    from wan_ui.jobs.service import JobService
+    from wan_ui.jobs.visitor_service import VisitorJobService
 
 State = Literal["good", "warn", "bad", "plain"]
 TYPES: Mapping[str, str] = {
@@ -72,19 +72,19 @@ class Card:
         return None if self.about is None else self.about["partner"]
 
 
-def look(desk: Desk | VisitorDesk, row: WanModel, slot: str, source: str) -> Card | None:
+def look(service: JobService | VisitorJobService, row: WanModel, slot: str, source: str) -> Card | None:
     """What to say of a source in a slot of a row's tab; None for no file. Never raises for a wrong file."""
     if not source:
         return None
     try:
         if is_remote(source):
             check_source(source)
-            if not desk.lora_at_hand(source):
+            if not service.lora_at_hand(source):
                 return Card("plain", "Not checked yet", says=(ADDRESS,), fetches=True, name=shown_name(source))
-        about = desk.inspect_lora(source)
+        about = service.inspect_lora(source)
     except WanUIError as error:
         return refused(source, error)
-    return judge(desk, row, slot, source, about)
+    return judge(service, row, slot, source, about)
 
 
 def refused(source: str, error: WanUIError) -> Card:
@@ -93,12 +93,14 @@ def refused(source: str, error: WanUIError) -> Card:
     return Card("bad", "Cannot be used", says=(error.message,), name=name)
 
 
-def judge(desk: Desk | VisitorDesk, row: WanModel, slot: str, source: str, about: Mapping[str, Any]) -> Card:
+def judge(
+    service: JobService | VisitorJobService, row: WanModel, slot: str, source: str, about: Mapping[str, Any]
+) -> Card:
     """A sound file's card: whether it fits the slot, and where else it belongs."""
     made_for = tuple(about["candidates"])
     elsewhere = tuple(model for model in made_for if model != row.id)
     try:
-        notes = desk.check_lora(source, row, slot)
+        notes = service.check_lora(source, row, slot)
     except LoraMismatch as error:
         says = (f"{_sentence(error.details['why'])}.", *about["messages"])
         head = "Does not fit this tab"
@@ -129,8 +131,10 @@ def spread(name: str, value: Mapping[str, float] | None) -> str:
     if value is None:
         return ""
     if value["min"] == value["max"]:
-        return f"{name} {card.number(value['min'])}"
-    return f"{name} {card.number(value['min'])}–{card.number(value['max'])}, median {card.number(value['median'])}"
+        return f"{name} {render.number(value['min'])}"
+    return (
+        f"{name} {render.number(value['min'])}–{render.number(value['max'])}, median {render.number(value['median'])}"
+    )
 
 
 def _facts(about: Mapping[str, Any]) -> list[str]:
@@ -144,7 +148,7 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
             spread("rank", about["rank"]),
             spread("alpha", about["alpha"]),
             about["dtype"],
-            card.plural(about["modules"], "module"),
+            render.plural(about["modules"], "module"),
             f"blocks {blocks}" if blocks else "",
             about["trainer"] or "",
             "" if about["step"] is None else f"step {about['step']}",
@@ -203,7 +207,9 @@ def html(found: Card | None, row: WanModel, place: str, trigger: str, beside: st
     return f'<section class="lora-card {found.state}" aria-label="{label}">{"".join(parts)}</section>'
 
 
-def pair(desk: Desk | VisitorDesk, row: WanModel, sources: Mapping[str, str], cards: Mapping[str, Card | None]) -> str:
+def pair(
+    service: JobService | VisitorJobService, row: WanModel, sources: Mapping[str, str], cards: Mapping[str, Card | None]
+) -> str:
     """The note below a pair's two controls: what is missing, doubled or not of one save. "" for one transformer."""
     if not row.two_transformers:
         return ""
@@ -212,12 +218,12 @@ def pair(desk: Desk | VisitorDesk, row: WanModel, sources: Mapping[str, str], ca
         return ""
     combined = any(found is not None and found.slot == "combined" for found in cards.values())
     if len(chosen) == 1:
-        return f'<p class="hint">{BOTH_SIDES}</p>' if combined else card.note(ONE_SIDE)
+        return f'<p class="hint">{BOTH_SIDES}</p>' if combined else render.note(ONE_SIDE)
     one, other = chosen.values()
     try:
-        same, said = desk.pair_of_loras(one, other)
+        same, said = service.pair_of_loras(one, other)
     except WanUIError:
         return ""  # the card of the one that cannot be used says so
     if same:
-        return f'<p class="hint">{BOTH_SIDES}</p>' if combined else card.note(SAME_TWICE)
-    return "".join(card.note(text) for text in said)
+        return f'<p class="hint">{BOTH_SIDES}</p>' if combined else render.note(SAME_TWICE)
+    return "".join(render.note(text) for text in said)

@@ -11,27 +11,27 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from wan_ui.errors import WanUIError
-from wan_ui.jobs.visitor_desk import VisitorDesk
+from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
+from wan_ui.jobs.visitor_service import VisitorJobService
 from wan_ui.models import WanModel
-from wan_ui.ui import card, form
+from wan_ui.ui import form_schema, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
-from wan_ui.ui.drawer import Drawer
 from wan_ui.ui.events import EDIT, POLL, QUIET, Update, filled
-from wan_ui.ui.forms import Forms, code_to_copy, stored
 from wan_ui.ui.gallery import ID as GALLERY
 from wan_ui.ui.gallery import GalleryTab
-from wan_ui.ui.match import Match
+from wan_ui.ui.load_request import RequestLoader
+from wan_ui.ui.model_tab import ModelTab
+from wan_ui.ui.model_tabs import ModelTabs, code_to_copy, stored
+from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.restore_box import RestoreBox
-from wan_ui.ui.side import Sharing, Side
-from wan_ui.ui.tab import Tab
-from wan_ui.ui.trainer_tab import ID as TRAINER
-from wan_ui.ui.trainer_tab import TrainerTab, as_block
-from wan_ui.visitors import IN_SCOPE, Who
+from wan_ui.ui.status_panel import Sharing, StatusPanel
+from wan_ui.ui.training_job_tab import ID as TRAINER
+from wan_ui.ui.training_job_tab import TrainingJobTab, as_block
 
 if TYPE_CHECKING:
     from wan_ui.demo.checkpoints import Demo
-    from wan_ui.jobs.desk import Desk
+    from wan_ui.jobs.service import JobService
 
 OTHERS = (COMPARE, TRAINER, GALLERY)
 """The ids of the tabs that are no model's."""
@@ -52,7 +52,7 @@ LAUNCH: dict[str, Any] = {
 
 
 def build(
-    desk: Desk,
+    service: JobService,
     *,
     banner: str | None = None,
     demo: Demo | None = None,
@@ -64,14 +64,14 @@ def build(
     `banner` is a line on top; `demo` gives the starting values of its checkpoints; `shared`: visitors see each
     other's finished jobs; `sharing`: there may be a public link.
     """
-    return Page(VisitorDesk(desk, asker, shared), banner, demo, sharing).blocks
+    return Page(VisitorJobService(service, asker, shared), banner, demo, sharing).blocks
 
 
-def asker() -> Who:
+def asker() -> Identity:
     """Who sent the event that is being handled, by the gate's word in its request."""
     event = LocalContext.request.get()
     assert event is not None and event.request is not None
-    who: Who = event.request.scope[IN_SCOPE]
+    who: Identity = event.request.scope[IDENTITY_SCOPE_KEY]
     return who
 
 
@@ -79,9 +79,9 @@ class Page:
     """Holds the rooms of the page; every method named `on_…` is an event's handler."""
 
     def __init__(
-        self, desk: VisitorDesk, banner: str | None, demo: Demo | None, sharing: Sharing | None = None
+        self, service: VisitorJobService, banner: str | None, demo: Demo | None, sharing: Sharing | None = None
     ) -> None:
-        self.desk = desk
+        self.service = service
         self.blocks: gr.Blocks = gr.Blocks(title="wan-ui", analytics_enabled=False, fill_width=True)
         with self.blocks:
             self._lay_out(banner, demo, sharing)
@@ -101,40 +101,40 @@ class Page:
     def _starting(self, row: WanModel, demo: Demo | None) -> dict[str, Any]:
         if demo is None:
             return {}
-        from wan_ui.demo import checkpoints, offer
+        from wan_ui.demo import checkpoints, examples
 
         first_frame = {} if row.control_image == "none" else {"ctrl_img": str(demo.first_frame)}
         if not demo.trained:
             return {**checkpoints.DEMO_DEFAULTS, **first_frame}
-        listed = self.desk.library.listing()  # another LoRA folder may have been named
-        loras = {form.lora_name(slot): path for slot, path in offer.loras_of(row).items() if path in listed}
-        return {**offer.starting(row), **loras, **first_frame}
+        listed = self.service.library.listing()  # another LoRA folder may have been named
+        loras = {form_schema.lora_name(slot): path for slot, path in examples.loras_of(row).items() if path in listed}
+        return {**examples.starting(row), **loras, **first_frame}
 
     def _lay_out(self, banner: str | None, demo: Demo | None, sharing: Sharing | None) -> None:
         gr.HTML('<header class="top"><h1>wan-ui</h1><p>LoRA inference for Wan video models</p></header>')
         if banner:
-            gr.HTML(f'<p class="banner" role="note">{card.sentence(banner)}</p>')
+            gr.HTML(f'<p class="banner" role="note">{render.sentence(banner)}</p>')
         if demo is not None and demo.trained:
-            from wan_ui.demo import offer
+            from wan_ui.demo import examples
 
-            gr.HTML(f'<p class="hint try">{escape(offer.TRY)}<br>{escape(offer.WORDS)}</p>')
-        self.side = Side(self.desk, sharing)
-        self.forms = Forms(self.desk, OTHERS)
+            gr.HTML(f'<p class="hint try">{escape(examples.TRY)}<br>{escape(examples.WORDS)}</p>')
+        self.side = StatusPanel(self.service, sharing)
+        self.forms = ModelTabs(self.service, OTHERS)
         compared = (stored("comparison", None), stored("draft:comparison", None))
         pin, trained = stored("pin", None), stored("trainer", None)
         with gr.Row(elem_id="desk"):
             with gr.Tabs(overflow_behavior="wrap", elem_id="models") as tabs:
                 self.forms.lay_out(tabs, lambda row: self._starting(row, demo))
-                self.compare = CompareTab(self.desk, self.forms, self.side, compared)
-                self.trainer = TrainerTab(self.desk, trained)
-                self.gallery = GalleryTab(self.desk)
+                self.compare = CompareTab(self.service, self.forms, self.side, compared)
+                self.trainer = TrainingJobTab(self.service, trained)
+                self.gallery = GalleryTab(self.service)
             with gr.Column(elem_id="side"):
                 self.side.lay_out_now()
-                self.match = Match(self.desk, pin)
+                self.match = PreviewPanel(self.service, pin)
                 self.side.lay_out_lists()
                 with gr.Column(elem_classes="list"):
                     self.restore = RestoreBox()
-                self.drawer = Drawer(self.desk, self.forms, self.compare, self.side)
+                self.drawer = RequestLoader(self.service, self.forms, self.compare, self.side)
                 with gr.Accordion("As AI Toolkit sample block", open=False, elem_id="block"):
                     self.block = code_to_copy("For a job's config.yaml", 24)
         self.side.lay_out_pulse()
@@ -171,14 +171,14 @@ class Page:
         self.gallery.connect(self.drawer)
         forms.text.change(as_block, [forms.text], [self.block], **EDIT)
 
-    def on_generate(self, tab: Tab, seen: Mapping[str, Any], pin: Any, raw: Sequence[Any]) -> Update:
+    def on_generate(self, tab: ModelTab, seen: Mapping[str, Any], pin: Any, raw: Sequence[Any]) -> Update:
         held, picture = self.forms.held(tab, raw)
         try:
             if picture.error is not None:
                 raise picture.error
-            self.desk.submit(self.match.pinned(form.body(tab.row, held), pin))
+            self.service.submit(self.match.pinned(form_schema.body(tab.row, held), pin))
         except WanUIError as error:
-            return {tab.problem: card.problem(error, lambda location: form.label_of(tab.row, location))}
+            return {tab.problem: render.problem(error, lambda location: form_schema.label_of(tab.row, location))}
         return {tab.problem: "", **self.side.follow(seen)}
 
     def on_pick(
@@ -190,7 +190,7 @@ class Page:
         if place != COMPARE:
             return found
         try:
-            job = self.desk.job(chosen)
+            job = self.service.job(chosen)
         except WanUIError as error:
             raise gr.Error(error.message, print_exception=False) from error
         if job.cells:

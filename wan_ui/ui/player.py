@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from wan_ui.engine.recipes import RECIPES
-from wan_ui.ui import card
+from wan_ui.ui import render
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
@@ -55,14 +55,14 @@ def advance(running: Running | None) -> dict[str, Any] | None:
     if running is None:
         return None
     progress = running.progress
-    found: dict[str, Any] = {"head": card.PHASES[progress.phase], "text": "", "value": 0, "max": 0}
+    found: dict[str, Any] = {"head": render.PHASES[progress.phase], "text": "", "value": 0, "max": 0}
     if progress.phase == "denoise" and progress.steps:
         found |= {"text": f"step {progress.step} of {progress.steps}", "value": progress.step, "max": progress.steps}
         if progress.seconds_left is not None:
-            found["text"] += f" · {card.seconds(progress.seconds_left)} left"
+            found["text"] += f" · {render.seconds(progress.seconds_left)} left"
     elif progress.bytes_total:
         found |= {
-            "text": f"{card.gigabytes(progress.bytes_done)} of {card.gigabytes(progress.bytes_total)}",
+            "text": f"{render.gigabytes(progress.bytes_done)} of {render.gigabytes(progress.bytes_total)}",
             "value": progress.bytes_done,
             "max": progress.bytes_total,
         }
@@ -75,7 +75,7 @@ def state(job: Job, cell: PlannedCell, running: Running | None) -> str:
         return "done"
     if cell.generation in job.failures:
         return "failed"
-    if job.status in card.LIVE:
+    if job.status in render.LIVE:
         if running is not None and running.index == cell.generation:
             return "running"
         return "writing" if running is not None and running.writing == cell.generation else "waiting"
@@ -100,7 +100,7 @@ def _cell(job: Job, cell: PlannedCell, running: Running | None) -> dict[str, Any
         "height": generation.height,
         "frames": generation.num_frames,
         "fps": generation.fps,
-        "brief": f"seed {generation.seed} · {card.plural(generation.sample_steps, 'step')}",
+        "brief": f"seed {generation.seed} · {render.plural(generation.sample_steps, 'step')}",
         "error": None if failure is None else str(failure["message"]),
         "facts": _facts(job, cell),
         "check": _check(job, cell, running),
@@ -120,7 +120,7 @@ def _facts(job: Job, cell: PlannedCell) -> list[tuple[str, str]]:
         ("Seed", str(generation.seed)),
         ("Steps", str(generation.sample_steps)),
         ("Guidance", f"{generation.guidance_scale:g}"),
-        ("Size", card.size(generation.width, generation.height)),
+        ("Size", render.size(generation.width, generation.height)),
         ("Frames", f"{generation.num_frames} at {generation.fps} fps"),
         ("Match", RECIPES[generation.recipe].label),
     ]

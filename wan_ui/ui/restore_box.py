@@ -10,9 +10,9 @@ import gradio as gr
 
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.request import model_row, parse
-from wan_ui.ui.arrived import decoded
-from wan_ui.ui.drawer import Drawer
 from wan_ui.ui.events import Update
+from wan_ui.ui.load_request import RequestLoader
+from wan_ui.ui.uploaded_files import decoded
 
 _HERE = Path(__file__).parent
 
@@ -35,7 +35,7 @@ class RestoreBox:
             elem_id="restore",
         )
 
-    def connect(self, drawer: Drawer) -> None:
+    def connect(self, drawer: RequestLoader) -> None:
         """Wires the event."""
         self.drawer, self.forms = drawer, drawer.forms
         drafts = [tab.draft for tab in self.forms.rows.values()]  # which hold what the controls do, in fewer inputs

@@ -1,0 +1,111 @@
+"""Slow answers under a crowd: what waits for them must not keep the other routes from answering."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from tests.api.test_app import ShelfDesk, error_of
+from tests.fakes import PATIENCE, Gate
+from tests.jobs.helpers import body
+from wan_ui.api.app import INSPECT_AT_ONCE, INSPECT_WAITING, create_api
+from wan_ui.api.one_at_a_time import OneAtATime
+from wan_ui.errors import ServerBusy
+from wan_ui.jobs.store import Store
+
+CROWD = 60  # more than the threads that a server answers on
+
+
+class HeldDesk(ShelfDesk):
+    """Looks into files, and finds clips, only when the gate is opened."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        super().__init__(store, folder)
+        self.gate = Gate()
+
+    def inspect(self, source: str) -> dict[str, Any]:
+        self.gate.hold()
+        return {
+            **dict.fromkeys(("family", "rank", "alpha", "trainer", "step", "trigger_word", "partner")),
+            **dict.fromkeys(("slot", "type", "dtype", "blocks"), ""),
+            "candidates": [],
+            "modules": 0,
+            "fits": {},
+            "messages": [],
+        }
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[HeldDesk]:
+    store = Store(tmp_path / "jobs.sqlite")
+    service = HeldDesk(store, tmp_path)
+    yield service
+    service.gate.open()
+    store.close()
+
+
+@pytest.fixture
+def client(service: HeldDesk) -> Iterator[TestClient]:
+    app = Starlette(routes=[Mount("/v1", app=create_api(service, dict))])
+    with TestClient(app, base_url="http://localhost:7860", raise_server_exceptions=False) as client:
+        yield client
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_slow_inspections_leave_the_other_routes_alone(service: HeldDesk, client: TestClient) -> None:
+    job = service.submit(body(1))
+    taken = INSPECT_AT_ONCE + INSPECT_WAITING
+
+    def ask() -> int:
+        return client.post("/v1/loras/inspect", json={"path": "x"}).status_code
+
+    with ThreadPoolExecutor(CROWD) as pool:
+        asked = [pool.submit(ask) for _ in range(CROWD)]
+        until(lambda: sum(one.done() for one in asked) == CROWD - taken)
+        assert client.get(f"/v1/requests/{job.id}/status").status_code == 200
+        error_of(client.post("/v1/loras/inspect", json={"path": "x"}), 503, "SERVER_BUSY")
+        service.gate.open()
+        answers = Counter(one.result(PATIENCE) for one in asked)
+    assert answers == {200: taken, 503: CROWD - taken}
+
+
+def test_turns_are_one_at_a_time_and_few_wait() -> None:
+    turns, gate, inside, most = OneAtATime(3, "Busy."), Gate(), [0], [0]
+
+    def one() -> None:
+        with turns.turn():
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            gate.hold()
+            inside[0] -= 1
+
+    refused = 0
+    with ThreadPoolExecutor(CROWD) as pool:
+        asked = [pool.submit(one) for _ in range(CROWD)]
+        gate.await_arrival()
+        until(lambda: sum(task.done() for task in asked) == CROWD - 3)
+        gate.open()
+        for task in asked:
+            try:
+                task.result(PATIENCE)
+            except ServerBusy as error:
+                assert error.message == "Busy."
+                refused += 1
+    assert (refused, most) == (CROWD - 3, [1])
+    with turns.turn():
+        pass

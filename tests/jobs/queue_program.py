@@ -1,0 +1,92 @@
+"""Renders a queue without a web server: `python -m tests.jobs.queue_program DATA_DIR cuda --break-at 2`.
+
+It needs no web server and no ffmpeg, so that it runs where there is little but a GPU. `--break-at SEED` breaks the
+device in that seed's first step: by an index out of range in a kernel on CUDA, by the error's words on a CPU.
+`--cap BYTES` limits the GPU memory. Exit code 0 once the line is empty, else the worker's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.fakes import fake_write_video
+from tests.golden_cases import CHECKPOINTS, LORAS
+from wan_ui.engine.result import Clip, OnProgress, Progress
+from wan_ui.errors import RestartNeeded
+from wan_ui.inference import Engine, device_lost
+from wan_ui.jobs.lock import FolderLock
+from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import Worker
+from wan_ui.request import Generation
+
+TICK_SECONDS = 0.05
+ASSERT_WORDS = "CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA."
+
+
+def provoke_assert(device: torch.device) -> None:
+    """Leaves the CUDA context dead: what is raised comes up at a later call."""
+    if device.type != "cuda":
+        raise RuntimeError(ASSERT_WORDS)
+    torch.zeros(4, device=device)[torch.tensor([9], device=device)].sum().item()
+
+
+def run(data_dir: Path, device: str, break_at: int | None, cap: int | None) -> int:
+    lock = FolderLock(data_dir)
+    store = Store(data_dir / "jobs.sqlite")
+    engine = Engine(CHECKPOINTS, LORAS, device, "resident", data_dir)
+    broken = False
+    if cap is not None:
+        torch.cuda.set_per_process_memory_fraction(cap / torch.cuda.get_device_properties(0).total_memory)
+
+    def render(generation: Generation, on_progress: OnProgress) -> Clip:
+        def heard(progress: Progress) -> None:
+            nonlocal broken
+            on_progress(progress)
+            if progress.phase == "denoise" and generation.seed == break_at:
+                broken = True
+                provoke_assert(engine.device)
+
+        return engine.render(generation, heard)
+
+    def check() -> None:
+        if broken and engine.device.type != "cuda":
+            raise device_lost(RuntimeError(ASSERT_WORDS))
+        engine.check()
+        held = torch.cuda.memory_allocated() if engine.device.type == "cuda" else 0
+        print(f"checked: {held} bytes held, model {engine.core.held}", flush=True)
+
+    worker = Worker(store, render, data_dir / "clips", fake_write_video, check_device=check)
+    worker.start()
+    for job in store.unfinished():
+        while worker.broken is None and not worker.wait(job.id, TICK_SECONDS):
+            pass
+    if worker.broken is not None:
+        raise worker.broken
+    worker.stop()
+    lock.release()
+    return 0
+
+
+def main() -> int:
+    flags = argparse.ArgumentParser()
+    flags.add_argument("data_dir", type=Path)
+    flags.add_argument("device")
+    flags.add_argument("--break-at", type=int)
+    flags.add_argument("--cap", type=int)
+    said = flags.parse_args()
+    try:
+        return run(said.data_dir, said.device, said.break_at, said.cap)
+    except RestartNeeded as error:
+        print(error.message, flush=True)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # as app.py: a dead CUDA context may hold up the interpreter's own end

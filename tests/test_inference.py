@@ -1,0 +1,64 @@
+"""Engine from Python: the device it runs on, and what it leaves behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.golden_cases import CHECKPOINTS, LORAS
+from tests.lora_files import write_lora
+from tests.web_files import serving
+from wan_ui import Engine
+from wan_ui.engine.result import Progress
+from wan_ui.errors import DeviceUnavailable, InvalidRequest
+from wan_ui.inference import choose_device
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", ["warp", "cuda:99", ""])
+def test_a_device_that_is_not_here_is_said(name: str) -> None:
+    with pytest.raises(DeviceUnavailable, match="cannot be used here"):
+        choose_device(name)
+
+
+def test_the_device_is_chosen_by_what_there_is() -> None:
+    assert choose_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_closing_removes_what_was_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    engine = Engine(models_dir=CHECKPOINTS, lora_dir=LORAS, device="cpu")
+    with pytest.raises(InvalidRequest):
+        engine.generate({"model": "wan21_1b"})
+    assert list(tmp_path.iterdir())
+    engine.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_server_and_no_page_is_imported() -> None:
+    code = "import sys, wan_ui; wan_ui.Engine; print([n for n in ('gradio', 'fastapi', 'uvicorn') if n in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert run.stdout.strip() == "[]"
+
+
+def test_a_lora_by_address_is_fetched_and_renders_as_the_file_does(tmp_path: Path) -> None:
+    content = write_lora(tmp_path / "loras" / "style.safetensors").read_bytes()
+    prompt = {"prompt": "a fox", "width": 64, "height": 64, "num_frames": 5, "sample_steps": 2}
+    engine = Engine(CHECKPOINTS, tmp_path / "loras", "cpu", data_dir=tmp_path / "data", allow_url_hosts=["127.0.0.1"])
+    said: list[Progress] = []
+    with serving() as file_server:
+        clips = [
+            engine.generate({"model": "wan21_1b", "prompts": [prompt], "loras": [{"path": path}]}, said.append)[0]
+            for path in (file_server.put("style.safetensors", content), "style.safetensors")
+        ]
+    engine.close()
+    assert np.array_equal(clips[0].frames, clips[1].frames)
+    assert any(one.phase == "downloading" and one.bytes_done == len(content) for one in said)

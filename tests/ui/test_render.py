@@ -1,0 +1,141 @@
+"""The page's small pieces of HTML."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+
+import pytest
+
+from wan_ui.engine.result import Progress
+from wan_ui.errors import HostError, InvalidRequest, LoraNotFound
+from wan_ui.jobs.store import ClipRecord, Job, Status
+from wan_ui.request import parse, resolve
+from wan_ui.ui import render
+
+EVIL = '<img src=x onerror="alert(1)">'
+
+
+def job(status: Status = "in_queue", prompts: int = 1, **changes) -> Job:
+    request = {"model": "wan22_5b", "prompts": [{"prompt": EVIL, "width": 1000, "height": 700}] * prompts}
+    generations = resolve(parse(request), lambda text: text)
+    whole = Job(
+        id="0" * 32,
+        status=status,
+        request=request,
+        generations=generations,
+        notes=(),
+        clips=(),
+        error=None,
+        attempts=0,
+        cancel_requested=False,
+        created_at="2026-01-01T00:00:00.000Z",
+        started_at="2026-01-01T00:00:01.000Z",
+        finished_at="2026-01-01T00:00:13.000Z",
+        position=None,
+    )
+    return replace(whole, **changes)
+
+
+CLIP = ClipRecord(0, 992, 672, 41, 16, 42, "clips/x.mp4", {})
+
+
+@pytest.mark.parametrize(
+    ("lead", "progress", "said"),
+    [
+        (None, None, ["Ready"]),
+        (job(position=3), None, ["Queued", "position 3"]),
+        (job("in_progress"), None, ["Starting"]),
+        (
+            job("in_progress"),
+            Progress("loading", bytes_done=3_000_000_000, bytes_total=28_000_000_000, note="block by block"),
+            ["Loading the model", "3.0 GB of 28.0 GB", "block by block", 'value="3e+09"'],
+        ),
+        (
+            job("in_progress"),
+            Progress("loading", bytes_done=3_200_000_000, bytes_total=28_600_000_000, bytes_per_second=1.94e9),
+            ["3.2 GB of 28.6 GB · 1.9 GB/s"],
+        ),
+        (
+            job("in_progress", prompts=3, clips=(CLIP,)),
+            Progress("denoise", 3, 25, 1.24, 27.3),
+            ["Denoising", "clip 2 of 3", "step 3 of 25", "1.2 s per step", "27 s left", 'max="25" value="3"'],
+        ),
+        (job("in_progress", cancel_requested=True), Progress("denoise", 3, 25), ["Cancelling"]),
+        (job("succeeded", clips=(CLIP,)), None, ["Done", "1 clip in 12 s"]),
+        (job("canceled"), None, ["Cancelled", "after 12 s"]),
+        (
+            job("failed", prompts=2, clips=(CLIP,), error={"code": "OUT_OF_MEMORY", "message": EVIL, "details": {}}),
+            None,
+            ["Failed", "OUT_OF_MEMORY", "1 finished clip kept"],
+        ),
+    ],
+)
+def test_each_state_says_where_the_job_is(lead, progress, said):
+    html = render.now(lead, progress, None)
+    for text in said:
+        assert text in html
+    assert EVIL not in html
+
+
+def test_while_a_job_waits_the_card_says_what_runs():
+    ahead = (job("in_progress"), Progress("denoise", 3, 25))
+    assert "now: Wan 2.2 TI2V 5B, denoising, step 3 of 25" in render.now(job(position=1), None, ahead)
+
+
+def test_the_result_states_what_was_used():
+    html = render.result(job("succeeded", clips=(CLIP,)))
+    for text in ("1000 × 700 → 992 × 672", "41", "2.6 s", "42", "12 s", f"v1/requests/{'0' * 32}/videos/0"):
+        assert text in html
+    assert EVIL not in html
+
+
+def test_tiles_are_said_where_nobody_asked_for_them():
+    tiled = replace(CLIP, metadata={"tiled": True})
+    assert "no room for whole frames" in render.result(job("succeeded", clips=(tiled,)))
+    assert "no room for whole frames" not in render.result(job("succeeded", clips=(CLIP,)))
+
+
+def test_the_lists_escape_what_people_wrote():
+    for html in (
+        render.queue([job(position=1)], [], None),
+        render.queue([job("in_progress")], [], (job("in_progress"), Progress("loading", note=EVIL))),
+        render.finished([job("succeeded", clips=(CLIP,))], None),
+        render.problem(LoraNotFound(EVIL)),
+        render.problem(InvalidRequest("x", fields=[{"loc": EVIL, "msg": EVIL}])),
+        render.trouble(HostError(EVIL)),
+        render.note(EVIL),
+    ):
+        assert "<img" not in html and "onerror=&quot;" in html
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("Raise --max-disk-gb.", 'Raise <span class="flag">--max-disk-gb</span>.'),
+        ("without --demo, or", 'without <span class="flag">--demo</span>, or'),
+        ("a -- dash, well-known, ---x, 3--4", "a -- dash, well-known, ---x, 3--4"),
+        (f"{EVIL} --x-y", '&lt;img src=x onerror=&quot;alert(1)&quot;&gt; <span class="flag">--x-y</span>'),
+    ],
+)
+def test_flags_in_a_sentence_are_kept_whole(text, html):
+    assert render.sentence(text) == html
+
+
+def test_many_wrong_fields_are_counted():
+    error = InvalidRequest("x", fields=[{"loc": f"prompts.{i}.width", "msg": "no"} for i in range(20)])
+    assert "and 12 more" in render.problem(error)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.84, "0.8 s"), (9.96, "10 s"), (59.4, "59 s"), (59.7, "1 min 0 s"), (3780, "1 h 3 min")]
+)
+def test_durations_as_people_say_them(value, said):
+    assert render.seconds(value) == said
+
+
+def test_another_visitors_job_says_neither_its_prompt_nor_lets_itself_be_removed():
+    hidden = dataclasses.replace(job(position=1), hidden=True)
+    html = render.queue([hidden], [], None)
+    assert "someone’s job" in html and "<button" not in html and "onerror" not in html
+    assert "<button" in render.queue([job(position=1)], [], None, removable=[job().id])

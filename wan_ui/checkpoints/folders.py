@@ -1,0 +1,397 @@
+"""Where a row's files are: a local folder or the Hugging Face cache and hub; it opens no tensor."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    DryRunError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from tqdm.auto import tqdm
+
+from wan_ui.engine.result import OnProgress, Progress
+from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, DiskFull
+from wan_ui.models import Source, WanModel
+
+log = logging.getLogger(__name__)
+
+_WEIGHTS = {
+    "transformer": "diffusion_pytorch_model",
+    "transformer_2": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "image_encoder": "model",
+}
+_CONFIGS = {
+    "scheduler": "scheduler_config.json",
+    "image_processor": "preprocessor_config.json",
+    "tokenizer": "tokenizer_config.json",
+    "model_index": "model_index.json",
+}
+_TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "special_tokens_map.json", "added_tokens.json")
+_TOKENIZER_VOCABULARIES = ("tokenizer.json", "spiece.model")
+LARGEST_CONFIG = 1 << 20  # bytes of a JSON file that is read whole to tell what a checkpoint is
+DISK_RESERVE = 1 << 30  # bytes left free after a download, for clips and the cache's own bookkeeping
+
+
+@dataclass(frozen=True)
+class Component:
+    """A component's files on disk: its folder and the very files that are read, in a fixed order."""
+
+    name: str
+    folder: Path
+    files: tuple[Path, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.stat().st_size for file in self.files)
+
+
+def _wanted_patterns(name: str, subfolder: str) -> list[str]:
+    """The hub's file patterns of one component, so that a download takes what is needed and no more."""
+    prefix = f"{subfolder}/" if subfolder else ""
+    if name in _WEIGHTS:
+        stem = _WEIGHTS[name]
+        names = ["config.json", f"{stem}.safetensors", f"{stem}.safetensors.index.json", f"{stem}-*-of-*.safetensors"]
+    elif name == "tokenizer":
+        names = [_CONFIGS[name], *_TOKENIZER_FILES]
+    else:
+        names = [_CONFIGS[name]]
+    return [prefix + item for item in names]
+
+
+def _read_json(path: Path, shown: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointIncomplete(f"{shown} cannot be read: put the checkpoint in place again.", file=shown) from error
+    if not isinstance(value, dict):
+        raise CheckpointIncomplete(f"{shown} is not a JSON object: put the checkpoint in place again.", file=shown)
+    return value
+
+
+class Checkpoints:
+    """Finds, and if need be downloads, the files of a row.
+
+    `models_dir` is searched first, as `models_dir/<org>/<name>/`; then the Hugging Face cache; then the hub.
+    With `models_dir` and `offline` only local files are used.
+    """
+
+    def __init__(self, models_dir: Path | None, offline: bool = False) -> None:
+        self._models_dir = models_dir
+        self._offline = offline
+        self._digests: dict[tuple[str, int, int], str] = {}
+
+    def component(self, row: WanModel, name: str) -> Component:
+        """A component that is on disk already. Raises CheckpointNotFound or CheckpointIncomplete."""
+        source = row.components[name]
+        folder = self._local_folder(source) or self._cached_folder(name, source)
+        if folder is None:
+            raise CheckpointNotFound(
+                f"The checkpoint {source.repo} is not on this machine. Put it under the models folder as "
+                f"{source.repo}/, or let this machine reach the Hugging Face hub.",
+                repo=source.repo,
+            )
+        return self._checked(name, source, folder)
+
+    def fetch(self, row: WanModel, on_progress: OnProgress) -> Mapping[str, Component]:
+        """Every component of the row, downloaded where missing, with bytes and free disk said before and while.
+
+        Raises CheckpointNotFound, CheckpointIncomplete or DiskFull.
+        """
+        missing = {
+            name: source
+            for name, source in row.components.items()
+            if self._local_folder(source) is None and not self._is_cached(name, source)
+        }
+        if missing:
+            self._download(missing, on_progress)
+        return {name: self.component(row, name) for name in row.components}
+
+    def transformer_config(self, row: WanModel, component: str = "transformer") -> Mapping[str, Any] | None:
+        """The transformer's own config.json, or None while the checkpoint is not on disk."""
+        source = row.components[component]
+        folder = self._local_folder(source) or self._cached_folder(component, source)
+        if folder is None or not (folder / "config.json").is_file():
+            return None
+        return _read_json(folder / "config.json", f"{source.repo}/{source.subfolder}/config.json")
+
+    def identity(self, row: WanModel) -> list[dict[str, str | None]]:
+        """Which files a row's are, JSON-ready: of each repository `repo`, `revision` and `files`.
+
+        `revision` is the hub's commit, None for a folder of one's own. `files` is a SHA-256 over the names and sizes of
+        all files that are read and the contents of the small JSON ones among them: the same on every machine, without
+        reading weights. Raises CheckpointNotFound or CheckpointIncomplete.
+        """
+        by_repo: dict[str, list[Component]] = {}
+        for name, source in row.components.items():
+            by_repo.setdefault(source.repo, []).append(self.component(row, name))
+        return [
+            {"repo": repo, "revision": self._revision(repo, parts[0]), "files": _files_digest(parts)}
+            for repo, parts in sorted(by_repo.items())
+        ]
+
+    def _revision(self, repo: str, component: Component) -> str | None:
+        if self._models_dir is not None and (self._models_dir / repo).is_dir():
+            return None
+        parts = component.folder.parts[::-1]  # …/snapshots/<commit>/<subfolder>
+        return parts[parts.index("snapshots") - 1] if "snapshots" in parts[1:] else None
+
+    def present(self, row: WanModel) -> bool:
+        """Whether all of the row's files are on disk, complete."""
+        try:
+            for name in row.components:
+                self.component(row, name)
+        except (CheckpointNotFound, CheckpointIncomplete):
+            return False
+        return True
+
+    def elements(self, component: Component) -> int:
+        """How many numbers the component's weights hold, read off the safetensors headers.
+
+        Raises CheckpointIncomplete for a file that is not whole.
+        """
+        return sum(_elements(file, component) for file in component.files if file.suffix == ".safetensors")
+
+    def same_files(self, one: Component, other: Component) -> bool:
+        """Whether two components are the same bytes: same real path or hub blob, else equal SHA-256."""
+        if len(one.files) != len(other.files):
+            return False
+        return all(self._same_file(a, b) for a, b in zip(one.files, other.files, strict=True))
+
+    def _same_file(self, a: Path, b: Path) -> bool:
+        if a.name != b.name or a.stat().st_size != b.stat().st_size:
+            return False
+        return a.resolve() == b.resolve() or self.digest(a) == self.digest(b)
+
+    def known_same(self, one: Component, other: Component) -> bool:
+        """Whether two components are known to be the same bytes; where files would have to be read for it, False."""
+        return [file.name for file in one.files] == [file.name for file in other.files] and all(
+            a.resolve() == b.resolve() or (self._known(a) is not None and self._known(a) == self._known(b))
+            for a, b in zip(one.files, other.files, strict=True)
+        )
+
+    def digest(self, path: Path) -> str:
+        """SHA-256 of a file, remembered by real path, size and modification time; a hub blob's name is its own."""
+        known = self._known(path)
+        if known is None:
+            with path.open("rb") as file:
+                known = self._digests[_state(path.resolve())] = hashlib.file_digest(file, "sha256").hexdigest()
+        return known
+
+    def _known(self, path: Path) -> str | None:
+        """The file's SHA-256, where it need not be read for it."""
+        real = path.resolve()
+        if real.parent.name == "blobs" and len(real.name) == 64:
+            return real.name
+        return self._digests.get(_state(real))
+
+    def _local_folder(self, source: Source) -> Path | None:
+        if self._models_dir is None:
+            return None
+        repo = self._models_dir / source.repo
+        return repo / source.subfolder if repo.is_dir() else None
+
+    def _cached_folder(self, name: str, source: Source) -> Path | None:
+        try:
+            root = huggingface_hub.snapshot_download(
+                source.repo, allow_patterns=_wanted_patterns(name, source.subfolder), local_files_only=True
+            )
+        except (LocalEntryNotFoundError, FileNotFoundError):
+            return None
+        folder = Path(str(root)) / source.subfolder
+        return folder if folder.is_dir() else None
+
+    def _is_cached(self, name: str, source: Source) -> bool:
+        folder = self._cached_folder(name, source)
+        if folder is None:
+            return False
+        try:
+            self._checked(name, source, folder)
+        except CheckpointIncomplete:
+            return False
+        return True
+
+    def _checked(self, name: str, source: Source, folder: Path) -> Component:
+        shown = "/".join(part for part in (source.repo, source.subfolder) if part)
+
+        def need(file: str) -> Path:
+            path = folder / file
+            if not path.is_file():
+                raise CheckpointIncomplete(
+                    f"The checkpoint is incomplete: {shown}/{file} is missing. Copy or download it again.",
+                    file=f"{shown}/{file}",
+                )
+            return path
+
+        if name in _WEIGHTS:
+            stem = _WEIGHTS[name]
+            files = [need("config.json")]
+            index = folder / f"{stem}.safetensors.index.json"
+            if index.is_file():
+                weight_map = _read_json(index, f"{shown}/{index.name}").get("weight_map", {})
+                files += [index, *(need(shard) for shard in sorted(set(weight_map.values())))]
+            else:
+                files.append(need(f"{stem}.safetensors"))
+        elif name == "tokenizer":
+            files = [need(_CONFIGS[name])]
+            if not any((folder / vocabulary).is_file() for vocabulary in _TOKENIZER_VOCABULARIES):
+                need(_TOKENIZER_VOCABULARIES[0])
+            files += [folder / file for file in _TOKENIZER_FILES if (folder / file).is_file()]
+        else:
+            files = [need(_CONFIGS[name])]
+        return Component(name, folder, tuple(files))
+
+    def _download(self, missing: Mapping[str, Source], on_progress: OnProgress) -> None:
+        patterns: dict[str, list[str]] = {}
+        for name, source in missing.items():
+            patterns.setdefault(source.repo, []).extend(_wanted_patterns(name, source.subfolder))
+        if self._offline:
+            repo = next(iter(patterns))
+            raise CheckpointNotFound(f"The checkpoint {repo} is not on this machine.", repo=repo)
+        on_progress(Progress("checking", note=f"asking the hub for the files of {', '.join(patterns)}"))
+        total = sum(self._missing_bytes(repo, wanted) for repo, wanted in patterns.items())
+        cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+        free = shutil.disk_usage(_existing(cache)).free
+        note = f"{_gigabytes(total)} to download, {_gigabytes(free)} free on disk"
+        on_progress(Progress("downloading", bytes_total=total, note=note))
+        if total + DISK_RESERVE > free:
+            raise DiskFull(
+                f"The checkpoint needs {_gigabytes(total)} and the Hugging Face cache has {_gigabytes(free)} free. "
+                "Make room, or set HF_HOME to a larger disk.",
+                needed=total,
+                free=free,
+            )
+        counter = _DownloadCounter(total, note, on_progress)
+        for repo, wanted in patterns.items():
+            with _hub_errors(repo):
+                huggingface_hub.snapshot_download(repo, allow_patterns=wanted, tqdm_class=counter.bar_class())
+        on_progress(Progress("downloading", bytes_done=total, bytes_total=total, note=note))
+
+    def _missing_bytes(self, repo: str, wanted: list[str]) -> int:
+        with _hub_errors(repo):
+            plan = huggingface_hub.snapshot_download(
+                repo, allow_patterns=wanted, dry_run=True, tqdm_class=_DownloadCounter(0, "", _unheard).bar_class()
+            )
+        return sum(file.file_size or 0 for file in plan if file.will_download)
+
+
+class _DownloadCounter:
+    """Adds up what several download bars say and passes it on; on_progress may raise Cancelled through it."""
+
+    def __init__(self, total: int, note: str, on_progress: OnProgress) -> None:
+        self._total, self._note, self._on_progress, self._done = total, note, on_progress, 0
+
+    def add(self, amount: float) -> None:
+        self._done += int(amount)
+        self._on_progress(
+            Progress("downloading", bytes_done=min(self._done, self._total), bytes_total=self._total, note=self._note)
+        )
+
+    def bar_class(self) -> type[tqdm[Any]]:
+        add: Callable[[float], None] = self.add
+
+        class Bar(tqdm):  # type: ignore[type-arg]
+            """A silent bar; the one that counts bytes written to disk is passed on, not those of files or network."""
+
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                kwargs["disable"] = True
+                self._counts_bytes = str(kwargs.get("desc", "")).startswith("Reconstructing")
+                super().__init__(*args, **kwargs)
+
+            def update(self, n: float | None = 1) -> bool | None:
+                if self._counts_bytes:
+                    add(n or 0)
+                return super().update(n)
+
+        return Bar
+
+
+def _unheard(progress: Progress) -> None:
+    """Progress of a listing, which takes no time worth showing."""
+
+
+@contextmanager
+def _hub_errors(repo: str) -> Iterator[None]:
+    try:
+        yield
+    except GatedRepoError as error:
+        raise CheckpointNotFound(
+            f"{repo} is gated on the Hugging Face hub: accept its terms there and set HF_TOKEN.", repo=repo
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointNotFound(
+            f"The Hugging Face hub has no public {repo}; set HF_TOKEN if it is private.", repo=repo
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, DryRunError, ConnectionError, TimeoutError) as error:
+        raise CheckpointNotFound(
+            f"{repo} is not on this machine and the Hugging Face hub does not answer. Put the checkpoint under the "
+            "models folder, or try again once the hub can be reached.",
+            repo=repo,
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskFull(f"The disk filled up while {repo} was downloaded: make room and try again.") from error
+        reason = os.strerror(error.errno or errno.EIO)
+        raise CheckpointNotFound(f"{repo} could not be downloaded: {reason}.", repo=repo) from error
+
+
+def _state(real: Path) -> tuple[str, int, int]:
+    state = real.stat()
+    return (str(real), state.st_size, state.st_mtime_ns)
+
+
+def _files_digest(components: Iterable[Component]) -> str:
+    said = hashlib.sha256()
+    for component in sorted(components, key=lambda one: one.name):
+        for file in component.files:
+            size = file.stat().st_size
+            said.update(f"{component.name}/{file.name}\n{size}\n".encode())
+            if file.suffix == ".json" and size <= LARGEST_CONFIG:
+                said.update(file.read_bytes())
+    return said.hexdigest()
+
+
+def _elements(path: Path, component: Component) -> int:
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        whole = 8 + length + max(entry["data_offsets"][1] for entry in tensors)
+        if whole != path.stat().st_size:
+            raise ValueError(f"{path.stat().st_size} bytes of {whole}")
+        return sum(math.prod(entry["shape"]) for entry in tensors)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        shown = f"{component.name}/{path.name}"
+        raise CheckpointIncomplete(
+            f"The checkpoint's {shown} is cut off or damaged. Copy or download it again.", file=shown
+        ) from error
+
+
+def _existing(path: Path) -> Path:
+    """The nearest ancestor that exists, for asking about its disk."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _gigabytes(amount: int) -> str:
+    return f"{amount / 1e9:.1f} GB" if amount >= 1e8 else f"{amount / 1e6:.1f} MB"

@@ -1,0 +1,161 @@
+"""Engine: requests in, clips out, from Python. It composes the engine's rooms and knows no server and no page."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.config import CompileMode, MemoryMode
+from wan_ui.engine import lossy
+from wan_ui.engine.compile import BlockCompiler, keep_cache_in
+from wan_ui.engine.core import Core
+from wan_ui.engine.pipeline import Loader, device_name, out_of_memory_mapped, versions
+from wan_ui.engine.placement import probe, release
+from wan_ui.engine.result import Clip, OnProgress, Progress
+from wan_ui.errors import DeviceLost, DeviceUnavailable, OutOfMemory
+from wan_ui.intake import Settled, prepare, settle
+from wan_ui.lora.library import Library
+from wan_ui.lora.remote import RemoteFiles, shown_name
+from wan_ui.media.fetch import fetch
+from wan_ui.media.image import ImageStore
+from wan_ui.models import Speedup
+from wan_ui.request import Generation, model_row
+
+LARGEST_IMAGE = 50 << 20  # bytes of a control image that is fetched
+FETCH_SECONDS = 20.0
+
+
+class Engine:
+    """One loaded model at a time, from Python: `Engine(models_dir=…).generate(request)`.
+
+    `models_dir` None takes checkpoints from the Hugging Face cache or hub. `lora_dir` is the root of the request's
+    `loras[].path`. `device` None is CUDA if there is one, else the CPU. `data_dir` keeps control images and uploads;
+    None keeps them for the life of the object. A server gives its own `library`, so that both know its uploads and
+    what was fetched. `compile` "auto" is "exact" on CUDA and "off" elsewhere; compiled kernels are kept in `data_dir`.
+    Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        models_dir: str | Path | None = None,
+        lora_dir: str | Path = "./loras",
+        device: str | None = None,
+        memory: MemoryMode = "auto",
+        data_dir: str | Path | None = None,
+        allow_url_hosts: Sequence[str] = (),
+        library: Library | None = None,
+        compile: CompileMode = "auto",
+    ) -> None:
+        self.device = choose_device(device)
+        self.checkpoints = Checkpoints(Path(models_dir) if models_dir is not None else None)
+        self._scratch = tempfile.TemporaryDirectory(prefix="wan-ui-") if data_dir is None else None
+        root = Path(self._scratch.name) if self._scratch is not None else Path(str(data_dir))
+        uploads = root / "uploads"
+        self.library = library or Library(Path(lora_dir), uploads, RemoteFiles(uploads, allow_hosts=allow_url_hosts))
+        self.images = ImageStore(
+            root / "images",
+            partial(fetch, max_bytes=LARGEST_IMAGE, seconds=FETCH_SECONDS, allow_hosts=tuple(allow_url_hosts)),
+        )
+        if data_dir is not None:
+            keep_cache_in(root / "compiled")
+        self.loader = Loader(self.checkpoints, self.device, memory, BlockCompiler(compile, self.device))
+        self.core = Core(self.loader.load)
+
+    def generate(self, request: Mapping[str, Any], on_progress: OnProgress | None = None) -> list[Clip]:
+        """One clip per prompt of the request, in order. LoRAs named by address are fetched first.
+
+        Of a comparison one clip per cell, row by row; cells that are the same video have the same clip.
+        Raises what is wrong with the request (RequestError) or with this machine (HostError).
+        """
+        heard, configs = on_progress or _unheard, self.checkpoints.transformer_config
+        prepared = prepare(request, self.library, self.images, configs)
+        for generation in prepared.generations:
+            self.check_speedup(generation.speedup)
+        settled: Settled = prepared
+        for source in prepared.awaited:
+            self.library.fetch(source, partial(_fetching, heard, f"fetching LoRA {shown_name(source)}"))
+        if prepared.awaited:
+            settled = settle(prepared.request, prepared.generations, self.library, configs)
+        clips = [self.render(generation, heard) for generation in settled.generations]
+        return [clips[cell.generation] for cell in settled.cells] if settled.cells else clips
+
+    def render(self, generation: Generation, on_progress: OnProgress) -> Clip:
+        """One clip of a resolved generation; its files are located again, as they are now, or as they were fetched."""
+        self.check_speedup(generation.speedup)
+        files = {use.path: self.library.locate(use.path, use.sha256) for use in generation.loras}
+        image = self.images.open(generation.image) if generation.image is not None else None
+        try:
+            with out_of_memory_mapped():
+                return self.core.generate(generation, files, image, on_progress)
+        except OutOfMemory:
+            self.core.close()  # where no step of the core saw that it was one
+            raise
+
+    def check_speedup(self, speedup: Speedup) -> None:
+        """Raises SpeedupNotSupported for one that this device cannot do."""
+        lossy.check(speedup, self.device)
+
+    def prefetch(self, generation: Generation) -> None:
+        """Told what runs next while something else is rendered: its model's files are read ahead."""
+        self.loader.prefetch(model_row(generation.model))
+
+    def check(self) -> None:
+        """After a failure: gives memory that nothing holds any more back to the device, and tries the device.
+
+        Raises DeviceLost when this process can use it no more.
+        """
+        try:
+            release(self.device)
+            probe(self.device)
+        except RuntimeError as error:
+            raise device_lost(error) from error
+
+    def close(self) -> None:
+        """Lets go of the model and of what was kept for the life of the object."""
+        self.loader.stop_prefetch()
+        self.core.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    @property
+    def device_name(self) -> str:
+        return device_name(self.device)
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        return versions()
+
+
+def device_lost(error: RuntimeError) -> DeviceLost:
+    """The error of a dead device, with the first line of torch's reason."""
+    reason = str(error).partition("\n")[0].strip().rstrip(".")
+    return DeviceLost(
+        f"The GPU broke off while this ran and cannot be used until the server has started again ({reason}). "
+        "Retry then, with other values if it happens again."
+    )
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device to run on. Raises DeviceUnavailable for one that this machine, or this torch, does not have."""
+    wanted = name if name is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(1, device=wanted).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DeviceUnavailable(
+            f"The device {wanted!r} cannot be used here. Choose cpu, or cuda on a machine with a CUDA GPU and a CUDA "
+            "build of torch."
+        ) from error
+
+
+def _fetching(on_progress: OnProgress, note: str, here: int, total: int) -> None:
+    on_progress(Progress("downloading", bytes_done=here, bytes_total=total, note=note))
+
+
+def _unheard(progress: Progress) -> None:
+    """Progress that nobody asked for."""

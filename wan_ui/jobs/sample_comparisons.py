@@ -1,0 +1,210 @@
+"""A job's clips against the trainer's previews: the checklist, frame by frame, and films to look at. No renders."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wan_ui.errors import DiskFull, LoraInvalid, LoraNotFound, PreviewNotFound, VideoNotFound
+from wan_ui.media import disk, video
+from wan_ui.request import TrainingSample
+from wan_ui.trainer import checklist, preview
+from wan_ui.trainer.checklist import Row, Run
+from wan_ui.trainer.preview import Frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wan_ui.jobs.store import Job
+    from wan_ui.lora.header import LoraHeader
+    from wan_ui.lora.library import Library
+    from wan_ui.trainer.imported_jobs import ImportedJobs
+
+KEPT = ".mkv"  # beside a clip's MP4, of the same stem: its frames, lossless
+
+
+@dataclass(frozen=True)
+class ComparedSample:
+    """A clip beside its preview. `comparison` is preview.Comparison's body.
+
+    `exact`: of the render's own frames, not of the MP4's. `facts`: what the preview's file says.
+    """
+
+    comparison: Mapping[str, Any]
+    exact: bool
+    facts: preview.PreviewFacts
+
+
+@dataclass(frozen=True)
+class ChecklistResult:
+    """A clip's checklist. `beside` is None without a preview's file or before the clip is made."""
+
+    rows: tuple[Row, ...]
+    beside: ComparedSample | None
+    sample: TrainingSample | None
+
+    @property
+    def text(self) -> str:
+        """The checklist to paste into a forum."""
+        return checklist.as_text(self.rows)
+
+
+def wire_of(job: Job, index: int) -> Mapping[str, Any]:
+    """The request of one generation, with one prompt. Raises VideoNotFound for an index that the job does not have."""
+    if not 0 <= index < len(job.generations):
+        raise VideoNotFound(f"This request has no video {index}.")
+    if job.cells:
+        return next(cell.request for cell in job.cells if cell.generation == index)
+    return {**job.request, "prompts": [job.request["prompts"][index]]}
+
+
+def sample_of(job: Job, index: int) -> TrainingSample | None:
+    """What a generation is to be compared with, as its request says."""
+    found = wire_of(job, index)["prompts"][0].get("training_sample")
+    return None if found is None else TrainingSample.model_validate(found)
+
+
+class SampleComparisons:
+    """Compares clips with previews, each pair once: what came out is kept in `folder`, to be made again if it is lost.
+
+    `clip_path` is the desk's, of a job's id and a clip's index.
+    """
+
+    def __init__(
+        self, imported_jobs: ImportedJobs, library: Library, folder: Path, clip_path: Callable[[str, int], Path]
+    ) -> None:
+        self.imported_jobs = imported_jobs
+        self._library = library
+        self._folder = folder
+        self._clip_path = clip_path
+        self._one_at_a_time = threading.Lock()  # each takes whole processors and hundreds of megabytes
+
+    def seen_by(self, imported_jobs: ImportedJobs) -> SampleComparisons:
+        """The same for one of its users, with their view of the shelf."""
+        seen = copy.copy(self)
+        seen.imported_jobs = imported_jobs
+        return seen
+
+    def sweep(self) -> None:
+        """Removes what a killed process left half written. Only for a process that alone holds the folder."""
+        for folder in self._folder.glob("*/"):
+            disk.sweep(folder)
+
+    def is_compared(self, job: Job, index: int) -> bool:
+        """Whether the request names a training sample, or a preview was uploaded for this clip."""
+        return sample_of(job, index) is not None or self.imported_jobs.linked(job.id, index) is not None
+
+    def attach(self, job: Job, index: int, file: Path) -> None:
+        """An uploaded preview for a clip, in place of any other; `file` is moved.
+
+        Raises VideoNotFound, and what Shelf.take_preview raises.
+        """
+        wire_of(job, index)
+        self.imported_jobs.link(job.id, index, self.imported_jobs.take_preview(file))
+
+    def check(self, job: Job, index: int) -> ChecklistResult:
+        """The checklist of a clip, made or not. Raises PreviewNotFound when it is compared with nothing."""
+        sample, linked = sample_of(job, index), self.imported_jobs.linked(job.id, index)
+        if sample is None and linked is None:
+            raise PreviewNotFound(
+                "This video is compared with no training preview: upload one, or reproduce a sample of an imported job."
+            )
+        file = self.imported_jobs.preview_file(sample, linked)
+        facts = None if file is None else self.imported_jobs.facts(file)
+        clip = next((one for one in job.clips if one.index == index), None)
+        generation = job.generations[index]
+        headers = {use.path: header for use in generation.loras if (header := self._header(use.path, use.sha256))}
+        run = Run(generation, headers, None if clip is None else clip.metadata)
+        target = None if sample is None else self.imported_jobs.target(sample)
+        if target is not None:
+            rows = checklist.checklist(replace(target, file=facts), run)
+        elif facts is not None:
+            rows = checklist.file_checklist(facts, run)
+        else:
+            raise PreviewNotFound("The preview of this video is not here any more: upload it again.")
+        beside = self._beside(job, index, file) if file is not None and clip is not None else None
+        return ChecklistResult(rows, beside, sample)
+
+    def film(self, job: Job, index: int, which: str) -> Path:
+        """An MP4 of the preview's frames at the clip's, or of the difference. Raises PreviewNotFound, VideoNotFound."""
+        sample = sample_of(job, index)
+        file = self.imported_jobs.preview_file(sample, self.imported_jobs.linked(job.id, index))
+        if file is None:
+            raise PreviewNotFound("There is no preview beside this video.")
+        self._beside(job, index, file)
+        return self._kept(job, index, file) / f"{which}.mp4"
+
+    def forget(self, job_id: str, index: int) -> None:
+        """Removes what is kept of a deleted clip: films, what was found, its own preview. Raises OSError."""
+        with self._one_at_a_time:
+            for folder in self._folder.glob(f"{job_id}-{index}-*"):
+                shutil.rmtree(folder)
+            self.imported_jobs.unlink(job_id, index)
+
+    def _header(self, path: str, sha256: str | None) -> LoraHeader | None:
+        try:
+            return self._library.locate(path, sha256).header
+        except (LoraInvalid, LoraNotFound):
+            return None  # gone since; its rows then say unknown
+
+    def _kept(self, job: Job, index: int, file: Path) -> Path:
+        state = file.stat()
+        return self._folder / f"{job.id}-{index}-{state.st_size:x}-{state.st_mtime_ns:x}"
+
+    def _beside(self, job: Job, index: int, file: Path) -> ComparedSample:
+        folder = self._kept(job, index, file)
+        with self._one_at_a_time:
+            try:
+                found = json.loads((folder / "comparison.json").read_text("utf-8"))
+            except FileNotFoundError:
+                found = self._compared(job, index, file, folder)
+        facts = found["facts"]
+        return ComparedSample(
+            found["comparison"],
+            found["exact"],
+            preview.PreviewFacts(**{**facts, "rates": tuple(facts["rates"])}),
+        )
+
+    def _compared(self, job: Job, index: int, file: Path, folder: Path) -> dict[str, Any]:
+        """Compares, and writes the films and then what was found, which says that all is there."""
+        clip = self._clip_path(job.id, index)
+        kept = clip.with_suffix(KEPT)
+        exact = kept.is_file()
+        frames = video.read_lossless(kept) if exact else video.read_frames(clip)
+        shown, fps = preview.decode(file), job.generations[index].fps
+        result = preview.compare(shown, frames, fps)
+        height, width = frames.shape[1:3]
+        ours = frames[[one for one, _ in result.pairs]]
+        theirs = shown.frames[[min(two, len(shown.frames) - 1) for _, two in result.pairs]]
+        found = {"comparison": result.body(), "exact": exact, "facts": asdict(shown.facts)}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            video.write(folder / "preview.mp4", _even(theirs), fps, {})
+            video.write(folder / "difference.mp4", _apart(ours, preview.resized(theirs, width, height)), fps, {})
+            disk.save(folder / "comparison.json", json.dumps(found).encode())
+        except OSError as error:
+            if disk.is_full(error):
+                raise DiskFull("There is no space left on the disk for the comparison. Free some space.") from error
+            raise
+        return found
+
+
+def _apart(one: Frames, other: Frames) -> Frames:
+    """The difference of two clips of one shape, frame by frame, so that its wider numbers stay few."""
+    return np.stack([preview.difference(x, y) for x, y in zip(one, other, strict=True)])
+
+
+def _even(frames: Frames) -> Frames:
+    """Without a last odd column or row, which 4:2:0 colour cannot hold."""
+    height, width = (max(2, side - side % 2) for side in frames.shape[1:3])
+    if frames.shape[1] < 2 or frames.shape[2] < 2:
+        return preview.resized(frames, width, height)
+    return np.ascontiguousarray(frames[:, :height, :width])

@@ -1,0 +1,109 @@
+"""What a LoRA file's metadata claims about it: untrusted text, capped; it knows no tensors and no models."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from wan_ui.text import one_line
+
+
+@dataclass(frozen=True)
+class LoraMetadata:
+    """What the metadata claims; `hash` is the same in both halves of one AI Toolkit save."""
+
+    trainer: str | None
+    version: str | None
+    base: str | None
+    step: int | None
+    epoch: int | None
+    trigger: str | None
+    output_name: str | None
+    hash: str | None
+
+    @staticmethod
+    def of(metadata: Mapping[str, str]) -> LoraMetadata:
+        """Read the claims of AI Toolkit, musubi and kohya."""
+        software = _json(metadata.get("software"))
+        info = _json(metadata.get("training_info"))
+        trainer, version = _text(software.get("name")), _text(software.get("version"))
+        network = metadata.get("ss_network_module", "")
+        if trainer is None and network:
+            trainer = "musubi-tuner" if "lora_wan" in network or "networks.lo" in network else one_line(network)
+        return LoraMetadata(
+            trainer=trainer,
+            version=version,
+            base=_text(metadata.get("ss_base_model_version")) or _text(metadata.get("modelspec.architecture")),
+            step=_whole(info.get("step"), metadata.get("ss_steps"), metadata.get("step")),
+            epoch=_whole(info.get("epoch"), metadata.get("ss_epoch"), metadata.get("epoch")),
+            trigger=_trigger(metadata),
+            output_name=_text(metadata.get("ss_output_name")) or _text(metadata.get("name")),
+            hash=_text(metadata.get("sshs_model_hash")),
+        )
+
+
+def _json(text: str | None) -> Mapping[str, Any]:
+    if not text:
+        return MappingProxyType({})
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return MappingProxyType({})
+    return value if isinstance(value, dict) else MappingProxyType({})
+
+
+def _text(value: object) -> str | None:
+    return (one_line(value) or None) if isinstance(value, str) else None
+
+
+def _whole(*values: object) -> int | None:
+    for value in values:
+        if type(value) is int and 0 <= value < 2**53:
+            return value
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
+            return int(value)
+    return None
+
+
+def _trigger(metadata: Mapping[str, str]) -> str | None:
+    """The trigger word: as a trainer states it, or the tag that AI Toolkit writes for it, or the commonest tag."""
+    for name in ("modelspec.trigger_phrase", "trigger_word", "trigger_words", "ss_trigger_words"):
+        stated = _text(metadata.get(name))
+        if stated:
+            return stated
+    tags: Counter[str] = Counter()
+    for counted in _json(metadata.get("ss_tag_frequency")).values():
+        if isinstance(counted, dict):
+            tags.update({tag: count for tag, count in counted.items() if type(count) is int and 0 < count < 2**53})
+    if not tags:
+        return None
+    return one_line(tags.most_common(1)[0][0]) or None
+
+
+def adapter_config(metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    """diffusers' `lora_adapter_metadata`: `transformer.lora_alpha` and others."""
+    return _json(metadata.get("lora_adapter_metadata"))
+
+
+def stated_alpha(config: Mapping[str, Any], component: str, module: str, rank: int) -> float | None:
+    """The alpha that diffusers' adapter config gives a module of a component ("transformer"), or None.
+
+    diffusers keeps it there and nowhere else. A rank-stabilised LoRA's scale is alpha / √rank: it is returned as the
+    alpha that makes alpha / rank the same.
+    """
+    alpha = config.get(f"{component}.lora_alpha")
+    pattern = config.get(f"{component}.alpha_pattern")
+    if isinstance(pattern, dict):
+        for name, value in pattern.items():
+            if module == name or module.endswith(f".{name}"):
+                alpha = value
+                break
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        return None
+    return float(alpha) * (math.sqrt(rank) if config.get(f"{component}.use_rslora") is True else 1.0)

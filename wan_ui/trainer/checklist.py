@@ -1,0 +1,591 @@
+"""A job's preview against one of our runs, row by row, and the change that makes them match; it renders nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from wan_ui.engine.recipes import RECIPES, Recipe, scheduler_spec
+from wan_ui.engine.speedups import CHOICES
+from wan_ui.lora.header import LoraHeader, pair_messages
+from wan_ui.models import MODELS, RecipeId, WanModel
+from wan_ui.request import (
+    EXACT_RECIPES,
+    Generation,
+    InferenceRequest,
+    LoraItem,
+    PromptItem,
+    fill_trigger,
+    round_frames,
+    snap_size,
+)
+from wan_ui.text import one_line
+from wan_ui.trainer.job import EULER_SINCE, UNIPC_UNTIL, Imported, Sample, trainer_version
+from wan_ui.trainer.preview import PreviewFacts
+
+State = Literal["green", "amber", "red"]
+UPLOAD = "upload://"
+LONGEST_SHOWN = 300  # characters of a prompt
+LONGEST_WORD = 200  # characters that may stand in for a trigger word
+SIGNS: Mapping[State, str] = {"green": "[ok]", "amber": "[??]", "red": "[XX]"}
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A change of a request: fields of its own, fields of the prompt, all LoRAs' multiplier, or other LoRAs."""
+
+    request: Mapping[str, Any] = field(default_factory=dict)
+    prompt: Mapping[str, Any] = field(default_factory=dict)
+    network_multiplier: float | None = None
+    loras: tuple[LoraItem, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the checklist. Red: it differs. Amber: it cannot be known, or differs by rounding alone.
+
+    `preview` and `run` are the values as text; `fix` is None where there is nothing to mend, or no request can.
+    """
+
+    row: str
+    state: State
+    preview: str
+    run: str
+    message: str
+    fix: Fix | None = None
+
+    def body(self) -> dict[str, Any]:
+        """As JSON-ready data; `fixable` instead of the fix itself."""
+        said = {name: getattr(self, name) for name in ("row", "state", "preview", "run", "message")}
+        return {**said, "fixable": self.fix is not None}
+
+
+@dataclass(frozen=True)
+class Target:
+    """The preview: one of the job's samples.
+
+    `step`: of the checkpoint it was made with, None if unknown. `file`: what its file says; it wins over the config,
+    which may have been changed since. `image`: the SHA-256 of the first frame it started from, where that is known;
+    left out, it is taken from the sample's own `upload://`.
+    """
+
+    job: Imported
+    sample: Sample
+    step: int | None = None
+    file: PreviewFacts | None = None
+    image: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Our side: a generation, its LoRAs' headers by LoraUse.path, and its clip's metadata once it is rendered."""
+
+    generation: Generation
+    headers: Mapping[str, LoraHeader] = field(default_factory=dict)
+    clip: Mapping[str, Any] | None = None
+
+
+def checklist(target: Target, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:
+    """Every row, in a fixed order; a value that a model does not have is green."""
+    return tuple(make(_Pair(target, run, models)) for make in _ROWS)
+
+
+def file_checklist(file: PreviewFacts, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:
+    """The rows that a preview's file can answer by itself, and one that says what the job's config would add."""
+    row, one = models[run.generation.model], run.generation
+    rate = one.fps if one.fps in file.rates else file.fps
+    can = round_frames(row.frame_rule, file.num_frames) == file.num_frames
+    snapped = snap_size(row, one.recipe, file.width, file.height) == (file.width, file.height)
+    return (
+        _row(
+            "size",
+            (one.width, one.height) == (file.width, file.height),
+            f"{file.width} × {file.height}",
+            f"{one.width} × {one.height}",
+            "Another size has another noise: nothing of the video can be the same.",
+            Fix(prompt={"width": file.width, "height": file.height}) if snapped else None,
+        ),
+        _row(
+            "frames",
+            one.num_frames == file.num_frames,
+            file.num_frames,
+            one.num_frames,
+            "Another number of frames has another noise: nothing of the video can be the same.",
+            Fix(prompt={"num_frames": file.num_frames}) if can else None,
+        ),
+        _row(
+            "fps",
+            one.fps in file.rates,
+            rate,
+            one.fps,
+            "The frames may be the same, but they play at another speed.",
+            Fix(prompt={"fps": rate}),
+        )
+        if file.rates and rate is not None
+        else Row("fps", "amber", "unknown", str(one.fps), "The file does not say how fast it plays."),
+        Row("job", "amber", "no config", "", "Import the job's config.yaml to check seed, steps, prompt and the rest."),
+    )
+
+
+def apply(fix: Fix, request: InferenceRequest, prompt: int = 0) -> InferenceRequest:
+    """The request with the change, in the prompt of that index. Raises pydantic's ValidationError beyond its bounds."""
+    changes = dict(fix.request)
+    prompts = list(request.prompts)
+    if "trigger_word" in changes:  # the other prompts keep the word that they had
+        prompts = [_spelled_out(item, request.trigger_word) for item in prompts]
+    prompts[prompt] = PromptItem.model_validate({**prompts[prompt].model_dump(), **fix.prompt})
+    loras = request.loras if fix.loras is None else fix.loras
+    if fix.network_multiplier is not None:
+        loras = tuple(item.model_copy(update={"network_multiplier": fix.network_multiplier}) for item in loras)
+    whole = {**request.model_dump(), **changes}
+    if whole["recipe"] in EXACT_RECIPES:  # which none goes with
+        whole["speedup"] = "none"
+    whole["prompts"], whole["loras"] = tuple(prompts), loras
+    return InferenceRequest.model_validate(whole)
+
+
+def apply_all(rows: Sequence[Row], request: InferenceRequest, prompt: int = 0) -> InferenceRequest:
+    """Every red row's change: "make it all match"."""
+    for row in rows:
+        if row.state == "red" and row.fix is not None:
+            request = apply(row.fix, request, prompt)
+    return request
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """The checklist for a forum: plain lines, what differs first."""
+    width = max(len(row.row) for row in rows)
+    counts = ", ".join(f"{sum(row.state == state for row in rows)} {state}" for state in ("red", "amber", "green"))
+    lines = [f"Training preview against this run: {counts}"]
+    for row in sorted(rows, key=lambda row: ("red", "amber", "green").index(row.state)):
+        both = row.preview if row.preview == row.run else f"preview {row.preview} | run {row.run}"
+        lines.append(f"{SIGNS[row.state]} {row.row:<{width}}  {both}")
+        if row.state != "green":
+            lines.append(f"     {'':<{width}} {row.message}")
+    return "\n".join(lines)
+
+
+def _spelled_out(item: PromptItem, trigger: str | None) -> PromptItem:
+    return item.model_copy(update={"prompt": fill_trigger(item.prompt, item.trigger_word or trigger)})
+
+
+class _Pair:
+    """Both sides, with what several rows need of them."""
+
+    def __init__(self, target: Target, run: Run, models: Mapping[str, WanModel]) -> None:
+        self.target, self.run, self.models = target, run, models
+        self.job, self.generation = target.job, run.generation
+        self.wanted = target.sample.request.prompts[0]
+        self.row, self.run_row = models[target.job.model], models[run.generation.model]
+        self.versions = {version for header in run.headers.values() if (version := trainer_version(header))}
+        self.recipe_id, self.era_known = self._era()
+        self.recipe, self.run_recipe = RECIPES[self.recipe_id], RECIPES[run.generation.recipe]
+        image = self.wanted.ctrl_img or ""
+        self.image = target.image or (image.removeprefix(UPLOAD) if image.startswith(UPLOAD) else None)
+
+    def _era(self) -> tuple[RecipeId, bool]:
+        """The trainer's recipe: as the job's import knew it, else by the run's own LoRA files."""
+        if self.job.recipe_known or not self.versions:
+            return self.job.recipe, self.job.recipe_known
+        if all(version >= EULER_SINCE for version in self.versions):
+            return "preview", True
+        if all(version <= UNIPC_UNTIL for version in self.versions):
+            return "preview_unipc", True
+        return self.job.recipe, False
+
+    @property
+    def given(self) -> str | None:
+        """The preview's first frame for the wire, where it is known."""
+        return f"{UPLOAD}{self.image}" if self.image else self.wanted.ctrl_img
+
+    @property
+    def job_loras(self) -> tuple[LoraItem, ...] | None:
+        """The job's own files at the sample's multiplier, where the import was given them."""
+        return self.target.sample.request.loras or None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        file = self.target.file
+        return (self.wanted.width, self.wanted.height) if file is None else (file.width, file.height)
+
+    @property
+    def num_frames(self) -> int:
+        return self.wanted.num_frames if self.target.file is None else self.target.file.num_frames
+
+    @property
+    def prompt(self) -> str:
+        request = self.target.sample.request
+        return fill_trigger(self.wanted.prompt, self.wanted.trigger_word or request.trigger_word)
+
+
+def _row(name: str, same: bool, preview: object, run: object, wrong: str, fix: Fix | None, right: str = "") -> Row:
+    """Green or red."""
+    shown = str(preview), str(run)
+    return Row(name, "green", *shown, right or "The same.") if same else Row(name, "red", *shown, wrong, fix)
+
+
+def _model(pair: _Pair) -> Row:
+    row = pair.row
+    wrong = f"The job trained {row.label}: another checkpoint makes another video, and the LoRA may do nothing there."
+    if pair.job.model_assumed and pair.run_row.id == row.id:
+        message = "The config does not say which checkpoint it was: this one is assumed. Check model.name_or_path."
+        return Row("checkpoint", "amber", f"{row.label}, assumed", pair.run_row.label, message)
+    return _row("checkpoint", pair.run_row.id == row.id, row.label, pair.run_row.label, wrong, _model_fix(pair))
+
+
+def _model_fix(pair: _Pair) -> Fix:
+    """The job's model, its LoRAs, and a first frame where that model takes one and this run's does not."""
+    prompt: dict[str, Any] = {}
+    if pair.row.control_image == "none":
+        prompt = {"ctrl_img": None}
+    elif pair.given is not None and pair.generation.image is None:
+        prompt = {"ctrl_img": pair.given}
+    return Fix({"model": pair.row.id}, prompt, loras=pair.job_loras or _refitted(pair))
+
+
+def _refitted(pair: _Pair) -> tuple[LoraItem, ...]:
+    """The run's LoRAs in the slots of the job's model."""
+    found: dict[str, LoraItem] = {}
+    for use in pair.generation.loras:
+        slot = use.slot
+        if slot not in pair.row.slots:
+            header = pair.run.headers.get(use.path)
+            named = header.slot if header is not None else ""
+            slot = named if named in pair.row.slots else next(iter(pair.row.slots))
+        transformer = slot if pair.row.two_transformers else None
+        found.setdefault(
+            slot,
+            LoraItem.model_validate(
+                {"path": use.path, "transformer": transformer, "network_multiplier": use.multiplier}
+            ),
+        )
+    return tuple(found.values())
+
+
+def _slots(pair: _Pair) -> Row:
+    """Whether each transformer that the job trained has its half, and no other one has any."""
+    uses = pair.generation.loras
+    loaded = tuple(dict.fromkeys(use.slot for use in uses))
+    preview, run = ", ".join(pair.job.slots), ", ".join(loaded) or "no LoRA"
+    headers = {use.slot: pair.run.headers[use.path] for use in uses if use.path in pair.run.headers}
+    wrong = ""
+    if pair.target.step == 0:
+        wrong = "At step 0 the LoRA was not trained yet: the preview is the base model's."
+        return _row("lora_sides", not uses, "no LoRA yet", run, wrong, Fix(loras=()), "The base model on both sides.")
+    fix = Fix(loras=pair.job_loras) if pair.job_loras else None
+    swapped = [slot for slot, header in headers.items() if header.slot in ("high", "low") and header.slot != slot]
+    if set(loaded) != set(pair.job.slots):
+        missing = [slot for slot in pair.job.slots if slot not in loaded]
+        wrong = (
+            f"Without the LoRA for {' and '.join(missing)}, the effect does not match the trainer's samples."
+            if missing
+            else "The job trained no LoRA for a side that has one here."
+        )
+        if not missing:
+            fix = fix or Fix(loras=tuple(_item(pair, use.path, use.slot, use.multiplier)
+                                         for use in uses if use.slot in pair.job.slots))  # fmt: skip
+    elif len(uses) > len(loaded):
+        wrong = "Several LoRAs are stacked; the trainer's preview has the job's own only."
+    elif pair.run_row.two_transformers and swapped:
+        wrong = f"The file for {swapped[0]} noise is named as the other half."
+        if len(swapped) == len(uses) == 2:
+            one, two = uses
+            fix = Fix(loras=(_item(pair, two.path, one.slot, two.multiplier),
+                             _item(pair, one.path, two.slot, one.multiplier)))  # fmt: skip
+    elif {"high", "low"} <= set(headers):
+        wrong = " ".join(pair_messages(headers["high"], headers["low"]))
+    if not wrong and not uses:
+        return Row("lora_sides", "green", preview, run, "No LoRA on either side.")
+    return _row("lora_sides", not wrong, preview, run, wrong, fix, "Each trained transformer has its LoRA.")
+
+
+def _item(pair: _Pair, path: str, slot: str, multiplier: float) -> LoraItem:
+    transformer = slot if pair.run_row.two_transformers else None
+    return LoraItem.model_validate({"path": path, "transformer": transformer, "network_multiplier": multiplier})
+
+
+def _step(pair: _Pair) -> Row:
+    wanted = pair.target.step
+    if wanted == 0 and not pair.generation.loras:
+        return Row("lora_step", "green", "step 0", "no LoRA", "The same.")
+    found = sorted({header.step for header in pair.run.headers.values() if header.step is not None})
+    preview = "unknown" if wanted is None else f"step {wanted}"
+    run = ", ".join(f"step {step}" for step in found) or "unknown"
+    if wanted is None or not found:
+        message = "Which step's LoRA made the preview, or which one is loaded, is not said: compare the same step."
+        return Row("lora_step", "amber", preview, run, message)
+    items = pair.job_loras
+    used = {use.path for use in pair.generation.loras}
+    fix = Fix(loras=items) if items and {item.path for item in items} != used else None
+    return _row("lora_step", found == [wanted], preview, run, "Load the checkpoint of the preview's own step.", fix)
+
+
+def _keeping(pair: _Pair, keeps: bool) -> Mapping[str, Any]:
+    """The recipe too, where this one would not leave the preview's value as it is."""
+    return {} if keeps else {"recipe": pair.recipe_id}
+
+
+def _size(pair: _Pair) -> Row:
+    width, height = pair.size
+    run = pair.generation
+    keeps = snap_size(pair.run_row, run.recipe, width, height) == (width, height)
+    asked = (run.requested_width, run.requested_height)
+    was = "" if asked == (run.width, run.height) else f" (asked for {asked[0]} × {asked[1]})"
+    return _row(
+        "size",
+        (run.width, run.height) == (width, height),
+        f"{width} × {height}",
+        f"{run.width} × {run.height}{was}",
+        "Another size has another noise: nothing of the video can be the same.",
+        Fix(_keeping(pair, keeps), {"width": width, "height": height}),
+    )
+
+
+def _frames(pair: _Pair) -> Row:
+    count, run = pair.num_frames, pair.generation
+    was = "" if run.requested_num_frames == run.num_frames else f" (asked for {run.requested_num_frames})"
+    wrong = "Another number of frames has another noise: nothing of the video can be the same."
+    can = round_frames(pair.row.frame_rule, count) == count
+    fix = Fix(prompt={"num_frames": count}) if can else None
+    return _row("frames", run.num_frames == count, count, f"{run.num_frames}{was}", wrong, fix)
+
+
+def _fps(pair: _Pair) -> Row:
+    file, run = pair.target.file, pair.generation.fps
+    rates = file.rates if file is not None and file.rates else (pair.wanted.fps,)
+    wanted = pair.wanted.fps if pair.wanted.fps in rates else (file.fps if file is not None else None) or rates[0]
+    wrong = "The frames may be the same, but they play at another speed."
+    return _row("fps", run in rates, wanted, run, wrong, Fix(prompt={"fps": wanted}))
+
+
+def _steps(pair: _Pair) -> Row:
+    wanted, run = pair.wanted.sample_steps, pair.generation.sample_steps
+    return _row("steps", wanted == run, wanted, run, "Another number of steps.", Fix(prompt={"sample_steps": wanted}))
+
+
+def _sampler(pair: _Pair) -> Row:
+    preview, run = _sampler_of(pair.row, pair.recipe, None), _sampler_of(pair.run_row, pair.run_recipe, pair.run.clip)
+    wrong = f"The trainer samples with {preview}: choose the recipe {pair.recipe_id}."
+    row = _row("sampler", preview == run, preview, run, wrong, Fix({"recipe": pair.recipe_id}))
+    if row.state == "green" and not pair.era_known:
+        message = "The trainer's version is not known, and up to 0.9.2 it was UniPC: try the recipe preview_unipc too."
+        return Row("sampler", "amber", preview, run, message)
+    return row
+
+
+def _sampler_of(row: WanModel, recipe: Recipe, clip: Mapping[str, Any] | None) -> str:
+    spec = scheduler_spec(row, recipe)
+    name = {"euler": "Euler", "unipc": "UniPC"}[recipe.sampler]
+    config = spec.config or _part(clip, "sampler")
+    shift = config.get("flow_shift", config.get("shift"))
+    old = ", sigmas of diffusers up to 0.35" if recipe.sigmas == "before_0_36" else ""
+    return f"{name}, shift {'of the checkpoint' if shift is None else f'{shift:g}'}{old}"
+
+
+def _part(clip: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    part = None if clip is None else clip.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _boundary(pair: _Pair) -> Row:
+    wanted, run = pair.row.boundary[pair.recipe_id], pair.run_row.boundary[pair.generation.recipe]
+    if run == "checkpoint" and pair.run.clip is not None:
+        run = pair.run.clip.get("boundary", run)
+    shown = "none" if wanted is None else str(wanted)
+    if run == "checkpoint":
+        return Row("boundary", "amber", shown, "of the checkpoint", "It is read from the checkpoint when it is loaded.")
+    wrong = "The change from the high- to the low-noise transformer comes at another step."
+    fix = Fix({"recipe": pair.recipe_id})
+    return _row("boundary", wanted == run, shown, "none" if run is None else run, wrong, fix)
+
+
+def _guidance(pair: _Pair) -> Row:
+    wanted, run = pair.wanted.guidance_scale, pair.generation.guidance_scale
+    return _row(
+        "guidance", wanted == run, f"{wanted:g}", f"{run:g}", "Another guidance scale.",
+        Fix(prompt={"guidance_scale": wanted}),
+    )  # fmt: skip
+
+
+def _seed(pair: _Pair) -> Row:
+    wanted, run = pair.wanted.seed, pair.generation.seed
+    if wanted is None or wanted == -1:
+        message = "The trainer drew this preview's seed and wrote it down nowhere: it cannot be matched."
+        return Row("seed", "amber", "drawn", str(run), message)
+    number = pair.target.sample.index + 1
+    wrong = f"By the job's seed rule (walk_seed, sticky seeds, flags) sample {number} has {wanted}."
+    return _row("seed", wanted == run, wanted, run, wrong, Fix(prompt={"seed": wanted}))
+
+
+def _words(pair: _Pair) -> tuple[bool, bool]:
+    """Whether the prompts agree but for the trigger word, and whether that does."""
+    preview, run = pair.prompt, pair.generation.prompt
+    if preview == run:
+        return True, True
+    token = pair.job.trigger_word or "[trigger]"
+    same_counts = preview.count(token) == run.count(token) and preview.count("[trigger]") == run.count("[trigger]")
+    if same_counts:
+        return False, True
+    first, *rest = (re.escape(part) for part in preview.split(token))
+    pattern = first + "".join((rf"(.{{0,{LONGEST_WORD}}}?)" if not index else r"\1") + part
+                              for index, part in enumerate(rest))  # fmt: skip
+    other_word = bool(rest) and re.fullmatch(pattern, run, re.DOTALL) is not None
+    return other_word or _without(preview, token) == _without(run, token), False
+
+
+def _without(text: str, token: str) -> list[str]:
+    return re.findall(r"\w+", text.replace(token, " ").replace("[trigger]", " "))
+
+
+def _prompt_fix(pair: _Pair) -> Fix:
+    plain = "[trigger]" in pair.prompt  # it stands in the preview's prompt as written: nothing may replace it
+    return Fix({"trigger_word": None} if plain else {}, {"prompt": pair.prompt, "trigger_word": None})
+
+
+def _prompt(pair: _Pair) -> Row:
+    preview, run = one_line(pair.prompt, LONGEST_SHOWN), one_line(pair.generation.prompt, LONGEST_SHOWN)
+    return _row("prompt", _words(pair)[0], preview, run, "Another prompt.", _prompt_fix(pair))
+
+
+def _trigger(pair: _Pair) -> Row:
+    word = pair.job.trigger_word
+    same = _words(pair)[1]
+    shown = one_line(word, 120) if word else "none"
+    token = word or "[trigger]"
+    run = f"{pair.generation.prompt.count(token)} × {shown if word else token}"
+    wrong = (
+        "The trainer replaces [trigger] in the prompt by this word, and adds it nowhere else."
+        if word
+        else "The job has no trigger_word: the trainer leaves [trigger] in the prompt as written."
+    )
+    return _row("trigger", same, f"{pair.prompt.count(token)} × {shown if word else token}", run, wrong,
+                _prompt_fix(pair))  # fmt: skip
+
+
+def _negative(pair: _Pair) -> Row:
+    wanted, run = pair.wanted.neg, pair.generation.neg
+    shown = (one_line(text, LONGEST_SHOWN) or "empty" for text in (wanted, run))
+    preview, ours = shown
+    return _row("negative", wanted == run, preview, ours, "Another negative prompt.", Fix(prompt={"neg": wanted}))
+
+
+def _multiplier(pair: _Pair) -> Row:
+    wanted = pair.target.sample.network_multiplier
+    found = sorted({use.multiplier for use in pair.generation.loras})
+    run = ", ".join(f"{one:g}" for one in found) or "no LoRA"
+    wrong = "The LoRA works at another strength than in the preview."
+    return _row("multiplier", found in ([], [wanted]), f"{wanted:g}", run, wrong, Fix(network_multiplier=wanted))
+
+
+def _applied(pair: _Pair) -> Row:
+    kind = pair.job.network_type.lower()
+    scales = {sample.network_multiplier for sample in pair.job.samples}
+    beside = kind == "dora" or pair.job.quantised is not None or pair.job.layer_offloading or len(scales) > 1
+    preview = "beside the weights, float32" if beside else "merged in float32"
+    merges = pair.run_recipe.lora == "merge" or kind not in ("lora", "dora")
+    run = "merged in float32" if merges and kind != "dora" else "beside the weights"
+    if beside:
+        message = "The trainer kept the LoRA beside the weights in float32; here the last bits differ."
+        return Row("lora_applied", "amber", preview, run, message)
+    wrong = f"The trainer merged the LoRA into the weights in float32: choose the recipe {pair.recipe_id}."
+    return _row("lora_applied", merges, preview, run, wrong, Fix({"recipe": pair.recipe_id}))
+
+
+def _image(pair: _Pair) -> Row:
+    run = pair.generation.image
+    wants = pair.image is not None or pair.wanted.ctrl_img is not None or pair.target.sample.missing_image is not None
+    preview = _digest(pair.image) if pair.image else pair.target.sample.missing_image or ("given" if wants else "none")
+    if wants and run is None:
+        fix = None
+        if pair.given is not None:
+            takes = pair.run_row.control_image != "none"
+            fix = Fix(prompt={"ctrl_img": pair.given}) if takes else _model_fix(pair)
+        return Row("control_image", "red", preview, "none", "The preview starts from a picture; give the same.", fix)
+    if not wants and run is not None and pair.row.control_image != "required":
+        wrong = "The preview was made from text alone: take the first frame away."
+        return Row("control_image", "red", preview, _digest(run), wrong, Fix(prompt={"ctrl_img": None}))
+    if run is not None and pair.image is None:
+        message = "The job's own picture is not here to compare: make sure that it is the same file."
+        return Row("control_image", "amber", preview, _digest(run), message)
+    wrong = "Another picture file than the preview's: the first frame decides the whole video."
+    fix = Fix(prompt={"ctrl_img": pair.given})
+    return _row("control_image", run == pair.image, preview, "none" if run is None else _digest(run), wrong, fix)
+
+
+def _digest(sha256: str | None) -> str:
+    return "none" if sha256 is None else f"file {sha256[:12]}"
+
+
+def _resize(pair: _Pair) -> Row:
+    if pair.generation.image is None:
+        return Row("control_resize", "green", "none", "none", "No picture is resized.")
+    size = _size(pair)
+    said = "stretched to exactly {}, Lanczos"
+    wrong = "The picture is resized to another size or shape, and image-to-video is very sensitive to it."
+    preview = said.format("{} × {}".format(*pair.size))
+    run = said.format(f"{pair.generation.width} × {pair.generation.height}")
+    return _row("control_resize", size.state == "green", preview, run, wrong, size.fix)
+
+
+def _quantisation(pair: _Pair) -> Row:
+    wrong = "The preview's base was quantised, which nothing here does: it can be approached, not equalled."
+    preview = pair.job.quantised or "none"
+    if pair.job.recovery_adapter:
+        preview += ", with an accuracy recovery adapter"
+    return _row("quantisation", pair.job.quantised is None, preview, "none", wrong, None)
+
+
+def _dtype(pair: _Pair) -> Row:
+    preview = "bfloat16 throughout"
+    dtype = None if pair.run.clip is None else pair.run.clip.get("dtype")
+    if dtype is not None and dtype != "bfloat16":
+        message = "The trainer computes in bfloat16 on a GPU; here it was float32 on the CPU, which only comes near."
+        return Row("dtype", "amber", preview, one_line(str(dtype), 40), message)
+    whole = pair.run_recipe.whole_bf16
+    run = preview if whole else "bfloat16, norms and time embedding in float32"
+    wrong = f"The trainer casts the whole transformer: choose the recipe {pair.recipe_id}."
+    return _row("dtype", whole, preview, run, wrong, Fix({"recipe": pair.recipe_id}))
+
+
+def _speedup(pair: _Pair) -> Row:
+    run = CHOICES[pair.generation.speedup].label
+    wrong = f"Rendered with a speed-up ({run}): not the preview's arithmetic. Set Speed-up to None."
+    return _row(
+        "speedup", pair.generation.speedup == "none", CHOICES["none"].label, run, wrong, Fix({"speedup": "none"})
+    )
+
+
+def _decode(pair: _Pair) -> Row:
+    said = {True: "in tiles", False: "whole"}
+    wanted, asked = pair.job.tiled, pair.generation.vae_tiling
+    run = asked if pair.run.clip is None else bool(pair.run.clip.get("tiled", asked))
+    if run != asked and not wanted:
+        wrong = "The trainer decoded whole frames; here the GPU had no room for them: faint seams differ."
+        return _row("decode", False, said[wanted], said[run], wrong, None)
+    switch = "on" if wanted else "off"
+    wrong = f"The trainer decoded {said[wanted]}: faint seams differ. Switch Decode in tiles {switch}."
+    return _row("decode", wanted == run, said[wanted], said[run], wrong, Fix({"vae_tiling": wanted}))
+
+
+def _versions(pair: _Pair) -> Row:
+    said = sorted(pair.versions)
+    preview = ", ".join(f"AI Toolkit {'.'.join(map(str, version))}" for version in said) or "AI Toolkit, unknown"
+    ours = _part(pair.run.clip, "versions")
+    run = ", ".join(f"{one_line(str(name), 40)} {one_line(str(ours[name]), 40)}" for name in ours) or "not rendered yet"
+    if not pair.era_known:
+        message = "The LoRA does not say which sampler its trainer had: preview since 0.9.4, preview_unipc up to 0.9.2."
+        return Row("versions", "amber", preview, run, message)
+    return Row("versions", "green", preview, run, f"Its previews are those of the recipe {pair.recipe_id}.")
+
+
+_ROWS: tuple[Callable[[_Pair], Row], ...] = (
+    _model, _slots, _step, _size, _frames, _fps, _steps, _sampler, _boundary, _guidance, _seed, _prompt, _trigger,
+    _negative, _multiplier, _applied, _image, _resize, _quantisation, _dtype, _speedup, _decode, _versions,
+)  # fmt: skip
+
+
+def red(rows: Sequence[Row]) -> Iterator[str]:
+    """The names of the rows that differ."""
+    return (row.row for row in rows if row.state == "red")

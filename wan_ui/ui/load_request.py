@@ -1,0 +1,178 @@
+"""Requests into the forms: pasted as JSON, of a finished job, or of a comparison's cell; it renders nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from wan_ui.errors import WanUIError
+from wan_ui.jobs.sample_comparisons import wire_of
+from wan_ui.models import MODELS
+from wan_ui.provenance.lora_search import hashes_of, locate_loras
+from wan_ui.request import InferenceRequest, parse
+from wan_ui.ui import form_schema, render
+from wan_ui.ui.compare_tab import CompareTab
+from wan_ui.ui.events import QUIET, Update
+from wan_ui.ui.lora_picker import UPLOAD, upload_names
+from wan_ui.ui.model_tabs import ModelTabs
+from wan_ui.ui.status_panel import StatusPanel
+from wan_ui.ui.uploaded_files import decoded
+
+if TYPE_CHECKING:
+    from wan_ui.jobs.store import Job
+    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.request import Generation
+
+
+class RequestLoader:
+    """Holds the drawer's components; every method named `on_…` is an event's handler."""
+
+    def __init__(self, service: VisitorJobService, forms: ModelTabs, compare: CompareTab, side: StatusPanel) -> None:
+        """Lays out "Request as JSON" in the surrounding column."""
+        self.service = service
+        self.forms = forms
+        self.compare = compare
+        self.side = side
+        self.pasted = gr.State(None)
+        with gr.Accordion("Request as JSON", open=False, elem_id="json") as self.drawer:
+            forms.lay_out_text()
+            self.paste = gr.Textbox(
+                label="Paste a request",
+                lines=4,
+                max_lines=12,
+                elem_classes="code",
+                placeholder=f'{{"model": "{next(iter(MODELS))}", "prompts": [{{"prompt": "…"}}]}}',
+            )
+            self.paste_problem = gr.HTML(elem_classes="problems")
+            self.load = gr.Button("Load into the form", size="sm")
+            with gr.Column(visible=False) as self.many:
+                self.which = gr.Dropdown([], label="Prompt to show in the form", elem_classes="chooser")
+                self.run_all = gr.Button("Run all prompts as one job", size="sm")
+
+    @property
+    def loaded(self) -> list[Any]:
+        """Everything that a request in the forms changes."""
+        own = [self.paste_problem, self.pasted, self.many, self.which, self.run_all, self.drawer]
+        return [*own, *self.forms.filled, *self.compare.changed]
+
+    def connect(self) -> None:
+        """Wires the ways a request comes from the page itself."""
+        uploads, side, loaded = self.forms.uploads, self.side, self.loaded
+        self.load.click(self.on_load_text, [self.paste, uploads], loaded, **QUIET)
+        side.reuse.click(self.on_reuse, [side.seen, uploads], loaded, **QUIET)
+        self.compare.player.click(self.on_cell, [uploads], loaded, **QUIET)
+        self.which.input(self.on_which, [self.pasted, self.which, uploads], loaded, **QUIET)
+        ran = [self.paste_problem, side.picked, *side.view]
+        self.run_all.click(self.on_run_all, [self.pasted, *side.looking], ran, **QUIET)
+
+    def on_load_text(self, text: Any, uploads: Any) -> Update:
+        try:
+            return self.open_request(decoded(str(text or "")), 0, uploads)
+        except WanUIError as error:
+            return {self.paste_problem: render.problem(error)}
+
+    def on_which(self, pasted: Any, index: Any, uploads: Any) -> Update:
+        try:
+            return self.open_request(pasted, int(index or 0), uploads)
+        except WanUIError as error:
+            return {self.paste_problem: render.problem(error)}
+
+    def on_reuse(self, seen: Mapping[str, Any], uploads: Any) -> Update:
+        """The shown job's request back in the form, with the seeds that were really used."""
+        try:
+            return self.reopen(self.service.job(str(seen.get("shown"))), None, uploads)
+        except WanUIError as error:
+            return {self.paste_problem: render.problem(error), self.drawer: gr.Accordion(open=True)}
+
+    def on_cell(self, uploads: Any, event: gr.EventData) -> Update:
+        """The request of a comparison's cell in its model's form, with the seed that was really used."""
+        try:
+            job = self.service.job(str(event.job))
+            cell = next(one for one in job.cells if (one.column, one.row) == (event.column, event.row))
+            return self.reopen_request(cell.request, job.generations[cell.generation :], uploads)
+        except WanUIError as error:
+            raise gr.Error(error.message, print_exception=False) from error
+
+    def reopen(self, job: Job, index: int | None, uploads: Any) -> Update:
+        """A job's request, or one of its clips', in the form: seeds as they were used, LoRA files found by content.
+
+        Raises what open_request raises.
+        """
+        wire = dict(job.request if index is None else wire_of(job, index))
+        made = job.generations if index is None else job.generations[index : index + 1]
+        return self.reopen_request(wire, made, uploads)
+
+    def reopen_request(self, wire: Mapping[str, Any], made: Sequence[Generation], uploads: Any) -> Update:
+        """A stored request in the form, with the seeds of what it made, one for each prompt, and its LoRA files found.
+
+        What is not as it was stands in the form's tab. Raises what open_request raises.
+        """
+        prompts = [{**item, "seed": generation.seed} for item, generation in zip(wire["prompts"], made, strict=False)]
+        notes = []
+        for item in prompts:
+            image = str(item.get("ctrl_img") or "").removeprefix(UPLOAD)
+            if image and not self.service.images.has(image):
+                del item["ctrl_img"]
+                notes.append("The image it starts from is not here any more: choose one again.")
+        sha256s = hashes_of(asdict(use) for generation in made for use in generation.loras)
+        found = locate_loras({**wire, "prompts": prompts}, self.service.library, sha256s)
+        shown = self.open_request(found.request, 0, uploads)
+        notes += found.notes
+        if not notes:
+            return shown
+        said = render.notes(tuple(dict.fromkeys(notes)))
+        row = self.forms.rows[found.request["model"]]
+        return {**shown, (self.compare.said if wire.get("compare") else row.problem): said}
+
+    def open_request(self, body: Any, index: int, uploads: Any) -> Update:
+        """Shows one prompt of a request in its model's tab; with several prompts, lets choose or run them all."""
+        request = parse(body)
+        row, held = form_schema.values(request, index, self._is_combined)
+        tab = self.forms.rows[row.id]
+        if held.get("ctrl_img"):
+            held["ctrl_img"] = UPLOAD + self.service.images.put(held["ctrl_img"])
+        names = upload_names(uploads)
+        for name in tab.cards:
+            source = held[name]
+            if source.startswith(UPLOAD) and source not in names:
+                names[source] = self.service.library.locate(source).name
+        several = len(request.prompts) > 1
+        found: Update = {
+            **self.forms.fill(tab, held, names),
+            self.forms.tabs: gr.Tabs(selected=row.id),
+            self.forms.place: row.id,
+            self.paste_problem: "",
+            self.pasted: body if several else None,
+            self.many: gr.Column(visible=several),
+        }
+        if several:
+            found[self.which] = gr.Dropdown(choices=_prompt_names(request), value=index)
+            found[self.run_all] = gr.Button(f"Run all {len(request.prompts)} prompts as one job")
+            found[self.drawer] = gr.Accordion(open=True)
+        if request.compare is not None:
+            found |= self.compare.open(row, held, request.compare)
+        return found
+
+    def _is_combined(self, path: str) -> bool:
+        try:
+            return self.service.lora_at_hand(path) and self.service.inspect_lora(path)["slot"] == "combined"
+        except WanUIError:
+            return False  # the card says what is wrong with it
+
+    def on_run_all(self, pasted: Any, picked: str | None, seen: Mapping[str, Any]) -> Update:
+        try:
+            self.service.submit(pasted)
+        except WanUIError as error:
+            return {self.paste_problem: render.problem(error)}
+        return {self.paste_problem: "", **self.side.follow(seen)}
+
+
+def _prompt_names(request: InferenceRequest) -> list[tuple[str, int]]:
+    """(label, index) of each prompt of a request."""
+    return [
+        (f"{index + 1}. {' '.join(item.prompt.split())[:80] or '(no prompt)'}", index)
+        for index, item in enumerate(request.prompts)
+    ]
