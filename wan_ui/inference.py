@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.checkpoints.sources import CheckpointSources, base_of
 from wan_ui.config import CompileMode, MemoryMode
 from wan_ui.engine import lossy
 from wan_ui.engine.compile import BlockCompiler, keep_cache_in
@@ -51,12 +53,21 @@ class Engine:
         allow_url_hosts: Sequence[str] = (),
         library: Library | None = None,
         compile: CompileMode = "auto",
+        comfy_dir: str | Path | None = None,
+        configs_dir: str | Path | None = None,
     ) -> None:
         self.device = choose_device(device)
-        self.checkpoints = Checkpoints(Path(models_dir) if models_dir is not None else None)
         self._scratch = tempfile.TemporaryDirectory(prefix="wan-ui-") if data_dir is None else None
         root = Path(self._scratch.name) if self._scratch is not None else Path(str(data_dir))
         uploads = root / "uploads"
+        models = Path(models_dir) if models_dir is not None else None
+        self.checkpoints = CheckpointSources(
+            Checkpoints(models),
+            comfy_dir=Path(comfy_dir) if comfy_dir is not None else None,
+            models_dir=models,
+            configs_dir=Path(configs_dir) if configs_dir is not None else None,
+            answers=Answers(root / ANSWERS),
+        )
         self.library = library or Library(Path(lora_dir), uploads, RemoteFiles(uploads, allow_hosts=allow_url_hosts))
         self.images = ImageStore(
             root / "images",
@@ -103,7 +114,7 @@ class Engine:
 
     def prefetch(self, generation: Generation) -> None:
         """Told what runs next while something else is rendered: its model's files are read ahead."""
-        self.loader.prefetch(model_row(generation.model))
+        self.loader.prefetch(model_row(generation.model), base_of(generation.base))
 
     def check(self) -> None:
         """After a failure: gives memory that nothing holds any more back to the device, and tries the device.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from wan_ui.errors import (
     ControlImageNotSupported,
@@ -133,6 +134,30 @@ class LoraItem(Wire):
     network_multiplier: Float = Field(1.0, ge=-2, le=2, description="LoRA scale; 0 is not attached.")
 
 
+def _file_name(value: str) -> str:
+    if value.startswith(("/", "\\")) or ":" in value or ".." in re.split(r"[\\/]", value):
+        raise ValueError("a name as GET /v1/models/{id}/bases lists it is needed, no path of the server")
+    return value
+
+
+FileName = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_file_name)]
+
+
+class BaseFiles(Wire):
+    """Checkpoint files by component; those left out are chosen, and the other half of a pair goes with the one named."""
+
+    transformer: FileName | None = Field(None, description="The transformer, or the high-noise half of a pair.")
+    transformer_2: FileName | None = Field(None, description="The low-noise half of a pair.")
+    vae: FileName | None = Field(None, description="The VAE.")
+    text_encoder: FileName | None = Field(None, description="The UMT5 text encoder.")
+    image_encoder: FileName | None = Field(None, description="The CLIP vision encoder of Wan 2.1 image-to-video.")
+
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """(component, name) of those that were given."""
+        return tuple((name, value) for name in type(self).model_fields if (value := getattr(self, name)) is not None)
+
+
 class Axis(Wire):
     """One direction of a grid. The values' own bounds are those of the request's field; compare.expand checks them."""
 
@@ -165,6 +190,11 @@ class InferenceRequest(Wire):
         description="Trade exactness for memory or time: fp8_storage, fp8_products or step_cache. Other frames than "
         "without; recipe reference only.",
     )
+    base: Literal["auto", "folder"] | BaseFiles = Field(
+        "auto",
+        description="Which checkpoint files the model is loaded from: auto (the most exact ones on the server), folder "
+        "(the repository in diffusers layout), or names by component as GET /v1/models/{id}/bases lists them.",
+    )
     first_step_change: Bool = Field(
         True,
         description="Measure how much the LoRA changes the first prediction, by one forward more; never in a "
@@ -189,7 +219,7 @@ class Generation:
     """One clip, every value the one that will be used.
 
     `image` is the SHA-256 (hex) of the control image's bytes, or None. `requested_*` are the values before
-    flooring and rounding.
+    flooring and rounding. `base` is `auto`, `folder`, or (component, name) of each checkpoint file that was asked for.
     """
 
     model: str
@@ -212,6 +242,7 @@ class Generation:
     first_step_change: bool = True
     vae_tiling: bool = False
     speedup: Speedup = "none"
+    base: str | tuple[tuple[str, str], ...] = "auto"
 
 
 def parse(body: Any) -> InferenceRequest:
@@ -427,4 +458,5 @@ def _generation(
         first_step_change=request.first_step_change,
         vae_tiling=request.vae_tiling,
         speedup=request.speedup,
+        base=request.base if isinstance(request.base, str) else request.base.named,
     )

@@ -10,9 +10,9 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tests.golden_cases import GOLDEN
-from wan_ui.checkpoints.headers import read_header
+from wan_ui.checkpoints.headers import brings_vocabulary, read_header
 from wan_ui.checkpoints.sentencepiece import NORMAL, parse_model
-from wan_ui.checkpoints.tokenizers import has_vocabulary, tokenizer_of_file, tokenizer_of_folder
+from wan_ui.checkpoints.tokenizers import tokenizer_of_file, tokenizer_of_folder
 from wan_ui.errors import CheckpointIncomplete, CheckpointInvalid
 
 SINGLE = GOLDEN / "single_files"
@@ -61,12 +61,12 @@ def test_ids_are_those_of_tokenizer_json(prompt: str) -> None:
     assert encoded(tokenizer_of_folder(SPIECE.parent, "tokenizer"), prompt) == wanted
     for name in ("umt5_xxl_fp16.safetensors", "umt5_xxl_fp8_e4m3fn_scaled.safetensors", "umt5-xxl-encoder-Q8_0.gguf"):
         header = read_header(TEXT_ENCODERS / name, name)
-        assert has_vocabulary(header)
+        assert brings_vocabulary(header)
         assert encoded(tokenizer_of_file(header), prompt) == wanted, name
 
 
 def test_wans_own_text_encoder_brings_no_vocabulary() -> None:
-    assert not has_vocabulary(read_header(TEXT_ENCODERS / "umt5-xxl-enc-bf16.safetensors", "umt5"))
+    assert not brings_vocabulary(read_header(TEXT_ENCODERS / "umt5-xxl-enc-bf16.safetensors", "umt5"))
 
 
 def test_a_folder_with_tokenizer_json_is_read_as_before() -> None:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 Origin = Literal["comfy", "models"]
 
+ANSWERS = "checkpoint_answers.json"  # in the data folder
 SAMPLES = 16  # places at which a fingerprint reads a file
 SAMPLE_BYTES = 64 << 10  # bytes at each
 

@@ -6,6 +6,7 @@ ComfyUI keeps one list for `diffusion_models/` and `unet/`, and one for `text_en
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +37,7 @@ CHECKPOINT_ENDINGS = (".safetensors", ".sft", ".gguf")
 PICKLE_ENDINGS = (".ckpt", ".pt", ".pt2", ".bin", ".pth", ".pkl")
 EXTRA_PATHS = "extra_model_paths.yaml"
 MOST_FILES = 20_000  # in one folder tree; what lies beyond is left out, and said
+LARGEST_CONFIG = 1 << 20  # bytes
 DEEPEST = 8  # levels of subfolders
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
 
@@ -133,6 +135,21 @@ def list_files(folders: Iterable[Path], category: Category | None, skip: Iterabl
     return list(files.values())
 
 
+def _is_component(folder: Path, names: Iterable[str]) -> bool:
+    """Whether a folder is a component in diffusers' or transformers' layout, whose weights go with its config."""
+    if "config.json" not in names:
+        return False
+    try:
+        with (folder / "config.json").open("rb") as file:
+            config = json.loads(file.read(LARGEST_CONFIG))
+    except (OSError, ValueError, RecursionError):
+        return False
+    # Wan's own repositories have a config.json too, with their own class in it.
+    return isinstance(config, dict) and (
+        "architectures" in config or config.get("_class_name", "WanModel") != "WanModel"
+    )
+
+
 def _walk(folder: Path, left_out: frozenset[Path]) -> Iterator[Path]:
     """The model files below a folder, links followed, no folder twice."""
     seen: set[Path] = set()
@@ -140,7 +157,12 @@ def _walk(folder: Path, left_out: frozenset[Path]) -> Iterator[Path]:
     for place, folders, names in os.walk(folder, followlinks=True):
         here = Path(place)
         real = here.resolve()
-        if real in seen or real in left_out or len(here.relative_to(folder).parts) > DEEPEST:
+        if (
+            real in seen
+            or real in left_out
+            or _is_component(here, names)
+            or len(here.relative_to(folder).parts) > DEEPEST
+        ):
             folders.clear()
             continue
         seen.add(real)

@@ -20,7 +20,7 @@ SHIPPED = Path(__file__).parent / "configs"
 LARGEST_CONFIG = 1 << 20  # bytes
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
-_NAMES: Mapping[str, str] = MappingProxyType(
+CONFIG_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "scheduler": "scheduler_config.json",
         "image_processor": "preprocessor_config.json",
@@ -38,13 +38,13 @@ class ModelConfigs:
 
     def folder(self, model: WanModel, component: str) -> Path | None:
         """The folder that holds a component's config, or None."""
-        source, name = model.components[component], _NAMES.get(component, "config.json")
+        source, name = model.components[component], CONFIG_NAMES.get(component, "config.json")
         folders = (root / source.repo / source.subfolder for root in self._folders)
         return next((folder for folder in folders if (folder / name).is_file()), None)
 
     def config(self, model: WanModel, component: str) -> Mapping[str, Any]:
         """A component's config. Raises CheckpointIncomplete where there is none, or none that can be read."""
-        name = _NAMES.get(component, "config.json")
+        name = CONFIG_NAMES.get(component, "config.json")
         folder = self.folder(model, component)
         source = model.components[component]
         shown = "/".join(part for part in (source.repo, source.subfolder, name) if part)

@@ -28,6 +28,8 @@ from wan_ui.lora.safetensors_header import LARGEST_HEADER, TensorEntry, parse_he
 FileKind = Literal["safetensors", "gguf"]
 
 LONGEST_METADATA = 1 << 20  # bytes of a metadata value; `_quantization_metadata` names every layer
+SPIECE_TENSOR = "spiece_model"  # a text encoder's SentencePiece file, as a tensor of bytes
+GGUF_TOKENS = "tokenizer.ggml.tokens"  # the same vocabulary in a GGUF file's metadata
 START = 64  # bytes that tell what a file is
 
 _UNREADABLE_DTYPES = re.compile(rb'"dtype"\s*:\s*"(F4|F6_\w+|F8_E8M0|F8_\w+FNUZ)"')
@@ -86,6 +88,11 @@ def read_small(header: FileHeader, name: str) -> bytes:
     with header.path.open("rb") as file:
         file.seek(entry.start)
         return file.read(entry.end - entry.start)
+
+
+def brings_vocabulary(header: FileHeader) -> bool:
+    """Whether a text encoder's file brings its tokenizer's vocabulary."""
+    return SPIECE_TENSOR in header.tensors or GGUF_TOKENS in header.arrays
 
 
 def check_start(start: bytes, size: int, name: str) -> None:

@@ -16,12 +16,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from wan_ui.checkpoints import gguf_files
 from wan_ui.checkpoints.gguf_files import GgufError
-from wan_ui.checkpoints.headers import FileHeader, read_small
+from wan_ui.checkpoints.headers import GGUF_TOKENS, SPIECE_TENSOR, FileHeader, read_small
 from wan_ui.checkpoints.sentencepiece import CONTROL, LARGEST_MODEL, UNKNOWN, Piece, SentencePieceModel, parse_model
 from wan_ui.errors import CheckpointIncomplete, CheckpointInvalid
 
-SPIECE_TENSOR = "spiece_model"
-GGUF_TOKENS = "tokenizer.ggml.tokens"
 PAD, END, UNKNOWN_TEXT = "<pad>", "</s>", "<unk>"
 MODEL_MAX_LENGTH = 512
 
@@ -43,11 +41,6 @@ def tokenizer_of_folder(folder: Path, shown: str) -> PreTrainedTokenizerBase:
             f"{shown} has neither tokenizer.json nor spiece.model. Copy or download it again.", file=shown
         ) from error
     return build_tokenizer(parse_model(raw, f"{shown}/spiece.model"))
-
-
-def has_vocabulary(header: FileHeader) -> bool:
-    """Whether a text encoder's file brings its tokenizer."""
-    return SPIECE_TENSOR in header.tensors or GGUF_TOKENS in header.arrays
 
 
 def tokenizer_of_file(header: FileHeader) -> PreTrainedTokenizerBase:

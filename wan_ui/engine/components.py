@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import diffusers
@@ -17,7 +16,6 @@ import transformers
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors import safe_open
 from transformers import (
-    AutoTokenizer,
     CLIPImageProcessorPil,
     CLIPVisionModel,
     PreTrainedTokenizerBase,
@@ -25,6 +23,8 @@ from transformers import (
 )
 
 from wan_ui.checkpoints.folders import Checkpoints, Component
+from wan_ui.checkpoints.modules import load_module, open_file
+from wan_ui.checkpoints.tokenizers import tokenizer_of_file, tokenizer_of_folder
 from wan_ui.engine.prefetch import Prefetcher, has_room
 from wan_ui.engine.result import OnProgress, Progress
 from wan_ui.errors import CheckpointIncomplete
@@ -116,7 +116,8 @@ def load_components(
         for name in missing:
             say(name)
             with _readable(files[name]):
-                load = partial(_LOADERS[name], files[name], target.place(name), target.dtype)
+                loader = _LOADERS[name] if files[name].single is None else _load_single_file
+                load = partial(loader, files[name], target.place(name), target.dtype)
                 parts[name] = _with_progress(load, partial(say, name))
             loaded += files[name].size
             if name in MODULES:
@@ -222,13 +223,23 @@ def _image_encoder(part: Component, device: torch.device, dtype: torch.dtype) ->
     return _still(CLIPVisionModel.from_pretrained(part.folder, dtype=dtype, **_on(device)), device)
 
 
+def _load_single_file(part: Component, device: torch.device, dtype: torch.dtype) -> Any:
+    """A component from a single checkpoint file: a tokenizer from its vocabulary, or a module with its weights."""
+    if part.single is None:
+        raise AssertionError(f"{part.name} does not come from a single file")
+    if part.name == "tokenizer":
+        return tokenizer_of_file(part.single.header)
+    single = part.single
+    return load_module(open_file(single.header, single.kind, single.config), single.kind, single.config, device, dtype)
+
+
 def _image_processor(part: Component, device: torch.device, dtype: torch.dtype) -> CLIPImageProcessorPil:
     # By name: plain CLIPImageProcessor computes other numbers where torchvision is installed.
     return CLIPImageProcessorPil.from_pretrained(part.folder)
 
 
 def _tokenizer(part: Component, device: torch.device, dtype: torch.dtype) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(part.folder)
+    return tokenizer_of_folder(part.folder, part.name)
 
 
 def _config(part: Component, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -254,9 +265,14 @@ _LOADERS: Mapping[str, Callable[[Component, torch.device, torch.dtype], Any]] = 
 }
 
 
-def read_tensor(files: Sequence[Path], name: str) -> torch.Tensor:
-    """One tensor of a component's weights, by its name in the checkpoint. Raises CheckpointIncomplete."""
-    for file in files:
+def read_tensor(component: Component, name: str) -> torch.Tensor:
+    """One tensor of a component's weights, by its name in diffusers' layout. Raises CheckpointIncomplete."""
+    single = component.single
+    if single is not None:
+        with open_file(single.header, single.kind, single.config).reader() as reader:
+            # In float32, so that whoever rounds it to the model's dtype rounds once.
+            return reader.read(name, torch.float32)
+    for file in component.files:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as weights:
                 if name in weights.keys():  # noqa: SIM118 - the handle is no mapping

@@ -18,6 +18,9 @@ from wan_ui.request import Generation, model_row
 Storage = Literal["exact", "fp8_storage", "fp8_products"]
 """How the transformers' weights are kept. There is no way back from fp8 but to read them again."""
 
+BaseNames = str | tuple[tuple[str, str], ...]
+"""A generation's `base`: where the model's files come from. Another base is another load."""
+
 Report = Mapping[str, Any]
 """What a LoRA does on a slot, JSON-ready: modules_in_file, modules_in_use, dropped, weight_change, applied."""
 
@@ -80,6 +83,7 @@ class LoadedState:
     whole_bf16: bool
     slots: Mapping[str, AttachedLoras]
     storage: Storage = "exact"
+    base: BaseNames = "auto"
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class RequiredState:
     slots: Mapping[str, AttachedLoras]
     weights: Mapping[str, Mapping[str, float]]
     storage: Storage = "exact"
+    base: BaseNames = "auto"
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,9 @@ def required_state(generation: Generation, files: Mapping[str, LoraFile]) -> Req
         if kinds - unfused:
             attached = replace(attached, merges=(*attached.merges, (file.sha256, use.multiplier)))
         slots[use.slot] = attached
-    return RequiredState(row.id, recipe.whole_bf16, slots, weights, storage(generation.speedup))
+    return RequiredState(
+        row.id, recipe.whole_bf16, slots, weights, storage(generation.speedup), base=generation.base
+    )
 
 
 def storage(speedup: Speedup) -> Storage:
@@ -163,7 +170,7 @@ def plan(held: LoadedState | None, wanted: RequiredState) -> list[Step]:
     beside packed weights as beside exact ones.
     """
     steps: list[Step] = []
-    if held is None or held.model != wanted.model or _needs_exact_weights_again(held, wanted):
+    if held is None or (held.model, held.base) != (wanted.model, wanted.base) or _needs_exact_weights_again(held, wanted):
         steps.append(LoadModel(wanted.model))
         held = state_after_load(wanted)
     slots = dict(held.slots)
@@ -200,7 +207,8 @@ def _needs_exact_weights_again(held: LoadedState, wanted: RequiredState) -> bool
 
 def state_after_load(wanted: RequiredState) -> LoadedState:
     """A model just loaded: the checkpoint's own dtypes, nothing worn."""
-    return LoadedState(wanted.model, whole_bf16=False, slots=dict.fromkeys(wanted.slots, NOTHING_ATTACHED))
+    slots = dict.fromkeys(wanted.slots, NOTHING_ATTACHED)
+    return LoadedState(wanted.model, whole_bf16=False, slots=slots, base=wanted.base)
 
 
 class Core:

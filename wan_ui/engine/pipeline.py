@@ -23,7 +23,9 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from PIL import Image
 
 import wan_ui
+from wan_ui.checkpoints.bases import Base
 from wan_ui.checkpoints.folders import Checkpoints, Component
+from wan_ui.checkpoints.sources import CheckpointSources, base_of
 from wan_ui.compare import high_noise_part
 from wan_ui.config import MemoryMode
 from wan_ui.engine import attention, conditioning, lossy, memory
@@ -50,7 +52,7 @@ from wan_ui.engine.recipes import RECIPES, Recipe, SchedulerSpec, scheduler_spec
 from wan_ui.engine.result import Clip, OnProgress, Phase, Progress
 from wan_ui.engine.sampling import DenoisingState, Experts, Guidance, denoise, old_flow_sigmas
 from wan_ui.engine.streaming import ADAPTER_MARK
-from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, OutOfMemory
+from wan_ui.errors import BaseNotFound, CheckpointIncomplete, HostError, OutOfMemory
 from wan_ui.lora.convert import Converted, convert
 from wan_ui.lora.library import LoraFile
 from wan_ui.media.image import fit
@@ -73,10 +75,11 @@ class Loader:
     """Loads rows onto one device, one at a time, and keeps what the next row has in common with the last."""
 
     def __init__(
-        self, checkpoints: Checkpoints, device: torch.device, wanted_memory: MemoryMode, compiler: BlockCompiler
+        self, sources: CheckpointSources, device: torch.device, wanted_memory: MemoryMode, compiler: BlockCompiler
     ) -> None:
         self.compiler = compiler
-        self._checkpoints = checkpoints
+        self._sources = sources
+        self._checkpoints = sources.folders
         self._device = device
         self._memory: MemoryMode = wanted_memory
         self.counts = LoadCounts()
@@ -95,7 +98,8 @@ class Loader:
         Raises CheckpointNotFound, CheckpointIncomplete, DiskFull or OutOfMemory.
         """
         self.stop_prefetch()
-        files = self._checkpoints.fetch(row, on_progress)
+        sourced = self._sources.fetch(row, base_of(generation.base), on_progress)
+        files = sourced.components
         kept = same_parts(self._checkpoints, before.hand_over(), files) if isinstance(before, WanPipeline) else {}
         before = None
         if "text_encoder" not in kept:
@@ -110,9 +114,10 @@ class Loader:
             components = load_components(row, files, target, kept, self.counts, on_progress)
             self._held = files
             placement = DevicePlacement(mode, components, self._device)
-            return WanPipeline(row, components, placement, self, sizes, self._checkpoints.identity(row))
+            identity = self._sources.identity(row, sourced)
+            return WanPipeline(row, components, placement, self, sizes, identity)
 
-    def prefetch(self, row: WanModel) -> None:
+    def prefetch(self, row: WanModel, base: Base = "auto") -> None:
         """Pulls the files that a row has and the one held has not into the page cache, in the background.
 
         Only where host memory has room for them; without effect for files that are not on disk.
@@ -122,8 +127,8 @@ class Loader:
         self.stop_prefetch()
         self._prefetched = row.id
         try:
-            wanted = {name: self._checkpoints.component(row, name) for name in row.components if name in MODULES}
-        except (CheckpointNotFound, CheckpointIncomplete):
+            wanted = self._sources.local(row, base, MODULES)
+        except (HostError, BaseNotFound):
             return  # what is wrong with it is said when its own job runs
         files = [
             file
@@ -426,7 +431,7 @@ class WanPipeline:
 
     def _originals(self, component: str) -> BaseWeights:
         """Beside the model where the GPU has room for it and a render, else in host memory, else read again."""
-        files = self._components.files[component].files
+        files = self._components.files[component]
 
         def place(size: int) -> Place:
             if self._device.type == "cuda" and size + ROOM_FOR_A_RENDER <= idle_bytes(self._device):

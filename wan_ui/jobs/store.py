@@ -253,10 +253,16 @@ def load_generations(text: str) -> tuple[Generation, ...]:
                 **fields,
                 "loras": tuple(LoraUse(**use) for use in fields["loras"]),
                 "ignored": tuple(fields["ignored"]),
+                "base": _base(fields.get("base", "auto")),
             }
         )
         for fields in json.loads(text)
     )
+
+
+def _base(value: Any) -> str | tuple[tuple[str, str], ...]:
+    """A generation's `base` from JSON, which has no tuples."""
+    return value if isinstance(value, str) else tuple((str(component), str(name)) for component, name in value)
 
 
 def _dump_cells(cells: Sequence[PlannedCell]) -> str:
