@@ -144,7 +144,7 @@ FileName = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_
 
 
 class BaseFiles(Wire):
-    """Checkpoint files by component; those left out are chosen, and the other half of a pair goes with the one named."""
+    """Checkpoint files by component; those left out are chosen; one half of a pair brings the other."""
 
     transformer: FileName | None = Field(None, description="The transformer, or the high-noise half of a pair.")
     transformer_2: FileName | None = Field(None, description="The low-noise half of a pair.")

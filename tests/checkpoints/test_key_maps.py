@@ -60,7 +60,7 @@ def test_transformer_names(original: str, name: str | None) -> None:
         ("decoder.upsamples.14.residual.2.bias", False, 2, "decoder.up_blocks.3.resnets.2.conv1.bias"),
         ("decoder.upsamples.4.shortcut.weight", False, 2, "decoder.up_blocks.1.resnets.0.conv_shortcut.weight"),
         ("encoder.downsamples.0.downsamples.2.a.bias", True, 2, "encoder.down_blocks.0.downsampler.a.bias"),
-        ("encoder.downsamples.0.downsamples.1.residual.3.gamma", True, 2, "encoder.down_blocks.0.resnets.1.norm2.gamma"),
+        ("encoder.downsamples.0.downsamples.1.residual.6.bias", True, 2, "encoder.down_blocks.0.resnets.1.conv2.bias"),
         ("decoder.upsamples.0.upsamples.2.residual.2.weight", True, 2, "decoder.up_blocks.0.resnets.2.conv1.weight"),
         ("decoder.upsamples.0.upsamples.3.time_conv.bias", True, 2, "decoder.up_blocks.0.upsampler.time_conv.bias"),
         ("decoder.upsamples.0.upsamples.0.residual.2.weight", False, 2, None),

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from wan_ui.errors import CheckpointIncomplete
+from wan_ui.errors import CheckpointIncomplete, CheckpointInvalid
 from wan_ui.models import WanModel
 
 SHIPPED = Path(__file__).parent / "configs"
@@ -50,7 +50,7 @@ class ModelConfigs:
         shown = "/".join(part for part in (source.repo, source.subfolder, name) if part)
         if folder is None:
             raise CheckpointIncomplete(f"There is no config {shown}: put it under the configs folder.", file=shown)
-        return _read(folder / name, shown)
+        return read_config(folder / name, shown)
 
     def tokenizer_folder(self, model: WanModel) -> Path | None:
         """A folder with the model's tokenizer; none is shipped, since its vocabulary is too large."""
@@ -58,7 +58,32 @@ class ModelConfigs:
         return folder if folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES) else None
 
 
-def _read(path: Path, shown: str) -> Mapping[str, Any]:
+def check_config(model: WanModel, component: str, config: Mapping[str, Any], shown: str) -> None:
+    """Raises CheckpointInvalid where a transformer's config is another kind of model's.
+
+    Text-to-video transformers take the latent's channels, image-to-video ones those, a mask of four and the encoded
+    frame's; only Wan 2.1 image-to-video has layers for an image encoder.
+    """
+    if component not in model.slots.values():
+        return
+    latent = config.get("out_channels")
+    takes_frame = model.conditioning in ("latent_channels", "clip_and_latent_channels")
+    wanted = 2 * latent + 4 if takes_frame and isinstance(latent, int) else latent
+    if config.get("in_channels") != wanted:
+        raise CheckpointInvalid(
+            f"{shown} is another model's transformer: it takes {config.get('in_channels')} channels where "
+            f"{model.label} has {wanted}.",
+            file=shown,
+        )
+    if (config.get("image_dim") is not None) != model.image_layers:
+        which = "has" if config.get("image_dim") is not None else "lacks"
+        raise CheckpointInvalid(
+            f"{shown} is another model's transformer: it {which} the layers for an image encoder.", file=shown
+        )
+
+
+def read_config(path: Path, shown: str) -> Mapping[str, Any]:
+    """A config file as a mapping. Raises CheckpointIncomplete for one that cannot be read."""
     try:
         if path.stat().st_size > LARGEST_CONFIG:
             raise CheckpointIncomplete(f"{shown} is larger than any config. Put the config in place again.", file=shown)

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -78,6 +77,13 @@ class Component:
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(file.stat().st_size for file in self.files)
+
+
+def folder_headers(component: Component) -> list[FileHeader]:
+    """The headers of a folder's safetensors files. Raises what headers.read_header raises."""
+    return [
+        read_header(file, f"{component.name}/{file.name}") for file in component.files if file.suffix == ".safetensors"
+    ]
 
 
 def _wanted_patterns(name: str, subfolder: str) -> list[str]:
@@ -213,21 +219,6 @@ class Checkpoints:
         except (CheckpointNotFound, CheckpointIncomplete):
             return False
         return True
-
-    def elements(self, component: Component) -> int:
-        """How many numbers the component's weights hold, read off the headers.
-
-        Raises CheckpointIncomplete or CheckpointInvalid for a file that is not whole, or none at all.
-        """
-        return sum(math.prod(entry.shape) for header in self.headers(component) for entry in header.tensors.values())
-
-    def headers(self, component: Component) -> list[FileHeader]:
-        """The headers of the component's safetensors files. Raises what headers.read_header raises."""
-        return [
-            read_header(file, f"{component.name}/{file.name}")
-            for file in component.files
-            if file.suffix == ".safetensors"
-        ]
 
     def same_files(self, one: Component, other: Component) -> bool:
         """Whether two components are the same bytes: same real path or hub blob, else equal SHA-256."""

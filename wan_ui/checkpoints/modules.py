@@ -16,11 +16,14 @@ from accelerate import init_empty_weights
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
+from wan_ui.checkpoints.configs import read_config
+from wan_ui.checkpoints.folders import Component, folder_headers
 from wan_ui.checkpoints.headers import FileHeader
 from wan_ui.checkpoints.key_maps import ComponentKind, TensorSource, map_keys
 from wan_ui.checkpoints.quantization import Quantization, read_quantization
 from wan_ui.checkpoints.tensors import TensorReader
 from wan_ui.errors import CheckpointInvalid
+from wan_ui.lora.safetensors_header import TensorEntry
 
 MOST_NAMED = 3  # tensors that an error names
 TIED = {"encoder.embed_tokens.weight": "shared.weight"}  # UMT5's embedding is in the file once, under one of two names
@@ -54,31 +57,64 @@ def open_file(header: FileHeader, kind: ComponentKind, config: Mapping[str, Any]
     quantization = read_quantization(header)
     mapped = map_keys(kind, quantization.weights, config)
     expected = expected_shapes(kind, config)
-    missing = sorted(name for name in expected if name not in mapped.sources)
     extra = sorted({*mapped.unknown, *(mapped.sources[name].name for name in mapped.sources if name not in expected)})
-    words = kind.replace("_", " ")
-    if missing:
-        raise CheckpointInvalid(
-            f"{header.name} is not this model's {words}, or not all of it: {_some(missing)} missing.",
-            file=header.name,
-            missing=missing[:MOST_NAMED],
-        )
+    stored = {name: _stored_shape(header.tensors, source) for name, source in mapped.sources.items()}
+    compare_shapes(header.name, kind, stored, expected)
     if extra:
         raise CheckpointInvalid(
-            f"{header.name} is not this model's {words}: it also holds {_some(extra)}.",
+            f"{header.name} is not this model's {_words(kind)}: it also holds {_some(extra)}.",
             file=header.name,
             unknown=extra[:MOST_NAMED],
         )
+    return OpenFile(header, quantization, mapped.sources, expected)
+
+
+def compare_shapes(
+    shown: str,
+    kind: ComponentKind,
+    stored: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Raises CheckpointInvalid, naming `shown` and the tensor, where one is missing or has another shape."""
+    missing = sorted(name for name in expected if name not in stored)
+    if missing:
+        raise CheckpointInvalid(
+            f"{shown} is not this model's {_words(kind)}, or not all of it: {_some(missing)} missing.",
+            file=shown,
+            missing=missing[:MOST_NAMED],
+        )
     for name, shape in expected.items():
-        stored = _stored_shape(header, mapped.sources[name])
-        if _without_ones(stored) != _without_ones(shape):
+        if _without_ones(stored[name]) != _without_ones(shape):
             raise CheckpointInvalid(
-                f"{header.name} is another model's {words}: {name} has the shape {list(stored)} where {list(shape)} "
-                "is needed.",
-                file=header.name,
+                f"{shown} is another model's {_words(kind)}: {name} has the shape {list(stored[name])} where "
+                f"{list(shape)} is needed.",
+                file=shown,
                 tensor=name,
             )
-    return OpenFile(header, quantization, mapped.sources, expected)
+
+
+def count_elements(component: Component, kind: ComponentKind) -> int:
+    """How many numbers a component's weights hold; its names and shapes are compared with its config before.
+
+    Raises CheckpointInvalid for another model's weights, CheckpointIncomplete for files that are not whole.
+    """
+    if component.single is not None:
+        return open_file(component.single.header, component.single.kind, component.single.config).elements
+    headers = folder_headers(component)
+    config = read_config(component.folder / "config.json", f"{component.name}/config.json")
+    if "quantization_config" not in config:
+        tensors = {name: entry for header in headers for name, entry in header.tensors.items()}
+        mapped = map_keys(kind, tensors, config)
+        stored = {name: _stored_shape(tensors, source) for name, source in mapped.sources.items()}
+        for alias, name in TIED.items():
+            if alias in tensors:
+                stored.setdefault(name, tensors[alias].shape)
+        compare_shapes(f"{component.name}/{component.files[-1].name}", kind, stored, expected_shapes(kind, config))
+    return sum(torch.Size(entry.shape).numel() for header in headers for entry in header.tensors.values())
+
+
+def _words(kind: ComponentKind) -> str:
+    return kind.replace("_", " ")
 
 
 def _some(names: list[str]) -> str:
@@ -86,8 +122,8 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _stored_shape(header: FileHeader, source: TensorSource) -> tuple[int, ...]:
-    shape = header.tensors[source.name].shape
+def _stored_shape(tensors: Mapping[str, TensorEntry], source: TensorSource) -> tuple[int, ...]:
+    shape = tensors[source.name].shape
     return (shape[0] // source.of, *shape[1:]) if source.of > 1 and shape else shape
 
 

@@ -22,8 +22,10 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from wan_ui.checkpoints.configs import check_config, read_config
 from wan_ui.checkpoints.folders import Checkpoints, Component
-from wan_ui.checkpoints.modules import load_module, open_file
+from wan_ui.checkpoints.modules import count_elements, load_module, open_file
+from wan_ui.checkpoints.sources import KINDS
 from wan_ui.checkpoints.tokenizers import tokenizer_of_file, tokenizer_of_folder
 from wan_ui.engine.prefetch import Prefetcher, has_room
 from wan_ui.engine.result import OnProgress, Progress
@@ -98,7 +100,8 @@ def load_components(
     Raises CheckpointIncomplete when a file is there but cannot be used.
     """
     parts: dict[str, Any] = dict(kept)
-    missing = [name for name in row.components if name not in parts]
+    # The small parts first: what is wrong with a config or tokenizer is found before gigabytes are read.
+    missing = sorted((name for name in row.components if name not in parts), key=lambda name: name in MODULES)
     total = sum(files[name].size for name in missing)
     loaded = 0
     counts.kept += len(parts)
@@ -263,6 +266,17 @@ _LOADERS: Mapping[str, Callable[[Component, torch.device, torch.dtype], Any]] = 
     "scheduler": _config,
     "model_index": _config,
 }
+
+
+def checked_elements(model: WanModel, component: Component) -> int:
+    """How many numbers a component's weights hold, once its config, names and shapes were found to be the model's.
+
+    Raises CheckpointInvalid for another model's, CheckpointIncomplete for files that are not whole.
+    """
+    if component.single is None:
+        shown = f"{component.name}/config.json"
+        check_config(model, component.name, read_config(component.folder / "config.json", shown), shown)
+    return count_elements(component, KINDS[component.name])
 
 
 def read_tensor(component: Component, name: str) -> torch.Tensor:

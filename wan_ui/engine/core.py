@@ -153,9 +153,7 @@ def required_state(generation: Generation, files: Mapping[str, LoraFile]) -> Req
         if kinds - unfused:
             attached = replace(attached, merges=(*attached.merges, (file.sha256, use.multiplier)))
         slots[use.slot] = attached
-    return RequiredState(
-        row.id, recipe.whole_bf16, slots, weights, storage(generation.speedup), base=generation.base
-    )
+    return RequiredState(row.id, recipe.whole_bf16, slots, weights, storage(generation.speedup), base=generation.base)
 
 
 def storage(speedup: Speedup) -> Storage:
@@ -170,7 +168,11 @@ def plan(held: LoadedState | None, wanted: RequiredState) -> list[Step]:
     beside packed weights as beside exact ones.
     """
     steps: list[Step] = []
-    if held is None or (held.model, held.base) != (wanted.model, wanted.base) or _needs_exact_weights_again(held, wanted):
+    if (
+        held is None
+        or (held.model, held.base) != (wanted.model, wanted.base)
+        or _needs_exact_weights_again(held, wanted)
+    ):
         steps.append(LoadModel(wanted.model))
         held = state_after_load(wanted)
     slots = dict(held.slots)

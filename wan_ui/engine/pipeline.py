@@ -24,8 +24,8 @@ from PIL import Image
 
 import wan_ui
 from wan_ui.checkpoints.bases import Base
-from wan_ui.checkpoints.folders import Checkpoints, Component
-from wan_ui.checkpoints.sources import CheckpointSources, base_of
+from wan_ui.checkpoints.folders import Component
+from wan_ui.checkpoints.sources import CheckpointSources, base_of, report
 from wan_ui.compare import high_noise_part
 from wan_ui.config import MemoryMode
 from wan_ui.engine import attention, conditioning, lossy, memory
@@ -39,6 +39,7 @@ from wan_ui.engine.components import (
     LoadCounts,
     Target,
     build_scheduler,
+    checked_elements,
     load_components,
     model_dtype,
     read_tensor,
@@ -106,7 +107,7 @@ class Loader:
             self.prompts.clear()
         self.frames = FrameCache(self.frames.encodes)
         release(self._device)
-        sizes = _sizes(self._checkpoints, row, files, model_dtype(self._device))
+        sizes = _sizes(row, files, model_dtype(self._device))
         mode = self.decide(row, sizes, generation)
         self._check_host(mode, sizes, files, kept, generation)
         target = Target(self._device, model_dtype(self._device), DevicePlacement.on_host(mode))
@@ -115,7 +116,7 @@ class Loader:
             self._held = files
             placement = DevicePlacement(mode, components, self._device)
             identity = self._sources.identity(row, sourced)
-            return WanPipeline(row, components, placement, self, sizes, identity)
+            return WanPipeline(row, components, placement, self, sizes, identity, report(sourced))
 
     def prefetch(self, row: WanModel, base: Base = "auto") -> None:
         """Pulls the files that a row has and the one held has not into the page cache, in the background.
@@ -300,10 +301,12 @@ class WanPipeline:
         placement: DevicePlacement,
         loader: Loader,
         sizes: memory.Sizes,
-        identity: Sequence[Mapping[str, str | None]],
+        identity: Sequence[Mapping[str, Any]],
+        base: Mapping[str, Any],
     ) -> None:
         self._row = row
         self._identity = identity
+        self._base = base
         self._components = components
         self._placement = placement
         self._loader = loader
@@ -764,6 +767,7 @@ class WanPipeline:
             "device": device_name(self._device),
             "versions": versions(),
             "checkpoint": [dict(one) for one in self._identity],
+            "base": dict(self._base),
         }
 
 
@@ -815,9 +819,11 @@ def out_of_memory_mapped() -> Iterator[None]:
         ) from error
 
 
-def _sizes(checkpoints: Checkpoints, row: WanModel, files: Mapping[str, Component], dtype: torch.dtype) -> memory.Sizes:
+def _sizes(row: WanModel, files: Mapping[str, Component], dtype: torch.dtype) -> memory.Sizes:
+    """Bytes of the model's parts in memory, read off the files' headers, which are checked against the configs."""
+
     def size(name: str) -> int:
-        return checkpoints.elements(files[name]) * dtype.itemsize if name in files else 0
+        return checked_elements(row, files[name]) * dtype.itemsize if name in files else 0
 
     transformers_ = tuple(size(component) for component in row.slots.values())
     return memory.Sizes(
