@@ -150,7 +150,7 @@ def plain(engine: Engine, scenario: Scenario) -> Counts:
         found["merges" if generation.recipe == "preview" else "attaches"] += attached
         found["weighs"] += 0 if generation.recipe == "preview" else attached
         if row.id != held:
-            parts = [engine.checkpoints.component(row, name) for name in row.components if name in MODULES]
+            parts = [engine.checkpoints.folders.component(row, name) for name in row.components if name in MODULES]
             found["loads"] += len(parts)
             found["bytes"] += sum(part.size for part in parts)
             held = row.id

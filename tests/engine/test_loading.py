@@ -36,7 +36,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def transformer_bytes(engine: Engine, row: WanModel) -> int:
-    return engine.checkpoints.component(row, "transformer").size
+    return engine.checkpoints.folders.component(row, "transformer").size
 
 
 def loading(engine: Engine, model: str) -> list[Progress]:
@@ -81,7 +81,7 @@ def test_a_cancel_waits_for_the_load_and_a_failed_load_is_raised() -> None:
 def test_bytes_are_said_and_end_at_all_of_them(engine: Engine, room: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(components, "has_room", lambda size: room)
     said = loading(engine, "wan21_1b")
-    total = sum(engine.checkpoints.component(MODELS["wan21_1b"], name).size for name in MODELS["wan21_1b"].components)
+    total = sum(engine.checkpoints.folders.component(MODELS["wan21_1b"], name).size for name in MODELS["wan21_1b"].components)
     done = [progress.bytes_done for progress in said]
     assert {progress.bytes_total for progress in said} == {total}
     assert done == sorted(done) and done[-1] == total

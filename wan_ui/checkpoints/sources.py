@@ -165,7 +165,20 @@ class CheckpointSources:
         chosen = self.choose(model, bases.AUTO)
         return all(option.state == "complete" for option in chosen.options.values())
 
-    def identity(self, model: WanModel, sourced: Sourced) -> list[dict[str, Any]]:
+    def identity(self, model: WanModel) -> list[dict[str, Any]]:
+        """Everything the model could be loaded from here, JSON-ready: its folders and its files, each as in a clip.
+
+        Raises CheckpointNotFound or CheckpointIncomplete where there is neither a whole folder nor a file.
+        """
+        files = [option for found in self.options(model).values() for option in found if option.file is not None]
+        if not files or self.folders.present(model):
+            listed: list[dict[str, Any]] = list(self.folders.identity(model))
+        else:
+            here = {name for name in model.components if self.folder_state(model, name) == "complete"}
+            listed = list(self.folders.identity(model, here)) if here else []
+        return listed + [self._file_identity(option) for option in files]
+
+    def identity_of(self, model: WanModel, sourced: Sourced) -> list[dict[str, Any]]:
         """Which files the components are, JSON-ready: folders by repository as `folders.identity`, files by name.
 
         Of a file `repo` is its name, `files` its fingerprint, and `component` and `precision` say what it is.
@@ -176,18 +189,18 @@ class CheckpointSources:
             if part.single is None and self._is_folder(model, name, part)
         }
         listed: list[dict[str, Any]] = list(self.folders.identity(model, folder_parts) if folder_parts else [])
-        for name, option in sourced.chosen.options.items():
-            if option.file is not None and option.file.header is not None:
-                listed.append(
-                    {
-                        "repo": option.name,
-                        "revision": None,
-                        "files": self._fingerprint(option.file.header),
-                        "component": name,
-                        "precision": option.label,
-                    }
-                )
-        return listed
+        options = sourced.chosen.options.values()
+        return listed + [self._file_identity(option) for option in options if option.file is not None]
+
+    def _file_identity(self, option: Option) -> dict[str, Any]:
+        header = None if option.file is None else option.file.header
+        return {
+            "repo": option.name,
+            "revision": None,
+            "files": None if header is None else self._fingerprint(header),
+            "component": option.component,
+            "precision": option.label,
+        }
 
     def _is_folder(self, model: WanModel, name: str, part: Component) -> bool:
         """Whether a part without a single file is the folder's, not a config in force."""

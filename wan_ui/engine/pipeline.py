@@ -115,7 +115,7 @@ class Loader:
             components = load_components(row, files, target, kept, self.counts, on_progress)
             self._held = files
             placement = DevicePlacement(mode, components, self._device)
-            identity = self._sources.identity(row, sourced)
+            identity = self._sources.identity_of(row, sourced)
             return WanPipeline(row, components, placement, self, sizes, identity, report(sourced))
 
     def prefetch(self, row: WanModel, base: Base = "auto") -> None:
