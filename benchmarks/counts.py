@@ -24,6 +24,7 @@ from PIL import Image
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from wan_ui import Engine
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.components import MODULES
 from wan_ui.engine.core import Attach, Merge, SetScales, plan, required_state
 from wan_ui.engine.result import Progress
@@ -98,14 +99,16 @@ def scenarios() -> tuple[Scenario, ...]:
 
 def generations(engine: Engine, request: dict[str, Any]) -> Sequence[Generation]:
     """A comparison's in the order in which the engine is asked for them."""
-    return prepare(request, engine.library, engine.images, engine.checkpoints.transformer_config).generations
+    return prepare(
+        request, engine.library, engine.images, engine.checkpoints.transformer_config, LOCAL_ACCESS
+    ).generations
 
 
 def serve(engine: Engine, request: dict[str, Any]) -> Counter[str]:
     """Renders a request; the steps that the engine took for its LoRA files."""
     steps: Counter[str] = Counter()
     for generation in generations(engine, request):
-        files = {use.path: engine.library.locate(use.path, use.sha256) for use in generation.loras}
+        files = {use.path: engine.library.locate(use.path, LOCAL_ACCESS, use.sha256) for use in generation.loras}
         for step in plan(engine.core.held, required_state(generation, files)):
             match step:
                 case Attach(_, adapters, _):

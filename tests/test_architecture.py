@@ -24,6 +24,7 @@ PURE_MODULES = (
     "wan_ui.config",
     "wan_ui.request",
     "wan_ui.compare",
+    "wan_ui.lora.fit",
     "wan_ui.lora.header",
     "wan_ui.lora.library",
     "wan_ui.provenance.lora_search",
@@ -42,6 +43,7 @@ PURE_MODULES = (
     "wan_ui.trainer.sample_block",
     "wan_ui.trainer.imported_jobs",
     "wan_ui.jobs.sample_comparisons",
+    "wan_ui.files",
     "wan_ui.text",
 )
 # Where a framework may be imported: a package, or a module, by its start.

@@ -14,6 +14,7 @@ from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from tests.sampling import sampled
 from wan_ui import Engine
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Clip, Progress
 from wan_ui.errors import InvalidRequest, LoraMismatch, LoraNotFound
 from wan_ui.intake import Prepared, prepare
@@ -59,7 +60,7 @@ def compared(body: dict[str, Any], columns: Any, rows: Any = None, baseline: boo
 
 
 def prepared(engine: Engine, body: dict[str, Any]) -> Prepared:
-    return prepare(body, engine.library, engine.images, engine.checkpoints.transformer_config)
+    return prepare(body, engine.library, engine.images, engine.checkpoints.transformer_config, LOCAL_ACCESS)
 
 
 def equal_to_single_requests(engine: Engine, alone: Engine, body: dict[str, Any]) -> list[Clip]:

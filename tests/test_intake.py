@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests.fakes import FakeImages, FakeLibrary
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.compare import same_video
 from wan_ui.errors import (
     ControlImageInvalid,
@@ -47,7 +48,15 @@ class Door:
 
     def prepare(self, body: Any) -> Prepared:
         library, images = cast("Library", self.library), cast("ImageStore", self.images)
-        return prepare(body, library, images, lambda row, component: {"of": component}, self.draw, self.check_fit)
+        return prepare(
+            body,
+            library,
+            images,
+            lambda model, component: {"of": component},
+            LOCAL_ACCESS,
+            self.draw,
+            self.check_fit,
+        )
 
     def check_fit(self, header: Any, row: WanModel, slot: str, config: Mapping[str, Any] | None) -> tuple[str, ...]:
         self.checked.append((header, row.id, slot, config))

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from wan_ui import __version__
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.config import Settings
 from wan_ui.errors import DeviceUnavailable, HostError, LoraNotFound
@@ -31,7 +32,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_requests_are_taken_before_the_engine_is_there(settings: Settings) -> None:
     services = compose(settings)
-    job = services.service.submit(BODY)
+    job = services.service.submit(BODY, LOCAL_ACCESS)
     assert (job.status, job.position) == ("in_queue", 1)
     assert services.health() == {"status": "starting", "version": __version__, "device": None, "queue": 1}
     services.engine.set_result(cast(Any, SimpleNamespace(device_name="a device")))
@@ -43,7 +44,7 @@ def test_the_lora_folder_is_made_and_is_the_root_of_paths(settings: Settings) ->
     services = compose(settings)
     assert settings.lora_dir.is_dir()
     with pytest.raises(LoraNotFound):
-        services.service.submit(BODY | {"loras": [{"path": "none.safetensors"}]})
+        services.service.submit(BODY | {"loras": [{"path": "none.safetensors"}]}, LOCAL_ACCESS)
     services.close()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.checkpoints.sources import CheckpointSources, base_of
@@ -85,7 +86,7 @@ class Engine:
         Raises what is wrong with the request (RequestError) or with this machine (HostError).
         """
         heard, configs = on_progress or _unheard, self.checkpoints.transformer_config
-        prepared = prepare(request, self.library, self.images, configs)
+        prepared = prepare(request, self.library, self.images, configs, LOCAL_ACCESS)
         for generation in prepared.generations:
             self.check_speedup(generation.speedup)
         settled: Settled = prepared
@@ -99,8 +100,8 @@ class Engine:
     def render(self, generation: Generation, on_progress: OnProgress) -> Clip:
         """One clip of a resolved generation; its files are located again, as they are now, or as they were fetched."""
         self.check_speedup(generation.speedup)
-        files = {use.path: self.library.locate(use.path, use.sha256) for use in generation.loras}
-        image = self.images.open(generation.image) if generation.image is not None else None
+        files = {use.path: self.library.locate(use.path, LOCAL_ACCESS, use.sha256) for use in generation.loras}
+        image = self.images.open(generation.image, LOCAL_ACCESS) if generation.image is not None else None
         try:
             with out_of_memory_mapped():
                 return self.core.generate(generation, files, image, on_progress)

@@ -8,10 +8,11 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.compare import Grid, Pair, PlannedCell, expand, plan_cells
 from wan_ui.engine.speedups import CHOICES
 from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound
-from wan_ui.lora.header import check_fit
+from wan_ui.lora.fit import Configs, check_fit
 from wan_ui.lora.remote import check_source, is_remote
 from wan_ui.models import PAIR_NOTE, WanModel
 from wan_ui.request import Compare, Generation, InferenceRequest, PromptItem, draw_seed, model_row, parse, resolve
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 UPLOAD_PREFIX = "upload://"
 _OTHER: Mapping[str, str] = {"high": "low", "low": "high"}
-
-Configs = Callable[[WanModel, str], Mapping[str, Any] | None]
-"""A row and a component's name ("transformer_2") to that component's config.json; None while it is not on disk."""
 
 CheckFit = Callable[["LoraHeader", WanModel, str, Mapping[str, Any] | None], Sequence[str]]
 """A LoRA's header, a row, one of its slots and that transformer's config to sentences for the user, or LoraMismatch."""
@@ -63,6 +61,7 @@ def prepare(
     library: Library,
     images: ImageStore,
     configs: Configs,
+    access: Access,
     draw: Callable[[], int] = draw_seed,
     check_fit: CheckFit = check_fit,
 ) -> Prepared:
@@ -70,7 +69,8 @@ def prepare(
 
     In this order: schema; a comparison's values, all of them; model, LoRA slots and control image rules; LoRA files,
     and whether they fit; control images, stored last so that a refused request leaves nothing behind. Equal control
-    images are taken in once. Of LoRAs that have to be fetched only the address is looked at.
+    images are taken in once. Of LoRAs that have to be fetched only the address is looked at. Uploads that `access` may
+    not use are refused as missing.
     Raises what request.parse, compare.expand, request.resolve, Library.locate, check_fit and ImageStore.put raise.
     """
     request = parse(body)
@@ -85,13 +85,13 @@ def prepare(
     def pair(path: str) -> Mapping[str, str] | None:
         if path in awaited:
             return dict.fromkeys(row.slots, path) if path in undecided else None
-        return _pair(library, path)
+        return _pair(library, access, path)
 
     # The images stay as they were written until the LoRA files are found.
     drafts, grid = _drafts(request, pair, draw)
-    drafts, lora_notes = _locate(row, drafts, library, configs, check_fit, awaited)
+    drafts, lora_notes = _locate(row, drafts, library, configs, check_fit, access, awaited)
     used = {use.path for draft in drafts for use in draft.loras}
-    hashes = {text: images.put(text) for text in dict.fromkeys(draft.image for draft in drafts) if text is not None}
+    hashes = {text: images.put(text, access) for text in dict.fromkeys(one.image for one in drafts) if text is not None}
     stored = _with_images(request, hashes)
     drafts = tuple(replace(draft, image=None if draft.image is None else hashes[draft.image]) for draft in drafts)
     settled = _settled(row, drafts, grid, lora_notes, hashes)
@@ -114,13 +114,14 @@ def settle(
 ) -> Settled:
     """What a prepared request comes to, once what it awaited has been fetched.
 
-    `generations` are those it was prepared with: the seeds that were drawn are theirs.
+    `generations` are those it was prepared with: the seeds that were drawn are theirs. Access to uploads was checked
+    when it was prepared.
     Raises what compare.expand, request.resolve, Library.locate and check_fit raise.
     """
     row = model_row(request.model)
     drawn = iter([one.seed for one, item in zip(generations, request.prompts, strict=False) if item.seed == -1])
-    drafts, grid = _drafts(request, partial(_pair, library), partial(next, drawn))
-    drafts, lora_notes = _locate(row, drafts, library, configs, check_fit)
+    drafts, grid = _drafts(request, partial(_pair, library, LOCAL_ACCESS), partial(next, drawn))
+    drafts, lora_notes = _locate(row, drafts, library, configs, check_fit, LOCAL_ACCESS)
     drafts = tuple(
         replace(draft, image=None if draft.image is None else draft.image.removeprefix(UPLOAD_PREFIX))
         for draft in drafts
@@ -188,14 +189,14 @@ def _named_loras(request: InferenceRequest) -> dict[str, bool]:
     return named
 
 
-def _pair(library: Library, path: str) -> Mapping[str, str] | None:
+def _pair(library: Library, access: Access, path: str) -> Mapping[str, str] | None:
     """A file's pair by slot: the file itself for the halves it holds, a partner beside it for the other.
 
     None for a file that does not say its half, and for an address that was not fetched because nothing wears it.
     Raises what Library.locate raises for a path.
     """
     try:
-        slot = library.locate(path).header.slot
+        slot = library.locate(path, access).header.slot
     except LoraNotFound:
         if is_remote(path):
             return None
@@ -204,7 +205,7 @@ def _pair(library: Library, path: str) -> Mapping[str, str] | None:
         return {"high": path, "low": path}
     if slot not in _OTHER:
         return None
-    partner = None if is_remote(path) else library.partner(path)
+    partner = None if is_remote(path) else library.partner(path, access)
     return {slot: path} if partner is None else {slot: path, _OTHER[slot]: partner}
 
 
@@ -214,6 +215,7 @@ def _locate(
     library: Library,
     configs: Configs,
     check_fit: CheckFit,
+    access: Access,
     awaited: Sequence[str] = (),
 ) -> tuple[tuple[Generation, ...], tuple[str, ...]]:
     """The generations with the SHA-256 of each file that is not awaited; each file is looked at once per slot."""
@@ -222,7 +224,7 @@ def _locate(
     several = len({use.path for draft in drafts for use in draft.loras}) > 1
     for use in (use for draft in drafts for use in draft.loras):
         if use.path not in awaited and (use.slot, use.path) not in found:
-            file = library.locate(use.path)
+            file = library.locate(use.path, access)
             try:
                 notes.extend(check_fit(file.header, row, use.slot, configs(row, row.slots[use.slot])))
             except LoraMismatch as error:

@@ -26,22 +26,23 @@ from starlette.types import ASGIApp
 
 import wan_ui
 from wan_ui import logs
+from wan_ui.access import Access
 from wan_ui.api.app import create_api
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.config import Settings, is_loopback
 from wan_ui.demo.checkpoints import Demo, ensure
 from wan_ui.errors import HostError, RestartNeeded, ShareFailed, WanUIError
+from wan_ui.files import remove_parts
 from wan_ui.identity import Sessions, current_identity, load_key
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.visitor_service import VisitorJobService
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
-from wan_ui.media import disk, image, video
+from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import MODELS, Speedup
 from wan_ui.provenance.restoring import Environment, installed
@@ -127,7 +128,7 @@ def _run(settings: Settings, closing: ExitStack, build: BuildEngine) -> NoReturn
     port = free_port(settings.port, settings.host)
     prepare_environment(os.environ, settings.data_dir)
     os.environ["GRADIO_TEMP_DIR"] = _nameless(settings.data_dir / "gradio", closing)
-    disk.sweep(settings.data_dir)
+    remove_parts(settings.data_dir)
     demo = ensure(settings.data_dir / "demo") if wants_demo(settings, _has_cuda) else None
     if demo is not None:
         print(demo.banner, flush=True)
@@ -268,11 +269,10 @@ def compose(settings: Settings) -> Services:
         tidy=lambda: service.gallery.tidy(retention),
     )
     service = JobService(
-        Library(settings.lora_dir, uploads, RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts)),
-        image.ImageStore(data / "images", download),
+        Library(settings.lora_dir, uploads, RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts), store),
+        image.ImageStore(data / "images", download, owners=store),
         store,
         worker,
-        checkpoints.transformer_config,
         data,
         Limits(
             settings.max_waiting,
@@ -285,6 +285,7 @@ def compose(settings: Settings) -> Services:
             checkpoints.identity,
             lambda: engine.result().device_name if engine.done() else None,
             check_speedup,
+            checkpoints.transformer_config,
         ),
     )
     return Services(service, store, worker, checkpoints, engine, uploads, metrics, Sessions(load_key(data)))
@@ -296,9 +297,12 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
 
     kept = Path(os.environ["GRADIO_TEMP_DIR"])
 
+    def access() -> Access:
+        return Access(current_identity.get(), settings.shared_gallery)
+
     def front(app: ASGIApp) -> ASGIApp:
         gate = Auth(
-            GradioFiles(UploadQuota(app, services.service.quota_problem, kept), visitors, kept),
+            GradioFiles(UploadQuota(app, services.service.quota_problem, kept), services.service, access, kept),
             services.sessions,
             entry.login,
             entry.owner,
@@ -310,8 +314,8 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         )
 
     largest = int(settings.max_upload_gb * 1e9)
-    visitors = VisitorJobService(services.service, current_identity.get, settings.shared_gallery)
-    door = Mount("/v1", app=create_api(visitors, services.health, file_limit=largest, scratch=services.uploads))
+    api = create_api(services.service, services.health, access, file_limit=largest, scratch=services.uploads)
+    door = Mount("/v1", app=api)
     door.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
     login = entry.login
     blocks = page.build(

@@ -19,7 +19,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from wan_ui.errors import ShareFailed
-from wan_ui.media import disk
+from wan_ui.files import write_file
 from wan_ui.text import one_line
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Tunnel:
             except OSError as error:
                 raise _failed(f"its program cannot be started ({error.strerror})") from error
             self._process = process
-            disk.save(self._record, json.dumps({"pid": process.pid, "token": token}).encode("ascii"))
+            write_file(self._record, json.dumps({"pid": process.pid, "token": token}).encode("ascii"))
         assert process.stdout is not None
         try:
             found = self._read(process.stdout, process, seconds)

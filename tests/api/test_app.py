@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 from fastapi import FastAPI
@@ -15,8 +15,10 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from wan_ui import errors
+from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import create_api, decode_json
 from wan_ui.errors import RenderFailed, VideoNotFound, WanUIError
+from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import ClipRecord, Job, Store
 from wan_ui.models import MODELS
 from wan_ui.provenance.restoring import Restoration
@@ -31,8 +33,8 @@ LIMIT = 100_000
 class ShelfDesk:
     """A desk that files requests and never runs them; `mishap` is raised by the next submit."""
 
-    trainer: Any = None  # test_trainer.py does
-    previews: Any = None
+    imported_jobs: Any = None  # test_trainer.py does
+    sample_comparisons: Any = None
     entries: Any = None  # test_gallery.py does, as all of these
     entry_choices: Any = None
     entry: Any = None
@@ -46,43 +48,43 @@ class ShelfDesk:
         self.store, self.folder = store, folder
         self.mishap: Exception | None = None
 
-    def submit(self, body: Any) -> Job:
+    def submit(self, body: Any, access: Access) -> Job:
         if self.mishap is not None:
             raise self.mishap
         request = parse(body)
         generations = resolve(request, lambda _image: "ab" * 32, lambda: 7)
         return self.store.add(request.model_dump(mode="json"), generations, ["a note"])
 
-    def job(self, job_id: str) -> Job:
+    def job(self, job_id: str, access: Access) -> Job:
         return self.store.job(job_id)
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, access: Access) -> Job:
         self.store.job(job_id)
         self.store.request_cancel(job_id)
         return self.store.job(job_id)
 
-    def retry(self, job_id: str) -> Job:
+    def retry(self, job_id: str, access: Access) -> Job:
         raise AssertionError("test_comparison.py does")
 
-    def may_change(self, job: Job) -> bool:
+    def may_change(self, job: Job, access: Access) -> bool:
         return True
 
-    def running(self, job_id: str) -> None:
+    def running(self, job_id: str, access: Access) -> None:
         return None
 
     def pulse(self) -> str:
         return "0"
 
-    def inspect(self, source: str) -> dict[str, Any]:
+    def inspect(self, source: str, access: Access) -> dict[str, Any]:
         raise AssertionError("test_inspect.py does")
 
     def inspect_file(self, file: Path, name: str) -> dict[str, Any]:
         raise AssertionError("test_inspect.py does")
 
-    def restore(self, file: Path, from_video: bool = False) -> Restoration:
+    def restore(self, file: Path, access: Access, from_video: bool = False) -> Restoration:
         raise AssertionError("test_restore.py does")
 
-    def clip_path(self, job_id: str, index: int) -> Path:
+    def clip_path(self, job_id: str, index: int, access: Access) -> Path:
         for clip in self.store.job(job_id).clips:
             if clip.index == index:
                 return self.folder / clip.file
@@ -103,7 +105,7 @@ def health() -> dict[str, Any]:
 
 @pytest.fixture
 def door(service: ShelfDesk) -> FastAPI:
-    return create_api(service, health, body_limit=LIMIT)
+    return create_api(cast(JobService, service), health, lambda: LOCAL_ACCESS, body_limit=LIMIT)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from tests.jobs.helpers import body
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.config import Settings
 from wan_ui.jobs.store import ClipRecord, Store
 from wan_ui.media import video
@@ -56,10 +57,10 @@ def url(services: Services) -> Iterator[str]:
 def ended(services: Services, status: str) -> str:
     """The id of a request of each end: of a comparison where it succeeded, with its clips' files."""
     compare = {"compare": {"columns": {"field": "seed", "values": [1, 2]}}} if status == "succeeded" else {}
-    job = services.service.submit({**body(1), **compare})
+    job = services.service.submit({**body(1), **compare}, LOCAL_ACCESS)
     store: Store = services.store
     if status == "canceled":
-        services.service.cancel(job.id)
+        services.service.cancel(job.id, LOCAL_ACCESS)
     elif status != "in_queue":
         assert store.claim_next() == job.id
         for index, one in enumerate(job.generations):

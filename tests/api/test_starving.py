@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from starlette.applications import Starlette
@@ -17,9 +17,11 @@ from starlette.testclient import TestClient
 from tests.api.test_app import ShelfDesk, error_of
 from tests.fakes import PATIENCE, Gate
 from tests.jobs.helpers import body
+from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import INSPECT_AT_ONCE, INSPECT_WAITING, create_api
 from wan_ui.api.one_at_a_time import OneAtATime
 from wan_ui.errors import ServerBusy
+from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 
 CROWD = 60  # more than the threads that a server answers on
@@ -32,7 +34,7 @@ class HeldDesk(ShelfDesk):
         super().__init__(store, folder)
         self.gate = Gate()
 
-    def inspect(self, source: str) -> dict[str, Any]:
+    def inspect(self, source: str, access: Access) -> dict[str, Any]:
         self.gate.hold()
         return {
             **dict.fromkeys(("family", "rank", "alpha", "trainer", "step", "trigger_word", "partner")),
@@ -55,7 +57,7 @@ def service(tmp_path: Path) -> Iterator[HeldDesk]:
 
 @pytest.fixture
 def client(service: HeldDesk) -> Iterator[TestClient]:
-    app = Starlette(routes=[Mount("/v1", app=create_api(service, dict))])
+    app = Starlette(routes=[Mount("/v1", app=create_api(cast(JobService, service), dict, lambda: LOCAL_ACCESS))])
     with TestClient(app, base_url="http://localhost:7860", raise_server_exceptions=False) as client:
         yield client
 
@@ -68,7 +70,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def test_slow_inspections_leave_the_other_routes_alone(service: HeldDesk, client: TestClient) -> None:
-    job = service.submit(body(1))
+    job = service.submit(body(1), LOCAL_ACCESS)
     taken = INSPECT_AT_ONCE + INSPECT_WAITING
 
     def ask() -> int:

@@ -8,7 +8,8 @@ from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.demo import examples, scenes
 from wan_ui.demo.checkpoints import Demo
 from wan_ui.errors import LoraMismatch
-from wan_ui.lora.header import check_fit, read_header
+from wan_ui.lora.fit import check_fit
+from wan_ui.lora.header import read_header
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import parse, resolve
 from wan_ui.ui import form_schema

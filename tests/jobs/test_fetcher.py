@@ -13,13 +13,15 @@ import pytest
 from tests.fakes import PATIENCE, FakeImages, FakeRender, Gate, fake_write_video
 from tests.jobs.helpers import body
 from tests.web_files import FileServer, lora_bytes, serving
-from wan_ui.errors import HostError, LoraNotFound, MoeFormatRequired
+from wan_ui.access import LOCAL_ACCESS
+from wan_ui.errors import FetchFailed, HostError, LoraNotFound, MoeFormatRequired
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import MIGRATIONS, Job, Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
+from wan_ui.provenance.restoring import Environment
 
 LORA = lora_bytes()
 SHA = hashlib.sha256(LORA).hexdigest()
@@ -42,15 +44,16 @@ class House:
             folder / "loras", folder / "uploads", RemoteFiles(folder / "uploads", allow_hosts=["127.0.0.1"], seconds=10)
         )
         images: Any = FakeImages()
-        self.service = JobService(self.library, images, self.store, self.worker, lambda row, component: TINY, folder)
+        environment = Environment(transformer_config=lambda row, component: TINY)
+        self.service = JobService(self.library, images, self.store, self.worker, folder, environment=environment)
         self.fetcher = self.service.fetcher
 
     def submit(self, *paths: str, seed: int = 1, **fields: Any) -> Job:
-        return self.service.submit({**body(seed), "loras": [{"path": path} for path in paths], **fields})
+        return self.service.submit({**body(seed), "loras": [{"path": path} for path in paths], **fields}, LOCAL_ACCESS)
 
     def ended(self, job: Job) -> Job:
         assert self.worker.wait(job.id, PATIENCE)
-        return self.service.job(job.id)
+        return self.service.job(job.id, LOCAL_ACCESS)
 
     def close(self) -> None:
         assert self.fetcher.stop(PATIENCE) and self.worker.stop()
@@ -97,8 +100,8 @@ def test_others_pass_and_the_position_says_so(services: House, file_server: File
     held = services.submit(url, seed=2)
     passing = services.submit(seed=3)
     assert services.ended(passing).status == "succeeded"
-    assert [services.service.position(one.id) for one in (waiting, held)] == [1, 2]
-    assert [job.id for job in services.service.line()] == [waiting.id, held.id]
+    assert [services.service.job(one.id, LOCAL_ACCESS).position for one in (waiting, held)] == [1, 2]
+    assert [job.id for job in services.service.queue(LOCAL_ACCESS)] == [waiting.id, held.id]
     until(lambda: (services.service.progress(waiting.id) or PASSED).bytes_done >= len(LORA) // 2)
     progress = services.service.progress(held.id)
     assert progress is not None and progress.phase == "downloading"
@@ -160,7 +163,7 @@ def test_a_file_that_cannot_be_used_ends_its_job_and_no_other(
 def test_an_address_that_is_none_is_refused_at_the_door(services: House) -> None:
     with pytest.raises(LoraNotFound):
         services.submit("hf://nobody")
-    assert services.service.recent(1) == ()
+    assert services.service.recent(1, LOCAL_ACCESS) == ()
 
 
 def test_a_cancel_ends_the_fetch_when_nobody_else_wants_it(
@@ -169,13 +172,13 @@ def test_a_cancel_ends_the_fetch_when_nobody_else_wants_it(
     url, gate = gated(file_server)
     one, other = services.submit(url, seed=1), services.submit(url, seed=2)
     gate.await_arrival()
-    assert services.service.cancel(one.id).status == "canceled"
+    assert services.service.cancel(one.id, LOCAL_ACCESS).status == "canceled"
     assert services.service.progress(one.id) is None
     assert services.service.progress(other.id) is not None
-    assert services.service.cancel(other.id).status == "canceled"
+    assert services.service.cancel(other.id, LOCAL_ACCESS).status == "canceled"
     until(lambda: not list((tmp_path / "uploads").glob(".part-*")))  # while the host is still silent
     gate.open()
-    assert services.service.job(other.id).status == "canceled"
+    assert services.service.job(other.id, LOCAL_ACCESS).status == "canceled"
     assert not (tmp_path / "uploads" / f"{SHA}.safetensors").exists()
 
 
@@ -183,7 +186,7 @@ def test_a_cancel_leaves_the_fetch_to_the_others(services: House, file_server: F
     url, gate = gated(file_server)
     one, other = services.submit(url, seed=1), services.submit(url, seed=2)
     gate.await_arrival()
-    services.service.cancel(one.id)
+    services.service.cancel(one.id, LOCAL_ACCESS)
     gate.open()
     assert services.ended(other).status == "succeeded"
     assert file_server.asked == [("slow.safetensors", 200)]
@@ -199,7 +202,10 @@ def test_after_a_restart_the_fetch_begins_anew(tmp_path: Path, file_server: File
     assert list((tmp_path / "uploads").glob(".part-*")) == []
     file_server.put("slow.safetensors", LORA)
     again = House(tmp_path, render)
-    assert (again.service.job(job.id).status, again.service.job(job.id).ready) == ("in_queue", False)
+    assert (again.service.job(job.id, LOCAL_ACCESS).status, again.service.job(job.id, LOCAL_ACCESS).ready) == (
+        "in_queue",
+        False,
+    )
     again.fetcher.start()
     again.worker.start()
     assert again.ended(job).status == "succeeded"
@@ -240,7 +246,7 @@ def test_a_copy_that_could_not_be_asked_about_is_noted(services: House, file_ser
     assert services.ended(services.submit(url)).notes == ()
     file_server.put("a.safetensors", status=500)
     (note,) = services.ended(services.submit(url)).notes
-    assert "is used as it was fetched on" in note
+    assert "a.safetensors downloaded on" in note
 
 
 def test_a_combined_file_by_address_fills_both_slots(services: House, file_server: FileServer) -> None:
@@ -264,9 +270,9 @@ def test_two_addresses_of_one_job_are_both_awaited(services: House, file_server:
         gated(file_server, "j_low_noise.safetensors", lora_bytes(pad=1)),
     )
     loras = [{"path": high, "transformer": "high"}, {"path": low[0], "transformer": "low"}]
-    job = services.service.submit({**body(1), "model": "wan22_14b_t2v", "loras": loras})
+    job = services.service.submit({**body(1), "model": "wan22_14b_t2v", "loras": loras}, LOCAL_ACCESS)
     low[1].await_arrival()
-    assert not services.service.job(job.id).ready
+    assert not services.service.job(job.id, LOCAL_ACCESS).ready
     low[1].open()
     ended = services.ended(job)
     assert ended.status == "succeeded" and all(use.sha256 for use in ended.generations[0].loras)
@@ -274,9 +280,9 @@ def test_two_addresses_of_one_job_are_both_awaited(services: House, file_server:
 
 def test_inspecting_an_address_fetches_it_in_time_or_says_so(services: House, file_server: FileServer) -> None:
     url = file_server.put("a_high_noise.safetensors", LORA)
-    assert services.service.inspect(url)["slot"] == "high"
-    with pytest.raises(Exception, match="was not here within 0 s"):
-        services.service.inspect(file_server.put("b.safetensors", LORA), seconds=0)
+    assert services.service.inspect(url, LOCAL_ACCESS)["slot"] == "high"
+    with pytest.raises(FetchFailed, match="within 0 s"):
+        services.service.inspect(file_server.put("b.safetensors", LORA), LOCAL_ACCESS, seconds=0)
 
 
 def test_a_fetcher_that_was_not_started_does_nothing(
@@ -285,7 +291,7 @@ def test_a_fetcher_that_was_not_started_does_nothing(
     services = House(tmp_path, render)
     job = services.submit(file_server.put("a.safetensors", LORA))
     assert (job.ready, file_server.asked) == (False, [])
-    assert services.service.cancel(job.id).status == "canceled"
+    assert services.service.cancel(job.id, LOCAL_ACCESS).status == "canceled"
     services.close()
 
 
@@ -305,7 +311,7 @@ def test_a_fetch_that_breaks_for_no_known_reason_fails_its_job(
     job = services.submit("https://example.org/a.safetensors")
     fetcher.start()
     assert ended.wait(PATIENCE)
-    error = services.service.job(job.id).error
+    error = services.service.job(job.id, LOCAL_ACCESS).error
     assert error is not None and error["code"] == "RENDER_FAILED"
     until(lambda: bool(traces))
     assert fetcher.stop(PATIENCE)

@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from tests.jobs.helpers import body
+from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import HostError, InvalidRequest, RequestNotFound, StillRunning, VideoNotFound
-from wan_ui.jobs.gallery import BROWSERS, EVERYBODY, Filter, Gallery, Retention, own
+from wan_ui.identity import Identity
+from wan_ui.jobs.gallery import BROWSERS, EVERYBODY, Filter, Gallery, Retention, scope_of
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import MIGRATIONS, ClipRecord, Store
 from wan_ui.jobs.worker import Worker
@@ -211,11 +213,12 @@ def test_nothing_but_blanks_searches_nothing(services: House) -> None:
 
 def test_each_sees_what_is_theirs(services: House) -> None:
     mine, theirs, program = services.job("a"), services.job("b", visitor=OTHER), services.job("c", visitor=None)
-    assert services.ids(scope=own(ONE)) == [f"{mine}-0"]
-    assert services.ids(scope=own(OTHER)) == [f"{theirs}-0"]
+    own = scope_of(Access(Identity(ONE, False), shared=False))
+    assert own is not None and services.ids(scope=own) == [f"{mine}-0"]
+    assert services.ids(scope=scope_of(Access(Identity(OTHER, False), shared=False))) == [f"{theirs}-0"]
     assert services.ids(scope=BROWSERS) == [f"{theirs}-0", f"{mine}-0"]
     assert services.ids() == [f"{program}-0", f"{theirs}-0", f"{mine}-0"]
-    assert services.gallery.choices(own(ONE)).entries == 1
+    assert services.gallery.choices(own).entries == 1
 
 
 def test_what_is_kept_is_marked_and_found(services: House) -> None:
@@ -309,9 +312,9 @@ def test_what_was_compared_with_a_preview_goes_too(
     (tmp_path / "trainer" / "previews").mkdir(parents=True)
     for name in (sha256, "b" * 64):
         (tmp_path / "trainer" / "previews" / name).write_bytes(b"a preview")
-    service.trainer.link(job, 0, sha256)
-    service.trainer.link(other, 0, sha256)
-    service.trainer.link(job, 1, "b" * 64)
+    service.imported_jobs.link(job, 0, sha256)
+    service.imported_jobs.link(other, 0, sha256)
+    service.imported_jobs.link(job, 1, "b" * 64)
     for name in (f"{job}-0-5-6", f"{job}-1-5-6", f"{other}-0-5-6"):
         (tmp_path / "compared" / name).mkdir(parents=True)
         (tmp_path / "compared" / name / "preview.mp4").write_bytes(b"a film")
@@ -480,8 +483,8 @@ def test_the_worker_tidies_at_its_start_and_after_each_job(tmp_path: Path, store
     worker.start()
     try:
         for seed in (1, 2):
-            desks[0].submit(body(seed))
-        third = desks[0].submit(body(3))
+            desks[0].submit(body(seed), LOCAL_ACCESS)
+        third = desks[0].submit(body(3), LOCAL_ACCESS)
         assert worker.wait(third.id, 10)
     finally:
         assert worker.stop()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.helpers import body
+from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.errors import CostTooHigh, DiskFull, HostError, QueueFull
 from wan_ui.identity import LOCAL_IDENTITY, Identity
 from wan_ui.jobs.limits import KEPT_FREE, LOOK_SECONDS, VISITORS_COST, VISITORS_WAITING, DiskQuota, Limits
@@ -16,17 +17,18 @@ from wan_ui.jobs.store import Store
 from wan_ui.request import parse, resolve
 
 GUEST, OWNER = Identity("1" * 32, False), Identity("2" * 32, True)
+GUEST_ACCESS = Access(GUEST, shared=False)
 
 
 def test_guests_have_limits_of_their_own_and_the_owner_those_that_were_given() -> None:
     limits = Limits()
-    limits.check_line(OWNER, 500, lambda: 500)
-    limits.check_line(GUEST, 500, lambda: VISITORS_WAITING - 1)
+    limits.check_queue(OWNER, 500, lambda: 500)
+    limits.check_queue(GUEST, 500, lambda: VISITORS_WAITING - 1)
     for who, waiting in ((GUEST, 500), (OWNER, 1000), (LOCAL_IDENTITY, 1000)):
         with pytest.raises(QueueFull):
-            limits.check_line(who, waiting, lambda: VISITORS_WAITING)
+            limits.check_queue(who, waiting, lambda: VISITORS_WAITING)
     with pytest.raises(QueueFull, match="You have 3"):
-        Limits(waiting_each=3).check_line(OWNER, 3, lambda: 3)
+        Limits(waiting_each=3).check_queue(OWNER, 3, lambda: 3)
 
 
 def test_the_cost_is_of_all_videos_together() -> None:
@@ -81,15 +83,15 @@ def test_a_data_folder_that_is_gone_is_said(tmp_path: Path) -> None:
 
 def test_a_retry_waits_in_the_same_line(store: Store, service: JobService) -> None:
     service._limits = Limits(waiting_each=2)
-    canceled = [service.cancel(service.submit(body(1), GUEST).id) for _ in range(2)]
-    waiting = [service.submit(body(1), GUEST) for _ in range(2)]
+    canceled = [service.cancel(service.submit(body(1), GUEST_ACCESS).id, LOCAL_ACCESS) for _ in range(2)]
+    waiting = [service.submit(body(1), GUEST_ACCESS) for _ in range(2)]
     for job in canceled:
         with pytest.raises(QueueFull, match="You have 2"):
-            service.retry(job.id, GUEST)
-        assert service.job(job.id).status == "canceled"
-    assert service.retry(waiting[0].id, GUEST).status == "in_queue"
-    service.cancel(waiting[0].id)
-    assert service.retry(canceled[0].id, GUEST).status == "in_queue"
+            service.retry(job.id, GUEST_ACCESS)
+        assert service.job(job.id, LOCAL_ACCESS).status == "canceled"
+    assert service.retry(waiting[0].id, GUEST_ACCESS).status == "in_queue"
+    service.cancel(waiting[0].id, LOCAL_ACCESS)
+    assert service.retry(canceled[0].id, GUEST_ACCESS).status == "in_queue"
 
 
 def test_not_one_more_than_may_wait_however_many_ask_at_once(store: Store, service: JobService) -> None:
@@ -98,7 +100,7 @@ def test_not_one_more_than_may_wait_however_many_ask_at_once(store: Store, servi
 
     def ask() -> None:
         try:
-            service.submit(body(1))
+            service.submit(body(1), LOCAL_ACCESS)
         except QueueFull as error:
             refused.append(error)
 

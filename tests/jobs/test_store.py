@@ -309,7 +309,9 @@ def test_jobs_know_their_browser(store: Store) -> None:
 
 
 def test_who_brought_a_file_is_kept(store: Store) -> None:
-    store.hold("a", "lora", "x")
-    store.hold("a", "lora", "x")
-    assert store.holds("a", "lora", "x")
-    assert not any((store.holds("b", "lora", "x"), store.holds("a", "image", "x"), store.holds("a", "lora", "y")))
+    store.record_owner("a", "lora", "x")
+    store.record_owner("a", "lora", "x")
+    assert store.is_owner("a", "lora", "x")
+    assert not any(
+        (store.is_owner("b", "lora", "x"), store.is_owner("a", "image", "x"), store.is_owner("a", "lora", "y"))
+    )

@@ -19,10 +19,10 @@ import numpy.typing as npt
 from tests.fakes import PATIENCE, FakeRender, fake_write_video
 from tests.jobs.helpers import until_made
 from wan_ui.engine.result import Clip, OnProgress
+from wan_ui.files import PART_PREFIX
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import ClipRecord, Store
 from wan_ui.jobs.worker import Worker, WriteVideo
-from wan_ui.media.disk import PART_PREFIX
 from wan_ui.request import Generation
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tests.lora import writers
 from tests.lora.writers import FORMATS, WIDTHS, Width
 from wan_ui.errors import LoraInvalid, LoraMismatch
-from wan_ui.lora import key_map
 from wan_ui.lora.convert import Dora, Kron, LowRank, convert, delta
+from wan_ui.lora.layers import BLOCK_NAMES, OUTER_NAMES, is_bare_parameter, module_of
 from wan_ui.lora.shapes import from_config, has_bias, is_image_layer
 
 pytestmark = pytest.mark.slow
@@ -82,7 +82,7 @@ def test_lokr_of_two_whole_factors_ignores_alpha(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", sorted(GOLDEN.glob("checkpoints/*/*/transformer/config.json")), ids=str)
-def test_the_key_map_is_one_to_one_and_names_real_parameters(config: Path) -> None:
+def test_the_name_tables_are_one_to_one_and_names_real_parameters(config: Path) -> None:
     sizes = from_config(json.loads(config.read_text()))
     real = {
         name: tuple(tensor.shape)
@@ -90,8 +90,8 @@ def test_the_key_map_is_one_to_one_and_names_real_parameters(config: Path) -> No
     }
     names: dict[str, str] = {}
     for block in range(sizes.blocks):
-        names |= {f"blocks.{block}.{old}": f"blocks.{block}.{new}" for old, new in key_map.BLOCK_NAMES.items()}
-    names |= key_map.OUTER_NAMES
+        names |= {f"blocks.{block}.{old}": f"blocks.{block}.{new}" for old, new in BLOCK_NAMES.items()}
+    names |= OUTER_NAMES
     if not sizes.image:
         names = {old: new for old, new in names.items() if not is_image_layer(new)}
 
@@ -99,9 +99,9 @@ def test_the_key_map_is_one_to_one_and_names_real_parameters(config: Path) -> No
     assert len({old.replace(".", "_") for old in names}) == len(names)
     reached: set[str] = set()
     for old, new in names.items():
-        assert key_map.module_of(old) == ("", new)
-        assert key_map.module_of(new) == ("", new)
-        weight = new if key_map.is_bare_parameter(new) else f"{new}.weight"
+        assert module_of(old) == ("", new)
+        assert module_of(new) == ("", new)
+        weight = new if is_bare_parameter(new) else f"{new}.weight"
         assert sizes.shape(new) == real[weight]
         assert (f"{new}.bias" in real) == has_bias(new)
         reached |= {weight, *([f"{new}.bias"] if has_bias(new) else [])}
@@ -111,13 +111,13 @@ def test_the_key_map_is_one_to_one_and_names_real_parameters(config: Path) -> No
 def test_no_two_spellings_of_different_layers_agree() -> None:
     """Every spelling in underscores means one layer: block and outer names of all writers."""
     spelled: dict[str, str] = {}
-    for table in (key_map.BLOCK_NAMES, key_map.OUTER_NAMES):
-        lead = "blocks.7." if table is key_map.BLOCK_NAMES else ""
+    for table in (BLOCK_NAMES, OUTER_NAMES):
+        lead = "blocks.7." if table is BLOCK_NAMES else ""
         for old, new in table.items():
             for name in (old, new):
                 for stem in (f"lora_unet_{lead}{name}", f"lora_unet__{lead}{name}", f"lycoris_{lead}{name}"):
                     flat = stem.replace(".", "_")
-                    assert key_map.module_of(flat) == ("", lead + new)
+                    assert module_of(flat) == ("", lead + new)
                     assert spelled.setdefault(flat, new) == new
 
 
@@ -167,7 +167,7 @@ def test_a_file_of_another_family_is_refused(tmp_path: Path) -> None:
         ({"blocks.0.self_attn.q.lora_A.weight": torch.zeros(4, 48)}, "twice"),
         ({"diffusion_model.blocks.0.self_attn.q.diff": torch.zeros(48, 48)}, "twice"),
         ({"diffusion_model.blocks.0.self_attn.q.lora_B.weight": torch.zeros(48, 5)}, "do not fit together"),
-        ({"diffusion_model.blocks.0.self_attn.q.lora_B.weight": torch.full((48, 4), torch.nan)}, "broke down"),
+        ({"diffusion_model.blocks.0.self_attn.q.lora_B.weight": torch.full((48, 4), torch.nan)}, "diverged"),
         ({"diffusion_model.blocks.0.self_attn.q.lora_B.weight": torch.zeros(48, 4, dtype=torch.int32)}, "floating"),
         ({"diffusion_model.blocks.0.self_attn.q.alpha": torch.tensor(torch.inf)}, "infinite"),
         ({"diffusion_model.blocks.0.self_attn.q.alpha": torch.zeros(2)}, "one number"),
@@ -213,4 +213,4 @@ def test_the_golden_files_convert() -> None:
 
 
 def test_writers_cover_every_original_linear_layer() -> None:
-    assert set(writers.ORIGINAL.items()) <= {(new, old) for old, new in key_map.BLOCK_NAMES.items()}
+    assert set(writers.ORIGINAL.items()) <= {(new, old) for old, new in BLOCK_NAMES.items()}

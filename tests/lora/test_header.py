@@ -10,16 +10,9 @@ import pytest
 
 from tests.lora.writers import AI_TOOLKIT, FORMATS, IMAGE, ORIGINAL, REAL, WIDTHS, Width, real_tensors, sparse
 from wan_ui.errors import LoraMismatch
-from wan_ui.lora.header import (
-    LoraHeader,
-    candidates,
-    check_fit,
-    pair_messages,
-    partner_name,
-    read_header,
-    slot_of_name,
-    verdicts,
-)
+from wan_ui.lora.fit import candidates, check_fit, verdicts
+from wan_ui.lora.header import LoraHeader, pair_messages, read_header
+from wan_ui.lora.pair_names import partner_name, slot_of_name
 from wan_ui.lora.report import describe, inspect
 from wan_ui.models import MODELS, WanModel
 

@@ -21,9 +21,11 @@ from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from tests.mp4_boxes import box, carrying, mp4
 from wan_ui import __version__
+from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.comparisons import board
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, ControlImageInvalid, VideoInvalid
+from wan_ui.identity import Identity
 from wan_ui.jobs import embedded_metadata
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Job, Store
@@ -65,14 +67,14 @@ class House:
 
     def made(self, body: Mapping[str, Any]) -> Job:
         """A finished job."""
-        job = self.service.submit(body)
+        job = self.service.submit(body, LOCAL_ACCESS)
         assert self.worker.wait(job.id, PATIENCE)
-        job = self.service.job(job.id)
+        job = self.service.job(job.id, LOCAL_ACCESS)
         assert job.status == "succeeded", job.error
         return job
 
     def clip(self, job: Job, index: int = 0) -> Path:
-        return self.service.clip_path(job.id, index)
+        return self.service.clip_path(job.id, index, LOCAL_ACCESS)
 
 
 Open = Callable[..., House]
@@ -89,10 +91,12 @@ def opened(tmp_path: Path, render: FakeRender) -> Iterator[Open]:
         store = Store(folder / "jobs.sqlite")
         worker = Worker(store, work, folder / "clips", video.write)
         uploads = folder / "uploads"
-        library = Library(folder / "loras", uploads, RemoteFiles(uploads))
-        images = ImageStore(folder / "images", _no_fetch)
+        library = Library(folder / "loras", uploads, RemoteFiles(uploads), store)
+        images = ImageStore(folder / "images", _no_fetch, owners=store)
         configs = Checkpoints(CHECKPOINTS).transformer_config
-        services = House(folder, JobService(library, images, store, worker, configs, folder, here=here), worker)
+        environment = replace(here, transformer_config=configs)
+        service = JobService(library, images, store, worker, folder, environment=environment)
+        services = House(folder, service, worker)
         houses.append((services, store))
         worker.start()
         return services
@@ -172,16 +176,16 @@ def test_a_new_field_needs_a_value_in_this_table() -> None:
 def test_every_field_comes_back(opened: Open) -> None:
     services = with_pair(opened())
     write_lora(services.folder / "loras" / "extra.safetensors", seed=9)
-    image = services.service.images.put_bytes(png())
+    image = services.service.images.put_bytes(png(), LOCAL_ACCESS)
     prompts = [{**PROMPT, "ctrl_img": f"upload://{image}"}, {"prompt": "second", "ctrl_img": f"upload://{image}"}]
     small = {"width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
     job = services.made({**REQUEST, "prompts": [prompts[0], {**prompts[1], **small}]})
-    found = services.service.restore(services.clip(job))
+    found = services.service.restore(services.clip(job), LOCAL_ACCESS)
     assert found.notes == () and found.first_frame == "here" and (found.comparison, found.cell) == (None, None)
     assert found.request == {**REQUEST, "loras": list(LORAS), "prompts": [{**PROMPT, "ctrl_img": f"upload://{image}"}]}
-    second = services.service.restore(services.clip(job, 1)).request["prompts"]
+    second = services.service.restore(services.clip(job, 1), LOCAL_ACCESS).request["prompts"]
     assert [(item["prompt"], item["seed"]) for item in second] == [("second", 43)]
-    again = services.service.plan(found.request)
+    again = services.service.plan(found.request, LOCAL_ACCESS)
     assert again.generations == job.generations[:1]
 
 
@@ -189,7 +193,7 @@ def test_every_field_comes_back(opened: Open) -> None:
 def test_a_speedup_comes_back_and_is_named(opened: Open) -> None:
     services = opened()
     job = services.made({"model": ONE.id, "prompts": [SMALLEST], "speedup": "fp8_storage"})
-    assert services.service.restore(services.clip(job)).request["speedup"] == "fp8_storage"
+    assert services.service.restore(services.clip(job), LOCAL_ACCESS).request["speedup"] == "fp8_storage"
     told = video.read_metadata(services.clip(job))
     assert told["generation"]["speedup"] == told["request"]["speedup"] == "fp8_storage"
 
@@ -199,7 +203,11 @@ def test_a_drawn_seed_is_the_one_that_was_drawn(opened: Open) -> None:
     services = opened()
     small = {"prompt": "x", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
     job = services.made({"model": ONE.id, "prompts": [{**small, "seed": -1}]})
-    assert services.service.restore(services.clip(job)).request["prompts"][0]["seed"] == job.generations[0].seed >= 0
+    assert (
+        services.service.restore(services.clip(job), LOCAL_ACCESS).request["prompts"][0]["seed"]
+        == job.generations[0].seed
+        >= 0
+    )
 
 
 # Comparisons
@@ -210,26 +218,26 @@ def test_a_comparison_comes_back_from_its_grid_and_from_each_cell(opened: Open, 
     services = with_pair(opened())
     for seed, name in enumerate(("extra.safetensors", "other.safetensors")):
         write_lora(services.folder / "loras" / name, seed=9 + seed)
-    image = services.service.images.put_bytes(png())
+    image = services.service.images.put_bytes(png(), LOCAL_ACCESS)
     small = {"width": 64, "height": 64, "num_frames": 1, "sample_steps": 1, "seed": -1}
     item = {**PROMPT, **small, "ctrl_img": f"upload://{image}"}
     job = services.made({**REQUEST, "prompts": [item], "compare": COMPARE})
     drawn = {**item, "seed": job.generations[0].seed}
     wanted = {**REQUEST, "loras": list(LORAS), "prompts": [drawn], "compare": COMPARE}
-    grid.write(tmp_path / "grid.mp4", board(services.service, job), embedded_metadata.of_grid(job))
-    found = services.service.restore(tmp_path / "grid.mp4")
+    grid.write(tmp_path / "grid.mp4", board(services.service, job, LOCAL_ACCESS), embedded_metadata.of_grid(job))
+    found = services.service.restore(tmp_path / "grid.mp4", LOCAL_ACCESS)
     assert (found.request, found.notes, found.comparison) == (wanted, (), None)
-    assert services.service.plan(found.request).generations == job.generations
+    assert services.service.plan(found.request, LOCAL_ACCESS).generations == job.generations
     (services.folder / "images" / image).unlink()
-    found = services.service.restore(tmp_path / "grid.mp4", from_video=True)
+    found = services.service.restore(tmp_path / "grid.mp4", LOCAL_ACCESS, from_video=True)
     assert (found.first_frame, found.notes) == ("missing", (restoring.MISSING_IN_GRID,))
-    services.service.images.put_bytes(png())
+    services.service.images.put_bytes(png(), LOCAL_ACCESS)
 
     for cell in job.cells:
-        found = services.service.restore(services.clip(job, cell.generation))
+        found = services.service.restore(services.clip(job, cell.generation), LOCAL_ACCESS)
         assert found.comparison == wanted
         assert (found.notes, found.cell) == ((), f"{cell.column_label} · {cell.row_label}")
-        assert services.service.plan(found.request).generations == (job.generations[cell.generation],)
+        assert services.service.plan(found.request, LOCAL_ACCESS).generations == (job.generations[cell.generation],)
     about = video.read_metadata(services.clip(job, 0))
     assert about["comparison"]["compare"] == COMPARE
     assert {one["sha256"] for one in about["loras"]} == {sha256(path) for path in (services.folder / "loras").iterdir()}
@@ -239,13 +247,13 @@ def test_a_comparison_comes_back_from_its_grid_and_from_each_cell(opened: Open, 
 def test_a_pair_of_an_axis_is_never_made_up_of_another_half(opened: Open, tmp_path: Path) -> None:
     services = with_pair(opened())
     write_lora(services.folder / "loras" / "extra.safetensors", seed=9)
-    image = services.service.images.put_bytes(png())
+    image = services.service.images.put_bytes(png(), LOCAL_ACCESS)
     item = {**SMALLEST, "ctrl_img": f"upload://{image}"}
     columns = {"field": "lora", "values": [PAIR[0], {"high": "extra.safetensors"}]}
     job = services.made({"model": TWO.id, "prompts": [item], "compare": {"columns": columns}})
-    grid.write(tmp_path / "grid.mp4", board(services.service, job), embedded_metadata.of_grid(job))
+    grid.write(tmp_path / "grid.mp4", board(services.service, job, LOCAL_ACCESS), embedded_metadata.of_grid(job))
     write_lora(services.folder / "loras" / PAIR[1], seed=77)
-    found = services.service.restore(tmp_path / "grid.mp4")
+    found = services.service.restore(tmp_path / "grid.mp4", LOCAL_ACCESS)
     assert found.request["compare"]["columns"]["values"] == [{"high": "extra.safetensors"}]
     assert len(found.notes) == 1 and PAIR[1] in found.notes[0] and "its other half is left out" in found.notes[0]
 
@@ -263,45 +271,41 @@ def test_a_lora_of_the_same_name_with_another_content_is_not_used(opened: Open) 
     services, other = opened(), opened("other")
     clip = services.clip(lora_job(services))
     write_lora(other.folder / "loras" / "fox.safetensors", seed=2)
-    found = other.service.restore(clip)
+    found = other.service.restore(clip, LOCAL_ACCESS)
     assert found.request["loras"] == []
     (note,) = found.notes
     assert "fox.safetensors" in note and "another" in note
     assert sha256(services.folder / "loras" / "fox.safetensors")[:12] in note
     shutil.copy(services.folder / "loras" / "fox.safetensors", other.folder / "loras" / "renamed.safetensors")
-    found = other.service.restore(clip)
+    found = other.service.restore(clip, LOCAL_ACCESS)
     assert [one["path"] for one in found.request["loras"]] == ["renamed.safetensors"]
     os.remove(other.folder / "loras" / "renamed.safetensors")
     os.remove(other.folder / "loras" / "fox.safetensors")
-    found = other.service.restore(clip)
+    found = other.service.restore(clip, LOCAL_ACCESS)
     assert found.request["loras"] == [] and "is missing" in found.notes[0]
 
 
 @pytest.mark.slow
 def test_a_first_frame_that_is_not_here_is_offered_from_the_video(opened: Open) -> None:
     services, other = opened(), opened("other")
-    image = services.service.images.put_bytes(png())
+    image = services.service.images.put_bytes(png(), LOCAL_ACCESS)
     item = {**SMALLEST, "ctrl_img": f"upload://{image}"}
     clip = services.clip(services.made({"model": TWO.id, "prompts": [item]}))
-    assert services.service.restore(clip, from_video=True).first_frame == "here"
-    found = other.service.restore(clip)
+    assert services.service.restore(clip, LOCAL_ACCESS, from_video=True).first_frame == "here"
+    found = other.service.restore(clip, LOCAL_ACCESS)
     assert found.first_frame == "missing" and "ctrl_img" not in found.request["prompts"][0]
     assert found.notes == (restoring.MISSING_IMAGE,)
-    found = other.service.restore(clip, from_video=True)
+    found = other.service.restore(clip, LOCAL_ACCESS, from_video=True)
     assert found.first_frame == "from_video" and found.notes == (restoring.FROM_VIDEO,)
     kept = found.request["prompts"][0]["ctrl_img"].removeprefix("upload://")
     frames = video.read_frames(clip)
-    assert abs(int(other.service.images.open(kept).getpixel((0, 0))[0]) - int(frames[0, 0, 0, 0])) < 4  # type: ignore[index]
-    assert other.service.plan(found.request).generations[0].image == kept
+    assert abs(int(other.service.images.open(kept, LOCAL_ACCESS).getpixel((0, 0))[0]) - int(frames[0, 0, 0, 0])) < 4  # type: ignore[index]
+    assert other.service.plan(found.request, LOCAL_ACCESS).generations[0].image == kept
     # Another visitor's image is as if it were not here.
-    strangers = services.service.over(
-        services.service.library,
-        services.service.images.seen_by(lambda _sha256: False, lambda _sha256: None),
-        services.service.trainer,
-    )
-    assert strangers.restore(clip).first_frame == "missing"
+    stranger = Access(Identity("1" * 32, owner=False), shared=False)
+    assert services.service.restore(clip, stranger).first_frame == "missing"
     with pytest.raises(ControlImageInvalid):
-        strangers.images.data(image)
+        services.service.images.data(image, stranger)
 
 
 def about(**changes: Any) -> dict[str, Any]:
@@ -324,7 +328,7 @@ def here(**changes: Any) -> Environment:
 
 def notes(opened: Open, tmp_path: Path, now: Environment, **changes: Any) -> tuple[str, ...]:
     (tmp_path / "clip.mp4").write_bytes(carrying(about(**changes)))
-    return opened(here=now).service.restore(tmp_path / "clip.mp4").notes
+    return opened(here=now).service.restore(tmp_path / "clip.mp4", LOCAL_ACCESS).notes
 
 
 def _raises(error: type[Exception]) -> Callable[[WanModel], Any]:
@@ -414,7 +418,7 @@ def test_somebody_elses_or_spoiled_settings_are_refused_and_say_what_to_do(
 ) -> None:
     (tmp_path / "clip.mp4").write_bytes(carrying(data))
     with pytest.raises(VideoInvalid) as caught:
-        opened().service.restore(tmp_path / "clip.mp4")
+        opened().service.restore(tmp_path / "clip.mp4", LOCAL_ACCESS)
     assert said in caught.value.message and caught.value.message.endswith(".")
     assert len(caught.value.message) < 500 and str(tmp_path) not in caught.value.message
 
@@ -422,7 +426,7 @@ def test_somebody_elses_or_spoiled_settings_are_refused_and_say_what_to_do(
 def test_a_video_without_settings_says_what_may_have_happened(opened: Open, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(mp4(box(b"moov", b"\0\0\0\x08free"), box(b"mdat", b"x" * 99)))
     with pytest.raises(VideoInvalid, match="Messengers, editors and converters remove them"):
-        opened().service.restore(tmp_path / "clip.mp4")
+        opened().service.restore(tmp_path / "clip.mp4", LOCAL_ACCESS)
 
 
 def test_a_comparison_that_a_file_makes_up_names_no_file_of_this_machine(opened: Open, tmp_path: Path) -> None:
@@ -436,7 +440,7 @@ def test_a_comparison_that_a_file_makes_up_names_no_file_of_this_machine(opened:
         "stack": True,
     }
     (tmp_path / "clip.mp4").write_bytes(carrying(about(request=request, loras=loras)))
-    found = opened().service.restore(tmp_path / "clip.mp4")
+    found = opened().service.restore(tmp_path / "clip.mp4", LOCAL_ACCESS)
     assert found.request["loras"] == [] and len(found.notes) == len(paths)
     assert all("missing" in note for note in found.notes)
 
@@ -488,7 +492,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     now = Environment(installed(), engine.checkpoints.identity, lambda: engine.device_name)
     configs = engine.checkpoints.transformer_config
     worker.start()
-    yield House(folder, JobService(engine.library, engine.images, store, worker, configs, folder, here=now), worker)
+    environment = replace(now, transformer_config=configs)
+    service = JobService(engine.library, engine.images, store, worker, folder, environment=environment)
+    yield House(folder, service, worker)
     assert worker.stop()
     engine.close()
     store.close()
@@ -501,17 +507,17 @@ def test_form_to_video_to_form(
     workshop: House, row: WanModel, recipe: RecipeId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_verysecretverysecret")
-    image = workshop.service.images.put_bytes(png())
+    image = workshop.service.images.put_bytes(png(), LOCAL_ACCESS)
     held = held_values(row, recipe, f"upload://{image}" if row.control_image != "none" else None)
     job = workshop.made(form_schema.body(row, held))
     clip = workshop.clip(job)
-    found = workshop.service.restore(clip)
+    found = workshop.service.restore(clip, LOCAL_ACCESS)
     assert found.notes == ()
     assert found.first_frame == ("none" if row.control_image == "none" else "here")
     back_row, back = form_schema.values(InferenceRequest.model_validate(found.request))
     assert back_row == row and back == {**held, "trigger_word": "sks"}
     assert job.generations[0].image == (None if row.control_image == "none" else image)
-    assert workshop.service.plan(found.request).generations == job.generations
+    assert workshop.service.plan(found.request, LOCAL_ACCESS).generations == job.generations
 
     said = video.read_metadata(clip)
     assert said["render"]["versions"] == {**installed(), "torch": said["render"]["versions"]["torch"]}

@@ -10,17 +10,18 @@ from pathlib import Path
 
 from starlette.routing import Mount
 
+from wan_ui.access import Access
 from wan_ui.api.app import create_api
 from wan_ui.engine.result import Clip, OnProgress
 from wan_ui.identity import Sessions, current_identity, load_key
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.visitor_service import VisitorJobService
 from wan_ui.jobs.worker import Worker
-from wan_ui.lora.header import Configs, no_configs
+from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.lora.library import Library
 from wan_ui.media import video
 from wan_ui.media.image import ImageStore
+from wan_ui.provenance.restoring import Environment
 from wan_ui.request import Generation
 from wan_ui.server import prepare_environment
 from wan_ui.ui.page import LAUNCH, build
@@ -64,12 +65,16 @@ def running(
         made.mkdir(parents=True, exist_ok=True)
     store = Store(folder / "jobs.sqlite")
     worker = Worker(store, render, folder / "clips", video.write)
-    images = ImageStore(folder / "images", _no_fetch)
-    service = JobService(Library(lora_dir, uploads), images, store, worker, configs, folder)
+    images = ImageStore(folder / "images", _no_fetch, owners=store)
+    environment = Environment(transformer_config=configs)
+    service = JobService(
+        Library(lora_dir, uploads, owners=store), images, store, worker, folder, environment=environment
+    )
     blocks = build(service, banner=banner)
     door = create_api(
-        VisitorJobService(service, current_identity.get),
+        service,
         lambda: {"status": "ok", "version": "0", "device": "cpu", "queue": 0},
+        lambda: Access(current_identity.get(), shared=False),
     )
     sessions = Sessions(load_key(folder))
     worker.start()

@@ -19,6 +19,7 @@ from tests.ui.conftest import HeldRender
 from tests.ui.fake_app import App, running
 from tests.ui.lora_fixtures import configs, lora
 from tests.ui.test_page import choose_tab, field, fill, open_page, panel_of
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
 from wan_ui.errors import VideoEncodingFailed
 from wan_ui.media import grid, video
@@ -207,7 +208,7 @@ def test_two_clicks_compare_scales_from_a_models_tab(page: Page, compare_app: Ap
     expect(cells(page, "done")).to_have_count(4)
     assert page.locator("#player thead th").all_inner_texts() == ["scale 0", "scale 0.5", "scale 1", "scale 1.5"]
     expect(field(page, "Columns: values")).to_have_value("0, 0.5, 1, 1.5")
-    request = compare_app.service.job(comparison(page, compare_app)).request
+    request = compare_app.service.job(comparison(page, compare_app), LOCAL_ACCESS).request
     assert (request["prompts"][0]["prompt"], request["prompts"][0]["seed"]) == ("compared 1301", 1301)
 
 
@@ -279,8 +280,12 @@ def test_a_pasted_comparison_and_a_finished_one_fill_the_tab_again(page: Page, c
     is_filled()
     start(page)
     expect(page.locator(".board-line")).to_contain_text("Done")
-    other = compare_app.service.submit({**body, "prompts": [{**prompt, "prompt": "another"}], "compare": SEEDS})
-    plain = compare_app.service.submit({"model": "wan22_5b", "prompts": [{**prompt, "prompt": "a plain one"}]})
+    other = compare_app.service.submit(
+        {**body, "prompts": [{**prompt, "prompt": "another"}], "compare": SEEDS}, LOCAL_ACCESS
+    )
+    plain = compare_app.service.submit(
+        {"model": "wan22_5b", "prompts": [{**prompt, "prompt": "a plain one"}]}, LOCAL_ACCESS
+    )
     finished = page.locator(".jobs button.show")
     finished.filter(has_text="a plain one").click()  # which is shown in its model's tab
     expect(page.get_by_role("tab", name="Wan 2.2 TI2V 5B")).to_have_attribute("aria-selected", "true")
@@ -306,8 +311,8 @@ def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compa
 
     (tmp_path / "grid.mp4").write_bytes(saved("Grid as MP4"))
     frame = video.read_frames(tmp_path / "grid.mp4")[4].astype(int)
-    job = compare_app.service.job(comparison(page, compare_app))
-    made = board(compare_app.service, job)
+    job = compare_app.service.job(comparison(page, compare_app), LOCAL_ACCESS)
+    made = board(compare_app.service, job, LOCAL_ACCESS)
     layout = grid.lay_out(made.columns, made.rows, (64, 64), grid.LARGEST_VIDEO)
     drawn = np.array(grid.labels(made, layout)).astype(int)[: layout.top]
     assert made.columns == ("seed 1601", "seed 1602")
@@ -337,7 +342,8 @@ def test_on_a_phone_the_grid_scrolls_in_its_own_box(
             "model": next(iter(MODELS)),
             "prompts": [{"prompt": "x", "width": 96, "height": 64, "num_frames": 5, "sample_steps": 1, "seed": 1}],
             "compare": {"columns": {"field": "seed", "values": [1, 2, 3, 4]}},
-        }
+        },
+        LOCAL_ACCESS,
     )
     page.goto(f"{compare_app.url}?compare={job.id}")
     expect(cells(page, "done")).to_have_count(4)

@@ -18,6 +18,7 @@ from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
 from tests.ui.test_page import field, open_page
 from tests.web.strangers import running as whole_server
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.jobs.store import Job
 from wan_ui.ui import form_schema as form_room
 
@@ -43,13 +44,13 @@ def made(app: App, *prompts: str, **fields: Any) -> Job:
         {"prompt": prompt, "width": 64, "height": 64, "num_frames": 5, "sample_steps": 2, "seed": 7}
         for prompt in prompts
     ]
-    job = app.service.submit({"model": MODEL, "prompts": items, **fields})
+    job = app.service.submit({"model": MODEL, "prompts": items, **fields}, LOCAL_ACCESS)
     end = time.monotonic() + 60
-    while app.service.job(job.id).finished_at is None:
+    while app.service.job(job.id, LOCAL_ACCESS).finished_at is None:
         assert time.monotonic() < end
         time.sleep(0.02)  # a poll
-    assert app.service.job(job.id).status == "succeeded"
-    return app.service.job(job.id)
+    assert app.service.job(job.id, LOCAL_ACCESS).status == "succeeded"
+    return app.service.job(job.id, LOCAL_ACCESS)
 
 
 def choose(page: Page, name: str) -> None:
@@ -115,7 +116,7 @@ def test_played_in_place_by_keyboard_with_all_its_settings(page: Page, here: App
     expect(opened.locator("pre")).to_contain_text('"seed": 7')
     with page.expect_download() as mp4:
         opened.get_by_role("link", name="Download MP4").click()
-    assert mp4.value.path().read_bytes() == here.service.clip_path(job.id, 0).read_bytes()
+    assert mp4.value.path().read_bytes() == here.service.clip_path(job.id, 0, LOCAL_ACCESS).read_bytes()
     with page.expect_download() as settings:
         opened.get_by_role("link", name="Download JSON").click()
     assert '"prompt": "a red fox"' in settings.value.path().read_text()

@@ -15,6 +15,7 @@ from tests.ui.fake_app import App, running
 from tests.ui.lora_fixtures import EVIL, LARGE, configs, furnish, lora
 from tests.ui.test_page import field, generate, give_file, now, open_page, panel_of, small, used
 from tests.ui.test_render import job
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Progress
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import parse
@@ -32,7 +33,9 @@ def lora_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 def shown(app: App, row: WanModel, slot: str, source: str, trigger: str = "") -> str:
-    return lora_card.html(lora_card.look(app.service, row, slot, source), row, form_schema.lora_name(slot), trigger)
+    return lora_card.html(
+        lora_card.look(app.service, row, slot, source, LOCAL_ACCESS), row, form_schema.lora_name(slot), trigger
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,8 +79,8 @@ def test_no_file_has_no_card(lora_app: App):
 
 def pair(app: App, high: str, low: str) -> str:
     sources = {"high": high, "low": low}
-    cards = {slot: lora_card.look(app.service, T2V, slot, source) for slot, source in sources.items()}
-    return lora_card.pair(app.service, T2V, sources, cards)
+    cards = {slot: lora_card.look(app.service, T2V, slot, source, LOCAL_ACCESS) for slot, source in sources.items()}
+    return lora_card.pair(app.service, T2V, sources, cards, LOCAL_ACCESS)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,7 @@ def test_a_wrong_file_is_opened_in_its_own_tab_and_generates(page: Page, lora_ap
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("901")
-    newest = lora_app.service.recent(1)[0]
+    newest = lora_app.service.recent(1, LOCAL_ACCESS)[0]
     assert newest.request["model"] == "wan22_5b"
     assert [item["path"] for item in newest.request["loras"]] == ["small.safetensors"]
 
@@ -226,7 +229,7 @@ def test_a_combined_file_fills_both_sides(page: Page, lora_app: App):
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("902")
-    assert [use.slot for use in lora_app.service.recent(1)[0].generations[0].loras] == ["high", "low"]
+    assert [use.slot for use in lora_app.service.recent(1, LOCAL_ACCESS)[0].generations[0].loras] == ["high", "low"]
 
 
 @pytest.mark.browser
@@ -297,7 +300,7 @@ def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("903")
-    newest = lora_app.service.recent(1)[0]
+    newest = lora_app.service.recent(1, LOCAL_ACCESS)[0]
     assert newest.request["stack"] is True
     assert [(item["path"], item["network_multiplier"]) for item in newest.request["loras"]] == [
         ("small.safetensors", 1.0),

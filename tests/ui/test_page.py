@@ -14,6 +14,7 @@ from tests.fakes import FakeRender
 from tests.jobs.helpers import body
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import OutOfMemory
 from wan_ui.models import MODELS
 from wan_ui.ui.lora_card import ONE_SIDE
@@ -201,7 +202,9 @@ def test_cancel_a_running_and_a_waiting_job(page: Page, app: App, held_render: F
 
 def test_cancel_while_waiting_behind_another_visitors_job(page: Page, browser: Browser, app: App, held_render):
     gate = held_render.gate(311, 2)
-    app.service.submit({"model": "wan22_5b", "prompts": [{"prompt": "theirs", "width": 64, "height": 64, "seed": 311}]})
+    app.service.submit(
+        {"model": "wan22_5b", "prompts": [{"prompt": "theirs", "width": 64, "height": 64, "seed": 311}]}, LOCAL_ACCESS
+    )
     gate.await_arrival()
     open_page(page, app)
     small(page, "mine", 312)
@@ -419,7 +422,7 @@ def test_a_poll_leaves_a_playing_video_alone(page: Page, app: App):
     page.locator("#result video").evaluate("video => { video.dataset.mark = 'same'; }")
     for seed in (602, 603):
         with page.expect_response(lambda response: "run/predict" in response.url):
-            app.service.submit(body(seed))  # another's, which the page's lists show
+            app.service.submit(body(seed), LOCAL_ACCESS)  # another's, which the page's lists show
     assert page.locator("#result video").get_attribute("data-mark") == "same"
 
 
@@ -429,7 +432,7 @@ def test_a_page_at_rest_asks_for_the_pulse_alone(page: Page, app: App):
     page.on("request", lambda request: asked.append(request.url.removeprefix(app.url)))
     with page.expect_request(lambda request: asked[-3:] == ["v1/pulse"] * 3, timeout=30_000):
         pass
-    app.service.submit(body(604))
+    app.service.submit(body(604), LOCAL_ACCESS)
     with page.expect_response(lambda response: "run/predict" in response.url):
         pass
 

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tests.fakes import FakeRender, Gate
 from tests.ui.conftest import BrowserGate
 from tests.ui.fake_app import App, running
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Clip, OnProgress
 from wan_ui.models import MODELS
 from wan_ui.request import Generation
@@ -76,7 +77,7 @@ def player_app(tmp_path_factory: pytest.TempPathFactory, bars: Bars) -> Iterator
 def compare(app: App, columns: dict[str, Any], rows: dict[str, Any] | None = None, frames: int = FRAMES) -> str:
     prompt = {"prompt": "bars", "width": 192, "height": 64, "num_frames": frames, "fps": FPS, "sample_steps": 2}
     axes = {"columns": columns, **({"rows": rows} if rows else {})}
-    return app.service.submit({"model": MODEL, "prompts": [{**prompt, "seed": 7}], "compare": axes}).id
+    return app.service.submit({"model": MODEL, "prompts": [{**prompt, "seed": 7}], "compare": axes}, LOCAL_ACCESS).id
 
 
 def opened(page: Page, app: App, job_id: str, count: int) -> Locator:

@@ -14,6 +14,7 @@ import httpx
 
 from tests.fake_frpc import program
 from tests.lora_files import write_lora
+from wan_ui.access import Access
 from wan_ui.config import Settings
 from wan_ui.jobs.store import ClipRecord
 from wan_ui.server import Services, SignIn, _close_server, _nameless, compose, free_port, launch, prepare_environment
@@ -87,7 +88,7 @@ class Server:
         """A job of a visitor with one clip (no real one) in the data folder."""
         from wan_ui.identity import Identity
 
-        job = self.services.service.submit(BODY, Identity(visitor, True))
+        job = self.services.service.submit(BODY, Access(Identity(visitor, True), shared=False))
         self.services.store._execute("UPDATE jobs SET status = 'in_progress' WHERE id = :id", {"id": job.id})
         name = f"clips/{job.id}.mp4"
         (self.folder / "data" / "clips").mkdir(exist_ok=True)

@@ -21,8 +21,8 @@ from PIL import Image
 
 from tests.mp4_boxes import box, carrying, film, mp4, wide
 from tests.web.strangers import BODY, SECRET, Server, running
-from wan_ui.identity import Identity, current_identity
-from wan_ui.jobs.visitor_service import VisitorJobService
+from wan_ui.access import Access
+from wan_ui.identity import Identity
 from wan_ui.web.login import TRIES, TRIES_OF_ALL
 
 pytestmark = pytest.mark.slow
@@ -659,10 +659,8 @@ def test_no_visitor_compares_with_anothers_preview(shared: Server, tmp_path: Pat
     frames[0].save(kept, "GIF", save_all=True, append_images=frames[1:], duration=62)
     (tmp_path / "a.gif").write_bytes(kept.getvalue())
     with shared.browser() as one, shared.browser() as other:
-        current_identity.set(Identity(shared.visitor_of(one), False))
-        sha256 = VisitorJobService(shared.services.service, current_identity.get).trainer.take_preview(
-            tmp_path / "a.gif"
-        )
+        access = Access(Identity(shared.visitor_of(one), False), shared=False)
+        sha256 = shared.services.service.imported_jobs.take_preview(tmp_path / "a.gif", access)
         body = {**BODY, "prompts": [{**BODY["prompts"][0], "training_sample": {"file": sha256}}]}
         assert one.post("/v1/inference", json=body).status_code == 200
         reply = other.post("/v1/inference", json=body)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
 
 import anyio
 import anyio.to_thread
@@ -23,20 +23,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import wan_ui
+from wan_ui.access import Access
 from wan_ui.api import comparisons, error_responses, gallery, training_jobs
+from wan_ui.api.dependencies import CurrentAccess
 from wan_ui.api.multipart import FIELD, receive_file
 from wan_ui.engine.result import Progress
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, ServerBusy, WanUIError
+from wan_ui.files import PART_PREFIX
 from wan_ui.lora.remote import without_queries
-from wan_ui.media.disk import PART_PREFIX
 from wan_ui.models import DEFAULT_FPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_NUM_FRAMES, DEFAULT_STEPS, MODELS
 from wan_ui.request import Generation, InferenceRequest
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
+    from wan_ui.jobs.service import JobService
     from wan_ui.jobs.store import ClipRecord, Job
     from wan_ui.jobs.worker import Running
-    from wan_ui.provenance.restoring import Restoration
 
 BODY_LIMIT = 80 * 2**20  # bytes; control images travel in the body as base64
 FILE_LIMIT = 8 << 30  # bytes of a LoRA that is sent to be inspected
@@ -46,21 +48,6 @@ LARGEST_INDEX = 999  # a request has at most 1000 prompts
 
 JobStatus = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"]
 CellStatus = Literal["waiting", "running", "succeeded", "failed", "missing"]
-
-
-class JobServiceLike(training_jobs.JobServiceLike, gallery.JobServiceLike, Protocol):
-    """What this door asks of the desk, see `jobs.desk.Desk`."""
-
-    def submit(self, body: Any) -> Job: ...
-    def job(self, job_id: str) -> Job: ...
-    def cancel(self, job_id: str) -> Job: ...
-    def retry(self, job_id: str) -> Job: ...
-    def running(self, job_id: str) -> Running | None: ...
-    def clip_path(self, job_id: str, index: int) -> pathlib.Path: ...
-    def pulse(self) -> str: ...
-    def inspect(self, source: str) -> dict[str, Any]: ...
-    def inspect_file(self, file: pathlib.Path, name: str) -> dict[str, Any]: ...
-    def restore(self, file: pathlib.Path, from_video: bool = False) -> Restoration: ...
 
 
 class ErrorInfo(BaseModel):
@@ -528,8 +515,9 @@ class _Api(FastAPI):
 
 
 def create_api(
-    service: JobServiceLike,
+    service: JobService,
     health: Callable[[], Mapping[str, Any]],
+    access: Callable[[], Access],
     body_limit: int = BODY_LIMIT,
     *,
     file_limit: int = FILE_LIMIT,
@@ -537,7 +525,8 @@ def create_api(
 ) -> FastAPI:
     """The app to mount at /v1.
 
-    `health` says `{status, version, device, queue}`. `body_limit` and `file_limit` are in bytes; files that are sent
+    `health` says `{status, version, device, queue}`, `access` whose request is being
+    answered. `body_limit` and `file_limit` are in bytes; files that are sent
     lie in the folder `scratch` (None: the system's) until they are answered for.
     """
     door = _Api(
@@ -556,6 +545,7 @@ def create_api(
     )
 
     door.state.body_limit = body_limit
+    door.state.access = access
 
     @door.post(
         "/inference",
@@ -570,8 +560,8 @@ def create_api(
             }
         },
     )
-    def submit(request: Request, data: Annotated[bytes, Depends(read_body)]) -> dict[str, Any]:
-        job = service.submit(decode_json(data))
+    def submit(request: Request, data: Annotated[bytes, Depends(read_body)], access: CurrentAccess) -> dict[str, Any]:
+        job = service.submit(decode_json(data), access)
         here = f"{_root(request)}/requests/{job.id}"
         return {
             "request_id": job.id,
@@ -588,8 +578,8 @@ def create_api(
         response_model=RequestStatus,
         responses=_documented(404, 422),
     )
-    def status(request_id: RequestId) -> dict[str, Any]:
-        return _status(service.job(request_id))
+    def status(request_id: RequestId, access: CurrentAccess) -> dict[str, Any]:
+        return _status(service.job(request_id, access))
 
     @door.get(
         "/requests/{request_id}/result",
@@ -599,9 +589,11 @@ def create_api(
         response_model_exclude_unset=True,  # so that `cell` stands on a comparison's videos alone
         responses=_documented(404, 422),
     )
-    def result(request: Request, request_id: RequestId) -> dict[str, Any]:
-        running = service.running(request_id)  # before the job: what then runs has no clip yet, or is seen to be done
-        job, root = service.job(request_id), _root(request)
+    def result(request: Request, request_id: RequestId, access: CurrentAccess) -> dict[str, Any]:
+        running = service.running(
+            request_id, access
+        )  # before the job: what then runs has no clip yet, or is seen to be done
+        job, root = service.job(request_id, access), _root(request)
         return {
             "request_id": job.id,
             "status": job.status,
@@ -619,8 +611,8 @@ def create_api(
         response_model=RequestStatus,
         responses=_documented(404, 422),
     )
-    def cancel(request_id: RequestId) -> dict[str, Any]:
-        return _status(service.cancel(request_id))
+    def cancel(request_id: RequestId, access: CurrentAccess) -> dict[str, Any]:
+        return _status(service.cancel(request_id, access))
 
     @door.post(
         "/requests/{request_id}/retry",
@@ -629,11 +621,11 @@ def create_api(
         response_model=RequestStatus,
         responses=_documented(404, 422, 507),
     )
-    def retry(request_id: RequestId) -> dict[str, Any]:
-        return _status(service.retry(request_id))
+    def retry(request_id: RequestId, access: CurrentAccess) -> dict[str, Any]:
+        return _status(service.retry(request_id, access))
 
-    def video(request: Request, request_id: RequestId, n: VideoIndex) -> Response:
-        path = service.clip_path(request_id, n)
+    def video(request: Request, request_id: RequestId, n: VideoIndex, access: CurrentAccess) -> Response:
+        path = service.clip_path(request_id, n, access)
         state = os.stat(path)
         _settle_range(request, state.st_size)
         return FileResponse(
@@ -699,13 +691,13 @@ def create_api(
             }
         },
     )
-    async def inspect_lora(request: Request) -> dict[str, Any]:
+    async def inspect_lora(request: Request, access: CurrentAccess) -> dict[str, Any]:
         if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=scratch) as folder:
                 file = await receive_file(request, pathlib.Path(folder), file_limit)
                 return await looked_into(partial(service.inspect_file, file.path, file.name))
         path = _inspect_body(await read_body(request)).path
-        return await looked_into(partial(service.inspect, path))
+        return await looked_into(partial(service.inspect, path, access))
 
     @door.post(
         "/restore",
@@ -715,10 +707,10 @@ def create_api(
         responses=_documented(400, 413, 422, 503, 507),
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FILE_FORM}}}},
     )
-    async def restore(request: Request, from_video: FromVideo = False) -> dict[str, Any]:
+    async def restore(request: Request, access: CurrentAccess, from_video: FromVideo = False) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=scratch) as folder:
             file = await receive_file(request, pathlib.Path(folder), file_limit)
-            return await looked_into(lambda: asdict(service.restore(file.path, from_video)))
+            return await looked_into(lambda: asdict(service.restore(file.path, access, from_video)))
 
     @door.get(
         "/pulse",

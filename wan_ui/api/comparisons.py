@@ -10,23 +10,27 @@ import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Path, Query
 from fastapi.responses import FileResponse, Response
 from starlette.background import BackgroundTask
 
 from wan_ui.api import error_responses
+from wan_ui.api.dependencies import CurrentAccess
 from wan_ui.api.one_at_a_time import OneAtATime
 from wan_ui.errors import InvalidRequest, VideoInvalid, VideoNotFound
+from wan_ui.files import PART_PREFIX
 from wan_ui.jobs import embedded_metadata
 from wan_ui.lora.remote import without_queries
-from wan_ui.media import disk, grid, video
+from wan_ui.media import grid, video
 from wan_ui.media.grid import Board
 from wan_ui.request import without_training_samples
 
 if TYPE_CHECKING:
+    from wan_ui.access import Access
     from wan_ui.compare import PlannedCell
+    from wan_ui.jobs.service import JobService
     from wan_ui.jobs.store import Job
 
 LARGEST_FRAME = 9999
@@ -46,14 +50,7 @@ _ERRORS = {
 }
 
 
-class JobServiceLike(Protocol):
-    """What these routes ask of the desk, see `jobs.desk.Desk`."""
-
-    def job(self, job_id: str) -> Job: ...
-    def clip_path(self, job_id: str, index: int) -> pathlib.Path: ...
-
-
-def board(service: JobServiceLike, job: Job) -> Board:
+def board(service: JobService, job: Job, access: Access) -> Board:
     """A comparison's finished clips in their places, the others as words.
 
     Raises VideoNotFound for a job that is no comparison or has no finished cell.
@@ -69,7 +66,7 @@ def board(service: JobServiceLike, job: Job) -> Board:
         columns=tuple(columns[index] for index in sorted(columns)),
         rows=tuple(rows[index] for index in sorted(rows)),
         cells={
-            (cell.column, cell.row): service.clip_path(job.id, cell.generation)
+            (cell.column, cell.row): service.clip_path(job.id, cell.generation, access)
             if cell.generation in made
             else "failed"
             if cell.generation in job.failures
@@ -110,7 +107,7 @@ def _carried(clip: pathlib.Path, cell: PlannedCell) -> dict[str, Any]:
         raise VideoNotFound(f"The file of {place} cannot be read: {error.message}") from error
 
 
-def mount(door: FastAPI, service: JobServiceLike, error_model: Any, scratch: pathlib.Path | None = None) -> None:
+def mount(door: FastAPI, service: JobService, error_model: Any, scratch: pathlib.Path | None = None) -> None:
     """Adds the routes to the door of /v1. Files that are being made lie in `scratch` (None: the system's folder)."""
     # Each takes whole processors and, for a while, much disk.
     turns = OneAtATime(AT_WORK, "Several downloads of comparisons are being made. Ask again in a few seconds.")
@@ -118,7 +115,7 @@ def mount(door: FastAPI, service: JobServiceLike, error_model: Any, scratch: pat
     documented = partial(error_responses.documented, error_model, _ERRORS)
 
     def made(name: str, kind: str, request_id: str, make: Callable[[pathlib.Path], None]) -> Response:
-        folder = tempfile.TemporaryDirectory(prefix=disk.PART_PREFIX, dir=scratch)
+        folder = tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=scratch)
         path = pathlib.Path(folder.name, name)
         with ExitStack() as undo:
             undo.callback(folder.cleanup)
@@ -140,9 +137,9 @@ def mount(door: FastAPI, service: JobServiceLike, error_model: Any, scratch: pat
         response_class=FileResponse,
         responses=documented(404, 422, 503, 507),
     )
-    def grid_video(request_id: RequestId) -> Response:
-        job = service.job(request_id)
-        whole = board(service, job)
+    def grid_video(request_id: RequestId, access: CurrentAccess) -> Response:
+        job = service.job(request_id, access)
+        whole = board(service, job, access)
         about = embedded_metadata.of_grid(job)
         return made("grid.mp4", "video/mp4", request_id, lambda path: grid.write(path, whole, about))
 
@@ -153,9 +150,9 @@ def mount(door: FastAPI, service: JobServiceLike, error_model: Any, scratch: pat
         response_class=Response,
         responses={**documented(404, 422, 503), 200: {"content": {"image/png": {}}}},
     )
-    def contact_sheet(request_id: RequestId, frame: Frame = 0) -> Response:
-        job = service.job(request_id)
-        whole = board(service, job)
+    def contact_sheet(request_id: RequestId, access: CurrentAccess, frame: Frame = 0) -> Response:
+        job = service.job(request_id, access)
+        whole = board(service, job, access)
         last = max(clip.num_frames for clip in job.clips) - 1
         if frame > last:
             raise InvalidRequest(
@@ -175,7 +172,7 @@ def mount(door: FastAPI, service: JobServiceLike, error_model: Any, scratch: pat
         response_class=FileResponse,
         responses=documented(404, 422, 503, 507),
     )
-    def all_cells(request_id: RequestId) -> Response:
-        job = service.job(request_id)
-        whole = board(service, job)
+    def all_cells(request_id: RequestId, access: CurrentAccess) -> Response:
+        job = service.job(request_id, access)
+        whole = board(service, job, access)
         return made("cells.zip", "application/zip", request_id, lambda path: zip_cells(path, whole, job))

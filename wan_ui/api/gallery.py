@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import anyio.to_thread
 from fastapi import FastAPI, Path, Query, Request
@@ -16,17 +15,18 @@ from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, Field
 
 from wan_ui.api import error_responses
+from wan_ui.api.dependencies import CurrentAccess
 from wan_ui.api.one_at_a_time import OneAtATime
 from wan_ui.errors import InvalidRequest, VideoEncodingFailed, VideoInvalid, VideoNotFound
 from wan_ui.jobs import embedded_metadata
-from wan_ui.jobs.gallery import LARGEST_PAGE, PAGE, Choices, Entry, Filter
-from wan_ui.jobs.gallery import Page as EntryPage
+from wan_ui.jobs.gallery import LARGEST_PAGE, PAGE, Entry, Filter
 from wan_ui.lora.remote import shown_name
 from wan_ui.media import video
 from wan_ui.models import MODELS
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.store import Job
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
 
 AT_WORK = 8  # stills, which take a program of their own; one being made and the others waiting for it
 LONGEST_WORDS = 200
@@ -117,21 +117,6 @@ class KeepBody(BaseModel):
     kept: bool
 
 
-class JobServiceLike(Protocol):
-    """What these routes ask of the desk, see `jobs.visitor_desk.VisitorDesk`."""
-
-    def job(self, job_id: str) -> Job: ...
-    def clip_path(self, job_id: str, index: int) -> pathlib.Path: ...
-    def entries(self, wanted: Filter, cursor: str | None = None, limit: int = PAGE) -> EntryPage: ...
-    def entry_choices(self) -> Choices: ...
-    def entry(self, entry_id: str) -> Entry: ...
-    def may_change_entry(self, entry: Entry) -> bool: ...
-    def keep_entry(self, entry_id: str, kept: bool) -> Entry: ...
-    def delete_entry(self, entry_id: str) -> None: ...
-    def poster(self, entry: Entry) -> pathlib.Path | None: ...
-    def make_poster(self, entry: Entry) -> pathlib.Path: ...
-
-
 ReadJson = Callable[[Request], Awaitable[Any]]
 
 
@@ -192,23 +177,23 @@ def _loras(entry: Entry) -> list[dict[str, Any]]:
     ]
 
 
-def settings_of(service: JobServiceLike, entry: Entry) -> dict[str, Any]:
+def settings_of(service: JobService, entry: Entry, access: Access) -> dict[str, Any]:
     """What an entry was made with: what its file, or that of its grid, carries. Raises VideoNotFound."""
     if entry.index is not None:
         try:
-            return video.read_metadata(service.clip_path(entry.job_id, entry.index))
+            return video.read_metadata(service.clip_path(entry.job_id, entry.index, access))
         except (VideoInvalid, VideoEncodingFailed) as error:
             raise VideoNotFound("The file of this video cannot be read.") from error
-    return embedded_metadata.of_grid(service.job(entry.job_id))
+    return embedded_metadata.of_grid(service.job(entry.job_id, access))
 
 
-def mount(door: FastAPI, service: JobServiceLike, error_model: Any, read_json: ReadJson) -> None:
+def mount(door: FastAPI, service: JobService, error_model: Any, read_json: ReadJson) -> None:
     """Adds the routes to the door of /v1."""
     documented = partial(error_responses.documented, error_model, _ERRORS)
     turns = OneAtATime(AT_WORK, "Many stills are being made. Ask again in a few seconds.")
 
-    def reply(entry: Entry) -> dict[str, Any]:
-        return shown(entry, service.may_change_entry(entry))
+    def reply(entry: Entry, access: Access) -> dict[str, Any]:
+        return shown(entry, service.may_change_entry(entry, access))
 
     @door.get(
         "/gallery",
@@ -218,6 +203,7 @@ def mount(door: FastAPI, service: JobServiceLike, error_model: Any, read_json: R
         responses=documented(422, 503),
     )
     def page(
+        access: CurrentAccess,
         cursor: Annotated[
             str | None, Query(description="`older` or `newer` of another page; left out: the newest.", max_length=40)
         ] = None,
@@ -233,8 +219,12 @@ def mount(door: FastAPI, service: JobServiceLike, error_model: Any, read_json: R
         kept: Annotated[bool, Query(description="Only those that are kept.")] = False,
     ) -> dict[str, Any]:
         wanted = Filter(model or None, lora or None, job or None, q or None, kept)
-        found = service.entries(wanted, cursor or None, limit)
-        return {"entries": [reply(entry) for entry in found.entries], "older": found.older, "newer": found.newer}
+        found = service.entries(wanted, access, cursor or None, limit)
+        return {
+            "entries": [reply(entry, access) for entry in found.entries],
+            "older": found.older,
+            "newer": found.newer,
+        }
 
     @door.get(
         "/gallery/choices",
@@ -243,8 +233,8 @@ def mount(door: FastAPI, service: JobServiceLike, error_model: Any, read_json: R
         response_model=GalleryChoices,
         responses=documented(503),
     )
-    def choices() -> dict[str, Any]:
-        found = service.entry_choices()
+    def choices(access: CurrentAccess) -> dict[str, Any]:
+        found = service.entry_choices(access)
         return {
             "entries": found.entries,
             "kept": found.kept,
@@ -259,8 +249,8 @@ def mount(door: FastAPI, service: JobServiceLike, error_model: Any, read_json: R
         response_model=GalleryEntry,
         responses=documented(404, 422, 503),
     )
-    def entry(entry_id: EntryId) -> dict[str, Any]:
-        return reply(service.entry(entry_id))
+    def entry(entry_id: EntryId, access: CurrentAccess) -> dict[str, Any]:
+        return reply(service.entry(entry_id, access), access)
 
     @door.patch(
         "/gallery/{entry_id}",
@@ -275,9 +265,9 @@ def mount(door: FastAPI, service: JobServiceLike, error_model: Any, read_json: R
             }
         },
     )
-    async def keep(request: Request, entry_id: EntryId) -> dict[str, Any]:
+    async def keep(request: Request, entry_id: EntryId, access: CurrentAccess) -> dict[str, Any]:
         kept = _kept(await read_json(request))
-        return await anyio.to_thread.run_sync(lambda: reply(service.keep_entry(entry_id, kept)))
+        return await anyio.to_thread.run_sync(lambda: reply(service.keep_entry(entry_id, kept, access), access))
 
     @door.delete(
         "/gallery/{entry_id}",
@@ -287,8 +277,8 @@ def mount(door: FastAPI, service: JobServiceLike, error_model: Any, read_json: R
         response_class=Response,
         responses=documented(404, 409, 422, 503),
     )
-    def delete(entry_id: EntryId) -> Response:
-        service.delete_entry(entry_id)
+    def delete(entry_id: EntryId, access: CurrentAccess) -> Response:
+        service.delete_entry(entry_id, access)
         return Response(status_code=204)
 
     @door.get(
@@ -298,8 +288,8 @@ def mount(door: FastAPI, service: JobServiceLike, error_model: Any, read_json: R
         response_class=FileResponse,
         responses={**documented(404, 422, 503), 200: {"content": {"image/jpeg": {}}}},
     )
-    def poster(entry_id: EntryId) -> Response:
-        found = service.entry(entry_id)
+    def poster(entry_id: EntryId, access: CurrentAccess) -> Response:
+        found = service.entry(entry_id, access)
         path = service.poster(found)
         if path is None:
             with turns.turn():
@@ -315,10 +305,10 @@ def mount(door: FastAPI, service: JobServiceLike, error_model: Any, read_json: R
         response_class=Response,
         responses={**documented(404, 422, 503), 200: {"content": {"application/json": {}}}},
     )
-    def settings(entry_id: EntryId) -> Response:
-        found = service.entry(entry_id)
+    def settings(entry_id: EntryId, access: CurrentAccess) -> Response:
+        found = service.entry(entry_id, access)
         return Response(
-            json.dumps(settings_of(service, found), indent=2),
+            json.dumps(settings_of(service, found, access), indent=2),
             media_type="application/json",
             headers={**_HEADERS, "Content-Disposition": f'attachment; filename="wan-ui-{found.id[:8]}.json"'},
         )

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from wan_ui.errors import DiskFull, InvalidRequest, PayloadTooLarge
-from wan_ui.media import disk
+from wan_ui.files import is_disk_full
 
 FIELD = "file"
 _AROUND = 64 * 1024  # bytes of a body that are no file: boundaries and headers
@@ -49,7 +49,7 @@ async def receive_file(request: Request, folder: Path, limit: int) -> Received:
         except MultipartParseError as error:
             raise _wrong("the body is not the multipart form that its header says") from error
         except OSError as error:
-            if disk.is_full(error):
+            if is_disk_full(error):
                 raise DiskFull("There is no disk space for this file: make room and try again.") from error
             raise
     if form.name is None or not form.whole:

@@ -6,7 +6,7 @@ import pathlib
 import tempfile
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import FileResponse, Response
@@ -14,18 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from wan_ui.api import error_responses
+from wan_ui.api.dependencies import CurrentAccess
 from wan_ui.api.multipart import FIELD, receive_file
 from wan_ui.errors import InvalidRequest, RequestNotFound
-from wan_ui.media.disk import PART_PREFIX
+from wan_ui.files import PART_PREFIX
 from wan_ui.request import MOST_CELLS, LoraItem
 from wan_ui.trainer import imported_jobs
 from wan_ui.trainer.imported_jobs import media_type, thumbnail
 from wan_ui.trainer.preview import MOST_BYTES
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample, SampleComparisons
-    from wan_ui.jobs.store import Job
-    from wan_ui.trainer.imported_jobs import ImportedJobs
+    from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
+    from wan_ui.jobs.service import JobService
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -140,20 +140,9 @@ class Checklist(BaseModel):
     comparison: ComparisonOf | None
 
 
-class JobServiceLike(Protocol):
-    """What these routes ask of the desk, see `jobs.desk.Desk`."""
-
-    @property
-    def trainer(self) -> ImportedJobs: ...
-    @property
-    def previews(self) -> SampleComparisons: ...
-    def job(self, job_id: str) -> Job: ...
-    def may_change(self, job: Job) -> bool: ...
-
-
-def _job_body(service: JobServiceLike, job: imported_jobs.ImportedJob, root: str) -> dict[str, Any]:
+def _job_body(service: JobService, job: imported_jobs.ImportedJob, root: str) -> dict[str, Any]:
     last = job.save(None)
-    requests = [service.trainer.request(job, one.index, last) for one in job.imported.samples]
+    requests = [service.imported_jobs.request(job, one.index, last) for one in job.imported.samples]
     where = f"{root}/jobs/{job.id}/samples"
     return {
         **job.imported.body(),
@@ -207,7 +196,7 @@ def _import_body(data: Any) -> ImportBody:
 
 def mount(
     door: FastAPI,
-    service: JobServiceLike,
+    service: JobService,
     error_model: Any,
     read_json: Callable[[Request], Awaitable[Any]],
     root_of: Callable[[Request], str],
@@ -245,18 +234,18 @@ def mount(
             }
         },
     )
-    async def import_job(request: Request) -> dict[str, Any]:
+    async def import_job(request: Request, access: CurrentAccess) -> dict[str, Any]:
         if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=scratch) as folder:
                 file = await receive_file(request, pathlib.Path(folder), file_limit)
-                job = await run_in_threadpool(service.trainer.take_file, file.path, file.name)
+                job = await run_in_threadpool(service.imported_jobs.take_file, file.path, file.name, access)
         else:
             body = _import_body(await read_json(request))
             if body.folder is not None:
-                job = await run_in_threadpool(service.trainer.take_folder, body.folder)
+                job = await run_in_threadpool(service.imported_jobs.take_folder, body.folder, access)
             else:
                 text = (body.config or "").encode("utf-8", "surrogatepass")
-                job = await run_in_threadpool(service.trainer.take_config, text, "config.yaml", body.loras)
+                job = await run_in_threadpool(service.imported_jobs.take_config, text, "config.yaml", body.loras)
         return await run_in_threadpool(_job_body, service, job, root_of(request))
 
     @door.get(
@@ -267,7 +256,7 @@ def mount(
         responses=documented(404, 422),
     )
     def sample_file(job_id: JobId, step: Step, index: Index) -> Response:
-        path = service.trainer.sample_file(service.trainer.job(job_id), step, index)
+        path = service.imported_jobs.sample_file(service.imported_jobs.job(job_id), step, index)
         return FileResponse(path, media_type=media_type(path), headers=_HEADERS)
 
     @door.get(
@@ -278,7 +267,7 @@ def mount(
         responses={**documented(404, 422), 200: {"content": {"image/webp": {}}}},
     )
     def sample_thumbnail(job_id: JobId, step: Step, index: Index) -> Response:
-        path = service.trainer.sample_file(service.trainer.job(job_id), step, index)
+        path = service.imported_jobs.sample_file(service.imported_jobs.job(job_id), step, index)
         return Response(thumbnail(path), media_type="image/webp", headers=_HEADERS)
 
     @door.get(
@@ -288,8 +277,8 @@ def mount(
         response_model=Checklist,
         responses=documented(404, 413, 422, 507),
     )
-    def checklist(request_id: RequestId, video: Which = 0) -> dict[str, Any]:
-        return _checklist_body(service.previews.check(service.job(request_id), video))
+    def checklist(request_id: RequestId, access: CurrentAccess, video: Which = 0) -> dict[str, Any]:
+        return _checklist_body(service.sample_comparisons.check(service.job(request_id, access), video))
 
     @door.post(
         "/requests/{request_id}/preview",
@@ -299,14 +288,16 @@ def mount(
         responses=documented(404, 413, 422, 507),
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": form}}},
     )
-    async def bring_preview(request: Request, request_id: RequestId, video: Which = 0) -> dict[str, Any]:
-        job = await run_in_threadpool(service.job, request_id)
-        if not await run_in_threadpool(service.may_change, job):
+    async def bring_preview(
+        request: Request, request_id: RequestId, access: CurrentAccess, video: Which = 0
+    ) -> dict[str, Any]:
+        job = await run_in_threadpool(service.job, request_id, access)
+        if not service.may_change(job, access):
             raise RequestNotFound("There is no request with this id that is yours.")
         with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=scratch) as folder:
             file = await receive_file(request, pathlib.Path(folder), min(file_limit, MOST_BYTES))
-            await run_in_threadpool(service.previews.attach, job, video, file.path)
-        return _checklist_body(await run_in_threadpool(service.previews.check, job, video))
+            await run_in_threadpool(service.sample_comparisons.attach, job, video, file.path, access)
+        return _checklist_body(await run_in_threadpool(service.sample_comparisons.check, job, video))
 
     film = {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}
 
@@ -317,8 +308,8 @@ def mount(
         response_class=FileResponse,
         responses={**documented(404, 413, 422, 507), 200: film},
     )
-    def preview_film(request_id: RequestId, video: Which = 0) -> Response:
-        return _film(service.previews.film(service.job(request_id), video, "preview"))
+    def preview_film(request_id: RequestId, access: CurrentAccess, video: Which = 0) -> Response:
+        return _film(service.sample_comparisons.film(service.job(request_id, access), video, "preview"))
 
     @door.get(
         "/requests/{request_id}/difference.mp4",
@@ -327,8 +318,8 @@ def mount(
         response_class=FileResponse,
         responses={**documented(404, 413, 422, 507), 200: film},
     )
-    def difference_film(request_id: RequestId, video: Which = 0) -> Response:
-        return _film(service.previews.film(service.job(request_id), video, "difference"))
+    def difference_film(request_id: RequestId, access: CurrentAccess, video: Which = 0) -> Response:
+        return _film(service.sample_comparisons.film(service.job(request_id, access), video, "difference"))
 
 
 def _film(path: pathlib.Path) -> Response:

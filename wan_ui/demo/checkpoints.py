@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from wan_ui.demo.trained import WEIGHTS, write_trained
 from wan_ui.errors import CheckpointNotFound, DiskFull
-from wan_ui.media import disk
+from wan_ui.files import PART_PREFIX
 
 STAMP = "demo.json"  # written last; without it, or with a file that it lists missing, a folder is not a demo
 NEEDED_BYTES = 160 << 20  # twice the demo's 80 MB where a file system has no hard links
@@ -132,7 +132,7 @@ def _replace(folder: Path, write: Callable[[Path], None], version: str) -> None:
     if shutil.disk_usage(folder.parent).free < NEEDED_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with (
-        tempfile.TemporaryDirectory(prefix=disk.PART_PREFIX, dir=folder.parent) as scratch,
+        tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=folder.parent) as scratch,
         # Not a part: between the two renames it may hold files of the user's own.
         tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as replaced,
     ):

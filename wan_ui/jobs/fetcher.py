@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from wan_ui.engine.result import Progress
 from wan_ui.errors import Cancelled, HostError, RenderFailed, WanUIError
-from wan_ui.intake import CheckFit, Configs, settle
+from wan_ui.intake import CheckFit, settle
 from wan_ui.jobs.store import Job, Store
-from wan_ui.lora.header import check_fit
+from wan_ui.lora.fit import Configs, check_fit
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.request import parse
 

@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 
+from wan_ui.access import Access
 from wan_ui.errors import HostError, InvalidRequest, StillRunning, VideoEncodingFailed, VideoNotFound
 from wan_ui.jobs.sample_comparisons import KEPT
 from wan_ui.jobs.store import FINAL, Store, load_generations
@@ -70,9 +71,15 @@ EVERYBODY = Scope("true")
 BROWSERS = Scope("entries.visitor IS NOT NULL")
 
 
-def own(visitor: str) -> Scope:
-    """The entries of one browser."""
-    return Scope("entries.visitor = :visitor", visitor)
+def scope_of(access: Access) -> Scope | None:
+    """Which entries are listed for a caller; None: none."""
+    if access.identity.owner:
+        return EVERYBODY
+    if access.shared:
+        return BROWSERS
+    if access.identity.visitor is None:
+        return None
+    return Scope("entries.visitor = :visitor", access.identity.visitor)
 
 
 @dataclass(frozen=True)

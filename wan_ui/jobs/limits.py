@@ -31,9 +31,9 @@ class Limits:
     cost: int | None = None
     disk: int | None = None
 
-    def check_cost(self, who: Identity, generations: Sequence[Generation]) -> None:
+    def check_cost(self, identity: Identity, generations: Sequence[Generation]) -> None:
         """Raises CostTooHigh for a request that is more than one may ask for."""
-        most = self.cost if self.cost is not None else None if who.owner else VISITORS_COST
+        most = self.cost if self.cost is not None else None if identity.owner else VISITORS_COST
         asked = sum(one.width * one.height * one.num_frames for one in generations)
         if most is not None and asked > most:
             raise CostTooHigh(
@@ -43,14 +43,14 @@ class Limits:
                 limit=most,
             )
 
-    def check_line(self, who: Identity, waiting: int, waiting_of_visitor: Callable[[], int]) -> None:
-        """Raises QueueFull where as many wait as may."""
+    def check_queue(self, identity: Identity, waiting: int, waiting_of_visitor: Callable[[], int]) -> None:
+        """Raises QueueFull when no further job may wait, in all or for this identity."""
         if waiting >= self.waiting:
             raise QueueFull(
                 f"{waiting} requests wait already, and no more may. Try again when the line is shorter.",
                 limit=self.waiting,
             )
-        most = self.waiting_each if self.waiting_each is not None else None if who.owner else VISITORS_WAITING
+        most = self.waiting_each if self.waiting_each is not None else None if identity.owner else VISITORS_WAITING
         if most is not None and waiting_of_visitor() >= most:
             raise QueueFull(
                 f"You have {most} requests waiting, and no more may. Send this one when one of them is done.",

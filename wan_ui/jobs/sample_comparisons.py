@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 import threading
@@ -13,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.errors import DiskFull, LoraInvalid, LoraNotFound, PreviewNotFound, VideoNotFound
-from wan_ui.media import disk, video
+from wan_ui.files import is_disk_full, remove_parts, write_file
+from wan_ui.media import video
 from wan_ui.request import TrainingSample
 from wan_ui.trainer import checklist, preview
 from wan_ui.trainer.checklist import Row, Run
@@ -81,49 +82,43 @@ class SampleComparisons:
     def __init__(
         self, imported_jobs: ImportedJobs, library: Library, folder: Path, clip_path: Callable[[str, int], Path]
     ) -> None:
-        self.imported_jobs = imported_jobs
+        self._imported_jobs = imported_jobs
         self._library = library
         self._folder = folder
         self._clip_path = clip_path
         self._one_at_a_time = threading.Lock()  # each takes whole processors and hundreds of megabytes
 
-    def seen_by(self, imported_jobs: ImportedJobs) -> SampleComparisons:
-        """The same for one of its users, with their view of the shelf."""
-        seen = copy.copy(self)
-        seen.imported_jobs = imported_jobs
-        return seen
-
     def sweep(self) -> None:
         """Removes what a killed process left half written. Only for a process that alone holds the folder."""
         for folder in self._folder.glob("*/"):
-            disk.sweep(folder)
+            remove_parts(folder)
 
     def is_compared(self, job: Job, index: int) -> bool:
         """Whether the request names a training sample, or a preview was uploaded for this clip."""
-        return sample_of(job, index) is not None or self.imported_jobs.linked(job.id, index) is not None
+        return sample_of(job, index) is not None or self._imported_jobs.linked(job.id, index) is not None
 
-    def attach(self, job: Job, index: int, file: Path) -> None:
+    def attach(self, job: Job, index: int, file: Path, access: Access) -> None:
         """An uploaded preview for a clip, in place of any other; `file` is moved.
 
         Raises VideoNotFound, and what Shelf.take_preview raises.
         """
         wire_of(job, index)
-        self.imported_jobs.link(job.id, index, self.imported_jobs.take_preview(file))
+        self._imported_jobs.link(job.id, index, self._imported_jobs.take_preview(file, access))
 
     def check(self, job: Job, index: int) -> ChecklistResult:
         """The checklist of a clip, made or not. Raises PreviewNotFound when it is compared with nothing."""
-        sample, linked = sample_of(job, index), self.imported_jobs.linked(job.id, index)
+        sample, linked = sample_of(job, index), self._imported_jobs.linked(job.id, index)
         if sample is None and linked is None:
             raise PreviewNotFound(
                 "This video is compared with no training preview: upload one, or reproduce a sample of an imported job."
             )
-        file = self.imported_jobs.preview_file(sample, linked)
-        facts = None if file is None else self.imported_jobs.facts(file)
+        file = self._imported_jobs.preview_file(sample, linked)
+        facts = None if file is None else self._imported_jobs.facts(file)
         clip = next((one for one in job.clips if one.index == index), None)
         generation = job.generations[index]
         headers = {use.path: header for use in generation.loras if (header := self._header(use.path, use.sha256))}
         run = Run(generation, headers, None if clip is None else clip.metadata)
-        target = None if sample is None else self.imported_jobs.target(sample)
+        target = None if sample is None else self._imported_jobs.target(sample)
         if target is not None:
             rows = checklist.checklist(replace(target, file=facts), run)
         elif facts is not None:
@@ -136,7 +131,7 @@ class SampleComparisons:
     def film(self, job: Job, index: int, which: str) -> Path:
         """An MP4 of the preview's frames at the clip's, or of the difference. Raises PreviewNotFound, VideoNotFound."""
         sample = sample_of(job, index)
-        file = self.imported_jobs.preview_file(sample, self.imported_jobs.linked(job.id, index))
+        file = self._imported_jobs.preview_file(sample, self._imported_jobs.linked(job.id, index))
         if file is None:
             raise PreviewNotFound("There is no preview beside this video.")
         self._beside(job, index, file)
@@ -147,11 +142,11 @@ class SampleComparisons:
         with self._one_at_a_time:
             for folder in self._folder.glob(f"{job_id}-{index}-*"):
                 shutil.rmtree(folder)
-            self.imported_jobs.unlink(job_id, index)
+            self._imported_jobs.unlink(job_id, index)
 
     def _header(self, path: str, sha256: str | None) -> LoraHeader | None:
         try:
-            return self._library.locate(path, sha256).header
+            return self._library.locate(path, LOCAL_ACCESS, sha256).header
         except (LoraInvalid, LoraNotFound):
             return None  # gone since; its rows then say unknown
 
@@ -189,9 +184,9 @@ class SampleComparisons:
             folder.mkdir(parents=True, exist_ok=True)
             video.write(folder / "preview.mp4", _even(theirs), fps, {})
             video.write(folder / "difference.mp4", _apart(ours, preview.resized(theirs, width, height)), fps, {})
-            disk.save(folder / "comparison.json", json.dumps(found).encode())
+            write_file(folder / "comparison.json", json.dumps(found).encode())
         except OSError as error:
-            if disk.is_full(error):
+            if is_disk_full(error):
                 raise DiskFull("There is no space left on the disk for the comparison. Free some space.") from error
             raise
         return found

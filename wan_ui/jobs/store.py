@@ -28,6 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from wan_ui.access import FileKind
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import DiskFull, HostError, RenderFailed, RequestNotFound
 from wan_ui.request import Generation, LoraUse
@@ -432,30 +433,30 @@ class Store:
         where = "" if visitor is None else "WHERE visitor = :visitor "
         return self._jobs(f"{where}ORDER BY seq DESC LIMIT :limit", {"limit": limit, "visitor": visitor}, _FROM_END)
 
-    def hold(self, visitor: str, kind: Literal["lora", "image"], file_id: str) -> None:
-        """Notes that a browser brought a file here. Again: no change."""
-        if not self.holds(visitor, kind, file_id):  # looked at first: even a write that changes nothing takes a lock
+    def record_owner(self, visitor: str, kind: FileKind, file_id: str) -> None:
+        """Record that a browser uploaded a file; recording it again changes nothing."""
+        if not self.is_owner(visitor, kind, file_id):  # read first: even a write that changes nothing takes a lock
             self._execute(
                 "INSERT OR IGNORE INTO holdings (visitor, kind, id) VALUES (:visitor, :kind, :id)",
                 {"visitor": visitor, "kind": kind, "id": file_id},
             )
 
-    def holds(self, visitor: str, kind: Literal["lora", "image"], file_id: str) -> bool:
-        """Whether a browser brought this file here itself."""
+    def is_owner(self, visitor: str, kind: FileKind, file_id: str) -> bool:
+        """Whether a browser uploaded this file."""
         rows = self._execute(
             "SELECT 1 FROM holdings WHERE visitor = :visitor AND kind = :kind AND id = :id",
             {"visitor": visitor, "kind": kind, "id": file_id},
         )
         return bool(rows)
 
-    def is_free_for(self, visitor: str | None, kind: Literal["lora", "image"], file_id: str) -> bool:
-        """Whether a browser brought this file here, or none did."""
-        found = self._execute(
+    def is_available_to(self, visitor: str | None, kind: FileKind, file_id: str) -> bool:
+        """Whether a browser uploaded this file, or no browser did."""
+        counts = self._execute(
             "SELECT count(*) AS all_of_it, sum(visitor IS :visitor) AS mine FROM holdings "
             "WHERE kind = :kind AND id = :id",
             {"visitor": visitor, "kind": kind, "id": file_id},
         )[0]
-        return not found["all_of_it"] or bool(found["mine"])
+        return not counts["all_of_it"] or bool(counts["mine"])
 
     def unfinished(self, limit: int | None = None) -> tuple[Job, ...]:
         """The running job and those waiting, in their order; at most `limit` of them."""

@@ -35,11 +35,12 @@ from wan_ui.errors import (
     VideoEncodingFailed,
     WanUIError,
 )
+from wan_ui.files import is_disk_full, remove_parts
 from wan_ui.jobs import embedded_metadata
 from wan_ui.jobs.sample_comparisons import KEPT, sample_of
 from wan_ui.jobs.store import FINAL, MAX_ATTEMPTS, ClipRecord, Job, Store
 from wan_ui.jobs.writer import Writer
-from wan_ui.media import disk, poster, video
+from wan_ui.media import poster, video
 from wan_ui.request import Generation
 
 log = logging.getLogger(__name__)
@@ -267,7 +268,7 @@ class Worker:
     def _sweep(self) -> None:
         """Removes what a killed process was writing."""
         try:
-            disk.sweep(self._clips_dir)
+            remove_parts(self._clips_dir)
             for file in self._store.strays():
                 (self._clips_dir.parent / file).unlink(missing_ok=True)
                 for suffix in (KEPT, poster.SUFFIX):
@@ -542,7 +543,7 @@ class Worker:
             # Not its parents: a data folder that is gone took the list of jobs with it, and a new one would hide that.
             self._clips_dir.mkdir(exist_ok=True)
         except OSError as error:
-            if disk.is_full(error):
+            if is_disk_full(error):
                 raise DiskFull("There is no disk space left for the video. Free some and try again.") from error
             raise HostError(
                 f"The folder for clips cannot be made ({error.strerror}). Check the data folder and its disk."
@@ -582,7 +583,7 @@ def _write_poster(path: Path, frames: npt.NDArray[np.uint8]) -> None:
     try:
         poster.write(path, frames)
     except OSError as error:
-        if disk.is_full(error):
+        if is_disk_full(error):
             raise DiskFull("There is no disk space left for the video. Free some and try again.") from error
         raise HostError(f"The still of a video cannot be written ({error.strerror}). Check the data folder.") from error
 

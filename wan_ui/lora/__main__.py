@@ -1,4 +1,4 @@
-"""`python -m wan_ui.lora FILE`: prints what a LoRA file is, as JSON; it knows no server and loads no torch."""
+"""`python -m wan_ui.lora FILE`: prints the inspection of a LoRA file as JSON; it loads no torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, metavar="FILE")
     path: Path = parser.parse_args(argv).file
     try:
-        said = inspect(path)
+        inspection = inspect(path)
     except WanUIError as error:
         print(json.dumps(error.body(), indent=2, ensure_ascii=False), file=sys.stderr)
         return 1
-    print(json.dumps(said, indent=2, ensure_ascii=False))
+    print(json.dumps(inspection, indent=2, ensure_ascii=False))
     return 0
 
 

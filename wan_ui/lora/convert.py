@@ -1,4 +1,4 @@
-"""Any LoRA file as one canonical form per module of diffusers' Wan transformer; it knows no model in memory."""
+"""Reads a LoRA file of any format as one form per module of diffusers' Wan transformer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from wan_ui.errors import LoraInvalid, LoraMismatch
-from wan_ui.lora import key_map
-from wan_ui.lora.layers import Change, ModuleInfo, find_layers
+from wan_ui.lora.layers import SINGLE, Change, ModuleInfo, find_layers, target_name
 from wan_ui.text import one_line
 
 _EIGHT_BIT = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -21,9 +20,9 @@ _EIGHT_BIT = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """W + m · scale · up @ down; down [rank, in…], up [out, rank(, 1…)], untouched.
+    """W + m · scale · up @ down; down [rank, in…], up [out, rank(, 1…)], as stored in the file.
 
-    `scale` is alpha / rank, exactly 1 without alpha.
+    m is the LoRA scale of the request; `scale` is alpha / rank, exactly 1 without alpha.
     """
 
     down: torch.Tensor
@@ -33,7 +32,10 @@ class LowRank:
 
 @dataclass(frozen=True, eq=False)
 class Dora:
-    """W' = W + m · scale · up @ down, each output's row then rescaled to the length magnitude [out]. Never merged."""
+    """W' = W + m · scale · up @ down, then each output's row rescaled to the length magnitude [out].
+
+    Never merged into the weights. Source: Liu et al. 2024, "DoRA", equation 5.
+    """
 
     down: torch.Tensor
     up: torch.Tensor
@@ -43,7 +45,7 @@ class Dora:
 
 @dataclass(frozen=True, eq=False)
 class Kron:
-    """W + m · scale · kron(w1, w2), both float32 and two-dimensional."""
+    """W + m · scale · kron(w1, w2), both float32 and two-dimensional (LyCORIS' LoKr)."""
 
     w1: torch.Tensor
     w2: torch.Tensor
@@ -52,14 +54,14 @@ class Kron:
 
 @dataclass(frozen=True, eq=False)
 class Full:
-    """P + m · change, of the parameter's own shape."""
+    """Parameter + m · change, of the parameter's own shape."""
 
     change: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class BiasDelta:
-    """b + m · change, [out]."""
+    """Bias + m · change, [out]."""
 
     change: torch.Tensor
 
@@ -74,7 +76,7 @@ class Converted:
     `modules`: the change of a linear layer's weight under its diffusers module name ("blocks.0.attn1.to_q"), any
     other change under its parameter's full name ("blocks.0.attn1.to_q.bias", "blocks.0.norm2.weight",
     "blocks.0.scale_shift_table"). `dropped`: (key, why) of tensors that change nothing. `slots`: the slots that the
-    file's names tell, ("single",) when they tell none.
+    tensors' names state, ("single",) when they state none.
     """
 
     modules: Mapping[str, Part]
@@ -83,15 +85,15 @@ class Converted:
 
 
 def convert(path: Path, slot: str) -> Converted:
-    """Read a LoRA file's changes for "single", "high" or "low"; the other slot's tensors are not read.
+    """Reads a LoRA file's changes for "single", "high" or "low"; the other slot's tensors are not read.
 
-    A file whose names tell no slot serves any. Raises LoraInvalid when the file is not sound, LoraMismatch when it
+    A file whose tensor names state no slot serves any. Raises LoraInvalid when it is not valid, LoraMismatch when it
     holds nothing for the slot or nothing for Wan at all, LoraNotFound when it cannot be opened.
     """
-    found = find_layers(path)
-    slots = found.slots or (key_map.SINGLE,)
-    changes = [change for change in found.changes if change.info.slot in (slot, key_map.SINGLE)]
-    if not found.changes:
+    layers = find_layers(path)
+    slots = layers.slots or (SINGLE,)
+    changes = [change for change in layers.changes if change.info.slot in (slot, SINGLE)]
+    if not layers.changes:
         raise LoraMismatch("None of the LoRA's layers exist in the Wan models: it would do nothing.", fits=[])
     if not changes:
         raise LoraMismatch(f"The LoRA is made for {' and '.join(slots)}; it holds nothing for {slot}.")
@@ -99,14 +101,14 @@ def convert(path: Path, slot: str) -> Converted:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             for change in changes:
-                modules[key_map.target_of(change.info.module, change.info.kind)] = _part(change, file.get_tensor)
+                modules[target_name(change.info.module, change.info.kind)] = _part(change, file.get_tensor)
     except SafetensorError as error:
-        raise LoraInvalid("Not a sound safetensors file: its tensors cannot be read.") from error
-    return Converted(MappingProxyType(modules), found.dropped, slots)
+        raise LoraInvalid("Not a valid safetensors file: its tensors cannot be read.") from error
+    return Converted(MappingProxyType(modules), layers.dropped, slots)
 
 
 def delta(part: Part) -> torch.Tensor:
-    """What is added to the parameter at multiplier 1: float32, of the parameter's shape.
+    """What is added to the parameter at LoRA scale 1: float32, of the parameter's shape.
 
     Raises LoraInvalid for DoRA, which is no addition.
     """
@@ -119,7 +121,7 @@ def delta(part: Part) -> torch.Tensor:
         case Full(change) | BiasDelta(change):
             return change.float()
         case Dora():
-            raise LoraInvalid("A DoRA cannot be merged; it is attached.")
+            raise LoraInvalid("A DoRA cannot be merged into the weights.")
 
 
 def _scaled(product: torch.Tensor, scale: float) -> torch.Tensor:
@@ -152,8 +154,7 @@ def _number(tensor: torch.Tensor, module: str) -> torch.Tensor:
         tensor = tensor.float()
     if not torch.isfinite(tensor).all():
         raise LoraInvalid(
-            f"The LoRA holds numbers that are infinite or not numbers, in {one_line(module)}: its training broke down. "
-            "Use an earlier save.",
+            f"The LoRA holds infinite values or NaN in {one_line(module)}: its training diverged. Use an earlier save.",
             module=module,
         )
     return tensor

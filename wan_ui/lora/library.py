@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import threading
@@ -13,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from wan_ui.access import LOCAL_ACCESS, NO_FILE_OWNERS, Access, FileOwners, UploadedFiles
 from wan_ui.errors import LoraInvalid, LoraNotFound
+from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.lora.hash_cache import HashCache, file_mark, read_sha256
-from wan_ui.lora.header import Configs, LoraHeader, no_configs, partner_name, read_header
-from wan_ui.lora.remote import OnBytes, RemoteFiles, is_remote
+from wan_ui.lora.header import LoraHeader, read_header
+from wan_ui.lora.hub import OnBytes
+from wan_ui.lora.pair_names import partner_name
+from wan_ui.lora.remote import RemoteFiles, is_remote
 from wan_ui.lora.report import describe
 from wan_ui.lora.uploads import Uploads
 from wan_ui.text import one_line
@@ -41,35 +44,33 @@ class LoraFile:
 
 
 class Library:
-    """Files under `lora_dir`, uploads under `uploads_dir` (None: no uploads are taken) and what `sources` fetches."""
+    """Files under `lora_dir`, uploads under `uploads_dir` (None: no uploads are taken) and what `sources` fetches.
 
-    def __init__(self, lora_dir: Path, uploads_dir: Path | None = None, sources: RemoteFiles | None = None) -> None:
+    `owners` records who uploaded what. Methods that find uploads take the caller's `access`: an upload that is not
+    the caller's to use is reported as missing.
+    """
+
+    def __init__(
+        self,
+        lora_dir: Path,
+        uploads_dir: Path | None = None,
+        sources: RemoteFiles | None = None,
+        owners: FileOwners = NO_FILE_OWNERS,
+    ) -> None:
         self._lora_dir = lora_dir
         self._sources = sources
         self._uploads = None if uploads_dir is None else Uploads(uploads_dir)
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[object, ...], LoraFile] = OrderedDict()
         self._hashes = HashCache(None if uploads_dir is None else uploads_dir / HASHES)
-        self._may: Callable[[str], bool] = _everyone
-        self._holds: Callable[[str], bool] = _everyone
-        self._took: Callable[[str], None] = _unnoted
-
-    def seen_by(self, may: Callable[[str], bool], holds: Callable[[str], bool], took: Callable[[str], None]) -> Library:
-        """The same library for one of its users.
-
-        By an upload's id, `may` says whether they may use it, `holds` whether they brought it (the other half of a
-        pair is looked for among those), and `took` is told of each that they bring.
-        """
-        seen = copy.copy(self)
-        seen._may, seen._holds, seen._took = may, holds, took
-        return seen
+        self._owned = UploadedFiles(owners, "lora")
 
     @property
     def lora_dir(self) -> Path:
         """The root of the paths that requests name."""
         return self._lora_dir
 
-    def locate(self, source: str, sha256: str | None = None) -> LoraFile:
+    def locate(self, source: str, access: Access, sha256: str | None = None) -> LoraFile:
         """The file of a source: a relative path under the LoRA folder, `upload://<id>`, or an address once fetched.
 
         Of an address, `sha256` asks for the copy that was fetched then, not the latest; paths are as they are now.
@@ -78,7 +79,7 @@ class Library:
         if not source or len(source) > LONGEST_SOURCE or "\0" in source:
             raise LoraNotFound("The LoRA path is empty or not a path.")
         if source.startswith(UPLOAD):
-            return self._upload(source)
+            return self._upload(source, access)
         if is_remote(source):
             return self._fetched(source, sha256)
         path = self._inside(source)
@@ -95,7 +96,7 @@ class Library:
 
     def is_held(self, source: str) -> bool:
         """Whether the file of an address was fetched and is still here."""
-        return self._sources is not None and self._sources.held(source) is not None
+        return self._sources is not None and self._sources.downloaded(source) is not None
 
     def sweep(self) -> None:
         """Removes what a killed process left half stored. Only for a process that alone holds the data folder."""
@@ -126,7 +127,7 @@ class Library:
                     found.append(shown)
         return tuple(sorted(found, key=str.lower))
 
-    def with_sha256(self, sha256: str, like: str = "", seconds: float = SEARCH_SECONDS) -> str | None:
+    def with_sha256(self, sha256: str, access: Access, like: str = "", seconds: float = SEARCH_SECONDS) -> str | None:
         """The source of a sound file with this content: a path of the LoRA folder, or an upload of its user; or None.
 
         Files named as `like` ends are looked at first, then those whose hash is known, then the others for as many
@@ -143,7 +144,7 @@ class Library:
                 continue
             if self._has(path, sha256):
                 return path
-        return self._uploaded(sha256, name)
+        return self._uploaded(sha256, name, access)
 
     def unread(self, paths: Sequence[str] | None = None) -> tuple[str, ...]:
         """Those of `paths` (None: of the listing) whose hash is not known as they are now."""
@@ -161,22 +162,24 @@ class Library:
         try:
             if self._hashes.of((self._lora_dir.resolve() / path).resolve()) != sha256:
                 return False
-            return self.locate(path).sha256 == sha256
+            return self.locate(path, LOCAL_ACCESS).sha256 == sha256  # a path, never an upload
         except (OSError, LoraNotFound, LoraInvalid):
             return False  # gone, unreadable or broken: not the one
 
-    def _uploaded(self, sha256: str, name: str) -> str | None:
-        found = [] if self._uploads is None else self._uploads.with_sha256(sha256, self._may)
-        for upload in sorted(found, key=lambda one: (one.name != name, not self._holds(one.id))):
+    def _uploaded(self, sha256: str, name: str, access: Access) -> str | None:
+        if self._uploads is None:
+            return None
+        found = self._uploads.with_sha256(sha256, lambda upload_id: self._owned.may_use(upload_id, access))
+        for upload in sorted(found, key=lambda one: (one.name != name, not self._owned.is_owner(one.id, access))):
             source = UPLOAD + upload.id
             try:
-                if self.locate(source).sha256 == sha256:
+                if self.locate(source, access).sha256 == sha256:
                     return source
             except (LoraNotFound, LoraInvalid):
                 continue
         return None
 
-    def add_upload(self, file: Path, name: str) -> str:
+    def add_upload(self, file: Path, name: str, access: Access) -> str:
         """Move a finished upload in and return its source, "upload://<id>".
 
         `name` is the name it had at the sender; equal contents are stored once, whatever their names.
@@ -189,52 +192,54 @@ class Library:
             raise LoraInvalid(f"{kept or 'The upload'} is not a {SUFFIX} file.", path=kept)
         found = self._checked(file, kept)
         upload = self._uploads.add(file, kept, found.sha256)
-        self._took(upload.id)
+        self._owned.record_owner(upload.id, access)
         return UPLOAD + upload.id
 
-    def partner(self, source: str) -> str | None:
+    def partner(self, source: str, access: Access) -> str | None:
         """The source of the other half of a pair, by its name: beside a path, or among the uploads; None: none.
 
         Raises what locate raises, for `source` itself.
         """
-        file = self.locate(source)
+        file = self.locate(source, access)
         wanted = partner_name(file.name)
         if wanted is None:
             return None
         if source.startswith(UPLOAD):
-            upload = None if self._uploads is None else self._uploads.named(wanted, self._holds)
+            upload = None
+            if self._uploads is not None:
+                upload = self._uploads.named(wanted, lambda upload_id: self._owned.is_owner(upload_id, access))
             return None if upload is None else UPLOAD + upload.id
         if is_remote(source):
             other = wanted.join(source.rsplit(file.name, 1)) if file.name in source else source
-            known = None if self._sources is None or other == source else self._sources.held(other)
+            known = None if self._sources is None or other == source else self._sources.downloaded(other)
             return None if known is None else other
         beside = str(PurePosixPath(source).with_name(wanted))
         try:
-            self.locate(beside)
+            self.locate(beside, access)
         except (LoraNotFound, LoraInvalid):
             return None  # a partner that cannot be used is none; picking it by hand says why
         return beside
 
-    def inspect(self, source: str, configs: Configs = no_configs) -> dict[str, Any]:
+    def inspect(self, source: str, access: Access, configs: Configs = no_configs) -> dict[str, Any]:
         """The inspection of a source, with its partner's source. Raises what locate raises."""
-        partner = self.partner(source)
-        other = None if partner is None else self.locate(partner)
-        said = describe(self.locate(source).header, partner, None if other is None else other.header, configs)
-        if other is not None and other.sha256 == self.locate(source).sha256:
+        partner = self.partner(source, access)
+        other = None if partner is None else self.locate(partner, access)
+        said = describe(self.locate(source, access).header, partner, None if other is None else other.header, configs)
+        if other is not None and other.sha256 == self.locate(source, access).sha256:
             said["messages"].append("Both halves of the pair are the same file.")
         return said
 
-    def _upload(self, source: str) -> LoraFile:
+    def _upload(self, source: str, access: Access) -> LoraFile:
         # A name may stand behind the id, for whoever reads the source: upload://<id>/fox_000000500.safetensors.
         upload_id = source.removeprefix(UPLOAD).split("/")[0]
         upload = None if self._uploads is None else self._uploads.find(upload_id)
         gone = self._uploads is None or upload is None or not self._uploads.path(upload).is_file()
-        if self._uploads is None or upload is None or gone or not self._may(upload.id):
+        if self._uploads is None or upload is None or gone or not self._owned.may_use(upload.id, access):
             raise LoraNotFound("There is no such upload: upload the LoRA again.", path=one_line(source, 120))
         return self._checked(self._uploads.path(upload), upload.name)
 
     def _fetched(self, source: str, sha256: str | None) -> LoraFile:
-        held = None if self._sources is None else self._sources.held(source)
+        held = None if self._sources is None else self._sources.downloaded(source)
         if self._sources is None or held is None:
             raise LoraNotFound("The LoRA of this address is not here yet, or not any more: send the request again.")
         then = sha256 if sha256 is not None and self._sources.path(sha256).is_file() else held.sha256
@@ -287,11 +292,3 @@ class Library:
             if len(self._known) > MOST_KNOWN:
                 self._known.popitem(last=False)
         return found
-
-
-def _everyone(_upload_id: str) -> bool:
-    return True
-
-
-def _unnoted(_upload_id: str) -> None:
-    """Where nobody asks who brought what."""

@@ -1,4 +1,4 @@
-"""What a LoRA file's metadata claims about it: untrusted text, capped; it knows no tensors and no models."""
+"""What a LoRA file's metadata says about the file: untrusted text, capped to one line each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from wan_ui.text import one_line
 
 @dataclass(frozen=True)
 class LoraMetadata:
-    """What the metadata claims; `hash` is the same in both halves of one AI Toolkit save."""
+    """What the metadata says; `hash` is the same in both halves of one AI Toolkit save.
+
+    `adapter_config` is diffusers' `lora_adapter_metadata`: `transformer.lora_alpha` and others.
+    """
 
     trainer: str | None
     version: str | None
@@ -26,10 +29,11 @@ class LoraMetadata:
     trigger: str | None
     output_name: str | None
     hash: str | None
+    adapter_config: Mapping[str, Any]
 
     @staticmethod
     def of(metadata: Mapping[str, str]) -> LoraMetadata:
-        """Read the claims of AI Toolkit, musubi and kohya."""
+        """Reads the metadata of AI Toolkit, musubi, kohya and diffusers."""
         software = _json(metadata.get("software"))
         info = _json(metadata.get("training_info"))
         trainer, version = _text(software.get("name")), _text(software.get("version"))
@@ -45,7 +49,25 @@ class LoraMetadata:
             trigger=_trigger(metadata),
             output_name=_text(metadata.get("ss_output_name")) or _text(metadata.get("name")),
             hash=_text(metadata.get("sshs_model_hash")),
+            adapter_config=_json(metadata.get("lora_adapter_metadata")),
         )
+
+    def stated_alpha(self, component: str, module: str, rank: int) -> float | None:
+        """The alpha that diffusers' adapter config gives a module of a component ("transformer"), or None.
+
+        diffusers keeps it there and nowhere else. The scale of a rank-stabilised LoRA is alpha / √rank: it is returned
+        as the alpha for which alpha / rank is the same.
+        """
+        alpha = self.adapter_config.get(f"{component}.lora_alpha")
+        pattern = self.adapter_config.get(f"{component}.alpha_pattern")
+        if isinstance(pattern, dict):
+            for name, value in pattern.items():
+                if module == name or module.endswith(f".{name}"):
+                    alpha = value
+                    break
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+            return None
+        return float(alpha) * (math.sqrt(rank) if self.adapter_config.get(f"{component}.use_rslora") is True else 1.0)
 
 
 def _json(text: str | None) -> Mapping[str, Any]:
@@ -72,7 +94,7 @@ def _whole(*values: object) -> int | None:
 
 
 def _trigger(metadata: Mapping[str, str]) -> str | None:
-    """The trigger word: as a trainer states it, or the tag that AI Toolkit writes for it, or the commonest tag."""
+    """The trigger word: as the metadata states it, else the commonest tag (AI Toolkit writes the word as a tag)."""
     for name in ("modelspec.trigger_phrase", "trigger_word", "trigger_words", "ss_trigger_words"):
         stated = _text(metadata.get(name))
         if stated:
@@ -84,26 +106,3 @@ def _trigger(metadata: Mapping[str, str]) -> str | None:
     if not tags:
         return None
     return one_line(tags.most_common(1)[0][0]) or None
-
-
-def adapter_config(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """diffusers' `lora_adapter_metadata`: `transformer.lora_alpha` and others."""
-    return _json(metadata.get("lora_adapter_metadata"))
-
-
-def stated_alpha(config: Mapping[str, Any], component: str, module: str, rank: int) -> float | None:
-    """The alpha that diffusers' adapter config gives a module of a component ("transformer"), or None.
-
-    diffusers keeps it there and nowhere else. A rank-stabilised LoRA's scale is alpha / √rank: it is returned as the
-    alpha that makes alpha / rank the same.
-    """
-    alpha = config.get(f"{component}.lora_alpha")
-    pattern = config.get(f"{component}.alpha_pattern")
-    if isinstance(pattern, dict):
-        for name, value in pattern.items():
-            if module == name or module.endswith(f".{name}"):
-                alpha = value
-                break
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        return None
-    return float(alpha) * (math.sqrt(rank) if config.get(f"{component}.use_rslora") is True else 1.0)

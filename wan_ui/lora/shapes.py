@@ -1,4 +1,4 @@
-"""The shape of every layer of a Wan transformer, from its config or from the table; it knows no files, no torch."""
+"""The shape of every layer of a Wan transformer, from its config.json or from the model table."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from wan_ui.models import Conditioning, WanModel
 
-# Channels that go into the patch embedding, by how a first frame enters: 16 of noise, and 4 mask + 16 latent behind
-# them for I2V; 5B's own VAE has 48.
+# Channels that go into the patch embedding, by conditioning: 16 of noise, and for image-to-video 4 of mask and 16 of
+# the first frame's latent behind them; the VAE of 5B has 48.
 _IN_CHANNELS: Mapping[Conditioning, int] = MappingProxyType(
     {"text": 16, "first_latent": 48, "latent_channels": 36, "clip_and_latent_channels": 36}
 )
@@ -53,7 +53,10 @@ _IMAGE_LAYER = re.compile(r"attn2\.(?:add_[kv]_proj|norm_added_k)$|^condition_em
 
 @dataclass(frozen=True)
 class Dimensions:
-    """Sizes of one transformer. `added` and `image` are 0 for a model without image layers."""
+    """Sizes of one transformer, in channels; `blocks` is a count, `patch` (frames, rows, columns) of the latent.
+
+    `added` and `image` are 0 for a model without image layers.
+    """
 
     hidden: int
     ffn: int
@@ -67,6 +70,7 @@ class Dimensions:
     patch: tuple[int, int, int]
 
     def size(self, name: str | int) -> int:
+        """The size of one axis in a table of shapes: a number, or the name of a field."""
         if isinstance(name, int):
             return name
         sizes = {
@@ -88,19 +92,19 @@ class Dimensions:
         return None if symbols is None else tuple(self.size(symbol) for symbol in symbols)
 
 
-def from_row(row: WanModel) -> Dimensions:
+def from_table(model: WanModel) -> Dimensions:
     """The released checkpoint's sizes."""
-    channels = _IN_CHANNELS[row.conditioning]
-    latent = 48 if row.conditioning == "first_latent" else 16
-    image = row.image_layers
+    channels = _IN_CHANNELS[model.conditioning]
+    latent = 48 if model.conditioning == "first_latent" else 16
+    image = model.image_layers
     return Dimensions(
-        row.hidden_size, row.ffn_size, row.blocks, row.hidden_size if image else 0, _CLIP_SIZE if image else 0,
+        model.hidden_size, model.ffn_size, model.blocks, model.hidden_size if image else 0, _CLIP_SIZE if image else 0,
         channels, _TEXT_SIZE, _FREQUENCIES, latent * _PATCH[0] * _PATCH[1] * _PATCH[2], _PATCH,
     )  # fmt: skip
 
 
 def from_config(config: Mapping[str, Any]) -> Dimensions:
-    """The sizes that a checkpoint's own transformer/config.json states. Raises KeyError when it is no such config."""
+    """The sizes that a checkpoint's own transformer/config.json states. Raises KeyError for another kind of config."""
     patch = tuple(int(side) for side in config.get("patch_size", _PATCH))
     return Dimensions(
         hidden=int(config["num_attention_heads"]) * int(config["attention_head_dim"]),
@@ -116,9 +120,9 @@ def from_config(config: Mapping[str, Any]) -> Dimensions:
     )
 
 
-def dimensions(row: WanModel, config: Mapping[str, Any] | None) -> Dimensions:
-    """The checkpoint's own sizes where its config is at hand, else the table's."""
-    return from_row(row) if config is None else from_config(config)
+def dimensions(model: WanModel, config: Mapping[str, Any] | None) -> Dimensions:
+    """The checkpoint's own sizes where its config is given, else the model table's."""
+    return from_table(model) if config is None else from_config(config)
 
 
 def block_of(module: str) -> int | None:
@@ -145,7 +149,7 @@ def _symbols(module: str) -> tuple[str | int, ...] | None:
 
 
 def infer(shapes: Iterable[tuple[str, tuple[int, ...]]], what: str) -> int | None:
-    """The size that most modules' weights agree on for a field of Dimensions, such as "hidden"; None: none says."""
+    """The size that most modules' weights agree on for a field of Dimensions, such as "hidden"; None: unknown."""
     votes: Counter[int] = Counter()
     for module, shape in shapes:
         symbols = _symbols(module)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_ui.errors import DiskFull, HostError
-from wan_ui.media import disk
+from wan_ui.files import PART_PREFIX, remove_parts, write_file
 
 _INDEX = "uploads.json"
 
@@ -85,7 +85,7 @@ class Uploads:
 
     def sweep(self) -> None:
         """Removes what a killed process left half moved. Only for a process that alone holds the folder."""
-        disk.sweep(self._folder)
+        remove_parts(self._folder)
 
     def _move(self, file: Path, target: Path) -> None:
         try:
@@ -94,7 +94,7 @@ class Uploads:
             if error.errno != errno.EXDEV:
                 raise
             # The temporary folder is another file system: only there is a copy made, under a name of its own.
-            partial = self._folder / f"{disk.PART_PREFIX}{secrets.token_hex(8)}"
+            partial = self._folder / f"{PART_PREFIX}{secrets.token_hex(8)}"
             try:
                 shutil.copyfile(file, partial)
                 os.replace(partial, target)
@@ -113,4 +113,4 @@ class Uploads:
 
     def _write(self, index: dict[str, Upload]) -> None:
         text = json.dumps([asdict(one) for one in index.values()], indent=1)
-        disk.save(self._folder / _INDEX, text.encode())
+        write_file(self._folder / _INDEX, text.encode())

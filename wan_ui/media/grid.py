@@ -17,7 +17,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from wan_ui.errors import DiskFull, VideoEncodingFailed
-from wan_ui.media import disk, video
+from wan_ui.files import PART_PREFIX, is_disk_full
+from wan_ui.media import video
 
 GROUND, INK, QUIET, EMPTY = (16, 16, 20), (236, 236, 240), (150, 150, 162), (34, 34, 40)
 GAP = 8  # pixels around and between the cells
@@ -74,7 +75,7 @@ def write(path: Path, board: Board, metadata: Mapping[str, Any]) -> None:
     count = max(info.num_frames for info in infos.values())
     fps = max(1, round(max(info.fps for info in infos.values())))
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=disk.PART_PREFIX) as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
             # On disk, as a minute of a large grid would not fit into memory.
             frames = np.memmap(
                 Path(folder, "frames"), np.uint8, mode="w+", shape=(count, layout.height, layout.width, 3)
@@ -89,7 +90,7 @@ def write(path: Path, board: Board, metadata: Mapping[str, Any]) -> None:
             video.write(path, frames, fps, metadata)
             del frames
     except OSError as error:
-        if disk.is_full(error):
+        if is_disk_full(error):
             raise DiskFull("There is no space left on the disk to put the grid together. Free some space.") from error
         raise VideoEncodingFailed(f"The grid could not be put together: {error.strerror}.") from error
 

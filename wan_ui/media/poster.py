@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from wan_ui.media import disk, video
+from wan_ui.files import write_file
+from wan_ui.media import video
 
 SUFFIX = ".jpg"  # beside a clip's MP4, of the same stem
 SIDE = 480  # pixels, the longer one: twice what the gallery shows, for dense screens
@@ -19,12 +20,12 @@ def write(path: Path, frames: video.Frames) -> None:
 
     The one in the middle: the first frame of an image-to-video clip is its sender's picture, alike for all of them.
     """
-    disk.save(path, _picture(frames[len(frames) // 2]))
+    write_file(path, _picture(frames[len(frames) // 2]))
 
 
 def of_clip(path: Path, clip: Path, num_frames: int) -> None:
     """The poster of an MP4 of so many frames. Raises VideoEncodingFailed for a file that cannot be read, OSError."""
-    disk.save(path, _picture(video.read_frame(clip, num_frames // 2)))
+    write_file(path, _picture(video.read_frame(clip, num_frames // 2)))
 
 
 def _picture(frame: video.Frames) -> bytes:

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wan_ui.errors import DiskFull, PayloadTooLarge, VideoEncodingFailed, VideoInvalid
-from wan_ui.media import boxes, disk
+from wan_ui.files import PART_PREFIX, is_disk_full, publish_file
+from wan_ui.media import boxes
 
 CRF = 14
 KEYFRAME_EVERY = 8  # frames; players that step and scrub seek to a keyframe first
@@ -62,13 +63,13 @@ def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, 
     comment = json.dumps(metadata)  # ASCII: a lone surrogate in a prompt cannot spoil a finished render
     try:
         # A folder beside the clip, so that the last step is a rename and a failure leaves nothing behind.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=disk.PART_PREFIX) as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
             tags, part = Path(folder, "tags.txt"), Path(folder, "clip.mp4")
             tags.write_text(f";FFMETADATA1\n{METADATA_KEY}={_escape(comment)}\n", encoding="ascii")
             _encode(_encoder(ffmpeg or _ffmpeg(), width, height, fps, tags, part), frames, Path(folder))
-            disk.publish(part, path)
+            publish_file(part, path)
     except OSError as error:
-        if disk.is_full(error):
+        if is_disk_full(error):
             raise _disk_full() from error
         raise VideoEncodingFailed(
             f"The video could not be written ({error.strerror}). Check the data folder and its disk."
@@ -82,7 +83,7 @@ def write_lossless(path: Path, frames: Frames) -> None:
     """
     height, width = frames.shape[1:3]
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=disk.PART_PREFIX) as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
             part = Path(folder, "frames.mkv")
             command = [
                 *(_ffmpeg(), "-y", "-hide_banner", "-nostats", "-loglevel", "error"),
@@ -91,9 +92,9 @@ def write_lossless(path: Path, frames: Frames) -> None:
                 *("-f", "matroska", f"file:{part}"),
             ]
             _encode(command, frames, Path(folder))
-            disk.publish(part, path)
+            publish_file(part, path)
     except OSError as error:
-        if disk.is_full(error):
+        if is_disk_full(error):
             raise _disk_full() from error
         raise VideoEncodingFailed(f"The frames could not be kept: {error.strerror}.") from error
 

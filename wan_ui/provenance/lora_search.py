@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from wan_ui.access import Access
 from wan_ui.errors import LoraInvalid, LoraNotFound
-from wan_ui.lora.header import partner_name
+from wan_ui.lora.pair_names import partner_name
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.text import one_line
 
@@ -35,7 +36,9 @@ def hashes_of(loras: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
     return found
 
 
-def locate_loras(request: Mapping[str, Any], library: Library, sha256s: Mapping[str, str | None]) -> LocatedRequest:
+def locate_loras(
+    request: Mapping[str, Any], library: Library, sha256s: Mapping[str, str | None], access: Access
+) -> LocatedRequest:
     """A stored request, in wire form, with each LoRA file found again by its SHA-256, never by its name.
 
     `sha256s` are those that were used, by the path that the request names; one that names none, such as the other half
@@ -51,7 +54,7 @@ def locate_loras(request: Mapping[str, Any], library: Library, sha256s: Mapping[
         if compared and path not in sha256s:
             here[path] = path  # an axis took its place, so that no video was made with it
             continue
-        here[path], note = _found(path, sha256s.get(path), library, path in named)
+        here[path], note = _found(path, sha256s.get(path), library, access, path in named)
         if note:
             notes.append(note)
             lonely |= {partner_name(PurePosixPath(path).name) or ""} if path not in named else set()
@@ -70,23 +73,23 @@ def locate_loras(request: Mapping[str, Any], library: Library, sha256s: Mapping[
     return LocatedRequest(found, tuple(dict.fromkeys(notes)))
 
 
-def _found(path: str, sha256: str | None, library: Library, is_named: bool) -> tuple[str | None, str]:
+def _found(path: str, sha256: str | None, library: Library, access: Access, is_named: bool) -> tuple[str | None, str]:
     """Where the file of a path is now, None where it is not; and what there is to say about it."""
-    name = _name(path, library)
+    name = _name(path, library, access)
     if sha256 is None:
         return None, f"{name} is left out: which file it was is not recorded."
     short = sha256[:SHORT]
-    now = _sha256_of(path, library)
+    now = _sha256_of(path, library, access)
     if now == sha256:
         return path, ""
-    elsewhere = library.with_sha256(sha256, name)
+    elsewhere = library.with_sha256(sha256, access, name)
     if elsewhere is not None:
         if not is_named:
             return elsewhere, (
-                f"{name} is not beside its other half any more, but at {_name(elsewhere, library)}: put them together "
-                "to compare them again. The pair is left out."
+                f"{name} is not beside its other half any more, but at {_name(elsewhere, library, access)}: put them "
+                "together to compare them again. The pair is left out."
             )
-        return elsewhere, f"{name} was found again by its content, as {_name(elsewhere, library)}."
+        return elsewhere, f"{name} was found again by its content, as {_name(elsewhere, library, access)}."
     if is_remote(path):
         changed = "what was fetched last is another file" if now is not None else "it is not here"
         return path, (
@@ -108,20 +111,20 @@ def _found(path: str, sha256: str | None, library: Library, is_named: bool) -> t
     )
 
 
-def _sha256_of(path: str, library: Library) -> str | None:
+def _sha256_of(path: str, library: Library, access: Access) -> str | None:
     try:
-        return library.locate(path).sha256
+        return library.locate(path, access).sha256
     except (LoraInvalid, LoraNotFound):
         return None
 
 
-def _name(path: str, library: Library) -> str:
+def _name(path: str, library: Library, access: Access) -> str:
     """What a person calls the file of a source."""
     if is_remote(path):
         return shown_name(path)
     if path.startswith("upload://"):
         try:
-            return f"the upload {library.locate(path).name}"
+            return f"the upload {library.locate(path, access).name}"
         except (LoraInvalid, LoraNotFound):
             rest = PurePosixPath(path.removeprefix("upload://")).parts[1:]
             return f"the upload {one_line(rest[-1], 120)}" if rest else "an uploaded LoRA"

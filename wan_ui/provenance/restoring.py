@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wan_ui import __version__
+from wan_ui.access import Access
 from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, InvalidRequest, VideoInvalid
+from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.media import boxes
 from wan_ui.media.image import UPLOAD
 from wan_ui.models import MODELS, Speedup, WanModel
@@ -110,6 +112,7 @@ def _any_speedup(speedup: Speedup) -> None:
 class Environment:
     """What this server would render with: versions by name, a row's Checkpoints.identity, the device's name.
 
+    `transformer_config` gives a transformer's config.json by model and component, None while it is not on disk.
     `checkpoint` gives None where it cannot be told; it raises CheckpointNotFound or CheckpointIncomplete.
     `check_speedup` raises SpeedupNotSupported for what the device cannot do.
     """
@@ -118,6 +121,7 @@ class Environment:
     checkpoint: Callable[[WanModel], Sequence[Mapping[str, str | None]] | None] = _unknown
     device: Callable[[], str | None] = _no_device
     check_speedup: Callable[[Speedup], None] = _any_speedup
+    transformer_config: Configs = no_configs
 
 
 UNKNOWN_ENVIRONMENT = Environment()
@@ -190,19 +194,21 @@ def read(path: Path) -> EmbeddedMetadata:
         ) from error
 
 
-def restoration(carried: EmbeddedMetadata, library: Library, images: ImageStore, here: Environment) -> Restoration:
+def restoration(
+    carried: EmbeddedMetadata, library: Library, images: ImageStore, here: Environment, access: Access
+) -> Restoration:
     """The settings a video carries, with its files found again here. Raises VideoInvalid."""
     request = _checked(carried.request, carried)
     own = carried.loras if carried.generation is None else carried.generation.loras
-    again = locate_loras(_wire(request), library, hashes_of(use.model_dump() for use in own))
+    again = locate_loras(_wire(request), library, hashes_of(use.model_dump() for use in own), access)
     notes = list(again.notes)
     whole = None
     if carried.comparison is not None:
         every = hashes_of(use.model_dump() for use in carried.loras)
-        whole = locate_loras(_wire(_checked(carried.comparison, carried)), library, every)
+        whole = locate_loras(_wire(_checked(carried.comparison, carried)), library, every, access)
         notes += whole.notes
     row = MODELS[request.model]
-    wire, first_frame = _with_first_frame(again.request, images)
+    wire, first_frame = _with_first_frame(again.request, images, access)
     if first_frame == "missing":
         notes.append(MISSING_IN_GRID if request.compare is not None else MISSING_IMAGE)
     notes += [*_checkpoint_notes(carried.render.checkpoint, row, here), *_version_notes(carried, here)]
@@ -211,7 +217,7 @@ def restoration(carried: EmbeddedMetadata, library: Library, images: ImageStore,
         notes=tuple(dict.fromkeys(notes)),
         first_frame=first_frame,
         made={"wan_ui": carried.wan_ui, **carried.render.model_dump(mode="json")},
-        comparison=None if whole is None else _with_first_frame(whole.request, images)[0],
+        comparison=None if whole is None else _with_first_frame(whole.request, images, access)[0],
         cell=None if carried.cell is None else _place(carried.cell),
     )
 
@@ -248,13 +254,13 @@ def _wire(request: InferenceRequest) -> dict[str, Any]:
     return request.model_dump(mode="json", exclude_none=True)
 
 
-def _with_first_frame(wire: dict[str, Any], images: ImageStore) -> tuple[dict[str, Any], FirstFrame]:
+def _with_first_frame(wire: dict[str, Any], images: ImageStore, access: Access) -> tuple[dict[str, Any], FirstFrame]:
     """The request, without a first frame that is not here."""
     item, *rest = wire["prompts"]
     image = item.get("ctrl_img")
     if not image:
         return wire, "none"
-    if image.startswith(UPLOAD) and images.has(image.removeprefix(UPLOAD)):
+    if image.startswith(UPLOAD) and images.has(image.removeprefix(UPLOAD), access):
         return wire, "here"
     kept = {name: value for name, value in item.items() if name != "ctrl_img"}
     return {**wire, "prompts": [kept, *rest]}, "missing"

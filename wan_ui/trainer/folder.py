@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import IO, BinaryIO
 
 from wan_ui.errors import DiskFull, JobConfigInvalid, PayloadTooLarge
-from wan_ui.media import disk
+from wan_ui.files import PART_PREFIX, is_disk_full
 from wan_ui.text import one_line
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
 
@@ -190,7 +190,7 @@ def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[
     try:
         with (
             archive.open("rb") as file,
-            tempfile.TemporaryDirectory(dir=into.parent, prefix=disk.PART_PREFIX) as folder,
+            tempfile.TemporaryDirectory(dir=into.parent, prefix=PART_PREFIX) as folder,
         ):
             part = Path(folder, "job")
             part.mkdir()
@@ -200,7 +200,7 @@ def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[
     except _DAMAGED as error:
         raise _invalid("the ZIP is damaged or cut off") from error
     except OSError as error:
-        if disk.is_full(error):
+        if is_disk_full(error):
             raise _disk_full() from error
         if error.errno == errno.EINVAL:  # a seek beyond all bounds
             raise _invalid("the ZIP is damaged or cut off") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import json
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from wan_ui.access import LOCAL_ACCESS, NO_FILE_OWNERS, Access, FileOwners, UploadedFiles
 from wan_ui.errors import (
     ControlImageInvalid,
     DiskFull,
@@ -33,8 +33,8 @@ from wan_ui.errors import (
     PreviewNotFound,
     WanUIError,
 )
+from wan_ui.files import PART_PREFIX, is_disk_full, publish_file, remove_parts, write_file
 from wan_ui.lora.header import LoraHeader
-from wan_ui.media import disk
 from wan_ui.models import MODELS
 from wan_ui.request import InferenceRequest, LoraItem, TrainingSample
 from wan_ui.text import one_line
@@ -127,19 +127,11 @@ def _ample() -> None:
     """Where nobody limits what is kept."""
 
 
-def _everyone(_sha256: str) -> bool:
-    return True
-
-
-def _unnoted(_sha256: str) -> None:
-    """Where nobody asks who brought what."""
-
-
 class ImportedJobs:
     """Jobs in `<folder>/<id>/`, uploaded previews in `<folder>/previews/<sha256>`. Safe to use from several threads.
 
     `library` takes a ZIP's checkpoints as uploads, `images` its first frames. A folder under the LoRA folder is read
-    where it is.
+    where it is. Every imported job is read by its random id; `owners` records who uploaded the files in it.
     """
 
     def __init__(
@@ -149,11 +141,11 @@ class ImportedJobs:
         images: ImageStore,
         limits: Limits = LIMITS,
         check_quota: Callable[[], None] = _ample,
+        owners: FileOwners = NO_FILE_OWNERS,
     ) -> None:
         self._folder = folder
         self._check_room = check_quota
-        self._may: Callable[[str], bool] = _everyone
-        self._took: Callable[[str], None] = _unnoted
+        self._owned = UploadedFiles(owners, "image")
         self._library = library
         self._images = images
         self._limits = limits
@@ -162,27 +154,14 @@ class ImportedJobs:
         self._attached: OrderedDict[tuple[str, str], Imported] = OrderedDict()
         self._facts: OrderedDict[tuple[str, int, int], preview.PreviewFacts] = OrderedDict()
 
-    def seen_by(
-        self, library: Library, images: ImageStore, may: Callable[[str], bool], took: Callable[[str], None]
-    ) -> ImportedJobs:
-        """The same shelf for one of its users, whose views note what they bring.
-
-        By an uploaded preview's SHA-256, `may` says whether a request of theirs may name it, and `took` is told of
-        each that they bring.
-        """
-        seen = copy.copy(self)
-        seen._library, seen._images = library, images
-        seen._may, seen._took = may, took
-        return seen
-
     def sweep(self) -> None:
         """Removes what a killed process left half taken in. Only for a process that alone holds the folder."""
         for folder in (self._folder, self._folder / PREVIEWS, self._folder / LINKS):
-            disk.sweep(folder)
+            remove_parts(folder)
 
     # Taking in
 
-    def take_file(self, path: Path, name: str) -> ImportedJob:
+    def take_file(self, path: Path, name: str, access: Access) -> ImportedJob:
         """A config.yaml, or a ZIP of a job's folder; told apart by content. `path` stays where it is.
 
         Raises JobConfigInvalid, PayloadTooLarge or DiskFull, and leaves nothing behind then.
@@ -193,7 +172,7 @@ class ImportedJobs:
             return self.take_config(start, one_line(name, 120))
         with self._staged() as stage:
             job = unpack(path, stage / FILES, self._limits)
-            return self._keep(stage, job, one_line(name, 120), moves=True)
+            return self._keep(stage, job, one_line(name, 120), access, moves=True)
 
     def take_config(self, text: bytes, origin: str = "config.yaml", loras: Sequence[LoraItem] = ()) -> ImportedJob:
         """A config alone; `loras` are the files for its requests. Raises JobConfigInvalid or DiskFull."""
@@ -205,13 +184,13 @@ class ImportedJobs:
         with self._staged() as stage:
             return self._publish(stage, text, {"origin": origin, "saves": [_save_body(one) for one in saves]})
 
-    def take_files(self, files: Sequence[tuple[Path, str]]) -> ImportedJob:
+    def take_files(self, files: Sequence[tuple[Path, str]], access: Access) -> ImportedJob:
         """Files that were dropped together, with their names: a config or a ZIP, and LoRA files and samples beside it.
 
         The LoRA files are moved. Raises JobConfigInvalid, PayloadTooLarge or DiskFull.
         """
         if len(files) == 1:
-            return self.take_file(*files[0])
+            return self.take_file(*files[0], access)
         with self._staged() as stage:
             root = stage / FILES
             root.mkdir()
@@ -231,15 +210,15 @@ class ImportedJobs:
                 target.parent.mkdir(exist_ok=True)
                 with _disk_said():
                     shutil.move(path, target)
-            return self._keep(stage, read_folder(root), f"{len(files)} files", moves=True)
+            return self._keep(stage, read_folder(root), f"{len(files)} files", access, moves=True)
 
-    def take_folder(self, source: str) -> ImportedJob:
+    def take_folder(self, source: str, access: Access) -> ImportedJob:
         """A folder under the LoRA folder, read where it is. Raises JobConfigInvalid or PayloadTooLarge."""
         found = read_folder(locate_folder(source, self._library.lora_dir), self._library.lora_dir)
         with self._staged() as stage:
-            return self._keep(stage, found, source, moves=False)
+            return self._keep(stage, found, source, access, moves=False)
 
-    def take_preview(self, path: Path) -> str:
+    def take_preview(self, path: Path, access: Access) -> str:
         """Keeps a preview's file and returns its SHA-256; `path` is moved.
 
         Raises InvalidRequest for a file that is no preview, PayloadTooLarge, DiskFull.
@@ -253,13 +232,13 @@ class ImportedJobs:
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
                 # A copy within the folder first: the sender's may be on another disk.
-                part = target.with_name(f"{disk.PART_PREFIX}{secrets.token_hex(8)}")
+                part = target.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}")
                 try:
                     shutil.move(path, part)
-                    disk.publish(part, target)
+                    publish_file(part, target)
                 finally:
                     part.unlink(missing_ok=True)
-        self._took(sha256)
+        self._owned.record_owner(sha256, access)
         return sha256
 
     def link(self, request_id: str, index: int, sha256: str) -> None:
@@ -267,7 +246,7 @@ class ImportedJobs:
         path = self._link(request_id, index)
         with _disk_said():
             path.parent.mkdir(parents=True, exist_ok=True)
-            disk.save(path, sha256.encode("ascii"))
+            write_file(path, sha256.encode("ascii"))
 
     def unlink(self, request_id: str, index: int) -> None:
         """Forgets that preview, and its file too where no other clip is compared with it. Raises OSError."""
@@ -384,13 +363,14 @@ class ImportedJobs:
             raise PreviewNotFound("The training job has no such sample.")
         return Target(imported, sample, wanted.step)
 
-    def check(self, wanted: TrainingSample) -> None:
-        """Raises PreviewNotFound when what a request is to be compared with is not here."""
+    def check(self, wanted: TrainingSample, access: Access) -> None:
+        """Raises PreviewNotFound when what a request is to be compared with is not here or not the caller's to use."""
         if wanted.job is None and wanted.file is None:
             raise PreviewNotFound("A training sample names a job and its sample, or a file.")
         self.target(wanted)
-        file = None if wanted.file is None else self._folder / PREVIEWS / wanted.file
-        if wanted.file is not None and file is not None and not (file.is_file() and self._may(wanted.file)):
+        if wanted.file is None:
+            return
+        if not (self._folder / PREVIEWS / wanted.file).is_file() or not self._owned.may_use(wanted.file, access):
             raise PreviewNotFound("This preview is not here, or not any more: upload it again.")
 
     def preview_file(self, wanted: TrainingSample | None, sha256: str | None = None) -> Path | None:
@@ -438,18 +418,19 @@ class ImportedJobs:
         self._check_room()
         with _disk_said():
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=disk.PART_PREFIX, dir=self._folder) as folder:
+            with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=self._folder) as folder:
                 yield Path(folder)
 
-    def _keep(self, stage: Path, found: JobFolder, origin: str, moves: bool) -> ImportedJob:
+    def _keep(self, stage: Path, found: JobFolder, origin: str, access: Access, *, moves: bool) -> ImportedJob:
         """Keeps a folder's job; `moves`: its files are ours, so that its checkpoints become uploads."""
         import_job(found.config_text)  # before anything leaves the stage
         notes = list(found.messages)
-        saves = [one for one in (self._take_save(found, each, moves, notes) for each in found.checkpoints) if one]
+        taken = (self._take_save(found, each, moves, notes, access) for each in found.checkpoints)
+        saves = [one for one in taken if one]
         images: dict[str, str] = {}
         for path in self._wanted_images(found):
             try:
-                images[str(path)] = self._images.put_bytes((found.root / path).read_bytes())
+                images[str(path)] = self._images.put_bytes((found.root / path).read_bytes(), access)
             except (ControlImageInvalid, PayloadTooLarge) as error:
                 notes.append(f"{one_line(path.name, 80)}: {error.message}")
         base = found.root.relative_to(stage) if moves else found.root
@@ -475,16 +456,18 @@ class ImportedJobs:
         import_job(found.config_text, find_image=note)
         return list(dict.fromkeys(wanted))
 
-    def _take_save(self, found: JobFolder, one: Any, moves: bool, notes: list[str]) -> Checkpoint | None:
+    def _take_save(
+        self, found: JobFolder, one: Any, moves: bool, notes: list[str], access: Access
+    ) -> Checkpoint | None:
         files: dict[str, str] = {}
         for side, path in one.files.items():
             whole = found.root / path
             try:
                 if moves:
-                    files[side] = f"{self._library.add_upload(whole, path.name)}/{path.name}"
+                    files[side] = f"{self._library.add_upload(whole, path.name, access)}/{path.name}"
                 else:
                     files[side] = whole.relative_to(self._library.lora_dir.resolve()).as_posix()
-                    self._library.locate(files[side])
+                    self._library.locate(files[side], LOCAL_ACCESS)  # a path, never an upload
             except (LoraInvalid, LoraNotFound) as error:
                 files.pop(side, None)
                 if moves:
@@ -499,15 +482,15 @@ class ImportedJobs:
 
     def _header(self, source: str) -> LoraHeader | None:
         try:
-            return self._library.locate(source).header
+            return self._library.locate(source, LOCAL_ACCESS).header
         except (LoraInvalid, LoraNotFound):
             return None  # an address that is not fetched yet; of a file that is gone, the submit says so
 
     def _publish(self, stage: Path, text: bytes, record: Mapping[str, Any]) -> ImportedJob:
         job_id = secrets.token_hex(16)
         target = self._folder / job_id
-        disk.save(stage / CONFIG, text)
-        disk.save(stage / RECORD, json.dumps(record).encode())
+        write_file(stage / CONFIG, text)
+        write_file(stage / RECORD, json.dumps(record).encode())
         target.mkdir()
         os.replace(stage, target)
         stage.mkdir()  # for the one who cleans it up
@@ -563,7 +546,7 @@ def _disk_said() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if disk.is_full(error):
+        if is_disk_full(error):
             raise DiskFull("There is no space left on the disk for this file. Free some space.") from error
         raise
 

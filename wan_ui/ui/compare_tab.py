@@ -21,7 +21,8 @@ from wan_ui.ui.model_tabs import ModelTabs
 from wan_ui.ui.status_panel import StatusPanel
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
     from wan_ui.request import Compare
 
 ID = "compare"
@@ -44,13 +45,15 @@ class CompareTab:
 
     def __init__(
         self,
-        service: VisitorJobService,
+        service: JobService,
+        access: Callable[[], Access],
         forms: ModelTabs,
         side: StatusPanel,
         stored: tuple[gr.BrowserState, gr.BrowserState],
     ) -> None:
         """Lays the tab out inside the surrounding gr.Tabs. `stored` are the shown comparison's id and the draft."""
         self.service = service
+        self.access = access
         self.forms = forms
         self.side = side
         self.shown, self.draft = stored
@@ -263,14 +266,14 @@ class CompareTab:
         try:
             if not any(str(text or "").strip() for text in axes[1:4:2]):
                 return '<p class="hint">Choose what changes and type its values.</p>'
-            prepared = self.service.plan(comparison.body(base, axes))
+            prepared = self.service.plan(comparison.body(base, axes), self.access())
         except WanUIError as error:
             return render.problem(error, lambda location: comparison.name_of(base, location))
         cells, distinct = len(prepared.cells), len(prepared.generations)
         text = f"<b>{render.plural(cells, 'cell')}</b>"
         if distinct < cells:
             text += f", {distinct} of them to render"
-        seconds = comparison.expected(prepared.generations, self.service.recent(RECENT))
+        seconds = comparison.expected(prepared.generations, self.service.recent(RECENT, self.access()))
         if seconds is not None:
             text += f", about {comparison.about(seconds)}"
         return f'<p class="counted" role="status">{text}</p>'
@@ -353,7 +356,7 @@ class CompareTab:
         try:
             if base is None:
                 raise InvalidRequest("The form above has to be in order first.")
-            job = self.service.submit(comparison.body(base, axes))
+            job = self.service.submit(comparison.body(base, axes), self.access())
         except WanUIError as error:
             return {self.said: render.problem(error, lambda location: comparison.name_of(base or {}, location))}
         return {self.shown: job.id, **self.look(job.id, here), **self.side.follow(seen)}
@@ -364,7 +367,7 @@ class CompareTab:
         try:
             held = self._held(tab, raw)
             base = form_schema.body(tab.row, held)
-            job = self.service.submit(comparison.body(base, axes))
+            job = self.service.submit(comparison.body(base, axes), self.access())
         except WanUIError as error:
             problem = render.problem(error, lambda location: form_schema.label_of(tab.row, location))
             return {tab.scales.problem: problem}
@@ -386,13 +389,13 @@ class CompareTab:
 
     def on_cancel(self, shown: Any, seen: Any) -> Update:
         if shown:
-            self.service.cancel(shown)
+            self.service.cancel(shown, self.access())
         return self.look(shown, seen)
 
     def on_retry(self, shown: Any, seen: Any) -> Update:
         try:
             if shown:
-                self.service.retry(shown)
+                self.service.retry(shown, self.access())
         except WanUIError as error:
             return {**self.look(shown, seen), self.status: render.problem(error)}
         return self.look(shown, seen)
@@ -402,9 +405,9 @@ class CompareTab:
         known: Mapping[str, Any] = seen if isinstance(seen, Mapping) else {}
         try:
             # Before the job: what then runs has no clip yet, or is seen to be done.
-            running = self.service.running(shown) if shown else None
-            job = self.service.job(shown) if shown else None
-            may = job is not None and self.service.may_change(job)
+            running = self.service.running(shown, self.access()) if shown else None
+            job = self.service.job(shown, self.access()) if shown else None
+            may = job is not None and self.service.may_change(job, self.access())
             if job is not None and not job.cells:
                 raise RequestNotFound("This request is no comparison: its videos are in the list of finished jobs.")
         except RequestNotFound as error:

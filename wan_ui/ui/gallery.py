@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from wan_ui.ui.events import QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
 
 ID = "gallery"
 _HERE = Path(__file__).parent
@@ -22,9 +24,10 @@ _HERE = Path(__file__).parent
 class GalleryTab:
     """Holds the tab's one component; every method named `on_…` is an event's handler."""
 
-    def __init__(self, service: VisitorJobService) -> None:
+    def __init__(self, service: JobService, access: Callable[[], Access]) -> None:
         """Lays the tab out inside the surrounding gr.Tabs."""
         self.service = service
+        self.access = access
         with gr.Tab("Gallery", id=ID) as self.container:
             self.board = gr.HTML(
                 None,
@@ -51,9 +54,9 @@ class GalleryTab:
         """A comparison is opened in its tab, or the settings of an entry in a form."""
         try:
             if event.do == "use":
-                entry = self.service.entry(str(event.entry))
-                return self.drawer.reopen(self.service.job(entry.job_id), entry.index, uploads)
-            job = self.service.job(str(event.job))
+                entry = self.service.entry(str(event.entry), self.access())
+                return self.drawer.reopen(self.service.job(entry.job_id, self.access()), entry.index, uploads)
+            job = self.service.job(str(event.job), self.access())
         except WanUIError as error:
             raise gr.Error(error.message, print_exception=False) from error
         return self.compare.shows(job.id, compared)

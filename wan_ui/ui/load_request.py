@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +22,26 @@ from wan_ui.ui.status_panel import StatusPanel
 from wan_ui.ui.uploaded_files import decoded
 
 if TYPE_CHECKING:
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
     from wan_ui.jobs.store import Job
-    from wan_ui.jobs.visitor_service import VisitorJobService
     from wan_ui.request import Generation
 
 
 class RequestLoader:
     """Holds the drawer's components; every method named `on_…` is an event's handler."""
 
-    def __init__(self, service: VisitorJobService, forms: ModelTabs, compare: CompareTab, side: StatusPanel) -> None:
+    def __init__(
+        self,
+        service: JobService,
+        access: Callable[[], Access],
+        forms: ModelTabs,
+        compare: CompareTab,
+        side: StatusPanel,
+    ) -> None:
         """Lays out "Request as JSON" in the surrounding column."""
         self.service = service
+        self.access = access
         self.forms = forms
         self.compare = compare
         self.side = side
@@ -83,14 +92,14 @@ class RequestLoader:
     def on_reuse(self, seen: Mapping[str, Any], uploads: Any) -> Update:
         """The shown job's request back in the form, with the seeds that were really used."""
         try:
-            return self.reopen(self.service.job(str(seen.get("shown"))), None, uploads)
+            return self.reopen(self.service.job(str(seen.get("shown")), self.access()), None, uploads)
         except WanUIError as error:
             return {self.paste_problem: render.problem(error), self.drawer: gr.Accordion(open=True)}
 
     def on_cell(self, uploads: Any, event: gr.EventData) -> Update:
         """The request of a comparison's cell in its model's form, with the seed that was really used."""
         try:
-            job = self.service.job(str(event.job))
+            job = self.service.job(str(event.job), self.access())
             cell = next(one for one in job.cells if (one.column, one.row) == (event.column, event.row))
             return self.reopen_request(cell.request, job.generations[cell.generation :], uploads)
         except WanUIError as error:
@@ -114,11 +123,11 @@ class RequestLoader:
         notes = []
         for item in prompts:
             image = str(item.get("ctrl_img") or "").removeprefix(UPLOAD)
-            if image and not self.service.images.has(image):
+            if image and not self.service.images.has(image, self.access()):
                 del item["ctrl_img"]
                 notes.append("The image it starts from is not here any more: choose one again.")
         sha256s = hashes_of(asdict(use) for generation in made for use in generation.loras)
-        found = locate_loras({**wire, "prompts": prompts}, self.service.library, sha256s)
+        found = locate_loras({**wire, "prompts": prompts}, self.service.library, sha256s, self.access())
         shown = self.open_request(found.request, 0, uploads)
         notes += found.notes
         if not notes:
@@ -133,12 +142,12 @@ class RequestLoader:
         row, held = form_schema.values(request, index, self._is_combined)
         tab = self.forms.rows[row.id]
         if held.get("ctrl_img"):
-            held["ctrl_img"] = UPLOAD + self.service.images.put(held["ctrl_img"])
+            held["ctrl_img"] = UPLOAD + self.service.images.put(held["ctrl_img"], self.access())
         names = upload_names(uploads)
         for name in tab.cards:
             source = held[name]
             if source.startswith(UPLOAD) and source not in names:
-                names[source] = self.service.library.locate(source).name
+                names[source] = self.service.library.locate(source, self.access()).name
         several = len(request.prompts) > 1
         found: Update = {
             **self.forms.fill(tab, held, names),
@@ -158,13 +167,16 @@ class RequestLoader:
 
     def _is_combined(self, path: str) -> bool:
         try:
-            return self.service.lora_at_hand(path) and self.service.inspect_lora(path)["slot"] == "combined"
+            return (
+                not self.service.needs_download(path)
+                and self.service.inspect_lora(path, self.access())["slot"] == "combined"
+            )
         except WanUIError:
             return False  # the card says what is wrong with it
 
     def on_run_all(self, pasted: Any, picked: str | None, seen: Mapping[str, Any]) -> Update:
         try:
-            self.service.submit(pasted)
+            self.service.submit(pasted, self.access())
         except WanUIError as error:
             return {self.paste_problem: render.problem(error)}
         return {self.paste_problem: "", **self.side.follow(seen)}

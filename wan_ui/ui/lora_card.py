@@ -13,8 +13,8 @@ from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import render
 
 if TYPE_CHECKING:
+    from wan_ui.access import Access
     from wan_ui.jobs.service import JobService
-    from wan_ui.jobs.visitor_service import VisitorJobService
 
 State = Literal["good", "warn", "bad", "plain"]
 TYPES: Mapping[str, str] = {
@@ -72,19 +72,19 @@ class Card:
         return None if self.about is None else self.about["partner"]
 
 
-def look(service: JobService | VisitorJobService, row: WanModel, slot: str, source: str) -> Card | None:
+def look(service: JobService, row: WanModel, slot: str, source: str, access: Access) -> Card | None:
     """What to say of a source in a slot of a row's tab; None for no file. Never raises for a wrong file."""
     if not source:
         return None
     try:
         if is_remote(source):
             check_source(source)
-            if not service.lora_at_hand(source):
+            if service.needs_download(source):
                 return Card("plain", "Not checked yet", says=(ADDRESS,), fetches=True, name=shown_name(source))
-        about = service.inspect_lora(source)
+        about = service.inspect_lora(source, access)
     except WanUIError as error:
         return refused(source, error)
-    return judge(service, row, slot, source, about)
+    return judge(service, row, slot, source, about, access)
 
 
 def refused(source: str, error: WanUIError) -> Card:
@@ -93,14 +93,12 @@ def refused(source: str, error: WanUIError) -> Card:
     return Card("bad", "Cannot be used", says=(error.message,), name=name)
 
 
-def judge(
-    service: JobService | VisitorJobService, row: WanModel, slot: str, source: str, about: Mapping[str, Any]
-) -> Card:
+def judge(service: JobService, row: WanModel, slot: str, source: str, about: Mapping[str, Any], access: Access) -> Card:
     """A sound file's card: whether it fits the slot, and where else it belongs."""
     made_for = tuple(about["candidates"])
     elsewhere = tuple(model for model in made_for if model != row.id)
     try:
-        notes = service.check_lora(source, row, slot)
+        notes = service.check_lora(source, row, slot, access)
     except LoraMismatch as error:
         says = (f"{_sentence(error.details['why'])}.", *about["messages"])
         head = "Does not fit this tab"
@@ -208,7 +206,11 @@ def html(found: Card | None, row: WanModel, place: str, trigger: str, beside: st
 
 
 def pair(
-    service: JobService | VisitorJobService, row: WanModel, sources: Mapping[str, str], cards: Mapping[str, Card | None]
+    service: JobService,
+    row: WanModel,
+    sources: Mapping[str, str],
+    cards: Mapping[str, Card | None],
+    access: Access,
 ) -> str:
     """The note below a pair's two controls: what is missing, doubled or not of one save. "" for one transformer."""
     if not row.two_transformers:
@@ -221,7 +223,7 @@ def pair(
         return f'<p class="hint">{BOTH_SIDES}</p>' if combined else render.note(ONE_SIDE)
     one, other = chosen.values()
     try:
-        same, said = service.pair_of_loras(one, other)
+        same, said = service.check_pair(one, other, access)
     except WanUIError:
         return ""  # the card of the one that cannot be used says so
     if same:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -13,7 +13,8 @@ from wan_ui.ui.events import Update
 from wan_ui.ui.model_tab import ModelTab
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
 
 UPLOAD = "upload://"
 
@@ -29,8 +30,9 @@ def upload_names(value: Any) -> dict[str, str]:
 class LoraPicker:
     """Over the tabs by model; `names` are always a browser's uploads, the name each file had by its source."""
 
-    def __init__(self, service: VisitorJobService, rows: Mapping[str, ModelTab]) -> None:
+    def __init__(self, service: JobService, access: Callable[[], Access], rows: Mapping[str, ModelTab]) -> None:
         self.service = service
+        self.access = access
         self.rows = rows
 
     @property
@@ -57,7 +59,9 @@ class LoraPicker:
         found: Update = {}
         cards: dict[str, lora_card.Card | None] = {}
         for place in form_schema.places(row):
-            seen = cards[place.lora] = lora_card.look(self.service, row, place.slot, held.get(place.lora) or "")
+            seen = cards[place.lora] = lora_card.look(
+                self.service, row, place.slot, held.get(place.lora) or "", self.access()
+            )
             beside = ""
             if seen is not None and place.number == 1:
                 other = self.partner(tab, place, seen, names)
@@ -70,6 +74,7 @@ class LoraPicker:
             row,
             {slot: held.get(name) or "" for slot, name in first.items()},
             {slot: cards[name] for slot, name in first.items()},
+            self.access(),
         )
         return found
 
@@ -100,7 +105,7 @@ class LoraPicker:
         filled.pop(f"{tab.row.id}:{place.lora}", None)
         if not tab.row.two_transformers or place.number != 1 or not held.get(place.lora):
             return held, filled
-        seen = lora_card.look(self.service, tab.row, place.slot, held[place.lora])
+        seen = lora_card.look(self.service, tab.row, place.slot, held[place.lora], self.access())
         partner = None if seen is None else self.partner(tab, place, seen, names)
         (other,) = (form_schema.lora_name(slot) for slot in tab.row.slots if slot != place.slot)
         key = f"{tab.row.id}:{other}"

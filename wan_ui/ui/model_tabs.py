@@ -24,7 +24,8 @@ from wan_ui.ui.model_tab import build as build_tab
 from wan_ui.ui.uploaded_files import uploaded_files
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
 
 REMEMBERED = 40  # uploads a browser keeps in mind
 # Not a secret: what it scrambles stays in its owner's browser. A fixed one is what lets it outlive a server restart.
@@ -46,9 +47,10 @@ def code_to_copy(label: str, max_lines: int) -> gr.Textbox:
 class ModelTabs:
     """Holds the tabs of the models and what belongs to all of them; every method named `on_…` is an event's handler."""
 
-    def __init__(self, service: VisitorJobService, others: Collection[str]) -> None:
+    def __init__(self, service: JobService, access: Callable[[], Access], others: Collection[str]) -> None:
         """`others` are the ids of the tabs that are no model's."""
         self.service = service
+        self.access = access
         self.others = others
         self.picture_of = lru_cache(maxsize=256)(self._picture_of)
         self.place = stored("tab", None)
@@ -58,7 +60,7 @@ class ModelTabs:
         self.opened = gr.JSON({}, visible=False)
         self.filled_in = gr.State({})
         self.rows: dict[str, ModelTab] = {}
-        self.loras = LoraPicker(service, self.rows)
+        self.loras = LoraPicker(service, access, self.rows)
 
     def lay_out(self, tabs: gr.Tabs, starting: Callable[[WanModel], Mapping[str, Any]]) -> None:
         """A tab for each model inside `tabs`, with the values it starts with."""
@@ -167,9 +169,12 @@ class ModelTabs:
 
     # What a tab holds
 
+    def _may_open(self, file_id: str) -> bool:
+        return self.service.may_open(file_id, self.access())
+
     def _picture_of(self, path: Path) -> tuple[str, tuple[int, int]]:
         data = path.read_bytes()
-        sha256 = self.service.images.put_bytes(data)
+        sha256 = self.service.images.put_bytes(data, self.access())
         with Image.open(io.BytesIO(data)) as image:
             return UPLOAD + sha256, image.size
 
@@ -182,8 +187,8 @@ class ModelTabs:
             return found, Picture()
         try:
             # Gradio keeps an upload under the hash of its bytes, so a path never changes its meaning.
-            reference, size = self.picture_of(uploaded_files(path, self.service.may_open))
-            self.service.keep_image(reference.removeprefix(UPLOAD))
+            reference, size = self.picture_of(uploaded_files(path, self._may_open))
+            self.service.record_owner(reference.removeprefix(UPLOAD), self.access())
         except WanUIError as error:
             return found, Picture(error=error)
         return {**found, "ctrl_img": reference}, Picture(reference, size)
@@ -218,7 +223,7 @@ class ModelTabs:
         if not reference:
             return None, Picture()
         try:
-            data = self.service.images.data(reference.removeprefix(UPLOAD))
+            data = self.service.images.data(reference.removeprefix(UPLOAD), self.access())
         except WanUIError as error:
             return None, Picture(error=error)
         with Image.open(io.BytesIO(data)) as image:
@@ -351,7 +356,7 @@ class ModelTabs:
         name = str(file.get("orig_name") or Path(file["path"]).name)
         held, picture = self.held(tab, raw)
         try:
-            source = self.service.library.add_upload(uploaded_files(file["path"], self.service.may_open), name)
+            source = self.service.library.add_upload(uploaded_files(file["path"], self._may_open), name, self.access())
         except WanUIError as error:
             return {tab.uploads[place.lora]: None, tab.problem: render.problem(error)}
         names = {**upload_names(uploads)}
@@ -388,7 +393,7 @@ class ModelTabs:
         source = held.get(place.lora) or ""
         match told.get("do"):
             case "trigger":
-                seen = lora_card.look(self.service, tab.row, place.slot, source)
+                seen = lora_card.look(self.service, tab.row, place.slot, source, self.access())
                 if seen is not None and not held.get("trigger_word"):
                     held = {**held, "trigger_word": seen.trigger_word}
                 return {
@@ -397,7 +402,7 @@ class ModelTabs:
                     **self.loras.told(tab, held, names),
                 }
             case "partner":
-                seen = lora_card.look(self.service, tab.row, place.slot, source)
+                seen = lora_card.look(self.service, tab.row, place.slot, source, self.access())
                 partner = None if seen is None else self.loras.partner(tab, place, seen, names)
                 moved = {} if partner is None else dict([partner])
             case "swap":
@@ -408,7 +413,7 @@ class ModelTabs:
                 return self._open_with(self.rows[told["model"]], source, values, names, filled)
             case "fetch":
                 try:
-                    self.service.inspect(source)
+                    self.service.inspect(source, self.access())
                 except WanUIError as error:
                     return {tab.cards[place.lora]: lora_card.html(lora_card.refused(source, error), tab.row, "", "")}
                 return self._chosen(tab, place, held, picture, names, filled)
@@ -431,7 +436,7 @@ class ModelTabs:
     ) -> Update:
         """Another tab with a file chosen there, on the side that the file is for."""
         held, picture = values[tab.row.id]
-        side = self.service.inspect_lora(source)["slot"]
+        side = self.service.inspect_lora(source, self.access())["slot"]
         place = form_schema.Place(side if side in tab.row.slots else next(iter(tab.row.slots)))
         return {
             tab.components[place.lora]: gr.Dropdown(value=source),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.context import LocalContext
 
+from wan_ui.access import Access
 from wan_ui.errors import WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
-from wan_ui.jobs.visitor_service import VisitorJobService
 from wan_ui.models import WanModel
 from wan_ui.ui import form_schema, render
 from wan_ui.ui.compare_tab import ID as COMPARE
@@ -64,7 +64,7 @@ def build(
     `banner` is a line on top; `demo` gives the starting values of its checkpoints; `shared`: visitors see each
     other's finished jobs; `sharing`: there may be a public link.
     """
-    return Page(VisitorJobService(service, asker, shared), banner, demo, sharing).blocks
+    return Page(service, lambda: Access(asker(), shared), banner, demo, sharing).blocks
 
 
 def asker() -> Identity:
@@ -79,9 +79,15 @@ class Page:
     """Holds the rooms of the page; every method named `on_…` is an event's handler."""
 
     def __init__(
-        self, service: VisitorJobService, banner: str | None, demo: Demo | None, sharing: Sharing | None = None
+        self,
+        service: JobService,
+        access: Callable[[], Access],
+        banner: str | None,
+        demo: Demo | None,
+        sharing: Sharing | None = None,
     ) -> None:
         self.service = service
+        self.access = access
         self.blocks: gr.Blocks = gr.Blocks(title="wan-ui", analytics_enabled=False, fill_width=True)
         with self.blocks:
             self._lay_out(banner, demo, sharing)
@@ -118,23 +124,23 @@ class Page:
             from wan_ui.demo import examples
 
             gr.HTML(f'<p class="hint try">{escape(examples.TRY)}<br>{escape(examples.WORDS)}</p>')
-        self.side = StatusPanel(self.service, sharing)
-        self.forms = ModelTabs(self.service, OTHERS)
+        self.side = StatusPanel(self.service, self.access, sharing)
+        self.forms = ModelTabs(self.service, self.access, OTHERS)
         compared = (stored("comparison", None), stored("draft:comparison", None))
         pin, trained = stored("pin", None), stored("trainer", None)
         with gr.Row(elem_id="desk"):
             with gr.Tabs(overflow_behavior="wrap", elem_id="models") as tabs:
                 self.forms.lay_out(tabs, lambda row: self._starting(row, demo))
-                self.compare = CompareTab(self.service, self.forms, self.side, compared)
-                self.trainer = TrainingJobTab(self.service, trained)
-                self.gallery = GalleryTab(self.service)
+                self.compare = CompareTab(self.service, self.access, self.forms, self.side, compared)
+                self.trainer = TrainingJobTab(self.service, self.access, trained)
+                self.gallery = GalleryTab(self.service, self.access)
             with gr.Column(elem_id="side"):
                 self.side.lay_out_now()
-                self.match = PreviewPanel(self.service, pin)
+                self.match = PreviewPanel(self.service, self.access, pin)
                 self.side.lay_out_lists()
                 with gr.Column(elem_classes="list"):
                     self.restore = RestoreBox()
-                self.drawer = RequestLoader(self.service, self.forms, self.compare, self.side)
+                self.drawer = RequestLoader(self.service, self.access, self.forms, self.compare, self.side)
                 with gr.Accordion("As AI Toolkit sample block", open=False, elem_id="block"):
                     self.block = code_to_copy("For a job's config.yaml", 24)
         self.side.lay_out_pulse()
@@ -176,7 +182,7 @@ class Page:
         try:
             if picture.error is not None:
                 raise picture.error
-            self.service.submit(self.match.pinned(form_schema.body(tab.row, held), pin))
+            self.service.submit(self.match.pinned(form_schema.body(tab.row, held), pin), self.access())
         except WanUIError as error:
             return {tab.problem: render.problem(error, lambda location: form_schema.label_of(tab.row, location))}
         return {tab.problem: "", **self.side.follow(seen)}
@@ -190,7 +196,7 @@ class Page:
         if place != COMPARE:
             return found
         try:
-            job = self.service.job(chosen)
+            job = self.service.job(chosen, self.access())
         except WanUIError as error:
             raise gr.Error(error.message, print_exception=False) from error
         if job.cells:

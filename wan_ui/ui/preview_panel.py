@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,10 @@ from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.uploaded_files import uploaded_files
 
 if TYPE_CHECKING:
+    from wan_ui.access import Access
     from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
+    from wan_ui.jobs.service import JobService
     from wan_ui.jobs.store import Job
-    from wan_ui.jobs.visitor_service import VisitorJobService
     from wan_ui.trainer.checklist import Row
 
 STATES: Mapping[str, str] = {"red": "differs", "amber": "unsure", "green": "matches"}
@@ -64,9 +66,10 @@ class PreviewPanel:
     `pin` is what the next render is compared with: a TrainingSample as a dict, kept by the browser, or None.
     """
 
-    def __init__(self, service: VisitorJobService, pin: gr.BrowserState) -> None:
+    def __init__(self, service: JobService, access: Callable[[], Access], pin: gr.BrowserState) -> None:
         """Lays the panel out in the surrounding column."""
         self.service = service
+        self.access = access
         self.pin = pin
         self.here = gr.State({})
         with gr.Column(elem_id="match", visible=False) as self.panel:
@@ -122,9 +125,9 @@ class PreviewPanel:
         shown = seen.get("shown") if isinstance(seen, Mapping) else None
         sample = pinned_sample(pin)
         try:
-            job = self.service.job(shown) if shown else None
+            job = self.service.job(shown, self.access()) if shown else None
             index = _index(job, which)
-            linked = self.service.trainer.linked(job.id, index) if job is not None else None
+            linked = self.service.imported_jobs.linked(job.id, index) if job is not None else None
             key = [shown, index, linked, None if job is None else (job.status, len(job.clips)), pin]
             key = json.loads(json.dumps(key))
             if known.get("key") == key:
@@ -144,9 +147,9 @@ class PreviewPanel:
         which = None
         if len(job.clips) > 1:
             which = {"choices": [(f"Video {one.index + 1}", one.index) for one in job.clips], "value": index}
-        if not self.service.previews.is_compared(job, index):
+        if not self.service.sample_comparisons.is_compared(job, index):
             return {**self._nothing(sample), "panel": True, "which": which}
-        checked = self.service.previews.check(job, index)
+        checked = self.service.sample_comparisons.check(job, index)
         reds = [row for row in checked.rows if row.state == "red"]
         return {
             "panel": True,
@@ -163,7 +166,7 @@ class PreviewPanel:
         if sample is None or sample.job is None:
             return "an uploaded file"
         try:
-            job = self.service.trainer.job(sample.job)
+            job = self.service.imported_jobs.job(sample.job)
         except PreviewNotFound:
             return "a training job that is not here any more"
         said = [job.imported.name or job.origin, f"sample {(sample.sample or 0) + 1}"]
@@ -176,7 +179,11 @@ class PreviewPanel:
                 '<p class="hint">Bring the file that AI Toolkit drew, or open its job in the Trainer job tab.</p>'
             )
         picture = ""
-        if sample.file is None and sample.job is not None and self.service.trainer.preview_file(sample) is not None:
+        if (
+            sample.file is None
+            and sample.job is not None
+            and self.service.imported_jobs.preview_file(sample) is not None
+        ):
             film = f"v1/jobs/{sample.job}/samples/{sample.step}/{sample.sample}"  # relative, for a proxy's path
             picture = f'<img class="pinned" src="{film}" alt="The training preview">'
         return (
@@ -218,15 +225,15 @@ class PreviewPanel:
     def _mend(self, seen: Any, which: Any, uploads: Any, name: str | None) -> Update:
         """The shown clip's request in its form, with one row's change or all of them, to be compared again."""
         try:
-            job = self.service.job(seen["shown"])
+            job = self.service.job(seen["shown"], self.access())
             index = _index(job, which)
-            checked = self.service.previews.check(job, index)
+            checked = self.service.sample_comparisons.check(job, index)
             wire = wire_of(job, index)
             request = parse({**wire, "prompts": [{**wire["prompts"][0], "seed": job.generations[index].seed}]})
             chosen = [row for row in checked.rows if row.fix is not None and name in (None, row.row)]
             request = checklist.apply_all(chosen, request)
             filled = self.drawer.open_request(request.model_dump(mode="json", exclude_none=True), 0, uploads)
-            linked = self.service.trainer.linked(job.id, index)
+            linked = self.service.imported_jobs.linked(job.id, index)
         except WanUIError as error:
             return {self.problem: render.problem(error)}
         except ValidationError as error:
@@ -246,14 +253,14 @@ class PreviewPanel:
         shown = seen.get("shown") if isinstance(seen, Mapping) else None
         sample = pinned_sample(pin)
         try:
-            path = uploaded_files(file["path"], self.service.may_open)
-            job = self.service.job(shown) if shown else None
-            if job is not None and job.clips and not job.cells and self.service.may_change(job):
+            path = uploaded_files(file["path"], partial(self.service.may_open, access=self.access()))
+            job = self.service.job(shown, self.access()) if shown else None
+            if job is not None and job.clips and not job.cells and self.service.may_change(job, self.access()):
                 index = _index(job, which)
-                self.service.previews.attach(job, index, path)
-                sha256 = self.service.trainer.linked(job.id, index)
+                self.service.sample_comparisons.attach(job, index, path, self.access())
+                sha256 = self.service.imported_jobs.linked(job.id, index)
             else:
-                sha256 = self.service.trainer.take_preview(path)
+                sha256 = self.service.imported_jobs.take_preview(path, self.access())
         except WanUIError as error:
             return {self.file: None, self.problem: render.problem(error)}
         pin = {**({} if sample is None else sample.model_dump(exclude_none=True)), "file": sha256}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -16,8 +16,9 @@ from wan_ui.ui import render
 from wan_ui.ui.events import POLL, QUIET, Update
 
 if TYPE_CHECKING:
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
     from wan_ui.jobs.store import Job
-    from wan_ui.jobs.visitor_service import VisitorJobService
 
 RECENT = 40  # jobs looked at; the list of finished ones is at most as long
 QUEUE_SHOWN = 60  # jobs of the line; a longer one would cost every page's every poll
@@ -50,9 +51,10 @@ class Sharing:
 class StatusPanel:
     """Holds the column's components; every method named `on_…` is an event's handler."""
 
-    def __init__(self, service: VisitorJobService, sharing: Sharing | None) -> None:
+    def __init__(self, service: JobService, access: Callable[[], Access], sharing: Sharing | None) -> None:
         """Lays out the public link's line, and what the page shows as it shows it."""
         self.service = service
+        self.access = access
         self.sharing = sharing
         with gr.Row(elem_id="link-line", visible=False) as self.link_line:
             self.link = gr.HTML("", elem_id="link")
@@ -109,18 +111,18 @@ class StatusPanel:
     def on_cancel(self, picked: str | None, seen: Mapping[str, Any]) -> Update:
         """Cancels the job that the card shows, which is the one the person saw."""
         if seen.get("cancel") and seen.get("lead"):
-            self.service.cancel(str(seen["lead"]))
+            self.service.cancel(str(seen["lead"]), self.access())
         return self.look(picked, seen)
 
     def on_stop_sharing(self, picked: str | None, seen: Mapping[str, Any]) -> Update:
         """Closes the public link, for the owner alone; the password is asked for as before."""
-        if self.sharing is not None and self.service.who.owner:
+        if self.sharing is not None and self.access().identity.owner:
             self.sharing.link.stop()
         return self.look(picked, seen)
 
     def on_remove(self, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
         try:
-            self.service.cancel(str(event.job))
+            self.service.cancel(str(event.job), self.access())
         except WanUIError as error:
             raise gr.Error(error.message, print_exception=False) from error
         return self.look(picked, seen)
@@ -129,8 +131,8 @@ class StatusPanel:
         """What the right column shows now; parts that are as they were are left out."""
         seen = seen if isinstance(seen, Mapping) else {}
         try:
-            line, recent = self.service.line(QUEUE_SHOWN), self.service.recent(RECENT)
-            own = {job.id for job in (*line, *recent) if self.service.is_mine(job)}
+            line, recent = self.service.queue(self.access(), QUEUE_SHOWN), self.service.recent(RECENT, self.access())
+            own = {job.id for job in (*line, *recent) if self.access().is_from(job.visitor)}
             lead = _lead(line, recent, own)
             shown = self._shown(picked, recent, own)
             running = line[0] if line and line[0].status == "in_progress" else None
@@ -146,7 +148,7 @@ class StatusPanel:
         waiting = ((job.id, self.service.progress(job.id)) for job in others if job.status == "in_queue")
         fetching = {job_id: progress for job_id, progress in waiting if progress is not None}
         stoppable = lead is not None and lead.id in own and lead.status in render.LIVE and not lead.cancel_requested
-        removable = {job.id for job in others if self.service.may_change(job)}
+        removable = {job.id for job in others if self.service.may_change(job, self.access())}
         return self._changed(
             {
                 "now": render.now(lead, progress, ahead),
@@ -156,7 +158,7 @@ class StatusPanel:
                 "queue": render.queue(others, own, ahead, fetching, removable),
                 "finished": render.finished(ended, shown.id if shown else None),
                 "link": self._link(),
-                "stop": self._link() != "" and self.service.who.owner,
+                "stop": self._link() != "" and self.access().identity.owner,
                 "lead": lead.id if lead else None,
                 "shown": shown.id if shown else None,
             },
@@ -168,7 +170,7 @@ class StatusPanel:
         url = None if self.sharing is None else self.sharing.link.url
         if self.sharing is None or url is None:
             return ""
-        if not self.service.who.owner:
+        if not self.access().identity.owner:
             return '<p class="banner" role="note">This page is open to everybody who has its link and password.</p>'
         said = {
             "Link": f'<a href="{escape(url, quote=True)}" rel="noreferrer">{escape(url)}</a>',
@@ -206,7 +208,7 @@ class StatusPanel:
         """The job whose clips are shown: the picked one, else the newest own one with clips, else the newest."""
         if picked:
             try:
-                return self.service.job(picked)
+                return self.service.job(picked, self.access())
             except RequestNotFound:
                 pass  # a list that was left open over a change of data folder
         with_clips = [job for job in recent if job.clips]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,8 @@ from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.uploaded_files import uploaded_files
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
     from wan_ui.trainer.imported_jobs import Checkpoint, ImportedJob
     from wan_ui.trainer.job import Sample
 
@@ -57,9 +59,10 @@ _WAITS: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "con
 class TrainingJobTab:
     """Holds the tab's components; every method named `on_…` is an event's handler."""
 
-    def __init__(self, service: VisitorJobService, opened: gr.BrowserState) -> None:
+    def __init__(self, service: JobService, access: Callable[[], Access], opened: gr.BrowserState) -> None:
         """Lays the tab out inside the surrounding gr.Tabs. `opened` keeps the shown job's id in the browser."""
         self.service = service
+        self.access = access
         self.opened = opened
         with gr.Tab("Trainer job", id=ID) as self.container:
             with gr.Column(elem_classes=["form", "trainer-form"]):
@@ -120,7 +123,7 @@ class TrainingJobTab:
         if not isinstance(opened, str):
             return {self.folder: gr.Dropdown(choices=self._folders())}
         try:
-            return self._shows(self.service.trainer.job(opened))
+            return self._shows(self.service.imported_jobs.job(opened))
         except WanUIError:
             return {self.opened: None, self.folder: gr.Dropdown(choices=self._folders())}  # of another data folder
 
@@ -132,21 +135,24 @@ class TrainingJobTab:
         if not given:
             return {self.problem: ""}
         try:
-            here = [(uploaded_files(file["path"], self.service.may_open), file) for file in given]
+            here = [
+                (uploaded_files(file["path"], partial(self.service.may_open, access=self.access())), file)
+                for file in given
+            ]
             named = [(path, str(file.get("orig_name") or path.name)) for path, file in here]
-            return self._shows(self.service.trainer.take_files(named))
+            return self._shows(self.service.imported_jobs.take_files(named, self.access()))
         except WanUIError as error:
             return {self.problem: render.problem(error), self.drop: None}
 
     def on_folder(self, folder: Any) -> Update:
         try:
-            return self._shows(self.service.trainer.take_folder(str(folder or "")))
+            return self._shows(self.service.imported_jobs.take_folder(str(folder or ""), self.access()))
         except WanUIError as error:
             return {self.problem: render.problem(error)}
 
     def on_save(self, opened: Any, key: Any) -> Update:
         try:
-            job = self.service.trainer.job(str(opened))
+            job = self.service.imported_jobs.job(str(opened))
             return {self.problem: "", self.table: self._table(job, job.save(key))}
         except WanUIError as error:
             return {self.problem: render.problem(error)}
@@ -177,7 +183,7 @@ class TrainingJobTab:
         return [name for name in folders if any((root / name / config).is_file() for config in CONFIG_NAMES)]
 
     def _table(self, job: ImportedJob, save: Checkpoint | None) -> str:
-        samples = self.service.trainer.wearing(job, save).samples
+        samples = self.service.imported_jobs.wearing(job, save).samples
         across = len(job.saves) > 1
         rows = "".join(_sample_row(one, across) for one in samples)
         heads = "".join(f"<th>{name}</th>" for name in ("#", "Prompt", "Size", "Frames", "Seed", "Steps", "Guidance"))
@@ -194,7 +200,7 @@ class TrainingJobTab:
         """A button of the table or a preview: what it does is in the event."""
         told: Mapping[str, Any] = event.pressed
         try:
-            job = self.service.trainer.job(str(opened))
+            job = self.service.imported_jobs.job(str(opened))
             index = int(told["sample"])
             if told.get("do") == "across":
                 return self._across(job, index, seen, compared, uploads)
@@ -208,7 +214,7 @@ class TrainingJobTab:
         self, job: ImportedJob, index: int, save: Checkpoint | None, step: int | None, uploads: Any
     ) -> Update:
         """The sample in its model's form, pinned, so that what is generated is compared with its preview."""
-        request = self.service.trainer.request(job, index, save, step)
+        request = self.service.imported_jobs.request(job, index, save, step)
         found = self.drawer.open_request(_wire(request), 0, uploads)
         sample = next(one for one in job.imported.samples if one.index == index)
         tab = self.forms.rows[job.imported.model]
@@ -224,7 +230,7 @@ class TrainingJobTab:
 
     def _across(self, job: ImportedJob, index: int, seen: Any, compared: Any, uploads: Any) -> Update:
         """One sample with every checkpoint, as a comparison that runs at once."""
-        request = self.service.trainer.request(job, index, job.save(None))
+        request = self.service.imported_jobs.request(job, index, job.save(None))
         sample = request.prompts[0].training_sample
         wire = _wire(request)
         if sample is not None:  # each cell has another step
@@ -233,7 +239,7 @@ class TrainingJobTab:
             )
         two = MODELS[job.imported.model].two_transformers
         wire["compare"] = {"columns": {"field": "lora", "values": [_axis_value(one, two) for one in job.saves]}}
-        started = self.service.submit(wire)
+        started = self.service.submit(wire, self.access())
         return {
             self.problem: "",
             **self.drawer.open_request(wire, 0, uploads),
@@ -245,14 +251,14 @@ class TrainingJobTab:
     def on_all(self, opened: Any, key: Any, seen: Any, compared: Any, uploads: Any) -> Update:
         """Every sample at once: as a comparison where they have one size, else as one request for each multiplier."""
         try:
-            job = self.service.trainer.job(str(opened))
+            job = self.service.imported_jobs.job(str(opened))
             bodies = together([
-                self.service.trainer.request(job, one.index, job.save(key)) for one in job.imported.samples
+                self.service.imported_jobs.request(job, one.index, job.save(key)) for one in job.imported.samples
             ])  # fmt: skip
             bodies = [side_by_side(body) or body for body in bodies]
             for body in bodies:
-                self.service.plan(body)  # all or none
-            started = [self.service.submit(body) for body in bodies]
+                self.service.plan(body, self.access())  # all or none
+            started = [self.service.submit(body, self.access()) for body in bodies]
             if not started:
                 raise InvalidRequest("This job has no sample that can be rendered.")
         except WanUIError as error:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import anyio.to_thread
@@ -20,8 +21,11 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wan_ui.errors import RouteNotFound, WanUIError
-from wan_ui.identity import Identity
 from wan_ui.web.auth import UPLOAD_PATH, whole_body
+
+if TYPE_CHECKING:
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
 
 LARGEST_EVENT = 16 * 2**20  # bytes of a page's event; files travel by themselves
 MOST_SESSIONS = 10_000
@@ -30,26 +34,21 @@ _SESSION = re.compile(r"/gradio_api/heartbeat/(?P<session>[^/]+)")
 _API = "/gradio_api/"
 
 
-class JobServiceLike(Protocol):
-    """What this asks of the desk, see `jobs.visitor_desk.VisitorDesk`."""
-
-    @property
-    def who(self) -> Identity: ...
-    def keep_file(self, file_id: str) -> None: ...
-    def may_open(self, file_id: str) -> bool: ...
-
-
 class GradioFiles:
-    """ASGI middleware behind the gate. `folder` is where Gradio keeps files, each in a folder of a random name."""
+    """ASGI middleware behind the gate. `folder` is where Gradio keeps files, each in a folder of a random name.
 
-    def __init__(self, app: ASGIApp, service: JobServiceLike, folder: Path) -> None:
+    `access` says whose request is being answered.
+    """
+
+    def __init__(self, app: ASGIApp, service: JobService, access: Callable[[], Access], folder: Path) -> None:
         self._app = app
         self._service = service
+        self._access = access
         self._folder = folder.resolve()
         self._sessions: OrderedDict[str, str | None] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._service.who.owner:
+        if scope["type"] != "http" or self._access().identity.owner:
             return await self._app(scope, receive, send)
         path, method = scope["path"], scope["method"]
         try:
@@ -70,14 +69,14 @@ class GradioFiles:
         """Raises RouteNotFound for a file that another browser sent."""
         asked = _FILE.fullmatch(path)
         file_id = None if asked is None else file_id_of(asked["path"], self._folder)
-        if file_id is not None and not await anyio.to_thread.run_sync(self._service.may_open, file_id):
+        if file_id is not None and not await anyio.to_thread.run_sync(self._service.may_open, file_id, self._access()):
             raise RouteNotFound("There is no such file.")
 
     def _check_session(self, session: str | None) -> None:
         """Notes whose a session is when it is heard of first. Raises RouteNotFound for another browser's."""
         if session is None:
             return
-        visitor = self._service.who.visitor
+        visitor = self._access().identity.visitor
         if self._sessions.setdefault(session, visitor) != visitor:
             raise RouteNotFound("There is no such session: load the page again.")
         self._sessions.move_to_end(session)
@@ -95,7 +94,7 @@ class GradioFiles:
                 for path in _paths(text) if held[0].get("status") == 200 else ():
                     file_id = file_id_of(path, self._folder)
                     if file_id is not None:
-                        await anyio.to_thread.run_sync(partial(self._service.keep_file, file_id))
+                        await anyio.to_thread.run_sync(partial(self._service.record_owner, file_id, self._access()))
                 for one in held:
                     await send(one)
 

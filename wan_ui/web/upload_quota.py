@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wan_ui.errors import DiskFull, WanUIError
-from wan_ui.media import disk
+from wan_ui.files import is_disk_full
 from wan_ui.web.auth import UPLOAD_PATH
 
 LOOK_BYTES = 1 << 20  # of a body between two looks at the disk
@@ -42,7 +42,7 @@ class UploadQuota:
             await self._app(scope, upload.receive, upload.hold)
             whole = upload.refused is None
         except OSError as error:
-            if not disk.is_full(error):
+            if not is_disk_full(error):
                 raise
             upload.refused = DiskFull("The disk filled up during the upload. Make room on it and try again.")
         finally:

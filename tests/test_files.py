@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from wan_ui.media import disk
+from wan_ui.files import remove_parts, write_file
 
 
 def test_save_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    disk.save(path, b"one")
-    disk.save(path, b"two")
+    write_file(path, b"one")
+    write_file(path, b"two")
     assert path.read_bytes() == b"two"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
@@ -20,7 +20,7 @@ def test_save_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
 def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(IsADirectoryError):
-        disk.save(tmp_path / "a", b"one")
+        write_file(tmp_path / "a", b"one")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 
 
@@ -31,7 +31,7 @@ def test_a_sweep_takes_parts_of_this_project_and_nothing_else(tmp_path: Path) ->
         (tmp_path / name).write_bytes(b"x")
     outside = tmp_path / "folder"
     (tmp_path / ".part-3").symlink_to(outside, target_is_directory=True)
-    disk.sweep(tmp_path)
-    disk.sweep(tmp_path / "nothing")
+    remove_parts(tmp_path)
+    remove_parts(tmp_path / "nothing")
     left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(left) == sorted(foreign)

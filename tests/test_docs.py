@@ -1,4 +1,4 @@
-"""What README.md says is what the code decides."""
+"""README.md and docs/ say what the code does: generated parts, examples, links, memory figures."""
 
 from __future__ import annotations
 
@@ -21,30 +21,46 @@ from wan_ui.request import parse, resolve
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MEMORY = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+PAGES = (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
 
 
-def test_its_tables_are_those_of_the_code() -> None:
+def test_the_generated_parts_are_up_to_date() -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "readme", "--check"], capture_output=True, text=True, check=False
+        [sys.executable, ROOT / "scripts" / "docs", "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_its_http_example_is_a_request_that_the_demo_can_run() -> None:
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 110
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
+def test_the_http_example_is_a_request_that_the_demo_can_run() -> None:
     body = re.search(r"-d '(\{.*?\n\})'", README, re.DOTALL)
     assert body is not None
     (generation,) = resolve(parse(json.loads(body[1])), lambda image: image)
     assert [use.path for use in generation.loras] == [random_weights.SINGLE_LORA]
 
 
-def test_its_python_example_is_a_request() -> None:
+def test_the_python_example_is_a_request() -> None:
     body = re.search(r"engine\.generate\((\{.*?\n\})\)", README, re.DOTALL)
     assert body is not None
     assert resolve(parse(ast.literal_eval(body[1])), lambda image: image)
 
 
 @pytest.mark.parametrize("name", re.findall(r"^(?:\$ )?(scripts/\w+)", README, re.MULTILINE))
-def test_the_scripts_it_names_are_there(name: str) -> None:
+def test_the_scripts_named_exist(name: str) -> None:
     assert (ROOT / name).stat().st_mode & 0o111
 
 
@@ -86,7 +102,7 @@ def _vae(row: WanModel) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", MODELS.values(), ids=MODELS)
-def test_its_memory_needs_are_the_architectures(row: WanModel) -> None:
+def test_memory_figures_are_those_of_the_architectures(row: WanModel) -> None:
     """The real classes at full size on the meta device, in bf16."""
     with torch.device("meta"):
         transformer, vae = _gigabytes(_transformer(row)), _gigabytes(_vae(row))
@@ -103,5 +119,5 @@ def test_its_memory_needs_are_the_architectures(row: WanModel) -> None:
             image = _gigabytes(CLIPVisionModel(clip))
     whole = transformer * len(row.slots) + text + vae + image
     at_work = max(transformer, text) + vae + image
-    assert f"| {transformer:.1f} |" in README
-    assert f"| {whole:.1f} | {at_work:.1f} |" in README
+    assert f"| {transformer:.1f} |" in MEMORY
+    assert f"| {whole:.1f} | {at_work:.1f} |" in MEMORY

@@ -1,0 +1,84 @@
+"""Writes files whole or not at all, and maps a full disk to DiskFull; it knows nothing of their contents."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wan_ui.errors import DiskFull
+
+log = logging.getLogger(__name__)
+
+PART_PREFIX = ".part-"  # what a killed process leaves behind starts with this, and may be removed at the next start
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether the disk, or the account's quota on it, is used up."""
+    return error.errno in _NO_SPACE
+
+
+def disk_full(what: str) -> DiskFull:
+    """The error for what could not be stored: "the video", "the first frame"."""
+    return DiskFull(f"The disk is full: there is no space for {what}. Free some disk space and try again.")
+
+
+@contextmanager
+def disk_full_mapped(what: str) -> Iterator[None]:
+    """Raises DiskFull in place of an OSError of a full disk; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(what) from error
+        raise
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that are free on the folder's disk."""
+    return shutil.disk_usage(folder).free
+
+
+def publish_file(part: Path, path: Path) -> None:
+    """Gives the finished file `part` its name, to last through a power cut. Same file system; raises OSError."""
+    _sync(part)
+    os.replace(part, path)
+    _sync(path.parent)
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what killed processes left unfinished, as far as possible. Only for a process that owns the folder."""
+    for part in folder.glob(f"{PART_PREFIX}*"):
+        try:
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("an unfinished file of a killed process cannot be removed", extra={"reason": error.strerror})
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes `data` to `path`: readers see all of it or the file that was there before. Raises OSError."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=PART_PREFIX)
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        publish_file(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
