@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 
-from benchmarks.counts import unheard
 from wan_ui import Engine
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.config import CompileMode
-from wan_ui.engine.components import LoadCounts, Target, build_scheduler, load_components
+from wan_ui.engine.components import Target, build_scheduler, load_components
 from wan_ui.engine.recipes import RECIPES, scheduler_spec
+from wan_ui.engine.result import ignore_progress
 from wan_ui.models import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, MODELS
 
 SCALES = (0.25, 0.5, 0.75, 1.0)
@@ -68,7 +68,7 @@ def reference(folder: Path, request: dict[str, Any]) -> Callable[[float], np.nda
     """Renders the request at a scale as the reference's server does: compiled, with unfused adapters."""
     row, prompt = MODELS[request["model"]], request["prompts"][0]
     checkpoints, target = Checkpoints(folder / "models"), Target(torch.device("cuda"), torch.bfloat16)
-    parts = load_components(row, checkpoints.fetch(row, unheard), target, {}, LoadCounts(), unheard)
+    parts = load_components(checkpoints.fetch(row, ignore_progress), target, {}, lambda size: True, ignore_progress)
     spec, boundary = scheduler_spec(row, RECIPES["reference"]), row.boundary["reference"]
     pipe = WanPipeline(
         parts.tokenizer,

@@ -27,7 +27,7 @@ from wan_ui import Engine
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.components import MODULES
 from wan_ui.engine.core import Attach, Merge, SetScales, plan, required_state
-from wan_ui.engine.result import Progress
+from wan_ui.engine.result import ignore_progress
 from wan_ui.intake import prepare
 from wan_ui.models import MODELS
 from wan_ui.request import Generation, model_row
@@ -109,7 +109,7 @@ def serve(engine: Engine, request: dict[str, Any]) -> Counter[str]:
     steps: Counter[str] = Counter()
     for generation in generations(engine, request):
         files = {use.path: engine.library.locate(use.path, LOCAL_ACCESS, use.sha256) for use in generation.loras}
-        for step in plan(engine.core.held, required_state(generation, files)):
+        for step in plan(engine.core.state, required_state(generation, files)):
             match step:
                 case Attach(_, adapters, _):
                     steps["attaches"] += len(adapters)
@@ -117,7 +117,7 @@ def serve(engine: Engine, request: dict[str, Any]) -> Counter[str]:
                     steps["merges"] += len(merges)
                 case SetScales():
                     steps["weighs"] += 1
-        engine.render(generation, unheard)
+        engine.render(generation, ignore_progress)
     return steps
 
 
@@ -134,14 +134,14 @@ def _so_far(engine: Engine) -> dict[str, int]:
         "forwards": loader.forwards.total(),
         "texts": loader.prompts.encodes,
         "images": loader.frames.encodes,
-        "loads": loader.counts.loads,
-        "bytes": loader.counts.bytes_read,
+        "loads": loader.statistics.loads,
+        "bytes": loader.statistics.bytes_read,
     }
 
 
 def plain(engine: Engine, scenario: Scenario) -> Counts:
     """What a server without memory needs for the counted request, each of a comparison's cells a request."""
-    held = engine.core.held.model if engine.core.held is not None else None
+    held = engine.core.state.model if engine.core.state is not None else None
     found: Counter[str] = Counter()
     for generation in generations(engine, scenario.counted):
         row = model_row(generation.model)
@@ -202,10 +202,6 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--json", type=Path, help="where the figures go too")
     run(flags.parse_args().json)
-
-
-def unheard(progress: Progress) -> None:
-    """Nobody watches."""
 
 
 if __name__ == "__main__":

@@ -286,7 +286,7 @@ def videos(folder: Path, row: WanModel, size: tuple[int, int, int], steps: int, 
             "seconds a step": [round(float(gap), 3) for gap in gaps],
             "peak GiB": peak,
             "equal to the first": bool(np.array_equal(clip.frames, first)),
-            "bytes read": engine.loader.counts.bytes_read,
+            "bytes read": engine.loader.statistics.bytes_read,
         }
         found.append(result)
         print(json.dumps(result), flush=True)

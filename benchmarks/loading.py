@@ -19,8 +19,8 @@ import torch
 
 from tests.gpu.full_size import TRANSFORMERS
 from wan_ui.checkpoints.folders import Component
-from wan_ui.engine.components import _transformer
-from wan_ui.engine.placement import release
+from wan_ui.engine.components import load_transformer
+from wan_ui.engine.memory import release
 from wan_ui.engine.prefetch import CHUNK, READERS, Prefetcher, is_cached
 
 LAYER = 0.703e9  # bytes of one of 14B's layers in bfloat16
@@ -84,7 +84,7 @@ def load(part: Component, device: torch.device, readers: bool) -> None:
     """As the engine loads it."""
     ahead = Prefetcher(part.files if readers else ())
     ahead.start()
-    model = _transformer(part, device, torch.bfloat16)
+    model = load_transformer(part, device, torch.bfloat16)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     else:  # a file that is mapped is read when it is touched

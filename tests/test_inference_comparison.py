@@ -128,13 +128,13 @@ def test_four_low_scales_pay_for_the_high_steps_once(loras: Path, recipe: str) -
     forwards = dict(engine.loader.forwards)
     high, low = forwards["transformer"] // 2, forwards["transformer_2"] // 2
     assert high > 0 and low > 0 and high + low == SPLIT_STEPS
-    loads = list(engine.loader.counts.names)
+    loads = engine.loader.statistics.names
     engine.close()
     engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
     clips = engine.generate(compared(body, ("scale_low", [0.25, 0.5, 0.75, 1]), baseline=False))
     assert len(clips) == 4
     assert sum(engine.loader.forwards.values()) == high * 2 + 4 * low * 2
-    assert engine.loader.counts.names == loads  # as often as for a single request
+    assert engine.loader.statistics.names == loads  # as often as for a single request
     assert engine.loader.prompts.encodes == 2  # the prompt and the negative one
     engine.close()
 
@@ -151,11 +151,11 @@ def test_each_text_frame_file_and_model_once(loras: Path) -> None:
     assert len(clips) == 6 and len({clip.frames.tobytes() for clip in clips}) == 6
     assert engine.loader.prompts.encodes == 3  # two prompts and the negative one
     assert engine.loader.frames.encodes == 2  # once by the VAE, once by CLIP
-    assert said.count("attaching the LoRA") == 2
-    loads = engine.loader.counts.loads
-    assert len(set(engine.loader.counts.names)) == loads
+    assert said.count("Loading LoRA") == 2
+    loads = engine.loader.statistics.loads
+    assert len(set(engine.loader.statistics.names)) == loads
     engine.generate(compared(body, ("seed", [1, 2])))
-    assert engine.loader.counts.loads == loads  # no load between cells, nor between grids
+    assert engine.loader.statistics.loads == loads  # no load between cells, nor between grids
     assert engine.loader.frames.encodes == 2
     engine.close()
 

@@ -88,7 +88,6 @@ def test_a_rows_columns_agree_with_each_other(row: WanModel) -> None:
     assert ("scheduler" in row.components) == (row.unipc_shift is None)
     assert ("image_encoder" in row.components) == (row.conditioning == "clip_and_latent_channels") == row.image_layers
     assert (row.control_image == "none") == (row.conditioning == "text")
-    assert row.slug == row.id.replace("_", "-")
     for recipe in ("reference", "preview"):
         divisor = row.divisor[recipe]
         # A frame of latents is cut in 2 × 2 patches: a smaller multiple would not fit.

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.golden_cases import CHECKPOINTS
 from wan_ui.checkpoints.folders import Checkpoints
-from wan_ui.checkpoints.modules import count_elements
+from wan_ui.checkpoints.modules import weight_bytes
 from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound
 from wan_ui.models import MODELS, WanModel
 
@@ -94,7 +95,7 @@ def test_same_files_are_known_by_content_and_a_changed_byte_is_seen(tmp_path: Pa
 def test_elements_are_counted_from_headers() -> None:
     part = Checkpoints(CHECKPOINTS).component(ROW, "transformer")
     weights = part.files[-1].stat().st_size
-    assert weights * 0.9 < count_elements(part, "transformer") * 4 < weights
+    assert weights * 0.9 < weight_bytes(part, "transformer", torch.float32) < weights
 
 
 FETCH = """

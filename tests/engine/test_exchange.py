@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from wan_ui.engine.adapters import Adapter, BaseWeights, TransformerAdapters, split
-from wan_ui.engine.pipeline import base_tensors
+from wan_ui.engine.weights import base_tensors
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import convert
 

@@ -11,7 +11,7 @@ from diffusers import WanTransformer3DModel
 
 from tests.lora.writers import FORMATS, WIDTHS, Width, Written
 from tests.sampling import sampled
-from wan_ui.engine.adapters import Adapter, BaseWeights, Merge, Place, TransformerAdapters, split, summary
+from wan_ui.engine.adapters import Adapter, BackupLocation, BaseWeights, Merge, TransformerAdapters, split, summary
 from wan_ui.engine.recipes import RECIPES, unfused_kinds
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import convert
@@ -43,7 +43,7 @@ def output(model: WanTransformer3DModel, width: Width) -> torch.Tensor:
         return model(**inputs(width))[0]
 
 
-def originals(model: WanTransformer3DModel, place: Place = "host") -> BaseWeights:
+def originals(model: WanTransformer3DModel, place: BackupLocation = "host") -> BaseWeights:
     """Keeps where told; reads again from a copy made now."""
     copy = {name: value.clone() for name, value in model.state_dict().items()}
     return BaseWeights(lambda size: place, lambda name: copy[name])
@@ -105,7 +105,7 @@ def test_the_output_is_that_of_the_known_change(name: str, width_name: str, reci
 
 
 @pytest.mark.parametrize("place", ["device", "host", "checkpoint"])
-def test_the_base_comes_back_from_wherever_it_was_kept(place: Place, tmp_path: Path) -> None:
+def test_the_base_comes_back_from_wherever_it_was_kept(place: BackupLocation, tmp_path: Path) -> None:
     width = WIDTHS["48"]
     path = FORMATS["lightx2v"](width).save(tmp_path / "lora.safetensors")
     model = transformer(width)
@@ -187,4 +187,4 @@ def test_a_failure_leaves_the_base(merge: bool, tmp_path: Path) -> None:
         else:
             adapters.attach([Adapter(KEY, dict(lora.modules))])
     assert torch.equal(output(model, width), base)
-    assert adapters.has_no_adapters
+    assert adapters.is_base_model

@@ -144,7 +144,7 @@ def test_the_same_request_gives_the_same_frames_whatever_ran_between(engine: Eng
 @pytest.mark.parametrize("recipe", ["reference", "preview"])
 def test_scales_files_and_recipes_never_load(engine: Engine, model: str, recipe: str) -> None:
     base = frames(engine, request(model, recipe))
-    loads = engine.loader.counts.loads
+    loads = engine.loader.statistics.loads
     half = frames(engine, request(model, recipe, {"a.safetensors": 0.5}))
     whole = frames(engine, request(model, recipe, {"a.safetensors": 1.0}))
     other = frames(engine, request(model, recipe, {"b.safetensors": 1.0}))
@@ -152,7 +152,7 @@ def test_scales_files_and_recipes_never_load(engine: Engine, model: str, recipe:
     zero = frames(engine, request(model, recipe, {"a.safetensors": 0.0}))
     without = frames(engine, request(model, recipe))
     frames(engine, request(model, "preview" if recipe == "reference" else "reference"))
-    assert engine.loader.counts.loads == loads
+    assert engine.loader.statistics.loads == loads
     assert np.array_equal(zero, base)
     assert np.array_equal(without, base)
     different = [base, half, whole, other, large]
@@ -172,10 +172,9 @@ def test_a_prompt_is_encoded_once(engine: Engine) -> None:
 
 def test_switching_models_keeps_the_parts_that_are_the_same_files(engine: Engine) -> None:
     frames(engine, request("wan21_14b"))
-    counts = engine.loader.counts
-    before = len(counts.names)
+    before = len(engine.loader.statistics.names)
     frames(engine, request("wan21_1b"))
-    assert counts.names[before:] == ["transformer"]
+    assert engine.loader.statistics.names[before:] == ("transformer",)
 
 
 @pytest.mark.parametrize("name", ["wide.safetensors", "deep.safetensors"])

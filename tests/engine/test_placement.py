@@ -17,9 +17,9 @@ from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.engine.adapters import Adapter, BaseWeights, Merge, TransformerAdapters
-from wan_ui.engine.components import Components, LoadCounts, Target, load_components
-from wan_ui.engine.memory import Placement
-from wan_ui.engine.placement import DevicePlacement, fitting
+from wan_ui.engine.budget import PlacementMode
+from wan_ui.engine.components import Components, Target, load_components
+from wan_ui.engine.placement import DevicePlacement, retry_with_less_memory
 from wan_ui.lora.convert import convert
 from wan_ui.models import MODELS
 
@@ -30,7 +30,7 @@ ROW = MODELS["wan22_14b_t2v"]
 
 def loaded() -> Components:
     files = Checkpoints(CHECKPOINTS).fetch(ROW, lambda progress: None)
-    return load_components(ROW, files, Target(CPU, torch.float32), {}, LoadCounts(), lambda progress: None)
+    return load_components(files, Target(CPU, torch.float32), {}, lambda size: True, lambda progress: None)
 
 
 def predicted(transformer: WanTransformer3DModel) -> torch.Tensor:
@@ -43,42 +43,42 @@ def predicted(transformer: WanTransformer3DModel) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("mode", ["pair", "stream"])
-def test_what_a_visiting_transformer_computes(mode: Placement, tmp_path: Path) -> None:
+def test_what_a_visiting_transformer_computes(mode: PlacementMode, tmp_path: Path) -> None:
     streams, plain, visiting = LateCopies(), loaded(), loaded()
     placement = DevicePlacement(mode, visiting, CPU, streams)
-    originals = BaseWeights(lambda size: "host", lambda name: torch.empty(0), lambda: placement.in_place)
+    originals = BaseWeights(lambda size: "host", lambda name: torch.empty(0), lambda: placement.is_resident)
     lora = convert(write_lora(tmp_path / "lora.safetensors"), "high")
     adapted = [(TransformerAdapters(c.transformers["transformer"], originals), c) for c in (plain, visiting)]
 
     def compare() -> None:
         for name in ("transformer", "transformer_2", "transformer"):
-            placement.enter(visiting.transformers[name])
+            placement.onload(visiting.transformers[name])
             # Nearly: a CPU's products differ in the last bit with where in memory a matrix begins.
             expected = predicted(plain.transformers[name])
             torch.testing.assert_close(predicted(visiting.transformers[name]), expected, rtol=1e-4, atol=1e-4)
-        placement.clear_for_decode()
+        placement.offload_transformers()
 
     base = predicted(plain.transformers["transformer"])
     compare()
-    placement.still("transformer")
+    placement.offload("transformer")
     for adapters, _ in adapted:
         adapters.attach([Adapter("a", lora.modules)])
         adapters.set_scales({"a": 0.7})
     compare()
     assert not torch.equal(predicted(plain.transformers["transformer"]), base)
-    placement.still("transformer")
+    placement.offload("transformer")
     for adapters, _ in adapted:
         adapters.attach([])
         adapters.merge([Merge("a", lora.modules, 0.7)])
     compare()
     with adapted[1][0].disabled() as possible:
         assert not possible  # its weights are copies, which a swap would not reach
-    placement.still("transformer")
+    placement.offload("transformer")
     for adapters, _ in adapted:
         adapters.restore()
     compare()
     assert torch.equal(predicted(plain.transformers["transformer"]), base)
-    transformer = placement.reshape("transformer_2").double()
+    transformer = placement.unpin("transformer_2").double()
     assert predicted_in_double(transformer) == predicted_in_double(plain.transformers["transformer_2"].double())
     placement.close()
     assert streams.locked == 0
@@ -94,17 +94,17 @@ def test_a_resident_pair_stays_where_it_is() -> None:
     components = loaded()
     placement = DevicePlacement("resident", components, CPU)
     before = [parameter.data_ptr() for parameter in components.transformers["transformer"].parameters()]
-    placement.enter(components.transformers["transformer"])
-    placement.clear_for_decode()
+    placement.onload(components.transformers["transformer"])
+    placement.offload_transformers()
     assert before == [parameter.data_ptr() for parameter in components.transformers["transformer"].parameters()]
-    assert placement.in_place
+    assert placement.is_resident
 
 
 class Hungry:
     """Work that runs out of memory for its first so many times, and holds some while it does."""
 
     def __init__(self, placement: DevicePlacement, times: int) -> None:
-        self.seen: list[Placement] = []
+        self.seen: list[PlacementMode] = []
         self._placement = placement
         self._left = times
         self._held: weakref.ref[torch.Tensor] | None = None
@@ -118,7 +118,7 @@ class Hungry:
             self._left -= 1
             raise torch.OutOfMemoryError("CUDA out of memory.")
         transformer = self._placement._components.transformers["transformer"]
-        self._placement.enter(transformer)
+        self._placement.onload(transformer)
         return predicted(transformer)
 
 
@@ -127,7 +127,7 @@ def test_memory_that_runs_out_is_given_up_mode_by_mode(times: int) -> None:
     streams, plain = LateCopies(), loaded()
     placement = DevicePlacement("resident", loaded(), CPU, streams)
     work = Hungry(placement, times)
-    found = fitting(work, placement, lambda: True)
+    found = retry_with_less_memory(work, placement, lambda: True)
     assert work.seen == ["resident", "pair", "stream", "stream"][: times + 1]
     # Nearly: a CPU's products differ in the last bit with where in memory a matrix begins.
     torch.testing.assert_close(found, predicted(plain.transformers["transformer"]), rtol=1e-4, atol=1e-4)
@@ -139,7 +139,7 @@ def test_in_the_end_it_is_said() -> None:
     placement = DevicePlacement("resident", loaded(), CPU, LateCopies())
     work = Hungry(placement, 4)
     with pytest.raises(torch.OutOfMemoryError):
-        fitting(work, placement, lambda: True)
+        retry_with_less_memory(work, placement, lambda: True)
     assert work.seen == ["resident", "pair", "stream", "stream"]
     placement.close()
 
@@ -148,7 +148,7 @@ def test_a_mode_that_was_asked_for_stays() -> None:
     placement = DevicePlacement("resident", loaded(), CPU, LateCopies())
     work = Hungry(placement, 1)
     with pytest.raises(torch.OutOfMemoryError):
-        fitting(work, placement, lambda: False)
+        retry_with_less_memory(work, placement, lambda: False)
     assert work.seen == ["resident"]
 
 
@@ -161,5 +161,5 @@ def test_other_errors_are_no_reason_to_try_again() -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     with pytest.raises(RuntimeError, match="assert"):
-        fitting(work, placement, lambda: True)
+        retry_with_less_memory(work, placement, lambda: True)
     assert tried == ["resident"]

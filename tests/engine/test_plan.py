@@ -234,8 +234,8 @@ class Scribe:
     def store(self, storage: str, generation: Generation) -> None:
         self._note("store", storage)
 
-    def set_scales(self, slot: str, weights: Mapping[str, float]) -> None:
-        self._note("weigh", slot, tuple(weights.values()))
+    def set_scales(self, slot: str, scales: Mapping[str, float]) -> None:
+        self._note("scales", slot, tuple(scales.values()))
 
     def render(self, generation: Generation, image: object, on_progress: OnProgress) -> Clip:
         self._note("render", generation.seed)
@@ -284,12 +284,12 @@ def test_changing_scale_file_and_back_never_loads() -> None:
     assert service.run(generation(single=0.5)) == [
         ("load", "wan21_1b", False),
         WEAR,
-        ("weigh", "single", (0.5,)),
+        ("scales", "single", (0.5,)),
         ("render", 42),
     ]
-    assert service.run(generation(single=1.0)) == [("weigh", "single", (1.0,)), ("render", 42)]
+    assert service.run(generation(single=1.0)) == [("scales", "single", (1.0,)), ("render", 42)]
     assert service.run(generation(single=0.0)) == [("wear", "single", ()), ("render", 42)]
-    assert service.run(generation(single=1.0)) == [WEAR, ("weigh", "single", (1.0,)), ("render", 42)]
+    assert service.run(generation(single=1.0)) == [WEAR, ("scales", "single", (1.0,)), ("render", 42)]
     assert service.run(generation()) == [("wear", "single", ()), ("render", 42)]
     assert service.run(generation("wan21_14b")) == [("load", "wan21_14b", True), ("render", 42)]
 
@@ -299,7 +299,7 @@ def test_packed_weights_are_read_again_for_an_exact_video() -> None:
     service.run(generation(single=1.0))
     assert service.run(generation(single=0.5, speedup="fp8_storage")) == [
         ("store", "fp8_storage"),
-        ("weigh", "single", (0.5,)),
+        ("scales", "single", (0.5,)),
         ("render", 42),
     ]
     assert service.run(generation(single=0.5, speedup="fp8_products"))[0] == ("store", "fp8_products")
@@ -312,7 +312,7 @@ def test_weights_that_were_packed_by_half_are_read_again() -> None:
     service = Desk()
     service.run(generation())
     service.fails(generation(speedup="fp8_storage"), "store", RuntimeError("no"))
-    assert service.core.held is None
+    assert service.core.state is None
     assert service.run(generation())[0] == ("load", "wan21_1b", True)
 
 
@@ -320,13 +320,13 @@ def test_each_slot_has_its_own_scale() -> None:
     service = Desk()
     service.run(generation("wan22_14b_t2v", high=1.0, low=0.6))
     assert service.run(generation("wan22_14b_t2v", high=0.3, low=0.6)) == [
-        ("weigh", "high", (0.3,)),
-        ("weigh", "low", (0.6,)),
+        ("scales", "high", (0.3,)),
+        ("scales", "low", (0.6,)),
         ("render", 42),
     ]
     assert service.run(generation("wan22_14b_t2v", high=0.3)) == [
         ("wear", "low", ()),
-        ("weigh", "high", (0.3,)),
+        ("scales", "high", (0.3,)),
         ("render", 42),
     ]
 
@@ -335,15 +335,15 @@ def test_a_failed_attach_leaves_the_base_and_the_next_job_runs() -> None:
     service = Desk()
     service.run(generation())
     service.fails(generation(single=1.0), "wear", LoraMismatch("no"))
-    assert service.core.held == LoadedState("wan21_1b", False, {"single": NOTHING_ATTACHED})
-    assert service.run(generation(single=1.0)) == [WEAR, ("weigh", "single", (1.0,)), ("render", 42)]
+    assert service.core.state == LoadedState("wan21_1b", False, {"single": NOTHING_ATTACHED})
+    assert service.run(generation(single=1.0)) == [WEAR, ("scales", "single", (1.0,)), ("render", 42)]
 
 
 def test_a_failed_load_holds_nothing() -> None:
     service = Desk()
     service.run(generation())
     service.fails(generation("wan21_14b"), "load", OutOfMemory("no"))
-    assert service.core.held is None
+    assert service.core.state is None
     assert service.run(generation("wan21_14b"))[0] == ("load", "wan21_14b", False)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import pytest
 
 from wan_ui.engine import prefetch
-from wan_ui.engine.prefetch import CHUNK, Prefetcher, has_room
+from wan_ui.engine.prefetch import CHUNK, Prefetcher
 
 PATIENCE = 10.0
 SIZES = (0, 1, CHUNK, CHUNK + 1, 3 * CHUNK - 1)
@@ -65,8 +64,3 @@ def test_nothing_to_read_is_done_at_once() -> None:
     ahead.start()
     assert ahead.wait(PATIENCE)
     assert (ahead.total, ahead.rate) == (0, None)
-
-
-def test_room_is_what_is_available_beside_a_reserve() -> None:
-    assert has_room(0)
-    assert not has_room(psutil.virtual_memory().total)

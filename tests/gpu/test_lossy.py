@@ -24,7 +24,7 @@ from wan_ui.config import MemoryMode
 from wan_ui.demo.checkpoints import ensure
 from wan_ui.demo.evaluate import attached, psnr
 from wan_ui.engine.compile import CompiledBlocks
-from wan_ui.engine.lossy import PackedLinear, pack, pack_blocks
+from wan_ui.engine.fp8 import PackedLinear, pack, pack_blocks
 from wan_ui.models import MODELS, Speedup
 
 pytestmark = pytest.mark.gpu

@@ -58,7 +58,7 @@ def run(data_dir: Path, device: str, break_at: int | None, cap: int | None) -> i
             raise device_lost(RuntimeError(ASSERT_WORDS))
         engine.check()
         held = torch.cuda.memory_allocated() if engine.device.type == "cuda" else 0
-        print(f"checked: {held} bytes held, model {engine.core.held}", flush=True)
+        print(f"checked: {held} bytes held, model {engine.core.state}", flush=True)
 
     worker = Worker(store, render, data_dir / "clips", fake_write_video, check_device=check)
     worker.start()

@@ -11,7 +11,7 @@ import torch
 from tests.fakes import PATIENCE, FakeRender, fake_service
 from tests.jobs.helpers import body
 from wan_ui.access import LOCAL_ACCESS
-from wan_ui.engine.lossy import check
+from wan_ui.engine.fp8 import check_supported
 from wan_ui.errors import InvalidRequest, LoraNotFound, RequestNotFound, SpeedupNotSupported, VideoNotFound
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
@@ -44,7 +44,7 @@ def test_a_speedup_that_the_device_cannot_do_is_refused_before_it_waits(
     store: Store, worker: Worker, tmp_path: Path
 ) -> None:
     service = fake_service(
-        store, worker, tmp_path, Environment(check_speedup=partial(check, device=torch.device("mps")))
+        store, worker, tmp_path, Environment(check_speedup=partial(check_supported, device=torch.device("mps")))
     )
     with pytest.raises(SpeedupNotSupported, match="8.9"):
         service.submit({**body(1), "speedup": "fp8_products"}, LOCAL_ACCESS)

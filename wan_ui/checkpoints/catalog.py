@@ -22,8 +22,8 @@ from wan_ui.checkpoints.detection import Candidate, Detected, detect
 from wan_ui.checkpoints.headers import FileHeader, read_header
 from wan_ui.checkpoints.quantization import Quantization, read_quantization
 from wan_ui.errors import CheckpointUnsupported, HostError, WanUIError
+from wan_ui.files import write_file
 from wan_ui.lora.hash_cache import file_mark
-from wan_ui.media import disk
 from wan_ui.models import MODELS
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Answers:
         with self._lock:
             self._kept[fingerprint] = (candidate.model, candidate.component)
             if self._file is not None:
-                disk.save(self._file, json.dumps(self._kept, sort_keys=True).encode())
+                write_file(self._file, json.dumps(self._kept, sort_keys=True).encode())
 
     @property
     def is_empty(self) -> bool:

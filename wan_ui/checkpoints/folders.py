@@ -1,4 +1,4 @@
-"""Where a row's files are: a local folder or the Hugging Face cache and hub; it opens no tensor."""
+"""Checkpoint folders in diffusers layout: found in a local folder, the Hugging Face cache or on the hub."""
 
 from __future__ import annotations
 
@@ -7,28 +7,25 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub.errors import (
-    DryRunError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import LocalEntryNotFoundError
 from tqdm.auto import tqdm
 
 from wan_ui.checkpoints.headers import FileHeader, read_header
 from wan_ui.checkpoints.key_maps import ComponentKind
-from wan_ui.engine.result import OnProgress, Progress
+from wan_ui.engine.result import OnProgress, Progress, ignore_progress
 from wan_ui.errors import CheckpointIncomplete, CheckpointInvalid, CheckpointNotFound, DiskFull
+from wan_ui.files import disk_full, free_bytes, is_disk_full
+from wan_ui.hub_errors import hub_errors
 from wan_ui.models import Source, WanModel
+from wan_ui.text import gigabytes
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +46,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "special_tokens_map.json",
 _TOKENIZER_VOCABULARIES = ("tokenizer.json", "spiece.model")
 LARGEST_CONFIG = 1 << 20  # bytes of a JSON file that is read whole to tell what a checkpoint is
 MOST_NAMED = 5  # missing files that an error names
-DISK_RESERVE = 1 << 30  # bytes left free after a download, for clips and the cache's own bookkeeping
+DISK_RESERVE = 1 << 30  # bytes left free after a download, for clips and the cache's own files
 
 
 @dataclass(frozen=True)
@@ -110,10 +107,10 @@ def _read_json(path: Path, shown: str) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """Finds, and if need be downloads, the files of a row.
+    """Finds the files of models, and downloads missing ones.
 
-    `models_dir` is searched first, as `models_dir/<org>/<name>/`; then the Hugging Face cache; then the hub.
-    With `models_dir` and `offline` only local files are used.
+    `models_dir` is searched first, as `models_dir/<org>/<name>/`; then the Hugging Face cache; then, unless `offline`,
+    the hub.
     """
 
     def __init__(self, models_dir: Path | None, offline: bool = False) -> None:
@@ -121,9 +118,9 @@ class Checkpoints:
         self._offline = offline
         self._digests: dict[tuple[str, int, int], str] = {}
 
-    def component(self, row: WanModel, name: str) -> Component:
-        """A component that is on disk already. Raises CheckpointNotFound or CheckpointIncomplete."""
-        source = row.components[name]
+    def component(self, model: WanModel, name: str) -> Component:
+        """A component that is on disk. Raises CheckpointNotFound or CheckpointIncomplete."""
+        source = model.components[name]
         folder = self._local_folder(source) or self._cached_folder(name, source)
         if folder is None:
             raise CheckpointNotFound(
@@ -134,13 +131,13 @@ class Checkpoints:
         return self._checked(name, source, folder)
 
     def fetch(
-        self, row: WanModel, on_progress: OnProgress, names: Collection[str] | None = None
+        self, model: WanModel, on_progress: OnProgress, names: Collection[str] | None = None
     ) -> Mapping[str, Component]:
         """The model's components (`names`: these alone), downloaded where missing, with progress in bytes.
 
         Raises CheckpointNotFound, with the missing files, CheckpointIncomplete, CheckpointInvalid or DiskFull.
         """
-        wanted = {name: source for name, source in row.components.items() if names is None or name in names}
+        wanted = {name: source for name, source in model.components.items() if names is None or name in names}
         missing = {
             name: source
             for name, source in wanted.items()
@@ -156,7 +153,7 @@ class Checkpoints:
                 raise CheckpointNotFound(
                     f"{words} {original}".strip(), **{**error.details, "missing": files}
                 ) from error
-        return {name: self.component(row, name) for name in wanted}
+        return {name: self.component(model, name) for name in wanted}
 
     def _first_missing(self, name: str, source: Source) -> str:
         """The first file of a component that the hub's cache lacks, or all of it."""
@@ -180,26 +177,26 @@ class Checkpoints:
             return ""
         return f"{original}, which is on this machine, has Wan's original layout; {repo} is needed."
 
-    def transformer_config(self, row: WanModel, component: str = "transformer") -> Mapping[str, Any] | None:
+    def transformer_config(self, model: WanModel, component: str = "transformer") -> Mapping[str, Any] | None:
         """The transformer's own config.json, or None while the checkpoint is not on disk."""
-        source = row.components[component]
+        source = model.components[component]
         folder = self._local_folder(source) or self._cached_folder(component, source)
         if folder is None or not (folder / "config.json").is_file():
             return None
         return _read_json(folder / "config.json", f"{source.repo}/{source.subfolder}/config.json")
 
-    def identity(self, row: WanModel, names: Collection[str] | None = None) -> list[dict[str, str | None]]:
+    def identity(self, model: WanModel, names: Collection[str] | None = None) -> list[dict[str, str | None]]:
         """Which files a model's are (`names`: of these components), JSON-ready: by repository its `revision`, `files`.
 
-        `revision` is the hub's commit, None for a folder of one's own. `files` is a SHA-256 over the names and sizes of
-        all files that are read and the contents of the small JSON ones among them: the same on every machine, without
-        reading weights. Raises CheckpointNotFound or CheckpointIncomplete.
+        `revision` is the hub's commit, None for a folder under `models_dir`. `files` is a SHA-256 over the names and
+        sizes of all files that are read and the contents of the small JSON ones among them: the same on every machine,
+        without reading weights. Raises CheckpointNotFound or CheckpointIncomplete.
         """
         by_repo: dict[str, list[Component]] = {}
-        for name, source in row.components.items():
+        for name, source in model.components.items():
             if names is not None and name not in names:
                 continue
-            by_repo.setdefault(source.repo, []).append(self.component(row, name))
+            by_repo.setdefault(source.repo, []).append(self.component(model, name))
         return [
             {"repo": repo, "revision": self._revision(repo, parts[0]), "files": _files_digest(parts)}
             for repo, parts in sorted(by_repo.items())
@@ -211,17 +208,17 @@ class Checkpoints:
         parts = component.folder.parts[::-1]  # …/snapshots/<commit>/<subfolder>
         return parts[parts.index("snapshots") - 1] if "snapshots" in parts[1:] else None
 
-    def present(self, row: WanModel) -> bool:
-        """Whether all of the row's files are on disk, complete."""
+    def present(self, model: WanModel) -> bool:
+        """Whether all of the model's files are on disk, complete."""
         try:
-            for name in row.components:
-                self.component(row, name)
+            for name in model.components:
+                self.component(model, name)
         except (CheckpointNotFound, CheckpointIncomplete):
             return False
         return True
 
     def same_files(self, one: Component, other: Component) -> bool:
-        """Whether two components are the same bytes: same real path or hub blob, else equal SHA-256."""
+        """Whether two components have the same bytes: same real path or hub blob, else equal SHA-256."""
         if len(one.files) != len(other.files) or _from_config(one) != _from_config(other):
             return False
         return all(self._same_file(a, b) for a, b in zip(one.files, other.files, strict=True))
@@ -232,7 +229,7 @@ class Checkpoints:
         return a.resolve() == b.resolve() or self.digest(a) == self.digest(b)
 
     def known_same(self, one: Component, other: Component) -> bool:
-        """Whether two components are known to be the same bytes; where files would have to be read for it, False."""
+        """Whether two components are known to have the same bytes; False where files would have to be read to know."""
         names = [[file.name for file in part.files] for part in (one, other)]
         return (
             _from_config(one) == _from_config(other)
@@ -244,19 +241,19 @@ class Checkpoints:
         )
 
     def digest(self, path: Path) -> str:
-        """SHA-256 of a file, remembered by real path, size and modification time; a hub blob's name is its own."""
+        """SHA-256 of a file, cached by real path, size and modification time; a hub blob's name is its digest."""
         known = self._known(path)
         if known is None:
             with path.open("rb") as file:
-                known = self._digests[_state(path.resolve())] = hashlib.file_digest(file, "sha256").hexdigest()
+                known = self._digests[_version(path.resolve())] = hashlib.file_digest(file, "sha256").hexdigest()
         return known
 
     def _known(self, path: Path) -> str | None:
-        """The file's SHA-256, where it need not be read for it."""
+        """The file's SHA-256 where it is known without reading the file, else None."""
         real = path.resolve()
         if real.parent.name == "blobs" and len(real.name) == 64:
             return real.name
-        return self._digests.get(_state(real))
+        return self._digests.get(_version(real))
 
     def _local_folder(self, source: Source) -> Path | None:
         if self._models_dir is None:
@@ -328,50 +325,55 @@ class Checkpoints:
         if self._offline:
             repo = next(iter(patterns))
             raise CheckpointNotFound(f"The checkpoint {repo} is not on this machine.", repo=repo)
-        on_progress(Progress("checking", note=f"asking the hub for the files of {', '.join(patterns)}"))
+        on_progress(Progress("checking", note=f"Asking the Hugging Face hub for {', '.join(patterns)}"))
         total = sum(self._missing_bytes(repo, wanted) for repo, wanted in patterns.items())
         cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
-        free = shutil.disk_usage(_existing(cache)).free
-        note = f"{_gigabytes(total)} to download, {_gigabytes(free)} free on disk"
+        free = free_bytes(_existing(cache))
+        note = f"{gigabytes(total)} to download, {gigabytes(free)} free on disk"
         on_progress(Progress("downloading", bytes_total=total, note=note))
         if total + DISK_RESERVE > free:
             raise DiskFull(
-                f"The checkpoint needs {_gigabytes(total)} and the Hugging Face cache has {_gigabytes(free)} free. "
-                "Make room, or set HF_HOME to a larger disk.",
+                f"The checkpoint needs {gigabytes(total)} and the Hugging Face cache has {gigabytes(free)} free. "
+                "Free some disk space, or set HF_HOME to a larger disk.",
                 needed=total,
                 free=free,
             )
         counter = _DownloadCounter(total, note, on_progress)
         for repo, wanted in patterns.items():
-            with _hub_errors(repo):
+            with _download_errors(repo):
                 huggingface_hub.snapshot_download(repo, allow_patterns=wanted, tqdm_class=counter.bar_class())
         on_progress(Progress("downloading", bytes_done=total, bytes_total=total, note=note))
 
     def _missing_bytes(self, repo: str, wanted: list[str]) -> int:
-        with _hub_errors(repo):
+        with _download_errors(repo):
             plan = huggingface_hub.snapshot_download(
-                repo, allow_patterns=wanted, dry_run=True, tqdm_class=_DownloadCounter(0, "", _unheard).bar_class()
+                repo,
+                allow_patterns=wanted,
+                dry_run=True,
+                tqdm_class=_DownloadCounter(0, "", ignore_progress).bar_class(),
             )
         return sum(file.file_size or 0 for file in plan if file.will_download)
 
 
 class _DownloadCounter:
-    """Adds up what several download bars say and passes it on; on_progress may raise Cancelled through it."""
+    """Sums the bytes of several progress bars of the hub's client, and reports them. Reports may raise Cancelled."""
 
     def __init__(self, total: int, note: str, on_progress: OnProgress) -> None:
         self._total, self._note, self._on_progress, self._done = total, note, on_progress, 0
 
     def add(self, amount: float) -> None:
+        """Counts and reports bytes written to disk."""
         self._done += int(amount)
         self._on_progress(
             Progress("downloading", bytes_done=min(self._done, self._total), bytes_total=self._total, note=self._note)
         )
 
     def bar_class(self) -> type[tqdm[Any]]:
+        """A progress bar for the hub's client that shows nothing and counts here."""
         add: Callable[[float], None] = self.add
 
         class Bar(tqdm):  # type: ignore[type-arg]
-            """A silent bar; the one that counts bytes written to disk is passed on, not those of files or network."""
+            """Of the client's bars only the one of bytes written to disk counts, not those of files or network."""
 
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 kwargs["disable"] = True
@@ -386,49 +388,39 @@ class _DownloadCounter:
         return Bar
 
 
-def _unheard(progress: Progress) -> None:
-    """Progress of a listing, which takes no time worth showing."""
-
-
 @contextmanager
-def _hub_errors(repo: str) -> Iterator[None]:
+def _download_errors(repo: str) -> Iterator[None]:
+    """Maps failed downloads to CheckpointNotFound, or DiskFull."""
+    offline = (
+        f"{repo} is not on this machine and the Hugging Face hub does not answer. Put the checkpoint under the models "
+        "folder, or try again once the hub can be reached."
+    )
     try:
-        yield
-    except GatedRepoError as error:
-        raise CheckpointNotFound(
-            f"{repo} is gated on the Hugging Face hub: accept its terms there and set HF_TOKEN.", repo=repo
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointNotFound(
-            f"The Hugging Face hub has no public {repo}; set HF_TOKEN if it is private.", repo=repo
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, DryRunError, ConnectionError, TimeoutError) as error:
-        raise CheckpointNotFound(
-            f"{repo} is not on this machine and the Hugging Face hub does not answer. Put the checkpoint under the "
-            "models folder, or try again once the hub can be reached.",
-            repo=repo,
-        ) from error
+        with hub_errors(partial(CheckpointNotFound, repo=repo), repo, offline=offline):
+            yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DiskFull(f"The disk filled up while {repo} was downloaded: make room and try again.") from error
+        if is_disk_full(error):
+            raise disk_full(repo) from error
         reason = os.strerror(error.errno or errno.EIO)
         raise CheckpointNotFound(f"{repo} could not be downloaded: {reason}.", repo=repo) from error
 
 
-def _state(real: Path) -> tuple[str, int, int]:
-    state = real.stat()
-    return (str(real), state.st_size, state.st_mtime_ns)
+def _version(path: Path) -> tuple[str, int, int]:
+    """What changes when a file is replaced or written to: path, size and modification time."""
+    stat = path.stat()
+    return (str(path), stat.st_size, stat.st_mtime_ns)
 
 
 def _files_digest(components: Iterable[Component]) -> str:
-    said = hashlib.sha256()
-    for component in sorted(components, key=lambda one: one.name):
+    """SHA-256 over names and sizes of all files, and the contents of small JSON files."""
+    digest = hashlib.sha256()
+    for component in sorted(components, key=lambda component: component.name):
         for file in component.files:
             size = file.stat().st_size
-            said.update(f"{component.name}/{file.name}\n{size}\n".encode())
+            digest.update(f"{component.name}/{file.name}\n{size}\n".encode())
             if file.suffix == ".json" and size <= LARGEST_CONFIG:
-                said.update(file.read_bytes())
-    return said.hexdigest()
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _from_config(component: Component) -> tuple[str, Mapping[str, Any]] | None:
@@ -459,7 +451,3 @@ def _existing(path: Path) -> Path:
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
-
-
-def _gigabytes(amount: int) -> str:
-    return f"{amount / 1e9:.1f} GB" if amount >= 1e8 else f"{amount / 1e6:.1f} MB"

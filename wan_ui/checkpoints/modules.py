@@ -6,9 +6,11 @@ own structure comes from its class and config, built without memory for its weig
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,15 +19,28 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from wan_ui.checkpoints.configs import read_config
-from wan_ui.checkpoints.folders import Component, folder_headers
+from wan_ui.checkpoints.folders import Component, SingleFile, folder_headers
+from wan_ui.checkpoints.fp8_linear import Fp8Linear
 from wan_ui.checkpoints.headers import FileHeader
 from wan_ui.checkpoints.key_maps import ComponentKind, TensorSource, map_keys
-from wan_ui.checkpoints.quantization import Quantization, read_quantization
+from wan_ui.checkpoints.quantization import FP8, Quantization, read_quantization
 from wan_ui.checkpoints.tensors import TensorReader
 from wan_ui.errors import CheckpointInvalid
 from wan_ui.lora.safetensors_header import TensorEntry
 
 MOST_NAMED = 3  # tensors that an error names
+_PACKABLE: Mapping[ComponentKind, re.Pattern[str]] = MappingProxyType(
+    {
+        "transformer": re.compile(
+            r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0|add_[kv]_proj)|ffn\.net\.(0\.proj|2))\.weight"
+        ),
+        "text_encoder": re.compile(
+            r"encoder\.block\.\d+\.layer\.\d\.(SelfAttention\.[qkvo]|DenseReluDense\.(wi_0|wi_1|wo))\.weight"
+        ),
+    }
+)
+"""The linear layers that hold nearly all of a component's numbers."""
+
 TIED = {"encoder.embed_tokens.weight": "shared.weight"}  # UMT5's embedding is in the file once, under one of two names
 
 
@@ -42,10 +57,12 @@ class OpenFile:
         """Reads the component's tensors."""
         return TensorReader(self.header, self.quantization, self.sources)
 
-    @property
-    def elements(self) -> int:
-        """How many numbers the component's weights hold."""
-        return sum(torch.Size(self.shapes[name]).numel() for name in self.sources)
+    def is_packable(self, name: str, kind: ComponentKind) -> bool:
+        """Whether a tensor is a linear layer's fp8 weight that may stay fp8 in memory."""
+        source = self.sources[name]
+        pattern = _PACKABLE.get(kind)
+        stored = self.header.tensors[source.name].dtype
+        return pattern is not None and stored in FP8 and source.of == 1 and pattern.fullmatch(name) is not None
 
 
 def open_file(header: FileHeader, kind: ComponentKind, config: Mapping[str, Any]) -> OpenFile:
@@ -93,13 +110,18 @@ def compare_shapes(
             )
 
 
-def count_elements(component: Component, kind: ComponentKind) -> int:
-    """How many numbers a component's weights hold; its names and shapes are compared with its config before.
+def weight_bytes(component: Component, kind: ComponentKind, dtype: torch.dtype, packed: bool = False) -> int:
+    """Bytes that a component's weights take in memory; its names and shapes are compared with its config before.
 
-    Raises CheckpointInvalid for another model's weights, CheckpointIncomplete for files that are not whole.
+    `packed`: with fp8 weights of a single file kept as they are. Raises CheckpointInvalid for another model's weights,
+    CheckpointIncomplete for files that are not whole.
     """
     if component.single is not None:
-        return open_file(component.single.header, component.single.kind, component.single.config).elements
+        file = open_file(component.single.header, component.single.kind, component.single.config)
+        return sum(
+            torch.Size(shape).numel() * (1 if packed and file.is_packable(name, kind) else dtype.itemsize)
+            for name, shape in file.shapes.items()
+        )
     headers = folder_headers(component)
     config = read_config(component.folder / "config.json", f"{component.name}/config.json")
     if "quantization_config" not in config:
@@ -110,7 +132,9 @@ def count_elements(component: Component, kind: ComponentKind) -> int:
             if alias in tensors:
                 stored.setdefault(name, tensors[alias].shape)
         compare_shapes(f"{component.name}/{component.files[-1].name}", kind, stored, expected_shapes(kind, config))
-    return sum(torch.Size(entry.shape).numel() for header in headers for entry in header.tensors.values())
+    return sum(
+        torch.Size(entry.shape).numel() * dtype.itemsize for header in headers for entry in header.tensors.values()
+    )
 
 
 def _words(kind: ComponentKind) -> str:
@@ -161,19 +185,30 @@ def _frozen(config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def load_module(
-    file: OpenFile, kind: ComponentKind, config: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+    file: OpenFile, single: SingleFile, device: torch.device, dtype: torch.dtype, packed: bool = False
 ) -> torch.nn.Module:
     """The component with the file's weights, in evaluation mode and without gradients.
 
-    Weights get `dtype`, but for those that diffusers keeps in float32 in a transformer of 16 bits.
+    Weights get `dtype`, but for those that diffusers keeps in float32 in a transformer of 16 bits. `packed`: linear
+    layers keep fp8 weights as they are in the file.
     """
-    module = empty_module(kind, config)
-    kept = set(getattr(module, "_keep_in_fp32_modules", None) or ()) if kind == "transformer" else set()
+    kind = single.kind
+    module = empty_module(kind, single.config)
+    kept = set(module._keep_in_fp32_modules or ()) if isinstance(module, WanTransformer3DModel) else set()
     state: dict[str, torch.Tensor] = {}
     with file.reader() as reader:
         for name, shape in file.shapes.items():
             wanted = torch.float32 if kept & set(name.split(".")) else dtype
-            state[name] = reader.read(name, wanted, device).reshape(shape)
+            if packed and file.is_packable(name, kind):
+                path = name.removesuffix(".weight")
+                values, scale = reader.read_packed(name)
+                layer = Fp8Linear(values.to(device), None if scale is None else float(scale), None, wanted)
+                bias = module.get_submodule(path).bias
+                layer.bias = bias if bias is None else torch.nn.Parameter(bias, requires_grad=False)
+                module.set_submodule(path, layer)
+                state[f"{path}.packed"] = layer.packed
+            else:
+                state[name] = reader.read(name, wanted, device).reshape(shape)
     state.update({alias: state[name] for alias, name in TIED.items() if name in state})
     module.load_state_dict(state, strict=True, assign=True)
     return module.eval().requires_grad_(False).to(device)

@@ -1,4 +1,4 @@
-"""The recipes: how a sampler, a boundary, a dtype and a LoRA are chosen for a row. Data only; it knows no framework."""
+"""The recipes: which sampler, boundary, dtype and LoRA method a video is computed with."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Recipe:
 
     `sampler`: "unipc" is the reference server's, "euler" the trainer's since AI Toolkit 0.9.4.
     `whole_bf16`: on CUDA, cast the whole transformer (norms, time embedder, modulation tables, rotary buffers) to
-    bfloat16 instead of leaving diffusers' float32 exceptions.
-    `sigmas`: how UniPC's flow sigmas are made: "before_0_36" is the rule of diffusers up to 0.35, whose first is not 1
-    and whose last differs.
-    `lora`: "adapter" keeps a plain LoRA unfused, "merge" adds it to the weights in float32 first.
+    bfloat16 instead of keeping diffusers' float32 exceptions.
+    `sigmas`: UniPC's flow sigmas by the installed diffusers, or by the rule of diffusers before 0.36, whose first is
+    not 1 and whose last differs.
+    `lora`: "adapter" applies a plain LoRA unfused, "merge" adds it to the weights in float32 first.
     """
 
     id: RecipeId
@@ -95,7 +95,7 @@ def euler_config(shift: float) -> dict[str, Any]:
 
 
 def scheduler_spec(model: WanModel, recipe: Recipe) -> SchedulerSpec:
-    """The scheduler of a row under a recipe; `config` None means: the checkpoint's `scheduler/` folder."""
+    """The scheduler of a model under a recipe; `config` None means the checkpoint's `scheduler/` folder."""
     if recipe.sampler == "euler":
         return SchedulerSpec("FlowMatchEulerDiscreteScheduler", euler_config(model.euler_shift))
     if recipe.sigmas == "before_0_36":

@@ -17,7 +17,7 @@ from wan_ui.checkpoints.tensors import dequantize
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
-class ScaledLinear(torch.nn.Linear):
+class Fp8Linear(torch.nn.Linear):
     """A linear layer with an fp8 weight and one scale for the whole of it, or none.
 
     `weight` is unpacked at each use, (out, in) in the layer's dtype: adapters around it read it as any other.
@@ -54,10 +54,10 @@ class ScaledLinear(torch.nn.Linear):
         return linear.eval()
 
 
-def packed_layers(module: torch.nn.Module) -> Iterator[tuple[str, ScaledLinear]]:
+def packed_layers(module: torch.nn.Module) -> Iterator[tuple[str, Fp8Linear]]:
     """The layers of a module whose weights are a file's fp8."""
     for name, layer in module.named_modules():
-        if isinstance(layer, ScaledLinear):
+        if isinstance(layer, Fp8Linear):
             yield name, layer
 
 
