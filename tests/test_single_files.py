@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ import pytest
 
 from tests.golden_cases import GOLDEN, LORAS, differences
 from wan_ui import Engine
+from wan_ui.engine.loader import Fp8Weights
+from wan_ui.errors import BaseNotFound
 
 SINGLE = GOLDEN / "single_files"
 MEAN, MOST = 0.1, 2  # of 255, on the CPU; another CPU may round differently
@@ -70,14 +74,73 @@ def test_the_folder_gives_the_same_frames_byte_for_byte(engine: Engine) -> None:
     assert {item["name"] for item in clip.metadata["base"]["components"]} == {"folder"}
 
 
-def test_a_lora_on_an_fp8_file_changes_the_video_and_comes_off_again(engine: Engine) -> None:
+FP8_CASES = [case for case in CASES if "fp8" in case["name"] or "quant" in case["name"]]
+PAIR = [{"path": f"job_{side}_noise.safetensors", "transformer": side} for side in ("high", "low")]
+
+
+def rendered(weights: Fp8Weights, *requests: dict[str, Any]) -> list[Any]:
+    """The clips of requests, in order, with fp8 weights kept in this form."""
+    engine = Engine(
+        comfy_dir=SINGLE / "models", configs_dir=SINGLE / "configs", lora_dir=LORAS, device="cpu", fp8_weights=weights
+    )
+    try:
+        return [engine.generate(request)[0] for request in requests]
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("case", FP8_CASES, ids=lambda case: case["name"])
+def test_packed_and_unpacked_weights_give_equal_frames(case: dict[str, Any]) -> None:
+    (packed,), (unpacked,) = (rendered(weights, request_of(case)) for weights in ("packed", "unpacked"))
+    assert packed.metadata["base"]["fp8_in_memory"] and not unpacked.metadata["base"]["fp8_in_memory"]
+    assert np.array_equal(packed.frames, unpacked.frames)
+
+
+@pytest.mark.parametrize("recipe", ["reference", "preview"])
+def test_loras_on_packed_weights_come_and_go_as_on_unpacked_ones(recipe: str) -> None:
+    """Attached beside them in one recipe, merged into them in the other; the bare model's frames come back."""
     case = next(case for case in CASES if case["name"] == "wan22_14b_t2v_fp8_scaled")
-    request = request_of(case)
-    pair = [{"path": f"{side}.safetensors", "transformer": side} for side in ("high", "low")]
-    names = sorted(path.name for path in LORAS.glob("*.safetensors"))
-    chosen = [next(name for name in names if side in name) for side in ("high", "low")]
-    pair = [{"path": name, "transformer": side} for name, side in zip(chosen, ("high", "low"), strict=True)]
-    bare = engine.generate(request)[0].frames
-    dressed = engine.generate({**request, "loras": pair})[0].frames
-    assert not np.array_equal(bare, dressed)
-    assert np.array_equal(engine.generate(request)[0].frames, bare)
+    bare = {**request_of(case), "recipe": recipe}
+    requests = (bare, {**bare, "loras": PAIR}, bare)
+    packed, unpacked = (rendered(weights, *requests) for weights in ("packed", "unpacked"))
+    for one, other in zip(packed, unpacked, strict=True):
+        assert np.array_equal(one.frames, other.frames)
+    assert not np.array_equal(packed[0].frames, packed[1].frames)
+    assert np.array_equal(packed[0].frames, packed[2].frames)
+
+
+def test_fp8_storage_on_a_packed_file_is_that_on_the_unpacked_one() -> None:
+    case = next(case for case in CASES if case["name"] == "wan22_14b_t2v_fp8_scaled")
+    request = {**request_of(case), "speedup": "fp8_storage"}
+    (packed,), (unpacked,) = (rendered(weights, request) for weights in ("packed", "unpacked"))
+    assert np.array_equal(packed.frames, unpacked.frames)
+
+
+def test_another_base_is_another_load_and_the_same_base_none(engine: Engine) -> None:
+    first, second = (
+        next(case for case in CASES if case["name"] == f"wan22_14b_t2v_{form}") for form in ("fp16", "fp8_scaled")
+    )
+    engine.generate(request_of(first))
+    before = engine.loader.statistics.loads
+    engine.generate(request_of(first))
+    assert engine.loader.statistics.loads == before
+    (clip,) = engine.generate(request_of(second))
+    assert set(engine.loader.statistics.names[before:]) == {"transformer", "transformer_2", "text_encoder"}
+    assert clip.metadata["base"]["grade"] == "red"
+
+
+def test_files_whose_names_tell_nothing_are_asked_for_by_name(tmp_path: Path) -> None:
+    """And a file that is no part of the model is not among the candidates."""
+    case = next(case for case in CASES if case["name"] == "wan22_14b_t2v_fp16")
+    shutil.copytree(SINGLE / "models", tmp_path / "models", ignore=shutil.ignore_patterns("wan2.2*"))
+    for name, component in (("a", "transformer"), ("b", "transformer_2")):
+        shutil.copy(SINGLE / case["files"][component], tmp_path / f"models/diffusion_models/{name}.safetensors")
+    request = {**request_of(case), "base": {"transformer": "a.safetensors", "transformer_2": "b.safetensors"}}
+    engine = Engine(comfy_dir=tmp_path / "models", configs_dir=SINGLE / "configs", lora_dir=LORAS, device="cpu")
+    try:
+        (clip,) = engine.generate(request)
+        assert np.array_equal(clip.frames, np.load(SINGLE / "frames/wan22_14b_t2v_fp16.npz")["frames"])
+        with pytest.raises(BaseNotFound):
+            engine.generate({**request, "base": {"transformer": "a.safetensors"}})
+    finally:
+        engine.close()
