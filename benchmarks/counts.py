@@ -30,7 +30,7 @@ from wan_ui.engine.core import Attach, Merge, SetScales, plan, required_state
 from wan_ui.engine.result import ignore_progress
 from wan_ui.intake import prepare
 from wan_ui.models import MODELS
-from wan_ui.request import Generation, model_row
+from wan_ui.request import Generation, find_model
 
 STEPS = 6  # enough for both halves of a pair to have some
 ONE, PAIR, I2V, OTHER_I2V = "wan21_1b", "wan22_14b_t2v", "wan21_i2v_14b", "wan21_i2v_14b480p"
@@ -144,12 +144,12 @@ def plain(engine: Engine, scenario: Scenario) -> Counts:
     held = engine.core.state.model if engine.core.state is not None else None
     found: Counter[str] = Counter()
     for generation in generations(engine, scenario.counted):
-        row = model_row(generation.model)
+        row = find_model(generation.model)
         guided = 2 if generation.guidance_scale > 1 else 1
         found["forwards"] += guided * generation.sample_steps
         found["texts"] += guided
         found["images"] += (2 if row.image_layers else 1) if generation.image is not None else 0
-        attached = sum(use.multiplier != 0 for use in generation.loras)
+        attached = sum(use.scale != 0 for use in generation.loras)
         found["merges" if generation.recipe == "preview" else "attaches"] += attached
         found["weighs"] += 0 if generation.recipe == "preview" else attached
         if row.id != held:

@@ -21,7 +21,7 @@ from wan_ui.demo import scenes
 from wan_ui.demo.checkpoints import ensure
 from wan_ui.demo.evaluate import attached, body, cases, psnr
 from wan_ui.models import MODELS, Speedup
-from wan_ui.trainer.preview import ssim
+from wan_ui.trainer.sample_comparison import ssim
 
 if TYPE_CHECKING:
     from wan_ui.engine.result import Clip

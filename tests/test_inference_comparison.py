@@ -17,7 +17,7 @@ from wan_ui import Engine
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Clip, Progress
 from wan_ui.errors import InvalidRequest, LoraMismatch, LoraNotFound
-from wan_ui.intake import Prepared, prepare
+from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.models import MODELS
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def compared(body: dict[str, Any], columns: Any, rows: Any = None, baseline: boo
     return {**body, "compare": {**named, "baseline": baseline}}
 
 
-def prepared(engine: Engine, body: dict[str, Any]) -> Prepared:
+def prepared(engine: Engine, body: dict[str, Any]) -> PreparedRequest:
     return prepare(body, engine.library, engine.images, engine.checkpoints.transformer_config, LOCAL_ACCESS)
 
 

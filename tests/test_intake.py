@@ -11,7 +11,6 @@ import pytest
 
 from tests.fakes import FakeImages, FakeLibrary
 from wan_ui.access import LOCAL_ACCESS
-from wan_ui.compare import same_video
 from wan_ui.errors import (
     ControlImageInvalid,
     ControlImageRequired,
@@ -22,8 +21,9 @@ from wan_ui.errors import (
     MoeFormatRequired,
     WanUIError,
 )
-from wan_ui.intake import Prepared, prepare
+from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.models import PAIR_NOTE, WanModel
+from wan_ui.render_order import same_video
 from wan_ui.request import LoraUse, parse
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Door:
         self.library, self.images, self.draws = FakeLibrary(), FakeImages(), 0
         self.checked: list[tuple[Any, str, str, Any]] = []
 
-    def prepare(self, body: Any) -> Prepared:
+    def prepare(self, body: Any) -> PreparedRequest:
         library, images = cast("Library", self.library), cast("ImageStore", self.images)
         return prepare(
             body,
@@ -194,7 +194,7 @@ def test_what_was_adjusted_or_ignored_is_noted(door: Door) -> None:
     body = {"model": "wan22_5b", "prompts": [{"prompt": "x", "width": 1000, "height": 700, "num_frames": 40}]}
     assert door.prepare(body).notes == (
         "1000 × 700 became 992 × 672: Wan 2.2 TI2V 5B takes sides that are multiples of 32.",
-        "40 frames became 37: Wan makes 4N + 1 of them.",
+        "40 frames became 37: Wan makes 4N + 1 frames.",
     )
     prompts = [{"prompt": "x"}, {"prompt": "x", "sampler": "ddim", "width": 100}]
     assert door.prepare({"model": "wan22_14b_t2v", "recipe": "preview", "prompts": prompts}).notes == (
@@ -272,7 +272,7 @@ def test_the_notes_of_a_comparison_name_no_prompts(door: Door) -> None:
     assert prepared.notes == (
         "1000 × 1024 became 992 × 1024: Wan 2.2 TI2V 5B takes sides that are multiples of 32.",
         "Ignored, as the reference server does: sampler.",
-        "40 frames became 37: Wan makes 4N + 1 of them.",
+        "40 frames became 37: Wan makes 4N + 1 frames.",
     )
 
 

@@ -24,13 +24,15 @@ from wan_ui.errors import (
 )
 from wan_ui.models import MODELS
 from wan_ui.request import (
-    LARGEST_DRAWN_SEED,
+    LARGEST_RANDOM_SEED,
     Generation,
     InferenceRequest,
     LoraUse,
-    draw_seed,
-    model_row,
+    find_model,
+    generation_body,
+    generation_from,
     parse,
+    random_seed,
     resolve,
     round_frames,
     snap_size,
@@ -46,7 +48,7 @@ def request(prompt: Mapping[str, Any] | None = None, **fields: Any) -> dict[str,
 
 def resolved(body: Mapping[str, Any], draws: Iterator[int] | None = None) -> tuple[Generation, ...]:
     drawn = count(1000) if draws is None else draws
-    return resolve(parse(body), store_image=lambda text: f"sha of {text}", draw=lambda: next(drawn))
+    return resolve(parse(body), store_image=lambda text: f"sha of {text}", random_seed=lambda: next(drawn))
 
 
 def refused(body: Any) -> list[str]:
@@ -224,7 +226,7 @@ def test_every_model_resolves() -> None:
         image = {"ctrl_img": "image"} if row.control_image == "required" else {}
         (generation,) = resolved(request(image, model=model))
         assert generation.model == model
-        assert model_row(model) is row
+        assert find_model(model) is row
 
 
 # Trigger words
@@ -339,15 +341,15 @@ def test_each_minus_one_is_drawn_once() -> None:
         return draws[-1]
 
     prompts = [{"prompt": "x", "seed": seed} for seed in (-1, 0, None, -1, 2**63 - 1)]
-    generations = resolve(parse(request(prompts=prompts)), store_image=str, draw=draw)
+    generations = resolve(parse(request(prompts=prompts)), store_image=str, random_seed=draw)
     assert [one.seed for one in generations] == [1000, 0, 44, 1001, 2**63 - 1]
     assert draws == [1000, 1001]
 
 
 def test_a_drawn_seed_is_in_its_range() -> None:
-    drawn = {draw_seed() for _ in range(200)}
+    drawn = {random_seed() for _ in range(200)}
     assert len(drawn) > 190
-    assert all(0 <= seed <= LARGEST_DRAWN_SEED == 2**31 - 2 for seed in drawn)
+    assert all(0 <= seed <= LARGEST_RANDOM_SEED == 2**31 - 2 for seed in drawn)
 
 
 # LoRA slots
@@ -454,7 +456,7 @@ def test_a_speedup_is_for_the_reference_alone(speedup: str) -> None:
     assert [one.speedup for one in resolved(request(speedup=speedup))] == [speedup]
     for recipe in ("preview", "preview_unipc"):
         assert resolved(request(recipe=recipe, speedup="none"))
-        with pytest.raises(InvalidRequest, match=f"speedup: {speedup} is not for the recipe {recipe}"):
+        with pytest.raises(InvalidRequest, match=f"speedup: {speedup} cannot be combined with the recipe {recipe}"):
             resolved(request(recipe=recipe, speedup=speedup))
 
 
@@ -471,3 +473,21 @@ def test_only_true_and_false_are_booleans(name: str, value: object) -> None:
     wrong = {field: value} if not part else {part: {"columns": {"field": "seed", "values": [1]}, field: value}}
     with pytest.raises(InvalidRequest, match=f"{name}: .*true or false is needed"):
         parse({"model": "wan21_1b", "prompts": [{"prompt": "a"}], **wrong})
+
+
+def test_a_stored_generation_keeps_its_names() -> None:
+    """The JSON that commit ec149a2 wrote to the database and into MP4s: a LoRA's scale is called multiplier there."""
+    stored = {
+        "model": "wan22_14b_t2v", "recipe": "reference", "prompt": "a fox", "neg": "", "width": 64, "height": 96,
+        "num_frames": 5, "fps": 16, "seed": 42, "sample_steps": 4, "guidance_scale": 1.0, "image": None,
+        "loras": [
+            {"slot": "high", "path": "a.safetensors", "multiplier": 0.5, "sha256": "0" * 64},
+            {"slot": "low", "path": "b.safetensors", "multiplier": 1.0, "sha256": None},
+        ],
+        "requested_width": 65, "requested_height": 96, "requested_num_frames": 6, "ignored": ["sampler"],
+        "first_step_change": True, "vae_tiling": False, "speedup": "none",
+    }  # fmt: skip
+    generation = generation_from(stored)
+    assert [use.scale for use in generation.loras] == [0.5, 1.0] and generation.ignored == ("sampler",)
+    assert json.loads(json.dumps(generation_body(generation))) == stored
+    assert list(generation_body(generation)) == list(stored)

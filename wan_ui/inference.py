@@ -23,13 +23,13 @@ from wan_ui.engine.memory import MemoryPolicy, check_device, out_of_memory_mappe
 from wan_ui.engine.metadata import device_name, versions
 from wan_ui.engine.result import Clip, OnProgress, Progress, ignore_progress
 from wan_ui.errors import DeviceLost, DeviceUnavailable, OutOfMemory
-from wan_ui.intake import Settled, prepare, settle
+from wan_ui.intake import ResolvedRequest, prepare, resolve_downloaded
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles, shown_name
 from wan_ui.media.fetch import fetch
 from wan_ui.media.image import ImageStore
 from wan_ui.models import Speedup
-from wan_ui.request import Generation, model_row
+from wan_ui.request import Generation, find_model
 
 LARGEST_IMAGE = 50 << 20  # bytes of a control image that is downloaded
 FETCH_SECONDS = 20.0
@@ -94,11 +94,11 @@ class Engine:
         prepared = prepare(request, self.library, self.images, configs, LOCAL_ACCESS)
         for generation in prepared.generations:
             self.check_speedup(generation.speedup)
-        settled: Settled = prepared
+        settled: ResolvedRequest = prepared
         for source in prepared.awaited:
             self.library.fetch(source, partial(_report_download, on_progress, f"Downloading {shown_name(source)}"))
         if prepared.awaited:
-            settled = settle(prepared.request, prepared.generations, self.library, configs)
+            settled = resolve_downloaded(prepared.request, prepared.generations, self.library, configs)
         clips = [self.render(generation, on_progress) for generation in settled.generations]
         return [clips[cell.generation] for cell in settled.cells] if settled.cells else clips
 
@@ -120,7 +120,7 @@ class Engine:
 
     def prefetch(self, generation: Generation) -> None:
         """Reads the files of the next generation's model into the page cache while another one is rendered."""
-        self.loader.prefetch(model_row(generation.model), base_of(generation.base))
+        self.loader.prefetch(find_model(generation.model), base_of(generation.base))
 
     def check(self) -> None:
         """After a failure: returns unused memory to the device, and checks that the device still computes.

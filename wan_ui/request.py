@@ -1,11 +1,11 @@
-"""The wire schema of a request, and resolve(), which settles every value; it knows no files, doors or frameworks."""
+"""The schema of a request, and resolve(), which replaces every default by the value that will be used."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -35,12 +35,12 @@ from wan_ui.models import (
     WanModel,
 )
 
-LARGEST_DRAWN_SEED = 2**31 - 2
+LARGEST_RANDOM_SEED = 2**31 - 2
 LARGEST_SEED = 2**63 - 1
 LONGEST_TEXT = 20_000  # characters; the text encoder reads 512 tokens
 IGNORED_FIELDS = ("sampler",)
 MOST_CELLS = 64  # of a comparison
-EXACT_RECIPES: frozenset[RecipeId] = frozenset({"preview", "preview_unipc"})  # what they match was computed exactly
+EXACT_RECIPES: frozenset[RecipeId] = frozenset({"preview", "preview_unipc"})  # training samples are exact
 
 AxisField = Literal[
     "scale",
@@ -75,7 +75,7 @@ Float = Annotated[float, BeforeValidator(_no_bool)]
 
 
 class Wire(BaseModel):
-    """Unknown fields are refused by name; null means left out, for clients of the public server."""
+    """Unknown fields are refused by name; null counts as left out, as clients of the reference server send it."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
@@ -88,7 +88,7 @@ class Wire(BaseModel):
 
 
 class TrainingSample(Wire):
-    """The trainer's preview that a clip is compared with: a sample of an imported job, a file, or both."""
+    """The training sample that a video is compared with: a sample of an imported job, a file, or both."""
 
     job: str | None = Field(None, pattern="^[0-9a-f]{32}$", description="An id from POST /v1/jobs/import.")
     sample: Int | None = Field(None, ge=0, le=100_000, description="Its index, as in the names of its sample files.")
@@ -99,14 +99,14 @@ class TrainingSample(Wire):
 
 
 class PromptItem(Wire):
-    """One clip of a request."""
+    """One video of a request."""
 
     prompt: str = Field(max_length=LONGEST_TEXT, description="What the video shows; [trigger] is replaced.")
     trigger_word: str | None = Field(None, max_length=LONGEST_TEXT, description="Replaces [trigger] in this prompt.")
     width: Int = Field(DEFAULT_SIDE, ge=64, le=4096, description="Pixels; floored to the model's multiple.")
     height: Int = Field(DEFAULT_SIDE, ge=64, le=4096, description="Pixels; floored to the model's multiple.")
     seed: Int | None = Field(
-        None, ge=-1, le=LARGEST_SEED, description="-1 draws one; left out, prompt i (from 0) gets 42 + i."
+        None, ge=-1, le=LARGEST_SEED, description="-1: a random seed. Left out, prompt i (from 0) gets 42 + i."
     )
     sample_steps: Int = Field(DEFAULT_STEPS, ge=1, le=150, description="Denoising steps.")
     guidance_scale: Float = Field(
@@ -159,14 +159,14 @@ class BaseFiles(Wire):
 
 
 class Axis(Wire):
-    """One direction of a grid. The values' own bounds are those of the request's field; compare.expand checks them."""
+    """One axis of a grid. Its values have the bounds of the request's field; compare.expand checks them."""
 
     field: AxisField = Field(description="What changes along this axis.")
     values: tuple[Any, ...] = Field((), max_length=MOST_CELLS, description="Its values; none: no such axis.")
 
 
 class Compare(Wire):
-    """The `compare` part of a request."""
+    """The `compare` part of a request: the axes of a grid."""
 
     columns: Axis | None = Field(None, description="What changes from left to right.")
     rows: Axis | None = Field(None, description="What changes from top to bottom.")
@@ -206,17 +206,30 @@ class InferenceRequest(Wire):
 
 @dataclass(frozen=True)
 class LoraUse:
-    """One LoRA in one slot of the model. `sha256` is None until the library has located the file."""
+    """One LoRA in one slot of the model. `sha256` is None until the library has located the file.
+
+    `scale` is the request's network_multiplier; lora_use_body gives the form that is stored and sent.
+    """
 
     slot: str
     path: str
-    multiplier: float
+    scale: float
     sha256: str | None = None
+
+
+def lora_use_body(use: LoraUse) -> dict[str, Any]:
+    """A LoRA of a generation as it is stored in the database and in MP4s, and sent by the API."""
+    return {"slot": use.slot, "path": use.path, "multiplier": use.scale, "sha256": use.sha256}
+
+
+def lora_use_from(body: Mapping[str, Any]) -> LoraUse:
+    """The LoRA that lora_use_body wrote. Raises KeyError for another mapping."""
+    return LoraUse(body["slot"], body["path"], body["multiplier"], body.get("sha256"))
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One clip, every value the one that will be used.
+    """One video, with every value that will be used.
 
     `image` is the SHA-256 (hex) of the control image's bytes, or None. `requested_*` are the values before
     flooring and rounding. `base` is `auto`, `folder`, or (component, name) of each checkpoint file that was asked for.
@@ -245,8 +258,22 @@ class Generation:
     base: str | tuple[tuple[str, str], ...] = "auto"
 
 
+def generation_body(generation: Generation) -> dict[str, Any]:
+    """A generation as it is stored in the database and in MP4s, JSON-ready."""
+    base = generation.base if isinstance(generation.base, str) else dict(generation.base)
+    return {**asdict(generation), "loras": [lora_use_body(use) for use in generation.loras], "base": base}
+
+
+def generation_from(body: Mapping[str, Any]) -> Generation:
+    """The generation that generation_body wrote. Raises KeyError or TypeError for another mapping."""
+    loras = tuple(lora_use_from(use) for use in body["loras"])
+    base = body.get("base", "auto")
+    named = base if isinstance(base, str) else tuple((str(component), str(name)) for component, name in base.items())
+    return Generation(**{**body, "loras": loras, "ignored": tuple(body["ignored"]), "base": named})
+
+
 def parse(body: Any) -> InferenceRequest:
-    """A decoded JSON body as a checked request.
+    """Checks a decoded JSON body.
 
     Raises InvalidRequest with one `{loc, msg}` per wrong field; values are never echoed.
     """
@@ -254,19 +281,34 @@ def parse(body: Any) -> InferenceRequest:
         return InferenceRequest.model_validate(body)
     except ValidationError as error:
         items = error.errors(include_url=False, include_input=False, include_context=False)
-        # pydantic counts only a list's sound entries: one wrong prompt would also be said to be none at all.
-        blamed_within = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
+        # pydantic counts only a list's valid entries: one wrong prompt would also be reported as an empty list.
+        within = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
         fields = [
             {"loc": ".".join(str(part) for part in item["loc"]) or "body", "msg": item["msg"]}
             for item in items
-            if item["loc"] not in blamed_within
+            if item["loc"] not in within
         ]
         first = fields[0]
         raise InvalidRequest(f"{first['loc']}: {first['msg']}", fields=fields) from None
 
 
+def named_loras(request: InferenceRequest) -> dict[str, bool]:
+    """Every LoRA path of a request and of its axes -> whether some entry leaves its transformer open."""
+    named = {item.path: item.transformer is None for item in request.loras}
+    compare = request.compare or Compare.model_validate({})
+    for axis in (compare.columns, compare.rows):
+        if axis is None or axis.field != "lora":
+            continue
+        for value in axis.values:
+            open_to_both = not isinstance(value, Mapping)
+            for path in (value,) if open_to_both else value.values():
+                if isinstance(path, str):
+                    named[path] = named.get(path, False) or open_to_both
+    return named
+
+
 def without_training_samples(wire: Mapping[str, Any]) -> dict[str, Any]:
-    """A request in wire form to give away: the id of an imported job would open that job to whoever holds it."""
+    """A request's JSON for other people: an imported job is open to everyone who knows its id, so the id is removed."""
 
     def kept(value: Any) -> Any:
         if not isinstance(value, Mapping):
@@ -284,19 +326,19 @@ def without_training_samples(wire: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def model_row(model_id: str, models: Mapping[str, WanModel] = MODELS) -> WanModel:
-    """The table's row. Raises ModelNotFound, which lists the ids there are."""
-    row = models.get(model_id)
-    if row is None:
+def find_model(model_id: str, models: Mapping[str, WanModel] = MODELS) -> WanModel:
+    """The model of an id. Raises ModelNotFound, which lists the known ids."""
+    model = models.get(model_id)
+    if model is None:
         raise ModelNotFound(
             f"There is no model {model_id[:80]!r}. Known models: {', '.join(models)}.", models=list(models)
         )
-    return row
+    return model
 
 
-def snap_size(row: WanModel, recipe: RecipeId, width: int, height: int) -> tuple[int, int]:
-    """Width and height in pixels, floored to the row's multiple under the recipe."""
-    divisor = row.divisor[recipe]
+def snap_size(model: WanModel, recipe: RecipeId, width: int, height: int) -> tuple[int, int]:
+    """Width and height in pixels, floored to the model's multiple under the recipe."""
+    divisor = model.divisor[recipe]
     return width // divisor * divisor, height // divisor * divisor
 
 
@@ -323,67 +365,69 @@ def _filled(prompt: str, trigger_word: str | None, index: int) -> str:
     return fill_trigger(prompt, trigger_word)
 
 
-def draw_seed() -> int:
-    """A seed for -1, in 0…2³¹ − 2."""
-    return random.SystemRandom().randint(0, LARGEST_DRAWN_SEED)
+def random_seed() -> int:
+    """A random seed for -1, in 0…2³¹ − 2."""
+    return random.SystemRandom().randint(0, LARGEST_RANDOM_SEED)
 
 
 def never_combined(path: str) -> bool:
-    """The answer of who cannot look into files."""
+    """Default `is_combined`: assumes that no file holds both halves of a pair."""
     return False
 
 
-def settle_slots(
-    row: WanModel,
+def assign_slots(
+    model: WanModel,
     loras: tuple[LoraItem, ...],
     stack: bool = False,
     is_combined: Callable[[str], bool] = never_combined,
 ) -> tuple[LoraUse, ...]:
-    """Each LoRA's slot of the row, in the request's order.
+    """Each LoRA's slot of the model, in the request's order.
 
     A file that holds both halves of a pair (`is_combined`) fills its own slot and the other, unless another entry
     names that one; it alone may leave `transformer` out.
     Raises MoeFormatRequired, MoeFormatNotSupported, SingleMoeConfigOnly or SingleLoraOnly; InvalidRequest for one
     file twice in a stack.
     """
-    uses = _pair_slots(row, loras, is_combined) if row.two_transformers else _single_slot(row, loras)
-    for slot in row.slots:
-        here = [use.path for use in uses if use.slot == slot]
-        if len(here) > 1 and not stack:
-            if row.two_transformers:
+    uses = _pair_slots(model, loras, is_combined) if model.two_transformers else _single_slot(model, loras)
+    for slot in model.slots:
+        paths = [use.path for use in uses if use.slot == slot]
+        if len(paths) > 1 and not stack:
+            if model.two_transformers:
                 raise SingleMoeConfigOnly(
-                    f"{row.label} takes one high and one low LoRA; {len(here)} were given for {slot}. To stack them, "
-                    'set "stack": true.'
+                    f"{model.label} takes one high and one low LoRA; {len(paths)} were given for {slot}. To stack "
+                    'them, set "stack": true.'
                 )
             raise SingleLoraOnly(
-                f'{row.label} takes one LoRA, {len(here)} were given. To stack them, set "stack": true.'
+                f'{model.label} takes one LoRA, {len(paths)} were given. To stack them, set "stack": true.'
             )
-        if len(set(here)) < len(here):
+        if len(set(paths)) < len(paths):
             raise InvalidRequest(
-                "loras: the same file stands twice in one stack; give it once with the sum of the scales.",
+                "loras: the same file is listed twice in one stack; list it once with the sum of the scales.",
                 fields=[{"loc": "loras", "msg": "the same file twice in one stack"}],
             )
     return uses
 
 
-def _single_slot(row: WanModel, loras: tuple[LoraItem, ...]) -> tuple[LoraUse, ...]:
+def _single_slot(model: WanModel, loras: tuple[LoraItem, ...]) -> tuple[LoraUse, ...]:
     if any(item.transformer is not None for item in loras):
-        raise MoeFormatNotSupported(f"{row.label} has one transformer: leave out transformer in loras.")
-    (slot,) = row.slots
+        raise MoeFormatNotSupported(f"{model.label} has one transformer: leave out transformer in loras.")
+    (slot,) = model.slots
     return tuple(LoraUse(slot, item.path, item.network_multiplier) for item in loras)
 
 
-def _pair_slots(row: WanModel, loras: tuple[LoraItem, ...], is_combined: Callable[[str], bool]) -> tuple[LoraUse, ...]:
+def _pair_slots(
+    model: WanModel, loras: tuple[LoraItem, ...], is_combined: Callable[[str], bool]
+) -> tuple[LoraUse, ...]:
     named = {item.transformer for item in loras}
     uses: list[LoraUse] = []
     for item in loras:
-        unnamed = [slot for slot in row.slots if slot not in named]
+        unnamed = [slot for slot in model.slots if slot not in named]
         both = bool(unnamed) and is_combined(item.path)
         if item.transformer is None and not both:
             raise MoeFormatRequired(
-                f'{row.label} has two transformers: give each entry of loras a transformer, "high" or "low".'
+                f'{model.label} has two transformers: give each entry of loras a transformer, "high" or "low".'
             )
-        slots = [slot for slot in row.slots if slot == item.transformer or (both and slot in unnamed)]
+        slots = [slot for slot in model.slots if slot == item.transformer or (both and slot in unnamed)]
         uses += [LoraUse(slot, item.path, item.network_multiplier) for slot in slots]
     return tuple(uses)
 
@@ -391,62 +435,65 @@ def _pair_slots(row: WanModel, loras: tuple[LoraItem, ...], is_combined: Callabl
 def resolve(
     request: InferenceRequest,
     store_image: Callable[[str], str],
-    draw: Callable[[], int] = draw_seed,
+    random_seed: Callable[[], int] = random_seed,
     models: Mapping[str, WanModel] = MODELS,
     is_combined: Callable[[str], bool] = never_combined,
 ) -> tuple[Generation, ...]:
-    """One frozen generation per prompt, in prompt order. A request to compare has others: see intake.prepare.
+    """One generation per prompt, in prompt order. A comparison has others: see intake.prepare.
 
     `store_image` takes a `ctrl_img` as written and returns the SHA-256 of the checked image's bytes; it is called
-    only once everything else holds. `draw` settles a seed of -1, once. `is_combined` tells of a LoRA's path whether
-    the file holds both halves of a pair.
-    Raises ModelNotFound, ControlImageRequired, ControlImageNotSupported and what settle_slots raises; InvalidRequest
-    for a speed-up in a recipe that is there to match a preview.
+    only once everything else is valid. `random_seed` replaces a seed of -1. `is_combined` tells whether the LoRA
+    file of a path holds both halves of a pair.
+    Raises ModelNotFound, ControlImageRequired, ControlImageNotSupported and what assign_slots raises; InvalidRequest
+    for a speed-up in a recipe that matches training samples.
     """
-    row = model_row(request.model, models)
+    model = find_model(request.model, models)
     if request.recipe in EXACT_RECIPES and request.speedup != "none":
-        message = f"{request.speedup} is not for the recipe {request.recipe}, whose previews were computed exactly: "
-        message += "set it to none, or the recipe to reference"
+        message = (
+            f"{request.speedup} cannot be combined with the recipe {request.recipe}, which matches training samples "
+        )
+        message += "exactly: set it to none, or the recipe to reference"
         raise InvalidRequest(f"speedup: {message}.", fields=[{"loc": "speedup", "msg": message}])
-    loras = settle_slots(row, request.loras, request.stack, is_combined)
+    loras = assign_slots(model, request.loras, request.stack, is_combined)
     for index, item in enumerate(request.prompts):
-        if row.control_image == "required" and not item.ctrl_img:
+        if model.control_image == "required" and not item.ctrl_img:
             raise ControlImageRequired(
-                f"{row.label} needs a first frame: set prompts.{index}.ctrl_img to base64 or an http(s) URL.",
+                f"{model.label} needs a first frame: set prompts.{index}.ctrl_img to base64 or an http(s) URL.",
                 prompt=index,
             )
-        if row.control_image == "none" and item.ctrl_img:
+        if model.control_image == "none" and item.ctrl_img:
             raise ControlImageNotSupported(
-                f"{row.label} takes no first frame: leave out prompts.{index}.ctrl_img, or choose an "
+                f"{model.label} takes no first frame: leave out prompts.{index}.ctrl_img, or choose an "
                 "image-to-video model.",
                 prompt=index,
             )
     return tuple(
-        _generation(request, row, item, index, loras, store_image, draw) for index, item in enumerate(request.prompts)
+        _generation(request, model, item, index, loras, store_image, random_seed)
+        for index, item in enumerate(request.prompts)
     )
 
 
 def _generation(
     request: InferenceRequest,
-    row: WanModel,
+    model: WanModel,
     item: PromptItem,
     index: int,
     loras: tuple[LoraUse, ...],
     store_image: Callable[[str], str],
-    draw: Callable[[], int],
+    random_seed: Callable[[], int],
 ) -> Generation:
-    width, height = snap_size(row, request.recipe, item.width, item.height)
+    width, height = snap_size(model, request.recipe, item.width, item.height)
     seed = DEFAULT_SEED + index if item.seed is None else item.seed
     return Generation(
-        model=row.id,
+        model=model.id,
         recipe=request.recipe,
         prompt=_filled(item.prompt, item.trigger_word or request.trigger_word, index),
         neg=item.neg,
         width=width,
         height=height,
-        num_frames=round_frames(row.frame_rule, item.num_frames),
+        num_frames=round_frames(model.frame_rule, item.num_frames),
         fps=item.fps,
-        seed=draw() if seed == -1 else seed,
+        seed=random_seed() if seed == -1 else seed,
         sample_steps=item.sample_steps,
         guidance_scale=item.guidance_scale,
         image=store_image(item.ctrl_img) if item.ctrl_img else None,

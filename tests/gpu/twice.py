@@ -14,7 +14,7 @@ from PIL import Image
 
 from wan_ui import Engine
 from wan_ui.models import WanModel
-from wan_ui.trainer.preview import psnr
+from wan_ui.trainer.sample_comparison import psnr
 
 
 @dataclass(frozen=True)

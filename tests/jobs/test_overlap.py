@@ -19,7 +19,7 @@ from tests.jobs.test_crash import add, kill, start_stuck
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import _progress
 from wan_ui.engine.result import Progress
-from wan_ui.errors import DiskFull, LineStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
+from wan_ui.errors import DiskFull, QueueStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Job, Status, Store
 from wan_ui.jobs.worker import Running, Worker
@@ -319,7 +319,7 @@ def test_a_writing_thread_that_ends_is_said(tmp_path: Path, render: FakeRender) 
     while worker.broken is None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    assert isinstance(worker.broken, LineStopped)
+    assert isinstance(worker.broken, QueueStopped)
     until_made(store, job.id, 1)
     assert worker.stop(PATIENCE)
     store.close()

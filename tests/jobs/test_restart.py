@@ -18,7 +18,7 @@ from tests.jobs.helpers import body
 from tests.jobs.supervised import a_dead_context_ends_its_job_and_the_rest_runs_after_a_restart
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Clip, OnProgress, Progress
-from wan_ui.errors import DeviceLost, LineStopped, OutOfMemory, RenderTimedOut
+from wan_ui.errors import DeviceLost, OutOfMemory, QueueStopped, RenderTimedOut
 from wan_ui.inference import Engine, device_lost
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
@@ -180,7 +180,7 @@ def test_a_thread_that_ends_is_said(tmp_path: Path, render: FakeRender) -> None:
     worker = Worker(store, render, tmp_path / "clips", fake_write_video)
     worker.start()
     until_broken(worker)
-    assert isinstance(worker.broken, LineStopped)
+    assert isinstance(worker.broken, QueueStopped)
     assert worker.stop()
     store.close()
 

@@ -55,7 +55,7 @@ GENERATIONS = st.builds(
     guidance_scale=st.floats(0, 20),
     image=st.none() | TEXT,
     loras=st.lists(
-        st.builds(LoraUse, slot=TEXT, path=TEXT, multiplier=st.floats(-2, 2), sha256=st.none() | TEXT), max_size=2
+        st.builds(LoraUse, slot=TEXT, path=TEXT, scale=st.floats(-2, 2), sha256=st.none() | TEXT), max_size=2
     ).map(tuple),
     requested_width=st.integers(64, 4096),
     requested_height=st.integers(64, 4096),

@@ -103,7 +103,7 @@ WRONG: dict[str, tuple[dict[str, object], type[WanUIError], str]] = {
     "a page": ({"body": b"<html>", "headers": {"Content-Type": "text/html; charset=utf-8"}}, LoraInvalid, "web page"),
     "a page that says otherwise": ({"body": b"<!DOCTYPE html>" + b" " * 90}, LoraInvalid, "HTML page"),
     "a pickle": ({"body": b"PK\x03\x04" + b"x" * 500}, LoraInvalid, "pickle"),
-    "cut off by the host": ({"body": LORA[:5000], "stated": len(LORA)}, FetchFailed, "broke off"),
+    "cut off by the host": ({"body": LORA[:5000], "stated": len(LORA)}, FetchFailed, "closed the connection"),
     "cut off without a length": ({"body": LORA[:-1], "length": False}, LoraInvalid, "incomplete"),
     "cut off and consistent": ({"body": LORA[:-7]}, LoraInvalid, "incomplete"),
     "too long": ({"body": LORA + b"\0"}, LoraInvalid, "follow its last tensor"),

@@ -349,7 +349,9 @@ def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page:
     expect(used(page, "Speed-up")).to_have_text("Step cache")
     choose("Trainer preview")
     generate(page)
-    expect(panel_of(page).locator(".problem")).to_contain_text("Speed-up: step_cache is not for the recipe preview")
+    expect(panel_of(page).locator(".problem")).to_contain_text(
+        "Speed-up: step_cache cannot be combined with the recipe preview"
+    )
     drawer()
     expect(page.get_by_role("radio", name="Step cache").locator("visible=true")).to_be_checked()
     choose("None")

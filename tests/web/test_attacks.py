@@ -143,7 +143,7 @@ def test_no_first_frame_from_inside(server: Server, client: httpx.Client, url: s
     reply = client.post("/v1/inference", json=body)
     assert reply.status_code == 400 and code(reply) == "CONTROL_IMAGE_INVALID"
     if server.mode == "share" and url in INSIDE:
-        said = ("not on the public internet", "not a name", "user name", "not a web address")
+        said = ("not on the public internet", "was not found", "user name", "Invalid URL")
         assert any(text in reply.text for text in said), reply.text
 
 

@@ -32,7 +32,7 @@ from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFoun
 from wan_ui.files import PART_PREFIX
 from wan_ui.lora.remote import without_queries
 from wan_ui.models import DEFAULT_FPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_NUM_FRAMES, DEFAULT_STEPS, MODELS
-from wan_ui.request import Generation, InferenceRequest
+from wan_ui.request import Generation, InferenceRequest, lora_use_body
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
@@ -435,7 +435,11 @@ def _prompt(one: Generation, clip: ClipRecord | None, is_cell: bool) -> dict[str
     used = {name: getattr(one, name) for name in names} | {"clip": None if clip is None else dict(clip.metadata)}
     return (
         used
-        | {"recipe": one.recipe, "speedup": one.speedup, "lora": without_queries([asdict(use) for use in one.loras])}
+        | {
+            "recipe": one.recipe,
+            "speedup": one.speedup,
+            "lora": without_queries([lora_use_body(use) for use in one.loras]),
+        }
         if is_cell
         else used
     )
@@ -451,7 +455,7 @@ def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
         "ignored": sorted({name for one in job.generations for name in one.ignored}),
         "adjusted": _adjusted(job.generations),
         "notes": list(job.notes),
-        "lora": without_queries([asdict(use) for use in first.loras]),
+        "lora": without_queries([lora_use_body(use) for use in first.loras]),
         "prompts": [_prompt(one, clips.get(index), bool(job.cells)) for index, one in enumerate(job.generations)],
     }
     return said | {"compare": _compare(root, job, running)} if job.cells else said

@@ -171,7 +171,7 @@ def _loras(entry: Entry) -> list[dict[str, Any]]:
             "name": names.get(use.sha256 or "") or shown_name(use.path),
             "sha256": use.sha256 or "",
             "slot": use.slot,
-            "network_multiplier": use.multiplier,
+            "network_multiplier": use.scale,
         }
         for use in entry.generation.loras
     ]

@@ -20,8 +20,7 @@ from wan_ui.errors import InvalidRequest, RequestNotFound
 from wan_ui.files import PART_PREFIX
 from wan_ui.request import MOST_CELLS, LoraItem
 from wan_ui.trainer import imported_jobs
-from wan_ui.trainer.imported_jobs import media_type, thumbnail
-from wan_ui.trainer.preview import MOST_BYTES
+from wan_ui.trainer.sample_files import MOST_BYTES, media_type, thumbnail
 
 if TYPE_CHECKING:
     from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample

@@ -13,7 +13,7 @@ from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.errors import OutOfMemory
 from wan_ui.lora.library import LoraFile
 from wan_ui.models import Speedup, WanModel
-from wan_ui.request import Generation, model_row
+from wan_ui.request import Generation, find_model
 
 Storage = Literal["exact", "fp8_storage", "fp8_products"]
 """How the transformers' weights are stored. Packed ones become exact again only by loading them."""
@@ -160,20 +160,20 @@ Step = LoadModel | Cast | Attach | Merge | Store | SetScales
 
 def required_state(generation: Generation, files: Mapping[str, LoraFile]) -> RequiredState:
     """What a generation needs: its LoRAs by slot and by how their layers are applied; scale 0 is left out."""
-    model, recipe = model_row(generation.model), RECIPES[generation.recipe]
+    model, recipe = find_model(generation.model), RECIPES[generation.recipe]
     unfused = unfused_kinds(recipe)
     slots: dict[str, AttachedLoras] = dict.fromkeys(model.slots, NOTHING_ATTACHED)
     scales: dict[str, dict[str, float]] = {slot: {} for slot in model.slots}
     for use in generation.loras:
-        if use.multiplier == 0:
+        if use.scale == 0:
             continue
         file, attached = files[use.path], replace(slots[use.slot], unfused=unfused)
         kinds = {module.kind for module in file.header.in_slot(use.slot)}
         if kinds & unfused:
             attached = replace(attached, adapters=(*attached.adapters, file.sha256))
-            scales[use.slot][file.sha256] = use.multiplier
+            scales[use.slot][file.sha256] = use.scale
         if kinds - unfused:
-            attached = replace(attached, merges=(*attached.merges, (file.sha256, use.multiplier)))
+            attached = replace(attached, merges=(*attached.merges, (file.sha256, use.scale)))
         slots[use.slot] = attached
     packing = storage(generation.speedup)
     return RequiredState(model.id, recipe.whole_bf16, slots, scales, packing, base=generation.base)
@@ -278,7 +278,7 @@ class Core:
     def _load_model(self, generation: Generation, required: RequiredState, on_progress: OnProgress) -> None:
         # Forgotten before the load: one that fails leaves no model.
         previous, self.pipeline, self.state = self.pipeline, None, None
-        self.pipeline = self._load(model_row(required.model), generation, previous, on_progress)
+        self.pipeline = self._load(find_model(required.model), generation, previous, on_progress)
         self.state = state_after_load(required)
 
     def _do(self, step: Step, generation: Generation, files: Mapping[str, LoraFile], on_progress: OnProgress) -> None:
@@ -332,7 +332,7 @@ class Core:
                 {
                     "name": files[use.path].name,
                     "sha256": files[use.path].sha256,
-                    "network_multiplier": use.multiplier,
+                    "network_multiplier": use.scale,
                     **(effects.get(files[use.path].sha256) or _not_attached()),
                 }
                 for use in uses

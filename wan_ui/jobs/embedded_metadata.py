@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from wan_ui import __version__
 from wan_ui.jobs.sample_comparisons import wire_of
 from wan_ui.lora.remote import shown_name, without_queries
-from wan_ui.request import without_training_samples
+from wan_ui.request import generation_body, without_training_samples
 
 if TYPE_CHECKING:
     from wan_ui.engine.result import Clip
@@ -36,7 +35,7 @@ def of_clip(job: Job, index: int, clip: Clip, spent: Mapping[str, float]) -> dic
     about = {
         "wan_ui": __version__,
         "request": _seeded(wire_of(job, index), generation.seed),
-        "generation": asdict(generation),
+        "generation": generation_body(generation),
         "render": {**clip.metadata, "seconds": _rounded(seconds)},
     }
     cells = [cell for cell in job.cells if cell.generation == index]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from wan_ui.engine.result import Progress
 from wan_ui.errors import Cancelled, HostError, RenderFailed, WanUIError
-from wan_ui.intake import CheckFit, settle
+from wan_ui.intake import CheckFit, resolve_downloaded
 from wan_ui.jobs.store import Job, Store
 from wan_ui.lora.fit import Configs, check_fit
 from wan_ui.lora.remote import is_remote, shown_name
@@ -175,7 +175,9 @@ class Fetcher:
         if any(other not in here for other in remote_sources(job)):
             return None
         try:
-            settled = settle(parse(job.request), job.generations, self._library, self._configs, self._check_fit)
+            settled = resolve_downloaded(
+                parse(job.request), job.generations, self._library, self._configs, self._check_fit
+            )
         except WanUIError as error:
             return self._refuse(job, error)
         said = tuple(note for other in remote_sources(job) for note in here[other])

@@ -17,9 +17,9 @@ from wan_ui.errors import DiskFull, LoraInvalid, LoraNotFound, PreviewNotFound, 
 from wan_ui.files import is_disk_full, remove_parts, write_file
 from wan_ui.media import video
 from wan_ui.request import TrainingSample
-from wan_ui.trainer import checklist, preview
+from wan_ui.trainer import checklist, sample_comparison, sample_files
 from wan_ui.trainer.checklist import Row, Run
-from wan_ui.trainer.preview import Frames
+from wan_ui.trainer.sample_files import Frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,14 +34,14 @@ KEPT = ".mkv"  # beside a clip's MP4, of the same stem: its frames, lossless
 
 @dataclass(frozen=True)
 class ComparedSample:
-    """A clip beside its preview. `comparison` is preview.Comparison's body.
+    """A clip beside its preview. `comparison` is sample_comparison.Comparison's body.
 
     `exact`: of the render's own frames, not of the MP4's. `facts`: what the preview's file says.
     """
 
     comparison: Mapping[str, Any]
     exact: bool
-    facts: preview.PreviewFacts
+    facts: sample_files.SampleFacts
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class SampleComparisons:
         return ComparedSample(
             found["comparison"],
             found["exact"],
-            preview.PreviewFacts(**{**facts, "rates": tuple(facts["rates"])}),
+            sample_files.SampleFacts(**{**facts, "rates": tuple(facts["rates"])}),
         )
 
     def _compared(self, job: Job, index: int, file: Path, folder: Path) -> dict[str, Any]:
@@ -174,8 +174,8 @@ class SampleComparisons:
         kept = clip.with_suffix(KEPT)
         exact = kept.is_file()
         frames = video.read_lossless(kept) if exact else video.read_frames(clip)
-        shown, fps = preview.decode(file), job.generations[index].fps
-        result = preview.compare(shown, frames, fps)
+        shown, fps = sample_files.decode(file), job.generations[index].fps
+        result = sample_comparison.compare(shown, frames, fps)
         height, width = frames.shape[1:3]
         ours = frames[[one for one, _ in result.pairs]]
         theirs = shown.frames[[min(two, len(shown.frames) - 1) for _, two in result.pairs]]
@@ -183,7 +183,9 @@ class SampleComparisons:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             video.write(folder / "preview.mp4", _even(theirs), fps, {})
-            video.write(folder / "difference.mp4", _apart(ours, preview.resized(theirs, width, height)), fps, {})
+            video.write(
+                folder / "difference.mp4", _apart(ours, sample_comparison.resized(theirs, width, height)), fps, {}
+            )
             write_file(folder / "comparison.json", json.dumps(found).encode())
         except OSError as error:
             if is_disk_full(error):
@@ -194,12 +196,12 @@ class SampleComparisons:
 
 def _apart(one: Frames, other: Frames) -> Frames:
     """The difference of two clips of one shape, frame by frame, so that its wider numbers stay few."""
-    return np.stack([preview.difference(x, y) for x, y in zip(one, other, strict=True)])
+    return np.stack([sample_comparison.difference(x, y) for x, y in zip(one, other, strict=True)])
 
 
 def _even(frames: Frames) -> Frames:
     """Without a last odd column or row, which 4:2:0 colour cannot hold."""
     height, width = (max(2, side - side % 2) for side in frames.shape[1:3])
     if frames.shape[1] < 2 or frames.shape[2] < 2:
-        return preview.resized(frames, width, height)
+        return sample_comparison.resized(frames, width, height)
     return np.ascontiguousarray(frames[:, :height, :width])

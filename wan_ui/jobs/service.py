@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wan_ui.access import UploadedFiles
 from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, RequestNotFound, VideoNotFound
-from wan_ui.intake import Prepared, prepare
+from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.jobs import gallery
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.gallery import Gallery
@@ -131,7 +131,7 @@ class JobService:
         self.fetcher.wake()
         return job
 
-    def plan(self, body: Any, access: Access) -> Prepared:
+    def plan(self, body: Any, access: Access) -> PreparedRequest:
         """What `submit` would queue, checked the same way and with the same errors, but not queued."""
         prepared = prepare(body, self.library, self.images, self._configs, access)
         for speedup in {generation.speedup for generation in prepared.generations}:
@@ -240,7 +240,7 @@ class JobService:
         visitor = access.identity.visitor
         self._limits.check_queue(access.identity, self._store.waiting(), lambda: self._store.waiting_of(visitor))
 
-    def _check_training_samples(self, prepared: Prepared, access: Access) -> None:
+    def _check_training_samples(self, prepared: PreparedRequest, access: Access) -> None:
         """Raises InvalidRequest if a prompt or a cell is to be compared with a sample that is not found."""
         samples = {
             f"prompts.{index}.training_sample": item.training_sample

@@ -31,7 +31,7 @@ from typing import Any, Literal
 from wan_ui.access import FileKind
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import DiskFull, HostError, RenderFailed, RequestNotFound
-from wan_ui.request import Generation, LoraUse
+from wan_ui.request import Generation, generation_body, generation_from
 
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"]
 FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
@@ -242,28 +242,13 @@ class Job:
 
 def dump_generations(generations: Sequence[Generation]) -> str:
     """Generations as JSON text; load_generations gives back equal ones."""
-    return _json([asdict(generation) for generation in generations])
+    return _json([generation_body(generation) for generation in generations])
 
 
 @lru_cache(maxsize=256)  # every look of every page reads the same few dozen jobs again
 def load_generations(text: str) -> tuple[Generation, ...]:
     """The inverse of dump_generations."""
-    return tuple(
-        Generation(
-            **{
-                **fields,
-                "loras": tuple(LoraUse(**use) for use in fields["loras"]),
-                "ignored": tuple(fields["ignored"]),
-                "base": _base(fields.get("base", "auto")),
-            }
-        )
-        for fields in json.loads(text)
-    )
-
-
-def _base(value: Any) -> str | tuple[tuple[str, str], ...]:
-    """A generation's `base` from JSON, which has no tuples."""
-    return value if isinstance(value, str) else tuple((str(component), str(name)) for component, name in value)
+    return tuple(generation_from(body) for body in json.loads(text))
 
 
 def _dump_cells(cells: Sequence[PlannedCell]) -> str:

@@ -27,8 +27,8 @@ from wan_ui.errors import (
     DeviceLost,
     DiskFull,
     HostError,
-    LineStopped,
     OutOfMemory,
+    QueueStopped,
     RenderFailed,
     RenderTimedOut,
     RestartNeeded,
@@ -292,7 +292,7 @@ class Worker:
     def _say_if_stopped(self) -> None:
         """Says that the line is broken, when a thread ends that was not asked to."""
         if self._broken is None and not self._stopping.is_set():
-            self._broken = LineStopped(
+            self._broken = QueueStopped(
                 "The line of jobs stopped for a reason that has no name yet; the server's log has the trace."
             )
         self._announce()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -20,8 +19,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from wan_ui.access import LOCAL_ACCESS, NO_FILE_OWNERS, Access, FileOwners, UploadedFiles
 from wan_ui.errors import (
     ControlImageInvalid,
@@ -31,18 +28,17 @@ from wan_ui.errors import (
     LoraNotFound,
     PayloadTooLarge,
     PreviewNotFound,
-    WanUIError,
 )
 from wan_ui.files import PART_PREFIX, is_disk_full, publish_file, remove_parts, write_file
 from wan_ui.lora.header import LoraHeader
 from wan_ui.models import MODELS
 from wan_ui.request import InferenceRequest, LoraItem, TrainingSample
 from wan_ui.text import one_line
-from wan_ui.trainer import preview
 from wan_ui.trainer.checklist import Target
 from wan_ui.trainer.folder import JobFolder, Limits, SampleFile, locate_folder, read_folder, unpack
 from wan_ui.trainer.job import Imported, import_job, not_here
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
+from wan_ui.trainer.sample_files import SampleFacts, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,7 +148,7 @@ class ImportedJobs:
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, ImportedJob] = OrderedDict()
         self._attached: OrderedDict[tuple[str, str], Imported] = OrderedDict()
-        self._facts: OrderedDict[tuple[str, int, int], preview.PreviewFacts] = OrderedDict()
+        self._facts: OrderedDict[tuple[str, int, int], SampleFacts] = OrderedDict()
 
     def sweep(self) -> None:
         """Removes what a killed process left half taken in. Only for a process that alone holds the folder."""
@@ -224,7 +220,7 @@ class ImportedJobs:
         Raises InvalidRequest for a file that is no preview, PayloadTooLarge, DiskFull.
         """
         self._check_room()
-        preview.decode(path)
+        decode(path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         target = self._folder / PREVIEWS / sha256
@@ -396,14 +392,14 @@ class ImportedJobs:
             raise PreviewNotFound("This job has no such sample file, or not any more.")
         return path
 
-    def facts(self, path: Path) -> preview.PreviewFacts:
-        """What a preview's file says of itself. Raises what preview.decode raises."""
+    def facts(self, path: Path) -> SampleFacts:
+        """What a preview's file says of itself. Raises what decode raises."""
         state = path.stat()
         key = (str(path), state.st_size, state.st_mtime_ns)
         with self._lock:
             if key in self._facts:
                 return self._facts[key]
-        found = preview.decode(path).facts
+        found = decode(path).facts
         with self._lock:
             self._facts[key] = found
             while len(self._facts) > MOST_CACHED:
@@ -549,32 +545,3 @@ def _disk_said() -> Iterator[None]:
         if is_disk_full(error):
             raise DiskFull("There is no space left on the disk for this file. Free some space.") from error
         raise
-
-
-def thumbnail(path: Path, media: Callable[[Path], preview.Preview] = preview.decode) -> bytes:
-    """The first frame of a sample file as a small WebP. Raises PreviewNotFound for a file that cannot be read."""
-    try:
-        shown = preview.first_frame(path) or media(path).frames[0]
-    except WanUIError as error:
-        raise PreviewNotFound(f"This sample file cannot be shown: {error.message}") from error
-    picture = shown if isinstance(shown, Image.Image) else Image.fromarray(shown)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    kept = io.BytesIO()
-    picture.save(kept, "WEBP", quality=preview.WEBP_QUALITY)
-    return kept.getvalue()
-
-
-def media_type(path: Path) -> str:
-    """What kind of file a preview is, by its first bytes. Raises PreviewNotFound for any other."""
-    with path.open("rb") as file:
-        start = file.read(12)
-    for kind, found in (
-        ("WEBP", start[:4] == b"RIFF" and start[8:12] == b"WEBP"),
-        ("GIF", start[:4] == b"GIF8"),
-        ("PNG", start[:8] == b"\x89PNG\r\n\x1a\n"),
-        ("JPEG", start[:3] == b"\xff\xd8\xff"),
-        ("MP4", start[4:8] == b"ftyp"),
-    ):
-        if found:
-            return MEDIA_TYPES[kind]
-    raise PreviewNotFound("This sample file is no picture and no video.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.components import Component
 
-from wan_ui.compare import ONE_PER_LINE, SCALES, by_training_step
+from wan_ui.axes import ONE_PER_LINE, SCALES, by_training_step
 from wan_ui.errors import InvalidRequest, RequestNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import comparison, form_schema, player, render

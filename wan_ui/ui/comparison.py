@@ -9,11 +9,12 @@ from html import escape
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from wan_ui.compare import FIELDS, ONE_PER_LINE, SCALES, Order, estimate, parse_values
+from wan_ui.axes import FIELDS, ONE_PER_LINE, SCALES, parse_values
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.engine.speedups import CHOICES, describe
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import MODELS, WanModel
+from wan_ui.render_order import Order, estimate
 from wan_ui.ui import form_schema, player, render
 
 if TYPE_CHECKING:

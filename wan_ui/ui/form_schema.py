@@ -20,10 +20,10 @@ from wan_ui.request import (
     InferenceRequest,
     LoraItem,
     PromptItem,
-    model_row,
+    assign_slots,
+    find_model,
     never_combined,
     round_frames,
-    settle_slots,
     snap_size,
 )
 
@@ -226,10 +226,10 @@ def values(
 ) -> tuple[WanModel, Values]:
     """The row and the values that show prompt `index` of a request; `ctrl_img` as the request has it.
 
-    `is_combined` as in request.settle_slots. Raises what settle_slots and model_row raise, and InvalidRequest for a
+    `is_combined` as in request.assign_slots. Raises what assign_slots and find_model raise, and InvalidRequest for a
     seed that no number control can hold and for a stack higher than a tab has room for.
     """
-    row = model_row(request.model)
+    row = find_model(request.model)
     item = request.prompts[index]
     seed = DEFAULT_SEED + index if item.seed is None else item.seed
     if seed > LARGEST_EXACT:
@@ -244,7 +244,7 @@ def values(
     found["recipe"] = request.recipe
     found["vae_tiling"] = request.vae_tiling
     found["speedup"] = request.speedup
-    uses = settle_slots(row, request.loras, request.stack, is_combined)
+    uses = assign_slots(row, request.loras, request.stack, is_combined)
     for slot in row.slots:
         here = [use for use in uses if use.slot == slot]
         if len(here) > MOST_STACKED:
@@ -256,9 +256,7 @@ def values(
         for number in range(1, MOST_STACKED + 1):
             use = here[number - 1] if number <= len(here) else None
             found[lora_name(slot, number)] = use.path if use else NO_LORA
-            found[scale_name(slot, number)] = (
-                use.multiplier if use else LoraItem.model_fields["network_multiplier"].default
-            )
+            found[scale_name(slot, number)] = use.scale if use else LoraItem.model_fields["network_multiplier"].default
     if row.control_image == "none":
         del found["ctrl_img"]
     return row, found

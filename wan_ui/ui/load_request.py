@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -12,7 +11,7 @@ from wan_ui.errors import WanUIError
 from wan_ui.jobs.sample_comparisons import wire_of
 from wan_ui.models import MODELS
 from wan_ui.provenance.lora_search import hashes_of, locate_loras
-from wan_ui.request import InferenceRequest, parse
+from wan_ui.request import InferenceRequest, lora_use_body, parse
 from wan_ui.ui import form_schema, render
 from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.events import QUIET, Update
@@ -126,7 +125,7 @@ class RequestLoader:
             if image and not self.service.images.has(image, self.access()):
                 del item["ctrl_img"]
                 notes.append("The image it starts from is not here any more: choose one again.")
-        sha256s = hashes_of(asdict(use) for generation in made for use in generation.loras)
+        sha256s = hashes_of(lora_use_body(use) for generation in made for use in generation.loras)
         found = locate_loras({**wire, "prompts": prompts}, self.service.library, sha256s, self.access())
         shown = self.open_request(found.request, 0, uploads)
         notes += found.notes

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from wan_ui.errors import InvalidRequest, WanUIError
-from wan_ui.request import model_row, parse
+from wan_ui.request import find_model, parse
 from wan_ui.ui.events import Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.uploaded_files import decoded
@@ -64,7 +64,7 @@ class RestoreBox:
     def _with_frame(self, request: Any, drafts: Sequence[Any]) -> Update:
         """A request's first frame in its model's form, whose other values stay as they are."""
         asked = parse(request)
-        tab = self.forms.rows[model_row(asked.model).id]
+        tab = self.forms.rows[find_model(asked.model).id]
         if "ctrl_img" not in tab.components:
             raise InvalidRequest(f"{tab.row.label} takes no first frame.")
         draft = dict(zip(self.forms.rows, drafts, strict=True))[tab.row.id]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from wan_ui.compare import OF_A_PROMPT
+from wan_ui.axes import OF_A_PROMPT
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import MODELS

@@ -16,18 +16,8 @@ from PIL import Image
 from wan_ui.demo.scenes import Words, draw, render
 from wan_ui.errors import InvalidRequest, PayloadTooLarge, WanUIError
 from wan_ui.media import video
-from wan_ui.trainer.preview import (
-    MOST_FRAMES,
-    MOST_PSNR,
-    Frames,
-    PreviewFacts,
-    align,
-    compare,
-    decode,
-    difference,
-    psnr,
-    ssim,
-)
+from wan_ui.trainer.sample_comparison import MOST_PSNR, align, compare, difference, psnr, ssim
+from wan_ui.trainer.sample_files import MOST_FRAMES, Frames, SampleFacts, decode
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +46,7 @@ def causes(path: Path, frames: Frames, fps: int = FPS) -> list[str]:
 def test_a_webp_of_the_same_clip(tmp_path: Path, seed: int) -> None:
     frames = clip(seed)
     preview = decode(saved(tmp_path / "a.webp", frames))
-    assert preview.facts == PreviewFacts(160, 96, 17, (16,), "WEBP")
+    assert preview.facts == SampleFacts(160, 96, 17, (16,), "WEBP")
     found = compare(preview, frames, FPS)
     assert found.causes == ()
     assert found.mean_psnr > 30 and min(found.psnr) > 30 and found.mean_ssim > 0.9
@@ -180,8 +170,8 @@ def test_a_clip_that_stands_still_is_one_frame_in_its_file(tmp_path: Path) -> No
 
 
 def test_frames_by_index_or_by_time() -> None:
-    def facts(count: int, *rates: int) -> PreviewFacts:
-        return PreviewFacts(8, 8, count, rates, "WEBP")
+    def facts(count: int, *rates: int) -> SampleFacts:
+        return SampleFacts(8, 8, count, rates, "WEBP")
 
     assert align(facts(3, 24), 3, 16) == ((0, 0), (1, 1), (2, 2))
     assert align(facts(5, 16), 3, 16) == ((0, 0), (1, 1), (2, 2))
@@ -245,7 +235,7 @@ def many_frames(path: Path, count: int, kind: str) -> Path:
 
 
 def test_the_written_container_is_sound(tmp_path: Path) -> None:
-    assert decode(many_frames(tmp_path / "a.webp", 7, "webp")).facts == PreviewFacts(2, 2, 7, (16,), "WEBP")
+    assert decode(many_frames(tmp_path / "a.webp", 7, "webp")).facts == SampleFacts(2, 2, 7, (16,), "WEBP")
 
 
 @pytest.mark.parametrize(("kind", "count"), [("webp", 10_000), ("webp", MOST_FRAMES + 1), ("gif", MOST_FRAMES + 1)])
