@@ -44,7 +44,7 @@ def refused(models_dir: Path | None, error: type[Exception], comfy_dir: Path | N
     try:
         with pytest.raises(error) as caught:
             engine.generate({**REQUEST, **request})
-        assert engine.loader.counts.loads == 0
+        assert engine.loader.statistics.loads == 0
     finally:
         engine.close()
     return caught.value

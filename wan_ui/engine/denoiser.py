@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from diffusers import WanTransformer3DModel
 
-from wan_ui.compare import high_noise_part
 from wan_ui.engine.compile import CompiledBlocks
 from wan_ui.engine.components import Components, build_scheduler
 from wan_ui.engine.conditioning import ConditionedNoise
@@ -18,6 +17,7 @@ from wan_ui.engine.recipes import Recipe, SchedulerSpec
 from wan_ui.engine.sampling import Callbacks, DenoisingState, Experts, Guidance, Schedule, denoise, old_flow_sigmas
 from wan_ui.engine.step_cache import StepCache, step_cache
 from wan_ui.engine.timing import RenderProgress, StepEstimate
+from wan_ui.render_order import high_noise_part
 from wan_ui.request import Generation
 
 BUILDING_NOTE = "The first step also builds this GPU's kernels. They are kept for the next start."
