@@ -64,11 +64,11 @@ class Scenario:
 
 def body(model: str, *scales: float, file: str = A, **more: Any) -> dict[str, Any]:
     """A small request; `scales` of the file, for each transformer in turn."""
-    row = MODELS[model]
+    wan_model = MODELS[model]
     prompt = {"prompt": "a red circle", "width": 64, "height": 64, "num_frames": 5, "sample_steps": STEPS, "seed": 42}
-    if row.control_image == "required":
+    if wan_model.control_image == "required":
         prompt["ctrl_img"] = _picture()
-    slots = [{"transformer": slot} if row.two_transformers else {} for slot in row.slots]
+    slots = [{"transformer": slot} if wan_model.two_transformers else {} for slot in wan_model.slots]
     loras = [{"path": file, "network_multiplier": scale, **slot} for scale, slot in zip(scales, slots, strict=False)]
     return {"model": model, "prompts": [prompt], "loras": loras, "first_step_change": False, **more}
 
@@ -144,19 +144,19 @@ def plain(engine: Engine, scenario: Scenario) -> Counts:
     held = engine.core.state.model if engine.core.state is not None else None
     found: Counter[str] = Counter()
     for generation in generations(engine, scenario.counted):
-        row = find_model(generation.model)
+        model = find_model(generation.model)
         guided = 2 if generation.guidance_scale > 1 else 1
         found["forwards"] += guided * generation.sample_steps
         found["texts"] += guided
-        found["images"] += (2 if row.image_layers else 1) if generation.image is not None else 0
+        found["images"] += (2 if model.image_layers else 1) if generation.image is not None else 0
         attached = sum(use.scale != 0 for use in generation.loras)
         found["merges" if generation.recipe == "preview" else "attaches"] += attached
         found["weighs"] += 0 if generation.recipe == "preview" else attached
-        if row.id != held:
-            parts = [engine.checkpoints.folders.component(row, name) for name in row.components if name in MODULES]
+        if model.id != held:
+            parts = [engine.checkpoints.folders.component(model, name) for name in model.components if name in MODULES]
             found["loads"] += len(parts)
             found["bytes"] += sum(part.size for part in parts)
-            held = row.id
+            held = model.id
     return Counts(**found)
 
 

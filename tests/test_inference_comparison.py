@@ -141,17 +141,17 @@ def test_four_low_scales_pay_for_the_high_steps_once(loras: Path, recipe: str) -
 
 def test_each_text_frame_file_and_model_once(loras: Path) -> None:
     engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
-    said: list[str] = []
+    notes: list[str] = []
 
     def hear(progress: Progress) -> None:
-        said.append(progress.note if progress.phase == "lora" else progress.phase)
+        notes.append(progress.note if progress.phase == "lora" else progress.phase)
 
     body = request("wan21_i2v_14b480p", loras={A: 1.0}, ctrl_img=as_base64(first_frame()), **SHORT)
     clips = engine.generate(compared(body, ("lora", [A, B]), ("prompt", ["a cat", "a dog"])), hear)
     assert len(clips) == 6 and len({clip.frames.tobytes() for clip in clips}) == 6
     assert engine.loader.prompts.encodes == 3  # two prompts and the negative one
     assert engine.loader.frames.encodes == 2  # once by the VAE, once by CLIP
-    assert said.count("Loading LoRA") == 2
+    assert notes.count("Loading LoRA") == 2
     loads = engine.loader.statistics.loads
     assert len(set(engine.loader.statistics.names)) == loads
     engine.generate(compared(body, ("seed", [1, 2])))

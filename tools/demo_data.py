@@ -20,7 +20,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from wan_ui.demo import scenes
+from tools import demo_scenes as scenes
 
 TEXT_WIDTH, TEXT_TOKENS, PADDED_TOKENS = 64, 32, 512  # training sees 32 rows and weighs the zero rows as 512 would
 IMAGE_WIDTH, IMAGE_SIDE, IMAGE_PATCH = 64, 32, 8

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import demo_data as data
-import demo_steps as steps
-import demo_vae
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -22,7 +19,10 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from safetensors.torch import save_file
 
-from wan_ui.demo import scenes
+from tools import demo_data as data
+from tools import demo_scenes as scenes
+from tools import demo_steps as steps
+from tools import demo_vae
 from wan_ui.models import NUM_TRAIN_TIMESTEPS
 
 HEADS, HEAD_SIZE, FFN_SIZE, BLOCKS = 2, 64, 512, 6

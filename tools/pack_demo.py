@@ -9,13 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import demo_data as data
-import demo_flow
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from wan_ui.demo import scenes
+from tools import demo_data as data
+from tools import demo_flow
+from tools import demo_scenes as scenes
 from wan_ui.models import MODELS
 
 TRANSFORMERS = ("t2v", "i2v21", "i2v22", "ti2v5b")

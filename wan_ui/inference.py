@@ -84,23 +84,23 @@ class Engine:
         self.loader = Loader(self.checkpoints, MemoryPolicy(memory, self.device), compiler, fp8_weights)
         self.core = Core(self.loader.load)
 
-    def generate(self, request: Mapping[str, Any], on_progress: OnProgress = ignore_progress) -> list[Clip]:
+    def generate(self, request: Mapping[str, Any], on_progress: OnProgress | None = None) -> list[Clip]:
         """One clip per prompt of the request, in order. LoRAs given as a URL are downloaded first.
 
         A comparison gives one clip per cell, row by row; cells that are the same video share one clip.
         Raises what is wrong with the request (RequestError) or with this machine (HostError).
         """
-        configs = self.checkpoints.transformer_config
+        report, configs = on_progress or ignore_progress, self.checkpoints.transformer_config
         prepared = prepare(request, self.library, self.images, configs, LOCAL_ACCESS)
         for generation in prepared.generations:
             self.check_speedup(generation.speedup)
-        settled: ResolvedRequest = prepared
+        resolved: ResolvedRequest = prepared
         for source in prepared.awaited:
-            self.library.fetch(source, partial(_report_download, on_progress, f"Downloading {shown_name(source)}"))
+            self.library.fetch(source, partial(_report_download, report, f"Downloading {shown_name(source)}"))
         if prepared.awaited:
-            settled = resolve_downloaded(prepared.request, prepared.generations, self.library, configs)
-        clips = [self.render(generation, on_progress) for generation in settled.generations]
-        return [clips[cell.generation] for cell in settled.cells] if settled.cells else clips
+            resolved = resolve_downloaded(prepared.request, prepared.generations, self.library, configs)
+        clips = [self.render(generation, report) for generation in resolved.generations]
+        return [clips[cell.generation] for cell in resolved.cells] if resolved.cells else clips
 
     def render(self, generation: Generation, on_progress: OnProgress) -> Clip:
         """One clip of a resolved generation. Its LoRA files are located again, checked against their SHA-256."""

@@ -23,24 +23,24 @@ ROW = MODELS["wan21_1b"]
 
 
 def copy(row_id: str, folder: Path) -> Path:
-    """A copy of a row's base checkpoint; returns its folder."""
+    """A copy of a model's base checkpoint; returns its folder."""
     target = folder / MODELS[row_id].base_model
     shutil.copytree(CHECKPOINTS / MODELS[row_id].base_model, target)
     return target
 
 
-@pytest.mark.parametrize("row", MODELS.values(), ids=lambda row: row.id)
-def test_every_row_is_found_whole(row: WanModel) -> None:
-    found = Checkpoints(CHECKPOINTS).fetch(row, lambda progress: None)
-    assert set(found) == set(row.components)
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)
+def test_every_model_is_found_whole(model: WanModel) -> None:
+    found = Checkpoints(CHECKPOINTS).fetch(model, lambda progress: None)
+    assert set(found) == set(model.components)
     assert all(part.size > 0 for part in found.values())
 
 
 def test_the_decoy_transformers_of_the_base_repository_are_not_used() -> None:
-    row = MODELS["wan22_14b_t2v"]
-    found = Checkpoints(CHECKPOINTS).fetch(row, lambda progress: None)
+    model = MODELS["wan22_14b_t2v"]
+    found = Checkpoints(CHECKPOINTS).fetch(model, lambda progress: None)
     assert found["transformer"].folder == CHECKPOINTS / "ai-toolkit/Wan2.2-T2V-A14B-Diffusers-bf16/transformer"
-    assert found["vae"].folder == CHECKPOINTS / row.base_model / "vae"
+    assert found["vae"].folder == CHECKPOINTS / model.base_model / "vae"
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ print(json.dumps({"last": [seen[-1].bytes_done, seen[-1].bytes_total], "phases":
 
 
 def test_the_hub_is_asked_for_what_the_row_needs_and_no_more(tmp_path: Path) -> None:
-    row = MODELS["wan22_14b_t2v"]
+    model = MODELS["wan22_14b_t2v"]
     hub = subprocess.Popen([sys.executable, "-m", "tests.fake_hub"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert hub.stdout is not None
     environment = {**os.environ, "HF_ENDPOINT": hub.stdout.readline().strip(), "HF_HOME": str(tmp_path)}
     environment |= {"HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
     try:
         run = subprocess.run(
-            [sys.executable, "-c", FETCH, row.id],
+            [sys.executable, "-c", FETCH, model.id],
             env=environment,
             cwd=tmp_path,
             check=True,
@@ -130,13 +130,13 @@ def test_the_hub_is_asked_for_what_the_row_needs_and_no_more(tmp_path: Path) -> 
     finally:
         hub.terminate()
     fetched = set(hub.stdout.read().split())
-    said = json.loads(run.stdout)
-    assert {"downloading", "checking"} == set(said["phases"])
-    assert said["last"][0] == said["last"][1] > 1_000_000
-    assert "to download" in said["note"] and "free on disk" in said["note"]
-    assert said["again"] == 0
-    assert said["files"] - 1 <= len(fetched) <= said["files"]  # the two transformers' equal configs may travel once
-    assert not any(name.startswith(f"{row.base_model}/transformer") for name in fetched)
+    output = json.loads(run.stdout)
+    assert {"downloading", "checking"} == set(output["phases"])
+    assert output["last"][0] == output["last"][1] > 1_000_000
+    assert "to download" in output["note"] and "free on disk" in output["note"]
+    assert output["again"] == 0
+    assert output["files"] - 1 <= len(fetched) <= output["files"]  # the two transformers' equal configs may travel once
+    assert not any(name.startswith(f"{model.base_model}/transformer") for name in fetched)
 
 
 def test_a_checkpoint_that_nobody_has_is_said(tmp_path: Path) -> None:
@@ -156,12 +156,12 @@ def test_offline_says_what_is_missing(tmp_path: Path) -> None:
         Checkpoints(tmp_path, offline=True).fetch(ROW, lambda progress: None)
 
 
-@pytest.mark.parametrize("row", MODELS.values(), ids=lambda row: row.id)
-def test_a_checkpoint_in_a_folder_is_told_by_its_files(row: WanModel) -> None:
-    said = Checkpoints(CHECKPOINTS).identity(row)
-    assert [one["repo"] for one in said] == sorted({source.repo for source in row.components.values()})
-    assert all(one["revision"] is None and len(one["files"] or "") == 64 for one in said)
-    assert str(CHECKPOINTS) not in json.dumps(said)
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)
+def test_a_checkpoint_in_a_folder_is_identified_by_its_files(model: WanModel) -> None:
+    identity = Checkpoints(CHECKPOINTS).identity(model)
+    assert [part["repo"] for part in identity] == sorted({source.repo for source in model.components.values()})
+    assert all(part["revision"] is None and len(part["files"] or "") == 64 for part in identity)
+    assert str(CHECKPOINTS) not in json.dumps(identity)
 
 
 def test_other_files_are_another_checkpoint(tmp_path: Path) -> None:
@@ -194,5 +194,5 @@ def test_a_checkpoint_of_the_hub_is_told_by_its_commit(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True, timeout=60
     )
-    (said,) = json.loads(run.stdout)
-    assert said == {**Checkpoints(CHECKPOINTS).identity(ROW)[0], "revision": commit}
+    (identity,) = json.loads(run.stdout)
+    assert identity == {**Checkpoints(CHECKPOINTS).identity(ROW)[0], "revision": commit}

@@ -47,14 +47,14 @@ def test_tighter_modes_need_less() -> None:
 
 
 def test_activations_grow_with_the_clip() -> None:
-    row = MODELS["wan22_14b_t2v"]
-    small, large = activation_bytes(row, 832, 480, 41), activation_bytes(row, 1280, 720, 81)
+    model = MODELS["wan22_14b_t2v"]
+    small, large = activation_bytes(model, 832, 480, 41), activation_bytes(model, 1280, 720, 81)
     assert small < large < 30 * GB
 
 
 def test_where_whole_frames_have_no_room_streaming_with_tiles_does() -> None:
-    row, clip = MODELS["wan22_5b"], (1280, 704, 121)
-    whole, tiled = (activation_bytes(row, *clip, tiled=tiled) for tiled in (False, True))
+    model, clip = MODELS["wan22_5b"], (1280, 704, 121)
+    whole, tiled = (activation_bytes(model, *clip, tiled=tiled) for tiled in (False, True))
     sizes = Sizes(transformers=(10 * GB,), text_encoder=11 * GB, rest=int(1.4 * GB), block=10 * GB // 30)
     assert device_bytes("stream", sizes, tiled) < 12 * GB < device_bytes("stream", sizes, whole)
     assert decide("auto", sizes, whole, tiled, 12 * GB) == "stream"

@@ -1,4 +1,4 @@
-"""How a model is loaded: bytes said as they are read, shards and all, and the next model's files read ahead."""
+"""Loading a model: progress in bytes, sharded files, and the prefetch of the next model."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine.close()
 
 
-def transformer_bytes(engine: Engine, row: WanModel) -> int:
-    return engine.checkpoints.folders.component(row, "transformer").size
+def transformer_bytes(engine: Engine, model: WanModel) -> int:
+    return engine.checkpoints.folders.component(model, "transformer").size
 
 
 def loading(engine: Engine, model: str) -> list[Progress]:
-    said: list[Progress] = []
-    engine.generate(request(model), said.append)
-    return [progress for progress in said if progress.phase == "loading"]
+    reports: list[Progress] = []
+    engine.generate(request(model), reports.append)
+    return [progress for progress in reports if progress.phase == "loading"]
 
 
 def test_a_report_comes_while_a_load_takes_time() -> None:
-    said = threading.Event()
+    reported = threading.Event()
 
     def load() -> bool:
-        return said.wait(PATIENCE)
+        return reported.wait(PATIENCE)
 
-    assert load_with_progress(load, said.set)
+    assert load_with_progress(load, reported.set)
 
 
 def test_a_cancel_waits_for_the_load_and_a_failed_load_is_raised() -> None:
@@ -78,33 +78,33 @@ def test_a_cancel_waits_for_the_load_and_a_failed_load_is_raised() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", [True, False])
-def test_the_bytes_read_are_reported_up_to_their_total(engine: Engine, room: bool) -> None:
-    available = psutil.virtual_memory().total if room else 0
+@pytest.mark.parametrize("has_memory", [True, False])
+def test_the_bytes_read_are_reported_up_to_their_total(engine: Engine, has_memory: bool) -> None:
+    available = psutil.virtual_memory().total if has_memory else 0
     engine.loader.memory = replace(engine.loader.memory, host_bytes=lambda: available)
-    said = loading(engine, "wan21_1b")
+    reports = loading(engine, "wan21_1b")
     model, folders = MODELS["wan21_1b"], engine.checkpoints.folders
     total = sum(folders.component(model, name).size for name in model.components)
-    done = [progress.bytes_done for progress in said]
-    assert {progress.bytes_total for progress in said} == {total}
+    done = [progress.bytes_done for progress in reports]
+    assert {progress.bytes_total for progress in reports} == {total}
     assert done == sorted(done) and done[-1] == total
-    assert {"transformer", "text encoder", "vae"} <= {progress.note for progress in said}
-    assert (said[-1].bytes_per_second is not None) == room
+    assert {"transformer", "text encoder", "vae"} <= {progress.note for progress in reports}
+    assert (reports[-1].bytes_per_second is not None) == has_memory
     assert engine.loader.statistics.bytes_read <= total  # tokenizer and settings are not weights
 
 
 @pytest.mark.slow
 def test_shards_are_read_as_one_file_is(tmp_path: Path) -> None:
-    row = MODELS["wan21_1b"]
-    repo = CHECKPOINTS / row.base_model
-    sharded = tmp_path / "models" / row.base_model
+    model = MODELS["wan21_1b"]
+    repo = CHECKPOINTS / model.base_model
+    sharded = tmp_path / "models" / model.base_model
     shutil.copytree(repo, sharded)
     whole = WanTransformer3DModel.from_pretrained(repo / "transformer")
     shutil.rmtree(sharded / "transformer")
     whole.save_pretrained(sharded / "transformer", max_shard_size="60KB")
     assert len(list((sharded / "transformer").glob("*-of-*.safetensors"))) > 2
     engine = Engine(models_dir=tmp_path / "models", lora_dir=tmp_path, device="cpu")
-    shown = loading(engine, row.id)[-1]
+    shown = loading(engine, model.id)[-1]
     assert shown.bytes_done == shown.bytes_total
     (loaded,) = engine.core.pipeline.components.transformers.values()  # type: ignore[union-attr]
     state = whole.state_dict()
@@ -114,18 +114,18 @@ def test_shards_are_read_as_one_file_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_next_models_own_files_are_read_ahead_and_no_others(engine: Engine) -> None:
-    for row in (I2V, OTHER_I2V, I2V):  # from here on it is known which of their files are the same
-        frames(engine, request(row.id))
+def test_only_the_next_models_own_files_are_prefetched(engine: Engine) -> None:
+    for model in (I2V, OTHER_I2V, I2V):  # from here on it is known which of their files are the same
+        frames(engine, request(model.id))
     before = engine.loader.statistics.bytes_read
     (generation,) = resolve(parse(request(OTHER_I2V.id)), store_image=lambda image: "0" * 64)
     engine.prefetch(generation)
-    ahead = engine.loader.prefetcher
-    assert ahead is not None
-    assert ahead.wait(PATIENCE)
-    assert ahead.done == ahead.total == transformer_bytes(engine, OTHER_I2V)
+    prefetcher = engine.loader.prefetcher
+    assert prefetcher is not None
+    assert prefetcher.wait(PATIENCE)
+    assert prefetcher.done == prefetcher.total == transformer_bytes(engine, OTHER_I2V)
     engine.prefetch(generation)
-    assert engine.loader.prefetcher is ahead  # once
+    assert engine.loader.prefetcher is prefetcher  # once
     assert engine.loader.statistics.bytes_read == before
     frames(engine, request(OTHER_I2V.id))
     assert engine.loader.statistics.bytes_read - before == transformer_bytes(engine, OTHER_I2V)
@@ -136,7 +136,7 @@ def test_the_next_models_own_files_are_read_ahead_and_no_others(engine: Engine) 
 def test_nothing_is_prefetched_without_need_or_memory(engine: Engine, tmp_path: Path) -> None:
     frames(engine, request("wan21_1b"))
     engine.loader.prefetch(MODELS["wan21_1b"])
-    assert engine.loader.prefetcher is None  # it is held
+    assert engine.loader.prefetcher is None  # it is loaded
     engine.loader.memory = replace(engine.loader.memory, host_bytes=lambda: 0)
     engine.loader.prefetch(MODELS["wan21_14b"])
     assert engine.loader.prefetcher is None

@@ -1,4 +1,4 @@
-"""The lossy modes: what they change and what not, what they count, and the way back to the very same frames."""
+"""Speed-ups that change the video: what they compute, what they count, and the exact frames afterwards."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.golden_cases import CHECKPOINTS
 from tests.lora.writers import FORMATS, Width
 from tests.lora_files import write_lora
 from tests.sampling import sampled
+from tools.demo_evaluate import attached
 from wan_ui import Engine
 from wan_ui.demo.checkpoints import ensure
-from wan_ui.demo.evaluate import attached
 from wan_ui.engine.budget import PACKED_SHARE, Sizes, cache_bytes, device_bytes, packed_sizes
 from wan_ui.engine.fp8 import FP8, LARGEST, PackedLinear, check_supported, pack, pack_blocks
 from wan_ui.engine.result import Clip, Progress
@@ -195,7 +195,7 @@ class TestModes:
         ("file", "speedup"),
         sampled(2, ["a.safetensors", "dora.safetensors", "lokr.safetensors"], ["fp8_storage", "fp8_products"]),
     )
-    def test_a_lora_put_on_packed_weights_is_one_that_was_there_before(
+    def test_a_lora_attached_to_packed_weights_is_one_that_was_there_before(
         self, engine: Engine, loras: Path, file: str, speedup: str
     ) -> None:
         disabled = made(engine, request(PAIR), speedup)
@@ -229,7 +229,7 @@ class TestStepCache:
         assert np.array_equal(unmeasured.frames, clip.frames)
         assert "forwards" not in made(trained, shapes(SINGLE, 1.0)).metadata
 
-    def test_each_transformer_and_each_run_begins_anew(self, trained: Engine) -> None:
+    def test_each_transformer_and_each_run_starts_with_an_empty_cache(self, trained: Engine) -> None:
         one, other = shapes(PAIR, 1.0, 0.5), shapes(PAIR, 1.0, 1.0)
         alone = made(trained, other, "step_cache")
         first, shared = made(trained, one, "step_cache"), made(trained, other, "step_cache")
@@ -274,7 +274,7 @@ class TestStepCache:
 
 @pytest.mark.parametrize("products", [False, True])
 @pytest.mark.parametrize("resident", [0, 1, 3])
-def test_packed_blocks_travel_and_are_skipped_as_resident_ones(resident: int, products: bool) -> None:
+def test_packed_blocks_are_streamed_and_skipped_like_resident_ones(resident: int, products: bool) -> None:
     folder = CHECKPOINTS / MODELS[SINGLE].base_model / "transformer"
     mine, theirs = (WanTransformer3DModel.from_pretrained(folder).eval() for _ in range(2))
     for transformer in (mine, theirs):
@@ -330,11 +330,11 @@ def test_a_device_without_fp8_products_says_so() -> None:
 
 
 class TestMemory:
-    @pytest.mark.parametrize("row", MODELS.values(), ids=list(MODELS))
-    def test_the_share_of_packed_weights_is_counted(self, row: Any) -> None:
-        d, f = row.hidden_size, row.ffn_size
-        linear = row.blocks * (8 * d * d + 2 * d * f + (2 * d * d if row.image_layers else 0))
-        embeddings = 2 * d * d + 6 * d * d + (4096 + 256 + 1280 * row.image_layers) * d + 2 * 16 * 4 * d
+    @pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+    def test_the_share_of_packed_weights_is_counted(self, model: Any) -> None:
+        d, f = model.hidden_size, model.ffn_size
+        linear = model.blocks * (8 * d * d + 2 * d * f + (2 * d * d if model.image_layers else 0))
+        embeddings = 2 * d * d + 6 * d * d + (4096 + 256 + 1280 * model.image_layers) * d + 2 * 16 * 4 * d
         share = (linear + 2 * embeddings) / (2 * (linear + embeddings))
         assert 0.5 < share < PACKED_SHARE
 
@@ -349,5 +349,5 @@ class TestMemory:
         )
 
     def test_a_cache_keeps_more_of_a_larger_clip(self) -> None:
-        row = MODELS["wan22_14b_t2v"]
-        assert cache_bytes(row, 832, 480, 81) == 9 * 21 * 52 * 30 * 5120 * 2
+        model = MODELS["wan22_14b_t2v"]
+        assert cache_bytes(model, 832, 480, 81) == 9 * 21 * 52 * 30 * 5120 * 2

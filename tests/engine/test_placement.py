@@ -1,4 +1,4 @@
-"""The memory modes around the real transformers: whatever is worn or merged, each computes what it would alone.
+"""The placement modes with real transformers: with adapters or merges, each computes what it would alone.
 
 On the CPU, whose copies are made to end as late as they may (tests/engine/test_streaming.py).
 """
@@ -43,19 +43,19 @@ def predicted(transformer: WanTransformer3DModel) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("mode", ["pair", "stream"])
-def test_what_a_visiting_transformer_computes(mode: PlacementMode, tmp_path: Path) -> None:
-    streams, plain, visiting = LateCopies(), loaded(), loaded()
-    placement = DevicePlacement(mode, visiting, CPU, streams)
+def test_an_offloaded_transformer_computes_what_a_resident_one_does(mode: PlacementMode, tmp_path: Path) -> None:
+    streams, plain, offloaded = LateCopies(), loaded(), loaded()
+    placement = DevicePlacement(mode, offloaded, CPU, streams)
     originals = BaseWeights(lambda size: "host", lambda name: torch.empty(0), lambda: placement.is_resident)
     lora = convert(write_lora(tmp_path / "lora.safetensors"), "high")
-    adapted = [(TransformerAdapters(c.transformers["transformer"], originals), c) for c in (plain, visiting)]
+    adapted = [(TransformerAdapters(c.transformers["transformer"], originals), c) for c in (plain, offloaded)]
 
     def compare() -> None:
         for name in ("transformer", "transformer_2", "transformer"):
-            placement.onload(visiting.transformers[name])
+            placement.onload(offloaded.transformers[name])
             # Nearly: a CPU's products differ in the last bit with where in memory a matrix begins.
             expected = predicted(plain.transformers[name])
-            torch.testing.assert_close(predicted(visiting.transformers[name]), expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(predicted(offloaded.transformers[name]), expected, rtol=1e-4, atol=1e-4)
         placement.offload_transformers()
 
     base = predicted(plain.transformers["transformer"])
@@ -81,7 +81,7 @@ def test_what_a_visiting_transformer_computes(mode: PlacementMode, tmp_path: Pat
     transformer = placement.unpin("transformer_2").double()
     assert predicted_in_double(transformer) == predicted_in_double(plain.transformers["transformer_2"].double())
     placement.close()
-    assert streams.locked == 0
+    assert streams.pinned == 0
 
 
 def predicted_in_double(transformer: WanTransformer3DModel) -> list[float]:
@@ -100,56 +100,58 @@ def test_a_resident_pair_stays_where_it_is() -> None:
     assert placement.is_resident
 
 
-class Hungry:
-    """Work that runs out of memory for its first so many times, and holds some while it does."""
+class OutOfMemoryWork:
+    """Work that runs out of memory the first `times` times, and holds some memory while it does."""
 
-    def __init__(self, placement: DevicePlacement, times: int) -> None:
-        self.seen: list[PlacementMode] = []
+    def __init__(self, placement: DevicePlacement, components: Components, times: int) -> None:
+        self.modes: list[PlacementMode] = []
         self._placement = placement
+        self._transformer = components.transformers["transformer"]
         self._left = times
-        self._held: weakref.ref[torch.Tensor] | None = None
+        self._taken: weakref.ref[torch.Tensor] | None = None
 
     def __call__(self) -> torch.Tensor:
-        assert self._held is None or self._held() is None, "what the attempt before took is still held"
-        self.seen.append(self._placement.mode)
+        assert self._taken is None or self._taken() is None, "the memory of the previous attempt is not freed"
+        self.modes.append(self._placement.mode)
         taken = torch.ones(1000)
-        self._held = weakref.ref(taken)
+        self._taken = weakref.ref(taken)
         if self._left:
             self._left -= 1
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        transformer = self._placement._components.transformers["transformer"]
-        self._placement.onload(transformer)
-        return predicted(transformer)
+        self._placement.onload(self._transformer)
+        return predicted(self._transformer)
 
 
 @pytest.mark.parametrize("times", [0, 1, 2, 3])
 def test_memory_that_runs_out_is_given_up_mode_by_mode(times: int) -> None:
-    streams, plain = LateCopies(), loaded()
-    placement = DevicePlacement("resident", loaded(), CPU, streams)
-    work = Hungry(placement, times)
+    streams, plain, components = LateCopies(), loaded(), loaded()
+    placement = DevicePlacement("resident", components, CPU, streams)
+    work = OutOfMemoryWork(placement, components, times)
     found = retry_with_less_memory(work, placement, lambda: True)
-    assert work.seen == ["resident", "pair", "stream", "stream"][: times + 1]
+    assert work.modes == ["resident", "pair", "stream", "stream"][: times + 1]
     # Nearly: a CPU's products differ in the last bit with where in memory a matrix begins.
     torch.testing.assert_close(found, predicted(plain.transformers["transformer"]), rtol=1e-4, atol=1e-4)
     placement.close()
-    assert streams.locked == 0
+    assert streams.pinned == 0
 
 
-def test_in_the_end_it_is_said() -> None:
-    placement = DevicePlacement("resident", loaded(), CPU, LateCopies())
-    work = Hungry(placement, 4)
+def test_in_the_end_the_error_is_raised() -> None:
+    components = loaded()
+    placement = DevicePlacement("resident", components, CPU, LateCopies())
+    work = OutOfMemoryWork(placement, components, 4)
     with pytest.raises(torch.OutOfMemoryError):
         retry_with_less_memory(work, placement, lambda: True)
-    assert work.seen == ["resident", "pair", "stream", "stream"]
+    assert work.modes == ["resident", "pair", "stream", "stream"]
     placement.close()
 
 
 def test_a_mode_that_was_asked_for_stays() -> None:
-    placement = DevicePlacement("resident", loaded(), CPU, LateCopies())
-    work = Hungry(placement, 1)
+    components = loaded()
+    placement = DevicePlacement("resident", components, CPU, LateCopies())
+    work = OutOfMemoryWork(placement, components, 1)
     with pytest.raises(torch.OutOfMemoryError):
         retry_with_less_memory(work, placement, lambda: False)
-    assert work.seen == ["resident"]
+    assert work.modes == ["resident"]
 
 
 def test_other_errors_are_no_reason_to_try_again() -> None:

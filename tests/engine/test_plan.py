@@ -1,4 +1,4 @@
-"""plan() and Core as tables, with a pipeline that only writes down what it is told."""
+"""plan() and Core as tables, with a pipeline that only records its calls."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ PACKED_WITH_A = replace(WITH_A, storage="fp8_storage")
 PAIR = LoadedState("m", False, {"high": adapters(A), "low": adapters(B)})
 
 TABLE: list[tuple[str, LoadedState | None, RequiredState, list[Step]]] = [
-    ("nothing held", None, wanted(), [LoadModel("m")]),
+    ("nothing loaded", None, wanted(), [LoadModel("m")]),
     (
-        "nothing held, a LoRA",
+        "nothing loaded, a LoRA",
         None,
         wanted(single=adapters(A)),
         [LoadModel("m"), Attach("single", (A,), ALL), SetScales("single", {A: 1.0})],
@@ -158,9 +158,9 @@ TABLE: list[tuple[str, LoadedState | None, RequiredState, list[Step]]] = [
 ]
 
 
-@pytest.mark.parametrize(("held", "target", "steps"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
-def test_plan(held: LoadedState | None, target: RequiredState, steps: list[Step]) -> None:
-    assert plan(held, target) == steps
+@pytest.mark.parametrize(("loaded", "target", "steps"), [case[1:] for case in TABLE], ids=[case[0] for case in TABLE])
+def test_plan(loaded: LoadedState | None, target: RequiredState, steps: list[Step]) -> None:
+    assert plan(loaded, target) == steps
 
 
 def generation(model: str = "wan21_1b", recipe: str = "reference", speedup: str = "none", **loras: float) -> Generation:
@@ -201,7 +201,7 @@ def test_how_a_type_is_applied() -> None:
 
 
 class Scribe:
-    """A pipeline that writes down what it is told. `failing` names the calls that raise."""
+    """A pipeline that records its calls. `failing` names the calls that raise."""
 
     def __init__(self, diary: list[tuple[Any, ...]], failing: dict[str, Exception]) -> None:
         self.diary, self.failing = diary, failing
@@ -216,7 +216,7 @@ class Scribe:
         self._note("cast", whole_bf16)
 
     def attach(self, slot: str, files: tuple[LoraFile, ...], unfused: frozenset[str]) -> None:
-        self._note("wear", slot, tuple(file.name for file in files))
+        self._note("attach", slot, tuple(file.name for file in files))
         self.attached = {slot: files}
 
     def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...], unfused: frozenset[str]) -> None:
@@ -254,8 +254,8 @@ class Desk:
         self.failing: dict[str, Exception] = {}
         self.core = Core(self._load)
 
-    def _load(self, row: Any, generation: Generation, before: object, on_progress: OnProgress) -> Scribe:
-        self.diary.append(("load", row.id, before is not None))
+    def _load(self, model: Any, generation: Generation, before: object, on_progress: OnProgress) -> Scribe:
+        self.diary.append(("load", model.id, before is not None))
         if "load" in self.failing:
             raise self.failing.pop("load")
         return Scribe(self.diary, self.failing)
@@ -276,21 +276,21 @@ def ignore(progress: Progress) -> None:
     """Nobody listens."""
 
 
-WEAR = ("wear", "single", ("single.safetensors",))
+ATTACH = ("attach", "single", ("single.safetensors",))
 
 
 def test_changing_scale_file_and_back_never_loads() -> None:
     service = Desk()
     assert service.run(generation(single=0.5)) == [
         ("load", "wan21_1b", False),
-        WEAR,
+        ATTACH,
         ("scales", "single", (0.5,)),
         ("render", 42),
     ]
     assert service.run(generation(single=1.0)) == [("scales", "single", (1.0,)), ("render", 42)]
-    assert service.run(generation(single=0.0)) == [("wear", "single", ()), ("render", 42)]
-    assert service.run(generation(single=1.0)) == [WEAR, ("scales", "single", (1.0,)), ("render", 42)]
-    assert service.run(generation()) == [("wear", "single", ()), ("render", 42)]
+    assert service.run(generation(single=0.0)) == [("attach", "single", ()), ("render", 42)]
+    assert service.run(generation(single=1.0)) == [ATTACH, ("scales", "single", (1.0,)), ("render", 42)]
+    assert service.run(generation()) == [("attach", "single", ()), ("render", 42)]
     assert service.run(generation("wan21_14b")) == [("load", "wan21_14b", True), ("render", 42)]
 
 
@@ -303,7 +303,7 @@ def test_packed_weights_are_read_again_for_an_exact_video() -> None:
         ("render", 42),
     ]
     assert service.run(generation(single=0.5, speedup="fp8_products"))[0] == ("store", "fp8_products")
-    assert service.run(generation(speedup="fp8_products")) == [("wear", "single", ()), ("render", 42)]
+    assert service.run(generation(speedup="fp8_products")) == [("attach", "single", ()), ("render", 42)]
     assert service.run(generation(speedup="step_cache")) == [("load", "wan21_1b", True), ("render", 42)]
     assert service.run(generation()) == [("render", 42)]
 
@@ -325,7 +325,7 @@ def test_each_slot_has_its_own_scale() -> None:
         ("render", 42),
     ]
     assert service.run(generation("wan22_14b_t2v", high=0.3)) == [
-        ("wear", "low", ()),
+        ("attach", "low", ()),
         ("scales", "high", (0.3,)),
         ("render", 42),
     ]
@@ -334,9 +334,9 @@ def test_each_slot_has_its_own_scale() -> None:
 def test_a_failed_attach_leaves_the_base_and_the_next_job_runs() -> None:
     service = Desk()
     service.run(generation())
-    service.fails(generation(single=1.0), "wear", LoraMismatch("no"))
+    service.fails(generation(single=1.0), "attach", LoraMismatch("no"))
     assert service.core.state == LoadedState("wan21_1b", False, {"single": NOTHING_ATTACHED})
-    assert service.run(generation(single=1.0)) == [WEAR, ("scales", "single", (1.0,)), ("render", 42)]
+    assert service.run(generation(single=1.0)) == [ATTACH, ("scales", "single", (1.0,)), ("render", 42)]
 
 
 def test_a_failed_load_holds_nothing() -> None:
@@ -367,7 +367,7 @@ def test_the_report_counts_modules_per_slot() -> None:
     assert json.dumps(lora["low"])  # as it goes into the MP4
 
 
-def test_fresh_is_bare() -> None:
+def test_a_model_just_loaded_has_no_lora() -> None:
     assert state_after_load(replace(wanted(single=adapters(A)), model="n")) == LoadedState(
         "n", False, {"single": NOTHING_ATTACHED}
     )

@@ -1,4 +1,4 @@
-"""Which bytes a block computes with, on a device whose copies end as late as they may."""
+"""Streamed blocks compute with their own weights, even where each copy ends as late as it may."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LateCopies:
     def __init__(self) -> None:
         self.device = torch.device("cpu")
         self.copied = 0
-        self.locked = 0
+        self.pinned = 0
         self._waiting: list[tuple[int, torch.Tensor, torch.Tensor]] = []
 
     def allocate(self, size: int) -> torch.Tensor:
@@ -47,10 +47,10 @@ class LateCopies:
         self.compute_after_copies()
 
     def pin(self, buffer: torch.Tensor) -> Callable[[], None] | None:
-        self.locked += buffer.nbytes
+        self.pinned += buffer.nbytes
 
         def unlock() -> None:
-            self.locked -= buffer.nbytes
+            self.pinned -= buffer.nbytes
 
         return unlock
 
@@ -97,7 +97,7 @@ def test_a_block_computes_with_its_own_weights(resident: int) -> None:
                 theirs.mul_(1.5)
 
 
-def test_each_visitor_is_copied_once_a_forward_and_a_resident_block_once_in_all() -> None:
+def test_a_streamed_block_is_copied_once_per_forward_and_a_resident_one_once() -> None:
     model, _ = twins()
     for resident, copies in ((0, 2 + COUNT * 3), (COUNT, COUNT), (3, 3 + 2 + 4 * 3)):
         streams = LateCopies()
@@ -113,14 +113,14 @@ def test_pages_are_unlocked_at_the_end() -> None:
     model, other = twins()
     streams = LateCopies()
     streamed = StreamedBlocks(model, streams)
-    assert streams.locked >= sum(parameter.nbytes for parameter in model.parameters())
+    assert streams.pinned >= sum(parameter.nbytes for parameter in model.parameters())
     streamed.onload(2)
     streamed.close()
-    assert streams.locked == 0
+    assert streams.pinned == 0
     assert torch.equal(model(GIVEN), other(GIVEN))
 
 
-def test_adapters_are_no_part_of_what_travels() -> None:
+def test_adapters_are_not_streamed() -> None:
     model, _ = twins()
     model.blocks[0].lora_A = torch.nn.Linear(WIDTH, 2)
     streamed = StreamedBlocks(model, LateCopies())

@@ -37,7 +37,7 @@ def transformer(heads: int, width: int, layers: int, dtype: torch.dtype) -> WanT
 
 
 def start(shape: tuple[int, ...], dtype: torch.dtype, image: bool) -> ConditionedNoise:
-    """As a row that expands timesteps starts: a float32 mask of ones, or one in the model's dtype with zeros."""
+    """As a model with per-token timesteps starts: a float32 mask of ones, or one in the model's dtype with zeros."""
     mask = torch.ones(shape, dtype=dtype if image else torch.float32)
     if image:
         mask[:, :, :1] = 0

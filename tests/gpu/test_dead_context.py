@@ -22,24 +22,24 @@ def test_a_device_side_assert(tmp_path: Path) -> None:
 def test_out_of_memory_frees_everything_and_the_next_job_runs_in_the_same_process(tmp_path: Path) -> None:
     store = Store(tmp_path / "jobs.sqlite")
     jobs = [add(store, 1), add(store, 2, width=2048, height=2048, num_frames=33), add(store, 3)]
-    codes, said = supervise(tmp_path, "cuda", "--cap", str(CAP))
+    codes, output = supervise(tmp_path, "cuda", "--cap", str(CAP))
     before, struck, after = (store.job(job.id) for job in jobs)
     store.close()
-    assert codes == [0], said
+    assert codes == [0], output
     assert (before.status, struck.status, after.status) == ("succeeded", "failed", "succeeded")
     assert struck.error is not None
     assert struck.error["code"] == "OUT_OF_MEMORY"
-    found = re.search(r"checked: (\d+) bytes held, model None", said)
-    assert found is not None, said
+    found = re.search(r"checked: (\d+) bytes held, model None", output)
+    assert found is not None, output
     assert int(found[1]) < LEFT
 
 
 def test_a_decode_without_room_is_done_in_tiles(tmp_path: Path) -> None:
     store = Store(tmp_path / "jobs.sqlite")
     job = add(store, 2, width=2048, height=2048, num_frames=5)
-    codes, said = supervise(tmp_path, "cuda", "--cap", str(CAP))
+    codes, output = supervise(tmp_path, "cuda", "--cap", str(CAP))
     done = store.job(job.id)
     store.close()
-    assert codes == [0], said
+    assert codes == [0], output
     assert done.status == "succeeded"
     assert done.clips[0].metadata["tiled"] is True

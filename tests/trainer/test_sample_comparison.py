@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wan_ui.demo.scenes import Words, draw, render
+from tools.demo_scenes import Words, draw, render
 from wan_ui.errors import InvalidRequest, PayloadTooLarge, WanUIError
 from wan_ui.media import video
 from wan_ui.trainer.sample_comparison import MOST_PSNR, align, compare, difference, psnr, ssim

@@ -381,6 +381,7 @@ class _DownloadCounter:
                 super().__init__(*args, **kwargs)
 
             def update(self, n: float | None = 1) -> bool | None:
+                """Counts `n` more bytes."""
                 if self._counts_bytes:
                     add(n or 0)
                 return super().update(n)

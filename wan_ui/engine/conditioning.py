@@ -12,7 +12,7 @@ from diffusers import AutoencoderKLWan
 from PIL import Image
 
 from wan_ui.engine.timesteps import Tokens
-from wan_ui.models import TEMPORAL_COMPRESSION, WanModel
+from wan_ui.models import TEMPORAL_COMPRESSION
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,10 @@ def noise(shape: tuple[int, ...], seed: int, device: torch.device) -> torch.Tens
     return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
 
 
-def latent_shape(model: WanModel, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-    """(1, C, T, h, w) of a clip's latents: 4 frames to one, but the first alone; 8 or 16 pixels a side to one."""
+def latent_shape(channels: int, spatial: int, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+    """(1, C, T, h, w) of a clip: 4 frames to a latent one, but the first alone; `spatial` pixels a side to one."""
     frames = (num_frames - 1) // TEMPORAL_COMPRESSION + 1
-    spatial = model.spatial_compression
-    return (1, model.latent_channels, frames, height // spatial, width // spatial)
+    return (1, channels, frames, height // spatial, width // spatial)
 
 
 def _unit_range(image: Image.Image) -> torch.Tensor:

@@ -58,7 +58,9 @@ class ConditionEncoder:
 
     def noise(self, generation: Generation, image: Image.Image | None) -> ConditionedNoise:
         """The seed's noise, conditioned on the first frame in the model's way."""
-        shape = conditioning.latent_shape(self._model, generation.num_frames, generation.height, generation.width)
+        # The checkpoint's channels, not the table's: the demo's VAEs have fewer.
+        channels, spatial = self._components.vae.config.z_dim, self._model.spatial_compression
+        shape = conditioning.latent_shape(channels, spatial, generation.num_frames, generation.height, generation.width)
         noise = conditioning.noise(shape, generation.seed, self._device)
         if image is None:
             return conditioning.from_text(noise, masked=self._model.expand_timesteps)

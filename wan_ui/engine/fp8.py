@@ -73,6 +73,7 @@ class PackedLinear(torch.nn.Linear):
         return self.products and self.in_features % ALIGNED == 0 and self.out_features % ALIGNED == 0
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(…, in) to (…, out), in the dtype of the input."""
         if not self.has_products:
             return functional.linear(input, self.weight, self.bias)
         packed, scale = pack(input.reshape(-1, self.in_features))  # (tokens, in) fp8, (tokens, 1) float32

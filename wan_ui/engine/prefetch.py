@@ -22,12 +22,9 @@ class Prefetcher:
     `done` includes bytes that were cached before. A file that cannot be read is skipped: its own loader reports why.
     """
 
-    def __init__(self, files: Sequence[Path], readers: int = READERS) -> None:
-        self._segments = deque(
-            (file, offset, min(SEGMENT, size - offset))
-            for file, size in ((file, file.stat().st_size) for file in files)
-            for offset in range(0, size, SEGMENT)
-        )
+    def __init__(self, files: Sequence[Path], readers: int = READERS, segment: int = SEGMENT) -> None:
+        """`segment` is the number of contiguous bytes that one reader takes."""
+        self._segments = deque(segments(files, segment))
         self.total = sum(length for _, _, length in self._segments)
         self.done = 0
         self._lock = threading.Lock()
@@ -91,6 +88,15 @@ class Prefetcher:
             self.done += length
             if self.done == self.total:
                 self._finished = time.monotonic()
+
+
+def segments(files: Iterable[Path], size: int) -> list[tuple[Path, int, int]]:
+    """The files in pieces of at most `size` bytes: file, offset and length of each."""
+    return [
+        (file, offset, min(size, whole - offset))
+        for file, whole in ((file, file.stat().st_size) for file in files)
+        for offset in range(0, whole, size)
+    ]
 
 
 def is_cached(file: FileIO, offsets: Iterable[int]) -> bool:

@@ -84,9 +84,11 @@ class CudaStreams:
         self._copies = torch.cuda.Stream(device)
 
     def allocate(self, size: int) -> torch.Tensor:
+        """A device buffer of `size` bytes, uninitialized."""
         return torch.empty(size, dtype=torch.uint8, device=self.device)
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> torch.cuda.Event:
+        """Queues a copy on the copy stream, without blocking; returns the event of its end."""
         with torch.cuda.stream(self._copies):
             target.copy_(source, non_blocking=True)
             event = torch.cuda.Event()
@@ -94,15 +96,19 @@ class CudaStreams:
         return event
 
     def compute_after(self, event: torch.cuda.Event) -> None:
+        """Makes the current stream wait for the event."""
         torch.cuda.current_stream(self.device).wait_event(event)
 
     def compute_after_copies(self) -> None:
+        """Makes the current stream wait for the copy stream."""
         torch.cuda.current_stream(self.device).wait_stream(self._copies)
 
     def copy_after_compute(self) -> None:
+        """Makes the copy stream wait for the current stream."""
         self._copies.wait_stream(torch.cuda.current_stream(self.device))
 
     def synchronize(self) -> None:
+        """Waits for the device."""
         torch.cuda.synchronize(self.device)
 
     def pin(self, buffer: torch.Tensor) -> Callable[[], None] | None:

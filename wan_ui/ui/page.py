@@ -107,11 +107,9 @@ class Page:
     def _starting(self, row: WanModel, demo: Demo | None) -> dict[str, Any]:
         if demo is None:
             return {}
-        from wan_ui.demo import checkpoints, examples
+        from wan_ui.demo import examples
 
         first_frame = {} if row.control_image == "none" else {"ctrl_img": str(demo.first_frame)}
-        if not demo.trained:
-            return {**checkpoints.DEMO_DEFAULTS, **first_frame}
         listed = self.service.library.listing()  # another LoRA folder may have been named
         loras = {form_schema.lora_name(slot): path for slot, path in examples.loras_of(row).items() if path in listed}
         return {**examples.starting(row), **loras, **first_frame}
@@ -120,7 +118,7 @@ class Page:
         gr.HTML('<header class="top"><h1>wan-ui</h1><p>LoRA inference for Wan video models</p></header>')
         if banner:
             gr.HTML(f'<p class="banner" role="note">{render.sentence(banner)}</p>')
-        if demo is not None and demo.trained:
+        if demo is not None:
             from wan_ui.demo import examples
 
             gr.HTML(f'<p class="hint try">{escape(examples.TRY)}<br>{escape(examples.WORDS)}</p>')

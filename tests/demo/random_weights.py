@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of the real classes and LoRAs for them; it knows the table's columns and no model by name."""
+"""Tiny checkpoints of the real classes with random weights for every model, and LoRAs for them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from wan_ui.demo.checkpoints import Kind
 from wan_ui.demo.trained import BOUNDARY
 from wan_ui.engine.recipes import unipc_config
 from wan_ui.models import MODELS, Source, WanModel
 
-# One size for every row, so that one LoRA file fits them all, as the reference server's documents use it.
+# One size for every model, so that one LoRA file fits them all, as the reference server's documents use it.
 HEADS, HEAD_SIZE, FFN_SIZE, BLOCKS = 2, 24, 96, 3
 HIDDEN_SIZE = HEADS * HEAD_SIZE
 TEXT_SIZE = 32
 IMAGE_SIZE, IMAGE_SIDE, IMAGE_PATCH = 40, 28, 14  # the CLIP encoder's width, input pixels and patch pixels
-LATENT_CHANNELS = {8: 16, 16: 48}  # by the VAE's spatial compression
-MASK_CHANNELS = 4  # one per frame of a latent frame, where a first frame is concatenated
 CONTRAST = 1.3  # a random decoder is greyish
-TEXT_INFLUENCE = 4.0  # a random transformer hardly hears the prompt
+TEXT_INFLUENCE = 4.0  # a random transformer hardly reacts to the prompt
 SPECIAL_TOKENS = ("<pad>", "</s>", "<unk>")
 LONGEST_PROMPT = 512  # tokens
 
@@ -48,25 +47,35 @@ HIGH_LORA = "my_lora_job/my_high_noise.safetensors"
 LOW_LORA = "my_lora_job/my_low_noise.safetensors"
 
 
+def write(folder: Path) -> None:
+    """A whole demo folder: models, LoRAs and a first frame."""
+    write_models(folder / "models")
+    write_loras(folder / "loras")
+    write_first_frame(folder / "first_frame.png")
+
+
+RANDOM = Kind(write, "random-1", "Demo: the weights are random.")
+
+
 def write_models(folder: Path) -> None:
-    """Every component of every row as `folder/<org>/<name>/<subfolder>/`, in diffusers layout, float32.
+    """Every component of every model as `folder/<org>/<name>/<subfolder>/`, in diffusers layout, float32.
 
     VAEs, text and image encoders are equal files in all repositories, as in the real ones; each transformer is its own.
     """
     written: set[Source] = set()
     with _no_progress_bars():
-        for row in MODELS.values():
-            for name, source in row.components.items():
+        for model in MODELS.values():
+            for name, source in model.components.items():
                 if source not in written:
                     written.add(source)
-                    _write_component(row, name, source, folder / source.repo / source.subfolder)
+                    _write_component(model, name, source, folder / source.repo / source.subfolder)
 
 
 def write_loras(folder: Path) -> None:
     """LoRAs in AI Toolkit's keys and metadata, under the very paths that the reference server's documents use."""
-    _write_save(folder, {SINGLE_LORA: _lora_tensors("single", image_layers=False)}, "wan_2.2_5b")
-    _write_save(folder, {IMAGE_LORA: _lora_tensors("image", image_layers=True)}, "wan_2.1")
-    _write_save(
+    _write_checkpoint(folder, {SINGLE_LORA: _lora_tensors("single", image_layers=False)}, "wan_2.2_5b")
+    _write_checkpoint(folder, {IMAGE_LORA: _lora_tensors("image", image_layers=True)}, "wan_2.1")
+    _write_checkpoint(
         folder,
         {
             HIGH_LORA: _lora_tensors("high", image_layers=False),
@@ -111,7 +120,7 @@ def _between(start: tuple[int, int, int], end: tuple[int, int, int], share: floa
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Nine bars of a millisecond each are no news to a newcomer; the setting is put back as it was."""
+    """Without transformers' progress bars within the block."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -123,17 +132,17 @@ def _no_progress_bars() -> Iterator[None]:
 
 @contextmanager
 def _seeded(what: str) -> Iterator[None]:
-    """The same weights for the same words on every machine; the caller's own generator is left as it was."""
+    """The same weights for the same text on every machine; the caller's own generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(hashlib.sha256(what.encode()).digest()[:4], "big"))
         yield
 
 
-def _write_component(row: WanModel, name: str, source: Source, folder: Path) -> None:
-    if name in row.slots.values():
-        _transformer(row, source).save_pretrained(folder)
+def _write_component(model: WanModel, name: str, source: Source, folder: Path) -> None:
+    if name in model.slots.values():
+        _transformer(model, source).save_pretrained(folder)
     elif name == "vae":
-        _vae(row.spatial_compression).save_pretrained(folder)
+        _vae(model).save_pretrained(folder)
     elif name == "text_encoder":
         _text_encoder().save_pretrained(folder)
     elif name == "tokenizer":
@@ -144,7 +153,7 @@ def _write_component(row: WanModel, name: str, source: Source, folder: Path) -> 
         side = {"height": IMAGE_SIDE, "width": IMAGE_SIDE}
         CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIDE}, crop_size=side).save_pretrained(folder)
     elif name == "scheduler":
-        UniPCMultistepScheduler(**unipc_config(row.euler_shift)).save_pretrained(folder)
+        UniPCMultistepScheduler(**unipc_config(model.euler_shift)).save_pretrained(folder)
     elif name == "model_index":
         folder.mkdir(parents=True, exist_ok=True)
         index = {"_class_name": "WanPipeline", "boundary_ratio": BOUNDARY}
@@ -153,21 +162,19 @@ def _write_component(row: WanModel, name: str, source: Source, folder: Path) -> 
         raise ValueError(f"the table has a component {name!r} that the demo cannot make")
 
 
-def _transformer(row: WanModel, source: Source) -> WanTransformer3DModel:
-    latent = LATENT_CHANNELS[row.spatial_compression]
-    concatenated = row.conditioning in ("latent_channels", "clip_and_latent_channels")
+def _transformer(model: WanModel, source: Source) -> WanTransformer3DModel:
     with _seeded(f"transformer {source.repo} {source.subfolder}"):
         transformer = WanTransformer3DModel(
             num_attention_heads=HEADS,
             attention_head_dim=HEAD_SIZE,
-            in_channels=latent + (MASK_CHANNELS + latent if concatenated else 0),
-            out_channels=latent,
+            in_channels=model.input_channels,
+            out_channels=model.latent_channels,
             text_dim=TEXT_SIZE,
             freq_dim=64,
             ffn_dim=FFN_SIZE,
             num_layers=BLOCKS,
-            image_dim=IMAGE_SIZE if row.image_layers else None,
-            added_kv_proj_dim=HIDDEN_SIZE if row.image_layers else None,
+            image_dim=IMAGE_SIZE if model.image_layers else None,
+            added_kv_proj_dim=HIDDEN_SIZE if model.image_layers else None,
         )
     with torch.no_grad():
         transformer.condition_embedder.text_embedder.linear_2.weight.mul_(TEXT_INFLUENCE)
@@ -176,8 +183,8 @@ def _transformer(row: WanModel, source: Source) -> WanTransformer3DModel:
     return transformer
 
 
-def _vae(spatial_compression: int) -> AutoencoderKLWan:
-    channels = LATENT_CHANNELS[spatial_compression]
+def _vae(model: WanModel) -> AutoencoderKLWan:
+    channels, spatial_compression = model.latent_channels, model.spatial_compression
     kind: dict[str, Any] = {}
     if spatial_compression == 16:  # the 2.2 VAE folds 2×2 pixels into channels first
         kind = {
@@ -262,8 +269,8 @@ def _lora_tensors(what: str, *, image_layers: bool) -> dict[str, torch.Tensor]:
     return {key: tensor.to(torch.bfloat16) for key, tensor in tensors.items()}
 
 
-def _write_save(folder: Path, files: Mapping[str, Mapping[str, torch.Tensor]], base: str) -> None:
-    """The files of one save; AI Toolkit gives both halves of a pair the same name and hash."""
+def _write_checkpoint(folder: Path, files: Mapping[str, Mapping[str, torch.Tensor]], base: str) -> None:
+    """The files of one checkpoint; AI Toolkit gives both halves of a pair the same name and hash."""
     digest = hashlib.sha256()
     for tensors in files.values():
         for tensor in tensors.values():

@@ -1,4 +1,4 @@
-"""Prints what the demo's models and LoRAs can do, through the Engine: `python -m wan_ui.demo.evaluate --help`."""
+"""Measures what the demo's models and LoRAs can do, through the Engine: `python -m tools.demo_evaluate --help`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from wan_ui.demo import examples, scenes
+from tools import demo_scenes as scenes
+from wan_ui.demo import examples
 from wan_ui.demo.checkpoints import DEMO_DEFAULTS, ensure
 from wan_ui.models import MODELS, WanModel
 
@@ -54,7 +55,7 @@ def wire(frame: scenes.Frames) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def body(row: WanModel, chosen: Sequence[Case], image: bool, loras: Sequence[Mapping[str, Any]] = (),
+def body(model: WanModel, chosen: Sequence[Case], image: bool, loras: Sequence[Mapping[str, Any]] = (),
          **settings: Any) -> dict[str, Any]:  # fmt: skip
     """The request for some cases, with the values that the demo's form starts with."""
     item = {**DEMO_DEFAULTS, **settings}
@@ -62,14 +63,14 @@ def body(row: WanModel, chosen: Sequence[Case], image: bool, loras: Sequence[Map
         {"prompt": case.text, "seed": index, **item, **({"ctrl_img": wire(case.frame)} if image else {})}
         for index, case in enumerate(chosen)
     ]
-    return {"model": row.id, "prompts": prompts, "loras": list(loras)}
+    return {"model": model.id, "prompts": prompts, "loras": list(loras)}
 
 
-def attached(row: WanModel, scale: float) -> list[dict[str, Any]]:
+def attached(model: WanModel, scale: float) -> list[dict[str, Any]]:
     """The LoRA, or the pair, that the row's tab starts with, at a scale."""
     return [
-        {"path": path, "network_multiplier": scale, **({"transformer": slot} if row.two_transformers else {})}
-        for slot, path in examples.loras_of(row).items()
+        {"path": path, "network_multiplier": scale, **({"transformer": slot} if model.two_transformers else {})}
+        for slot, path in examples.loras_of(model).items()
     ]
 
 
@@ -96,9 +97,9 @@ def psnr(one: scenes.Frames, other: scenes.Frames) -> float:
     return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def images_of(row: WanModel) -> tuple[bool, ...]:
+def images_of(model: WanModel) -> tuple[bool, ...]:
     """Without a first frame, with one, or both."""
-    return {"none": (False,), "optional": (False, True), "required": (True,)}[row.control_image]
+    return {"none": (False,), "optional": (False, True), "required": (True,)}[model.control_image]
 
 
 @dataclass(frozen=True)
@@ -115,23 +116,23 @@ class Setting:
     compared: int = 0  # figures of the first so many prompts too, which a LoRA's are compared with
 
 
-def row_settings(row: WanModel, count: int, lora_count: int) -> list[Setting]:
+def row_settings(model: WanModel, count: int, lora_count: int) -> list[Setting]:
     """The base of a row, and its LoRA at scale 0, 0.5 and 1 with the trigger word, and at 1 without."""
     found = []
-    for image in images_of(row):
+    for image in images_of(model):
         tail = ", first frame" if image else ""
-        found.append(Setting(row.id, row.id, f"base{tail}", count, image=image, compared=lora_count))
+        found.append(Setting(model.id, model.id, f"base{tail}", count, image=image, compared=lora_count))
         for scale, trigger in ((0, True), (0.5, True), (1, True), (1, False)) if lora_count else ():
             name = f"lora {scale:g}{'' if trigger else ', no trigger'}{tail}"
-            found.append(Setting(row.id, row.id, name, lora_count, tuple(attached(row, scale)), trigger, image))
+            found.append(Setting(model.id, model.id, name, lora_count, tuple(attached(model, scale)), trigger, image))
     return found
 
 
 def job_settings(count: int) -> list[Setting]:
     """The saves of the job folder, with the trigger word."""
-    row = next(row for row in MODELS.values() if row.control_image == "none" and not row.two_transformers)
+    model = next(model for model in MODELS.values() if model.control_image == "none" and not model.two_transformers)
     return [
-        Setting(row.id, "job", f"step {step}", count, ({"path": examples.job_file(step)},), trigger=True)
+        Setting(model.id, "job", f"step {step}", count, ({"path": examples.job_file(step)},), trigger=True)
         for step in examples.JOB_STEPS
     ]
 
@@ -173,8 +174,8 @@ def vae_figures(models_dir: Path, device: str, count: int) -> dict[str, float]:
     from diffusers import AutoencoderKLWan
 
     found = {}
-    for row in {row.spatial_compression: row for row in MODELS.values()}.values():
-        source = row.components["vae"]
+    for model in {model.spatial_compression: model for model in MODELS.values()}.values():
+        source = model.components["vae"]
         vae = AutoencoderKLWan.from_pretrained(models_dir / source.repo / source.subfolder).float().to(device).eval()
         values = []
         for case in cases(count):
@@ -183,7 +184,7 @@ def vae_figures(models_dir: Path, device: str, count: int) -> dict[str, float]:
             with torch.no_grad():
                 shown = vae.decode(vae.encode(pixels).latent_dist.mode()).sample[0]
             values.append(psnr(((shown / 2 + 0.5) * 255).round().byte().permute(1, 2, 3, 0).cpu().numpy(), frames))
-        found[f"{row.spatial_compression}×"] = round(float(np.mean(values)), 2)
+        found[f"{model.spatial_compression}×"] = round(float(np.mean(values)), 2)
     print(f"{'VAE':18} {'PSNR over whole clips':32} {found}", flush=True)
     return found
 

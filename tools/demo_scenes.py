@@ -1,4 +1,4 @@
-"""The demo's small world: coloured shapes that move, from text to clip and back; it knows no model and no torch."""
+"""The demo's clips of moving coloured shapes: drawn from text, and read back from frames by arithmetic alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from wan_ui.demo.examples import SHAPES, TRIGGER
+
 SIDE, FRAMES, FPS = 128, 17, 16  # what the demo checkpoints were trained on
-TRIGGER = "sks"
 
 Rgb = tuple[float, float, float]
 Floats = npt.NDArray[np.float32]
@@ -37,7 +38,6 @@ BACKGROUNDS: Mapping[str, Rgb] = MappingProxyType(
         "sand": (214, 190, 150),
     }
 )
-SHAPES = ("circle", "square", "triangle", "star")
 MOTIONS = ("left", "right", "up", "down", "still", "growing", "circling")
 SPEEDS = ("slow", "normal", "fast")
 LOOKS = ("plain", "stripes", "rings")  # the base models have only seen plain shapes
@@ -276,7 +276,7 @@ _MEANING: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 
 def parse(text: str) -> Words:
-    """What a text says in the world's words; others are passed over, and of two for one thing the first counts."""
+    """What a text says in the demo's vocabulary; other words are ignored, and the first of two for one thing counts."""
     found: dict[str, str] = {}
     words = "".join(letter if letter.isalnum() else " " for letter in text.lower()).split()
     for word in words:
@@ -303,7 +303,7 @@ def _first(options: Sequence[str]) -> str:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word that a tokenizer of the world knows, sorted."""
+    """Every word of the demo's tokenizer, sorted."""
     sentences: list[str] = [*_MEANING, TRIGGER, ",", "an", "shape", "shapes"]
     sentences += [option for options in (*_MOVES.values(), *_PACES.values()) for option in options]
     blanks = dict.fromkeys(("colour", "shape", "background", "motion", "pace"), "")
