@@ -54,6 +54,7 @@ AxisField = Literal[
     "recipe",
     "num_frames",
     "speedup",
+    "base",
 ]
 
 
