@@ -22,6 +22,7 @@ from wan_ui.errors import (
     SingleMoeConfigOnly,
     WanUIError,
 )
+from wan_ui.jobs.store import generation_body, generation_from
 from wan_ui.models import MODELS
 from wan_ui.request import (
     LARGEST_RANDOM_SEED,
@@ -29,8 +30,6 @@ from wan_ui.request import (
     InferenceRequest,
     LoraUse,
     find_model,
-    generation_body,
-    generation_from,
     parse,
     random_seed,
     resolve,
@@ -489,5 +488,9 @@ def test_a_stored_generation_keeps_its_names() -> None:
     }  # fmt: skip
     generation = generation_from(stored)
     assert [use.scale for use in generation.loras] == [0.5, 1.0] and generation.ignored == ("sampler",)
-    assert json.loads(json.dumps(generation_body(generation))) == stored
-    assert list(generation_body(generation)) == list(stored)
+    since = {**stored, "base": "auto"}
+    assert json.loads(json.dumps(generation_body(generation))) == since
+    assert list(generation_body(generation)) == list(since)
+
+    named = {**stored, "base": {"transformer": "a.safetensors"}}
+    assert json.loads(json.dumps(generation_body(generation_from(named)))) == named

@@ -20,7 +20,6 @@ from wan_ui.render_order import plan_cells
 from wan_ui.request import (
     Generation,
     InferenceRequest,
-    LoraUse,
     PromptItem,
     find_model,
     named_loras,
@@ -31,7 +30,7 @@ from wan_ui.request import (
 
 if TYPE_CHECKING:
     from wan_ui.lora.header import LoraHeader
-    from wan_ui.lora.library import Library, LoraFile
+    from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
 
 UPLOAD_PREFIX = "upload://"
@@ -181,23 +180,18 @@ def _expand(
         if use.path in checks.awaited or (use.slot, use.path) in sha256s:
             continue
         file = checks.library.locate(use.path, checks.access)
-        notes += _check_file(file, use, model, checks, several)
+        try:
+            notes += checks.check_fit(file.header, model, use.slot, checks.configs(model, model.slots[use.slot]))
+        except LoraMismatch as error:
+            if not several:
+                raise
+            raise LoraMismatch(f"{file.name}: {error.message}", **error.details) from error
         sha256s[use.slot, use.path] = file.sha256
     located = tuple(
         replace(draft, loras=tuple(replace(use, sha256=sha256s.get((use.slot, use.path))) for use in draft.loras))
         for draft in drafts
     )
     return located, grid, tuple(dict.fromkeys(notes))
-
-
-def _check_file(file: LoraFile, use: LoraUse, model: WanModel, checks: _LoraChecks, several: bool) -> Sequence[str]:
-    """The notes of check_fit; of `several` files, its error names the file."""
-    try:
-        return checks.check_fit(file.header, model, use.slot, checks.configs(model, model.slots[use.slot]))
-    except LoraMismatch as error:
-        if not several:
-            raise
-        raise LoraMismatch(f"{file.name}: {error.message}", **error.details) from error
 
 
 def _resolved(

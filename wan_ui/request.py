@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -209,23 +209,13 @@ class InferenceRequest(Wire):
 class LoraUse:
     """One LoRA in one slot of the model. `sha256` is None until the library has located the file.
 
-    `scale` is the request's network_multiplier; lora_use_body gives the form that is stored and sent.
+    `scale` is the request's network_multiplier.
     """
 
     slot: str
     path: str
     scale: float
     sha256: str | None = None
-
-
-def lora_use_body(use: LoraUse) -> dict[str, Any]:
-    """A LoRA of a generation as it is stored in the database and in MP4s, and sent by the API."""
-    return {"slot": use.slot, "path": use.path, "multiplier": use.scale, "sha256": use.sha256}
-
-
-def lora_use_from(body: Mapping[str, Any]) -> LoraUse:
-    """The LoRA that lora_use_body wrote. Raises KeyError for another mapping."""
-    return LoraUse(body["slot"], body["path"], body["multiplier"], body.get("sha256"))
 
 
 @dataclass(frozen=True)
@@ -257,20 +247,6 @@ class Generation:
     vae_tiling: bool = False
     speedup: Speedup = "none"
     base: str | tuple[tuple[str, str], ...] = "auto"
-
-
-def generation_body(generation: Generation) -> dict[str, Any]:
-    """A generation as it is stored in the database and in MP4s, JSON-ready."""
-    base = generation.base if isinstance(generation.base, str) else dict(generation.base)
-    return {**asdict(generation), "loras": [lora_use_body(use) for use in generation.loras], "base": base}
-
-
-def generation_from(body: Mapping[str, Any]) -> Generation:
-    """The generation that generation_body wrote. Raises KeyError or TypeError for another mapping."""
-    loras = tuple(lora_use_from(use) for use in body["loras"])
-    base = body.get("base", "auto")
-    named = base if isinstance(base, str) else tuple((str(component), str(name)) for component, name in base.items())
-    return Generation(**{**body, "loras": loras, "ignored": tuple(body["ignored"]), "base": named})
 
 
 def parse(body: Any) -> InferenceRequest:

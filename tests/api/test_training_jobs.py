@@ -362,7 +362,7 @@ def test_files_of_a_zip_that_are_no_loras_are_passed_over(client: TestClient, tm
     (folder / "samples" / "1750000000001__000000900_0.webp").write_bytes(b"<script>alert(1)</script>")
     job = sent(client, zipped(folder, tmp_path / "job.zip").read_bytes())
     assert [one["step"] for one in job["checkpoints"]] == [250, None]
-    assert any("fox_000000500.safetensors is passed over" in note for note in job["notes"])
+    assert any("fox_000000500.safetensors is skipped" in note for note in job["notes"])
     url = next(one["url"] for one in job["sample_files"] if one["step"] == 900).removeprefix("http://localhost:7860")
     assert error_of(client.get(url), 404, "PREVIEW_NOT_FOUND")
     assert error_of(client.get(f"{url}/thumbnail"), 404, "PREVIEW_NOT_FOUND")

@@ -50,7 +50,7 @@ def files_in(folder: Path) -> list[str]:
 def test_an_address_becomes_a_checked_file(tmp_path: Path, file_server: FileServer) -> None:
     url, seen = file_server.put("deep/My%20Job_high_noise.safetensors".replace("%20", " "), LORA), []
     found = library(tmp_path)
-    with pytest.raises(LoraNotFound, match="not here yet"):
+    with pytest.raises(LoraNotFound, match="has not been downloaded"):
         found.locate(url, LOCAL_ACCESS)
     assert found.fetch(url.replace(" ", "%20"), lambda here, total: seen.append((here, total))) == ()
     file = found.locate(url.replace(" ", "%20"), LOCAL_ACCESS)
@@ -183,7 +183,7 @@ def test_a_partner_that_was_fetched_is_known(tmp_path: Path, file_server: FileSe
 
 
 def test_a_library_without_sources_fetches_nothing(tmp_path: Path) -> None:
-    with pytest.raises(LoraNotFound, match="fetches no LoRAs"):
+    with pytest.raises(LoraNotFound, match="downloads no LoRAs"):
         Library(tmp_path).fetch("https://example.org/a.safetensors", unheard)
 
 

@@ -269,7 +269,7 @@ def test_a_full_disk_is_the_operator_s_move(tmp_path: Path, number: int) -> None
     def save(path: Path, data: bytes) -> None:
         raise OSError(number, "full")
 
-    with pytest.raises(DiskFull, match="no space left"):
+    with pytest.raises(DiskFull, match="no space for the first frame"):
         ImageStore(tmp_path, no_fetch, save=save).put_bytes(encoded(noise()), LOCAL_ACCESS)
 
 

@@ -660,7 +660,7 @@ def test_no_visitor_compares_with_anothers_preview(shared: Server, tmp_path: Pat
     (tmp_path / "a.gif").write_bytes(kept.getvalue())
     with shared.browser() as one, shared.browser() as other:
         access = Access(Identity(shared.visitor_of(one), False), shared=False)
-        sha256 = shared.services.service.imported_jobs.take_preview(tmp_path / "a.gif", access)
+        sha256 = shared.services.service.imported_jobs.store_sample(tmp_path / "a.gif", access)
         body = {**BODY, "prompts": [{**BODY["prompts"][0], "training_sample": {"file": sha256}}]}
         assert one.post("/v1/inference", json=body).status_code == 200
         reply = other.post("/v1/inference", json=body)

@@ -140,7 +140,7 @@ class Checklist(BaseModel):
 
 
 def _job_body(service: JobService, job: imported_jobs.ImportedJob, root: str) -> dict[str, Any]:
-    last = job.save(None)
+    last = job.checkpoint(None)
     requests = [service.imported_jobs.request(job, one.index, last) for one in job.imported.samples]
     where = f"{root}/jobs/{job.id}/samples"
     return {
@@ -149,7 +149,7 @@ def _job_body(service: JobService, job: imported_jobs.ImportedJob, root: str) ->
         "requests": [one.model_dump(mode="json", exclude_none=True) for one in requests],
         "checkpoints": [
             {"name": one.name, "step": one.step, "trained_step": one.trained, "files": dict(one.files)}
-            for one in job.saves
+            for one in job.checkpoints
         ],
         "sample_files": [
             {
@@ -237,14 +237,14 @@ def mount(
         if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=scratch) as folder:
                 file = await receive_file(request, pathlib.Path(folder), file_limit)
-                job = await run_in_threadpool(service.imported_jobs.take_file, file.path, file.name, access)
+                job = await run_in_threadpool(service.imported_jobs.import_file, file.path, file.name, access)
         else:
             body = _import_body(await read_json(request))
             if body.folder is not None:
-                job = await run_in_threadpool(service.imported_jobs.take_folder, body.folder, access)
+                job = await run_in_threadpool(service.imported_jobs.import_folder, body.folder, access)
             else:
                 text = (body.config or "").encode("utf-8", "surrogatepass")
-                job = await run_in_threadpool(service.imported_jobs.take_config, text, "config.yaml", body.loras)
+                job = await run_in_threadpool(service.imported_jobs.import_config, text, "config.yaml", body.loras)
         return await run_in_threadpool(_job_body, service, job, root_of(request))
 
     @door.get(

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from wan_ui import __version__
 from wan_ui.jobs.sample_comparisons import wire_of
+from wan_ui.jobs.store import generation_body
 from wan_ui.lora.remote import shown_name, without_queries
-from wan_ui.request import generation_body, without_training_samples
+from wan_ui.request import without_training_samples
 
 if TYPE_CHECKING:
     from wan_ui.engine.result import Clip

@@ -100,10 +100,10 @@ class SampleComparisons:
     def attach(self, job: Job, index: int, file: Path, access: Access) -> None:
         """An uploaded preview for a clip, in place of any other; `file` is moved.
 
-        Raises VideoNotFound, and what Shelf.take_preview raises.
+        Raises VideoNotFound, and what Shelf.store_sample raises.
         """
         wire_of(job, index)
-        self._imported_jobs.link(job.id, index, self._imported_jobs.take_preview(file, access))
+        self._imported_jobs.link(job.id, index, self._imported_jobs.store_sample(file, access))
 
     def check(self, job: Job, index: int) -> ChecklistResult:
         """The checklist of a clip, made or not. Raises PreviewNotFound when it is compared with nothing."""

@@ -263,7 +263,7 @@ class JobService:
 
     def needs_download(self, source: str) -> bool:
         """Whether a LoRA source is a URL whose file is not on this machine yet."""
-        return is_remote(source) and not self.library.is_held(source)
+        return is_remote(source) and not self.library.is_downloaded(source)
 
     def inspect(self, source: str, access: Access, seconds: float = INSPECT_SECONDS) -> dict[str, Any]:
         """The report on a LoRA (see lora.report); one named by URL is downloaded first, within `seconds`.

@@ -31,7 +31,7 @@ from typing import Any, Literal
 from wan_ui.access import FileKind
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import DiskFull, HostError, RenderFailed, RequestNotFound
-from wan_ui.request import Generation, generation_body, generation_from
+from wan_ui.request import Generation, LoraUse
 
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"]
 FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
@@ -238,6 +238,30 @@ class Job:
     failures: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     visitor: str | None = None
     hidden: bool = False
+
+
+def lora_use_body(use: LoraUse) -> dict[str, Any]:
+    """A LoRA of a generation as it is stored in the database and in MP4s, and sent by the API."""
+    return {"slot": use.slot, "path": use.path, "multiplier": use.scale, "sha256": use.sha256}
+
+
+def lora_use_from(body: Mapping[str, Any]) -> LoraUse:
+    """The LoRA that lora_use_body wrote. Raises KeyError for another mapping."""
+    return LoraUse(body["slot"], body["path"], body["multiplier"], body.get("sha256"))
+
+
+def generation_body(generation: Generation) -> dict[str, Any]:
+    """A generation as it is stored in the database and in MP4s, JSON-ready."""
+    base = generation.base if isinstance(generation.base, str) else dict(generation.base)
+    return {**asdict(generation), "loras": [lora_use_body(use) for use in generation.loras], "base": base}
+
+
+def generation_from(body: Mapping[str, Any]) -> Generation:
+    """The generation that generation_body wrote. Raises KeyError or TypeError for another mapping."""
+    loras = tuple(lora_use_from(use) for use in body["loras"])
+    base = body.get("base", "auto")
+    named = base if isinstance(base, str) else tuple((str(component), str(name)) for component, name in base.items())
+    return Generation(**{**body, "loras": loras, "ignored": tuple(body["ignored"]), "base": named})
 
 
 def dump_generations(generations: Sequence[Generation]) -> str:

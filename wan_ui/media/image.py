@@ -16,8 +16,8 @@ from threading import Lock
 from PIL import Image, UnidentifiedImageError
 
 from wan_ui.access import NO_FILE_OWNERS, Access, FileOwners, UploadedFiles
-from wan_ui.errors import ControlImageInvalid, DiskFull, FetchFailed, PayloadTooLarge
-from wan_ui.files import is_disk_full, remove_parts, write_file
+from wan_ui.errors import ControlImageInvalid, FetchFailed, PayloadTooLarge
+from wan_ui.files import disk_full_mapped, remove_parts, write_file
 
 MAX_BYTES = 50 * 2**20  # of the image file
 MAX_PIXELS = 8192 * 8192  # 64 Mi; 192 MiB as RGB
@@ -102,13 +102,9 @@ class ImageStore:
             self._owned.record_owner(sha256, access)
             return sha256
         self._rgb(data)
-        try:
+        with disk_full_mapped("the first frame"):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._save(path, data)
-        except OSError as error:
-            if is_disk_full(error):
-                raise DiskFull("There is no space left on the disk for the first frame. Free some space.") from error
-            raise
         self._owned.record_owner(sha256, access)
         return sha256
 

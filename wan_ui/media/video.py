@@ -15,8 +15,8 @@ import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 
-from wan_ui.errors import DiskFull, PayloadTooLarge, VideoEncodingFailed, VideoInvalid
-from wan_ui.files import PART_PREFIX, is_disk_full, publish_file
+from wan_ui.errors import PayloadTooLarge, VideoEncodingFailed, VideoInvalid
+from wan_ui.files import PART_PREFIX, disk_full, is_disk_full, publish_file
 from wan_ui.media import boxes
 
 CRF = 14
@@ -70,7 +70,7 @@ def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, 
             publish_file(part, path)
     except OSError as error:
         if is_disk_full(error):
-            raise _disk_full() from error
+            raise disk_full("the video") from error
         raise VideoEncodingFailed(
             f"The video could not be written ({error.strerror}). Check the data folder and its disk."
         ) from error
@@ -95,7 +95,7 @@ def write_lossless(path: Path, frames: Frames) -> None:
             publish_file(part, path)
     except OSError as error:
         if is_disk_full(error):
-            raise _disk_full() from error
+            raise disk_full("the video") from error
         raise VideoEncodingFailed(f"The frames could not be kept: {error.strerror}.") from error
 
 
@@ -210,7 +210,7 @@ def _encode(command: list[str], frames: Frames, folder: Path) -> None:
         listener.join()
     everything = b"".join(said)
     if any(sign in everything for sign in _NO_SPACE_SIGNS):
-        raise _disk_full()
+        raise disk_full("the video")
     if process.returncode:
         raise VideoEncodingFailed(f"The video could not be encoded: {_last_line(everything, folder)}")
 
@@ -252,10 +252,6 @@ def _ffmpeg() -> str:
 def _last_line(said: bytes, folder: Path) -> str:
     lines = said.decode("utf-8", "replace").replace(f"{folder}/", "").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "ffmpeg gave no reason")
-
-
-def _disk_full() -> DiskFull:
-    return DiskFull("There is no space left on the disk for the video. Free some space and generate again.")
 
 
 def _escape(value: str) -> str:

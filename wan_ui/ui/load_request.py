@@ -9,9 +9,10 @@ import gradio as gr
 
 from wan_ui.errors import WanUIError
 from wan_ui.jobs.sample_comparisons import wire_of
+from wan_ui.jobs.store import lora_use_body
 from wan_ui.models import MODELS
 from wan_ui.provenance.lora_search import hashes_of, locate_loras
-from wan_ui.request import InferenceRequest, lora_use_body, parse
+from wan_ui.request import InferenceRequest, parse
 from wan_ui.ui import form_schema, render
 from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.events import QUIET, Update

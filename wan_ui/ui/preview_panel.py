@@ -260,7 +260,7 @@ class PreviewPanel:
                 self.service.sample_comparisons.attach(job, index, path, self.access())
                 sha256 = self.service.imported_jobs.linked(job.id, index)
             else:
-                sha256 = self.service.imported_jobs.take_preview(path, self.access())
+                sha256 = self.service.imported_jobs.store_sample(path, self.access())
         except WanUIError as error:
             return {self.file: None, self.problem: render.problem(error)}
         pin = {**({} if sample is None else sample.model_dump(exclude_none=True)), "file": sha256}

@@ -140,25 +140,25 @@ class TrainingJobTab:
                 for file in given
             ]
             named = [(path, str(file.get("orig_name") or path.name)) for path, file in here]
-            return self._shows(self.service.imported_jobs.take_files(named, self.access()))
+            return self._shows(self.service.imported_jobs.import_files(named, self.access()))
         except WanUIError as error:
             return {self.problem: render.problem(error), self.drop: None}
 
     def on_folder(self, folder: Any) -> Update:
         try:
-            return self._shows(self.service.imported_jobs.take_folder(str(folder or ""), self.access()))
+            return self._shows(self.service.imported_jobs.import_folder(str(folder or ""), self.access()))
         except WanUIError as error:
             return {self.problem: render.problem(error)}
 
     def on_save(self, opened: Any, key: Any) -> Update:
         try:
             job = self.service.imported_jobs.job(str(opened))
-            return {self.problem: "", self.table: self._table(job, job.save(key))}
+            return {self.problem: "", self.table: self._table(job, job.checkpoint(key))}
         except WanUIError as error:
             return {self.problem: render.problem(error)}
 
     def _shows(self, job: ImportedJob) -> Update:
-        last = job.save(None)
+        last = job.checkpoint(None)
         return {
             self.opened: job.id,
             self.problem: "",
@@ -167,9 +167,9 @@ class TrainingJobTab:
             self.body: gr.Column(visible=True),
             self.about: about(job),
             self.save: gr.Dropdown(
-                choices=[(_save_label(one), one.key) for one in job.saves],
+                choices=[(_save_label(one), one.key) for one in job.checkpoints],
                 value=None if last is None else last.key,
-                visible=bool(job.saves),
+                visible=bool(job.checkpoints),
             ),
             self.all: gr.Button(visible=len(job.imported.samples) > 1),
             self.table: self._table(job, last),
@@ -183,8 +183,8 @@ class TrainingJobTab:
         return [name for name in folders if any((root / name / config).is_file() for config in CONFIG_NAMES)]
 
     def _table(self, job: ImportedJob, save: Checkpoint | None) -> str:
-        samples = self.service.imported_jobs.wearing(job, save).samples
-        across = len(job.saves) > 1
+        samples = self.service.imported_jobs.with_checkpoint(job, save).samples
+        across = len(job.checkpoints) > 1
         rows = "".join(_sample_row(one, across) for one in samples)
         heads = "".join(f"<th>{name}</th>" for name in ("#", "Prompt", "Size", "Frames", "Seed", "Steps", "Guidance"))
         if not rows:
@@ -205,7 +205,7 @@ class TrainingJobTab:
             if told.get("do") == "across":
                 return self._across(job, index, seen, compared, uploads)
             step = int(told["step"]) if told.get("step") else None
-            save = job.save(key) if step is None else job.save_at(step)
+            save = job.checkpoint(key) if step is None else job.checkpoint_at(step)
             return self._reproduce(job, index, save, step, uploads)
         except WanUIError as error:
             return {self.problem: render.problem(error)}
@@ -230,7 +230,7 @@ class TrainingJobTab:
 
     def _across(self, job: ImportedJob, index: int, seen: Any, compared: Any, uploads: Any) -> Update:
         """One sample with every checkpoint, as a comparison that runs at once."""
-        request = self.service.imported_jobs.request(job, index, job.save(None))
+        request = self.service.imported_jobs.request(job, index, job.checkpoint(None))
         sample = request.prompts[0].training_sample
         wire = _wire(request)
         if sample is not None:  # each cell has another step
@@ -238,7 +238,7 @@ class TrainingJobTab:
                 exclude_none=True
             )
         two = MODELS[job.imported.model].two_transformers
-        wire["compare"] = {"columns": {"field": "lora", "values": [_axis_value(one, two) for one in job.saves]}}
+        wire["compare"] = {"columns": {"field": "lora", "values": [_axis_value(one, two) for one in job.checkpoints]}}
         started = self.service.submit(wire, self.access())
         return {
             self.problem: "",
@@ -253,7 +253,7 @@ class TrainingJobTab:
         try:
             job = self.service.imported_jobs.job(str(opened))
             bodies = together([
-                self.service.imported_jobs.request(job, one.index, job.save(key)) for one in job.imported.samples
+                self.service.imported_jobs.request(job, one.index, job.checkpoint(key)) for one in job.imported.samples
             ])  # fmt: skip
             bodies = [side_by_side(body) or body for body in bodies]
             for body in bodies:
@@ -318,7 +318,7 @@ def about(job: ImportedJob) -> str:
         ("Trigger word", one.trigger_word or "none"),
         ("LoRA", one.network_type + (f", {' + '.join(one.slots)}" if row.two_transformers else "")),
         ("Base", "quantised" if one.quantised else "bf16"),
-        ("Checkpoints", str(len(job.saves)) if job.saves else "none here"),
+        ("Checkpoints", str(len(job.checkpoints)) if job.checkpoints else "none here"),
     ]
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     notes = list(dict.fromkeys([*one.notes, *job.notes]))
