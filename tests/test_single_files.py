@@ -135,7 +135,8 @@ def test_files_whose_names_tell_nothing_are_asked_for_by_name(tmp_path: Path) ->
     shutil.copytree(SINGLE / "models", tmp_path / "models", ignore=shutil.ignore_patterns("wan2.2*"))
     for name, component in (("a", "transformer"), ("b", "transformer_2")):
         shutil.copy(SINGLE / case["files"][component], tmp_path / f"models/diffusion_models/{name}.safetensors")
-    request = {**request_of(case), "base": {"transformer": "a.safetensors", "transformer_2": "b.safetensors"}}
+    names = {"transformer": "a.safetensors", "transformer_2": "b.safetensors"}
+    request = {**request_of(case), "base": {**request_of(case)["base"], **names}}
     engine = Engine(comfy_dir=tmp_path / "models", configs_dir=SINGLE / "configs", lora_dir=LORAS, device="cpu")
     try:
         (clip,) = engine.generate(request)

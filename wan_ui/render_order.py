@@ -56,8 +56,9 @@ def render_order(generations: Sequence[Generation]) -> Order:
     """The distinct videos of a grid's generations, in the order that changes the costly things least often.
 
     Base, recipe and speed-up change least often: another base is another load, the others cast the transformers again
-    or quantize their weights, which comes last since the exact weights have to be read again after it. Then the files of the first transformer, then their scales
-    (a merged LoRA is merged again for each), then what else the high-noise steps depend on, and innermost the low-noise
+    or quantize their weights, which comes last since the exact weights have to be read again after it. Then the files
+    of the first transformer, then their scales (a merged LoRA is merged again for each), then what else the high-noise
+    steps depend on, and innermost the low-noise
     side: videos that differ only there are neighbours and can share their high-noise steps, which cost more than any
     change of a low-noise file. No LoRA comes first. A model with one transformer has no low-noise side.
     """
