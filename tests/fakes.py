@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from tests.waiting import SECONDS
 from wan_ui.engine.result import Clip, OnProgress, Phase, Progress
 from wan_ui.errors import ControlImageInvalid, LoraNotFound
 from wan_ui.jobs.service import JobService
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
 
-PATIENCE = 10.0  # seconds after which a test that waits has failed
+PATIENCE = SECONDS  # after which a test that waits has failed
 
 
 class Gate:

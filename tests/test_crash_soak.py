@@ -28,6 +28,7 @@ from wan_ui.media import video
 from wan_ui.render_order import plan_cells
 from wan_ui.request import Compare, parse, resolve
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 SEED = 20261121
 SIZE: dict[str, Any] = {"width": 64, "height": 64, "num_frames": 5}
@@ -124,7 +125,6 @@ def killed_and_whole(data_dir: Path, jobs: int, kills: int, steps: int, longest:
     return f"{kills} kills over {jobs} jobs in {time.monotonic() - begun:.0f} s: {whole(data_dir, added)}"
 
 
-@pytest.mark.slow
 def test_twenty_kills_over_five_jobs(tmp_path: Path) -> None:
     killed_and_whole(tmp_path, jobs=5, kills=20, steps=20, longest=1.0)
 

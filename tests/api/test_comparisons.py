@@ -64,6 +64,7 @@ def compared(
     return job.id
 
 
+@pytest.mark.slow
 def test_the_grid_is_one_video_with_its_labels(
     client: TestClient, service: JobService, worker: Worker, tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_the_grid_is_one_video_with_its_labels(
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_sheet_of_one_frame(client: TestClient, service: JobService, worker: Worker) -> None:
     job_id = compared(service, worker)
     pictures = []

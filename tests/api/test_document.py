@@ -21,11 +21,13 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from tests.jobs.helpers import body
+from tests.ports import reserve_port
+from tests.servers import stop_server
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.config import Settings
 from wan_ui.jobs.store import ClipRecord, Store
 from wan_ui.media import video
-from wan_ui.server import Services, SignIn, _close_server, compose, free_port, launch, prepare_environment
+from wan_ui.server import Services, SignIn, compose, launch, prepare_environment
 from wan_ui.tunnel import Tunnel
 
 pytestmark = pytest.mark.slow
@@ -47,11 +49,11 @@ def services(tmp_path: Path) -> Iterator[Services]:
 @pytest.fixture
 def url(services: Services) -> Iterator[str]:
     """Where the app serves `house`, page and all, without an engine."""
-    port = free_port(0)
+    port = reserve_port()
     settings = Settings()
     blocks = launch(services, None, port, settings, SignIn.of(settings, Tunnel(settings.data_dir)))
     yield f"http://127.0.0.1:{port}"
-    _close_server(blocks)
+    stop_server(blocks)
 
 
 def ended(services: Services, status: str) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +16,7 @@ from starlette.testclient import TestClient
 from tests.api.test_app import ShelfDesk, error_of
 from tests.fakes import PATIENCE, Gate
 from tests.jobs.helpers import body
+from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import INSPECT_AT_ONCE, INSPECT_WAITING, create_api
 from wan_ui.api.one_at_a_time import OneAtATime
@@ -62,13 +62,6 @@ def client(service: HeldDesk) -> Iterator[TestClient]:
         yield client
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_slow_inspections_leave_the_other_routes_alone(service: HeldDesk, client: TestClient) -> None:
     job = service.submit(body(1), LOCAL_ACCESS)
     taken = INSPECT_AT_ONCE + INSPECT_WAITING
@@ -78,7 +71,7 @@ def test_slow_inspections_leave_the_other_routes_alone(service: HeldDesk, client
 
     with ThreadPoolExecutor(CROWD) as pool:
         asked = [pool.submit(ask) for _ in range(CROWD)]
-        until(lambda: sum(one.done() for one in asked) == CROWD - taken)
+        wait_until(lambda: sum(one.done() for one in asked) == CROWD - taken)
         assert client.get(f"/v1/requests/{job.id}/status").status_code == 200
         error_of(client.post("/v1/loras/inspect", json={"path": "x"}), 503, "SERVER_BUSY")
         service.gate.open()
@@ -100,7 +93,7 @@ def test_turns_are_one_at_a_time_and_few_wait() -> None:
     with ThreadPoolExecutor(CROWD) as pool:
         asked = [pool.submit(one) for _ in range(CROWD)]
         gate.await_arrival()
-        until(lambda: sum(task.done() for task in asked) == CROWD - 3)
+        wait_until(lambda: sum(task.done() for task in asked) == CROWD - 3)
         gate.open()
         for task in asked:
             try:

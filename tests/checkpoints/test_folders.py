@@ -111,6 +111,7 @@ print(json.dumps({"last": [seen[-1].bytes_done, seen[-1].bytes_total], "phases":
 """
 
 
+@pytest.mark.slow
 def test_the_hub_is_asked_for_what_the_row_needs_and_no_more(tmp_path: Path) -> None:
     model = MODELS["wan22_14b_t2v"]
     hub = subprocess.Popen([sys.executable, "-m", "tests.fake_hub"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -139,6 +140,7 @@ def test_the_hub_is_asked_for_what_the_row_needs_and_no_more(tmp_path: Path) -> 
     assert not any(name.startswith(f"{model.base_model}/transformer") for name in fetched)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_nobody_has_is_said(tmp_path: Path) -> None:
     code = (
         "from wan_ui.checkpoints.folders import Checkpoints\nfrom wan_ui.models import MODELS\n"
@@ -178,6 +180,7 @@ def test_other_files_are_another_checkpoint(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path).identity(ROW) != original
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_hub_is_told_by_its_commit(tmp_path: Path) -> None:
     """In the layout of the hub's cache, under a folder that is called as the cache's own is."""
     commit = "1a2b3c4d" + "0" * 32

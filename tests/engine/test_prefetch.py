@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import PATIENCE
 from wan_ui.engine.prefetch import CHUNK, Prefetcher, segments
 
-PATIENCE = 10.0
 SIZES = (0, 1, CHUNK, CHUNK + 1, 3 * CHUNK - 1)
 
 

@@ -20,6 +20,7 @@ from wan_ui.jobs.worker import Worker
 from wan_ui.render_order import plan_cells
 from wan_ui.request import Compare, parse, resolve
 
+pytestmark = pytest.mark.slow  # processes of their own
 ROOT = Path(__file__).parents[2]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from tests.fakes import PATIENCE, FakeImages, FakeRender, Gate, fake_write_video
 from tests.jobs.helpers import body
+from tests.waiting import wait_until
 from tests.web_files import FileServer, lora_bytes, serving
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import FetchFailed, HostError, LoraNotFound, MoeFormatRequired
@@ -76,16 +77,6 @@ def gated(file_server: FileServer, name: str = "slow.safetensors", content: byte
     return file_server.put(name, content, gate=gate, before_gate=len(content) // 2), gate
 
 
-def until(holds: Callable[[], bool]) -> None:
-    """Waits for what another thread does and nobody announces."""
-    never = threading.Event()
-    for _ in range(int(PATIENCE * 100)):
-        if holds():
-            return
-        never.wait(0.01)
-    raise AssertionError("it never came to pass")
-
-
 def test_a_job_waits_for_its_file_and_then_names_it(services: House, file_server: FileServer) -> None:
     job = services.ended(services.submit(file_server.put("a.safetensors", LORA)))
     assert (job.status, job.error, job.ready) == ("succeeded", None, True)
@@ -102,7 +93,7 @@ def test_others_pass_and_the_position_says_so(services: House, file_server: File
     assert services.ended(passing).status == "succeeded"
     assert [services.service.job(one.id, LOCAL_ACCESS).position for one in (waiting, held)] == [1, 2]
     assert [job.id for job in services.service.queue(LOCAL_ACCESS)] == [waiting.id, held.id]
-    until(lambda: (services.service.progress(waiting.id) or PASSED).bytes_done >= len(LORA) // 2)
+    wait_until(lambda: (services.service.progress(waiting.id) or PASSED).bytes_done >= len(LORA) // 2)
     progress = services.service.progress(held.id)
     assert progress is not None and progress.phase == "downloading"
     assert progress.bytes_total == len(LORA)
@@ -176,7 +167,7 @@ def test_a_cancel_ends_the_fetch_when_nobody_else_wants_it(
     assert services.service.progress(one.id) is None
     assert services.service.progress(other.id) is not None
     assert services.service.cancel(other.id, LOCAL_ACCESS).status == "canceled"
-    until(lambda: not list((tmp_path / "uploads").glob(".part-*")))  # while the host is still silent
+    wait_until(lambda: not list((tmp_path / "uploads").glob(".part-*")))  # while the host is still silent
     gate.open()
     assert services.service.job(other.id, LOCAL_ACCESS).status == "canceled"
     assert not (tmp_path / "uploads" / f"{SHA}.safetensors").exists()
@@ -233,7 +224,7 @@ def test_a_file_is_fetched_once_more_if_the_store_could_not_be_written(
     job = services.submit(file_server.put("a.safetensors", LORA, etag='"1"'))
     fetcher = Fetcher(store, services.library, lambda row, component: TINY, ready.set, retry_seconds=0.01)
     fetcher.start()
-    until(lambda: store.job(job.id).ready)
+    wait_until(lambda: store.job(job.id).ready)
     assert ready.wait(PATIENCE)
     assert file_server.asked == [("a.safetensors", 200), ("a.safetensors", 304)]
     assert fetcher.stop(PATIENCE)
@@ -313,7 +304,7 @@ def test_a_fetch_that_breaks_for_no_known_reason_fails_its_job(
     assert ended.wait(PATIENCE)
     error = services.service.job(job.id, LOCAL_ACCESS).error
     assert error is not None and error["code"] == "RENDER_FAILED"
-    until(lambda: bool(traces))
+    wait_until(lambda: bool(traces))
     assert fetcher.stop(PATIENCE)
     services.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import pytest
 from tests.fakes import PATIENCE, FakeRender, Gate, fake_service, fake_write_video
 from tests.jobs.helpers import body, until_made
 from tests.jobs.test_crash import add, kill, start_stuck
+from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import _progress
 from wan_ui.engine.result import Progress
@@ -156,10 +156,7 @@ def test_a_cell_is_written_while_the_next_is_rendered(
 
 def until_failed(worker: Worker, job_id: str) -> None:
     """Returns when the writer has noted what ends the job."""
-    deadline = time.monotonic() + PATIENCE
-    while worker._claims[job_id].error is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: worker._claims[job_id].error is not None)
 
 
 def test_a_file_that_cannot_be_written_ends_its_job_and_what_is_rendered_of_it(
@@ -315,10 +312,7 @@ def test_a_writing_thread_that_ends_is_said(tmp_path: Path, render: FakeRender) 
     service = fake_service(store, worker, tmp_path)
     job = service.submit(body(1), LOCAL_ACCESS)
     worker.start()
-    deadline = time.monotonic() + PATIENCE
-    while worker.broken is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: worker.broken is not None)
     assert isinstance(worker.broken, QueueStopped)
     until_made(store, job.id, 1)
     assert worker.stop(PATIENCE)
@@ -328,6 +322,7 @@ def test_a_writing_thread_that_ends_is_said(tmp_path: Path, render: FakeRender) 
 # A killed process
 
 
+@pytest.mark.slow
 def test_a_kill_while_one_is_written_and_the_next_is_rendered_loses_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "jobs.sqlite")
     first, second, third = add(store, -1), add(store, 2), add(store, 3)

@@ -16,6 +16,7 @@ import torch
 from tests.fakes import PATIENCE, FakeRender, fake_service, fake_write_video
 from tests.jobs.helpers import body
 from tests.jobs.supervised import a_dead_context_ends_its_job_and_the_rest_runs_after_a_restart
+from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.errors import DeviceLost, OutOfMemory, QueueStopped, RenderTimedOut
@@ -28,10 +29,7 @@ pytestmark = pytest.mark.slow
 
 
 def until_broken(worker: Worker) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while worker.broken is None:
-        assert time.monotonic() < deadline, "it is not broken"
-        time.sleep(0.01)
+    wait_until(lambda: worker.broken is not None)
 
 
 @pytest.mark.slow
@@ -140,9 +138,12 @@ def test_a_render_that_never_returns_fails_its_job(store: Store, tmp_path: Path)
 def test_the_time_of_a_download_does_not_count(store: Store, tmp_path: Path) -> None:
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
         end = time.monotonic() + 3.0
-        while time.monotonic() < end:
+
+        def downloaded() -> bool:
             on_progress(Progress("downloading"))
-            time.sleep(0.02)
+            return time.monotonic() >= end
+
+        wait_until(downloaded)
         return FakeRender()(generation, on_progress)
 
     worker = Worker(store, render, tmp_path / "clips", fake_write_video, timeout=2.0)
@@ -157,7 +158,8 @@ def test_the_time_of_a_download_does_not_count(store: Store, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_the_limit_is_each_videos_own(store: Store, tmp_path: Path) -> None:
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
-        time.sleep(0.5)
+        end = time.monotonic() + 0.5  # seven of these are longer than the limit
+        wait_until(lambda: time.monotonic() >= end)
         return FakeRender()(generation, on_progress)
 
     worker = Worker(store, render, tmp_path / "clips", fake_write_video, timeout=2.5)

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.jobs.helpers import body
@@ -64,7 +64,6 @@ GENERATIONS = st.builds(
 )
 
 
-@settings(deadline=None)  # other work on the machine is no failure
 @given(st.lists(GENERATIONS, max_size=3).map(tuple))
 def test_generations_round_trip_exactly(generations: tuple[Generation, ...]) -> None:
     loaded = load_generations(dump_generations(generations))

@@ -30,6 +30,7 @@ FITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slot", ["unknown", "high", "low", "combined"])
 @pytest.mark.parametrize("kind", ["lora", "lokr", "dora", "full", "diff"])
 @pytest.mark.parametrize("family", REAL)

@@ -240,6 +240,7 @@ def test_partners_beside_a_path_and_among_the_uploads(library: Library, tmp_path
     assert any("same file" in message for message in library.inspect(high, LOCAL_ACCESS)["messages"])
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_inspection(tmp_path: Path) -> None:
     path = write(tmp_path / "job_high_noise.safetensors")
     done = subprocess.run(

@@ -311,6 +311,7 @@ def hub(hub_address: str, tmp_path: Path) -> Hub:
     return Hub(hub_address, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_hub_file_is_fetched_with_progress_and_not_again(hub: Hub) -> None:
     said = hub.fetch("hf://someone/style/loras/style_high_noise.safetensors@main")
     assert (said["name"], said["sha256"]) == ("style_high_noise.safetensors", hashlib.sha256(LORA).hexdigest())
@@ -319,11 +320,13 @@ def test_a_hub_file_is_fetched_with_progress_and_not_again(hub: Hub) -> None:
     assert isinstance(said["left"], list) and len(said["left"]) == 2
 
 
+@pytest.mark.slow
 def test_the_hub_s_page_address_works_too(hub: Hub) -> None:
     said = hub.fetch(f"{hub.url}/someone/style/blob/main/loras/style_high_noise.safetensors")
     assert said["sha256"] == hashlib.sha256(LORA).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "more", "code", "message"),
     [

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import lora_files
@@ -530,7 +530,6 @@ KEYS = ("prompt", "prompts", "samples", "width", "seed", "walk_seed", "neg", "ct
 LEVEL = st.dictionaries(st.sampled_from(KEYS), PLAIN)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault of the data
 @given(LEVEL, st.lists(LEVEL, max_size=3), st.booleans())
 def test_any_plain_data_is_requests_or_a_typed_refusal(
     sample: dict[str, Any], items: list[dict[str, Any]], listed: bool

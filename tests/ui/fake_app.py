@@ -10,6 +10,8 @@ from pathlib import Path
 
 from starlette.routing import Mount
 
+from tests.ports import reserve_port
+from tests.servers import stop_server
 from wan_ui.access import Access
 from wan_ui.api.app import create_api
 from wan_ui.engine.result import Clip, OnProgress
@@ -81,7 +83,7 @@ def running(
     try:
         _, url, _ = blocks.launch(
             server_name="127.0.0.1",
-            server_port=port,
+            server_port=reserve_port() if port is None else port,
             prevent_thread_lock=True,
             quiet=True,
             share=False,
@@ -91,6 +93,6 @@ def running(
         )
         yield App(url, service)
     finally:
-        blocks.close(verbose=False)
+        stop_server(blocks)
         worker.stop()
         store.close()

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
-from tests.ui.conftest import HeldRender
 from tests.ui.fake_app import App, running
 from tests.ui.lora_fixtures import configs, lora
 from tests.ui.test_page import choose_tab, field, fill, open_page, panel_of
@@ -34,7 +34,7 @@ CLIP = {"Width": "64", "Height": "64", "Frames": "9", "Steps": "3", "Guidance sc
 @pytest.fixture(scope="module")
 def render() -> Iterator[FakeRender]:
     """Shared, as the app is: each test uses seeds of its own."""
-    render = HeldRender()
+    render = FakeRender()
     yield render
     for gate in render.gates.values():
         gate.open()
@@ -167,7 +167,7 @@ def test_the_expected_time_is_said_once_a_step_is_known(browser: Browser, tmp_pa
     lora(tmp_path / "loras" / "job" / "cat.safetensors", 48)
     with (
         running(tmp_path, Timed(), configs=configs) as app,
-        browser.new_context(viewport={"width": 1280, "height": 900}) as context,
+        new_context(browser, viewport={"width": 1280, "height": 900}) as context,
     ):
         page = context.new_page()
         prepare(page, app, 1)
@@ -323,7 +323,7 @@ def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compa
     assert "frame=3" in str(page.locator('#player [data-part="sheet"]').get_attribute("href"))
     assert len(zipfile.ZipFile(io.BytesIO(saved("All cells (ZIP)"))).namelist()) == 4
 
-    other = browser.new_context().new_page()
+    other = new_context(browser).new_page()
     other.goto(f"{compare_app.url}?compare={job.id}")
     expect(cells(other, "done")).to_have_count(2)
     expect(other.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
@@ -336,7 +336,7 @@ def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compa
 def test_on_a_phone_the_grid_scrolls_in_its_own_box(
     browser: Browser, compare_app: App, scheme: Literal["light", "dark"]
 ) -> None:
-    page = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme).new_page()
+    page = new_context(browser, viewport={"width": 390, "height": 844}, color_scheme=scheme).new_page()
     job = compare_app.service.submit(
         {
             "model": next(iter(MODELS)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser_fixture import heard
+from tests.browser_fixture import heard, new_context
 from tests.fakes import FakeRender
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
 from tests.ui.test_page import field, open_page
+from tests.waiting import wait_until
 from tests.web.strangers import running as whole_server
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.jobs.store import Job
@@ -45,10 +45,7 @@ def made(app: App, *prompts: str, **fields: Any) -> Job:
         for prompt in prompts
     ]
     job = app.service.submit({"model": MODEL, "prompts": items, **fields}, LOCAL_ACCESS)
-    end = time.monotonic() + 60
-    while app.service.job(job.id, LOCAL_ACCESS).finished_at is None:
-        assert time.monotonic() < end
-        time.sleep(0.02)  # a poll
+    wait_until(lambda: app.service.job(job.id, LOCAL_ACCESS).finished_at is not None)
     assert app.service.job(job.id, LOCAL_ACCESS).status == "succeeded"
     return app.service.job(job.id, LOCAL_ACCESS)
 
@@ -233,7 +230,7 @@ def test_visitors_do_not_see_each_others(browser: Browser, tmp_path: Path) -> No
                 {"prompt": prompt, "visitor": visitor},
             )
             (cookie,) = client.cookies.jar
-            context = browser.new_context()
+            context = new_context(browser)
             closing.callback(context.close)
             url = f"http://{server.host}"
             context.add_cookies([{"name": cookie.name, "value": cookie.value or "", "url": url}])

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
 from tests.ui.lora_fixtures import EVIL, LARGE, configs, furnish, lora
@@ -261,7 +262,7 @@ def test_an_upload_finds_its_other_half_among_this_browsers_uploads(
     expect(field(page, "High-noise LoRA")).to_have_value("mine_high_noise.safetensors (uploaded)")
     expect(about(page)).to_contain_text("rank 4")
     expect(panel_of(page)).to_contain_text(lora_card.ONE_SIDE)
-    stranger = browser.new_context()
+    stranger = new_context(browser)
     other = stranger.new_page()
     open_page(other, lora_app, T2V.label)
     give_file(other, "Upload Low-noise LoRA (.safetensors)", tmp_path / "mine_low_noise.safetensors")
@@ -315,7 +316,7 @@ def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["light", "dark"]):
-    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    context = new_context(browser, viewport={"width": 390, "height": 844}, color_scheme=scheme)
     page = context.new_page()
     open_page(page, lora_app, T2V.label)
     choose(page, "High-noise LoRA", "cat_high_noise.safetensors")

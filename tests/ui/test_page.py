@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
+from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.jobs.helpers import body
 from tests.lora_files import write_lora
@@ -261,7 +262,7 @@ def test_a_copied_request_pasted_in_a_second_browser_is_the_same_form(
     expect(page.get_by_label("This form's request")).to_have_value(re.compile('"network_multiplier": 0.5'))
     text = copied_request(page)
 
-    other_context = browser.new_context()
+    other_context = new_context(browser)
     other_context.grant_permissions(["clipboard-read", "clipboard-write"])
     other = other_context.new_page()
     open_page(other, app)
@@ -432,7 +433,7 @@ def test_a_page_at_rest_asks_for_the_pulse_alone(page: Page, app: App):
     open_page(page, app)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url.removeprefix(app.url)))
-    with page.expect_request(lambda request: asked[-3:] == ["v1/pulse"] * 3, timeout=30_000):
+    with page.expect_request(lambda request: asked[-3:] == ["v1/pulse"] * 3):
         pass
     app.service.submit(body(604), LOCAL_ACCESS)
     with page.expect_response(lambda response: "run/predict" in response.url):
@@ -450,7 +451,7 @@ def test_nothing_is_fetched_from_elsewhere(page: Page, app: App):
 def test_no_sideways_scrolling_on_a_phone_and_the_scheme_of_the_system(
     browser: Browser, app: App, scheme: Literal["light", "dark"]
 ):
-    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    context = new_context(browser, viewport={"width": 390, "height": 844}, color_scheme=scheme)
     page = context.new_page()
     open_page(page, app)
     assert ("dark" in (page.locator("body").get_attribute("class") or "")) is (scheme == "dark")
@@ -466,7 +467,7 @@ def test_no_sideways_scrolling_on_a_phone_and_the_scheme_of_the_system(
 
 
 def test_the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(browser: Browser, tmp_path: Path):
-    context = browser.new_context()
+    context = new_context(browser)
     page = context.new_page()
     with running(tmp_path, FakeRender()) as app:
         open_page(page, app)

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from tests.fakes import PATIENCE, FakeRender
+from tests.fakes import FakeRender
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from tests.mp4_boxes import carrying
 from tests.ui.fake_app import App, running
 from tests.ui.test_page import open_page
+from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
 from wan_ui.checkpoints.folders import Checkpoints
@@ -69,11 +69,8 @@ def made(app: App, **changes: Any) -> Job:
     ]
     body = {"model": ROW.id, "recipe": "preview", "trigger_word": "sks", "prompts": [item], "loras": loras}
     job = app.service.submit({**body, "vae_tiling": True, **changes}, LOCAL_ACCESS)
-    deadline = time.monotonic() + PATIENCE
-    while (now := app.service.job(job.id, LOCAL_ACCESS)).finished_at is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return now
+    wait_until(lambda: app.service.job(job.id, LOCAL_ACCESS).finished_at is not None)
+    return app.service.job(job.id, LOCAL_ACCESS)
 
 
 def box(page: Page) -> Locator:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from tests.browser_fixture import new_context
 from tests.trainer.job_files import (
     SAMPLE,
     MovingRender,
@@ -263,7 +264,7 @@ def test_the_form_as_a_sample_block(page: Page, trainer_app: App) -> None:
 
 
 def test_a_narrow_window_has_no_sideways_scroll(browser: Browser, trainer_app: App, job_zip: Path) -> None:
-    context = browser.new_context(viewport={"width": 390, "height": 844})
+    context = new_context(browser, viewport={"width": 390, "height": 844})
     page = context.new_page()
     imported(page, trainer_app, job_zip)
     page.get_by_role("button", name="Reproduce sample 1", exact=True).click()
@@ -308,7 +309,7 @@ def test_on_the_demo_checkpoints(page: Page, tmp_path: Path) -> None:
             page.get_by_role("button", name=f"Reproduce sample 1 at step {step}").click()
             expect(field(page, "Seed")).to_have_value("5")
             generate(page)
-            expect(page.locator("#match .verdict")).to_contain_text("The same video", timeout=60_000)
+            expect(page.locator("#match .verdict")).to_contain_text("The same video")
             expect(tally(page)).not_to_contain_text("different")
             loaded(page)
     finally:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +15,12 @@ import httpx
 
 from tests.fake_frpc import program
 from tests.lora_files import write_lora
+from tests.ports import reserve_port
+from tests.servers import stop_server
 from wan_ui.access import Access
 from wan_ui.config import Settings
 from wan_ui.jobs.store import ClipRecord
-from wan_ui.server import Services, SignIn, _close_server, _nameless, compose, free_port, launch, prepare_environment
+from wan_ui.server import Services, SignIn, _nameless, compose, launch, prepare_environment
 from wan_ui.tunnel import Relay, Tunnel
 
 Mode = Literal["plain", "share"]
@@ -89,7 +92,8 @@ class Server:
         from wan_ui.identity import Identity
 
         job = self.services.service.submit(BODY, Access(Identity(visitor, True), shared=False))
-        self.services.store._execute("UPDATE jobs SET status = 'in_progress' WHERE id = :id", {"id": job.id})
+        with closing(sqlite3.connect(self.folder / "data" / "jobs.sqlite")) as database, database:
+            database.execute("UPDATE jobs SET status = 'in_progress' WHERE id = ?", (job.id,))
         name = f"clips/{job.id}.mp4"
         (self.folder / "data" / "clips").mkdir(exist_ok=True)
         (self.folder / "data" / name).write_bytes(b"a clip")
@@ -113,24 +117,24 @@ def running(mode: Mode, folder: Path, **changes: Any) -> Iterator[Server]:
         **changes,
     )
     here = Path.cwd()
-    with ExitStack() as closing:
-        closing.callback(os.chdir, here)
+    with ExitStack() as stack:
+        stack.callback(os.chdir, here)
         kept = os.environ.get("GRADIO_TEMP_DIR")
         prepare_environment(os.environ, data)
-        os.environ["GRADIO_TEMP_DIR"] = _nameless(data / "gradio", closing)
+        os.environ["GRADIO_TEMP_DIR"] = _nameless(data / "gradio", stack)
         (data / "empty").mkdir()
         os.chdir(data / "empty")
         services = compose(settings)
-        closing.callback(services.close)
-        tunnel, port = Tunnel(data), free_port(0)
+        stack.callback(services.close)
+        tunnel, port = Tunnel(data), reserve_port()
         entry = SignIn.of(settings, tunnel)
         blocks = launch(services, None, port, settings, entry)
-        closing.callback(_close_server, blocks)
+        stack.callback(stop_server, blocks)
         services.service.fetcher.start()
         link_port = None
         if mode == "share":
-            link_port = free_port(0)
-            closing.callback(tunnel.stop)
+            link_port = reserve_port()
+            stack.callback(tunnel.stop)
             tunnel.start(Relay(program(folder), f"stranger:{link_port}", "http"), port)
         yield Server(mode, services, entry, folder, port, link_port)
         if kept is not None:

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from tests.mp4_boxes import box, carrying, film, mp4, wide
+from tests.waiting import wait_until
 from tests.web.strangers import BODY, SECRET, Server, running
 from wan_ui.access import Access
 from wan_ui.identity import Identity
@@ -55,13 +56,14 @@ def code(reply: httpx.Response) -> str:
 
 def until_ended(client: httpx.Client, reply: httpx.Response) -> dict[str, Any]:
     assert reply.status_code == 200, reply.text
-    end = time.monotonic() + 60
-    while True:
-        found: dict[str, Any] = client.get(f"/v1/requests/{reply.json()['request_id']}/status").json()
-        if found["finished_at"] is not None:
-            return found
-        assert time.monotonic() < end, found
-        time.sleep(0.05)  # a poll, as every client of this API does it
+    status: dict[str, Any] = {}
+
+    def ended() -> bool:
+        status.update(client.get(f"/v1/requests/{reply.json()['request_id']}/status").json())
+        return status["finished_at"] is not None
+
+    wait_until(ended, every=0.05, state=lambda: status)  # a poll, as every client of this API does it
+    return status
 
 
 # Paths

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -16,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.api.test_app import error_of
 from tests.fakes import PATIENCE
+from tests.waiting import wait_until
 from tests.web.strangers import Server, running
 from wan_ui.errors import DiskFull, WanUIError
 from wan_ui.jobs.limits import KEPT_FREE
@@ -44,13 +44,6 @@ def parts(server: Server) -> list[Path]:
     return [path for path in kept(server) if path.is_file()]
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def begin(server: Server) -> socket.socket:
     """A connection on which an upload has begun, whose first bytes are on the disk."""
     before = len(parts(server))
@@ -58,7 +51,7 @@ def begin(server: Server) -> socket.socket:
     head = f"POST {UPLOAD_PATH} HTTP/1.1\r\nHost: {server.host}\r\nTransfer-Encoding: chunked\r\n"
     line.sendall((head + f"Content-Type: {FORM['content-type']}\r\n\r\n").encode())
     line.sendall(f"{len(HEAD) + 3:x}\r\n".encode() + HEAD + b"abc\r\n")
-    until(lambda: len(parts(server)) > before)
+    wait_until(lambda: len(parts(server)) > before)
     return line
 
 
@@ -91,7 +84,7 @@ def test_a_disk_that_fills_under_an_upload_of_unknown_length(server: Server, mon
 
 def test_a_sender_that_goes_away_leaves_nothing(server: Server) -> None:
     begin(server).close()
-    until(lambda: parts(server) == [])
+    wait_until(lambda: parts(server) == [])
 
 
 def test_what_is_left_of_one_upload_goes_and_another_that_still_comes_stays(server: Server) -> None:
@@ -101,7 +94,7 @@ def test_what_is_left_of_one_upload_goes_and_another_that_still_comes_stays(serv
             for _ in range(3):  # which end, each one, while the first is on its way
                 assert client.post(UPLOAD_PATH, files={"files": ("b.png", b"b")}).status_code == 200
         assert finish(stays).startswith(b"HTTP/1.1 200")
-    until(lambda: parts(server) == [])
+    wait_until(lambda: parts(server) == [])
     assert any((folder / "a.png").is_file() and (folder / "a.png").read_bytes() == b"abc" for folder in kept(server))
 
 
