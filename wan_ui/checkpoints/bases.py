@@ -18,8 +18,8 @@ from wan_ui.checkpoints.quantization import Precision, gguf_bits
 from wan_ui.errors import BaseNotFound
 from wan_ui.models import WanModel
 
-FOLDER = "folder"
-AUTO = "auto"
+FOLDER: Literal["folder"] = "folder"
+AUTO: Literal["auto"] = "auto"
 WEIGHTS = ("transformer", "transformer_2", "vae", "text_encoder", "image_encoder")
 """The components that single files hold; the others are small files of the folder, or shipped configs."""
 

@@ -433,8 +433,9 @@ def _from_config(component: Component) -> tuple[str, Mapping[str, Any]] | None:
 def _shards(index: Mapping[str, Any], shown: str) -> list[str]:
     """The file names that an index lists, in order. Raises CheckpointIncomplete for an index that lists none."""
     weight_map = index.get("weight_map")
-    names = set(weight_map.values()) if isinstance(weight_map, dict) and weight_map else {None}
-    if not all(isinstance(name, str) and Path(name).name == name for name in names):
+    listed = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    names = {name for name in listed if isinstance(name, str) and Path(name).name == name}
+    if not names or not all(isinstance(name, str) and name in names for name in listed):
         raise CheckpointIncomplete(f"{shown} lists no files. Copy or download it again.", file=shown)
     return sorted(names)
 

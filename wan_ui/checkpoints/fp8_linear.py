@@ -32,7 +32,7 @@ class Fp8Linear(torch.nn.Linear):
         # A number and not a tensor: no cast of the model's parameters may round it. float32 goes into it exactly.
         self.scale = scale
         self.dtype = dtype
-        self.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
+        self.register_parameter("bias", None if bias is None else torch.nn.Parameter(bias, requires_grad=False))
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]

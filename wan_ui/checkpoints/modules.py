@@ -202,9 +202,9 @@ def load_module(
             if packed and file.is_packable(name, kind):
                 path = name.removesuffix(".weight")
                 values, scale = reader.read_packed(name)
-                layer = Fp8Linear(values.to(device), None if scale is None else float(scale), None, wanted)
-                bias = module.get_submodule(path).bias
-                layer.bias = bias if bias is None else torch.nn.Parameter(bias, requires_grad=False)
+                empty = module.get_submodule(path)
+                bias = empty.bias if isinstance(empty, torch.nn.Linear) else None
+                layer = Fp8Linear(values.to(device), None if scale is None else float(scale), bias, wanted)
                 module.set_submodule(path, layer)
                 state[f"{path}.packed"] = layer.packed
             else:
