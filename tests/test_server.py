@@ -13,10 +13,11 @@ import pytest
 from wan_ui import __version__
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.compose import SignIn, compose
 from wan_ui.config import Settings
 from wan_ui.errors import DeviceUnavailable, HostError, LoraNotFound
 from wan_ui.inference import choose_device
-from wan_ui.server import SignIn, compose, free_port, greeting, prepare_environment, wants_demo
+from wan_ui.server import free_port, greeting, prepare_environment, wants_demo
 from wan_ui.tunnel import Tunnel
 from wan_ui.web.origin import refusal
 
