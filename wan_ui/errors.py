@@ -23,6 +23,7 @@ WanUIError
 │   ├── PayloadTooLarge         413
 │   ├── CostTooHigh             413  more frames × pixels than --max-cost
 │   ├── OriginRefused           403  a page of another site, or an unknown Host
+│   ├── OwnerOnly               403  what visitors may not do
 │   ├── LoginRequired           401  not logged in
 │   ├── LoginFailed             401  wrong password
 │   ├── LoginLocked             429  too many wrong passwords
@@ -202,6 +203,12 @@ class OriginRefused(RequestError):
     """The request comes from a page of another site, or names an unknown host."""
 
     code, status = "ORIGIN_REFUSED", 403
+
+
+class OwnerOnly(RequestError):
+    """The owner of the server may do it, visitors may not."""
+
+    code, status = "OWNER_ONLY", 403
 
 
 class CostTooHigh(RequestError):

@@ -160,16 +160,28 @@ def choose(
 
 
 def best_transformers(model: WanModel, available: Mapping[str, tuple[Option, ...]]) -> dict[str, Option]:
-    """The best transformer, or the best pair whose halves belong together; for want of one, the best of each half."""
+    """The best transformer, or the best pair whose halves belong together by their names.
+
+    For want of one on this machine, the only file of each half where both are of one type: the user has said what they
+    are. Else the folders, which are downloaded.
+    """
     halves = tuple(model.slots.values())
     if len(halves) == 1:
         return {halves[0]: available[halves[0]][0]}
     high, low = halves
-    for option in available[high]:
-        for other in available[low]:
-            if belong_together(option, other):
-                return {high: option, low: other}
-    return {half: available[half][0] for half in halves}
+    pairs = [
+        {high: option, low: other}
+        for option in available[high]
+        for other in available[low]
+        if belong_together(option, other)
+    ]
+    here = next((pair for pair in pairs if all(option.state == "complete" for option in pair.values())), None)
+    if here is not None:
+        return here
+    only = {half: [option for option in available[half] if option.file is not None] for half in halves}
+    if all(len(files) == 1 for files in only.values()) and only[high][0].label == only[low][0].label:
+        return {half: files[0] for half, files in only.items()}
+    return pairs[0] if pairs else {half: available[half][0] for half in halves}
 
 
 def belong_together(one: Option, other: Option) -> bool:

@@ -74,17 +74,28 @@ class Answers:
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
         self._lock = threading.Lock()
-        self._kept: dict[str, tuple[str, str]] = _read_answers(file)
+        self._kept: dict[str, tuple[str, str]] = {}
+        self._read_at: int | None = None
 
     def get(self, fingerprint: str) -> Candidate | None:
-        """The answer given for a file, if any."""
+        """The answer given for a file, if any; another object may have written it meanwhile."""
         with self._lock:
+            self._refresh()
             found = self._kept.get(fingerprint)
         return None if found is None else Candidate(*found)
+
+    def _refresh(self) -> None:
+        try:
+            written = None if self._file is None else self._file.stat().st_mtime_ns
+        except OSError:
+            written = None
+        if written != self._read_at:
+            self._kept, self._read_at = _read_answers(self._file), written
 
     def keep(self, fingerprint: str, candidate: Candidate) -> None:
         """Remembers an answer. Raises OSError where it cannot be written."""
         with self._lock:
+            self._refresh()
             self._kept[fingerprint] = (candidate.model, candidate.component)
             if self._file is not None:
                 write_file(self._file, json.dumps(self._kept, sort_keys=True).encode())
@@ -92,7 +103,9 @@ class Answers:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was answered yet, so that no file needs a fingerprint."""
-        return not self._kept
+        with self._lock:
+            self._refresh()
+            return not self._kept
 
 
 def _read_answers(file: Path | None) -> dict[str, tuple[str, str]]:
@@ -154,8 +167,6 @@ class Catalog:
         """Keeps what the user said that a file is. Raises OSError where it cannot be written."""
         if file.header is not None:
             self._answers.keep(fingerprint(file.header), candidate)
-            with self._lock:
-                self._known.pop(str(file.path), None)
 
     def lora_folders(self) -> tuple[Path, ...]:
         """The `loras` folders of the ComfyUI installation."""
@@ -182,12 +193,10 @@ class Catalog:
         except OSError:
             now = None
         known = self._known.get(key)
-        if known is not None and known[0] == now and known[1].name == found.name:
-            return known[1]
-        described = describe(found, origin, self._configs)
-        described = self._with_answer(described)
-        self._known[key] = (now, described)
-        return described
+        if known is None or known[0] != now or known[1].name != found.name:
+            known = (now, describe(found, origin, self._configs))
+            self._known[key] = known
+        return self._with_answer(known[1])
 
     def _with_answer(self, file: ModelFile) -> ModelFile:
         if file.detected is None or file.header is None or not file.detected.is_open or self._answers.is_empty:

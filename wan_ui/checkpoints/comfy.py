@@ -112,7 +112,7 @@ def read_extra_paths(path: Path) -> ModelFolders:
                 if folder.is_dir():
                     found.setdefault(category, []).append(folder)
                 else:
-                    notes.append(f"{path.name} names {line} for {key}, which does not exist.")
+                    notes.append(f"{path.name} names the folder {Path(line).name} for {key}, which does not exist.")
     return ModelFolders(MappingProxyType({key: tuple(value) for key, value in found.items()}), tuple(notes))
 
 

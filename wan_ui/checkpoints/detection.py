@@ -20,7 +20,8 @@ from wan_ui.checkpoints.quantization import Quantization
 from wan_ui.errors import CheckpointInvalid, CheckpointUnsupported
 from wan_ui.models import MODELS, WanModel
 
-MOST_NAMED = 3  # tensors that an error names
+Shapes = Mapping[str, tuple[int, ...]]
+"""Tensors' shapes by name."""
 
 COMPONENTS: Mapping[ComponentKind, tuple[str, ...]] = MappingProxyType(
     {
@@ -129,17 +130,20 @@ def component_kind(names: Collection[str]) -> ComponentKind | None:
 # ---------------------------------------------------------------------------------------------- shapes
 
 
-def _fitting(
-    kind: ComponentKind, shapes: Mapping[str, tuple[int, ...]], configs: ModelConfigs
-) -> tuple[frozenset[Candidate], str]:
+def _fitting(kind: ComponentKind, shapes: Shapes, configs: ModelConfigs) -> tuple[frozenset[Candidate], str]:
     """The models whose config a file's shapes agree with, and for none why the nearest does not."""
     fitting, problem = set(), ""
+    named: dict[Any, Shapes] = {}
     for model in MODELS.values():
         for component in COMPONENTS[kind]:
             if component not in model.components:
                 continue
             config = configs.config(model, component)
-            wrong = _CHECKS[kind](shapes, config)
+            # A VAE's names alone depend on its config: the others' are translated once for all models.
+            layout = (config.get("num_res_blocks"), config.get("is_residual")) if kind == "vae" else None
+            if layout not in named:
+                named[layout] = _named(kind, shapes, config)
+            wrong = _CHECKS[kind](shapes, named[layout], config)
             if wrong is None:
                 fitting.add(Candidate(model.id, component))
             else:
@@ -147,17 +151,17 @@ def _fitting(
     return frozenset(fitting), problem
 
 
-def _named(kind: ComponentKind, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> dict[str, Any]:
+def _named(kind: ComponentKind, shapes: Shapes, config: Mapping[str, Any]) -> Shapes:
     """Shapes by the names that diffusers or transformers gives the tensors; a part of a joined one has its share."""
     mapped = map_keys(kind, shapes, config)
-    named: dict[str, Any] = {}
+    named: dict[str, tuple[int, ...]] = {}
     for target, source in mapped.sources.items():
         shape = shapes[source.name]
         named[target] = (shape[0] // source.of, *shape[1:]) if source.of > 1 and shape else shape
     return named
 
 
-def _first_difference(expected: Mapping[str, tuple[int, ...]], named: Mapping[str, tuple[int, ...]]) -> str | None:
+def _first_difference(expected: Shapes, named: Shapes) -> str | None:
     for key, shape in expected.items():
         if key not in named:
             return f"{key} is missing."
@@ -166,9 +170,8 @@ def _first_difference(expected: Mapping[str, tuple[int, ...]], named: Mapping[st
     return None
 
 
-def _check_transformer(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> str | None:
+def _check_transformer(shapes: Shapes, named: Shapes, config: Mapping[str, Any]) -> str | None:
     """Why these shapes are not this transformer's, or None. Width, channels, feed-forward, blocks, image layers."""
-    named = _named("transformer", shapes, config)
     dim = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
     patch = tuple(int(size) for size in config["patch_size"])
     pixels = patch[0] * patch[1] * patch[2]
@@ -190,13 +193,12 @@ def _check_transformer(shapes: Mapping[str, tuple[int, ...]], config: Mapping[st
     return _first_difference(expected, named)
 
 
-def _check_vae(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> str | None:
+def _check_vae(shapes: Shapes, named: Shapes, config: Mapping[str, Any]) -> str | None:
     """Why these shapes are not this VAE's, or None. Latent channels, layout and base width."""
     nested = any(".upsamples." in key.removeprefix("decoder.upsamples") for key in shapes)
     renamed = has_diffusers_names("vae", shapes)
     if not renamed and nested != bool(config.get("is_residual")):
         return "it has the layout of another VAE."
-    named = _named("vae", shapes, config)
     channels, base = int(config["z_dim"]), int(config["base_dim"])
     expected = {
         "post_quant_conv.weight": (channels, channels, 1, 1, 1),
@@ -205,9 +207,8 @@ def _check_vae(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any])
     return _first_difference(expected, named)
 
 
-def _check_text_encoder(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> str | None:
+def _check_text_encoder(shapes: Shapes, named: Shapes, config: Mapping[str, Any]) -> str | None:
     """Why these shapes are not this UMT5 encoder's, or None."""
-    named = _named("text_encoder", shapes, config)
     width, last = int(config["d_model"]), int(config["num_layers"]) - 1
     expected = {
         "shared.weight": (int(config["vocab_size"]), width),
@@ -221,9 +222,8 @@ def _check_text_encoder(shapes: Mapping[str, tuple[int, ...]], config: Mapping[s
     return _first_difference(expected, named)
 
 
-def _check_image_encoder(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> str | None:
+def _check_image_encoder(shapes: Shapes, named: Shapes, config: Mapping[str, Any]) -> str | None:
     """Why these shapes are not this CLIP vision encoder's, or None."""
-    named = _named("image_encoder", shapes, config)
     width, last, patch = int(config["hidden_size"]), int(config["num_hidden_layers"]) - 1, int(config["patch_size"])
     expected = {
         "embeddings.patch_embedding.weight": (width, 3, patch, patch),
@@ -232,15 +232,13 @@ def _check_image_encoder(shapes: Mapping[str, tuple[int, ...]], config: Mapping[
     return _first_difference(expected, named)
 
 
-_CHECKS: Mapping[ComponentKind, Callable[[Mapping[str, tuple[int, ...]], Mapping[str, Any]], str | None]] = (
-    MappingProxyType(
-        {
-            "transformer": _check_transformer,
-            "vae": _check_vae,
-            "text_encoder": _check_text_encoder,
-            "image_encoder": _check_image_encoder,
-        }
-    )
+_CHECKS: Mapping[ComponentKind, Callable[[Shapes, Shapes, Mapping[str, Any]], str | None]] = MappingProxyType(
+    {
+        "transformer": _check_transformer,
+        "vae": _check_vae,
+        "text_encoder": _check_text_encoder,
+        "image_encoder": _check_image_encoder,
+    }
 )
 
 

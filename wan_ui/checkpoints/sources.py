@@ -21,7 +21,7 @@ from wan_ui.checkpoints.folders import Checkpoints, Component, SingleFile
 from wan_ui.checkpoints.headers import FileHeader, brings_vocabulary
 from wan_ui.checkpoints.key_maps import ComponentKind
 from wan_ui.engine.result import OnProgress
-from wan_ui.errors import CheckpointIncomplete, CheckpointInvalid, CheckpointNotFound
+from wan_ui.errors import BaseNotFound, CheckpointIncomplete, CheckpointInvalid, CheckpointNotFound
 from wan_ui.models import WanModel
 
 KINDS: Mapping[str, ComponentKind] = {
@@ -219,13 +219,43 @@ class CheckpointSources:
                 self._fingerprints[key] = known
         return known
 
-    def answer(self, name: str, candidate: Candidate) -> bool:
-        """Keeps what the user says that a file is; False where no file of that name may be that."""
-        for file in self.catalog.scan().files:
-            if file.name == name and file.is_shaped_like(candidate):
+    def check_base(self, model: WanModel, base: str | tuple[tuple[str, str], ...]) -> None:
+        """Raises BaseNotFound, or what is wrong with a file, for a base that names files which cannot be used."""
+        if not isinstance(base, str):
+            self.choose(model, base_of(base))
+
+    def base_listing(self, model: WanModel) -> dict[str, Any]:
+        """What a model can be loaded from, by names alone: the body of GET /v1/models/{id}/bases."""
+        listing = self.catalog.scan()
+        available = self.options(model, listing)
+        chosen = bases.choose(model, available, bases.AUTO, listing.files)
+        return {
+            "model": model.id,
+            "auto": {"grade": chosen.grade, "reason": chosen.reason, "base": dict(chosen.names)},
+            "components": [
+                {"component": name, "options": [option_body(option) for option in found]}
+                for name, found in available.items()
+            ],
+            "questions": [question for file in listing.files if (question := _question(file, model)) is not None],
+            "unusable": [
+                {"name": file.name, **file.problem.body()} for file in listing.files if file.problem is not None
+            ],
+            "notes": list(listing.notes),
+        }
+
+    def answer(self, model: WanModel, component: str, name: str) -> None:
+        """Keeps that a file is this component of this model. Raises BaseNotFound where no file there may be that."""
+        candidate = Candidate(model.id, component)
+        files = [file for file in self.catalog.scan().files if file.is_shaped_like(candidate)]
+        for file in files:
+            if file.name == name:
                 self.catalog.answer(file, candidate)
-                return True
-        return False
+                return
+        raise BaseNotFound(
+            f"There is no checkpoint file {name} that could be the {component.replace('_', ' ')} of {model.label}.",
+            component=component,
+            candidates=[file.name for file in files],
+        )
 
 
 def _small_files(name: str, folder: Path) -> tuple[Path, ...]:
@@ -246,6 +276,32 @@ def _no_small_part(model: WanModel, names: list[str]) -> CheckpointNotFound:
         f"models folder.{more}",
         missing=names,
     )
+
+
+def option_body(option: Option) -> dict[str, Any]:
+    """An option as the API lists it."""
+    return {
+        "name": option.name,
+        "source": FOLDER if option.file is None else option.file.origin,
+        "repo": option.label if option.file is None else None,
+        "precision": FOLDER if option.file is None else option.label,
+        "size": option.size,
+        "grade": option.grade,
+        "state": option.state,
+    }
+
+
+def _question(file: ModelFile, model: WanModel) -> dict[str, Any] | None:
+    """A file whose name does not tell which model, or which half of a pair, it is; None where this one is not meant."""
+    if file.detected is None or not file.detected.is_open:
+        return None
+    candidates = sorted(file.detected.candidates)
+    if all(candidate.model != model.id for candidate in candidates):
+        return None
+    return {
+        "name": file.name,
+        "candidates": [{"model": item.model, "component": item.component} for item in candidates],
+    }
 
 
 def base_of(base: str | tuple[tuple[str, str], ...]) -> Base:

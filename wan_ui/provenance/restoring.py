@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wan_ui import __version__
 from wan_ui.access import Access
-from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, InvalidRequest, VideoInvalid
+from wan_ui.errors import BaseNotFound, CheckpointIncomplete, CheckpointNotFound, InvalidRequest, VideoInvalid
 from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.media import boxes
 from wan_ui.media.image import UPLOAD
@@ -108,13 +108,41 @@ def _any_speedup(speedup: Speedup) -> None:
     """Where nobody knows yet what the device cannot do: the render itself says so."""
 
 
+class Bases(Protocol):
+    """What models can be loaded from: the choice that a request's `base` makes, and its listing."""
+
+    def check_base(self, model: WanModel, base: str | tuple[tuple[str, str], ...]) -> None:
+        """Raises BaseNotFound, or what is wrong with a file, for a base that cannot be used."""
+
+    def base_listing(self, model: WanModel) -> Mapping[str, Any]:
+        """The body of GET /v1/models/{id}/bases."""
+
+    def answer(self, model: WanModel, component: str, name: str) -> None:
+        """Keeps that a file is this component of this model. Raises BaseNotFound."""
+
+
+class UnknownBases:
+    """Where nobody knows which files there are: the render itself says so."""
+
+    def check_base(self, model: WanModel, base: str | tuple[tuple[str, str], ...]) -> None:
+        """Accepts every base."""
+
+    def base_listing(self, model: WanModel) -> Mapping[str, Any]:
+        """Lists nothing."""
+        return {"model": model.id, "auto": None, "components": [], "questions": [], "unusable": [], "notes": []}
+
+    def answer(self, model: WanModel, component: str, name: str) -> None:
+        """Knows no file."""
+        raise BaseNotFound(f"There is no checkpoint file {name}.", component=component, candidates=[])
+
+
 @dataclass(frozen=True)
 class Environment:
     """What this server would render with: versions by name, a row's Checkpoints.identity, the device's name.
 
     `transformer_config` gives a transformer's config.json by model and component, None while it is not on disk.
     `checkpoint` gives None where it cannot be told; it raises CheckpointNotFound or CheckpointIncomplete.
-    `check_speedup` raises SpeedupNotSupported for what the device cannot do.
+    `check_speedup` raises SpeedupNotSupported for what the device cannot do. `bases` are what models are loaded from.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -122,6 +150,7 @@ class Environment:
     device: Callable[[], str | None] = _no_device
     check_speedup: Callable[[Speedup], None] = _any_speedup
     transformer_config: Configs = no_configs
+    bases: Bases = UnknownBases()
 
 
 UNKNOWN_ENVIRONMENT = Environment()
