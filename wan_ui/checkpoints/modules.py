@@ -20,7 +20,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5Enco
 
 from wan_ui.checkpoints.configs import read_config
 from wan_ui.checkpoints.folders import Component, SingleFile, folder_headers
-from wan_ui.checkpoints.fp8_linear import Fp8Linear
+from wan_ui.checkpoints.fp8_linear import Fp8Linear, packed_layers
 from wan_ui.checkpoints.headers import FileHeader
 from wan_ui.checkpoints.key_maps import ComponentKind, TensorSource, map_keys
 from wan_ui.checkpoints.quantization import FP8, Quantization, read_quantization
@@ -212,3 +212,18 @@ def load_module(
     state.update({alias: state[name] for alias, name in TIED.items() if name in state})
     module.load_state_dict(state, strict=True, assign=True)
     return module.eval().requires_grad_(False).to(device)
+
+
+def map_packed(file: OpenFile, module: torch.nn.Module) -> None:
+    """Lays fp8 weights that lie in memory back into the pages of their file; all other weights get their own memory.
+
+    Layers that were given other weights since are ordinary ones, and stay.
+    """
+    with file.reader() as reader:
+        mapped = set()
+        for path, layer in packed_layers(module):
+            layer.packed.data = reader.read_packed(path.replace(".base_layer", "") + ".weight")[0]
+            mapped.add(id(layer.packed))
+    for tensor in (*module.parameters(), *module.buffers()):
+        if id(tensor) not in mapped:
+            tensor.data = tensor.data.clone()  # a view would keep the whole of a block's buffer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import torch
 
 from wan_ui.checkpoints.bases import Base
 from wan_ui.checkpoints.folders import Component
+from wan_ui.checkpoints.modules import map_packed, open_file
 from wan_ui.checkpoints.quantization import FP8
 from wan_ui.checkpoints.sources import CheckpointSources, base_of, report
 from wan_ui.engine import budget
@@ -20,6 +21,7 @@ from wan_ui.engine.compile import BlockCompiler
 from wan_ui.engine.components import (
     MODULES,
     TRANSFORMERS,
+    Components,
     LoadStatistics,
     Target,
     component_bytes,
@@ -98,16 +100,20 @@ class Loader:
         if is_packed:
             sizes = _sizes(model, files, model_dtype(self._device), packed=True)
         mode = self.memory.decide(model, sizes, generation)
-        self._check_host(mode, sizes, files, reused, generation)
+        holds_one = is_packed and budget.holds_one_transformer(mode, sizes, self.memory.host_bytes())
+        needed = replace(sizes, transformers=(max(sizes.transformers),)) if holds_one else sizes
+        self._check_host(mode, needed, files, reused, generation)
         target = Target(self._device, model_dtype(self._device), DevicePlacement.on_host(mode), is_packed)
         with out_of_memory_mapped():
             components = load_components(files, target, reused, self.memory.has_host_room, on_progress)
             self.statistics = self.statistics.after(files, reused)
             self._loaded_files = files
-            placement = DevicePlacement(mode, components, self._device)
+            placement = DevicePlacement(
+                mode, components, self._device, return_to_file=_return_to_file(components) if holds_one else None
+            )
             facts = {
                 "checkpoint": self._sources.identity_of(model, sourced),
-                "base": {**report(sourced), "fp8_in_memory": is_packed},
+                "base": {**report(sourced), "fp8_in_memory": is_packed, "one_transformer_in_memory": holds_one},
             }
             return WanPipeline(model, components, placement, self._runtime(), sizes, facts)
 
@@ -178,6 +184,18 @@ class Loader:
         is_packing = storage(generation.speedup) != "exact"
         final_sizes = budget.packed_sizes(sizes) if is_packing and is_mapped else sizes
         self.memory.check_host(mode, final_sizes, packable=is_mapped and not is_packing)
+
+
+def _return_to_file(components: Components) -> Callable[[str], None]:
+    """Lays a transformer's fp8 weights back into its file's pages, which the system drops when it needs the memory."""
+
+    def return_to_file(name: str) -> None:
+        single = components.files[name].single
+        if single is not None:
+            file = open_file(single.header, single.kind, single.config)
+            map_packed(file, components.transformers[name])
+
+    return return_to_file
 
 
 def is_fp8(part: Component) -> bool:

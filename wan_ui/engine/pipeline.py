@@ -111,7 +111,7 @@ class WanPipeline:
     @torch.no_grad()
     def render(self, generation: Generation, image: Image.Image | None, on_progress: OnProgress) -> Clip:
         """One clip. A cancel raised by on_progress ends it between two steps, before the decode."""
-        progress = RenderProgress(on_progress, lambda: budget.note(self._placement.mode))
+        progress = RenderProgress(on_progress, lambda: self._placement.note)
         with out_of_memory_mapped():
             plan = self._prepare(generation)
             denoised = retry_with_less_memory(
