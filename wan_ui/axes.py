@@ -34,6 +34,9 @@ WORDS: Mapping[str, str] = {
     "num_frames": "frames",
     "speedup": "speed-up",
     "base": "base",
+    "flow_shift": "shift",
+    "switch_step": "high steps",
+    "guidance_scale_2": "low guidance",
 }
 
 Value = int | float | str | Mapping[str, Any] | BaseFiles

@@ -106,10 +106,11 @@ class Engine:
         """One clip of a resolved generation. Its LoRA files are located again, checked against their SHA-256."""
         self.check_speedup(generation.speedup)
         files = {use.path: self.library.locate(use.path, LOCAL_ACCESS, use.sha256) for use in generation.loras}
-        image = self.images.open(generation.image, LOCAL_ACCESS) if generation.image is not None else None
+        hashes = [name for name in (generation.image, generation.image_last) if name is not None]
+        images = [self.images.open(name, LOCAL_ACCESS) for name in hashes]
         try:
             with out_of_memory_mapped():
-                return self.core.generate(generation, files, image, on_progress)
+                return self.core.generate(generation, files, images, on_progress)
         except OutOfMemory:
             self.core.close()  # for one that was raised as another error inside the core
             raise

@@ -49,6 +49,7 @@ def high_noise_part(generation: Generation) -> Hashable:
         requested_num_frames=0,
         ignored=(),
         vae_tiling=False,
+        guidance_scale_2=None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -17,6 +17,9 @@ from wan_ui.request import Generation, find_model
 
 Storage = Literal["exact", "fp8_storage", "fp8_products"]
 """How the transformers' weights are stored. Packed ones become exact again only by loading them."""
+
+FrameImages = Sequence[Image.Image]
+"""A generation's given frames: none, the first, or the first and the last."""
 
 BaseNames = str | tuple[tuple[str, str], ...]
 """A generation's `base`: where the model's files come from. Another base is another load."""
@@ -47,7 +50,7 @@ class Pipeline(Protocol):
         """What each file on the slot does now, by SHA-256."""
         ...
 
-    def render(self, generation: Generation, image: Image.Image | None, on_progress: OnProgress) -> Clip:
+    def render(self, generation: Generation, images: FrameImages, on_progress: OnProgress) -> Clip:
         """One clip of the generation, with the first frame `image` where it has one."""
         ...
 
@@ -248,10 +251,10 @@ class Core:
         self,
         generation: Generation,
         files: Mapping[str, LoraFile],
-        image: Image.Image | None,
+        images: FrameImages,
         on_progress: OnProgress,
     ) -> Clip:
-        """One clip. `files` are the located LoRA files by the path written in the request.
+        """One clip. `files` are the located LoRA files by the path written in the request, `images` its given frames.
 
         Raises what the steps raise; out of memory drops the model, so that the next job starts with a free GPU.
         """
@@ -263,7 +266,7 @@ class Core:
                     self._load_model(generation, required, on_progress)
                 else:
                     self._do(step, generation, by_digest, on_progress)
-            clip = self._loaded_pipeline().render(generation, image, on_progress)
+            clip = self._loaded_pipeline().render(generation, images, on_progress)
             return replace(clip, metadata={**clip.metadata, "lora": self._lora_report(generation, files, clip)})
         except OutOfMemory:
             self.close()

@@ -35,12 +35,13 @@ if TYPE_CHECKING:
     from wan_ui.access import Access
     from wan_ui.engine.result import Progress
     from wan_ui.errors import WanUIError
-    from wan_ui.jobs.store import Job, Store
+    from wan_ui.job import Job
+    from wan_ui.jobs.store import Store
     from wan_ui.jobs.worker import Running, Worker
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel
-    from wan_ui.provenance.restoring import Environment, Restoration
+    from wan_ui.provenance.restoring import Bases, Environment, Restoration
 
 log = logging.getLogger(__name__)
 
@@ -136,20 +137,27 @@ class JobService:
     def plan(self, body: Any, access: Access) -> PreparedRequest:
         """What `submit` would queue, checked the same way and with the same errors, but not queued."""
         prepared = prepare(body, self.library, self.images, self._configs, access)
-        for speedup in {generation.speedup for generation in prepared.generations}:
-            self._environment.check_speedup(speedup)
-        for model, base in {(generation.model, generation.base) for generation in prepared.generations}:
-            self._environment.bases.check_base(find_model(model), base)
+        if self._environment.check_speedup is not None:
+            for speedup in {generation.speedup for generation in prepared.generations}:
+                self._environment.check_speedup(speedup)
+        if self._environment.bases is not None:
+            for model, base in {(generation.model, generation.base) for generation in prepared.generations}:
+                self._environment.bases.check_base(find_model(model), base)
         return prepared
 
     def bases(self, model: str) -> Mapping[str, Any]:
         """What a model can be loaded from, by names alone: the body of GET /v1/models/{id}/bases."""
-        return self._environment.bases.base_listing(find_model(model))
+        return self._bases().base_listing(find_model(model))
 
     def identify_base(self, model: str, component: str, name: str) -> Mapping[str, Any]:
         """Keeps which component of which model a checkpoint file is. Raises BaseNotFound."""
-        self._environment.bases.answer(find_model(model), component, name)
+        self._bases().answer(find_model(model), component, name)
         return self.bases(model)
+
+    def _bases(self) -> Bases:
+        if self._environment.bases is None:
+            raise AssertionError("a server that lists bases has checkpoints")
+        return self._environment.bases
 
     def job(self, job_id: str, access: Access) -> Job:
         """A job as it is now."""
