@@ -93,11 +93,14 @@ def generation_body(generation: Generation) -> dict[str, Any]:
 
     Sampling values that were left to the recipe are left out, as versions before them wrote it.
     """
+    base = generation.base if isinstance(generation.base, str) else dict(generation.base)
     body = {name: value for name, value in asdict(generation).items() if value is not None or name == "image"}
-    return {**body, "loras": [lora_use_body(use) for use in generation.loras]}
+    return {**body, "loras": [lora_use_body(use) for use in generation.loras], "base": base}
 
 
 def generation_from(body: Mapping[str, Any]) -> Generation:
     """The generation that generation_body wrote. Raises KeyError or TypeError for another mapping."""
     loras = tuple(lora_use_from(use) for use in body["loras"])
-    return Generation(**{**body, "loras": loras, "ignored": tuple(body["ignored"])})
+    base = body.get("base", "auto")
+    named = base if isinstance(base, str) else tuple((str(component), str(name)) for component, name in base.items())
+    return Generation(**{**body, "loras": loras, "ignored": tuple(body["ignored"]), "base": named})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from wan_ui.errors import (
     ControlImageNotSupported,
@@ -61,6 +62,7 @@ AxisField = Literal[
     "boundary",
     "switch_step",
     "guidance_scale_2",
+    "base",
 ]
 
 
@@ -163,6 +165,30 @@ class LoraItem(Wire):
     network_multiplier: Float = Field(1.0, ge=-2, le=2, description="LoRA scale; 0 is not attached.")
 
 
+def _file_name(value: str) -> str:
+    if value.startswith(("/", "\\")) or ":" in value or ".." in re.split(r"[\\/]", value):
+        raise ValueError("a name as GET /v1/models/{id}/bases lists it is needed, no path of the server")
+    return value
+
+
+FileName = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_file_name)]
+
+
+class BaseFiles(Wire):
+    """Checkpoint files by component; those left out are chosen; one half of a pair brings the other."""
+
+    transformer: FileName | None = Field(None, description="The transformer, or the high-noise half of a pair.")
+    transformer_2: FileName | None = Field(None, description="The low-noise half of a pair.")
+    vae: FileName | None = Field(None, description="The VAE.")
+    text_encoder: FileName | None = Field(None, description="The UMT5 text encoder.")
+    image_encoder: FileName | None = Field(None, description="The CLIP vision encoder of Wan 2.1 image-to-video.")
+
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """(component, name) of those that were given."""
+        return tuple((name, value) for name in type(self).model_fields if (value := getattr(self, name)) is not None)
+
+
 class Axis(Wire):
     """One axis of a grid. Its values have the bounds of the request's field; compare.expand checks them."""
 
@@ -195,6 +221,11 @@ class InferenceRequest(Wire):
         description="Trade exactness for memory or time: fp8_storage, fp8_products or step_cache. Other frames than "
         "without; recipe reference only.",
     )
+    base: Literal["auto", "folder"] | BaseFiles = Field(
+        "auto",
+        description="Which checkpoint files the model is loaded from: auto (the most exact ones on the server), folder "
+        "(the repository in diffusers layout), or names by component as GET /v1/models/{id}/bases lists them.",
+    )
     first_step_change: Bool = Field(
         True,
         description="Measure how much the LoRA changes the first prediction, by one forward more; never in a "
@@ -223,7 +254,7 @@ class Generation:
 
     `image` is the SHA-256 (hex) of the control image's bytes, or None, and `image_last` that of the last frame.
     `requested_*` are the values before flooring and rounding. `sampler` to `guidance_scale_2` are None where the
-    recipe decides.
+    recipe decides. `base` is `auto`, `folder`, or (component, name) of each checkpoint file that was asked for.
     """
 
     model: str
@@ -252,6 +283,7 @@ class Generation:
     switch_step: int | None = None
     guidance_scale_2: float | None = None
     image_last: str | None = None
+    base: str | tuple[tuple[str, str], ...] = "auto"
 
     @property
     def replaced(self) -> dict[str, Any]:
@@ -520,6 +552,7 @@ def _generation(
         first_step_change=request.first_step_change,
         vae_tiling=request.vae_tiling,
         speedup=request.speedup,
+        base=request.base if isinstance(request.base, str) else request.base.named,
         sampler=sampler,
         flow_shift=item.flow_shift,
         boundary=item.boundary,

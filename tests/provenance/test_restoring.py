@@ -148,6 +148,7 @@ REQUEST: dict[str, Any] = {
     "stack": True,
     "vae_tiling": True,
     "speedup": "none",
+    "base": {"vae": "wan_2.1_vae.safetensors"},
     "first_step_change": False,
 }
 SMALLEST: dict[str, Any] = {"prompt": "x", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from diffusers import WanTransformer3DModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
 
+from wan_ui.checkpoints.fp8_linear import Fp8Linear
 from wan_ui.engine.kernels.operators import add_adapter
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import Converted, Dora, LowRank, Part, delta
@@ -180,6 +181,7 @@ class TransformerAdapters:
         with torch.no_grad():
             try:
                 self._restore([name for name in self._backups if name not in wanted])
+                self._unpack(wanted)
                 parameters = {name: self._parameter(name) for name in wanted}
                 unchanged = [p for name, p in parameters.items() if name not in self._backups]
                 location = self._base_weights.backup_location(sum(p.numel() * p.element_size() for p in unchanged))
@@ -189,6 +191,19 @@ class TransformerAdapters:
                 self.restore()
                 raise
         return {merge.key: len(merge.parts) for merge in merges}
+
+    def _unpack(self, names: Iterable[str]) -> None:
+        """Ordinary layers, whose weights can be changed, in place of those that keep a file's fp8."""
+        for name in names:
+            path = name.rpartition(".")[0]
+            try:
+                module = self._transformer.get_submodule(path)
+            except AttributeError:
+                continue  # _parameter says that the model does not have it
+            path += ".base_layer" if isinstance(module, LoraLayer) else ""
+            base = module.get_base_layer() if isinstance(module, LoraLayer) else module
+            if isinstance(base, Fp8Linear):
+                self._transformer.set_submodule(path, base.unpacked())
 
     def restore(self) -> None:
         """Restores the base weights, bit for bit."""

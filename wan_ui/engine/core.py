@@ -21,6 +21,9 @@ Storage = Literal["exact", "fp8_storage", "fp8_products"]
 FrameImages = Sequence[Image.Image]
 """A generation's given frames: none, the first, or the first and the last."""
 
+BaseNames = str | tuple[tuple[str, str], ...]
+"""A generation's `base`: where the model's files come from. Another base is another load."""
+
 Report = Mapping[str, Any]
 """What a LoRA does on a slot, JSON-ready: modules_in_file, modules_in_use, dropped, weight_change, applied."""
 
@@ -93,6 +96,7 @@ class LoadedState:
     whole_bf16: bool
     slots: Mapping[str, AttachedLoras]
     storage: Storage = "exact"
+    base: BaseNames = "auto"
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class RequiredState:
     slots: Mapping[str, AttachedLoras]
     scales: Mapping[str, Mapping[str, float]]
     storage: Storage = "exact"
+    base: BaseNames = "auto"
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,8 @@ def required_state(generation: Generation, files: Mapping[str, LoraFile]) -> Req
         if kinds - unfused:
             attached = replace(attached, merges=(*attached.merges, (file.sha256, use.scale)))
         slots[use.slot] = attached
-    return RequiredState(model.id, recipe.whole_bf16, slots, scales, storage(generation.speedup))
+    packing = storage(generation.speedup)
+    return RequiredState(model.id, recipe.whole_bf16, slots, scales, packing, base=generation.base)
 
 
 def storage(speedup: Speedup) -> Storage:
@@ -188,7 +194,8 @@ def plan(loaded: LoadedState | None, required: RequiredState) -> list[Step]:
     are attached to packed weights as to exact ones.
     """
     steps: list[Step] = []
-    if loaded is None or loaded.model != required.model or _needs_exact_weights_again(loaded, required):
+    is_same = loaded is not None and (loaded.model, loaded.base) == (required.model, required.base)
+    if loaded is None or not is_same or _needs_exact_weights_again(loaded, required):
         steps.append(LoadModel(required.model))
         loaded = state_after_load(required)
     slots = dict(loaded.slots)
@@ -225,7 +232,8 @@ def _needs_exact_weights_again(loaded: LoadedState, required: RequiredState) -> 
 
 def state_after_load(required: RequiredState) -> LoadedState:
     """The state of a model just loaded: the checkpoint's own dtypes, no LoRA."""
-    return LoadedState(required.model, whole_bf16=False, slots=dict.fromkeys(required.slots, NOTHING_ATTACHED))
+    slots = dict.fromkeys(required.slots, NOTHING_ATTACHED)
+    return LoadedState(required.model, whole_bf16=False, slots=slots, base=required.base)
 
 
 class Core:

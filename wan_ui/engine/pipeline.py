@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -48,15 +49,15 @@ class WanPipeline:
         placement: DevicePlacement,
         runtime: Runtime,
         sizes: Sizes,
-        identity: Sequence[Mapping[str, str | None]],
+        facts: Mapping[str, Any],
     ) -> None:
-        """`sizes` are the bytes of its parts in memory; `identity` names the checkpoint's files for the metadata."""
+        """`sizes` are the bytes of its parts in memory; `facts` say in the metadata which files it was loaded from."""
         self._model = model
         self._components = components
         self._placement = placement
         self._runtime = runtime
         self._sizes = sizes
-        self._identity = identity
+        self._checkpoint_facts = facts
         self._weights = TransformerWeights(components, placement, runtime)
         self._loras = LoraSlots(model, components, placement, runtime)
         self._encoder = ConditionEncoder(model, components, placement, runtime)
@@ -109,7 +110,7 @@ class WanPipeline:
     @torch.no_grad()
     def render(self, generation: Generation, images: FrameImages, on_progress: OnProgress) -> Clip:
         """One clip. A cancel raised by on_progress ends it between two steps, before the decode."""
-        progress = RenderProgress(on_progress, lambda: budget.note(self._placement.mode))
+        progress = RenderProgress(on_progress, lambda: self._placement.note)
         with out_of_memory_mapped():
             plan = self._prepare(generation)
             denoised = retry_with_less_memory(
@@ -133,7 +134,7 @@ class WanPipeline:
                 "seconds": dict(progress.seconds),
                 "device": device_name(self._runtime.device),
                 "versions": versions(),
-                "checkpoint": [dict(part) for part in self._identity],
+                **deepcopy(dict(self._checkpoint_facts)),
                 "tiled": tiled,
                 "speedup": generation.speedup,
                 "steps": dict(denoised.steps),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -96,6 +96,19 @@ class EmbeddedMetadata(_Part):
     cell: EmbeddedCell | None = None
 
 
+class Bases(Protocol):
+    """What models can be loaded from: the choice that a request's `base` makes, and its listing."""
+
+    def check_base(self, model: WanModel, base: str | tuple[tuple[str, str], ...]) -> None:
+        """Raises BaseNotFound, or what is wrong with a file, for a base that cannot be used."""
+
+    def base_listing(self, model: WanModel) -> Mapping[str, Any]:
+        """The body of GET /v1/models/{id}/bases."""
+
+    def answer(self, model: WanModel, component: str, name: str) -> None:
+        """Keeps that a file is this component of this model. Raises BaseNotFound."""
+
+
 @dataclass(frozen=True)
 class Environment:
     """What this server renders with, as far as it is known.
@@ -103,7 +116,7 @@ class Environment:
     `versions` by name. `checkpoint` gives a model's Checkpoints.identity, or raises CheckpointNotFound or
     CheckpointIncomplete. `device` gives the device's name, None before the engine is loaded. `check_speedup` raises
     SpeedupNotSupported for what the device cannot do. `transformer_config` gives a transformer's config.json by model
-    and component, None while it is not on disk.
+    and component, None while it is not on disk. `bases` are what models can be loaded from.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -111,6 +124,7 @@ class Environment:
     device: Callable[[], str | None] | None = None
     check_speedup: Callable[[Speedup], None] | None = None
     transformer_config: Configs = no_configs
+    bases: Bases | None = None
 
 
 UNKNOWN_ENVIRONMENT = Environment()
