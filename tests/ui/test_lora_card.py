@@ -134,9 +134,9 @@ def test_a_clip_without_a_report_has_no_line():
 
 def test_while_a_lora_is_fetched_the_card_and_the_queue_say_so():
     waiting = job(position=2)
-    progress = Progress("downloading", bytes_done=40, bytes_total=100, note="fetching LoRA cat.safetensors, 40 %")
+    progress = Progress("downloading", bytes_done=40, bytes_total=100, note="downloading LoRA cat.safetensors, 40 %")
     for html in (render.now(waiting, progress, None), render.queue([waiting], (), None, {waiting.id: progress})):
-        assert "fetching LoRA cat.safetensors, 40 %" in html
+        assert "downloading LoRA cat.safetensors, 40 %" in html
     assert 'max="100" value="40"' in render.now(waiting, progress, None)
 
 

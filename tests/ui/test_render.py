@@ -9,7 +9,7 @@ import pytest
 
 from wan_ui.engine.result import Progress
 from wan_ui.errors import HostError, InvalidRequest, LoraNotFound
-from wan_ui.jobs.store import ClipRecord, Job, Status
+from wan_ui.job import ClipRecord, Job, Status
 from wan_ui.request import parse, resolve
 from wan_ui.ui import render
 

@@ -18,7 +18,7 @@ from wan_ui.render_order import Order, estimate
 from wan_ui.ui import form_schema, player, render
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.store import ClipRecord, Job
+    from wan_ui.job import ClipRecord, Job
     from wan_ui.request import Generation
 
 NOTHING = ""

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from wan_ui.errors import WanUIError
-from wan_ui.jobs.sample_comparisons import wire_of
-from wan_ui.jobs.store import lora_use_body
+from wan_ui.job import lora_use_body
 from wan_ui.models import MODELS
 from wan_ui.provenance.lora_search import hashes_of, locate_loras
 from wan_ui.request import InferenceRequest, parse
@@ -23,8 +22,8 @@ from wan_ui.ui.uploaded_files import decoded
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
+    from wan_ui.job import Job
     from wan_ui.jobs.service import JobService
-    from wan_ui.jobs.store import Job
     from wan_ui.request import Generation
 
 
@@ -110,7 +109,7 @@ class RequestLoader:
 
         Raises what open_request raises.
         """
-        wire = dict(job.request if index is None else wire_of(job, index))
+        wire = dict(job.request if index is None else job.request_of(index))
         made = job.generations if index is None else job.generations[index : index + 1]
         return self.reopen_request(wire, made, uploads)
 

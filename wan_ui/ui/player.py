@@ -13,7 +13,7 @@ from wan_ui.ui import render
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
-    from wan_ui.jobs.store import Job
+    from wan_ui.job import Job
     from wan_ui.jobs.worker import Running
 
 _HERE = Path(__file__).parent

@@ -13,7 +13,6 @@ import gradio as gr
 from pydantic import ValidationError
 
 from wan_ui.errors import PreviewNotFound, WanUIError
-from wan_ui.jobs.sample_comparisons import wire_of
 from wan_ui.request import TrainingSample, parse
 from wan_ui.trainer import checklist
 from wan_ui.ui import player, render
@@ -23,9 +22,9 @@ from wan_ui.ui.uploaded_files import uploaded_files
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
+    from wan_ui.job import Job
     from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
     from wan_ui.jobs.service import JobService
-    from wan_ui.jobs.store import Job
     from wan_ui.trainer.checklist import Row
 
 STATES: Mapping[str, str] = {"red": "differs", "amber": "unsure", "green": "matches"}
@@ -228,7 +227,7 @@ class PreviewPanel:
             job = self.service.job(seen["shown"], self.access())
             index = _index(job, which)
             checked = self.service.sample_comparisons.check(job, index)
-            wire = wire_of(job, index)
+            wire = job.request_of(index)
             request = parse({**wire, "prompts": [{**wire["prompts"][0], "seed": job.generations[index].seed}]})
             chosen = [row for row in checked.rows if row.fix is not None and name in (None, row.row)]
             request = checklist.apply_all(chosen, request)

@@ -16,7 +16,7 @@ from wan_ui.models import MODELS
 from wan_ui.request import Generation
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.store import ClipRecord, Job
+    from wan_ui.job import ClipRecord, Job
 
 PHASES = {
     "checking": "Checking the files",

@@ -17,8 +17,8 @@ from wan_ui.ui.events import POLL, QUIET, Update
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
+    from wan_ui.job import Job
     from wan_ui.jobs.service import JobService
-    from wan_ui.jobs.store import Job
 
 RECENT = 40  # jobs looked at; the list of finished ones is at most as long
 QUEUE_SHOWN = 60  # jobs of the line; a longer one would cost every page's every poll
