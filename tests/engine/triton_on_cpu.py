@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -84,7 +84,7 @@ def threads(row: np.ndarray) -> list[np.ndarray]:
     return [vector for part in row.reshape(-1, THREADS, VECTOR) for vector in part.T]
 
 
-def tree(items: list, combine) -> Any:
+def tree(items: list[Any], combine: Callable[[Any, Any], Any]) -> Any:
     """128 threads' items combined as warps do: lane with lane + 16, 8, 4, 2, 1, then warp with warp + 2, 1."""
     warps = [items[start : start + LANES] for start in range(0, THREADS, LANES)]
     for offset in (16, 8, 4, 2, 1):
@@ -94,15 +94,17 @@ def tree(items: list, combine) -> Any:
     return combine(firsts[0], firsts[1])
 
 
-def statistics(row: np.ndarray) -> tuple[np.float32, np.float32]:
+def statistics(row: np.ndarray) -> tuple[Any, Any]:
     """Mean and variance of a float32 row, as PyTorch's CUDA kernel sums them, written thread by thread."""
     return _statistics(row.tobytes())
 
 
 @lru_cache(maxsize=64)
-def _statistics(data: bytes) -> Any:
+def _statistics(data: bytes) -> tuple[Any, Any]:
     row, one = np.frombuffer(data, np.float32), np.float32(1)
-    mean, squares, count = np.zeros(THREADS, np.float32), np.zeros(THREADS, np.float32), np.float32(0)
+    mean: Any = np.zeros(THREADS, np.float32)
+    squares: Any = np.zeros(THREADS, np.float32)
+    count = np.float32(0)
     for value in threads(row):
         count = count + one
         delta = value - mean
@@ -122,7 +124,7 @@ def _statistics(data: bytes) -> Any:
 
 
 def sum_of_squares(row: np.ndarray) -> Any:
-    sums = np.zeros(THREADS, np.float32)
+    sums: Any = np.zeros(THREADS, np.float32)
     for value in threads(row):
         sums = fused(value, value, sums)
     return tree(list(sums), lambda a, b: a + b)

@@ -729,14 +729,9 @@ def test_no_more_frames_and_pixels_than_may(tmp_path: Path) -> None:
 def test_no_more_on_the_disk_than_may(tmp_path: Path) -> None:
     with running("share", tmp_path, max_disk_gb=1e-6) as server, server.client() as client:
         assert client.post("/gradio_api/upload", files={"files": ("a.png", bytes(2000))}).status_code == 507
-<<<<<<< HEAD
     (tmp_path / "full" / "data" / "uploads").mkdir(parents=True)
     (tmp_path / "full" / "data" / "uploads" / "a").write_bytes(bytes(1000))
     with running("share", tmp_path / "full", max_disk_gb=1e-6) as server, server.client() as client:
-=======
-        (tmp_path / "data" / "uploads" / "a").write_bytes(bytes(1000))
-        server.services.service._quota._measured = None
->>>>>>> jobs13
         reply = client.post("/v1/inference", json=BODY)
         assert reply.status_code == 507 and code(reply) == "DISK_FULL"
         assert client.post("/gradio_api/upload", files={"files": ("a.png", b"x")}).status_code == 507
