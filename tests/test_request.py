@@ -504,7 +504,7 @@ def sampled(model: str = "wan22_14b_i2v", **fields: Any) -> Generation:
 
 
 def test_sampling_fields_reach_the_generation() -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "sampler": "dpm++",
         "flow_shift": 8,
         "switch_step": 2,
