@@ -174,6 +174,7 @@ class Bench:
         self.model(**shorter.inputs)
 
     def attach(self, adapters: TransformerAdapters, adapter: Adapter, scale: float) -> None:
+        """This adapter and no other, at a scale."""
         adapters.attach([adapter])
         adapters.set_scales({adapter.key: scale})
 

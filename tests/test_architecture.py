@@ -58,7 +58,7 @@ ALLOWED_IMPORTERS = {
     "gradio": ("wan_ui.ui.", "wan_ui.server", "wan_ui.compose"),
     "fastapi": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server", "wan_ui.compose"),
     "starlette": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server", "wan_ui.compose"),
-    "uvicorn": ("wan_ui.compose",),
+    "uvicorn": (),
     "prometheus_client": ("wan_ui.web.",),
     "torch": (
         "wan_ui.engine.", *CHECKPOINT_READERS, "wan_ui.lora.convert", "wan_ui.demo.", "wan_ui.inference",

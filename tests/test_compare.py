@@ -675,7 +675,7 @@ def test_a_prompt_may_bring_its_own_seed_and_preview() -> None:
         ({"prompt": "b", "width": 64}, "width is the same in all cells"),
         ({"prompt": "b", "ctrl_img": "x"}, "ctrl_img is the same in all cells"),
         ({"prompt": "b", "seed": -1}, "cannot be compared"),
-        ({"prompt": "b", "seed": True}, "a number is needed"),
+        ({"prompt": "b", "seed": True}, "must be a number"),
         ({"prompt": "b", "sample_steps": 0}, "sample_steps: "),
         ({"prompt": "b", "training_sample": {"job": "x"}}, "training_sample.job: "),
         ({"prompt": 3}, "prompt: "),

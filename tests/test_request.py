@@ -461,7 +461,7 @@ def test_a_speedup_is_for_the_reference_alone(speedup: str) -> None:
 
 @pytest.mark.parametrize("speedup", ["", "fp8", "teacache", "None", True, 1, ["step_cache"]])
 def test_an_unknown_speedup_is_refused_with_those_there_are(speedup: object) -> None:
-    with pytest.raises(InvalidRequest, match="speedup: .*'step_cache'"):
+    with pytest.raises(InvalidRequest, match="speedup must be .*'step_cache'"):
         parse({"model": "wan21_1b", "prompts": [{"prompt": "a"}], "speedup": speedup})
 
 
@@ -470,7 +470,7 @@ def test_an_unknown_speedup_is_refused_with_those_there_are(speedup: object) -> 
 def test_only_true_and_false_are_booleans(name: str, value: object) -> None:
     part, _, field = name.rpartition(".")
     wrong = {field: value} if not part else {part: {"columns": {"field": "seed", "values": [1]}, field: value}}
-    with pytest.raises(InvalidRequest, match=f"{name}: .*true or false is needed"):
+    with pytest.raises(InvalidRequest, match=f"{name} must be true or false"):
         parse({"model": "wan21_1b", "prompts": [{"prompt": "a"}], **wrong})
 
 
@@ -488,9 +488,8 @@ def test_a_stored_generation_keeps_its_names() -> None:
     }  # fmt: skip
     generation = generation_from(stored)
     assert [use.scale for use in generation.loras] == [0.5, 1.0] and generation.ignored == ("sampler",)
-    since = {**stored, "base": "auto"}
-    assert json.loads(json.dumps(generation_body(generation))) == since
-    assert list(generation_body(generation)) == list(since)
+    assert json.loads(json.dumps(generation_body(generation))) == stored
+    assert list(generation_body(generation)) == list(stored)
 
     named = {**stored, "base": {"transformer": "a.safetensors"}}
     assert json.loads(json.dumps(generation_body(generation_from(named)))) == named

@@ -31,7 +31,7 @@ from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker
+from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import image, video
@@ -172,7 +172,7 @@ def _bytes(gigabytes: float | None) -> int | None:
 
 
 def _worker(
-    settings: Settings, store: Store, engine: Future[Engine], metrics: Metrics, tidy: Callable[[], object]
+    settings: Settings, store: Store, engine: Future[Engine], metrics: Metrics, tidy: Callable[[], None]
 ) -> Worker:
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
         return engine.result().render(generation, on_progress)
@@ -182,12 +182,13 @@ def _worker(
         render,
         settings.data_dir / "clips",
         video.write,
-        max_attempts=settings.max_attempts,
-        timeout=settings.job_timeout,
-        check_device=lambda: engine.result().check(),
-        next_up=lambda generation: engine.result().prefetch(generation),
-        observe=metrics.observe,
-        tidy=tidy,
+        RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
+        WorkerHooks(
+            check_device=lambda: engine.result().check(),
+            observe=metrics.observe,
+            next_up=lambda generation: engine.result().prefetch(generation),
+            tidy=tidy,
+        ),
     )
 
 

@@ -31,6 +31,7 @@ _MESSAGES = {
     "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must have at least {min_length} characters",
     "string_type": "must be text",
+    "tuple_type": "must be a list",
     "too_long": "must have at most {max_length} entries",
     "too_short": "must have at least {min_length} entries",
 }
@@ -39,7 +40,9 @@ _MESSAGES = {
 def message(error: Mapping[str, Any]) -> str:
     """What one of pydantic's error items says about its field, as the end of a sentence that begins with its name."""
     text = _MESSAGES.get(error["type"])
-    return error["msg"] if text is None else text.format(**error.get("ctx", {}))
+    if text is None:
+        return str(error["msg"]).removeprefix("Value error, ")  # of a validator of our own
+    return text.format(**error.get("ctx", {}))
 
 
 def location(error: Mapping[str, Any]) -> str:

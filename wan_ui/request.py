@@ -20,6 +20,7 @@ from wan_ui.errors import (
     SingleLoraOnly,
     SingleMoeConfigOnly,
 )
+from wan_ui.field_errors import invalid_request
 from wan_ui.models import (
     DEFAULT_FPS,
     DEFAULT_GUIDANCE_SCALE,
@@ -67,13 +68,13 @@ AxisField = Literal[
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("a number is needed, not true or false")
+        raise ValueError("must be a number, not true or false")
     return value
 
 
 def _only_bool(value: Any) -> Any:
     if not isinstance(value, bool):
-        raise ValueError("true or false is needed")
+        raise ValueError("must be true or false")
     return value
 
 
@@ -306,16 +307,10 @@ def parse(body: Any) -> InferenceRequest:
     try:
         return InferenceRequest.model_validate(body)
     except ValidationError as error:
-        items = error.errors(include_url=False, include_input=False, include_context=False)
+        items = error.errors(include_url=False, include_input=False)
         # pydantic counts only a list's valid entries: one wrong prompt would also be reported as an empty list.
         within = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
-        fields = [
-            {"loc": ".".join(str(part) for part in item["loc"]) or "body", "msg": item["msg"]}
-            for item in items
-            if item["loc"] not in within
-        ]
-        first = fields[0]
-        raise InvalidRequest(f"{first['loc']}: {first['msg']}", fields=fields) from None
+        raise invalid_request(item for item in items if item["loc"] not in within) from None
 
 
 def named_loras(request: InferenceRequest) -> dict[str, bool]:

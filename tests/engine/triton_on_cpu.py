@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -26,14 +27,14 @@ import triton.runtime.interpreter as interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from wan_ui.engine import kernels
-from wan_ui.engine.kernels.adapter import add_adapter
+from wan_ui.engine.kernels.adapter import Epilogue, add_adapter
 from wan_ui.engine.kernels.layer_norm import layer_norm
 from wan_ui.engine.kernels.rms_norm_rotary import rms_norm_rotary
 
 THREADS, VECTOR, LANES = 128, 4, 32
 
 
-def fused(one: np.ndarray, two: np.ndarray, three: np.ndarray) -> np.ndarray:
+def fused(one: Any, two: Any, three: Any) -> Any:
     """one × two + three in float32 with one rounding: the product is exact in float64."""
     with np.errstate(all="ignore"):
         return (one.astype(np.float64) * two + three).astype(np.float32)
@@ -83,7 +84,7 @@ def threads(row: np.ndarray) -> list[np.ndarray]:
     return [vector for part in row.reshape(-1, THREADS, VECTOR) for vector in part.T]
 
 
-def tree(items: list, combine) -> object:
+def tree(items: list, combine) -> Any:
     """128 threads' items combined as warps do: lane with lane + 16, 8, 4, 2, 1, then warp with warp + 2, 1."""
     warps = [items[start : start + LANES] for start in range(0, THREADS, LANES)]
     for offset in (16, 8, 4, 2, 1):
@@ -99,7 +100,7 @@ def statistics(row: np.ndarray) -> tuple[np.float32, np.float32]:
 
 
 @lru_cache(maxsize=64)
-def _statistics(data: bytes) -> tuple[np.float32, np.float32]:
+def _statistics(data: bytes) -> Any:
     row, one = np.frombuffer(data, np.float32), np.float32(1)
     mean, squares, count = np.zeros(THREADS, np.float32), np.zeros(THREADS, np.float32), np.float32(0)
     for value in threads(row):
@@ -120,7 +121,7 @@ def _statistics(data: bytes) -> tuple[np.float32, np.float32]:
     return mean, squares / np.float32(row.size)
 
 
-def sum_of_squares(row: np.ndarray) -> np.float32:
+def sum_of_squares(row: np.ndarray) -> Any:
     sums = np.zeros(THREADS, np.float32)
     for value in threads(row):
         sums = fused(value, value, sums)
@@ -217,14 +218,14 @@ def adapter_cases() -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
                 multiplier = torch.tensor(0.7)
                 four = (base, reduced, up, multiplier)
                 name = f"rank {rank}, {rows} × {columns}, {kind}"
-                yield name, add_adapter(*four, exact=True), kernels.eager_add_adapter(*four)
+                yield name, add_adapter(*four, True), kernels.eager_add_adapter(*four)
                 if kind != "usual" and rank != 32:
                     continue
                 for gate in (None, gates[:, :, 2], gates[:, 0, 2:3]):
                     after = (residual, gate)
                     yield (
                         f"{name}, residual, {None if gate is None else tuple(gate.shape)}",
-                        add_adapter(*four, exact=True, residual=residual, gate=gate),
+                        add_adapter(*four, True, Epilogue(residual=residual, gate=gate)),
                         kernels.eager_add_adapter_residual(*four, *after),
                     )
 

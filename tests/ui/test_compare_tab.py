@@ -87,7 +87,7 @@ def cells(page: Page, state: str) -> Locator:
 
 
 def said(page: Page) -> Locator:
-    return page.locator(".block.count-said")
+    return page.locator(".block.count-line")
 
 
 def comparison(page: Page, app: App) -> str:

@@ -323,7 +323,7 @@ def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["ligh
     choose(page, "High-noise LoRA 2", "any_14b.safetensors")
     expect(about(page, 2)).to_contain_text(re.compile("May be for this tab"))
     widths = page.evaluate(
-        """() => [document.documentElement.scrollWidth, ...[...document.querySelectorAll('#desk *')]
+        """() => [document.documentElement.scrollWidth, ...[...document.querySelectorAll('#workspace *')]
             .filter((e) => e.offsetParent && !e.closest('.jobs, svg'))
             .map((e) => Math.ceil(e.getBoundingClientRect().right))]"""
     )

@@ -459,7 +459,8 @@ def test_no_sideways_scrolling_on_a_phone_and_the_scheme_of_the_system(
         choose_tab(page, row.label)
         widths = page.evaluate(
             """() => [document.documentElement.scrollWidth,
-                ...[...document.querySelectorAll('#desk *')].filter((e) => e.offsetParent && !e.closest('.jobs, svg'))
+                ...[...document.querySelectorAll('#workspace *')]
+                    .filter((e) => e.offsetParent && !e.closest('.jobs, svg'))
                     .map((e) => Math.ceil(e.getBoundingClientRect().right))]"""
         )
         assert max(widths) <= 390

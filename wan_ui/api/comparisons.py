@@ -17,18 +17,18 @@ from starlette.background import BackgroundTask
 from wan_ui.api.dependencies import ApiState, CurrentAccess, RequestId, Service, State
 from wan_ui.api.openapi import content, errors
 from wan_ui.errors import InvalidRequest, VideoInvalid, VideoNotFound
-from wan_ui.jobs import embedded_metadata
 from wan_ui.lora.remote import without_queries
 from wan_ui.media import grid
 from wan_ui.media import video as mp4
 from wan_ui.media.grid import Board
+from wan_ui.provenance import embedded_metadata
 from wan_ui.request import without_training_samples
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
     from wan_ui.compare import PlannedCell
+    from wan_ui.job import Job
     from wan_ui.jobs.service import JobService
-    from wan_ui.jobs.store import Job
 
 MAX_FRAME = 9999
 Frame = Annotated[int, Query(description="From 0; a shorter clip shows its last frame.", ge=0, le=MAX_FRAME)]

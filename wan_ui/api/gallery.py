@@ -17,9 +17,9 @@ from wan_ui.api.openapi import content, errors, request_body
 from wan_ui.api.schemas import GalleryChoices, GalleryEntry, GalleryPage, KeepBody
 from wan_ui.api.serializers import entry_body, model_label
 from wan_ui.errors import InvalidRequest, VideoEncodingFailed, VideoInvalid, VideoNotFound
-from wan_ui.jobs import embedded_metadata
 from wan_ui.jobs.gallery import LARGEST_PAGE, PAGE, Entry, Filter
 from wan_ui.media import video
+from wan_ui.provenance import embedded_metadata
 
 if TYPE_CHECKING:
     from wan_ui.access import Access

@@ -13,12 +13,16 @@ CellStatus = Literal["waiting", "running", "succeeded", "failed", "missing"]
 
 
 class ErrorInfo(BaseModel):
+    """What went wrong, for programs and for people."""
+
     code: str = Field(description="What happened, for programs: REQUEST_NOT_FOUND and the like.")
     message: str = Field(description="What happened and what to do, for people.")
     details: dict[str, Any]
 
 
 class ErrorDetail(BaseModel):
+    """The reference server's wrapper of an error."""
+
     error: ErrorInfo
 
 
@@ -29,6 +33,8 @@ class ErrorReply(BaseModel):
 
 
 class Submitted(BaseModel):
+    """A request that was put in the queue."""
+
     request_id: str
     status: Literal["queued"]
     status_url: str
@@ -37,6 +43,8 @@ class Submitted(BaseModel):
 
 
 class RequestStatus(BaseModel):
+    """The state of a request."""
+
     request_id: str
     status: JobStatus
     created_at: str
@@ -46,6 +54,8 @@ class RequestStatus(BaseModel):
 
 
 class CellPlace(BaseModel):
+    """The position of a cell in a comparison."""
+
     column: int = Field(description="From 0, from the left; metadata.compare has the columns.")
     row: int = Field(description="From 0, from the top.")
     column_label: str
@@ -53,6 +63,8 @@ class CellPlace(BaseModel):
 
 
 class VideoOutput(BaseModel):
+    """A finished video."""
+
     format: Literal["mp4"]
     width: int = Field(description="Pixels, effective.")
     height: int = Field(description="Pixels, effective.")
@@ -65,6 +77,8 @@ class VideoOutput(BaseModel):
 
 
 class Outputs(BaseModel):
+    """The files of a request."""
+
     images: list[dict[str, Any]] = Field(description="Always empty: these models make videos.")
     videos: list[VideoOutput] = Field(
         description="In prompt order; of a comparison one per finished cell, row by row. Equal cells share a file."
@@ -72,6 +86,8 @@ class Outputs(BaseModel):
 
 
 class RequestResult(BaseModel):
+    """A request with its videos and what they were made with."""
+
     request_id: str
     status: JobStatus
     outputs: Outputs | None = Field(description="null before the end; of a failed or canceled request, what finished.")
@@ -86,6 +102,8 @@ class RequestResult(BaseModel):
 
 
 class ModelInfo(BaseModel):
+    """A model and its defaults."""
+
     id: str
     base_model: str
     resolution_divisor: int
@@ -98,10 +116,14 @@ class ModelInfo(BaseModel):
 
 
 class ModelList(BaseModel):
+    """All models."""
+
     models: list[ModelInfo]
 
 
 class InspectBody(BaseModel):
+    """The LoRA source to inspect."""
+
     model_config = ConfigDict(extra="forbid")
 
     path: str = Field(
@@ -112,6 +134,8 @@ class InspectBody(BaseModel):
 
 
 class Spread(BaseModel):
+    """The smallest, median and largest value in a file."""
+
     min: float
     median: float
     max: float
@@ -138,6 +162,8 @@ class Inspection(BaseModel):
 
 
 class Pulse(BaseModel):
+    """A value that changes with any request."""
+
     pulse: str = Field(description="Stays the same while no request has changed; for clients that poll many.")
 
 
@@ -155,6 +181,8 @@ class RestoredSettings(BaseModel):
 
 
 class Health(BaseModel):
+    """The state of the server."""
+
     status: str = Field(description="starting, ready, or failed just before the server ends to be started again.")
     version: str
     device: str | None
@@ -162,12 +190,16 @@ class Health(BaseModel):
 
 
 class LoraShown(BaseModel):
+    """A LoRA file by name."""
+
     name: str
     sha256: str = Field(description="Empty where it is not known.")
 
 
 class LoraWorn(LoraShown):
-    slot: str | None = Field(description="Which transformer wears it; null of a comparison.")
+    """A use of a LoRA file in a clip."""
+
+    slot: str | None = Field(description="Which transformer it is attached to; null of a comparison.")
     network_multiplier: float | None = Field(description="Its scale; null of a comparison.")
 
 
@@ -196,7 +228,7 @@ class GalleryEntry(BaseModel):
     cells: int = Field(description="Of a comparison; 0 of a video.")
     videos: int = Field(description="What its request is to make.")
     made: int = Field(description="What is left of what its request made.")
-    kept: bool = Field(description="Never let go of by itself.")
+    kept: bool = Field(description="A favourite, which is never deleted automatically.")
     may_change: bool = Field(description="Whether it is for you to keep or delete.")
     finished: bool = Field(description="Whether its request has come to its end.")
     made_at: str
@@ -206,22 +238,30 @@ class GalleryEntry(BaseModel):
 
 
 class GalleryPage(BaseModel):
+    """A page of the gallery."""
+
     entries: list[GalleryEntry] = Field(description="Newest first.")
     older: str | None = Field(description="The cursor of the next page.")
     newer: str | None = Field(description="The cursor of the page before; null on the first.")
 
 
 class ModelChoice(BaseModel):
+    """A model to filter the gallery by."""
+
     id: str
     label: str
     entries: int
 
 
 class LoraChoice(LoraShown):
+    """A LoRA to filter the gallery by."""
+
     entries: int
 
 
 class GalleryChoices(BaseModel):
+    """What the gallery can be filtered by."""
+
     entries: int
     kept: int
     models: list[ModelChoice]
@@ -229,6 +269,8 @@ class GalleryChoices(BaseModel):
 
 
 class KeepBody(BaseModel):
+    """Whether an entry is a favourite."""
+
     kept: bool
 
 
@@ -245,12 +287,16 @@ class ImportBody(BaseModel):
 
 
 class SampleOf(BaseModel):
+    """What belongs to the request of a sample."""
+
     index: int = Field(description="As in the names of its sample files.")
     network_multiplier: float
     missing_image: str | None = Field(description="The first frame that its request still needs, as the job names it.")
 
 
 class CheckpointOf(BaseModel):
+    """A LoRA checkpoint of a training job."""
+
     name: str
     step: int | None = Field(description="null for the final one.")
     trained_step: int | None = Field(description="The step in the file's own metadata.")
@@ -258,6 +304,8 @@ class CheckpointOf(BaseModel):
 
 
 class SampleFileOf(BaseModel):
+    """A sample file of a training job."""
+
     step: int
     index: int
     url: str
@@ -289,6 +337,8 @@ class ImportedJob(BaseModel):
 
 
 class ChecklistRow(BaseModel):
+    """A setting that decides the frames, in the trainer and here."""
+
     row: str
     state: Literal["green", "amber", "red"] = Field(description="amber: it cannot be known, or differs by rounding.")
     preview: str
@@ -298,6 +348,8 @@ class ChecklistRow(BaseModel):
 
 
 class Cause(BaseModel):
+    """A likely cause of a difference."""
+
     id: str
     message: str
 
@@ -319,6 +371,8 @@ class ComparisonOf(BaseModel):
 
 
 class Checklist(BaseModel):
+    """A video against the trainer's sample."""
+
     rows: list[ChecklistRow]
     text: str = Field(description="The same as plain text, to paste into a forum.")
     comparison: ComparisonOf | None

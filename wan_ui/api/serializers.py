@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from wan_ui.api.schemas import CellStatus
 from wan_ui.engine.result import Progress
-from wan_ui.jobs.store import lora_use_body
+from wan_ui.job import lora_use_body
 from wan_ui.lora.remote import shown_name, without_queries
 from wan_ui.models import MODELS
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
+    from wan_ui.job import ClipRecord, Job
     from wan_ui.jobs.gallery import Entry
     from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
-    from wan_ui.jobs.store import ClipRecord, Job
     from wan_ui.jobs.worker import Running
     from wan_ui.request import Generation, InferenceRequest
     from wan_ui.trainer.imported_jobs import ImportedJob

@@ -99,7 +99,7 @@ def _pairs(vae: AutoencoderKLWan, clips: torch.Tensor, skip: int) -> Iterator[tu
 
     The first `skip` latent frames are left out.
     """
-    for clip in clips.split(1):
+    for clip in torch.split(clips, 1):
         latents = normalize(vae.encode(clip.to(vae.device, vae.dtype)).latent_dist.mode(), vae)
         pixels = vae.decode(denormalize(latents, vae), return_dict=False)[0].float()
         small = F.interpolate(pixels[0].transpose(0, 1), latents.shape[3:], mode="area")  # (frames, 3, h, w)
@@ -126,7 +126,8 @@ def _solve(pairs: Iterator[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
         raise ValueError("a fit needs at least one clip")
     penalty = torch.full((len(left),), RIDGE * rows, dtype=torch.float64)
     penalty[-1] = 0
-    return torch.linalg.solve(left + torch.diag(penalty), right).float()
+    solution: torch.Tensor = torch.linalg.solve(left + torch.diag(penalty), right).float()
+    return solution
 
 
 class LivePictures:

@@ -286,16 +286,16 @@ def _checkpoint_notes(then: Sequence[EmbeddedCheckpoint], row: WanModel, here: E
         return [f"The checkpoint of {row.label} on this machine is incomplete."]
     if now is None:
         return []
-    by_repo = {one["repo"]: one for one in now}
+    by_repo = {checkpoint["repo"]: checkpoint for checkpoint in now}
     notes = []
-    for one in then:
-        repo, other = one_line(one.repo, 120), by_repo.get(one.repo)
+    for used in then:
+        repo, other = one_line(used.repo, 120), by_repo.get(used.repo)
         if other is None:
             notes.append(f"It was made with the checkpoint {repo}, which {row.label} does not use here.")
-        elif one.revision and other["revision"] and one.revision != other["revision"]:
-            was, now_at = one_line(one.revision)[:SHORT], other["revision"][:SHORT]
+        elif used.revision and other["revision"] and used.revision != other["revision"]:
+            was, now_at = one_line(used.revision)[:SHORT], other["revision"][:SHORT]
             notes.append(f"The checkpoint {repo} was at revision {was}; here it is at {now_at}.")
-        elif one.files != other["files"]:
+        elif used.files != other["files"]:
             notes.append(f"The checkpoint {repo} here is not the one it was made with: its files differ.")
     return notes
 
@@ -311,7 +311,7 @@ def _version_notes(carried: EmbeddedMetadata, here: Environment) -> list[str]:
     ]
     if differ:
         then = _listed([f"{name} {one_line(was, 40)}" for name, was, _ in differ])
-        now = _listed([one_line(one, 40) for _, _, one in differ])
+        now = _listed([one_line(now, 40) for _, _, now in differ])
         notes.append(f"It was made with {then}; here {'is' if len(differ) == 1 else 'are'} {now}.")
     device = None if here.device is None else here.device()
     if device is not None and carried.render.device and carried.render.device != device:

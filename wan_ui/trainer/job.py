@@ -310,7 +310,7 @@ def _samples(sample: Mapping[Any, Any], job: _Job, reader: ConfigReader, notes: 
     reader.raise_if_wrong()
     if not settled:
         notes.append("This job has no samples.")
-    samples = [sample for each in settled if (sample := _sample(each, job, notes)) is not None]
+    samples = [made for each in settled if (made := _sample(each, job, notes)) is not None]
     if any(each.seed == -1 for each in settled):
         notes.append("A seed of -1 is random in the trainer and was not recorded: these samples cannot be matched.")
     if job.tags.trigger is None and any("[trigger]" in each.prompt for each in settled):

@@ -78,7 +78,7 @@ class CompareTab:
                     self.axes = (columns, self._axis("rows", "Rows", comparison.NOTHING))
                 self.baseline = gr.Checkbox(True, label="With a scale or a LoRA, add a baseline without LoRA")
                 with gr.Column(elem_classes="act"):
-                    self.count = gr.HTML(elem_classes=["problems", "count-said"])
+                    self.count = gr.HTML(elem_classes=["problems", "count-line"])
                     self.start = gr.Button("Start", variant="primary", elem_classes="generate")
             with gr.Column(elem_classes="compare-board"):
                 with gr.Row(elem_classes="board-head"):

@@ -128,7 +128,7 @@ class _Layout:
             with gr.Row(elem_classes="pair"):
                 self.put("neg")
                 self.put("trigger_word")
-            self.notes["prompt"] = gr.HTML(elem_classes="said")
+            self.notes["prompt"] = gr.HTML(elem_classes="remarks")
 
     def first_frame(self) -> None:
         """The first frame, of models that take one."""
@@ -137,7 +137,7 @@ class _Layout:
         with gr.Column(elem_classes="section"):
             self.put("ctrl_img")
             with gr.Row(elem_classes="line"):
-                self.notes["image"] = gr.HTML(elem_classes="said")
+                self.notes["image"] = gr.HTML(elem_classes="remarks")
                 self.shape = gr.Button("Use the image's shape", size="sm", interactive=False, scale=0)
             if FIRST_FRAME_NOTE in self.model.notes:
                 gr.HTML(render.hint(FIRST_FRAME_NOTE))
@@ -155,7 +155,7 @@ class _Layout:
                         for preset in self.model.presets
                     ]
             tall = ["tall"] if self.model.tuned_for else []
-            self.notes["size"] = gr.HTML(elem_classes=["said", "size", *tall])
+            self.notes["size"] = gr.HTML(elem_classes=["remarks", "size", *tall])
 
     def sampling(self) -> None:
         """Steps, guidance scale and seed."""
@@ -187,7 +187,7 @@ class _Layout:
                             if not first:
                                 stacked[name] = column
                         another[slot] = gr.Button("Add another LoRA", size="sm", elem_classes="another")
-            pair = gr.HTML(elem_classes=["said", *(["tall"] if two else [])])
+            pair = gr.HTML(elem_classes=["remarks", *(["tall"] if two else [])])
             with gr.Row(elem_classes="line"):
                 gr.HTML(render.hint(LORA_HINT))
                 refresh = gr.Button("Refresh the list", size="sm", scale=0)

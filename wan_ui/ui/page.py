@@ -127,7 +127,7 @@ class Page:
         self.model_tabs = ModelTabs(service, access, OTHERS)
         compared = (stored("comparison", None), stored("draft:comparison", None))
         pin, trained = stored("pin", None), stored("trainer", None)
-        with gr.Row(elem_id="desk"):
+        with gr.Row(elem_id="workspace"):
             with gr.Tabs(overflow_behavior="wrap", elem_id="models") as tabs:
                 self.model_tabs.lay_out(tabs, lambda model: self._starting(model, demo))
                 self.compare = CompareTab(service, access, self.model_tabs, self.status_panel, compared)

@@ -108,6 +108,7 @@ class Auth:
         self._mark = "" if login is None else sessions.mark(f"{login.user}:{login.password}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI app."""
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         headers = MutableHeaders(scope=scope)
@@ -124,7 +125,7 @@ class Auth:
             return await self._refuse(error, scope, receive, send)
         if response is not None:
             return await response(scope, receive, send)
-        if _opens_the_page(scope):
+        if _opens_the_page(scope) or (session is not None and session.outdated):
             cookie = self._cookie_of(session or self._sessions.new(), scope)
             send = with_headers(send, lambda headers: headers.append("set-cookie", cookie))
         scope[IDENTITY_SCOPE_KEY] = identity

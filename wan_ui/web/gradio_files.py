@@ -48,6 +48,7 @@ class GradioFiles:
         self._sessions: OrderedDict[str, str | None] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI app."""
         if scope["type"] != "http" or self._access().identity.owner:
             return await self._app(scope, receive, send)
         path, method = scope["path"], scope["method"]

@@ -76,6 +76,7 @@ class OriginCheck:
         self._addresses = addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI app."""
         hosts = self._hosts() if callable(self._hosts) else self._hosts
         error = None if scope["type"] == "lifespan" else refusal(scope["headers"], hosts, self._addresses)
         if error is None:

@@ -44,6 +44,7 @@ class SecurityHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI app."""
         await self._app(scope, receive, with_headers(send, _add_missing))
 
 

@@ -33,6 +33,7 @@ class UploadQuota:
         self._remove_partial_files()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI app."""
         if scope["type"] != "http" or scope["path"].rstrip("/") != UPLOAD_PATH:
             return await self._app(scope, receive, send)
         upload, response = _Upload(receive, self._problem), HeldResponse()

@@ -225,7 +225,7 @@ def _imported(module: str, name: str) -> Operation:
 
 
 def _adapter_kernel(exact: bool, gelu: bool = False) -> Operation:
-    kernel = _imported("adapter", "add_adapter")
+    module = import_module("wan_ui.engine.kernels.adapter")
 
     def run(
         base: torch.Tensor,
@@ -235,7 +235,9 @@ def _adapter_kernel(exact: bool, gelu: bool = False) -> Operation:
         residual: torch.Tensor | None = None,
         gate: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return kernel(base, reduced, up, multiplier, exact=exact, gelu=gelu, residual=residual, gate=gate)
+        after = module.Epilogue(gelu, residual, gate)
+        added: torch.Tensor = module.add_adapter(base, reduced, up, multiplier, exact, after)
+        return added
 
     return run
 

@@ -15,6 +15,8 @@ Layout: base, out and residual (rows, n) contiguous; reduced (rows, r) contiguou
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -96,19 +98,29 @@ def _kernel(
     tl.store(out + places, result.to(dtype), mask=inside)
 
 
+@dataclass(frozen=True)
+class Epilogue:
+    """What follows an adapter in its block: GELU, or the addition to the residual, times a gate or not."""
+
+    gelu: bool = False
+    residual: torch.Tensor | None = None
+    gate: torch.Tensor | None = None
+
+
+NOTHING = Epilogue()
+
+
 def add_adapter(
     base: torch.Tensor,
     reduced: torch.Tensor,
     up: torch.Tensor,
     multiplier: torch.Tensor,
-    *,
     exact: bool,
-    gelu: bool = False,
-    residual: torch.Tensor | None = None,
-    gate: torch.Tensor | None = None,
+    epilogue: Epilogue = NOTHING,
     tile: tuple[int, int, int] = TILE,
 ) -> torch.Tensor:
     """base (…, rows, n), reduced (…, rows, r), up (n, r), multiplier 0-dim float32; a result like base."""
+    residual, gate = epilogue.residual, epilogue.gate
     columns, rank = up.shape
     base, reduced, up = base.contiguous(), reduced.contiguous(), up.contiguous()
     rows = base.numel() // columns
@@ -126,7 +138,7 @@ def add_adapter(
         rank,
         row_stride(gate),
         EXACT=exact,
-        GELU=gelu,
+        GELU=epilogue.gelu,
         RESIDUAL=residual is not None,
         GATED=gate is not None,
         ROWS=tile[0],
