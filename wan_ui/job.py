@@ -91,11 +91,13 @@ def lora_use_from(body: Mapping[str, Any]) -> LoraUse:
 def generation_body(generation: Generation) -> dict[str, Any]:
     """A generation as it is stored in the database and in MP4s, JSON-ready.
 
-    Sampling values that were left to the recipe are left out, as versions before them wrote it.
+    Sampling values that were left to the recipe, and a base that was left to the server, are left out, as versions
+    before them wrote it.
     """
-    base = generation.base if isinstance(generation.base, str) else dict(generation.base)
     body = {name: value for name, value in asdict(generation).items() if value is not None or name == "image"}
-    return {**body, "loras": [lora_use_body(use) for use in generation.loras], "base": base}
+    base = body.pop("base")
+    chosen = {} if base == "auto" else {"base": base if isinstance(base, str) else dict(base)}
+    return {**body, "loras": [lora_use_body(use) for use in generation.loras], **chosen}
 
 
 def generation_from(body: Mapping[str, Any]) -> Generation:
