@@ -108,8 +108,8 @@ def convert(path: Path, slot: str, sizes: Dimensions | None = None) -> Converted
     changes = [change for change in layers.changes if change.info.slot in (slot, SINGLE)]
     if not layers.changes:
         kind = unsupported_type(layers)
-        problem = f"it is of the type {kind}, which is not supported" if kind else "it would do nothing"
-        raise LoraMismatch(f"None of the LoRA's layers exist in the Wan models: {problem}.", fits=[])
+        effect = f"it is of the type {kind}, which is not supported" if kind else "it would do nothing"
+        raise LoraMismatch(f"None of the LoRA's layers exist in the Wan models: {effect}.", fits=[])
     if not changes:
         raise LoraMismatch(f"The LoRA is made for {' and '.join(slots)}; it holds nothing for {slot}.")
     left_out: list[tuple[str, str]] = []
