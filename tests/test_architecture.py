@@ -33,7 +33,7 @@ PURE_MODULES = (
     "wan_ui.provenance.lora_search",
     "wan_ui.provenance.restoring",
     "wan_ui.media.boxes",
-    "wan_ui.jobs.embedded_metadata",
+    "wan_ui.provenance.embedded_metadata",
     "wan_ui.engine.result",
     "wan_ui.engine.recipes",
     "wan_ui.engine.speedups",

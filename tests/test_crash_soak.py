@@ -23,7 +23,8 @@ from tests.test_app import App, until
 from wan_ui import Engine
 from wan_ui.compare import expand
 from wan_ui.demo.checkpoints import ensure
-from wan_ui.jobs.store import FINAL, Job, Store
+from wan_ui.job import FINAL, Job
+from wan_ui.jobs.store import Store
 from wan_ui.media import video
 from wan_ui.render_order import plan_cells
 from wan_ui.request import Compare, parse, resolve

@@ -22,7 +22,7 @@ from wan_ui.errors import (
     SingleMoeConfigOnly,
     WanUIError,
 )
-from wan_ui.jobs.store import generation_body, generation_from
+from wan_ui.job import generation_body, generation_from
 from wan_ui.models import MODELS
 from wan_ui.request import (
     LARGEST_RANDOM_SEED,

@@ -39,7 +39,7 @@ from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker
+from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import image, video
@@ -261,12 +261,13 @@ def compose(settings: Settings) -> Services:
         render,
         data / "clips",
         video.write,
-        max_attempts=settings.max_attempts,
-        timeout=settings.job_timeout,
-        check_device=lambda: engine.result().check(),
-        next_up=lambda generation: engine.result().prefetch(generation),
-        observe=metrics.observe,
-        tidy=lambda: service.gallery.tidy(retention),
+        RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
+        WorkerHooks(
+            check_device=lambda: engine.result().check(),
+            observe=metrics.observe,
+            next_up=lambda generation: engine.result().prefetch(generation),
+            tidy=lambda: service.gallery.tidy(retention),
+        ),
     )
     service = JobService(
         Library(settings.lora_dir, uploads, RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts), store),

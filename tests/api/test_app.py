@@ -18,8 +18,9 @@ from wan_ui import errors
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import create_api, decode_json
 from wan_ui.errors import RenderFailed, VideoNotFound, WanUIError
+from wan_ui.job import ClipRecord, Job
 from wan_ui.jobs.service import JobService
-from wan_ui.jobs.store import ClipRecord, Job, Store
+from wan_ui.jobs.store import Store
 from wan_ui.models import MODELS
 from wan_ui.provenance.restoring import Restoration
 from wan_ui.request import parse, resolve

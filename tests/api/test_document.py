@@ -25,7 +25,8 @@ from tests.ports import reserve_port
 from tests.servers import stop_server
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.config import Settings
-from wan_ui.jobs.store import ClipRecord, Store
+from wan_ui.job import ClipRecord
+from wan_ui.jobs.store import Store
 from wan_ui.media import video
 from wan_ui.server import Services, SignIn, compose, launch, prepare_environment
 from wan_ui.tunnel import Tunnel

@@ -21,7 +21,7 @@ import torch
 from wan_ui.inference import Engine
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker
+from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
 from wan_ui.media import video
 
 MANY = 10**6  # attempts: a raised cap
@@ -34,7 +34,14 @@ def live(data_dir: Path) -> None:
     lock = FolderLock(data_dir)
     store = Store(data_dir / "jobs.sqlite")
     engine = Engine(data_dir / "demo" / "models", data_dir / "demo" / "loras", "cpu", data_dir=data_dir)
-    worker = Worker(store, engine.render, data_dir / "clips", video.write, max_attempts=MANY, check_device=engine.check)
+    worker = Worker(
+        store,
+        engine.render,
+        data_dir / "clips",
+        video.write,
+        RenderLimits(max_attempts=MANY),
+        WorkerHooks(check_device=engine.check),
+    )
     worker.start()
     while (unfinished := store.unfinished(1)) and worker.broken is None:
         worker.wait(unfinished[0].id, TICK_SECONDS)

@@ -21,7 +21,7 @@ from wan_ui.errors import RestartNeeded
 from wan_ui.inference import Engine, device_lost
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker
+from wan_ui.jobs.worker import Worker, WorkerHooks
 from wan_ui.request import Generation
 
 TICK_SECONDS = 0.05
@@ -60,7 +60,7 @@ def run(data_dir: Path, device: str, break_at: int | None, cap: int | None) -> i
         held = torch.cuda.memory_allocated() if engine.device.type == "cuda" else 0
         print(f"checked: {held} bytes held, model {engine.core.state}", flush=True)
 
-    worker = Worker(store, render, data_dir / "clips", fake_write_video, check_device=check)
+    worker = Worker(store, render, data_dir / "clips", fake_write_video, hooks=WorkerHooks(check_device=check))
     worker.start()
     for job in store.unfinished():
         while worker.broken is None and not worker.wait(job.id, TICK_SECONDS):

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from tests.jobs.helpers import body
-from wan_ui.jobs.store import Job, Store
+from wan_ui.job import Job
+from wan_ui.jobs.store import Store
 from wan_ui.request import parse, resolve
 
 ROOT = Path(__file__).parents[2]

@@ -188,7 +188,7 @@ def test_an_upload_is_its_browsers(services: Services, jobs: JobService) -> None
             lambda access: jobs.inspect_lora(source, access),
             lambda access: services.library.partner(source, access),
         ):
-            with pytest.raises(LoraNotFound, match="no such upload"):
+            with pytest.raises(LoraNotFound, match="upload was not found"):
                 ask(stranger)
 
 

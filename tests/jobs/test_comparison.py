@@ -26,8 +26,10 @@ from wan_ui.errors import (
     VideoEncodingFailed,
     WanUIError,
 )
+from wan_ui.job import Job
+from wan_ui.jobs.schema import MIGRATIONS
 from wan_ui.jobs.service import JobService
-from wan_ui.jobs.store import MIGRATIONS, Job, Store
+from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.provenance.restoring import Environment

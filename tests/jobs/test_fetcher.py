@@ -16,9 +16,11 @@ from tests.waiting import wait_until
 from tests.web_files import FileServer, lora_bytes, serving
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import FetchFailed, HostError, LoraNotFound, MoeFormatRequired
+from wan_ui.job import Job
 from wan_ui.jobs.fetcher import Fetcher
+from wan_ui.jobs.schema import MIGRATIONS
 from wan_ui.jobs.service import JobService
-from wan_ui.jobs.store import MIGRATIONS, Job, Store
+from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
@@ -97,7 +99,7 @@ def test_others_pass_and_the_position_says_so(services: House, file_server: File
     progress = services.service.progress(held.id)
     assert progress is not None and progress.phase == "downloading"
     assert progress.bytes_total == len(LORA)
-    assert progress.note == "fetching LoRA slow.safetensors, 50 %"
+    assert progress.note == "downloading LoRA slow.safetensors, 50 %"
     gate.open()
     assert [services.ended(one).status for one in (waiting, held)] == ["succeeded", "succeeded"]
     assert file_server.asked == [("slow.safetensors", 200)]

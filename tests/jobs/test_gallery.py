@@ -16,10 +16,12 @@ from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import HostError, InvalidRequest, RequestNotFound, StillRunning, VideoNotFound
 from wan_ui.identity import Identity
+from wan_ui.job import ClipRecord
 from wan_ui.jobs.gallery import BROWSERS, EVERYBODY, Filter, Gallery, Retention, scope_of
+from wan_ui.jobs.schema import MIGRATIONS
 from wan_ui.jobs.service import JobService
-from wan_ui.jobs.store import MIGRATIONS, ClipRecord, Store
-from wan_ui.jobs.worker import Worker
+from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import Worker, WorkerHooks
 from wan_ui.media import poster, video
 from wan_ui.request import Generation, LoraUse, parse, resolve
 
@@ -477,7 +479,7 @@ def test_the_worker_tidies_at_its_start_and_after_each_job(tmp_path: Path, store
         FakeRender(),
         tmp_path / "clips",
         fake_write_video,
-        tidy=lambda: desks[0].gallery.tidy(Retention(days=5, size=1)),
+        hooks=WorkerHooks(tidy=lambda: desks[0].gallery.tidy(Retention(days=5, size=1))),
     )
     desks.append(fake_service(store, worker, tmp_path))
     worker.start()

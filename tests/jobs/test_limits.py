@@ -11,7 +11,7 @@ from tests.jobs.helpers import body
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.errors import CostTooHigh, DiskFull, HostError, QueueFull
 from wan_ui.identity import LOCAL_IDENTITY, Identity
-from wan_ui.jobs.limits import KEPT_FREE, LOOK_SECONDS, VISITORS_COST, VISITORS_WAITING, DiskQuota, Limits
+from wan_ui.jobs.limits import MEASURE_SECONDS, RESERVED_BYTES, VISITORS_COST, VISITORS_WAITING, DiskQuota, Limits
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.request import parse, resolve
@@ -51,7 +51,7 @@ def test_the_room_is_looked_at_now_and_then(tmp_path: Path) -> None:
     room.check()
     (tmp_path / "clips" / "deep" / "a").write_bytes(bytes(1000))
     room.check()
-    now[0] += LOOK_SECONDS
+    now[0] += MEASURE_SECONDS
     with pytest.raises(DiskFull, match="--max-disk-gb"):
         room.check()
     assert DiskQuota(tmp_path, ["clips"], None).problem() is None
@@ -66,7 +66,7 @@ def test_a_file_that_would_go_beyond_is_refused_before_it_comes(tmp_path: Path) 
 
 
 def test_some_of_the_disk_stays_free(tmp_path: Path) -> None:
-    left = [KEPT_FREE + 1000]
+    left = [RESERVED_BYTES + 1000]
     room = DiskQuota(tmp_path, ["clips"], None, free=lambda folder: left[0])
     assert room.problem(1000) is None
     said = room.problem(1001)

@@ -20,9 +20,10 @@ from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import _progress
 from wan_ui.engine.result import Progress
 from wan_ui.errors import DiskFull, QueueStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
+from wan_ui.job import Job, Status
 from wan_ui.jobs.service import JobService
-from wan_ui.jobs.store import Job, Status, Store
-from wan_ui.jobs.worker import Running, Worker
+from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import RenderLimits, Running, Worker
 from wan_ui.ui import player
 
 
@@ -55,7 +56,7 @@ def writer() -> GatedWriter:
 
 @pytest.fixture
 def worker(store: Store, render: FakeRender, writer: GatedWriter, tmp_path: Path) -> Iterator[Worker]:
-    worker = Worker(store, render, tmp_path / "clips", writer, retry_seconds=0.01)
+    worker = Worker(store, render, tmp_path / "clips", writer, RenderLimits(retry_seconds=0.01))
     yield worker
     for gate in (*writer.gates.values(), *render.gates.values()):
         gate.open()
@@ -156,7 +157,7 @@ def test_a_cell_is_written_while_the_next_is_rendered(
 
 def until_failed(worker: Worker, job_id: str) -> None:
     """Returns when the writer has noted what ends the job."""
-    wait_until(lambda: worker._claims[job_id].error is not None)
+    wait_until(lambda: worker._active[job_id].error is not None)
 
 
 def test_a_file_that_cannot_be_written_ends_its_job_and_what_is_rendered_of_it(
@@ -294,7 +295,7 @@ def test_a_file_that_is_never_done_fails_its_job_and_the_next_stays_in_line(
     rendering.open()
     writing.open()
     worker._thread.join(PATIENCE)
-    assert worker._after.join(PATIENCE)
+    assert worker._writer.join(PATIENCE)
     assert status(service, first, second) == ["failed", "in_queue"]
 
 

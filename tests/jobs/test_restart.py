@@ -22,7 +22,7 @@ from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.errors import DeviceLost, OutOfMemory, QueueStopped, RenderTimedOut
 from wan_ui.inference import Engine, device_lost
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker
+from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
 from wan_ui.request import Generation, parse, resolve
 
 pytestmark = pytest.mark.slow
@@ -43,7 +43,7 @@ def test_a_dead_device_fails_its_job_and_no_other_is_begun(store: Store, render:
     def check() -> None:
         raise device_lost(RuntimeError("CUDA error: an illegal memory access was encountered\nmore of it"))
 
-    worker = Worker(store, render, tmp_path / "clips", fake_write_video, check_device=check)
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video, hooks=WorkerHooks(check_device=check))
     service = fake_service(store, worker, tmp_path)
     struck, waiting = service.submit(body(1), LOCAL_ACCESS), service.submit(body(2), LOCAL_ACCESS)
     worker.start()
@@ -65,7 +65,7 @@ def test_a_dead_device_ends_a_comparison_instead_of_one_cell(store: Store, tmp_p
         raise device_lost(RuntimeError("CUDA error: unknown error"))
 
     render = FakeRender(errors={2: OutOfMemory("Not enough.")})
-    worker = Worker(store, render, tmp_path / "clips", fake_write_video, check_device=check)
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video, hooks=WorkerHooks(check_device=check))
     service = fake_service(store, worker, tmp_path)
     job = service.submit({**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2, 3]}}}, LOCAL_ACCESS)
     worker.start()
@@ -90,7 +90,11 @@ def test_nothing_of_a_failed_render_is_held_when_the_device_is_checked(store: St
             raise OutOfMemory("The GPU ran out of memory.") from error
 
     worker = Worker(
-        store, render, tmp_path / "clips", fake_write_video, check_device=lambda: left.append(made[-1]() is not None)
+        store,
+        render,
+        tmp_path / "clips",
+        fake_write_video,
+        hooks=WorkerHooks(check_device=lambda: left.append(made[-1]() is not None)),
     )
     service = fake_service(store, worker, tmp_path)
     job = service.submit({**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2]}}}, LOCAL_ACCESS)
@@ -116,7 +120,7 @@ class Stuck(FakeRender):
 
 def test_a_render_that_never_returns_fails_its_job(store: Store, tmp_path: Path) -> None:
     render = Stuck(2)
-    worker = Worker(store, render, tmp_path / "clips", fake_write_video, timeout=2.0)
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video, RenderLimits(timeout=2.0))
     service = fake_service(store, worker, tmp_path)
     stuck, waiting = service.submit(body(1, 2), LOCAL_ACCESS), service.submit(body(3), LOCAL_ACCESS)
     worker.start()
@@ -146,7 +150,7 @@ def test_the_time_of_a_download_does_not_count(store: Store, tmp_path: Path) -> 
         wait_until(downloaded)
         return FakeRender()(generation, on_progress)
 
-    worker = Worker(store, render, tmp_path / "clips", fake_write_video, timeout=2.0)
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video, RenderLimits(timeout=2.0))
     service = fake_service(store, worker, tmp_path)
     job = service.submit(body(1), LOCAL_ACCESS)
     worker.start()
@@ -162,7 +166,7 @@ def test_the_limit_is_each_videos_own(store: Store, tmp_path: Path) -> None:
         wait_until(lambda: time.monotonic() >= end)
         return FakeRender()(generation, on_progress)
 
-    worker = Worker(store, render, tmp_path / "clips", fake_write_video, timeout=2.5)
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video, RenderLimits(timeout=2.5))
     service = fake_service(store, worker, tmp_path)
     job = service.submit(body(*range(7)), LOCAL_ACCESS)
     worker.start()

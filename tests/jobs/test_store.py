@@ -13,14 +13,9 @@ from hypothesis import strategies as st
 
 from tests.jobs.helpers import body
 from wan_ui.errors import DiskFull, HostError, RequestNotFound
-from wan_ui.jobs.store import (
-    MIGRATIONS,
-    ClipRecord,
-    Job,
-    Store,
-    dump_generations,
-    load_generations,
-)
+from wan_ui.job import ClipRecord, Job
+from wan_ui.jobs.schema import MIGRATIONS
+from wan_ui.jobs.store import Store, dump_generations, load_generations
 from wan_ui.request import Generation, LoraUse, parse, resolve
 
 
@@ -121,7 +116,7 @@ def test_a_finished_job_does_not_change(store: Store) -> None:
     ended = store.job(job_id)
     assert ended.started_at and ended.finished_at and ended.error == {"code": "X", "message": "m", "details": {}}
     store.request_cancel(job_id)
-    store.put_back(job_id)
+    store.requeue(job_id)
     assert store.finish(job_id, "succeeded") is None
     assert store.recover() == {}
     assert store.job(job_id) == ended
@@ -151,21 +146,21 @@ def test_cancel_of_a_running_job_is_a_flag_that_success_does_not_overrule(store:
     assert store.finish(job_id, "succeeded") == "canceled"
 
 
-def test_put_back_keeps_place_clips_and_attempts(store: Store) -> None:
+def test_requeue_keeps_position_clips_and_attempts(store: Store) -> None:
     first = claimed(store, 1, 2)
     second = add(store, 3)
     store.add_clip(first, clip(0))
-    store.put_back(first)
+    store.requeue(first)
     job = store.job(first)
     assert (job.status, job.position, job.attempts, job.started_at) == ("in_queue", 1, 0, None)
     assert job.clips == (clip(0),)
     assert store.job(second.id).position == 2
 
 
-def test_put_back_of_a_canceled_job_cancels_it(store: Store) -> None:
+def test_requeue_of_a_canceled_job_cancels_it(store: Store) -> None:
     job_id = claimed(store, 1)
     store.request_cancel(job_id)
-    store.put_back(job_id)
+    store.requeue(job_id)
     assert store.job(job_id).status == "canceled"
     assert store.job(job_id).finished_at
 
@@ -296,7 +291,7 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="cannot be written"):
+    with pytest.raises(HostError, match="cannot be used"):
         Store(tmp_path / "none" / "jobs.sqlite")
 
 

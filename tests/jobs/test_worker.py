@@ -20,9 +20,11 @@ from tests.jobs.helpers import body, until_made
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Progress
 from wan_ui.errors import DiskFull, OutOfMemory, VideoEncodingFailed
+from wan_ui.job import Job
+from wan_ui.jobs.clip_writer import WriteVideo
 from wan_ui.jobs.service import JobService
-from wan_ui.jobs.store import Job, Store
-from wan_ui.jobs.worker import Worker, WriteVideo
+from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
 from wan_ui.media import poster, video
 from wan_ui.request import parse, resolve
 
@@ -90,7 +92,11 @@ def test_jobs_run_one_at_a_time_in_order(service: JobService, worker: Worker, re
 def test_what_waits_next_is_told_while_a_clip_denoises(store: Store, render: FakeRender, tmp_path: Path) -> None:
     told: list[int] = []
     worker = Worker(
-        store, render, tmp_path / "clips", fake_write_video, next_up=lambda generation: told.append(generation.seed)
+        store,
+        render,
+        tmp_path / "clips",
+        fake_write_video,
+        hooks=WorkerHooks(next_up=lambda generation: told.append(generation.seed)),
     )
     service = fake_service(store, worker, tmp_path)
     for seeds in ((1, 2), (3, 4), (5,)):
@@ -104,7 +110,11 @@ def test_what_waits_next_is_told_while_a_clip_denoises(store: Store, render: Fak
 def test_a_job_whose_files_are_fetched_is_not_next(store: Store, render: FakeRender, tmp_path: Path) -> None:
     told: list[int] = []
     worker = Worker(
-        store, render, tmp_path / "clips", fake_write_video, next_up=lambda generation: told.append(generation.seed)
+        store,
+        render,
+        tmp_path / "clips",
+        fake_write_video,
+        hooks=WorkerHooks(next_up=lambda generation: told.append(generation.seed)),
     )
     job = store.add(body(1), resolve(parse(body(1)), store_image=str))
     store.add(body(2), resolve(parse(body(2)), store_image=str), ready=False)
@@ -155,7 +165,7 @@ def test_writing_the_file_is_a_phase(store: Store, render: FakeRender, tmp_path:
 def _on(
     store: Store, render: FakeRender, tmp_path: Path, write: WriteVideo, retry_seconds: float = 5.0
 ) -> tuple[Worker, JobService]:
-    worker = Worker(store, render, tmp_path / "clips", write, retry_seconds=retry_seconds)
+    worker = Worker(store, render, tmp_path / "clips", write, RenderLimits(retry_seconds=retry_seconds))
     return worker, fake_service(store, worker, tmp_path)
 
 
@@ -370,7 +380,7 @@ def test_a_data_folder_that_is_deleted_fails_each_job_with_the_reason(render: Fa
         error = ended(service, worker, job).error
         assert error is not None
         assert (error["code"], data.exists()) == ("HOST_ERROR", False)
-        assert "The folder for clips cannot be made (No such file or directory)" in error["message"]
+        assert "The folder for videos cannot be created (No such file or directory)" in error["message"]
     assert worker.stop()
     store.close()
 

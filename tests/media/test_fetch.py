@@ -12,7 +12,7 @@ import httpcore
 import pytest
 
 from wan_ui.errors import Cancelled, FetchFailed
-from wan_ui.media.fetch import MAX_REDIRECTS, Answer, download, fetch, is_public
+from wan_ui.media.fetch import MAX_REDIRECTS, Answer, DownloadLimits, download, fetch, is_public
 
 PUBLIC = "93.184.215.14"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -383,8 +383,9 @@ def test_plain_http_on_a_tls_address(base: str) -> None:
 
 def take(url: str, **options: Any) -> tuple[Answer | None, bytes]:
     data = bytearray()
-    defaults = {"max_bytes": 10**7, "seconds": 10.0, "begin": lambda answer: None, "beat": lambda: None}
-    answer = download(url, data.extend, **{**defaults, "allow_hosts": ["127.0.0.1"], **options})
+    bounds = {"max_bytes": 10**7, "seconds": 10.0, "allow_hosts": ("127.0.0.1",)}
+    limits = DownloadLimits(**{name: options.pop(name, bound) for name, bound in bounds.items()})
+    answer = download(url, data.extend, limits, **{"begin": lambda answer: None, "beat": lambda: None, **options})
     return answer, bytes(data)
 
 

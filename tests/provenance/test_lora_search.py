@@ -46,7 +46,7 @@ def test_a_file_that_was_moved_is_found_by_its_content(library: Library, tmp_pat
     os.replace(file, tmp_path / "loras" / "best" / "renamed.safetensors")
     found = locate_loras(request("fox.safetensors"), library, {"fox.safetensors": made}, LOCAL_ACCESS)
     assert found.request["loras"] == [{"path": "best/renamed.safetensors", "network_multiplier": 0.5}]
-    assert found.notes == ("fox.safetensors was found again by its content, as best/renamed.safetensors.",)
+    assert found.notes == ("fox.safetensors was found by its content, as best/renamed.safetensors.",)
 
 
 def test_a_file_that_is_gone_is_left_out_and_said(library: Library, tmp_path: Path) -> None:

@@ -26,16 +26,16 @@ from wan_ui.api.comparisons import board
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, ControlImageInvalid, VideoInvalid
 from wan_ui.identity import Identity
-from wan_ui.jobs import embedded_metadata
+from wan_ui.job import Job
 from wan_ui.jobs.service import JobService
-from wan_ui.jobs.store import Job, Store
+from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Render, Worker
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import grid, video
 from wan_ui.media.image import ImageStore
 from wan_ui.models import MODELS, RecipeId, WanModel
-from wan_ui.provenance import restoring
+from wan_ui.provenance import embedded_metadata, restoring
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.request import Axis, Compare, InferenceRequest, LoraItem, PromptItem
 from wan_ui.ui import form_schema
@@ -472,7 +472,7 @@ def held_values(row: WanModel, recipe: RecipeId, image: str | None) -> form_sche
             case "integer":
                 found[control.name] = small[control.name]
             case "lora":
-                place = next(one for one in form_schema.places(row) if one.lora == control.name)
+                place = next(one for one in form_schema.lora_positions(row) if one.lora == control.name)
                 found[control.name] = files[place.slot][place.number - 1]
     return found
 

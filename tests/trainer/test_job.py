@@ -390,7 +390,7 @@ def test_a_quantised_base_and_tiles_are_said() -> None:
     job = import_job(config({"prompts": FOX}, quantised))
     assert job.quantised == "transformer uint4|ostris/ara, text encoder qfloat8"
     assert job.tiled
-    assert any("approached, not equalled" in note and "recovery" in note for note in job.notes)
+    assert any("cannot be matched exactly" in note and "recovery" in note for note in job.notes)
     plain = import_job(config({"prompts": FOX}, T2V))
     assert (plain.quantised, plain.tiled) == (None, False)
     assert import_job(config({"prompts": FOX}, {**T2V, "model_kwargs": {"vae_tiling": True}})).tiled

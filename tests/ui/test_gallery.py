@@ -19,7 +19,7 @@ from tests.ui.test_page import field, open_page
 from tests.waiting import wait_until
 from tests.web.strangers import running as whole_server
 from wan_ui.access import LOCAL_ACCESS
-from wan_ui.jobs.store import Job
+from wan_ui.job import Job
 from wan_ui.ui import form_schema as form_room
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -190,7 +190,7 @@ def test_its_settings_again_with_the_file_that_was_moved(page: Page, here: App, 
     os.replace(tmp_path / "loras" / "fox.safetensors", tmp_path / "loras" / "best" / "renamed.safetensors")
     gallery = open_gallery(page, here)
     form = use(page, gallery, "a red fox")
-    expect(form.locator(".note.again")).to_contain_text("fox.safetensors was found again by its content")
+    expect(form.locator(".note.again")).to_contain_text("fox.safetensors was found by its content")
     expect(field(page, "LoRA")).to_have_value("best/renamed.safetensors")
     expect(field(page, "Seed")).to_have_value("7")
 

@@ -34,9 +34,8 @@ def lora_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 def shown(app: App, row: WanModel, slot: str, source: str, trigger: str = "") -> str:
-    return lora_card.html(
-        lora_card.look(app.service, row, slot, source, LOCAL_ACCESS), row, form_schema.lora_name(slot), trigger
-    )
+    target = lora_card.Target(row, form_schema.lora_name(slot), trigger)
+    return lora_card.html(lora_card.look(app.service, row, slot, source, LOCAL_ACCESS), target)
 
 
 @pytest.mark.parametrize(
@@ -134,9 +133,9 @@ def test_a_clip_without_a_report_has_no_line():
 
 def test_while_a_lora_is_fetched_the_card_and_the_queue_say_so():
     waiting = job(position=2)
-    progress = Progress("downloading", bytes_done=40, bytes_total=100, note="fetching LoRA cat.safetensors, 40 %")
+    progress = Progress("downloading", bytes_done=40, bytes_total=100, note="downloading LoRA cat.safetensors, 40 %")
     for html in (render.now(waiting, progress, None), render.queue([waiting], (), None, {waiting.id: progress})):
-        assert "fetching LoRA cat.safetensors, 40 %" in html
+        assert "downloading LoRA cat.safetensors, 40 %" in html
     assert 'max="100" value="40"' in render.now(waiting, progress, None)
 
 
@@ -324,7 +323,7 @@ def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["ligh
     choose(page, "High-noise LoRA 2", "any_14b.safetensors")
     expect(about(page, 2)).to_contain_text(re.compile("May be for this tab"))
     widths = page.evaluate(
-        """() => [document.documentElement.scrollWidth, ...[...document.querySelectorAll('#desk *')]
+        """() => [document.documentElement.scrollWidth, ...[...document.querySelectorAll('#workspace *')]
             .filter((e) => e.offsetParent && !e.closest('.jobs, svg'))
             .map((e) => Math.ceil(e.getBoundingClientRect().right))]"""
     )

@@ -26,10 +26,10 @@ from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
 from wan_ui.checkpoints.folders import Checkpoints
-from wan_ui.jobs import embedded_metadata
-from wan_ui.jobs.store import Job
+from wan_ui.job import Job
 from wan_ui.media import grid, video
 from wan_ui.models import MODELS
+from wan_ui.provenance import embedded_metadata
 
 pytestmark = pytest.mark.browser
 
@@ -132,7 +132,7 @@ def test_what_differs_is_said_and_a_file_of_the_same_name_is_not_used(page: Page
     notes = box(page).get_by_role("listitem")
     expect(notes).to_have_count(2)
     expect(notes.first).to_contain_text(f"{PAIR[1]} has changed")
-    expect(notes.last).to_contain_text("The image it starts from is not here")
+    expect(notes.last).to_contain_text("Its first frame is not on this server")
     expect(page.get_by_label("This form's request")).to_have_value(containing("a [trigger] fox"))
     request = form_request(page)
     assert [item["path"] for item in request["loras"]] == [PAIR[0]] and "ctrl_img" not in request["prompts"][0]

@@ -224,7 +224,7 @@ def test_what_cannot_be_read_is_said(page: Page, trainer_app: App, tmp_path: Pat
     (tmp_path / "config.yaml").write_bytes(config({"arch": "flux"}))
     drop(page, tmp_path / "config.yaml")
     problem = page.locator(".trainer-form .problem")
-    expect(problem).to_contain_text("is no Wan model known here")
+    expect(problem).to_contain_text("is not a supported Wan model")
     page.locator(".trainer-form").get_by_role("button", name="Open", exact=True).click()
     expect(problem).to_contain_text("named by its path under the LoRA folder")
 

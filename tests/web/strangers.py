@@ -19,7 +19,7 @@ from tests.ports import reserve_port
 from tests.servers import stop_server
 from wan_ui.access import Access
 from wan_ui.config import Settings
-from wan_ui.jobs.store import ClipRecord
+from wan_ui.job import ClipRecord
 from wan_ui.server import Services, SignIn, _nameless, compose, launch, prepare_environment
 from wan_ui.tunnel import Relay, Tunnel
 
@@ -104,9 +104,9 @@ class Server:
 
 @contextmanager
 def running(mode: Mode, folder: Path, **changes: Any) -> Iterator[Server]:
-    """Serves until the block ends. What it keeps is under `folder`."""
+    """Serves until the block ends. Its data folder is `folder/data`, which may be there already."""
     data = folder / "data"
-    data.mkdir(parents=True)
+    data.mkdir(parents=True, exist_ok=True)
     (folder / "loras").mkdir()
     write_lora(folder / "loras" / "style.safetensors", width=1536, ffn=8960, blocks=1, rank=1)
     (folder / "secret.safetensors").write_bytes((folder / "loras" / "style.safetensors").read_bytes())

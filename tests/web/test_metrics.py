@@ -14,7 +14,7 @@ from tests.jobs.helpers import body
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import HostError, OutOfMemory
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker
+from wan_ui.jobs.worker import Worker, WorkerHooks
 from wan_ui.web.metrics import Metrics
 
 
@@ -35,7 +35,7 @@ def test_jobs_by_state_and_seconds_per_phase(store: Store, tmp_path: Path) -> No
     metrics = Metrics()
     metrics.watch(store.counts, lambda: True)
     render = FakeRender(errors={2: OutOfMemory("Not enough.")})
-    worker = Worker(store, render, tmp_path / "clips", fake_write_video, observe=metrics.observe)
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video, hooks=WorkerHooks(observe=metrics.observe))
     service = fake_service(store, worker, tmp_path)
     jobs = [service.submit(body(*seeds), LOCAL_ACCESS) for seeds in ((1, 3), (2,), (4,), (5,))]
     service.cancel(jobs[3].id, LOCAL_ACCESS)

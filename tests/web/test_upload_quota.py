@@ -18,7 +18,7 @@ from tests.fakes import PATIENCE
 from tests.waiting import wait_until
 from tests.web.strangers import Server, running
 from wan_ui.errors import DiskFull, WanUIError
-from wan_ui.jobs.limits import KEPT_FREE
+from wan_ui.jobs.limits import RESERVED_BYTES
 from wan_ui.web.auth import UPLOAD_PATH
 from wan_ui.web.upload_quota import LOOK_BYTES, UploadQuota
 
@@ -61,13 +61,13 @@ def finish(line: socket.socket) -> bytes:
 
 
 def test_a_disk_that_fills_under_an_upload_of_unknown_length(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = [KEPT_FREE + (1 << 30)]
+    left = [RESERVED_BYTES + (1 << 30)]
     monkeypatch.setattr(server.services.service._quota, "_free", lambda folder: left[0])
 
     def pieces() -> Iterator[bytes]:
         yield HEAD
         yield bytes(3 * LOOK_BYTES)
-        left[0] = KEPT_FREE - 1
+        left[0] = RESERVED_BYTES - 1
         for _ in range(4):
             yield bytes(LOOK_BYTES)
         yield TAIL
@@ -77,7 +77,7 @@ def test_a_disk_that_fills_under_an_upload_of_unknown_length(server: Server, mon
         assert "content-length" not in reply.request.headers
         error_of(reply, 507, "DISK_FULL")
         assert parts(server) == [] and not list((server.folder / "data" / "gradio").rglob("a.png"))
-        left[0] = KEPT_FREE + (1 << 30)
+        left[0] = RESERVED_BYTES + (1 << 30)
         reply = client.post(UPLOAD_PATH, content=iter([HEAD, bytes(3 * LOOK_BYTES), TAIL]), headers=FORM)
         assert reply.status_code == 200 and Path(reply.json()[0]).read_bytes() == bytes(3 * LOOK_BYTES)
 

@@ -30,15 +30,15 @@ from wan_ui.api.multipart import FIELD, receive_file
 from wan_ui.engine.result import Progress
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, RouteNotFound, ServerBusy, WanUIError
 from wan_ui.files import PART_PREFIX
-from wan_ui.jobs.store import lora_use_body
+from wan_ui.job import lora_use_body
 from wan_ui.lora.remote import without_queries
 from wan_ui.models import DEFAULT_FPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_NUM_FRAMES, DEFAULT_STEPS, MODELS
 from wan_ui.request import Generation, InferenceRequest
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
+    from wan_ui.job import ClipRecord, Job
     from wan_ui.jobs.service import JobService
-    from wan_ui.jobs.store import ClipRecord, Job
     from wan_ui.jobs.worker import Running
 
 BODY_LIMIT = 80 * 2**20  # bytes; control images travel in the body as base64

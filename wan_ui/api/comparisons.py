@@ -21,17 +21,17 @@ from wan_ui.api.dependencies import CurrentAccess
 from wan_ui.api.one_at_a_time import OneAtATime
 from wan_ui.errors import InvalidRequest, VideoInvalid, VideoNotFound
 from wan_ui.files import PART_PREFIX
-from wan_ui.jobs import embedded_metadata
 from wan_ui.lora.remote import without_queries
 from wan_ui.media import grid, video
 from wan_ui.media.grid import Board
+from wan_ui.provenance import embedded_metadata
 from wan_ui.request import without_training_samples
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
     from wan_ui.compare import PlannedCell
+    from wan_ui.job import Job
     from wan_ui.jobs.service import JobService
-    from wan_ui.jobs.store import Job
 
 LARGEST_FRAME = 9999
 AT_WORK = 8  # downloads, one being made and the others waiting for it

@@ -18,11 +18,11 @@ from wan_ui.api import error_responses
 from wan_ui.api.dependencies import CurrentAccess
 from wan_ui.api.one_at_a_time import OneAtATime
 from wan_ui.errors import InvalidRequest, VideoEncodingFailed, VideoInvalid, VideoNotFound
-from wan_ui.jobs import embedded_metadata
 from wan_ui.jobs.gallery import LARGEST_PAGE, PAGE, Entry, Filter
 from wan_ui.lora.remote import shown_name
 from wan_ui.media import video
 from wan_ui.models import MODELS
+from wan_ui.provenance import embedded_metadata
 
 if TYPE_CHECKING:
     from wan_ui.access import Access

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from wan_ui.access import Access
     from wan_ui.engine.result import Progress
     from wan_ui.errors import WanUIError
-    from wan_ui.jobs.store import Job, Store
+    from wan_ui.job import Job
+    from wan_ui.jobs.store import Store
     from wan_ui.jobs.worker import Running, Worker
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
@@ -134,8 +135,9 @@ class JobService:
     def plan(self, body: Any, access: Access) -> PreparedRequest:
         """What `submit` would queue, checked the same way and with the same errors, but not queued."""
         prepared = prepare(body, self.library, self.images, self._configs, access)
-        for speedup in {generation.speedup for generation in prepared.generations}:
-            self._environment.check_speedup(speedup)
+        if self._environment.check_speedup is not None:
+            for speedup in {generation.speedup for generation in prepared.generations}:
+                self._environment.check_speedup(speedup)
         return prepared
 
     def job(self, job_id: str, access: Access) -> Job:

@@ -9,7 +9,7 @@ from typing import Any
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora import shapes
 from wan_ui.lora.header import LoraHeader
-from wan_ui.lora.layers import SINGLE
+from wan_ui.lora.layers import SINGLE, ModuleInfo
 from wan_ui.models import MODELS, WanModel
 
 Configs = Callable[[WanModel, str], Mapping[str, Any] | None]
@@ -129,18 +129,22 @@ def _problem(header: LoraHeader, model: WanModel, slot: str, config: Mapping[str
         return f"it is made for a feed-forward width of {header.ffn}, this model has {sizes.ffn}"
     if header.blocks and header.blocks[-1] >= sizes.blocks:
         return f"it changes block {header.blocks[-1]}, this model has the blocks 0 to {sizes.blocks - 1}"
-    for item in changes:
-        shape = sizes.shape(item.module)
-        if shape is None:
-            if shapes.is_image_layer(item.module):
-                return "it has image layers (it was made for Wan 2.1 image-to-video), this model has none"
-            return f"it changes {item.module}, which this model does not have"
-        if item.kind == "bias":
-            if not shapes.has_bias(item.module):
-                return f"it changes a bias of {item.module}, which has none"
-            shape = shape[:1]
-        if item.shape != shape:
-            return f"its {item.module} has the shape {_times(item.shape)}, this model's {_times(shape)}"
+    return next(filter(None, (_layer_problem(item, sizes) for item in changes)), None)
+
+
+def _layer_problem(item: ModuleInfo, sizes: shapes.Dimensions) -> str | None:
+    """Why one change cannot be applied to a transformer of these sizes, in words, or None."""
+    shape = sizes.shape(item.module)
+    if shape is None:
+        if shapes.is_image_layer(item.module):
+            return "it has image layers (it was made for Wan 2.1 image-to-video), this model has none"
+        return f"it changes {item.module}, which this model does not have"
+    if item.kind == "bias":
+        if not shapes.has_bias(item.module):
+            return f"it changes a bias of {item.module}, which has none"
+        shape = shape[:1]
+    if item.shape != shape:
+        return f"its {item.module} has the shape {_times(item.shape)}, this model's {_times(shape)}"
     return None
 
 

@@ -77,6 +77,15 @@ class Answer:
     etag: str
 
 
+@dataclass(frozen=True)
+class DownloadLimits:
+    """Bounds of a download; `allow_hosts` are names or addresses that may be reached although they are not public."""
+
+    max_bytes: int
+    seconds: float
+    allow_hosts: tuple[str, ...] = ()
+
+
 def fetch(
     url: str,
     *,
@@ -101,24 +110,21 @@ def fetch(
 def download(
     url: str,
     write: Callable[[bytes], object],
+    limits: DownloadLimits,
     *,
-    max_bytes: int,
-    seconds: float,
     begin: Callable[[Answer], None],
     beat: Callable[[], None],
     etag: str = "",
-    allow_hosts: Sequence[str] = (),
     resolver: Resolver = resolve_host,
-    backend: httpcore.NetworkBackend | None = None,
 ) -> Answer | None:
     """Downloads a file of any size, piece by piece, to `write`; None, and nothing written, if it still has `etag`.
 
-    `seconds` is the time allowed for the first MiB, and for each MiB after it. `begin` is given the response before the
-    first piece and may refuse it by raising; `beat` is called several times a second while bytes are awaited and may
-    raise to cancel. The rest is as in fetch.
+    `limits.seconds` is the time allowed for the first MiB, and for each MiB after it. `begin` is given the response
+    before the first piece and may refuse it by raising; `beat` is called several times a second while bytes are
+    awaited and may raise to cancel. The rest is as in fetch.
     """
-    deadline = _Deadline(seconds, beat)
-    line = _CheckedBackend(resolver, allow_hosts, deadline, backend or httpcore.SyncBackend())
+    deadline = _Deadline(limits.seconds, beat)
+    line = _CheckedBackend(resolver, limits.allow_hosts, deadline, httpcore.SyncBackend())
     taken = 0
 
     def take(piece: bytes) -> None:
@@ -128,7 +134,7 @@ def download(
             deadline.renew()
         write(piece)
 
-    return _follow(url, etag, line, _Taker(max_bytes, begin, take))
+    return _follow(url, etag, line, _Taker(limits.max_bytes, begin, take))
 
 
 def check_address(url: str) -> None:

@@ -123,7 +123,7 @@ class Auth:
             return await self._refuse(error, scope, receive, send)
         if answer is not None:
             return await answer(scope, receive, send)
-        if _opens_the_page(scope):
+        if _opens_the_page(scope) or (session is not None and session.outdated):
             send = self._giving(session or self._sessions.new(), scope, send)
         scope[IDENTITY_SCOPE_KEY] = who
         assert who is not None

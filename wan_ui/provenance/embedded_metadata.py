@@ -1,11 +1,11 @@
-"""What the MP4 of a clip, and that of a comparison's grid, carry about themselves; it knows no file and no reader.
+"""The metadata that is written into the MP4 of a clip and of a comparison's grid.
 
-`request` in wire form, every value as it was used; `loras`: its LoRA files by path, with name and SHA-256; `render`:
-what was computed and by what (recipe, sampler, seconds by phase, checkpoint, versions, device, LoRA use). A clip has
-its `generation` beside that, a comparison's cell also its `cell` and the whole `comparison`.
+`request` in wire form, with the values that were used; `loras`: its LoRA files by path, with name and SHA-256;
+`render`: how it was computed (recipe, sampler, seconds by phase, checkpoint, versions, device, LoRA use). A clip also
+has its `generation`, and a comparison's cell its `cell` and the whole `comparison`.
 
-Never an id of a request or of an imported training job: whoever holds a clip must not be able to read or cancel what
-it belongs to. Of addresses nothing behind a question mark: a token may stand there. No path of this machine.
+It never holds the id of a request or of an imported training job, because whoever has a clip must not be able to read
+or cancel its job; no query of a URL, which may hold a token; and no path of this machine.
 """
 
 from __future__ import annotations
@@ -15,27 +15,26 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from wan_ui import __version__
-from wan_ui.jobs.sample_comparisons import wire_of
-from wan_ui.jobs.store import generation_body
+from wan_ui.job import generation_body
 from wan_ui.lora.remote import shown_name, without_queries
 from wan_ui.request import without_training_samples
 
 if TYPE_CHECKING:
     from wan_ui.engine.result import Clip
-    from wan_ui.jobs.store import Job
+    from wan_ui.job import Job
     from wan_ui.request import Generation
 
 _SHARED = ("recipe", "speedup", "dtype", "memory", "attention", "device", "versions", "checkpoint")
-"""What all clips of a grid have in common; the recipe or speed-up may be an axis, and the request says so then."""
+"""What all clips of a grid share; the recipe or speed-up may be an axis, and the request then says so."""
 
 
 def of_clip(job: Job, index: int, clip: Clip, spent: Mapping[str, float]) -> dict[str, Any]:
-    """What the file of generation `index` of a job carries. `spent`: seconds by phase, until the file is written."""
+    """The metadata of the clip of generation `index`. `spent`: seconds by phase until the file is written."""
     generation = job.generations[index]
     seconds = {**spent, **clip.metadata.get("seconds", {})}
     about = {
         "wan_ui": __version__,
-        "request": _seeded(wire_of(job, index), generation.seed),
+        "request": _seeded(job.request_of(index), generation.seed),
         "generation": generation_body(generation),
         "render": {**clip.metadata, "seconds": _rounded(seconds)},
     }
@@ -54,7 +53,7 @@ def of_clip(job: Job, index: int, clip: Clip, spent: Mapping[str, float]) -> dic
 
 
 def of_grid(job: Job) -> dict[str, Any]:
-    """What the file of a comparison's grid carries: the whole comparison."""
+    """The metadata of a comparison's grid: the whole comparison."""
     first = job.clips[0].metadata if job.clips else {}
     seconds: Counter[str] = Counter()
     for clip in job.clips:
@@ -82,17 +81,17 @@ def _public(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _seeded(request: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """A request of one prompt with the seed that was used, drawn or not."""
+    """A request of one prompt with the seed that was used, random or not."""
     kept = without_training_samples(request)
     return {**kept, "prompts": [{**kept["prompts"][0], "seed": seed}]}
 
 
 def _loras(generations: Iterable[Generation], metadata: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each file that the generations wear, once: as the request names it, as people do, and by its content."""
+    """Each LoRA file of the generations once: its path in the request, its name and its SHA-256."""
     names = {
         str(file["sha256"]): str(file["name"])
-        for said in metadata
-        for slot in said.get("lora", {}).values()
+        for render in metadata
+        for slot in render.get("lora", {}).values()
         for file in slot["files"]
     }
     return [
