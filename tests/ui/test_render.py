@@ -1,4 +1,4 @@
-"""The page's small pieces of HTML."""
+"""The page's HTML fragments."""
 
 from __future__ import annotations
 
