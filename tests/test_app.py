@@ -331,7 +331,7 @@ def test_a_port_in_use_is_one_line(app: App, tmp_path: Path, start: Start) -> No
     code, said = start(tmp_path, "--demo", port=app.port).ended()
     assert code == 1
     assert said == [
-        f"wan-ui: Port {app.port} of 127.0.0.1 is not free. Stop what uses it, or choose another with --port."
+        f"wan-ui: Port {app.port} of 127.0.0.1 is in use. Stop what uses it, or choose another with --port."
     ]
 
 

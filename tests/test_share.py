@@ -157,7 +157,7 @@ def test_nothing_is_left_by_sigkill_once_it_is_started_again(data: Path, monkeyp
         (data / name).write_bytes(b"somebody's own")
     again = App(shared.data, "--demo")
     try:
-        again.wait_for("A public link that a killed server had left open is closed.")
+        again.wait_for("Closed a public link that a killed server had left open.")
         shared.gone()
         again.wait_for("Page: ")
         assert not nameless.exists() and len(list(temporary.iterdir())) == len(foreign) + 1

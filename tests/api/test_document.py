@@ -24,11 +24,12 @@ from tests.jobs.helpers import body
 from tests.ports import reserve_port
 from tests.servers import stop_server
 from wan_ui.access import LOCAL_ACCESS
+from wan_ui.compose import Services, SignIn, compose, launch
 from wan_ui.config import Settings
 from wan_ui.job import ClipRecord
 from wan_ui.jobs.store import Store
 from wan_ui.media import video
-from wan_ui.server import Services, SignIn, compose, launch, prepare_environment
+from wan_ui.server import prepare_environment
 from wan_ui.tunnel import Tunnel
 
 pytestmark = pytest.mark.slow
