@@ -15,7 +15,7 @@ _MESSAGES = {
     "dict_type": "must be an object",
     "float_parsing": "must be a number",
     "float_type": "must be a number",
-    "finite_number": "must be a finite number",
+    "finite_number": "must be a number",
     "greater_than": "must be greater than {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",
     "int_from_float": "must be a whole number",
@@ -28,6 +28,7 @@ _MESSAGES = {
     "literal_error": "must be {expected}",
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
+    "string_pattern_mismatch": "has a value that is not allowed",
     "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must have at least {min_length} characters",
     "string_type": "must be text",
@@ -40,7 +41,7 @@ _MESSAGES = {
 def message(error: Mapping[str, Any]) -> str:
     """What one of pydantic's error items says about its field, as the end of a sentence that begins with its name."""
     text = _MESSAGES.get(error["type"])
-    return error["msg"] if text is None else text.format(**error.get("ctx", {}))
+    return str(error["msg"]).removeprefix("Value error, ") if text is None else text.format(**error.get("ctx", {}))
 
 
 def location(error: Mapping[str, Any]) -> str:
@@ -52,5 +53,5 @@ def invalid_request(errors: Iterable[Any]) -> InvalidRequest:
     """The error to answer with, for pydantic's error items; the message is about the first of them."""
     fields = [{"loc": location(error), "msg": message(error)} for error in errors]
     first = fields[0]
-    colon = "" if first["msg"].startswith(("must", "is ")) else ":"
+    colon = "" if first["msg"].startswith(("must ", "is ", "has ")) else ":"
     return InvalidRequest(f"{first['loc']}{colon} {first['msg'].rstrip('.')}.", fields=fields)

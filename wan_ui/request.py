@@ -59,13 +59,13 @@ AxisField = Literal[
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("a number is needed, not true or false")
+        raise ValueError("must be a number, not true or false")
     return value
 
 
 def _only_bool(value: Any) -> Any:
     if not isinstance(value, bool):
-        raise ValueError("true or false is needed")
+        raise ValueError("must be true or false")
     return value
 
 

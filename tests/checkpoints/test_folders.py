@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.demo.random_weights import write_models
 from tests.golden_cases import CHECKPOINTS
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound
@@ -20,16 +21,24 @@ ROOT = Path(__file__).parents[2]
 ROW = MODELS["wan21_1b"]
 
 
-def copy(row_id: str, folder: Path) -> Path:
+def copy(model_id: str, folder: Path) -> Path:
     """A copy of a model's base checkpoint; returns its folder."""
-    target = folder / MODELS[row_id].base_model
-    shutil.copytree(CHECKPOINTS / MODELS[row_id].base_model, target)
+    target = folder / MODELS[model_id].base_model
+    shutil.copytree(CHECKPOINTS / MODELS[model_id].base_model, target)
     return target
 
 
+@pytest.fixture(scope="module")
+def every_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny checkpoints of all models in the table, written now."""
+    folder = tmp_path_factory.mktemp("models")
+    write_models(folder)
+    return folder
+
+
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)
-def test_every_model_is_found_whole(model: WanModel) -> None:
-    found = Checkpoints(CHECKPOINTS).fetch(model, lambda progress: None)
+def test_every_model_is_found_whole(every_model: Path, model: WanModel) -> None:
+    found = Checkpoints(every_model).fetch(model, lambda progress: None)
     assert set(found) == set(model.components)
     assert all(part.size > 0 for part in found.values())
 
@@ -158,11 +167,11 @@ def test_offline_says_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.id)
-def test_a_checkpoint_in_a_folder_is_identified_by_its_files(model: WanModel) -> None:
-    identity = Checkpoints(CHECKPOINTS).identity(model)
+def test_a_checkpoint_in_a_folder_is_identified_by_its_files(every_model: Path, model: WanModel) -> None:
+    identity = Checkpoints(every_model).identity(model)
     assert [part["repo"] for part in identity] == sorted({source.repo for source in model.components.values()})
     assert all(part["revision"] is None and len(part["files"] or "") == 64 for part in identity)
-    assert str(CHECKPOINTS) not in json.dumps(identity)
+    assert str(every_model) not in json.dumps(identity)
 
 
 def test_other_files_are_another_checkpoint(tmp_path: Path) -> None:

@@ -472,7 +472,7 @@ def held_values(row: WanModel, recipe: RecipeId, image: str | None) -> form_sche
             case "integer":
                 found[control.name] = small[control.name]
             case "lora":
-                place = next(one for one in form_schema.places(row) if one.lora == control.name)
+                place = next(one for one in form_schema.lora_positions(row) if one.lora == control.name)
                 found[control.name] = files[place.slot][place.number - 1]
     return found
 

@@ -87,7 +87,7 @@ def cells(page: Page, state: str) -> Locator:
 
 
 def said(page: Page) -> Locator:
-    return page.locator(".block.count-said")
+    return page.locator(".block.count-line")
 
 
 def comparison(page: Page, app: App) -> str:
@@ -141,7 +141,7 @@ def test_wrong_values_are_said_at_once(page: Page, compare_app: App) -> None:
     expect(said(page)).to_contain_text("4 cells")
     for text, message in (
         ("0.5, x", "x is no number"),
-        ("0.5, 7", "7: Input should be less than or equal to 2"),
+        ("0.5, 7", "7 must be at most 2."),
         ("0.1..0.9", "say the step"),
         ("1..70", "more than 64 values"),
     ):

@@ -35,7 +35,7 @@ def filled(row: WanModel) -> form_schema.Values:
     }
     if row.control_image != "none":
         found["ctrl_img"] = f"upload://{SHA}"
-    for place in form_schema.places(row):
+    for place in form_schema.lora_positions(row):
         found |= {place.lora: form_schema.NO_LORA, place.scale: 1.0}
     for index, slot in enumerate(row.slots):
         found[form_schema.lora_name(slot)] = f"job/{slot}.safetensors"

@@ -34,9 +34,8 @@ def lora_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 def shown(app: App, row: WanModel, slot: str, source: str, trigger: str = "") -> str:
-    return lora_card.html(
-        lora_card.look(app.service, row, slot, source, LOCAL_ACCESS), row, form_schema.lora_name(slot), trigger
-    )
+    target = lora_card.Target(row, form_schema.lora_name(slot), trigger)
+    return lora_card.html(lora_card.look(app.service, row, slot, source, LOCAL_ACCESS), target)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +323,7 @@ def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["ligh
     choose(page, "High-noise LoRA 2", "any_14b.safetensors")
     expect(about(page, 2)).to_contain_text(re.compile("May be for this tab"))
     widths = page.evaluate(
-        """() => [document.documentElement.scrollWidth, ...[...document.querySelectorAll('#desk *')]
+        """() => [document.documentElement.scrollWidth, ...[...document.querySelectorAll('#workspace *')]
             .filter((e) => e.offsetParent && !e.closest('.jobs, svg'))
             .map((e) => Math.ceil(e.getBoundingClientRect().right))]"""
     )

@@ -79,7 +79,7 @@ def test_each_state_says_where_the_job_is(lead, progress, said):
 
 
 def test_while_a_job_waits_the_card_says_what_runs():
-    ahead = (job("in_progress"), Progress("denoise", 3, 25))
+    ahead = render.RunningJob(job("in_progress"), Progress("denoise", 3, 25))
     assert "now: Wan 2.2 TI2V 5B, denoising, step 3 of 25" in render.now(job(position=1), None, ahead)
 
 
@@ -99,14 +99,14 @@ def test_tiles_are_said_where_nobody_asked_for_them():
 def test_the_lists_escape_what_people_wrote():
     for html in (
         render.queue([job(position=1)], [], None),
-        render.queue([job("in_progress")], [], (job("in_progress"), Progress("loading", note=EVIL))),
+        render.queue([job("in_progress")], [], render.RunningJob(job("in_progress"), Progress("loading", note=EVIL))),
         render.finished([job("succeeded", clips=(CLIP,))], None),
         render.problem(LoraNotFound(EVIL)),
         render.problem(InvalidRequest("x", fields=[{"loc": EVIL, "msg": EVIL}])),
         render.trouble(HostError(EVIL)),
         render.note(EVIL),
     ):
-        assert "<img" not in html and "onerror=&quot;" in html
+        assert "<img" not in html and "onerror=&#34;" in html
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_the_lists_escape_what_people_wrote():
         ("Raise --max-disk-gb.", 'Raise <span class="flag">--max-disk-gb</span>.'),
         ("without --demo, or", 'without <span class="flag">--demo</span>, or'),
         ("a -- dash, well-known, ---x, 3--4", "a -- dash, well-known, ---x, 3--4"),
-        (f"{EVIL} --x-y", '&lt;img src=x onerror=&quot;alert(1)&quot;&gt; <span class="flag">--x-y</span>'),
+        (f"{EVIL} --x-y", '&lt;img src=x onerror=&#34;alert(1)&#34;&gt; <span class="flag">--x-y</span>'),
     ],
 )
 def test_flags_in_a_sentence_are_kept_whole(text, html):

@@ -208,7 +208,7 @@ def test_a_preview_of_ones_own_beside_a_result(page: Page, trainer_app: App, tmp
     upload = page.locator("#match input[type=file]")
     upload.set_input_files(str(tmp_path / "preview.webp"))
     expect(row(page, "size")).to_have_attribute("data-state", "red")
-    expect(page.locator("#match .verdict")).to_contain_text("Render at the preview's size")
+    expect(page.locator("#match .verdict")).to_contain_text("Render at the sample's size")
     expect(page.locator("#match")).to_contain_text("Compared with the MP4")
     page.get_by_role("button", name="Make it match: Size").click()
     expect(field(page, "Width")).to_have_value("128")

@@ -2,7 +2,7 @@
 // belongs to other tabs goes through Gradio: opening a comparison, and putting settings into a form.
 const root = element.querySelector('.gallery');
 const part = (name) => root.querySelector(`[data-part="${name}"]`);
-const cards = part('cards'), said = part('said'), search = part('q'), turn = part('turn');
+const cards = part('cards'), status = part('status'), search = part('q'), turn = part('turn');
 const filter = { q: '', model: '', lora: '', job: '', kept: '' };
 const recipes = props.recipes || {};
 let cursor = '', page = null, opened = null, asked = 0, waiting = 0, seen = false;
@@ -61,9 +61,9 @@ const load = async () => {
   const turnOf = ++asked;
   cards.setAttribute('aria-busy', 'true');
   try {
-    const found = await call(`gallery?${query()}`);
+    const answer = await call(`gallery?${query()}`);
     if (turnOf !== asked) return false;
-    page = found;
+    page = answer;
     show();
     return true;
   } catch (error) {
@@ -75,13 +75,13 @@ const load = async () => {
 };
 const loadChoices = async () => {
   try {
-    const found = await call('gallery/choices');
-    part('count').textContent = found.entries ? `${found.entries.toLocaleString('en')} ${found.entries === 1 ? 'entry' : 'entries'}` + (found.kept ? `, ${found.kept.toLocaleString('en')} kept` : '') : '';
-    choices(part('model'), 'All models', filter.model, found.models.map((one) => [one.id, `${one.label} (${one.entries})`]));
-    const names = found.loras.map((one) => one.name);
-    choices(part('lora'), 'All LoRAs', filter.lora, found.loras.map((one) => {
-      const twin = names.filter((name) => name === one.name).length > 1 && one.sha256;
-      return [one.sha256 || one.name, `${one.name.replace(/\.safetensors$/i, '')}${twin ? ` · ${one.sha256.slice(0, 8)}` : ''} (${one.entries})`];
+    const options = await call('gallery/choices');
+    part('count').textContent = options.entries ? `${options.entries.toLocaleString('en')} ${options.entries === 1 ? 'entry' : 'entries'}` + (options.kept ? `, ${options.kept.toLocaleString('en')} kept` : '') : '';
+    choices(part('model'), 'All models', filter.model, options.models.map((item) => [item.id, `${item.label} (${item.entries})`]));
+    const names = options.loras.map((item) => item.name);
+    choices(part('lora'), 'All LoRAs', filter.lora, options.loras.map((item) => {
+      const twin = names.filter((name) => name === item.name).length > 1 && item.sha256;
+      return [item.sha256 || item.name, `${item.name.replace(/\.safetensors$/i, '')}${twin ? ` · ${item.sha256.slice(0, 8)}` : ''} (${item.entries})`];
     }));
   } catch (error) {
     part('count').textContent = '';
@@ -168,7 +168,7 @@ const closedCard = (entry) => {
     const part = entry.made < entry.videos ? `${entry.made} of ${plural(entry.videos, 'video')}` : plural(entry.cells, 'cell');
     still.append(make('span', { class: 'badge' }, icon('grid'), part));
   }
-  const loras = entry.loras.map((one) => one.name.replace(/\.safetensors$/i, '')).join(', ');
+  const loras = entry.loras.map((item) => item.name.replace(/\.safetensors$/i, '')).join(', ');
   const size = comparison ? 'Comparison' : `${entry.width} × ${entry.height}`;
   return make('li', { class: 'entry', 'data-id': entry.id, 'data-kind': entry.kind }, still,
     make('div', { class: 'about-it' },
@@ -196,9 +196,9 @@ const openCard = (entry) => {
     fact('Match', recipes[entry.recipe] || entry.recipe),
     fact('First frame', entry.has_first_frame ? 'an image' : 'none'),
     fact('Made', new Date(entry.made_at).toLocaleString('en-GB', { dateStyle: 'medium', timeStyle: 'short' })));
-  for (const one of entry.loras) {
-    const scale = one.network_multiplier === null ? '' : ` × ${one.network_multiplier}`;
-    list.append(fact(SLOTS[one.slot] || 'LoRA', [`${one.name}${scale}`, make('small', { title: one.sha256 }, one.sha256 ? `SHA-256 ${one.sha256.slice(0, 16)}…` : '')], true));
+  for (const item of entry.loras) {
+    const scale = item.network_multiplier === null ? '' : ` × ${item.network_multiplier}`;
+    list.append(fact(SLOTS[item.slot] || 'LoRA', [`${item.name}${scale}`, make('small', { title: item.sha256 }, item.sha256 ? `SHA-256 ${item.sha256.slice(0, 16)}…` : '')], true));
   }
   if (!entry.loras.length) list.append(fact('LoRA', 'none'));
   if (entry.neg) list.append(fact('Negative prompt', entry.neg, true));
@@ -218,8 +218,8 @@ const openCard = (entry) => {
   const buttons = acts(entry);
   buttons.append(close);
   const head = make('div', { class: 'head' }, make('strong', {}, entry.kept ? 'Kept' : ago(entry.made_at)), buttons);
-  const told = make('div', { class: 'told' }, head, make('p', { class: 'prompt' }, entry.prompt.trim() || '(no prompt)'), links, list, whole);
-  const made = make('li', { class: 'entry open', 'data-id': entry.id, 'data-kind': entry.kind }, screen, told);
+  const details = make('div', { class: 'details' }, head, make('p', { class: 'prompt' }, entry.prompt.trim() || '(no prompt)'), links, list, whole);
+  const made = make('li', { class: 'entry open', 'data-id': entry.id, 'data-kind': entry.kind }, screen, details);
   made.addEventListener('keydown', (event) => {
     if (event.key === 'Escape' && !made.querySelector('.sure')) { event.stopPropagation(); shut(entry); }
   });
@@ -229,7 +229,7 @@ const openCard = (entry) => {
 // What is done
 
 const open = (entry) => {
-  const before = opened && page.entries.find((one) => one.id === opened);
+  const before = opened && page.entries.find((item) => item.id === opened);
   opened = entry.id;
   if (before) redraw(before);
   const made = redraw(entry);
@@ -244,23 +244,23 @@ const shut = (entry) => {
 };
 const compare = (entry) => trigger('click', { do: 'compare', job: entry.request_id });
 const refuse = (entry, message) => {
-  const here = node(entry);
-  if (!here) return;
-  here.querySelectorAll('.problem').forEach((one) => one.remove());
-  (here.querySelector('.told') || here).append(make('p', { class: 'problem', role: 'alert' }, message));
+  const card = node(entry);
+  if (!card) return;
+  card.querySelectorAll('.problem').forEach((item) => item.remove());
+  (card.querySelector('.details') || card).append(make('p', { class: 'problem', role: 'alert' }, message));
 };
 const keep = async (entry) => {
   try {
     const now = await call(`gallery/${entry.id}`, { method: 'PATCH', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ kept: !entry.kept }) });
     Object.assign(entry, now);
-    said.textContent = now.kept ? 'Kept.' : 'Not kept any more.';
+    status.textContent = now.kept ? 'Kept.' : 'Not kept any more.';
     if (filter.kept && !now.kept) await load();
     else {
-      const here = node(entry);
-      if (here) {
+      const card = node(entry);
+      if (card) {
         const fresh = keepButton(entry);
-        here.querySelector('.keep').replaceWith(fresh);
-        const head = here.querySelector('.head strong');
+        card.querySelector('.keep').replaceWith(fresh);
+        const head = card.querySelector('.head strong');
         if (head) head.textContent = now.kept ? 'Kept' : ago(entry.made_at);
         fresh.focus();
       }
@@ -271,21 +271,21 @@ const keep = async (entry) => {
   }
 };
 const sure = (entry) => {
-  const here = node(entry);
-  const old = here.querySelector('.sure');
+  const card = node(entry);
+  const old = card.querySelector('.sure');
   if (old) { old.querySelector('.cancel').focus(); return; }
   const what = entry.kind === 'comparison' ? `this comparison with ${plural(entry.made, 'video')}` : 'this video';
-  const back = () => { box.remove(); here.querySelector('.bin').focus(); };
+  const back = () => { box.remove(); card.querySelector('.bin').focus(); };
   const cancel = button({ class: 'small cancel' }, back, 'Cancel');
   const box = make('div', { class: 'sure', role: 'alertdialog', 'aria-label': 'Delete?' },
     make('p', {}, `Delete ${what} and all its files? ${entry.kept ? 'It is one that you keep. ' : ''}This cannot be undone.`),
     make('div', { class: 'pair' }, button({ class: 'danger' }, () => remove(entry), 'Delete'), cancel));
   box.addEventListener('keydown', (event) => { if (event.key === 'Escape') { event.stopPropagation(); back(); } });
-  (here.querySelector('.told .head') || here.querySelector('.about-it')).after(box);
+  (card.querySelector('.details .head') || card.querySelector('.about-it')).after(box);
   cancel.focus();
 };
 const remove = async (entry) => {
-  const place = page.entries.findIndex((one) => one.id === entry.id);
+  const index = page.entries.findIndex((item) => item.id === entry.id);
   try {
     await call(`gallery/${entry.id}`, { method: 'DELETE' });
   } catch (error) {
@@ -294,11 +294,11 @@ const remove = async (entry) => {
     refuse(entry, reason(error));
     return;
   }
-  said.textContent = 'Deleted.';
+  status.textContent = 'Deleted.';
   if (opened === entry.id) opened = null;
   await load();
   const stills = cards.querySelectorAll('.still');
-  if (stills.length) stills[Math.min(place, stills.length - 1)].focus();
+  if (stills.length) stills[Math.min(index, stills.length - 1)].focus();
   else search.focus();
   loadChoices();
 };

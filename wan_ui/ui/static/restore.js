@@ -1,7 +1,7 @@
 // A video dropped anywhere on the page, or chosen: its settings by POST /v1/restore, then into the form by an event.
 const root = element.querySelector('.restore');
 const part = (name) => root.querySelector(`[data-part="${name}"]`);
-const told = part('told'), input = part('file');
+const box = part('message'), input = part('file');
 const TAKES_VIDEOS = '#match .upload, .trainer-form .upload'; // the trainer's previews are MP4s too
 let current = null, ticket = 0;
 
@@ -15,7 +15,7 @@ const state = (name) => { root.dataset.state = name; };
 const named = (file) => make('b', {}, file.name);
 const problem = (message) => {
   state('wrong');
-  told.replaceChildren(make('div', {class: 'problem', role: 'alert'}, message));
+  box.replaceChildren(make('div', {class: 'problem', role: 'alert'}, message));
 };
 const inView = () => {
   const box = root.getBoundingClientRect();
@@ -35,9 +35,9 @@ const ask = async (file, query) => {
   const body = new FormData();
   body.append('file', file);
   const reply = await fetch(`v1/restore${query}`, {method: 'POST', body}); // relative, for a proxy's path
-  const said = await reply.json();
-  if (!reply.ok) throw new Error(said.detail.error.message);
-  return said;
+  const answer = await reply.json();
+  if (!reply.ok) throw new Error(answer.detail.error.message);
+  return answer;
 };
 const open = (request, what) => {
   current.ticket = ticket += 1;
@@ -49,13 +49,13 @@ const take = async (file, query, what) => {
   ticket += 1;
   const mine = ticket;
   state('reading');
-  told.replaceChildren(make('p', {class: 'hint'}, 'Reading ', named(file), '…'));
+  box.replaceChildren(make('p', {class: 'hint'}, 'Reading ', named(file), '…'));
   inView();
   try {
-    const said = await ask(file, query);
+    const answer = await ask(file, query);
     if (mine !== ticket) return;
-    current = {file, said};
-    open(what === 'comparison' ? said.comparison : said.request, what);
+    current = {file, answer};
+    open(what === 'comparison' ? answer.comparison : answer.request, what);
   } catch (error) {
     if (mine !== ticket) return;
     const gone = error instanceof TypeError || error instanceof SyntaxError;
@@ -63,20 +63,20 @@ const take = async (file, query, what) => {
   }
 };
 const show = () => {
-  const {file, said, opens} = current;
+  const {file, answer, opens} = current;
   state('done');
-  const cell = said.cell ? [` (${said.cell})`] : [];
-  const head = opens === 'comparison' || said.request.compare
+  const cell = answer.cell ? [` (${answer.cell})`] : [];
+  const head = opens === 'comparison' || answer.request.compare
     ? ['The comparison of ', named(file), ' is in the Compare tab.']
     : ['The settings of ', named(file), ...cell, ' are in the form.'];
-  const list = make('ul', {}, ...said.notes.map((note) => make('li', {}, note)));
+  const list = make('ul', {}, ...answer.notes.map((note) => make('li', {}, note)));
   const acts = make('div', {class: 'acts'});
-  if (said.first_frame === 'missing' && !said.request.compare) acts.append(button('frame', "Use the video's first frame"));
-  if (said.comparison && opens !== 'comparison') acts.append(button('comparison', 'Open the whole comparison'));
+  if (answer.first_frame === 'missing' && !answer.request.compare) acts.append(button('frame', "Use the video's first frame"));
+  if (answer.comparison && opens !== 'comparison') acts.append(button('comparison', 'Open the whole comparison'));
   acts.append(button('form', 'Show the form'));
-  told.replaceChildren(make('p', {class: 'found'}, ...head));
-  if (said.notes.length) told.append(make('p', {class: 'hint'}, 'What differs now:'), list);
-  told.append(acts);
+  box.replaceChildren(make('p', {class: 'found'}, ...head));
+  if (answer.notes.length) box.append(make('p', {class: 'hint'}, 'What differs now:'), list);
+  box.append(acts);
   inView();
   stayInView();
 };
@@ -92,11 +92,11 @@ input.addEventListener('change', () => {
   if (file) take(file, '', 'request');
   input.value = ''; // so that the same file may be chosen again
 });
-told.addEventListener('click', (event) => {
+box.addEventListener('click', (event) => {
   const pressed = event.target.closest('button[data-do]');
   if (!pressed || !current) return;
   if (pressed.dataset.do === 'form') document.getElementById('models').scrollIntoView({block: 'start'});
-  else if (pressed.dataset.do === 'comparison') open(current.said.comparison, 'comparison');
+  else if (pressed.dataset.do === 'comparison') open(current.answer.comparison, 'comparison');
   else take(current.file, '?from_video=true', current.opens === 'comparison' ? 'comparison' : 'frame');
 });
 

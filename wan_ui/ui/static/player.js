@@ -241,21 +241,21 @@ const use = (data) => {
 // Asked for when it is opened: the server compares frame by frame.
 const check = (data) => {
   if (!data.check) return [];
-  const said = make('p', { class: 'quiet', role: 'status' }), list = make('ul', { class: 'cell-checks' });
-  const box = make('details', { class: 'cell-check' }, make('summary', {}, 'Against the training preview'), said, list);
+  const summary = make('p', { class: 'quiet', role: 'status' }), list = make('ul', { class: 'cell-checks' });
+  const box = make('details', { class: 'cell-check' }, make('summary', {}, 'Against the training preview'), summary, list);
   box.addEventListener('toggle', async () => {
-    if (!box.open || said.textContent) return;
-    said.textContent = 'Comparing…';
+    if (!box.open || summary.textContent) return;
+    summary.textContent = 'Comparing…';
     try {
-      const reply = await fetch(data.check), told = await reply.json();
-      if (!reply.ok) throw new Error(told.detail.error.message);
-      const count = (state, word) => { const all = told.rows.filter((row) => row.state === state).length; return all ? `${all} ${word}` : ''; };
-      const psnr = told.comparison ? `PSNR ${told.comparison.mean_psnr.toFixed(1)} dB` : '';
-      said.textContent = [count('red', 'different'), count('amber', 'unsure'), count('green', 'matching'), psnr].filter(Boolean).join(' · ');
+      const reply = await fetch(data.check), answer = await reply.json();
+      if (!reply.ok) throw new Error(answer.detail.error.message);
+      const count = (state, word) => { const all = answer.rows.filter((row) => row.state === state).length; return all ? `${all} ${word}` : ''; };
+      const psnr = answer.comparison ? `PSNR ${answer.comparison.mean_psnr.toFixed(1)} dB` : '';
+      summary.textContent = [count('red', 'different'), count('amber', 'unsure'), count('green', 'matching'), psnr].filter(Boolean).join(' · ');
       for (const state of ['red', 'amber'])
-        for (const row of told.rows) if (row.state === state) list.append(make('li', { 'data-state': state }, row.message));
+        for (const row of answer.rows) if (row.state === state) list.append(make('li', { 'data-state': state }, row.message));
     } catch (error) {
-      said.textContent = error.message;
+      summary.textContent = error.message;
     }
     placePop();
   });
