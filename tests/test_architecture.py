@@ -51,15 +51,24 @@ PURE_MODULES = (
     "wan_ui.text",
 )
 # Where a framework may be imported: a package, or a module, by its start.
+CHECKPOINT_READERS = tuple(f"wan_ui.checkpoints.{name}" for name in ("fp8_linear", "modules", "tensors", "tokenizers"))
 ALLOWED_IMPORTERS = {
     "gradio": ("wan_ui.ui.", "wan_ui.server", "wan_ui.compose"),
     "fastapi": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server", "wan_ui.compose"),
     "starlette": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server", "wan_ui.compose"),
     "uvicorn": (),
     "prometheus_client": ("wan_ui.web.",),
-    "torch": ("wan_ui.engine.", "wan_ui.lora.convert", "wan_ui.demo.", "wan_ui.inference", "wan_ui.server"),
-    "diffusers": ("wan_ui.engine.", "wan_ui.demo."),
-    "transformers": ("wan_ui.engine.", "wan_ui.demo."),
+    "torch": (
+        "wan_ui.engine.",
+        *CHECKPOINT_READERS,
+        "wan_ui.lora.convert",
+        "wan_ui.demo.",
+        "wan_ui.inference",
+        "wan_ui.server",
+        "wan_ui.compose",
+    ),
+    "diffusers": ("wan_ui.engine.", "wan_ui.checkpoints.modules", "wan_ui.demo."),
+    "transformers": ("wan_ui.engine.", *CHECKPOINT_READERS, "wan_ui.demo."),
     "peft": ("wan_ui.engine.",),
 }
 MODEL_NAME = re.compile(r"\bwan2\d_\w+")

@@ -490,3 +490,58 @@ def test_a_stored_generation_keeps_its_names() -> None:
     assert [use.scale for use in generation.loras] == [0.5, 1.0] and generation.ignored == ("sampler",)
     assert json.loads(json.dumps(generation_body(generation))) == stored
     assert list(generation_body(generation)) == list(stored)
+
+    named = {**stored, "base": {"transformer": "a.safetensors"}}
+    assert json.loads(json.dumps(generation_body(generation_from(named)))) == named
+
+
+def sampled(model: str = "wan22_14b_i2v", **fields: Any) -> Generation:
+    """The generation of a request whose one prompt has these sampling fields."""
+    prompt = {"prompt": "x", **({"ctrl_img": "first"} if "i2v" in model else {}), **fields}
+    (generation,) = resolve(parse({"model": model, "prompts": [prompt]}), lambda image: image)
+    return generation
+
+
+def test_sampling_fields_reach_the_generation() -> None:
+    fields: dict[str, Any] = {
+        "sampler": "dpm++",
+        "flow_shift": 8,
+        "switch_step": 2,
+        "guidance_scale_2": 1.5,
+        "ctrl_img_last": "last",
+    }
+    generation = sampled(**fields)
+    assert generation.replaced == fields and generation.image_last == "last" and generation.ignored == ()
+    assert sampled(boundary=0.9).replaced == {"boundary": 0.9}
+    assert sampled().replaced == {}
+
+
+def test_an_unknown_sampler_is_ignored_and_reported() -> None:
+    generation = sampled(sampler="flowmatch")
+    assert generation.sampler is None and generation.ignored == ("sampler",) and generation.replaced == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "loc"),
+    [
+        ("wan21_1b", {"boundary": 0.9}, "prompts.0.boundary"),
+        ("wan21_1b", {"switch_step": 1}, "prompts.0.switch_step"),
+        ("wan22_5b", {"guidance_scale_2": 2}, "prompts.0.guidance_scale_2"),
+        ("wan22_14b_i2v", {"boundary": 0.9, "switch_step": 2}, "prompts.0.switch_step"),
+        ("wan22_14b_i2v", {"sample_steps": 4, "switch_step": 5}, "prompts.0.switch_step"),
+        ("wan22_14b_i2v", {"ctrl_img_last": "x", "num_frames": 4}, "prompts.0.num_frames"),
+        ("wan22_14b_i2v", {"flow_shift": 0.05}, "prompts.0.flow_shift"),
+        ("wan22_14b_i2v", {"boundary": 1.5}, "prompts.0.boundary"),
+        ("wan22_14b_i2v", {"guidance_scale_2": 21}, "prompts.0.guidance_scale_2"),
+    ],
+)
+def test_contradictions_and_bounds_of_sampling_are_named(model: str, fields: dict[str, Any], loc: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        sampled(model, **fields)
+    assert [field["loc"] for field in refusal.value.details["fields"]] == [loc]
+
+
+@pytest.mark.parametrize("model", ["wan22_5b", "wan22_14b_t2v", "wan21_1b"])
+def test_a_last_frame_is_refused_where_it_cannot_be_used(model: str) -> None:
+    with pytest.raises(ControlImageNotSupported, match="last frame"):
+        sampled(model, ctrl_img_last="x")

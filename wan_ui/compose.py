@@ -20,7 +20,9 @@ from wan_ui import logs
 from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.api.app import create_api
+from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.config import Settings, is_loopback
 from wan_ui.demo.checkpoints import Demo
 from wan_ui.errors import HostError
@@ -101,7 +103,7 @@ class Services:
     service: JobService
     store: Store
     worker: Worker
-    checkpoints: Checkpoints
+    checkpoints: CheckpointSources
     engine: Future[Engine]
     uploads: Path
     metrics: Metrics
@@ -126,15 +128,26 @@ class Services:
 
 def compose(settings: Settings) -> Services:
     """The services of these settings, still without an engine. Raises HostError for folders that cannot be used."""
-    if settings.models_dir is not None and not settings.models_dir.is_dir():
-        raise HostError(f"There is no folder {settings.models_dir}. Give --models-dir the one with your checkpoints.")
+    for folder, flag, what in (
+        (settings.models_dir, "--models-dir", "the one with your checkpoints"),
+        (settings.comfy_dir, "--comfy-dir", "ComfyUI's models folder"),
+        (settings.configs_dir, "--configs-dir", "the one with your configs"),
+    ):
+        if folder is not None and not folder.is_dir():
+            raise HostError(f"There is no folder {folder}. Give {flag} {what}.")
     make_folder(settings.lora_dir)
     if settings.share:
         settings = replace(settings, allow_url_hosts=())  # visitors must not reach the operator's own network
     data = settings.data_dir
     uploads = data / "uploads"
     engine: Future[Engine] = Future()
-    checkpoints = Checkpoints(settings.models_dir)
+    checkpoints = CheckpointSources(
+        Checkpoints(settings.models_dir),
+        comfy_dir=settings.comfy_dir,
+        models_dir=settings.models_dir,
+        configs_dir=settings.configs_dir,
+        answers=Answers(data / ANSWERS),
+    )
     store = Store(data / "jobs.sqlite")
     metrics = Metrics()
     retention = Retention(settings.keep_days, _bytes(settings.keep_gb))
@@ -179,7 +192,7 @@ def _worker(
     )
 
 
-def _environment(engine: Future[Engine], checkpoints: Checkpoints) -> Environment:
+def _environment(engine: Future[Engine], checkpoints: CheckpointSources) -> Environment:
     def check_speedup(speedup: Speedup) -> None:
         if engine.done():  # before that, the render itself checks
             engine.result().check_speedup(speedup)
@@ -190,6 +203,7 @@ def _environment(engine: Future[Engine], checkpoints: Checkpoints) -> Environmen
         lambda: engine.result().device_name if engine.done() else None,
         check_speedup,
         checkpoints.transformer_config,
+        checkpoints,
     )
 
 

@@ -131,6 +131,20 @@ class Settings:
         Path,
         "DIR",
     )
+    comfy_dir: Path | None = _setting(
+        None,
+        "a ComfyUI models folder, whose checkpoint files are used as they are; folders that its "
+        "extra_model_paths.yaml names are used too",
+        Path,
+        "DIR",
+    )
+    configs_dir: Path | None = _setting(
+        None,
+        "configs in diffusers layout, DIR/<org>/<name>/, in place of the shipped ones, for single files of models of "
+        "another size",
+        Path,
+        "DIR",
+    )
     lora_dir: Path = _setting(
         Path("./loras"),
         "root of the LoRA paths in requests (default: ./loras; the demo brings its own LoRAs, unless the folder named "

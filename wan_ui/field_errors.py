@@ -15,7 +15,7 @@ _MESSAGES = {
     "dict_type": "must be an object",
     "float_parsing": "must be a number",
     "float_type": "must be a number",
-    "finite_number": "must be a number",
+    "finite_number": "must be a finite number",
     "greater_than": "must be greater than {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",
     "int_from_float": "must be a whole number",
@@ -41,7 +41,9 @@ _MESSAGES = {
 def message(error: Mapping[str, Any]) -> str:
     """What one of pydantic's error items says about its field, as the end of a sentence that begins with its name."""
     text = _MESSAGES.get(error["type"])
-    return str(error["msg"]).removeprefix("Value error, ") if text is None else text.format(**error.get("ctx", {}))
+    if text is None:
+        return str(error["msg"]).removeprefix("Value error, ")  # of a validator of our own
+    return text.format(**error.get("ctx", {}))
 
 
 def location(error: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ import httpx
 
 from wan_ui import logs
 from wan_ui._version import __version__
-from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.compose import LOCALHOST, SignIn, close_page, compose, launch, make_folder, own_address, port_in_use
 from wan_ui.config import Settings
 from wan_ui.demo.checkpoints import ensure
@@ -55,6 +55,8 @@ def build_engine(settings: Settings, library: Library) -> Engine:
         settings.allow_url_hosts,
         library,
         settings.compile,
+        settings.comfy_dir,
+        settings.configs_dir,
     )
 
 
@@ -135,10 +137,11 @@ def _wait_until(done: Callable[[], bool]) -> None:
         never.wait(TICK_SECONDS)
 
 
-def greeting(settings: Settings, port: int, checkpoints: Checkpoints) -> list[str]:
+def greeting(settings: Settings, port: int, checkpoints: CheckpointSources) -> list[str]:
     """What a start prints: versions, models found, addresses."""
     count = sum(checkpoints.present(model) for model in MODELS.values())
-    where = "the Hugging Face cache" if settings.models_dir is None else str(settings.models_dir)
+    named = [str(folder) for folder in (settings.models_dir, settings.comfy_dir) if folder is not None]
+    where = " and ".join(named) or "the Hugging Face cache"
     missing = "" if count == len(MODELS) else "; the others are downloaded when first used"
     return [
         f"wan-ui {__version__} ({', '.join(f'{name} {version(name)}' for name in SHOWN_VERSIONS)})",
@@ -150,7 +153,12 @@ def greeting(settings: Settings, port: int, checkpoints: Checkpoints) -> list[st
 
 def wants_demo(settings: Settings, has_cuda: Callable[[], bool]) -> bool:
     """Whether to use the demo: it was asked for, or nothing was chosen and there is no GPU for the real models."""
-    return settings.demo or (settings.device is None and settings.models_dir is None and not has_cuda())
+    return settings.demo or (not _chose_model_files(settings) and not has_cuda())
+
+
+def _chose_model_files(settings: Settings) -> bool:
+    """Whether a device, or a folder with checkpoints, was named: then the real models are meant."""
+    return any(value is not None for value in (settings.device, settings.models_dir, settings.comfy_dir))
 
 
 def _has_cuda() -> bool:
@@ -231,9 +239,14 @@ def prepare_environment(environment: MutableMapping[str, str], data_dir: Path) -
 
 
 def _absolute(settings: Settings) -> Settings:
+    def absolute(folder: Path | None) -> Path | None:
+        return None if folder is None else folder.expanduser().absolute()
+
     return replace(
         settings,
-        models_dir=None if settings.models_dir is None else settings.models_dir.expanduser().absolute(),
+        models_dir=absolute(settings.models_dir),
+        comfy_dir=absolute(settings.comfy_dir),
+        configs_dir=absolute(settings.configs_dir),
         lora_dir=settings.lora_dir.expanduser().absolute(),
         data_dir=settings.data_dir.expanduser().absolute(),
     )

@@ -588,6 +588,8 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/requests/{request_id}/sheet.png"),
         ("get", "/pulse"),
         ("post", "/restore"),
+        ("get", "/models/{model}/bases"),
+        ("post", "/models/{model}/bases"),
         ("get", "/requests/{request_id}/cells.zip"),
         ("get", "/gallery"),
         ("get", "/gallery/choices"),

@@ -263,13 +263,13 @@ class Desk:
     def run(self, item: Generation) -> list[tuple[Any, ...]]:
         """Renders, and returns what was done for it."""
         start = len(self.diary)
-        self.core.generate(item, located(item), None, ignore)
+        self.core.generate(item, located(item), (), ignore)
         return self.diary[start:]
 
     def fails(self, item: Generation, call: str, error: Exception) -> None:
         self.failing[call] = error
         with pytest.raises(type(error)):
-            self.core.generate(item, located(item), None, ignore)
+            self.core.generate(item, located(item), (), ignore)
 
 
 def ignore(progress: Progress) -> None:
@@ -357,7 +357,7 @@ def test_out_of_memory_in_a_render_lets_go_of_the_model() -> None:
 def test_the_report_counts_modules_per_slot() -> None:
     service = Desk()
     item = generation("wan22_14b_t2v", high=1.0, low=0.0)
-    clip = service.core.generate(item, located(item), None, ignore)
+    clip = service.core.generate(item, located(item), (), ignore)
     lora = clip.metadata["lora"]
     assert lora["high"]["modules_in_use"] == lora["high"]["modules_in_file"] == 3
     assert lora["high"]["first_step_change"] == 0.3

@@ -285,7 +285,7 @@ def test_a_cancel_never_carries_over_to_the_next_job(service: JobService, worker
     assert ended(service, worker, second).status == "succeeded"
 
 
-# Failures: the job says why, the line goes on.
+# Failures: the job says why, the queue goes on.
 
 
 def test_a_failed_prompt_keeps_the_clips_before_it_and_is_named(
@@ -532,7 +532,7 @@ def test_stop_of_an_idle_or_unstarted_worker_is_at_once(store: Store, render: Fa
 def test_hammering_submit_and_cancel_ends_every_job_once(
     service: JobService, worker: Worker, render: FakeRender
 ) -> None:
-    """Four threads submit and cancel while the line runs: nothing lost, nothing of a canceled-in-line job rendered."""
+    """Four threads submit and cancel while the queue runs: nothing lost, nothing of a canceled waiting job rendered."""
     worker.start()
     ids: list[tuple[str, bool]] = []
 

@@ -1,4 +1,4 @@
-"""The page on a real port over a real desk, store, worker, library and HTTP door; only the render is a fake."""
+"""The page on a real port over the real job service, store, worker, LoRA library and HTTP API; fake renders."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _no_fetch(url: str) -> bytes:
 
 
 def _set_up_gradio() -> None:
-    """Gradio as the app sets it up, but for its temporary folder: a process has one, and may have several apps."""
+    """Sets Gradio up as the app does, except for its temporary folder, of which a process has one for all its apps."""
     environment = dict(os.environ)
     prepare_environment(environment, Path())
     del environment["GRADIO_TEMP_DIR"]
@@ -73,7 +73,7 @@ def running(
         Library(lora_dir, uploads, owners=store), images, store, worker, folder, environment=environment
     )
     blocks = build(service, banner=banner)
-    door = create_api(
+    api = create_api(
         service,
         lambda: {"status": "ok", "version": "0", "device": "cpu", "queue": 0},
         lambda: Access(current_identity.get(), shared=False),
@@ -88,7 +88,7 @@ def running(
             quiet=True,
             share=False,
             _frontend=False,  # as serve does
-            app_kwargs={"routes": [Mount("/v1", app=door)], "lifespan": around(lambda app: Auth(app, sessions))},
+            app_kwargs={"routes": [Mount("/v1", app=api)], "lifespan": around(lambda app: Auth(app, sessions))},
             **LAUNCH,
         )
         yield App(url, service)

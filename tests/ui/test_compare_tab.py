@@ -1,4 +1,4 @@
-"""The Compare tab and its player in a real browser, over a real desk; only the render is a fake."""
+"""The Compare tab and its player in a real browser, over the real job service; only the render is a fake."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def cells(page: Page, state: str) -> Locator:
     return page.locator(f'#player td[data-state="{state}"]')
 
 
-def said(page: Page) -> Locator:
+def count_line(page: Page) -> Locator:
     return page.locator(".block.count-line")
 
 
@@ -107,7 +107,7 @@ def test_a_grid_fills_and_keeps_two_cells_after_a_cancel_and_a_reload(
     expect(page.locator(".summary")).to_contain_text("cat × 1")
     axis(page, "Columns", "Seed", "1001..1003")
     axis(page, "Rows", "Guidance scale", "1, 2")
-    expect(said(page)).to_contain_text("6 cells")
+    expect(count_line(page)).to_contain_text("6 cells")
     start(page)
     # Row by row; the third seed waits at its gate.
     expect(cells(page, "done")).to_have_count(2)
@@ -138,7 +138,7 @@ def test_a_grid_fills_and_keeps_two_cells_after_a_cancel_and_a_reload(
 def test_wrong_values_are_said_at_once(page: Page, compare_app: App) -> None:
     prepare(page, compare_app, 1101)
     compare_tab(page)
-    expect(said(page)).to_contain_text("4 cells")
+    expect(count_line(page)).to_contain_text("4 cells")
     for text, message in (
         ("0.5, x", "x is no number"),
         ("0.5, 7", "7 must be at most 2."),
@@ -146,16 +146,16 @@ def test_wrong_values_are_said_at_once(page: Page, compare_app: App) -> None:
         ("1..70", "more than 64 values"),
     ):
         field(page, "Columns: values").fill(text)
-        expect(said(page)).to_contain_text(message)
-        expect(said(page)).to_contain_text("Columns")
+        expect(count_line(page)).to_contain_text(message)
+        expect(count_line(page)).to_contain_text("Columns")
     field(page, "Columns: values").fill("0, 0.5")
-    expect(said(page)).to_contain_text("3 cells, 2 of them to render")
+    expect(count_line(page)).to_contain_text("3 cells, 2 of them to render")
     field(page, "Columns: values").fill("")
-    expect(said(page)).to_contain_text("Choose what changes")
+    expect(count_line(page)).to_contain_text("Choose what changes")
     start(page)
-    expect(said(page)).to_contain_text("Choose what changes")
+    expect(count_line(page)).to_contain_text("Choose what changes")
     axis(page, "Rows", "Match", "reference, other")
-    expect(said(page)).to_contain_text("Rows: other")
+    expect(count_line(page)).to_contain_text("Rows: other")
 
 
 def test_the_expected_time_is_said_once_a_step_is_known(browser: Browser, tmp_path: Path) -> None:
@@ -173,12 +173,12 @@ def test_the_expected_time_is_said_once_a_step_is_known(browser: Browser, tmp_pa
         prepare(page, app, 1)
         compare_tab(page)
         axis(page, "Columns", "Seed", "1..12")
-        expect(said(page).locator(".counted")).to_have_text("12 cells")
-        expect(said(page)).to_be_visible()
+        expect(count_line(page).locator(".counted")).to_have_text("12 cells")
+        expect(count_line(page)).to_be_visible()
         start(page)
         expect(cells(page, "done")).to_have_count(12)
         field(page, "Columns: values").fill("1..6")
-        expect(said(page)).to_contain_text("6 cells, about 6 min")
+        expect(count_line(page)).to_contain_text("6 cells, about 6 min")
 
 
 def test_a_failed_cell_is_marked_and_alone_rendered_again(page: Page, compare_app: App, render: FakeRender) -> None:
@@ -228,7 +228,7 @@ def test_checkpoints_of_a_job_in_the_order_of_training(page: Page, compare_app: 
     page.get_by_role("option", name="job", exact=True).click()
     names = [f"job/{name}.safetensors" for name in ("cat_000000500", "cat_000001000", "cat")]
     expect(field(page, "Columns: values")).to_have_value("\n".join(names))
-    expect(said(page)).to_contain_text("4 cells")  # with the baseline
+    expect(count_line(page)).to_contain_text("4 cells")  # with the baseline
     start(page)
     expect(cells(page, "done")).to_have_count(4)
     assert page.locator("#player thead th").all_inner_texts() == ["no LoRA", "cat_000000500", "cat_000001000", "cat"]
@@ -271,7 +271,7 @@ def test_a_pasted_comparison_and_a_finished_one_fill_the_tab_again(page: Page, c
         expect(field(page, "Rows: values")).to_have_value("a cat, asleep\na dog")
         expect(page.get_by_label("With a scale or a LoRA, add a baseline without LoRA")).not_to_be_checked()
         expect(page.locator(".summary")).to_contain_text("pasted, whole")
-        expect(said(page)).to_contain_text("4 cells")
+        expect(count_line(page)).to_contain_text("4 cells")
 
     open_page(page, compare_app)
     page.get_by_role("button", name="Request as JSON").click()

@@ -31,7 +31,7 @@ def refused(**changes: Any) -> list[str]:
         ({"prompt": {"seed": 1.5}}, "Seed must be a whole number."),
         ({"prompt": {"seed": "abc"}}, "Seed must be a whole number."),
         ({"prompt": {"guidance_scale": "abc"}}, "Guidance scale must be a number."),
-        ({"prompt": {"guidance_scale": float("nan")}}, "Guidance scale must be a number."),
+        ({"prompt": {"guidance_scale": float("nan")}}, "Guidance scale must be a finite number."),
         ({"prompt": {"prompt": 5}}, "Prompt must be text."),
         ({"prompt": {"fsp": 5}}, "prompts.0.fsp is not a known field."),
         ({"recipe": "other"}, "Match must be 'reference', 'preview' or 'preview_unipc'."),

@@ -1,4 +1,4 @@
-"""The Gallery tab in a real browser: found, played, kept, deleted, and used again with the very same LoRA files."""
+"""The Gallery tab in a real browser: search, play, favourite, delete, and reuse with the same LoRA files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 from tests.web.strangers import running as whole_server
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.job import Job
-from wan_ui.ui import form_schema as form_room
+from wan_ui.ui import form_schema
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 MODEL, LABEL = "wan21_1b", "Wan 2.1 T2V 1.3B"
@@ -107,8 +107,8 @@ def test_played_in_place_by_keyboard_with_all_its_settings(page: Page, here: App
     video = opened.locator("video")
     expect(video).to_be_focused()
     expect(video).to_have_js_property("readyState", 4)
-    for told in ("a red fox", LABEL, "64 × 64", "5 at 16 fps", "fox.safetensors × 0.8", "SHA-256"):
-        expect(opened).to_contain_text(told)
+    for text in ("a red fox", LABEL, "64 × 64", "5 at 16 fps", "fox.safetensors × 0.8", "SHA-256"):
+        expect(opened).to_contain_text(text)
     opened.get_by_text("Everything it was made with").click()
     expect(opened.locator("pre")).to_contain_text('"seed": 7')
     with page.expect_download() as mp4:
@@ -203,11 +203,11 @@ def test_its_settings_again_without_the_files_that_are_missing_or_others(page: P
     gallery = open_gallery(page, here)
     form = use(page, gallery, "a red fox")
     expect(form.locator(".note.again")).to_contain_text("fox.safetensors has changed")
-    expect(field(page, "LoRA")).to_have_value(form_room.NO_LORA_LABEL)
+    expect(field(page, "LoRA")).to_have_value(form_schema.NO_LORA_LABEL)
     page.get_by_role("tab", name="Gallery", exact=True).click()
     form = use(page, gallery, "an owl")
     expect(form.locator(".note.again")).to_contain_text("owl.safetensors is missing")
-    expect(field(page, "LoRA")).to_have_value(form_room.NO_LORA_LABEL)
+    expect(field(page, "LoRA")).to_have_value(form_schema.NO_LORA_LABEL)
 
 
 def test_nothing_yet(page: Page, here: App) -> None:

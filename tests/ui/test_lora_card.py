@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
-from tests.ui.lora_fixtures import EVIL, LARGE, configs, furnish, lora
+from tests.ui.lora_fixtures import EVIL, LARGE, configs, lora, write_loras
 from tests.ui.test_page import field, generate, give_file, now, open_page, panel_of, small, used
 from tests.ui.test_render import job
 from wan_ui.access import LOCAL_ACCESS
@@ -28,18 +28,18 @@ T2V, SMALL, TINY = MODELS["wan22_14b_t2v"], MODELS["wan22_5b"], MODELS["wan21_1b
 @pytest.fixture(scope="module")
 def lora_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     folder = tmp_path_factory.mktemp("cards")
-    furnish(folder / "loras")
+    write_loras(folder / "loras")
     with running(folder, FakeRender(), configs=configs) as app:
         yield app
 
 
-def shown(app: App, row: WanModel, slot: str, source: str, trigger: str = "") -> str:
-    target = lora_card.Target(row, form_schema.lora_name(slot), trigger)
-    return lora_card.html(lora_card.look(app.service, row, slot, source, LOCAL_ACCESS), target)
+def shown(app: App, model: WanModel, slot: str, source: str, trigger: str = "") -> str:
+    target = lora_card.Target(model, form_schema.lora_name(slot), trigger)
+    return lora_card.html(lora_card.look(app.service, model, slot, source, LOCAL_ACCESS), target)
 
 
 @pytest.mark.parametrize(
-    ("row", "slot", "source", "state", "said"),
+    ("model", "slot", "source", "state", "texts"),
     [
         (SMALL, "single", "small.safetensors", "good", ["Fits this tab", "Made for Wan 2.2 TI2V 5B", "rank 4"]),
         (SMALL, "single", "small.safetensors", "good", ["30 modules", "blocks 0–2", "ai-toolkit 0.12.26", "step 2000"]),
@@ -55,10 +55,10 @@ def shown(app: App, row: WanModel, slot: str, source: str, trigger: str = "") ->
         (SMALL, "single", "hf://only-one-part", "bad", ["hf://org/name/path"]),
     ],
 )
-def test_the_card_says_what_a_file_is_and_whether_it_fits(lora_app: App, row, slot, source, state, said):
-    html = shown(lora_app, row, slot, source)
+def test_the_card_says_what_a_file_is_and_whether_it_fits(lora_app: App, model, slot, source, state, texts):
+    html = shown(lora_app, model, slot, source)
     assert f'class="lora-card {state}"' in html
-    for text in said:
+    for text in texts:
         assert text in html
     assert "secret" not in html
 

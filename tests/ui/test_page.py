@@ -1,4 +1,4 @@
-"""The page in a real browser over a real desk, store, worker, library and HTTP door; only the render is a fake."""
+"""The page in a real browser over the real job service, store, worker, LoRA library and HTTP API; fake renders."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fill(page: Page, **values: str) -> None:
 
 
 def filled(page: Page) -> None:
-    """Waits for what is said once the drafts are in place, which would overwrite what is typed before."""
+    """Waits for the notes that come with the drafts, which would overwrite what is typed before."""
     expect(page.locator(".effective").locator("visible=true")).to_have_count(1)
 
 
@@ -220,9 +220,9 @@ def test_cancel_while_waiting_behind_another_visitors_job(page: Page, browser: B
 
 
 def copied_request(page: Page) -> str:
-    drawer = page.get_by_role("button", name="Request as JSON")
+    request_box = page.get_by_role("button", name="Request as JSON")
     if not page.get_by_label("This form's request").is_visible():
-        drawer.click()
+        request_box.click()
     page.locator("#json").get_by_role("button", name="Copy").click()
     return page.evaluate("navigator.clipboard.readText()")
 

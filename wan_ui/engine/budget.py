@@ -122,6 +122,14 @@ def host_bytes(mode: PlacementMode, sizes: Sizes) -> int:
     return 0 if mode == "resident" else sum(sizes.transformers) + sizes.text_encoder
 
 
+def holds_one_transformer(mode: PlacementMode, sizes: Sizes, available: int) -> bool:
+    """Whether the host has room for one transformer of a pair at a time and not for both."""
+    if mode == "resident" or len(sizes.transformers) < 2:
+        return False
+    one = max(sizes.transformers) + sizes.text_encoder + HOST_RESERVE
+    return one <= available < host_bytes(mode, sizes) + HOST_RESERVE
+
+
 def check_host(wanted: MemoryMode, mode: PlacementMode, sizes: Sizes, available: int, packable: bool) -> None:
     """Raises OutOfMemory where the host has no room for the weights that a mode keeps there, unless it was asked for.
 

@@ -23,6 +23,7 @@ from peft.tuners.lora import LoraLayer
 
 from wan_ui.config import CompileMode
 from wan_ui.engine import flash
+from wan_ui.engine.kernels.rewrite import use_kernels
 from wan_ui.engine.memory import is_out_of_memory
 from wan_ui.engine.recipes import Recipe
 
@@ -96,13 +97,14 @@ _OPAQUE: dict[Any, Any] = {
 
 
 def exact_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
-    """Inductor with every rounding of eager PyTorch, and its sums left to PyTorch's kernels.
+    """Inductor with every rounding of eager PyTorch, and its sums left to PyTorch's kernels or our own.
 
     `emulate_precision_casts` keeps the cast to bfloat16 after each fused operation, where Inductor would otherwise go
     on in float32.
     """
     from torch._inductor.compile_fx import compile_fx
 
+    use_kernels(module.graph, exact=True)
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in _OPAQUE:
             node.target = _OPAQUE[node.target]
@@ -111,9 +113,10 @@ def exact_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
 
 
 def fast_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
-    """Inductor as it is, with FlashAttention-4 for self-attention where it is available."""
+    """Inductor as it is between our kernels, with FlashAttention-4 for self-attention where it is available."""
     from torch._inductor.compile_fx import compile_fx
 
+    use_kernels(module.graph, exact=False)
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
             _use_flash_attention(node)

@@ -10,11 +10,20 @@ from diffusers import WanTransformer3DModel
 
 from wan_ui.engine.compile import CompiledBlocks
 from wan_ui.engine.components import Components, build_scheduler
-from wan_ui.engine.conditioning import ConditionedNoise
+from wan_ui.engine.conditioning import ConditionedNoise, generator_after_noise
 from wan_ui.engine.lora_slots import LoraSlots
 from wan_ui.engine.placement import DevicePlacement
 from wan_ui.engine.recipes import Recipe, SchedulerSpec
-from wan_ui.engine.sampling import Callbacks, DenoisingState, Experts, Guidance, Schedule, denoise, old_flow_sigmas
+from wan_ui.engine.sampling import (
+    Callbacks,
+    DenoisingState,
+    Experts,
+    Guidance,
+    Schedule,
+    denoise,
+    linear_sigmas,
+    old_flow_sigmas,
+)
 from wan_ui.engine.step_cache import StepCache, step_cache
 from wan_ui.engine.timing import RenderProgress, StepEstimate
 from wan_ui.render_order import high_noise_part
@@ -118,7 +127,7 @@ class Denoiser:
         on_first_prediction = cache.uncounted(measure) if cache is not None else measure
         latents = denoise(
             self._experts(plan, cache),
-            _schedule(plan),
+            _schedule(plan, noise),
             noise,
             guidance,
             Callbacks(
@@ -143,7 +152,8 @@ class Denoiser:
                 cache.enable(transformer)
 
         transformers = self._components.transformers
-        return Experts(transformers["transformer"], transformers.get("transformer_2"), plan.boundary, onload)
+        switch = plan.generation.switch_step if plan.generation.switch_step is not None else plan.boundary
+        return Experts(transformers["transformer"], transformers.get("transformer_2"), switch, onload)
 
     def _step_reporter(self, plan: RenderPlan, progress: RenderProgress, first: int) -> Callable[[int], None]:
         """A function that reports each finished step, with an estimate of the rest."""
@@ -162,7 +172,14 @@ class Denoiser:
         return on_step
 
 
-def _schedule(plan: RenderPlan) -> Schedule:
+def _schedule(plan: RenderPlan, noise: ConditionedNoise) -> Schedule:
     steps, spec = plan.generation.sample_steps, plan.scheduler
-    sigmas = old_flow_sigmas(steps) if plan.recipe.sigmas == "before_0_36" else None
-    return Schedule(build_scheduler(spec.class_name, spec.config or {}), steps, sigmas)
+    sigmas = None
+    if spec.sigmas == "before_0_36":
+        sigmas = old_flow_sigmas(steps)
+    elif spec.sigmas == "linear":
+        sigmas = linear_sigmas(steps)
+    generator = None
+    if plan.generation.sampler == "lcm":
+        generator = generator_after_noise(tuple(noise.latents.shape), plan.generation.seed)
+    return Schedule(build_scheduler(spec.class_name, spec.config or {}), steps, sigmas, generator)

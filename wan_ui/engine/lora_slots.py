@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import WanTransformer3DModel
 
+from wan_ui.checkpoints.fp8_linear import packed_layers
 from wan_ui.engine.adapters import Adapter, BackupLocation, BaseWeights, Merge, TransformerAdapters, split, summary
 from wan_ui.engine.components import Components, read_tensor
 from wan_ui.engine.core import Report
@@ -64,7 +65,11 @@ class LoraSlots:
 
     def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...], unfused: frozenset[str]) -> None:
         """Merges these files' other layers, at their scales, into the slot's transformer, and no others."""
-        self._placement.offload(self._model.slots[slot])
+        component = self._model.slots[slot]
+        if any(packed_layers(self._components.transformers[component])):
+            self._placement.unpin(component)  # layers that are merged into become ordinary ones
+        else:
+            self._placement.offload(component)
         self._counts[slot, "merged"] = {}
         with out_of_memory_mapped():
             loras = {file.sha256: (convert(file.path, slot), scale) for file, scale in files}
@@ -122,7 +127,7 @@ class LoraSlots:
             adapters.restore()
 
     def _base_weights(self, component: str) -> BaseWeights:
-        files = self._components.files[component].files
+        files = self._components.files[component]
 
         def backup_location(size: int) -> BackupLocation:
             """Beside the model where the GPU has room for it and a render, else the host, else the file itself."""

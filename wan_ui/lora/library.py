@@ -13,7 +13,7 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from wan_ui.access import LOCAL_ACCESS, NO_FILE_OWNERS, Access, FileOwners, UploadedFiles
+from wan_ui.access import LOCAL_ACCESS, Access, FileOwners, UploadedFiles
 from wan_ui.errors import LoraInvalid, LoraNotFound
 from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.lora.hash_cache import HashCache, file_mark, read_sha256
@@ -56,7 +56,7 @@ class Library:
         lora_dir: Path,
         uploads_dir: Path | None = None,
         sources: RemoteFiles | None = None,
-        owners: FileOwners = NO_FILE_OWNERS,
+        owners: FileOwners | None = None,
     ) -> None:
         self._lora_dir = lora_dir
         self._sources = sources

@@ -1,4 +1,4 @@
-"""The page's sentences for refused requests: a field's label and bounds in place of its path in the request."""
+"""The page's sentences for refused requests: a field's label and bounds in place of the schema's own wording."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from wan_ui.ui.form_schema import bounds
 
 MOST_SENTENCES = 8
 _BOUND = re.compile(r"(?P<value>.+: )?must be at (?P<which>least|most) (?P<bound>\S+)")
-_PREDICATE = re.compile(r"(must|is|has) ")
-"""How the messages of field_errors begin, which continue a sentence that starts with the field's label."""
+_PREDICATES = ("must ", "is ", "has ")
+"""What a message begins with that completes a sentence about its field, see wan_ui.field_errors."""
 
 
 def sentences(error: WanUIError, label_of: Callable[[str], str] = str) -> list[str]:
@@ -30,11 +30,11 @@ def sentences(error: WanUIError, label_of: Callable[[str], str] = str) -> list[s
 
 
 def field_sentence(label: str, location: str, message: str) -> str:
-    """One field's error as a sentence about its control, from its message in `details.fields`."""
-    bound = _BOUND.match(message)
+    """One field's error as a sentence about its control, from a message of the schema or of this app."""
+    bound = _BOUND.fullmatch(message)
     if bound is not None:
         return _bound_sentence(label, location, bound)
-    return f"{label} {message}." if _PREDICATE.match(message) else f"{label}: {message}"
+    return f"{label} {message}." if message.startswith(_PREDICATES) else f"{label}: {message}"
 
 
 def _bound_sentence(label: str, location: str, match: re.Match[str]) -> str:
