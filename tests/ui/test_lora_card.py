@@ -290,7 +290,7 @@ def test_a_file_that_is_no_lora_and_an_address(page: Page, lora_app: App):
     field(page, "LoRA").press("Enter")
     expect(about(page)).to_contain_text("Not checked yet")
     about(page).get_by_role("button", name="Fetch and check it now").click()
-    expect(about(page)).to_contain_text("This server fetches no LoRAs")
+    expect(about(page)).to_contain_text("This server downloads no LoRAs")
 
 
 @pytest.mark.browser
