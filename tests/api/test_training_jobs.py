@@ -1,4 +1,4 @@
-"""Training jobs over HTTP, on a real desk, store, worker and library: import, checklist, previews, hostile input."""
+"""Training jobs over HTTP, on a real job service, store, worker and library: import, checklist, hostile input."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ class CompiledBlocks:
         eager = [block in self._eager for transformer in transformers for block in transformer.blocks]
         if all(eager):
             return "eager: a DoRA is not compiled"
-        return f"compiled, {self.arithmetic}" + "; eager where a DoRA is worn" * any(eager)
+        return f"compiled, {self.arithmetic}" + "; eager where a DoRA is attached" * any(eager)
 
     def install(self, transformer: WanTransformer3DModel) -> None:
         """Runs the transformer's blocks compiled from now on."""
