@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 Arithmetic = Literal["exact", "fast"]
 """`exact`: the bits of eager PyTorch; only the passes between its own kernels are fused. `fast`: fused freely."""
 
+BLOCKS_PROVEN_TOGETHER = 3  # by then every graph of a case is built
 MOST_GRAPHS = 64  # of one process: seven models in two arithmetics, with and without adapters
 Graph = Callable[..., Any]
 Backend = Callable[[torch.fx.GraphModule, Sequence[Any]], Graph]
@@ -171,8 +173,22 @@ class CompiledBlocks:
         self._installed: WeakSet[WanTransformer3DModel] = WeakSet()
         self._eager: WeakSet[torch.nn.Module] = WeakSet()
         self._proven: set[tuple[Any, ...]] = set()
+        self._together: dict[tuple[Any, ...], int] = {}
         self._wearing = 0
         self._run: Callable[..., torch.Tensor] | None = None
+        self._all_agree: Callable[[bool], bool] | None = None
+
+    @contextmanager
+    def proven_together(self, all_agree: Callable[[bool], bool]) -> Iterator[None]:
+        """Within it, several GPUs run the same blocks: they compare with eager at the same points, and decide as one.
+
+        An eager block may exchange tokens with the other GPUs, so none of them may run it alone.
+        """
+        self._all_agree = all_agree
+        try:
+            yield
+        finally:
+            self._all_agree = None
 
     def said(self, transformers: Iterable[WanTransformer3DModel]) -> str:
         """For a clip's metadata: what the blocks of its transformers were computed with."""
@@ -260,7 +276,15 @@ class CompiledBlocks:
         rotary: tuple[torch.Tensor, torch.Tensor],
     ) -> bool:
         """Whether a block's result has eager's bits: looked at once for each graph, size and change of adapters."""
-        case = (self.graphs, self._wearing, hidden.shape, text.shape, temb.shape)
+        shapes = (self._wearing, hidden.shape, text.shape, temb.shape)
+        if self._all_agree is not None:
+            # How many graphs were built may differ between GPUs: the first few blocks of each case are compared.
+            count = self._together.get(shapes, 0)
+            if count >= BLOCKS_PROVEN_TOGETHER:
+                return True
+            self._together[shapes] = count + 1
+            return self._all_agree(torch.equal(result, eager(hidden, text, temb, rotary)))
+        case = (self.graphs, *shapes)
         if case not in self._proven:
             if not torch.equal(result, eager(hidden, text, temb, rotary)):
                 return False

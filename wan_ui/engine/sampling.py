@@ -13,17 +13,22 @@ import torch
 from diffusers import SchedulerMixin, WanTransformer3DModel
 
 from wan_ui.engine.conditioning import Start
+from wan_ui.engine.parallel import Group
 from wan_ui.engine.timesteps import embedded_once
 from wan_ui.models import NUM_TRAIN_TIMESTEPS
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Text embeddings (1, 512, width) in the transformer's dtype; `negative` is None when scale is 1 or less."""
+    """Text embeddings (1, 512, width) in the transformer's dtype; `negative` is None when scale is 1 or less.
+
+    `group`: the GPUs that share the prediction; with a guidance split each of them makes one half of it.
+    """
 
     positive: torch.Tensor
     negative: torch.Tensor | None
     scale: float
+    group: Group | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,13 @@ def predict(
             )[0]
         return prediction
 
+    group = guidance.group
+    if guidance.negative is not None and group is not None and group.split.guidance == 2:
+        own = forward(guidance.negative, "uncond") if group.half else forward(guidance.positive, "cond")
+        cond, uncond = group.exchange(own)
+        if probe is not None:
+            probe(transformer, cond, lambda: forward(guidance.positive, "probe"))
+        return uncond + guidance.scale * (cond - uncond)
     cond = forward(guidance.positive, "cond")
     if probe is not None:
         probe(transformer, cond, lambda: forward(guidance.positive, "probe"))
