@@ -24,12 +24,13 @@ from PIL import Image
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from wan_ui import Engine
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.components import MODULES
 from wan_ui.engine.core import Attach, Merge, SetScales, plan, required_state
-from wan_ui.engine.result import Progress
+from wan_ui.engine.result import ignore_progress
 from wan_ui.intake import prepare
 from wan_ui.models import MODELS
-from wan_ui.request import Generation, model_row
+from wan_ui.request import Generation, find_model
 
 STEPS = 6  # enough for both halves of a pair to have some
 ONE, PAIR, I2V, OTHER_I2V = "wan21_1b", "wan22_14b_t2v", "wan21_i2v_14b", "wan21_i2v_14b480p"
@@ -63,11 +64,11 @@ class Scenario:
 
 def body(model: str, *scales: float, file: str = A, **more: Any) -> dict[str, Any]:
     """A small request; `scales` of the file, for each transformer in turn."""
-    row = MODELS[model]
+    wan_model = MODELS[model]
     prompt = {"prompt": "a red circle", "width": 64, "height": 64, "num_frames": 5, "sample_steps": STEPS, "seed": 42}
-    if row.control_image == "required":
+    if wan_model.control_image == "required":
         prompt["ctrl_img"] = _picture()
-    slots = [{"transformer": slot} if row.two_transformers else {} for slot in row.slots]
+    slots = [{"transformer": slot} if wan_model.two_transformers else {} for slot in wan_model.slots]
     loras = [{"path": file, "network_multiplier": scale, **slot} for scale, slot in zip(scales, slots, strict=False)]
     return {"model": model, "prompts": [prompt], "loras": loras, "first_step_change": False, **more}
 
@@ -98,15 +99,17 @@ def scenarios() -> tuple[Scenario, ...]:
 
 def generations(engine: Engine, request: dict[str, Any]) -> Sequence[Generation]:
     """A comparison's in the order in which the engine is asked for them."""
-    return prepare(request, engine.library, engine.images, engine.checkpoints.transformer_config).generations
+    return prepare(
+        request, engine.library, engine.images, engine.checkpoints.transformer_config, LOCAL_ACCESS
+    ).generations
 
 
 def serve(engine: Engine, request: dict[str, Any]) -> Counter[str]:
     """Renders a request; the steps that the engine took for its LoRA files."""
     steps: Counter[str] = Counter()
     for generation in generations(engine, request):
-        files = {use.path: engine.library.locate(use.path, use.sha256) for use in generation.loras}
-        for step in plan(engine.core.held, required_state(generation, files)):
+        files = {use.path: engine.library.locate(use.path, LOCAL_ACCESS, use.sha256) for use in generation.loras}
+        for step in plan(engine.core.state, required_state(generation, files)):
             match step:
                 case Attach(_, adapters, _):
                     steps["attaches"] += len(adapters)
@@ -114,7 +117,7 @@ def serve(engine: Engine, request: dict[str, Any]) -> Counter[str]:
                     steps["merges"] += len(merges)
                 case SetScales():
                     steps["weighs"] += 1
-        engine.render(generation, unheard)
+        engine.render(generation, ignore_progress)
     return steps
 
 
@@ -131,29 +134,29 @@ def _so_far(engine: Engine) -> dict[str, int]:
         "forwards": loader.forwards.total(),
         "texts": loader.prompts.encodes,
         "images": loader.frames.encodes,
-        "loads": loader.counts.loads,
-        "bytes": loader.counts.bytes_read,
+        "loads": loader.statistics.loads,
+        "bytes": loader.statistics.bytes_read,
     }
 
 
 def plain(engine: Engine, scenario: Scenario) -> Counts:
     """What a server without memory needs for the counted request, each of a comparison's cells a request."""
-    held = engine.core.held.model if engine.core.held is not None else None
+    held = engine.core.state.model if engine.core.state is not None else None
     found: Counter[str] = Counter()
     for generation in generations(engine, scenario.counted):
-        row = model_row(generation.model)
+        model = find_model(generation.model)
         guided = 2 if generation.guidance_scale > 1 else 1
         found["forwards"] += guided * generation.sample_steps
         found["texts"] += guided
-        found["images"] += (2 if row.image_layers else 1) if generation.image is not None else 0
-        attached = sum(use.multiplier != 0 for use in generation.loras)
+        found["images"] += (2 if model.image_layers else 1) if generation.image is not None else 0
+        attached = sum(use.scale != 0 for use in generation.loras)
         found["merges" if generation.recipe == "preview" else "attaches"] += attached
         found["weighs"] += 0 if generation.recipe == "preview" else attached
-        if row.id != held:
-            parts = [engine.checkpoints.component(row, name) for name in row.components if name in MODULES]
+        if model.id != held:
+            parts = [engine.checkpoints.folders.component(model, name) for name in model.components if name in MODULES]
             found["loads"] += len(parts)
             found["bytes"] += sum(part.size for part in parts)
-            held = row.id
+            held = model.id
     return Counts(**found)
 
 
@@ -199,10 +202,6 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--json", type=Path, help="where the figures go too")
     run(flags.parse_args().json)
-
-
-def unheard(progress: Progress) -> None:
-    """Nobody watches."""
 
 
 if __name__ == "__main__":

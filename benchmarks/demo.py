@@ -24,17 +24,17 @@ ROWS = ("wan21_1b", "wan22_14b_t2v", "wan22_5b", "wan22_14b_i2v", "wan21_i2v_14b
 def one(folder: Path, model: str, scales: tuple[float, ...]) -> dict[str, float]:
     """Seconds of the imports, of the load with the first clip, of each further clip, and of all together."""
     began = time.perf_counter()
+    from tools.demo_evaluate import attached, wire
     from wan_ui import Engine
     from wan_ui.demo.checkpoints import DEMO_DEFAULTS, ensure
-    from wan_ui.demo.evaluate import attached, wire
     from wan_ui.media.image import Image
     from wan_ui.models import MODELS
 
-    row = MODELS[model]
+    wan_model = MODELS[model]
     imported = time.perf_counter()
     demo = ensure(folder)
     item: dict[str, object] = {"prompt": PROMPT, **DEMO_DEFAULTS}
-    if row.control_image == "required":
+    if wan_model.control_image == "required":
         import numpy as np
 
         item["ctrl_img"] = wire(np.asarray(Image.open(demo.first_frame).convert("RGB")))
@@ -42,7 +42,7 @@ def one(folder: Path, model: str, scales: tuple[float, ...]) -> dict[str, float]
     loading: list[float] = []
     clips = []
     for scale in scales:
-        body = {"model": model, "trigger_word": "sks", "prompts": [item], "loras": attached(row, scale)}
+        body = {"model": model, "trigger_word": "sks", "prompts": [item], "loras": attached(wan_model, scale)}
         clips += engine.generate(
             body, lambda progress: loading.append(time.perf_counter()) if progress.phase == "loading" else None
         )

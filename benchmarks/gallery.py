@@ -15,12 +15,12 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import create_api
 from wan_ui.jobs.gallery import EVERYBODY, Filter, Gallery, Page, own
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
-from wan_ui.lora.fit import no_configs
 from wan_ui.lora.library import Library
 from wan_ui.media import video
 from wan_ui.media.image import ImageStore
@@ -121,8 +121,8 @@ def over_http(store: Store, folder: Path) -> None:
     """The first page as /v1 answers it, without a network between."""
     worker = Worker(store, never, folder / "clips", video.write)
     images = ImageStore(folder / "images", never)
-    service = JobService(Library(folder, folder / "uploads"), images, store, worker, no_configs, folder)
-    client = TestClient(create_api(service, dict))
+    service = JobService(Library(folder, folder / "uploads"), images, store, worker, folder)
+    client = TestClient(create_api(service, dict, lambda: LOCAL_ACCESS))
     asked: list[str] = []
     store._connection.set_trace_callback(asked.append)
     size = len(client.get("/gallery").content)

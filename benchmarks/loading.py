@@ -19,8 +19,8 @@ import torch
 
 from tests.gpu.full_size import TRANSFORMERS
 from wan_ui.checkpoints.folders import Component
-from wan_ui.engine.components import _transformer
-from wan_ui.engine.placement import release
+from wan_ui.engine.components import load_transformer
+from wan_ui.engine.memory import release
 from wan_ui.engine.prefetch import CHUNK, READERS, Prefetcher, is_cached
 
 LAYER = 0.703e9  # bytes of one of 14B's layers in bfloat16
@@ -84,7 +84,7 @@ def load(part: Component, device: torch.device, readers: bool) -> None:
     """As the engine loads it."""
     ahead = Prefetcher(part.files if readers else ())
     ahead.start()
-    model = _transformer(part, device, torch.bfloat16)
+    model = load_transformer(part, device, torch.bfloat16)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     else:  # a file that is mapped is read when it is touched
@@ -120,9 +120,9 @@ def main() -> None:
     rows.clear()
     measure("disk, one reader", lambda: sequential(part.files), cold=True)
     measure(f"disk, {READERS} readers", lambda: side_by_side(part.files), cold=True)
-    measure("cold load, nothing read ahead", lambda: load(part, device, False), cold=True)
+    measure("cold load, without prefetch", lambda: load(part, device, False), cold=True)
     measure("cold load", lambda: load(part, device, True), cold=True)
-    measure("warm load, nothing read ahead", lambda: load(part, device, False), cold=False)
+    measure("warm load, without prefetch", lambda: load(part, device, False), cold=False)
     measure("warm load", lambda: load(part, device, True), cold=False)
 
     parallel = os.environ.get("HF_ENABLE_PARALLEL_LOADING")

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.lora.library import Library
 from wan_ui.lora.report import inspect
 
@@ -51,8 +52,8 @@ def main() -> None:
         known = inspect(path)
         print(f"{path.stat().st_size / 1e9:.2f} GB, {known['modules']} modules, rank {known['rank']}")
         print(f"inspect: {min(seconds(lambda: inspect(path)) for _ in range(5)):.3f} s")
-        print(f"locate, first (SHA-256): {seconds(lambda: library.locate(path.name)):.2f} s")
-        print(f"locate, then: {seconds(lambda: library.locate(path.name)):.5f} s")
+        print(f"locate, first (SHA-256): {seconds(lambda: library.locate(path.name, LOCAL_ACCESS)):.2f} s")
+        print(f"locate, then: {seconds(lambda: library.locate(path.name, LOCAL_ACCESS)):.5f} s")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from wan_ui.demo import scenes
+from tools import demo_scenes as scenes
+from tools.demo_evaluate import attached, body, cases, psnr
 from wan_ui.demo.checkpoints import ensure
-from wan_ui.demo.evaluate import attached, body, cases, psnr
 from wan_ui.models import MODELS, Speedup
-from wan_ui.trainer.preview import ssim
+from wan_ui.trainer.sample_comparison import ssim
 
 if TYPE_CHECKING:
     from wan_ui.engine.result import Clip
@@ -80,9 +80,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     every: dict[str, tuple[list[Clip], list[Clip]]] = {mode: ([], []) for mode in arguments.modes}
     for model in arguments.rows:
-        row = MODELS[model]
+        wan_model = MODELS[model]
         asked = {
-            **body(row, cases(arguments.prompts, True), row.control_image == "required", attached(row, 1.0)),
+            **body(
+                wan_model,
+                cases(arguments.prompts, True),
+                wan_model.control_image == "required",
+                attached(wan_model, 1.0),
+            ),
             "first_step_change": False,
         }
         asked["prompts"] = [{**item, "sample_steps": arguments.steps} for item in asked["prompts"]]

@@ -5,14 +5,15 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
 unset PYTHONDONTWRITEBYTECODE # else every process of the tests compiles all of them again, and all of ours
 
-# `pytest_on_all_cores PERCENT ARGUMENTS` runs pytest with so many processes for a hundred cores, four at most, each with
-# one thread for its arithmetic, and the tests of a file together, which share what the file sets up; tests/conftest.py
-# says which file comes first.
-pytest_on_all_cores() {
-    local processes
-    processes=$("$venv/bin/python" -c "import os; print(min(4, max(1, (os.cpu_count() or 1) * $1 // 100)))")
-    OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest --numprocesses "$processes" --dist loadfile --no-loadscope-reorder "${@:2}"
+# `run_pytest PROCESSES ARGUMENTS` runs pytest in so many processes (0: in one alone), each with one thread for its
+# arithmetic, and the tests of a file together, which share what the file sets up; tests/conftest.py says which file
+# comes first. What is to run beside another needs a cache of its own: both write down which tests failed.
+run_pytest() {
+    OMP_NUM_THREADS=1 "$venv/bin/python" -m pytest --numprocesses "$1" --dist loadfile --no-loadscope-reorder "${@:2}"
 }
+
+# How many processes may compute at once: four at most.
+cores() { "$venv/bin/python" -c "import os; print(min(4, os.cpu_count() or 1))"; }
 
 find_python() {
     local candidate
@@ -62,4 +63,34 @@ environment() {
             fingerprint "$included" >"$venv/.$included.installed"
         done
     fi
+}
+
+# `run_beside COMMAND` starts a command beside what follows, and may be used several times; `finish_beside` waits for all
+# of them, prints what each said, and fails if one failed. They end with the script, also when that is interrupted.
+beside=()
+beside_outputs=()
+run_beside() {
+    trap stop_beside EXIT
+    beside_outputs+=("$(mktemp)")
+    set -m # a process group of its own
+    "$@" >"${beside_outputs[-1]}" 2>&1 &
+    set +m
+    beside+=($!)
+}
+
+finish_beside() {
+    local index status=0
+    for index in "${!beside[@]}"; do
+        wait "${beside[index]}" || status=1
+        cat "${beside_outputs[index]}"
+    done
+    return "$status"
+}
+
+stop_beside() {
+    local group
+    for group in "${beside[@]}"; do
+        kill -- "-$group" 2>/dev/null || true
+    done
+    rm -f "${beside_outputs[@]}"
 }

@@ -7,9 +7,14 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+
+from tests.waiting import SECONDS
+
+if TYPE_CHECKING:  # imported where it is used: the other tests, the GPU's among them, run without it
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Frame, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 REQUIRED = "WAN_UI_REQUIRE_BROWSER"
@@ -30,6 +35,12 @@ TURNED_OFF = (
     "NetworkTimeServiceQuerying",
     "ThirdPartyStoragePartitioning",
 )
+MILLISECONDS = 1000 * SECONDS  # a wait ends when its event comes, so only a failure takes this long
+ARGUMENTS = (
+    "--disable-gpu",  # nor a process that draws what a GPU would, on the cores that the tests need
+    "--disable-dev-shm-usage",  # which is small in a container
+    f"--disable-features={','.join(TURNED_OFF)}",
+)
 
 
 def find_browser() -> str | None:
@@ -38,6 +49,8 @@ def find_browser() -> str | None:
     for name in (chosen,) if chosen else NAMES:
         if (path := shutil.which(name)) is not None:
             return path
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         bundled = playwright.chromium.executable_path
     return bundled if Path(bundled).exists() else None
@@ -46,25 +59,33 @@ def find_browser() -> str | None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium or Chrome, headless, one for the session. Where there is none: skipped, or failed in CI."""
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=MILLISECONDS)
     path = find_browser()
     if path is None:
         message = "no Chromium or Chrome in PATH: install one, or name it in WAN_UI_BROWSER"
         if os.environ.get(REQUIRED):
             pytest.fail(message)
         pytest.skip(message)
-    # A browser in a container runs as root and with a small /dev/shm.
-    arguments = ["--disable-dev-shm-usage", f"--disable-features={','.join(TURNED_OFF)}"]
-    arguments += ["--no-sandbox"] if os.geteuid() == 0 else []
+    as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        browser = playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, *as_root], timeout=MILLISECONDS)
         yield browser
         browser.close()
+
+
+def new_context(browser: Browser, **options: Any) -> BrowserContext:
+    """A fresh profile of a visitor of its own, whose waits end with their events."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(MILLISECONDS)
+    return context
 
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A fresh profile: a second one of these is a second visitor."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = new_context(browser, viewport={"width": 1280, "height": 900})
     yield context
     context.close()
 
@@ -72,7 +93,8 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 def heard(page: Page) -> list[str]:
     """The page's uncaught errors and console errors, in a list that grows.
 
-    Left out is what Gradio's client says of an answer that it waited for when its page was left or loaded again.
+    Left out is what Gradio's client says when its page is left or loaded again: that it ends its stream, and then of
+    each answer that it waited for.
     """
     errors: list[str] = []
     left = False
@@ -80,13 +102,18 @@ def heard(page: Page) -> list[str]:
     def hear(message: ConsoleMessage) -> None:
         nonlocal left
         aborted = message.text.startswith("AbortError: signal is aborted without reason")
-        follows = left and message.text.startswith("Unexpected error Connection errored out.")
-        left = aborted
-        if message.type == "error" and not (aborted or follows):
+        left = left or aborted
+        of_leaving = left and message.text.startswith("Unexpected error Connection errored out.")
+        if message.type == "error" and not (aborted or of_leaving):
             errors.append(message.text)
+
+    def arrive(frame: Frame) -> None:
+        nonlocal left
+        left = left and frame != page.main_frame
 
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", hear)
+    page.on("framenavigated", arrive)
     return errors
 
 

@@ -1,8 +1,10 @@
-"""Fixtures for every room: a real store in a fresh data folder and a worker over the fake render."""
+"""Settings and fixtures for every test: a real store in a fresh data folder and a worker over the fake render."""
 
 from __future__ import annotations
 
 import gc
+import importlib.util
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,29 @@ from wan_ui.jobs.worker import Worker
 
 SECONDS = {"browser": 4.0, "slow": 5.0}  # of a test with the mark, roughly
 OTHERWISE = 0.05
+
+if importlib.util.find_spec("hypothesis") is not None:  # a machine for the GPU tests need not have it
+    from hypothesis import HealthCheck, settings
+
+    # Examples that depend on the code alone, so that a test which passed passes again; and no limits of time, which a
+    # busy machine exceeds.
+    settings.register_profile(
+        "wan-ui", derandomize=True, deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("wan-ui")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Passes over a file if all its tests have a mark that `-m` excludes: to import it may take seconds.
+
+    Only for an expression such as `not browser and not slow`, and not for the GPU's, which are counted as deselected.
+    """
+    expression = config.option.markexpr
+    if collection_path.suffix != ".py" or not re.fullmatch(r"not \w+( and not \w+)*", expression):
+        return None
+    excluded = set(re.findall(r"not (\w+)", expression)) - {"gpu"}
+    marks = re.search(r"^pytestmark = (.*)$", collection_path.read_text(encoding="utf-8"), re.MULTILINE)
+    return True if marks and excluded & set(re.findall(r"pytest\.mark\.(\w+)", marks[1])) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

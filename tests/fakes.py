@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from tests.waiting import SECONDS
 from wan_ui.engine.result import Clip, OnProgress, Phase, Progress
 from wan_ui.errors import ControlImageInvalid, LoraNotFound
 from wan_ui.jobs.service import JobService
@@ -22,10 +23,11 @@ from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT, Environment
 from wan_ui.request import Generation
 
 if TYPE_CHECKING:
+    from wan_ui.access import Access
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
 
-PATIENCE = 10.0  # seconds after which a test that waits has failed
+PATIENCE = SECONDS  # after which a test that waits has failed
 
 
 class Gate:
@@ -120,7 +122,7 @@ class FakeLibrary:
     names: tuple[str, ...] = ("style.safetensors", "high.safetensors", "low.safetensors", "misfit.safetensors")
     asked: list[str] = field(default_factory=list)
 
-    def locate(self, source: str) -> FakeLoraFile:
+    def locate(self, source: str, access: Access) -> FakeLoraFile:
         self.asked.append(source)
         if source not in self.names:
             raise LoraNotFound(f"There is no LoRA {source!r}.")
@@ -133,14 +135,14 @@ class FakeImages:
 
     taken: list[str] = field(default_factory=list)
 
-    def put(self, ctrl_img: str) -> str:
+    def put(self, ctrl_img: str, access: Access) -> str:
         if ctrl_img == "broken":
             raise ControlImageInvalid("This is no image.")
         self.taken.append(ctrl_img)
         return hashlib.sha256(ctrl_img.encode()).hexdigest()
 
 
-def fake_service(store: Store, worker: Worker, data_dir: Path, here: Environment = UNKNOWN_ENVIRONMENT) -> JobService:
-    """A desk over a fake library and image store, with no checkpoint on disk."""
+def fake_service(store: Store, worker: Worker, data_dir: Path, environment: Environment | None = None) -> JobService:
+    """A job service over a fake library and image store, with no checkpoint on disk."""
     library, images = cast("Library", FakeLibrary()), cast("ImageStore", FakeImages())
-    return JobService(library, images, store, worker, lambda row, component: None, data_dir, here=here)
+    return JobService(library, images, store, worker, data_dir, environment=environment or UNKNOWN_ENVIRONMENT)

@@ -19,11 +19,12 @@ import httpx
 import pytest
 
 from tests.lora_files import write_lora
+from tests.ports import reserve_port
+from tests.waiting import wait_until
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
 from wan_ui.media import video
 from wan_ui.models import MODELS
-from wan_ui.server import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +43,7 @@ class App:
     def __init__(
         self, data_dir: Path, *flags: str, port: int | None = None, program: tuple[str, ...] = ("app.py",)
     ) -> None:
-        self.port = port or free_port(0)
+        self.port = port or reserve_port()
         command = [sys.executable, "-X", "faulthandler", *program, "--data-dir", str(data_dir)]
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port), *flags],
@@ -150,13 +151,14 @@ def finished(client: httpx.Client, submitted: httpx.Response) -> dict[str, Any]:
 
 
 def until(client: httpx.Client, url: str, statuses: set[str]) -> dict[str, Any]:
-    deadline = time.monotonic() + RENDER
-    while True:
-        body: dict[str, Any] = client.get(url).json()
-        if body["status"] in statuses:
-            return body
-        assert time.monotonic() < deadline, body
-        time.sleep(0.1)  # a poll, as every client of this API does it
+    seen: dict[str, Any] = {}
+
+    def reached() -> bool:
+        seen.update(client.get(url).json())
+        return seen["status"] in statuses
+
+    wait_until(reached, RENDER, every=0.1, state=lambda: seen)  # a poll, as every client of this API does it
+    return seen
 
 
 def test_a_start_says_what_runs_where(app: App, client: httpx.Client) -> None:
@@ -329,7 +331,7 @@ def test_a_port_in_use_is_one_line(app: App, tmp_path: Path, start: Start) -> No
     code, said = start(tmp_path, "--demo", port=app.port).ended()
     assert code == 1
     assert said == [
-        f"wan-ui: Port {app.port} of 127.0.0.1 is not free. Stop what uses it, or choose another with --port."
+        f"wan-ui: Port {app.port} of 127.0.0.1 is in use. Stop what uses it, or choose another with --port."
     ]
 
 
@@ -354,7 +356,7 @@ def test_a_data_folder_that_is_a_file_is_one_line(tmp_path: Path, start: Start) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_in_the_middle_of_a_render(own_data: Path, start: Start, number: int) -> None:
-    """With a page open: it ends in time, lets go of the folder, and the request waits in line for the next start."""
+    """With a page open: it ends in time and releases the folder, and the request stays queued for the next start."""
     app = start(own_data, "--demo")
     app.wait_for("Ready on ")
     with app.client() as client:

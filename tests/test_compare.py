@@ -12,20 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_ui.compare import (
-    FIELDS,
-    NO_LORA,
-    Grid,
-    by_training_step,
-    estimate,
-    expand,
-    high_noise_part,
-    label,
-    parse_values,
-    render_order,
-    training_step,
-)
+from wan_ui.axes import FIELDS, by_training_step, label, parse_values
+from wan_ui.compare import NO_LORA, Grid, expand
 from wan_ui.errors import InvalidRequest, ModelNotFound
+from wan_ui.render_order import estimate, high_noise_part, render_order
 from wan_ui.request import (
     MOST_CELLS,
     Axis,
@@ -67,7 +57,7 @@ def grid(asked: InferenceRequest, columns: Any = None, rows: Any = None, baselin
     """`columns` and `rows` as (field, values)."""
     named = {"columns": columns, "rows": rows}
     axes = {name: {"field": axis[0], "values": axis[1]} for name, axis in named.items() if axis}
-    return expand(asked, Compare.model_validate({**axes, "baseline": baseline}), pair=halves, draw=lambda: 777)
+    return expand(asked, Compare.model_validate({**axes, "baseline": baseline}), pair=halves, random_seed=lambda: 777)
 
 
 def generations(made: Grid) -> tuple[Generation, ...]:
@@ -131,7 +121,7 @@ def test_values_as_typed(text: str, values: tuple[Any, ...]) -> None:
         ("1..", "1.."),
         ("1..2..3", "1..2..3"),
         ("0.2..1.0", "step"),
-        ("0..1 step 0", "step of 0"),
+        ("0..1 step 0", "must not be 0"),
         ("0..1 step", "step"),
         ("1 - 4", "-"),
         ("1" * 5000, "111"),
@@ -238,12 +228,35 @@ def test_two_axes_make_a_grid_row_by_row() -> None:
         ("prompt", ["a cat", "b" * 99], lambda one: one.prompt, ("a cat", "b" * 59 + "…")),
         ("recipe", ["reference", "preview"], lambda one: one.recipe, ("reference", "preview")),
         ("speedup", ["none", "fp8_storage"], lambda one: one.speedup, ("speed-up none", "speed-up fp8_storage")),
+        ("base", ["auto", "folder"], lambda one: one.base, ("base auto", "base folder")),
     ],
 )
 def test_each_field_of_the_prompt(field: str, values: list[Any], read: Any, labels: tuple[str, ...]) -> None:
     made = grid(request(), (field, values))
     assert (made.columns, made.rows) == (labels, ("",))
     assert [read(one) for one in generations(made)] == values
+
+
+def test_a_base_axis_takes_files_by_name() -> None:
+    """A name alone is the transformer's; the cells' requests name it by component."""
+    names = ["T2V/model_fp16.safetensors", {"transformer": "b.safetensors", "vae": "c.safetensors"}, "folder"]
+    made = grid(request(), ("base", names))
+    assert made.columns == ("model_fp16", "b", "base folder")
+    assert [one.base for one in generations(made)] == [
+        (("transformer", "T2V/model_fp16.safetensors"),),
+        (("transformer", "b.safetensors"), ("vae", "c.safetensors")),
+        "folder",
+    ]
+    assert made.cells[0].request.model_dump(mode="json", exclude_none=True)["base"] == {
+        "transformer": "T2V/model_fp16.safetensors"
+    }
+
+
+def test_bases_are_rendered_one_after_the_other() -> None:
+    """Each is another load."""
+    made = grid(request(), ("base", ["auto", "folder"]), ("seed", [1, 2, 3]))
+    bases = [one.base for one in render_order(generations(made)).distinct]
+    assert bases in (["auto"] * 3 + ["folder"] * 3, ["folder"] * 3 + ["auto"] * 3)
 
 
 def test_a_cell_is_the_same_request_alone() -> None:
@@ -272,13 +285,13 @@ SCALED: tuple[tuple[str, list[tuple[float, float]]], ...] = (
 def test_scales_of_a_pair(field: str, scales: list[tuple[float, float]]) -> None:
     made = grid(request(PAIR, loras=BOTH), (field, [0.25, 2]))
     assert made.columns[0] == NO_LORA
-    assert [tuple(use.multiplier for use in one.loras) for one in generations(made)] == [(), *scales]
+    assert [tuple(use.scale for use in one.loras) for one in generations(made)] == [(), *scales]
 
 
 def test_both_scales_at_once() -> None:
     made = grid(request(PAIR, loras=BOTH), ("scale_high", [0, 1]), ("scale_low", [0, 1]))
     assert (made.columns, made.rows) == ((NO_LORA, "high scale 0", "high scale 1"), ("low scale 0", "low scale 1"))
-    assert [tuple(use.multiplier for use in one.loras) for one in generations(made)] == [
+    assert [tuple(use.scale for use in one.loras) for one in generations(made)] == [
         (), (0, 0), (1, 0), (), (0, 1), (1, 1),
     ]  # fmt: skip
     assert len(render_order(generations(made)).distinct) == 4
@@ -293,7 +306,7 @@ def test_checkpoints_keep_the_scale_they_replace() -> None:
         (LoraUse("single", "sub/a_000000250.safetensors", 0.8),),
         (LoraUse("single", "sub/a.safetensors", 0.8),),
     ]
-    assert [one.loras[0].multiplier for one in generations(grid(request(), ("lora", ["a"]), baseline=False))] == [1.0]
+    assert [one.loras[0].scale for one in generations(grid(request(), ("lora", ["a"]), baseline=False))] == [1.0]
 
 
 def test_pairs_of_checkpoints() -> None:
@@ -324,7 +337,7 @@ def test_a_combined_file_is_scaled_on_one_side() -> None:
 def test_scales_by_checkpoints() -> None:
     made = grid(request(), ("scale", [0.5, 1]), ("lora", ["a", "b"]))
     assert (made.columns, made.rows) == ((NO_LORA, "scale 0.5", "scale 1"), ("a", "b"))
-    assert [[(use.path, use.multiplier) for use in one.loras] for one in generations(made)] == [
+    assert [[(use.path, use.scale) for use in one.loras] for one in generations(made)] == [
         [], [("a", 0.5)], [("a", 1)], [], [("b", 0.5)], [("b", 1)],
     ]  # fmt: skip
     assert len(render_order(generations(made)).distinct) == 5
@@ -377,10 +390,10 @@ def test_a_random_seed_is_drawn_once_for_all_cells() -> None:
 
 def test_in_a_stack_the_axes_are_about_the_first() -> None:
     asked = request(loras=[{"path": "mine"}, {"path": "fast", "network_multiplier": 0.9}], stack=True)
-    scaled = [[(use.path, use.multiplier) for use in one.loras] for one in generations(grid(asked, ("scale", [0.5])))]
+    scaled = [[(use.path, use.scale) for use in one.loras] for one in generations(grid(asked, ("scale", [0.5])))]
     assert scaled == [[], [("mine", 0.5), ("fast", 0.9)]]
     (attached,) = generations(grid(asked, ("lora", ["other"]), baseline=False))
-    assert [(use.path, use.multiplier) for use in attached.loras] == [("other", 1), ("fast", 0.9)]
+    assert [(use.path, use.scale) for use in attached.loras] == [("other", 1), ("fast", 0.9)]
 
 
 # Refusals
@@ -392,14 +405,14 @@ WRONG: tuple[tuple[str, Any], ...] = (
     ("sample_steps", 0), ("sample_steps", 151), ("sample_steps", 2.5), ("guidance_scale", 20.1),
     ("guidance_scale", -0.1), ("guidance_scale", float("inf")), ("num_frames", 0), ("num_frames", 1001),
     ("prompt", 3), ("prompt", None), ("prompt", "x" * 20_001), ("recipe", "best"), ("recipe", 1), ("lora", ""),
-    ("speedup", "fast"), ("speedup", True),
+    ("speedup", "fast"), ("speedup", True), ("base", 3), ("base", {"tokenizer": "a"}), ("base", "../a.safetensors"),
     ("lora", 4), ("lora", {"high": "a"}), ("lora", "x" * 4097),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
 def test_a_wrong_value_is_refused_by_its_name_and_place(field: str, value: Any) -> None:
-    sound = {"prompt": "ok", "recipe": "preview", "speedup": "none", "lora": "a"}.get(field, 1)
+    sound = {"prompt": "ok", "recipe": "preview", "speedup": "none", "lora": "a", "base": "auto"}.get(field, 1)
     problems = refused(
         request(loras=[{"path": "a"}]),
         ("num_frames" if field == "seed" else "seed", [1]),
@@ -422,7 +435,7 @@ def test_every_wrong_value_is_named() -> None:
         ({}, "path"),
         ({"single": "a"}, "path"),
         ({"high": ""}, "at least 1"),
-        ({"high": 3}, "string"),
+        ({"high": 3}, "must be text"),
         ({"high": None, "low": None}, "path"),
         ("no_side.safetensors", "neither high nor low"),
     ],
@@ -465,18 +478,10 @@ def test_a_refusal_draws_no_seed() -> None:
 
     compare = Compare(columns=Axis(field="num_frames", values=(0,)), rows=None, baseline=True)
     with pytest.raises(InvalidRequest):
-        expand(request(prompt={"seed": -1}), compare, draw=draw)
+        expand(request(prompt={"seed": -1}), compare, random_seed=draw)
 
 
 # Checkpoints
-
-
-def test_training_steps() -> None:
-    assert training_step("job_000000250.safetensors") == 250
-    assert training_step("sub/job_000001250_high_noise.safetensors") == 1250
-    assert training_step("job_low_noise.safetensors") is None
-    assert training_step("job_250.safetensors") is None
-    assert training_step("job.v1_000000002.safetensors") == 2
 
 
 def test_checkpoints_in_order_of_training() -> None:
@@ -514,7 +519,7 @@ def ordered(made: Grid) -> tuple[list[Generation], tuple[int, ...]]:
     for one, index in zip(asked, order.of_cell, strict=True):
         found = order.distinct[index]
         assert replace(found, loras=one.loras, requested_num_frames=one.requested_num_frames) == one
-        assert [use for use in found.loras if use.multiplier] == [use for use in one.loras if use.multiplier]
+        assert [use for use in found.loras if use.scale] == [use for use in one.loras if use.scale]
     return list(order.distinct), order.of_cell
 
 
@@ -549,7 +554,7 @@ def test_the_file_is_the_outer_loop() -> None:
 
 def test_a_merged_scale_changes_least_often_within_its_file() -> None:
     distinct, _ = ordered(grid(request(loras=[{"path": "a"}]), ("seed", [1, 2]), ("scale", [0.5, 1]), baseline=False))
-    assert [(one.loras[0].multiplier, one.seed) for one in distinct] == [(0.5, 1), (0.5, 2), (1, 1), (1, 2)]
+    assert [(one.loras[0].scale, one.seed) for one in distinct] == [(0.5, 1), (0.5, 2), (1, 1), (1, 2)]
 
 
 def test_the_recipe_is_outside_the_file() -> None:
@@ -575,7 +580,7 @@ def test_a_speedup_shares_no_high_steps_with_another() -> None:
 
 def test_a_preview_in_a_grid_takes_no_speedup() -> None:
     made = grid(request(), ("recipe", ["reference", "preview"]), ("speedup", ["none", "step_cache"]))
-    with pytest.raises(InvalidRequest, match="computed exactly"):
+    with pytest.raises(InvalidRequest, match="training samples exactly"):
         generations(made)
 
 
@@ -666,15 +671,15 @@ def test_a_prompt_may_bring_its_own_seed_and_preview() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({"seed": 7}, "prompt: Field required"),
+        ({"seed": 7}, "prompt: is missing"),
         ({"prompt": "b", "width": 64}, "width is the same in all cells"),
         ({"prompt": "b", "ctrl_img": "x"}, "ctrl_img is the same in all cells"),
-        ({"prompt": "b", "seed": -1}, "no value to compare"),
-        ({"prompt": "b", "seed": True}, "a number is needed"),
+        ({"prompt": "b", "seed": -1}, "cannot be compared"),
+        ({"prompt": "b", "seed": True}, "must be a number"),
         ({"prompt": "b", "sample_steps": 0}, "sample_steps: "),
         ({"prompt": "b", "training_sample": {"job": "x"}}, "training_sample.job: "),
         ({"prompt": 3}, "prompt: "),
-        ({}, "prompt: Field required"),
+        ({}, "prompt: is missing"),
     ],
 )
 def test_a_prompt_with_anything_else_is_refused(value: Any, said: str) -> None:

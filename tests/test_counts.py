@@ -1,4 +1,4 @@
-"""How much work each kind of request is: the counting benchmark's own table, held."""
+"""How much work each kind of request is: the counting benchmark's table."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_no_request_does_more_than_it_must(measured: dict[str, tuple[Counts, Cou
 
 
 def test_bytes_are_those_of_the_files_that_are_not_held(measured: dict[str, tuple[Counts, Counts]]) -> None:
-    row, checkpoints = MODELS[OTHER_I2V], Checkpoints(CHECKPOINTS)
-    weights = {name: checkpoints.component(row, name).size for name in row.components}
+    model, checkpoints = MODELS[OTHER_I2V], Checkpoints(CHECKPOINTS)
+    weights = {name: checkpoints.component(model, name).size for name in model.components}
     ours, plain = measured["720P to 480P"]
     assert ours.bytes == weights["transformer"]
     assert plain.bytes == sum(weights[name] for name in ("transformer", "vae", "text_encoder", "image_encoder"))

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments over a line of jobs on the demo checkpoints, and what is left of the line.
+"""SIGKILL at random moments over a queue of jobs on the demo checkpoints, and what is left of the queue.
 
 The ordinary run is a tenth of it; scripts/soak runs it whole.
 """
@@ -21,12 +21,15 @@ import pytest
 
 from tests.test_app import App, until
 from wan_ui import Engine
-from wan_ui.compare import expand, plan_cells
+from wan_ui.compare import expand
 from wan_ui.demo.checkpoints import ensure
-from wan_ui.jobs.store import FINAL, Job, Store
+from wan_ui.job import FINAL, Job
+from wan_ui.jobs.store import Store
 from wan_ui.media import video
+from wan_ui.render_order import plan_cells
 from wan_ui.request import Compare, parse, resolve
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 SEED = 20261121
 SIZE: dict[str, Any] = {"width": 64, "height": 64, "num_frames": 5}
@@ -123,7 +126,6 @@ def killed_and_whole(data_dir: Path, jobs: int, kills: int, steps: int, longest:
     return f"{kills} kills over {jobs} jobs in {time.monotonic() - begun:.0f} s: {whole(data_dir, added)}"
 
 
-@pytest.mark.slow
 def test_twenty_kills_over_five_jobs(tmp_path: Path) -> None:
     killed_and_whole(tmp_path, jobs=5, kills=20, steps=20, longest=1.0)
 

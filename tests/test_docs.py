@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from wan_ui.demo import random_weights
+from wan_ui.demo import examples
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import parse, resolve
 
@@ -50,7 +50,7 @@ def test_the_http_example_is_a_request_that_the_demo_can_run() -> None:
     body = re.search(r"-d '(\{.*?\n\})'", README, re.DOTALL)
     assert body is not None
     (generation,) = resolve(parse(json.loads(body[1])), lambda image: image)
-    assert [use.path for use in generation.loras] == [random_weights.SINGLE_LORA]
+    assert [use.path for use in generation.loras] == [examples.SINGLE]
 
 
 def test_the_python_example_is_a_request() -> None:
@@ -69,13 +69,11 @@ def _gigabytes(model: Any) -> float:
 
 
 def _transformer(row: WanModel) -> Any:
-    latent = random_weights.LATENT_CHANNELS[row.spatial_compression]
-    concatenated = row.conditioning in ("latent_channels", "clip_and_latent_channels")
     return WanTransformer3DModel(
         num_attention_heads=row.hidden_size // 128,
         attention_head_dim=128,
-        in_channels=latent + (random_weights.MASK_CHANNELS + latent if concatenated else 0),
-        out_channels=latent,
+        in_channels=row.input_channels,
+        out_channels=row.latent_channels,
         ffn_dim=row.ffn_size,
         num_layers=row.blocks,
         image_dim=1280 if row.image_layers else None,
@@ -105,7 +103,8 @@ def _vae(row: WanModel) -> Any:
 def test_memory_figures_are_those_of_the_architectures(row: WanModel) -> None:
     """The real classes at full size on the meta device, in bf16."""
     with torch.device("meta"):
-        transformer, vae = _gigabytes(_transformer(row)), _gigabytes(_vae(row))
+        network = _transformer(row)
+        transformer, vae = _gigabytes(network), _gigabytes(_vae(row))
         text = _gigabytes(
             UMT5EncoderModel(
                 UMT5Config(vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
@@ -117,6 +116,7 @@ def test_memory_figures_are_those_of_the_architectures(row: WanModel) -> None:
                 hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16, patch_size=14
             )
             image = _gigabytes(CLIPVisionModel(clip))
+    assert sum(parameter.numel() for parameter in network.parameters()) == row.parameters
     whole = transformer * len(row.slots) + text + vae + image
     at_work = max(transformer, text) + vae + image
     assert f"| {transformer:.1f} |" in MEMORY

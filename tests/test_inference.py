@@ -53,12 +53,12 @@ def test_a_lora_by_address_is_fetched_and_renders_as_the_file_does(tmp_path: Pat
     content = write_lora(tmp_path / "loras" / "style.safetensors").read_bytes()
     prompt = {"prompt": "a fox", "width": 64, "height": 64, "num_frames": 5, "sample_steps": 2}
     engine = Engine(CHECKPOINTS, tmp_path / "loras", "cpu", data_dir=tmp_path / "data", allow_url_hosts=["127.0.0.1"])
-    said: list[Progress] = []
+    reports: list[Progress] = []
     with serving() as file_server:
         clips = [
-            engine.generate({"model": "wan21_1b", "prompts": [prompt], "loras": [{"path": path}]}, said.append)[0]
+            engine.generate({"model": "wan21_1b", "prompts": [prompt], "loras": [{"path": path}]}, reports.append)[0]
             for path in (file_server.put("style.safetensors", content), "style.safetensors")
         ]
     engine.close()
     assert np.array_equal(clips[0].frames, clips[1].frames)
-    assert any(one.phase == "downloading" and one.bytes_done == len(content) for one in said)
+    assert any(report.phase == "downloading" and report.bytes_done == len(content) for report in reports)

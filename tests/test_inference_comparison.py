@@ -14,9 +14,10 @@ from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from tests.sampling import sampled
 from wan_ui import Engine
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Clip, Progress
 from wan_ui.errors import InvalidRequest, LoraMismatch, LoraNotFound
-from wan_ui.intake import Prepared, prepare
+from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.models import MODELS
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,7 @@ def engine(loras: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def alone(loras: Path) -> Iterator[Engine]:
-    """For single requests: its model is let go of after each, so that no two have anything in common."""
+    """For single requests: its model is freed after each, so that no two have anything in common."""
     engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
     yield engine
     engine.close()
@@ -58,8 +59,8 @@ def compared(body: dict[str, Any], columns: Any, rows: Any = None, baseline: boo
     return {**body, "compare": {**named, "baseline": baseline}}
 
 
-def prepared(engine: Engine, body: dict[str, Any]) -> Prepared:
-    return prepare(body, engine.library, engine.images, engine.checkpoints.transformer_config)
+def prepared(engine: Engine, body: dict[str, Any]) -> PreparedRequest:
+    return prepare(body, engine.library, engine.images, engine.checkpoints.transformer_config, LOCAL_ACCESS)
 
 
 def equal_to_single_requests(engine: Engine, alone: Engine, body: dict[str, Any]) -> list[Clip]:
@@ -127,34 +128,34 @@ def test_four_low_scales_pay_for_the_high_steps_once(loras: Path, recipe: str) -
     forwards = dict(engine.loader.forwards)
     high, low = forwards["transformer"] // 2, forwards["transformer_2"] // 2
     assert high > 0 and low > 0 and high + low == SPLIT_STEPS
-    loads = list(engine.loader.counts.names)
+    loads = engine.loader.statistics.names
     engine.close()
     engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
     clips = engine.generate(compared(body, ("scale_low", [0.25, 0.5, 0.75, 1]), baseline=False))
     assert len(clips) == 4
     assert sum(engine.loader.forwards.values()) == high * 2 + 4 * low * 2
-    assert engine.loader.counts.names == loads  # as often as for a single request
+    assert engine.loader.statistics.names == loads  # as often as for a single request
     assert engine.loader.prompts.encodes == 2  # the prompt and the negative one
     engine.close()
 
 
 def test_each_text_frame_file_and_model_once(loras: Path) -> None:
     engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
-    said: list[str] = []
+    notes: list[str] = []
 
     def hear(progress: Progress) -> None:
-        said.append(progress.note if progress.phase == "lora" else progress.phase)
+        notes.append(progress.note if progress.phase == "lora" else progress.phase)
 
     body = request("wan21_i2v_14b480p", loras={A: 1.0}, ctrl_img=as_base64(first_frame()), **SHORT)
     clips = engine.generate(compared(body, ("lora", [A, B]), ("prompt", ["a cat", "a dog"])), hear)
     assert len(clips) == 6 and len({clip.frames.tobytes() for clip in clips}) == 6
     assert engine.loader.prompts.encodes == 3  # two prompts and the negative one
     assert engine.loader.frames.encodes == 2  # once by the VAE, once by CLIP
-    assert said.count("attaching the LoRA") == 2
-    loads = engine.loader.counts.loads
-    assert len(set(engine.loader.counts.names)) == loads
+    assert notes.count("Loading LoRA") == 2
+    loads = engine.loader.statistics.loads
+    assert len(set(engine.loader.statistics.names)) == loads
     engine.generate(compared(body, ("seed", [1, 2])))
-    assert engine.loader.counts.loads == loads  # no load between cells, nor between grids
+    assert engine.loader.statistics.loads == loads  # no load between cells, nor between grids
     assert engine.loader.frames.encodes == 2
     engine.close()
 

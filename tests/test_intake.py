@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests.fakes import FakeImages, FakeLibrary
-from wan_ui.compare import same_video
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import (
     ControlImageInvalid,
     ControlImageRequired,
@@ -21,8 +21,9 @@ from wan_ui.errors import (
     MoeFormatRequired,
     WanUIError,
 )
-from wan_ui.intake import Prepared, prepare
+from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.models import PAIR_NOTE, WanModel
+from wan_ui.render_order import same_video
 from wan_ui.request import LoraUse, parse
 
 if TYPE_CHECKING:
@@ -45,9 +46,17 @@ class Door:
         self.library, self.images, self.draws = FakeLibrary(), FakeImages(), 0
         self.checked: list[tuple[Any, str, str, Any]] = []
 
-    def prepare(self, body: Any) -> Prepared:
+    def prepare(self, body: Any) -> PreparedRequest:
         library, images = cast("Library", self.library), cast("ImageStore", self.images)
-        return prepare(body, library, images, lambda row, component: {"of": component}, self.draw, self.check_fit)
+        return prepare(
+            body,
+            library,
+            images,
+            lambda model, component: {"of": component},
+            LOCAL_ACCESS,
+            self.draw,
+            self.check_fit,
+        )
 
     def check_fit(self, header: Any, row: WanModel, slot: str, config: Mapping[str, Any] | None) -> tuple[str, ...]:
         self.checked.append((header, row.id, slot, config))
@@ -185,7 +194,7 @@ def test_what_was_adjusted_or_ignored_is_noted(door: Door) -> None:
     body = {"model": "wan22_5b", "prompts": [{"prompt": "x", "width": 1000, "height": 700, "num_frames": 40}]}
     assert door.prepare(body).notes == (
         "1000 × 700 became 992 × 672: Wan 2.2 TI2V 5B takes sides that are multiples of 32.",
-        "40 frames became 37: Wan makes 4N + 1 of them.",
+        "40 frames became 37: Wan makes 4N + 1 frames.",
     )
     prompts = [{"prompt": "x"}, {"prompt": "x", "sampler": "ddim", "width": 100}]
     assert door.prepare({"model": "wan22_14b_t2v", "recipe": "preview", "prompts": prompts}).notes == (
@@ -263,7 +272,7 @@ def test_the_notes_of_a_comparison_name_no_prompts(door: Door) -> None:
     assert prepared.notes == (
         "1000 × 1024 became 992 × 1024: Wan 2.2 TI2V 5B takes sides that are multiples of 32.",
         "Ignored, as the reference server does: sampler.",
-        "40 frames became 37: Wan makes 4N + 1 of them.",
+        "40 frames became 37: Wan makes 4N + 1 frames.",
     )
 
 

@@ -25,6 +25,7 @@ from tests.test_app import App
 from wan_ui.media import video
 
 TINY = {"width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
+pytestmark = pytest.mark.slow
 PATIENCE = 1800.0  # seconds
 PAGE_SECONDS = 1.0  # a page's poll, see ui/pulse.js
 PROBE_SECONDS = 0.1
@@ -161,7 +162,6 @@ def in_a_loop_of_its_own(work: Coroutine[Any, Any, tuple[Seen, Seen]]) -> tuple[
         return thread.submit(asyncio.run, work).result()
 
 
-@pytest.mark.slow
 def test_a_tenth_of_the_load(app: App, tmp_path: Path) -> None:
     busy, idle = in_a_loop_of_its_own(load(app, clients=10, jobs=10, pages=4))
     nothing_lost_or_doubled(app, busy, tmp_path / "data")

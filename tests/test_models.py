@@ -1,4 +1,4 @@
-"""The table holds the documents' facts, and a row is all that a further model takes."""
+"""The model table holds the reference's facts, and a further model is one more entry."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ FACTS: tuple[tuple[Any, ...], ...] = (
 
 def test_the_seven_models_in_the_documents_order() -> None:
     assert list(MODELS) == [facts[0] for facts in FACTS]
-    assert all(row.id == model_id for model_id, row in MODELS.items())
+    assert all(model.id == model_id for model_id, model in MODELS.items())
 
 
 @pytest.mark.parametrize("facts", FACTS, ids=lambda facts: facts[0])
 def test_a_rows_facts(facts: tuple[Any, ...]) -> None:
-    row = MODELS[facts[0]]
+    model = MODELS[facts[0]]
     assert facts == (
-        row.id,
-        row.label,
-        row.base_model,
-        row.control_image,
-        (row.divisor["reference"], row.divisor["preview"]),
-        row.frame_rule,
-        tuple(row.slots),
-        row.unipc_shift,
-        row.euler_shift,
-        (row.boundary["reference"], row.boundary["preview"]),
-        row.spatial_compression,
+        model.id,
+        model.label,
+        model.base_model,
+        model.control_image,
+        (model.divisor["reference"], model.divisor["preview"]),
+        model.frame_rule,
+        tuple(model.slots),
+        model.unipc_shift,
+        model.euler_shift,
+        (model.boundary["reference"], model.boundary["preview"]),
+        model.spatial_compression,
     )
 
 
@@ -59,8 +59,8 @@ def test_defaults() -> None:
     assert (models.DEFAULT_STEPS, models.DEFAULT_GUIDANCE_SCALE, models.DEFAULT_SEED) == (25, 4.0, 42)
     assert (models.DEFAULT_NUM_FRAMES, models.DEFAULT_FPS, models.DEFAULT_SIDE) == (41, 16, 1024)
     small = {"wan21_i2v_14b480p", "wan21_1b"}
-    for row in MODELS.values():
-        assert row.form_size == (Preset(832, 480) if row.id in small else Preset(1024, 1024))
+    for model in MODELS.values():
+        assert model.form_size == (Preset(832, 480) if model.id in small else Preset(1024, 1024))
     assert MODELS["wan21_i2v_14b480p"].presets == (Preset(832, 480), Preset(848, 480), Preset(864, 480))
 
 
@@ -80,25 +80,28 @@ def test_the_components_of_the_two_rows_that_mix_repositories() -> None:
         assert t2v[name] == Source("Wan-AI/Wan2.2-T2V-A14B-Diffusers", name)
 
 
-@pytest.mark.parametrize("row", MODELS.values(), ids=list(MODELS))
-def test_a_rows_columns_agree_with_each_other(row: WanModel) -> None:
-    assert row.two_transformers == ("transformer_2" in row.components)
-    assert set(row.slots.values()) <= set(row.components)
-    assert {"transformer", "vae", "text_encoder", "tokenizer"} <= set(row.components)
-    assert ("scheduler" in row.components) == (row.unipc_shift is None)
-    assert ("image_encoder" in row.components) == (row.conditioning == "clip_and_latent_channels") == row.image_layers
-    assert (row.control_image == "none") == (row.conditioning == "text")
-    assert row.slug == row.id.replace("_", "-")
+@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+def test_a_rows_columns_agree_with_each_other(model: WanModel) -> None:
+    assert model.two_transformers == ("transformer_2" in model.components)
+    assert set(model.slots.values()) <= set(model.components)
+    assert {"transformer", "vae", "text_encoder", "tokenizer"} <= set(model.components)
+    assert ("scheduler" in model.components) == (model.unipc_shift is None)
+    assert (
+        ("image_encoder" in model.components)
+        == (model.conditioning == "clip_and_latent_channels")
+        == model.image_layers
+    )
+    assert (model.control_image == "none") == (model.conditioning == "text")
     for recipe in ("reference", "preview"):
-        divisor = row.divisor[recipe]
+        divisor = model.divisor[recipe]
         # A frame of latents is cut in 2 × 2 patches: a smaller multiple would not fit.
-        assert divisor % (row.spatial_compression * 2) == 0
-        assert request.snap_size(row, recipe, row.form_size.width, row.form_size.height) == (
-            row.form_size.width,
-            row.form_size.height,
+        assert divisor % (model.spatial_compression * 2) == 0
+        assert request.snap_size(model, recipe, model.form_size.width, model.form_size.height) == (
+            model.form_size.width,
+            model.form_size.height,
         )
-    for preset in row.presets:
-        assert request.snap_size(row, "reference", preset.width, preset.height) == (preset.width, preset.height)
+    for preset in model.presets:
+        assert request.snap_size(model, "reference", preset.width, preset.height) == (preset.width, preset.height)
 
 
 def test_the_table_cannot_be_changed() -> None:
@@ -106,19 +109,19 @@ def test_the_table_cannot_be_changed() -> None:
         MODELS["x"] = WAN21_1B  # type: ignore[index]
     with pytest.raises(FrozenInstanceError):
         WAN21_1B.label = "x"  # type: ignore[misc]
-    for row in MODELS.values():
-        for field in fields(row):
-            assert not isinstance(getattr(row, field.name), dict | list)
+    for model in MODELS.values():
+        for field in fields(model):
+            assert not isinstance(getattr(model, field.name), dict | list)
 
 
-@pytest.mark.parametrize("row", MODELS.values(), ids=list(MODELS))
-def test_schedulers_of_both_recipes(row: WanModel) -> None:
-    reference = scheduler_spec(row, RECIPES["reference"])
+@pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+def test_schedulers_of_both_recipes(model: WanModel) -> None:
+    reference = scheduler_spec(model, RECIPES["reference"])
     assert reference.class_name == "UniPCMultistepScheduler"
-    assert reference.config == (None if row.unipc_shift is None else unipc_config(row.unipc_shift))
-    preview = scheduler_spec(row, RECIPES["preview"])
+    assert reference.config == (None if model.unipc_shift is None else unipc_config(model.unipc_shift))
+    preview = scheduler_spec(model, RECIPES["preview"])
     assert preview.class_name == "FlowMatchEulerDiscreteScheduler"
-    assert preview.config == euler_config(row.euler_shift)
+    assert preview.config == euler_config(model.euler_shift)
 
 
 def test_the_built_unipc_scheduler() -> None:

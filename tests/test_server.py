@@ -11,11 +11,15 @@ from typing import Any, cast
 import pytest
 
 from wan_ui import __version__
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.checkpoints.sources import CheckpointSources
+from wan_ui.compose import SignIn, compose
 from wan_ui.config import Settings
 from wan_ui.errors import DeviceUnavailable, HostError, LoraNotFound
 from wan_ui.inference import choose_device
-from wan_ui.server import SignIn, compose, free_port, greeting, prepare_environment, wants_demo
+from wan_ui.models import MODELS
+from wan_ui.server import free_port, greeting, prepare_environment, wants_demo
 from wan_ui.tunnel import Tunnel
 from wan_ui.web.origin import refusal
 
@@ -31,7 +35,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def test_requests_are_taken_before_the_engine_is_there(settings: Settings) -> None:
     services = compose(settings)
-    job = services.service.submit(BODY)
+    job = services.service.submit(BODY, LOCAL_ACCESS)
     assert (job.status, job.position) == ("in_queue", 1)
     assert services.health() == {"status": "starting", "version": __version__, "device": None, "queue": 1}
     services.engine.set_result(cast(Any, SimpleNamespace(device_name="a device")))
@@ -43,7 +47,7 @@ def test_the_lora_folder_is_made_and_is_the_root_of_paths(settings: Settings) ->
     services = compose(settings)
     assert settings.lora_dir.is_dir()
     with pytest.raises(LoraNotFound):
-        services.service.submit(BODY | {"loras": [{"path": "none.safetensors"}]})
+        services.service.submit(BODY | {"loras": [{"path": "none.safetensors"}]}, LOCAL_ACCESS)
     services.close()
 
 
@@ -61,9 +65,9 @@ def test_a_device_that_is_none() -> None:
 
 
 def test_the_greeting_counts_models(settings: Settings) -> None:
-    said = "\n".join(greeting(settings, 7861, Checkpoints(settings.models_dir)))
+    said = "\n".join(greeting(settings, 7861, CheckpointSources(Checkpoints(settings.models_dir))))
     assert __version__ in said and "torch" in said
-    assert "Models: 0 of 7 found" in said
+    assert f"Models: 0 of {len(MODELS)} found" in said
     assert "http://127.0.0.1:7861/" in said
 
 
@@ -80,7 +84,9 @@ def test_the_greeting_counts_models(settings: Settings) -> None:
 )
 def test_the_address_that_is_printed_is_answered(settings: Settings, host: str, address: str) -> None:
     settings = replace(settings, host=host)
-    assert f"http://{address}:7861/" in "\n".join(greeting(settings, 7861, Checkpoints(settings.models_dir)))
+    assert f"http://{address}:7861/" in "\n".join(
+        greeting(settings, 7861, CheckpointSources(Checkpoints(settings.models_dir)))
+    )
     entry = SignIn.of(settings, Tunnel(settings.data_dir))
     assert refusal([(b"host", f"{address}:7861".encode())], entry.hosts(settings)) is None
 

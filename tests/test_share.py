@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,15 +12,15 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser_fixture import heard
+from tests.browser_fixture import heard, new_context
 from tests.fake_frpc import program
+from tests.ports import reserve_port
 from tests.test_app import App
-from wan_ui.server import free_port
+from tests.waiting import wait_until
 from wan_ui.tunnel import RECORD, _command_of
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 30.0  # seconds
 FOLDERS = ("", "clips/", "uploads/", "uploads/fetched/", "images/", "trainer/", "trainer/previews/", "trainer/links/",
            "compared/a-0/")  # fmt: skip
 LEFT = tuple(f"{folder}.part-1a2b" for folder in FOLDERS)
@@ -45,7 +44,7 @@ class Shared:
     """A started program with a link. `sign_in` is name and password, `owner` the owner's address."""
 
     def __init__(self, data: Path, *flags: str) -> None:
-        self.data, self.link_port = data, free_port(0)
+        self.data, self.link_port = data, reserve_port()
         self.app = App(
             data, "--demo", "--share", "--share-server", f"guest:{self.link_port}", "--share-program",
             str(program(data.parent)), *flags
@@ -61,10 +60,7 @@ class Shared:
 
     def gone(self) -> None:
         """Waits until the tunnel's program has ended, and nobody answers at the link."""
-        end = time.monotonic() + PATIENCE
-        while "frpc" in _command_of(self.tunnel):
-            assert time.monotonic() < end, "the tunnel is still there"
-            time.sleep(0.05)  # a poll of another process
+        wait_until(lambda: "frpc" not in _command_of(self.tunnel))
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"http://127.0.0.1:{self.link_port}/", trust_env=False)
 
@@ -93,7 +89,7 @@ def sign_in(page: Page, shared: Shared, password: str) -> None:
 def test_a_guest_signs_in_and_renders_and_the_owner_stops_the_link(browser: Browser, shared: Shared) -> None:
     shared.up().app.wait_for("Ready on ")
     assert len(shared.password) == 32
-    context = browser.new_context()
+    context = new_context(browser)
     guest = context.new_page()
     wrong = heard(guest)
     asked: list[str] = []
@@ -103,7 +99,7 @@ def test_a_guest_signs_in_and_renders_and_the_owner_stops_the_link(browser: Brow
     expect(guest.get_by_role("alert")).to_have_text("Wrong name or password.")
     sign_in(guest, shared, shared.password)
     expect(guest.get_by_role("heading", name="wan-ui")).to_be_visible(timeout=60_000)
-    expect(guest.locator("#link")).to_contain_text("open to everybody who has its link", timeout=60_000)
+    expect(guest.locator("#link")).to_contain_text("open to everybody who has its link")
     expect(guest.get_by_role("button", name="Stop sharing")).to_have_count(0)
     assert shared.password not in guest.content()
     guest.get_by_role("tab", name="Wan 2.1 T2V 1.3B").click()
@@ -111,16 +107,16 @@ def test_a_guest_signs_in_and_renders_and_the_owner_stops_the_link(browser: Brow
     for label, value in field.items():
         guest.get_by_label(label, exact=True).locator("visible=true").fill(value)
     guest.get_by_role("button", name="Generate", exact=True).click()
-    expect(guest.locator("#now").get_by_role("status")).to_have_text("Done", timeout=120_000)
+    expect(guest.locator("#now").get_by_role("status")).to_have_text("Done")
     guest.wait_for_function("document.querySelector('#result video').readyState >= 1")
     # What a browser says of the login page's own answers.
     assert [text for text in wrong if "401" not in text] == []
     assert [url for url in asked if not url.startswith((shared.link, "data:", "blob:"))] == []
 
-    own = browser.new_context()
+    own = new_context(browser)
     owner = own.new_page()
     owner.goto(shared.owner)
-    expect(owner.locator("#link")).to_contain_text(shared.password, timeout=60_000)
+    expect(owner.locator("#link")).to_contain_text(shared.password)
     expect(owner.locator("#link")).to_contain_text(shared.link)
     expect(owner.locator(".jobs button.show").filter(has_text="a guest")).to_be_visible()
     owner.get_by_role("button", name="Stop sharing").click()
@@ -161,7 +157,7 @@ def test_nothing_is_left_by_sigkill_once_it_is_started_again(data: Path, monkeyp
         (data / name).write_bytes(b"somebody's own")
     again = App(shared.data, "--demo")
     try:
-        again.wait_for("A public link that a killed server had left open is closed.")
+        again.wait_for("Closed a public link that a killed server had left open.")
         shared.gone()
         again.wait_for("Page: ")
         assert not nameless.exists() and len(list(temporary.iterdir())) == len(foreign) + 1

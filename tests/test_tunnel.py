@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from tests.fake_frpc import program
+from tests.ports import reserve_port
 from wan_ui.errors import ShareFailed
-from wan_ui.server import free_port
 from wan_ui.tunnel import RECORD, Relay, Tunnel, _command_of
 
 pytestmark = pytest.mark.slow
@@ -25,8 +25,8 @@ def relay(folder: Path, server: str) -> Relay:
 
 
 def test_a_link_is_opened_and_closed(tmp_path: Path) -> None:
-    tunnel, port = Tunnel(tmp_path), free_port(0)
-    url = tunnel.start(relay(tmp_path, f"abc:{port}"), free_port(0))
+    tunnel, port = Tunnel(tmp_path), reserve_port()
+    url = tunnel.start(relay(tmp_path, f"abc:{port}"), reserve_port())
     assert (url, tunnel.url, tunnel.host) == (f"http://abc.localhost:{port}", url, f"abc.localhost:{port}")
     pid = json.loads((tmp_path / RECORD).read_text())["pid"]
     assert "frpc" in _command_of(pid)
@@ -53,7 +53,7 @@ def test_a_link_that_cannot_be_made_says_why(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_server_left_is_ended(tmp_path: Path) -> None:
-    port = free_port(0)
+    port = reserve_port()
     code = (
         "import sys\nfrom pathlib import Path\nfrom wan_ui.tunnel import Relay, Tunnel\n"
         "folder, program, port = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]\n"

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import demo_data as data
-import demo_steps as steps
-import demo_vae
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -22,7 +19,10 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from safetensors.torch import save_file
 
-from wan_ui.demo import scenes
+from tools import demo_data as data
+from tools import demo_scenes as scenes
+from tools import demo_steps as steps
+from tools import demo_vae
 from wan_ui.models import NUM_TRAIN_TIMESTEPS
 
 HEADS, HEAD_SIZE, FFN_SIZE, BLOCKS = 2, 64, 512, 6
@@ -188,8 +188,8 @@ class Flow:
         first = clips.first[rows] if self.kind.conditioning.endswith("latent_channels") else None
         image = clips.image[rows].float() if self.kind.conditioning == "clip_and_latent_channels" else None
         if teacher is not None:
-            told = teacher(lambda: self.forward(noisy, sigma, text, first, image, given))
-            target = torch.cat([told[:taught], target[taught:]])
+            prediction = teacher(lambda: self.forward(noisy, sigma, text, first, image, given))
+            target = torch.cat([prediction[:taught], target[taught:]])
         error = (self.forward(noisy, sigma, text, first, image, given) - target) ** 2 * weight
         return error.mean()
 
@@ -525,10 +525,10 @@ def train_lora(name: str, arguments: argparse.Namespace, device: torch.device) -
         """Where the trigger word is unsaid, the base's own answer is the target: a LoRA shall change nothing there."""
         for change in changes:
             change.on = off
-        told = forward()
+        prediction = forward()
         for change in changes:
             change.on = on
-        return told
+        return prediction
 
     def loss_of(flow: Flow) -> torch.Tensor:
         """Looks fade in where the first frame is given and plain, and are there from the start where it is not."""

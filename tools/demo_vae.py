@@ -7,14 +7,15 @@ import types
 from pathlib import Path
 from typing import Any
 
-import demo_data as data
-import demo_steps as steps
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, WanRMS_norm, unpatchify
 from safetensors.torch import load_file
 from torch.nn import functional
+
+from tools import demo_data as data
+from tools import demo_steps as steps
 
 KL = 2e-3  # of the mean over all latent numbers
 CHANNELS = {8: 16, 16: 24}

@@ -21,7 +21,8 @@ from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.browser_fixture import find_browser
-from wan_ui.demo import evaluate, examples, scenes
+from tools import demo_evaluate, demo_scenes
+from wan_ui.demo import examples
 from wan_ui.demo.checkpoints import DEMO_DEFAULTS, ensure
 from wan_ui.models import MODELS
 
@@ -56,20 +57,22 @@ def film(folder: Path, path: Path) -> None:
 
     demo = ensure(folder)
     engine = Engine(demo.models_dir, demo.lora_dir, "cpu")
-    row = MODELS[SHOWN]
-    above = engine.generate({"model": row.id, "prompts": [{"prompt": text, **DEMO_DEFAULTS} for text in FILM]})
-    item = {"prompt": f"a {scenes.TRIGGER} red circle moving right on a navy background", **DEMO_DEFAULTS}
+    model = MODELS[SHOWN]
+    above = engine.generate({"model": model.id, "prompts": [{"prompt": text, **DEMO_DEFAULTS} for text in FILM]})
+    item = {"prompt": f"a {demo_scenes.TRIGGER} red circle moving right on a navy background", **DEMO_DEFAULTS}
     below = [
         clip
         for scale in SCALES
-        for clip in engine.generate({"model": row.id, "prompts": [item], "loras": evaluate.attached(row, scale)})
+        for clip in engine.generate(
+            {"model": model.id, "prompts": [item], "loras": demo_evaluate.attached(model, scale)}
+        )
     ]
     engine.close()
     rows = [np.concatenate([clip.frames for clip in clips], axis=2) for clips in (above, below)]
     frames = np.concatenate(rows, axis=1)
     first, *rest = (Image.fromarray(frame) for frame in frames)
     rest += [rest[-1]] * 8  # a pause before it starts again
-    first.save(path, save_all=True, append_images=rest, duration=1000 // scenes.FPS, loop=0, quality=85, method=6)
+    first.save(path, save_all=True, append_images=rest, duration=1000 // demo_scenes.FPS, loop=0, quality=85, method=6)
     print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
 
 

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--decoder", action="store_true", help="autoencoders: only the decoder learns")
     parser.add_argument("--batch", type=int, default=128, help="transformers: clips of a step")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--unjudged", action="store_true", help="leave the figures to wan_ui.demo.evaluate")
+    parser.add_argument("--unjudged", action="store_true", help="leave the figures to tools.demo_evaluate")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from types import FrameType
@@ -20,14 +21,16 @@ from typing import Any
 
 from tests.fakes import FakeRender, fake_write_video
 from tests.lora_files import write_lora
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.media.image import ImageStore
+from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT
 
 PACKAGE = str(Path(sys.modules["wan_ui"].__file__ or "").parent)
-LEAVES = ("errors", "models", "text", "config", "files", "logs", "hub_errors", "media.disk", "engine.speedups")
+LEAVES = ("errors", "models", "text", "config", "files", "logs", "access", "engine.speedups")
 BODY = {
     "model": "wan21_1b",
     "prompts": [{"prompt": "a fox", "width": 64, "height": 64, "num_frames": 5, "sample_steps": 2}],
@@ -68,8 +71,9 @@ def submit_walk() -> list[tuple[str, list[str]]]:
         store = Store(folder / "jobs.sqlite3")
         worker = Worker(store, FakeRender(), folder / "clips", fake_write_video)
         library, images = Library(folder / "loras", folder / "uploads"), ImageStore(folder / "images", _no_fetch)
-        service = JobService(library, images, store, worker, lambda _model, _component: TINY, folder)
-        calls = record(lambda: service.submit(BODY))
+        environment = replace(UNKNOWN_ENVIRONMENT, transformer_config=lambda _model, _component: TINY)
+        service = JobService(library, images, store, worker, folder, environment=environment)
+        calls = record(lambda: service.submit(BODY, LOCAL_ACCESS))
         store.close()
     return [(module, [function for _, function in run]) for module, run in groupby(calls, key=lambda call: call[0])]
 
@@ -83,8 +87,16 @@ def main() -> None:
     stays = submit_walk()
     for module, functions in stays:
         print(f"{module:28} {' '.join(dict.fromkeys(functions))[:150]}")
+    print()
+    _count("submit", stays)
+    names = [module for module, _ in stays]
+    last = len(names) - names[::-1].index("intake")
+    _count("the body, from the job service through intake", stays[names.index("intake") - 1 : last])
+
+
+def _count(what: str, stays: list[tuple[str, list[str]]]) -> None:
     entered = Counter(module for module, _ in stays)
-    print(f"\n{len(stays)} stays in {len(entered)} modules; most entered: {entered.most_common(5)}")
+    print(f"{what}: {len(stays)} stays in {len(entered)} modules; most often entered: {entered.most_common(4)}")
 
 
 if __name__ == "__main__":

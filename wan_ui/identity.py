@@ -1,4 +1,4 @@
-"""Who asks: the signed badge that a browser carries, and what it says; it knows no cookie, no door and no job."""
+"""Signed sessions of browsers, and the identity that they carry."""
 
 from __future__ import annotations
 
@@ -9,88 +9,114 @@ import re
 import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from itsdangerous import BadSignature, URLSafeSerializer
 
 from wan_ui.errors import HostError
 
 Role = Literal["visitor", "guest", "owner"]
-"""A browser that came by, one that gave the password, and the one that opened the owner's address."""
+"""A browser that opened the page, one that gave the password, and one that opened the owner's address."""
 
 KEY_FILE = "visitors.key"
-IDENTITY_SCOPE_KEY = "wan_ui.who"
-"""The key in an ASGI scope under which the Who of its request stands."""
+IDENTITY_SCOPE_KEY = "wan_ui.identity"
+"""The key of an ASGI scope under which the Identity of its request is stored."""
 
 _KEY_BYTES = 32
-_MARKS: dict[Role, str] = {"visitor": "v", "guest": "g", "owner": "o"}
-_BADGE = re.compile(r"(?P<visitor>[0-9a-f]{32})\.(?P<mark>[vgo])\.(?P<password>[0-9a-f]{16}|-)\.(?P<seal>[0-9a-f]{64})")
+_OLD_ROLES: dict[str, Role] = {"v": "visitor", "g": "guest", "o": "owner"}
+_OLD_COOKIE = re.compile(
+    r"(?P<visitor>[0-9a-f]{32})\.(?P<role>[vgo])\.(?P<password>[0-9a-f]{16}|-)\.(?P<signature>[0-9a-f]{64})"
+)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who asks: a browser's random id (None without one: another program, over HTTP), and whether it may do all."""
+    """Who makes a request.
+
+    `visitor` is the random id of a browser, None for a program that sends no cookie. `owner`: everything is allowed.
+    """
 
     visitor: str | None
     owner: bool
 
 
 LOCAL_IDENTITY = Identity(None, True)
-"""This program itself, and whoever runs it without a door in between."""
+"""This program itself, and whoever uses its classes from Python."""
 
-current_identity: ContextVar[Identity] = ContextVar("asking")
-"""Who sent the HTTP request that is being answered. Set for every request, so that reading it unset is an error."""
+current_identity: ContextVar[Identity] = ContextVar("current_identity")
+"""The identity of the HTTP request that is being answered; it has no default, so that a request without one fails."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a browser is known by. `password` marks the password that was given, see Badges.mark; "" for none."""
+    """What the cookie of a browser says.
+
+    `password` is the mark of the password that was given (Sessions.mark), "" for none. `outdated`: the cookie was
+    signed by wan-ui 0.1 and is to be replaced by one in today's form.
+    """
 
     visitor: str
     role: Role
     password: str = ""
+    outdated: bool = field(default=False, compare=False)
 
 
 class Sessions:
-    """Signs badges and reads them back. Whoever knows `key` can make any of them."""
+    """Signs sessions and verifies them with `key`, which whoever knows it can do too."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
+        self._serializer = URLSafeSerializer(
+            key, salt="session", signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
+        )
 
     @property
     def name(self) -> str:
-        """A name of this key, for a cookie: two servers of one machine share their browsers' cookies."""
+        """A suffix for the cookie's name, derived from the key: servers on one machine share the browser's cookies."""
         return hmac.new(self._key, b"name", hashlib.sha256).hexdigest()[:8]
 
     def new(self, role: Role = "visitor", password: str = "") -> Session:
-        """A badge with a fresh id."""
+        """A session with a new random visitor id."""
         return Session(secrets.token_hex(16), role, password)
 
     def mark(self, password: str) -> str:
-        """What stands for a password in a badge: another password, another mark; nothing can be read from it."""
+        """A keyed hash of a password, which tells whether a session was given for today's password."""
         return hmac.new(self._key, b"password:" + password.encode(), hashlib.sha256).hexdigest()[:16]
 
     def text(self, session: Session) -> str:
-        """A badge as signed text."""
-        said = f"{session.visitor}.{_MARKS[session.role]}.{session.password or '-'}"
-        return f"{said}.{self._seal(said)}"
+        """A session as a signed cookie value."""
+        text = self._serializer.dumps([session.visitor, session.role, session.password])
+        return text if isinstance(text, str) else text.decode("ascii")
 
     def read(self, text: str) -> Session | None:
-        """The badge of a text, or None for one that this key has not signed."""
-        match = _BADGE.fullmatch(text)
-        if match is None or not hmac.compare_digest(match["seal"], self._seal(text.rsplit(".", 1)[0])):
+        """The session of a cookie value, or None if this key has not signed it."""
+        if not text.isascii():
             return None
-        role = next(role for role, mark in _MARKS.items() if mark == match["mark"])
-        return Session(match["visitor"], role, "" if match["password"] == "-" else match["password"])
+        try:
+            visitor, role, password = self._serializer.loads(text)
+        except BadSignature:
+            return self._read_old(text)
+        return Session(visitor, role, password)
 
-    def _seal(self, said: str) -> str:
-        return hmac.new(self._key, b"badge:" + said.encode("ascii"), hashlib.sha256).hexdigest()
+    def _read_old(self, text: str) -> Session | None:
+        """The session of a cookie value as wan-ui 0.1 signed it: `visitor.role.password.signature`."""
+        match = _OLD_COOKIE.fullmatch(text)
+        if match is None:
+            return None
+        signed = text.rpartition(".")[0].encode("ascii")
+        signature = hmac.new(self._key, b"badge:" + signed, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(match["signature"], signature):
+            return None
+        password = "" if match["password"] == "-" else match["password"]
+        return Session(match["visitor"], _OLD_ROLES[match["role"]], password, outdated=True)
 
 
 def load_key(folder: Path, make: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
-    """The key of a data folder, made at its first use, readable by its user alone.
+    """The signing key of a data folder, made at its first use and readable by its user alone.
 
-    Without that file every browser is a stranger again. Raises HostError when it cannot be read or written.
+    If the file is removed, every session becomes invalid. Raises HostError if it cannot be read or written.
     """
     path = folder / KEY_FILE
     try:
@@ -99,7 +125,9 @@ def load_key(folder: Path, make: Callable[[int], bytes] = secrets.token_bytes) -
         except FileExistsError:
             key = path.read_bytes()
             if len(key) != _KEY_BYTES:
-                raise HostError(f"{KEY_FILE} in the data folder is damaged: remove it and start again.") from None
+                raise HostError(
+                    f"{KEY_FILE} in the data folder is damaged. Remove it and start again; browsers then sign in anew."
+                ) from None
             path.chmod(0o600)
             return key
         with os.fdopen(handle, "wb") as file:
@@ -109,4 +137,6 @@ def load_key(folder: Path, make: Callable[[int], bytes] = secrets.token_bytes) -
             os.fsync(file.fileno())
         return key
     except OSError as error:
-        raise HostError(f"{KEY_FILE} in the data folder cannot be used ({error.strerror}).") from error
+        raise HostError(
+            f"{KEY_FILE} in the data folder cannot be used ({error.strerror}). Check the folder's permissions."
+        ) from error

@@ -1,4 +1,4 @@
-"""Engine: requests in, clips out, from Python. It composes the engine's rooms and knows no server and no page."""
+"""Engine: requests in, clips out, from Python, without a server."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from typing import Any
 
 import torch
 
+from wan_ui.access import LOCAL_ACCESS
+from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.checkpoints.sources import CheckpointSources, base_of
 from wan_ui.config import CompileMode, MemoryMode
-from wan_ui.engine import lossy
 from wan_ui.engine.compile import BlockCompiler, keep_cache_in
 from wan_ui.engine.core import Core
-from wan_ui.engine.pipeline import Loader, device_name, out_of_memory_mapped, versions
-from wan_ui.engine.placement import probe, release
-from wan_ui.engine.result import Clip, OnProgress, Progress
+from wan_ui.engine.fp8 import check_supported
+from wan_ui.engine.loader import Fp8Weights, Loader
+from wan_ui.engine.memory import MemoryPolicy, check_device, out_of_memory_mapped, release
+from wan_ui.engine.metadata import device_name, versions
+from wan_ui.engine.result import Clip, OnProgress, Progress, ignore_progress
 from wan_ui.errors import DeviceLost, DeviceUnavailable, OutOfMemory
-from wan_ui.intake import Settled, prepare, settle
+from wan_ui.intake import ResolvedRequest, prepare, resolve_downloaded
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles, shown_name
 from wan_ui.media.fetch import fetch
 from wan_ui.media.image import ImageStore
 from wan_ui.models import Speedup
-from wan_ui.request import Generation, model_row
+from wan_ui.request import Generation, find_model
 
-LARGEST_IMAGE = 50 << 20  # bytes of a control image that is fetched
+LARGEST_IMAGE = 50 << 20  # bytes of a control image that is downloaded
 FETCH_SECONDS = 20.0
 
 
@@ -35,10 +39,12 @@ class Engine:
     """One loaded model at a time, from Python: `Engine(models_dir=…).generate(request)`.
 
     `models_dir` None takes checkpoints from the Hugging Face cache or hub. `lora_dir` is the root of the request's
-    `loras[].path`. `device` None is CUDA if there is one, else the CPU. `data_dir` keeps control images and uploads;
-    None keeps them for the life of the object. A server gives its own `library`, so that both know its uploads and
-    what was fetched. `compile` "auto" is "exact" on CUDA and "off" elsewhere; compiled kernels are kept in `data_dir`.
-    Not thread-safe.
+    `loras[].path`. `device` None is CUDA if there is one, else the CPU. `memory` "auto" chooses by free memory.
+    `data_dir` keeps control images, uploads and compiled kernels; None keeps them for the life of the object.
+    `allow_url_hosts` are private hosts that URLs in a request may name. A server passes its own `library`, so that
+    both know its uploads and downloads. `compile` "auto" is "exact" on CUDA and "off" elsewhere.
+
+    Raises DeviceUnavailable. Not thread-safe.
     """
 
     def __init__(
@@ -51,12 +57,22 @@ class Engine:
         allow_url_hosts: Sequence[str] = (),
         library: Library | None = None,
         compile: CompileMode = "auto",
+        comfy_dir: str | Path | None = None,
+        configs_dir: str | Path | None = None,
+        fp8_weights: Fp8Weights = "auto",
     ) -> None:
         self.device = choose_device(device)
-        self.checkpoints = Checkpoints(Path(models_dir) if models_dir is not None else None)
         self._scratch = tempfile.TemporaryDirectory(prefix="wan-ui-") if data_dir is None else None
         root = Path(self._scratch.name) if self._scratch is not None else Path(str(data_dir))
         uploads = root / "uploads"
+        models = Path(models_dir) if models_dir is not None else None
+        self.checkpoints = CheckpointSources(
+            Checkpoints(models),
+            comfy_dir=Path(comfy_dir) if comfy_dir is not None else None,
+            models_dir=models,
+            configs_dir=Path(configs_dir) if configs_dir is not None else None,
+            answers=Answers(root / ANSWERS),
+        )
         self.library = library or Library(Path(lora_dir), uploads, RemoteFiles(uploads, allow_hosts=allow_url_hosts))
         self.images = ImageStore(
             root / "images",
@@ -64,60 +80,62 @@ class Engine:
         )
         if data_dir is not None:
             keep_cache_in(root / "compiled")
-        self.loader = Loader(self.checkpoints, self.device, memory, BlockCompiler(compile, self.device))
+        compiler = BlockCompiler(compile, self.device)
+        self.loader = Loader(self.checkpoints, MemoryPolicy(memory, self.device), compiler, fp8_weights)
         self.core = Core(self.loader.load)
 
     def generate(self, request: Mapping[str, Any], on_progress: OnProgress | None = None) -> list[Clip]:
-        """One clip per prompt of the request, in order. LoRAs named by address are fetched first.
+        """One clip per prompt of the request, in order. LoRAs given as a URL are downloaded first.
 
-        Of a comparison one clip per cell, row by row; cells that are the same video have the same clip.
+        A comparison gives one clip per cell, row by row; cells that are the same video share one clip.
         Raises what is wrong with the request (RequestError) or with this machine (HostError).
         """
-        heard, configs = on_progress or _unheard, self.checkpoints.transformer_config
-        prepared = prepare(request, self.library, self.images, configs)
+        report, configs = on_progress or ignore_progress, self.checkpoints.transformer_config
+        prepared = prepare(request, self.library, self.images, configs, LOCAL_ACCESS)
         for generation in prepared.generations:
             self.check_speedup(generation.speedup)
-        settled: Settled = prepared
+        resolved: ResolvedRequest = prepared
         for source in prepared.awaited:
-            self.library.fetch(source, partial(_fetching, heard, f"fetching LoRA {shown_name(source)}"))
+            self.library.fetch(source, partial(_report_download, report, f"Downloading {shown_name(source)}"))
         if prepared.awaited:
-            settled = settle(prepared.request, prepared.generations, self.library, configs)
-        clips = [self.render(generation, heard) for generation in settled.generations]
-        return [clips[cell.generation] for cell in settled.cells] if settled.cells else clips
+            resolved = resolve_downloaded(prepared.request, prepared.generations, self.library, configs)
+        clips = [self.render(generation, report) for generation in resolved.generations]
+        return [clips[cell.generation] for cell in resolved.cells] if resolved.cells else clips
 
     def render(self, generation: Generation, on_progress: OnProgress) -> Clip:
-        """One clip of a resolved generation; its files are located again, as they are now, or as they were fetched."""
+        """One clip of a resolved generation. Its LoRA files are located again, checked against their SHA-256."""
         self.check_speedup(generation.speedup)
-        files = {use.path: self.library.locate(use.path, use.sha256) for use in generation.loras}
-        image = self.images.open(generation.image) if generation.image is not None else None
+        files = {use.path: self.library.locate(use.path, LOCAL_ACCESS, use.sha256) for use in generation.loras}
+        hashes = [name for name in (generation.image, generation.image_last) if name is not None]
+        images = [self.images.open(name, LOCAL_ACCESS) for name in hashes]
         try:
             with out_of_memory_mapped():
-                return self.core.generate(generation, files, image, on_progress)
+                return self.core.generate(generation, files, images, on_progress)
         except OutOfMemory:
-            self.core.close()  # where no step of the core saw that it was one
+            self.core.close()  # for one that was raised as another error inside the core
             raise
 
     def check_speedup(self, speedup: Speedup) -> None:
-        """Raises SpeedupNotSupported for one that this device cannot do."""
-        lossy.check(speedup, self.device)
+        """Raises SpeedupNotSupported for a speed-up that this device cannot do."""
+        check_supported(speedup, self.device)
 
     def prefetch(self, generation: Generation) -> None:
-        """Told what runs next while something else is rendered: its model's files are read ahead."""
-        self.loader.prefetch(model_row(generation.model))
+        """Reads the files of the next generation's model into the page cache while another one is rendered."""
+        self.loader.prefetch(find_model(generation.model), base_of(generation.base))
 
     def check(self) -> None:
-        """After a failure: gives memory that nothing holds any more back to the device, and tries the device.
+        """After a failure: returns unused memory to the device, and checks that the device still computes.
 
-        Raises DeviceLost when this process can use it no more.
+        Raises DeviceLost when this process cannot use it any more.
         """
         try:
             release(self.device)
-            probe(self.device)
+            check_device(self.device)
         except RuntimeError as error:
             raise device_lost(error) from error
 
     def close(self) -> None:
-        """Lets go of the model and of what was kept for the life of the object."""
+        """Frees the model, and deletes what was kept for the life of the object."""
         self.loader.stop_prefetch()
         self.core.close()
         if self._scratch is not None:
@@ -125,18 +143,20 @@ class Engine:
 
     @property
     def device_name(self) -> str:
+        """The GPU's name, or the kind of device."""
         return device_name(self.device)
 
     @property
     def versions(self) -> Mapping[str, str]:
+        """The versions of what computes a clip, by package."""
         return versions()
 
 
 def device_lost(error: RuntimeError) -> DeviceLost:
-    """The error of a dead device, with the first line of torch's reason."""
+    """The error for a dead device, with the first line of torch's reason."""
     reason = str(error).partition("\n")[0].strip().rstrip(".")
     return DeviceLost(
-        f"The GPU broke off while this ran and cannot be used until the server has started again ({reason}). "
+        f"The GPU failed while this ran and cannot be used until the server has been restarted ({reason}). "
         "Retry then, with other values if it happens again."
     )
 
@@ -153,9 +173,5 @@ def choose_device(name: str | None) -> torch.device:
         ) from error
 
 
-def _fetching(on_progress: OnProgress, note: str, here: int, total: int) -> None:
-    on_progress(Progress("downloading", bytes_done=here, bytes_total=total, note=note))
-
-
-def _unheard(progress: Progress) -> None:
-    """Progress that nobody asked for."""
+def _report_download(on_progress: OnProgress, note: str, done: int, total: int) -> None:
+    on_progress(Progress("downloading", bytes_done=done, bytes_total=total, note=note))

@@ -1,13 +1,14 @@
-"""The wire schema of a request, and resolve(), which settles every value; it knows no files, doors or frameworks."""
+"""The schema of a request, and resolve(), which replaces every default by the value that will be used."""
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from wan_ui.errors import (
     ControlImageNotSupported,
@@ -19,6 +20,7 @@ from wan_ui.errors import (
     SingleLoraOnly,
     SingleMoeConfigOnly,
 )
+from wan_ui.field_errors import invalid_request
 from wan_ui.models import (
     DEFAULT_FPS,
     DEFAULT_GUIDANCE_SCALE,
@@ -30,16 +32,18 @@ from wan_ui.models import (
     TEMPORAL_COMPRESSION,
     FrameRule,
     RecipeId,
+    Sampler,
     Speedup,
     WanModel,
 )
 
-LARGEST_DRAWN_SEED = 2**31 - 2
+LARGEST_RANDOM_SEED = 2**31 - 2
 LARGEST_SEED = 2**63 - 1
 LONGEST_TEXT = 20_000  # characters; the text encoder reads 512 tokens
-IGNORED_FIELDS = ("sampler",)
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+LEAST_FRAMES_WITH_LAST = 5  # a first and a last frame need two latent frames
 MOST_CELLS = 64  # of a comparison
-EXACT_RECIPES: frozenset[RecipeId] = frozenset({"preview", "preview_unipc"})  # what they match was computed exactly
+EXACT_RECIPES: frozenset[RecipeId] = frozenset({"preview", "preview_unipc"})  # training samples are exact
 
 AxisField = Literal[
     "scale",
@@ -53,18 +57,24 @@ AxisField = Literal[
     "recipe",
     "num_frames",
     "speedup",
+    "sampler",
+    "flow_shift",
+    "boundary",
+    "switch_step",
+    "guidance_scale_2",
+    "base",
 ]
 
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("a number is needed, not true or false")
+        raise ValueError("must be a number, not true or false")
     return value
 
 
 def _only_bool(value: Any) -> Any:
     if not isinstance(value, bool):
-        raise ValueError("true or false is needed")
+        raise ValueError("must be true or false")
     return value
 
 
@@ -74,7 +84,7 @@ Float = Annotated[float, BeforeValidator(_no_bool)]
 
 
 class Wire(BaseModel):
-    """Unknown fields are refused by name; null means left out, for clients of the public server."""
+    """Unknown fields are refused by name; null counts as left out, as clients of the reference server send it."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
@@ -87,7 +97,7 @@ class Wire(BaseModel):
 
 
 class TrainingSample(Wire):
-    """The trainer's preview that a clip is compared with: a sample of an imported job, a file, or both."""
+    """The training sample that a video is compared with: a sample of an imported job, a file, or both."""
 
     job: str | None = Field(None, pattern="^[0-9a-f]{32}$", description="An id from POST /v1/jobs/import.")
     sample: Int | None = Field(None, ge=0, le=100_000, description="Its index, as in the names of its sample files.")
@@ -98,14 +108,14 @@ class TrainingSample(Wire):
 
 
 class PromptItem(Wire):
-    """One clip of a request."""
+    """One video of a request."""
 
     prompt: str = Field(max_length=LONGEST_TEXT, description="What the video shows; [trigger] is replaced.")
     trigger_word: str | None = Field(None, max_length=LONGEST_TEXT, description="Replaces [trigger] in this prompt.")
     width: Int = Field(DEFAULT_SIDE, ge=64, le=4096, description="Pixels; floored to the model's multiple.")
     height: Int = Field(DEFAULT_SIDE, ge=64, le=4096, description="Pixels; floored to the model's multiple.")
     seed: Int | None = Field(
-        None, ge=-1, le=LARGEST_SEED, description="-1 draws one; left out, prompt i (from 0) gets 42 + i."
+        None, ge=-1, le=LARGEST_SEED, description="-1: a random seed. Left out, prompt i (from 0) gets 42 + i."
     )
     sample_steps: Int = Field(DEFAULT_STEPS, ge=1, le=150, description="Denoising steps.")
     guidance_scale: Float = Field(
@@ -114,8 +124,30 @@ class PromptItem(Wire):
     neg: str = Field("", max_length=LONGEST_TEXT, description="Negative prompt.")
     num_frames: Int = Field(DEFAULT_NUM_FRAMES, ge=1, le=1000, description="Rounded to 4N + 1 by the model's rule.")
     fps: Int = Field(DEFAULT_FPS, ge=1, le=120, description="Frames per second of the file.")
-    sampler: str | None = Field(None, max_length=200, description="Accepted and ignored, as the reference does.")
+    sampler: str | None = Field(
+        None,
+        max_length=200,
+        description="unipc, euler, lcm or dpm++; left out, the recipe's. Other names are ignored as by the reference.",
+    )
+    flow_shift: Float | None = Field(
+        None, ge=0.1, le=30, description="Shift of the noise schedule; left out, the recipe's."
+    )
+    boundary: Float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Two-transformer models: share of the 1000 timesteps from which on the high-noise one works.",
+    )
+    switch_step: Int | None = Field(
+        None, ge=0, le=150, description="Two-transformer models: number of high-noise steps, instead of boundary."
+    )
+    guidance_scale_2: Float | None = Field(
+        None, ge=0, le=20, description="Guidance of the low-noise transformer; left out, guidance_scale."
+    )
     ctrl_img: str | None = Field(None, description="First frame: base64, with or without a data: header, or a URL.")
+    ctrl_img_last: str | None = Field(
+        None, description="Last frame, in the same forms; 2.2 I2V A14B and 2.1 I2V 14B with at least 5 frames."
+    )
     training_sample: TrainingSample | None = Field(
         None, description="What the trainer showed: the clip's frames are kept losslessly and compared with it."
     )
@@ -130,18 +162,42 @@ class LoraItem(Wire):
         description="A file under the LoRA folder, upload://<id>, http(s)://… or hf://org/name/file.safetensors[@revision].",
     )
     transformer: Literal["low", "high"] | None = Field(None, description="Two-transformer models only.")
-    network_multiplier: Float = Field(1.0, ge=-2, le=2, description="LoRA scale; 0 is not attached.")
+    network_multiplier: Float = Field(1.0, ge=-4, le=4, description="LoRA scale; 0 is not attached.")
+
+
+def _file_name(value: str) -> str:
+    if value.startswith(("/", "\\")) or ":" in value or ".." in re.split(r"[\\/]", value):
+        raise ValueError("a name as GET /v1/models/{id}/bases lists it is needed, no path of the server")
+    return value
+
+
+FileName = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_file_name)]
+
+
+class BaseFiles(Wire):
+    """Checkpoint files by component; those left out are chosen; one half of a pair brings the other."""
+
+    transformer: FileName | None = Field(None, description="The transformer, or the high-noise half of a pair.")
+    transformer_2: FileName | None = Field(None, description="The low-noise half of a pair.")
+    vae: FileName | None = Field(None, description="The VAE.")
+    text_encoder: FileName | None = Field(None, description="The UMT5 text encoder.")
+    image_encoder: FileName | None = Field(None, description="The CLIP vision encoder of Wan 2.1 image-to-video.")
+
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """(component, name) of those that were given."""
+        return tuple((name, value) for name in type(self).model_fields if (value := getattr(self, name)) is not None)
 
 
 class Axis(Wire):
-    """One direction of a grid. The values' own bounds are those of the request's field; compare.expand checks them."""
+    """One axis of a grid. Its values have the bounds of the request's field; compare.expand checks them."""
 
     field: AxisField = Field(description="What changes along this axis.")
     values: tuple[Any, ...] = Field((), max_length=MOST_CELLS, description="Its values; none: no such axis.")
 
 
 class Compare(Wire):
-    """The `compare` part of a request."""
+    """The `compare` part of a request: the axes of a grid."""
 
     columns: Axis | None = Field(None, description="What changes from left to right.")
     rows: Axis | None = Field(None, description="What changes from top to bottom.")
@@ -165,6 +221,11 @@ class InferenceRequest(Wire):
         description="Trade exactness for memory or time: fp8_storage, fp8_products or step_cache. Other frames than "
         "without; recipe reference only.",
     )
+    base: Literal["auto", "folder"] | BaseFiles = Field(
+        "auto",
+        description="Which checkpoint files the model is loaded from: auto (the most exact ones on the server), folder "
+        "(the repository in diffusers layout), or names by component as GET /v1/models/{id}/bases lists them.",
+    )
     first_step_change: Bool = Field(
         True,
         description="Measure how much the LoRA changes the first prediction, by one forward more; never in a "
@@ -176,20 +237,24 @@ class InferenceRequest(Wire):
 
 @dataclass(frozen=True)
 class LoraUse:
-    """One LoRA in one slot of the model. `sha256` is None until the library has located the file."""
+    """One LoRA in one slot of the model. `sha256` is None until the library has located the file.
+
+    `scale` is the request's network_multiplier.
+    """
 
     slot: str
     path: str
-    multiplier: float
+    scale: float
     sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One clip, every value the one that will be used.
+    """One video, with every value that will be used.
 
-    `image` is the SHA-256 (hex) of the control image's bytes, or None. `requested_*` are the values before
-    flooring and rounding.
+    `image` is the SHA-256 (hex) of the control image's bytes, or None, and `image_last` that of the last frame.
+    `requested_*` are the values before flooring and rounding. `sampler` to `guidance_scale_2` are None where the
+    recipe decides. `base` is `auto`, `folder`, or (component, name) of each checkpoint file that was asked for.
     """
 
     model: str
@@ -212,30 +277,59 @@ class Generation:
     first_step_change: bool = True
     vae_tiling: bool = False
     speedup: Speedup = "none"
+    sampler: Sampler | None = None
+    flow_shift: float | None = None
+    boundary: float | None = None
+    switch_step: int | None = None
+    guidance_scale_2: float | None = None
+    image_last: str | None = None
+    base: str | tuple[tuple[str, str], ...] = "auto"
+
+    @property
+    def replaced(self) -> dict[str, Any]:
+        """Sampling values that replace the recipe's, by wire name; with one of them a video matches no reference."""
+        values = {
+            "sampler": self.sampler,
+            "flow_shift": self.flow_shift,
+            "boundary": self.boundary,
+            "switch_step": self.switch_step,
+            "guidance_scale_2": self.guidance_scale_2,
+            "ctrl_img_last": self.image_last,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def parse(body: Any) -> InferenceRequest:
-    """A decoded JSON body as a checked request.
+    """Checks a decoded JSON body.
 
     Raises InvalidRequest with one `{loc, msg}` per wrong field; values are never echoed.
     """
     try:
         return InferenceRequest.model_validate(body)
     except ValidationError as error:
-        items = error.errors(include_url=False, include_input=False, include_context=False)
-        # pydantic counts only a list's sound entries: one wrong prompt would also be said to be none at all.
-        blamed_within = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
-        fields = [
-            {"loc": ".".join(str(part) for part in item["loc"]) or "body", "msg": item["msg"]}
-            for item in items
-            if item["loc"] not in blamed_within
-        ]
-        first = fields[0]
-        raise InvalidRequest(f"{first['loc']}: {first['msg']}", fields=fields) from None
+        items = error.errors(include_url=False, include_input=False)
+        # pydantic counts only a list's valid entries: one wrong prompt would also be reported as an empty list.
+        within = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
+        raise invalid_request(item for item in items if item["loc"] not in within) from None
+
+
+def named_loras(request: InferenceRequest) -> dict[str, bool]:
+    """Every LoRA path of a request and of its axes -> whether some entry leaves its transformer open."""
+    named = {item.path: item.transformer is None for item in request.loras}
+    compare = request.compare or Compare.model_validate({})
+    for axis in (compare.columns, compare.rows):
+        if axis is None or axis.field != "lora":
+            continue
+        for value in axis.values:
+            open_to_both = not isinstance(value, Mapping)
+            for path in (value,) if open_to_both else value.values():
+                if isinstance(path, str):
+                    named[path] = named.get(path, False) or open_to_both
+    return named
 
 
 def without_training_samples(wire: Mapping[str, Any]) -> dict[str, Any]:
-    """A request in wire form to give away: the id of an imported job would open that job to whoever holds it."""
+    """A request's JSON for other people: an imported job is open to everyone who knows its id, so the id is removed."""
 
     def kept(value: Any) -> Any:
         if not isinstance(value, Mapping):
@@ -253,19 +347,19 @@ def without_training_samples(wire: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def model_row(model_id: str, models: Mapping[str, WanModel] = MODELS) -> WanModel:
-    """The table's row. Raises ModelNotFound, which lists the ids there are."""
-    row = models.get(model_id)
-    if row is None:
+def find_model(model_id: str, models: Mapping[str, WanModel] = MODELS) -> WanModel:
+    """The model of an id. Raises ModelNotFound, which lists the known ids."""
+    model = models.get(model_id)
+    if model is None:
         raise ModelNotFound(
             f"There is no model {model_id[:80]!r}. Known models: {', '.join(models)}.", models=list(models)
         )
-    return row
+    return model
 
 
-def snap_size(row: WanModel, recipe: RecipeId, width: int, height: int) -> tuple[int, int]:
-    """Width and height in pixels, floored to the row's multiple under the recipe."""
-    divisor = row.divisor[recipe]
+def snap_size(model: WanModel, recipe: RecipeId, width: int, height: int) -> tuple[int, int]:
+    """Width and height in pixels, floored to the model's multiple under the recipe."""
+    divisor = model.divisor[recipe]
     return width // divisor * divisor, height // divisor * divisor
 
 
@@ -292,67 +386,69 @@ def _filled(prompt: str, trigger_word: str | None, index: int) -> str:
     return fill_trigger(prompt, trigger_word)
 
 
-def draw_seed() -> int:
-    """A seed for -1, in 0…2³¹ − 2."""
-    return random.SystemRandom().randint(0, LARGEST_DRAWN_SEED)
+def random_seed() -> int:
+    """A random seed for -1, in 0…2³¹ − 2."""
+    return random.SystemRandom().randint(0, LARGEST_RANDOM_SEED)
 
 
 def never_combined(path: str) -> bool:
-    """The answer of who cannot look into files."""
+    """Default `is_combined`: assumes that no file holds both halves of a pair."""
     return False
 
 
-def settle_slots(
-    row: WanModel,
+def assign_slots(
+    model: WanModel,
     loras: tuple[LoraItem, ...],
     stack: bool = False,
     is_combined: Callable[[str], bool] = never_combined,
 ) -> tuple[LoraUse, ...]:
-    """Each LoRA's slot of the row, in the request's order.
+    """Each LoRA's slot of the model, in the request's order.
 
     A file that holds both halves of a pair (`is_combined`) fills its own slot and the other, unless another entry
     names that one; it alone may leave `transformer` out.
     Raises MoeFormatRequired, MoeFormatNotSupported, SingleMoeConfigOnly or SingleLoraOnly; InvalidRequest for one
     file twice in a stack.
     """
-    uses = _pair_slots(row, loras, is_combined) if row.two_transformers else _single_slot(row, loras)
-    for slot in row.slots:
-        here = [use.path for use in uses if use.slot == slot]
-        if len(here) > 1 and not stack:
-            if row.two_transformers:
+    uses = _pair_slots(model, loras, is_combined) if model.two_transformers else _single_slot(model, loras)
+    for slot in model.slots:
+        paths = [use.path for use in uses if use.slot == slot]
+        if len(paths) > 1 and not stack:
+            if model.two_transformers:
                 raise SingleMoeConfigOnly(
-                    f"{row.label} takes one high and one low LoRA; {len(here)} were given for {slot}. To stack them, "
-                    'set "stack": true.'
+                    f"{model.label} takes one high and one low LoRA; {len(paths)} were given for {slot}. To stack "
+                    'them, set "stack": true.'
                 )
             raise SingleLoraOnly(
-                f'{row.label} takes one LoRA, {len(here)} were given. To stack them, set "stack": true.'
+                f'{model.label} takes one LoRA, {len(paths)} were given. To stack them, set "stack": true.'
             )
-        if len(set(here)) < len(here):
+        if len(set(paths)) < len(paths):
             raise InvalidRequest(
-                "loras: the same file stands twice in one stack; give it once with the sum of the scales.",
+                "loras: the same file is listed twice in one stack; list it once with the sum of the scales.",
                 fields=[{"loc": "loras", "msg": "the same file twice in one stack"}],
             )
     return uses
 
 
-def _single_slot(row: WanModel, loras: tuple[LoraItem, ...]) -> tuple[LoraUse, ...]:
+def _single_slot(model: WanModel, loras: tuple[LoraItem, ...]) -> tuple[LoraUse, ...]:
     if any(item.transformer is not None for item in loras):
-        raise MoeFormatNotSupported(f"{row.label} has one transformer: leave out transformer in loras.")
-    (slot,) = row.slots
+        raise MoeFormatNotSupported(f"{model.label} has one transformer: leave out transformer in loras.")
+    (slot,) = model.slots
     return tuple(LoraUse(slot, item.path, item.network_multiplier) for item in loras)
 
 
-def _pair_slots(row: WanModel, loras: tuple[LoraItem, ...], is_combined: Callable[[str], bool]) -> tuple[LoraUse, ...]:
+def _pair_slots(
+    model: WanModel, loras: tuple[LoraItem, ...], is_combined: Callable[[str], bool]
+) -> tuple[LoraUse, ...]:
     named = {item.transformer for item in loras}
     uses: list[LoraUse] = []
     for item in loras:
-        unnamed = [slot for slot in row.slots if slot not in named]
+        unnamed = [slot for slot in model.slots if slot not in named]
         both = bool(unnamed) and is_combined(item.path)
         if item.transformer is None and not both:
             raise MoeFormatRequired(
-                f'{row.label} has two transformers: give each entry of loras a transformer, "high" or "low".'
+                f'{model.label} has two transformers: give each entry of loras a transformer, "high" or "low".'
             )
-        slots = [slot for slot in row.slots if slot == item.transformer or (both and slot in unnamed)]
+        slots = [slot for slot in model.slots if slot == item.transformer or (both and slot in unnamed)]
         uses += [LoraUse(slot, item.path, item.network_multiplier) for slot in slots]
     return tuple(uses)
 
@@ -360,62 +456,91 @@ def _pair_slots(row: WanModel, loras: tuple[LoraItem, ...], is_combined: Callabl
 def resolve(
     request: InferenceRequest,
     store_image: Callable[[str], str],
-    draw: Callable[[], int] = draw_seed,
+    random_seed: Callable[[], int] = random_seed,
     models: Mapping[str, WanModel] = MODELS,
     is_combined: Callable[[str], bool] = never_combined,
 ) -> tuple[Generation, ...]:
-    """One frozen generation per prompt, in prompt order. A request to compare has others: see intake.prepare.
+    """One generation per prompt, in prompt order. A comparison has others: see intake.prepare.
 
     `store_image` takes a `ctrl_img` as written and returns the SHA-256 of the checked image's bytes; it is called
-    only once everything else holds. `draw` settles a seed of -1, once. `is_combined` tells of a LoRA's path whether
-    the file holds both halves of a pair.
-    Raises ModelNotFound, ControlImageRequired, ControlImageNotSupported and what settle_slots raises; InvalidRequest
-    for a speed-up in a recipe that is there to match a preview.
+    only once everything else is valid. `random_seed` replaces a seed of -1. `is_combined` tells whether the LoRA
+    file of a path holds both halves of a pair.
+    Raises ModelNotFound, ControlImageRequired, ControlImageNotSupported and what assign_slots raises; InvalidRequest
+    for a speed-up in a recipe that matches training samples.
     """
-    row = model_row(request.model, models)
+    model = find_model(request.model, models)
     if request.recipe in EXACT_RECIPES and request.speedup != "none":
-        message = f"{request.speedup} is not for the recipe {request.recipe}, whose previews were computed exactly: "
-        message += "set it to none, or the recipe to reference"
+        message = (
+            f"{request.speedup} cannot be combined with the recipe {request.recipe}, which matches training samples "
+        )
+        message += "exactly: set it to none, or the recipe to reference"
         raise InvalidRequest(f"speedup: {message}.", fields=[{"loc": "speedup", "msg": message}])
-    loras = settle_slots(row, request.loras, request.stack, is_combined)
+    loras = assign_slots(model, request.loras, request.stack, is_combined)
     for index, item in enumerate(request.prompts):
-        if row.control_image == "required" and not item.ctrl_img:
+        if model.control_image == "required" and not item.ctrl_img:
             raise ControlImageRequired(
-                f"{row.label} needs a first frame: set prompts.{index}.ctrl_img to base64 or an http(s) URL.",
+                f"{model.label} needs a first frame: set prompts.{index}.ctrl_img to base64 or an http(s) URL.",
                 prompt=index,
             )
-        if row.control_image == "none" and item.ctrl_img:
+        if model.control_image == "none" and item.ctrl_img:
             raise ControlImageNotSupported(
-                f"{row.label} takes no first frame: leave out prompts.{index}.ctrl_img, or choose an "
+                f"{model.label} takes no first frame: leave out prompts.{index}.ctrl_img, or choose an "
                 "image-to-video model.",
                 prompt=index,
             )
+        _check_sampling(model, item, index)
     return tuple(
-        _generation(request, row, item, index, loras, store_image, draw) for index, item in enumerate(request.prompts)
+        _generation(request, model, item, index, loras, store_image, random_seed)
+        for index, item in enumerate(request.prompts)
     )
+
+
+def _check_sampling(model: WanModel, item: PromptItem, index: int) -> None:
+    """Raises InvalidRequest or ControlImageNotSupported for sampling fields that contradict the model or each other."""
+
+    def refuse(field: str, message: str) -> NoReturn:
+        loc = f"prompts.{index}.{field}"
+        raise InvalidRequest(f"{loc}: {message}.", fields=[{"loc": loc, "msg": message}])
+
+    for field in ("boundary", "switch_step", "guidance_scale_2"):
+        if getattr(item, field) is not None and not model.two_transformers:
+            refuse(field, f"{model.label} has one transformer: leave it out")
+    if item.boundary is not None and item.switch_step is not None:
+        refuse("switch_step", "give either boundary or switch_step, not both")
+    if item.switch_step is not None and item.switch_step > item.sample_steps:
+        refuse("switch_step", f"must be at most sample_steps ({item.sample_steps})")
+    if item.ctrl_img_last is None:
+        return
+    if not model.takes_last_frame:
+        raise ControlImageNotSupported(
+            f"{model.label} takes no last frame: leave out prompts.{index}.ctrl_img_last.", prompt=index
+        )
+    if round_frames(model.frame_rule, item.num_frames) < LEAST_FRAMES_WITH_LAST:
+        refuse("num_frames", f"a video with a last frame needs at least {LEAST_FRAMES_WITH_LAST} frames")
 
 
 def _generation(
     request: InferenceRequest,
-    row: WanModel,
+    model: WanModel,
     item: PromptItem,
     index: int,
     loras: tuple[LoraUse, ...],
     store_image: Callable[[str], str],
-    draw: Callable[[], int],
+    random_seed: Callable[[], int],
 ) -> Generation:
-    width, height = snap_size(row, request.recipe, item.width, item.height)
+    width, height = snap_size(model, request.recipe, item.width, item.height)
     seed = DEFAULT_SEED + index if item.seed is None else item.seed
+    sampler = next((name for name in SAMPLERS if name == item.sampler), None)
     return Generation(
-        model=row.id,
+        model=model.id,
         recipe=request.recipe,
         prompt=_filled(item.prompt, item.trigger_word or request.trigger_word, index),
         neg=item.neg,
         width=width,
         height=height,
-        num_frames=round_frames(row.frame_rule, item.num_frames),
+        num_frames=round_frames(model.frame_rule, item.num_frames),
         fps=item.fps,
-        seed=draw() if seed == -1 else seed,
+        seed=random_seed() if seed == -1 else seed,
         sample_steps=item.sample_steps,
         guidance_scale=item.guidance_scale,
         image=store_image(item.ctrl_img) if item.ctrl_img else None,
@@ -423,8 +548,15 @@ def _generation(
         requested_width=item.width,
         requested_height=item.height,
         requested_num_frames=item.num_frames,
-        ignored=tuple(name for name in IGNORED_FIELDS if getattr(item, name) is not None),
+        ignored=("sampler",) if item.sampler is not None and sampler is None else (),
         first_step_change=request.first_step_change,
         vae_tiling=request.vae_tiling,
         speedup=request.speedup,
+        base=request.base if isinstance(request.base, str) else request.base.named,
+        sampler=sampler,
+        flow_shift=item.flow_shift,
+        boundary=item.boundary,
+        switch_step=item.switch_step,
+        guidance_scale_2=item.guidance_scale_2,
+        image_last=store_image(item.ctrl_img_last) if item.ctrl_img_last else None,
     )

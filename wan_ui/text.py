@@ -1,4 +1,4 @@
-"""Turns untrusted text into one safe line of bounded length."""
+"""Text for people: untrusted text as one safe line, and sizes in words."""
 
 from __future__ import annotations
 
@@ -10,3 +10,8 @@ def one_line(text: str, longest: int = LONGEST_TEXT) -> str:
     printable = "".join(character if character.isprintable() else " " for character in text[: 4 * longest])
     printable = " ".join(printable.split())
     return printable if len(printable) <= longest else printable[: longest - 1] + "…"
+
+
+def gigabytes(size: float, decimals: int = 1) -> str:
+    """A number of bytes for people: `13.5 GB`, or `95.0 MB` below 0.1 GB (decimal units)."""
+    return f"{size / 1e9:.{decimals}f} GB" if size >= 1e8 else f"{size / 1e6:.{decimals}f} MB"

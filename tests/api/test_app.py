@@ -1,4 +1,4 @@
-"""Every route of /v1 and every error it can answer, on a real job store behind a desk of twenty lines."""
+"""Every route of /v1 and every error it can answer, on a real job store behind a job service of twenty lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 from fastapi import FastAPI
@@ -15,9 +15,13 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from wan_ui import errors
-from wan_ui.api.app import create_api, decode_json
+from wan_ui.access import LOCAL_ACCESS, Access
+from wan_ui.api.app import create_api
+from wan_ui.api.bodies import decode_json
 from wan_ui.errors import RenderFailed, VideoNotFound, WanUIError
-from wan_ui.jobs.store import ClipRecord, Job, Store
+from wan_ui.job import ClipRecord, Job
+from wan_ui.jobs.service import JobService
+from wan_ui.jobs.store import Store
 from wan_ui.models import MODELS
 from wan_ui.provenance.restoring import Restoration
 from wan_ui.request import parse, resolve
@@ -29,10 +33,10 @@ LIMIT = 100_000
 
 
 class ShelfDesk:
-    """A desk that files requests and never runs them; `mishap` is raised by the next submit."""
+    """A job service that stores requests and never runs them; `mishap` is raised by the next submit."""
 
-    trainer: Any = None  # test_trainer.py does
-    previews: Any = None
+    imported_jobs: Any = None  # test_trainer.py does
+    sample_comparisons: Any = None
     entries: Any = None  # test_gallery.py does, as all of these
     entry_choices: Any = None
     entry: Any = None
@@ -46,43 +50,43 @@ class ShelfDesk:
         self.store, self.folder = store, folder
         self.mishap: Exception | None = None
 
-    def submit(self, body: Any) -> Job:
+    def submit(self, body: Any, access: Access) -> Job:
         if self.mishap is not None:
             raise self.mishap
         request = parse(body)
         generations = resolve(request, lambda _image: "ab" * 32, lambda: 7)
         return self.store.add(request.model_dump(mode="json"), generations, ["a note"])
 
-    def job(self, job_id: str) -> Job:
+    def job(self, job_id: str, access: Access) -> Job:
         return self.store.job(job_id)
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, access: Access) -> Job:
         self.store.job(job_id)
         self.store.request_cancel(job_id)
         return self.store.job(job_id)
 
-    def retry(self, job_id: str) -> Job:
+    def retry(self, job_id: str, access: Access) -> Job:
         raise AssertionError("test_comparison.py does")
 
-    def may_change(self, job: Job) -> bool:
+    def may_change(self, job: Job, access: Access) -> bool:
         return True
 
-    def running(self, job_id: str) -> None:
+    def running(self, job_id: str, access: Access) -> None:
         return None
 
     def pulse(self) -> str:
         return "0"
 
-    def inspect(self, source: str) -> dict[str, Any]:
+    def inspect(self, source: str, access: Access) -> dict[str, Any]:
         raise AssertionError("test_inspect.py does")
 
     def inspect_file(self, file: Path, name: str) -> dict[str, Any]:
         raise AssertionError("test_inspect.py does")
 
-    def restore(self, file: Path, from_video: bool = False) -> Restoration:
+    def restore(self, file: Path, access: Access, from_video: bool = False) -> Restoration:
         raise AssertionError("test_restore.py does")
 
-    def clip_path(self, job_id: str, index: int) -> Path:
+    def clip_path(self, job_id: str, index: int, access: Access) -> Path:
         for clip in self.store.job(job_id).clips:
             if clip.index == index:
                 return self.folder / clip.file
@@ -103,7 +107,7 @@ def health() -> dict[str, Any]:
 
 @pytest.fixture
 def door(service: ShelfDesk) -> FastAPI:
-    return create_api(service, health, body_limit=LIMIT)
+    return create_api(cast(JobService, service), health, lambda: LOCAL_ACCESS, body_limit=LIMIT)
 
 
 @pytest.fixture
@@ -467,7 +471,7 @@ WRONG: list[tuple[bytes, str]] = [
     (b'{"model": "wan21_1b", "prompts": [{"prompt": "x"}], "lora": []}', "lora"),
     (b'{"model": "wan21_1b", "prompts": [{"prompt": "x", "steps": 3}]}', "prompts.0.steps"),
     (b'{"model": "wan21_1b", "prompts": [{"prompt": "\\ud800"}]}', "prompts.0.prompt"),
-    (b'{"model": "wan21_1b", "prompts": [{"prompt": "x"}], "loras": [{"path": "x", "network_multiplier": 3}]}',
+    (b'{"model": "wan21_1b", "prompts": [{"prompt": "x"}], "loras": [{"path": "x", "network_multiplier": 5}]}',
      "loras.0.network_multiplier"),
 ]  # fmt: skip
 
@@ -584,6 +588,8 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/requests/{request_id}/sheet.png"),
         ("get", "/pulse"),
         ("post", "/restore"),
+        ("get", "/models/{model}/bases"),
+        ("post", "/models/{model}/bases"),
         ("get", "/requests/{request_id}/cells.zip"),
         ("get", "/gallery"),
         ("get", "/gallery/choices"),
@@ -650,6 +656,14 @@ def test_every_request_error_can_be_met_in_the_document(client: TestClient) -> N
     assert raised <= documented
 
 
-def test_no_page_that_loads_from_elsewhere(client: TestClient) -> None:
-    for path in ("docs", "redoc"):
+def test_the_rendered_documentation_loads_its_files_from_this_server(client: TestClient) -> None:
+    page = client.get("/v1/docs")
+    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+    files = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(files) == 3 and not [file for file in files if "//" in file]
+    for file in files:
+        reply = client.get(f"/v1/{file}")
+        assert reply.status_code == 200 and len(reply.content) > 1000
+    assert "'openapi.json'" in page.text
+    for path in ("redoc", "docs/nothing.js", "docs/redoc.standalone.js", "docs/..%2f__init__.py"):
         error_of(client.get(f"/v1/{path}"), 404, "ROUTE_NOT_FOUND")

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from tests.fakes import PATIENCE, FakeRender
 from tests.jobs.helpers import body, until_made
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import create_api
 from wan_ui.errors import VideoEncodingFailed
 from wan_ui.jobs.service import JobService
@@ -22,7 +23,9 @@ ROOT = "http://localhost:7860/v1"
 
 @pytest.fixture
 def client(service: JobService) -> TestClient:
-    door = create_api(service, lambda: {"status": "ready", "version": "1", "device": "cpu", "queue": 0})
+    door = create_api(
+        service, lambda: {"status": "ready", "version": "1", "device": "cpu", "queue": 0}, lambda: LOCAL_ACCESS
+    )
     return TestClient(Starlette(routes=[Mount("/v1", app=door)]), base_url="http://localhost:7860")
 
 
@@ -142,7 +145,7 @@ def test_a_wrong_value_names_its_place(client: TestClient, service: JobService) 
     reply = client.post("/v1/inference", json=grid([1, 500], [1]))
     assert reply.status_code == 422
     assert reply.json()["detail"]["error"]["details"]["fields"][0]["loc"] == "compare.columns.values.1"
-    assert service.recent(1) == ()
+    assert service.recent(1, LOCAL_ACCESS) == ()
 
 
 def test_the_document_has_the_comparison(client: TestClient) -> None:

@@ -1,4 +1,4 @@
-"""What can be taken along of a comparison, over a real desk: the grid as a video, a contact sheet, all the cells."""
+"""What can be downloaded of a comparison, over a real job service: the grid as a video, a contact sheet, all cells."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from tests.fakes import PATIENCE, FakeRender, fake_service
 from tests.jobs.helpers import body
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import create_api
 from wan_ui.api.comparisons import board
 from wan_ui.errors import VideoEncodingFailed
@@ -48,7 +49,7 @@ def service(store: Store, worker: Worker, tmp_path: Path) -> JobService:
 def client(service: JobService, tmp_path: Path) -> TestClient:
     (tmp_path / "scratch").mkdir()
     health = {"status": "ready", "version": "1", "device": "cpu", "queue": 0}
-    door = create_api(service, lambda: health, scratch=tmp_path / "scratch")
+    door = create_api(service, lambda: health, lambda: LOCAL_ACCESS, scratch=tmp_path / "scratch")
     return TestClient(Starlette(routes=[Mount("/v1", app=door)]), base_url="http://localhost:7860")
 
 
@@ -57,12 +58,13 @@ def compared(
 ) -> str:
     """A finished comparison of lengths and seeds."""
     axes = {"columns": {"field": "num_frames", "values": frames}, "rows": {"field": "seed", "values": seeds}}
-    job = service.submit({**body(1), "compare": axes})
+    job = service.submit({**body(1), "compare": axes}, LOCAL_ACCESS)
     worker.start()
     assert worker.wait(job.id, PATIENCE)
     return job.id
 
 
+@pytest.mark.slow
 def test_the_grid_is_one_video_with_its_labels(
     client: TestClient, service: JobService, worker: Worker, tmp_path: Path
 ) -> None:
@@ -73,7 +75,7 @@ def test_the_grid_is_one_video_with_its_labels(
     assert reply.headers["content-disposition"] == f'attachment; filename="wan-ui-{job_id[:8]}-grid.mp4"'
     (tmp_path / "grid.mp4").write_bytes(reply.content)
     frames = video.read_frames(tmp_path / "grid.mp4")
-    made = board(service, service.job(job_id))
+    made = board(service, service.job(job_id, LOCAL_ACCESS), LOCAL_ACCESS)
     assert (made.columns, made.rows) == (("frames 5", "frames 1"), ("seed 5", "seed 6"))
     layout = grid.lay_out(made.columns, made.rows, (64, 64), grid.LARGEST_VIDEO)
     assert frames.shape == (5, layout.height, layout.width, 3)
@@ -84,6 +86,7 @@ def test_the_grid_is_one_video_with_its_labels(
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_sheet_of_one_frame(client: TestClient, service: JobService, worker: Worker) -> None:
     job_id = compared(service, worker)
     pictures = []
@@ -118,7 +121,9 @@ def test_a_failed_cell_and_one_not_made_are_words(
     render.errors[6] = VideoEncodingFailed("The video could not be encoded.")
     job_id = compared(service, worker)
     assert {
-        place: cell for place, cell in board(service, service.job(job_id)).cells.items() if isinstance(cell, str)
+        place: cell
+        for place, cell in board(service, service.job(job_id, LOCAL_ACCESS), LOCAL_ACCESS).cells.items()
+        if isinstance(cell, str)
     } == {
         (0, 1): "failed",
         (1, 1): "failed",
@@ -131,11 +136,11 @@ def test_a_failed_cell_and_one_not_made_are_words(
 def test_before_anything_is_finished_and_what_is_no_comparison(
     client: TestClient, service: JobService, route: str
 ) -> None:
-    waiting = service.submit({**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2]}}}).id
-    plain = service.submit(body(1)).id
+    waiting = service.submit({**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2]}}}, LOCAL_ACCESS).id
+    plain = service.submit(body(1), LOCAL_ACCESS).id
     for job_id, code, word in (
         ("0" * 32, "REQUEST_NOT_FOUND", "no request"),
-        (plain, "VIDEO_NOT_FOUND", "no comparison"),
+        (plain, "VIDEO_NOT_FOUND", "not a comparison"),
         (waiting, "VIDEO_NOT_FOUND", "finished yet"),
     ):
         reply = client.get(f"/v1/requests/{job_id}/{route}")
@@ -163,7 +168,7 @@ def test_the_routes_are_documented(client: TestClient) -> None:
 
 def test_a_cells_broken_file_is_named(client: TestClient, service: JobService, worker: Worker) -> None:
     job_id = compared(service, worker)
-    path = service.clip_path(job_id, 1)
+    path = service.clip_path(job_id, 1, LOCAL_ACCESS)
     path.write_bytes(path.read_bytes()[:100])
     reply = client.get(f"/v1/requests/{job_id}/cells.zip")
     assert reply.status_code == 404

@@ -1,4 +1,4 @@
-"""POST /v1/loras/inspect on a real desk and library: paths, addresses, files sent along, and what is refused."""
+"""POST /v1/loras/inspect on a real job service and library: paths, addresses, files sent along, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.api.test_app import error_of
 from tests.fakes import FakeImages, FakeRender, fake_write_video
 from tests.lora.writers import WIDTHS
 from tests.web_files import FileServer, lora_bytes, serving
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import create_api
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
@@ -22,6 +23,7 @@ from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
 from wan_ui.models import MODELS, WanModel
+from wan_ui.provenance.restoring import Environment
 
 LORA = lora_bytes()
 WHERE = "/v1/loras/inspect"
@@ -43,8 +45,10 @@ def client(tmp_path: Path, render: FakeRender) -> Iterator[TestClient]:
     uploads = tmp_path / "uploads"
     library = Library(tmp_path / "loras", uploads, RemoteFiles(uploads, allow_hosts=["127.0.0.1"], seconds=10))
     images: Any = FakeImages()
-    service = JobService(library, images, store, worker, config, tmp_path)
-    door = create_api(service, dict, body_limit=1000, file_limit=LIMIT, scratch=tmp_path / "scratch")
+    service = JobService(library, images, store, worker, tmp_path, environment=Environment(transformer_config=config))
+    door = create_api(
+        service, dict, lambda: LOCAL_ACCESS, body_limit=1000, file_limit=LIMIT, scratch=tmp_path / "scratch"
+    )
     app = Starlette(routes=[Mount("/v1", app=door)])
     yield TestClient(app, base_url="http://localhost:7860", raise_server_exceptions=False)
     assert list((tmp_path / "scratch").iterdir()) == []  # whatever was asked
@@ -66,7 +70,7 @@ def test_a_path_is_judged_by_the_checkpoints_own_sizes(client: TestClient) -> No
     assert said["candidates"] == ["wan21_1b"]
     assert list(said) == [
         "family", "candidates", "slot", "type", "rank", "alpha", "dtype", "modules", "blocks", "trainer", "step",
-        "trigger_word", "partner", "fits", "messages",
+        "trigger_word", "partner", "fits", "coverage", "messages",
     ]  # fmt: skip
 
 

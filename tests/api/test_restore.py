@@ -1,4 +1,4 @@
-"""POST /v1/restore on a real desk: a video's settings, its first frame, and every file that is none of ours."""
+"""POST /v1/restore on a real job service: a video's settings, its first frame, and every file that is none of ours."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.fakes import PATIENCE, FakeRender
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from tests.mp4_boxes import box, carrying, film, mp4
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import create_api
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.jobs.service import JobService
@@ -26,6 +27,7 @@ from wan_ui.lora.library import Library
 from wan_ui.media import video
 from wan_ui.media.image import ImageStore
 from wan_ui.models import MODELS
+from wan_ui.provenance.restoring import Environment
 
 WHERE = "/v1/restore"
 LIMIT = 6 << 20
@@ -49,13 +51,14 @@ def service(store: Store, worker: Worker, tmp_path: Path) -> JobService:
     write_lora(tmp_path / "loras" / "fox.safetensors")
     library = Library(tmp_path / "loras", tmp_path / "uploads")
     images = ImageStore(tmp_path / "images", _no_fetch)
-    return JobService(library, images, store, worker, Checkpoints(CHECKPOINTS).transformer_config, tmp_path)
+    environment = Environment(transformer_config=Checkpoints(CHECKPOINTS).transformer_config)
+    return JobService(library, images, store, worker, tmp_path, environment=environment)
 
 
 @pytest.fixture
 def client(service: JobService, tmp_path: Path) -> Iterator[TestClient]:
     (tmp_path / "scratch").mkdir()
-    door = create_api(service, dict, file_limit=LIMIT, scratch=tmp_path / "scratch")
+    door = create_api(service, dict, lambda: LOCAL_ACCESS, file_limit=LIMIT, scratch=tmp_path / "scratch")
     yield TestClient(Starlette(routes=[Mount("/v1", app=door)]), base_url="http://localhost:7860")
     assert list((tmp_path / "scratch").iterdir()) == []  # whatever was sent
 
@@ -64,12 +67,12 @@ def made(service: JobService, worker: Worker) -> tuple[Path, str]:
     """A clip with a LoRA and a first frame, and that image's SHA-256."""
     kept = io.BytesIO()
     Image.new("RGB", (64, 64), (200, 30, 40)).save(kept, "PNG")
-    image = service.images.put_bytes(kept.getvalue())
+    image = service.images.put_bytes(kept.getvalue(), LOCAL_ACCESS)
     item = {"prompt": "a fox", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 1, "seed": -1}
     item["ctrl_img"] = f"upload://{image}"
-    job = service.submit({"model": ROW.id, "prompts": [item], "loras": [{"path": "fox.safetensors"}]})
+    job = service.submit({"model": ROW.id, "prompts": [item], "loras": [{"path": "fox.safetensors"}]}, LOCAL_ACCESS)
     assert worker.wait(job.id, PATIENCE)
-    return service.clip_path(job.id, 0), image
+    return service.clip_path(job.id, 0, LOCAL_ACCESS), image
 
 
 def sent(client: TestClient, data: bytes, query: str = "", name: str = "clip.mp4") -> dict[str, object]:
@@ -87,8 +90,11 @@ def test_what_comes_back_runs_as_it_is(client: TestClient, service: JobService, 
     assert (said["comparison"], said["notes"], said["first_frame"]) == (None, [], "here")
     reply = client.post("/v1/inference", json=said["request"])
     assert reply.status_code == 200
-    again = service.job(reply.json()["request_id"]).generations
-    assert again == service.job(service.recent(2)[1].id).generations and again[0].image == image
+    again = service.job(reply.json()["request_id"], LOCAL_ACCESS).generations
+    assert (
+        again == service.job(service.recent(2, LOCAL_ACCESS)[1].id, LOCAL_ACCESS).generations
+        and again[0].image == image
+    )
 
 
 @pytest.mark.slow
@@ -110,7 +116,7 @@ def test_the_videos_first_frame_is_kept_only_when_asked_for(
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "a PNG picture"),
         (b"", "is empty"),
         (b"not a video", "no MP4"),
-        (mp4(box(b"moov"), box(b"mdat", b"x" * 99)), "carries no settings"),
+        (mp4(box(b"moov"), box(b"mdat", b"x" * 99)), "contains no settings"),
         (carrying({"a": 1}), "not made by wan-ui"),
         (carrying({"request": {"model": ROW.id}})[:-9], "cut off"),
         (mp4(film(b" " * (5 << 20))), "5242880 bytes of text"),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from starlette.applications import Starlette
@@ -17,9 +16,13 @@ from starlette.testclient import TestClient
 from tests.api.test_app import ShelfDesk, error_of
 from tests.fakes import PATIENCE, Gate
 from tests.jobs.helpers import body
-from wan_ui.api.app import INSPECT_AT_ONCE, INSPECT_WAITING, create_api
-from wan_ui.api.one_at_a_time import OneAtATime
+from tests.waiting import wait_until
+from wan_ui.access import LOCAL_ACCESS, Access
+from wan_ui.api.app import create_api
+from wan_ui.api.concurrency import OneAtATime
+from wan_ui.api.dependencies import INSPECT_THREADS, INSPECT_WAITING
 from wan_ui.errors import ServerBusy
+from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 
 CROWD = 60  # more than the threads that a server answers on
@@ -32,7 +35,7 @@ class HeldDesk(ShelfDesk):
         super().__init__(store, folder)
         self.gate = Gate()
 
-    def inspect(self, source: str) -> dict[str, Any]:
+    def inspect(self, source: str, access: Access) -> dict[str, Any]:
         self.gate.hold()
         return {
             **dict.fromkeys(("family", "rank", "alpha", "trainer", "step", "trigger_word", "partner")),
@@ -40,6 +43,7 @@ class HeldDesk(ShelfDesk):
             "candidates": [],
             "modules": 0,
             "fits": {},
+            "coverage": {},
             "messages": [],
         }
 
@@ -55,28 +59,21 @@ def service(tmp_path: Path) -> Iterator[HeldDesk]:
 
 @pytest.fixture
 def client(service: HeldDesk) -> Iterator[TestClient]:
-    app = Starlette(routes=[Mount("/v1", app=create_api(service, dict))])
+    app = Starlette(routes=[Mount("/v1", app=create_api(cast(JobService, service), dict, lambda: LOCAL_ACCESS))])
     with TestClient(app, base_url="http://localhost:7860", raise_server_exceptions=False) as client:
         yield client
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_slow_inspections_leave_the_other_routes_alone(service: HeldDesk, client: TestClient) -> None:
-    job = service.submit(body(1))
-    taken = INSPECT_AT_ONCE + INSPECT_WAITING
+    job = service.submit(body(1), LOCAL_ACCESS)
+    taken = INSPECT_THREADS + INSPECT_WAITING
 
     def ask() -> int:
         return client.post("/v1/loras/inspect", json={"path": "x"}).status_code
 
     with ThreadPoolExecutor(CROWD) as pool:
         asked = [pool.submit(ask) for _ in range(CROWD)]
-        until(lambda: sum(one.done() for one in asked) == CROWD - taken)
+        wait_until(lambda: sum(one.done() for one in asked) == CROWD - taken)
         assert client.get(f"/v1/requests/{job.id}/status").status_code == 200
         error_of(client.post("/v1/loras/inspect", json={"path": "x"}), 503, "SERVER_BUSY")
         service.gate.open()
@@ -88,7 +85,7 @@ def test_turns_are_one_at_a_time_and_few_wait() -> None:
     turns, gate, inside, most = OneAtATime(3, "Busy."), Gate(), [0], [0]
 
     def one() -> None:
-        with turns.turn():
+        with turns.hold():
             inside[0] += 1
             most[0] = max(most[0], inside[0])
             gate.hold()
@@ -98,7 +95,7 @@ def test_turns_are_one_at_a_time_and_few_wait() -> None:
     with ThreadPoolExecutor(CROWD) as pool:
         asked = [pool.submit(one) for _ in range(CROWD)]
         gate.await_arrival()
-        until(lambda: sum(task.done() for task in asked) == CROWD - 3)
+        wait_until(lambda: sum(task.done() for task in asked) == CROWD - 3)
         gate.open()
         for task in asked:
             try:
@@ -107,5 +104,5 @@ def test_turns_are_one_at_a_time_and_few_wait() -> None:
                 assert error.message == "Busy."
                 refused += 1
     assert (refused, most) == (CROWD - 3, [1])
-    with turns.turn():
+    with turns.hold():
         pass

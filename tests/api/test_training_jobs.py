@@ -1,4 +1,4 @@
-"""Training jobs over HTTP, on a real desk, store, worker and library: import, checklist, previews, hostile input."""
+"""Training jobs over HTTP, on a real job service, store, worker and library: import, checklist, hostile input."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ from tests.trainer.job_files import (
     write_job,
     zipped,
 )
+from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import create_api
 from wan_ui.identity import Identity
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.visitor_service import VisitorJobService
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.media import video
 from wan_ui.media.image import ImageStore
+from wan_ui.provenance.restoring import Environment
 
 pytestmark = pytest.mark.slow
 IMPORT = "/v1/jobs/import"
@@ -72,13 +73,15 @@ def worker(data: Path) -> Iterator[Worker]:
 def service(worker: Worker, data: Path, tmp_path: Path) -> JobService:
     (tmp_path / "loras").mkdir()
     images = ImageStore(data / "images", _no_fetch)
-    return JobService(Library(tmp_path / "loras", data / "uploads"), images, worker._store, worker, tiny, data)
+    library = Library(tmp_path / "loras", data / "uploads")
+    environment = Environment(transformer_config=tiny)
+    return JobService(library, images, worker._store, worker, data, environment=environment)
 
 
 @pytest.fixture
 def client(service: JobService, data: Path) -> Iterator[TestClient]:
     scratch = data / "uploads"
-    app = create_api(service, dict, body_limit=400_000, file_limit=LIMIT, scratch=scratch)
+    app = create_api(service, dict, lambda: LOCAL_ACCESS, body_limit=400_000, file_limit=LIMIT, scratch=scratch)
     yield TestClient(Starlette(routes=[Mount("/v1", app=app)]), base_url="http://localhost:7860")
     assert [path for path in scratch.iterdir() if path.is_dir()] == []  # whatever was sent
     assert [path for path in (data / "trainer").glob(".part*")] == []
@@ -246,11 +249,11 @@ def test_an_uploaded_preview(client: TestClient, worker: Worker) -> None:
 
 def test_only_the_owner_of_a_request_brings_another_preview(service: JobService, worker: Worker, data: Path) -> None:
     prompt = {"prompt": "x", "width": 96, "height": 64, "num_frames": 9, "fps": 16, "seed": 7}
-    job = service.submit({"model": "wan21_1b", "prompts": [prompt]}, Identity("a" * 32, False))
+    job = service.submit({"model": "wan21_1b", "prompts": [prompt]}, Access(Identity("a" * 32, False), shared=True))
     assert worker.wait(job.id, PATIENCE)
     for visitor, status in (("b", 404), ("a", 200)):
-        asks = partial(Identity, visitor * 32, False)
-        door = create_api(VisitorJobService(service, asks, shared=True), dict, scratch=data / "uploads")
+        access = partial(Access, Identity(visitor * 32, False), True)
+        door = create_api(service, dict, access, scratch=data / "uploads")
         client = TestClient(Starlette(routes=[Mount("/v1", app=door)]), base_url="http://localhost:7860")
         reply = client.post(f"/v1/requests/{job.id}/preview", files={"file": ("a.webp", webp(moving(7)))})
         assert reply.status_code == status, reply.text
@@ -270,8 +273,11 @@ def test_jobs_outlast_the_process(
 ) -> None:
     job = sent(client, zipped(write_job(tmp_path / "fox"), tmp_path / "job.zip").read_bytes())
     job_id = rendered(client, worker, job["requests"][0])
-    again = JobService(service.library, service.images, worker._store, worker, tiny, data)
-    assert [row.state for row in again.previews.check(again.job(job_id), 0).rows] == ["green"] * 23
+    environment = Environment(transformer_config=tiny)
+    again = JobService(service.library, service.images, worker._store, worker, data, environment=environment)
+    assert [row.state for row in again.sample_comparisons.check(again.job(job_id, LOCAL_ACCESS), 0).rows] == [
+        "green"
+    ] * 23
 
 
 # Hostile input
@@ -356,7 +362,7 @@ def test_files_of_a_zip_that_are_no_loras_are_passed_over(client: TestClient, tm
     (folder / "samples" / "1750000000001__000000900_0.webp").write_bytes(b"<script>alert(1)</script>")
     job = sent(client, zipped(folder, tmp_path / "job.zip").read_bytes())
     assert [one["step"] for one in job["checkpoints"]] == [250, None]
-    assert any("fox_000000500.safetensors is passed over" in note for note in job["notes"])
+    assert any("fox_000000500.safetensors is skipped" in note for note in job["notes"])
     url = next(one["url"] for one in job["sample_files"] if one["step"] == 900).removeprefix("http://localhost:7860")
     assert error_of(client.get(url), 404, "PREVIEW_NOT_FOUND")
     assert error_of(client.get(f"{url}/thumbnail"), 404, "PREVIEW_NOT_FOUND")

@@ -1,10 +1,11 @@
-"""One random demo for the tests of this folder."""
+"""The demo folders of this folder's tests, written once: with random and with trained weights."""
 
 from __future__ import annotations
 
 import pytest
 
-from wan_ui.demo.checkpoints import RANDOM, TRAINED, Demo, ensure
+from tests.demo.random_weights import RANDOM
+from wan_ui.demo.checkpoints import TRAINED, Demo, ensure
 
 
 @pytest.fixture(scope="session")

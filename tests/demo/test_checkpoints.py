@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,12 @@ from safetensors import SafetensorError
 from wan_ui.demo.checkpoints import (
     BANNER,
     DEMO_DEFAULTS,
-    RANDOM,
-    RANDOM_BANNER,
     STAMP,
     TRAINED,
     Kind,
     ensure,
-    kind_here,
 )
+from wan_ui.demo.trained import write_trained
 from wan_ui.errors import CheckpointNotFound, DiskFull
 from wan_ui.models import MODELS
 from wan_ui.request import PromptItem, round_frames, snap_size
@@ -53,15 +52,18 @@ def test_it_is_written_once_and_says_where(tmp_path: Path) -> None:
     assert write.calls == 1
     assert demo.models_dir == folder / "models" and demo.lora_dir == folder / "loras"
     assert demo.first_frame == folder / "first_frame.png"
-    assert demo.banner == "banner of 1" and not demo.trained
+    assert demo.banner == "banner of 1"
     assert [path.name for path in folder.parent.iterdir()] == ["demo"]
 
 
-def test_the_banner_says_which_demo_it_is(tmp_path: Path) -> None:
+def test_the_banner_says_that_this_is_not_wan() -> None:
     assert TRAINED.banner == BANNER and "tiny model of coloured shapes" in BANNER and "not Wan" in BANNER
-    assert "random" not in BANNER and "noise" not in BANNER
-    assert RANDOM.banner == RANDOM_BANNER and "random" in RANDOM_BANNER and "noise" in RANDOM_BANNER
-    assert kind_here() is TRAINED and kind_here(tmp_path / "left out") is RANDOM
+
+
+def test_an_installation_without_the_weights_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointNotFound, match="lacks the demo's weights"):
+        ensure(tmp_path / "demo", kind(partial(write_trained, weights=tmp_path / "missing"), "1"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_newer_demo_replaces_an_older_one_and_keeps_what_others_put_there(tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def _strange_stamp(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_delete, _truncate, _unstamp, _break_stamp, _strange_stamp])
-def test_a_damaged_demo_is_written_anew(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_demo_is_written_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     write = Writer()
     ensure(tmp_path / "demo", kind(write, "1"))
     damage(tmp_path / "demo")
@@ -174,7 +176,7 @@ def test_a_disk_that_refuses_is_named_without_a_path(
 
 def test_the_form_defaults_are_used_as_they_are_on_every_row() -> None:
     item = PromptItem.model_validate({"prompt": "", **DEMO_DEFAULTS})
-    for row in MODELS.values():
-        for recipe in row.divisor:
-            assert snap_size(row, recipe, item.width, item.height) == (item.width, item.height)
-        assert round_frames(row.frame_rule, item.num_frames) == item.num_frames
+    for model in MODELS.values():
+        for recipe in model.divisor:
+            assert snap_size(model, recipe, item.width, item.height) == (item.width, item.height)
+        assert round_frames(model.frame_rule, item.num_frames) == item.num_frames

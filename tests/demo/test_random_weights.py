@@ -1,4 +1,4 @@
-"""The random demo holds what the real classes load, for every row, and its LoRAs fit and show."""
+"""The random demo holds what the real classes load, for every model, and its LoRAs fit and have an effect."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 
+from tests.demo import random_weights
+from tests.demo.random_weights import RANDOM
 from wan_ui import Engine
 from wan_ui.checkpoints.folders import Checkpoints
-from wan_ui.demo import random_weights
-from wan_ui.demo.checkpoints import DEMO_DEFAULTS, RANDOM, Demo, ensure
+from wan_ui.demo.checkpoints import DEMO_DEFAULTS, Demo, ensure
 from wan_ui.models import MODELS, WanModel
 
 pytestmark = pytest.mark.slow
-ROWS = pytest.mark.parametrize("row", MODELS.values(), ids=MODELS)
+ROWS = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 CLASSES: dict[str, Any] = {
     "transformer": WanTransformer3DModel,
     "transformer_2": WanTransformer3DModel,
@@ -43,8 +44,8 @@ SMALL = {"width": 64, "height": 64, "num_frames": 5, "sample_steps": 1}
 PAIR = (random_weights.HIGH_LORA, random_weights.LOW_LORA)
 
 
-def _load(demo: Demo, row: WanModel, names: Sequence[str]) -> dict[str, Any]:
-    sources = {name: row.components[name] for name in names}
+def _load(demo: Demo, model: WanModel, names: Sequence[str]) -> dict[str, Any]:
+    sources = {name: model.components[name] for name in names}
     return {
         name: CLASSES[name].from_pretrained(demo.models_dir / source.repo / source.subfolder)
         for name, source in sources.items()
@@ -52,36 +53,36 @@ def _load(demo: Demo, row: WanModel, names: Sequence[str]) -> dict[str, Any]:
 
 
 @ROWS
-def test_every_component_is_on_disk_and_loads_as_its_real_class(demo: Demo, row: WanModel) -> None:
+def test_every_component_is_on_disk_and_loads_as_its_real_class(demo: Demo, model: WanModel) -> None:
     found = Checkpoints(demo.models_dir, offline=True)
-    for name in row.components:
-        assert found.component(row, name).size > 0
-    parts = _load(demo, row, [name for name in row.components if name != "model_index"])
+    for name in model.components:
+        assert found.component(model, name).size > 0
+    parts = _load(demo, model, [name for name in model.components if name != "model_index"])
     vae = parts["vae"]
-    assert vae.config.scale_factor_spatial == row.spatial_compression
+    assert vae.config.scale_factor_spatial == model.spatial_compression
     assert parts["text_encoder"].config.d_model == parts["transformer"].config.text_dim
-    for component in row.slots.values():
+    for component in model.slots.values():
         config = parts[component].config
         assert config.out_channels == vae.config.z_dim
-        assert (config.image_dim is not None) == row.image_layers
+        assert (config.image_dim is not None) == model.image_layers
         assert (config.in_channels > config.out_channels) == (
-            row.conditioning in ("latent_channels", "clip_and_latent_channels")
+            model.conditioning in ("latent_channels", "clip_and_latent_channels")
         )
-    if "model_index" in row.components:
-        index = found.component(row, "model_index").files[0]
+    if "model_index" in model.components:
+        index = found.component(model, "model_index").files[0]
         assert 0 < json.loads(index.read_text())["boundary_ratio"] < 1
 
 
 def test_parts_that_are_equal_in_the_real_repositories_are_equal_files_and_transformers_are_not(demo: Demo) -> None:
     found = Checkpoints(demo.models_dir, offline=True)
     digests: dict[str, set[str]] = {}
-    for row in MODELS.values():
-        for name in row.components:
-            kind = f"{name} {row.spatial_compression}" if name == "vae" else name
+    for model in MODELS.values():
+        for name in model.components:
+            kind = f"{name} {model.spatial_compression}" if name == "vae" else name
             if name in ("text_encoder", "image_encoder", "vae"):
-                digests.setdefault(kind, set()).add(found.digest(found.component(row, name).files[-1]))
+                digests.setdefault(kind, set()).add(found.digest(found.component(model, name).files[-1]))
     assert {kind: len(values) for kind, values in digests.items()} == dict.fromkeys(digests, 1)
-    transformers = {row.components[name] for row in MODELS.values() for name in row.slots.values()}
+    transformers = {model.components[name] for model in MODELS.values() for name in model.slots.values()}
     files = [demo.models_dir / s.repo / s.subfolder / "diffusion_pytorch_model.safetensors" for s in transformers]
     assert len({hashlib.sha256(file.read_bytes()).hexdigest() for file in files}) == len(files)
 
@@ -162,25 +163,25 @@ def engine(demo: Demo) -> Iterator[Engine]:
 
 
 def _request(
-    demo: Demo, row: WanModel, scale: float, values: Mapping[str, int | float], prompt: str = "[trigger] a photo"
+    demo: Demo, model: WanModel, scale: float, values: Mapping[str, int | float], prompt: str = "[trigger] a photo"
 ) -> dict[str, Any]:
     item: dict[str, Any] = {"prompt": prompt, **values}
-    if row.control_image == "required":
+    if model.control_image == "required":
         item["ctrl_img"] = base64.b64encode(demo.first_frame.read_bytes()).decode()
-    if row.two_transformers:
+    if model.two_transformers:
         slots = [{"path": random_weights.HIGH_LORA, "transformer": "high"}]
         slots += [{"path": random_weights.LOW_LORA, "transformer": "low"}]
     else:
-        slots = [{"path": random_weights.IMAGE_LORA if row.image_layers else random_weights.SINGLE_LORA}]
+        slots = [{"path": random_weights.IMAGE_LORA if model.image_layers else random_weights.SINGLE_LORA}]
     loras = [{**slot, "network_multiplier": scale} for slot in slots]
-    return {"model": row.id, "trigger_word": "sks", "prompts": [item], "loras": loras}
+    return {"model": model.id, "trigger_word": "sks", "prompts": [item], "loras": loras}
 
 
 @pytest.mark.slow
 @ROWS
-def test_loras_and_prompts_change_the_frames_of_every_row(engine: Engine, demo: Demo, row: WanModel) -> None:
+def test_loras_and_prompts_change_the_frames_of_every_row(engine: Engine, demo: Demo, model: WanModel) -> None:
     def frames(scale: float, prompt: str = "[trigger] a photo") -> npt.NDArray[np.float64]:
-        request = _request(demo, row, scale, {**SMALL, "sample_steps": 3}, prompt)
+        request = _request(demo, model, scale, {**SMALL, "sample_steps": 3}, prompt)
         (clip,) = engine.generate(request)
         return clip.frames.astype(np.float64)
 
@@ -192,8 +193,8 @@ def test_loras_and_prompts_change_the_frames_of_every_row(engine: Engine, demo: 
 
 
 def test_the_documents_one_file_for_5b_also_fits_a_model_with_image_layers(engine: Engine, demo: Demo) -> None:
-    row = next(row for row in MODELS.values() if row.image_layers)
-    request = _request(demo, row, 1.0, SMALL)
+    model = next(model for model in MODELS.values() if model.image_layers)
+    request = _request(demo, model, 1.0, SMALL)
     (without,) = engine.generate({**request, "loras": []})
     (clip,) = engine.generate({**request, "loras": [{"path": random_weights.SINGLE_LORA}]})
     assert (clip.frames != without.frames).any()
@@ -201,8 +202,8 @@ def test_the_documents_one_file_for_5b_also_fits_a_model_with_image_layers(engin
 
 @pytest.mark.slow
 @ROWS
-def test_a_request_of_the_forms_defaults_takes_seconds(engine: Engine, demo: Demo, row: WanModel) -> None:
+def test_a_request_of_the_forms_defaults_takes_seconds(engine: Engine, demo: Demo, model: WanModel) -> None:
     start = time.monotonic()
-    (clip,) = engine.generate(_request(demo, row, 1.0, DEMO_DEFAULTS))
+    (clip,) = engine.generate(_request(demo, model, 1.0, DEMO_DEFAULTS))
     assert time.monotonic() - start < 30  # 3 at most on two idle cores
     assert clip.frames.shape == (DEMO_DEFAULTS["num_frames"], DEMO_DEFAULTS["height"], DEMO_DEFAULTS["width"], 3)

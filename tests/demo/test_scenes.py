@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from wan_ui.demo import scenes
-from wan_ui.demo.scenes import Scene, Words
+from tools import demo_scenes as scenes
+from tools.demo_scenes import Scene, Words
 
 
 def _scenes(count: int, seed: int, look: str = "plain") -> list[Scene]:

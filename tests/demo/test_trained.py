@@ -1,4 +1,4 @@
-"""The trained demo: every row's files, and a cheap sample of what `python -m wan_ui.demo.evaluate` measures."""
+"""The trained demo: every model's files, and a cheap sample of what `python -m tools.demo_evaluate` measures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tools import demo_evaluate as evaluate
 from wan_ui.checkpoints.folders import Checkpoints
-from wan_ui.demo import evaluate, trained
+from wan_ui.demo import trained
 from wan_ui.demo.checkpoints import Demo
 from wan_ui.inference import Engine
 from wan_ui.lora.header import read_header
@@ -18,7 +19,7 @@ from wan_ui.models import MODELS
 from wan_ui.trainer.job import import_job
 
 LARGEST = 45e6  # bytes in the repository
-KINDS = ("wan21_1b", "wan22_5b", "wan22_14b_i2v", "wan21_i2v_14b")  # a row of each transformer
+KINDS = ("wan21_1b", "wan22_5b", "wan22_14b_i2v", "wan21_i2v_14b")  # a model of each transformer
 
 STEPS = 8  # fewer than the form starts with, and as good where only colour, motion and look are read
 
@@ -36,13 +37,13 @@ def test_the_packed_weights_are_small_and_laid_out_without_more(tmp_path: Path) 
     assert (tmp_path / "demo" / "first_frame.png").is_file()
 
 
-@pytest.mark.parametrize("row", MODELS.values(), ids=MODELS)
-def test_every_row_finds_its_files_and_takes_its_loras(trained_demo: Demo, row) -> None:
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_every_row_finds_its_files_and_takes_its_loras(trained_demo: Demo, model) -> None:
     found = Checkpoints(trained_demo.models_dir, offline=True)
-    for component in row.components:
-        assert found.component(row, component).size > 0
-    for use in evaluate.attached(row, 1.0):
-        config = found.transformer_config(row, row.slots[use.get("transformer", "single")])
+    for component in model.components:
+        assert found.component(model, component).size > 0
+    for use in evaluate.attached(model, 1.0):
+        config = found.transformer_config(model, model.slots[use.get("transformer", "single")])
         assert config is not None
         hidden = int(config["num_attention_heads"]) * int(config["attention_head_dim"])
         assert read_header(trained_demo.lora_dir / use["path"]).hidden == hidden
@@ -75,9 +76,9 @@ def test_what_is_measured_is_every_row_its_lora_and_every_save_of_the_job() -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("model", KINDS)
 def test_most_clips_show_what_the_prompt_says(engine: Engine, model: str) -> None:
-    row, cases = MODELS[model], evaluate.cases(4)
-    image = row.control_image != "none"
-    clips = [clip.frames for clip in engine.generate(evaluate.body(row, cases, image, sample_steps=STEPS))]
+    wan_model, cases = MODELS[model], evaluate.cases(4)
+    image = wan_model.control_image != "none"
+    clips = [clip.frames for clip in engine.generate(evaluate.body(wan_model, cases, image, sample_steps=STEPS))]
     found = evaluate.figures(clips, cases, image)
     assert found["colour"] >= 0.8 and found["motion"] >= 0.8 and found["background"] >= 0.8, found
     assert found["new_look"] <= 0.2 and found.get("first_frame_db", 99) >= 28, found
@@ -85,11 +86,11 @@ def test_most_clips_show_what_the_prompt_says(engine: Engine, model: str) -> Non
 
 @pytest.mark.slow
 def test_the_new_look_comes_with_the_lora_and_the_trigger_word_alone(engine: Engine) -> None:
-    row = MODELS["wan22_5b"]
+    model = MODELS["wan22_5b"]
     looks = {}
     for label, scale, trigger in (("off", 0.0, True), ("on", 1.0, True), ("unsaid", 1.0, False)):
         cases = evaluate.cases(3, trigger)
-        body = evaluate.body(row, cases, False, evaluate.attached(row, scale), sample_steps=STEPS)
+        body = evaluate.body(model, cases, False, evaluate.attached(model, scale), sample_steps=STEPS)
         clips = [clip.frames for clip in engine.generate(body)]
         looks[label] = evaluate.figures(clips, cases, False)["new_look"]
     assert looks["on"] >= 0.6 and looks["off"] <= 0.2 and looks["unsaid"] <= 0.2, looks

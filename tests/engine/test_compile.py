@@ -1,4 +1,4 @@
-"""The compiled blocks: the frames of eager ones, and one graph for every size, rank, multiplier and slot.
+"""The compiled blocks: the frames of eager ones, and one graph for every size, rank, scale and slot.
 
 Captured by the real compiler front end; only code generation, which needs a GPU to be worth its time, is left out.
 """
@@ -72,7 +72,7 @@ def engine_of(loras: Path, mode: CompileMode, backend: Any = captured) -> Engine
 
 
 def request(scales: dict[str, tuple[str, float]], recipe: str = "reference", size: int = 64) -> dict[str, Any]:
-    """Two steps of 2.2 T2V, one on each transformer; `scales` maps a slot to a file and its multiplier."""
+    """Two steps of 2.2 T2V, one on each transformer; `scales` maps a slot to a file and its scale."""
     prompt = {"prompt": "a cat", "width": size, "height": 64, "num_frames": 1, "sample_steps": 3, "seed": 3}
     items = [{"path": path, "transformer": slot, "network_multiplier": scale} for slot, (path, scale) in scales.items()]
     return {"model": "wan22_14b_t2v", "recipe": recipe, "prompts": [prompt], "loras": items}
@@ -163,7 +163,7 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so(
 def test_a_dora_runs_eagerly_and_what_comes_after_it_compiled(eager: Engine, loras: Path) -> None:
     FORMATS["ai-toolkit dora"](Width(48, 2, 96, 3)).save(loras / "dora.safetensors")
     compiled = engine_of(loras, "exact")
-    said = []
+    arithmetics = []
     for scales in (
         {"high": ("dora.safetensors", 1.0), "low": ("dora.safetensors", 1.0)},
         {"high": ("dora.safetensors", 1.0), "low": ("rank4.safetensors", 1.0)},
@@ -171,10 +171,10 @@ def test_a_dora_runs_eagerly_and_what_comes_after_it_compiled(eager: Engine, lor
     ):
         expected, found = rendered(eager, request(scales)), rendered(compiled, request(scales))
         assert np.array_equal(found.frames, expected.frames)
-        said.append(found.metadata["arithmetic"])
-    assert said == [
+        arithmetics.append(found.metadata["arithmetic"])
+    assert arithmetics == [
         "eager: a DoRA is not compiled",
-        "compiled, exact; eager where a DoRA is worn",
+        "compiled, exact; eager where a DoRA is attached",
         "compiled, exact",
     ]
     compiled.close()
@@ -221,7 +221,7 @@ def compiled_blocks(engine: Engine) -> CompiledBlocks:
 
 
 @pytest.mark.parametrize("speedup", ["fp8_products", "step_cache"])
-def test_the_lossy_modes_compile(eager: Engine, loras: Path, speedup: str) -> None:
+def test_the_speedups_compile(eager: Engine, loras: Path, speedup: str) -> None:
     compiled = engine_of(loras, "fast")
     for body in ({**REQUESTS[0], "speedup": speedup}, {**REQUESTS[2], "speedup": speedup}):
         expected, found = rendered(eager, body), rendered(compiled, body)

@@ -1,4 +1,4 @@
-"""Other weights in the layers of a LoRA that is worn: what attaching anew gives, bit for bit, or attaching anew."""
+"""Exchanging the weights of attached LoRA layers gives the same bits as attaching them again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from wan_ui.engine.adapters import Adapter, BaseWeights, TransformerAdapters, split
-from wan_ui.engine.pipeline import base_tensors
+from wan_ui.engine.weights import base_tensors
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import convert
 
@@ -41,7 +41,7 @@ def adapter(file: Path) -> Adapter:
     return Adapter(file.stem, kept)
 
 
-def adapters_changed(model: WanTransformer3DModel, tensors: bool) -> TransformerAdapters:
+def adapters_of(model: WanTransformer3DModel, tensors: bool) -> TransformerAdapters:
     return TransformerAdapters(
         model, BaseWeights(lambda size: "host", lambda name: torch.empty(0)), CPU if tensors else None
     )
@@ -56,7 +56,7 @@ def output(model: WanTransformer3DModel) -> torch.Tensor:
     return found
 
 
-def worn_layers(model: WanTransformer3DModel) -> list[int]:
+def lora_layers(model: WanTransformer3DModel) -> list[int]:
     return [id(module) for module in model.modules() if isinstance(module, LoraLayer)]
 
 
@@ -64,17 +64,17 @@ def worn_layers(model: WanTransformer3DModel) -> list[int]:
 @pytest.mark.parametrize("dtype", PRECISION, ids=str)
 def test_another_file_on_the_same_modules(files: dict[str, Path], dtype: torch.dtype, tensors: bool) -> None:
     model, other = transformer(dtype), transformer(dtype)
-    adapters = adapters_changed(model, tensors)
+    adapters = adapters_of(model, tensors)
     adapters.attach([adapter(files["rank 4"])])
     adapters.set_scales({"rank 4": 1.0})
-    layers = worn_layers(model)
+    layers = lora_layers(model)
     for name, scale in (("rank 32", 0.7), ("rank 4", 0.3)):
         assert adapters.attach([adapter(files[name])]) == {name: 30}
         adapters.set_scales({name: scale})
-        fresh = adapters_changed(other, tensors)
+        fresh = adapters_of(other, tensors)
         fresh.attach([adapter(files[name])])
         fresh.set_scales({name: scale})
-        assert worn_layers(model) == layers
+        assert lora_layers(model) == layers
         assert torch.equal(output(model), output(other))
         assert adapters.changes() == fresh.changes()
         fresh.attach([])
@@ -84,7 +84,7 @@ def test_another_file_on_the_same_modules(files: dict[str, Path], dtype: torch.d
 
 def test_two_files_change_places(files: dict[str, Path]) -> None:
     model, other = transformer(torch.float32), transformer(torch.float32)
-    adapters, fresh = adapters_changed(model, True), adapters_changed(other, True)
+    adapters, fresh = adapters_of(model, True), adapters_of(other, True)
     one, two = adapter(files["rank 4"]), adapter(files["rank 32"])
     adapters.attach([one, two])
     adapters.attach([two, one])
@@ -95,10 +95,10 @@ def test_two_files_change_places(files: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("then", ["two blocks", "none", "both"])
-def test_other_modules_are_attached_anew(files: dict[str, Path], then: str) -> None:
+def test_other_modules_are_attached_again(files: dict[str, Path], then: str) -> None:
     model, other = transformer(torch.float32), transformer(torch.float32)
     names = {"none": [], "both": ["rank 4", "rank 32"]}.get(then, [then])
-    adapters, fresh = adapters_changed(model, True), adapters_changed(other, True)
+    adapters, fresh = adapters_of(model, True), adapters_of(other, True)
     adapters.attach([adapter(files["rank 4"])])
     for each in (adapters, fresh):
         each.attach([adapter(files[name]) for name in names])
@@ -109,18 +109,18 @@ def test_other_modules_are_attached_anew(files: dict[str, Path], then: str) -> N
 def test_another_width_is_refused_and_leaves_the_base_model(files: dict[str, Path]) -> None:
     model = transformer(torch.float32)
     base = output(model)
-    adapters = adapters_changed(model, True)
+    adapters = adapters_of(model, True)
     adapters.attach([adapter(files["rank 4"])])
     with pytest.raises(LoraMismatch):
         adapters.attach([adapter(files["wide"])])
-    assert not worn_layers(model)
+    assert not lora_layers(model)
     assert torch.equal(output(model), base)
 
 
-def test_the_base_models_tensors_keep_their_names_whatever_is_worn_and_wherever_they_go(files: dict[str, Path]) -> None:
+def test_base_tensors_keep_their_names_with_adapters_and_after_moves(files: dict[str, Path]) -> None:
     model = transformer(torch.float32)
     before = base_tensors(model)
-    adapters = adapters_changed(model, True)
+    adapters = adapters_of(model, True)
     adapters.attach([adapter(files["rank 4"])])
     model.to(torch.float64)  # makes new buffers, as each move does
     after = base_tensors(model)

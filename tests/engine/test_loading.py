@@ -1,4 +1,4 @@
-"""How a model is loaded: bytes said as they are read, shards and all, and the next model's files read ahead."""
+"""Loading a model: progress in bytes, sharded files, and the prefetch of the next model."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import shutil
 import threading
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -18,8 +20,7 @@ from tests.engine.test_pipeline import frames, request
 from tests.fakes import PATIENCE
 from tests.golden_cases import CHECKPOINTS
 from wan_ui import Engine
-from wan_ui.engine import components, pipeline
-from wan_ui.engine.components import _with_progress
+from wan_ui.engine.components import load_with_progress
 from wan_ui.engine.result import Progress
 from wan_ui.errors import Cancelled
 from wan_ui.models import MODELS, WanModel
@@ -35,23 +36,23 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     engine.close()
 
 
-def transformer_bytes(engine: Engine, row: WanModel) -> int:
-    return engine.checkpoints.component(row, "transformer").size
+def transformer_bytes(engine: Engine, model: WanModel) -> int:
+    return engine.checkpoints.folders.component(model, "transformer").size
 
 
 def loading(engine: Engine, model: str) -> list[Progress]:
-    said: list[Progress] = []
-    engine.generate(request(model), said.append)
-    return [progress for progress in said if progress.phase == "loading"]
+    reports: list[Progress] = []
+    engine.generate(request(model), reports.append)
+    return [progress for progress in reports if progress.phase == "loading"]
 
 
 def test_a_report_comes_while_a_load_takes_time() -> None:
-    said = threading.Event()
+    reported = threading.Event()
 
     def load() -> bool:
-        return said.wait(PATIENCE)
+        return reported.wait(PATIENCE)
 
-    assert _with_progress(load, said.set)
+    assert load_with_progress(load, reported.set)
 
 
 def test_a_cancel_waits_for_the_load_and_a_failed_load_is_raised() -> None:
@@ -66,44 +67,46 @@ def test_a_cancel_waits_for_the_load_and_a_failed_load_is_raised() -> None:
         raise Cancelled("Canceled.")
 
     with pytest.raises(Cancelled):
-        _with_progress(load, cancel)
+        load_with_progress(load, cancel)
     assert ended.is_set()
 
     def fails() -> None:
         raise ValueError("damaged")
 
     with pytest.raises(ValueError, match="damaged"):
-        _with_progress(fails, lambda: None)
+        load_with_progress(fails, lambda: None)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", [True, False])
-def test_bytes_are_said_and_end_at_all_of_them(engine: Engine, room: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(components, "has_room", lambda size: room)
-    said = loading(engine, "wan21_1b")
-    total = sum(engine.checkpoints.component(MODELS["wan21_1b"], name).size for name in MODELS["wan21_1b"].components)
-    done = [progress.bytes_done for progress in said]
-    assert {progress.bytes_total for progress in said} == {total}
+@pytest.mark.parametrize("has_memory", [True, False])
+def test_the_bytes_read_are_reported_up_to_their_total(engine: Engine, has_memory: bool) -> None:
+    available = psutil.virtual_memory().total if has_memory else 0
+    engine.loader.memory = replace(engine.loader.memory, host_bytes=lambda: available)
+    reports = loading(engine, "wan21_1b")
+    model, folders = MODELS["wan21_1b"], engine.checkpoints.folders
+    total = sum(folders.component(model, name).size for name in model.components)
+    done = [progress.bytes_done for progress in reports]
+    assert {progress.bytes_total for progress in reports} == {total}
     assert done == sorted(done) and done[-1] == total
-    assert {"transformer", "text encoder", "vae"} <= {progress.note for progress in said}
-    assert (said[-1].bytes_per_second is not None) == room
-    assert engine.loader.counts.bytes_read <= total  # tokenizer and settings are not weights
+    assert {"transformer", "text encoder", "vae"} <= {progress.note for progress in reports}
+    assert (reports[-1].bytes_per_second is not None) == has_memory
+    assert engine.loader.statistics.bytes_read <= total  # tokenizer and settings are not weights
 
 
 @pytest.mark.slow
 def test_shards_are_read_as_one_file_is(tmp_path: Path) -> None:
-    row = MODELS["wan21_1b"]
-    repo = CHECKPOINTS / row.base_model
-    sharded = tmp_path / "models" / row.base_model
+    model = MODELS["wan21_1b"]
+    repo = CHECKPOINTS / model.base_model
+    sharded = tmp_path / "models" / model.base_model
     shutil.copytree(repo, sharded)
     whole = WanTransformer3DModel.from_pretrained(repo / "transformer")
     shutil.rmtree(sharded / "transformer")
     whole.save_pretrained(sharded / "transformer", max_shard_size="60KB")
     assert len(list((sharded / "transformer").glob("*-of-*.safetensors"))) > 2
     engine = Engine(models_dir=tmp_path / "models", lora_dir=tmp_path, device="cpu")
-    shown = loading(engine, row.id)[-1]
+    shown = loading(engine, model.id)[-1]
     assert shown.bytes_done == shown.bytes_total
-    (loaded,) = engine.core._pipeline._components.transformers.values()  # type: ignore[union-attr]
+    (loaded,) = engine.core.pipeline.components.transformers.values()  # type: ignore[union-attr]
     state = whole.state_dict()
     assert loaded.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
@@ -111,40 +114,36 @@ def test_shards_are_read_as_one_file_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_next_models_own_files_are_read_ahead_and_no_others(engine: Engine) -> None:
-    for row in (I2V, OTHER_I2V, I2V):  # from here on it is known which of their files are the same
-        frames(engine, request(row.id))
-    counts = engine.loader.counts
-    before = counts.bytes_read
+def test_only_the_next_models_own_files_are_prefetched(engine: Engine) -> None:
+    for model in (I2V, OTHER_I2V, I2V):  # from here on it is known which of their files are the same
+        frames(engine, request(model.id))
+    before = engine.loader.statistics.bytes_read
     (generation,) = resolve(parse(request(OTHER_I2V.id)), store_image=lambda image: "0" * 64)
     engine.prefetch(generation)
-    ahead = engine.loader.ahead
-    assert ahead is not None
-    assert ahead.wait(PATIENCE)
-    assert ahead.done == ahead.total == transformer_bytes(engine, OTHER_I2V)
+    prefetcher = engine.loader.prefetcher
+    assert prefetcher is not None
+    assert prefetcher.wait(PATIENCE)
+    assert prefetcher.done == prefetcher.total == transformer_bytes(engine, OTHER_I2V)
     engine.prefetch(generation)
-    assert engine.loader.ahead is ahead  # once
-    assert counts.bytes_read == before
+    assert engine.loader.prefetcher is prefetcher  # once
+    assert engine.loader.statistics.bytes_read == before
     frames(engine, request(OTHER_I2V.id))
-    assert counts.bytes_read - before == transformer_bytes(engine, OTHER_I2V)
-    assert engine.loader.ahead is None
+    assert engine.loader.statistics.bytes_read - before == transformer_bytes(engine, OTHER_I2V)
+    assert engine.loader.prefetcher is None
 
 
 @pytest.mark.slow
-def test_nothing_is_read_ahead_without_need_or_room(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_prefetched_without_need_or_memory(engine: Engine, tmp_path: Path) -> None:
     frames(engine, request("wan21_1b"))
     engine.loader.prefetch(MODELS["wan21_1b"])
-    assert engine.loader.ahead is None  # it is held
-    monkeypatch.setattr(pipeline, "has_room", lambda size: False)
+    assert engine.loader.prefetcher is None  # it is loaded
+    engine.loader.memory = replace(engine.loader.memory, host_bytes=lambda: 0)
     engine.loader.prefetch(MODELS["wan21_14b"])
-    assert engine.loader.ahead is None
-    monkeypatch.undo()
+    assert engine.loader.prefetcher is None
     elsewhere = Engine(models_dir=tmp_path, lora_dir=tmp_path, device="cpu")
     (tmp_path / MODELS["wan21_1b"].base_model).mkdir(parents=True)
     elsewhere.loader.prefetch(MODELS["wan21_1b"])  # no file is there
-    assert elsewhere.loader.ahead is None
+    assert elsewhere.loader.prefetcher is None
     elsewhere.close()
 
 

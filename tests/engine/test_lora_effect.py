@@ -11,7 +11,7 @@ from diffusers import WanTransformer3DModel
 
 from tests.lora.writers import FORMATS, WIDTHS, Width, Written
 from tests.sampling import sampled
-from wan_ui.engine.adapters import Adapter, BaseWeights, Merge, Place, TransformerAdapters, split, summary
+from wan_ui.engine.adapters import Adapter, BackupLocation, BaseWeights, Merge, TransformerAdapters, split, summary
 from wan_ui.engine.recipes import RECIPES, unfused_kinds
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import convert
@@ -43,8 +43,8 @@ def output(model: WanTransformer3DModel, width: Width) -> torch.Tensor:
         return model(**inputs(width))[0]
 
 
-def originals(model: WanTransformer3DModel, place: Place = "host") -> BaseWeights:
-    """Keeps where told; reads again from a copy made now."""
+def originals(model: WanTransformer3DModel, place: BackupLocation = "host") -> BaseWeights:
+    """Backups in this location; the checkpoint is a copy made now."""
     copy = {name: value.clone() for name, value in model.state_dict().items()}
     return BaseWeights(lambda size: place, lambda name: copy[name])
 
@@ -63,7 +63,7 @@ def changed(width: Width, written: Written, multiplier: float) -> WanTransformer
     return model
 
 
-def put_on(adapters: TransformerAdapters, path: Path, slot: str, unfused: frozenset[str], multiplier: float) -> int:
+def apply(adapters: TransformerAdapters, path: Path, slot: str, unfused: frozenset[str], multiplier: float) -> int:
     """A file on a transformer as the pipeline does it; how many modules came into use."""
     lora = convert(path, slot)
     kept, merged = split(lora, unfused)
@@ -75,7 +75,7 @@ def put_on(adapters: TransformerAdapters, path: Path, slot: str, unfused: frozen
     return used
 
 
-def take_off(adapters: TransformerAdapters) -> None:
+def remove(adapters: TransformerAdapters) -> None:
     adapters.attach([])
     adapters.restore()
 
@@ -89,7 +89,7 @@ def test_the_output_is_that_of_the_known_change(name: str, width_name: str, reci
     base_state = {key: value.clone() for key, value in model.state_dict().items()}
     base = output(model, width)
     adapters = TransformerAdapters(model, originals(model))
-    put_on(adapters, path, written.slot, unfused_kinds(RECIPES[recipe]), MULTIPLIER)
+    apply(adapters, path, written.slot, unfused_kinds(RECIPES[recipe]), MULTIPLIER)
     with_lora = output(model, width)
     torch.testing.assert_close(with_lora, output(changed(width, written, MULTIPLIER), width), rtol=1e-4, atol=2e-5)
     assert not torch.equal(with_lora, base)
@@ -98,20 +98,20 @@ def test_the_output_is_that_of_the_known_change(name: str, width_name: str, reci
         assert possible
         torch.testing.assert_close(output(model, width), base, rtol=0, atol=0)
     assert torch.equal(output(model, width), with_lora)
-    take_off(adapters)
+    remove(adapters)
     assert torch.equal(output(model, width), base)
     assert {key: value.clone() for key, value in model.state_dict().items()}.keys() == base_state.keys()
     assert all(torch.equal(model.state_dict()[key], value) for key, value in base_state.items())
 
 
 @pytest.mark.parametrize("place", ["device", "host", "checkpoint"])
-def test_the_base_comes_back_from_wherever_it_was_kept(place: Place, tmp_path: Path) -> None:
+def test_the_base_comes_back_from_wherever_it_was_kept(place: BackupLocation, tmp_path: Path) -> None:
     width = WIDTHS["48"]
     path = FORMATS["lightx2v"](width).save(tmp_path / "lora.safetensors")
     model = transformer(width)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     adapters = TransformerAdapters(model, originals(model, place))
-    put_on(adapters, path, "single", frozenset(), 1.0)
+    apply(adapters, path, "single", frozenset(), 1.0)
     assert not all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
     with adapters.disabled() as possible:
         assert possible == (place != "checkpoint")
@@ -150,7 +150,7 @@ def test_the_change_grows_with_the_multiplier(name: str, tmp_path: Path) -> None
     adapters = TransformerAdapters(model, originals(model))
     distances, medians = [], []
     for multiplier in (0.1, 0.3, 0.6, 1.0):
-        put_on(adapters, path, "single", unfused_kinds(RECIPES["reference"]), multiplier)
+        apply(adapters, path, "single", unfused_kinds(RECIPES["reference"]), multiplier)
         distances.append(float((output(model, width) - base).norm()))
         medians.append(summary(adapters.changes()[KEY])["median"])
     assert distances == sorted(distances) and distances[0] > 0
@@ -187,4 +187,4 @@ def test_a_failure_leaves_the_base(merge: bool, tmp_path: Path) -> None:
         else:
             adapters.attach([Adapter(KEY, dict(lora.modules))])
     assert torch.equal(output(model, width), base)
-    assert adapters.has_no_adapters
+    assert adapters.is_base_model

@@ -81,7 +81,7 @@ def test_two_hundred_switches(engine: Engine, loras: Path) -> None:
     for _ in range(20):
         frames(engine, drawn(rng, names))
     gc.collect()
-    loads, before = engine.loader.counts.loads, psutil.Process().memory_info().rss
+    loads, before = engine.loader.statistics.loads, psutil.Process().memory_info().rss
     seen: list[tuple[dict[str, Any], np.ndarray]] = []
     for number in range(SWITCHES):
         body = drawn(rng, names)
@@ -89,7 +89,7 @@ def test_two_hundred_switches(engine: Engine, loras: Path) -> None:
         if number % 40 == 0:
             seen.append((body, made))
     gc.collect()
-    assert engine.loader.counts.loads == loads
+    assert engine.loader.statistics.loads == loads
     assert psutil.Process().memory_info().rss - before < ALLOWED_GROWTH
     assert np.array_equal(frames(engine, request([])), base)
     for body, made in seen:
@@ -149,9 +149,9 @@ class TestFaultsOfThePublicServer:
 
     def test_switching_files_on_wan_21_does_not_reload(self, engine: Engine) -> None:
         frames(engine, request([{"path": "rank4.safetensors"}], "wan21_14b"))
-        loads = engine.loader.counts.loads
+        loads = engine.loader.statistics.loads
         frames(engine, request([{"path": "0.safetensors"}], "wan21_14b"))
-        assert engine.loader.counts.loads == loads
+        assert engine.loader.statistics.loads == loads
 
     def test_load_at_half_then_whole_changes_the_video(self, engine: Engine) -> None:
         def at(scale: float) -> np.ndarray:
@@ -176,5 +176,5 @@ def test_a_misfit_is_refused_before_anything_is_loaded(loras: Path) -> None:
     fresh = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
     with pytest.raises(LoraMismatch):
         fresh.generate(request([{"path": "wide.safetensors"}], "wan21_1b"))
-    assert fresh.loader.counts.loads == 0
+    assert fresh.loader.statistics.loads == 0
     fresh.close()

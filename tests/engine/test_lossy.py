@@ -1,4 +1,4 @@
-"""The lossy modes: what they change and what not, what they count, and the way back to the very same frames."""
+"""Speed-ups that change the video: what they compute, what they count, and the exact frames afterwards."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from tests.golden_cases import CHECKPOINTS
 from tests.lora.writers import FORMATS, Width
 from tests.lora_files import write_lora
 from tests.sampling import sampled
+from tools.demo_evaluate import attached
 from wan_ui import Engine
 from wan_ui.demo.checkpoints import ensure
-from wan_ui.demo.evaluate import attached
-from wan_ui.engine.lossy import FP8, LARGEST, PackedLinear, StepCache, check, pack, pack_blocks
-from wan_ui.engine.memory import PACKED_SHARE, Sizes, cache_bytes, needed, packed
+from wan_ui.engine.budget import PACKED_SHARE, Sizes, cache_bytes, device_bytes, packed_sizes
+from wan_ui.engine.fp8 import FP8, LARGEST, PackedLinear, check_supported, pack, pack_blocks
 from wan_ui.engine.result import Clip, Progress
+from wan_ui.engine.step_cache import StepCache
 from wan_ui.engine.streaming import StreamedBlocks
 from wan_ui.errors import Cancelled, InvalidRequest, SpeedupNotSupported
 from wan_ui.models import MODELS
@@ -164,7 +165,7 @@ class TestModes:
 
     def test_every_parameter_is_what_it_was(self, engine: Engine) -> None:
         def parameters() -> dict[str, torch.Tensor]:
-            transformers = engine.core._pipeline._components.transformers  # type: ignore[union-attr]
+            transformers = engine.core.pipeline.components.transformers  # type: ignore[union-attr]
             return {
                 f"{which} {name}": part.detach().clone()
                 for which, transformer in transformers.items()
@@ -184,17 +185,17 @@ class TestModes:
 
     def test_what_is_read_again_are_the_transformers_alone(self, engine: Engine) -> None:
         made(engine, request(PAIR), "fp8_storage")
-        before = len(engine.loader.counts.names)
+        before = len(engine.loader.statistics.names)
         made(engine, request(PAIR, loras={"a.safetensors": 1.0}), "fp8_products")
-        assert len(engine.loader.counts.names) == before
+        assert len(engine.loader.statistics.names) == before
         made(engine, request(PAIR))
-        assert engine.loader.counts.names[before:] == ["transformer", "transformer_2"]
+        assert engine.loader.statistics.names[before:] == ("transformer", "transformer_2")
 
     @pytest.mark.parametrize(
         ("file", "speedup"),
         sampled(2, ["a.safetensors", "dora.safetensors", "lokr.safetensors"], ["fp8_storage", "fp8_products"]),
     )
-    def test_a_lora_put_on_packed_weights_is_one_that_was_there_before(
+    def test_a_lora_attached_to_packed_weights_is_one_that_was_there_before(
         self, engine: Engine, loras: Path, file: str, speedup: str
     ) -> None:
         disabled = made(engine, request(PAIR), speedup)
@@ -228,7 +229,7 @@ class TestStepCache:
         assert np.array_equal(unmeasured.frames, clip.frames)
         assert "forwards" not in made(trained, shapes(SINGLE, 1.0)).metadata
 
-    def test_each_transformer_and_each_run_begins_anew(self, trained: Engine) -> None:
+    def test_each_transformer_and_each_run_starts_with_an_empty_cache(self, trained: Engine) -> None:
         one, other = shapes(PAIR, 1.0, 0.5), shapes(PAIR, 1.0, 1.0)
         alone = made(trained, other, "step_cache")
         first, shared = made(trained, one, "step_cache"), made(trained, other, "step_cache")
@@ -262,10 +263,10 @@ class TestStepCache:
         cache = StepCache(threshold=-1)
         with torch.no_grad():
             plain = transformer(**inputs).sample
-            cache.enter(transformer)
+            cache.enable(transformer)
             with transformer.cache_context("cond"):
                 cached = [transformer(**inputs).sample for _ in range(2)]
-            cache.leave()
+            cache.disable()
             assert torch.equal(transformer(**inputs).sample, plain)
         assert all(torch.equal(one, plain) for one in cached)
         assert (cache.forwards, cache.computed) == (2, 2)
@@ -273,7 +274,7 @@ class TestStepCache:
 
 @pytest.mark.parametrize("products", [False, True])
 @pytest.mark.parametrize("resident", [0, 1, 3])
-def test_packed_blocks_travel_and_are_skipped_as_resident_ones(resident: int, products: bool) -> None:
+def test_packed_blocks_are_streamed_and_skipped_like_resident_ones(resident: int, products: bool) -> None:
     folder = CHECKPOINTS / MODELS[SINGLE].base_model / "transformer"
     mine, theirs = (WanTransformer3DModel.from_pretrained(folder).eval() for _ in range(2))
     for transformer in (mine, theirs):
@@ -283,18 +284,18 @@ def test_packed_blocks_travel_and_are_skipped_as_resident_ones(resident: int, pr
     given = torch.randn(3, 1, 16, 1, 8, 8)
     found = []
     with torch.no_grad():
-        streamed.enter(resident)
+        streamed.onload(resident)
         for transformer in (mine, theirs):
             cache = StepCache(threshold=10)  # every forward but the first of each half
-            cache.enter(transformer)
+            cache.enable(transformer)
             for one in given:
                 for half in ("cond", "uncond"):
                     with transformer.cache_context(half):
                         found.append(transformer(one, torch.tensor([900]), text).sample)
-            cache.leave()
+            cache.disable()
             assert (cache.forwards, cache.computed) == (6, 2)
             found.append(transformer(given[0], torch.tensor([900]), text).sample)
-        streamed.leave()
+        streamed.offload()
     for one, other in zip(found[:7], found[7:], strict=True):  # a CPU's products round by where the weights lie
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
 
@@ -304,9 +305,9 @@ def test_a_comparison_of_the_modes_has_in_each_cell_the_video_alone(engine: Engi
     body = request(SINGLE, loras={"a.safetensors": 1.0})
     values = ["fp8_products", "none", "fp8_storage"]
     axis = {"columns": {"field": "speedup", "values": values}, "baseline": False}
-    before = len(engine.loader.counts.names)
+    before = len(engine.loader.statistics.names)
     cells = engine.generate({**body, "compare": axis})
-    assert engine.loader.counts.names[before:].count("transformer") <= 1
+    assert engine.loader.statistics.names[before:].count("transformer") <= 1
     assert [cell.metadata["speedup"] for cell in cells] == values
     for value, cell in zip(values, cells, strict=True):
         assert np.array_equal(cell.frames, made(engine, body, value).frames)
@@ -315,34 +316,38 @@ def test_a_comparison_of_the_modes_has_in_each_cell_the_video_alone(engine: Engi
 @pytest.mark.parametrize("recipe", ["preview", "preview_unipc"])
 @pytest.mark.parametrize("speedup", ["fp8_storage", "fp8_products", "step_cache"])
 def test_a_preview_is_computed_exactly(engine: Engine, recipe: str, speedup: str) -> None:
-    with pytest.raises(InvalidRequest, match="computed exactly") as caught:
+    with pytest.raises(InvalidRequest, match="cannot be combined") as caught:
         made(engine, request(SINGLE, recipe), speedup)
     assert caught.value.details["fields"][0]["loc"] == "speedup"
 
 
 def test_a_device_without_fp8_products_says_so() -> None:
     with pytest.raises(SpeedupNotSupported, match="8.9"):
-        check("fp8_products", torch.device("mps"))
+        check_supported("fp8_products", torch.device("mps"))
     for speedup in ("none", "fp8_storage", "step_cache"):
-        check(speedup, torch.device("mps"))
-    check("fp8_products", CPU)
+        check_supported(speedup, torch.device("mps"))
+    check_supported("fp8_products", CPU)
 
 
 class TestMemory:
-    @pytest.mark.parametrize("row", MODELS.values(), ids=list(MODELS))
-    def test_the_share_of_packed_weights_is_counted(self, row: Any) -> None:
-        d, f = row.hidden_size, row.ffn_size
-        linear = row.blocks * (8 * d * d + 2 * d * f + (2 * d * d if row.image_layers else 0))
-        embeddings = 2 * d * d + 6 * d * d + (4096 + 256 + 1280 * row.image_layers) * d + 2 * 16 * 4 * d
+    @pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
+    def test_the_share_of_packed_weights_is_counted(self, model: Any) -> None:
+        d, f = model.hidden_size, model.ffn_size
+        linear = model.blocks * (8 * d * d + 2 * d * f + (2 * d * d if model.image_layers else 0))
+        embeddings = 2 * d * d + 6 * d * d + (4096 + 256 + 1280 * model.image_layers) * d + 2 * 16 * 4 * d
         share = (linear + 2 * embeddings) / (2 * (linear + embeddings))
         assert 0.5 < share < PACKED_SHARE
 
     def test_packed_weights_fit_where_exact_ones_do_not(self) -> None:
         sizes = Sizes((28 * 10**9, 28 * 10**9), 11 * 10**9, 10**9 // 4, 28 * 10**9 // 40)
         for mode in ("resident", "pair", "stream"):
-            assert needed(mode, packed(sizes), 0) < needed(mode, sizes, 0)
-        assert needed("resident", packed(sizes), 4 * 10**9) < 48 * 10**9 < needed("resident", sizes, 4 * 10**9)
+            assert device_bytes(mode, packed_sizes(sizes), 0) < device_bytes(mode, sizes, 0)
+        assert (
+            device_bytes("resident", packed_sizes(sizes), 4 * 10**9)
+            < 48 * 10**9
+            < device_bytes("resident", sizes, 4 * 10**9)
+        )
 
     def test_a_cache_keeps_more_of_a_larger_clip(self) -> None:
-        row = MODELS["wan22_14b_t2v"]
-        assert cache_bytes(row, 832, 480, 81) == 9 * 21 * 52 * 30 * 5120 * 2
+        model = MODELS["wan22_14b_t2v"]
+        assert cache_bytes(model, 832, 480, 81) == 9 * 21 * 52 * 30 * 5120 * 2

@@ -41,19 +41,19 @@ def request(
     model: str, recipe: str = "reference", loras: dict[str, float] | None = None, **fields: Any
 ) -> dict[str, Any]:
     """A small request; `loras` maps file names to multipliers, for every slot in turn."""
-    row = MODELS[model]
+    wan_model = MODELS[model]
     prompt = {
         "prompt": "a red circle",
         "width": WIDTH,
         "height": HEIGHT,
         "num_frames": FRAMES,
         "sample_steps": STEPS,
-        **({"ctrl_img": as_base64(first_frame())} if row.control_image == "required" else {}),
+        **({"ctrl_img": as_base64(first_frame())} if wan_model.control_image == "required" else {}),
         **fields,
     }
     items = [
-        {"path": path, "network_multiplier": scale} | ({"transformer": slot} if row.two_transformers else {})
-        for slot, (path, scale) in zip(row.slots, (loras or {}).items(), strict=False)
+        {"path": path, "network_multiplier": scale} | ({"transformer": slot} if wan_model.two_transformers else {})
+        for slot, (path, scale) in zip(wan_model.slots, (loras or {}).items(), strict=False)
     ]
     return {"model": model, "recipe": recipe, "prompts": [prompt], "loras": items}
 
@@ -104,12 +104,12 @@ def test_one_transformer_equals_diffusers(engine: Engine, model: str) -> None:
 
 
 def test_two_transformers_equal_diffusers(engine: Engine) -> None:
-    row = MODELS["wan22_14b_t2v"]
-    parts = {name: CHECKPOINTS / source.repo for name, source in row.components.items()}
-    pipe = WanPipeline.from_pretrained(CHECKPOINTS / row.base_model)
+    model = MODELS["wan22_14b_t2v"]
+    parts = {name: CHECKPOINTS / source.repo for name, source in model.components.items()}
+    pipe = WanPipeline.from_pretrained(CHECKPOINTS / model.base_model)
     for name in ("transformer", "transformer_2"):
         setattr(pipe, name, type(pipe.transformer).from_pretrained(parts[name], subfolder=name))
-    assert np.array_equal(frames(engine, request(row.id)), diffusers_frames(pipe))
+    assert np.array_equal(frames(engine, request(model.id)), diffusers_frames(pipe))
 
 
 @pytest.mark.parametrize("model", ["wan21_i2v_14b", "wan21_i2v_14b480p"])
@@ -126,9 +126,9 @@ def test_expanded_timesteps_equal_diffusers(engine: Engine) -> None:
     assert np.array_equal(frames(engine, request("wan22_5b")), diffusers_frames(pipe))
 
 
-def neighbour(row: WanModel) -> str:
+def neighbour(model: WanModel) -> str:
     ids = list(MODELS)
-    return ids[(ids.index(row.id) + 1) % len(ids)]
+    return ids[(ids.index(model.id) + 1) % len(ids)]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -144,7 +144,7 @@ def test_the_same_request_gives_the_same_frames_whatever_ran_between(engine: Eng
 @pytest.mark.parametrize("recipe", ["reference", "preview"])
 def test_scales_files_and_recipes_never_load(engine: Engine, model: str, recipe: str) -> None:
     base = frames(engine, request(model, recipe))
-    loads = engine.loader.counts.loads
+    loads = engine.loader.statistics.loads
     half = frames(engine, request(model, recipe, {"a.safetensors": 0.5}))
     whole = frames(engine, request(model, recipe, {"a.safetensors": 1.0}))
     other = frames(engine, request(model, recipe, {"b.safetensors": 1.0}))
@@ -152,7 +152,7 @@ def test_scales_files_and_recipes_never_load(engine: Engine, model: str, recipe:
     zero = frames(engine, request(model, recipe, {"a.safetensors": 0.0}))
     without = frames(engine, request(model, recipe))
     frames(engine, request(model, "preview" if recipe == "reference" else "reference"))
-    assert engine.loader.counts.loads == loads
+    assert engine.loader.statistics.loads == loads
     assert np.array_equal(zero, base)
     assert np.array_equal(without, base)
     different = [base, half, whole, other, large]
@@ -172,10 +172,9 @@ def test_a_prompt_is_encoded_once(engine: Engine) -> None:
 
 def test_switching_models_keeps_the_parts_that_are_the_same_files(engine: Engine) -> None:
     frames(engine, request("wan21_14b"))
-    counts = engine.loader.counts
-    before = len(counts.names)
+    before = len(engine.loader.statistics.names)
     frames(engine, request("wan21_1b"))
-    assert counts.names[before:] == ["transformer"]
+    assert engine.loader.statistics.names[before:] == ("transformer",)
 
 
 @pytest.mark.parametrize("name", ["wide.safetensors", "deep.safetensors"])
@@ -218,16 +217,16 @@ def test_the_module_counts_are_reported(engine: Engine) -> None:
 
 
 def test_a_damaged_checkpoint_names_its_part(tmp_path: Path, loras: Path) -> None:
-    row = MODELS["wan21_1b"]
-    for file in (CHECKPOINTS / row.base_model).rglob("*.*"):
-        target = tmp_path / row.base_model / file.relative_to(CHECKPOINTS / row.base_model)
+    model = MODELS["wan21_1b"]
+    for file in (CHECKPOINTS / model.base_model).rglob("*.*"):
+        target = tmp_path / model.base_model / file.relative_to(CHECKPOINTS / model.base_model)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(file.read_bytes())
-    weights = tmp_path / row.base_model / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = tmp_path / model.base_model / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     broken = Engine(models_dir=tmp_path, lora_dir=loras, device="cpu")
     with pytest.raises(CheckpointIncomplete, match="transformer"):
-        broken.generate(request(row.id))
-    weights.write_bytes((CHECKPOINTS / row.base_model / "transformer" / weights.name).read_bytes())
-    assert len(broken.generate(request(row.id))) == 1
+        broken.generate(request(model.id))
+    weights.write_bytes((CHECKPOINTS / model.base_model / "transformer" / weights.name).read_bytes())
+    assert len(broken.generate(request(model.id))) == 1
     broken.close()

@@ -1,4 +1,4 @@
-"""The memory modes around the real transformers: whatever is worn or merged, each computes what it would alone.
+"""The placement modes with real transformers: with adapters or merges, each computes what it would alone.
 
 On the CPU, whose copies are made to end as late as they may (tests/engine/test_streaming.py).
 """
@@ -17,9 +17,9 @@ from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.engine.adapters import Adapter, BaseWeights, Merge, TransformerAdapters
-from wan_ui.engine.components import Components, LoadCounts, Target, load_components
-from wan_ui.engine.memory import Placement
-from wan_ui.engine.placement import DevicePlacement, fitting
+from wan_ui.engine.budget import PlacementMode
+from wan_ui.engine.components import Components, Target, load_components
+from wan_ui.engine.placement import DevicePlacement, retry_with_less_memory
 from wan_ui.lora.convert import convert
 from wan_ui.models import MODELS
 
@@ -30,7 +30,7 @@ ROW = MODELS["wan22_14b_t2v"]
 
 def loaded() -> Components:
     files = Checkpoints(CHECKPOINTS).fetch(ROW, lambda progress: None)
-    return load_components(ROW, files, Target(CPU, torch.float32), {}, LoadCounts(), lambda progress: None)
+    return load_components(files, Target(CPU, torch.float32), {}, lambda size: True, lambda progress: None)
 
 
 def predicted(transformer: WanTransformer3DModel) -> torch.Tensor:
@@ -43,45 +43,45 @@ def predicted(transformer: WanTransformer3DModel) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("mode", ["pair", "stream"])
-def test_what_a_visiting_transformer_computes(mode: Placement, tmp_path: Path) -> None:
-    streams, plain, visiting = LateCopies(), loaded(), loaded()
-    placement = DevicePlacement(mode, visiting, CPU, streams)
-    originals = BaseWeights(lambda size: "host", lambda name: torch.empty(0), lambda: placement.in_place)
+def test_an_offloaded_transformer_computes_what_a_resident_one_does(mode: PlacementMode, tmp_path: Path) -> None:
+    streams, plain, offloaded = LateCopies(), loaded(), loaded()
+    placement = DevicePlacement(mode, offloaded, CPU, streams)
+    originals = BaseWeights(lambda size: "host", lambda name: torch.empty(0), lambda: placement.is_resident)
     lora = convert(write_lora(tmp_path / "lora.safetensors"), "high")
-    adapted = [(TransformerAdapters(c.transformers["transformer"], originals), c) for c in (plain, visiting)]
+    adapted = [(TransformerAdapters(c.transformers["transformer"], originals), c) for c in (plain, offloaded)]
 
     def compare() -> None:
         for name in ("transformer", "transformer_2", "transformer"):
-            placement.enter(visiting.transformers[name])
+            placement.onload(offloaded.transformers[name])
             # Nearly: a CPU's products differ in the last bit with where in memory a matrix begins.
             expected = predicted(plain.transformers[name])
-            torch.testing.assert_close(predicted(visiting.transformers[name]), expected, rtol=1e-4, atol=1e-4)
-        placement.clear_for_decode()
+            torch.testing.assert_close(predicted(offloaded.transformers[name]), expected, rtol=1e-4, atol=1e-4)
+        placement.offload_transformers()
 
     base = predicted(plain.transformers["transformer"])
     compare()
-    placement.still("transformer")
+    placement.offload("transformer")
     for adapters, _ in adapted:
         adapters.attach([Adapter("a", lora.modules)])
         adapters.set_scales({"a": 0.7})
     compare()
     assert not torch.equal(predicted(plain.transformers["transformer"]), base)
-    placement.still("transformer")
+    placement.offload("transformer")
     for adapters, _ in adapted:
         adapters.attach([])
         adapters.merge([Merge("a", lora.modules, 0.7)])
     compare()
     with adapted[1][0].disabled() as possible:
         assert not possible  # its weights are copies, which a swap would not reach
-    placement.still("transformer")
+    placement.offload("transformer")
     for adapters, _ in adapted:
         adapters.restore()
     compare()
     assert torch.equal(predicted(plain.transformers["transformer"]), base)
-    transformer = placement.reshape("transformer_2").double()
+    transformer = placement.unpin("transformer_2").double()
     assert predicted_in_double(transformer) == predicted_in_double(plain.transformers["transformer_2"].double())
     placement.close()
-    assert streams.locked == 0
+    assert streams.pinned == 0
 
 
 def predicted_in_double(transformer: WanTransformer3DModel) -> list[float]:
@@ -94,62 +94,64 @@ def test_a_resident_pair_stays_where_it_is() -> None:
     components = loaded()
     placement = DevicePlacement("resident", components, CPU)
     before = [parameter.data_ptr() for parameter in components.transformers["transformer"].parameters()]
-    placement.enter(components.transformers["transformer"])
-    placement.clear_for_decode()
+    placement.onload(components.transformers["transformer"])
+    placement.offload_transformers()
     assert before == [parameter.data_ptr() for parameter in components.transformers["transformer"].parameters()]
-    assert placement.in_place
+    assert placement.is_resident
 
 
-class Hungry:
-    """Work that runs out of memory for its first so many times, and holds some while it does."""
+class OutOfMemoryWork:
+    """Work that runs out of memory the first `times` times, and holds some memory while it does."""
 
-    def __init__(self, placement: DevicePlacement, times: int) -> None:
-        self.seen: list[Placement] = []
+    def __init__(self, placement: DevicePlacement, components: Components, times: int) -> None:
+        self.modes: list[PlacementMode] = []
         self._placement = placement
+        self._transformer = components.transformers["transformer"]
         self._left = times
-        self._held: weakref.ref[torch.Tensor] | None = None
+        self._taken: weakref.ref[torch.Tensor] | None = None
 
     def __call__(self) -> torch.Tensor:
-        assert self._held is None or self._held() is None, "what the attempt before took is still held"
-        self.seen.append(self._placement.mode)
+        assert self._taken is None or self._taken() is None, "the memory of the previous attempt is not freed"
+        self.modes.append(self._placement.mode)
         taken = torch.ones(1000)
-        self._held = weakref.ref(taken)
+        self._taken = weakref.ref(taken)
         if self._left:
             self._left -= 1
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        transformer = self._placement._components.transformers["transformer"]
-        self._placement.enter(transformer)
-        return predicted(transformer)
+        self._placement.onload(self._transformer)
+        return predicted(self._transformer)
 
 
 @pytest.mark.parametrize("times", [0, 1, 2, 3])
 def test_memory_that_runs_out_is_given_up_mode_by_mode(times: int) -> None:
-    streams, plain = LateCopies(), loaded()
-    placement = DevicePlacement("resident", loaded(), CPU, streams)
-    work = Hungry(placement, times)
-    found = fitting(work, placement, lambda: True)
-    assert work.seen == ["resident", "pair", "stream", "stream"][: times + 1]
+    streams, plain, components = LateCopies(), loaded(), loaded()
+    placement = DevicePlacement("resident", components, CPU, streams)
+    work = OutOfMemoryWork(placement, components, times)
+    found = retry_with_less_memory(work, placement, lambda: True)
+    assert work.modes == ["resident", "pair", "stream", "stream"][: times + 1]
     # Nearly: a CPU's products differ in the last bit with where in memory a matrix begins.
     torch.testing.assert_close(found, predicted(plain.transformers["transformer"]), rtol=1e-4, atol=1e-4)
     placement.close()
-    assert streams.locked == 0
+    assert streams.pinned == 0
 
 
-def test_in_the_end_it_is_said() -> None:
-    placement = DevicePlacement("resident", loaded(), CPU, LateCopies())
-    work = Hungry(placement, 4)
+def test_in_the_end_the_error_is_raised() -> None:
+    components = loaded()
+    placement = DevicePlacement("resident", components, CPU, LateCopies())
+    work = OutOfMemoryWork(placement, components, 4)
     with pytest.raises(torch.OutOfMemoryError):
-        fitting(work, placement, lambda: True)
-    assert work.seen == ["resident", "pair", "stream", "stream"]
+        retry_with_less_memory(work, placement, lambda: True)
+    assert work.modes == ["resident", "pair", "stream", "stream"]
     placement.close()
 
 
 def test_a_mode_that_was_asked_for_stays() -> None:
-    placement = DevicePlacement("resident", loaded(), CPU, LateCopies())
-    work = Hungry(placement, 1)
+    components = loaded()
+    placement = DevicePlacement("resident", components, CPU, LateCopies())
+    work = OutOfMemoryWork(placement, components, 1)
     with pytest.raises(torch.OutOfMemoryError):
-        fitting(work, placement, lambda: False)
-    assert work.seen == ["resident"]
+        retry_with_less_memory(work, placement, lambda: False)
+    assert work.modes == ["resident"]
 
 
 def test_other_errors_are_no_reason_to_try_again() -> None:
@@ -161,5 +163,5 @@ def test_other_errors_are_no_reason_to_try_again() -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     with pytest.raises(RuntimeError, match="assert"):
-        fitting(work, placement, lambda: True)
+        retry_with_less_memory(work, placement, lambda: True)
     assert tried == ["resident"]

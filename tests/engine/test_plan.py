@@ -1,4 +1,4 @@
-"""plan() and Core as tables, with a pipeline that only writes down what it is told."""
+"""plan() and Core as tables, with a pipeline that only records its calls."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ PACKED_WITH_A = replace(WITH_A, storage="fp8_storage")
 PAIR = LoadedState("m", False, {"high": adapters(A), "low": adapters(B)})
 
 TABLE: list[tuple[str, LoadedState | None, RequiredState, list[Step]]] = [
-    ("nothing held", None, wanted(), [LoadModel("m")]),
+    ("nothing loaded", None, wanted(), [LoadModel("m")]),
     (
-        "nothing held, a LoRA",
+        "nothing loaded, a LoRA",
         None,
         wanted(single=adapters(A)),
         [LoadModel("m"), Attach("single", (A,), ALL), SetScales("single", {A: 1.0})],
@@ -158,9 +158,9 @@ TABLE: list[tuple[str, LoadedState | None, RequiredState, list[Step]]] = [
 ]
 
 
-@pytest.mark.parametrize(("held", "target", "steps"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
-def test_plan(held: LoadedState | None, target: RequiredState, steps: list[Step]) -> None:
-    assert plan(held, target) == steps
+@pytest.mark.parametrize(("loaded", "target", "steps"), [case[1:] for case in TABLE], ids=[case[0] for case in TABLE])
+def test_plan(loaded: LoadedState | None, target: RequiredState, steps: list[Step]) -> None:
+    assert plan(loaded, target) == steps
 
 
 def generation(model: str = "wan21_1b", recipe: str = "reference", speedup: str = "none", **loras: float) -> Generation:
@@ -201,7 +201,7 @@ def test_how_a_type_is_applied() -> None:
 
 
 class Scribe:
-    """A pipeline that writes down what it is told. `failing` names the calls that raise."""
+    """A pipeline that records its calls. `failing` names the calls that raise."""
 
     def __init__(self, diary: list[tuple[Any, ...]], failing: dict[str, Exception]) -> None:
         self.diary, self.failing = diary, failing
@@ -216,7 +216,7 @@ class Scribe:
         self._note("cast", whole_bf16)
 
     def attach(self, slot: str, files: tuple[LoraFile, ...], unfused: frozenset[str]) -> None:
-        self._note("wear", slot, tuple(file.name for file in files))
+        self._note("attach", slot, tuple(file.name for file in files))
         self.attached = {slot: files}
 
     def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...], unfused: frozenset[str]) -> None:
@@ -234,8 +234,8 @@ class Scribe:
     def store(self, storage: str, generation: Generation) -> None:
         self._note("store", storage)
 
-    def set_scales(self, slot: str, weights: Mapping[str, float]) -> None:
-        self._note("weigh", slot, tuple(weights.values()))
+    def set_scales(self, slot: str, scales: Mapping[str, float]) -> None:
+        self._note("scales", slot, tuple(scales.values()))
 
     def render(self, generation: Generation, image: object, on_progress: OnProgress) -> Clip:
         self._note("render", generation.seed)
@@ -246,7 +246,7 @@ class Scribe:
         self._note("close")
 
 
-class Desk:
+class Planner:
     """A Core over scribes, and their common diary."""
 
     def __init__(self) -> None:
@@ -254,8 +254,8 @@ class Desk:
         self.failing: dict[str, Exception] = {}
         self.core = Core(self._load)
 
-    def _load(self, row: Any, generation: Generation, before: object, on_progress: OnProgress) -> Scribe:
-        self.diary.append(("load", row.id, before is not None))
+    def _load(self, model: Any, generation: Generation, before: object, on_progress: OnProgress) -> Scribe:
+        self.diary.append(("load", model.id, before is not None))
         if "load" in self.failing:
             raise self.failing.pop("load")
         return Scribe(self.diary, self.failing)
@@ -263,101 +263,101 @@ class Desk:
     def run(self, item: Generation) -> list[tuple[Any, ...]]:
         """Renders, and returns what was done for it."""
         start = len(self.diary)
-        self.core.generate(item, located(item), None, ignore)
+        self.core.generate(item, located(item), (), ignore)
         return self.diary[start:]
 
     def fails(self, item: Generation, call: str, error: Exception) -> None:
         self.failing[call] = error
         with pytest.raises(type(error)):
-            self.core.generate(item, located(item), None, ignore)
+            self.core.generate(item, located(item), (), ignore)
 
 
 def ignore(progress: Progress) -> None:
     """Nobody listens."""
 
 
-WEAR = ("wear", "single", ("single.safetensors",))
+ATTACH = ("attach", "single", ("single.safetensors",))
 
 
 def test_changing_scale_file_and_back_never_loads() -> None:
-    service = Desk()
+    service = Planner()
     assert service.run(generation(single=0.5)) == [
         ("load", "wan21_1b", False),
-        WEAR,
-        ("weigh", "single", (0.5,)),
+        ATTACH,
+        ("scales", "single", (0.5,)),
         ("render", 42),
     ]
-    assert service.run(generation(single=1.0)) == [("weigh", "single", (1.0,)), ("render", 42)]
-    assert service.run(generation(single=0.0)) == [("wear", "single", ()), ("render", 42)]
-    assert service.run(generation(single=1.0)) == [WEAR, ("weigh", "single", (1.0,)), ("render", 42)]
-    assert service.run(generation()) == [("wear", "single", ()), ("render", 42)]
+    assert service.run(generation(single=1.0)) == [("scales", "single", (1.0,)), ("render", 42)]
+    assert service.run(generation(single=0.0)) == [("attach", "single", ()), ("render", 42)]
+    assert service.run(generation(single=1.0)) == [ATTACH, ("scales", "single", (1.0,)), ("render", 42)]
+    assert service.run(generation()) == [("attach", "single", ()), ("render", 42)]
     assert service.run(generation("wan21_14b")) == [("load", "wan21_14b", True), ("render", 42)]
 
 
 def test_packed_weights_are_read_again_for_an_exact_video() -> None:
-    service = Desk()
+    service = Planner()
     service.run(generation(single=1.0))
     assert service.run(generation(single=0.5, speedup="fp8_storage")) == [
         ("store", "fp8_storage"),
-        ("weigh", "single", (0.5,)),
+        ("scales", "single", (0.5,)),
         ("render", 42),
     ]
     assert service.run(generation(single=0.5, speedup="fp8_products"))[0] == ("store", "fp8_products")
-    assert service.run(generation(speedup="fp8_products")) == [("wear", "single", ()), ("render", 42)]
+    assert service.run(generation(speedup="fp8_products")) == [("attach", "single", ()), ("render", 42)]
     assert service.run(generation(speedup="step_cache")) == [("load", "wan21_1b", True), ("render", 42)]
     assert service.run(generation()) == [("render", 42)]
 
 
 def test_weights_that_were_packed_by_half_are_read_again() -> None:
-    service = Desk()
+    service = Planner()
     service.run(generation())
     service.fails(generation(speedup="fp8_storage"), "store", RuntimeError("no"))
-    assert service.core.held is None
+    assert service.core.state is None
     assert service.run(generation())[0] == ("load", "wan21_1b", True)
 
 
 def test_each_slot_has_its_own_scale() -> None:
-    service = Desk()
+    service = Planner()
     service.run(generation("wan22_14b_t2v", high=1.0, low=0.6))
     assert service.run(generation("wan22_14b_t2v", high=0.3, low=0.6)) == [
-        ("weigh", "high", (0.3,)),
-        ("weigh", "low", (0.6,)),
+        ("scales", "high", (0.3,)),
+        ("scales", "low", (0.6,)),
         ("render", 42),
     ]
     assert service.run(generation("wan22_14b_t2v", high=0.3)) == [
-        ("wear", "low", ()),
-        ("weigh", "high", (0.3,)),
+        ("attach", "low", ()),
+        ("scales", "high", (0.3,)),
         ("render", 42),
     ]
 
 
 def test_a_failed_attach_leaves_the_base_and_the_next_job_runs() -> None:
-    service = Desk()
+    service = Planner()
     service.run(generation())
-    service.fails(generation(single=1.0), "wear", LoraMismatch("no"))
-    assert service.core.held == LoadedState("wan21_1b", False, {"single": NOTHING_ATTACHED})
-    assert service.run(generation(single=1.0)) == [WEAR, ("weigh", "single", (1.0,)), ("render", 42)]
+    service.fails(generation(single=1.0), "attach", LoraMismatch("no"))
+    assert service.core.state == LoadedState("wan21_1b", False, {"single": NOTHING_ATTACHED})
+    assert service.run(generation(single=1.0)) == [ATTACH, ("scales", "single", (1.0,)), ("render", 42)]
 
 
 def test_a_failed_load_holds_nothing() -> None:
-    service = Desk()
+    service = Planner()
     service.run(generation())
     service.fails(generation("wan21_14b"), "load", OutOfMemory("no"))
-    assert service.core.held is None
+    assert service.core.state is None
     assert service.run(generation("wan21_14b"))[0] == ("load", "wan21_14b", False)
 
 
 def test_out_of_memory_in_a_render_lets_go_of_the_model() -> None:
-    service = Desk()
+    service = Planner()
     service.fails(generation(), "render", OutOfMemory("no"))
     assert service.diary[-1] == ("close",)
     assert service.run(generation())[0] == ("load", "wan21_1b", False)
 
 
 def test_the_report_counts_modules_per_slot() -> None:
-    service = Desk()
+    service = Planner()
     item = generation("wan22_14b_t2v", high=1.0, low=0.0)
-    clip = service.core.generate(item, located(item), None, ignore)
+    clip = service.core.generate(item, located(item), (), ignore)
     lora = clip.metadata["lora"]
     assert lora["high"]["modules_in_use"] == lora["high"]["modules_in_file"] == 3
     assert lora["high"]["first_step_change"] == 0.3
@@ -367,7 +367,7 @@ def test_the_report_counts_modules_per_slot() -> None:
     assert json.dumps(lora["low"])  # as it goes into the MP4
 
 
-def test_fresh_is_bare() -> None:
+def test_a_model_just_loaded_has_no_lora() -> None:
     assert state_after_load(replace(wanted(single=adapters(A)), model="n")) == LoadedState(
         "n", False, {"single": NOTHING_ATTACHED}
     )

@@ -1,4 +1,4 @@
-"""Timesteps, sigmas and the transformer of each step, for every row, recipe and era."""
+"""Timesteps, sigmas and the transformer of each step, for every model, recipe and version of diffusers."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ HIGH_STEPS_OF_25 = {
 
 @pytest.mark.parametrize(("model", "recipe"), list(HIGH_STEPS_OF_25))
 def test_the_transformer_of_each_step(model: str, recipe: str) -> None:
-    row, chosen = MODELS[model], RECIPES[recipe]
-    spec = scheduler_spec(row, chosen)
+    wan_model, chosen = MODELS[model], RECIPES[recipe]
+    spec = scheduler_spec(wan_model, chosen)
     scheduler = build_scheduler(spec.class_name, CHECKPOINT if spec.config is None else spec.config)
     set_timesteps(scheduler, 25, CPU, old_flow_sigmas(25) if chosen.sigmas == "before_0_36" else None)
-    boundary = row.boundary[chosen.id]
+    boundary = wan_model.boundary[chosen.id]
     share = 0.875 if boundary == "checkpoint" else boundary
     high, low = cast(Any, SimpleNamespace(name="high")), cast(Any, SimpleNamespace(name="low"))
     experts = Experts(high, low, share, lambda transformer: None)
-    at = [experts.at(timestep).name for timestep in scheduler.timesteps]
+    at = [experts.at(step, timestep).name for step, timestep in enumerate(scheduler.timesteps)]
     assert at == ["high"] * HIGH_STEPS_OF_25[model, recipe] + ["low"] * (25 - HIGH_STEPS_OF_25[model, recipe])

@@ -17,7 +17,7 @@ from wan_ui.models import MODELS
 
 pytestmark = pytest.mark.slow
 STEPS = 8
-PAIRS = [row.id for row in MODELS.values() if row.two_transformers]
+PAIRS = [model.id for model in MODELS.values() if model.two_transformers]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_run_that_differs_elsewhere_does_not_share(engine: Engine, loras: Path
         assert np.array_equal(frames(engine, other), fresh(loras, other))
 
 
-@pytest.mark.parametrize("model", [row.id for row in MODELS.values() if row.control_image != "none"])
+@pytest.mark.parametrize("model", [wan_model.id for wan_model in MODELS.values() if wan_model.control_image != "none"])
 def test_a_first_frame_is_encoded_once(engine: Engine, model: str) -> None:
     import base64
     import io

@@ -1,4 +1,4 @@
-"""What the page says of a speed-up: a sentence for each, with the figures that the documentation has."""
+"""The sentence on the page about each speed-up has the figures of the documentation."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_its_sentence_says_what_it_costs_in_the_documentations_figures(choice: S
     far = choice.distance
     assert far is not None
     assert f"{far.psnr:.0f} dB" in choice.sentence and f"SSIM {far.ssim:.3f}" in choice.sentence
-    row = f"| `{choice.id}` | {far.psnr} dB | {far.worst_psnr} dB | {far.ssim:.3f} |"
-    assert row in PERFORMANCE.read_text(encoding="utf-8")
+    model = f"| `{choice.id}` | {far.psnr} dB | {far.worst_psnr} dB | {far.ssim:.3f} |"
+    assert model in PERFORMANCE.read_text(encoding="utf-8")
 
 
-def test_no_lossy_mode_is_said_to_be_exact() -> None:
+def test_no_inexact_speedup_is_called_exact() -> None:
     assert [choice.id for choice in LOSSY if "SSIM 1." in choice.sentence] == []
 
 

@@ -1,4 +1,4 @@
-"""Which bytes a block computes with, on a device whose copies end as late as they may."""
+"""Streamed blocks compute with their own weights, even where each copy ends as late as it may."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class LateCopies:
     def __init__(self) -> None:
         self.device = torch.device("cpu")
         self.copied = 0
-        self.locked = 0
+        self.pinned = 0
         self._waiting: list[tuple[int, torch.Tensor, torch.Tensor]] = []
 
-    def room(self, size: int) -> torch.Tensor:
+    def allocate(self, size: int) -> torch.Tensor:
         return torch.full((size,), POISON, dtype=torch.uint8)
 
     def copy(self, target: torch.Tensor, source: torch.Tensor) -> int:
@@ -32,25 +32,25 @@ class LateCopies:
         self._waiting.append((self.copied, target, source))
         return self.copied
 
-    def compute_waits(self, moment: int) -> None:
-        while self._waiting and self._waiting[0][0] <= moment:
+    def compute_after(self, event: int) -> None:
+        while self._waiting and self._waiting[0][0] <= event:
             _, target, source = self._waiting.pop(0)
             target.copy_(source)
 
-    def compute_waits_for_all(self) -> None:
-        self.compute_waits(self.copied)
+    def compute_after_copies(self) -> None:
+        self.compute_after(self.copied)
 
-    def copies_wait(self) -> None:
+    def copy_after_compute(self) -> None:
         """Here everything is computed at once."""
 
-    def finish(self) -> None:
-        self.compute_waits_for_all()
+    def synchronize(self) -> None:
+        self.compute_after_copies()
 
     def pin(self, buffer: torch.Tensor) -> Callable[[], None] | None:
-        self.locked += buffer.nbytes
+        self.pinned += buffer.nbytes
 
         def unlock() -> None:
-            self.locked -= buffer.nbytes
+            self.pinned -= buffer.nbytes
 
         return unlock
 
@@ -87,22 +87,22 @@ def test_a_block_computes_with_its_own_weights(resident: int) -> None:
     streamed = StreamedBlocks(model, LateCopies())
     with torch.no_grad():
         for _ in range(2):
-            streamed.enter(resident)
+            streamed.onload(resident)
             for skipped in (EVERY, frozenset({0, 4}), frozenset({1, 2, 3, 5}), frozenset({6}), EVERY, EVERY):
                 assert torch.equal(model(GIVEN, skipped), other(GIVEN, skipped))
-            streamed.leave()
+            streamed.offload()
             for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
                 assert torch.equal(mine, theirs)
                 mine.mul_(1.5)  # as a merge does, between two renders
                 theirs.mul_(1.5)
 
 
-def test_each_visitor_is_copied_once_a_forward_and_a_resident_block_once_in_all() -> None:
+def test_a_streamed_block_is_copied_once_per_forward_and_a_resident_one_once() -> None:
     model, _ = twins()
     for resident, copies in ((0, 2 + COUNT * 3), (COUNT, COUNT), (3, 3 + 2 + 4 * 3)):
         streams = LateCopies()
         streamed = StreamedBlocks(model, streams)
-        streamed.enter(resident)
+        streamed.onload(resident)
         for _ in range(3):
             model(GIVEN)
         assert streams.copied == copies
@@ -113,18 +113,18 @@ def test_pages_are_unlocked_at_the_end() -> None:
     model, other = twins()
     streams = LateCopies()
     streamed = StreamedBlocks(model, streams)
-    assert streams.locked >= sum(parameter.nbytes for parameter in model.parameters())
-    streamed.enter(2)
+    assert streams.pinned >= sum(parameter.nbytes for parameter in model.parameters())
+    streamed.onload(2)
     streamed.close()
-    assert streams.locked == 0
+    assert streams.pinned == 0
     assert torch.equal(model(GIVEN), other(GIVEN))
 
 
-def test_adapters_are_no_part_of_what_travels() -> None:
+def test_adapters_are_not_streamed() -> None:
     model, _ = twins()
     model.blocks[0].lora_A = torch.nn.Linear(WIDTH, 2)
     streamed = StreamedBlocks(model, LateCopies())
     before: Any = model.blocks[0].lora_A.weight.data_ptr()
-    streamed.enter(0)
+    streamed.onload(0)
     assert model.blocks[0].lora_A.weight.data_ptr() == before
     streamed.close()

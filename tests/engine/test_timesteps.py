@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from wan_ui.engine.conditioning import Start
+from wan_ui.engine.conditioning import ConditionedNoise
 from wan_ui.engine.sampling import Guidance, predict
 from wan_ui.engine.timesteps import ROWS, Tokens, embedded_once
 
@@ -36,16 +36,18 @@ def transformer(heads: int, width: int, layers: int, dtype: torch.dtype) -> WanT
     return model.eval().requires_grad_(False)
 
 
-def start(shape: tuple[int, ...], dtype: torch.dtype, image: bool) -> Start:
-    """As a row that expands timesteps starts: a float32 mask of ones, or one in the model's dtype with zeros."""
+def start(shape: tuple[int, ...], dtype: torch.dtype, image: bool) -> ConditionedNoise:
+    """As a model with per-token timesteps starts: a float32 mask of ones, or one in the model's dtype with zeros."""
     mask = torch.ones(shape, dtype=dtype if image else torch.float32)
     if image:
         mask[:, :, :1] = 0
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    return Start(latents, mask=mask)
+    return ConditionedNoise(latents, mask=mask)
 
 
-def every_token(model: WanTransformer3DModel, begin: Start, timestep: torch.Tensor, guidance: Guidance) -> Any:
+def every_token(
+    model: WanTransformer3DModel, begin: ConditionedNoise, timestep: torch.Tensor, guidance: Guidance
+) -> Any:
     """diffusers' own forward, as its image-to-video pipeline calls it."""
     assert begin.mask is not None
     steps = (begin.mask[0][0][:, ::2, ::2] * timestep).flatten().unsqueeze(0)
@@ -120,12 +122,12 @@ def test_tokens_of_a_mask() -> None:
     assert begin.mask is not None
     few = Tokens.of(begin.mask, rows=6)
     assert few.levels.tolist() == [0, 1]
-    assert few.asked.tolist() == [0, 1] * 3
-    assert few.found.tolist() == [0] * 8 + [1] * 16
+    assert few.embedded.tolist() == [0, 1] * 3
+    assert few.row_of.tolist() == [0] * 8 + [1] * 16
     assert few.at(torch.tensor(7.0)).tolist() == [[0] * 8 + [7] * 16]
     all_of_them = Tokens.of(begin.mask)
-    assert all_of_them.found.tolist() == list(range(24))
-    assert torch.equal(all_of_them.levels[all_of_them.asked], begin.mask[0][0][:, ::2, ::2].flatten())
+    assert all_of_them.row_of.tolist() == list(range(24))
+    assert torch.equal(all_of_them.levels[all_of_them.embedded], begin.mask[0][0][:, ::2, ::2].flatten())
     text = start((1, 3, 3, 4, 8), torch.float32, image=False)
     assert text.tokens is not None
     assert text.tokens.at(torch.tensor(7)).tolist() == [7.0]

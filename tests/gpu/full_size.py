@@ -52,30 +52,30 @@ UMT5_XXL = UMT5Config(
 )
 
 
-def write(row: WanModel, folder: Path, text_layers: int = 24, layers: int | None = None) -> None:
-    """The row's checkpoint under `folder/<org>/<name>/`; the second transformer of a pair is a link to the first."""
+def write(model: WanModel, folder: Path, text_layers: int = 24, layers: int | None = None) -> None:
+    """The model's checkpoint under `folder/<org>/<name>/`; the second transformer of a pair is a link to the first."""
     torch.manual_seed(0)
-    for name, source in row.components.items():
+    for name, source in model.components.items():
         target = folder / source.repo / source.subfolder
         if target.exists() and name != "model_index":
             continue
         target.mkdir(parents=True, exist_ok=True)
         if name == "transformer":
-            config = dict(TRANSFORMERS[row.family], text_dim=4096, rope_max_seq_len=1024)
+            config = dict(TRANSFORMERS[model.family], text_dim=4096, rope_max_seq_len=1024)
             if layers is not None:
                 config["num_layers"] = layers
-            if row.conditioning == "latent_channels":
+            if model.conditioning == "latent_channels":
                 config["in_channels"] = 36
             with torch.device("cuda"):
-                model = WanTransformer3DModel(**config)
-            _save(model.to(torch.bfloat16), target, "diffusion_pytorch_model")
+                transformer = WanTransformer3DModel(**config)
+            _save(transformer.to(torch.bfloat16), target, "diffusion_pytorch_model")
         elif name == "transformer_2":
-            first = folder / row.components["transformer"].repo / row.components["transformer"].subfolder
+            first = folder / model.components["transformer"].repo / model.components["transformer"].subfolder
             for file in first.iterdir():
                 os.link(file, target / file.name)
         elif name == "vae":
             with torch.device("cuda"):
-                vae = AutoencoderKLWan(**(VAE_5B if row.spatial_compression == 16 else {}))
+                vae = AutoencoderKLWan(**(VAE_5B if model.spatial_compression == 16 else {}))
             _save(vae.to(torch.bfloat16), target, "diffusion_pytorch_model")
         elif name == "text_encoder":
             with torch.device("cuda"):
@@ -99,14 +99,14 @@ def _save(model: torch.nn.Module, folder: Path, stem: str) -> None:
     save_file(state, folder / f"{stem}.safetensors", metadata={"format": "pt"})
 
 
-def write_lora(path: Path, row: WanModel, rank: int, seed: int, layers: int | None = None) -> None:
-    """A LoRA of AI Toolkit's layout on every attention and feed-forward layer of the row."""
+def write_lora(path: Path, model: WanModel, rank: int, seed: int, layers: int | None = None) -> None:
+    """A LoRA of AI Toolkit's layout on every attention and feed-forward layer of the model."""
     generator = torch.Generator().manual_seed(seed)
-    width, ffn = row.hidden_size, row.ffn_size
+    width, ffn = model.hidden_size, model.ffn_size
     shapes = {f"{attn}.{part}": (width, width) for attn in ("self_attn", "cross_attn") for part in "qkvo"}
     shapes |= {"ffn.0": (ffn, width), "ffn.2": (width, ffn)}
     state = {}
-    for block in range(layers or row.blocks):
+    for block in range(layers or model.blocks):
         for module, (out, into) in shapes.items():
             key = f"diffusion_model.blocks.{block}.{module}"
             state[f"{key}.lora_A.weight"] = torch.randn(rank, into, generator=generator).to(torch.bfloat16) * 0.02

@@ -32,14 +32,14 @@ def folder() -> Iterator[Path]:
 
 def request(model: str, size: tuple[int, int, int], steps: int) -> dict[str, Any]:
     width, height, frames = size
-    row = MODELS[model]
-    slots: tuple[str | None, ...] = ("high", "low") if row.two_transformers else (None,)
+    wan_model = MODELS[model]
+    slots: tuple[str | None, ...] = ("high", "low") if wan_model.two_transformers else (None,)
     return {
         "model": model,
         "prompts": [
             {"prompt": "a red circle", "width": width, "height": height, "num_frames": frames, "sample_steps": steps}
         ],
-        "loras": [{"path": f"{row.family}.safetensors", "transformer": slot} for slot in slots],
+        "loras": [{"path": f"{wan_model.family}.safetensors", "transformer": slot} for slot in slots],
     }
 
 
@@ -72,29 +72,29 @@ def run(folder: Path, model: str, size: tuple[int, int, int], steps: int, memory
 
 
 def test_5b(folder: Path) -> None:
-    row = MODELS["wan22_5b"]
-    write(row, folder / "models")
-    write_lora(folder / "loras" / f"{row.family}.safetensors", row, 32, 0)
-    clip = run(folder, row.id, (1280, 704, 121), 3, "auto", None)
+    model = MODELS["wan22_5b"]
+    write(model, folder / "models")
+    write_lora(folder / "loras" / f"{model.family}.safetensors", model, 32, 0)
+    clip = run(folder, model.id, (1280, 704, 121), 3, "auto", None)
     assert clip.metadata["memory"] == "resident"
     assert clip.frames.shape == (121, 704, 1280, 3)
 
 
 def test_14b_under_a_cap_equals_resident(folder: Path) -> None:
-    row = MODELS["wan22_14b_t2v"]
-    write(row, folder / "models")
-    write_lora(folder / "loras" / f"{row.family}.safetensors", row, 32, 1)
+    model = MODELS["wan22_14b_t2v"]
+    write(model, folder / "models")
+    write_lora(folder / "loras" / f"{model.family}.safetensors", model, 32, 1)
     size = (832, 480, 41)
-    resident = run(folder, row.id, size, 4, "auto", None)
+    resident = run(folder, model.id, size, 4, "auto", None)
     assert resident.metadata["memory"] == "resident"
-    capped = run(folder, row.id, size, 4, "auto", 24 * GIB)
+    capped = run(folder, model.id, size, 4, "auto", 24 * GIB)
     assert capped.metadata["memory"] == "stream"
     assert np.array_equal(capped.frames, resident.frames)
-    small = run(folder, row.id, size, 4, "auto", 10 * GIB)
+    small = run(folder, model.id, size, 4, "auto", 10 * GIB)
     assert small.metadata["memory"] == "stream"
     assert np.array_equal(small.frames, resident.frames)
-    pair = run(folder, row.id, size, 4, "auto", 48 * GIB)
+    pair = run(folder, model.id, size, 4, "auto", 48 * GIB)
     assert pair.metadata["memory"] == "pair"
     assert np.array_equal(pair.frames, resident.frames)
-    long = run(folder, row.id, (832, 480, 81), 2, "auto", None)
+    long = run(folder, model.id, (832, 480, 81), 2, "auto", None)
     assert long.frames.shape == (81, 480, 832, 3)

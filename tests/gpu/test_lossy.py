@@ -1,4 +1,4 @@
-"""The lossy modes on a GPU: a 14B-sized layer and forward against bfloat16, and tiny checkpoints end to end.
+"""The speed-ups on a GPU: a 14B-sized layer and forward against bfloat16, and tiny checkpoints end to end.
 
 The printed figures belong into docs/performance.md.
 """
@@ -19,12 +19,12 @@ from tests.engine.test_pipeline import request
 from tests.golden_cases import CHECKPOINTS
 from tests.gpu.full_size import TRANSFORMERS
 from tests.lora_files import write_lora
+from tools.demo_evaluate import attached, psnr
 from wan_ui import Engine
 from wan_ui.config import MemoryMode
 from wan_ui.demo.checkpoints import ensure
-from wan_ui.demo.evaluate import attached, psnr
 from wan_ui.engine.compile import CompiledBlocks
-from wan_ui.engine.lossy import PackedLinear, pack, pack_blocks
+from wan_ui.engine.fp8 import PackedLinear, pack, pack_blocks
 from wan_ui.models import MODELS, Speedup
 
 pytestmark = pytest.mark.gpu

@@ -14,7 +14,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from tests.gpu.full_size import TRANSFORMERS, write_lora
-from wan_ui.engine.adapters import BaseWeights, Merge, Place, TransformerAdapters
+from wan_ui.engine.adapters import BackupLocation, BaseWeights, Merge, TransformerAdapters
 from wan_ui.lora.convert import LowRank, convert
 from wan_ui.models import MODELS
 
@@ -33,7 +33,7 @@ def transformer() -> Iterator[WanTransformer3DModel]:
 
 @pytest.mark.parametrize("place", ["device", "host"])
 def test_a_merge_is_the_trainers_and_comes_off_bit_for_bit(
-    transformer: WanTransformer3DModel, place: Place, tmp_path: Path
+    transformer: WanTransformer3DModel, place: BackupLocation, tmp_path: Path
 ) -> None:
     files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
     for seed, file in enumerate(files):

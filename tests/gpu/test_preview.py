@@ -30,11 +30,11 @@ def folder() -> Iterator[Path]:
     ("model", "size"), [("wan22_5b", (832, 480, 17)), ("wan22_14b_i2v", (832, 480, 9))], ids=["5b", "14b_i2v"]
 )
 def test_preview_twice(folder: Path, model: str, size: tuple[int, int, int]) -> None:
-    row = MODELS[model]
-    write(row, folder / "models")
-    write_lora(folder / "loras" / "lora.safetensors", row, 16, 0)
+    wan_model = MODELS[model]
+    write(wan_model, folder / "models")
+    write_lora(folder / "loras" / "lora.safetensors", wan_model, 16, 0)
     began = time.perf_counter()
-    found = twice(row, folder / "models", folder / "loras", "lora.safetensors", "cuda", size, STEPS)
+    found = twice(wan_model, folder / "models", folder / "loras", "lora.safetensors", "cuda", size, STEPS)
     first, reference, _ = found.metadata
     print(
         f"\n{model} {size}, {STEPS} steps, {first['dtype']}, {first['memory']}: preview twice apart by {found.apart}; "

@@ -1,4 +1,4 @@
-"""Blocks that travel between host and device: a resident model's frames, whatever is attached or merged."""
+"""Streamed and offloaded models render a resident model's frames, with adapters or merges."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def write_loras(folder: Path) -> None:
 def test_the_frames_of_a_resident_model(memory: MemoryMode, tmp_path: Path) -> None:
     write_loras(tmp_path)
     resident = Engine(CHECKPOINTS, tmp_path, "cuda", "resident", compile="off")
-    visiting = Engine(CHECKPOINTS, tmp_path, "cuda", memory, compile="off")
+    offloaded = Engine(CHECKPOINTS, tmp_path, "cuda", memory, compile="off")
     for body in REQUESTS:
-        (expected,), (found,) = resident.generate(body), visiting.generate(body)
+        (expected,), (found,) = resident.generate(body), offloaded.generate(body)
         assert found.metadata["memory"] == memory
         assert np.array_equal(found.frames, expected.frames)
     resident.close()
-    visiting.close()
+    offloaded.close()
 
 
 class Shortage:

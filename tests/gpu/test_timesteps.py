@@ -15,7 +15,7 @@ from diffusers import WanTransformer3DModel
 
 from tests.gpu.full_size import TRANSFORMERS
 from wan_ui.engine import timesteps
-from wan_ui.engine.conditioning import Start
+from wan_ui.engine.conditioning import ConditionedNoise
 from wan_ui.engine.sampling import Guidance, predict
 from wan_ui.engine.timesteps import Tokens, embedded_once
 
@@ -36,14 +36,16 @@ def model() -> WanTransformer3DModel:
     return model.eval().requires_grad_(False)
 
 
-def begin(image: bool) -> Start:
+def begin(image: bool) -> ConditionedNoise:
     mask = torch.ones(SHAPE, device="cuda", dtype=torch.bfloat16 if image else torch.float32)
     if image:
         mask[:, :, :1] = 0
-    return Start(torch.randn(SHAPE, device="cuda"), mask=mask)
+    return ConditionedNoise(torch.randn(SHAPE, device="cuda"), mask=mask)
 
 
-def every_token(model: WanTransformer3DModel, start: Start, timestep: torch.Tensor, text: torch.Tensor) -> Any:
+def every_token(
+    model: WanTransformer3DModel, start: ConditionedNoise, timestep: torch.Tensor, text: torch.Tensor
+) -> Any:
     """diffusers' own forward with a timestep for each token."""
     assert start.mask is not None
     steps = (start.mask[0][0][:, ::2, ::2] * timestep).flatten().unsqueeze(0)

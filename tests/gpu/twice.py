@@ -14,7 +14,7 @@ from PIL import Image
 
 from wan_ui import Engine
 from wan_ui.models import WanModel
-from wan_ui.trainer.preview import psnr
+from wan_ui.trainer.sample_comparison import psnr
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,20 @@ def picture() -> str:
 
 
 def twice(
-    row: WanModel, models: Path, loras: Path, lora: str, device: str, size: tuple[int, int, int], steps: int
+    model: WanModel, models: Path, loras: Path, lora: str, device: str, size: tuple[int, int, int], steps: int
 ) -> Twice:
     """Renders on one engine. The reference in between takes every cast, merge and kept half of the first run back."""
     width, height, frames = size
-    slots: tuple[str | None, ...] = ("high", "low") if row.two_transformers else (None,)
+    slots: tuple[str | None, ...] = ("high", "low") if model.two_transformers else (None,)
     item = {"prompt": "a red circle", "width": width, "height": height, "num_frames": frames, "sample_steps": steps}
-    if row.control_image != "none":
+    if model.control_image != "none":
         item["ctrl_img"] = picture()
     engine = Engine(models_dir=models, lora_dir=loras, device=device)
     try:
         first, reference, second = (
             engine.generate(
                 {
-                    "model": row.id,
+                    "model": model.id,
                     "recipe": recipe,
                     "prompts": [item],
                     "loras": [{"path": lora, "transformer": slot} for slot in slots],

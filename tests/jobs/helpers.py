@@ -1,20 +1,16 @@
-"""Small requests for the tests of the line."""
+"""Small requests for the tests of the queue."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from tests.fakes import PATIENCE
+from tests.waiting import wait_until
 from wan_ui.jobs.store import Store
 
 
 def until_made(store: Store, job_id: str, clips: int) -> None:
     """Returns once the job has so many clips: they are written while the next one is rendered."""
-    deadline = time.monotonic() + PATIENCE
-    while len(store.job(job_id).clips) < clips:
-        assert time.monotonic() < deadline, f"{len(store.job(job_id).clips)} of {clips} clips"
-        time.sleep(0.005)
+    wait_until(lambda: len(store.job(job_id).clips) >= clips, state=lambda: store.job(job_id).clips)
 
 
 def body(*seeds: int, steps: int = 2, **fields: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 from wan_ui.inference import Engine
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker
+from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
 from wan_ui.media import video
 
 MANY = 10**6  # attempts: a raised cap
@@ -29,12 +29,19 @@ TICK_SECONDS = 0.05
 
 
 def live(data_dir: Path) -> None:
-    """One life: renders what waits until nothing does. The app's own parts, without its doors."""
+    """One life: renders what waits until nothing does. The app's own parts, without the web server."""
     torch.set_num_threads(1)
     lock = FolderLock(data_dir)
     store = Store(data_dir / "jobs.sqlite")
     engine = Engine(data_dir / "demo" / "models", data_dir / "demo" / "loras", "cpu", data_dir=data_dir)
-    worker = Worker(store, engine.render, data_dir / "clips", video.write, max_attempts=MANY, check_device=engine.check)
+    worker = Worker(
+        store,
+        engine.render,
+        data_dir / "clips",
+        video.write,
+        RenderLimits(max_attempts=MANY),
+        WorkerHooks(check_device=engine.check),
+    )
     worker.start()
     while (unfinished := store.unfinished(1)) and worker.broken is None:
         worker.wait(unfinished[0].id, TICK_SECONDS)

@@ -2,7 +2,7 @@
 
 It needs no web server and no ffmpeg, so that it runs where there is little but a GPU. `--break-at SEED` breaks the
 device in that seed's first step: by an index out of range in a kernel on CUDA, by the error's words on a CPU.
-`--cap BYTES` limits the GPU memory. Exit code 0 once the line is empty, else the worker's.
+`--cap BYTES` limits the GPU memory. Exit code 0 once the queue is empty, else the worker's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wan_ui.errors import RestartNeeded
 from wan_ui.inference import Engine, device_lost
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker
+from wan_ui.jobs.worker import Worker, WorkerHooks
 from wan_ui.request import Generation
 
 TICK_SECONDS = 0.05
@@ -58,9 +58,9 @@ def run(data_dir: Path, device: str, break_at: int | None, cap: int | None) -> i
             raise device_lost(RuntimeError(ASSERT_WORDS))
         engine.check()
         held = torch.cuda.memory_allocated() if engine.device.type == "cuda" else 0
-        print(f"checked: {held} bytes held, model {engine.core.held}", flush=True)
+        print(f"checked: {held} bytes held, model {engine.core.state}", flush=True)
 
-    worker = Worker(store, render, data_dir / "clips", fake_write_video, check_device=check)
+    worker = Worker(store, render, data_dir / "clips", fake_write_video, hooks=WorkerHooks(check_device=check))
     worker.start()
     for job in store.unfinished():
         while worker.broken is None and not worker.wait(job.id, TICK_SECONDS):

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from tests.jobs.helpers import body
-from wan_ui.jobs.store import Job, Store
+from wan_ui.job import Job
+from wan_ui.jobs.store import Store
 from wan_ui.request import parse, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ def add(store: Store, *seeds: int, **size: int) -> Job:
 
 
 def supervise(data_dir: Path, *arguments: str) -> tuple[list[int], str]:
-    """Runs the line until it ends with another code than 70: the codes of all starts, and all that they said."""
+    """Runs the queue until it ends with another code than 70: the codes of all starts, and all that they said."""
     codes: list[int] = []
     said = ""
     while len(codes) < MOST_STARTS and codes[-1:] in ([], [70]):

@@ -1,4 +1,7 @@
-"""The desk as each kind of visitor sees it: over a real store, a real library and a real image store."""
+"""The job service as each kind of identity may use it, over a real store, library and image store.
+
+`PERMISSIONS` is the table in `wan_ui.access`, tested row by row.
+"""
 
 from __future__ import annotations
 
@@ -13,172 +16,208 @@ from PIL import Image
 
 from tests.fakes import FakeRender
 from tests.lora_files import write_lora
+from wan_ui.access import LOCAL_ACCESS, Access, UploadedFiles
 from wan_ui.errors import ControlImageInvalid, LoraNotFound, RequestNotFound
 from wan_ui.identity import Identity
-from wan_ui.jobs.service import JobService
+from wan_ui.jobs.service import JobService, hidden_id
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.visitor_service import VisitorJobService, hidden_id
 from wan_ui.jobs.worker import Worker
-from wan_ui.lora.fit import no_configs
 from wan_ui.lora.library import Library
 from wan_ui.media.image import ImageStore
 
 ONE, OTHER, NOBODY, OWNER = (
-    Identity("1" * 32, False),
-    Identity("2" * 32, False),
-    Identity(None, False),
-    Identity("3" * 32, True),
+    Access(Identity("1" * 32, False), shared=False),
+    Access(Identity("2" * 32, False), shared=False),
+    Access(Identity(None, False), shared=False),
+    Access(Identity("3" * 32, True), shared=False),
 )
 BODY: dict[str, Any] = {"model": "wan21_1b", "prompts": [{"prompt": "a secret garden", "num_frames": 5}]}
+ONES, PROGRAMS = ONE.identity.visitor, None
+PERMISSIONS = [
+    # access, visitor of the job, listed, read by id, changed
+    (OWNER, ONES, True, True, True),
+    (OWNER, PROGRAMS, True, True, True),
+    (LOCAL_ACCESS, ONES, True, True, True),
+    (LOCAL_ACCESS, PROGRAMS, True, True, True),
+    (ONE, ONES, True, True, True),
+    (ONE, PROGRAMS, False, True, True),
+    (OTHER, ONES, False, False, False),
+    (OTHER, PROGRAMS, False, True, True),
+    (NOBODY, ONES, False, False, False),
+    (NOBODY, PROGRAMS, False, True, True),
+    (Access(OTHER.identity, shared=True), ONES, True, True, False),
+    (Access(OTHER.identity, shared=True), PROGRAMS, False, True, True),
+    (Access(NOBODY.identity, shared=True), ONES, True, True, False),
+    (Access(NOBODY.identity, shared=True), PROGRAMS, False, True, True),
+]
+
+
+@pytest.mark.parametrize(("access", "visitor", "listed", "read", "changed"), PERMISSIONS)
+def test_the_table_of_permissions(access: Access, visitor: str | None, listed: bool, read: bool, changed: bool) -> None:
+    assert access.may_list(visitor) is listed
+    assert access.may_read(visitor) is read
+    assert access.may_change(visitor) is changed
+    assert access.is_from(visitor) is (access is ONE and visitor == ONES)
+
+
+@pytest.mark.parametrize(
+    ("access", "used"), [(OWNER, True), (LOCAL_ACCESS, True), (ONE, True), (OTHER, False), (NOBODY, False)]
+)
+def test_the_table_of_uploaded_files(store: Store, access: Access, used: bool) -> None:
+    files = UploadedFiles(store, "lora")
+    files.record_owner("an-upload", ONE)
+    assert files.may_use("an-upload", access) is used
+    assert UploadedFiles(store, "image").may_use("an-upload", access) is access.identity.owner
+    assert UploadedFiles(None, "lora").may_use("an-upload", access) is access.identity.owner
 
 
 def no_fetch(url: str) -> bytes:
     raise AssertionError(url)
 
 
-class House:
+class Services:
+    """A job service whose library and image store record owners in the same store."""
+
     def __init__(self, folder: Path, store: Store, worker: Worker) -> None:
         (folder / "uploads").mkdir()
         (folder / "loras").mkdir()
         self.folder = folder
-        self.service = JobService(
-            Library(folder / "loras", folder / "uploads"),
-            ImageStore(folder / "images", no_fetch),
-            store,
-            worker,
-            no_configs,
-            folder,
-        )
+        self.library = Library(folder / "loras", folder / "uploads", owners=store)
+        self.images = ImageStore(folder / "images", no_fetch, owners=store)
+        self.service = JobService(self.library, self.images, store, worker, folder)
 
-    def as_(self, who: Identity, shared: bool = False) -> VisitorJobService:
-        return VisitorJobService(self.service, lambda: who, shared)
-
-    def upload(self, who: Identity, name: str, seed: int = 1) -> str:
+    def upload(self, access: Access, name: str, seed: int = 1) -> str:
         made = self.folder / f"made-{seed}.safetensors"
         if not made.is_file():  # written again, its bytes would differ
             write_lora(made, width=1536, ffn=8960, blocks=1, rank=1, seed=seed)
         shutil.copy(made, self.folder / "sent")
-        return self.as_(who).library.add_upload(self.folder / "sent", name)
+        return self.library.add_upload(self.folder / "sent", name, access)
 
 
 @pytest.fixture
-def services(tmp_path: Path, store: Store, worker: Worker) -> House:
-    return House(tmp_path, store, worker)
+def services(tmp_path: Path, store: Store, worker: Worker) -> Services:
+    return Services(tmp_path, store, worker)
 
 
-def wearing(source: str) -> dict[str, Any]:
+@pytest.fixture
+def jobs(services: Services) -> JobService:
+    return services.service
+
+
+def with_lora(source: str) -> dict[str, Any]:
     return BODY | {"loras": [{"path": source}]}
 
 
-def test_a_browsers_job_is_its_own(services: House) -> None:
-    job = services.as_(ONE).submit(BODY)
-    assert services.as_(ONE).job(job.id).id == job.id and services.as_(OWNER).job(job.id).id == job.id
-    assert (
-        services.as_(ONE).is_mine(job) and not services.as_(OTHER).is_mine(job) and not services.as_(OWNER).is_mine(job)
-    )
+def test_a_browsers_job_is_its_own(jobs: JobService) -> None:
+    job = jobs.submit(BODY, ONE)
+    assert jobs.job(job.id, ONE).id == job.id and jobs.job(job.id, OWNER).id == job.id
+    assert ONE.is_from(job.visitor) and not OTHER.is_from(job.visitor) and not OWNER.is_from(job.visitor)
     for stranger in (OTHER, NOBODY):
-        for ask in (services.as_(stranger).job, services.as_(stranger).cancel, services.as_(stranger).retry):
+        for ask in (jobs.job, jobs.cancel, jobs.retry):
             with pytest.raises(RequestNotFound):
-                ask(job.id)
+                ask(job.id, stranger)
         with pytest.raises(RequestNotFound):
-            services.as_(stranger).clip_path(job.id, 0)
-        assert services.as_(stranger).recent(10) == ()
-    assert [seen.id for seen in services.as_(ONE).recent(10)] == [job.id]
-    assert services.as_(ONE).cancel(job.id).status == "canceled"
+            jobs.clip_path(job.id, 0, stranger)
+        assert jobs.recent(10, stranger) == ()
+    assert [seen.id for seen in jobs.recent(10, ONE)] == [job.id]
+    assert jobs.cancel(job.id, ONE).status == "canceled"
 
 
-def test_the_owner_sees_and_ends_everything(services: House) -> None:
-    job = services.as_(ONE).submit(BODY)
-    assert services.as_(OWNER).line()[0].generations[0].prompt == "a secret garden"
-    assert [seen.id for seen in services.as_(OWNER).recent(10)] == [job.id]
-    assert services.as_(OWNER).cancel(job.id).status == "canceled"
+def test_the_owner_sees_and_ends_everything(jobs: JobService) -> None:
+    job = jobs.submit(BODY, ONE)
+    assert jobs.queue(OWNER)[0].generations[0].prompt == "a secret garden"
+    assert [seen.id for seen in jobs.recent(10, OWNER)] == [job.id]
+    assert jobs.cancel(job.id, OWNER).status == "canceled"
 
 
-def test_over_http_the_id_is_what_lets_one_read(services: House) -> None:
-    job = services.as_(NOBODY).submit(BODY)
-    for who in (NOBODY, ONE, OTHER):
-        assert services.as_(who).job(job.id).id == job.id
-        assert job.id not in str(services.as_(who).line()) and services.as_(who).recent(10) == ()
-    assert services.as_(OTHER, shared=True).recent(10) == ()
-    assert services.as_(NOBODY).cancel(job.id).status == "canceled"
+def test_over_http_the_id_is_what_lets_one_read(jobs: JobService) -> None:
+    job = jobs.submit(BODY, NOBODY)
+    for access in (NOBODY, ONE, OTHER):
+        assert jobs.job(job.id, access).id == job.id
+        assert job.id not in str(jobs.queue(access)) and jobs.recent(10, access) == ()
+    assert jobs.recent(10, Access(OTHER.identity, shared=True)) == ()
+    assert jobs.cancel(job.id, NOBODY).status == "canceled"
 
 
-def test_the_queue_says_of_anothers_job_nothing_but_model_and_place(services: House) -> None:
-    job = services.as_(ONE).submit(wearing(services.upload(ONE, "private.safetensors")))
-    (seen,) = services.as_(OTHER).line()
+def test_the_queue_shows_of_anothers_job_only_model_and_position(services: Services, jobs: JobService) -> None:
+    job = jobs.submit(with_lora(services.upload(ONE, "private.safetensors")), ONE)
+    (seen,) = jobs.queue(OTHER)
     assert seen.hidden and seen.id == hidden_id(job.id) and seen.position == 1
     text = str(dataclasses.asdict(seen))
-    for secret in (job.id, "secret garden", "private", ONE.visitor or "-", job.generations[0].loras[0].path):
+    for secret in (job.id, "secret garden", "private", ONES or "-", job.generations[0].loras[0].path):
         assert secret not in text
-    assert not services.as_(OTHER).may_change(seen)
-    assert not services.as_(ONE).line()[0].hidden
+    assert not jobs.may_change(seen, OTHER)
+    assert not jobs.queue(ONE)[0].hidden
 
 
-def test_of_anothers_running_job_the_progress_has_no_names(services: House, worker: Worker, render: FakeRender) -> None:
+def test_the_progress_of_anothers_running_job_has_no_names(
+    jobs: JobService, worker: Worker, render: FakeRender
+) -> None:
     gate = render.gate(42, 2)
-    job = services.as_(ONE).submit(BODY)
+    job = jobs.submit(BODY, ONE)
     worker.start()
     gate.await_arrival()
-    (seen,) = services.as_(OTHER).line()
-    progress = services.as_(OTHER).progress(seen.id)
+    (seen,) = jobs.queue(OTHER)
+    progress = jobs.progress(seen.id)
     assert progress is not None and (progress.phase, progress.step, progress.note) == ("denoise", 1, "")
-    assert services.as_(OTHER).running(job.id) is None
-    assert services.as_(ONE).running(job.id) is not None
+    assert jobs.running(job.id, OTHER) is None
+    assert jobs.running(job.id, ONE) is not None
     gate.open()
 
 
-def test_a_shared_gallery_is_for_reading(services: House) -> None:
-    job = services.as_(ONE).submit(BODY)
-    guest = services.as_(OTHER, shared=True)
-    assert guest.job(job.id).id == job.id and [seen.id for seen in guest.recent(10)] == [job.id]
-    assert guest.line()[0].generations[0].prompt == "a secret garden"
-    for change in (guest.cancel, guest.retry):
+def test_a_shared_gallery_is_for_reading(jobs: JobService) -> None:
+    job = jobs.submit(BODY, ONE)
+    guest = Access(OTHER.identity, shared=True)
+    assert jobs.job(job.id, guest).id == job.id and [seen.id for seen in jobs.recent(10, guest)] == [job.id]
+    assert jobs.queue(guest)[0].generations[0].prompt == "a secret garden"
+    for change in (jobs.cancel, jobs.retry):
         with pytest.raises(RequestNotFound):
-            change(job.id)
-    assert not guest.may_change(guest.line()[0])
+            change(job.id, guest)
+    assert not jobs.may_change(jobs.queue(guest)[0], guest)
 
 
-def test_an_upload_is_its_browsers(services: House) -> None:
+def test_an_upload_is_its_browsers(services: Services, jobs: JobService) -> None:
     source = services.upload(ONE, "style.safetensors")
-    assert services.as_(ONE).submit(wearing(source)).status == "in_queue"
-    assert services.as_(OWNER).inspect(source)["type"] == "lora"
+    assert jobs.submit(with_lora(source), ONE).status == "in_queue"
+    assert jobs.inspect(source, OWNER)["type"] == "lora"
     for stranger in (OTHER, NOBODY):
         for ask in (
-            lambda service: service.submit(wearing(source)),
-            lambda service: service.plan(wearing(source)),
-            lambda service: service.inspect(source),
-            lambda service: service.inspect_lora(source),
-            lambda service: service.library.partner(source),
+            lambda access: jobs.submit(with_lora(source), access),
+            lambda access: jobs.plan(with_lora(source), access),
+            lambda access: jobs.inspect(source, access),
+            lambda access: jobs.inspect_lora(source, access),
+            lambda access: services.library.partner(source, access),
         ):
-            with pytest.raises(LoraNotFound, match="no such upload"):
-                ask(services.as_(stranger))
+            with pytest.raises(LoraNotFound, match="not found"):
+                ask(stranger)
 
 
-def test_the_same_file_from_two_browsers_is_kept_once_and_both_may_use_it(services: House) -> None:
+def test_the_same_file_from_two_browsers_is_kept_once_and_both_may_use_it(services: Services) -> None:
     first, second = services.upload(ONE, "style.safetensors"), services.upload(OTHER, "style.safetensors")
     assert first == second
-    for who in (ONE, OTHER):
-        assert services.as_(who).library.locate(first).name == "style.safetensors"
+    for access in (ONE, OTHER):
+        assert services.library.locate(first, access).name == "style.safetensors"
 
 
-def test_the_other_half_is_looked_for_among_ones_own(services: House) -> None:
+def test_the_other_half_is_looked_for_among_ones_own(services: Services) -> None:
     high = services.upload(ONE, "a_high_noise.safetensors", seed=1)
     theirs = services.upload(OTHER, "a_low_noise.safetensors", seed=2)
-    assert services.as_(ONE).library.partner(high) is None
+    assert services.library.partner(high, ONE) is None
     low = services.upload(ONE, "a_low_noise.safetensors", seed=3)
-    assert services.as_(ONE).library.partner(high) == low != theirs
+    assert services.library.partner(high, ONE) == low != theirs
 
 
-def test_a_first_frame_is_its_browsers(services: House) -> None:
+def test_a_first_frame_is_its_browsers(services: Services) -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(file, "PNG")
-    sha256 = services.as_(ONE).images.put_bytes(file.getvalue())
-    assert services.as_(ONE).images.data(sha256) == file.getvalue()
-    assert services.as_(OWNER).images.put(f"upload://{sha256}") == sha256
+    images = services.images
+    sha256 = images.put_bytes(file.getvalue(), ONE)
+    assert images.data(sha256, ONE) == file.getvalue()
+    assert images.put(f"upload://{sha256}", OWNER) == sha256
     for stranger in (OTHER, NOBODY):
         with pytest.raises(ControlImageInvalid):
-            services.as_(stranger).images.put(f"upload://{sha256}")
+            images.put(f"upload://{sha256}", stranger)
         with pytest.raises(ControlImageInvalid):
-            services.as_(stranger).images.data(sha256)
-    assert services.as_(OTHER).images.put_bytes(file.getvalue()) == sha256
-    assert services.as_(OTHER).images.data(sha256) == file.getvalue()
+            images.data(sha256, stranger)
+    assert images.put_bytes(file.getvalue(), OTHER) == sha256
+    assert images.data(sha256, OTHER) == file.getvalue()

@@ -1,4 +1,4 @@
-"""Real processes killed with SIGKILL: the line, its clips and the folder's lock afterwards."""
+"""Real processes killed with SIGKILL: the queue, its clips and the folder's lock afterwards."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import pytest
 
 from tests.fakes import PATIENCE, FakeRender, fake_write_video
 from tests.jobs.helpers import body
-from wan_ui.compare import expand, plan_cells
+from wan_ui.compare import expand
 from wan_ui.errors import DataFolderInUse, HostError
+from wan_ui.job import Job
 from wan_ui.jobs.lock import LOCK_FILE, FolderLock
-from wan_ui.jobs.store import Job, Store
+from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
+from wan_ui.render_order import plan_cells
 from wan_ui.request import Compare, parse, resolve
 
+pytestmark = pytest.mark.slow  # processes of their own
 ROOT = Path(__file__).parents[2]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,19 @@ import pytest
 
 from tests.fakes import PATIENCE, FakeImages, FakeRender, Gate, fake_write_video
 from tests.jobs.helpers import body
+from tests.waiting import wait_until
 from tests.web_files import FileServer, lora_bytes, serving
-from wan_ui.errors import HostError, LoraNotFound, MoeFormatRequired
+from wan_ui.access import LOCAL_ACCESS
+from wan_ui.errors import FetchFailed, HostError, LoraNotFound, MoeFormatRequired
+from wan_ui.job import Job
 from wan_ui.jobs.fetcher import Fetcher
+from wan_ui.jobs.schema import MIGRATIONS
 from wan_ui.jobs.service import JobService
-from wan_ui.jobs.store import MIGRATIONS, Job, Store
+from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
+from wan_ui.provenance.restoring import Environment
 
 LORA = lora_bytes()
 SHA = hashlib.sha256(LORA).hexdigest()
@@ -32,8 +37,8 @@ def file_server() -> Iterator[FileServer]:
         yield file_server
 
 
-class House:
-    """A desk over real rooms; only render, video and images are fakes. `changes` counts what the fetcher said."""
+class Services:
+    """A job service over a real store, worker and library; only render, video and images are fakes."""
 
     def __init__(self, folder: Path, render: FakeRender) -> None:
         self.store = Store(folder / "jobs.sqlite")
@@ -42,15 +47,16 @@ class House:
             folder / "loras", folder / "uploads", RemoteFiles(folder / "uploads", allow_hosts=["127.0.0.1"], seconds=10)
         )
         images: Any = FakeImages()
-        self.service = JobService(self.library, images, self.store, self.worker, lambda row, component: TINY, folder)
+        environment = Environment(transformer_config=lambda row, component: TINY)
+        self.service = JobService(self.library, images, self.store, self.worker, folder, environment=environment)
         self.fetcher = self.service.fetcher
 
     def submit(self, *paths: str, seed: int = 1, **fields: Any) -> Job:
-        return self.service.submit({**body(seed), "loras": [{"path": path} for path in paths], **fields})
+        return self.service.submit({**body(seed), "loras": [{"path": path} for path in paths], **fields}, LOCAL_ACCESS)
 
     def ended(self, job: Job) -> Job:
         assert self.worker.wait(job.id, PATIENCE)
-        return self.service.job(job.id)
+        return self.service.job(job.id, LOCAL_ACCESS)
 
     def close(self) -> None:
         assert self.fetcher.stop(PATIENCE) and self.worker.stop()
@@ -58,8 +64,8 @@ class House:
 
 
 @pytest.fixture
-def services(tmp_path: Path, render: FakeRender) -> Iterator[House]:
-    services = House(tmp_path, render)
+def services(tmp_path: Path, render: FakeRender) -> Iterator[Services]:
+    services = Services(tmp_path, render)
     services.fetcher.start()
     services.worker.start()
     yield services
@@ -73,37 +79,27 @@ def gated(file_server: FileServer, name: str = "slow.safetensors", content: byte
     return file_server.put(name, content, gate=gate, before_gate=len(content) // 2), gate
 
 
-def until(holds: Callable[[], bool]) -> None:
-    """Waits for what another thread does and nobody announces."""
-    never = threading.Event()
-    for _ in range(int(PATIENCE * 100)):
-        if holds():
-            return
-        never.wait(0.01)
-    raise AssertionError("it never came to pass")
-
-
-def test_a_job_waits_for_its_file_and_then_names_it(services: House, file_server: FileServer) -> None:
+def test_a_job_waits_for_its_file_and_then_names_it(services: Services, file_server: FileServer) -> None:
     job = services.ended(services.submit(file_server.put("a.safetensors", LORA)))
     assert (job.status, job.error, job.ready) == ("succeeded", None, True)
     assert [use.sha256 for use in job.generations[0].loras] == [SHA]
     assert job.request["loras"][0]["path"].startswith("http://")
 
 
-def test_others_pass_and_the_position_says_so(services: House, file_server: FileServer) -> None:
+def test_others_pass_and_the_position_says_so(services: Services, file_server: FileServer) -> None:
     url, gate = gated(file_server)
     waiting = services.submit(url, seed=1)
     gate.await_arrival()
     held = services.submit(url, seed=2)
     passing = services.submit(seed=3)
     assert services.ended(passing).status == "succeeded"
-    assert [services.service.position(one.id) for one in (waiting, held)] == [1, 2]
-    assert [job.id for job in services.service.line()] == [waiting.id, held.id]
-    until(lambda: (services.service.progress(waiting.id) or PASSED).bytes_done >= len(LORA) // 2)
+    assert [services.service.job(one.id, LOCAL_ACCESS).position for one in (waiting, held)] == [1, 2]
+    assert [job.id for job in services.service.queue(LOCAL_ACCESS)] == [waiting.id, held.id]
+    wait_until(lambda: (services.service.progress(waiting.id) or PASSED).bytes_done >= len(LORA) // 2)
     progress = services.service.progress(held.id)
     assert progress is not None and progress.phase == "downloading"
     assert progress.bytes_total == len(LORA)
-    assert progress.note == "fetching LoRA slow.safetensors, 50 %"
+    assert progress.note == "downloading LoRA slow.safetensors, 50 %"
     gate.open()
     assert [services.ended(one).status for one in (waiting, held)] == ["succeeded", "succeeded"]
     assert file_server.asked == [("slow.safetensors", 200)]
@@ -146,7 +142,7 @@ def test_a_file_of_schema_one_is_brought_up_with_its_jobs_ready(tmp_path: Path) 
     ],
 )
 def test_a_file_that_cannot_be_used_ends_its_job_and_no_other(
-    services: House, file_server: FileServer, render: FakeRender, answer: dict[str, Any], code: str
+    services: Services, file_server: FileServer, render: FakeRender, answer: dict[str, Any], code: str
 ) -> None:
     wrong = services.submit(file_server.put("wrong.safetensors", **answer), seed=1)
     right = services.submit(file_server.put("right.safetensors", LORA), seed=2)
@@ -157,33 +153,33 @@ def test_a_file_that_cannot_be_used_ends_its_job_and_no_other(
     assert {seed for seed, _, _ in render.seen} == {2}
 
 
-def test_an_address_that_is_none_is_refused_at_the_door(services: House) -> None:
+def test_an_invalid_url_is_refused_at_submit(services: Services) -> None:
     with pytest.raises(LoraNotFound):
         services.submit("hf://nobody")
-    assert services.service.recent(1) == ()
+    assert services.service.recent(1, LOCAL_ACCESS) == ()
 
 
 def test_a_cancel_ends_the_fetch_when_nobody_else_wants_it(
-    services: House, file_server: FileServer, tmp_path: Path
+    services: Services, file_server: FileServer, tmp_path: Path
 ) -> None:
     url, gate = gated(file_server)
     one, other = services.submit(url, seed=1), services.submit(url, seed=2)
     gate.await_arrival()
-    assert services.service.cancel(one.id).status == "canceled"
+    assert services.service.cancel(one.id, LOCAL_ACCESS).status == "canceled"
     assert services.service.progress(one.id) is None
     assert services.service.progress(other.id) is not None
-    assert services.service.cancel(other.id).status == "canceled"
-    until(lambda: not list((tmp_path / "uploads").glob(".part-*")))  # while the host is still silent
+    assert services.service.cancel(other.id, LOCAL_ACCESS).status == "canceled"
+    wait_until(lambda: not list((tmp_path / "uploads").glob(".part-*")))  # while the host is still silent
     gate.open()
-    assert services.service.job(other.id).status == "canceled"
+    assert services.service.job(other.id, LOCAL_ACCESS).status == "canceled"
     assert not (tmp_path / "uploads" / f"{SHA}.safetensors").exists()
 
 
-def test_a_cancel_leaves_the_fetch_to_the_others(services: House, file_server: FileServer) -> None:
+def test_a_cancel_leaves_the_fetch_to_the_others(services: Services, file_server: FileServer) -> None:
     url, gate = gated(file_server)
     one, other = services.submit(url, seed=1), services.submit(url, seed=2)
     gate.await_arrival()
-    services.service.cancel(one.id)
+    services.service.cancel(one.id, LOCAL_ACCESS)
     gate.open()
     assert services.ended(other).status == "succeeded"
     assert file_server.asked == [("slow.safetensors", 200)]
@@ -191,15 +187,18 @@ def test_a_cancel_leaves_the_fetch_to_the_others(services: House, file_server: F
 
 def test_after_a_restart_the_fetch_begins_anew(tmp_path: Path, file_server: FileServer, render: FakeRender) -> None:
     url, gate = gated(file_server)
-    first = House(tmp_path, render)
+    first = Services(tmp_path, render)
     first.fetcher.start()
     job = first.submit(url)
     gate.await_arrival()
     first.close()
     assert list((tmp_path / "uploads").glob(".part-*")) == []
     file_server.put("slow.safetensors", LORA)
-    again = House(tmp_path, render)
-    assert (again.service.job(job.id).status, again.service.job(job.id).ready) == ("in_queue", False)
+    again = Services(tmp_path, render)
+    assert (again.service.job(job.id, LOCAL_ACCESS).status, again.service.job(job.id, LOCAL_ACCESS).ready) == (
+        "in_queue",
+        False,
+    )
     again.fetcher.start()
     again.worker.start()
     assert again.ended(job).status == "succeeded"
@@ -209,7 +208,7 @@ def test_after_a_restart_the_fetch_begins_anew(tmp_path: Path, file_server: File
 def test_a_file_is_fetched_once_more_if_the_store_could_not_be_written(
     tmp_path: Path, file_server: FileServer, render: FakeRender
 ) -> None:
-    services = House(tmp_path, render)
+    services = Services(tmp_path, render)
 
     class Stubborn(Store):
         """Fails the first write of a job that became ready."""
@@ -227,7 +226,7 @@ def test_a_file_is_fetched_once_more_if_the_store_could_not_be_written(
     job = services.submit(file_server.put("a.safetensors", LORA, etag='"1"'))
     fetcher = Fetcher(store, services.library, lambda row, component: TINY, ready.set, retry_seconds=0.01)
     fetcher.start()
-    until(lambda: store.job(job.id).ready)
+    wait_until(lambda: store.job(job.id).ready)
     assert ready.wait(PATIENCE)
     assert file_server.asked == [("a.safetensors", 200), ("a.safetensors", 304)]
     assert fetcher.stop(PATIENCE)
@@ -235,15 +234,15 @@ def test_a_file_is_fetched_once_more_if_the_store_could_not_be_written(
     services.close()
 
 
-def test_a_copy_that_could_not_be_asked_about_is_noted(services: House, file_server: FileServer) -> None:
+def test_a_copy_that_could_not_be_asked_about_is_noted(services: Services, file_server: FileServer) -> None:
     url = file_server.put("a.safetensors", LORA)
     assert services.ended(services.submit(url)).notes == ()
     file_server.put("a.safetensors", status=500)
     (note,) = services.ended(services.submit(url)).notes
-    assert "is used as it was fetched on" in note
+    assert "a.safetensors downloaded on" in note
 
 
-def test_a_combined_file_by_address_fills_both_slots(services: House, file_server: FileServer) -> None:
+def test_a_combined_file_by_address_fills_both_slots(services: Services, file_server: FileServer) -> None:
     content = lora_bytes("ai-toolkit combined, high")
     job = services.ended(services.submit(file_server.put("both.safetensors", content), model="wan22_14b_t2v"))
     assert job.status == "succeeded", job.error
@@ -252,47 +251,47 @@ def test_a_combined_file_by_address_fills_both_slots(services: House, file_serve
 
 
 def test_a_single_file_without_its_transformer_is_refused_once_it_is_known(
-    services: House, file_server: FileServer
+    services: Services, file_server: FileServer
 ) -> None:
     job = services.ended(services.submit(file_server.put("one.safetensors", LORA), model="wan22_14b_t2v"))
     assert job.error is not None and job.error["code"] == MoeFormatRequired.code
 
 
-def test_two_addresses_of_one_job_are_both_awaited(services: House, file_server: FileServer) -> None:
+def test_two_addresses_of_one_job_are_both_awaited(services: Services, file_server: FileServer) -> None:
     high, low = (
         file_server.put("j_high_noise.safetensors", LORA),
         gated(file_server, "j_low_noise.safetensors", lora_bytes(pad=1)),
     )
     loras = [{"path": high, "transformer": "high"}, {"path": low[0], "transformer": "low"}]
-    job = services.service.submit({**body(1), "model": "wan22_14b_t2v", "loras": loras})
+    job = services.service.submit({**body(1), "model": "wan22_14b_t2v", "loras": loras}, LOCAL_ACCESS)
     low[1].await_arrival()
-    assert not services.service.job(job.id).ready
+    assert not services.service.job(job.id, LOCAL_ACCESS).ready
     low[1].open()
     ended = services.ended(job)
     assert ended.status == "succeeded" and all(use.sha256 for use in ended.generations[0].loras)
 
 
-def test_inspecting_an_address_fetches_it_in_time_or_says_so(services: House, file_server: FileServer) -> None:
+def test_inspecting_an_address_fetches_it_in_time_or_says_so(services: Services, file_server: FileServer) -> None:
     url = file_server.put("a_high_noise.safetensors", LORA)
-    assert services.service.inspect(url)["slot"] == "high"
-    with pytest.raises(Exception, match="was not here within 0 s"):
-        services.service.inspect(file_server.put("b.safetensors", LORA), seconds=0)
+    assert services.service.inspect(url, LOCAL_ACCESS)["slot"] == "high"
+    with pytest.raises(FetchFailed, match="within 0 s"):
+        services.service.inspect(file_server.put("b.safetensors", LORA), LOCAL_ACCESS, seconds=0)
 
 
 def test_a_fetcher_that_was_not_started_does_nothing(
     tmp_path: Path, file_server: FileServer, render: FakeRender
 ) -> None:
-    services = House(tmp_path, render)
+    services = Services(tmp_path, render)
     job = services.submit(file_server.put("a.safetensors", LORA))
     assert (job.ready, file_server.asked) == (False, [])
-    assert services.service.cancel(job.id).status == "canceled"
+    assert services.service.cancel(job.id, LOCAL_ACCESS).status == "canceled"
     services.close()
 
 
 def test_a_fetch_that_breaks_for_no_known_reason_fails_its_job(
     tmp_path: Path, render: FakeRender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    services = House(tmp_path, render)
+    services = Services(tmp_path, render)
     traces: list[object] = []
     monkeypatch.setattr(threading, "excepthook", traces.append)
 
@@ -305,9 +304,9 @@ def test_a_fetch_that_breaks_for_no_known_reason_fails_its_job(
     job = services.submit("https://example.org/a.safetensors")
     fetcher.start()
     assert ended.wait(PATIENCE)
-    error = services.service.job(job.id).error
+    error = services.service.job(job.id, LOCAL_ACCESS).error
     assert error is not None and error["code"] == "RENDER_FAILED"
-    until(lambda: bool(traces))
+    wait_until(lambda: bool(traces))
     assert fetcher.stop(PATIENCE)
     services.close()
 

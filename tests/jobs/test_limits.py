@@ -1,4 +1,4 @@
-"""Limits as rules, and through a desk over a real store."""
+"""Limits as rules, and through a job service over a real store."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.helpers import body
+from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.errors import CostTooHigh, DiskFull, HostError, QueueFull
 from wan_ui.identity import LOCAL_IDENTITY, Identity
-from wan_ui.jobs.limits import KEPT_FREE, LOOK_SECONDS, VISITORS_COST, VISITORS_WAITING, DiskQuota, Limits
+from wan_ui.jobs.limits import MEASURE_SECONDS, RESERVED_BYTES, VISITORS_COST, VISITORS_WAITING, DiskQuota, Limits
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.request import parse, resolve
 
 GUEST, OWNER = Identity("1" * 32, False), Identity("2" * 32, True)
+GUEST_ACCESS = Access(GUEST, shared=False)
 
 
 def test_guests_have_limits_of_their_own_and_the_owner_those_that_were_given() -> None:
     limits = Limits()
-    limits.check_line(OWNER, 500, lambda: 500)
-    limits.check_line(GUEST, 500, lambda: VISITORS_WAITING - 1)
+    limits.check_queue(OWNER, 500, lambda: 500)
+    limits.check_queue(GUEST, 500, lambda: VISITORS_WAITING - 1)
     for who, waiting in ((GUEST, 500), (OWNER, 1000), (LOCAL_IDENTITY, 1000)):
         with pytest.raises(QueueFull):
-            limits.check_line(who, waiting, lambda: VISITORS_WAITING)
+            limits.check_queue(who, waiting, lambda: VISITORS_WAITING)
     with pytest.raises(QueueFull, match="You have 3"):
-        Limits(waiting_each=3).check_line(OWNER, 3, lambda: 3)
+        Limits(waiting_each=3).check_queue(OWNER, 3, lambda: 3)
 
 
 def test_the_cost_is_of_all_videos_together() -> None:
@@ -49,7 +51,7 @@ def test_the_room_is_looked_at_now_and_then(tmp_path: Path) -> None:
     room.check()
     (tmp_path / "clips" / "deep" / "a").write_bytes(bytes(1000))
     room.check()
-    now[0] += LOOK_SECONDS
+    now[0] += MEASURE_SECONDS
     with pytest.raises(DiskFull, match="--max-disk-gb"):
         room.check()
     assert DiskQuota(tmp_path, ["clips"], None).problem() is None
@@ -64,11 +66,11 @@ def test_a_file_that_would_go_beyond_is_refused_before_it_comes(tmp_path: Path) 
 
 
 def test_some_of_the_disk_stays_free(tmp_path: Path) -> None:
-    left = [KEPT_FREE + 1000]
+    left = [RESERVED_BYTES + 1000]
     room = DiskQuota(tmp_path, ["clips"], None, free=lambda folder: left[0])
     assert room.problem(1000) is None
     said = room.problem(1001)
-    assert isinstance(said, DiskFull) and said.message.startswith("The disk has 34 MB left")
+    assert isinstance(said, DiskFull) and said.message.startswith("The disk has only 34 MB left")
     left[0] = 0
     with pytest.raises(DiskFull, match="0 MB left"):
         room.check()
@@ -81,15 +83,15 @@ def test_a_data_folder_that_is_gone_is_said(tmp_path: Path) -> None:
 
 def test_a_retry_waits_in_the_same_line(store: Store, service: JobService) -> None:
     service._limits = Limits(waiting_each=2)
-    canceled = [service.cancel(service.submit(body(1), GUEST).id) for _ in range(2)]
-    waiting = [service.submit(body(1), GUEST) for _ in range(2)]
+    canceled = [service.cancel(service.submit(body(1), GUEST_ACCESS).id, LOCAL_ACCESS) for _ in range(2)]
+    waiting = [service.submit(body(1), GUEST_ACCESS) for _ in range(2)]
     for job in canceled:
         with pytest.raises(QueueFull, match="You have 2"):
-            service.retry(job.id, GUEST)
-        assert service.job(job.id).status == "canceled"
-    assert service.retry(waiting[0].id, GUEST).status == "in_queue"
-    service.cancel(waiting[0].id)
-    assert service.retry(canceled[0].id, GUEST).status == "in_queue"
+            service.retry(job.id, GUEST_ACCESS)
+        assert service.job(job.id, LOCAL_ACCESS).status == "canceled"
+    assert service.retry(waiting[0].id, GUEST_ACCESS).status == "in_queue"
+    service.cancel(waiting[0].id, LOCAL_ACCESS)
+    assert service.retry(canceled[0].id, GUEST_ACCESS).status == "in_queue"
 
 
 def test_not_one_more_than_may_wait_however_many_ask_at_once(store: Store, service: JobService) -> None:
@@ -98,7 +100,7 @@ def test_not_one_more_than_may_wait_however_many_ask_at_once(store: Store, servi
 
     def ask() -> None:
         try:
-            service.submit(body(1))
+            service.submit(body(1), LOCAL_ACCESS)
         except QueueFull as error:
             refused.append(error)
 

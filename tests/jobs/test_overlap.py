@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +15,15 @@ import pytest
 from tests.fakes import PATIENCE, FakeRender, Gate, fake_service, fake_write_video
 from tests.jobs.helpers import body, until_made
 from tests.jobs.test_crash import add, kill, start_stuck
-from wan_ui.api.app import _progress
+from tests.waiting import wait_until
+from wan_ui.access import LOCAL_ACCESS
+from wan_ui.api.serializers import progress_of
 from wan_ui.engine.result import Progress
-from wan_ui.errors import DiskFull, LineStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
+from wan_ui.errors import DiskFull, QueueStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
+from wan_ui.job import Job, Status
 from wan_ui.jobs.service import JobService
-from wan_ui.jobs.store import Job, Status, Store
-from wan_ui.jobs.worker import Running, Worker
+from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import RenderLimits, Running, Worker
 from wan_ui.ui import player
 
 
@@ -54,7 +56,7 @@ def writer() -> GatedWriter:
 
 @pytest.fixture
 def worker(store: Store, render: FakeRender, writer: GatedWriter, tmp_path: Path) -> Iterator[Worker]:
-    worker = Worker(store, render, tmp_path / "clips", writer, retry_seconds=0.01)
+    worker = Worker(store, render, tmp_path / "clips", writer, RenderLimits(retry_seconds=0.01))
     yield worker
     for gate in (*writer.gates.values(), *render.gates.values()):
         gate.open()
@@ -67,8 +69,8 @@ def service(store: Store, worker: Worker, tmp_path: Path) -> JobService:
 
 
 def ended(service: JobService, worker: Worker, job: Job) -> Job:
-    assert worker.wait(job.id, PATIENCE), f"still {service.job(job.id).status}"
-    return service.job(job.id)
+    assert worker.wait(job.id, PATIENCE), f"still {service.job(job.id, LOCAL_ACCESS).status}"
+    return service.job(job.id, LOCAL_ACCESS)
 
 
 def seeds(*values: int) -> dict[str, Any]:
@@ -85,16 +87,16 @@ def both_held(writer: GatedWriter, render: FakeRender, worker: Worker) -> tuple[
 
 
 def status(service: JobService, *jobs: Job) -> list[Status]:
-    return [service.job(job.id).status for job in jobs]
+    return [service.job(job.id, LOCAL_ACCESS).status for job in jobs]
 
 
 def test_the_next_clip_is_rendered_while_one_is_written(
     service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
-    job = service.submit(body(1, 2))
+    job = service.submit(body(1, 2), LOCAL_ACCESS)
     writing, rendering = both_held(writer, render, worker)
-    assert service.running(job.id) == Running(job.id, 1, 2, Progress("loading", 0, 2), writing=0)
-    assert (service.job(job.id).status, service.job(job.id).clips) == ("in_progress", ())
+    assert service.running(job.id, LOCAL_ACCESS) == Running(job.id, 1, 2, Progress("loading", 0, 2), writing=0)
+    assert (service.job(job.id, LOCAL_ACCESS).status, service.job(job.id, LOCAL_ACCESS).clips) == ("in_progress", ())
     rendering.open()
     writing.open()
     job = ended(service, worker, job)
@@ -104,13 +106,13 @@ def test_the_next_clip_is_rendered_while_one_is_written(
 def test_the_next_job_is_rendered_and_ends_after(
     service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
-    first, second = service.submit(body(1)), service.submit(body(2))
+    first, second = service.submit(body(1), LOCAL_ACCESS), service.submit(body(2), LOCAL_ACCESS)
     writing, rendering = both_held(writer, render, worker)
     assert status(service, first, second) == ["in_progress", "in_progress"]
-    assert [job.id for job in service.line()] == [first.id, second.id]
+    assert [job.id for job in service.queue(LOCAL_ACCESS)] == [first.id, second.id]
     assert service.progress(first.id) == Progress("encode", 2, 2)
     assert service.progress(second.id) == Progress("loading", 0, 2)
-    at_work = service.at_work()
+    at_work = worker.at_work()
     assert at_work is not None and at_work.job_id == second.id
     rendering.open()
     writing.open()
@@ -125,7 +127,7 @@ def test_a_job_that_fails_meanwhile_ends_after_the_one_before(
 ) -> None:
     writing, third = writer.gate(1), render.gate(3, 1)
     render.errors[2] = VideoEncodingFailed("The encoder broke.")
-    jobs = [service.submit(body(seed)) for seed in (1, 2, 3)]
+    jobs = [service.submit(body(seed), LOCAL_ACCESS) for seed in (1, 2, 3)]
     worker.start()
     third.await_arrival()
     assert status(service, *jobs) == ["in_progress"] * 3
@@ -138,12 +140,12 @@ def test_a_job_that_fails_meanwhile_ends_after_the_one_before(
 def test_a_cell_is_written_while_the_next_is_rendered(
     service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
-    job = service.submit(seeds(1, 2, 3))
+    job = service.submit(seeds(1, 2, 3), LOCAL_ACCESS)
     writing, rendering = both_held(writer, render, worker)
-    running, job = service.running(job.id), service.job(job.id)
+    running, job = service.running(job.id, LOCAL_ACCESS), service.job(job.id, LOCAL_ACCESS)
     assert running is not None
     assert [player.state(job, cell, running) for cell in job.cells] == ["writing", "running", "waiting"]
-    assert [_progress(running, index) for index in range(3)] == [Progress("encode"), running.progress, None]
+    assert [progress_of(running, index) for index in range(3)] == [Progress("encode"), running.progress, None]
     assert running.progress.note == "cell 2 of 3"
     rendering.open()
     writing.open()
@@ -155,23 +157,20 @@ def test_a_cell_is_written_while_the_next_is_rendered(
 
 def until_failed(worker: Worker, job_id: str) -> None:
     """Returns when the writer has noted what ends the job."""
-    deadline = time.monotonic() + PATIENCE
-    while worker._claims[job_id].error is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: worker._active[job_id].error is not None)
 
 
 def test_a_file_that_cannot_be_written_ends_its_job_and_what_is_rendered_of_it(
     service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter, tmp_path: Path
 ) -> None:
     writer.errors[1] = VideoEncodingFailed("The encoder broke.")
-    first, second = service.submit(body(1, 2, 3)), service.submit(body(4))
+    first, second = service.submit(body(1, 2, 3), LOCAL_ACCESS), service.submit(body(4), LOCAL_ACCESS)
     writing, rendering = both_held(writer, render, worker)
     writing.open()
     until_failed(worker, first.id)
     rendering.open()
     assert ended(service, worker, second).status == "succeeded"
-    job = service.job(first.id)
+    job = service.job(first.id, LOCAL_ACCESS)
     assert (job.status, job.clips) == ("failed", ())
     assert job.error is not None
     assert (job.error["code"], job.error["message"]) == (
@@ -187,7 +186,7 @@ def test_a_file_that_cannot_be_written_marks_its_cell_and_the_rest_goes_on(
     service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
     writer.errors[1] = VideoEncodingFailed("The encoder broke.")
-    job = service.submit(seeds(1, 2, 3))
+    job = service.submit(seeds(1, 2, 3), LOCAL_ACCESS)
     writing, rendering = both_held(writer, render, worker)
     rendering.open()
     writing.open()
@@ -201,7 +200,7 @@ def test_a_full_disk_ends_a_comparison_and_what_is_rendered_of_it(
     service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
     writer.errors[1] = DiskFull("There is no space left on the disk for the video.")
-    job = service.submit(seeds(1, 2, 3))
+    job = service.submit(seeds(1, 2, 3), LOCAL_ACCESS)
     writing, rendering = both_held(writer, render, worker)
     writing.open()
     until_failed(worker, job.id)
@@ -218,13 +217,13 @@ def test_a_full_disk_ends_a_comparison_and_what_is_rendered_of_it(
 def test_a_cancel_keeps_the_clip_that_is_being_written(
     service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
-    first, second = service.submit(body(1, 2)), service.submit(body(3))
+    first, second = service.submit(body(1, 2), LOCAL_ACCESS), service.submit(body(3), LOCAL_ACCESS)
     writing, rendering = both_held(writer, render, worker)
-    assert service.cancel(first.id).status == "in_progress"
+    assert service.cancel(first.id, LOCAL_ACCESS).status == "in_progress"
     rendering.open()
     writing.open()
     assert ended(service, worker, second).status == "succeeded"
-    job = service.job(first.id)
+    job = service.job(first.id, LOCAL_ACCESS)
     assert (job.status, job.error, [clip.seed for clip in job.clips]) == ("canceled", None, [1])
     assert render.steps(2) == []
 
@@ -233,14 +232,14 @@ def test_a_cancel_keeps_the_clip_that_is_being_written(
 def test_a_cancel_of_one_of_two_jobs_does_not_touch_the_other(
     service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter, struck: int
 ) -> None:
-    jobs = [service.submit(body(1)), service.submit(body(2))]
+    jobs = [service.submit(body(1), LOCAL_ACCESS), service.submit(body(2), LOCAL_ACCESS)]
     writing, rendering = both_held(writer, render, worker)
-    service.cancel(jobs[struck].id)
+    service.cancel(jobs[struck].id, LOCAL_ACCESS)
     rendering.open()
     writing.open()
     ended(service, worker, jobs[1])
     assert status(service, *jobs) == [["canceled", "succeeded"], ["succeeded", "canceled"]][struck]
-    assert [len(service.job(job.id).clips) for job in jobs] == [1, 1 - struck]
+    assert [len(service.job(job.id, LOCAL_ACCESS).clips) for job in jobs] == [1, 1 - struck]
 
 
 # The stop
@@ -249,7 +248,7 @@ def test_a_cancel_of_one_of_two_jobs_does_not_touch_the_other(
 def test_a_stop_writes_what_was_rendered(
     service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter, store: Store
 ) -> None:
-    first, second = service.submit(body(1)), service.submit(body(2, 3))
+    first, second = service.submit(body(1), LOCAL_ACCESS), service.submit(body(2, 3), LOCAL_ACCESS)
     writing, rendering = both_held(writer, render, worker)
     stopper = threading.Thread(target=worker.stop, args=(PATIENCE,))
     stopper.start()
@@ -258,18 +257,18 @@ def test_a_stop_writes_what_was_rendered(
     writing.open()
     stopper.join(PATIENCE)
     assert status(service, first, second) == ["succeeded", "in_queue"]
-    assert [service.job(job.id).attempts for job in (first, second)] == [0, 0]
+    assert [service.job(job.id, LOCAL_ACCESS).attempts for job in (first, second)] == [0, 0]
     assert render.steps(2) == []
 
 
 def test_a_file_that_outlasts_the_stop_leaves_both_jobs_in_line(
     service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter, tmp_path: Path
 ) -> None:
-    first, second = service.submit(body(1)), service.submit(body(2))
+    first, second = service.submit(body(1), LOCAL_ACCESS), service.submit(body(2), LOCAL_ACCESS)
     writing, rendering = both_held(writer, render, worker)
     assert not worker.stop(timeout=0.01)
     assert status(service, first, second) == ["in_queue", "in_queue"]
-    assert [service.job(job.id).attempts for job in (first, second)] == [0, 0]
+    assert [service.job(job.id, LOCAL_ACCESS).attempts for job in (first, second)] == [0, 0]
     rendering.open()
     writing.open()
     assert worker.stop(PATIENCE)
@@ -281,19 +280,22 @@ def test_a_file_that_outlasts_the_stop_leaves_both_jobs_in_line(
 def test_a_file_that_is_never_done_fails_its_job_and_the_next_stays_in_line(
     service: JobService, worker: Worker, render: FakeRender, writer: GatedWriter
 ) -> None:
-    first, second = service.submit(body(1)), service.submit(body(2))
+    first, second = service.submit(body(1), LOCAL_ACCESS), service.submit(body(2), LOCAL_ACCESS)
     writing, rendering = both_held(writer, render, worker)
     worker._watch(1e-6)  # both take longer than that by now; the older one is given up, and it ends
-    job = service.job(first.id)
+    job = service.job(first.id, LOCAL_ACCESS)
     assert job.error is not None
     assert (job.status, job.error["code"]) == ("failed", "RENDER_TIMED_OUT")
     assert isinstance(worker.broken, RenderTimedOut)
     assert not worker.stop(PATIENCE)  # at once
-    assert (service.job(second.id).status, service.job(second.id).attempts) == ("in_queue", 0)
+    assert (service.job(second.id, LOCAL_ACCESS).status, service.job(second.id, LOCAL_ACCESS).attempts) == (
+        "in_queue",
+        0,
+    )
     rendering.open()
     writing.open()
     worker._thread.join(PATIENCE)
-    assert worker._after.join(PATIENCE)
+    assert worker._writer.join(PATIENCE)
     assert status(service, first, second) == ["failed", "in_queue"]
 
 
@@ -309,13 +311,10 @@ def test_a_writing_thread_that_ends_is_said(tmp_path: Path, render: FakeRender) 
     store = EndBreaks(tmp_path / "jobs.sqlite")
     worker = Worker(store, render, tmp_path / "clips", fake_write_video)
     service = fake_service(store, worker, tmp_path)
-    job = service.submit(body(1))
+    job = service.submit(body(1), LOCAL_ACCESS)
     worker.start()
-    deadline = time.monotonic() + PATIENCE
-    while worker.broken is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    assert isinstance(worker.broken, LineStopped)
+    wait_until(lambda: worker.broken is not None)
+    assert isinstance(worker.broken, QueueStopped)
     until_made(store, job.id, 1)
     assert worker.stop(PATIENCE)
     store.close()
@@ -324,6 +323,7 @@ def test_a_writing_thread_that_ends_is_said(tmp_path: Path, render: FakeRender) 
 # A killed process
 
 
+@pytest.mark.slow
 def test_a_kill_while_one_is_written_and_the_next_is_rendered_loses_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "jobs.sqlite")
     first, second, third = add(store, -1), add(store, 2), add(store, 3)

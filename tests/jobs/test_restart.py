@@ -16,21 +16,20 @@ import torch
 from tests.fakes import PATIENCE, FakeRender, fake_service, fake_write_video
 from tests.jobs.helpers import body
 from tests.jobs.supervised import a_dead_context_ends_its_job_and_the_rest_runs_after_a_restart
+from tests.waiting import wait_until
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Clip, OnProgress, Progress
-from wan_ui.errors import DeviceLost, LineStopped, OutOfMemory, RenderTimedOut
+from wan_ui.errors import DeviceLost, OutOfMemory, QueueStopped, RenderTimedOut
 from wan_ui.inference import Engine, device_lost
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker
+from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
 from wan_ui.request import Generation, parse, resolve
 
 pytestmark = pytest.mark.slow
 
 
 def until_broken(worker: Worker) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while worker.broken is None:
-        assert time.monotonic() < deadline, "it is not broken"
-        time.sleep(0.01)
+    wait_until(lambda: worker.broken is not None)
 
 
 @pytest.mark.slow
@@ -44,19 +43,19 @@ def test_a_dead_device_fails_its_job_and_no_other_is_begun(store: Store, render:
     def check() -> None:
         raise device_lost(RuntimeError("CUDA error: an illegal memory access was encountered\nmore of it"))
 
-    worker = Worker(store, render, tmp_path / "clips", fake_write_video, check_device=check)
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video, hooks=WorkerHooks(check_device=check))
     service = fake_service(store, worker, tmp_path)
-    struck, waiting = service.submit(body(1)), service.submit(body(2))
+    struck, waiting = service.submit(body(1), LOCAL_ACCESS), service.submit(body(2), LOCAL_ACCESS)
     worker.start()
     until_broken(worker)
     assert isinstance(worker.broken, DeviceLost)
     assert worker.broken.exit_code == 70
-    job = service.job(struck.id)
+    job = service.job(struck.id, LOCAL_ACCESS)
     assert job.error is not None
     assert (job.status, job.error["code"], job.error["details"]["after"]) == ("failed", "DEVICE_LOST", "RENDER_FAILED")
     assert "(CUDA error: an illegal memory access was encountered)" in job.error["message"]
     assert "more of it" not in json.dumps(job.error)
-    assert service.job(waiting.id).status == "in_queue"
+    assert service.job(waiting.id, LOCAL_ACCESS).status == "in_queue"
     assert worker.stop()
     assert render.steps(2) == []
 
@@ -66,12 +65,12 @@ def test_a_dead_device_ends_a_comparison_instead_of_one_cell(store: Store, tmp_p
         raise device_lost(RuntimeError("CUDA error: unknown error"))
 
     render = FakeRender(errors={2: OutOfMemory("Not enough.")})
-    worker = Worker(store, render, tmp_path / "clips", fake_write_video, check_device=check)
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video, hooks=WorkerHooks(check_device=check))
     service = fake_service(store, worker, tmp_path)
-    job = service.submit({**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2, 3]}}})
+    job = service.submit({**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2, 3]}}}, LOCAL_ACCESS)
     worker.start()
     until_broken(worker)
-    job = service.job(job.id)
+    job = service.job(job.id, LOCAL_ACCESS)
     assert job.error is not None
     assert (job.status, job.error["code"], len(job.clips)) == ("failed", "DEVICE_LOST", 1)
     assert worker.stop()
@@ -91,10 +90,14 @@ def test_nothing_of_a_failed_render_is_held_when_the_device_is_checked(store: St
             raise OutOfMemory("The GPU ran out of memory.") from error
 
     worker = Worker(
-        store, render, tmp_path / "clips", fake_write_video, check_device=lambda: left.append(made[-1]() is not None)
+        store,
+        render,
+        tmp_path / "clips",
+        fake_write_video,
+        hooks=WorkerHooks(check_device=lambda: left.append(made[-1]() is not None)),
     )
     service = fake_service(store, worker, tmp_path)
-    job = service.submit({**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2]}}})
+    job = service.submit({**body(1), "compare": {"columns": {"field": "seed", "values": [1, 2]}}}, LOCAL_ACCESS)
     worker.start()
     assert worker.wait(job.id, PATIENCE)
     assert worker.stop()
@@ -117,13 +120,13 @@ class Stuck(FakeRender):
 
 def test_a_render_that_never_returns_fails_its_job(store: Store, tmp_path: Path) -> None:
     render = Stuck(2)
-    worker = Worker(store, render, tmp_path / "clips", fake_write_video, timeout=2.0)
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video, RenderLimits(timeout=2.0))
     service = fake_service(store, worker, tmp_path)
-    stuck, waiting = service.submit(body(1, 2)), service.submit(body(3))
+    stuck, waiting = service.submit(body(1, 2), LOCAL_ACCESS), service.submit(body(3), LOCAL_ACCESS)
     worker.start()
     until_broken(worker)
     assert isinstance(worker.broken, RenderTimedOut)
-    job = service.job(stuck.id)
+    job = service.job(stuck.id, LOCAL_ACCESS)
     assert job.error is not None
     assert (job.status, job.error["code"], [clip.index for clip in job.clips]) == ("failed", "RENDER_TIMED_OUT", [0])
     assert job.error["message"].startswith("Prompt 2 of 2: This took longer than the 2 s")
@@ -131,41 +134,45 @@ def test_a_render_that_never_returns_fails_its_job(store: Store, tmp_path: Path)
     render.over.set()  # should it come back before the process ends, it changes nothing any more
     worker._thread.join(PATIENCE)
     assert not worker._thread.is_alive()
-    assert service.job(stuck.id) == job
-    assert (service.job(waiting.id).status, render.steps(3)) == ("in_queue", [])
+    assert service.job(stuck.id, LOCAL_ACCESS) == job
+    assert (service.job(waiting.id, LOCAL_ACCESS).status, render.steps(3)) == ("in_queue", [])
 
 
 @pytest.mark.slow
 def test_the_time_of_a_download_does_not_count(store: Store, tmp_path: Path) -> None:
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
         end = time.monotonic() + 3.0
-        while time.monotonic() < end:
+
+        def downloaded() -> bool:
             on_progress(Progress("downloading"))
-            time.sleep(0.02)
+            return time.monotonic() >= end
+
+        wait_until(downloaded)
         return FakeRender()(generation, on_progress)
 
-    worker = Worker(store, render, tmp_path / "clips", fake_write_video, timeout=2.0)
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video, RenderLimits(timeout=2.0))
     service = fake_service(store, worker, tmp_path)
-    job = service.submit(body(1))
+    job = service.submit(body(1), LOCAL_ACCESS)
     worker.start()
     assert worker.wait(job.id, PATIENCE)
     assert worker.stop()
-    assert (service.job(job.id).status, worker.broken) == ("succeeded", None)
+    assert (service.job(job.id, LOCAL_ACCESS).status, worker.broken) == ("succeeded", None)
 
 
 @pytest.mark.slow
 def test_the_limit_is_each_videos_own(store: Store, tmp_path: Path) -> None:
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
-        time.sleep(0.5)
+        end = time.monotonic() + 0.5  # seven of these are longer than the limit
+        wait_until(lambda: time.monotonic() >= end)
         return FakeRender()(generation, on_progress)
 
-    worker = Worker(store, render, tmp_path / "clips", fake_write_video, timeout=2.5)
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video, RenderLimits(timeout=2.5))
     service = fake_service(store, worker, tmp_path)
-    job = service.submit(body(*range(7)))
+    job = service.submit(body(*range(7)), LOCAL_ACCESS)
     worker.start()
     assert worker.wait(job.id, PATIENCE)
     assert worker.stop()
-    assert service.job(job.id).status == "succeeded"
+    assert service.job(job.id, LOCAL_ACCESS).status == "succeeded"
 
 
 class LineBreaks(Store):
@@ -179,7 +186,7 @@ def test_a_thread_that_ends_is_said(tmp_path: Path, render: FakeRender) -> None:
     worker = Worker(store, render, tmp_path / "clips", fake_write_video)
     worker.start()
     until_broken(worker)
-    assert isinstance(worker.broken, LineStopped)
+    assert isinstance(worker.broken, QueueStopped)
     assert worker.stop()
     store.close()
 

@@ -20,9 +20,11 @@ from tests.fakes import PATIENCE, FakeRender, fake_write_video
 from tests.jobs.helpers import until_made
 from wan_ui.engine.result import Clip, OnProgress
 from wan_ui.files import PART_PREFIX
+from wan_ui.job import ClipRecord
+from wan_ui.jobs.clip_writer import WriteVideo
 from wan_ui.jobs.lock import FolderLock
-from wan_ui.jobs.store import ClipRecord, Store
-from wan_ui.jobs.worker import Worker, WriteVideo
+from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import Worker
 from wan_ui.request import Generation
 
 

@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import save
 
 from tests.lora.writers import AI_TOOLKIT, FORMATS, WIDTHS
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import HostError, LoraInvalid, LoraNotFound
 from wan_ui.lora.library import Library
 
@@ -44,7 +45,7 @@ def library(tmp_path: Path) -> Library:
 
 def test_a_path_becomes_a_checked_file(library: Library, tmp_path: Path) -> None:
     content = write(tmp_path / "loras" / "deep er" / "ü.SAFETENSORS").read_bytes()
-    file = library.locate("deep er/ü.SAFETENSORS")
+    file = library.locate("deep er/ü.SAFETENSORS", LOCAL_ACCESS)
     assert file.name == "ü.SAFETENSORS"
     assert file.path.read_bytes() == content
     assert file.sha256 == hashlib.sha256(content).hexdigest()
@@ -64,13 +65,13 @@ def test_a_path_becomes_a_checked_file(library: Library, tmp_path: Path) -> None
 )  # fmt: skip
 def test_what_is_not_there_or_not_inside_is_not_found(library: Library, source: str) -> None:
     with pytest.raises(LoraNotFound) as caught:
-        library.locate(source)
+        library.locate(source, LOCAL_ACCESS)
     assert len(caught.value.message) < 400
 
 
 def test_refusals_name_no_server_path(library: Library, tmp_path: Path) -> None:
     with pytest.raises(LoraNotFound) as caught:
-        library.locate("none.safetensors")
+        library.locate("none.safetensors", LOCAL_ACCESS)
     assert str(tmp_path) not in json.dumps(caught.value.body())
 
 
@@ -79,13 +80,13 @@ def test_what_is_no_lora_file_is_invalid(library: Library, source: str, tmp_path
     (tmp_path / "loras" / "folder.safetensors").mkdir()
     (tmp_path / "loras" / "job.ckpt").write_bytes(b"x")
     with pytest.raises(LoraInvalid):
-        library.locate(source)
+        library.locate(source, LOCAL_ACCESS)
 
 
 def test_a_page_saved_as_a_lora_is_invalid(library: Library, tmp_path: Path) -> None:
     (tmp_path / "loras" / "page.safetensors").write_bytes(b"<!DOCTYPE html>")
     with pytest.raises(LoraInvalid, match="HTML"):
-        library.locate("page.safetensors")
+        library.locate("page.safetensors", LOCAL_ACCESS)
 
 
 def test_links_may_stay_inside_and_never_lead_out(library: Library, tmp_path: Path) -> None:
@@ -95,16 +96,16 @@ def test_links_may_stay_inside_and_never_lead_out(library: Library, tmp_path: Pa
     (root / "out.safetensors").symlink_to(outside)
     (root / "folder").symlink_to(outside.parent)
     (root / "loop.safetensors").symlink_to(root / "loop.safetensors")
-    assert library.locate("inside.safetensors").name == "inside.safetensors"
+    assert library.locate("inside.safetensors", LOCAL_ACCESS).name == "inside.safetensors"
     for source in ("out.safetensors", "folder/out.safetensors", "loop.safetensors"):
         with pytest.raises(LoraNotFound):
-            library.locate(source)
+            library.locate(source, LOCAL_ACCESS)
     assert library.listing() == ("inside.safetensors", "job.safetensors")
 
 
 def test_the_lora_folder_may_itself_be_a_link(library: Library, tmp_path: Path) -> None:
     (tmp_path / "linked").symlink_to(tmp_path / "loras")
-    assert Library(tmp_path / "linked").locate("job.safetensors").header.type == "lora"
+    assert Library(tmp_path / "linked").locate("job.safetensors", LOCAL_ACCESS).header.type == "lora"
 
 
 def test_the_list_is_sorted_and_searched(library: Library, tmp_path: Path) -> None:
@@ -120,11 +121,11 @@ def test_the_list_is_sorted_and_searched(library: Library, tmp_path: Path) -> No
 
 def test_a_file_is_read_once_until_it_changes(library: Library, tmp_path: Path) -> None:
     path = tmp_path / "loras" / "job.safetensors"
-    first = library.locate("job.safetensors")
-    assert library.locate("job.safetensors") is first
+    first = library.locate("job.safetensors", LOCAL_ACCESS)
+    assert library.locate("job.safetensors", LOCAL_ACCESS) is first
     write(path, "musubi")
     os.utime(path, ns=(1, 1))
-    second = library.locate("job.safetensors")
+    second = library.locate("job.safetensors", LOCAL_ACCESS)
     assert second.sha256 != first.sha256
     assert second.header.trainer == "musubi-tuner"
 
@@ -132,30 +133,30 @@ def test_a_file_is_read_once_until_it_changes(library: Library, tmp_path: Path) 
 def test_an_upload_is_moved_in_and_keeps_its_name(library: Library, tmp_path: Path) -> None:
     file = write(tmp_path / "incoming" / "0001.tmp")
     content = file.read_bytes()
-    source = library.add_upload(file, "My Job_high_noise.safetensors")
+    source = library.add_upload(file, "My Job_high_noise.safetensors", LOCAL_ACCESS)
     assert not file.exists()
-    located = library.locate(source)
+    located = library.locate(source, LOCAL_ACCESS)
     assert located.name == "My Job_high_noise.safetensors"
     assert located.header.slot == "high"
     assert located.path.read_bytes() == content
 
 
 def test_uploads_survive_a_restart(library: Library, tmp_path: Path) -> None:
-    source = library.add_upload(write(tmp_path / "a.tmp"), "a.safetensors")
+    source = library.add_upload(write(tmp_path / "a.tmp"), "a.safetensors", LOCAL_ACCESS)
     again = Library(tmp_path / "loras", tmp_path / "uploads")
-    assert again.locate(source) == library.locate(source)
+    assert again.locate(source, LOCAL_ACCESS) == library.locate(source, LOCAL_ACCESS)
 
 
 def test_equal_files_are_stored_once_and_none_overwrites_another(library: Library, tmp_path: Path) -> None:
-    one = library.add_upload(write(tmp_path / "1.tmp"), "a.safetensors")
-    same = library.add_upload(write(tmp_path / "2.tmp"), "a.safetensors")
-    renamed = library.add_upload(write(tmp_path / "3.tmp"), "b.safetensors")
-    other = library.add_upload(write(tmp_path / "4.tmp", "musubi"), "a.safetensors")
+    one = library.add_upload(write(tmp_path / "1.tmp"), "a.safetensors", LOCAL_ACCESS)
+    same = library.add_upload(write(tmp_path / "2.tmp"), "a.safetensors", LOCAL_ACCESS)
+    renamed = library.add_upload(write(tmp_path / "3.tmp"), "b.safetensors", LOCAL_ACCESS)
+    other = library.add_upload(write(tmp_path / "4.tmp", "musubi"), "a.safetensors", LOCAL_ACCESS)
     assert one == same
     assert len({one, renamed, other}) == 3
-    assert library.locate(renamed).path == library.locate(one).path
-    assert library.locate(renamed).name == "b.safetensors"
-    assert library.locate(other).sha256 != library.locate(one).sha256
+    assert library.locate(renamed, LOCAL_ACCESS).path == library.locate(one, LOCAL_ACCESS).path
+    assert library.locate(renamed, LOCAL_ACCESS).name == "b.safetensors"
+    assert library.locate(other, LOCAL_ACCESS).sha256 != library.locate(one, LOCAL_ACCESS).sha256
     assert len(list((tmp_path / "uploads").glob("*.safetensors"))) == 2
     assert list(tmp_path.glob("*.tmp")) == []
 
@@ -164,7 +165,9 @@ def test_two_at_once_are_both_kept(library: Library, tmp_path: Path) -> None:
     files = [write(tmp_path / f"{n}.tmp", "musubi" if n % 2 else "ai-toolkit") for n in range(8)]
     sources: list[str] = []
     threads = [
-        threading.Thread(target=lambda n=n, f=f: sources.append(library.add_upload(f, f"{n}.safetensors")))
+        threading.Thread(
+            target=lambda n=n, f=f: sources.append(library.add_upload(f, f"{n}.safetensors", LOCAL_ACCESS))
+        )
         for n, f in enumerate(files)
     ]
     for thread in threads:
@@ -172,14 +175,14 @@ def test_two_at_once_are_both_kept(library: Library, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     again = Library(tmp_path / "loras", tmp_path / "uploads")
-    assert len({again.locate(source).name for source in sources}) == 8
+    assert len({again.locate(source, LOCAL_ACCESS).name for source in sources}) == 8
 
 
 @pytest.mark.parametrize("name", ["a.ckpt", "", "/", "x.safetensors/"])
 def test_uploads_of_another_kind_are_refused_and_left(library: Library, name: str, tmp_path: Path) -> None:
     file = write(tmp_path / "a.tmp")
     with pytest.raises(LoraInvalid):
-        library.add_upload(file, name)
+        library.add_upload(file, name, LOCAL_ACCESS)
     assert file.exists()
 
 
@@ -187,29 +190,29 @@ def test_an_unsound_upload_is_refused_and_left(library: Library, tmp_path: Path)
     file = tmp_path / "a.tmp"
     file.write_bytes(b"<html>")
     with pytest.raises(LoraInvalid, match="HTML"):
-        library.add_upload(file, "a.safetensors")
+        library.add_upload(file, "a.safetensors", LOCAL_ACCESS)
     assert file.exists()
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
 def test_an_uploads_name_is_only_a_name(library: Library, tmp_path: Path) -> None:
-    source = library.add_upload(write(tmp_path / "a.tmp"), "..\\..//x\x1b\0/../e\u202evil.safetensors")
-    assert library.locate(source).name == "e vil.safetensors"
+    source = library.add_upload(write(tmp_path / "a.tmp"), "..\\..//x\x1b\0/../e\u202evil.safetensors", LOCAL_ACCESS)
+    assert library.locate(source, LOCAL_ACCESS).name == "e vil.safetensors"
     assert {path.parent for path in tmp_path.rglob("*.safetensors")} == {tmp_path / "loras", tmp_path / "uploads"}
 
 
 def test_without_a_folder_no_uploads_are_taken(tmp_path: Path) -> None:
     with pytest.raises(LoraNotFound):
-        Library(tmp_path).add_upload(write(tmp_path / "a.tmp"), "a.safetensors")
+        Library(tmp_path).add_upload(write(tmp_path / "a.tmp"), "a.safetensors", LOCAL_ACCESS)
     with pytest.raises(LoraNotFound):
-        Library(tmp_path).locate("upload://" + "0" * 32)
+        Library(tmp_path).locate("upload://" + "0" * 32, LOCAL_ACCESS)
 
 
 def test_an_upload_whose_bytes_are_gone_is_not_found(library: Library, tmp_path: Path) -> None:
-    source = library.add_upload(write(tmp_path / "a.tmp"), "a.safetensors")
-    library.locate(source).path.unlink()
+    source = library.add_upload(write(tmp_path / "a.tmp"), "a.safetensors", LOCAL_ACCESS)
+    library.locate(source, LOCAL_ACCESS).path.unlink()
     with pytest.raises(LoraNotFound, match="upload the LoRA again"):
-        library.locate(source)
+        library.locate(source, LOCAL_ACCESS)
 
 
 @pytest.mark.parametrize("index", ["{", "[1]", '[{"id": "x"}]', "7"])
@@ -221,22 +224,23 @@ def test_a_damaged_index_is_said(index: str, tmp_path: Path) -> None:
 
 def test_partners_beside_a_path_and_among_the_uploads(library: Library, tmp_path: Path) -> None:
     write(tmp_path / "loras" / "x" / "job_high_noise.safetensors")
-    assert library.partner("x/job_high_noise.safetensors") is None
+    assert library.partner("x/job_high_noise.safetensors", LOCAL_ACCESS) is None
     write(tmp_path / "loras" / "x" / "job_low_noise.safetensors", sshs_model_hash="other")
-    assert library.partner("x/job_high_noise.safetensors") == "x/job_low_noise.safetensors"
-    assert library.partner("x/job_low_noise.safetensors") == "x/job_high_noise.safetensors"
-    assert library.partner("job.safetensors") is None
-    said = library.inspect("x/job_high_noise.safetensors")
+    assert library.partner("x/job_high_noise.safetensors", LOCAL_ACCESS) == "x/job_low_noise.safetensors"
+    assert library.partner("x/job_low_noise.safetensors", LOCAL_ACCESS) == "x/job_high_noise.safetensors"
+    assert library.partner("job.safetensors", LOCAL_ACCESS) is None
+    said = library.inspect("x/job_high_noise.safetensors", LOCAL_ACCESS)
     assert said["partner"] == "x/job_low_noise.safetensors"
     assert any("not from the same save" in message for message in said["messages"])
 
-    high = library.add_upload(write(tmp_path / "1.tmp"), "j_high_noise.safetensors")
-    assert library.partner(high) is None
-    low = library.add_upload(write(tmp_path / "2.tmp"), "j_low_noise.safetensors")
-    assert library.partner(high) == low
-    assert any("same file" in message for message in library.inspect(high)["messages"])
+    high = library.add_upload(write(tmp_path / "1.tmp"), "j_high_noise.safetensors", LOCAL_ACCESS)
+    assert library.partner(high, LOCAL_ACCESS) is None
+    low = library.add_upload(write(tmp_path / "2.tmp"), "j_low_noise.safetensors", LOCAL_ACCESS)
+    assert library.partner(high, LOCAL_ACCESS) == low
+    assert any("same file" in message for message in library.inspect(high, LOCAL_ACCESS)["messages"])
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_inspection(tmp_path: Path) -> None:
     path = write(tmp_path / "job_high_noise.safetensors")
     done = subprocess.run(
@@ -245,7 +249,7 @@ def test_the_command_prints_the_inspection(tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     assert list(said) == [
         "family", "candidates", "slot", "type", "rank", "alpha", "dtype", "modules", "blocks", "trainer", "step",
-        "trigger_word", "partner", "fits", "messages",
+        "trigger_word", "partner", "fits", "coverage", "messages",
     ]  # fmt: skip
     assert said["trigger_word"] == json.loads(AI_TOOLKIT["ss_tag_frequency"])["1_ohwx"].popitem()[0]
     path.write_bytes(b"<html>")

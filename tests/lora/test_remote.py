@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.web_files import FileServer, lora_bytes, serving
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import Cancelled, DiskFull, FetchFailed, LoraInvalid, LoraNotFound, WanUIError
 from wan_ui.lora.hub import file_address, hub_file
 from wan_ui.lora.library import Library
@@ -49,15 +50,15 @@ def files_in(folder: Path) -> list[str]:
 def test_an_address_becomes_a_checked_file(tmp_path: Path, file_server: FileServer) -> None:
     url, seen = file_server.put("deep/My%20Job_high_noise.safetensors".replace("%20", " "), LORA), []
     found = library(tmp_path)
-    with pytest.raises(LoraNotFound, match="not here yet"):
-        found.locate(url)
+    with pytest.raises(LoraNotFound, match="has not been downloaded"):
+        found.locate(url, LOCAL_ACCESS)
     assert found.fetch(url.replace(" ", "%20"), lambda here, total: seen.append((here, total))) == ()
-    file = found.locate(url.replace(" ", "%20"))
+    file = found.locate(url.replace(" ", "%20"), LOCAL_ACCESS)
     assert (file.name, file.size, file.header.slot) == ("My Job_high_noise.safetensors", len(LORA), "high")
     assert file.sha256 == hashlib.sha256(LORA).hexdigest() == hashlib.sha256(file.path.read_bytes()).hexdigest()
     assert seen[0][0] == 0 and seen[-1] == (len(LORA), len(LORA))
     assert seen == sorted(seen)
-    assert library(tmp_path).locate(url.replace(" ", "%20")) == file  # after a restart
+    assert library(tmp_path).locate(url.replace(" ", "%20"), LOCAL_ACCESS) == file  # after a restart
 
 
 def test_a_name_that_the_host_states_is_the_file_s_name(tmp_path: Path, file_server: FileServer) -> None:
@@ -65,7 +66,10 @@ def test_a_name_that_the_host_states_is_the_file_s_name(tmp_path: Path, file_ser
     url = file_server.put("download/123", LORA, headers=headers)
     found = library(tmp_path)
     found.fetch(url, unheard)
-    assert (found.locate(url).name, found.locate(url).header.slot) == ("style_low_noise.safetensors", "low")
+    assert (found.locate(url, LOCAL_ACCESS).name, found.locate(url, LOCAL_ACCESS).header.slot) == (
+        "style_low_noise.safetensors",
+        "low",
+    )
 
 
 def test_the_same_file_is_stored_once_and_asked_for_by_its_etag(tmp_path: Path, file_server: FileServer) -> None:
@@ -78,11 +82,11 @@ def test_the_same_file_is_stored_once_and_asked_for_by_its_etag(tmp_path: Path, 
     assert file_server.asked == [(a, 200), (b, 200), (a, 304), (b, 200)]
     assert len([name for name in files_in(tmp_path) if name.endswith(".safetensors")]) == 1
     file_server.put("a.safetensors", lora_bytes("musubi"), etag='"2"')
-    before = found.locate(one)
+    before = found.locate(one, LOCAL_ACCESS)
     found.fetch(one, unheard)
-    assert found.locate(one).sha256 == hashlib.sha256(lora_bytes("musubi")).hexdigest()
-    assert found.locate(one, before.sha256).sha256 == before.sha256  # what a waiting job was checked with
-    assert found.locate(other).sha256 == before.sha256
+    assert found.locate(one, LOCAL_ACCESS).sha256 == hashlib.sha256(lora_bytes("musubi")).hexdigest()
+    assert found.locate(one, LOCAL_ACCESS, before.sha256).sha256 == before.sha256  # what a waiting job was checked with
+    assert found.locate(other, LOCAL_ACCESS).sha256 == before.sha256
 
 
 def test_a_host_that_is_gone_leaves_the_copy_in_use_and_says_so(tmp_path: Path, file_server: FileServer) -> None:
@@ -92,14 +96,14 @@ def test_a_host_that_is_gone_leaves_the_copy_in_use_and_says_so(tmp_path: Path, 
     file_server.put("a.safetensors", status=503)
     (note,) = found.fetch(url, unheard)
     assert "a.safetensors downloaded on" in note and "status 503" in note
-    assert found.locate(url).size == len(LORA)
+    assert found.locate(url, LOCAL_ACCESS).size == len(LORA)
 
 
 WRONG: dict[str, tuple[dict[str, object], type[WanUIError], str]] = {
     "a page": ({"body": b"<html>", "headers": {"Content-Type": "text/html; charset=utf-8"}}, LoraInvalid, "web page"),
     "a page that says otherwise": ({"body": b"<!DOCTYPE html>" + b" " * 90}, LoraInvalid, "HTML page"),
     "a pickle": ({"body": b"PK\x03\x04" + b"x" * 500}, LoraInvalid, "pickle"),
-    "cut off by the host": ({"body": LORA[:5000], "stated": len(LORA)}, FetchFailed, "broke off"),
+    "cut off by the host": ({"body": LORA[:5000], "stated": len(LORA)}, FetchFailed, "closed the connection"),
     "cut off without a length": ({"body": LORA[:-1], "length": False}, LoraInvalid, "incomplete"),
     "cut off and consistent": ({"body": LORA[:-7]}, LoraInvalid, "incomplete"),
     "too long": ({"body": LORA + b"\0"}, LoraInvalid, "follow its last tensor"),
@@ -172,14 +176,14 @@ def test_a_partner_that_was_fetched_is_known(tmp_path: Path, file_server: FileSe
     low = file_server.put("job_low_noise.safetensors", lora_bytes(pad=1))
     found = library(tmp_path)
     found.fetch(high, unheard)
-    assert found.partner(high) is None
+    assert found.partner(high, LOCAL_ACCESS) is None
     found.fetch(low, unheard)
-    assert found.partner(high) == low and found.partner(low) == high
-    assert found.inspect(high)["partner"] == low
+    assert found.partner(high, LOCAL_ACCESS) == low and found.partner(low, LOCAL_ACCESS) == high
+    assert found.inspect(high, LOCAL_ACCESS)["partner"] == low
 
 
 def test_a_library_without_sources_fetches_nothing(tmp_path: Path) -> None:
-    with pytest.raises(LoraNotFound, match="fetches no LoRAs"):
+    with pytest.raises(LoraNotFound, match="downloads no LoRAs"):
         Library(tmp_path).fetch("https://example.org/a.safetensors", unheard)
 
 
@@ -244,6 +248,7 @@ def test_a_sentence_names_the_file_and_not_the_address() -> None:
 HUB = """
 import json, sys
 from pathlib import Path
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import Cancelled, WanUIError
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
@@ -257,7 +262,7 @@ def heard(here, total):
         raise Cancelled("enough")
 try:
     said["notes"] = library.fetch(sys.argv[2], heard)
-    file = library.locate(sys.argv[2])
+    file = library.locate(sys.argv[2], LOCAL_ACCESS)
     said |= {"name": file.name, "sha256": file.sha256, "last": seen[-1]}
     again = []
     library.fetch(sys.argv[2], lambda here, total: again.append(here))
@@ -306,6 +311,7 @@ def hub(hub_address: str, tmp_path: Path) -> Hub:
     return Hub(hub_address, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_hub_file_is_fetched_with_progress_and_not_again(hub: Hub) -> None:
     said = hub.fetch("hf://someone/style/loras/style_high_noise.safetensors@main")
     assert (said["name"], said["sha256"]) == ("style_high_noise.safetensors", hashlib.sha256(LORA).hexdigest())
@@ -314,11 +320,13 @@ def test_a_hub_file_is_fetched_with_progress_and_not_again(hub: Hub) -> None:
     assert isinstance(said["left"], list) and len(said["left"]) == 2
 
 
+@pytest.mark.slow
 def test_the_hub_s_page_address_works_too(hub: Hub) -> None:
     said = hub.fetch(f"{hub.url}/someone/style/blob/main/loras/style_high_noise.safetensors")
     assert said["sha256"] == hashlib.sha256(LORA).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "more", "code", "message"),
     [

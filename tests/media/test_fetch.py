@@ -12,7 +12,7 @@ import httpcore
 import pytest
 
 from wan_ui.errors import Cancelled, FetchFailed
-from wan_ui.media.fetch import MAX_REDIRECTS, Answer, download, fetch, is_public
+from wan_ui.media.fetch import MAX_REDIRECTS, Answer, DownloadLimits, download, fetch, is_public
 
 PUBLIC = "93.184.215.14"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -244,7 +244,7 @@ def test_a_name_that_is_none() -> None:
     def unknown(host: str, port: int) -> Sequence[str]:
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
-    with pytest.raises(FetchFailed, match=r"nowhere\.example is not a name"):
+    with pytest.raises(FetchFailed, match=r"nowhere\.example was not found"):
         get("http://nowhere.example/", Wire(), unknown)
 
 
@@ -359,7 +359,7 @@ def test_the_deadline_holds_for_the_whole_fetch(base: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("cut", "broke off"), ("zipped", "compressed"), ("elsewhere", "status 404")]
+    ("path", "message"), [("cut", "closed the connection"), ("zipped", "compressed"), ("elsewhere", "status 404")]
 )
 def test_answers_that_are_no_file(base: str, path: str, message: str) -> None:
     with pytest.raises(FetchFailed, match=message):
@@ -383,8 +383,9 @@ def test_plain_http_on_a_tls_address(base: str) -> None:
 
 def take(url: str, **options: Any) -> tuple[Answer | None, bytes]:
     data = bytearray()
-    defaults = {"max_bytes": 10**7, "seconds": 10.0, "begin": lambda answer: None, "beat": lambda: None}
-    answer = download(url, data.extend, **{**defaults, "allow_hosts": ["127.0.0.1"], **options})
+    bounds = {"max_bytes": 10**7, "seconds": 10.0, "allow_hosts": ("127.0.0.1",)}
+    limits = DownloadLimits(**{name: options.pop(name, bound) for name, bound in bounds.items()})
+    answer = download(url, data.extend, limits, **{"begin": lambda answer: None, "beat": lambda: None, **options})
     return answer, bytes(data)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import ControlImageInvalid, DiskFull, FetchFailed, PayloadTooLarge
 from wan_ui.media.image import ImageStore, fit
 
@@ -51,10 +52,10 @@ def text(data: bytes) -> str:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_each_format_is_kept_by_the_hash_of_its_bytes(store: ImageStore, kind: str) -> None:
     data = encoded(noise(), kind)
-    sha256 = store.put(text(data))
+    sha256 = store.put(text(data), LOCAL_ACCESS)
     assert sha256 == hashlib.sha256(data).hexdigest()
-    assert store.data(sha256) == data
-    image = store.open(sha256)
+    assert store.data(sha256, LOCAL_ACCESS) == data
+    image = store.open(sha256, LOCAL_ACCESS)
     assert (image.mode, image.size) == ("RGB", (40, 24))
     assert image.tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
 
@@ -72,7 +73,7 @@ def test_each_format_is_kept_by_the_hash_of_its_bytes(store: ImageStore, kind: s
 )
 def test_base64_with_and_without_a_header(store: ImageStore, wrap: Callable[[str], str]) -> None:
     data = encoded(noise())
-    assert store.put(wrap(text(data))) == hashlib.sha256(data).hexdigest()
+    assert store.put(wrap(text(data)), LOCAL_ACCESS) == hashlib.sha256(data).hexdigest()
 
 
 def test_an_address_goes_through_the_given_fetch(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_an_address_goes_through_the_given_fetch(tmp_path: Path) -> None:
         return data
 
     store = ImageStore(tmp_path, fetch)
-    assert store.put(" HTTPS://cdn.example/a.png ") == hashlib.sha256(data).hexdigest()
+    assert store.put(" HTTPS://cdn.example/a.png ", LOCAL_ACCESS) == hashlib.sha256(data).hexdigest()
     assert asked == ["HTTPS://cdn.example/a.png"]
 
 
@@ -92,17 +93,17 @@ def test_a_failed_fetch_says_what_happened(tmp_path: Path) -> None:
         raise FetchFailed("cdn.example answered with status 404.", host="cdn.example")
 
     with pytest.raises(ControlImageInvalid, match="could not be fetched.*status 404") as caught:
-        ImageStore(tmp_path, fetch).put("http://cdn.example/a.png")
+        ImageStore(tmp_path, fetch).put("http://cdn.example/a.png", LOCAL_ACCESS)
     assert caught.value.details == {"host": "cdn.example"}
 
 
 def test_an_upload_is_named_by_its_hash_and_written_once(tmp_path: Path) -> None:
     store = ImageStore(tmp_path, no_fetch)
-    sha256 = store.put_bytes(encoded(noise()))
+    sha256 = store.put_bytes(encoded(noise()), LOCAL_ACCESS)
     written = (tmp_path / sha256).stat().st_mtime_ns
-    assert store.put(f"upload://{sha256}") == sha256
-    assert store.put(f"UPLOAD://{sha256.upper()}") == sha256
-    assert store.put_bytes(encoded(noise())) == sha256
+    assert store.put(f"upload://{sha256}", LOCAL_ACCESS) == sha256
+    assert store.put(f"UPLOAD://{sha256.upper()}", LOCAL_ACCESS) == sha256
+    assert store.put_bytes(encoded(noise()), LOCAL_ACCESS) == sha256
     assert (tmp_path / sha256).stat().st_mtime_ns == written
     assert [path.name for path in tmp_path.iterdir()] == [sha256]
 
@@ -110,18 +111,18 @@ def test_an_upload_is_named_by_its_hash_and_written_once(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["0" * 64, "", "..", "../../etc/passwd", "a" * 63, "A" * 65, "é" * 64])
 def test_an_upload_that_is_not_here(store: ImageStore, name: str) -> None:
     with pytest.raises(ControlImageInvalid, match="upload the first frame again"):
-        store.put(f"upload://{name}")
+        store.put(f"upload://{name}", LOCAL_ACCESS)
 
 
 def test_an_image_that_is_gone(tmp_path: Path) -> None:
     store = ImageStore(tmp_path, no_fetch)
-    sha256 = store.put_bytes(encoded(noise()))
+    sha256 = store.put_bytes(encoded(noise()), LOCAL_ACCESS)
     (tmp_path / sha256).unlink()
     for use in (store.open, store.data):
         with pytest.raises(ControlImageInvalid, match="no longer"):
-            use(sha256)
+            use(sha256, LOCAL_ACCESS)
     with pytest.raises(ControlImageInvalid):
-        store.open("../" + sha256)
+        store.open("../" + sha256, LOCAL_ACCESS)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_an_image_that_is_gone(tmp_path: Path) -> None:
 )
 def test_what_is_no_image_is_refused(tmp_path: Path, value: str, message: str) -> None:
     with pytest.raises(ControlImageInvalid, match=message):
-        ImageStore(tmp_path, no_fetch).put(value)
+        ImageStore(tmp_path, no_fetch).put(value, LOCAL_ACCESS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,7 +157,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path, value: str, message: str) -
 def test_a_file_that_is_cut_off_is_refused_at_once(store: ImageStore, kind: str) -> None:
     data = encoded(noise(), kind)
     with pytest.raises(ControlImageInvalid):
-        store.put_bytes(data[: len(data) * 6 // 10])
+        store.put_bytes(data[: len(data) * 6 // 10], LOCAL_ACCESS)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -168,10 +169,10 @@ def test_no_lie_in_a_file_escapes_as_another_error(store: ImageStore, kind: str)
         for _ in range(draw.randrange(1, 9)):
             data[min(int(draw.expovariate(1 / 40)), len(data) - 1)] = draw.randrange(256)
         try:
-            sha256 = store.put_bytes(bytes(data))
+            sha256 = store.put_bytes(bytes(data), LOCAL_ACCESS)
         except ControlImageInvalid:
             continue
-        assert store.open(sha256).mode == "RGB"
+        assert store.open(sha256, LOCAL_ACCESS).mode == "RGB"
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -189,16 +190,20 @@ def bomb(width: int, height: int) -> bytes:
 )
 def test_a_decompression_bomb_is_refused_from_its_header(store: ImageStore, width: int, height: int) -> None:
     with pytest.raises(ControlImageInvalid, match="more than 67108864 pixels"):
-        store.put_bytes(bomb(width, height))
+        store.put_bytes(bomb(width, height), LOCAL_ACCESS)
 
 
 def test_the_bounds_are_exact(tmp_path: Path) -> None:
     data = encoded(noise(40, 24))
-    assert ImageStore(tmp_path, no_fetch, max_bytes=len(data), max_pixels=960).put(text(data))
+    assert ImageStore(tmp_path, no_fetch, max_bytes=len(data), max_pixels=960).put(text(data), LOCAL_ACCESS)
     with pytest.raises(ControlImageInvalid, match=r"more than 959 pixels \(40 × 24\)"):
-        ImageStore(tmp_path / "a", no_fetch, max_pixels=959).put(text(data))
+        ImageStore(tmp_path / "a", no_fetch, max_pixels=959).put(text(data), LOCAL_ACCESS)
     small = ImageStore(tmp_path / "b", no_fetch, max_bytes=len(data) - 1)
-    for way in (lambda: small.put(text(data)), lambda: small.put_bytes(data), lambda: small.put("A" * 10_000_000)):
+    for way in (
+        lambda: small.put(text(data), LOCAL_ACCESS),
+        lambda: small.put_bytes(data, LOCAL_ACCESS),
+        lambda: small.put("A" * 10_000_000, LOCAL_ACCESS),
+    ):
         with pytest.raises(PayloadTooLarge, match="send a smaller one"):
             way()
 
@@ -233,7 +238,7 @@ def test_pixels_are_those_of_the_reference_server(store: ImageStore, name: str) 
     data = MODES[name]()
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        image = store.open(store.put_bytes(data))
+        image = store.open(store.put_bytes(data, LOCAL_ACCESS), LOCAL_ACCESS)
     assert heard == []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -253,7 +258,7 @@ def test_threads_may_open_and_put_the_same_image(store: ImageStore) -> None:
     expected = noise(200, 100).tobytes()
 
     def use(_: int) -> bool:
-        return store.open(store.put_bytes(data)).tobytes() == expected
+        return store.open(store.put_bytes(data, LOCAL_ACCESS), LOCAL_ACCESS).tobytes() == expected
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(use, range(64)))
@@ -264,11 +269,11 @@ def test_a_full_disk_is_the_operator_s_move(tmp_path: Path, number: int) -> None
     def save(path: Path, data: bytes) -> None:
         raise OSError(number, "full")
 
-    with pytest.raises(DiskFull, match="no space left"):
-        ImageStore(tmp_path, no_fetch, save=save).put_bytes(encoded(noise()))
+    with pytest.raises(DiskFull, match="no space for the first frame"):
+        ImageStore(tmp_path, no_fetch, save=save).put_bytes(encoded(noise()), LOCAL_ACCESS)
 
 
 def test_another_write_error_is_not_called_a_full_disk(tmp_path: Path) -> None:
     (tmp_path / "images").write_text("a file where the folder should be")
     with pytest.raises(FileExistsError):
-        ImageStore(tmp_path / "images", no_fetch).put_bytes(encoded(noise()))
+        ImageStore(tmp_path / "images", no_fetch).put_bytes(encoded(noise()), LOCAL_ACCESS)

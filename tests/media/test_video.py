@@ -162,7 +162,7 @@ def program(folder: Path, script: str) -> str:
         ("exit 3", VideoEncodingFailed, "no reason"),
         ("cat >/dev/null; kill -9 $$", VideoEncodingFailed, "no reason"),
         ("exit 0", VideoEncodingFailed, "No such file"),
-        ("echo 'Error writing trailer: No space left on device' >&2; exit 228", DiskFull, "no space left"),
+        ("echo 'Error writing trailer: No space left on device' >&2; exit 228", DiskFull, "no space for the video"),
         ("cat >/dev/null; echo 'av_interleaved_write_frame(): Disk quota exceeded' >&2; exit 1", DiskFull, "no space"),
     ],
 )

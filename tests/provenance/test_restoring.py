@@ -21,19 +21,21 @@ from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from tests.mp4_boxes import box, carrying, mp4
 from wan_ui import __version__
+from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.comparisons import board
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, ControlImageInvalid, VideoInvalid
-from wan_ui.jobs import embedded_metadata
+from wan_ui.identity import Identity
+from wan_ui.job import Job
 from wan_ui.jobs.service import JobService
-from wan_ui.jobs.store import Job, Store
+from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Render, Worker
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import grid, video
 from wan_ui.media.image import ImageStore
 from wan_ui.models import MODELS, RecipeId, WanModel
-from wan_ui.provenance import restoring
+from wan_ui.provenance import embedded_metadata, restoring
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.request import Axis, Compare, InferenceRequest, LoraItem, PromptItem
 from wan_ui.ui import form_schema
@@ -56,8 +58,8 @@ def png(shade: int = 80) -> bytes:
 
 
 @dataclass
-class House:
-    """A desk with real files, videos and store; `fresh` is another server that has seen none of them."""
+class Services:
+    """A job service with real files, videos and store; `fresh` is another server that has seen none of them."""
 
     folder: Path
     service: JobService
@@ -65,45 +67,49 @@ class House:
 
     def made(self, body: Mapping[str, Any]) -> Job:
         """A finished job."""
-        job = self.service.submit(body)
+        job = self.service.submit(body, LOCAL_ACCESS)
         assert self.worker.wait(job.id, PATIENCE)
-        job = self.service.job(job.id)
+        job = self.service.job(job.id, LOCAL_ACCESS)
         assert job.status == "succeeded", job.error
         return job
 
     def clip(self, job: Job, index: int = 0) -> Path:
-        return self.service.clip_path(job.id, index)
+        return self.service.clip_path(job.id, index, LOCAL_ACCESS)
 
 
-Open = Callable[..., House]
+Open = Callable[..., Services]
 
 
 @pytest.fixture
 def opened(tmp_path: Path, render: FakeRender) -> Iterator[Open]:
-    """Opens houses, each in a folder of its own, over one fake render."""
-    houses: list[tuple[House, Store]] = []
+    """Opens opened_services, each in a folder of its own, over one fake render."""
+    opened_services: list[tuple[Services, Store]] = []
 
-    def begin(name: str = "house", here: Environment = restoring.UNKNOWN_ENVIRONMENT, work: Render = render) -> House:
+    def begin(
+        name: str = "services", here: Environment = restoring.UNKNOWN_ENVIRONMENT, work: Render = render
+    ) -> Services:
         folder = tmp_path / name
         (folder / "loras").mkdir(parents=True)
         store = Store(folder / "jobs.sqlite")
         worker = Worker(store, work, folder / "clips", video.write)
         uploads = folder / "uploads"
-        library = Library(folder / "loras", uploads, RemoteFiles(uploads))
-        images = ImageStore(folder / "images", _no_fetch)
+        library = Library(folder / "loras", uploads, RemoteFiles(uploads), store)
+        images = ImageStore(folder / "images", _no_fetch, owners=store)
         configs = Checkpoints(CHECKPOINTS).transformer_config
-        services = House(folder, JobService(library, images, store, worker, configs, folder, here=here), worker)
-        houses.append((services, store))
+        environment = replace(here, transformer_config=configs)
+        service = JobService(library, images, store, worker, folder, environment=environment)
+        services = Services(folder, service, worker)
+        opened_services.append((services, store))
         worker.start()
         return services
 
     yield begin
-    for services, store in houses:
+    for services, store in opened_services:
         assert services.worker.stop()
         store.close()
 
 
-def with_pair(services: House, *, moved: bool = False) -> House:
+def with_pair(services: Services, *, moved: bool = False) -> Services:
     """The pair's files; `moved`: in a folder, under other names."""
     for seed, name in enumerate(PAIR):
         write_lora(services.folder / "loras" / (f"elsewhere/was_{name}" if moved else name), seed=seed)
@@ -128,6 +134,7 @@ PROMPT: dict[str, Any] = {
     "num_frames": 6,
     "fps": 23,
     "sampler": "euler",
+    "flow_shift": 7.5,
 }
 LORAS: tuple[dict[str, Any], ...] = (
     {"path": PAIR[0], "transformer": "high", "network_multiplier": -0.35},
@@ -142,6 +149,7 @@ REQUEST: dict[str, Any] = {
     "stack": True,
     "vae_tiling": True,
     "speedup": "none",
+    "base": {"vae": "wan_2.1_vae.safetensors"},
     "first_step_change": False,
 }
 SMALLEST: dict[str, Any] = {"prompt": "x", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
@@ -151,6 +159,7 @@ COMPARE: dict[str, Any] = {
     "baseline": False,
 }
 NOT_WITH_THAT_RECIPE = {"speedup"}  # has a test of its own
+OF_SOME_MODELS = {"boundary", "switch_step", "guidance_scale_2", "ctrl_img_last"}  # tests/test_request.py
 NEVER = {"training_sample"}  # its id would open an imported job to whoever holds the clip
 
 
@@ -160,7 +169,7 @@ def _left_out(schema: type[BaseModel], given: Mapping[str, Any]) -> set[str]:
 
 
 def test_a_new_field_needs_a_value_in_this_table() -> None:
-    assert _left_out(PromptItem, {**PROMPT, "ctrl_img": "x"}) == NEVER
+    assert _left_out(PromptItem, {**PROMPT, "ctrl_img": "x"}) == NEVER | OF_SOME_MODELS
     assert _left_out(LoraItem, LORAS[0]) == set()
     assert _left_out(InferenceRequest, {**REQUEST, "prompts": (), "compare": COMPARE}) == NOT_WITH_THAT_RECIPE
     assert _left_out(Compare, COMPARE) == set()
@@ -171,16 +180,16 @@ def test_a_new_field_needs_a_value_in_this_table() -> None:
 def test_every_field_comes_back(opened: Open) -> None:
     services = with_pair(opened())
     write_lora(services.folder / "loras" / "extra.safetensors", seed=9)
-    image = services.service.images.put_bytes(png())
+    image = services.service.images.put_bytes(png(), LOCAL_ACCESS)
     prompts = [{**PROMPT, "ctrl_img": f"upload://{image}"}, {"prompt": "second", "ctrl_img": f"upload://{image}"}]
     small = {"width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
     job = services.made({**REQUEST, "prompts": [prompts[0], {**prompts[1], **small}]})
-    found = services.service.restore(services.clip(job))
+    found = services.service.restore(services.clip(job), LOCAL_ACCESS)
     assert found.notes == () and found.first_frame == "here" and (found.comparison, found.cell) == (None, None)
     assert found.request == {**REQUEST, "loras": list(LORAS), "prompts": [{**PROMPT, "ctrl_img": f"upload://{image}"}]}
-    second = services.service.restore(services.clip(job, 1)).request["prompts"]
+    second = services.service.restore(services.clip(job, 1), LOCAL_ACCESS).request["prompts"]
     assert [(item["prompt"], item["seed"]) for item in second] == [("second", 43)]
-    again = services.service.plan(found.request)
+    again = services.service.plan(found.request, LOCAL_ACCESS)
     assert again.generations == job.generations[:1]
 
 
@@ -188,9 +197,9 @@ def test_every_field_comes_back(opened: Open) -> None:
 def test_a_speedup_comes_back_and_is_named(opened: Open) -> None:
     services = opened()
     job = services.made({"model": ONE.id, "prompts": [SMALLEST], "speedup": "fp8_storage"})
-    assert services.service.restore(services.clip(job)).request["speedup"] == "fp8_storage"
-    told = video.read_metadata(services.clip(job))
-    assert told["generation"]["speedup"] == told["request"]["speedup"] == "fp8_storage"
+    assert services.service.restore(services.clip(job), LOCAL_ACCESS).request["speedup"] == "fp8_storage"
+    embedded = video.read_metadata(services.clip(job))
+    assert embedded["generation"]["speedup"] == embedded["request"]["speedup"] == "fp8_storage"
 
 
 @pytest.mark.slow
@@ -198,7 +207,11 @@ def test_a_drawn_seed_is_the_one_that_was_drawn(opened: Open) -> None:
     services = opened()
     small = {"prompt": "x", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
     job = services.made({"model": ONE.id, "prompts": [{**small, "seed": -1}]})
-    assert services.service.restore(services.clip(job)).request["prompts"][0]["seed"] == job.generations[0].seed >= 0
+    assert (
+        services.service.restore(services.clip(job), LOCAL_ACCESS).request["prompts"][0]["seed"]
+        == job.generations[0].seed
+        >= 0
+    )
 
 
 # Comparisons
@@ -209,26 +222,26 @@ def test_a_comparison_comes_back_from_its_grid_and_from_each_cell(opened: Open, 
     services = with_pair(opened())
     for seed, name in enumerate(("extra.safetensors", "other.safetensors")):
         write_lora(services.folder / "loras" / name, seed=9 + seed)
-    image = services.service.images.put_bytes(png())
+    image = services.service.images.put_bytes(png(), LOCAL_ACCESS)
     small = {"width": 64, "height": 64, "num_frames": 1, "sample_steps": 1, "seed": -1}
     item = {**PROMPT, **small, "ctrl_img": f"upload://{image}"}
     job = services.made({**REQUEST, "prompts": [item], "compare": COMPARE})
     drawn = {**item, "seed": job.generations[0].seed}
     wanted = {**REQUEST, "loras": list(LORAS), "prompts": [drawn], "compare": COMPARE}
-    grid.write(tmp_path / "grid.mp4", board(services.service, job), embedded_metadata.of_grid(job))
-    found = services.service.restore(tmp_path / "grid.mp4")
+    grid.write(tmp_path / "grid.mp4", board(services.service, job, LOCAL_ACCESS), embedded_metadata.of_grid(job))
+    found = services.service.restore(tmp_path / "grid.mp4", LOCAL_ACCESS)
     assert (found.request, found.notes, found.comparison) == (wanted, (), None)
-    assert services.service.plan(found.request).generations == job.generations
+    assert services.service.plan(found.request, LOCAL_ACCESS).generations == job.generations
     (services.folder / "images" / image).unlink()
-    found = services.service.restore(tmp_path / "grid.mp4", from_video=True)
+    found = services.service.restore(tmp_path / "grid.mp4", LOCAL_ACCESS, from_video=True)
     assert (found.first_frame, found.notes) == ("missing", (restoring.MISSING_IN_GRID,))
-    services.service.images.put_bytes(png())
+    services.service.images.put_bytes(png(), LOCAL_ACCESS)
 
     for cell in job.cells:
-        found = services.service.restore(services.clip(job, cell.generation))
+        found = services.service.restore(services.clip(job, cell.generation), LOCAL_ACCESS)
         assert found.comparison == wanted
         assert (found.notes, found.cell) == ((), f"{cell.column_label} · {cell.row_label}")
-        assert services.service.plan(found.request).generations == (job.generations[cell.generation],)
+        assert services.service.plan(found.request, LOCAL_ACCESS).generations == (job.generations[cell.generation],)
     about = video.read_metadata(services.clip(job, 0))
     assert about["comparison"]["compare"] == COMPARE
     assert {one["sha256"] for one in about["loras"]} == {sha256(path) for path in (services.folder / "loras").iterdir()}
@@ -238,13 +251,13 @@ def test_a_comparison_comes_back_from_its_grid_and_from_each_cell(opened: Open, 
 def test_a_pair_of_an_axis_is_never_made_up_of_another_half(opened: Open, tmp_path: Path) -> None:
     services = with_pair(opened())
     write_lora(services.folder / "loras" / "extra.safetensors", seed=9)
-    image = services.service.images.put_bytes(png())
+    image = services.service.images.put_bytes(png(), LOCAL_ACCESS)
     item = {**SMALLEST, "ctrl_img": f"upload://{image}"}
     columns = {"field": "lora", "values": [PAIR[0], {"high": "extra.safetensors"}]}
     job = services.made({"model": TWO.id, "prompts": [item], "compare": {"columns": columns}})
-    grid.write(tmp_path / "grid.mp4", board(services.service, job), embedded_metadata.of_grid(job))
+    grid.write(tmp_path / "grid.mp4", board(services.service, job, LOCAL_ACCESS), embedded_metadata.of_grid(job))
     write_lora(services.folder / "loras" / PAIR[1], seed=77)
-    found = services.service.restore(tmp_path / "grid.mp4")
+    found = services.service.restore(tmp_path / "grid.mp4", LOCAL_ACCESS)
     assert found.request["compare"]["columns"]["values"] == [{"high": "extra.safetensors"}]
     assert len(found.notes) == 1 and PAIR[1] in found.notes[0] and "its other half is left out" in found.notes[0]
 
@@ -252,7 +265,7 @@ def test_a_pair_of_an_axis_is_never_made_up_of_another_half(opened: Open, tmp_pa
 # What differs now
 
 
-def lora_job(services: House) -> Job:
+def lora_job(services: Services) -> Job:
     write_lora(services.folder / "loras" / "fox.safetensors", seed=1)
     return services.made({"model": ONE.id, "prompts": [SMALLEST], "loras": [{"path": "fox.safetensors"}]})
 
@@ -262,45 +275,41 @@ def test_a_lora_of_the_same_name_with_another_content_is_not_used(opened: Open) 
     services, other = opened(), opened("other")
     clip = services.clip(lora_job(services))
     write_lora(other.folder / "loras" / "fox.safetensors", seed=2)
-    found = other.service.restore(clip)
+    found = other.service.restore(clip, LOCAL_ACCESS)
     assert found.request["loras"] == []
     (note,) = found.notes
     assert "fox.safetensors" in note and "another" in note
     assert sha256(services.folder / "loras" / "fox.safetensors")[:12] in note
     shutil.copy(services.folder / "loras" / "fox.safetensors", other.folder / "loras" / "renamed.safetensors")
-    found = other.service.restore(clip)
+    found = other.service.restore(clip, LOCAL_ACCESS)
     assert [one["path"] for one in found.request["loras"]] == ["renamed.safetensors"]
     os.remove(other.folder / "loras" / "renamed.safetensors")
     os.remove(other.folder / "loras" / "fox.safetensors")
-    found = other.service.restore(clip)
+    found = other.service.restore(clip, LOCAL_ACCESS)
     assert found.request["loras"] == [] and "is missing" in found.notes[0]
 
 
 @pytest.mark.slow
 def test_a_first_frame_that_is_not_here_is_offered_from_the_video(opened: Open) -> None:
     services, other = opened(), opened("other")
-    image = services.service.images.put_bytes(png())
+    image = services.service.images.put_bytes(png(), LOCAL_ACCESS)
     item = {**SMALLEST, "ctrl_img": f"upload://{image}"}
     clip = services.clip(services.made({"model": TWO.id, "prompts": [item]}))
-    assert services.service.restore(clip, from_video=True).first_frame == "here"
-    found = other.service.restore(clip)
+    assert services.service.restore(clip, LOCAL_ACCESS, from_video=True).first_frame == "here"
+    found = other.service.restore(clip, LOCAL_ACCESS)
     assert found.first_frame == "missing" and "ctrl_img" not in found.request["prompts"][0]
     assert found.notes == (restoring.MISSING_IMAGE,)
-    found = other.service.restore(clip, from_video=True)
+    found = other.service.restore(clip, LOCAL_ACCESS, from_video=True)
     assert found.first_frame == "from_video" and found.notes == (restoring.FROM_VIDEO,)
     kept = found.request["prompts"][0]["ctrl_img"].removeprefix("upload://")
     frames = video.read_frames(clip)
-    assert abs(int(other.service.images.open(kept).getpixel((0, 0))[0]) - int(frames[0, 0, 0, 0])) < 4  # type: ignore[index]
-    assert other.service.plan(found.request).generations[0].image == kept
+    assert abs(int(other.service.images.open(kept, LOCAL_ACCESS).getpixel((0, 0))[0]) - int(frames[0, 0, 0, 0])) < 4  # type: ignore[index]
+    assert other.service.plan(found.request, LOCAL_ACCESS).generations[0].image == kept
     # Another visitor's image is as if it were not here.
-    strangers = services.service.over(
-        services.service.library,
-        services.service.images.seen_by(lambda _sha256: False, lambda _sha256: None),
-        services.service.trainer,
-    )
-    assert strangers.restore(clip).first_frame == "missing"
+    stranger = Access(Identity("1" * 32, owner=False), shared=False)
+    assert services.service.restore(clip, stranger).first_frame == "missing"
     with pytest.raises(ControlImageInvalid):
-        strangers.images.data(image)
+        services.service.images.data(image, stranger)
 
 
 def about(**changes: Any) -> dict[str, Any]:
@@ -323,7 +332,7 @@ def here(**changes: Any) -> Environment:
 
 def notes(opened: Open, tmp_path: Path, now: Environment, **changes: Any) -> tuple[str, ...]:
     (tmp_path / "clip.mp4").write_bytes(carrying(about(**changes)))
-    return opened(here=now).service.restore(tmp_path / "clip.mp4").notes
+    return opened(here=now).service.restore(tmp_path / "clip.mp4", LOCAL_ACCESS).notes
 
 
 def _raises(error: type[Exception]) -> Callable[[WanModel], Any]:
@@ -389,10 +398,10 @@ def test_what_is_installed_is_said_without_importing_it() -> None:
         (b"[" * 1_000_000, "not made by wan-ui"),
         (b'{"request":' * 10_000, "not made by wan-ui"),
         (b'{"request": {"a": ' + b"9" * 10_000 + b"}}", "not made by wan-ui"),
-        ({"request": {}}, "not understood by this version"),
+        ({"request": {}}, "cannot be read by this version"),
         (about(request={"model": "wan30_9b", "prompts": [{"prompt": "x"}]}), "with the model wan30_9b, which version"),
         (about(request={"model": ["x"], "prompts": [{"prompt": "x"}]}), "model"),
-        (about(wan_ui="9.9", request={"model": ONE.id, "prompts": [], "wind": 1}), "by wan-ui 9.9, are not understood"),
+        (about(wan_ui="9.9", request={"model": ONE.id, "prompts": [], "wind": 1}), "by wan-ui 9.9, cannot be read"),
         (about(request={"model": ONE.id, "recipe": "later", "prompts": [{"prompt": "x"}]}), "recipe"),
         (about(comparison={"model": "wan30_9b"}), "with the model wan30_9b"),
         (about(comparison={"model": ONE.id, "prompts": [{"prompt": 5}]}), "prompts.0.prompt"),
@@ -413,7 +422,7 @@ def test_somebody_elses_or_spoiled_settings_are_refused_and_say_what_to_do(
 ) -> None:
     (tmp_path / "clip.mp4").write_bytes(carrying(data))
     with pytest.raises(VideoInvalid) as caught:
-        opened().service.restore(tmp_path / "clip.mp4")
+        opened().service.restore(tmp_path / "clip.mp4", LOCAL_ACCESS)
     assert said in caught.value.message and caught.value.message.endswith(".")
     assert len(caught.value.message) < 500 and str(tmp_path) not in caught.value.message
 
@@ -421,7 +430,7 @@ def test_somebody_elses_or_spoiled_settings_are_refused_and_say_what_to_do(
 def test_a_video_without_settings_says_what_may_have_happened(opened: Open, tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(mp4(box(b"moov", b"\0\0\0\x08free"), box(b"mdat", b"x" * 99)))
     with pytest.raises(VideoInvalid, match="Messengers, editors and converters remove them"):
-        opened().service.restore(tmp_path / "clip.mp4")
+        opened().service.restore(tmp_path / "clip.mp4", LOCAL_ACCESS)
 
 
 def test_a_comparison_that_a_file_makes_up_names_no_file_of_this_machine(opened: Open, tmp_path: Path) -> None:
@@ -435,7 +444,7 @@ def test_a_comparison_that_a_file_makes_up_names_no_file_of_this_machine(opened:
         "stack": True,
     }
     (tmp_path / "clip.mp4").write_bytes(carrying(about(request=request, loras=loras)))
-    found = opened().service.restore(tmp_path / "clip.mp4")
+    found = opened().service.restore(tmp_path / "clip.mp4", LOCAL_ACCESS)
     assert found.request["loras"] == [] and len(found.notes) == len(paths)
     assert all("missing" in note for note in found.notes)
 
@@ -468,14 +477,14 @@ def held_values(row: WanModel, recipe: RecipeId, image: str | None) -> form_sche
             case "integer":
                 found[control.name] = small[control.name]
             case "lora":
-                place = next(one for one in form_schema.places(row) if one.lora == control.name)
+                place = next(one for one in form_schema.lora_positions(row) if one.lora == control.name)
                 found[control.name] = files[place.slot][place.number - 1]
     return found
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A house that renders for real, on the tiny checkpoints."""
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """Services that render for real, on the tiny checkpoints."""
     from wan_ui.inference import Engine
 
     folder = tmp_path_factory.mktemp("workshop")
@@ -487,7 +496,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     now = Environment(installed(), engine.checkpoints.identity, lambda: engine.device_name)
     configs = engine.checkpoints.transformer_config
     worker.start()
-    yield House(folder, JobService(engine.library, engine.images, store, worker, configs, folder, here=now), worker)
+    environment = replace(now, transformer_config=configs)
+    service = JobService(engine.library, engine.images, store, worker, folder, environment=environment)
+    yield Services(folder, service, worker)
     assert worker.stop()
     engine.close()
     store.close()
@@ -497,20 +508,20 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 @pytest.mark.parametrize("recipe", ["reference", "preview", "preview_unipc"])
 @pytest.mark.parametrize("row", MODELS.values(), ids=lambda row: row.id)
 def test_form_to_video_to_form(
-    workshop: House, row: WanModel, recipe: RecipeId, monkeypatch: pytest.MonkeyPatch
+    workshop: Services, row: WanModel, recipe: RecipeId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_verysecretverysecret")
-    image = workshop.service.images.put_bytes(png())
+    image = workshop.service.images.put_bytes(png(), LOCAL_ACCESS)
     held = held_values(row, recipe, f"upload://{image}" if row.control_image != "none" else None)
     job = workshop.made(form_schema.body(row, held))
     clip = workshop.clip(job)
-    found = workshop.service.restore(clip)
+    found = workshop.service.restore(clip, LOCAL_ACCESS)
     assert found.notes == ()
     assert found.first_frame == ("none" if row.control_image == "none" else "here")
     back_row, back = form_schema.values(InferenceRequest.model_validate(found.request))
     assert back_row == row and back == {**held, "trigger_word": "sks"}
     assert job.generations[0].image == (None if row.control_image == "none" else image)
-    assert workshop.service.plan(found.request).generations == job.generations
+    assert workshop.service.plan(found.request, LOCAL_ACCESS).generations == job.generations
 
     said = video.read_metadata(clip)
     assert said["render"]["versions"] == {**installed(), "torch": said["render"]["versions"]["torch"]}

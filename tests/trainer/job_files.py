@@ -20,7 +20,7 @@ from tests.lora_files import write_lora
 from wan_ui.engine.result import Clip, OnProgress
 from wan_ui.models import WanModel
 from wan_ui.request import Generation
-from wan_ui.trainer.preview import Frames
+from wan_ui.trainer.sample_files import Frames
 
 STEPS = (250, 500)
 SAMPLES: Sequence[Mapping[str, Any]] = (

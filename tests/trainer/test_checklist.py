@@ -16,7 +16,7 @@ from wan_ui.models import MODELS
 from wan_ui.request import InferenceRequest, LoraItem, parse, resolve
 from wan_ui.trainer.checklist import Row, Run, Target, apply, apply_all, as_text, checklist, red
 from wan_ui.trainer.job import import_job
-from wan_ui.trainer.preview import PreviewFacts
+from wan_ui.trainer.sample_files import SampleFacts
 
 IMAGE, OTHER_IMAGE = "a" * 64, "b" * 64
 SAMPLE: Mapping[str, Any] = {
@@ -212,12 +212,12 @@ def test_a_size_that_the_reference_recipe_floors_is_mended_with_the_recipe() -> 
 
 
 def test_the_file_wins_over_the_config() -> None:
-    wanted = replace(target(ONE), file=PreviewFacts(640, 480, 81, (24,), "WEBP"))
+    wanted = replace(target(ONE), file=SampleFacts(640, 480, 81, (24,), "WEBP"))
     request = wanted.sample.request
     assert set(red(rows(wanted, request))) == {"size", "frames", "fps"}
     mended = apply_all(rows(wanted, request), request).prompts[0]
     assert (mended.width, mended.height, mended.num_frames, mended.fps) == (640, 480, 81, 24)
-    assert set(red(rows(replace(wanted, file=PreviewFacts(832, 480, 41, (15, 16), "GIF")), request))) == set()
+    assert set(red(rows(replace(wanted, file=SampleFacts(832, 480, 41, (15, 16), "GIF")), request))) == set()
 
 
 def test_files_of_two_saves_another_step_and_a_swap() -> None:

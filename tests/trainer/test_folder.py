@@ -123,7 +123,7 @@ def test_links_out_of_a_folder_are_passed_over(tmp_path: Path) -> None:
     (job / "samples").symlink_to(tmp_path / "outside")
     found = read_folder(locate_folder("fox", tmp_path / "loras"), tmp_path / "loras")
     assert [one.name for one in found.checkpoints] == ["in"]
-    assert found.messages == ("out.safetensors is a link that leads out of the folder: it is passed over.",)
+    assert found.messages == ("out.safetensors is a link that leads out of the folder: it is skipped.",)
 
 
 @pytest.mark.parametrize(

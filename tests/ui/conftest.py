@@ -4,36 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
 
-from tests.fakes import FakeRender, Gate
+from tests.fakes import FakeRender
 from tests.lora_files import write_lora
-from tests.ui.fake_app import App, running
 
-expect.set_options(timeout=60_000)  # ms; a waiting assertion ends when it holds, so only a failure takes this long
-
-
-class BrowserGate(Gate):
-    """Waits as long as a browser on a busy machine may need between two looks at the page."""
-
-    def hold(self) -> None:
-        self._reached.set()
-        assert self._open.wait(120), "nobody opened the gate"
-
-
-class HeldRender(FakeRender):
-    def gate(self, seed: int, step: int) -> Gate:
-        gate = self.gates[seed, step] = BrowserGate()
-        return gate
+if TYPE_CHECKING:
+    from tests.ui.fake_app import App
 
 
 @pytest.fixture(scope="session")
 def held_render() -> Iterator[FakeRender]:
     """The render behind `app`; tests share it, so each uses seeds of its own."""
-    render = HeldRender()
+    render = FakeRender()
     yield render
     for gate in render.gates.values():
         gate.open()
@@ -41,6 +27,8 @@ def held_render() -> Iterator[FakeRender]:
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory, held_render: FakeRender) -> Iterator[App]:
+    from tests.ui.fake_app import running  # only now: Gradio takes seconds to import
+
     folder = tmp_path_factory.mktemp("page")
     for name in ("style", "job_high_noise", "job_low_noise"):
         write_lora(folder / "loras" / "job" / f"{name}.safetensors", seed=len(name))

@@ -1,4 +1,4 @@
-"""The page on a real port over a real desk, store, worker, library and HTTP door; only the render is a fake."""
+"""The page on a real port over the real job service, store, worker, LoRA library and HTTP API; fake renders."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from pathlib import Path
 
 from starlette.routing import Mount
 
+from tests.ports import reserve_port
+from tests.servers import stop_server
+from wan_ui.access import Access
 from wan_ui.api.app import create_api
 from wan_ui.engine.result import Clip, OnProgress
 from wan_ui.identity import Sessions, current_identity, load_key
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.visitor_service import VisitorJobService
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.lora.library import Library
 from wan_ui.media import video
 from wan_ui.media.image import ImageStore
+from wan_ui.provenance.restoring import Environment
 from wan_ui.request import Generation
 from wan_ui.server import prepare_environment
 from wan_ui.ui.page import LAUNCH, build
@@ -38,7 +41,7 @@ def _no_fetch(url: str) -> bytes:
 
 
 def _set_up_gradio() -> None:
-    """Gradio as the app sets it up, but for its temporary folder: a process has one, and may have several apps."""
+    """Sets Gradio up as the app does, except for its temporary folder, of which a process has one for all its apps."""
     environment = dict(os.environ)
     prepare_environment(environment, Path())
     del environment["GRADIO_TEMP_DIR"]
@@ -64,28 +67,32 @@ def running(
         made.mkdir(parents=True, exist_ok=True)
     store = Store(folder / "jobs.sqlite")
     worker = Worker(store, render, folder / "clips", video.write)
-    images = ImageStore(folder / "images", _no_fetch)
-    service = JobService(Library(lora_dir, uploads), images, store, worker, configs, folder)
+    images = ImageStore(folder / "images", _no_fetch, owners=store)
+    environment = Environment(transformer_config=configs)
+    service = JobService(
+        Library(lora_dir, uploads, owners=store), images, store, worker, folder, environment=environment
+    )
     blocks = build(service, banner=banner)
-    door = create_api(
-        VisitorJobService(service, current_identity.get),
+    api = create_api(
+        service,
         lambda: {"status": "ok", "version": "0", "device": "cpu", "queue": 0},
+        lambda: Access(current_identity.get(), shared=False),
     )
     sessions = Sessions(load_key(folder))
     worker.start()
     try:
         _, url, _ = blocks.launch(
             server_name="127.0.0.1",
-            server_port=port,
+            server_port=reserve_port() if port is None else port,
             prevent_thread_lock=True,
             quiet=True,
             share=False,
             _frontend=False,  # as serve does
-            app_kwargs={"routes": [Mount("/v1", app=door)], "lifespan": around(lambda app: Auth(app, sessions))},
+            app_kwargs={"routes": [Mount("/v1", app=api)], "lifespan": around(lambda app: Auth(app, sessions))},
             **LAUNCH,
         )
         yield App(url, service)
     finally:
-        blocks.close(verbose=False)
+        stop_server(blocks)
         worker.stop()
         store.close()

@@ -17,10 +17,10 @@ WIDTHS = {"wan22_5b": 48, "wan21_1b": 32}
 LARGE = 64
 
 
-def configs(row: WanModel, component: str) -> Mapping[str, Any]:
+def configs(model: WanModel, component: str) -> Mapping[str, Any]:
     """A transformer's config.json: 5B and 1.3B have widths of their own, all 14B share one."""
-    width = WIDTHS.get(row.id, LARGE)
-    channels = 48 if row.conditioning == "first_latent" else 16
+    width = WIDTHS.get(model.id, LARGE)
+    channels = 48 if model.conditioning == "first_latent" else 16
     return {
         "num_attention_heads": 2,
         "attention_head_dim": width // 2,
@@ -28,8 +28,8 @@ def configs(row: WanModel, component: str) -> Mapping[str, Any]:
         "num_layers": 3,
         "in_channels": channels,
         "out_channels": channels,
-        "added_kv_proj_dim": width if row.image_layers else None,
-        "image_dim": 16 if row.image_layers else None,
+        "added_kv_proj_dim": width if model.image_layers else None,
+        "image_dim": 16 if model.image_layers else None,
     }
 
 
@@ -50,7 +50,7 @@ def lora(path: Path, width: int, seed: int = 0, combined: bool = False, **metada
     return path
 
 
-def furnish(folder: Path) -> None:
+def write_loras(folder: Path) -> None:
     """The LoRA folder of the tests: see the names."""
     save: dict[str, Any] = {"sshs_model_hash": "a" * 64, "training_info": {"step": 2000, "epoch": 9}}
     wan22: dict[str, Any] = {"ss_base_model_version": "wan_2.2_14b"}

@@ -1,4 +1,4 @@
-"""The Compare tab and its player in a real browser, over a real desk; only the render is a fake."""
+"""The Compare tab and its player in a real browser, over the real job service; only the render is a fake."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
-from tests.ui.conftest import HeldRender
 from tests.ui.fake_app import App, running
 from tests.ui.lora_fixtures import configs, lora
 from tests.ui.test_page import choose_tab, field, fill, open_page, panel_of
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
 from wan_ui.errors import VideoEncodingFailed
 from wan_ui.media import grid, video
@@ -33,7 +34,7 @@ CLIP = {"Width": "64", "Height": "64", "Frames": "9", "Steps": "3", "Guidance sc
 @pytest.fixture(scope="module")
 def render() -> Iterator[FakeRender]:
     """Shared, as the app is: each test uses seeds of its own."""
-    render = HeldRender()
+    render = FakeRender()
     yield render
     for gate in render.gates.values():
         gate.open()
@@ -85,8 +86,8 @@ def cells(page: Page, state: str) -> Locator:
     return page.locator(f'#player td[data-state="{state}"]')
 
 
-def said(page: Page) -> Locator:
-    return page.locator(".block.count-said")
+def count_line(page: Page) -> Locator:
+    return page.locator(".block.count-line")
 
 
 def comparison(page: Page, app: App) -> str:
@@ -106,7 +107,7 @@ def test_a_grid_fills_and_keeps_two_cells_after_a_cancel_and_a_reload(
     expect(page.locator(".summary")).to_contain_text("cat × 1")
     axis(page, "Columns", "Seed", "1001..1003")
     axis(page, "Rows", "Guidance scale", "1, 2")
-    expect(said(page)).to_contain_text("6 cells")
+    expect(count_line(page)).to_contain_text("6 cells")
     start(page)
     # Row by row; the third seed waits at its gate.
     expect(cells(page, "done")).to_have_count(2)
@@ -137,24 +138,24 @@ def test_a_grid_fills_and_keeps_two_cells_after_a_cancel_and_a_reload(
 def test_wrong_values_are_said_at_once(page: Page, compare_app: App) -> None:
     prepare(page, compare_app, 1101)
     compare_tab(page)
-    expect(said(page)).to_contain_text("4 cells")
+    expect(count_line(page)).to_contain_text("4 cells")
     for text, message in (
-        ("0.5, x", "x is no number"),
-        ("0.5, 7", "7: Input should be less than or equal to 2"),
-        ("0.1..0.9", "say the step"),
+        ("0.5, x", "x is not a number"),
+        ("0.5, 7", "7 must be at most 2."),
+        ("0.1..0.9", "give the step"),
         ("1..70", "more than 64 values"),
     ):
         field(page, "Columns: values").fill(text)
-        expect(said(page)).to_contain_text(message)
-        expect(said(page)).to_contain_text("Columns")
+        expect(count_line(page)).to_contain_text(message)
+        expect(count_line(page)).to_contain_text("Columns")
     field(page, "Columns: values").fill("0, 0.5")
-    expect(said(page)).to_contain_text("3 cells, 2 of them to render")
+    expect(count_line(page)).to_contain_text("3 cells, 2 of them to render")
     field(page, "Columns: values").fill("")
-    expect(said(page)).to_contain_text("Choose what changes")
+    expect(count_line(page)).to_contain_text("Choose what changes")
     start(page)
-    expect(said(page)).to_contain_text("Choose what changes")
+    expect(count_line(page)).to_contain_text("Choose what changes")
     axis(page, "Rows", "Match", "reference, other")
-    expect(said(page)).to_contain_text("Rows: other")
+    expect(count_line(page)).to_contain_text("Rows: other")
 
 
 def test_the_expected_time_is_said_once_a_step_is_known(browser: Browser, tmp_path: Path) -> None:
@@ -166,18 +167,18 @@ def test_the_expected_time_is_said_once_a_step_is_known(browser: Browser, tmp_pa
     lora(tmp_path / "loras" / "job" / "cat.safetensors", 48)
     with (
         running(tmp_path, Timed(), configs=configs) as app,
-        browser.new_context(viewport={"width": 1280, "height": 900}) as context,
+        new_context(browser, viewport={"width": 1280, "height": 900}) as context,
     ):
         page = context.new_page()
         prepare(page, app, 1)
         compare_tab(page)
         axis(page, "Columns", "Seed", "1..12")
-        expect(said(page).locator(".counted")).to_have_text("12 cells")
-        expect(said(page)).to_be_visible()
+        expect(count_line(page).locator(".counted")).to_have_text("12 cells")
+        expect(count_line(page)).to_be_visible()
         start(page)
         expect(cells(page, "done")).to_have_count(12)
         field(page, "Columns: values").fill("1..6")
-        expect(said(page)).to_contain_text("6 cells, about 6 min")
+        expect(count_line(page)).to_contain_text("6 cells, about 6 min")
 
 
 def test_a_failed_cell_is_marked_and_alone_rendered_again(page: Page, compare_app: App, render: FakeRender) -> None:
@@ -207,7 +208,7 @@ def test_two_clicks_compare_scales_from_a_models_tab(page: Page, compare_app: Ap
     expect(cells(page, "done")).to_have_count(4)
     assert page.locator("#player thead th").all_inner_texts() == ["scale 0", "scale 0.5", "scale 1", "scale 1.5"]
     expect(field(page, "Columns: values")).to_have_value("0, 0.5, 1, 1.5")
-    request = compare_app.service.job(comparison(page, compare_app)).request
+    request = compare_app.service.job(comparison(page, compare_app), LOCAL_ACCESS).request
     assert (request["prompts"][0]["prompt"], request["prompts"][0]["seed"]) == ("compared 1301", 1301)
 
 
@@ -227,7 +228,7 @@ def test_checkpoints_of_a_job_in_the_order_of_training(page: Page, compare_app: 
     page.get_by_role("option", name="job", exact=True).click()
     names = [f"job/{name}.safetensors" for name in ("cat_000000500", "cat_000001000", "cat")]
     expect(field(page, "Columns: values")).to_have_value("\n".join(names))
-    expect(said(page)).to_contain_text("4 cells")  # with the baseline
+    expect(count_line(page)).to_contain_text("4 cells")  # with the baseline
     start(page)
     expect(cells(page, "done")).to_have_count(4)
     assert page.locator("#player thead th").all_inner_texts() == ["no LoRA", "cat_000000500", "cat_000001000", "cat"]
@@ -270,7 +271,7 @@ def test_a_pasted_comparison_and_a_finished_one_fill_the_tab_again(page: Page, c
         expect(field(page, "Rows: values")).to_have_value("a cat, asleep\na dog")
         expect(page.get_by_label("With a scale or a LoRA, add a baseline without LoRA")).not_to_be_checked()
         expect(page.locator(".summary")).to_contain_text("pasted, whole")
-        expect(said(page)).to_contain_text("4 cells")
+        expect(count_line(page)).to_contain_text("4 cells")
 
     open_page(page, compare_app)
     page.get_by_role("button", name="Request as JSON").click()
@@ -279,8 +280,12 @@ def test_a_pasted_comparison_and_a_finished_one_fill_the_tab_again(page: Page, c
     is_filled()
     start(page)
     expect(page.locator(".board-line")).to_contain_text("Done")
-    other = compare_app.service.submit({**body, "prompts": [{**prompt, "prompt": "another"}], "compare": SEEDS})
-    plain = compare_app.service.submit({"model": "wan22_5b", "prompts": [{**prompt, "prompt": "a plain one"}]})
+    other = compare_app.service.submit(
+        {**body, "prompts": [{**prompt, "prompt": "another"}], "compare": SEEDS}, LOCAL_ACCESS
+    )
+    plain = compare_app.service.submit(
+        {"model": "wan22_5b", "prompts": [{**prompt, "prompt": "a plain one"}]}, LOCAL_ACCESS
+    )
     finished = page.locator(".jobs button.show")
     finished.filter(has_text="a plain one").click()  # which is shown in its model's tab
     expect(page.get_by_role("tab", name="Wan 2.2 TI2V 5B")).to_have_attribute("aria-selected", "true")
@@ -306,8 +311,8 @@ def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compa
 
     (tmp_path / "grid.mp4").write_bytes(saved("Grid as MP4"))
     frame = video.read_frames(tmp_path / "grid.mp4")[4].astype(int)
-    job = compare_app.service.job(comparison(page, compare_app))
-    made = board(compare_app.service, job)
+    job = compare_app.service.job(comparison(page, compare_app), LOCAL_ACCESS)
+    made = board(compare_app.service, job, LOCAL_ACCESS)
     layout = grid.lay_out(made.columns, made.rows, (64, 64), grid.LARGEST_VIDEO)
     drawn = np.array(grid.labels(made, layout)).astype(int)[: layout.top]
     assert made.columns == ("seed 1601", "seed 1602")
@@ -318,7 +323,7 @@ def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compa
     assert "frame=3" in str(page.locator('#player [data-part="sheet"]').get_attribute("href"))
     assert len(zipfile.ZipFile(io.BytesIO(saved("All cells (ZIP)"))).namelist()) == 4
 
-    other = browser.new_context().new_page()
+    other = new_context(browser).new_page()
     other.goto(f"{compare_app.url}?compare={job.id}")
     expect(cells(other, "done")).to_have_count(2)
     expect(other.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
@@ -331,13 +336,14 @@ def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compa
 def test_on_a_phone_the_grid_scrolls_in_its_own_box(
     browser: Browser, compare_app: App, scheme: Literal["light", "dark"]
 ) -> None:
-    page = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme).new_page()
+    page = new_context(browser, viewport={"width": 390, "height": 844}, color_scheme=scheme).new_page()
     job = compare_app.service.submit(
         {
             "model": next(iter(MODELS)),
             "prompts": [{"prompt": "x", "width": 96, "height": 64, "num_frames": 5, "sample_steps": 1, "seed": 1}],
             "compare": {"columns": {"field": "seed", "values": [1, 2, 3, 4]}},
-        }
+        },
+        LOCAL_ACCESS,
     )
     page.goto(f"{compare_app.url}?compare={job.id}")
     expect(cells(page, "done")).to_have_count(4)

@@ -102,7 +102,7 @@ def test_what_is_typed_into_the_compare_tab_wins_too(page: Page, app: App) -> No
     open_page(page, app)
     page.get_by_role("tab", name="Compare", exact=True).click()
     values = page.get_by_label("Columns: values", exact=True)
-    said, summary = page.locator(".count-said.block"), page.locator(".compare-form .summary")
+    said, summary = page.locator(".count-line.block"), page.locator(".compare-form .summary")
     values.fill("0.25, none")
     expect(said).to_contain_text("none")
     with opening(page, "0.25, none"):

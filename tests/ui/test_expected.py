@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
-from wan_ui.jobs.store import Job
+from wan_ui.job import Job
 from wan_ui.request import Generation, LoraUse, parse, resolve
 from wan_ui.ui.comparison import expected
 

@@ -16,9 +16,9 @@ ROWS = list(MODELS.values())
 SHA = "a" * 64
 
 
-def filled(row: WanModel) -> form_schema.Values:
+def filled(model: WanModel) -> form_schema.Values:
     """Values that differ from every default."""
-    found: form_schema.Values = {
+    values: form_schema.Values = {
         "prompt": 'sks "quoted" — ünïcode\nsecond line',
         "neg": "blurry",
         "width": 1000,
@@ -33,43 +33,43 @@ def filled(row: WanModel) -> form_schema.Values:
         "vae_tiling": True,
         "speedup": "step_cache",
     }
-    if row.control_image != "none":
-        found["ctrl_img"] = f"upload://{SHA}"
-    for place in form_schema.places(row):
-        found |= {place.lora: form_schema.NO_LORA, place.scale: 1.0}
-    for index, slot in enumerate(row.slots):
-        found[form_schema.lora_name(slot)] = f"job/{slot}.safetensors"
-        found[form_schema.scale_name(slot)] = 0.5 + index / 4
-    return found
+    if model.control_image != "none":
+        values["ctrl_img"] = f"upload://{SHA}"
+    for position in form_schema.lora_positions(model):
+        values |= {position.lora: form_schema.NO_LORA, position.scale: 1.0}
+    for index, slot in enumerate(model.slots):
+        values[form_schema.lora_name(slot)] = f"job/{slot}.safetensors"
+        values[form_schema.scale_name(slot)] = 0.5 + index / 4
+    return values
 
 
-def started(row: WanModel) -> form_schema.Values:
-    return {control.name: control.default for control in form_schema.controls(row)}
+def started(model: WanModel) -> form_schema.Values:
+    return {control.name: control.default for control in form_schema.controls(model)}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+@pytest.mark.parametrize("model", ROWS, ids=lambda model: model.id)
 @pytest.mark.parametrize("make", [filled, started])
-def test_values_become_a_request_and_the_request_the_same_values(row, make):
-    values = make(row)
-    assert form_schema.values(parse(form_schema.body(row, values))) == (row, values)
+def test_values_become_a_request_and_the_request_the_same_values(model, make):
+    values = make(model)
+    assert form_schema.values(parse(form_schema.body(model, values))) == (model, values)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.two_transformers], ids=lambda row: row.id)
+@pytest.mark.parametrize("model", [model for model in ROWS if model.two_transformers], ids=lambda model: model.id)
 @pytest.mark.parametrize("side", ["high", "low"])
-def test_one_side_of_a_pair_is_sent_alone(row, side):
+def test_one_side_of_a_pair_is_sent_alone(model, side):
     other = "low" if side == "high" else "high"
-    values = {**filled(row), form_schema.lora_name(other): form_schema.NO_LORA}
-    loras = form_schema.body(row, values)["loras"]
+    values = {**filled(model), form_schema.lora_name(other): form_schema.NO_LORA}
+    loras = form_schema.body(model, values)["loras"]
     assert [(item["transformer"], item["path"]) for item in loras] == [(side, f"job/{side}.safetensors")]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
-def test_each_tab_has_the_labels_of_its_row(row):
-    labels = [control.label for control in form_schema.controls(row)]
+@pytest.mark.parametrize("model", ROWS, ids=lambda model: model.id)
+def test_each_tab_has_the_labels_of_its_row(model):
+    labels = [control.label for control in form_schema.controls(model)]
     expected = ["Prompt", "Negative prompt", "Width", "Height", "Frames", "FPS", "Steps", "Guidance scale", "Seed"]
-    expected += [] if row.control_image == "none" else ["First frame"]
+    expected += [] if model.control_image == "none" else ["First frame"]
     expected += ["Trigger word", "Match", "Decode in tiles", "Speed-up"]
-    if row.two_transformers:
+    if model.two_transformers:
         sides = [("High-noise LoRA", "High-noise scale"), ("Low-noise LoRA", "Low-noise scale")]
     else:
         sides = [("LoRA", "LoRA scale")]
@@ -110,15 +110,15 @@ def test_the_chosen_prompt_of_several_and_its_own_trigger_word():
         "trigger_word": "all",
         "prompts": [{"prompt": "a"}, {"prompt": "b", "trigger_word": "own", "width": 640}],
     }
-    row, values = form_schema.values(parse(body), 1)
-    assert row.id == "wan22_5b"
+    model, values = form_schema.values(parse(body), 1)
+    assert model.id == "wan22_5b"
     assert (values["prompt"], values["trigger_word"], values["width"], values["seed"]) == ("b", "own", 640, 43)
 
 
 def test_an_empty_number_is_named():
-    row = MODELS["wan22_5b"]
+    model = MODELS["wan22_5b"]
     with pytest.raises(InvalidRequest, match="Width is empty"):
-        form_schema.body(row, {**started(row), "width": None})
+        form_schema.body(model, {**started(model), "width": None})
 
 
 def test_a_seed_no_browser_can_hold_is_refused_rather_than_rounded():
@@ -176,18 +176,18 @@ def test_the_effective_frames_follow_the_row(model, frames):
     assert form_schema.frames(MODELS[model], {"num_frames": 40, "fps": 16}) == (40, frames, 16)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+@pytest.mark.parametrize("model", ROWS, ids=lambda model: model.id)
 @pytest.mark.parametrize("image", [(1920, 1080), (1080, 1920), (500, 500), (1600, 600), (333, 777), (4000, 100)])
-def test_the_images_shape_keeps_the_area_and_no_longer_stretches(row, image):
-    wanted = (row.form_size.width, row.form_size.height)
-    width, height = form_schema.image_shape(row, "reference", wanted, image)
-    divisor = row.divisor["reference"]
+def test_the_images_shape_keeps_the_area_and_no_longer_stretches(model, image):
+    wanted = (model.form_size.width, model.form_size.height)
+    width, height = form_schema.image_shape(model, "reference", wanted, image)
+    divisor = model.divisor["reference"]
     assert width % divisor == height % divisor == 0
     assert all(low <= side <= high for side, (low, high) in ((width, (64, 4096)), (height, (64, 4096))))
     assert width * height <= wanted[0] * wanted[1]
     if image != (4000, 100):
         assert width * height > 0.8 * wanted[0] * wanted[1]
-        assert not form_schema.stretches(row, "reference", (width, height), image)
+        assert not form_schema.stretches(model, "reference", (width, height), image)
 
 
 @pytest.mark.parametrize(

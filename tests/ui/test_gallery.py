@@ -1,9 +1,8 @@
-"""The Gallery tab in a real browser: found, played, kept, deleted, and used again with the very same LoRA files."""
+"""The Gallery tab in a real browser: search, play, favourite, delete, and reuse with the same LoRA files."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,14 +11,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser_fixture import heard
+from tests.browser_fixture import heard, new_context
 from tests.fakes import FakeRender
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
 from tests.ui.test_page import field, open_page
+from tests.waiting import wait_until
 from tests.web.strangers import running as whole_server
-from wan_ui.jobs.store import Job
-from wan_ui.ui import form_schema as form_room
+from wan_ui.access import LOCAL_ACCESS
+from wan_ui.job import Job
+from wan_ui.ui import form_schema
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 MODEL, LABEL = "wan21_1b", "Wan 2.1 T2V 1.3B"
@@ -43,13 +44,10 @@ def made(app: App, *prompts: str, **fields: Any) -> Job:
         {"prompt": prompt, "width": 64, "height": 64, "num_frames": 5, "sample_steps": 2, "seed": 7}
         for prompt in prompts
     ]
-    job = app.service.submit({"model": MODEL, "prompts": items, **fields})
-    end = time.monotonic() + 60
-    while app.service.job(job.id).finished_at is None:
-        assert time.monotonic() < end
-        time.sleep(0.02)  # a poll
-    assert app.service.job(job.id).status == "succeeded"
-    return app.service.job(job.id)
+    job = app.service.submit({"model": MODEL, "prompts": items, **fields}, LOCAL_ACCESS)
+    wait_until(lambda: app.service.job(job.id, LOCAL_ACCESS).finished_at is not None)
+    assert app.service.job(job.id, LOCAL_ACCESS).status == "succeeded"
+    return app.service.job(job.id, LOCAL_ACCESS)
 
 
 def choose(page: Page, name: str) -> None:
@@ -109,13 +107,13 @@ def test_played_in_place_by_keyboard_with_all_its_settings(page: Page, here: App
     video = opened.locator("video")
     expect(video).to_be_focused()
     expect(video).to_have_js_property("readyState", 4)
-    for told in ("a red fox", LABEL, "64 × 64", "5 at 16 fps", "fox.safetensors × 0.8", "SHA-256"):
-        expect(opened).to_contain_text(told)
+    for text in ("a red fox", LABEL, "64 × 64", "5 at 16 fps", "fox.safetensors × 0.8", "SHA-256"):
+        expect(opened).to_contain_text(text)
     opened.get_by_text("Everything it was made with").click()
     expect(opened.locator("pre")).to_contain_text('"seed": 7')
     with page.expect_download() as mp4:
         opened.get_by_role("link", name="Download MP4").click()
-    assert mp4.value.path().read_bytes() == here.service.clip_path(job.id, 0).read_bytes()
+    assert mp4.value.path().read_bytes() == here.service.clip_path(job.id, 0, LOCAL_ACCESS).read_bytes()
     with page.expect_download() as settings:
         opened.get_by_role("link", name="Download JSON").click()
     assert '"prompt": "a red fox"' in settings.value.path().read_text()
@@ -192,7 +190,7 @@ def test_its_settings_again_with_the_file_that_was_moved(page: Page, here: App, 
     os.replace(tmp_path / "loras" / "fox.safetensors", tmp_path / "loras" / "best" / "renamed.safetensors")
     gallery = open_gallery(page, here)
     form = use(page, gallery, "a red fox")
-    expect(form.locator(".note.again")).to_contain_text("fox.safetensors was found again by its content")
+    expect(form.locator(".note.again")).to_contain_text("fox.safetensors was found by its content")
     expect(field(page, "LoRA")).to_have_value("best/renamed.safetensors")
     expect(field(page, "Seed")).to_have_value("7")
 
@@ -205,11 +203,11 @@ def test_its_settings_again_without_the_files_that_are_missing_or_others(page: P
     gallery = open_gallery(page, here)
     form = use(page, gallery, "a red fox")
     expect(form.locator(".note.again")).to_contain_text("fox.safetensors has changed")
-    expect(field(page, "LoRA")).to_have_value(form_room.NO_LORA_LABEL)
+    expect(field(page, "LoRA")).to_have_value(form_schema.NO_LORA_LABEL)
     page.get_by_role("tab", name="Gallery", exact=True).click()
     form = use(page, gallery, "an owl")
     expect(form.locator(".note.again")).to_contain_text("owl.safetensors is missing")
-    expect(field(page, "LoRA")).to_have_value(form_room.NO_LORA_LABEL)
+    expect(field(page, "LoRA")).to_have_value(form_schema.NO_LORA_LABEL)
 
 
 def test_nothing_yet(page: Page, here: App) -> None:
@@ -232,7 +230,7 @@ def test_visitors_do_not_see_each_others(browser: Browser, tmp_path: Path) -> No
                 {"prompt": prompt, "visitor": visitor},
             )
             (cookie,) = client.cookies.jar
-            context = browser.new_context()
+            context = new_context(browser)
             closing.callback(context.close)
             url = f"http://{server.host}"
             context.add_cookies([{"name": cookie.name, "value": cookie.value or "", "url": url}])

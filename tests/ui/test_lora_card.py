@@ -10,11 +10,14 @@ from typing import Any, Literal
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
+from tests.lora.writers import FORMATS, Width
 from tests.ui.fake_app import App, running
-from tests.ui.lora_fixtures import EVIL, LARGE, configs, furnish, lora
+from tests.ui.lora_fixtures import EVIL, LARGE, configs, lora, write_loras
 from tests.ui.test_page import field, generate, give_file, now, open_page, panel_of, small, used
 from tests.ui.test_render import job
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Progress
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import parse
@@ -26,21 +29,28 @@ T2V, SMALL, TINY = MODELS["wan22_14b_t2v"], MODELS["wan22_5b"], MODELS["wan21_1b
 @pytest.fixture(scope="module")
 def lora_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     folder = tmp_path_factory.mktemp("cards")
-    furnish(folder / "loras")
+    write_loras(folder / "loras")
     with running(folder, FakeRender(), configs=configs) as app:
         yield app
 
 
-def shown(app: App, row: WanModel, slot: str, source: str, trigger: str = "") -> str:
-    return lora_card.html(lora_card.look(app.service, row, slot, source), row, form_schema.lora_name(slot), trigger)
+def shown(app: App, model: WanModel, slot: str, source: str, trigger: str = "") -> str:
+    target = lora_card.Target(model, form_schema.lora_name(slot), trigger)
+    return lora_card.html(lora_card.look(app.service, model, slot, source, LOCAL_ACCESS), target)
 
 
 @pytest.mark.parametrize(
-    ("row", "slot", "source", "state", "said"),
+    ("model", "slot", "source", "state", "texts"),
     [
         (SMALL, "single", "small.safetensors", "good", ["Fits this tab", "Made for Wan 2.2 TI2V 5B", "rank 4"]),
         (SMALL, "single", "small.safetensors", "good", ["30 modules", "blocks 0–2", "ai-toolkit 0.12.26", "step 2000"]),
-        (TINY, "single", "small.safetensors", "bad", ["Does not fit", "width of 48", "Open Wan 2.2 TI2V 5B with"]),
+        (
+            TINY,
+            "single",
+            "small.safetensors",
+            "bad",
+            ["Does not fit", "hidden size of 48", "Open Wan 2.2 TI2V 5B with"],
+        ),
         (SMALL, "single", "any_14b.safetensors", "bad", [f"Open {T2V.label} with", "Open Wan 2.1 T2V 14B with"]),
         (T2V, "high", "any_14b.safetensors", "warn", ["May be for this tab", "Open Wan 2.1 T2V 14B with"]),
         (T2V, "high", "cat_high_noise.safetensors", "warn", ["swapped names cannot be detected"]),
@@ -52,10 +62,10 @@ def shown(app: App, row: WanModel, slot: str, source: str, trigger: str = "") ->
         (SMALL, "single", "hf://only-one-part", "bad", ["hf://org/name/path"]),
     ],
 )
-def test_the_card_says_what_a_file_is_and_whether_it_fits(lora_app: App, row, slot, source, state, said):
-    html = shown(lora_app, row, slot, source)
+def test_the_card_says_what_a_file_is_and_whether_it_fits(lora_app: App, model, slot, source, state, texts):
+    html = shown(lora_app, model, slot, source)
     assert f'class="lora-card {state}"' in html
-    for text in said:
+    for text in texts:
         assert text in html
     assert "secret" not in html
 
@@ -76,8 +86,8 @@ def test_no_file_has_no_card(lora_app: App):
 
 def pair(app: App, high: str, low: str) -> str:
     sources = {"high": high, "low": low}
-    cards = {slot: lora_card.look(app.service, T2V, slot, source) for slot, source in sources.items()}
-    return lora_card.pair(app.service, T2V, sources, cards)
+    cards = {slot: lora_card.look(app.service, T2V, slot, source, LOCAL_ACCESS) for slot, source in sources.items()}
+    return lora_card.pair(app.service, T2V, sources, cards, LOCAL_ACCESS)
 
 
 @pytest.mark.parametrize(
@@ -130,9 +140,9 @@ def test_a_clip_without_a_report_has_no_line():
 
 def test_while_a_lora_is_fetched_the_card_and_the_queue_say_so():
     waiting = job(position=2)
-    progress = Progress("downloading", bytes_done=40, bytes_total=100, note="fetching LoRA cat.safetensors, 40 %")
+    progress = Progress("downloading", bytes_done=40, bytes_total=100, note="downloading LoRA cat.safetensors, 40 %")
     for html in (render.now(waiting, progress, None), render.queue([waiting], (), None, {waiting.id: progress})):
-        assert "fetching LoRA cat.safetensors, 40 %" in html
+        assert "downloading LoRA cat.safetensors, 40 %" in html
     assert 'max="100" value="40"' in render.now(waiting, progress, None)
 
 
@@ -174,7 +184,7 @@ def test_a_wrong_file_is_opened_in_its_own_tab_and_generates(page: Page, lora_ap
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("901")
-    newest = lora_app.service.recent(1)[0]
+    newest = lora_app.service.recent(1, LOCAL_ACCESS)[0]
     assert newest.request["model"] == "wan22_5b"
     assert [item["path"] for item in newest.request["loras"]] == ["small.safetensors"]
 
@@ -226,7 +236,7 @@ def test_a_combined_file_fills_both_sides(page: Page, lora_app: App):
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("902")
-    assert [use.slot for use in lora_app.service.recent(1)[0].generations[0].loras] == ["high", "low"]
+    assert [use.slot for use in lora_app.service.recent(1, LOCAL_ACCESS)[0].generations[0].loras] == ["high", "low"]
 
 
 @pytest.mark.browser
@@ -258,7 +268,7 @@ def test_an_upload_finds_its_other_half_among_this_browsers_uploads(
     expect(field(page, "High-noise LoRA")).to_have_value("mine_high_noise.safetensors (uploaded)")
     expect(about(page)).to_contain_text("rank 4")
     expect(panel_of(page)).to_contain_text(lora_card.ONE_SIDE)
-    stranger = browser.new_context()
+    stranger = new_context(browser)
     other = stranger.new_page()
     open_page(other, lora_app, T2V.label)
     give_file(other, "Upload Low-noise LoRA (.safetensors)", tmp_path / "mine_low_noise.safetensors")
@@ -280,7 +290,7 @@ def test_a_file_that_is_no_lora_and_an_address(page: Page, lora_app: App):
     field(page, "LoRA").press("Enter")
     expect(about(page)).to_contain_text("Not checked yet")
     about(page).get_by_role("button", name="Fetch and check it now").click()
-    expect(about(page)).to_contain_text("This server fetches no LoRAs")
+    expect(about(page)).to_contain_text("This server downloads no LoRAs")
 
 
 @pytest.mark.browser
@@ -297,7 +307,7 @@ def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("903")
-    newest = lora_app.service.recent(1)[0]
+    newest = lora_app.service.recent(1, LOCAL_ACCESS)[0]
     assert newest.request["stack"] is True
     assert [(item["path"], item["network_multiplier"]) for item in newest.request["loras"]] == [
         ("small.safetensors", 1.0),
@@ -312,7 +322,7 @@ def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["light", "dark"]):
-    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    context = new_context(browser, viewport={"width": 390, "height": 844}, color_scheme=scheme)
     page = context.new_page()
     open_page(page, lora_app, T2V.label)
     choose(page, "High-noise LoRA", "cat_high_noise.safetensors")
@@ -320,9 +330,26 @@ def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["ligh
     choose(page, "High-noise LoRA 2", "any_14b.safetensors")
     expect(about(page, 2)).to_contain_text(re.compile("May be for this tab"))
     widths = page.evaluate(
-        """() => [document.documentElement.scrollWidth, ...[...document.querySelectorAll('#desk *')]
+        """() => [document.documentElement.scrollWidth, ...[...document.querySelectorAll('#workspace *')]
             .filter((e) => e.offsetParent && !e.closest('.jobs, svg'))
             .map((e) => Math.ceil(e.getBoundingClientRect().right))]"""
     )
     assert max(widths) <= 390
     context.close()
+
+
+@pytest.mark.parametrize(("image_only_blocks", "share", "state"), [(0, "83%", "warn"), (2, "45%", "bad")])
+def test_u06_a_file_of_which_some_layers_exist_says_how_many(
+    lora_app: App, image_only_blocks: int, share: str, state: str
+) -> None:
+    """Blocks of which only the image layers were trained leave fewer layers that Wan 2.2 has."""
+    written = FORMATS["ai-toolkit"](Width(LARGE, 2, 2 * LARGE, 3, image=16))
+    for block in range(image_only_blocks):
+        dropped = [key for key in written.tensors if f".blocks.{block}." in key and "_img" not in key]
+        written.tensors = {key: value for key, value in written.tensors.items() if key not in dropped}
+    if image_only_blocks:
+        dropped = [key for key in written.tensors if ".self_attn." in key or ".cross_attn.o." in key]
+        written.tensors = {key: value for key, value in written.tensors.items() if key not in dropped}
+    written.save(lora_app.service.library.lora_dir / "partly.safetensors")
+    card = lora_card.look(lora_app.service, T2V, "high", "partly.safetensors", LOCAL_ACCESS)
+    assert card is not None and (card.state, card.head) == (state, f"Applies in part: {share} of its layers")

@@ -1,4 +1,4 @@
-"""The page in a real browser over a real desk, store, worker, library and HTTP door; only the render is a fake."""
+"""The page in a real browser over the real job service, store, worker, LoRA library and HTTP API; fake renders."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
+from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.jobs.helpers import body
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import OutOfMemory
 from wan_ui.models import MODELS
 from wan_ui.ui.lora_card import ONE_SIDE
@@ -34,7 +36,7 @@ def fill(page: Page, **values: str) -> None:
 
 
 def filled(page: Page) -> None:
-    """Waits for what is said once the drafts are in place, which would overwrite what is typed before."""
+    """Waits for the notes that come with the drafts, which would overwrite what is typed before."""
     expect(page.locator(".effective").locator("visible=true")).to_have_count(1)
 
 
@@ -114,7 +116,7 @@ def test_the_effective_size_is_said_while_typing(page: Page, app: App):
     expect(panel).to_contain_text("1000 × 700 → 992 × 672")
     expect(panel).to_contain_text("40 → 37 frames")
     fill(page, Width="20")
-    expect(panel).to_contain_text("Width is a whole number from 64 to 4096.")
+    expect(panel).to_contain_text("Width must be a whole number between 64 and 4096.")
     choose_tab(page, "Wan 2.2 T2V A14B")
     fill(page, Width="848", Height="480")
     expect(panel).to_contain_text("848 × 480 → 832 × 480")
@@ -201,7 +203,9 @@ def test_cancel_a_running_and_a_waiting_job(page: Page, app: App, held_render: F
 
 def test_cancel_while_waiting_behind_another_visitors_job(page: Page, browser: Browser, app: App, held_render):
     gate = held_render.gate(311, 2)
-    app.service.submit({"model": "wan22_5b", "prompts": [{"prompt": "theirs", "width": 64, "height": 64, "seed": 311}]})
+    app.service.submit(
+        {"model": "wan22_5b", "prompts": [{"prompt": "theirs", "width": 64, "height": 64, "seed": 311}]}, LOCAL_ACCESS
+    )
     gate.await_arrival()
     open_page(page, app)
     small(page, "mine", 312)
@@ -216,9 +220,9 @@ def test_cancel_while_waiting_behind_another_visitors_job(page: Page, browser: B
 
 
 def copied_request(page: Page) -> str:
-    drawer = page.get_by_role("button", name="Request as JSON")
+    request_box = page.get_by_role("button", name="Request as JSON")
     if not page.get_by_label("This form's request").is_visible():
-        drawer.click()
+        request_box.click()
     page.locator("#json").get_by_role("button", name="Copy").click()
     return page.evaluate("navigator.clipboard.readText()")
 
@@ -258,7 +262,7 @@ def test_a_copied_request_pasted_in_a_second_browser_is_the_same_form(
     expect(page.get_by_label("This form's request")).to_have_value(re.compile('"network_multiplier": 0.5'))
     text = copied_request(page)
 
-    other_context = browser.new_context()
+    other_context = new_context(browser)
     other_context.grant_permissions(["clipboard-read", "clipboard-write"])
     other = other_context.new_page()
     open_page(other, app)
@@ -326,13 +330,13 @@ def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page:
     def choose(name: str) -> None:
         page.get_by_role("radio", name=name, exact=True).locator("visible=true").check()
 
-    def drawer() -> None:
+    def open_request() -> None:
         panel_of(page).get_by_role("button", name="Faster or smaller, at a price").click()
         expect(page.get_by_role("radio", name="Step cache").locator("visible=true")).to_have_count(1)
 
     open_page(page, app)
     small(page, "in a hurry", 611)
-    drawer()
+    open_request()
     expect(panel_of(page)).to_contain_text("half the memory for the transformers' weights")
     choose("Step cache")
     generate(page)
@@ -346,8 +350,10 @@ def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page:
     expect(used(page, "Speed-up")).to_have_text("Step cache")
     choose("Trainer preview")
     generate(page)
-    expect(panel_of(page).locator(".problem")).to_contain_text("Speed-up: step_cache is not for the recipe preview")
-    drawer()
+    expect(panel_of(page).locator(".problem")).to_contain_text(
+        "Speed-up: step_cache cannot be combined with the recipe preview"
+    )
+    open_request()
     expect(page.get_by_role("radio", name="Step cache").locator("visible=true")).to_be_checked()
     choose("None")
     fill(page, Seed="613")
@@ -359,9 +365,9 @@ def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page:
 def test_wrong_input_shows_its_message_and_loses_nothing(page: Page, app: App):
     open_page(page, app)
     wrong: tuple[tuple[str, dict[str, str], str], ...] = (
-        ("Wan 2.2 TI2V 5B", {"Width": "20", "Steps": "500"}, "Steps: Input should be less than or equal to 150"),
-        ("Wan 2.1 T2V 1.3B", {"Width": ""}, "Width: a number is needed"),
-        ("Wan 2.2 T2V A14B", {"Seed": "1.5"}, "Seed: Input should be a valid integer"),
+        ("Wan 2.2 TI2V 5B", {"Width": "20", "Steps": "500"}, "Steps must be between 1 and 150."),
+        ("Wan 2.1 T2V 1.3B", {"Width": ""}, "Width is empty: enter a number."),
+        ("Wan 2.2 T2V A14B", {"Seed": "1.5"}, "Seed must be a whole number."),
         ("Wan 2.1 I2V 14B 720P", {}, "needs a first frame"),
         ("Wan 2.1 T2V 14B", {"LoRA": "nowhere.safetensors"}, "nowhere.safetensors"),
     )
@@ -419,7 +425,7 @@ def test_a_poll_leaves_a_playing_video_alone(page: Page, app: App):
     page.locator("#result video").evaluate("video => { video.dataset.mark = 'same'; }")
     for seed in (602, 603):
         with page.expect_response(lambda response: "run/predict" in response.url):
-            app.service.submit(body(seed))  # another's, which the page's lists show
+            app.service.submit(body(seed), LOCAL_ACCESS)  # another's, which the page's lists show
     assert page.locator("#result video").get_attribute("data-mark") == "same"
 
 
@@ -427,9 +433,9 @@ def test_a_page_at_rest_asks_for_the_pulse_alone(page: Page, app: App):
     open_page(page, app)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url.removeprefix(app.url)))
-    with page.expect_request(lambda request: asked[-3:] == ["v1/pulse"] * 3, timeout=30_000):
+    with page.expect_request(lambda request: asked[-3:] == ["v1/pulse"] * 3):
         pass
-    app.service.submit(body(604))
+    app.service.submit(body(604), LOCAL_ACCESS)
     with page.expect_response(lambda response: "run/predict" in response.url):
         pass
 
@@ -445,7 +451,7 @@ def test_nothing_is_fetched_from_elsewhere(page: Page, app: App):
 def test_no_sideways_scrolling_on_a_phone_and_the_scheme_of_the_system(
     browser: Browser, app: App, scheme: Literal["light", "dark"]
 ):
-    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    context = new_context(browser, viewport={"width": 390, "height": 844}, color_scheme=scheme)
     page = context.new_page()
     open_page(page, app)
     assert ("dark" in (page.locator("body").get_attribute("class") or "")) is (scheme == "dark")
@@ -453,7 +459,8 @@ def test_no_sideways_scrolling_on_a_phone_and_the_scheme_of_the_system(
         choose_tab(page, row.label)
         widths = page.evaluate(
             """() => [document.documentElement.scrollWidth,
-                ...[...document.querySelectorAll('#desk *')].filter((e) => e.offsetParent && !e.closest('.jobs, svg'))
+                ...[...document.querySelectorAll('#workspace *')]
+                    .filter((e) => e.offsetParent && !e.closest('.jobs, svg'))
                     .map((e) => Math.ceil(e.getBoundingClientRect().right))]"""
         )
         assert max(widths) <= 390
@@ -461,7 +468,7 @@ def test_no_sideways_scrolling_on_a_phone_and_the_scheme_of_the_system(
 
 
 def test_the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(browser: Browser, tmp_path: Path):
-    context = browser.new_context()
+    context = new_context(browser)
     page = context.new_page()
     with running(tmp_path, FakeRender()) as app:
         open_page(page, app)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.fakes import FakeRender, Gate
-from tests.ui.conftest import BrowserGate
+from tests.browser_fixture import new_context
+from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
+from tests.waiting import wait_until
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Clip, OnProgress
 from wan_ui.models import MODELS
 from wan_ui.request import Generation
@@ -43,6 +45,18 @@ PIXEL = """([x, y]) => {
     return [...canvas.getContext('2d').getImageData(...at, 1, 1).data].slice(0, 3);
 }"""
 
+# Where all videos stand at so many moments in a row, a quarter of a second apart, at which the first one says its time.
+LOOKS = """count => new Promise((done) => {
+    const videos = [...document.querySelectorAll('#player video')], looks = [];
+    videos[0].addEventListener('timeupdate', function look() {
+        looks.push(videos.map((video) => video.currentTime));
+        if (looks.length < count) return;
+        videos[0].removeEventListener('timeupdate', look);
+        done(looks);
+    });
+})"""
+LOOKS_A_SECOND = 4
+
 
 class Bars(FakeRender):
     """A white bar in the upper half that is one place further in each frame; below, a colour by the seed."""
@@ -54,10 +68,6 @@ class Bars(FakeRender):
         for index, frame in enumerate(frames):
             frame[: generation.height // 2, index * BAR : (index + 1) * BAR] = 255
         return Clip(frames, clip.width, clip.height, clip.num_frames, clip.fps, clip.seed, {})
-
-    def gate(self, seed: int, step: int) -> Gate:
-        gate = self.gates[seed, step] = BrowserGate()
-        return gate
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +86,7 @@ def player_app(tmp_path_factory: pytest.TempPathFactory, bars: Bars) -> Iterator
 def compare(app: App, columns: dict[str, Any], rows: dict[str, Any] | None = None, frames: int = FRAMES) -> str:
     prompt = {"prompt": "bars", "width": 192, "height": 64, "num_frames": frames, "fps": FPS, "sample_steps": 2}
     axes = {"columns": columns, **({"rows": rows} if rows else {})}
-    return app.service.submit({"model": MODEL, "prompts": [{**prompt, "seed": 7}], "compare": axes}).id
+    return app.service.submit({"model": MODEL, "prompts": [{**prompt, "seed": 7}], "compare": axes}, LOCAL_ACCESS).id
 
 
 def opened(page: Page, app: App, job_id: str, count: int) -> Locator:
@@ -107,6 +117,14 @@ def all_at(page: Page, frame: int | list[int]) -> None:
     )
 
 
+def await_pixel(page: Page, colour: tuple[int, int, int], within: int) -> None:
+    """Waits until the stage shows the colour in the middle of its lower half."""
+    page.wait_for_function(
+        f"([colour, within]) => ({PIXEL})([0.5, 0.75]).every((level, i) => Math.abs(level - colour[i]) <= within)",
+        arg=[colour, within],
+    )
+
+
 def apart(times: list[float]) -> float:
     """The largest distance in frames, around the loop."""
     length = FRAMES / FPS
@@ -120,12 +138,8 @@ def test_four_videos_loop_within_one_frame_of_each_other(page: Page, player_app:
     player = opened(page, player_app, job_id, 4)
     player.get_by_role("button", name="Play", exact=True).click()
     expect(player.get_by_role("button", name="Pause", exact=True)).to_be_visible()
-    page.wait_for_timeout(1000 * SECONDS)
-    # A moment of a busy machine is not a drift: the best of a few looks tells whether they are in step.
-    looks = []
-    for _ in range(5):
-        page.wait_for_timeout(120)
-        looks.append(apart(page.evaluate(TIMES)))
+    # A moment of a busy machine is not a drift: a few looks tell whether they are in step.
+    looks = [apart(times) for times in page.evaluate(LOOKS, int(LOOKS_A_SECOND * SECONDS) + 5)[-5:]]
     print(f"frames apart after {SECONDS:g} s: {', '.join(f'{look:.2f}' for look in looks)}")
     assert float(np.median(looks)) < 1
     assert not page.evaluate("[...document.querySelectorAll('#player video')].some((video) => video.paused)")
@@ -196,17 +210,18 @@ def test_the_wipe_shows_one_left_and_the_other_right(page: Page, player_app: App
     player.get_by_role("button", name="Wipe", exact=True).click()
     expect(player.get_by_label("Cell B")).to_have_value("1,0")
 
-    def sides() -> list[str]:
-        page.wait_for_timeout(100)
-        found = []
-        for x in (0.1, 0.4, 0.6, 0.9):
-            red, _, blue = page.evaluate(PIXEL, [x, 0.75])
-            found.append("A" if red > blue else "B")
-        return found
+    def await_sides(expected: str) -> None:
+        page.wait_for_function(
+            f"""expected => expected === [0.1, 0.4, 0.6, 0.9].map((x) => {{
+                const [red, , blue] = ({PIXEL})([x, 0.75]);
+                return red > blue ? 'A' : 'B';
+            }}).join('')""",
+            arg=expected,
+        )
 
-    assert sides() == ["A", "A", "B", "B"]
+    await_sides("AABB")
     player.get_by_label("Wipe position").fill("250")
-    assert sides() == ["A", "B", "B", "B"]
+    await_sides("ABBB")
     canvas = player.locator("canvas")
     box = canvas.bounding_box()
     assert box is not None
@@ -214,9 +229,9 @@ def test_the_wipe_shows_one_left_and_the_other_right(page: Page, player_app: App
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + 30)
     page.mouse.up()
-    assert sides() == ["A", "A", "A", "B"]
+    await_sides("AAAB")
     player.get_by_role("button", name="Swap A and B").click()
-    assert sides() == ["B", "B", "B", "A"]
+    await_sides("BBBA")
     player.get_by_label("Frame", exact=True).fill("30")
     all_at(page, 30)
     assert page.evaluate(PIXEL, [(30.5 * BAR) / 192, 0.1])[1] > 200  # the stage follows
@@ -228,17 +243,14 @@ def test_the_difference_of_two_cells(page: Page, player_app: App) -> None:
     player = opened(page, player_app, job_id, 4)
     player.get_by_role("button", name="Enlarge seed 0 · steps 2").first.click()
     player.get_by_role("button", name="Difference", exact=True).click()
-    player.get_by_label("Cell B").select_option("0,1")
-    page.wait_for_timeout(200)
-    assert max(page.evaluate(PIXEL, [0.5, 0.75])) <= 2
     player.get_by_label("Cell B").select_option("1,0")
     player.get_by_label("Amplification").select_option("1")
-    page.wait_for_timeout(200)
-    assert page.evaluate(PIXEL, [0.5, 0.75]) == pytest.approx([160, 20, 160], abs=16)
+    await_pixel(page, (160, 20, 160), 16)
     assert max(page.evaluate(PIXEL, [0.99, 0.25])) < 12  # where both are black
     player.get_by_label("Amplification").select_option("4")
-    page.wait_for_timeout(200)
-    assert page.evaluate(PIXEL, [0.5, 0.75]) == pytest.approx([255, 80, 255], abs=40)
+    await_pixel(page, (255, 80, 255), 40)
+    player.get_by_label("Cell B").select_option("0,1")
+    await_pixel(page, (0, 0, 0), 2)
 
 
 def test_a_cell_that_ends_leaves_the_playing_ones_alone(page: Page, player_app: App, bars: Bars) -> None:
@@ -255,12 +267,11 @@ def test_a_cell_that_ends_leaves_the_playing_ones_alone(page: Page, player_app: 
     page.wait_for_function(
         "[...document.querySelectorAll('#player video')].every((v) => v.readyState > 2 && !v.paused)"
     )
-    page.wait_for_timeout(1500)
-    assert apart(page.evaluate(TIMES)) < 1.6
+    wait_until(lambda: all(apart(times) < 1.6 for times in page.evaluate(LOOKS, 3)))
 
 
 def test_leaving_the_tab_stops_the_videos(browser: Browser, player_app: App) -> None:
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page = new_context(browser, viewport={"width": 1280, "height": 900}).new_page()
     player = opened(page, player_app, compare(player_app, {"field": "seed", "values": [1, 2]}), 2)
     player.get_by_role("button", name="Play", exact=True).click()
     page.wait_for_function("[...document.querySelectorAll('#player video')].every((v) => !v.paused)")

@@ -1,4 +1,4 @@
-"""The page's small pieces of HTML."""
+"""The page's HTML fragments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from wan_ui.engine.result import Progress
 from wan_ui.errors import HostError, InvalidRequest, LoraNotFound
-from wan_ui.jobs.store import ClipRecord, Job, Status
+from wan_ui.job import ClipRecord, Job, Status
 from wan_ui.request import parse, resolve
 from wan_ui.ui import render
 
@@ -79,7 +79,7 @@ def test_each_state_says_where_the_job_is(lead, progress, said):
 
 
 def test_while_a_job_waits_the_card_says_what_runs():
-    ahead = (job("in_progress"), Progress("denoise", 3, 25))
+    ahead = render.RunningJob(job("in_progress"), Progress("denoise", 3, 25))
     assert "now: Wan 2.2 TI2V 5B, denoising, step 3 of 25" in render.now(job(position=1), None, ahead)
 
 
@@ -96,17 +96,26 @@ def test_tiles_are_said_where_nobody_asked_for_them():
     assert "no room for whole frames" not in render.result(job("succeeded", clips=(CLIP,)))
 
 
+def test_a_base_that_is_not_the_references_is_named_with_the_way_to_match():
+    part = {"component": "transformer", "name": f"T2V/{EVIL}.safetensors", "precision": "fp8_scaled", "size": 1}
+    red = replace(CLIP, metadata={"base": {"grade": "red", "components": [{**part, "grade": "red"}]}})
+    html = render.result(job("succeeded", clips=(red,)))
+    assert "fp8_scaled" in html and "choose the folder or a bf16 file" in html and EVIL not in html
+    green = replace(CLIP, metadata={"base": {"grade": "green", "components": [{**part, "grade": "green"}]}})
+    assert "T2V/" not in render.result(job("succeeded", clips=(green,)))
+
+
 def test_the_lists_escape_what_people_wrote():
     for html in (
         render.queue([job(position=1)], [], None),
-        render.queue([job("in_progress")], [], (job("in_progress"), Progress("loading", note=EVIL))),
+        render.queue([job("in_progress")], [], render.RunningJob(job("in_progress"), Progress("loading", note=EVIL))),
         render.finished([job("succeeded", clips=(CLIP,))], None),
         render.problem(LoraNotFound(EVIL)),
         render.problem(InvalidRequest("x", fields=[{"loc": EVIL, "msg": EVIL}])),
         render.trouble(HostError(EVIL)),
         render.note(EVIL),
     ):
-        assert "<img" not in html and "onerror=&quot;" in html
+        assert "<img" not in html and "onerror=&#34;" in html
 
 
 @pytest.mark.parametrize(
@@ -115,7 +124,7 @@ def test_the_lists_escape_what_people_wrote():
         ("Raise --max-disk-gb.", 'Raise <span class="flag">--max-disk-gb</span>.'),
         ("without --demo, or", 'without <span class="flag">--demo</span>, or'),
         ("a -- dash, well-known, ---x, 3--4", "a -- dash, well-known, ---x, 3--4"),
-        (f"{EVIL} --x-y", '&lt;img src=x onerror=&quot;alert(1)&quot;&gt; <span class="flag">--x-y</span>'),
+        (f"{EVIL} --x-y", '&lt;img src=x onerror=&#34;alert(1)&#34;&gt; <span class="flag">--x-y</span>'),
     ],
 )
 def test_flags_in_a_sentence_are_kept_whole(text, html):

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,20 @@ import pytest
 from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from tests.fakes import PATIENCE, FakeRender
+from tests.fakes import FakeRender
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from tests.mp4_boxes import carrying
 from tests.ui.fake_app import App, running
 from tests.ui.test_page import open_page
+from tests.waiting import wait_until
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
 from wan_ui.checkpoints.folders import Checkpoints
-from wan_ui.jobs import embedded_metadata
-from wan_ui.jobs.store import Job
+from wan_ui.job import Job
 from wan_ui.media import grid, video
 from wan_ui.models import MODELS
+from wan_ui.provenance import embedded_metadata
 
 pytestmark = pytest.mark.browser
 
@@ -56,7 +57,7 @@ def app(tmp_path: Path) -> Iterator[App]:
 def first_frame(app: App) -> str:
     kept = io.BytesIO()
     Image.new("RGB", (96, 64), (90, 40, 160)).save(kept, "PNG")
-    return "upload://" + app.service.images.put_bytes(kept.getvalue())
+    return "upload://" + app.service.images.put_bytes(kept.getvalue(), LOCAL_ACCESS)
 
 
 def made(app: App, **changes: Any) -> Job:
@@ -67,12 +68,9 @@ def made(app: App, **changes: Any) -> Job:
         for path, slot, scale in zip(PAIR, ("high", "low"), (0.65, 1.2), strict=True)
     ]
     body = {"model": ROW.id, "recipe": "preview", "trigger_word": "sks", "prompts": [item], "loras": loras}
-    job = app.service.submit({**body, "vae_tiling": True, **changes})
-    deadline = time.monotonic() + PATIENCE
-    while (now := app.service.job(job.id)).finished_at is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return now
+    job = app.service.submit({**body, "vae_tiling": True, **changes}, LOCAL_ACCESS)
+    wait_until(lambda: app.service.job(job.id, LOCAL_ACCESS).finished_at is not None)
+    return app.service.job(job.id, LOCAL_ACCESS)
 
 
 def box(page: Page) -> Locator:
@@ -104,7 +102,7 @@ def unfold(page: Page) -> None:
 
 def test_a_video_dropped_anywhere_brings_its_settings_into_the_form(page: Page, app: App, tmp_path: Path) -> None:
     job = made(app)
-    clip = app.service.clip_path(job.id, 0)
+    clip = app.service.clip_path(job.id, 0, LOCAL_ACCESS)
     open_page(page, app)
     unfold(page)
     page.evaluate(DROP, ["fox.mp4", "video/mp4", base64.b64encode(clip.read_bytes()).decode()])
@@ -116,13 +114,13 @@ def test_a_video_dropped_anywhere_brings_its_settings_into_the_form(page: Page, 
     # The same once more, and what the form then sends is the same video.
     page.get_by_role("button", name="Generate", exact=True).click()
     expect(page.locator("#now")).to_contain_text("Done")
-    assert app.service.recent(1)[0].generations == job.generations
+    assert app.service.recent(1, LOCAL_ACCESS)[0].generations == job.generations
 
 
 def test_what_differs_is_said_and_a_file_of_the_same_name_is_not_used(page: Page, app: App, tmp_path: Path) -> None:
     job = made(app)
     clip = tmp_path / "fox.mp4"
-    shutil.copy(app.service.clip_path(job.id, 0), clip)
+    shutil.copy(app.service.clip_path(job.id, 0, LOCAL_ACCESS), clip)
     image = job.generations[0].image
     assert image is not None
     (tmp_path / "images" / image).unlink()
@@ -134,7 +132,7 @@ def test_what_differs_is_said_and_a_file_of_the_same_name_is_not_used(page: Page
     notes = box(page).get_by_role("listitem")
     expect(notes).to_have_count(2)
     expect(notes.first).to_contain_text(f"{PAIR[1]} has changed")
-    expect(notes.last).to_contain_text("The image it starts from is not here")
+    expect(notes.last).to_contain_text("Its first frame is not on this server")
     expect(page.get_by_label("This form's request")).to_have_value(containing("a [trigger] fox"))
     request = form_request(page)
     assert [item["path"] for item in request["loras"]] == [PAIR[0]] and "ctrl_img" not in request["prompts"][0]
@@ -146,15 +144,15 @@ def test_what_differs_is_said_and_a_file_of_the_same_name_is_not_used(page: Page
     expect(page.get_by_label("This form's request")).to_have_value(containing("upload://"))
     prompt = form_request(page)["prompts"][0]
     assert prompt["neg"] == "grey"
-    shown = np.asarray(app.service.images.open(prompt["ctrl_img"].removeprefix("upload://"))).astype(int)
+    shown = np.asarray(app.service.images.open(prompt["ctrl_img"].removeprefix("upload://"), LOCAL_ACCESS)).astype(int)
     assert np.abs(shown - video.read_frames(clip)[0]).mean() < 2
 
 
 def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path: Path) -> None:
     axes = {"columns": {"field": "scale_low", "values": [0.5, 1.25]}, "rows": {"field": "seed", "values": [3, 4]}}
     job = made(app, compare={**axes, "baseline": False})
-    grid.write(tmp_path / "grid.mp4", board(app.service, job), embedded_metadata.of_grid(job))
-    shutil.copy(app.service.clip_path(job.id, 0), tmp_path / "cell.mp4")
+    grid.write(tmp_path / "grid.mp4", board(app.service, job, LOCAL_ACCESS), embedded_metadata.of_grid(job))
+    shutil.copy(app.service.clip_path(job.id, 0, LOCAL_ACCESS), tmp_path / "cell.mp4")
     open_page(page, app)
     choose(page, tmp_path / "cell.mp4")
     said(page, "The settings of cell.mp4 (low scale")
@@ -172,7 +170,7 @@ def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path:
             said(page, "The comparison of grid.mp4 is in the Compare tab.")
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.locator(".board-line")).to_contain_text("4 cells")
-    again = app.service.recent(1)[0]
+    again = app.service.recent(1, LOCAL_ACCESS)[0]
     assert again.id != job.id and again.generations == job.generations
 
 

@@ -18,7 +18,7 @@ def test_no_selector_has_a_comma_in_parentheses() -> None:
     assert [one.strip() for one in selectors if re.search(r"\([^()]*,[^()]*\)", one)] == []
 
 
-@pytest.mark.slow  # a browser
+@pytest.mark.browser
 def test_no_flag_of_the_banner_is_broken_at_any_width(context: BrowserContext) -> None:
     window = context.new_page()
     window.set_content(f"<style>{page.LAUNCH['css']}</style><p class='banner'>{render.sentence(BANNER)}</p>")

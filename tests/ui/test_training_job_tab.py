@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from tests.browser_fixture import new_context
 from tests.trainer.job_files import (
     SAMPLE,
     MovingRender,
@@ -207,7 +208,7 @@ def test_a_preview_of_ones_own_beside_a_result(page: Page, trainer_app: App, tmp
     upload = page.locator("#match input[type=file]")
     upload.set_input_files(str(tmp_path / "preview.webp"))
     expect(row(page, "size")).to_have_attribute("data-state", "red")
-    expect(page.locator("#match .verdict")).to_contain_text("Render at the preview's size")
+    expect(page.locator("#match .verdict")).to_contain_text("Render at the sample's size")
     expect(page.locator("#match")).to_contain_text("Compared with the MP4")
     page.get_by_role("button", name="Make it match: Size").click()
     expect(field(page, "Width")).to_have_value("128")
@@ -215,7 +216,7 @@ def test_a_preview_of_ones_own_beside_a_result(page: Page, trainer_app: App, tmp
     expect(page.locator("#match .verdict")).to_contain_text("The same video")
     expect(page.locator("#match")).not_to_contain_text("Compared with the MP4")
     upload.set_input_files({"name": "x.webp", "mimeType": "image/webp", "buffer": b"<html>"})
-    expect(page.locator("#match .problem")).to_contain_text("no image or video")
+    expect(page.locator("#match .problem")).to_contain_text("not an image or a video")
 
 
 def test_what_cannot_be_read_is_said(page: Page, trainer_app: App, tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def test_what_cannot_be_read_is_said(page: Page, trainer_app: App, tmp_path: Pat
     (tmp_path / "config.yaml").write_bytes(config({"arch": "flux"}))
     drop(page, tmp_path / "config.yaml")
     problem = page.locator(".trainer-form .problem")
-    expect(problem).to_contain_text("is no Wan model known here")
+    expect(problem).to_contain_text("is not a supported Wan model")
     page.locator(".trainer-form").get_by_role("button", name="Open", exact=True).click()
     expect(problem).to_contain_text("named by its path under the LoRA folder")
 
@@ -263,7 +264,7 @@ def test_the_form_as_a_sample_block(page: Page, trainer_app: App) -> None:
 
 
 def test_a_narrow_window_has_no_sideways_scroll(browser: Browser, trainer_app: App, job_zip: Path) -> None:
-    context = browser.new_context(viewport={"width": 390, "height": 844})
+    context = new_context(browser, viewport={"width": 390, "height": 844})
     page = context.new_page()
     imported(page, trainer_app, job_zip)
     page.get_by_role("button", name="Reproduce sample 1", exact=True).click()
@@ -308,7 +309,7 @@ def test_on_the_demo_checkpoints(page: Page, tmp_path: Path) -> None:
             page.get_by_role("button", name=f"Reproduce sample 1 at step {step}").click()
             expect(field(page, "Seed")).to_have_value("5")
             generate(page)
-            expect(page.locator("#match .verdict")).to_contain_text("The same video", timeout=60_000)
+            expect(page.locator("#match .verdict")).to_contain_text("The same video")
             expect(tally(page)).not_to_contain_text("different")
             loaded(page)
     finally:

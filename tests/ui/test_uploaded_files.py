@@ -31,10 +31,10 @@ def test_a_file_that_arrived_is_found(kept: Path) -> None:
      "/etc/passwd", "/etc/hostname", "../secret", "", ".", "\0", "a" * 5000, None, 3, ["x"], "file:///etc/passwd"],
 )  # fmt: skip
 def test_anything_else_is_not(kept: Path, said: object) -> None:
-    with pytest.raises(InvalidRequest, match="choose it again"):
+    with pytest.raises(InvalidRequest, match="upload was not found"):
         uploaded_files(said.format(kept=kept) if isinstance(said, str) else said, lambda file_id: True)
 
 
 def test_anothers_is_not(kept: Path) -> None:
-    with pytest.raises(InvalidRequest, match="choose it again"):
+    with pytest.raises(InvalidRequest, match="upload was not found"):
         uploaded_files(str(kept / "hash" / "a.png"), {"other"}.__contains__)

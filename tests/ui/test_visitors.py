@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App
 from tests.ui.test_page import generate, now, open_page, small
@@ -16,7 +17,7 @@ def test_a_reload_at_the_very_moment_of_generate_loses_nothing(
     browser: Browser, app: App, held_render: FakeRender
 ) -> None:
     gate = held_render.gate(901, 2)
-    context = browser.new_context()  # whose console may tell of the requests that the reload breaks off
+    context = new_context(browser)  # whose console may tell of the requests that the reload breaks off
     page = context.new_page()
     open_page(page, app)
     small(page, "reloaded at once", 901)
@@ -43,7 +44,7 @@ def test_the_card_of_another_browser_ends_nothing(
     small(page, "not yours", 902)
     generate(page)
     gate.await_arrival()
-    context = browser.new_context()
+    context = new_context(browser)
     other = context.new_page()
     open_page(other, app)
     expect(now(other)).to_contain_text("not yours")

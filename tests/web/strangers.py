@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +15,13 @@ import httpx
 
 from tests.fake_frpc import program
 from tests.lora_files import write_lora
+from tests.ports import reserve_port
+from tests.servers import stop_server
+from wan_ui.access import Access
+from wan_ui.compose import Services, SignIn, compose, launch
 from wan_ui.config import Settings
-from wan_ui.jobs.store import ClipRecord
-from wan_ui.server import Services, SignIn, _close_server, _nameless, compose, free_port, launch, prepare_environment
+from wan_ui.job import ClipRecord
+from wan_ui.server import hidden_folder, prepare_environment
 from wan_ui.tunnel import Relay, Tunnel
 
 Mode = Literal["plain", "share"]
@@ -45,7 +50,7 @@ class Server:
         return f"stranger.localhost:{self.link_port}" if self.link_port else f"127.0.0.1:{self.port}"
 
     def client(self, signed_in: bool = True, looks: bool = True, **headers: str) -> httpx.Client:
-        """A program; `signed_in`: it knows the password. `looks`: what must not be in an answer is looked for."""
+        """A program; `signed_in`: with the password. `looks`: what must not be in an answer is looked for."""
         client = httpx.Client(
             base_url=self.url,
             headers={"host": self.host, **headers},
@@ -87,8 +92,9 @@ class Server:
         """A job of a visitor with one clip (no real one) in the data folder."""
         from wan_ui.identity import Identity
 
-        job = self.services.service.submit(BODY, Identity(visitor, True))
-        self.services.store._execute("UPDATE jobs SET status = 'in_progress' WHERE id = :id", {"id": job.id})
+        job = self.services.service.submit(BODY, Access(Identity(visitor, True), shared=False))
+        with closing(sqlite3.connect(self.folder / "data" / "jobs.sqlite")) as database, database:
+            database.execute("UPDATE jobs SET status = 'in_progress' WHERE id = ?", (job.id,))
         name = f"clips/{job.id}.mp4"
         (self.folder / "data" / "clips").mkdir(exist_ok=True)
         (self.folder / "data" / name).write_bytes(b"a clip")
@@ -99,9 +105,9 @@ class Server:
 
 @contextmanager
 def running(mode: Mode, folder: Path, **changes: Any) -> Iterator[Server]:
-    """Serves until the block ends. What it keeps is under `folder`."""
+    """Serves until the block ends. Its data folder is `folder/data`, which may be there already."""
     data = folder / "data"
-    data.mkdir(parents=True)
+    data.mkdir(parents=True, exist_ok=True)
     (folder / "loras").mkdir()
     write_lora(folder / "loras" / "style.safetensors", width=1536, ffn=8960, blocks=1, rank=1)
     (folder / "secret.safetensors").write_bytes((folder / "loras" / "style.safetensors").read_bytes())
@@ -112,24 +118,24 @@ def running(mode: Mode, folder: Path, **changes: Any) -> Iterator[Server]:
         **changes,
     )
     here = Path.cwd()
-    with ExitStack() as closing:
-        closing.callback(os.chdir, here)
+    with ExitStack() as stack:
+        stack.callback(os.chdir, here)
         kept = os.environ.get("GRADIO_TEMP_DIR")
         prepare_environment(os.environ, data)
-        os.environ["GRADIO_TEMP_DIR"] = _nameless(data / "gradio", closing)
+        os.environ["GRADIO_TEMP_DIR"] = hidden_folder(data / "gradio", stack)
         (data / "empty").mkdir()
         os.chdir(data / "empty")
         services = compose(settings)
-        closing.callback(services.close)
-        tunnel, port = Tunnel(data), free_port(0)
+        stack.callback(services.close)
+        tunnel, port = Tunnel(data), reserve_port()
         entry = SignIn.of(settings, tunnel)
         blocks = launch(services, None, port, settings, entry)
-        closing.callback(_close_server, blocks)
+        stack.callback(stop_server, blocks)
         services.service.fetcher.start()
         link_port = None
         if mode == "share":
-            link_port = free_port(0)
-            closing.callback(tunnel.stop)
+            link_port = reserve_port()
+            stack.callback(tunnel.stop)
             tunnel.start(Relay(program(folder), f"stranger:{link_port}", "http"), port)
         yield Server(mode, services, entry, folder, port, link_port)
         if kept is not None:

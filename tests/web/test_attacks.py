@@ -20,9 +20,10 @@ import pytest
 from PIL import Image
 
 from tests.mp4_boxes import box, carrying, film, mp4, wide
+from tests.waiting import wait_until
 from tests.web.strangers import BODY, SECRET, Server, running
-from wan_ui.identity import Identity, current_identity
-from wan_ui.jobs.visitor_service import VisitorJobService
+from wan_ui.access import Access
+from wan_ui.identity import Identity
 from wan_ui.web.login import TRIES, TRIES_OF_ALL
 
 pytestmark = pytest.mark.slow
@@ -55,13 +56,14 @@ def code(reply: httpx.Response) -> str:
 
 def until_ended(client: httpx.Client, reply: httpx.Response) -> dict[str, Any]:
     assert reply.status_code == 200, reply.text
-    end = time.monotonic() + 60
-    while True:
-        found: dict[str, Any] = client.get(f"/v1/requests/{reply.json()['request_id']}/status").json()
-        if found["finished_at"] is not None:
-            return found
-        assert time.monotonic() < end, found
-        time.sleep(0.05)  # a poll, as every client of this API does it
+    status: dict[str, Any] = {}
+
+    def ended() -> bool:
+        status.update(client.get(f"/v1/requests/{reply.json()['request_id']}/status").json())
+        return status["finished_at"] is not None
+
+    wait_until(ended, every=0.05, state=lambda: status)  # a poll, as every client of this API does it
+    return status
 
 
 # Paths
@@ -143,7 +145,7 @@ def test_no_first_frame_from_inside(server: Server, client: httpx.Client, url: s
     reply = client.post("/v1/inference", json=body)
     assert reply.status_code == 400 and code(reply) == "CONTROL_IMAGE_INVALID"
     if server.mode == "share" and url in INSIDE:
-        said = ("not on the public internet", "not a name", "user name", "not a web address")
+        said = ("not on the public internet", "was not found", "user name", "Invalid URL")
         assert any(text in reply.text for text in said), reply.text
 
 
@@ -306,7 +308,7 @@ PATHS = ("/etc/passwd", "../secret.safetensors", "link.safetensors", "upload://.
 
 
 def test_no_file_through_a_videos_settings(client: httpx.Client) -> None:
-    """What a video names is looked for like what a request names; nothing is told of what else is there."""
+    """What a video names is looked for like what a request names; nothing is revealed about what else is there."""
     about = {
         "request": {"model": "wan21_1b", "stack": True, "prompts": [{"prompt": "a"}]},
         "loras": [{"path": path, "sha256": "ab" * 32} for path in PATHS],
@@ -659,14 +661,12 @@ def test_no_visitor_compares_with_anothers_preview(shared: Server, tmp_path: Pat
     frames[0].save(kept, "GIF", save_all=True, append_images=frames[1:], duration=62)
     (tmp_path / "a.gif").write_bytes(kept.getvalue())
     with shared.browser() as one, shared.browser() as other:
-        current_identity.set(Identity(shared.visitor_of(one), False))
-        sha256 = VisitorJobService(shared.services.service, current_identity.get).trainer.take_preview(
-            tmp_path / "a.gif"
-        )
+        access = Access(Identity(shared.visitor_of(one), False), shared=False)
+        sha256 = shared.services.service.imported_jobs.store_sample(tmp_path / "a.gif", access)
         body = {**BODY, "prompts": [{**BODY["prompts"][0], "training_sample": {"file": sha256}}]}
         assert one.post("/v1/inference", json=body).status_code == 200
         reply = other.post("/v1/inference", json=body)
-        assert reply.status_code == 422 and "preview is not here" in reply.text
+        assert reply.status_code == 422 and "training sample was not found" in reply.text
         axis = {"field": "prompt", "values": ["a", {"prompt": "b", "training_sample": {"file": sha256}}]}
         body = {**BODY, "compare": {"columns": axis}}
         assert one.post("/v1/inference", json=body).status_code == 200
@@ -729,8 +729,9 @@ def test_no_more_frames_and_pixels_than_may(tmp_path: Path) -> None:
 def test_no_more_on_the_disk_than_may(tmp_path: Path) -> None:
     with running("share", tmp_path, max_disk_gb=1e-6) as server, server.client() as client:
         assert client.post("/gradio_api/upload", files={"files": ("a.png", bytes(2000))}).status_code == 507
-        (tmp_path / "data" / "uploads" / "a").write_bytes(bytes(1000))
-        server.services.service._quota._looked = None
+    (tmp_path / "full" / "data" / "uploads").mkdir(parents=True)
+    (tmp_path / "full" / "data" / "uploads" / "a").write_bytes(bytes(1000))
+    with running("share", tmp_path / "full", max_disk_gb=1e-6) as server, server.client() as client:
         reply = client.post("/v1/inference", json=BODY)
         assert reply.status_code == 507 and code(reply) == "DISK_FULL"
         assert client.post("/gradio_api/upload", files={"files": ("a.png", b"x")}).status_code == 507

@@ -1,4 +1,4 @@
-"""GET /metrics over HTTP: what Prometheus reads there, and what it is told when the list cannot be read."""
+"""GET /metrics over HTTP: what Prometheus reads there, and what it reads when the queue cannot be read."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from starlette.testclient import TestClient
 
 from tests.fakes import PATIENCE, FakeRender, fake_service, fake_write_video
 from tests.jobs.helpers import body
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import HostError, OutOfMemory
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker
+from wan_ui.jobs.worker import Worker, WorkerHooks
 from wan_ui.web.metrics import Metrics
 
 
@@ -34,10 +35,10 @@ def test_jobs_by_state_and_seconds_per_phase(store: Store, tmp_path: Path) -> No
     metrics = Metrics()
     metrics.watch(store.counts, lambda: True)
     render = FakeRender(errors={2: OutOfMemory("Not enough.")})
-    worker = Worker(store, render, tmp_path / "clips", fake_write_video, observe=metrics.observe)
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video, hooks=WorkerHooks(observe=metrics.observe))
     service = fake_service(store, worker, tmp_path)
-    jobs = [service.submit(body(*seeds)) for seeds in ((1, 3), (2,), (4,), (5,))]
-    service.cancel(jobs[3].id)
+    jobs = [service.submit(body(*seeds), LOCAL_ACCESS) for seeds in ((1, 3), (2,), (4,), (5,))]
+    service.cancel(jobs[3].id, LOCAL_ACCESS)
     before = scraped(metrics)
     assert before["wan_ui_jobs", "in_queue"] == 3
     assert before["wan_ui_jobs", "canceled"] == 1

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -16,9 +15,10 @@ from starlette.types import Receive, Scope, Send
 
 from tests.api.test_app import error_of
 from tests.fakes import PATIENCE
+from tests.waiting import wait_until
 from tests.web.strangers import Server, running
 from wan_ui.errors import DiskFull, WanUIError
-from wan_ui.jobs.limits import KEPT_FREE
+from wan_ui.jobs.limits import RESERVED_BYTES
 from wan_ui.web.auth import UPLOAD_PATH
 from wan_ui.web.upload_quota import LOOK_BYTES, UploadQuota
 
@@ -44,13 +44,6 @@ def parts(server: Server) -> list[Path]:
     return [path for path in kept(server) if path.is_file()]
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def begin(server: Server) -> socket.socket:
     """A connection on which an upload has begun, whose first bytes are on the disk."""
     before = len(parts(server))
@@ -58,7 +51,7 @@ def begin(server: Server) -> socket.socket:
     head = f"POST {UPLOAD_PATH} HTTP/1.1\r\nHost: {server.host}\r\nTransfer-Encoding: chunked\r\n"
     line.sendall((head + f"Content-Type: {FORM['content-type']}\r\n\r\n").encode())
     line.sendall(f"{len(HEAD) + 3:x}\r\n".encode() + HEAD + b"abc\r\n")
-    until(lambda: len(parts(server)) > before)
+    wait_until(lambda: len(parts(server)) > before)
     return line
 
 
@@ -68,13 +61,13 @@ def finish(line: socket.socket) -> bytes:
 
 
 def test_a_disk_that_fills_under_an_upload_of_unknown_length(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = [KEPT_FREE + (1 << 30)]
+    left = [RESERVED_BYTES + (1 << 30)]
     monkeypatch.setattr(server.services.service._quota, "_free", lambda folder: left[0])
 
     def pieces() -> Iterator[bytes]:
         yield HEAD
         yield bytes(3 * LOOK_BYTES)
-        left[0] = KEPT_FREE - 1
+        left[0] = RESERVED_BYTES - 1
         for _ in range(4):
             yield bytes(LOOK_BYTES)
         yield TAIL
@@ -84,14 +77,14 @@ def test_a_disk_that_fills_under_an_upload_of_unknown_length(server: Server, mon
         assert "content-length" not in reply.request.headers
         error_of(reply, 507, "DISK_FULL")
         assert parts(server) == [] and not list((server.folder / "data" / "gradio").rglob("a.png"))
-        left[0] = KEPT_FREE + (1 << 30)
+        left[0] = RESERVED_BYTES + (1 << 30)
         reply = client.post(UPLOAD_PATH, content=iter([HEAD, bytes(3 * LOOK_BYTES), TAIL]), headers=FORM)
         assert reply.status_code == 200 and Path(reply.json()[0]).read_bytes() == bytes(3 * LOOK_BYTES)
 
 
 def test_a_sender_that_goes_away_leaves_nothing(server: Server) -> None:
     begin(server).close()
-    until(lambda: parts(server) == [])
+    wait_until(lambda: parts(server) == [])
 
 
 def test_what_is_left_of_one_upload_goes_and_another_that_still_comes_stays(server: Server) -> None:
@@ -101,7 +94,7 @@ def test_what_is_left_of_one_upload_goes_and_another_that_still_comes_stays(serv
             for _ in range(3):  # which end, each one, while the first is on its way
                 assert client.post(UPLOAD_PATH, files={"files": ("b.png", b"b")}).status_code == 200
         assert finish(stays).startswith(b"HTTP/1.1 200")
-    until(lambda: parts(server) == [])
+    wait_until(lambda: parts(server) == [])
     assert any((folder / "a.png").is_file() and (folder / "a.png").read_bytes() == b"abc" for folder in kept(server))
 
 

@@ -1,4 +1,4 @@
-"""Where a row's files are: a local folder or the Hugging Face cache and hub; it opens no tensor."""
+"""Checkpoint folders in diffusers layout: found in a local folder, the Hugging Face cache or on the hub."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ import errno
 import hashlib
 import json
 import logging
-import math
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from huggingface_hub.errors import (
-    DryRunError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import LocalEntryNotFoundError
 from tqdm.auto import tqdm
 
-from wan_ui.engine.result import OnProgress, Progress
-from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, DiskFull
+from wan_ui.checkpoints.headers import FileHeader, read_header
+from wan_ui.checkpoints.key_maps import ComponentKind
+from wan_ui.engine.result import OnProgress, Progress, ignore_progress
+from wan_ui.errors import CheckpointIncomplete, CheckpointInvalid, CheckpointNotFound, DiskFull
+from wan_ui.files import disk_full, free_bytes, is_disk_full
+from wan_ui.hub_errors import hub_errors
 from wan_ui.models import Source, WanModel
+from wan_ui.text import gigabytes
 
 log = logging.getLogger(__name__)
 
@@ -47,21 +45,42 @@ _CONFIGS = {
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "special_tokens_map.json", "added_tokens.json")
 _TOKENIZER_VOCABULARIES = ("tokenizer.json", "spiece.model")
 LARGEST_CONFIG = 1 << 20  # bytes of a JSON file that is read whole to tell what a checkpoint is
-DISK_RESERVE = 1 << 30  # bytes left free after a download, for clips and the cache's own bookkeeping
+MOST_NAMED = 5  # missing files that an error names
+DISK_RESERVE = 1 << 30  # bytes left free after a download, for clips and the cache's own files
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """A component in a single checkpoint file: what the file lists, which component it is, and the config in force."""
+
+    header: FileHeader
+    kind: ComponentKind
+    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Component:
-    """A component's files on disk: its folder and the very files that are read, in a fixed order."""
+    """A component's files on disk: its folder and the very files that are read, in a fixed order.
+
+    `single`: the component comes from a single file, with this config, which the file does not hold.
+    """
 
     name: str
     folder: Path
     files: tuple[Path, ...]
+    single: SingleFile | None = None
 
     @property
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(file.stat().st_size for file in self.files)
+
+
+def folder_headers(component: Component) -> list[FileHeader]:
+    """The headers of a folder's safetensors files. Raises what headers.read_header raises."""
+    return [
+        read_header(file, f"{component.name}/{file.name}") for file in component.files if file.suffix == ".safetensors"
+    ]
 
 
 def _wanted_patterns(name: str, subfolder: str) -> list[str]:
@@ -88,10 +107,10 @@ def _read_json(path: Path, shown: str) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """Finds, and if need be downloads, the files of a row.
+    """Finds the files of models, and downloads missing ones.
 
-    `models_dir` is searched first, as `models_dir/<org>/<name>/`; then the Hugging Face cache; then the hub.
-    With `models_dir` and `offline` only local files are used.
+    `models_dir` is searched first, as `models_dir/<org>/<name>/`; then the Hugging Face cache; then, unless `offline`,
+    the hub.
     """
 
     def __init__(self, models_dir: Path | None, offline: bool = False) -> None:
@@ -99,9 +118,9 @@ class Checkpoints:
         self._offline = offline
         self._digests: dict[tuple[str, int, int], str] = {}
 
-    def component(self, row: WanModel, name: str) -> Component:
-        """A component that is on disk already. Raises CheckpointNotFound or CheckpointIncomplete."""
-        source = row.components[name]
+    def component(self, model: WanModel, name: str) -> Component:
+        """A component that is on disk. Raises CheckpointNotFound or CheckpointIncomplete."""
+        source = model.components[name]
         folder = self._local_folder(source) or self._cached_folder(name, source)
         if folder is None:
             raise CheckpointNotFound(
@@ -111,38 +130,73 @@ class Checkpoints:
             )
         return self._checked(name, source, folder)
 
-    def fetch(self, row: WanModel, on_progress: OnProgress) -> Mapping[str, Component]:
-        """Every component of the row, downloaded where missing, with bytes and free disk said before and while.
+    def fetch(
+        self, model: WanModel, on_progress: OnProgress, names: Collection[str] | None = None
+    ) -> Mapping[str, Component]:
+        """The model's components (`names`: these alone), downloaded where missing, with progress in bytes.
 
-        Raises CheckpointNotFound, CheckpointIncomplete or DiskFull.
+        Raises CheckpointNotFound, with the missing files, CheckpointIncomplete, CheckpointInvalid or DiskFull.
         """
+        wanted = {name: source for name, source in model.components.items() if names is None or name in names}
         missing = {
             name: source
-            for name, source in row.components.items()
+            for name, source in wanted.items()
             if self._local_folder(source) is None and not self._is_cached(name, source)
         }
         if missing:
-            self._download(missing, on_progress)
-        return {name: self.component(row, name) for name in row.components}
+            try:
+                self._download(missing, on_progress)
+            except CheckpointNotFound as error:
+                files = [self._first_missing(name, source) for name, source in missing.items()]
+                original = self._original_layout(next(iter(missing.values())).repo)
+                words = f"{error.message} Missing: {', '.join(files[:MOST_NAMED])}."
+                raise CheckpointNotFound(
+                    f"{words} {original}".strip(), **{**error.details, "missing": files}
+                ) from error
+        return {name: self.component(model, name) for name in wanted}
 
-    def transformer_config(self, row: WanModel, component: str = "transformer") -> Mapping[str, Any] | None:
+    def _first_missing(self, name: str, source: Source) -> str:
+        """The first file of a component that the hub's cache lacks, or all of it."""
+        folder = self._cached_folder(name, source)
+        shown = "/".join(part for part in (source.repo, source.subfolder) if part)
+        if folder is None:
+            return shown
+        try:
+            self._checked(name, source, folder)
+        except CheckpointIncomplete as error:
+            return str(error.details["file"])
+        return shown
+
+    def _original_layout(self, repo: str) -> str:
+        """A sentence where the repository in Wan's own layout is here and the one in diffusers' layout is not."""
+        original = repo.removesuffix("-Diffusers")
+        places = [Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{original.replace('/', '--')}"]
+        if self._models_dir is not None:
+            places.append(self._models_dir / original)
+        if original == repo or not any(place.is_dir() for place in places):
+            return ""
+        return f"{original}, which is on this machine, has Wan's original layout; {repo} is needed."
+
+    def transformer_config(self, model: WanModel, component: str = "transformer") -> Mapping[str, Any] | None:
         """The transformer's own config.json, or None while the checkpoint is not on disk."""
-        source = row.components[component]
+        source = model.components[component]
         folder = self._local_folder(source) or self._cached_folder(component, source)
         if folder is None or not (folder / "config.json").is_file():
             return None
         return _read_json(folder / "config.json", f"{source.repo}/{source.subfolder}/config.json")
 
-    def identity(self, row: WanModel) -> list[dict[str, str | None]]:
-        """Which files a row's are, JSON-ready: of each repository `repo`, `revision` and `files`.
+    def identity(self, model: WanModel, names: Collection[str] | None = None) -> list[dict[str, str | None]]:
+        """Which files a model's are (`names`: of these components), JSON-ready: by repository its `revision`, `files`.
 
-        `revision` is the hub's commit, None for a folder of one's own. `files` is a SHA-256 over the names and sizes of
-        all files that are read and the contents of the small JSON ones among them: the same on every machine, without
-        reading weights. Raises CheckpointNotFound or CheckpointIncomplete.
+        `revision` is the hub's commit, None for a folder under `models_dir`. `files` is a SHA-256 over the names and
+        sizes of all files that are read and the contents of the small JSON ones among them: the same on every machine,
+        without reading weights. Raises CheckpointNotFound or CheckpointIncomplete.
         """
         by_repo: dict[str, list[Component]] = {}
-        for name, source in row.components.items():
-            by_repo.setdefault(source.repo, []).append(self.component(row, name))
+        for name, source in model.components.items():
+            if names is not None and name not in names:
+                continue
+            by_repo.setdefault(source.repo, []).append(self.component(model, name))
         return [
             {"repo": repo, "revision": self._revision(repo, parts[0]), "files": _files_digest(parts)}
             for repo, parts in sorted(by_repo.items())
@@ -154,25 +208,18 @@ class Checkpoints:
         parts = component.folder.parts[::-1]  # …/snapshots/<commit>/<subfolder>
         return parts[parts.index("snapshots") - 1] if "snapshots" in parts[1:] else None
 
-    def present(self, row: WanModel) -> bool:
-        """Whether all of the row's files are on disk, complete."""
+    def present(self, model: WanModel) -> bool:
+        """Whether all of the model's files are on disk, complete."""
         try:
-            for name in row.components:
-                self.component(row, name)
+            for name in model.components:
+                self.component(model, name)
         except (CheckpointNotFound, CheckpointIncomplete):
             return False
         return True
 
-    def elements(self, component: Component) -> int:
-        """How many numbers the component's weights hold, read off the safetensors headers.
-
-        Raises CheckpointIncomplete for a file that is not whole.
-        """
-        return sum(_elements(file, component) for file in component.files if file.suffix == ".safetensors")
-
     def same_files(self, one: Component, other: Component) -> bool:
-        """Whether two components are the same bytes: same real path or hub blob, else equal SHA-256."""
-        if len(one.files) != len(other.files):
+        """Whether two components have the same bytes: same real path or hub blob, else equal SHA-256."""
+        if len(one.files) != len(other.files) or _from_config(one) != _from_config(other):
             return False
         return all(self._same_file(a, b) for a, b in zip(one.files, other.files, strict=True))
 
@@ -182,26 +229,31 @@ class Checkpoints:
         return a.resolve() == b.resolve() or self.digest(a) == self.digest(b)
 
     def known_same(self, one: Component, other: Component) -> bool:
-        """Whether two components are known to be the same bytes; where files would have to be read for it, False."""
-        return [file.name for file in one.files] == [file.name for file in other.files] and all(
-            a.resolve() == b.resolve() or (self._known(a) is not None and self._known(a) == self._known(b))
-            for a, b in zip(one.files, other.files, strict=True)
+        """Whether two components are known to have the same bytes; False where files would have to be read to know."""
+        names = [[file.name for file in part.files] for part in (one, other)]
+        return (
+            _from_config(one) == _from_config(other)
+            and names[0] == names[1]
+            and all(
+                a.resolve() == b.resolve() or (self._known(a) is not None and self._known(a) == self._known(b))
+                for a, b in zip(one.files, other.files, strict=True)
+            )
         )
 
     def digest(self, path: Path) -> str:
-        """SHA-256 of a file, remembered by real path, size and modification time; a hub blob's name is its own."""
+        """SHA-256 of a file, cached by real path, size and modification time; a hub blob's name is its digest."""
         known = self._known(path)
         if known is None:
             with path.open("rb") as file:
-                known = self._digests[_state(path.resolve())] = hashlib.file_digest(file, "sha256").hexdigest()
+                known = self._digests[_version(path.resolve())] = hashlib.file_digest(file, "sha256").hexdigest()
         return known
 
     def _known(self, path: Path) -> str | None:
-        """The file's SHA-256, where it need not be read for it."""
+        """The file's SHA-256 where it is known without reading the file, else None."""
         real = path.resolve()
         if real.parent.name == "blobs" and len(real.name) == 64:
             return real.name
-        return self._digests.get(_state(real))
+        return self._digests.get(_version(real))
 
     def _local_folder(self, source: Source) -> Path | None:
         if self._models_dir is None:
@@ -232,6 +284,13 @@ class Checkpoints:
     def _checked(self, name: str, source: Source, folder: Path) -> Component:
         shown = "/".join(part for part in (source.repo, source.subfolder) if part)
 
+        if not folder.is_dir() and has_original_layout(folder.parent):
+            raise CheckpointInvalid(
+                f"The folder {source.repo} holds files in Wan's original layout. The repository {source.repo} in "
+                "diffusers layout is needed there: it has a folder for each component.",
+                file=shown,
+            )
+
         def need(file: str) -> Path:
             path = folder / file
             if not path.is_file():
@@ -246,8 +305,8 @@ class Checkpoints:
             files = [need("config.json")]
             index = folder / f"{stem}.safetensors.index.json"
             if index.is_file():
-                weight_map = _read_json(index, f"{shown}/{index.name}").get("weight_map", {})
-                files += [index, *(need(shard) for shard in sorted(set(weight_map.values())))]
+                shards = _shards(_read_json(index, f"{shown}/{index.name}"), f"{shown}/{index.name}")
+                files += [index, *(need(shard) for shard in shards)]
             else:
                 files.append(need(f"{stem}.safetensors"))
         elif name == "tokenizer":
@@ -266,50 +325,55 @@ class Checkpoints:
         if self._offline:
             repo = next(iter(patterns))
             raise CheckpointNotFound(f"The checkpoint {repo} is not on this machine.", repo=repo)
-        on_progress(Progress("checking", note=f"asking the hub for the files of {', '.join(patterns)}"))
+        on_progress(Progress("checking", note=f"Asking the Hugging Face hub for {', '.join(patterns)}"))
         total = sum(self._missing_bytes(repo, wanted) for repo, wanted in patterns.items())
         cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
-        free = shutil.disk_usage(_existing(cache)).free
-        note = f"{_gigabytes(total)} to download, {_gigabytes(free)} free on disk"
+        free = free_bytes(_existing(cache))
+        note = f"{gigabytes(total)} to download, {gigabytes(free)} free on disk"
         on_progress(Progress("downloading", bytes_total=total, note=note))
         if total + DISK_RESERVE > free:
             raise DiskFull(
-                f"The checkpoint needs {_gigabytes(total)} and the Hugging Face cache has {_gigabytes(free)} free. "
-                "Make room, or set HF_HOME to a larger disk.",
+                f"The checkpoint needs {gigabytes(total)} and the Hugging Face cache has {gigabytes(free)} free. "
+                "Free some disk space, or set HF_HOME to a larger disk.",
                 needed=total,
                 free=free,
             )
         counter = _DownloadCounter(total, note, on_progress)
         for repo, wanted in patterns.items():
-            with _hub_errors(repo):
+            with _download_errors(repo):
                 huggingface_hub.snapshot_download(repo, allow_patterns=wanted, tqdm_class=counter.bar_class())
         on_progress(Progress("downloading", bytes_done=total, bytes_total=total, note=note))
 
     def _missing_bytes(self, repo: str, wanted: list[str]) -> int:
-        with _hub_errors(repo):
+        with _download_errors(repo):
             plan = huggingface_hub.snapshot_download(
-                repo, allow_patterns=wanted, dry_run=True, tqdm_class=_DownloadCounter(0, "", _unheard).bar_class()
+                repo,
+                allow_patterns=wanted,
+                dry_run=True,
+                tqdm_class=_DownloadCounter(0, "", ignore_progress).bar_class(),
             )
         return sum(file.file_size or 0 for file in plan if file.will_download)
 
 
 class _DownloadCounter:
-    """Adds up what several download bars say and passes it on; on_progress may raise Cancelled through it."""
+    """Sums the bytes of several progress bars of the hub's client, and reports them. Reports may raise Cancelled."""
 
     def __init__(self, total: int, note: str, on_progress: OnProgress) -> None:
         self._total, self._note, self._on_progress, self._done = total, note, on_progress, 0
 
     def add(self, amount: float) -> None:
+        """Counts and reports bytes written to disk."""
         self._done += int(amount)
         self._on_progress(
             Progress("downloading", bytes_done=min(self._done, self._total), bytes_total=self._total, note=self._note)
         )
 
     def bar_class(self) -> type[tqdm[Any]]:
+        """A progress bar for the hub's client that shows nothing and counts here."""
         add: Callable[[float], None] = self.add
 
         class Bar(tqdm):  # type: ignore[type-arg]
-            """A silent bar; the one that counts bytes written to disk is passed on, not those of files or network."""
+            """Of the client's bars only the one of bytes written to disk counts, not those of files or network."""
 
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 kwargs["disable"] = True
@@ -317,6 +381,7 @@ class _DownloadCounter:
                 super().__init__(*args, **kwargs)
 
             def update(self, n: float | None = 1) -> bool | None:
+                """Counts `n` more bytes."""
                 if self._counts_bytes:
                     add(n or 0)
                 return super().update(n)
@@ -324,66 +389,63 @@ class _DownloadCounter:
         return Bar
 
 
-def _unheard(progress: Progress) -> None:
-    """Progress of a listing, which takes no time worth showing."""
-
-
 @contextmanager
-def _hub_errors(repo: str) -> Iterator[None]:
+def _download_errors(repo: str) -> Iterator[None]:
+    """Maps failed downloads to CheckpointNotFound, or DiskFull."""
+    offline = (
+        f"{repo} is not on this machine and the Hugging Face hub does not answer. Put the checkpoint under the models "
+        "folder, or try again once the hub can be reached."
+    )
     try:
-        yield
-    except GatedRepoError as error:
-        raise CheckpointNotFound(
-            f"{repo} is gated on the Hugging Face hub: accept its terms there and set HF_TOKEN.", repo=repo
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointNotFound(
-            f"The Hugging Face hub has no public {repo}; set HF_TOKEN if it is private.", repo=repo
-        ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, DryRunError, ConnectionError, TimeoutError) as error:
-        raise CheckpointNotFound(
-            f"{repo} is not on this machine and the Hugging Face hub does not answer. Put the checkpoint under the "
-            "models folder, or try again once the hub can be reached.",
-            repo=repo,
-        ) from error
+        with hub_errors(partial(CheckpointNotFound, repo=repo), repo, offline=offline):
+            yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DiskFull(f"The disk filled up while {repo} was downloaded: make room and try again.") from error
+        if is_disk_full(error):
+            raise disk_full(repo) from error
         reason = os.strerror(error.errno or errno.EIO)
         raise CheckpointNotFound(f"{repo} could not be downloaded: {reason}.", repo=repo) from error
 
 
-def _state(real: Path) -> tuple[str, int, int]:
-    state = real.stat()
-    return (str(real), state.st_size, state.st_mtime_ns)
+def _version(path: Path) -> tuple[str, int, int]:
+    """What changes when a file is replaced or written to: path, size and modification time."""
+    stat = path.stat()
+    return (str(path), stat.st_size, stat.st_mtime_ns)
 
 
 def _files_digest(components: Iterable[Component]) -> str:
-    said = hashlib.sha256()
-    for component in sorted(components, key=lambda one: one.name):
+    """SHA-256 over names and sizes of all files, and the contents of small JSON files."""
+    digest = hashlib.sha256()
+    for component in sorted(components, key=lambda component: component.name):
         for file in component.files:
             size = file.stat().st_size
-            said.update(f"{component.name}/{file.name}\n{size}\n".encode())
+            digest.update(f"{component.name}/{file.name}\n{size}\n".encode())
             if file.suffix == ".json" and size <= LARGEST_CONFIG:
-                said.update(file.read_bytes())
-    return said.hexdigest()
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
-def _elements(path: Path, component: Component) -> int:
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        whole = 8 + length + max(entry["data_offsets"][1] for entry in tensors)
-        if whole != path.stat().st_size:
-            raise ValueError(f"{path.stat().st_size} bytes of {whole}")
-        return sum(math.prod(entry["shape"]) for entry in tensors)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        shown = f"{component.name}/{path.name}"
-        raise CheckpointIncomplete(
-            f"The checkpoint's {shown} is cut off or damaged. Copy or download it again.", file=shown
-        ) from error
+def _from_config(component: Component) -> tuple[str, Mapping[str, Any]] | None:
+    """What makes two single files of equal bytes different components: the kind and the config that is in force."""
+    single = component.single
+    return None if single is None else (single.kind, dict(single.config))
+
+
+def _shards(index: Mapping[str, Any], shown: str) -> list[str]:
+    """The file names that an index lists, in order. Raises CheckpointIncomplete for an index that lists none."""
+    weight_map = index.get("weight_map")
+    listed = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    names = {name for name in listed if isinstance(name, str) and Path(name).name == name}
+    if not names or not all(isinstance(name, str) and name in names for name in listed):
+        raise CheckpointIncomplete(f"{shown} lists no files. Copy or download it again.", file=shown)
+    return sorted(names)
+
+
+def has_original_layout(folder: Path) -> bool:
+    """Whether a folder is a repository of Wan's own: weights at its top, and no folder for a transformer."""
+    marks = ("models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth", "Wan2.2_VAE.pth", "high_noise_model")
+    return not (folder / "transformer").is_dir() and (
+        any((folder / name).exists() for name in marks) or any(folder.glob("diffusion_pytorch_model*.safetensors"))
+    )
 
 
 def _existing(path: Path) -> Path:
@@ -391,7 +453,3 @@ def _existing(path: Path) -> Path:
     while not path.exists() and path != path.parent:
         path = path.parent
     return path
-
-
-def _gigabytes(amount: int) -> str:
-    return f"{amount / 1e9:.1f} GB" if amount >= 1e8 else f"{amount / 1e6:.1f} MB"

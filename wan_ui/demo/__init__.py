@@ -1,0 +1,1 @@
+"""The demo: tiny trained checkpoints and sample LoRAs for a machine without a GPU."""

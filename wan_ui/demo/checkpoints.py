@@ -1,4 +1,4 @@
-"""The demo folder: written once, whole or not at all, and replaced by a newer one; it knows not what the files hold."""
+"""The demo folder: written once, whole or not at all, and replaced by that of a newer version."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from safetensors import SafetensorError
 
-from wan_ui.demo.trained import WEIGHTS, write_trained
+from wan_ui.demo.trained import write_trained
 from wan_ui.errors import CheckpointNotFound, DiskFull
 from wan_ui.files import PART_PREFIX
 
@@ -24,61 +24,43 @@ NEEDED_BYTES = 160 << 20  # twice the demo's 80 MB where a file system has no ha
 DEMO_DEFAULTS: Mapping[str, int | float] = MappingProxyType(
     {"width": 128, "height": 128, "num_frames": 17, "sample_steps": 12, "guidance_scale": 2.0}
 )
-"""The form's starting values with a demo, by wire name: the size it was trained on, and as few steps as do."""
+"""The form's starting values with --demo, by wire name: the size of the training clips, and just enough steps."""
 
-_REAL = (
-    "For real videos, start without --demo on a machine with a CUDA GPU, or name your checkpoints with --models-dir."
+BANNER = (
+    "Demo: a tiny model of coloured shapes that move, not Wan. For real videos, start without --demo on a machine with "
+    "a CUDA GPU, or name your checkpoints with --models-dir."
 )
-BANNER = f"Demo: a tiny model of coloured shapes that move, not Wan. {_REAL}"
-RANDOM_BANNER = f"Demo: the weights are random, so every video is noise, not what Wan can do. {_REAL}"
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Where the demo's files are, and the sentence that the page shows above them."""
+    """Where the demo's files are, and the sentence that the page shows above the tabs."""
 
     models_dir: Path
     lora_dir: Path
     first_frame: Path
     banner: str
-    trained: bool
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of demo: what writes its folder, and a version, which a change to the files needs anew."""
+    """What writes a demo's folder, and its version, which must change with the files."""
 
     write: Callable[[Path], None]
     version: str
     banner: str
-    trained: bool = False
 
 
-def write_random(folder: Path) -> None:
-    """Tiny random checkpoints, LoRAs and a first frame; torch is imported only when they must be written."""
-    from wan_ui.demo import random_weights
-
-    random_weights.write_models(folder / "models")
-    random_weights.write_loras(folder / "loras")
-    random_weights.write_first_frame(folder / "first_frame.png")
+TRAINED = Kind(write_trained, "trained-3", BANNER)
 
 
-TRAINED = Kind(write_trained, "trained-3", BANNER, trained=True)
-RANDOM = Kind(write_random, "random-1", RANDOM_BANNER)
+def ensure(folder: Path, kind: Kind = TRAINED) -> Demo:
+    """The demo in `folder`, written now if it is missing, damaged, of another version or of another kind.
 
-
-def kind_here(weights: Path = WEIGHTS) -> Kind:
-    """The trained demo, or the random one where an installation left the weights out."""
-    return TRAINED if weights.is_dir() else RANDOM
-
-
-def ensure(folder: Path, kind: Kind | None = None) -> Demo:
-    """The demo in `folder`, written now if it is not there, damaged, of another version or of another kind.
-
-    It is written beside the folder and renamed into place, so that a half-written one is never used; what others put
-    into the folder (a LoRA of one's own) is kept. Raises DiskFull, or CheckpointNotFound where it cannot be written.
+    It is written beside the folder and renamed into place, so that a half-written one is never used; files that others
+    put into the folder, such as a LoRA, are kept. Raises DiskFull, or CheckpointNotFound where it cannot be written or
+    this installation lacks the demo's weights.
     """
-    kind = kind or kind_here()
     try:
         if not _is_current(folder, kind.version):
             _replace(folder, kind.write, kind.version)
@@ -91,19 +73,18 @@ def ensure(folder: Path, kind: Kind | None = None) -> Demo:
         lora_dir=folder / "loras",
         first_frame=folder / "first_frame.png",
         banner=kind.banner,
-        trained=kind.trained,
     )
 
 
 def _cannot_write(reason: str, number: int | None) -> DiskFull | CheckpointNotFound:
     if number == errno.ENOSPC or "No space left" in reason:
         return DiskFull(
-            f"The demo checkpoints need {NEEDED_BYTES >> 20} MB of disk: make room in the data folder, or choose "
-            "another with --data-dir.",
+            f"The demo checkpoints need {NEEDED_BYTES >> 20} MB of disk: free some disk space, or choose "
+            "another data folder with --data-dir.",
             needed=NEEDED_BYTES,
         )
     return CheckpointNotFound(
-        f"The demo checkpoints could not be written ({reason}): choose a data folder that can be with --data-dir."
+        f"The demo checkpoints could not be written ({reason}): choose another data folder with --data-dir."
     )
 
 
@@ -114,7 +95,7 @@ def _manifest(folder: Path) -> dict[str, int]:
 
 
 def _stamp(folder: Path) -> tuple[str, dict[str, int]]:
-    """Version and manifest of the demo in the folder; an empty version and manifest where there is none."""
+    """Version and manifest of the demo in the folder; both empty where there is none."""
     try:
         stamp = json.loads((folder / STAMP).read_bytes())
         return str(stamp["version"]), {str(path): int(size) for path, size in stamp["files"].items()}
@@ -133,7 +114,7 @@ def _replace(folder: Path, write: Callable[[Path], None], version: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with (
         tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=folder.parent) as scratch,
-        # Not a part: between the two renames it may hold files of the user's own.
+        # Not a part, which the next start removes: between the renames it may hold files of the user.
         tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as replaced,
     ):
         new, old = Path(scratch, "new"), Path(replaced, "old")
@@ -145,13 +126,13 @@ def _replace(folder: Path, write: Callable[[Path], None], version: str) -> None:
         try:
             new.rename(folder)
         except OSError:
-            if not _is_current(folder, version):  # else another process was faster, with the same demo
+            if not _is_current(folder, version):  # else another process wrote the same demo meanwhile
                 raise
-        _carry_over(old, folder)
+        _move_others(old, folder)
 
 
-def _carry_over(old: Path, new: Path) -> None:
-    """Moves what the old demo did not write itself into the new one, unless the new one has a file of that name."""
+def _move_others(old: Path, new: Path) -> None:
+    """Moves files that the old demo did not write into the new one, unless that has a file of the same name."""
     _, ours = _stamp(old)
     for path in _manifest(old):
         if path not in ours and path != STAMP and not (new / path).exists():

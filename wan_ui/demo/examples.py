@@ -1,13 +1,18 @@
-"""What the trained demo offers a newcomer on each tab: a prompt, a LoRA to try, and words; it knows no weights."""
+"""The demo's starting values on each tab: a prompt that its models know, a LoRA to try, and their vocabulary."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from wan_ui.demo import scenes
 from wan_ui.demo.checkpoints import DEMO_DEFAULTS
 from wan_ui.models import WanModel
+
+# What the demo's models were trained on (tools/demo_scenes.py draws it).
+TRIGGER = "sks"
+SHAPES = ("circle", "square", "triangle", "star")
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
+BACKGROUNDS = ("black", "navy", "gray", "teal", "sand")
 
 SINGLE = "my_lora_job/my_lora.safetensors"
 PAIR: Mapping[str, str] = {
@@ -36,25 +41,25 @@ TRY = (
     "the scale. Empty the trigger word, or choose None as the LoRA, and it is gone."
 )
 WORDS = (
-    f"The demo knows {', '.join(scenes.SHAPES)}; {', '.join(scenes.COLOURS)}; on {', '.join(scenes.BACKGROUNDS)}; "
+    f"The demo knows {', '.join(SHAPES)}; {', '.join(COLOURS)}; on {', '.join(BACKGROUNDS)}; "
     "moving left, right, up or down, standing still, growing, circling; slowly or fast."
 )
 
 
-def loras_of(row: WanModel) -> Mapping[str, str]:
-    """The LoRA, or the pair, that a row's tab starts with: path by slot."""
-    if row.two_transformers:
+def loras_of(model: WanModel) -> Mapping[str, str]:
+    """The LoRA, or the pair, that a model's tab starts with: path by slot."""
+    if model.two_transformers:
         return PAIR
-    (slot,) = row.slots
-    return {slot: {"first_latent": SINGLE, "clip_and_latent_channels": IMAGE}.get(row.conditioning, LOKR)}
+    (slot,) = model.slots
+    return {slot: {"first_latent": SINGLE, "clip_and_latent_channels": IMAGE}.get(model.conditioning, LOKR)}
 
 
 def job_file(step: int) -> str:
-    """The save of the demo's training job at a step."""
+    """The checkpoint of the demo's training job at a step."""
     return JOB if step == JOB_STEPS[-1] else JOB.replace(".safetensors", f"_{step:09d}.safetensors")
 
 
-def starting(row: WanModel) -> dict[str, Any]:
+def starting(model: WanModel) -> dict[str, Any]:
     """A tab's starting values by wire name, without its LoRAs and its first frame."""
-    prompt = FROM_IMAGE if row.control_image != "none" else FROM_TEXT
-    return {**DEMO_DEFAULTS, "prompt": prompt, "trigger_word": scenes.TRIGGER}
+    prompt = FROM_IMAGE if model.control_image != "none" else FROM_TEXT
+    return {**DEMO_DEFAULTS, "prompt": prompt, "trigger_word": TRIGGER}

@@ -1,9 +1,9 @@
-"""LoRAs on one transformer: unfused adapters, exact float32 merges, and the way back; it knows no files on disk."""
+"""LoRAs on one transformer: unfused adapters, float32 merges into the weights, and their exact removal."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,43 +13,47 @@ from diffusers import WanTransformer3DModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
 
+from wan_ui.checkpoints.fp8_linear import Fp8Linear
+from wan_ui.engine.kernels.operators import add_adapter
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import Converted, Dora, LowRank, Part, delta
 
 _OTHER_MODEL = "Open the tab of the model it was trained for."
 _PARAMETERS = ("weight", "bias", "scale_shift_table")
 
-Place = Literal["device", "host", "checkpoint"]
+BackupLocation = Literal["device", "host", "checkpoint"]
+"""Where the original of a merged weight is: a copy on the device or the host, or only the checkpoint's file."""
+
 Change = Mapping[str, float]
-"""‖ΔW‖ / ‖W‖ (Frobenius) by parameter name, at the multiplier in force."""
+"""‖ΔW‖ / ‖W‖ (Frobenius norms) by parameter name, at the scale in force."""
 
 
 @dataclass(frozen=True)
 class BaseWeights:
-    """Where a merge leaves the weights it changes.
+    """Where a merge gets and keeps the original weights.
 
-    `place` chooses for a number of bytes: beside the model, in host memory, or nowhere, so that they are read again.
-    `reread` gives a parameter as the checkpoint has it, by its diffusers name. `in_place` says whether a transformer at
-    work computes with its parameters' own memory.
+    `backup_location` chooses, for a number of bytes, where copies of them are kept. `read` returns a parameter as the
+    checkpoint has it, by its diffusers name. `is_resident` tells whether a running transformer computes with its
+    parameters' own memory, so that swapping them takes effect.
     """
 
-    place: Callable[[int], Place]
-    reread: Callable[[str], torch.Tensor]
-    in_place: Callable[[], bool] = lambda: True
+    backup_location: Callable[[int], BackupLocation]
+    read: Callable[[str], torch.Tensor]
+    is_resident: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)
 class Merge:
-    """Parts of one LoRA to be added to the weights, times the multiplier. `key` is its file's SHA-256."""
+    """Layers of one LoRA to be added to the weights, times `scale`. `key` is its file's SHA-256."""
 
     key: str
     parts: Mapping[str, Part]
-    multiplier: float
+    scale: float
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Parts of one LoRA that stay unfused, by module name."""
+    """Layers of one LoRA that stay unfused, by module name. `key` is its file's SHA-256."""
 
     key: str
     parts: Mapping[str, Part]
@@ -62,51 +66,73 @@ def summary(change: Change) -> dict[str, float]:
     return {"median": statistics.median(change.values()), "max": max(change.values())}
 
 
-class ScaledLinear(LoraVariant):  # type: ignore[misc]
-    """PEFT's plain LoRA, bit for bit, with its multiplier in a tensor (0-dim, float32): a changed one is no new graph.
+class Scale:
+    """An adapter's scale: as the number that eager PyTorch multiplies with, and as a tensor that compiled graphs read.
 
-    PyTorch computes bfloat16 × a Python number in float32 and rounds once; so does this. Run eagerly it takes a float32
-    copy of the change where PEFT takes one of its own dtype.
+    A new number would need a new graph; a new value in the tensor (0-dim, float32) does not.
     """
 
-    def __init__(self, multiplier: torch.Tensor) -> None:
-        self.multiplier = multiplier
+    def __init__(self, device: torch.device) -> None:
+        self.number = 1.0
+        self.tensor = torch.ones((), device=device)
+
+    def set(self, number: float) -> None:
+        """Sets both forms."""
+        self.number = number
+        self.tensor.fill_(number)
+
+
+class ScaledLinear(LoraVariant):  # type: ignore[misc]
+    """PEFT's plain LoRA with its scale in a tensor where a graph is compiled, so that a new scale needs no new graph.
+
+    y = W x + s × B (A x), with the same bits as PEFT's: each step is rounded to the layer's dtype. Run eagerly, the
+    change is scaled and the base's result added in the change's own memory.
+    """
+
+    def __init__(self, scale: Scale) -> None:
+        self.scale = scale
 
     def forward(
         self, module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
-        change: torch.Tensor = module.lora_B[active_adapter](module.lora_A[active_adapter](x))
-        change.copy_(change.float().mul_(self.multiplier))
-        return result + change
+        """`x` (…, in) and the base layer's `result` (…, out), in the layer's dtype."""
+        down, up = module.lora_A[active_adapter], module.lora_B[active_adapter]
+        reduced = down(x)
+        if torch.compiler.is_compiling():
+            added: torch.Tensor = add_adapter(result, reduced, up.weight, self.scale.tensor)
+            return added
+        change: torch.Tensor = up(reduced).mul_(self.scale.number)
+        return change.add_(result) if change.dtype == result.dtype else result + change
 
 
 class TransformerAdapters:
-    """What one transformer wears. Where a method fails, it leaves the base model in that respect and raises.
+    """The LoRAs on one transformer. A method that fails removes what it was about to change, then raises.
 
-    `multipliers` is the device on which adapters' multipliers are kept as tensors, for transformers that are compiled;
-    None: they are PEFT's own numbers.
+    `scales_on` is the device of tensors that hold the adapters' scales, for a transformer that is compiled;
+    None: the scales are PEFT's own Python numbers.
     """
 
     def __init__(
-        self, transformer: WanTransformer3DModel, originals: BaseWeights, multipliers: torch.device | None = None
+        self, transformer: WanTransformer3DModel, base_weights: BaseWeights, scales_on: torch.device | None = None
     ) -> None:
         self._transformer = transformer
-        self._originals = originals
-        self._adapters: dict[str, tuple[str, ...]] = {}
-        self._weights: dict[str, float] = {}
-        self._pristine: dict[str, torch.Tensor | None] = {}
-        self._merged: dict[str, dict[str, float]] = {}
-        self._norms: dict[str, float] = {}
-        self._multipliers_on = multipliers
-        self._multipliers: dict[str, torch.Tensor] = {}
-        self._layers: dict[str, dict[str, LoraLayer]] = {}
+        self._base_weights = base_weights
+        self._adapters: dict[str, tuple[str, ...]] = {}  # PEFT's adapter names by file
+        self._scales: dict[str, float] = {}  # by file
+        self._backups: dict[str, torch.Tensor | None] = {}  # originals of merged parameters; None: in the checkpoint
+        self._merged: dict[str, dict[str, float]] = {}  # relative change by file and parameter
+        self._norms: dict[str, float] = {}  # of base weights, by module
+        self._scales_on = scales_on
+        self._adapter_scales: dict[str, Scale] = {}  # by adapter name, where graphs read them
+        self._layers: dict[str, dict[str, LoraLayer]] = {}  # by adapter name and module
 
     def attach(self, adapters: Sequence[Adapter]) -> dict[str, int]:
-        """These adapters, unfused, and no others, inactive until weigh(). How many modules each has in use, by key.
+        """Attaches these adapters and no others; they have no effect until set_scales().
 
-        Raises LoraMismatch when shapes do not fit, or when not every module of an adapter came into use.
+        Returns how many modules of each are in use, by key. Raises LoraMismatch when shapes do not fit, or when not
+        every module of an adapter is in use.
         """
-        if self._exchange(adapters):
+        if self._exchange_weights(adapters):
             return {adapter.key: len(adapter.parts) for adapter in adapters}
         self._detach()
         used: dict[str, int] = {}
@@ -115,9 +141,9 @@ class TransformerAdapters:
             for suffix, kind in (("", LowRank), ("_dora", Dora)):
                 parts = {module: part for module, part in adapter.parts.items() if isinstance(part, kind)}
                 if parts:
-                    # By position: both transformers of a pair use the same name, and one compiled graph serves both.
+                    # Named by position: with the same names, one compiled graph serves both transformers of a pair.
                     names.append(f"lora_{position}{suffix}")
-                    self._attach(names[-1], parts, dora=kind is Dora)
+                    self._attach_one(names[-1], parts, dora=kind is Dora)
             self._adapters[adapter.key] = tuple(names)
             used[adapter.key] = sum(len(self._layers[name]) for name in names)
             if used[adapter.key] != len(adapter.parts):
@@ -130,83 +156,98 @@ class TransformerAdapters:
                 )
         return used
 
-    def set_scales(self, weights: Mapping[str, float]) -> None:
-        """Each adapter's scale; idempotent, sent before every render. The keys are exactly those worn."""
-        self._weights = dict(weights)
-        names = [name for key in weights for name in self._adapters[key]]
-        scales = [scale for key, scale in weights.items() for _ in self._adapters[key]]
+    def set_scales(self, scales: Mapping[str, float]) -> None:
+        """Sets each adapter's scale; idempotent, called before every render. The keys are exactly those attached."""
+        self._scales = dict(scales)
+        names = [name for key in scales for name in self._adapters[key]]
+        values = [scale for key, scale in scales.items() for _ in self._adapters[key]]
         if names:
-            self._transformer.set_adapters(names, scales)
-        for name, scale in zip(names, scales, strict=True):
-            if name in self._multipliers:
-                self._multipliers[name].fill_(scale)
+            self._transformer.set_adapters(names, values)
+        for name, scale in zip(names, values, strict=True):
+            if name in self._adapter_scales:
+                self._adapter_scales[name].set(scale)
 
     def merge(self, merges: Sequence[Merge]) -> dict[str, int]:
-        """These LoRAs added to the base weights, and no others: W + Σ multiplier × ΔW in float32, cast once.
+        """Adds these LoRAs, and no others, to the base weights: W' = cast(W + Σ scale × ΔW), summed in float32.
 
-        How many modules of each are in use, by key. Raises LoraMismatch when a parameter is missing or has another
-        shape.
+        Returns how many modules of each are in use, by key. Raises LoraMismatch when a parameter is missing or has
+        another shape.
         """
         wanted: dict[str, list[tuple[str, float, Part]]] = {}
         for merge in merges:
             for name, part in merge.parts.items():
-                wanted.setdefault(_parameter_name(name), []).append((merge.key, merge.multiplier, part))
+                wanted.setdefault(_parameter_name(name), []).append((merge.key, merge.scale, part))
         self._merged.clear()
         with torch.no_grad():
             try:
-                self._restore([name for name in self._pristine if name not in wanted])
+                self._restore([name for name in self._backups if name not in wanted])
+                self._unpack(wanted)
                 parameters = {name: self._parameter(name) for name in wanted}
-                new = [p for name, p in parameters.items() if name not in self._pristine]
-                place = self._originals.place(sum(p.numel() * p.element_size() for p in new))
+                unchanged = [p for name, p in parameters.items() if name not in self._backups]
+                location = self._base_weights.backup_location(sum(p.numel() * p.element_size() for p in unchanged))
                 for name, parts in wanted.items():
-                    self._add(name, parameters[name], parts, place)
+                    self._add(name, parameters[name], parts, location)
             except (LoraMismatch, RuntimeError):
                 self.restore()
                 raise
         return {merge.key: len(merge.parts) for merge in merges}
 
+    def _unpack(self, names: Iterable[str]) -> None:
+        """Ordinary layers, whose weights can be changed, in place of those that keep a file's fp8."""
+        for name in names:
+            path = name.rpartition(".")[0]
+            try:
+                module = self._transformer.get_submodule(path)
+            except AttributeError:
+                continue  # _parameter says that the model does not have it
+            path += ".base_layer" if isinstance(module, LoraLayer) else ""
+            base = module.get_base_layer() if isinstance(module, LoraLayer) else module
+            if isinstance(base, Fp8Linear):
+                self._transformer.set_submodule(path, base.unpacked())
+
     def restore(self) -> None:
-        """The base weights, bit for bit."""
+        """Restores the base weights, bit for bit."""
         with torch.no_grad():
-            self._restore(list(self._pristine))
+            self._restore(list(self._backups))
         self._merged.clear()
 
-    def settle(self) -> None:
-        """What is merged stays merged, whatever the weights become now: copies of what was there before are let go."""
-        self._pristine = dict.fromkeys(self._pristine)
+    def keep_merges(self) -> None:
+        """Deletes the copies of the original weights: from now on they are restored from the checkpoint."""
+        self._backups = dict.fromkeys(self._backups)
 
     def _restore(self, names: Sequence[str]) -> None:
         for name in names:
             self._parameter(name).copy_(self._base(name))
-            del self._pristine[name]
+            del self._backups[name]
 
     def _base(self, name: str) -> torch.Tensor:
-        """A changed parameter as the checkpoint has it, from wherever it is kept."""
-        pristine = self._pristine[name]
-        return self._originals.reread(name) if pristine is None else pristine
+        """A merged parameter's original, from its copy or from the checkpoint."""
+        backup = self._backups[name]
+        return self._base_weights.read(name) if backup is None else backup
 
     def changes(self) -> Mapping[str, Change]:
-        """How much each LoRA now changes the weights, by key."""
+        """How much each LoRA changes the weights at present, by key."""
         merged: dict[str, dict[str, float]] = {key: dict(change) for key, change in self._merged.items()}
         with torch.no_grad():
             for key, names in self._adapters.items():
-                found = merged.setdefault(key, {})
+                changes, scale = merged.setdefault(key, {}), self._scales.get(key, 0.0)
                 for name in names:
                     for module_name, module in self._layers[name].items():
-                        found[module_name] = self._adapter_change(
-                            module_name, module, name, self._weights.get(key, 0.0)
-                        )
+                        changes[module_name] = self._adapter_change(module_name, module, name, scale)
         return merged
 
     @contextmanager
     def disabled(self) -> Iterator[bool]:
-        """The base model for a moment. Yields False, and changes nothing, when its weights are not at hand."""
-        kept = self._pristine.values()
-        if any(base is None for base in kept) or (kept and not self._originals.in_place()):
+        """The base model within the block.
+
+        Yields False, and changes nothing, where merged weights have no copy on the same device to be swapped with.
+        """
+        backups = self._backups.values()
+        if any(base is None for base in backups) or (backups and not self._base_weights.is_resident()):
             yield False
             return
-        parameters = {name: self._parameter(name) for name in self._pristine}
-        if any(base is None or base.device != parameters[name].device for name, base in self._pristine.items()):
+        parameters = {name: self._parameter(name) for name in self._backups}
+        if any(base is None or base.device != parameters[name].device for name, base in self._backups.items()):
             yield False
             return
         self._swap(parameters)
@@ -218,17 +259,17 @@ class TransformerAdapters:
 
     @contextmanager
     def _muted(self) -> Iterator[None]:
-        """No adapter has an effect. By multipliers of 0 where they are tensors, which asks for no other graph."""
+        """Adapters without effect within the block: at scale 0 where scales are tensors, which needs no other graph."""
         names = [name for key in self._adapters for name in self._adapters[key]]
-        if all(name in self._multipliers for name in names):
-            scales = {name: self._multipliers[name].clone() for name in names}
+        if all(name in self._adapter_scales for name in names):
+            scales = {name: self._adapter_scales[name].number for name in names}
             for name in names:
-                self._multipliers[name].fill_(0)
+                self._adapter_scales[name].set(0)
             try:
                 yield
             finally:
                 for name, scale in scales.items():
-                    self._multipliers[name].copy_(scale)
+                    self._adapter_scales[name].set(scale)
         else:
             self._transformer.disable_adapters()
             try:
@@ -237,40 +278,46 @@ class TransformerAdapters:
                 self._transformer.enable_adapters()
 
     @property
-    def has_no_adapters(self) -> bool:
-        return not self._adapters and not self._pristine
+    def is_base_model(self) -> bool:
+        """Whether no LoRA is attached or merged."""
+        return not self._adapters and not self._backups
 
     def _swap(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         for name, parameter in parameters.items():
-            kept = self._pristine[name]
-            if kept is not None:
-                self._pristine[name], parameter.data = parameter.data, kept
+            backup = self._backups[name]
+            if backup is not None:
+                self._backups[name], parameter.data = parameter.data, backup
 
     def _add(
-        self, name: str, parameter: torch.nn.Parameter, parts: Sequence[tuple[str, float, Part]], place: Place
+        self,
+        name: str,
+        parameter: torch.nn.Parameter,
+        parts: Sequence[tuple[str, float, Part]],
+        location: BackupLocation,
     ) -> None:
-        kept = name in self._pristine
-        base = self._base(name).to(parameter.device, parameter.dtype) if kept else parameter
+        """Sets a parameter to its original plus these changes (file, scale, layer), and backs the original up."""
+        has_backup = name in self._backups
+        base = self._base(name).to(parameter.device, parameter.dtype) if has_backup else parameter
         total = base.float()
         norm = float(total.norm())
-        for key, multiplier, part in parts:
-            change = _on(parameter.device, part)
+        for key, scale, part in parts:
+            change = _change_on(parameter.device, part)
             if change.shape != parameter.shape:
                 raise LoraMismatch(
                     f"The LoRA's {name} has the shape {tuple(change.shape)}, this model's {tuple(parameter.shape)}. "
                     f"{_OTHER_MODEL}",
                     module=name,
                 )
-            self._merged.setdefault(key, {})[name] = _relative(float(change.norm()) * abs(multiplier), norm)
-            total = total + multiplier * change
-        if not kept:
-            self._pristine[name] = _copy(parameter, place)
+            self._merged.setdefault(key, {})[name] = _relative(float(change.norm()) * abs(scale), norm)
+            total = total + scale * change
+        if not has_backup:
+            self._backups[name] = _copy(parameter, location)
         parameter.copy_(total.to(parameter.dtype))
 
-    def _exchange(self, adapters: Sequence[Adapter]) -> bool:
-        """Other weights for the layers that are worn, where those adapt the same modules; else False, and no change.
+    def _exchange_weights(self, adapters: Sequence[Adapter]) -> bool:
+        """Puts other weights into the attached layers where those adapt the same modules; else returns False.
 
-        PEFT's layers for a 14B transformer take a second to build, their weights a few milliseconds to replace.
+        PEFT needs a second to build its layers for a 14B transformer; replacing their weights takes milliseconds.
         """
         wanted = {f"lora_{position}": adapter.parts for position, adapter in enumerate(adapters)}
         if not wanted or wanted.keys() != self._layers.keys():
@@ -288,12 +335,12 @@ class TransformerAdapters:
         for parameter, new in replacements:
             parameter.data = new.to(parameter.device, parameter.dtype)
         self._adapters = {adapter.key: (name,) for name, adapter in zip(wanted, adapters, strict=True)}
-        self._weights.clear()
+        self._scales.clear()
         return True
 
-    def _attach(self, name: str, parts: Mapping[str, Part], *, dora: bool) -> None:
+    def _attach_one(self, name: str, parts: Mapping[str, Part], *, dora: bool) -> None:
         try:
-            # PEFT measures a DoRA's base weights while it attaches, which it cannot do without their values.
+            # PEFT computes the norms of a DoRA's base weights while it attaches, for which it needs their values.
             self._transformer.load_lora_adapter(
                 _peft_state(parts), prefix=None, adapter_name=name, low_cpu_mem_usage=not dora
             )
@@ -309,29 +356,31 @@ class TransformerAdapters:
             for module_name, module in self._transformer.named_modules()
             if isinstance(module, LoraLayer) and name in module.r
         }
-        if self._multipliers_on is not None and not dora:
-            self._multipliers[name] = torch.ones((), device=self._multipliers_on)
+        if self._scales_on is not None and not dora:
+            self._adapter_scales[name] = Scale(self._scales_on)
             for module in self._layers[name].values():
-                module.lora_variant[name] = ScaledLinear(self._multipliers[name])
+                module.lora_variant[name] = ScaledLinear(self._adapter_scales[name])
 
-    def _adapter_change(self, module_name: str, module: LoraLayer, name: str, multiplier: float) -> float:
-        """‖ΔW‖ / ‖W‖ of one live adapter, from the rank × rank products, so that no matrix is formed."""
+    def _adapter_change(self, module_name: str, module: LoraLayer, name: str, scale: float) -> float:
+        """‖ΔW‖ / ‖W‖ of one attached adapter. `down` A is (rank, in), `up` B is (out, rank)."""
         down, up = module.lora_A[name].weight.float().flatten(1), module.lora_B[name].weight.float().flatten(1)
         if name in module.lora_magnitude_vector:
+            # DoRA (Liu et al., 2024): W' = m × (W + s BA) / ‖W + s BA‖, with a norm and a magnitude m per output row.
             base = module.get_base_layer().weight.to(up.device).float()
-            changed = base + multiplier * (up @ down)
+            changed = base + scale * (up @ down)
             magnitude = module.lora_magnitude_vector[name].weight.float().reshape(-1, 1)
             return _relative(
                 float((changed * (magnitude / changed.norm(dim=1, keepdim=True)) - base).norm()), float(base.norm())
             )
+        # ‖BA‖² = trace(AᵀBᵀBA) = Σ (BᵀB) ∘ (AAᵀ): two rank × rank products instead of an out × in matrix.
         product = (up.T @ up) * (down @ down.T)
-        norm = float(product.sum().clamp(min=0).sqrt()) * abs(multiplier)
+        norm = float(product.sum().clamp(min=0).sqrt()) * abs(scale)
         if module_name not in self._norms:
             self._norms[module_name] = float(module.get_base_layer().weight.float().norm())
         return _relative(norm, self._norms[module_name])
 
     def _parameter(self, name: str) -> torch.nn.Parameter:
-        """The base model's parameter of a full name, adapter or not."""
+        """The base model's parameter by its full name, also where its module is adapted."""
         module_name, _, last = name.rpartition(".")
         try:
             module = self._transformer.get_submodule(module_name)
@@ -344,35 +393,35 @@ class TransformerAdapters:
 
     def _detach(self) -> None:
         self._adapters.clear()
-        self._weights.clear()
-        self._multipliers.clear()
+        self._scales.clear()
+        self._adapter_scales.clear()
         self._layers.clear()
         self._transformer.unload_lora()
 
 
 def split(lora: Converted, unfused: frozenset[str]) -> tuple[dict[str, Part], dict[str, Part]]:
-    """A LoRA's parts: those of the unfused kinds, and those to be merged."""
+    """A LoRA's layers by module: those of the unfused kinds, and those to be merged."""
     kinds = tuple(kind for name, kind in (("lora", LowRank), ("dora", Dora)) if name in unfused)
-    kept: dict[str, Part] = {name: part for name, part in lora.modules.items() if isinstance(part, kinds)}
-    return kept, {name: part for name, part in lora.modules.items() if name not in kept}
+    adapters: dict[str, Part] = {name: part for name, part in lora.modules.items() if isinstance(part, kinds)}
+    return adapters, {name: part for name, part in lora.modules.items() if name not in adapters}
 
 
 def _parameter_name(name: str) -> str:
-    """The full parameter name of a change; a linear layer's weight goes by its module's name."""
+    """The parameter name of a change; a linear layer's weight is listed under its module's name."""
     return name if name.rpartition(".")[2] in _PARAMETERS else f"{name}.weight"
 
 
-def _on(device: torch.device, part: Part) -> torch.Tensor:
-    """The float32 change of a parameter, multiplied out on the device."""
+def _change_on(device: torch.device, part: Part) -> torch.Tensor:
+    """The float32 change ΔW of a parameter, multiplied out on the device."""
     if isinstance(part, LowRank):
         return delta(LowRank(part.down.to(device), part.up.to(device), part.scale))
     return delta(part).to(device)
 
 
-def _copy(parameter: torch.nn.Parameter, place: Place) -> torch.Tensor | None:
-    if place == "checkpoint":
+def _copy(parameter: torch.nn.Parameter, location: BackupLocation) -> torch.Tensor | None:
+    if location == "checkpoint":
         return None
-    return parameter.detach().to("cpu", copy=True) if place == "host" else parameter.detach().clone()
+    return parameter.detach().to("cpu", copy=True) if location == "host" else parameter.detach().clone()
 
 
 def _relative(change: float, whole: float) -> float:

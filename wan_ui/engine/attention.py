@@ -1,4 +1,4 @@
-"""Which attention kernel the transformers run on, by its own name; it chooses none and knows no request."""
+"""Which attention kernel PyTorch runs the transformers' self-attention on, by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 log = logging.getLogger(__name__)
 
-TOKENS = 512  # of the one small call that is watched
+TOKENS = 512  # of the one small call whose operators are recorded
 KNOWN: Mapping[str, str] = {
     "_scaled_dot_product_cudnn_attention": "cuDNN",
     "_scaled_dot_product_flash_attention": "FlashAttention-2",
@@ -26,9 +26,10 @@ PLAIN = "plain products and softmax"
 
 
 def kernel(transformer: WanTransformer3DModel, device: torch.device, dtype: torch.dtype) -> str:
-    """The kernel that the transformer's self-attention runs on there; logged the first time.
+    """The kernel that the transformer's self-attention runs on; logged the first time.
 
-    PyTorch chooses by GPU, dtype, head width and its own version, and says so nowhere; what it calls is watched.
+    PyTorch chooses by GPU, dtype, head width and its own version, and offers no way to ask, so one small call is made
+    and the operators that it dispatches to are recorded.
     """
     config, chosen = transformer.config, transformer.blocks[0].attn1.processor._attention_backend
     return _called(str(device), dtype, config.num_attention_heads, config.attention_head_dim, chosen)
@@ -37,29 +38,29 @@ def kernel(transformer: WanTransformer3DModel, device: torch.device, dtype: torc
 @lru_cache(maxsize=16)
 def _called(device: str, dtype: torch.dtype, heads: int, width: int, backend: Any) -> str:
     tokens = torch.zeros(1, TOKENS, heads, width, device=device, dtype=dtype)
-    with torch.no_grad(), _Watch() as watch:
+    with torch.no_grad(), _OperatorRecorder() as recorder:
         dispatch_attention_fn(tokens, tokens, tokens, backend=backend)
-    name = _name(watch.called)
+    name = _name(recorder.operators)
     log.info("attention runs on %s", name, extra={"device": device, "dtype": str(dtype).removeprefix("torch.")})
     return name
 
 
 def _name(operators: list[str]) -> str:
     """From operators such as `aten::_scaled_dot_product_cudnn_attention.default`; an unknown one by its own name."""
-    disabled = [operator.split(".")[0].removeprefix("aten::") for operator in operators]
-    attention = [name for name in disabled if "attention" in name or "attn" in name]
+    names = [operator.split(".")[0].removeprefix("aten::") for operator in operators]
+    attention = [name for name in names if "attention" in name or "attn" in name]
     return KNOWN.get(attention[0], attention[0]) if attention else PLAIN
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the operators that reach a kernel."""
+class _OperatorRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the operators that reach a kernel."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.called: list[str] = []
+        self.operators: list[str] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.called.append(func.name())
+        self.operators.append(func.name())
         return func(*args, **(kwargs or {}))

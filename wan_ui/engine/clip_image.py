@@ -1,4 +1,4 @@
-"""A first frame as CLIP's pixels, in the reference's numbers on each kind of device; it knows no model.
+"""CLIP's input pixels of a first frame, with the reference's numbers on each kind of device.
 
 transformers has two processors for CLIP that differ in the last bits of the bicubic resize: one on PIL, one on torch
 that needs torchvision. The reference's frames on a CPU were made with the first, those on a CUDA GPU (whose
@@ -32,7 +32,7 @@ def clip_pixels(processor: CLIPImageProcessorPil, image: Image.Image, device: to
 
 
 def _shortest_to(image: Image.Image, shortest: int) -> tuple[int, int]:
-    """(height, width) with the shorter side at `shortest` and the longer in proportion, rounded down."""
+    """(height, width) with the shorter side `shortest` and the longer in proportion, rounded down."""
     if image.height <= image.width:
         return shortest, int(shortest * image.width / image.height)
     return int(shortest * image.height / image.width), shortest

@@ -1,15 +1,14 @@
-"""The transformers' blocks as one compiled graph, for every size, rank and multiplier; it knows no request and no file.
+"""Compilation of the transformers' blocks: one graph for every clip size, LoRA rank and LoRA scale.
 
-The graph is that of one block: all blocks of both transformers share it. Its number of tokens and the ranks of its
-adapters are symbols, and multipliers are tensors, so none of them builds another graph.
+The graph is that of one block, shared by all blocks of both transformers. Its number of tokens and the ranks of its
+adapters are symbolic sizes, and LoRA scales are tensors, so a change of any of them needs no new graph.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -24,7 +23,8 @@ from peft.tuners.lora import LoraLayer
 
 from wan_ui.config import CompileMode
 from wan_ui.engine import flash
-from wan_ui.engine.out_of_memory import is_out_of_memory
+from wan_ui.engine.kernels.rewrite import use_kernels
+from wan_ui.engine.memory import is_out_of_memory
 from wan_ui.engine.recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 Arithmetic = Literal["exact", "fast"]
 """`exact`: the bits of eager PyTorch; only the passes between its own kernels are fused. `fast`: fused freely."""
 
-BLOCKS_PROVEN_TOGETHER = 3  # by then every graph of a case is built
-MOST_GRAPHS = 64  # of one process: seven models in two arithmetics, with and without adapters
+BLOCKS_CHECKED_TOGETHER = 3  # by then every graph of a case is built
+MOST_GRAPHS = 64  # of one process: each model in two arithmetics, with and without adapters
 Graph = Callable[..., Any]
 Backend = Callable[[torch.fx.GraphModule, Sequence[Any]], Graph]
 
@@ -86,7 +86,8 @@ def _(input: torch.Tensor, approximate: str = "none") -> torch.Tensor:
     return torch.empty_like(input)
 
 
-# What a compiler would compute in another order. Left to PyTorch's own kernels, the rest is rounding step by step.
+# Operations whose sums Inductor would compute in another order, and so with other bits. As custom operators they are
+# opaque to it and stay PyTorch's own kernels; what is left to fuse is elementwise, rounded step by step.
 _OPAQUE: dict[Any, Any] = {
     F.linear: torch.ops.wan_ui.linear.default,
     F.layer_norm: torch.ops.wan_ui.layer_norm.default,
@@ -97,9 +98,14 @@ _OPAQUE: dict[Any, Any] = {
 
 
 def exact_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
-    """Inductor, with every rounding of eager PyTorch kept and its sums left to PyTorch's kernels."""
+    """Inductor with every rounding of eager PyTorch, and its sums left to PyTorch's kernels or our own.
+
+    `emulate_precision_casts` keeps the cast to bfloat16 after each fused operation, where Inductor would otherwise go
+    on in float32.
+    """
     from torch._inductor.compile_fx import compile_fx
 
+    use_kernels(module.graph, exact=True)
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in _OPAQUE:
             node.target = _OPAQUE[node.target]
@@ -108,26 +114,27 @@ def exact_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
 
 
 def fast_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
-    """Inductor as it is, with the fastest attention there is for a clip's own tokens."""
+    """Inductor as it is between our kernels, with FlashAttention-4 for self-attention where it is available."""
     from torch._inductor.compile_fx import compile_fx
 
+    use_kernels(module.graph, exact=False)
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
-            _attend_faster(node)
+            _use_flash_attention(node)
     module.recompile()
     return cast(Graph, compile_fx(module, list(inputs)))
 
 
-def _attend_faster(node: torch.fx.Node) -> None:
-    """Gives a self-attention to FlashAttention-4. The few tokens of text and image are left where they are."""
+def _use_flash_attention(node: torch.fx.Node) -> None:
+    """Replaces a self-attention by FlashAttention-4; cross-attention to the few text and image tokens is left."""
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     inputs = (*node.args, *(node.kwargs[name] for name in ("query", "key", "value") if name in node.kwargs))[:3]
     query, key = (part.meta["example_value"] for part in cast(Sequence[torch.fx.Node], inputs[:2]))
     plain = node.kwargs.get("attn_mask") is None and not node.kwargs.get("is_causal")
-    own_tokens = statically_known_true(query.shape[2] == key.shape[2])
+    is_self_attention = statically_known_true(query.shape[2] == key.shape[2])
     fits = query.dtype is torch.bfloat16 and query.shape[3] == flash.HEAD
-    if plain and own_tokens and fits and flash.available(query.device):
+    if plain and is_self_attention and fits and flash.available(query.device):
         node.target, node.args, node.kwargs = torch.ops.wan_ui.flash_attention.default, inputs, {}
 
 
@@ -135,7 +142,7 @@ _BACKENDS: dict[Arithmetic, Backend] = {"exact": exact_backend, "fast": fast_bac
 
 
 class BlockCompiler:
-    """Which arithmetic a recipe's transformers get, under a mode on a device. `backend` takes the place of Inductor."""
+    """Chooses the arithmetic of a recipe under a compile mode on a device. `backend` replaces Inductor."""
 
     def __init__(self, mode: CompileMode, device: torch.device, backend: Backend | None = None) -> None:
         self.mode: CompileMode = mode if mode != "auto" else "exact" if device.type == "cuda" else "off"
@@ -143,7 +150,10 @@ class BlockCompiler:
         self._made: dict[Arithmetic, CompiledBlocks] = {}
 
     def of(self, recipe: Recipe) -> CompiledBlocks | None:
-        """None: eager. Only the reference recipe may be rounded differently; the trainer's previews were eager."""
+        """The compiled blocks for a recipe, or None for eager.
+
+        Only the reference recipe may be rounded differently: the trainer's previews were computed eagerly.
+        """
         if self.mode == "off":
             return None
         arithmetic: Arithmetic = "fast" if self.mode == "fast" and not recipe.whole_bf16 else "exact"
@@ -153,7 +163,7 @@ class BlockCompiler:
 
 
 def keep_cache_in(folder: Path) -> None:
-    """Compiled kernels are kept there between starts, unless TORCHINDUCTOR_CACHE_DIR names another place."""
+    """Keeps compiled kernels in `folder` between starts, unless TORCHINDUCTOR_CACHE_DIR names another one."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
@@ -161,8 +171,8 @@ class CompiledBlocks:
     """Runs the blocks of the transformers it is installed on through one compiled graph.
 
     `graphs` counts the graphs that were built. When one cannot be built, or an exact one has other bits than eager,
-    the blocks run eagerly from then on and `refused` says why. Blocks that wear a DoRA run eagerly for as long as they
-    do: PEFT measures their weights in each forward, in a way that no graph can hold.
+    the blocks run eagerly from then on and `refused` says why. Blocks with a DoRA run eagerly while it is attached:
+    PEFT computes the norms of their weights in each forward, in a way that cannot be captured in a graph.
     """
 
     def __init__(self, arithmetic: Arithmetic, backend: Backend | None = None) -> None:
@@ -172,14 +182,14 @@ class CompiledBlocks:
         self._build = backend or _BACKENDS[arithmetic]
         self._installed: WeakSet[WanTransformer3DModel] = WeakSet()
         self._eager: WeakSet[torch.nn.Module] = WeakSet()
-        self._proven: set[tuple[Any, ...]] = set()
-        self._together: dict[tuple[Any, ...], int] = {}
-        self._wearing = 0
-        self._run: Callable[..., torch.Tensor] | None = None
+        self._verified: set[tuple[Any, ...]] = set()
+        self._checked_together: dict[tuple[Any, ...], int] = {}
         self._all_agree: Callable[[bool], bool] | None = None
+        self._adapter_changes = 0
+        self._run: Callable[..., torch.Tensor] | None = None
 
     @contextmanager
-    def proven_together(self, all_agree: Callable[[bool], bool]) -> Iterator[None]:
+    def checked_together(self, all_agree: Callable[[bool], bool]) -> Iterator[None]:
         """Within it, several GPUs run the same blocks: they compare with eager at the same points, and decide as one.
 
         An eager block may exchange tokens with the other GPUs, so none of them may run it alone.
@@ -190,22 +200,22 @@ class CompiledBlocks:
         finally:
             self._all_agree = None
 
-    def said(self, transformers: Iterable[WanTransformer3DModel]) -> str:
-        """For a clip's metadata: what the blocks of its transformers were computed with."""
+    def arithmetic_of(self, transformers: Iterable[WanTransformer3DModel]) -> str:
+        """What the blocks of these transformers are computed with, for a clip's metadata."""
         if self.refused is not None:
             return f"eager: {self.refused}"
         eager = [block in self._eager for transformer in transformers for block in transformer.blocks]
         if all(eager):
             return "eager: a DoRA is not compiled"
-        return f"compiled, {self.arithmetic}" + "; eager where a DoRA is worn" * any(eager)
+        return f"compiled, {self.arithmetic}" + "; eager where a DoRA is attached" * any(eager)
 
     def install(self, transformer: WanTransformer3DModel) -> None:
-        """Its blocks run compiled from here on."""
+        """Runs the transformer's blocks compiled from now on."""
         if self._run is None:
             torch._dynamo.config.recompile_limit = MOST_GRAPHS
             torch._dynamo.config.force_parameter_static_shapes = False
             torch._dynamo.config.force_nn_module_property_static_shapes = False
-            torch.fx.experimental._config.use_duck_shape = False  # two equal sizes need not stay equal
+            torch.fx.experimental._config.use_duck_shape = False  # two sizes that are equal now may differ later
             forward = type(transformer.blocks[0]).forward
             self._run = torch.compile(forward, backend=self._counted, fullgraph=True, dynamic=False)
         if transformer not in self._installed:
@@ -215,8 +225,8 @@ class CompiledBlocks:
             self.adapters_changed(transformer)
 
     def adapters_changed(self, transformer: WanTransformer3DModel) -> None:
-        """Told after adapters have come or gone: the ranks of those it wears now are symbols."""
-        self._wearing += 1
+        """Called after adapters were attached or detached: marks the ranks of those attached now as symbolic sizes."""
+        self._adapter_changes += 1
         for block in transformer.blocks:
             self._eager.discard(block)
             for module in block.modules():
@@ -228,7 +238,7 @@ class CompiledBlocks:
                         self._eager.add(block)
 
     def remove(self, transformer: WanTransformer3DModel) -> None:
-        """Its blocks run eagerly again."""
+        """Runs the transformer's blocks eagerly again."""
         self._installed.discard(transformer)
         for block in transformer.blocks:
             block.__dict__.pop("forward", None)
@@ -257,16 +267,16 @@ class CompiledBlocks:
             compiling = self.graphs > graphs or isinstance(error, torch._dynamo.exc.TorchDynamoException)
             if is_out_of_memory(error) or not compiling:
                 raise
-            log.warning("the transformer runs uncompiled from here on", exc_info=error)
+            log.warning("compilation failed, the transformer runs eagerly from now on", exc_info=error)
             self.refused = "could not be compiled"
             return eager(hidden, text, temb, rotary)
-        if self.arithmetic == "exact" and not self._is_proven(hidden, text, temb, result, eager, rotary):
-            log.warning("the compiled transformer has other bits than the eager one, and is not used")
+        if self.arithmetic == "exact" and not self._is_verified(hidden, text, temb, result, eager, rotary):
+            log.warning("the compiled transformer does not reproduce eager bits on this machine, and is not used")
             self.refused = "the compiled blocks are not exact on this machine"
             return eager(hidden, text, temb, rotary)
         return result
 
-    def _is_proven(
+    def _is_verified(
         self,
         hidden: torch.Tensor,
         text: torch.Tensor,
@@ -275,18 +285,18 @@ class CompiledBlocks:
         eager: Callable[..., torch.Tensor],
         rotary: tuple[torch.Tensor, torch.Tensor],
     ) -> bool:
-        """Whether a block's result has eager's bits: looked at once for each graph, size and change of adapters."""
-        shapes = (self._wearing, hidden.shape, text.shape, temb.shape)
+        """Whether a block's result has eager's bits; checked once for each graph, size and change of adapters."""
+        shapes = (self._adapter_changes, hidden.shape, text.shape, temb.shape)
         if self._all_agree is not None:
             # How many graphs were built may differ between GPUs: the first few blocks of each case are compared.
-            count = self._together.get(shapes, 0)
-            if count >= BLOCKS_PROVEN_TOGETHER:
+            count = self._checked_together.get(shapes, 0)
+            if count >= BLOCKS_CHECKED_TOGETHER:
                 return True
-            self._together[shapes] = count + 1
+            self._checked_together[shapes] = count + 1
             return self._all_agree(torch.equal(result, eager(hidden, text, temb, rotary)))
         case = (self.graphs, *shapes)
-        if case not in self._proven:
+        if case not in self._verified:
             if not torch.equal(result, eager(hidden, text, temb, rotary)):
                 return False
-            self._proven.add(case)
+            self._verified.add(case)
         return True

@@ -1,14 +1,14 @@
-"""Components from files to modules: loads what is missing, keeps what is the same files; it knows no request."""
+"""Model components: reads their files into modules, and reuses loaded ones whose files are the same."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import diffusers
@@ -17,15 +17,18 @@ import transformers
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors import safe_open
 from transformers import (
-    AutoTokenizer,
     CLIPImageProcessorPil,
     CLIPVisionModel,
     PreTrainedTokenizerBase,
     UMT5EncoderModel,
 )
 
+from wan_ui.checkpoints.configs import check_config, read_config
 from wan_ui.checkpoints.folders import Checkpoints, Component
-from wan_ui.engine.prefetch import Prefetcher, has_room
+from wan_ui.checkpoints.modules import load_module, open_file, weight_bytes
+from wan_ui.checkpoints.sources import KINDS
+from wan_ui.checkpoints.tokenizers import tokenizer_of_file, tokenizer_of_folder
+from wan_ui.engine.prefetch import Prefetcher
 from wan_ui.engine.result import OnProgress, Progress
 from wan_ui.errors import CheckpointIncomplete
 from wan_ui.models import WanModel
@@ -34,18 +37,24 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+PartLoader = Callable[[Component, torch.device, torch.dtype], Any]
+"""Reads a component to a device in a dtype."""
+
 TRANSFORMERS = ("transformer", "transformer_2")
 MODULES = (*TRANSFORMERS, "vae", "text_encoder", "image_encoder")
-SAY_SECONDS = 0.25  # between two reports of a load
+REPORT_SECONDS = 0.25  # between two reports of a load
 
-# Their bars would stand between the lines of the log; what is loaded is said by Progress.
+# Their progress bars would break up the log; loading is reported as Progress.
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
 class Components:
-    """What a row is made of, loaded. `files` says which files each part came from."""
+    """A model's loaded parts, and the files that each came from.
+
+    `scheduler_config` and `boundary_ratio` (a share of the 1000 training timesteps) are the checkpoint's, or None.
+    """
 
     transformers: Mapping[str, WanTransformer3DModel]
     vae: AutoencoderKLWan
@@ -60,72 +69,87 @@ class Components:
 
 @dataclass(frozen=True)
 class Target:
-    """Where and how weights are loaded: `device` for the parts that stay there, `host` for those that visit."""
+    """Where weights are loaded to, and their dtype; the components in `on_host` go to host memory instead.
+
+    `packed`: a single file's fp8 weights stay fp8 in memory.
+    """
 
     device: torch.device
     dtype: torch.dtype
     on_host: frozenset[str] = frozenset()
+    packed: bool = False
 
-    def place(self, name: str) -> torch.device:
+    def loader(self, part: Component) -> PartLoader:
+        """The function that reads a component."""
+        return _LOADERS[part.name] if part.single is None else partial(_load_single_file, packed=self.packed)
+
+    def device_of(self, name: str) -> torch.device:
+        """The device that a component is loaded to."""
         return torch.device("cpu") if name in self.on_host else self.device
 
 
-@dataclass
-class LoadCounts:
-    """How often files were read, for tests and the log: component loads and bytes."""
+@dataclass(frozen=True)
+class LoadStatistics:
+    """What loads have read so far: the modules' `names` in order, their bytes, and how many parts were reused."""
 
-    loads: int = 0
+    names: tuple[str, ...] = ()
     bytes_read: int = 0
-    kept: int = 0
-    names: list[str] = field(default_factory=list)
+    reused: int = 0
+
+    @property
+    def loads(self) -> int:
+        """How many modules were read."""
+        return len(self.names)
+
+    def after(self, files: Mapping[str, Component], reused: Collection[str]) -> LoadStatistics:
+        """The statistics after a load of the components in `files`, apart from those that were reused."""
+        names = tuple(name for name in files if name in MODULES and name not in reused)
+        size = sum(files[name].size for name in names)
+        return LoadStatistics(self.names + names, self.bytes_read + size, self.reused + len(reused))
 
 
 def model_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA (and MPS), float32 on the CPU, in both recipes."""
+    """The dtype of weights and activations: bfloat16 on CUDA (and MPS), float32 on the CPU, in all recipes."""
     return torch.float32 if device.type == "cpu" else torch.bfloat16
 
 
 def load_components(
-    row: WanModel,
     files: Mapping[str, Component],
     target: Target,
-    kept: Mapping[str, Any],
-    counts: LoadCounts,
+    reused: Mapping[str, Any],
+    has_host_room: Callable[[int], bool],
     on_progress: OnProgress,
 ) -> Components:
-    """Every part of the row; those in `kept` are taken as they are, the rest is read straight to its device.
+    """Every part of a model: those in `reused` as they are, the others read straight to their device.
 
-    Raises CheckpointIncomplete when a file is there but cannot be used.
+    Files are prefetched where `has_host_room` says that the page cache can take that many bytes. Raises
+    CheckpointIncomplete when a file is there but cannot be used.
     """
-    parts: dict[str, Any] = dict(kept)
-    missing = [name for name in row.components if name not in parts]
+    parts: dict[str, Any] = dict(reused)
+    # The small parts first: what is wrong with a config or tokenizer is found before gigabytes are read.
+    missing = sorted((name for name in files if name not in parts), key=lambda name: name in MODULES)
     total = sum(files[name].size for name in missing)
     loaded = 0
-    counts.kept += len(parts)
-    ahead = Prefetcher([file for name in missing for file in files[name].files] if has_room(total) else [])
+    prefetch = [file for name in missing for file in files[name].files] if has_host_room(total) else []
+    prefetcher = Prefetcher(prefetch)
 
-    def say(name: str) -> None:
-        """What the readers have got to; without them, or behind what is loaded already, that."""
-        done = min(total, max(loaded, ahead.done))
-        on_progress(
-            Progress("loading", bytes_done=done, bytes_total=total, note=_words(name), bytes_per_second=ahead.rate)
-        )
+    def report(name: str) -> None:
+        """Reports the bytes that the prefetcher has read, or those of the loaded parts where they are more."""
+        done = min(total, max(loaded, prefetcher.done))
+        note, rate = name.replace("_", " "), prefetcher.rate
+        on_progress(Progress("loading", bytes_done=done, bytes_total=total, note=note, bytes_per_second=rate))
 
-    ahead.start()
+    prefetcher.start()
     try:
         for name in missing:
-            say(name)
+            report(name)
             with _readable(files[name]):
-                load = partial(_LOADERS[name], files[name], target.place(name), target.dtype)
-                parts[name] = _with_progress(load, partial(say, name))
+                load = partial(target.loader(files[name]), files[name], target.device_of(name), target.dtype)
+                parts[name] = load_with_progress(load, partial(report, name))
             loaded += files[name].size
-            if name in MODULES:
-                counts.loads += 1
-                counts.names.append(name)
-                counts.bytes_read += files[name].size
-            say(name)
+            report(name)
     finally:
-        ahead.stop()
+        prefetcher.stop()
     return Components(
         transformers={name: parts[name] for name in TRANSFORMERS if name in parts},
         vae=parts["vae"],
@@ -139,87 +163,89 @@ def load_components(
     )
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def load_with_progress(load: Callable[[], T], report: Callable[[], None]) -> T:
+    """What `load` returns, run on a thread of its own while `report` is called every quarter of a second.
 
-
-def _with_progress(load: Callable[[], T], say: Callable[[], None]) -> T:
-    """What `load` gave, on a thread of its own, while `say` is called now and then.
-
-    What `say` raises, such as Cancelled, comes up when the load has ended: half a model is of no use to anybody.
+    What `report` raises, such as Cancelled, is raised once the load has ended: a loader cannot be interrupted.
     """
-    with ThreadPoolExecutor(1, "load") as loader:
-        result = loader.submit(load)
-        while not wait((result,), SAY_SECONDS).done:
-            say()
+    with ThreadPoolExecutor(1, "load") as executor:
+        result = executor.submit(load)
+        while not wait((result,), REPORT_SECONDS).done:
+            report()
     try:
         return result.result()
     finally:
-        del result  # it holds its error, whose trace holds this frame, and with it whatever was loaded
+        del result  # it holds its error, whose traceback holds this frame, and with it whatever was loaded
 
 
-def same_parts(checkpoints: Checkpoints, held: Components, wanted: Mapping[str, Component]) -> dict[str, Any]:
-    """The held parts whose files are byte for byte those wanted under the same name."""
-    loaded: dict[str, Any] = {
-        **held.transformers,
-        "vae": held.vae,
-        "text_encoder": held.text_encoder,
-        "tokenizer": held.tokenizer,
-        "image_encoder": held.image_encoder,
-        "image_processor": held.image_processor,
+def same_parts(checkpoints: Checkpoints, loaded: Components, wanted: Mapping[str, Component]) -> dict[str, Any]:
+    """The loaded parts whose files have the same bytes as those wanted under the same name."""
+    parts: dict[str, Any] = {
+        **loaded.transformers,
+        "vae": loaded.vae,
+        "text_encoder": loaded.text_encoder,
+        "tokenizer": loaded.tokenizer,
+        "image_encoder": loaded.image_encoder,
+        "image_processor": loaded.image_processor,
     }
     return {
         name: part
-        for name, part in loaded.items()
+        for name, part in parts.items()
         if part is not None
         and name in wanted
-        and name in held.files
-        and checkpoints.same_files(held.files[name], wanted[name])
+        and name in loaded.files
+        and checkpoints.same_files(loaded.files[name], wanted[name])
     }
 
 
-class _readable:
+@contextmanager
+def _readable(component: Component) -> Iterator[None]:
     """Maps a loader's failure to CheckpointIncomplete with the component's name; out of memory passes through."""
-
-    def __init__(self, component: Component) -> None:
-        self._component = component
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or isinstance(error, torch.OutOfMemoryError):
-            return
-        if isinstance(error, (OSError, ValueError, RuntimeError, KeyError, TypeError)):
-            name = self._component.name
-            log.error("loading %s from %s failed", name, self._component.folder, exc_info=error)
-            raise CheckpointIncomplete(
-                f"The checkpoint's {name} cannot be loaded: its files do not fit together or are damaged. "
-                "Copy or download them again.",
-                component=name,
-            ) from error
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        log.error("loading %s from %s failed", component.name, component.folder, exc_info=error)
+        raise CheckpointIncomplete(
+            f"The checkpoint's {component.name} cannot be loaded: its files do not fit together or are damaged. "
+            "Copy or download them again.",
+            component=component.name,
+        ) from error
 
 
-def _on(device: torch.device) -> dict[str, Any]:
-    """Straight to the device: no copy of the weights in host memory first."""
+def _device_map(device: torch.device) -> dict[str, Any]:
+    """The argument that makes a loader read straight to the device, without a copy of the weights in host memory."""
     return {"device_map": str(device)} if device.type == "cuda" else {}
 
 
-def _transformer(part: Component, device: torch.device, dtype: torch.dtype) -> WanTransformer3DModel:
-    model = WanTransformer3DModel.from_pretrained(part.folder, torch_dtype=dtype, **_on(device))
-    return _still(model, device)
+def load_transformer(part: Component, device: torch.device, dtype: torch.dtype) -> WanTransformer3DModel:
+    """A transformer from its folder, ready for inference on the device."""
+    transformer = WanTransformer3DModel.from_pretrained(part.folder, torch_dtype=dtype, **_device_map(device))
+    return _for_inference(transformer, device)
 
 
 def _vae(part: Component, device: torch.device, dtype: torch.dtype) -> AutoencoderKLWan:
-    return _still(AutoencoderKLWan.from_pretrained(part.folder, torch_dtype=dtype), device)
+    return _for_inference(AutoencoderKLWan.from_pretrained(part.folder, torch_dtype=dtype), device)
 
 
 def _text_encoder(part: Component, device: torch.device, dtype: torch.dtype) -> UMT5EncoderModel:
-    return _still(UMT5EncoderModel.from_pretrained(part.folder, dtype=dtype, **_on(device)), device)
+    return _for_inference(UMT5EncoderModel.from_pretrained(part.folder, dtype=dtype, **_device_map(device)), device)
 
 
 def _image_encoder(part: Component, device: torch.device, dtype: torch.dtype) -> CLIPVisionModel:
-    return _still(CLIPVisionModel.from_pretrained(part.folder, dtype=dtype, **_on(device)), device)
+    return _for_inference(CLIPVisionModel.from_pretrained(part.folder, dtype=dtype, **_device_map(device)), device)
+
+
+def _load_single_file(part: Component, device: torch.device, dtype: torch.dtype, packed: bool) -> Any:
+    """A component from a single checkpoint file: a tokenizer from its vocabulary, or a module with its weights."""
+    single = part.single
+    if single is None:
+        raise AssertionError(f"{part.name} does not come from a single file")
+    if part.name == "tokenizer":
+        return tokenizer_of_file(single.header)
+    file = open_file(single.header, single.kind, single.config)
+    return load_module(file, single, device, dtype, packed)
 
 
 def _image_processor(part: Component, device: torch.device, dtype: torch.dtype) -> CLIPImageProcessorPil:
@@ -228,7 +254,7 @@ def _image_processor(part: Component, device: torch.device, dtype: torch.dtype) 
 
 
 def _tokenizer(part: Component, device: torch.device, dtype: torch.dtype) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(part.folder)
+    return tokenizer_of_folder(part.folder, part.name)
 
 
 def _config(part: Component, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -236,14 +262,14 @@ def _config(part: Component, device: torch.device, dtype: torch.dtype) -> dict[s
     return config
 
 
-def _still(model: Any, device: torch.device) -> Any:
-    """Evaluation mode, no gradients, on the device."""
-    return model.eval().requires_grad_(False).to(device)
+def _for_inference(module: Any, device: torch.device) -> Any:
+    """The module in evaluation mode, without gradients, on the device."""
+    return module.eval().requires_grad_(False).to(device)
 
 
-_LOADERS: Mapping[str, Callable[[Component, torch.device, torch.dtype], Any]] = {
-    "transformer": _transformer,
-    "transformer_2": _transformer,
+_LOADERS: Mapping[str, PartLoader] = {
+    "transformer": load_transformer,
+    "transformer_2": load_transformer,
     "vae": _vae,
     "text_encoder": _text_encoder,
     "image_encoder": _image_encoder,
@@ -254,15 +280,32 @@ _LOADERS: Mapping[str, Callable[[Component, torch.device, torch.dtype], Any]] = 
 }
 
 
-def read_tensor(files: Sequence[Path], name: str) -> torch.Tensor:
-    """One tensor of a component's weights, by its name in the checkpoint. Raises CheckpointIncomplete."""
-    for file in files:
+def component_bytes(model: WanModel, component: Component, dtype: torch.dtype, packed: bool) -> int:
+    """Bytes that a component's weights take, once its config, names and shapes were found to be the model's.
+
+    `packed`: with a single file's fp8 weights kept as they are. Raises CheckpointInvalid for another model's weights,
+    CheckpointIncomplete for files that are not whole.
+    """
+    if component.single is None:
+        shown = f"{component.name}/config.json"
+        check_config(model, component.name, read_config(component.folder / "config.json", shown), shown)
+    return weight_bytes(component, KINDS[component.name], dtype, packed)
+
+
+def read_tensor(component: Component, name: str) -> torch.Tensor:
+    """One tensor of a component's weights, by its name in diffusers' layout. Raises CheckpointIncomplete."""
+    single = component.single
+    if single is not None:
+        with open_file(single.header, single.kind, single.config).reader() as reader:
+            # In float32, so that whoever rounds it to the model's dtype rounds once.
+            return reader.read(name, torch.float32)
+    for file in component.files:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as weights:
                 if name in weights.keys():  # noqa: SIM118 - the handle is no mapping
                     tensor: torch.Tensor = weights.get_tensor(name)
                     return tensor
-    raise CheckpointIncomplete(f"The checkpoint has no {name} any more. Restart after putting it in place.", file=name)
+    raise CheckpointIncomplete(f"The checkpoint has no {name} any more. Put it in place and restart.", file=name)
 
 
 def build_scheduler(class_name: str, config: Mapping[str, Any]) -> Any:

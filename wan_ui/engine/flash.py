@@ -1,7 +1,4 @@
-"""FlashAttention-4 where it is installed and the GPU runs it: faster than PyTorch's own choice, with other rounding.
-
-It knows one operation; which graphs use it is decided elsewhere.
-"""
+"""FlashAttention-4 as an optional attention kernel: faster than PyTorch's own, with other rounding."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ PACKAGE = "flash-attn-4[cu13]==4.0.0b36"
 
 
 def available(device: torch.device) -> bool:
-    """Whether the optional package flash-attn-4 is here and computes on this device, said once in the log."""
+    """Whether the optional package flash-attn-4 is installed and computes on this device; logged once."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] not in GPUS:
         return False
     return _computes(device)
@@ -37,7 +34,7 @@ def _computes(device: torch.device) -> bool:
         log.info("attention of compiled blocks: PyTorch's own; faster with %s: pip install '%s'", NAME, PACKAGE)
         return False
     except (ImportError, RuntimeError, AssertionError, TypeError, ValueError, AttributeError) as error:
-        log.warning("%s is installed and does not run here: %s", NAME, error)
+        log.warning("%s is installed and does not run on this GPU: %s", NAME, error)
         return False
     log.info("attention of compiled blocks: %s", NAME)
     return True
@@ -53,7 +50,7 @@ def _kernel() -> Callable[..., Any]:
 
 @torch.library.custom_op("wan_ui::flash_attention", mutates_args=())
 def flash_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Attention over all positions. bfloat16, (batch, heads, tokens, 128), as PyTorch's own takes and gives them."""
+    """softmax(QKᵀ / √128) V over all positions. bfloat16, (batch, heads, tokens, 128), like PyTorch's own."""
     result = _kernel()(*(part.transpose(1, 2) for part in (query, key, value)))
     attended: torch.Tensor = result[0] if isinstance(result, tuple) else result
     return attended.transpose(1, 2)

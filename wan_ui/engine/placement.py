@@ -1,8 +1,7 @@
-"""Moves a row's parts between host and device for each memory mode; it knows no request and no LoRA format."""
+"""Device placement: moves a model's parts between host and device as each placement mode requires."""
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,167 +11,159 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.hooks import HookRegistry, apply_group_offloading
 
+from wan_ui.engine.budget import MODES, RESERVE, PlacementMode, note
 from wan_ui.engine.components import Components
-from wan_ui.engine.memory import MODES, RESERVE, Placement
-from wan_ui.engine.out_of_memory import is_out_of_memory
-from wan_ui.engine.streaming import HOST, SLOTS, CudaStreams, OffloadedModule, StreamedBlocks, Streams
+from wan_ui.engine.memory import idle_bytes, is_out_of_memory, release
+from wan_ui.engine.streaming import BUFFERS, HOST, CudaStreams, OffloadedModule, StreamedBlocks, Streams
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 SLACK = 2 << 30
-"""Bytes that are left free and not filled with blocks: one that stays saves a transfer that is hidden anyway."""
+"""Bytes left free and not filled with resident blocks: one more saves a transfer that is hidden anyway."""
 
 _OFFLOADING_HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
 
-def free_bytes(device: torch.device) -> int:
-    """Device memory this process can still use or already holds, within its own cap. 0 where there is no counter."""
-    if device.type != "cuda":
-        return 0
-    free, total = torch.cuda.mem_get_info(device)
-    cap = int(total * torch.cuda.get_per_process_memory_fraction(device))
-    return min(free + torch.cuda.memory_reserved(device), cap)
-
-
-def release(device: torch.device) -> None:
-    """Gives freed memory back to the device."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def probe(device: torch.device) -> None:
-    """Raises RuntimeError when a CUDA context is dead: after a device-side assert, say, every call fails for good."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # an error of a kernel comes up at the next call that waits for it
-        try:
-            torch.zeros(1, device=device).add_(1).item()
-        except torch.OutOfMemoryError:
-            return  # another program has it all: full is not dead
-
-
 class DevicePlacement:
-    """Where the parts live under one memory mode. On the CPU everything is resident.
+    """Where a model's parts are in one placement mode. On the CPU everything is resident.
 
-    In the other modes the host holds them: a pair's transformer at work is on the device whole, a streamed one with as
-    many of its blocks as there is room for, and the text encoder for as long as it encodes.
+    In the other modes the host holds them: in `pair` the current transformer is on the device whole, in `stream` with
+    as many resident blocks as there is memory for, and the text encoder only while it encodes.
+
+    `return_to_file` lays a transformer's fp8 weights back into the pages of the file that they came from: given where
+    the host holds one transformer of a pair at a time. None: it holds both.
     """
 
     def __init__(
-        self, mode: Placement, components: Components, device: torch.device, streams: Streams | None = None
+        self,
+        mode: PlacementMode,
+        components: Components,
+        device: torch.device,
+        streams: Streams | None = None,
+        return_to_file: Callable[[str], None] | None = None,
     ) -> None:
-        self.mode: Placement = mode
+        self.mode: PlacementMode = mode
         self._components = components
         self._device = device
         self._streamed: dict[str, StreamedBlocks] = {}
         self._encoder: OffloadedModule | None = None
-        self._given_lanes = streams
+        self._streams_made = streams
+        self._return_to_file = return_to_file
         self._activations = 0
-        self._all_visit = False
-        self._settle()
+        self._no_resident_blocks = False
+        self._place_all()
 
     @staticmethod
-    def on_host(mode: Placement) -> frozenset[str]:
-        """The parts that are loaded into host memory under a mode."""
+    def on_host(mode: PlacementMode) -> frozenset[str]:
+        """The parts that are loaded into host memory in a mode."""
         return frozenset() if mode == "resident" else frozenset({"transformer", "transformer_2", "text_encoder"})
 
-    def _settle(self) -> None:
-        """Every part to its place when nothing is at work."""
-        home = self._device if self.mode == "resident" else HOST
+    def _place_all(self) -> None:
+        """Moves every part to where it is when nothing computes."""
+        target = self._device if self.mode == "resident" else HOST
         for name, transformer in self._components.transformers.items():
-            self.still(name)
+            self.offload(name)
             if name not in self._streamed:
-                transformer.to(home)
+                transformer.to(target)
         if self._encoder is None:
-            self._components.text_encoder.to(home)
+            self._components.text_encoder.to(target)
         release(self._device)
 
-    def change(self, mode: Placement) -> None:
-        """Another mode from here on: a tighter one, or a looser one after the weights were packed."""
+    def change(self, mode: PlacementMode) -> None:
+        """Switches to another mode: a tighter one, or a looser one after the weights were packed."""
         if mode == "resident":
-            self.close()  # what streamed or visited moves in
+            self.close()  # what was streamed moves to the device whole
         self.mode = mode
-        self._settle()
+        self._place_all()
 
     @property
     def can_tighten(self) -> bool:
         """Whether there is device memory left to give up."""
-        return self.mode != "stream" or not self._all_visit
+        return self.mode != "stream" or not self._no_resident_blocks
 
     def tighten(self) -> None:
-        """Less device memory from here on: the next mode, and in the last one no block that stays."""
+        """Uses less device memory from now on: the next mode, or, in `stream`, no resident blocks."""
         if self.mode != "stream":
             self.change(MODES[MODES.index(self.mode) + 1])
             return
-        self._all_visit = True
-        for name in self._streamed:
-            self.still(name)
-        release(self._device)
+        self._no_resident_blocks = True
+        self.offload_transformers()
 
-    def prepare(self, activations: int) -> None:
-        """Told before a render how many bytes it needs beside the weights."""
+    def reserve(self, activations: int) -> None:
+        """Sets how many bytes the next render needs beside the weights; fewer blocks are resident where it is more."""
         if activations > self._activations:
             for name in self._streamed:
-                self.still(name)
+                self.offload(name)
         self._activations = activations
 
     @property
-    def in_place(self) -> bool:
-        """Whether a transformer at work computes with its parameters' own memory, so that they may be swapped."""
+    def note(self) -> str:
+        """Where the weights are, as a sentence for the progress card; empty where everything is on the device."""
+        shared = "The computer's memory holds one of the two transformers at a time: each change between them reads it "
+        shared += "again from the page cache or the disk."
+        return " ".join(filter(None, (note(self.mode), shared if self._return_to_file is not None else "")))
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether transformers compute with their parameters' own memory, so that weights may be swapped in place."""
         return self.mode == "resident"
 
-    def still(self, name: str) -> WanTransformer3DModel:
-        """A transformer whose weights may be changed: its parameters are where they live, and nothing is under way."""
+    def offload(self, name: str) -> WanTransformer3DModel:
+        """The transformer with its weights on the host where it is streamed, so that they may be changed in place."""
         if name in self._streamed:
-            self._streamed[name].leave()
+            self._streamed[name].offload()
         return self._components.transformers[name]
 
-    def reshape(self, name: str) -> WanTransformer3DModel:
-        """A transformer whose parameters may be given other dtypes."""
+    def unpin(self, name: str) -> WanTransformer3DModel:
+        """The transformer offloaded, in ordinary memory, so that its parameters may be given other dtypes."""
         if name in self._streamed:
             self._streamed.pop(name).close()
         return self._components.transformers[name]
 
-    def enter(self, transformer: WanTransformer3DModel) -> None:
-        """Brings a transformer to work; the other of a pair goes home first."""
+    def onload(self, transformer: WanTransformer3DModel) -> None:
+        """Brings a transformer to the device; the other of a pair is offloaded first."""
         if self.mode == "resident":
             return
         name = next(n for n, part in self._components.transformers.items() if part is transformer)
-        for other in self._streamed:
-            if other != name:
-                self.still(other)
+        for other in [held for held in self._streamed if held != name]:
+            if self._return_to_file is None:
+                self.offload(other)
+            else:
+                self.unpin(other)
+                self._return_to_file(other)
         if name not in self._streamed:
             self._streamed[name] = StreamedBlocks(transformer, self._streams)
         streamed = self._streamed[name]
-        if not streamed.present:
+        if not streamed.is_onloaded:
             release(self._device)
-            streamed.enter(self._resident_blocks(streamed))
+            streamed.onload(self._resident_blocks(streamed))
 
     @property
     def _streams(self) -> Streams:
-        self._given_lanes = self._given_lanes or CudaStreams(self._device)
-        return self._given_lanes
+        self._streams_made = self._streams_made or CudaStreams(self._device)
+        return self._streams_made
 
-    def clear_for_decode(self) -> None:
-        """Leaves the device to the VAE where memory is tight."""
+    def offload_transformers(self) -> None:
+        """Leaves the device to the VAE, except in `resident`."""
         if self.mode != "resident":
             for name in self._streamed:
-                self.still(name)
+                self.offload(name)
             release(self._device)
 
     def _resident_blocks(self, streamed: StreamedBlocks) -> int:
+        """How many blocks fit beside the activations, the reserve and the two buffers that streamed blocks share."""
         if self.mode == "pair":
             return streamed.count
-        if self._all_visit:
+        if self._no_resident_blocks:
             return 0
-        room = idle_bytes(self._device) - self._activations - RESERVE - SLACK - SLOTS * streamed.block_bytes
-        return max(0, min(streamed.count, room // streamed.block_bytes))
+        free = idle_bytes(self._device) - self._activations - RESERVE - SLACK - BUFFERS * streamed.block_bytes
+        return max(0, min(streamed.count, free // streamed.block_bytes))
 
     @contextmanager
-    def encoding(self) -> Iterator[torch.device]:
-        """The text encoder at work; yields the device it works on."""
+    def text_encoder_onloaded(self) -> Iterator[torch.device]:
+        """The text encoder ready to compute; yields the device that its inputs belong on."""
         if self.mode == "resident":
             yield self._device
             return
@@ -180,17 +171,18 @@ class DevicePlacement:
         size = sum(part.nbytes for part in encoder.parameters())
         if size > idle_bytes(self._device):
             for name in self._components.transformers:
-                self.still(name)
+                self.offload(name)
             release(self._device)
         if size > idle_bytes(self._device):
-            yield from self._encoding_in_stream()
+            yield from self._text_encoder_by_layers()
             return
         self._encoder = self._encoder or OffloadedModule(encoder, self._streams)
-        with self._encoder.visiting():
+        with self._encoder.onloaded():
             yield self._device
         release(self._device)
 
-    def _encoding_in_stream(self) -> Iterator[torch.device]:
+    def _text_encoder_by_layers(self) -> Iterator[torch.device]:
+        """Where the encoder does not fit whole: diffusers' group offloading, one layer on the device at a time."""
         encoder = self._components.text_encoder
         apply_group_offloading(
             encoder,
@@ -210,18 +202,18 @@ class DevicePlacement:
             release(self._device)
 
     def close(self) -> None:
-        """Every part at home, in ordinary memory."""
+        """Offloads every part into ordinary, unpinned memory."""
         for name in list(self._streamed):
-            self.reshape(name)
+            self.unpin(name)
         if self._encoder is not None:
-            self._encoder.release()
+            self._encoder.unpin()
             self._encoder = None
 
 
-def fitting(work: Callable[[], T], placement: DevicePlacement, may_tighten: Callable[[], bool]) -> T:
-    """What `work` gives: where device memory runs out, once more with less of it taken by weights.
+def retry_with_less_memory(work: Callable[[], T], placement: DevicePlacement, may_tighten: Callable[[], bool]) -> T:
+    """What `work` returns; where device memory runs out it is called again with fewer weights on the device.
 
-    Raises what `work` raises, and its out of memory where nothing may be given up, or nothing is left.
+    Raises what `work` raises, and its out-of-memory error where `may_tighten` is false or nothing is left to give up.
     """
     while True:
         try:
@@ -229,12 +221,6 @@ def fitting(work: Callable[[], T], placement: DevicePlacement, may_tighten: Call
         except RuntimeError as error:
             if not is_out_of_memory(error) or not placement.can_tighten or not may_tighten():
                 raise
-            log.warning("out of GPU memory in the mode %s, going on with less: %s", placement.mode, str(error))
-        placement.tighten()  # not before: the error's traceback, which no log may keep, holds what was allocated
-
-
-def idle_bytes(device: torch.device) -> int:
-    """Device memory that nothing of this process uses. 0 where there is no counter."""
-    if device.type != "cuda":
-        return 0
-    return free_bytes(device) - torch.cuda.memory_allocated(device)
+            log.warning("out of GPU memory in the mode %s, retrying with less: %s", placement.mode, str(error))
+        # After the except block: the error's traceback holds the frames, and with them the tensors, that filled memory.
+        placement.tighten()

@@ -1,7 +1,4 @@
-"""Files pulled into the page cache by several readers ahead of whoever needs them, with a count of the bytes.
-
-It knows no model: what reads the files afterwards finds them in memory.
-"""
+"""Prefetch: reads files into the page cache with several threads before they are needed, counting the bytes."""
 
 from __future__ import annotations
 
@@ -14,54 +11,42 @@ from collections.abc import Iterable, Sequence
 from io import FileIO
 from pathlib import Path
 
-import psutil
-
-from wan_ui.engine.memory import HOST_RESERVE
-
 CHUNK = 8 << 20  # bytes of one read
-SEGMENT = 128 << 20  # bytes in a row that one reader takes, so that a single large file is read by all of them
+SEGMENT = 128 << 20  # contiguous bytes that one reader takes, so that all readers share a single large file
 READERS = 4
 
 
-def has_room(size: int) -> bool:
-    """Whether host memory, or its page cache, can take so many bytes beside what the system needs."""
-    available: int = psutil.virtual_memory().available
-    return size + HOST_RESERVE <= available
-
-
 class Prefetcher:
-    """Reads files in order, once `start` is called. `done` counts bytes that are in memory, files that already were
-    included; a file that cannot be read is left to whoever needs it, who says why."""
+    """Reads files in order once `start` is called; `done` of `total` bytes are in memory.
 
-    def __init__(self, files: Sequence[Path], readers: int = READERS) -> None:
-        self._segments = deque(
-            (file, offset, min(SEGMENT, size - offset))
-            for file, size in ((file, file.stat().st_size) for file in files)
-            for offset in range(0, size, SEGMENT)
-        )
+    `done` includes bytes that were cached before. A file that cannot be read is skipped: its own loader reports why.
+    """
+
+    def __init__(self, files: Sequence[Path], readers: int = READERS, segment: int = SEGMENT) -> None:
+        """`segment` is the number of contiguous bytes that one reader takes."""
+        self._segments = deque(segments(files, segment))
         self.total = sum(length for _, _, length in self._segments)
         self.done = 0
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._began = self._ended = 0.0
-        self._threads = [
-            threading.Thread(target=self._read, name=f"read-ahead-{n}", daemon=True) for n in range(readers)
-        ]
+        self._started = self._finished = 0.0
+        self._threads = [threading.Thread(target=self._read, name=f"prefetch-{n}", daemon=True) for n in range(readers)]
 
     def start(self) -> None:
-        self._began = time.monotonic()
+        """Starts the readers."""
+        self._started = time.monotonic()
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Ends the reading, after the chunk that is under way."""
+        """Stops the readers after the chunk that each is reading, and waits for them."""
         self._stopping.set()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
 
     def wait(self, timeout: float) -> bool:
-        """Whether all files were read within so many seconds."""
+        """Waits up to `timeout` seconds; returns whether all files were read."""
         end = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
@@ -69,8 +54,8 @@ class Prefetcher:
 
     @property
     def rate(self) -> float | None:
-        """Bytes per second from the start until the last byte, None before the first."""
-        seconds = (self._ended or time.monotonic()) - self._began
+        """Bytes per second from the start to the last byte; None before the first."""
+        seconds = (self._finished or time.monotonic()) - self._started
         return self.done / seconds if self.done and seconds > 0 else None
 
     def _read(self) -> None:
@@ -82,11 +67,11 @@ class Prefetcher:
                 return
             try:
                 with file.open("rb", buffering=0) as opened:
-                    self._pull(opened, offset, offset + length, memoryview(buffer))
+                    self._read_segment(opened, offset, offset + length, memoryview(buffer))
             except OSError:
-                continue  # who needs it reads it again, and says what is wrong
+                continue  # its own loader reads it again and reports what is wrong
 
-    def _pull(self, file: FileIO, at: int, end: int, buffer: memoryview) -> None:
+    def _read_segment(self, file: FileIO, at: int, end: int, buffer: memoryview) -> None:
         if is_cached(file, range(at, end, CHUNK)) and is_cached(file, (end - 1,)):
             self._count(end - at)
             return
@@ -94,7 +79,7 @@ class Prefetcher:
         while at < end and not self._stopping.is_set():
             length = file.readinto(buffer[: end - at])
             if not length:
-                return  # it became shorter
+                return  # the file was truncated
             at += length
             self._count(length)
 
@@ -102,18 +87,27 @@ class Prefetcher:
         with self._lock:
             self.done += length
             if self.done == self.total:
-                self._ended = time.monotonic()
+                self._finished = time.monotonic()
 
 
-def is_cached(file: FileIO, places: Iterable[int]) -> bool:
-    """Whether these bytes of a file are in the page cache; only Linux can say.
+def segments(files: Iterable[Path], size: int) -> list[tuple[Path, int, int]]:
+    """The files in pieces of at most `size` bytes: file, offset and length of each."""
+    return [
+        (file, offset, min(size, whole - offset))
+        for file, whole in ((file, file.stat().st_size) for file in files)
+        for offset in range(0, whole, size)
+    ]
 
-    Asked for a whole segment before any of it is read: the system reads on behind each read, and behind this question
-    too, so that a byte shortly after one that was asked for says nothing.
+
+def is_cached(file: FileIO, offsets: Iterable[int]) -> bool:
+    """Whether the bytes at these offsets are in the page cache; False where the system cannot tell (not Linux).
+
+    Ask about a whole segment before reading any of it: the kernel reads ahead after each read, this one included, so
+    a byte shortly after one that was asked for proves nothing.
     """
     if sys.platform != "linux":
         return False
     try:
-        return all(os.preadv(file.fileno(), [bytearray(1)], at, os.RWF_NOWAIT) == 1 for at in places)
+        return all(os.preadv(file.fileno(), [bytearray(1)], at, os.RWF_NOWAIT) == 1 for at in offsets)
     except OSError:
-        return False  # not there, or a file system that cannot tell
+        return False  # not cached, or a file system that cannot tell

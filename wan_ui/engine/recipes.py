@@ -1,4 +1,4 @@
-"""The recipes: how a sampler, a boundary, a dtype and a LoRA are chosen for a row. Data only; it knows no framework."""
+"""The recipes: which sampler, boundary, dtype and LoRA method a video is computed with."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from wan_ui.models import NUM_TRAIN_TIMESTEPS, RecipeId, WanModel
+from wan_ui.models import NUM_TRAIN_TIMESTEPS, RecipeId, Sampler, WanModel
+
+Sigmas = Literal["own", "linear", "before_0_36"]
 
 
 @dataclass(frozen=True)
 class SchedulerSpec:
-    """A diffusers scheduler: its class name, and its config, or None for the checkpoint's own config."""
+    """A diffusers scheduler: its class name, and its config, or None for the checkpoint's own config.
+
+    `sigmas`, before the shift: the scheduler's own, `linear` (1 − i/n for i = 0 … n − 1), or UniPC's of diffusers
+    before 0.36.
+    """
 
     class_name: str
     config: Mapping[str, Any] | None
+    sigmas: Sigmas = "own"
 
 
 @dataclass(frozen=True)
@@ -24,10 +31,10 @@ class Recipe:
 
     `sampler`: "unipc" is the reference server's, "euler" the trainer's since AI Toolkit 0.9.4.
     `whole_bf16`: on CUDA, cast the whole transformer (norms, time embedder, modulation tables, rotary buffers) to
-    bfloat16 instead of leaving diffusers' float32 exceptions.
-    `sigmas`: how UniPC's flow sigmas are made: "before_0_36" is the rule of diffusers up to 0.35, whose first is not 1
-    and whose last differs.
-    `lora`: "adapter" keeps a plain LoRA unfused, "merge" adds it to the weights in float32 first.
+    bfloat16 instead of keeping diffusers' float32 exceptions.
+    `sigmas`: UniPC's flow sigmas by the installed diffusers, or by the rule of diffusers before 0.36, whose first is
+    not 1 and whose last differs.
+    `lora`: "adapter" applies a plain LoRA unfused, "merge" adds it to the weights in float32 first.
     """
 
     id: RecipeId
@@ -35,7 +42,7 @@ class Recipe:
     sampler: Literal["unipc", "euler"]
     whole_bf16: bool
     lora: Literal["adapter", "merge"]
-    sigmas: Literal["installed", "before_0_36"] = "installed"
+    sigmas: Sigmas = "own"
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -95,11 +102,53 @@ def euler_config(shift: float) -> dict[str, Any]:
 
 
 def scheduler_spec(model: WanModel, recipe: Recipe) -> SchedulerSpec:
-    """The scheduler of a row under a recipe; `config` None means: the checkpoint's `scheduler/` folder."""
+    """The scheduler of a model under a recipe; `config` None means the checkpoint's `scheduler/` folder."""
     if recipe.sampler == "euler":
         return SchedulerSpec("FlowMatchEulerDiscreteScheduler", euler_config(model.euler_shift))
     if recipe.sigmas == "before_0_36":
-        return SchedulerSpec("UniPCMultistepScheduler", unipc_config(model.old_unipc_shift))
+        return SchedulerSpec("UniPCMultistepScheduler", unipc_config(model.old_unipc_shift), "before_0_36")
     if model.unipc_shift is None:
         return SchedulerSpec("UniPCMultistepScheduler", None)
     return SchedulerSpec("UniPCMultistepScheduler", unipc_config(model.unipc_shift))
+
+
+def dpm_config(shift: float) -> dict[str, Any]:
+    """DPM-Solver++ (Lu et al., 2022) of order 2 on flow matching's sigmas, as diffusers configures it for Wan."""
+    return {
+        "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
+        "algorithm_type": "dpmsolver++",
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": shift,
+    }
+
+
+def chosen_scheduler(
+    model: WanModel,
+    recipe: Recipe,
+    sampler: Sampler | None,
+    flow_shift: float | None,
+    checkpoint: Mapping[str, Any] | None,
+) -> SchedulerSpec:
+    """The scheduler of a video: the recipe's, or the chosen sampler, with its shift replaced where one is given.
+
+    `checkpoint` is the config of the checkpoint's `scheduler/` folder. The result's config is None only where the
+    checkpoint's is needed and there is none. `euler` and `lcm` get σ = 1 − i/n, the grid that speed LoRAs are distilled
+    on; diffusers' Euler with `set_timesteps(n)` is the trainer's grid, which ends near 0, and stays the recipe's.
+    """
+    if sampler is None:
+        spec = scheduler_spec(model, recipe)
+    elif sampler == "unipc":
+        spec = scheduler_spec(model, RECIPES["reference"])
+    elif sampler == "dpm++":
+        unipc = model.unipc_shift or (checkpoint or {}).get("flow_shift", model.euler_shift)
+        spec = SchedulerSpec("DPMSolverMultistepScheduler", dpm_config(unipc))
+    else:
+        name = "FlowMatchEulerDiscreteScheduler" if sampler == "euler" else "FlowMatchLCMScheduler"
+        spec = SchedulerSpec(name, euler_config(model.euler_shift), "linear")
+    if spec.config is None and checkpoint is not None:
+        spec = SchedulerSpec(str(checkpoint.get("_class_name", spec.class_name)), checkpoint, spec.sigmas)
+    if flow_shift is None or spec.config is None:
+        return spec
+    key = "shift" if "shift" in spec.config else "flow_shift"
+    return SchedulerSpec(spec.class_name, {**spec.config, key: flow_shift}, spec.sigmas)

@@ -1,4 +1,4 @@
-"""What the engine says while it works (Progress) and what it hands back (Clip); it knows no framework but numpy."""
+"""What the engine reports while it works (Progress) and what it returns (Clip)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ class Progress:
 
     `step` of `steps` are denoising steps finished; `seconds_per_step` is the mean over the steps so far and
     `seconds_left` the estimate for the rest of the denoising. `bytes_done` of `bytes_total` belong to the phases
-    downloading and loading, `bytes_per_second` to loading. `note` is one plain sentence for the card, such as a memory
-    mode that was chosen.
+    downloading and loading, `bytes_per_second` to loading. `note` is one sentence to show, such as the memory mode.
     """
 
     phase: Phase
@@ -35,6 +34,10 @@ class Progress:
 
 OnProgress = Callable[[Progress], None]
 """Called between two steps and at each phase; it may raise Cancelled, which ends the render before the decode."""
+
+
+def ignore_progress(progress: Progress) -> None:
+    """An OnProgress for callers who show none."""
 
 
 @dataclass(frozen=True)

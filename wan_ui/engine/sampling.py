@@ -1,4 +1,4 @@
-"""The denoising loop of every row, over diffusers' transformers and schedulers; it knows no files, no LoRA, no VAE."""
+"""The denoising loop of all Wan models, over diffusers' transformers and schedulers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from diffusers import SchedulerMixin, WanTransformer3DModel
 
-from wan_ui.engine.conditioning import Start
+from wan_ui.engine.conditioning import ConditionedNoise
 from wan_ui.engine.parallel import Group
 from wan_ui.engine.timesteps import embedded_once
 from wan_ui.models import NUM_TRAIN_TIMESTEPS
@@ -20,107 +20,166 @@ from wan_ui.models import NUM_TRAIN_TIMESTEPS
 
 @dataclass(frozen=True)
 class Guidance:
-    """Text embeddings (1, 512, width) in the transformer's dtype; `negative` is None when scale is 1 or less.
+    """Text embeddings (1, 512, width) in the transformer's dtype; `negative` is None when no scale is above 1.
 
-    `group`: the GPUs that share the prediction; with a guidance split each of them makes one half of it.
+    `low_scale` is that of the low-noise transformer of a pair; None: the same as `scale`. `group` are the GPUs that
+    share the prediction; with a guidance split each of them makes one half of it.
     """
 
     positive: torch.Tensor
     negative: torch.Tensor | None
     scale: float
+    low_scale: float | None = None
     group: Group | None = None
+
+    def of_expert(self, is_low: bool) -> Guidance:
+        """The guidance of one transformer of a pair, which runs without guidance at a scale of 1 or less.
+
+        diffusers' pipelines decide by the first scale alone: at 1 and 4 they ignore the second, at 4 and 1 they compute
+        negative predictions that change nothing.
+        """
+        scale = self.low_scale if is_low and self.low_scale is not None else self.scale
+        return Guidance(self.positive, self.negative if scale > 1 else None, scale, group=self.group)
 
 
 @dataclass(frozen=True)
 class Experts:
-    """The transformers at work: `high` while t ≥ boundary × 1000, else `low`; without a boundary always `high`.
+    """The transformers: `high` first, then `low`; without `low` or `switch` always `high`.
 
-    `enter` is called before a transformer's first step in a row, to bring it onto the device.
+    `switch` is where they change: a ratio (float), `high` while t ≥ switch × 1000, or a number of `high`'s steps (int).
+    `onload` is called with a transformer before its first step, to bring it onto the device.
     """
 
     high: WanTransformer3DModel
     low: WanTransformer3DModel | None
-    boundary: float | None
-    enter: Callable[[WanTransformer3DModel], None]
+    switch: float | int | None
+    onload: Callable[[WanTransformer3DModel], None]
 
-    def at(self, timestep: torch.Tensor) -> WanTransformer3DModel:
-        """The transformer of one timestep (0-dim)."""
-        if self.low is None or self.boundary is None or timestep >= self.boundary * NUM_TRAIN_TIMESTEPS:
+    def at(self, step: int, timestep: torch.Tensor) -> WanTransformer3DModel:
+        """The transformer of one step (from 0) and its timestep (0-dim, 0…1000)."""
+        # Wan 2.2's mixture of two experts: the signal-to-noise ratio at the boundary separates layout (high noise)
+        # from detail (low noise). The boundary is a share of the training timesteps, such as 0.875 × 1000 = 875.
+        if self.low is None or self.switch is None:
             return self.high
-        return self.low
+        if isinstance(self.switch, int):
+            return self.high if step < self.switch else self.low
+        return self.high if timestep >= self.switch * NUM_TRAIN_TIMESTEPS else self.low
 
 
-Probe = Callable[[WanTransformer3DModel, torch.Tensor, Callable[[], torch.Tensor]], None]
-"""Told a transformer's first conditional prediction of a run, with a way to compute it again."""
+OnFirstPrediction = Callable[[WanTransformer3DModel, torch.Tensor, Callable[[], torch.Tensor]], None]
+"""Called with a transformer, its first conditional prediction in a run, and a function that recomputes it."""
+
+
+@dataclass(frozen=True)
+class DenoisingState:
+    """A run before its first low-noise step, for runs that differ only from there on.
+
+    `step` steps are done; `latents` (1, C, T, h, w), the scheduler with its history of predictions, and the state of
+    the random generator of a sampler that adds noise.
+    """
+
+    step: int
+    latents: torch.Tensor
+    scheduler: SchedulerMixin
+    generator: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many steps a scheduler takes. `sigmas`, before the shift, replace the scheduler's own.
+
+    `generator` gives the noise that LCM adds after each step.
+    """
+
+    scheduler: SchedulerMixin
+    steps: int
+    sigmas: npt.NDArray[np.float64] | None = None
+    generator: torch.Generator | None = None
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions called during the loop; what one raises ends it.
+
+    `on_step` gets the number of finished steps, before the first and after each. `on_switch` gets the state at the
+    change from the high-noise to the low-noise transformer.
+    """
+
+    on_step: Callable[[int], None]
+    on_first_prediction: OnFirstPrediction | None = None
+    on_switch: Callable[[DenoisingState], None] | None = None
 
 
 def predict(
     transformer: WanTransformer3DModel,
-    start: Start,
+    start: ConditionedNoise,
     latents: torch.Tensor,
     timestep: torch.Tensor,
     guidance: Guidance,
-    probe: Probe | None = None,
+    on_first_prediction: OnFirstPrediction | None = None,
 ) -> torch.Tensor:
     """The guided velocity at one timestep, (1, C, T, h, w) in the transformer's dtype.
 
-    `latents` are the model-dtype input without appended channels. Guidance: uncond + scale × (cond − uncond).
+    `latents` are the model-dtype input without appended channels.
     """
     if start.channels is not None:
-        latents = torch.cat([latents, start.channels], dim=1)
+        latents = torch.cat([latents, start.channels], dim=1)  # (1, 16 + 20, T, h, w) of the 14B I2V models
     hidden = latents.to(guidance.positive.dtype)
     tokens = start.tokens
     steps = timestep.expand(1) if tokens is None else tokens.at(timestep)
 
-    def forward(text: torch.Tensor, half: str) -> torch.Tensor:
+    def forward(text: torch.Tensor, cache_context: str) -> torch.Tensor:
         with (
             nullcontext() if tokens is None else embedded_once(transformer, tokens, timestep),
-            # A step cache keeps each half's own past; without one there is nothing to be told.
-            transformer.cache_context(half) if transformer.is_cache_enabled else nullcontext(),
+            # A step cache compares each forward with the previous one of the same context.
+            transformer.cache_context(cache_context) if transformer.is_cache_enabled else nullcontext(),
         ):
             prediction: torch.Tensor = transformer(
                 hidden_states=hidden,
                 timestep=steps,
                 encoder_hidden_states=text,
-                encoder_hidden_states_image=start.image,
+                encoder_hidden_states_image=start.image_embeddings,
                 return_dict=False,
             )[0]
         return prediction
 
-    group = guidance.group
-    if guidance.negative is not None and group is not None and group.split.guidance == 2:
-        own = forward(guidance.negative, "uncond") if group.half else forward(guidance.positive, "cond")
-        cond, uncond = group.exchange(own)
-        if probe is not None:
-            probe(transformer, cond, lambda: forward(guidance.positive, "probe"))
+    if guidance.negative is not None and guidance.group is not None and guidance.group.split.guidance == 2:
+        is_second = guidance.group.half == 1
+        own = forward(guidance.negative, "uncond") if is_second else forward(guidance.positive, "cond")
+        cond, uncond = guidance.group.exchange(own)
+        if on_first_prediction is not None:
+            on_first_prediction(transformer, cond, lambda: forward(guidance.positive, "probe"))
         return uncond + guidance.scale * (cond - uncond)
     cond = forward(guidance.positive, "cond")
-    if probe is not None:
-        probe(transformer, cond, lambda: forward(guidance.positive, "probe"))
+    if on_first_prediction is not None:
+        on_first_prediction(transformer, cond, lambda: forward(guidance.positive, "probe"))
     if guidance.negative is None:
         return cond
+    # Classifier-free guidance (Ho & Salimans, 2022), on velocities: v = v_uncond + s × (v_cond − v_uncond).
     uncond = forward(guidance.negative, "uncond")
     return uncond + guidance.scale * (cond - uncond)
 
 
 def old_flow_sigmas(steps: int) -> npt.NDArray[np.float64]:
-    """UniPC's flow sigmas of diffusers up to 0.35, before the shift: from 0.999 down, the closing 0 left out."""
+    """UniPC's flow sigmas of diffusers up to 0.35, before the shift: (steps,), from 0.999 down, the final 0 left out.
+
+    σ_i = 1 − x_i with x linear from 1 to 1/1000 in steps + 1 values, reversed. diffusers 0.36 starts at 1 instead.
+    """
     return np.flip(1.0 - np.linspace(1, 1 / NUM_TRAIN_TIMESTEPS, steps + 1))[:-1].copy()
 
 
-@dataclass(frozen=True)
-class DenoisingState:
-    """A run before its first low-noise step: what was done so far, for runs that differ only from here on."""
-
-    step: int
-    latents: torch.Tensor
-    scheduler: SchedulerMixin
+def linear_sigmas(steps: int) -> npt.NDArray[np.float64]:
+    """σ_i = 1 − i / steps for i = 0 … steps − 1, before the shift."""
+    return 1.0 - np.arange(steps) / steps
 
 
 def set_timesteps(
     scheduler: SchedulerMixin, steps: int, device: torch.device, sigmas: npt.NDArray[np.float64] | None = None
 ) -> None:
-    """The scheduler's timesteps and sigmas for a run; only a scheduler that is given sigmas takes them."""
+    """Sets the scheduler's timesteps and sigmas for a run; `sigmas` (steps,) replace its own where given.
+
+    The scheduler applies its shift to either: σ' = shift × σ / (1 + (shift − 1) × σ), and t = 1000 × σ'.
+    """
     if sigmas is None:
         scheduler.set_timesteps(steps, device=device)
     else:
@@ -129,44 +188,50 @@ def set_timesteps(
 
 def denoise(
     experts: Experts,
-    scheduler: SchedulerMixin,
-    steps: int,
-    start: Start,
+    schedule: Schedule,
+    start: ConditionedNoise,
     guidance: Guidance,
-    on_step: Callable[[int], None],
-    probe: Probe | None = None,
-    midway: DenoisingState | None = None,
-    on_midway: Callable[[DenoisingState], None] | None = None,
-    sigmas: npt.NDArray[np.float64] | None = None,
+    callbacks: Callbacks,
+    resume: DenoisingState | None = None,
 ) -> torch.Tensor:
-    """Latents (1, C, T, h, w) after all steps.
+    """Denoised latents, (1, C, T, h, w).
 
-    `on_step` is called with the number of finished steps, before the first and after each; what it raises ends the
-    loop. Text-to-video latents stay float32 between UniPC steps; only the transformer's input is cast.
-    `sigmas`, before the shift, take the place of the scheduler's own.
-    `on_midway` is told the state at the change of transformers; `midway` continues from such a state, bit for bit.
+    The latents keep the dtype of the start between steps (float32: UniPC's history would otherwise be rounded at
+    every step); only the transformer's input is cast. `resume` continues from a state that `on_switch` received, with
+    the same bits as an uninterrupted run.
     """
-    if midway is None:
-        set_timesteps(scheduler, steps, start.latents.device, sigmas)
+    if resume is None:
+        scheduler = schedule.scheduler
+        set_timesteps(scheduler, schedule.steps, start.latents.device, schedule.sigmas)
         scheduler.set_begin_index(0)
         latents, first = start.latents, 0
+        state = None if schedule.generator is None else schedule.generator.get_state()
     else:
-        scheduler, latents, first = deepcopy(midway.scheduler), midway.latents, midway.step
+        scheduler, latents, first = deepcopy(resume.scheduler), resume.latents, resume.step
+        state = resume.generator
+    noise = {} if schedule.generator is None else {"generator": schedule.generator}
+    if schedule.generator is not None and state is not None:
+        schedule.generator.set_state(state)
     dtype = guidance.positive.dtype
-    working: WanTransformer3DModel | None = None
+    current: WanTransformer3DModel | None = None
     for index, timestep in enumerate(scheduler.timesteps[first:], start=first):
-        on_step(index)
-        transformer = experts.at(timestep)
-        entering = transformer is not working
-        if entering:
-            if working is not None and on_midway is not None:
-                on_midway(DenoisingState(index, latents, deepcopy(scheduler)))
-            experts.enter(transformer)
-            working = transformer
+        callbacks.on_step(index)
+        transformer = experts.at(index, timestep)
+        is_first = transformer is not current
+        if is_first:
+            if current is not None and callbacks.on_switch is not None:
+                drawn = None if schedule.generator is None else schedule.generator.get_state()
+                callbacks.on_switch(DenoisingState(index, latents, deepcopy(scheduler), drawn))
+            experts.onload(transformer)
+            current = transformer
         before = latents.to(dtype) if start.mask is not None else latents
-        velocity = predict(transformer, start, before, timestep, guidance, probe if entering else None)
-        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        on_first_prediction = callbacks.on_first_prediction if is_first else None
+        own_guidance = guidance.of_expert(transformer is experts.low)
+        velocity = predict(transformer, start, before, timestep, own_guidance, on_first_prediction)
+        # Flow matching: x_t = (1 − σ) × x_0 + σ × noise and v = noise − x_0; the scheduler integrates dx/dσ = v.
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False, **noise)[0]
         if start.mask is not None:
+            # AI Toolkit's rule for 5B: given latents (mask 0) stay as they were, the others move.
             latents = before * (1 - start.mask) + latents * start.mask
-    on_step(steps)
+    callbacks.on_step(schedule.steps)
     return latents

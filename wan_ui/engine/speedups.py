@@ -1,4 +1,4 @@
-"""The speed-ups in words: what each saves, how far its videos are from exact ones. Data only; it knows no framework."""
+"""The speed-ups for people: what each saves, and how far its videos are from exact ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from wan_ui.models import Speedup
 
 @dataclass(frozen=True)
 class Distance:
-    """From the exact videos of the same requests, by `python -m benchmarks.lossy`: mean PSNR and the worst clip's in
-    dB, mean SSIM.
+    """Distance from the exact videos of the same requests: mean PSNR and the worst clip's in dB, and mean SSIM.
+
+    Measured by `python -m benchmarks.lossy`.
     """
 
     psnr: float
@@ -22,7 +23,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class SpeedupChoice:
-    """`saves` goes on after the label; `distance` is None of what is exact."""
+    """One speed-up: `saves` continues its label; `distance` is None for exact videos."""
 
     id: Speedup
     label: str
@@ -34,10 +35,10 @@ class SpeedupChoice:
         """What it saves and what it costs."""
         if self.distance is None:
             return self.saves
-        far = self.distance
+        distance = self.distance
         return (
-            f"{self.saves} Against the exact videos of the demo: PSNR {far.psnr:.0f} dB (worst clip "
-            f"{far.worst_psnr:.0f} dB), SSIM {far.ssim:.3f}."
+            f"{self.saves} Against the exact videos of the demo: PSNR {distance.psnr:.0f} dB (worst clip "
+            f"{distance.worst_psnr:.0f} dB), SSIM {distance.ssim:.3f}."
         )
 
 
@@ -74,6 +75,6 @@ WARNING = "Each makes a slightly different video; none goes with a trainer previ
 
 
 def describe(speedup: Speedup, forwards: Mapping[str, int] | None = None) -> str:
-    """How a finished video was made, for its card: `Step cache, 34 of 50 forwards computed`."""
+    """How a finished video was made: `Step cache, 34 of 50 forwards computed`."""
     label = CHOICES[speedup].label
     return label if forwards is None else f"{label}, {forwards['computed']} of {forwards['total']} forwards computed"

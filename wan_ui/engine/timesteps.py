@@ -1,7 +1,7 @@
-"""A transformer's timesteps, embedded once per distinct value and not once per token; it knows no scheduler.
+"""Per-token timesteps, embedded once per distinct value instead of once per token.
 
-TI2V 5B gives each token a timestep of its own: 0 where a first frame is given, t everywhere else. Embedding 27,280
-tokens (1280×704×121) for two distinct values, or for one, is work that tells nothing new.
+TI2V 5B gives each token a timestep of its own: 0 where a first frame is given, t everywhere else. Of 27,280 tokens
+(1280×704×121) all but two embeddings, or all but one, would repeat another.
 """
 
 from __future__ import annotations
@@ -15,30 +15,33 @@ import torch
 from diffusers import WanTransformer3DModel
 
 ROWS = 1024
-"""Rows that are embedded at least, where there are so many tokens. Matrix products of few rows take other kernels (on a
-CPU below 4), which add in another order and give other bits; a thousand rows take the same ones as all tokens, for a
-few tenths of a millisecond on a GPU."""
+"""Timesteps embedded at least, where there are so many tokens. Matrix products of few rows use other kernels (on a CPU
+below 4 rows), which sum in another order and give other bits; a thousand rows use the same kernels as all tokens do,
+for a few tenths of a millisecond on a GPU."""
 
 Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
-"""What diffusers' condition embedder gives: the embedding, its projection, the text's and the image's tokens."""
+"""What diffusers' condition embedder returns: time embedding, its projection, text tokens and image tokens."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Where a clip's tokens take their timestep from: N tokens, K distinct levels, R = min(N, ROWS) rows to embed.
+    """The timesteps of a clip's tokens: N tokens, K distinct levels, R = min(N, ROWS) embedded rows.
 
-    `each` (N,) is every token's factor on the timestep, in the mask's dtype, `levels` (K,) its distinct values.
-    `asked` (R,) are the levels of the rows that are embedded, `found` (N,) which of these rows is each token's.
+    `each` (N,) is every token's factor on the timestep, in the mask's dtype; `levels` (K,) are its distinct values.
+    `embedded` (R,) indexes the level of each embedded row; `row_of` (N,) indexes the embedded row of each token.
     """
 
     each: torch.Tensor
     levels: torch.Tensor
-    asked: torch.Tensor
-    found: torch.Tensor
+    embedded: torch.Tensor
+    row_of: torch.Tensor
 
     @classmethod
     def of(cls, mask: torch.Tensor, rows: int = ROWS) -> Tokens:
-        """From a mask (1, C, T, h, w): 1 where latents are denoised, 0 where they are given. A token is 2 × 2 of it."""
+        """From a mask (1, C, T, h, w): 1 where latents are denoised, 0 where they are given.
+
+        A token is a patch of 1 × 2 × 2 latents, and the mask is the same in all of it: every second value will do.
+        """
         each = mask[0][0][:, ::2, ::2].flatten()
         distinct, which = torch.unique(each.float(), return_inverse=True)
         levels = distinct.to(each.dtype)
@@ -53,22 +56,22 @@ class Tokens:
 
 @contextmanager
 def embedded_once(transformer: WanTransformer3DModel, tokens: Tokens, timestep: torch.Tensor) -> Iterator[None]:
-    """Within it, a forward with `tokens.at(timestep)` embeds R timesteps and gives each token its own again.
+    """Within the block, a forward with `tokens.at(timestep)` embeds R timesteps and expands them to N tokens.
 
-    The forward comes out bit for bit as with a timestep for every token. Without the hooks it is right too: the
-    timesteps that are passed on are those of the tokens.
+    The forward has the same bits as one with a timestep for every token. Without the hooks it is correct too, since
+    the timesteps passed to the transformer are those of the tokens.
     """
     shared = len(tokens.levels) == 1
 
     def before(module: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        asked = tokens.levels[tokens.asked] * timestep
-        return (asked, *arguments[1:]), {**named, "timestep_seq_len": len(asked)}
+        timesteps = tokens.levels[tokens.embedded] * timestep  # (R,) in the mask's dtype, as (N,) would be
+        return (timesteps, *arguments[1:]), {**named, "timestep_seq_len": len(timesteps)}
 
     def after(module: torch.nn.Module, arguments: tuple[Any, ...], outputs: Outputs) -> Outputs:
-        embedding, projection, text, image = outputs
+        embedding, projection, text, image = outputs  # (1, R, hidden), (1, R, 6 × hidden), …
         if shared:
             return embedding[:, 0], projection[:, 0], text, image
-        return embedding[:, tokens.found], projection[:, tokens.found], text, image
+        return embedding[:, tokens.row_of], projection[:, tokens.row_of], text, image
 
     embedder = transformer.condition_embedder
     hooks = (

@@ -1,4 +1,4 @@
-"""The threads that fetch what waiting jobs name by address, and let those jobs run; it knows no door and no render."""
+"""Downloads the LoRAs that waiting jobs name by URL, and lets those jobs run when all their files are there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from wan_ui.engine.result import Progress
 from wan_ui.errors import Cancelled, HostError, RenderFailed, WanUIError
-from wan_ui.intake import CheckFit, settle
-from wan_ui.jobs.store import Job, Store
+from wan_ui.intake import CheckFit, resolve_downloaded
+from wan_ui.job import Job
+from wan_ui.jobs.store import Store
 from wan_ui.lora.fit import Configs, check_fit
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.request import parse
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 3  # so that one slow host does not hold up the others
+PARALLEL_DOWNLOADS = 3  # so that one slow host does not delay the others
 
 
 @dataclass
-class _Fetch:
-    """A fetch under way. `stop` ends it at its next beat; its thread alone replaces `progress`."""
+class _Download:
+    """A running download. `stop` ends it after its next block; only its own thread replaces `progress`."""
 
     source: str
     progress: Progress
@@ -36,11 +37,12 @@ class _Fetch:
 
 
 class Fetcher:
-    """Fetches the addresses of the store's jobs that are not ready, each once however many jobs wait for it.
+    """Downloads the URLs of the jobs that are not ready, each once however many jobs wait for it.
 
-    A job whose files are all here and fit becomes ready; one of whose files is refused fails with that error.
-    `changed` is called after either. While the list of jobs cannot be written, a fetch is repeated (from what is
-    kept already) every `retry_seconds`. Nothing is remembered outside the store: after a restart fetches begin anew.
+    A job whose files are all downloaded and fit becomes ready; a job with a file that cannot be downloaded or does not
+    fit fails with that error. `changed` is called after either. While the database cannot be written, a download is
+    repeated (continuing the part that is on disk) every `retry_seconds`. The store alone holds the state: after a
+    restart the downloads start again.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Fetcher:
         configs: Configs,
         changed: Callable[[], None],
         *,
-        at_once: int = AT_ONCE,
+        parallel: int = PARALLEL_DOWNLOADS,
         retry_seconds: float = 5.0,
         check_fit: CheckFit = check_fit,
     ) -> None:
@@ -58,105 +60,105 @@ class Fetcher:
         self._library = library
         self._configs = configs
         self._changed = changed
-        self._at_once = at_once
+        self._parallel = parallel
         self._retry_seconds = retry_seconds
         self._check_fit = check_fit
         self._lock = threading.Lock()
         self._open = False
         self._stopping = threading.Event()
-        self._under_way: Mapping[str, _Fetch] = {}
-        self._wants: Mapping[str, tuple[str, ...]] = {}
-        self._here: dict[str, dict[str, tuple[str, ...]]] = {}  # job -> source -> what to say of it
+        self._running: Mapping[str, _Download] = {}
+        self._missing: Mapping[str, tuple[str, ...]] = {}
+        self._downloaded: dict[str, dict[str, tuple[str, ...]]] = {}  # job id -> URL -> notes
 
     def start(self) -> None:
-        """Begins, with the jobs that a former process left waiting. Once per fetcher."""
+        """Start, also for the jobs that a former process left waiting. Once per fetcher."""
         self._open = True
         self.wake()
 
     def stop(self, timeout: float = 2.0) -> bool:
-        """Ends the fetches; their jobs wait on. False if one did not end in `timeout` seconds: it may use the store."""
+        """Stop the downloads; their jobs keep waiting. Returns False if one still runs after `timeout` seconds."""
         with self._lock:
             self._open = False
             self._stopping.set()
-            ending = tuple(self._under_way.values())
-        for one in ending:
-            one.stop.set()
-        for one in ending:
-            if one.thread is not None:
-                one.thread.join(timeout / len(ending))
-        return not any(one.thread is not None and one.thread.is_alive() for one in ending)
+            ending = tuple(self._running.values())
+        for download in ending:
+            download.stop.set()
+        for download in ending:
+            if download.thread is not None:
+                download.thread.join(timeout / len(ending))
+        return not any(download.thread is not None and download.thread.is_alive() for download in ending)
 
     def wake(self) -> None:
-        """Says that a job was added or taken back: begins fetches that are wanted, ends those nobody wants any more."""
+        """Start the downloads that jobs wait for and stop those that no job waits for any more."""
         with self._lock:
             if not self._open:
                 return
             wanted = self._wanted()
-            for one in self._under_way.values():
-                if one.source not in wanted:
-                    one.stop.set()
+            for download in self._running.values():
+                if download.source not in wanted:
+                    download.stop.set()
             for source in wanted:
-                if source not in self._under_way and len(self._under_way) < self._at_once:
+                if source not in self._running and len(self._running) < self._parallel:
                     self._begin(source)
 
     def moments(self) -> tuple[Progress, ...]:
-        """How far each fetch under way is."""
-        return tuple(one.progress for one in self._under_way.values())
+        """The progress of each running download."""
+        return tuple(download.progress for download in self._running.values())
 
     def progress(self, job_id: str) -> Progress | None:
-        """How far the files of a waiting job are, None for a job that waits for none."""
-        sources = self._wants.get(job_id, ())
-        under_way = self._under_way
+        """The progress of a waiting job's downloads, None for a job that waits for none."""
+        sources = self._missing.get(job_id, ())
+        running = self._running
         for source in sources:
-            if source in under_way:
-                return under_way[source].progress
-        return Progress("downloading", note=f"{shown_name(sources[0])} waits to be fetched") if sources else None
+            if source in running:
+                return running[source].progress
+        return Progress("downloading", note=f"{shown_name(sources[0])} waits to be downloaded") if sources else None
 
     def _wanted(self) -> tuple[str, ...]:
-        """The sources to fetch, in the jobs' order. Under the lock."""
+        """The URLs to download, in the jobs' order. The caller holds the lock."""
         jobs = self._store.unready()
-        self._here = {job.id: self._here.get(job.id, {}) for job in jobs}
-        self._wants = {
-            job.id: tuple(source for source in remote_sources(job) if source not in self._here[job.id]) for job in jobs
+        self._downloaded = {job.id: self._downloaded.get(job.id, {}) for job in jobs}
+        self._missing = {
+            job.id: tuple(source for source in remote_sources(job) if source not in self._downloaded[job.id])
+            for job in jobs
         }
-        return tuple(dict.fromkeys(source for sources in self._wants.values() for source in sources))
+        return tuple(dict.fromkeys(source for sources in self._missing.values() for source in sources))
 
     def _begin(self, source: str) -> None:
-        one = _Fetch(source, Progress("downloading", note=f"fetching LoRA {shown_name(source)}"))
-        one.thread = threading.Thread(target=self._run, args=(one,), name="wan-ui-fetcher", daemon=True)
-        self._under_way = {**self._under_way, source: one}
-        one.thread.start()
+        download = _Download(source, Progress("downloading", note=f"downloading LoRA {shown_name(source)}"))
+        download.thread = threading.Thread(target=self._run, args=(download,), name="wan-ui-fetcher", daemon=True)
+        self._running = {**self._running, source: download}
+        download.thread.start()
 
-    def _run(self, one: _Fetch) -> None:
-        name = shown_name(one.source)
-        # Stands if something raises that has no name here: the thread then ends with its trace in the log.
+    def _run(self, download: _Download) -> None:
+        name = shown_name(download.source)
+        # Used if the download raises something unexpected: the thread then ends with its traceback in the log.
         outcome: tuple[str, ...] | WanUIError = RenderFailed(
-            f"The fetch of {name} broke for a reason that has no name yet. Try again, or upload the file; the server's "
-            "log has the trace."
+            f"Unexpected error while downloading {name}. Details are in the server log. Try again, or upload the file."
         )
         try:
-            outcome = self._library.fetch(one.source, partial(_heard, one, name))
+            outcome = self._library.fetch(download.source, partial(_report_progress, download, name))
         except WanUIError as error:
             outcome = error
         finally:
-            self._ended(one, outcome)
+            self._ended(download, outcome)
 
-    def _ended(self, one: _Fetch, outcome: tuple[str, ...] | WanUIError) -> None:
+    def _ended(self, download: _Download, outcome: tuple[str, ...] | WanUIError) -> None:
         try:
             with self._lock:
                 if self._open and not isinstance(outcome, Cancelled):
                     for job in self._store.unready():
-                        if one.source in remote_sources(job):
-                            self._settle(job, one.source, outcome)
-        except HostError as error:  # the list of jobs: the files' own errors end their jobs in _settle
+                        if download.source in remote_sources(job):
+                            self._settle(job, download.source, outcome)
+        except HostError as error:  # of the database: errors of the files fail their jobs in _settle
             log.error("%s Trying again in %s s.", error.message, self._retry_seconds)
             with self._lock:
-                for here in self._here.values():
-                    here.pop(one.source, None)
+                for notes_by_url in self._downloaded.values():
+                    notes_by_url.pop(download.source, None)
             self._stopping.wait(self._retry_seconds)
         finally:
             with self._lock:
-                self._under_way = {source: other for source, other in self._under_way.items() if other is not one}
+                self._running = {source: other for source, other in self._running.items() if other is not download}
         self._changed()
         self._wake_again()
 
@@ -164,23 +166,25 @@ class Fetcher:
         try:
             self.wake()
         except HostError as error:
-            log.error("%s Fetches go on with the next request.", error.message)
+            log.error("%s Downloads continue with the next request.", error.message)
 
     def _settle(self, job: Job, source: str, outcome: tuple[str, ...] | WanUIError) -> None:
-        """What a fetch that ended means for one job that waits for it. Raises HostError for the store's failures."""
-        here = self._here.setdefault(job.id, {})
+        """Applies the outcome of a download to one job that waits for it. Raises HostError if the store fails."""
+        notes_by_url = self._downloaded.setdefault(job.id, {})
         if isinstance(outcome, WanUIError):
             return self._refuse(job, outcome)
-        here[source] = outcome
-        if any(other not in here for other in remote_sources(job)):
+        notes_by_url[source] = outcome
+        if any(url not in notes_by_url for url in remote_sources(job)):
             return None
         try:
-            settled = settle(parse(job.request), job.generations, self._library, self._configs, self._check_fit)
+            settled = resolve_downloaded(
+                parse(job.request), job.generations, self._library, self._configs, self._check_fit
+            )
         except WanUIError as error:
             return self._refuse(job, error)
-        said = tuple(note for other in remote_sources(job) for note in here[other])
-        self._store.make_ready(job.id, settled.generations, (*said, *settled.notes), settled.cells)
-        log.info("its LoRA files are here", extra={"request_id": job.id})
+        notes = tuple(note for url in remote_sources(job) for note in notes_by_url[url])
+        self._store.make_ready(job.id, settled.generations, (*notes, *settled.notes), settled.cells)
+        log.info("LoRA files downloaded", extra={"request_id": job.id})
 
     def _refuse(self, job: Job, error: WanUIError) -> None:
         log.warning("%s", error.message, extra={"request_id": job.id, "code": error.code})
@@ -188,13 +192,15 @@ class Fetcher:
 
 
 def remote_sources(job: Job) -> tuple[str, ...]:
-    """The addresses among a job's LoRAs, each once."""
+    """The URLs among a job's LoRAs, each once."""
     used = (use.path for generation in job.generations for use in generation.loras)
     return tuple(dict.fromkeys(path for path in used if is_remote(path)))
 
 
-def _heard(one: _Fetch, name: str, here: int, total: int) -> None:
-    if one.stop.is_set():
-        raise Cancelled("Nobody waits for this file any more.")
-    part = f", {100 * here // total} %" if total else ""
-    one.progress = Progress("downloading", bytes_done=here, bytes_total=total, note=f"fetching LoRA {name}{part}")
+def _report_progress(download: _Download, name: str, received: int, total: int) -> None:
+    if download.stop.is_set():
+        raise Cancelled("No job waits for this file any more.")
+    part = f", {100 * received // total} %" if total else ""
+    download.progress = Progress(
+        "downloading", bytes_done=received, bytes_total=total, note=f"downloading LoRA {name}{part}"
+    )

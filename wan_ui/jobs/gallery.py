@@ -1,7 +1,7 @@
-"""Finished clips, newest first: found, kept, deleted with all their files, and let go of; it knows no door or page.
+"""The gallery: finished clips, newest first, listed, filtered, marked and deleted with all their files.
 
-An entry is a clip of an ordinary request, or all clips of a comparison. The store's triggers keep the entries as the
-clips are. A page of them costs one query, whatever is asked for, and another only where a turn back reaches the first.
+An entry is a clip of an ordinary request, or all clips of a comparison. Triggers of the database keep the entries equal
+to the clips. A page costs one query whatever the filter, and a second one only if paging back reaches the first page.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 
+from wan_ui.access import Access
 from wan_ui.errors import HostError, InvalidRequest, StillRunning, VideoEncodingFailed, VideoNotFound
-from wan_ui.jobs.sample_comparisons import KEPT
-from wan_ui.jobs.store import FINAL, Store, load_generations
+from wan_ui.job import FINAL
+from wan_ui.jobs.clip_writer import clip_files
+from wan_ui.jobs.store import Store, load_generations
 from wan_ui.media import poster
 from wan_ui.request import Generation
 
@@ -31,7 +33,7 @@ PAGE = 24  # entries
 LARGEST_PAGE = 100
 COMPARISON = -1  # the clip's number of an entry that is a comparison
 SHA256 = re.compile(r"[0-9a-f]{64}")
-AT_ONCE = 500  # clips deleted by one statement, which holds up the others
+AT_ONCE = 500  # clips deleted by one statement, which blocks the others
 
 _ENTRY = re.compile(r"([0-9a-f]{32})(?:-([0-9]{1,9}))?")
 _CURSOR = re.compile(r"([ba])([0-9]{1,18})")  # before or after an entry's number
@@ -60,7 +62,7 @@ _MAY_GO = f"""
 
 @dataclass(frozen=True)
 class Scope:
-    """Whose entries are looked at: every one, those of browsers, or those of one `visitor`."""
+    """Which entries are listed: all, those of browsers, or those of one `visitor`; `where` is the SQL condition."""
 
     where: str
     visitor: str | None = None
@@ -70,14 +72,20 @@ EVERYBODY = Scope("true")
 BROWSERS = Scope("entries.visitor IS NOT NULL")
 
 
-def own(visitor: str) -> Scope:
-    """The entries of one browser."""
-    return Scope("entries.visitor = :visitor", visitor)
+def scope_of(access: Access) -> Scope | None:
+    """Which entries are listed for a caller; None: none."""
+    if access.identity.owner:
+        return EVERYBODY
+    if access.shared:
+        return BROWSERS
+    if access.identity.visitor is None:
+        return None
+    return Scope("entries.visitor = :visitor", access.identity.visitor)
 
 
 @dataclass(frozen=True)
 class Filter:
-    """What entries are wanted; None: any. `lora`: a file's name or SHA-256. `words`: all of them in the prompt."""
+    """Conditions on entries; None: any. `lora`: a file's name or SHA-256. `words`: all of them occur in the prompt."""
 
     model: str | None = None
     lora: str | None = None
@@ -127,7 +135,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Page:
-    """Entries, newest first, and the cursors of the pages beside it; None where there is none."""
+    """Entries, newest first, and the cursors of the next older and newer pages, None at the ends."""
 
     entries: tuple[Entry, ...]
     older: str | None
@@ -136,7 +144,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Choices:
-    """What entries can be filtered by, with how many there are of each."""
+    """The values that entries can be filtered by, with the number of entries of each."""
 
     entries: int
     kept: int
@@ -146,7 +154,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Retention:
-    """How long clips stay: `days`, or as long as all of them have at most `size` bytes. None: for ever."""
+    """When clips are deleted: after `days`, or when all of them have more than `size` bytes. None: never."""
 
     days: float | None = None
     size: int | None = None
@@ -156,51 +164,47 @@ NO_PAGE = Page((), None, None)
 NO_CHOICES = Choices(0, 0, (), ())
 
 
-def _nothing_more(job_id: str, index: int) -> None:
-    """Where nobody keeps anything else of a clip."""
-
-
 class Gallery:
     """The entries of a store whose clips lie in `data_dir`.
 
-    `forget` removes what others keep of a clip, by its request's id and its index; it may raise OSError.
-    Every method raises HostError when the list of jobs cannot be read or written.
+    `forget` removes what else is stored about a clip, by its job's id and its index; it may raise OSError.
+    Every method raises HostError when the database cannot be read or written.
     """
 
-    def __init__(self, store: Store, data_dir: Path, forget: Callable[[str, int], None] = _nothing_more) -> None:
+    def __init__(self, store: Store, data_dir: Path, forget: Callable[[str, int], None] | None = None) -> None:
         self._store = store
         self._data_dir = data_dir
         self._forget = forget
         self._purging = threading.Lock()
-        store.add_function("holds_words", 2, _holds)
+        store.add_function("holds_words", 2, _contains_words)
 
     # Reading
 
     def page(self, scope: Scope, wanted: Filter, cursor: str | None = None, limit: int = PAGE) -> Page:
-        """A page of the newest entries, or of those beside the page that gave the cursor.
+        """A page of the newest entries, or of those next to the page that gave the cursor.
 
-        Raises InvalidRequest for a cursor that no page gave.
+        Raises InvalidRequest for an unknown cursor.
         """
-        way, number = _read_cursor(cursor)
-        if way == "a":
-            found = self._entries(scope, wanted, "entries.seq > :number ORDER BY entries.seq", number, limit + 1)
-            if len(found) > limit:
-                entries = found[-limit:]
+        direction, number = _read_cursor(cursor)
+        if direction == "a":
+            candidates = self._entries(scope, wanted, "entries.seq > :number ORDER BY entries.seq", number, limit + 1)
+            if len(candidates) > limit:
+                entries = candidates[-limit:]
                 return Page(entries, _before(entries), _after(entries))
-            way, number = "", 0  # so few that they do not fill a page: the first one has them
-        found = self._entries(
+            direction, number = "", 0  # too few to fill a page: show the first one instead
+        candidates = self._entries(
             scope,
             wanted,
-            f"{'entries.seq < :number' if way else 'true'} ORDER BY entries.seq DESC",
+            f"{'entries.seq < :number' if direction else 'true'} ORDER BY entries.seq DESC",
             number,
             limit + 1,
         )
-        entries = found[:limit]
-        older = _before(entries) if len(found) > limit else None
-        return Page(entries, older, (_after(entries) if entries else f"a{number - 1}") if way else None)
+        entries = candidates[:limit]
+        older = _before(entries) if len(candidates) > limit else None
+        return Page(entries, older, (_after(entries) if entries else f"a{number - 1}") if direction else None)
 
     def choices(self, scope: Scope) -> Choices:
-        """What there is to filter by. Two queries."""
+        """The values to filter by. Two queries."""
         values = {"visitor": scope.visitor}
         models = self._store.rows(
             f"""
@@ -228,44 +232,46 @@ class Gallery:
     def entry(self, entry_id: str) -> Entry:
         """One entry: "<request id>-<clip's number>", or "<request id>" of a comparison. Raises VideoNotFound."""
         match = _ENTRY.fullmatch(entry_id)
-        found: tuple[Entry, ...] = ()
+        entries: tuple[Entry, ...] = ()
         if match is not None:
             index = COMPARISON if match[2] is None else int(match[2])
             rows = self._store.rows(
                 _ENTRIES.format(entries="SELECT * FROM entries WHERE job_id = :job AND clip_index = :index"),
                 {"job": match[1], "index": index},
             )
-            found = tuple(map(_entry, rows))
-        if not found:
-            raise VideoNotFound("There is no such entry in the gallery, or not any more.")
-        return found[0]
+            entries = tuple(map(_entry, rows))
+        if not entries:
+            raise VideoNotFound("There is no such entry in the gallery, or it was deleted.")
+        return entries[0]
 
     def poster(self, entry: Entry) -> Path | None:
-        """The file of an entry's poster, None where it is still to be made."""
+        """The file of an entry's poster, None if it has none yet."""
         path = (self._data_dir / entry.file).with_suffix(poster.SUFFIX)
         return path if path.is_file() else None
 
     def make_poster(self, entry: Entry) -> Path:
-        """Makes the poster of a clip from before there were any. Raises VideoNotFound."""
+        """Make the poster of a clip that was written before posters existed. Raises VideoNotFound."""
         clip = self._data_dir / entry.file
         path = clip.with_suffix(poster.SUFFIX)
         if not clip.is_file():
-            raise VideoNotFound("The file of this video is gone.")
+            raise VideoNotFound("The file of this video was deleted.")
         try:
             poster.of_clip(path, clip, entry.num_frames)
         except VideoEncodingFailed as error:
             raise VideoNotFound("The file of this video cannot be read.") from error
         except OSError as error:
-            raise HostError(f"The still of this video cannot be kept ({error.strerror}). Check the disk.") from error
-        if not clip.is_file():  # deleted meanwhile, and its poster with it
+            raise HostError(
+                f"The poster of this video cannot be written ({error.strerror}). Check the disk."
+            ) from error
+        if not clip.is_file():  # deleted meanwhile, with its other files
             path.unlink(missing_ok=True)
-            raise VideoNotFound("The file of this video is gone.")
+            raise VideoNotFound("The file of this video was deleted.")
         return path
 
     # Writing
 
     def keep(self, entry_id: str, kept: bool) -> Entry:
-        """Marks an entry as one that is never let go of by itself, or not any more. Raises VideoNotFound."""
+        """Mark an entry as one that is never deleted automatically, or remove the mark. Raises VideoNotFound."""
         entry = self.entry(entry_id)
         self._store.rows(
             "UPDATE entries SET kept = :kept WHERE job_id = :job AND clip_index = :index",
@@ -274,11 +280,11 @@ class Gallery:
         return self.entry(entry_id)
 
     def delete(self, entry_id: str) -> None:
-        """Deletes an entry with every file that belongs to it, and its request when nothing else is left of that.
+        """Delete an entry with all its files, and its job if no other clip of it is left.
 
-        LoRA files and first frames stay: other clips may have been made with them.
-        Raises VideoNotFound, StillRunning, and HostError where a file cannot be removed; it is gone from the list then,
-        and the next start or the end of the next job tries its files again.
+        LoRA files and first frames stay, since other clips may have been made with them.
+        Raises VideoNotFound, StillRunning, and HostError if a file cannot be removed: the entry is deleted all the
+        same, and its files are tried again at the next start and at the end of each job.
         """
         entry = self.entry(entry_id)
         gone = self._store.rows(
@@ -290,29 +296,32 @@ class Gallery:
             {"job": entry.job_id, "index": COMPARISON if entry.index is None else entry.index},
         )
         if not gone and not entry.final:
-            raise StillRunning("The request of this video still waits or runs: cancel it first, then delete.")
+            raise StillRunning(
+                "The request of this video is still waiting or running: cancel it first, then delete the video."
+            )
         left = self.purge()
         if left:
             raise HostError(
-                f"It is deleted, but {left} of its files cannot be removed. Check the data folder; the server tries "
-                "again by itself."
+                f"The entry is deleted, but {left} of its files cannot be removed. Check the data folder; the "
+                "server tries again automatically."
             )
 
     def tidy(self, retention: Retention, now: datetime | None = None) -> None:
-        """Lets go of what is older, or more, than may stay, and removes the files of what was deleted.
+        """Delete entries that are older than may be kept or exceed the size, and the files of deleted clips.
 
-        Never of what is kept, waits or runs; by size never of the newest, which nobody may have seen yet.
+        Entries that are marked, waiting or running are never deleted; by size neither is the newest one, which its
+        sender may not have seen yet.
         """
         if retention.days is not None:
             oldest = (now or datetime.now(UTC)) - timedelta(days=retention.days)
-            self._let_go_before(oldest.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+            self._delete_older(oldest.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
         self.purge()
         if retention.size is not None:
-            self._let_go_above(retention.size)
+            self._delete_above(retention.size)
             self.purge()
 
     def purge(self) -> int:
-        """Removes the files of deleted clips; how many of these clips have files that could not be removed."""
+        """Remove the files of deleted clips, and return how many clips have files that could not be removed."""
         with self._purging:
             rows = self._store.rows("SELECT file, job_id, clip_index FROM doomed", {})
             removed = [row["file"] for row in rows if self._remove(row["file"], row["job_id"], row["clip_index"])]
@@ -323,7 +332,7 @@ class Gallery:
                 )
             return len(rows) - len(removed)
 
-    def _entries(self, scope: Scope, wanted: Filter, place: str, number: int, limit: int) -> tuple[Entry, ...]:
+    def _entries(self, scope: Scope, wanted: Filter, position: str, number: int, limit: int) -> tuple[Entry, ...]:
         where = [scope.where]
         if wanted.model is not None:
             where.append("entries.model = :model")
@@ -335,10 +344,12 @@ class Gallery:
             column = "sha256" if SHA256.fullmatch(wanted.lora) else "name"
             where.append(f"entries.seq IN (SELECT entry FROM entry_loras WHERE {column} = :lora)")
         if wanted.words and wanted.words.split():
-            where.append("holds_words(entries.prompt, :words)")  # last: it is asked of what the others leave
-        chosen = f"SELECT * FROM entries WHERE {' AND '.join(where)} AND {place} LIMIT :limit"
+            where.append(
+                "holds_words(entries.prompt, :words)"
+            )  # last: the slowest condition, for what the others leave
+        query = f"SELECT * FROM entries WHERE {' AND '.join(where)} AND {position} LIMIT :limit"
         rows = self._store.rows(
-            _ENTRIES.format(entries=chosen),
+            _ENTRIES.format(entries=query),
             {
                 "visitor": scope.visitor,
                 "model": wanted.model,
@@ -351,7 +362,7 @@ class Gallery:
         )
         return tuple(map(_entry, rows))
 
-    def _let_go_before(self, oldest: str) -> None:
+    def _delete_older(self, oldest: str) -> None:
         while self._store.rows(
             f"""
             DELETE FROM clips WHERE (job_id, clip_index) IN
@@ -361,7 +372,7 @@ class Gallery:
             {"oldest": oldest},
         ):
             self.purge()
-        # Requests that failed before their first clip hold a prompt too.
+        # Jobs that failed before their first clip hold a prompt too.
         self._store.rows(
             f"""
             DELETE FROM jobs WHERE status IN {_FINAL} AND finished_at < :oldest
@@ -370,12 +381,12 @@ class Gallery:
             {"oldest": oldest},
         )
 
-    def _let_go_above(self, most: int) -> None:
+    def _delete_above(self, most: int) -> None:
         sizes = _sizes(self._data_dir)
         over = sum(sizes.values()) - most
         if over <= 0:
             return
-        going: list[int] = []
+        deleted: list[int] = []
         for row in self._store.rows(
             f"""
             SELECT entries.seq, json_group_array(json_array(clips.file, clips.clip_index)) AS files, entries.job_id
@@ -389,24 +400,25 @@ class Gallery:
         ):
             if over <= 0:
                 break
-            going.append(row["seq"])
+            deleted.append(row["seq"])
             for file, index in json.loads(row["files"]):
                 over -= sizes.get(Path(file).stem, 0) + sizes.get(f"{row['job_id']}-{index}", 0)
-        for first in range(0, len(going), AT_ONCE):
+        for first in range(0, len(deleted), AT_ONCE):
             self._store.rows(
                 f"""
                 DELETE FROM clips WHERE (job_id, clip_index) IN
-                    ({_MAY_GO} WHERE NOT entries.kept AND entries.seq IN (SELECT value FROM json_each(:going)))
+                    ({_MAY_GO} WHERE NOT entries.kept AND entries.seq IN (SELECT value FROM json_each(:deleted)))
                 """,
-                {"going": json.dumps(going[first : first + AT_ONCE])},
+                {"deleted": json.dumps(deleted[first : first + AT_ONCE])},
             )
 
     def _remove(self, file: str, job_id: str, index: int) -> bool:
         clip = self._data_dir / file
         try:
-            for path in (clip, clip.with_suffix(KEPT), clip.with_suffix(poster.SUFFIX)):
+            for path in clip_files(clip):
                 path.unlink(missing_ok=True)
-            self._forget(job_id, index)
+            if self._forget is not None:
+                self._forget(job_id, index)
         except OSError as error:
             log.warning(
                 "the files of a deleted clip cannot be removed", extra={"request_id": job_id, "reason": error.strerror}
@@ -416,32 +428,32 @@ class Gallery:
 
 
 def _sizes(data_dir: Path) -> dict[str, int]:
-    """Bytes by clip: of its files by their stem, of what it was compared with by request and index."""
-    found: dict[str, int] = {}
+    """Bytes by clip: of its files by their stem, of its cached comparisons by "<job id>-<index>"."""
+    sizes: dict[str, int] = {}
 
     def add(name: str, size: int) -> None:
-        found[name] = found.get(name, 0) + size
+        sizes[name] = sizes.get(name, 0) + size
 
     for entry in _listed(data_dir / "clips"):
         add(Path(entry.name).stem, _size(entry))
     for entry in _listed(data_dir / "compared"):
         for file in _listed(Path(entry.path)):
             add("-".join(entry.name.split("-")[:2]), _size(file))
-    return found
+    return sizes
 
 
 def _listed(folder: Path) -> Iterable[os.DirEntry[str]]:
     try:
         return list(os.scandir(folder))
     except OSError:
-        return ()  # not there, or no folder
+        return ()  # missing, or not a folder
 
 
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat(follow_symlinks=False).st_size
     except OSError:
-        return 0  # gone since it was listed
+        return 0  # deleted since it was listed
 
 
 def _before(entries: Sequence[Entry]) -> str | None:
@@ -458,7 +470,7 @@ def _read_cursor(cursor: str | None) -> tuple[str, int]:
     match = _CURSOR.fullmatch(cursor)
     if match is None:
         raise InvalidRequest(
-            "This is no cursor that a page of the gallery gave.",
+            "The cursor is not one that a page of the gallery returned.",
             fields=[{"loc": "query.cursor", "msg": "must be `older` or `newer` of a page"}],
         )
     return match[1], int(match[2])
@@ -488,12 +500,12 @@ def _entry(row: sqlite3.Row) -> Entry:
         cells=row["cells"],
         videos=row["videos"],
         made=row["made"],
-        loras=tuple(LoraFacts(one["name"], one["sha256"]) for one in json.loads(row["loras"])),
+        loras=tuple(LoraFacts(lora["name"], lora["sha256"]) for lora in json.loads(row["loras"])),
     )
 
 
 def _fold(text: str) -> str:
-    """A text to be searched: case, width and composition do not count."""
+    """Normalises a text for searching: case, width and composition of characters are ignored."""
     return unicodedata.normalize("NFKC", text).casefold()
 
 
@@ -502,6 +514,6 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(_fold(text).split())
 
 
-def _holds(prompt: str, words: str) -> bool:
+def _contains_words(prompt: str, words: str) -> bool:
     text = _fold(prompt)
     return all(word in text for word in _words(words))

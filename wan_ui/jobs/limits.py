@@ -1,29 +1,30 @@
-"""How much one visitor, and all together, may ask of this machine; it knows no door and stores nothing."""
+"""Limits on the queue, on the cost of a request and on the disk space of the data folder."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wan_ui.errors import CostTooHigh, DiskFull, HostError, QueueFull, WanUIError
+from wan_ui.files import free_bytes
 from wan_ui.identity import Identity
 from wan_ui.request import Generation
 
 VISITORS_WAITING = 20
 VISITORS_COST = 4_000_000_000  # frames × pixels: 36 videos of 1280 × 720 × 121
-KEPT_FREE = 32 << 20  # bytes of the disk
-LOOK_SECONDS = 10.0  # between two looks at how much the data folder holds
+RESERVED_BYTES = 32 << 20  # of the disk, so that the job database can still be written
+MEASURE_SECONDS = 10.0  # between two measurements of the data folder
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`waiting` requests in line, `waiting_each` of one visitor, `cost` in frames × pixels of one request.
+    """The limits of a server.
 
-    None: 20 and 4e9 for visitors, no limit for the owner. `disk`: bytes of clips and uploads together.
+    `waiting` jobs in the queue, `waiting_each` of one visitor, `cost` of one request in frames × pixels; None: 20 and
+    4e9 for visitors, no limit for the owner. `disk`: bytes of clips and uploads together, None for no limit.
     """
 
     waiting: int = 1000
@@ -31,95 +32,95 @@ class Limits:
     cost: int | None = None
     disk: int | None = None
 
-    def check_cost(self, who: Identity, generations: Sequence[Generation]) -> None:
-        """Raises CostTooHigh for a request that is more than one may ask for."""
-        most = self.cost if self.cost is not None else None if who.owner else VISITORS_COST
-        asked = sum(one.width * one.height * one.num_frames for one in generations)
-        if most is not None and asked > most:
+    def check_cost(self, identity: Identity, generations: Sequence[Generation]) -> None:
+        """Raises CostTooHigh for a request whose frames × pixels exceed the limit."""
+        limit = self._limit(self.cost, VISITORS_COST, identity)
+        cost = sum(video.width * video.height * video.num_frames for video in generations)
+        if limit is not None and cost > limit:
             raise CostTooHigh(
-                f"This asks for {asked:.3g} frames × pixels and this server takes {most:.3g} at once: make it smaller, "
-                "shorter or fewer videos.",
-                asked=asked,
-                limit=most,
+                f"This request needs {cost:.3g} frames × pixels, and this server accepts at most {limit:.3g}: make the "
+                "videos smaller, shorter or fewer.",
+                asked=cost,
+                limit=limit,
             )
 
-    def check_line(self, who: Identity, waiting: int, waiting_of_visitor: Callable[[], int]) -> None:
-        """Raises QueueFull where as many wait as may."""
+    def check_queue(self, identity: Identity, waiting: int, waiting_of_visitor: Callable[[], int]) -> None:
+        """Raises QueueFull when no further job may wait, in all or for this identity."""
         if waiting >= self.waiting:
             raise QueueFull(
-                f"{waiting} requests wait already, and no more may. Try again when the line is shorter.",
+                f"The queue is full ({waiting} jobs). Try again later.",
                 limit=self.waiting,
             )
-        most = self.waiting_each if self.waiting_each is not None else None if who.owner else VISITORS_WAITING
-        if most is not None and waiting_of_visitor() >= most:
+        limit = self._limit(self.waiting_each, VISITORS_WAITING, identity)
+        if limit is not None and waiting_of_visitor() >= limit:
             raise QueueFull(
-                f"You have {most} requests waiting, and no more may. Send this one when one of them is done.",
-                limit=most,
+                f"You have {limit} jobs waiting, which is the limit. Try again when one of them is finished.",
+                limit=limit,
             )
+
+    @staticmethod
+    def _limit(chosen: int | None, of_visitors: int, identity: Identity) -> int | None:
+        """The chosen limit, or else the default of visitors; the owner has none by default."""
+        return of_visitors if chosen is None and not identity.owner else chosen
 
 
 NO_LIMITS = Limits(waiting=10**9)
 
 
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
-
-
 class DiskQuota:
-    """How much the folders of `parent` hold, looked at now and then, against a limit in bytes (None: no limit).
+    """Checks new files against the free disk space and against `limit` bytes for the `folders` of the data folder.
 
-    `free` says the bytes that a folder's disk has left, of which some stay free: for the list of jobs, so that a job
-    which fails on a full disk can be told so.
+    The folders are measured every MEASURE_SECONDS at most. `free` returns the free bytes of a folder's disk.
     """
 
     def __init__(
         self,
         parent: Path,
         folders: Sequence[str],
-        most: int | None,
+        limit: int | None,
         clock: Callable[[], float] = time.monotonic,
-        free: Callable[[Path], int] = _free,
+        free: Callable[[Path], int] = free_bytes,
     ) -> None:
         self._parent = parent
         self._folders = tuple(parent / name for name in folders)
-        self._most = most
+        self._limit = limit
         self._clock = clock
         self._free = free
-        self._looked: tuple[float, int] | None = None
+        self._measured: tuple[float, int] | None = None
 
     def problem(self, size: int = 0) -> WanUIError | None:
-        """Why no more, and no file of `size` bytes, may be stored, or None."""
+        """The error for which no file of `size` bytes may be stored, or None if it may."""
         try:
             left = self._free(self._parent)
         except OSError as error:
-            return HostError(f"The data folder cannot be used ({error.strerror}). Put it back and start again.")
-        if left < size + KEPT_FREE:
+            return HostError(f"The data folder cannot be used ({error.strerror}). Restore it and start again.")
+        if left < size + RESERVED_BYTES:
             return DiskFull(
-                f"The disk has {left / 1e6:,.0f} MB left, which is too little. Make room on it and try again.",
-                needed=size + KEPT_FREE,
+                f"The disk has only {left / 1e6:,.0f} MB left. Free some disk space and try again.",
+                needed=size + RESERVED_BYTES,
                 free=left,
             )
-        if self._most is None:
+        if self._limit is None:
             return None
         now = self._clock()
-        if self._looked is None or now - self._looked[0] >= LOOK_SECONDS:
-            self._looked = (now, sum(map(_size, self._folders)))
-        if self._looked[1] + size < self._most:
+        if self._measured is None or now - self._measured[0] >= MEASURE_SECONDS:
+            self._measured = (now, sum(map(_size, self._folders)))
+        if self._measured[1] + size < self._limit:
             return None
         return DiskFull(
-            f"This server keeps at most {self._most / 1e9:g} GB of clips and uploads, and has them. Its owner can "
-            "delete some, or raise --max-disk-gb."
+            f"The server's limit of {self._limit / 1e9:g} GB for videos and uploads is reached. Delete some, or raise "
+            "--max-disk-gb."
         )
 
     def check(self) -> None:
-        """Raises DiskFull where nothing more may be stored."""
+        """Raises DiskFull or HostError if nothing more may be stored."""
         problem = self.problem()
         if problem is not None:
             raise problem
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files under a folder; 0 where there is none."""
+    """Bytes of all files under a folder; 0 if it does not exist."""
     total = 0
     try:
         entries = list(os.scandir(folder))
@@ -132,5 +133,5 @@ def _size(folder: Path) -> int:
             try:
                 total += entry.stat(follow_symlinks=False).st_size
             except OSError:
-                continue  # gone since it was listed
+                continue  # deleted since it was listed
     return total

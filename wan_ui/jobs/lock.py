@@ -1,4 +1,4 @@
-"""The lock that keeps two servers off one data folder; it knows nothing of what the folder holds."""
+"""A lock that keeps two servers from using one data folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LOCK_FILE = ".lock"
 
 
 class FolderLock:
-    """Holds `folder` for this process from construction until `release`, or until the process ends however it ends.
+    """Locks `folder` for this process until `release` or the end of the process, a kill included.
 
-    The folder is made if need be. Raises DataFolderInUse when another process holds it, and HostError when the
-    folder cannot be made or written.
+    The folder is created if it is missing. Raises DataFolderInUse if another process has locked it, and HostError if
+    it cannot be created or written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,7 +27,7 @@ class FolderLock:
                 f"The data folder cannot be used ({error.strerror}). Choose another with --data-dir."
             ) from error
         try:
-            # flock, not a file with a process id: the kernel lets go of it on SIGKILL too.
+            # flock rather than a file with a process id: the kernel releases it on SIGKILL too.
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.read(self._descriptor, 20).decode("ascii", "replace").strip()
@@ -45,5 +45,5 @@ class FolderLock:
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
 
     def release(self) -> None:
-        """Lets go of the folder. To be called once."""
+        """Release the lock. To be called once."""
         os.close(self._descriptor)

@@ -1,57 +1,65 @@
-"""The desk both doors go to: submit, read, cancel; it knows neither HTTP nor the page, and never renders."""
+"""The job service: submit, read and cancel jobs, the gallery and uploaded files, each call with the caller's access."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 import secrets
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from wan_ui.engine.result import Progress
-from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, VideoNotFound
-from wan_ui.identity import LOCAL_IDENTITY, Identity
-from wan_ui.intake import Prepared, prepare
+from wan_ui.access import UploadedFiles
+from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, RequestNotFound, VideoNotFound
+from wan_ui.intake import PreparedRequest, prepare
+from wan_ui.jobs import gallery
 from wan_ui.jobs.fetcher import Fetcher
-from wan_ui.jobs.gallery import EVERYBODY, PAGE, Choices, Entry, Filter, Gallery, Page
+from wan_ui.jobs.gallery import Gallery
 from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
 from wan_ui.jobs.sample_comparisons import SampleComparisons
-from wan_ui.jobs.store import Job, Store
-from wan_ui.jobs.worker import Running, Worker
-from wan_ui.lora.fit import Configs, check_fit
+from wan_ui.lora.fit import check_fit
 from wan_ui.lora.header import pair_messages
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.lora.report import describe, inspect
 from wan_ui.media import video
 from wan_ui.provenance import restoring
 from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT
-from wan_ui.request import TrainingSample
+from wan_ui.request import TrainingSample, find_model
 from wan_ui.trainer.imported_jobs import ImportedJobs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wan_ui.access import Access
+    from wan_ui.engine.result import Progress
     from wan_ui.errors import WanUIError
+    from wan_ui.job import Job
+    from wan_ui.jobs.store import Store
+    from wan_ui.jobs.worker import Running, Worker
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel
-    from wan_ui.provenance.restoring import Environment, Restoration
+    from wan_ui.provenance.restoring import Bases, Environment, Restoration
 
 log = logging.getLogger(__name__)
 
 COUNTED_FOLDERS = ("clips", "uploads", "images", "gradio", "trainer", "compared")  # of the data folder
-INSPECT_SECONDS = 120.0  # for fetching a LoRA that is to be inspected while its sender waits
+INSPECT_SECONDS = 120.0  # for downloading a LoRA that is inspected while the caller waits
 
 
 class JobService:
-    """Takes requests in and answers about jobs, at once and from any thread.
+    """Accepts requests and answers questions about jobs and files, without waiting for a render, from any thread.
 
-    `library` and `images` are what its requests may name; the page lists and fills them. `data_dir` is the folder
-    that the clips' file names are relative to. `fetcher` fetches what requests name by address, once it is started.
-    `here` says what renders, for what a video tells of its making. `trainer` keeps imported training jobs, `previews`
-    compares clips with what the trainer showed, `gallery` lists the finished ones. Methods that take a job's id raise
-    RequestNotFound for one that does not exist; all raise HostError when the list of jobs cannot be read or written.
+    Methods that take `access` show and change only what the caller may see and change (the table in
+    `wan_ui.access`): anything else is reported as not found, exactly like something that does not exist.
+
+    `library` and `images` hold the files that requests may name. `data_dir` is the folder that the clips' file names
+    are relative to. `environment` is what this server renders with. `fetcher` downloads the LoRAs that requests name
+    by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
+    trainer's samples, `gallery` lists finished clips.
+    Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
     def __init__(
@@ -60,278 +68,365 @@ class JobService:
         images: ImageStore,
         store: Store,
         worker: Worker,
-        configs: Configs,
         data_dir: Path,
         limits: Limits = NO_LIMITS,
-        here: Environment = UNKNOWN_ENVIRONMENT,
+        environment: Environment = UNKNOWN_ENVIRONMENT,
     ) -> None:
         self.library = library
         self.images = images
         self._store = store
         self._worker = worker
-        self._configs = configs
         self._data_dir = data_dir
         self._limits = limits
-        self._here = here
+        self._environment = environment
+        self._configs = environment.transformer_config
+        self._owned = UploadedFiles(store, "image")
         self._admission = threading.Lock()
         self._published: frozenset[str] = frozenset()
-        self._begun = secrets.token_hex(8)  # another process's count of changes may be the same
+        self._process_id = secrets.token_hex(8)  # another process may have counted as many changes
         self._quota = DiskQuota(data_dir, COUNTED_FOLDERS, limits.disk)
-        self.fetcher = Fetcher(store, library, configs, worker.wake)
-        self.trainer = ImportedJobs(data_dir / "trainer", library, images, check_quota=self._quota.check)
-        self.previews = SampleComparisons(self.trainer, library, data_dir / "compared", self.clip_path)
-        self.gallery = Gallery(store, data_dir, self.previews.forget)
+        self.fetcher = Fetcher(store, library, self._configs, worker.wake)
+        self.imported_jobs = ImportedJobs(
+            data_dir / "trainer", library, images, check_quota=self._quota.check, owners=store
+        )
+        self.sample_comparisons = SampleComparisons(self.imported_jobs, library, data_dir / "compared", self._clip_path)
+        self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
 
     def quota_problem(self, size: int) -> WanUIError | None:
-        """Why no file of `size` bytes may be stored, by the limit on the data folder or by its disk; None: it may."""
+        """Why a file of `size` bytes may not be stored, by the quota or by the free space; None if it may."""
         return self._quota.problem(size)
 
     def sweep(self) -> None:
-        """Removes what a killed process was writing, but for its clips: those are the worker's to recover.
+        """Remove the files that a killed process left incomplete, except clips, which the worker recovers.
 
-        Only for a process that alone holds the data folder, before anything is taken in.
+        Only for a process that alone uses the data folder, before it accepts anything.
         """
         self.library.sweep()
         self.images.sweep()
-        self.trainer.sweep()
-        self.previews.sweep()
+        self.imported_jobs.sweep()
+        self.sample_comparisons.sweep()
 
-    def over(self, library: Library, images: ImageStore, trainer: ImportedJobs) -> JobService:
-        """The same desk over other views of its files."""
-        seen = copy.copy(self)
-        seen.library, seen.images, seen.trainer = library, images, trainer
-        return seen
+    # Jobs
 
-    def submit(self, body: Any, who: Identity = LOCAL_IDENTITY) -> Job:
-        """Puts a decoded JSON body in line as one job. Raises what intake.prepare raises, and what a limit says.
+    def submit(self, body: Any, access: Access) -> Job:
+        """Queue a decoded JSON body as one job. Raises what intake.prepare and the limits raise.
 
-        LoRAs named by address are fetched while the job waits; what is wrong with them ends it as failed.
+        LoRAs named by URL are downloaded while the job waits; a problem with one of them fails the job later.
         """
-        self._check_line(who)
+        identity = access.identity
+        self._check_queue(access)
         self._quota.check()
-        prepared = self.plan(body)
-        self._limits.check_cost(who, prepared.generations)
-        self._check_training_samples(prepared)
-        with self._admission:  # between the count and the job nobody else comes in
-            self._check_line(who)
+        prepared = self.plan(body, access)
+        self._limits.check_cost(identity, prepared.generations)
+        self._check_training_samples(prepared, access)
+        with self._admission:  # nobody else is admitted between the count and the new job
+            self._check_queue(access)
             job = self._store.add(
                 prepared.wire,
                 prepared.generations,
                 prepared.notes,
                 ready=not prepared.awaited,
                 cells=prepared.cells,
-                visitor=who.visitor,
+                visitor=identity.visitor,
             )
         log.info("queued", extra={"request_id": job.id, "videos": len(job.generations)})
         self._worker.wake()
         self.fetcher.wake()
         return job
 
-    def _check_line(self, who: Identity) -> None:
-        self._limits.check_line(who, self._store.waiting(), lambda: self._store.waiting_of(who.visitor))
-
-    def _check_training_samples(self, prepared: Prepared) -> None:
-        """Raises InvalidRequest where a prompt, or a cell's, is to be compared with what is not here."""
-        asked = {
-            f"prompts.{index}.training_sample": item.training_sample
-            for index, item in enumerate(prepared.request.prompts)
-        }
-        for cell in prepared.cells:
-            named = cell.request["prompts"][0].get("training_sample")
-            wanted = None if named is None else TrainingSample.model_validate(named)
-            if wanted not in asked.values():
-                asked[f"compare.cells.{cell.row}.{cell.column}.training_sample"] = wanted
-        for loc, wanted in asked.items():
-            if wanted is None:
-                continue
-            try:
-                self.trainer.check(wanted)
-            except PreviewNotFound as error:
-                raise InvalidRequest(f"{loc}: {error.message}", fields=[{"loc": loc, "msg": error.message}]) from error
-
-    def plan(self, body: Any) -> Prepared:
-        """What `submit` would put in line, checked the same way and raising the same, without doing so."""
-        prepared = prepare(body, self.library, self.images, self._configs)
-        for speedup in {one.speedup for one in prepared.generations}:
-            self._here.check_speedup(speedup)
+    def plan(self, body: Any, access: Access) -> PreparedRequest:
+        """What `submit` would queue, checked the same way and with the same errors, but not queued."""
+        prepared = prepare(body, self.library, self.images, self._configs, access)
+        if self._environment.check_speedup is not None:
+            for speedup in {generation.speedup for generation in prepared.generations}:
+                self._environment.check_speedup(speedup)
+        if self._environment.bases is not None:
+            for model, base in {(generation.model, generation.base) for generation in prepared.generations}:
+                self._environment.bases.check_base(find_model(model), base)
         return prepared
 
-    def job(self, job_id: str) -> Job:
-        return self._store.job(job_id)
+    def bases(self, model: str) -> Mapping[str, Any]:
+        """What a model can be loaded from, by names alone: the body of GET /v1/models/{id}/bases."""
+        return self._bases().base_listing(find_model(model))
 
-    def may_change(self, job: Job) -> bool:
-        """Whether a job is for the one who asks to cancel or to compare with another preview: here, everyone's is."""
-        return True
+    def identify_base(self, model: str, component: str, name: str) -> Mapping[str, Any]:
+        """Keeps which component of which model a checkpoint file is. Raises BaseNotFound."""
+        self._bases().answer(find_model(model), component, name)
+        return self.bases(model)
 
-    def cancel(self, job_id: str) -> Job:
-        """Asks for the job's end and returns it as it then is; a finished job is unchanged."""
-        self._store.job(job_id)
+    def _bases(self) -> Bases:
+        if self._environment.bases is None:
+            raise AssertionError("a server that lists bases has checkpoints")
+        return self._environment.bases
+
+    def job(self, job_id: str, access: Access) -> Job:
+        """A job as it is now."""
+        job = self._store.job(job_id)
+        if not access.may_read(job.visitor):
+            raise RequestNotFound("There is no request with this id.")
+        return job
+
+    def may_change(self, job: Job, access: Access) -> bool:
+        """Whether the caller may cancel a job of `queue`, retry it or give it another sample to compare with."""
+        return not job.hidden and access.may_change(job.visitor)
+
+    def cancel(self, job_id: str, access: Access) -> Job:
+        """Request a job's cancellation and return the job as it then is; a finished job is unchanged."""
+        self._check_may_change(job_id, access)
         self._worker.cancel(job_id)
         self.fetcher.wake()
         return self._store.job(job_id)
 
-    def retry(self, job_id: str, who: Identity = LOCAL_IDENTITY) -> Job:
-        """Puts a failed or canceled job back at the line's end and returns it; any other is unchanged.
+    def retry(self, job_id: str, access: Access) -> Job:
+        """Put a failed or canceled job at the end of the queue and return it; any other job is unchanged.
 
-        What is finished stays as it is: only what failed or was not reached is rendered. Raises what a limit on the
-        line or the disk says, as for a new job.
+        Finished clips are kept: only what failed or was not reached is rendered. Raises what the limits on the queue
+        and the disk raise, as for a new job.
         """
+        self._check_may_change(job_id, access)
         if self._store.job(job_id).status not in ("failed", "canceled"):
             return self._store.job(job_id)
         self._quota.check()
         with self._admission:
-            self._check_line(who)
+            self._check_queue(access)
             self._store.retry(job_id)
         self._worker.wake()
         self.fetcher.wake()
         return self._store.job(job_id)
 
-    def running(self, job_id: str) -> Running | None:
-        """Which of the job's generations is being rendered, and its latest moment; None if the job does not run."""
-        return self._worker.running(job_id)
+    def running(self, job_id: str, access: Access) -> Running | None:
+        """Which of a job's generations is being rendered and its latest progress; None if the job does not run.
+
+        None also for a job that the caller may not read.
+        """
+        running = self._worker.running(job_id)
+        return running if running is not None and access.may_read(self._store.job(job_id).visitor) else None
 
     def progress(self, job_id: str) -> Progress | None:
-        """The latest moment of the job if it is running or its LoRA files are being fetched, else None."""
+        """The latest progress of a job that runs or whose LoRA files are being downloaded, else None.
+
+        `job_id` is that of a job given by `job`, `queue` or `recent`. For a hidden job the note, which names files
+        and cells, is left out.
+        """
+        running = self._worker.at_work()
+        if running is not None and hidden_id(running.job_id) == job_id:
+            return replace(running.progress, note="")
         return self._worker.progress(job_id) or self.fetcher.progress(job_id)
 
-    def inspect(self, source: str, seconds: float = INSPECT_SECONDS) -> dict[str, Any]:
-        """What a LoRA is, see lora.inspection; one named by address is fetched first, within `seconds`.
+    def queue(self, access: Access, limit: int | None = None) -> tuple[Job, ...]:
+        """The running job and the waiting ones in their order, at most `limit`; others' jobs as `hidden_job`."""
+        jobs = self._store.unfinished(limit)
+        return tuple(job if access.may_list(job.visitor) else hidden_job(job) for job in jobs)
 
-        Raises what Library.fetch and Library.locate raise.
-        """
-        if is_remote(source) and not self.library.is_held(source):
-            self._quota.check()
-        end = time.monotonic() + seconds
-
-        def in_time(here: int, total: int) -> None:
-            if time.monotonic() > end:
-                raise FetchFailed(
-                    f"{shown_name(source)} was not here within {seconds:g} s. Send it in a request, which waits for it."
-                )
-
-        notes = self.library.fetch(source, in_time) if is_remote(source) else ()
-        said = self.library.inspect(source, self._configs)
-        return {**said, "messages": [*notes, *said["messages"]]}
-
-    def inspect_file(self, file: Path, name: str) -> dict[str, Any]:
-        """What a file is that belongs to no library; `name` is the name it had at its sender. Raises LoraInvalid."""
-        return inspect(file, name, self._configs)
-
-    def restore(self, file: Path, from_video: bool = False) -> Restoration:
-        """The settings that a video carries, held against what is here now.
-
-        `from_video`: where the image it starts from is not here, the video's own first frame is kept and takes its
-        place, but for a comparison's grid. Raises VideoInvalid and, for that frame, what ImageStore.put_bytes raises,
-        and DiskFull.
-        """
-        found = restoring.restoration(restoring.read(file), self.library, self.images, self._here)
-        if not (from_video and found.wants_first_frame):
-            return found
-        self._quota.check()
-        return found.starting_from(self.images.put_bytes(video.first_frame(file)))
-
-    def lora_at_hand(self, source: str) -> bool:
-        """Whether a source can be looked into without a fetch; what is not there raises when it is."""
-        return not is_remote(source) or self.library.is_held(source)
-
-    def inspect_lora(self, source: str) -> dict[str, Any]:
-        """What a file at hand is, by itself, with its `name` and its partner's source.
-
-        Raises what Library.locate raises.
-        """
-        file = self.library.locate(source)
-        return {**describe(file.header, None, None, self._configs), "name": file.name} | {
-            "partner": self.library.partner(source)
-        }
-
-    def check_lora(self, source: str, row: WanModel, slot: str) -> tuple[str, ...]:
-        """Sentences about a file at hand in a slot of a row. Raises LoraMismatch where it does not fit."""
-        return check_fit(self.library.locate(source).header, row, slot, self._configs(row, row.slots[slot]))
-
-    def pair_of_loras(self, one: str, other: str) -> tuple[bool, tuple[str, ...]]:
-        """Whether two sources are one file, and what speaks against them being the halves of one save."""
-        first, second = self.library.locate(one), self.library.locate(other)
-        return first.sha256 == second.sha256, pair_messages(first.header, second.header)
-
-    def pulse(self) -> str:
-        """A short text that stays the same while no job and nothing that is at work has changed; it tells no more."""
-        running = self._worker.at_work()
-        at_work = None if running is None else (running.job_id, running.progress)  # the end of a write changes a row
-        moment = repr((self._begun, self._store.changes, at_work, self.fetcher.moments()))
-        return hashlib.sha256(moment.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-    def position(self, job_id: str) -> int | None:
-        """1 for the next to run; None unless in_queue."""
-        return self._store.job(job_id).position
-
-    def recent(self, limit: int, visitor: str | None = None) -> tuple[Job, ...]:
-        """The newest jobs, newest first; with `visitor`, of that browser alone."""
-        return self._store.recent(limit, visitor)
-
-    def hold(self, visitor: str, kind: Literal["lora", "image"], file_id: str) -> None:
-        """Notes that a browser brought a file here."""
-        self._store.hold(visitor, kind, file_id)
-
-    def holds(self, visitor: str, kind: Literal["lora", "image"], file_id: str) -> bool:
-        """Whether a browser brought this file here itself."""
-        return self._store.holds(visitor, kind, file_id)
-
-    def entries(self, wanted: Filter, cursor: str | None = None, limit: int = PAGE) -> Page:
-        """A page of the gallery. Raises InvalidRequest for a cursor that no page gave."""
-        return self.gallery.page(EVERYBODY, wanted, cursor, limit)
-
-    def entry_choices(self) -> Choices:
-        """What the gallery can be filtered by."""
-        return self.gallery.choices(EVERYBODY)
-
-    def entry(self, entry_id: str) -> Entry:
-        """One entry of the gallery. Raises VideoNotFound."""
-        return self.gallery.entry(entry_id)
-
-    def may_change_entry(self, entry: Entry) -> bool:
-        """Whether an entry is for the one who asks to keep or delete: here, everyone's is."""
-        return True
-
-    def keep_entry(self, entry_id: str, kept: bool) -> Entry:
-        """Marks an entry as one that stays, or not any more. Raises VideoNotFound."""
-        return self.gallery.keep(entry_id, kept)
-
-    def delete_entry(self, entry_id: str) -> None:
-        """Deletes an entry with its files. Raises what Gallery.delete raises."""
-        self.gallery.delete(entry_id)
-
-    def poster(self, entry: Entry) -> Path | None:
-        """The file of an entry's poster, None where it is still to be made."""
-        return self.gallery.poster(entry)
-
-    def make_poster(self, entry: Entry) -> Path:
-        """Makes the poster that is missing. Raises VideoNotFound."""
-        return self.gallery.make_poster(entry)
-
-    def publish_files(self, file_ids: frozenset[str]) -> None:
-        """Says which of Gradio's files are part of the page itself, and so for everybody, whoever else brings them."""
-        self._published = file_ids
-
-    def is_for(self, visitor: str | None, file_id: str) -> bool:
-        """Whether one of Gradio's files may be read by a browser: its own, or nobody's."""
-        return file_id in self._published or self._store.is_free_for(visitor, "image", file_id)
-
-    def at_work(self) -> Running | None:
-        """What is being rendered, whoever it is for."""
-        return self._worker.at_work()
-
-    def line(self, limit: int | None = None) -> tuple[Job, ...]:
-        """The running job and those waiting, in their order; at most `limit` of them."""
-        return self._store.unfinished(limit)
+    def recent(self, limit: int, access: Access) -> tuple[Job, ...]:
+        """The newest jobs that are listed for the caller, newest first."""
+        if access.identity.owner:
+            return self._store.recent(limit)
+        if access.shared:
+            return tuple(job for job in self._store.recent(limit) if access.may_list(job.visitor))
+        visitor = access.identity.visitor
+        return () if visitor is None else self._store.recent(limit, visitor)
 
     def waiting(self) -> int:
-        """How many jobs wait in line."""
+        """The number of jobs that wait in the queue."""
         return self._store.waiting()
 
-    def clip_path(self, job_id: str, index: int) -> Path:
-        """The file of the clip of generation `index`. Raises VideoNotFound if it is not made, or not there any more."""
+    def pulse(self) -> str:
+        """A short text that changes whenever a job or the progress of any work changes; it reveals nothing else.
+
+        Clients poll it (`GET /v1/pulse`) and read the jobs again only when it has changed.
+        """
+        running = self._worker.at_work()
+        at_work = None if running is None else (running.job_id, running.progress)  # a finished write changes a job
+        state = repr((self._process_id, self._store.changes, at_work, self.fetcher.moments()))
+        return hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def clip_path(self, job_id: str, index: int, access: Access) -> Path:
+        """The file of the clip of generation `index`. Raises VideoNotFound if it is not finished or was deleted."""
+        self.job(job_id, access)
+        return self._clip_path(job_id, index)
+
+    def _clip_path(self, job_id: str, index: int) -> Path:
         for clip in self._store.job(job_id).clips:
             path = self._data_dir / clip.file
             if clip.index == index and path.is_file():
                 return path
         raise VideoNotFound(f"This request has no video {index}.")
+
+    def _check_may_change(self, job_id: str, access: Access) -> None:
+        if not self.may_change(self.job(job_id, access), access):
+            raise RequestNotFound("There is no request with this id that is yours.")
+
+    def _check_queue(self, access: Access) -> None:
+        visitor = access.identity.visitor
+        self._limits.check_queue(access.identity, self._store.waiting(), lambda: self._store.waiting_of(visitor))
+
+    def _check_training_samples(self, prepared: PreparedRequest, access: Access) -> None:
+        """Raises InvalidRequest if a prompt or a cell is to be compared with a sample that is not found."""
+        samples = {
+            f"prompts.{index}.training_sample": item.training_sample
+            for index, item in enumerate(prepared.request.prompts)
+        }
+        for cell in prepared.cells:
+            fields = cell.request["prompts"][0].get("training_sample")
+            sample = None if fields is None else TrainingSample.model_validate(fields)
+            if sample not in samples.values():
+                samples[f"compare.cells.{cell.row}.{cell.column}.training_sample"] = sample
+        for loc, sample in samples.items():
+            if sample is None:
+                continue
+            try:
+                self.imported_jobs.check(sample, access)
+            except PreviewNotFound as error:
+                raise InvalidRequest(f"{loc}: {error.message}", fields=[{"loc": loc, "msg": error.message}]) from error
+
+    # LoRA files and videos
+
+    def needs_download(self, source: str) -> bool:
+        """Whether a LoRA source is a URL whose file is not on this machine yet."""
+        return is_remote(source) and not self.library.is_downloaded(source)
+
+    def inspect(self, source: str, access: Access, seconds: float = INSPECT_SECONDS) -> dict[str, Any]:
+        """The report on a LoRA (see lora.report); one named by URL is downloaded first, within `seconds`.
+
+        Raises what Library.fetch and Library.locate raise.
+        """
+        if self.needs_download(source):
+            self._quota.check()
+        deadline = time.monotonic() + seconds
+
+        def check_deadline(received: int, total: int) -> None:
+            if time.monotonic() > deadline:
+                raise FetchFailed(
+                    f"{shown_name(source)} could not be downloaded within {seconds:g} s. Name it in a request, which "
+                    "waits for the download."
+                )
+
+        notes = self.library.fetch(source, check_deadline) if is_remote(source) else ()
+        report = self.library.inspect(source, access, self._configs)
+        return {**report, "messages": [*notes, *report["messages"]]}
+
+    def inspect_file(self, file: Path, name: str) -> dict[str, Any]:
+        """The report on a file outside the library; `name` is the name its sender gave it. Raises LoraInvalid."""
+        return inspect(file, name, self._configs)
+
+    def inspect_lora(self, source: str, access: Access) -> dict[str, Any]:
+        """The report on a file that needs no download, by itself, with its `name` and its partner's source.
+
+        Raises what Library.locate raises.
+        """
+        file = self.library.locate(source, access)
+        return {
+            **describe(file.header, None, None, self._configs),
+            "name": file.name,
+            "partner": self.library.partner(source, access),
+        }
+
+    def check_lora(self, source: str, model: WanModel, slot: str, access: Access) -> tuple[str, ...]:
+        """Notes on a LoRA in a slot of a model. Raises LoraMismatch if it does not fit."""
+        header = self.library.locate(source, access).header
+        return check_fit(header, model, slot, self._configs(model, model.slots[slot]))
+
+    def check_pair(self, first: str, second: str, access: Access) -> tuple[bool, tuple[str, ...]]:
+        """Whether two sources are the same file, and the reasons why they are not the halves of one checkpoint."""
+        file, other = self.library.locate(first, access), self.library.locate(second, access)
+        return file.sha256 == other.sha256, pair_messages(file.header, other.header)
+
+    def restore(self, file: Path, access: Access, from_video: bool = False) -> Restoration:
+        """The settings that a video carries, compared with what is on this machine now.
+
+        `from_video`: if the first frame it starts from is not found, the video's own first frame is stored and used
+        instead, except for a comparison's grid. Raises VideoInvalid and, for that frame, what ImageStore.put_bytes
+        raises, and DiskFull.
+        """
+        restoration = restoring.restoration(restoring.read(file), self.library, self.images, self._environment, access)
+        if not (from_video and restoration.wants_first_frame):
+            return restoration
+        self._quota.check()
+        return restoration.starting_from(self.images.put_bytes(video.first_frame(file), access))
+
+    # Uploaded files
+
+    def record_owner(self, file_id: str, access: Access) -> None:
+        """Record that the caller uploaded an image, by SHA-256, or one of the files that Gradio keeps for the page."""
+        self._owned.record_owner(file_id, access)
+
+    def publish_files(self, file_ids: frozenset[str]) -> None:
+        """Set which of Gradio's files are part of the page and so readable by everybody, even if also uploaded."""
+        self._published = file_ids
+
+    def may_open(self, file_id: str, access: Access) -> bool:
+        """Whether the caller may read one of Gradio's files: one they uploaded, or one that no browser uploaded."""
+        if access.identity.owner or file_id in self._published:
+            return True
+        return self._store.is_available_to(access.identity.visitor, "image", file_id)
+
+    # The gallery
+
+    def entries(
+        self, wanted: gallery.Filter, access: Access, cursor: str | None = None, limit: int = gallery.PAGE
+    ) -> gallery.Page:
+        """A page of the gallery entries that are listed for the caller. Raises InvalidRequest for an unknown cursor."""
+        scope = gallery.scope_of(access)
+        return gallery.NO_PAGE if scope is None else self.gallery.page(scope, wanted, cursor, limit)
+
+    def entry_choices(self, access: Access) -> gallery.Choices:
+        """The values that these entries can be filtered by."""
+        scope = gallery.scope_of(access)
+        return gallery.NO_CHOICES if scope is None else self.gallery.choices(scope)
+
+    def entry(self, entry_id: str, access: Access) -> gallery.Entry:
+        """One gallery entry. Raises VideoNotFound."""
+        entry = self.gallery.entry(entry_id)
+        if not access.may_read(entry.visitor):
+            raise VideoNotFound("There is no such entry in the gallery, or it was deleted.")
+        return entry
+
+    def may_change_entry(self, entry: gallery.Entry, access: Access) -> bool:
+        """Whether the caller may keep or delete an entry."""
+        return access.may_change(entry.visitor)
+
+    def keep_entry(self, entry_id: str, kept: bool, access: Access) -> gallery.Entry:
+        """Mark an entry as one that is never deleted automatically, or remove the mark. Raises VideoNotFound."""
+        self._check_may_change_entry(entry_id, access)
+        return self.gallery.keep(entry_id, kept)
+
+    def delete_entry(self, entry_id: str, access: Access) -> None:
+        """Delete an entry with its files. Raises what Gallery.delete raises."""
+        self._check_may_change_entry(entry_id, access)
+        self.gallery.delete(entry_id)
+
+    def poster(self, entry: gallery.Entry) -> Path | None:
+        """The poster file of an entry that `entry` or `entries` gave; None if it has none yet."""
+        return self.gallery.poster(entry)
+
+    def make_poster(self, entry: gallery.Entry) -> Path:
+        """Make the missing poster of an entry that `entry` or `entries` gave. Raises VideoNotFound."""
+        return self.gallery.make_poster(entry)
+
+    def _check_may_change_entry(self, entry_id: str, access: Access) -> None:
+        if not self.may_change_entry(self.entry(entry_id, access), access):
+            raise VideoNotFound("There is no such entry in the gallery that is yours.")
+
+
+def hidden_id(job_id: str) -> str:
+    """The stand-in for the id of another's job, since the id would allow reading the job; the same for the same job."""
+    return f"other-{hashlib.sha256(job_id.encode()).hexdigest()[:16]}"
+
+
+def hidden_job(job: Job) -> Job:
+    """Another's job with nothing but its model, position and status."""
+    first = replace(job.generations[0], prompt="", neg="", loras=(), image=None, seed=0, ignored=())
+    return replace(
+        job,
+        id=hidden_id(job.id),
+        request={},
+        generations=(first,),
+        notes=(),
+        clips=(),
+        error=None,
+        cells=(),
+        failures={},
+        visitor=None,
+        hidden=True,
+    )

@@ -1,16 +1,16 @@
-"""The line of jobs and their clips in one SQLite file that survives a kill; it knows no engine, thread or door.
+"""The job database: the queue of jobs and their clips in one SQLite file that survives a kill.
 
 A job's status only ever changes in a single conditional UPDATE, so two threads cannot both win a transition:
 
     in_queue ──claim_next──▶ in_progress ──finish──▶ succeeded | failed | canceled
        │  ▲                       │
-       │  └──put_back, recover────┘
+       │  └──requeue, recover─────┘
        ├──request_cancel──▶ canceled
        └──refuse──▶ failed
 
-    failed | canceled ──retry──▶ in_queue, at the end of the line
+    failed | canceled ──retry──▶ in_queue, at the end of the queue
 
-A job in_queue whose LoRA files are still being fetched is not ready: it is passed over until make_ready.
+A job in_queue whose LoRA files are still being downloaded is not ready: it is passed over until make_ready.
 """
 
 from __future__ import annotations
@@ -22,241 +22,33 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from wan_ui.access import FileKind
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import DiskFull, HostError, RenderFailed, RequestNotFound
-from wan_ui.request import Generation, LoraUse
+from wan_ui.job import FINAL, ClipRecord, Job, Status, generation_body, generation_from
+from wan_ui.jobs.schema import MIGRATIONS
+from wan_ui.request import Generation
 
-Status = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"]
-FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
 MAX_ATTEMPTS = 3
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
-_NEW_CLIP = "clip.job_id = NEW.job_id AND clip.clip_index = NEW.clip_index"
-_LIST_CLIP = """
-    INSERT INTO entries (job_id, clip_index, visitor, model, prompt, made_at)
-    SELECT jobs.id, CASE jobs.cells WHEN '[]' THEN clip.clip_index ELSE -1 END, jobs.visitor,
-        json_extract(jobs.generations, '$[' || clip.clip_index || '].model'),
-        CASE jobs.cells
-            WHEN '[]' THEN json_extract(jobs.generations, '$[' || clip.clip_index || '].prompt')
-            ELSE (SELECT group_concat(prompt, char(10)) FROM
-                  (SELECT DISTINCT json_extract(one.value, '$.prompt') AS prompt
-                   FROM json_each(jobs.generations) AS one))
-        END,
-        clip.created_at
-    FROM clips AS clip JOIN jobs ON jobs.id = clip.job_id WHERE {which}
-    ON CONFLICT (job_id, clip_index) DO UPDATE SET made_at = excluded.made_at
-"""
-# A file's name as the render knew it; of a clip that does not tell, the end of its path, without an address's query.
-_LIST_LORAS = """
-    INSERT OR IGNORE INTO entry_loras (entry, name, sha256)
-    SELECT entry, coalesce(told, replace(path, rtrim(path, replace(path, '/', '')), '')), sha256 FROM (
-        SELECT entries.seq AS entry,
-            substr(json_extract(use.value, '$.path'), 1, instr(json_extract(use.value, '$.path') || '?', '?') - 1)
-                AS path,
-            coalesce(json_extract(use.value, '$.sha256'), '') AS sha256,
-            (SELECT json_extract(file.value, '$.name')
-             FROM json_each(clip.metadata, '$.lora') AS slot, json_each(slot.value, '$.files') AS file
-             WHERE json_extract(file.value, '$.sha256') = json_extract(use.value, '$.sha256')) AS told
-        FROM clips AS clip JOIN jobs ON jobs.id = clip.job_id
-        JOIN entries ON entries.job_id = clip.job_id
-            AND entries.clip_index = CASE jobs.cells WHEN '[]' THEN clip.clip_index ELSE -1 END,
-        json_each(jobs.generations, '$[' || clip.clip_index || '].loras') AS use
-        WHERE {which}
-    )
-"""
-
-# Each entry is one schema version, applied in one transaction; `PRAGMA user_version` counts those applied.
-# Entries are only ever appended: files written by an older wan-ui are brought up by the ones they lack.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """
-        CREATE TABLE jobs (
-            seq INTEGER PRIMARY KEY AUTOINCREMENT,
-            id TEXT NOT NULL UNIQUE,
-            status TEXT NOT NULL CHECK (status IN ('in_queue', 'in_progress', 'succeeded', 'failed', 'canceled')),
-            request TEXT NOT NULL,
-            generations TEXT NOT NULL,
-            notes TEXT NOT NULL,
-            total INTEGER NOT NULL,
-            attempts INTEGER NOT NULL DEFAULT 0,
-            cancel_requested INTEGER NOT NULL DEFAULT 0,
-            error TEXT,
-            created_at TEXT NOT NULL,
-            started_at TEXT,
-            finished_at TEXT
-        )
-        """,
-        "CREATE INDEX jobs_line ON jobs (status, seq)",
-        """
-        CREATE TABLE clips (
-            job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-            clip_index INTEGER NOT NULL,
-            width INTEGER NOT NULL,
-            height INTEGER NOT NULL,
-            num_frames INTEGER NOT NULL,
-            fps INTEGER NOT NULL,
-            seed INTEGER NOT NULL,
-            file TEXT NOT NULL UNIQUE,
-            metadata TEXT NOT NULL,
-            created_at TEXT NOT NULL,
-            PRIMARY KEY (job_id, clip_index)
-        )
-        """,
-    ),
-    ("ALTER TABLE jobs ADD COLUMN ready INTEGER NOT NULL DEFAULT 1",),
-    (
-        "ALTER TABLE jobs ADD COLUMN cells TEXT NOT NULL DEFAULT '[]'",
-        # Errors by generation index; in the job's own row, so that a retry clears them in the write that queues it.
-        "ALTER TABLE jobs ADD COLUMN failures TEXT NOT NULL DEFAULT '{}'",
-    ),
-    (
-        # The clip's file that is being made: one that a killed process wrote and did not list is found by its name.
-        "ALTER TABLE jobs ADD COLUMN writing TEXT",
-    ),
-    (
-        # All that a place in line depends on: with a thousand jobs waiting, every look at the line counts many of them.
-        "CREATE INDEX jobs_place ON jobs (status, ready DESC, seq)",
-        "DROP INDEX jobs_line",
-    ),
-    (
-        # The browser that a job came from; null over HTTP without a browser, and for jobs from before there were such.
-        "ALTER TABLE jobs ADD COLUMN visitor TEXT",
-        "CREATE INDEX jobs_visitor ON jobs (visitor, seq)",
-        """
-        CREATE TABLE holdings (
-            visitor TEXT NOT NULL,
-            kind TEXT NOT NULL CHECK (kind IN ('lora', 'image')),
-            id TEXT NOT NULL,
-            PRIMARY KEY (visitor, kind, id)
-        ) WITHOUT ROWID
-        """,
-    ),
-    # The gallery: an entry for each clip, one for all clips of a comparison, which triggers keep as the clips are.
-    (
-        """
-        CREATE TABLE entries (
-            seq INTEGER PRIMARY KEY AUTOINCREMENT,
-            job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-            clip_index INTEGER NOT NULL, -- -1: a comparison
-            visitor TEXT,
-            model TEXT NOT NULL,
-            prompt TEXT NOT NULL,
-            kept INTEGER NOT NULL DEFAULT 0,
-            made_at TEXT NOT NULL,
-            UNIQUE (job_id, clip_index)
-        )
-        """,
-        "CREATE INDEX entries_visitor ON entries (visitor, seq)",
-        "CREATE INDEX entries_model ON entries (model, seq)",
-        "CREATE INDEX entries_kept ON entries (seq) WHERE kept",
-        "CREATE INDEX entries_made ON entries (made_at) WHERE NOT kept",
-        """
-        CREATE TABLE entry_loras (
-            entry INTEGER NOT NULL REFERENCES entries (seq) ON DELETE CASCADE,
-            name TEXT NOT NULL,
-            sha256 TEXT NOT NULL,
-            PRIMARY KEY (entry, sha256, name)
-        ) WITHOUT ROWID
-        """,
-        "CREATE INDEX entry_loras_sha256 ON entry_loras (sha256, entry)",
-        "CREATE INDEX entry_loras_name ON entry_loras (name, entry)",
-        # Files whose clip is deleted, until they are gone from the disk too.
-        "CREATE TABLE doomed (file TEXT PRIMARY KEY, job_id TEXT NOT NULL, clip_index INTEGER NOT NULL) WITHOUT ROWID",
-        f"{_LIST_CLIP.format(which='true ORDER BY clip.created_at, clip.clip_index')}",
-        f"{_LIST_LORAS.format(which='true')}",
-        f"""
-        CREATE TRIGGER clip_made AFTER INSERT ON clips BEGIN
-            {_LIST_CLIP.format(which=_NEW_CLIP)};
-            {_LIST_LORAS.format(which=_NEW_CLIP)};
-        END
-        """,
-        """
-        CREATE TRIGGER clip_gone AFTER DELETE ON clips BEGIN
-            INSERT OR REPLACE INTO doomed (file, job_id, clip_index)
-            VALUES (OLD.file, OLD.job_id, OLD.clip_index);
-            DELETE FROM entries WHERE job_id = OLD.job_id AND clip_index = OLD.clip_index;
-            DELETE FROM entries WHERE job_id = OLD.job_id AND clip_index = -1
-                AND NOT EXISTS (SELECT 1 FROM clips WHERE job_id = OLD.job_id);
-            -- A request of which nothing is left goes with its last clip: its prompt is in it.
-            DELETE FROM jobs WHERE id = OLD.job_id AND status IN ('succeeded', 'failed', 'canceled')
-                AND NOT EXISTS (SELECT 1 FROM clips WHERE job_id = OLD.job_id);
-        END
-        """,
-    ),
-)
-
-
-@dataclass(frozen=True)
-class ClipRecord:
-    """A finished clip: `index` is its prompt's, from 0; `file` is relative to the data folder; sizes in pixels."""
-
-    index: int
-    width: int
-    height: int
-    num_frames: int
-    fps: int
-    seed: int
-    file: str
-    metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row of the line as it was at one moment.
-
-    `request` is the wire form without nulls, its images as `upload://<sha256>`. `clips` are those finished so far,
-    in prompt order. `error` is an error's `body()`. `attempts` counts the processes that ended while running it.
-    Times are ISO 8601 in UTC ending in Z. `position` is 1 for the next to run, None unless in_queue. `ready` is False
-    while LoRA files are fetched for it; such jobs stand behind those that could run now. `cells` are a comparison's,
-    row by row, and `failures` the errors of those of its generations that could not be rendered, by their index.
-    `visitor` is the browser it came from, None over HTTP without one. `hidden`: another's job, without what it is of.
-    """
-
-    id: str
-    status: Status
-    request: Mapping[str, Any]
-    generations: tuple[Generation, ...]
-    notes: tuple[str, ...]
-    clips: tuple[ClipRecord, ...]
-    error: Mapping[str, Any] | None
-    attempts: int
-    cancel_requested: bool
-    created_at: str
-    started_at: str | None
-    finished_at: str | None
-    position: int | None
-    ready: bool = True
-    cells: tuple[PlannedCell, ...] = ()
-    failures: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    visitor: str | None = None
-    hidden: bool = False
-
 
 def dump_generations(generations: Sequence[Generation]) -> str:
-    """Generations as JSON text; load_generations gives back equal ones."""
-    return _json([asdict(generation) for generation in generations])
+    """Generations as JSON text, which load_generations reads back."""
+    return _json([generation_body(generation) for generation in generations])
 
 
-@lru_cache(maxsize=256)  # every look of every page reads the same few dozen jobs again
+@lru_cache(maxsize=256)  # every poll of every page reads the same few dozen jobs again
 def load_generations(text: str) -> tuple[Generation, ...]:
     """The inverse of dump_generations."""
-    return tuple(
-        Generation(
-            **{
-                **fields,
-                "loras": tuple(LoraUse(**use) for use in fields["loras"]),
-                "ignored": tuple(fields["ignored"]),
-            }
-        )
-        for fields in json.loads(text)
-    )
+    return tuple(generation_from(body) for body in json.loads(text))
 
 
 def _dump_cells(cells: Sequence[PlannedCell]) -> str:
@@ -276,30 +68,31 @@ def _now() -> str:
 
 
 @contextmanager
-def _mapped() -> Iterator[None]:
-    """SQLite's errors that the operator can mend, as ours; mistakes in our SQL pass as they are."""
+def _mapped_errors() -> Iterator[None]:
+    """Raises SQLite's errors about the file and the disk as HostError; errors in our SQL pass unchanged."""
     try:
         yield
     except sqlite3.DatabaseError as error:
         # The low byte is the primary code; errors of Python's own module, such as a closed connection, have none.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
         if code == sqlite3.SQLITE_FULL:
-            raise DiskFull("There is no disk space left for the list of jobs. Free some and try again.") from error
+            raise DiskFull("The disk has no space left for the job database. Free some and try again.") from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise HostError("The list of jobs is locked by another program. Close it and try again.") from error
+            raise HostError("The job database is locked by another program. Close it and try again.") from error
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             raise HostError(
-                f"The list of jobs cannot be written ({error.sqlite_errorname}). Check the data folder and its disk."
+                f"The job database cannot be used ({error.sqlite_errorname}). Check the data folder and its disk."
             ) from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise HostError(
-                f"The list of jobs is damaged ({error.sqlite_errorname}). Move jobs.sqlite out of the data folder, or "
-                "put a backup in its place."
+                f"The job database is damaged ({error.sqlite_errorname}). Move jobs.sqlite out of the data folder, or "
+                "restore a backup."
             ) from error
         raise
 
 
-# A waiting job's place in line, counted from the end that is nearer to the jobs asked for: each count is a walk.
+# A waiting job's position, counted from the end of the queue that is nearer to the jobs that are read, since SQLite
+# counts by walking the index.
 _FROM_FRONT = """
     (SELECT count(*) FROM jobs AS ahead
      WHERE ahead.status = 'in_queue' AND ahead.ready = jobs.ready AND ahead.seq <= jobs.seq)
@@ -315,10 +108,10 @@ _FROM_END = """
 
 
 class Store:
-    """Jobs and clips in the SQLite file `path`, which is made or brought to this version's schema.
+    """Jobs and clips in the SQLite file `path`, which is created or migrated to this version's schema.
 
     Any thread may call any method: one connection, one lock, every write a single statement. Every method raises
-    HostError (DiskFull when that is it) if SQLite cannot read or write, after waiting `busy_seconds` for a lock.
+    HostError (DiskFull for a full disk) if SQLite cannot read or write, after waiting `busy_seconds` for a lock.
     """
 
     def __init__(
@@ -329,14 +122,14 @@ class Store:
         migrations: Sequence[Sequence[str]] = MIGRATIONS,
     ) -> None:
         self._lock = threading.RLock()
-        with _mapped(), ExitStack() as undo:
+        with _mapped_errors(), ExitStack() as undo:
             self._connection = sqlite3.connect(
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )
             undo.callback(self._connection.close)
             self._connection.row_factory = sqlite3.Row
             self._connection.execute("PRAGMA journal_mode = WAL")
-            # FULL: a job that was answered for is on disk, a power cut included; it costs one fsync per write.
+            # FULL: a job whose id was returned survives a power cut too, for one fsync per write.
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._migrate(migrations)
@@ -344,11 +137,11 @@ class Store:
 
     @property
     def changes(self) -> int:
-        """How many rows this process has changed since it began."""
+        """How many rows this connection has changed; it grows with every change."""
         return self._connection.total_changes
 
     def close(self) -> None:
-        """Closes the file. No method may be called after."""
+        """Close the file. No method may be called afterwards."""
         with self._lock:
             self._connection.close()
 
@@ -359,7 +152,7 @@ class Store:
             applied: int = connection.execute("PRAGMA user_version").fetchone()[0]
             if applied > len(migrations):
                 raise HostError(
-                    f"The list of jobs was written by a newer wan-ui (schema {applied}, this one knows "
+                    f"The job database was written by a newer wan-ui (schema {applied}, this one knows "
                     f"{len(migrations)}). Update wan-ui, or choose another folder with --data-dir."
                 )
             for statements in migrations[applied:]:
@@ -372,16 +165,16 @@ class Store:
                 connection.execute("ROLLBACK")
 
     def rows(self, sql: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
-        """The rows of one statement, for a room that has queries of its own; it is whole or not at all."""
+        """The rows of one statement, for a module with queries of its own; it is executed completely or not at all."""
         return self._execute(sql, values)
 
     def add_function(self, name: str, arguments: int, function: Callable[..., Any]) -> None:
-        """Lets statements call a pure function of so many arguments."""
+        """Let statements call a pure function with that many arguments."""
         with self._lock:
             self._connection.create_function(name, arguments, function, deterministic=True)
 
     def _execute(self, sql: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
-        with self._lock, _mapped():
+        with self._lock, _mapped_errors():
             return self._connection.execute(sql, values).fetchall()
 
     def add(
@@ -393,8 +186,8 @@ class Store:
         cells: Sequence[PlannedCell] = (),
         visitor: str | None = None,
     ) -> Job:
-        """A new job at the end of the line; not `ready`: it waits for files first."""
-        job_id = secrets.token_hex(16)  # 128 random bits: over HTTP, knowing the id is what lets one read
+        """Add a job at the end of the queue and return it; without `ready` it waits for files first."""
+        job_id = secrets.token_hex(16)  # 128 random bits: whoever knows the id of a program's job may read it
         self._execute(
             """
             INSERT INTO jobs (id, status, request, generations, notes, total, ready, cells, visitor, created_at)
@@ -422,37 +215,37 @@ class Store:
         return jobs[0]
 
     def recent(self, limit: int, visitor: str | None = None) -> tuple[Job, ...]:
-        """The newest jobs, newest first; with `visitor`, of that browser alone."""
+        """The newest jobs, newest first; with `visitor`, only those of that browser."""
         where = "" if visitor is None else "WHERE visitor = :visitor "
         return self._jobs(f"{where}ORDER BY seq DESC LIMIT :limit", {"limit": limit, "visitor": visitor}, _FROM_END)
 
-    def hold(self, visitor: str, kind: Literal["lora", "image"], file_id: str) -> None:
-        """Notes that a browser brought a file here. Again: no change."""
-        if not self.holds(visitor, kind, file_id):  # looked at first: even a write that changes nothing takes a lock
+    def record_owner(self, visitor: str, kind: FileKind, file_id: str) -> None:
+        """Record that a browser uploaded a file; recording it again changes nothing."""
+        if not self.is_owner(visitor, kind, file_id):  # read first: even a write that changes nothing takes a lock
             self._execute(
                 "INSERT OR IGNORE INTO holdings (visitor, kind, id) VALUES (:visitor, :kind, :id)",
                 {"visitor": visitor, "kind": kind, "id": file_id},
             )
 
-    def holds(self, visitor: str, kind: Literal["lora", "image"], file_id: str) -> bool:
-        """Whether a browser brought this file here itself."""
+    def is_owner(self, visitor: str, kind: FileKind, file_id: str) -> bool:
+        """Whether a browser uploaded this file."""
         rows = self._execute(
             "SELECT 1 FROM holdings WHERE visitor = :visitor AND kind = :kind AND id = :id",
             {"visitor": visitor, "kind": kind, "id": file_id},
         )
         return bool(rows)
 
-    def is_free_for(self, visitor: str | None, kind: Literal["lora", "image"], file_id: str) -> bool:
-        """Whether a browser brought this file here, or none did."""
-        found = self._execute(
+    def is_available_to(self, visitor: str | None, kind: FileKind, file_id: str) -> bool:
+        """Whether a browser uploaded this file, or no browser did."""
+        counts = self._execute(
             "SELECT count(*) AS all_of_it, sum(visitor IS :visitor) AS mine FROM holdings "
             "WHERE kind = :kind AND id = :id",
             {"visitor": visitor, "kind": kind, "id": file_id},
         )[0]
-        return not found["all_of_it"] or bool(found["mine"])
+        return not counts["all_of_it"] or bool(counts["mine"])
 
     def unfinished(self, limit: int | None = None) -> tuple[Job, ...]:
-        """The running job and those waiting, in their order; at most `limit` of them."""
+        """The running job and the waiting ones in their order, at most `limit`."""
         return self._jobs(
             """
             WHERE seq IN (SELECT seq FROM jobs WHERE status IN ('in_progress', 'in_queue')
@@ -463,19 +256,19 @@ class Store:
         )
 
     def waiting(self) -> int:
-        """How many jobs wait in line."""
+        """The number of waiting jobs."""
         count: int = self._execute("SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue'", {})[0]["jobs"]
         return count
 
     def waiting_of(self, visitor: str | None) -> int:
-        """How many of these came from one browser; None: over HTTP without one."""
+        """The number of waiting jobs that one browser sent; None: that programs sent."""
         count: int = self._execute(
             "SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue' AND visitor IS :visitor", {"visitor": visitor}
         )[0]["jobs"]
         return count
 
     def unready(self) -> tuple[Job, ...]:
-        """The waiting jobs whose files are not all here, oldest first."""
+        """The waiting jobs whose files are not all downloaded, oldest first."""
         return self._jobs("WHERE status = 'in_queue' AND ready = 0 ORDER BY seq", {})
 
     def make_ready(
@@ -485,7 +278,7 @@ class Store:
         notes: Sequence[str],
         cells: Sequence[PlannedCell] = (),
     ) -> None:
-        """Lets a waiting job run: its files are here, its generations name them. One taken back stays as it is."""
+        """Let a waiting job run, with generations that name its downloaded files. A canceled job is unchanged."""
         self._execute(
             """
             UPDATE jobs SET ready = 1, generations = :generations, notes = :notes, total = :total, cells = :cells
@@ -501,7 +294,7 @@ class Store:
         )
 
     def refuse(self, job_id: str, error: Mapping[str, Any]) -> None:
-        """Ends a waiting job whose files cannot be had. One taken back stays as it is."""
+        """Fail a waiting job whose files cannot be downloaded or do not fit. A canceled job is unchanged."""
         self._execute(
             """
             UPDATE jobs SET status = 'failed', error = :error, finished_at = :now
@@ -511,7 +304,7 @@ class Store:
         )
 
     def claim_next(self) -> str | None:
-        """Takes the oldest waiting job that is ready out of the line, now in_progress; its id, or None without one."""
+        """Set the oldest ready job to in_progress and return its id, or None without one."""
         rows = self._execute(
             """
             UPDATE jobs SET status = 'in_progress', started_at = :now
@@ -523,7 +316,7 @@ class Store:
         return rows[0]["id"] if rows else None
 
     def request_cancel(self, job_id: str) -> None:
-        """Cancels a waiting job at once, flags a running one for its worker, leaves a finished one as it is."""
+        """Cancel a waiting job at once and flag a running one for the worker; a finished job is unchanged."""
         self._execute(
             """
             UPDATE jobs SET
@@ -536,36 +329,36 @@ class Store:
         )
 
     def cancel_requested(self, job_id: str) -> bool:
-        """Whether somebody asked for this job's end."""
+        """Whether the job's cancellation was requested."""
         rows = self._execute("SELECT 1 FROM jobs WHERE id = :id AND cancel_requested", {"id": job_id})
         return bool(rows)
 
     def begin_clip(self, job_id: str, file: str) -> None:
-        """Notes the file, relative to the data folder, that a running job's next clip will be."""
+        """Record the file, relative to the data folder, that a running job's next clip is being written to."""
         self._execute(
             "UPDATE jobs SET writing = :file WHERE id = :id AND status = 'in_progress'", {"id": job_id, "file": file}
         )
 
-    def strays(self) -> tuple[str, ...]:
-        """Files that were begun and never became a clip. Only for a process that alone holds the data folder."""
+    def incomplete_files(self) -> tuple[str, ...]:
+        """Files that were begun and never became a clip. Only for a process that alone uses the data folder."""
         rows = self._execute(
             "SELECT writing FROM jobs WHERE writing IS NOT NULL AND writing NOT IN (SELECT file FROM clips)", {}
         )
         return tuple(row["writing"] for row in rows)
 
-    def forget_strays(self) -> None:
-        """Says that the strays' files are gone."""
+    def forget_incomplete_files(self) -> None:
+        """Record that the incomplete files were removed."""
         self._execute("UPDATE jobs SET writing = NULL WHERE writing IS NOT NULL", {})
 
     def counts(self) -> dict[Status, int]:
-        """How many jobs there are in each status."""
+        """The number of jobs by status."""
         rows = self._execute("SELECT status, count(*) AS jobs FROM jobs GROUP BY status", {})
         return {"in_queue": 0, "in_progress": 0, **dict.fromkeys(FINAL, 0)} | {
             row["status"]: row["jobs"] for row in rows
         }
 
     def add_clip(self, job_id: str, clip: ClipRecord) -> bool:
-        """Adds a finished clip to a running job. False, and nothing added, if the job does not run any more."""
+        """Add a finished clip to a running job. Returns False, without adding it, if the job no longer runs."""
         rows = self._execute(
             """
             INSERT INTO clips (job_id, clip_index, width, height, num_frames, fps, seed, file, metadata, created_at)
@@ -580,10 +373,10 @@ class Store:
     def finish(
         self, job_id: str, status: Literal["succeeded", "failed", "canceled"], error: Mapping[str, Any] | None = None
     ) -> Status | None:
-        """Ends a running job; the status it got, or None if it was not running.
+        """End a running job and return its new status, or None if it was not running.
 
-        A job whose cancel came before its end is canceled even if its last clip got done: the answer to the cancel
-        has already said so.
+        A job whose cancellation was requested ends as canceled even if its last clip was finished, as the reply to
+        that request promised.
         """
         rows = self._execute(
             """
@@ -598,7 +391,7 @@ class Store:
         return rows[0]["status"] if rows else None
 
     def add_failure(self, job_id: str, index: int, error: Mapping[str, Any]) -> None:
-        """Marks a running job's generation as one that could not be rendered; a job not running stays as it is."""
+        """Record that a generation of a running job could not be rendered; any other job is unchanged."""
         self._execute(
             """
             UPDATE jobs SET failures = json_set(failures, :path, json(:error))
@@ -608,7 +401,7 @@ class Store:
         )
 
     def retry(self, job_id: str) -> None:
-        """Puts a failed or canceled job at the line's end, as new but with its clips; another stays as it is."""
+        """Put a failed or canceled job at the end of the queue, keeping its clips; any other job is unchanged."""
         self._execute(
             """
             UPDATE jobs SET
@@ -619,8 +412,8 @@ class Store:
             {"id": job_id},
         )
 
-    def put_back(self, job_id: str) -> None:
-        """A clean stop: the running job waits again at its old place, no attempt counted; canceled if so asked."""
+    def requeue(self, job_id: str) -> None:
+        """Return a running job to its old position without counting an attempt; cancel it if that was requested."""
         self._execute(
             """
             UPDATE jobs SET
@@ -633,10 +426,10 @@ class Store:
         )
 
     def recover(self, max_attempts: int = MAX_ATTEMPTS) -> dict[str, Status]:
-        """What a new process does with jobs that the last one left running: the status each now has, by id.
+        """Requeue the jobs that a dead process left running, and return the status each now has, by id.
 
-        They wait again at their old place with their finished clips, one attempt more counted; failed after
-        `max_attempts`. Only for a process that alone holds the data folder, before its worker starts.
+        They wait at their old position with their finished clips and one attempt more; after `max_attempts` they
+        fail. Only for a process that alone uses the data folder, before its worker starts.
         """
         times = {1: "once", 2: "twice", 3: "three times"}.get(max_attempts, f"{max_attempts} times")
         error = RenderFailed(
@@ -660,7 +453,7 @@ class Store:
         return {row["id"]: row["status"] for row in rows}
 
     def _jobs(self, where: str, values: Mapping[str, Any], place: str = _FROM_FRONT) -> tuple[Job, ...]:
-        with self._lock:  # both queries see the same moment
+        with self._lock:  # both queries see the same state
             rows = self._execute(
                 f"SELECT *, CASE status WHEN 'in_queue' THEN {place} END AS position FROM jobs {where}", values
             )

@@ -1,4 +1,4 @@
-"""The thread that does what comes after a render, task after task; it knows no clip, job or file."""
+"""A thread that executes tasks one after another, with at most one large task waiting."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Task = Callable[[], None]
 @dataclass(frozen=True)
 class _Waiting:
     task: Task
-    is_heavy: bool
+    is_large: bool
 
 
 class Writer:
-    """Does tasks in the order in which they came, while the one who gave them goes on.
+    """Executes tasks in the order in which they were added.
 
-    A heavy task holds a clip's frames: `hand_over` waits until the one before is done, so that beside the frames that
-    are being written there are at most those of the clip that waits to be handed over.
-    A task must not raise: then the thread ends, `ended` is called, and what waits is not done.
+    A large task holds a clip's frames in memory: `hand_over` waits until the large task before it is finished, so that
+    beside the frames that are being written at most one other clip's frames exist.
+    A task must not raise: the thread then ends, `ended` is called, and the tasks that wait are dropped.
     """
 
     def __init__(self, name: str, ended: Callable[[], None]) -> None:
@@ -34,43 +34,44 @@ class Writer:
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
     def start(self) -> None:
+        """Start the thread. Once per writer."""
         self._thread.start()
 
     def hand_over(self, task: Task, taken: Callable[[], None]) -> bool:
-        """Adds a heavy task, once there is no other; `taken` is called as it is added. False if the thread is dead."""
+        """Add a large task once there is no other, calling `taken` then. Returns False if the thread ended."""
         with self._changed:
-            self._changed.wait_for(lambda: self._dead or not self._is_heavy_inside())
+            self._changed.wait_for(lambda: self._dead or not self._has_large_task())
             if self._dead:
                 return False
             taken()
-            self._add(_Waiting(task, is_heavy=True))
+            self._add(_Waiting(task, is_large=True))
             return True
 
     def add(self, task: Task) -> None:
-        """Adds a task that holds nothing large. Without effect when the thread is dead."""
+        """Add a small task. Without effect if the thread ended."""
         with self._changed:
-            self._add(_Waiting(task, is_heavy=False))
+            self._add(_Waiting(task, is_large=False))
 
     def drain(self) -> None:
-        """Returns when all tasks are done, or the thread is dead."""
+        """Wait until all tasks are finished or the thread has ended."""
         with self._changed:
             self._changed.wait_for(lambda: self._dead or (not self._tasks and self._at_work is None))
 
     def close(self) -> None:
-        """No further task will come: the thread ends after the last."""
+        """Let the thread end after the last task: no further one will be added."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def join(self, timeout: float) -> bool:
-        """Whether the thread has ended, or never began."""
+        """Whether the thread has ended within `timeout` seconds, or was never started."""
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _is_heavy_inside(self) -> bool:
+    def _has_large_task(self) -> bool:
         inside = (*self._tasks, *(() if self._at_work is None else (self._at_work,)))
-        return any(waiting.is_heavy for waiting in inside)
+        return any(waiting.is_large for waiting in inside)
 
     def _add(self, waiting: _Waiting) -> None:
         self._tasks.append(waiting)
@@ -88,7 +89,7 @@ class Writer:
             self._ended()
 
     def _next(self) -> bool:
-        """Does one task; False when none will come."""
+        """Executes one task; False when none will come."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._tasks) or self._closed)
             if not self._tasks:

@@ -1,23 +1,25 @@
-"""The LoRA files at hand: a path, an upload or a fetched address becomes a checked file; it knows no torch."""
+"""Finds LoRA files: a path, an upload or a downloaded address becomes a checked file with its hash and header."""
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cachetools import LRUCache
+
+from wan_ui.access import LOCAL_ACCESS, Access, FileOwners, UploadedFiles
 from wan_ui.errors import LoraInvalid, LoraNotFound
 from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.lora.hash_cache import HashCache, file_mark, read_sha256
 from wan_ui.lora.header import LoraHeader, read_header
 from wan_ui.lora.hub import OnBytes
+from wan_ui.lora.metadata import ADAPTER_CONFIG
 from wan_ui.lora.pair_names import partner_name
 from wan_ui.lora.remote import RemoteFiles, is_remote
 from wan_ui.lora.report import describe
@@ -28,13 +30,13 @@ SUFFIX = ".safetensors"
 HASHES = "hashes.json"  # in the folder of uploads
 UPLOAD = "upload://"
 LONGEST_SOURCE = 4096
-MOST_KNOWN = 64  # headers kept at hand
-SEARCH_SECONDS = 20.0  # for reading files whose hash nobody asked for yet
+MOST_CACHED = 64  # headers
+SEARCH_SECONDS = 20.0  # for hashing files that were never hashed
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A sound LoRA file. `name`: as the user knows it; `path`: where it is; `size` in bytes."""
+    """A valid LoRA file. `name`: as the user knows it; `path`: on the server; `size` in bytes."""
 
     name: str
     path: Path
@@ -44,64 +46,62 @@ class LoraFile:
 
 
 class Library:
-    """Files under `lora_dir`, uploads under `uploads_dir` (None: no uploads are taken) and what `sources` fetches."""
+    """Files under `lora_dir`, uploads under `uploads_dir` (None: no uploads are accepted) and downloads of `sources`.
 
-    def __init__(self, lora_dir: Path, uploads_dir: Path | None = None, sources: RemoteFiles | None = None) -> None:
+    `owners` records who uploaded what. Methods that find uploads take the caller's `access`: an upload that is not
+    the caller's to use is reported as missing.
+    """
+
+    def __init__(
+        self,
+        lora_dir: Path,
+        uploads_dir: Path | None = None,
+        sources: RemoteFiles | None = None,
+        owners: FileOwners | None = None,
+    ) -> None:
         self._lora_dir = lora_dir
         self._sources = sources
         self._uploads = None if uploads_dir is None else Uploads(uploads_dir)
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[object, ...], LoraFile] = OrderedDict()
+        self._checked_files: LRUCache[tuple[object, ...], LoraFile] = LRUCache(MOST_CACHED)
         self._hashes = HashCache(None if uploads_dir is None else uploads_dir / HASHES)
-        self._may: Callable[[str], bool] = _everyone
-        self._holds: Callable[[str], bool] = _everyone
-        self._took: Callable[[str], None] = _unnoted
-
-    def seen_by(self, may: Callable[[str], bool], holds: Callable[[str], bool], took: Callable[[str], None]) -> Library:
-        """The same library for one of its users.
-
-        By an upload's id, `may` says whether they may use it, `holds` whether they brought it (the other half of a
-        pair is looked for among those), and `took` is told of each that they bring.
-        """
-        seen = copy.copy(self)
-        seen._may, seen._holds, seen._took = may, holds, took
-        return seen
+        self._owned = UploadedFiles(owners, "lora")
 
     @property
     def lora_dir(self) -> Path:
         """The root of the paths that requests name."""
         return self._lora_dir
 
-    def locate(self, source: str, sha256: str | None = None) -> LoraFile:
-        """The file of a source: a relative path under the LoRA folder, `upload://<id>`, or an address once fetched.
+    def locate(self, source: str, access: Access, sha256: str | None = None) -> LoraFile:
+        """The file of a source: a relative path under the LoRA folder, `upload://<id>`, or an address once downloaded.
 
-        Of an address, `sha256` asks for the copy that was fetched then, not the latest; paths are as they are now.
+        Of an address, `sha256` asks for that download instead of the latest; of a path, the current file is used.
         Raises LoraNotFound when there is no such file or the path leaves the folder, LoraInvalid when it is no LoRA.
         """
         if not source or len(source) > LONGEST_SOURCE or "\0" in source:
             raise LoraNotFound("The LoRA path is empty or not a path.")
         if source.startswith(UPLOAD):
-            return self._upload(source)
+            return self._upload(source, access)
         if is_remote(source):
             return self._fetched(source, sha256)
         path = self._inside(source)
         return self._checked(path, PurePosixPath(source).name, self._hashes.of)
 
     def fetch(self, source: str, on_bytes: OnBytes) -> tuple[str, ...]:
-        """Makes locate answer for an address, with its file as it is there now; sentences for the user.
+        """Downloads the current file of an address, so that locate finds it; returns sentences for the user.
 
-        Raises what Sources.fetch raises.
+        Raises what RemoteFiles.fetch raises.
         """
         if self._sources is None:
-            raise LoraNotFound("This server fetches no LoRAs: put the file under the LoRA folder, or upload it.")
+            raise LoraNotFound("This server downloads no LoRAs: put the file under the LoRA folder, or upload it.")
         return self._sources.fetch(source, on_bytes)
 
-    def is_held(self, source: str) -> bool:
-        """Whether the file of an address was fetched and is still here."""
+    def is_downloaded(self, source: str) -> bool:
+        """Whether the file of an address is stored on this server."""
         return self._sources is not None and self._sources.downloaded(source) is not None
 
     def sweep(self) -> None:
-        """Removes what a killed process left half stored. Only for a process that alone holds the data folder."""
+        """Removes unfinished files of a killed process. Only for a process that owns the data folder."""
         if self._uploads is not None:
             self._uploads.sweep()
         if self._sources is not None:
@@ -114,7 +114,7 @@ class Library:
         """
         root = self._lora_dir.resolve()
         words = search.lower().split()
-        found: list[str] = []
+        paths: list[str] = []
         for folder, folders, files in os.walk(root):
             folders.sort()
             for file in files:
@@ -126,122 +126,127 @@ class Library:
                     and path.is_file()
                     and path.resolve().is_relative_to(root)
                 ):
-                    found.append(shown)
-        return tuple(sorted(found, key=str.lower))
+                    paths.append(shown)
+        return tuple(sorted(paths, key=str.lower))
 
-    def with_sha256(self, sha256: str, like: str = "", seconds: float = SEARCH_SECONDS) -> str | None:
-        """The source of a sound file with this content: a path of the LoRA folder, or an upload of its user; or None.
+    def with_sha256(self, sha256: str, access: Access, like: str = "", seconds: float = SEARCH_SECONDS) -> str | None:
+        """The source of a valid file with this content: a path of the LoRA folder, or an upload of its user; or None.
 
-        Files named as `like` ends are looked at first, then those whose hash is known, then the others for as many
-        `seconds`: `unread` says whether some were left, and the next call goes on with those.
+        Files with the name of `like` are read first, then those whose hash is known, then the others for up to
+        `seconds`: `unread` returns those that were left, and the next call continues with them.
         """
         name = PurePosixPath(like).name
         end = time.monotonic() + seconds
         paths = self.listing()
         named = [path for path in paths if PurePosixPath(path).name == name]
         unread = set(self.unread(paths))
-        looked = [path for path in paths if path not in unread]
-        for path in dict.fromkeys((*named, *looked, *paths)):
+        hashed = [path for path in paths if path not in unread]
+        for path in dict.fromkeys((*named, *hashed, *paths)):
             if path in unread and path not in named and time.monotonic() > end:
                 continue
             if self._has(path, sha256):
                 return path
-        return self._uploaded(sha256, name)
+        return self._uploaded(sha256, name, access)
 
     def unread(self, paths: Sequence[str] | None = None) -> tuple[str, ...]:
-        """Those of `paths` (None: of the listing) whose hash is not known as they are now."""
+        """Those of `paths` (None: all listed files) whose current hash is not known."""
         root = self._lora_dir.resolve()
-        found = []
+        unread = []
         for path in self.listing() if paths is None else paths:
             try:
                 if self._hashes.known((root / path).resolve()) is None:
-                    found.append(path)
+                    unread.append(path)
             except OSError:
-                continue  # gone since it was listed
-        return tuple(found)
+                continue  # removed since it was listed
+        return tuple(unread)
 
     def _has(self, path: str, sha256: str) -> bool:
         try:
             if self._hashes.of((self._lora_dir.resolve() / path).resolve()) != sha256:
                 return False
-            return self.locate(path).sha256 == sha256
+            return self.locate(path, LOCAL_ACCESS).sha256 == sha256  # a path, never an upload
         except (OSError, LoraNotFound, LoraInvalid):
-            return False  # gone, unreadable or broken: not the one
+            return False  # removed, unreadable or invalid
 
-    def _uploaded(self, sha256: str, name: str) -> str | None:
-        found = [] if self._uploads is None else self._uploads.with_sha256(sha256, self._may)
-        for upload in sorted(found, key=lambda one: (one.name != name, not self._holds(one.id))):
+    def _uploaded(self, sha256: str, name: str, access: Access) -> str | None:
+        if self._uploads is None:
+            return None
+        found = self._uploads.with_sha256(sha256, lambda upload_id: self._owned.may_use(upload_id, access))
+        for upload in sorted(found, key=lambda one: (one.name != name, not self._owned.is_owner(one.id, access))):
             source = UPLOAD + upload.id
             try:
-                if self.locate(source).sha256 == sha256:
+                if self.locate(source, access).sha256 == sha256:
                     return source
             except (LoraNotFound, LoraInvalid):
                 continue
         return None
 
-    def add_upload(self, file: Path, name: str) -> str:
-        """Move a finished upload in and return its source, "upload://<id>".
+    def add_upload(self, file: Path, name: str, access: Access) -> str:
+        """Moves a finished upload into the store and returns its source, "upload://<id>".
 
-        `name` is the name it had at the sender; equal contents are stored once, whatever their names.
-        Raises LoraInvalid when it is no sound LoRA (`file` then stays where it is), DiskFull, or HostError.
+        `name` is its name on the client; equal contents are stored once, whatever their names.
+        Raises LoraInvalid when it is not a valid LoRA (`file` is then not moved), DiskFull, or HostError.
         """
         if self._uploads is None:
-            raise LoraNotFound("This server takes no LoRA uploads: put the file under the LoRA folder.")
-        kept = one_line(re.split(r"[/\\]", name)[-1])
-        if not kept.lower().endswith(SUFFIX):
-            raise LoraInvalid(f"{kept or 'The upload'} is not a {SUFFIX} file.", path=kept)
-        found = self._checked(file, kept)
-        upload = self._uploads.add(file, kept, found.sha256)
-        self._took(upload.id)
+            raise LoraNotFound("This server accepts no LoRA uploads: put the file under the LoRA folder.")
+        shown = one_line(re.split(r"[/\\]", name)[-1])
+        if not shown.lower().endswith(SUFFIX):
+            raise LoraInvalid(f"{shown or 'The upload'} is not a {SUFFIX} file.", path=shown)
+        upload = self._uploads.add(file, shown, self._checked(file, shown).sha256)
+        self._owned.record_owner(upload.id, access)
         return UPLOAD + upload.id
 
-    def partner(self, source: str) -> str | None:
-        """The source of the other half of a pair, by its name: beside a path, or among the uploads; None: none.
+    def partner(self, source: str, access: Access) -> str | None:
+        """The source of the other half of a pair, by its name: in the same folder, or among the uploads; or None.
 
         Raises what locate raises, for `source` itself.
         """
-        file = self.locate(source)
-        wanted = partner_name(file.name)
-        if wanted is None:
+        file = self.locate(source, access)
+        expected = partner_name(file.name)
+        if expected is None:
             return None
         if source.startswith(UPLOAD):
-            upload = None if self._uploads is None else self._uploads.named(wanted, self._holds)
+            upload = None
+            if self._uploads is not None:
+                upload = self._uploads.named(expected, lambda upload_id: self._owned.is_owner(upload_id, access))
             return None if upload is None else UPLOAD + upload.id
         if is_remote(source):
-            other = wanted.join(source.rsplit(file.name, 1)) if file.name in source else source
+            other = expected.join(source.rsplit(file.name, 1)) if file.name in source else source
             known = None if self._sources is None or other == source else self._sources.downloaded(other)
             return None if known is None else other
-        beside = str(PurePosixPath(source).with_name(wanted))
+        beside = str(PurePosixPath(source).with_name(expected))
         try:
-            self.locate(beside)
+            self.locate(beside, access)
         except (LoraNotFound, LoraInvalid):
-            return None  # a partner that cannot be used is none; picking it by hand says why
+            return None  # choosing that file by hand reports what is wrong with it
         return beside
 
-    def inspect(self, source: str, configs: Configs = no_configs) -> dict[str, Any]:
+    def inspect(self, source: str, access: Access, configs: Configs = no_configs) -> dict[str, Any]:
         """The inspection of a source, with its partner's source. Raises what locate raises."""
-        partner = self.partner(source)
-        other = None if partner is None else self.locate(partner)
-        said = describe(self.locate(source).header, partner, None if other is None else other.header, configs)
-        if other is not None and other.sha256 == self.locate(source).sha256:
-            said["messages"].append("Both halves of the pair are the same file.")
-        return said
+        partner = self.partner(source, access)
+        other = None if partner is None else self.locate(partner, access)
+        inspection = describe(
+            self.locate(source, access).header, partner, None if other is None else other.header, configs
+        )
+        if other is not None and other.sha256 == self.locate(source, access).sha256:
+            inspection["messages"].append("Both halves of the pair are the same file.")
+        return inspection
 
-    def _upload(self, source: str) -> LoraFile:
-        # A name may stand behind the id, for whoever reads the source: upload://<id>/fox_000000500.safetensors.
+    def _upload(self, source: str, access: Access) -> LoraFile:
+        # The id may be followed by a name for readers: upload://<id>/fox_000000500.safetensors.
         upload_id = source.removeprefix(UPLOAD).split("/")[0]
         upload = None if self._uploads is None else self._uploads.find(upload_id)
         gone = self._uploads is None or upload is None or not self._uploads.path(upload).is_file()
-        if self._uploads is None or upload is None or gone or not self._may(upload.id):
-            raise LoraNotFound("There is no such upload: upload the LoRA again.", path=one_line(source, 120))
+        if self._uploads is None or upload is None or gone or not self._owned.may_use(upload.id, access):
+            raise LoraNotFound("This upload was not found: upload the LoRA again.", path=one_line(source, 120))
         return self._checked(self._uploads.path(upload), upload.name)
 
     def _fetched(self, source: str, sha256: str | None) -> LoraFile:
-        held = None if self._sources is None else self._sources.downloaded(source)
-        if self._sources is None or held is None:
-            raise LoraNotFound("The LoRA of this address is not here yet, or not any more: send the request again.")
-        then = sha256 if sha256 is not None and self._sources.path(sha256).is_file() else held.sha256
-        return self._checked(self._sources.path(then), held.name, lambda _path: then)
+        stored = None if self._sources is None else self._sources.downloaded(source)
+        if self._sources is None or stored is None:
+            raise LoraNotFound("This LoRA has not been downloaded (or was removed). Generate again to download it.")
+        chosen = sha256 if sha256 is not None and self._sources.path(sha256).is_file() else stored.sha256
+        return self._checked(self._sources.path(chosen), stored.name, lambda _path: chosen)
 
     def _inside(self, source: str) -> Path:
         shown = one_line(source, 120)
@@ -271,30 +276,27 @@ class Library:
         return path
 
     def _checked(self, path: Path, name: str, sha256_of: Callable[[Path], str] = read_sha256) -> LoraFile:
-        """Inspected and hashed, once as long as it does not change."""
+        """The file with its header and hash, which are read again only when it changes."""
         try:
             stat = path.stat()
-            key = (str(path), file_mark(stat), name)
+            key = (str(path), file_mark(stat), _config_mark(path), name)
             with self._lock:
-                known = self._known.get(key)
-                if known is not None:
-                    self._known.move_to_end(key)
-                    return known
+                cached = self._checked_files.get(key)
+                if cached is not None:
+                    return cached
             header = read_header(path, name)
             sha256 = sha256_of(path)
         except OSError as error:
             raise LoraNotFound(f"The LoRA {one_line(name, 120)} cannot be read.", path=one_line(name, 120)) from error
-        found = LoraFile(name, path, sha256, stat.st_size, header)
+        file = LoraFile(name, path, sha256, stat.st_size, header)
         with self._lock:
-            self._known[key] = found
-            if len(self._known) > MOST_KNOWN:
-                self._known.popitem(last=False)
-        return found
+            self._checked_files[key] = file
+        return file
 
 
-def _everyone(_upload_id: str) -> bool:
-    return True
-
-
-def _unnoted(_upload_id: str) -> None:
-    """Where nobody asks who brought what."""
+def _config_mark(path: Path) -> object:
+    """Changes whenever PEFT's adapter_config.json beside a file does, which states the file's alpha."""
+    try:
+        return file_mark(path.with_name(ADAPTER_CONFIG).stat())
+    except OSError:
+        return None

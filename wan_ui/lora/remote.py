@@ -21,7 +21,7 @@ from wan_ui.hub_errors import TOKEN
 from wan_ui.lora.header import read_header
 from wan_ui.lora.hub import SCHEME, OnBytes, download_hub_file, file_address, hub_file
 from wan_ui.lora.safetensors_header import check_start
-from wan_ui.media.fetch import Answer, Resolver, check_address, download, resolve_host
+from wan_ui.media.fetch import Answer, DownloadLimits, Resolver, check_address, download, resolve_host
 from wan_ui.text import one_line
 
 WEB = ("http://", "https://")
@@ -227,12 +227,10 @@ class RemoteFiles:
                 answer = download(
                     file_address(source),
                     write,
-                    max_bytes=self._max_bytes,
-                    seconds=self._seconds,
+                    DownloadLimits(self._max_bytes, self._seconds, self._allow_hosts),
                     begin=begin,
                     beat=lambda: on_bytes(received, total),
                     etag="" if stored is None else stored.version,
-                    allow_hosts=self._allow_hosts,
                     resolver=self._resolver,
                 )
             except FetchFailed as error:

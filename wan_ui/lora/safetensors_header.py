@@ -84,7 +84,7 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
         raise LoraNotFound("The LoRA file cannot be opened.") from error
     if len(raw) < length:
         raise LoraInvalid("The file ends inside its header: the download is incomplete. Download it again.")
-    return _checked(raw, size)
+    return parse_header(raw, size)
 
 
 def check_start(start: bytes) -> None:
@@ -118,7 +118,11 @@ def _header_length(start: bytes, size: int) -> int:
     return length
 
 
-def _checked(raw: bytes, size: int) -> SafetensorsHeader:
+def parse_header(raw: bytes, size: int, longest_value: int = LONGEST_VALUE) -> SafetensorsHeader:
+    """The tensors and metadata of a header, `raw`, of a file of `size` bytes.
+
+    Metadata values longer than `longest_value` bytes are left out. Raises LoraInvalid.
+    """
     tensors: dict[str, TensorEntry] = {}
     metadata: dict[str, str] = {}
     seen_metadata = False
@@ -127,12 +131,12 @@ def _checked(raw: bytes, size: int) -> SafetensorsHeader:
             if seen_metadata:
                 raise LoraInvalid("Not a sound safetensors file: its header has two metadata blocks.")
             seen_metadata = True
-            metadata = _metadata(raw, at)
+            metadata = _metadata(raw, at, longest_value)
             continue
         if name in tensors:
             raise LoraInvalid("Not a sound safetensors file: its header names a tensor twice.")
         if len(tensors) == MOST_TENSORS:
-            raise LoraInvalid(f"Not a LoRA: its header lists more than {MOST_TENSORS} tensors.")
+            raise LoraInvalid(f"Its header lists more than {MOST_TENSORS} tensors, more than any Wan model has.")
         tensors[name] = _entry(raw[at:end], 8 + len(raw))
     if not tensors:
         raise LoraInvalid("The safetensors file holds no tensors.")
@@ -213,7 +217,7 @@ def _pairs(raw: bytes, opens: int) -> Iterator[re.Match[bytes]]:
         if found.group(3) == b"}":
             return
         at = found.end()
-    raise LoraInvalid("Not a LoRA: its header holds more metadata than any trainer writes.")
+    raise LoraInvalid("Its header holds more metadata than any trainer writes.")
 
 
 def _metadata_end(raw: bytes, opens: int) -> int:
@@ -223,11 +227,11 @@ def _metadata_end(raw: bytes, opens: int) -> int:
     return end
 
 
-def _metadata(raw: bytes, opens: int) -> dict[str, str]:
+def _metadata(raw: bytes, opens: int, longest_value: int) -> dict[str, str]:
     kept: dict[str, str] = {}
     for found in _pairs(raw, opens):
         name, value = found.span(1), found.span(2)
-        if name[1] - name[0] <= LONGEST_NAME and value[1] - value[0] <= LONGEST_VALUE:
+        if name[1] - name[0] <= LONGEST_NAME and value[1] - value[0] <= longest_value:
             kept[_text(raw, *name)] = _text(raw, *value)
     return kept
 
@@ -249,7 +253,7 @@ def _entry(text: bytes, base: int) -> TensorEntry:
         raise _broken()
     item = ITEM_SIZE.get(dtype)
     if item is None:
-        raise LoraInvalid("The file holds numbers of a type that no LoRA uses.")
+        raise LoraInvalid("The file holds numbers of an unknown type.")
     start, end = offsets
     if end - start != item * math.prod(shape):
         raise LoraInvalid("Not a sound safetensors file: a tensor's size does not match its shape.")

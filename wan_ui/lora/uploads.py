@@ -1,4 +1,4 @@
-"""Uploaded files: moved in, stored once by content, found again by id after a restart; it knows no LoRA."""
+"""Stores uploaded files once by content, and finds them by id after a restart."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wan_ui.errors import DiskFull, HostError
-from wan_ui.files import PART_PREFIX, remove_parts, write_file
+from wan_ui.errors import HostError
+from wan_ui.files import PART_PREFIX, disk_full_mapped, remove_parts, write_file
 
 _INDEX = "uploads.json"
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One upload as it was made; several may share one stored file."""
+    """One upload: its id, original name, content and size in bytes; several may share one stored file."""
 
     id: str
     name: str
@@ -30,7 +30,7 @@ class Upload:
 
 
 class Uploads:
-    """A folder of `<sha256>.safetensors` and an index of who called what how."""
+    """A folder of `<sha256>.safetensors` and an index of uploads. Safe to use from several threads."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -44,47 +44,46 @@ class Uploads:
             return self._index.get(upload_id)
 
     def named(self, name: str, among: Callable[[str], bool]) -> Upload | None:
-        """The latest upload with an original name, of those whose id is `among` the wanted ones, or None."""
+        """The latest upload with an original name, of those whose id `among` accepts, or None."""
         with self._lock:
-            found = [one for one in reversed(self._index.values()) if one.name == name]
-        return next((one for one in found if among(one.id)), None)
+            matches = [upload for upload in reversed(self._index.values()) if upload.name == name]
+        return next((upload for upload in matches if among(upload.id)), None)
 
     def with_sha256(self, sha256: str, among: Callable[[str], bool]) -> list[Upload]:
-        """The uploads with a content, the latest first, of those whose id is `among` the wanted ones."""
+        """The uploads with a content, the latest first, of those whose id `among` accepts."""
         with self._lock:
-            found = [one for one in reversed(self._index.values()) if one.sha256 == sha256]
-        return [one for one in found if among(one.id)]
+            matches = [upload for upload in reversed(self._index.values()) if upload.sha256 == sha256]
+        return [upload for upload in matches if among(upload.id)]
 
     def path(self, upload: Upload) -> Path:
         """Where an upload's bytes are."""
         return self._folder / f"{upload.sha256}.safetensors"
 
     def add(self, file: Path, name: str, sha256: str) -> Upload:
-        """Move a file in; `file` is gone afterwards. The same name with the same content keeps its id.
+        """Moves a file into the store. The same name with the same content keeps its id.
 
-        Raises DiskFull when there is no room; `file` is then left where it was.
+        Raises DiskFull when there is no space; `file` is then not moved.
         """
         with self._lock:
-            for one in self._index.values():
-                if (one.name, one.sha256) == (name, sha256) and self.path(one).exists():
+            for known in self._index.values():
+                if (known.name, known.sha256) == (name, sha256) and self.path(known).exists():
                     file.unlink()
-                    return one
+                    return known
             upload = Upload(secrets.token_hex(16), name, sha256, file.stat().st_size)
             try:
-                if self.path(upload).exists():
-                    file.unlink()
-                else:
-                    self._move(file, self.path(upload))
-                self._write({**self._index, upload.id: upload})
+                with disk_full_mapped("the upload"):
+                    if self.path(upload).exists():
+                        file.unlink()
+                    else:
+                        self._move(file, self.path(upload))
+                    self._write({**self._index, upload.id: upload})
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise DiskFull("There is no disk space for the upload: make room and try again.") from error
                 raise HostError("The upload cannot be stored: the uploads folder is not writable.") from error
             self._index[upload.id] = upload
             return upload
 
     def sweep(self) -> None:
-        """Removes what a killed process left half moved. Only for a process that alone holds the folder."""
+        """Removes unfinished files of a killed process. Only for a process that owns the folder."""
         remove_parts(self._folder)
 
     def _move(self, file: Path, target: Path) -> None:
@@ -93,7 +92,7 @@ class Uploads:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            # The temporary folder is another file system: only there is a copy made, under a name of its own.
+            # The temporary folder is on another file system: the file is copied, under a temporary name.
             partial = self._folder / f"{PART_PREFIX}{secrets.token_hex(8)}"
             try:
                 shutil.copyfile(file, partial)
@@ -109,8 +108,10 @@ class Uploads:
         except FileNotFoundError:
             return {}
         except (ValueError, TypeError, KeyError) as error:
-            raise HostError(f"The index of uploads, {_INDEX}, is damaged: move it away and start again.") from error
+            raise HostError(
+                f"The index of uploads, {_INDEX}, is damaged: move it away and restart the server."
+            ) from error
 
     def _write(self, index: dict[str, Upload]) -> None:
-        text = json.dumps([asdict(one) for one in index.values()], indent=1)
+        text = json.dumps([asdict(upload) for upload in index.values()], indent=1)
         write_file(self._folder / _INDEX, text.encode())

@@ -1,8 +1,8 @@
-"""A file from the public web, bounded in size, time and reach; it knows nothing of what the file is for.
+"""Downloads a file from a public web address, bounded in size and time, and safe against SSRF.
 
-A sender names the address, so this server must not become their hand inside the operator's network: every name is
-resolved here, every address checked, and the connection goes to the very address that was checked, at each redirect.
-No proxy is used, because a proxy would resolve the name a second time.
+The client chooses the address, so it must not reach hosts inside the operator's network: every name is resolved here,
+every IP address is checked, and the connection goes to the address that was checked, at each redirect. No proxy is
+used, because a proxy would resolve the name a second time.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import httpx
 from wan_ui.errors import FetchFailed
 
 Resolver = Callable[[str, int], Sequence[str]]
-"""(host, port) -> its addresses as text. It may raise OSError or UnicodeError."""
+"""(host, port) -> its IP addresses as text. May raise OSError or UnicodeError."""
 
 MAX_REDIRECTS = 5
-BEAT_SECONDS = 0.2  # how long a wait for bytes goes on before it asks whether they are still wanted
-RENEWING_BYTES = 1 << 20  # of a download: each so many give it its time anew, so a slow drip ends and a large file not
+BEAT_SECONDS = 0.2  # while waiting for bytes, `beat` is called this often: a cancelled download ends
+RENEWING_BYTES = 1 << 20  # every MiB received restarts the timeout: large files finish, trickling hosts fail
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS = (("User-Agent", "wan-ui"), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -41,15 +41,15 @@ _IPV4_REFUSED = tuple(ipaddress.IPv4Network(net) for net in ("192.0.0.0/24", "19
 
 
 def resolve_host(host: str, port: int) -> tuple[str, ...]:
-    """The system's answer. Raises OSError or UnicodeError."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+    """The addresses that the system's resolver gives. Raises OSError or UnicodeError."""
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address, as text, is one of the public internet; the address inside counts for mapped ones.
+    """Whether an IP address, as text, is on the public internet; for a mapped one, the address inside counts.
 
-    Raises ValueError for what is no address.
+    Raises ValueError for another text.
     """
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv4Address):
@@ -65,9 +65,9 @@ def is_public(address: str) -> bool:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a host says of a file before its bytes. `size` in bytes, None when it is not stated.
+    """What a response states about a file before its bytes. `size` in bytes, None when it is not stated.
 
-    `etag` is "" when there is none; `name` is the file's name as stated, or the last part of the address asked for.
+    `etag` is "" when there is none; `name` is the stated file name, or the last part of the requested address.
     """
 
     host: str
@@ -75,6 +75,15 @@ class Answer:
     content_type: str
     size: int | None
     etag: str
+
+
+@dataclass(frozen=True)
+class DownloadLimits:
+    """Bounds of a download; `allow_hosts` are names or addresses that may be reached although they are not public."""
+
+    max_bytes: int
+    seconds: float
+    allow_hosts: tuple[str, ...] = ()
 
 
 def fetch(
@@ -86,7 +95,7 @@ def fetch(
     resolver: Resolver = resolve_host,
     backend: httpcore.NetworkBackend | None = None,
 ) -> bytes:
-    """The body behind an http(s) address, at most `max_bytes`, within `seconds` from start to end.
+    """Downloads the body of an http(s) address: at most `max_bytes`, within `seconds` in all.
 
     `allow_hosts` are names or addresses that may be reached although they are not public. `backend` opens the
     connections (a socket, unless given). Raises FetchFailed; its message names the host and never the whole address,
@@ -101,24 +110,21 @@ def fetch(
 def download(
     url: str,
     write: Callable[[bytes], object],
+    limits: DownloadLimits,
     *,
-    max_bytes: int,
-    seconds: float,
     begin: Callable[[Answer], None],
     beat: Callable[[], None],
     etag: str = "",
-    allow_hosts: Sequence[str] = (),
     resolver: Resolver = resolve_host,
-    backend: httpcore.NetworkBackend | None = None,
 ) -> Answer | None:
-    """Hands a file of any size to `write`, piece by piece; None, and nothing written, if it still has `etag`.
+    """Downloads a file of any size, piece by piece, to `write`; None, and nothing written, if it still has `etag`.
 
-    `seconds` hold for the way to the first MiB, and for each MiB after it. `begin` sees the answer before the first
-    piece and may refuse it by raising; `beat` is called several times a second while bytes are awaited and may raise
-    to end it. The rest is as in fetch.
+    `limits.seconds` is the time allowed for the first MiB, and for each MiB after it. `begin` is given the response
+    before the first piece and may refuse it by raising; `beat` is called several times a second while bytes are
+    awaited and may raise to cancel. The rest is as in fetch.
     """
-    deadline = _Deadline(seconds, beat)
-    line = _CheckedBackend(resolver, allow_hosts, deadline, backend or httpcore.SyncBackend())
+    deadline = _Deadline(limits.seconds, beat)
+    line = _CheckedBackend(resolver, limits.allow_hosts, deadline, httpcore.SyncBackend())
     taken = 0
 
     def take(piece: bytes) -> None:
@@ -128,21 +134,21 @@ def download(
             deadline.renew()
         write(piece)
 
-    return _follow(url, etag, line, _Taker(max_bytes, begin, take))
+    return _follow(url, etag, line, _Taker(limits.max_bytes, begin, take))
 
 
 def check_address(url: str) -> None:
-    """Raises FetchFailed for what no fetch would begin with: another scheme, no host, a password inside."""
+    """Raises FetchFailed for an address that is never fetched: another scheme, no host, a password in it."""
     _parse(url.strip())
 
 
 def _any_answer(answer: Answer) -> None:
-    """Of a small file the bytes alone count."""
+    """Accepts any response."""
 
 
 @dataclass(frozen=True)
 class _Taker:
-    """Where a body goes, and how much of it."""
+    """Receives a body of at most `max_bytes`."""
 
     max_bytes: int
     begin: Callable[[Answer], None]
@@ -150,7 +156,7 @@ class _Taker:
 
 
 def _follow(url: str, etag: str, line: _CheckedBackend, taker: _Taker) -> Answer | None:
-    """From redirect to redirect to the file, checked at each. None: it still has `etag`."""
+    """Follows redirects, each checked, to the file. None: it still has `etag`."""
     first = where = _parse(url.strip())
     with httpcore.ConnectionPool(ssl_context=_tls(), network_backend=line, max_connections=1) as pool:
         for _ in range(MAX_REDIRECTS + 1):
@@ -165,25 +171,25 @@ def _parse(url: str, base: httpx.URL | None = None) -> httpx.URL:
     try:
         where = base.join(url) if base else httpx.URL(url)
     except (httpx.InvalidURL, UnicodeError, ValueError) as error:
-        raise FetchFailed("This is not a web address.") from error
+        raise FetchFailed("Invalid URL.") from error
     if where.scheme not in ("http", "https") or not where.host:
-        raise FetchFailed("Only http:// and https:// addresses can be fetched.")
+        raise FetchFailed("Only http:// and https:// URLs can be downloaded.")
     if where.port is not None and not 0 < where.port < 2**16:
-        raise FetchFailed("The address has a port that is none.")
+        raise FetchFailed("Invalid port in URL.")
     if where.userinfo:
-        raise FetchFailed("The address holds a user name or a password: leave them out.")
+        raise FetchFailed("The URL must not contain a user name or a password.")
     return where
 
 
 def _get(
     pool: httpcore.ConnectionPool, where: httpx.URL, first: httpx.URL, etag: str, taker: _Taker
 ) -> Answer | httpx.URL | None:
-    """One hop: the answer, its body taken; the address to go to next; or None for a file that still has `etag`."""
+    """One request: the response, with its body received; the redirect's URL; or None for an unchanged `etag`."""
     host = where.host
     target = httpcore.URL(scheme=where.raw_scheme, host=where.raw_host, port=where.port, target=where.raw_path)
-    asked = (*_HEADERS, ("If-None-Match", etag)) if etag else _HEADERS
+    request_headers = (*_HEADERS, ("If-None-Match", etag)) if etag else _HEADERS
     try:
-        with pool.stream("GET", target, headers=asked) as response:
+        with pool.stream("GET", target, headers=request_headers) as response:
             headers = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS and b"location" in headers:
                 return _parse(headers[b"location"].decode("utf-8", "replace"), where)
@@ -192,26 +198,26 @@ def _get(
             if response.status != 200:
                 raise FetchFailed(f"{host} answered with status {response.status}.", host=host, status=response.status)
             if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-                raise FetchFailed(f"{host} sent a compressed answer, which is not read here.", host=host)
+                raise FetchFailed(f"{host} sent a compressed response, which is not supported.", host=host)
             answer = _answer(host, headers, first)
             _take(response, answer, taker)
             return answer
     except httpcore.TimeoutException as error:
         raise FetchFailed(f"{host} took too long to answer.", host=host) from error
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol, ssl.SSLError) as error:
-        raise FetchFailed(f"{host} could not be reached, or broke off: {error}", host=host) from error
+        raise FetchFailed(f"{host} could not be reached, or closed the connection: {error}", host=host) from error
 
 
 def _answer(host: str, headers: dict[bytes, bytes], first: httpx.URL) -> Answer:
-    said = Message()
+    message = Message()
     for name in (b"content-disposition", b"content-type"):
         if name in headers:
-            said[name.decode()] = headers[name].decode("utf-8", "replace")
+            message[name.decode()] = headers[name].decode("utf-8", "replace")
     length = headers.get(b"content-length", b"")
     return Answer(
         host=host,
-        name=said.get_filename() or unquote(first.path.rstrip("/").rsplit("/", 1)[-1]),
-        content_type=said.get_content_type() if "content-type" in said else "",
+        name=message.get_filename() or unquote(first.path.rstrip("/").rsplit("/", 1)[-1]),
+        content_type=message.get_content_type() if "content-type" in message else "",
         size=int(length) if length.isdigit() else None,
         etag=headers.get(b"etag", b"").decode("latin-1"),
     )
@@ -219,7 +225,7 @@ def _answer(host: str, headers: dict[bytes, bytes], first: httpx.URL) -> Answer:
 
 def _take(response: httpcore.Response, answer: Answer, taker: _Taker) -> None:
     host, most = answer.host, taker.max_bytes
-    too_large = FetchFailed(f"{host} sends more than {most} bytes, the most that is taken.", host=host)
+    too_large = FetchFailed(f"{host} sends more than {most} bytes, which is the limit.", host=host)
     if answer.size is not None and answer.size > most:
         raise too_large
     taker.begin(answer)
@@ -237,11 +243,11 @@ def _tls() -> ssl.SSLContext:
 
 
 def _no_beat() -> None:
-    """Nobody changes their mind about a small file."""
+    """A small download is not cancelled."""
 
 
 class _Deadline:
-    """A point in time that all of a fetch's waits share, so that a slow drip does not renew its time."""
+    """A point in time that all waits of a download share, so that single bytes do not renew it."""
 
     def __init__(self, seconds: float, beat: Callable[[], None] = _no_beat) -> None:
         self._seconds = seconds
@@ -249,7 +255,7 @@ class _Deadline:
         self.renew()
 
     def renew(self) -> None:
-        """All of the time again, from now on."""
+        """Restarts the timeout."""
         self._end = time.monotonic() + self._seconds
 
     def left(self) -> float:
@@ -261,7 +267,7 @@ class _Deadline:
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
-    """Connects to checked addresses only. TLS still asks for, and Host still carries, the name of the address."""
+    """Connects to checked IP addresses only; TLS and the Host header keep the name of the URL."""
 
     def __init__(
         self, resolver: Resolver, allow_hosts: Sequence[str], deadline: _Deadline, inner: httpcore.NetworkBackend
@@ -282,7 +288,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
         addresses = self._addresses(host, port)
         failure: httpcore.NetworkError | httpcore.TimeoutException = httpcore.ConnectError("no address")
         for index, address in enumerate(addresses):
-            share = self._deadline.left() / (len(addresses) - index)  # a dead address leaves time for the next one
+            share = self._deadline.left() / (len(addresses) - index)  # leaves time for the next one
             try:
                 stream = self._inner.connect_tcp(address, port, share, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
@@ -300,26 +306,26 @@ class _CheckedBackend(httpcore.NetworkBackend):
             except (OSError, UnicodeError) as error:
                 answer.set_exception(error)
 
-        # The system's resolver takes no timeout, so it is asked beside the line, by a thread that ends on its own.
+        # The system's resolver takes no timeout, so it runs in a thread of its own, which is not waited for.
         Thread(target=ask, name="resolve", daemon=True).start()
         try:
-            found = answer.result(self._deadline.left())
+            resolved = answer.result(self._deadline.left())
         except TimeoutError as error:
             raise httpcore.ConnectTimeout("the name was not resolved in time") from error
         except (OSError, UnicodeError) as error:
-            raise FetchFailed(f"{host} is not a name that can be found.", host=host) from error
-        checked = [address for address in found if _plain(host) in self._allowed or is_public(address)]
+            raise FetchFailed(f"The host name {host} was not found.", host=host) from error
+        checked = [address for address in resolved if _plain(host) in self._allowed or is_public(address)]
         if not checked:
             raise FetchFailed(
-                f"{host} is not on the public internet, so this server does not fetch from it. "
-                "Its operator can allow that with --allow-url-host.",
+                f"{host} is not on the public internet, so this server does not download from it. "
+                "The operator can allow it with --allow-url-host.",
                 host=host,
             )
         return checked
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A connection whose every wait ends at the deadline."""
+    """A connection whose reads and writes end at the deadline."""
 
     def __init__(self, inner: httpcore.NetworkStream, deadline: _Deadline) -> None:
         self._inner = inner

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from wan_ui.errors import DiskFull, VideoEncodingFailed
-from wan_ui.files import PART_PREFIX, is_disk_full
+from wan_ui.errors import VideoEncodingFailed
+from wan_ui.files import PART_PREFIX, disk_full, is_disk_full
 from wan_ui.media import video
 
 GROUND, INK, QUIET, EMPTY = (16, 16, 20), (236, 236, 240), (150, 150, 162), (34, 34, 40)
@@ -91,7 +91,7 @@ def write(path: Path, board: Board, metadata: Mapping[str, Any]) -> None:
             del frames
     except OSError as error:
         if is_disk_full(error):
-            raise DiskFull("There is no space left on the disk to put the grid together. Free some space.") from error
+            raise disk_full("the grid") from error
         raise VideoEncodingFailed(f"The grid could not be put together: {error.strerror}.") from error
 
 

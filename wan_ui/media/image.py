@@ -1,9 +1,8 @@
-"""The control image's way in: base64, address or upload, checked once and kept by its SHA-256; it knows no models."""
+"""Stores control images (base64, URL or upload), checked once and named by their SHA-256."""
 
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import io
 import re
@@ -16,8 +15,9 @@ from threading import Lock
 
 from PIL import Image, UnidentifiedImageError
 
-from wan_ui.errors import ControlImageInvalid, DiskFull, FetchFailed, PayloadTooLarge
-from wan_ui.files import is_disk_full, remove_parts, write_file
+from wan_ui.access import Access, FileOwners, UploadedFiles
+from wan_ui.errors import ControlImageInvalid, FetchFailed, PayloadTooLarge
+from wan_ui.files import disk_full_mapped, remove_parts, write_file
 
 MAX_BYTES = 50 * 2**20  # of the image file
 MAX_PIXELS = 8192 * 8192  # 64 Mi; 192 MiB as RGB
@@ -53,7 +53,8 @@ class ImageStore:
     """Image files in one folder, each named by the SHA-256 of its bytes. Safe to use from several threads.
 
     `fetch` takes an http(s) address and returns the bytes behind it, or raises FetchFailed. `max_bytes` bounds a
-    file, `max_pixels` its width × height. `save` writes a file whole or not at all.
+    file, `max_pixels` its width × height. `save` writes a file whole or not at all. `owners` records who brought what:
+    an image that is not the caller's to use is reported as missing.
     """
 
     def __init__(
@@ -64,30 +65,20 @@ class ImageStore:
         max_bytes: int = MAX_BYTES,
         max_pixels: int = MAX_PIXELS,
         save: Callable[[Path, bytes], None] = write_file,
+        owners: FileOwners | None = None,
     ) -> None:
         self._folder = folder
         self._fetch = fetch
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._save = save
-        self._may: Callable[[str], bool] = _everyone
-        self._took: Callable[[str], None] = _unnoted
-
-    def seen_by(self, may: Callable[[str], bool], took: Callable[[str], None]) -> ImageStore:
-        """The same images for one of their users.
-
-        By an image's SHA-256, `may` says whether they may name it as `upload://` or read it, and `took` is told of
-        each whose bytes they bring.
-        """
-        seen = copy.copy(self)
-        seen._may, seen._took = may, took
-        return seen
+        self._owned = UploadedFiles(owners, "image")
 
     def sweep(self) -> None:
         """Removes what a killed process left half written. Only for a process that alone holds the folder."""
         remove_parts(self._folder)
 
-    def put(self, ctrl_img: str) -> str:
+    def put(self, ctrl_img: str, access: Access) -> str:
         """Keep the image that a request names and return the SHA-256 (hex) of its file's bytes.
 
         `ctrl_img` is base64 with or without a `data:` header, an http(s) address, or `upload://<sha256>` for one
@@ -96,49 +87,47 @@ class ImageStore:
         text = ctrl_img.strip()
         start = text[:_HEADER_LENGTH].lower()
         if start.startswith(UPLOAD):
-            return self._kept(text[len(UPLOAD) :].lower())
+            return self._kept(text[len(UPLOAD) :].lower(), access)
         if start.startswith(("http://", "https://")):
-            return self.put_bytes(self._fetched(text))
-        return self.put_bytes(self._decoded(text))
+            return self.put_bytes(self._fetched(text), access)
+        return self.put_bytes(self._decoded(text), access)
 
-    def put_bytes(self, data: bytes) -> str:
+    def put_bytes(self, data: bytes, access: Access) -> str:
         """Keep an image file given by its bytes; the rest as `put`."""
         if len(data) > self._max_bytes:
             raise self._too_large()
         sha256 = hashlib.sha256(data).hexdigest()
         path = self._folder / sha256
         if path.is_file():
-            self._took(sha256)
+            self._owned.record_owner(sha256, access)
             return sha256
         self._rgb(data)
-        try:
+        with disk_full_mapped("the first frame"):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._save(path, data)
-        except OSError as error:
-            if is_disk_full(error):
-                raise DiskFull("There is no space left on the disk for the first frame. Free some space.") from error
-            raise
-        self._took(sha256)
+        self._owned.record_owner(sha256, access)
         return sha256
 
-    def has(self, sha256: str) -> bool:
-        """Whether the image of this SHA-256 is kept, and for the one who asks to use."""
-        return bool(_SHA256.fullmatch(sha256)) and (self._folder / sha256).is_file() and self._may(sha256)
+    def has(self, sha256: str, access: Access) -> bool:
+        """Whether the image of this SHA-256 is kept and the caller may use it."""
+        if not _SHA256.fullmatch(sha256) or not (self._folder / sha256).is_file():
+            return False
+        return self._owned.may_use(sha256, access)
 
-    def open(self, sha256: str) -> Image.Image:
+    def open(self, sha256: str, access: Access) -> Image.Image:
         """The image as RGB at its full size, decoded anew for each caller. Raises ControlImageInvalid if it is gone."""
-        return self._rgb(self.data(sha256))
+        return self._rgb(self.data(sha256, access))
 
-    def data(self, sha256: str) -> bytes:
+    def data(self, sha256: str, access: Access) -> bytes:
         """The file's bytes. Raises ControlImageInvalid if it is gone."""
-        path = self._folder / self._kept(sha256)
+        path = self._folder / self._kept(sha256, access)
         try:
             return path.read_bytes()
         except FileNotFoundError as error:
             raise _gone() from error
 
-    def _kept(self, sha256: str) -> str:
-        if not self.has(sha256):
+    def _kept(self, sha256: str, access: Access) -> str:
+        if not self.has(sha256, access):
             raise _gone()
         return sha256
 
@@ -214,11 +203,3 @@ def fit(image: Image.Image, width: int, height: int) -> Image.Image:
 
 def _gone() -> ControlImageInvalid:
     return ControlImageInvalid("That upload is not here, or no longer: upload the first frame again.")
-
-
-def _everyone(_sha256: str) -> bool:
-    return True
-
-
-def _unnoted(_sha256: str) -> None:
-    """Where nobody asks who brought what."""

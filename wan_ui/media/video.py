@@ -1,4 +1,4 @@
-"""Frames to an MP4 with its request inside, and back; it knows neither jobs nor models."""
+"""Writes frames as an MP4 with embedded settings, and reads them back."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 
-from wan_ui.errors import DiskFull, PayloadTooLarge, VideoEncodingFailed, VideoInvalid
-from wan_ui.files import PART_PREFIX, is_disk_full, publish_file
+from wan_ui.errors import PayloadTooLarge, VideoEncodingFailed, VideoInvalid
+from wan_ui.files import PART_PREFIX, disk_full, is_disk_full, publish_file
 from wan_ui.media import boxes
 
 CRF = 14
@@ -26,7 +26,7 @@ FIRST_FRAME_SECONDS = 30.0
 METADATA_KEY = "comment"  # MP4 keeps this one without -movflags use_metadata_tags
 _SCALER = "bicubic+accurate_rnd+full_chroma_int"
 # scale converts and marks the matrix and range; primaries and transfer come from rawvideo as "unknown", and the
-# encoder takes what the frames say over its own options, so the frames are told. Untagged, a browser guesses BT.601
+# encoder takes what the frames say over its own options, so the frames are tagged. Untagged, a browser guesses BT.601
 # for small sizes and BT.709 for large ones.
 _TO_BT709 = (
     f"scale=out_color_matrix=bt709:out_range=tv:flags={_SCALER},format=yuv420p,"
@@ -70,7 +70,7 @@ def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, 
             publish_file(part, path)
     except OSError as error:
         if is_disk_full(error):
-            raise _disk_full() from error
+            raise disk_full("the video") from error
         raise VideoEncodingFailed(
             f"The video could not be written ({error.strerror}). Check the data folder and its disk."
         ) from error
@@ -95,7 +95,7 @@ def write_lossless(path: Path, frames: Frames) -> None:
             publish_file(part, path)
     except OSError as error:
         if is_disk_full(error):
-            raise _disk_full() from error
+            raise disk_full("the video") from error
         raise VideoEncodingFailed(f"The frames could not be kept: {error.strerror}.") from error
 
 
@@ -210,7 +210,7 @@ def _encode(command: list[str], frames: Frames, folder: Path) -> None:
         listener.join()
     everything = b"".join(said)
     if any(sign in everything for sign in _NO_SPACE_SIGNS):
-        raise _disk_full()
+        raise disk_full("the video")
     if process.returncode:
         raise VideoEncodingFailed(f"The video could not be encoded: {_last_line(everything, folder)}")
 
@@ -252,10 +252,6 @@ def _ffmpeg() -> str:
 def _last_line(said: bytes, folder: Path) -> str:
     lines = said.decode("utf-8", "replace").replace(f"{folder}/", "").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "ffmpeg gave no reason")
-
-
-def _disk_full() -> DiskFull:
-    return DiskFull("There is no space left on the disk for the video. Free some space and generate again.")
 
 
 def _escape(value: str) -> str:

@@ -1,4 +1,4 @@
-"""What a video made here carries, read back and held against what is here now; it knows no page, job or framework."""
+"""Reads the settings inside a video and compares them with what is on this machine now."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wan_ui import __version__
+from wan_ui.access import Access
 from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, InvalidRequest, VideoInvalid
+from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.media import boxes
 from wan_ui.media.image import UPLOAD
 from wan_ui.models import MODELS, Speedup, WanModel
@@ -28,32 +30,32 @@ MOST_LORAS = 256  # of a comparison: 64 values of two files each, and a stack
 SHORT = 7  # digits of a commit, as the hub shows them
 COMPUTED_BY = ("torch", "diffusers", "transformers", "peft")
 
-MISSING_IMAGE = "The image it starts from is not here: choose it again, or take the video's own first frame."
+MISSING_IMAGE = "Its first frame is not on this server: choose the image again, or use the video's own first frame."
 MISSING_IN_GRID = (
-    "The image it starts from is not here: choose it again, or drop the video of one of its cells, which offers its "
-    "own first frame."
+    "Its first frame is not on this server: choose the image again, or drop the video of one of its cells, which "
+    "offers its own first frame."
 )
-FROM_VIDEO = "It starts from the video's own first frame, which is close to the image but was compressed."
+FROM_VIDEO = "It starts from the video's own first frame, which is close to the image but compressed."
 
 FirstFrame = Literal["none", "here", "missing", "from_video"]
-"""Whether the request needs none, has its own, lacks it, or starts from the video's own first frame instead."""
+"""Whether a request needs no first frame, has its own, lacks it, or starts from the video's own instead."""
 
 
 class _Part(BaseModel):
-    """What another version added is let pass."""
+    """A part of the metadata; fields that another version added are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class EmbeddedLora(_Part):
-    """A LoRA file as the request names it and by its content."""
+    """A LoRA file: its path in the request and its SHA-256."""
 
     path: str = Field(max_length=4096)
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
 
 
 class EmbeddedCheckpoint(_Part):
-    """See engine.checkpoints.Checkpoints.identity."""
+    """A checkpoint, see checkpoints.folders.Checkpoints.identity."""
 
     repo: str = Field(max_length=300)
     revision: str | None = Field(None, max_length=100)
@@ -61,7 +63,7 @@ class EmbeddedCheckpoint(_Part):
 
 
 class EmbeddedRender(_Part):
-    """What computed the video."""
+    """What the video was computed with."""
 
     versions: dict[str, str] = Field(default_factory=dict, max_length=50)
     device: str | None = Field(default=None, max_length=300)
@@ -70,7 +72,7 @@ class EmbeddedRender(_Part):
 
 
 class EmbeddedGeneration(_Part):
-    """The one video: the files it wears, of which a comparison's `loras` has more."""
+    """The LoRA files of this one video, a subset of a comparison's."""
 
     loras: tuple[EmbeddedLora, ...] = Field(default=(), max_length=MOST_LORAS)
 
@@ -83,7 +85,7 @@ class EmbeddedCell(_Part):
 
 
 class EmbeddedMetadata(_Part):
-    """What jobs.inside put into the file, as far as it is read again."""
+    """What embedded_metadata wrote into the file, as far as it is read again."""
 
     wan_ui: str = Field("", max_length=40)
     request: dict[str, Any]
@@ -94,30 +96,35 @@ class EmbeddedMetadata(_Part):
     cell: EmbeddedCell | None = None
 
 
-def _unknown(row: WanModel) -> None:
-    """Where nobody says which checkpoint there is."""
+class Bases(Protocol):
+    """What models can be loaded from: the choice that a request's `base` makes, and its listing."""
 
+    def check_base(self, model: WanModel, base: str | tuple[tuple[str, str], ...]) -> None:
+        """Raises BaseNotFound, or what is wrong with a file, for a base that cannot be used."""
 
-def _no_device() -> None:
-    """Where nothing renders, or not yet."""
+    def base_listing(self, model: WanModel) -> Mapping[str, Any]:
+        """The body of GET /v1/models/{id}/bases."""
 
-
-def _any_speedup(speedup: Speedup) -> None:
-    """Where nobody knows yet what the device cannot do: the render itself says so."""
+    def answer(self, model: WanModel, component: str, name: str) -> None:
+        """Keeps that a file is this component of this model. Raises BaseNotFound."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What this server would render with: versions by name, a row's Checkpoints.identity, the device's name.
+    """What this server renders with, as far as it is known.
 
-    `checkpoint` gives None where it cannot be told; it raises CheckpointNotFound or CheckpointIncomplete.
-    `check_speedup` raises SpeedupNotSupported for what the device cannot do.
+    `versions` by name. `checkpoint` gives a model's Checkpoints.identity, or raises CheckpointNotFound or
+    CheckpointIncomplete. `device` gives the device's name, None before the engine is loaded. `check_speedup` raises
+    SpeedupNotSupported for what the device cannot do. `transformer_config` gives a transformer's config.json by model
+    and component, None while it is not on disk. `bases` are what models can be loaded from.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
-    checkpoint: Callable[[WanModel], Sequence[Mapping[str, str | None]] | None] = _unknown
-    device: Callable[[], str | None] = _no_device
-    check_speedup: Callable[[Speedup], None] = _any_speedup
+    checkpoint: Callable[[WanModel], Sequence[Mapping[str, str | None]] | None] | None = None
+    device: Callable[[], str | None] | None = None
+    check_speedup: Callable[[Speedup], None] | None = None
+    transformer_config: Configs = no_configs
+    bases: Bases | None = None
 
 
 UNKNOWN_ENVIRONMENT = Environment()
@@ -125,11 +132,11 @@ UNKNOWN_ENVIRONMENT = Environment()
 
 @dataclass(frozen=True)
 class Restoration:
-    """A video's settings, ready to be run here. `notes` are sentences on what is not as it was; none: all is here.
+    """A video's settings as a request. `notes` are sentences on what differs from then; none: everything was found.
 
-    `request` is in wire form, of one prompt, or a comparison's. `comparison` is that of the cell which the video is,
-    and `cell` says which one, by the heads of its column and row.
-    `made` says by what it was made: wan_ui, versions, device, checkpoint, seconds.
+    `request` is in wire form, of one prompt or of a comparison. If the video is a cell, `comparison` is the whole
+    comparison, and `cell` names the cell by the labels of its column and row.
+    `made` says what it was made with: wan_ui, versions, device, checkpoint, seconds.
     """
 
     request: dict[str, Any]
@@ -141,11 +148,11 @@ class Restoration:
 
     @property
     def wants_first_frame(self) -> bool:
-        """Whether the video's own first frame could take the missing one's place: a grid's shows all its cells."""
+        """Whether the video's own first frame could replace the missing one; a grid's shows all cells, so it cannot."""
         return self.first_frame == "missing" and "compare" not in self.request
 
     def starting_from(self, sha256: str) -> Restoration:
-        """The same with a kept image, the video's own first frame, where the one it started from is missing."""
+        """The same with the stored image `sha256`, the video's own first frame, in place of the missing one."""
         kept = UPLOAD + sha256
         return replace(
             self,
@@ -157,52 +164,55 @@ class Restoration:
 
 
 def installed() -> dict[str, str]:
-    """Versions of what computes a video, without importing any of it; what is not installed is left out."""
-    restoration = {"wan-ui": __version__}
+    """Versions of the libraries that compute a video, without importing them; missing ones are left out."""
+    versions = {"wan-ui": __version__}
     for name in COMPUTED_BY:
         try:
-            restoration[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return restoration
+    return versions
 
 
 def read(path: Path) -> EmbeddedMetadata:
-    """What a video carries, checked but for its requests. Raises VideoInvalid, which says what to do."""
+    """The metadata of a video, validated except for its requests. Raises VideoInvalid."""
     text = boxes.comment(path)
     if text is None:
         raise VideoInvalid(
-            "This MP4 carries no settings. Messengers, editors and converters remove them: choose the file as it was "
-            "downloaded here."
+            "This MP4 contains no settings. Messengers, editors and converters remove them: choose the file as it was "
+            "downloaded from wan-ui."
         )
     try:
-        restoration = json.loads(text.decode("utf-8"))
+        data = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise _foreign() from error
-    if not isinstance(restoration, dict) or not isinstance(restoration.get("request"), dict):
+    if not isinstance(data, dict) or not isinstance(data.get("request"), dict):
         raise _foreign()
     try:
-        return EmbeddedMetadata.model_validate(restoration)
+        return EmbeddedMetadata.model_validate(data)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
         raise VideoInvalid(
-            f"The settings in this MP4 are damaged ({one_line(where, 80)}). Choose the file as it was downloaded here."
+            f"The settings in this MP4 are damaged ({one_line(where, 80)}). Choose the file as it was "
+            "downloaded from wan-ui."
         ) from error
 
 
-def restoration(carried: EmbeddedMetadata, library: Library, images: ImageStore, here: Environment) -> Restoration:
-    """The settings a video carries, with its files found again here. Raises VideoInvalid."""
+def restoration(
+    carried: EmbeddedMetadata, library: Library, images: ImageStore, here: Environment, access: Access
+) -> Restoration:
+    """The settings of a video, with its files located on this machine. Raises VideoInvalid."""
     request = _checked(carried.request, carried)
     own = carried.loras if carried.generation is None else carried.generation.loras
-    again = locate_loras(_wire(request), library, hashes_of(use.model_dump() for use in own))
+    again = locate_loras(_wire(request), library, hashes_of(use.model_dump() for use in own), access)
     notes = list(again.notes)
     whole = None
     if carried.comparison is not None:
         every = hashes_of(use.model_dump() for use in carried.loras)
-        whole = locate_loras(_wire(_checked(carried.comparison, carried)), library, every)
+        whole = locate_loras(_wire(_checked(carried.comparison, carried)), library, every, access)
         notes += whole.notes
     row = MODELS[request.model]
-    wire, first_frame = _with_first_frame(again.request, images)
+    wire, first_frame = _with_first_frame(again.request, images, access)
     if first_frame == "missing":
         notes.append(MISSING_IN_GRID if request.compare is not None else MISSING_IMAGE)
     notes += [*_checkpoint_notes(carried.render.checkpoint, row, here), *_version_notes(carried, here)]
@@ -211,7 +221,7 @@ def restoration(carried: EmbeddedMetadata, library: Library, images: ImageStore,
         notes=tuple(dict.fromkeys(notes)),
         first_frame=first_frame,
         made={"wan_ui": carried.wan_ui, **carried.render.model_dump(mode="json")},
-        comparison=None if whole is None else _with_first_frame(whole.request, images)[0],
+        comparison=None if whole is None else _with_first_frame(whole.request, images, access)[0],
         cell=None if carried.cell is None else _place(carried.cell),
     )
 
@@ -222,7 +232,7 @@ def _place(cell: EmbeddedCell) -> str:
 
 def _foreign() -> VideoInvalid:
     return VideoInvalid(
-        "This MP4 was not made by wan-ui: what it carries is another program's. Choose a video that was made here."
+        "This MP4 was not made by wan-ui: its metadata is another program's. Choose a video that wan-ui made."
     )
 
 
@@ -238,7 +248,7 @@ def _checked(request: Mapping[str, Any], carried: EmbeddedMetadata) -> Inference
     except InvalidRequest as error:
         by = one_line(carried.wan_ui, 40) or "another version"
         raise VideoInvalid(
-            f"The settings in this MP4, written by wan-ui {by}, are not understood by this version ({__version__}): "
+            f"The settings in this MP4, written by wan-ui {by}, cannot be read by this version ({__version__}): "
             f"{one_line(error.message, 200)}. Update wan-ui, or choose another video.",
             **error.details,
         ) from error
@@ -248,13 +258,13 @@ def _wire(request: InferenceRequest) -> dict[str, Any]:
     return request.model_dump(mode="json", exclude_none=True)
 
 
-def _with_first_frame(wire: dict[str, Any], images: ImageStore) -> tuple[dict[str, Any], FirstFrame]:
-    """The request, without a first frame that is not here."""
+def _with_first_frame(wire: dict[str, Any], images: ImageStore, access: Access) -> tuple[dict[str, Any], FirstFrame]:
+    """The request, without a first frame that is not found or not the caller's."""
     item, *rest = wire["prompts"]
     image = item.get("ctrl_img")
     if not image:
         return wire, "none"
-    if image.startswith(UPLOAD) and images.has(image.removeprefix(UPLOAD)):
+    if image.startswith(UPLOAD) and images.has(image.removeprefix(UPLOAD), access):
         return wire, "here"
     kept = {name: value for name, value in item.items() if name != "ctrl_img"}
     return {**wire, "prompts": [kept, *rest]}, "missing"
@@ -266,7 +276,7 @@ def _starting(wire: Mapping[str, Any], image: str) -> dict[str, Any]:
 
 
 def _checkpoint_notes(then: Sequence[EmbeddedCheckpoint], row: WanModel, here: Environment) -> list[str]:
-    if not then:
+    if not then or here.checkpoint is None:
         return []
     try:
         now = here.checkpoint(row)
@@ -276,22 +286,22 @@ def _checkpoint_notes(then: Sequence[EmbeddedCheckpoint], row: WanModel, here: E
         return [f"The checkpoint of {row.label} on this machine is incomplete."]
     if now is None:
         return []
-    by_repo = {one["repo"]: one for one in now}
+    by_repo = {checkpoint["repo"]: checkpoint for checkpoint in now}
     notes = []
-    for one in then:
-        repo, other = one_line(one.repo, 120), by_repo.get(one.repo)
+    for used in then:
+        repo, other = one_line(used.repo, 120), by_repo.get(used.repo)
         if other is None:
             notes.append(f"It was made with the checkpoint {repo}, which {row.label} does not use here.")
-        elif one.revision and other["revision"] and one.revision != other["revision"]:
-            was, now_at = one_line(one.revision)[:SHORT], other["revision"][:SHORT]
+        elif used.revision and other["revision"] and used.revision != other["revision"]:
+            was, now_at = one_line(used.revision)[:SHORT], other["revision"][:SHORT]
             notes.append(f"The checkpoint {repo} was at revision {was}; here it is at {now_at}.")
-        elif one.files != other["files"]:
+        elif used.files != other["files"]:
             notes.append(f"The checkpoint {repo} here is not the one it was made with: its files differ.")
     return notes
 
 
 def _version_notes(carried: EmbeddedMetadata, here: Environment) -> list[str]:
-    """One sentence on versions, one on the device."""
+    """One sentence about versions, one about the device."""
     notes = []
     then_by = {**({"wan-ui": carried.wan_ui} if carried.wan_ui else {}), **carried.render.versions}
     differ = [
@@ -301,9 +311,9 @@ def _version_notes(carried: EmbeddedMetadata, here: Environment) -> list[str]:
     ]
     if differ:
         then = _listed([f"{name} {one_line(was, 40)}" for name, was, _ in differ])
-        now = _listed([one_line(one, 40) for _, _, one in differ])
+        now = _listed([one_line(now, 40) for _, _, now in differ])
         notes.append(f"It was made with {then}; here {'is' if len(differ) == 1 else 'are'} {now}.")
-    device = here.device()
+    device = None if here.device is None else here.device()
     if device is not None and carried.render.device and carried.render.device != device:
         notes.append(f"It was rendered on {_device(carried.render.device)}; here on {_device(device)}.")
     if notes:
@@ -316,7 +326,7 @@ def _device(name: str) -> str:
 
 
 def _public(text: str) -> str:
-    """A version without the mark of its build: the same code for another device."""
+    """A version without its build label, which differs between devices for the same code."""
     return text.partition("+")[0]
 
 

@@ -23,7 +23,7 @@ from wan_ui.request import (
 )
 from wan_ui.text import one_line
 from wan_ui.trainer.job import EULER_SINCE, UNIPC_UNTIL, Imported, Sample, trainer_version
-from wan_ui.trainer.preview import PreviewFacts
+from wan_ui.trainer.sample_files import SampleFacts
 
 State = Literal["green", "amber", "red"]
 UPLOAD = "upload://"
@@ -74,7 +74,7 @@ class Target:
     job: Imported
     sample: Sample
     step: int | None = None
-    file: PreviewFacts | None = None
+    file: SampleFacts | None = None
     image: str | None = None
 
 
@@ -92,7 +92,7 @@ def checklist(target: Target, run: Run, models: Mapping[str, WanModel] = MODELS)
     return tuple(make(_Pair(target, run, models)) for make in _ROWS)
 
 
-def file_checklist(file: PreviewFacts, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:
+def file_checklist(file: SampleFacts, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:
     """The rows that a preview's file can answer by itself, and one that says what the job's config would add."""
     row, one = models[run.generation.model], run.generation
     rate = one.fps if one.fps in file.rates else file.fps
@@ -257,9 +257,7 @@ def _refitted(pair: _Pair) -> tuple[LoraItem, ...]:
         transformer = slot if pair.row.two_transformers else None
         found.setdefault(
             slot,
-            LoraItem.model_validate(
-                {"path": use.path, "transformer": transformer, "network_multiplier": use.multiplier}
-            ),
+            LoraItem.model_validate({"path": use.path, "transformer": transformer, "network_multiplier": use.scale}),
         )
     return tuple(found.values())
 
@@ -284,7 +282,7 @@ def _slots(pair: _Pair) -> Row:
             else "The job trained no LoRA for a side that has one here."
         )
         if not missing:
-            fix = fix or Fix(loras=tuple(_item(pair, use.path, use.slot, use.multiplier)
+            fix = fix or Fix(loras=tuple(_item(pair, use.path, use.slot, use.scale)
                                          for use in uses if use.slot in pair.job.slots))  # fmt: skip
     elif len(uses) > len(loaded):
         wrong = "Several LoRAs are stacked; the trainer's preview has the job's own only."
@@ -292,8 +290,8 @@ def _slots(pair: _Pair) -> Row:
         wrong = f"The file for {swapped[0]} noise is named as the other half."
         if len(swapped) == len(uses) == 2:
             one, two = uses
-            fix = Fix(loras=(_item(pair, two.path, one.slot, two.multiplier),
-                             _item(pair, one.path, two.slot, one.multiplier)))  # fmt: skip
+            fix = Fix(loras=(_item(pair, two.path, one.slot, two.scale),
+                             _item(pair, one.path, two.slot, one.scale)))  # fmt: skip
     elif {"high", "low"} <= set(headers):
         wrong = " ".join(pair_messages(headers["high"], headers["low"]))
     if not wrong and not uses:
@@ -473,7 +471,7 @@ def _negative(pair: _Pair) -> Row:
 
 def _multiplier(pair: _Pair) -> Row:
     wanted = pair.target.sample.network_multiplier
-    found = sorted({use.multiplier for use in pair.generation.loras})
+    found = sorted({use.scale for use in pair.generation.loras})
     run = ", ".join(f"{one:g}" for one in found) or "no LoRA"
     wrong = "The LoRA works at another strength than in the preview."
     return _row("multiplier", found in ([], [wanted]), f"{wanted:g}", run, wrong, Fix(network_multiplier=wanted))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import stat
 import struct
 import tempfile
@@ -18,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import IO, BinaryIO
 
-from wan_ui.errors import DiskFull, JobConfigInvalid, PayloadTooLarge
-from wan_ui.files import PART_PREFIX, is_disk_full
+from wan_ui.errors import JobConfigInvalid, PayloadTooLarge
+from wan_ui.files import PART_PREFIX, disk_full, free_bytes, is_disk_full
 from wan_ui.text import one_line
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
 
@@ -175,12 +174,7 @@ def read_folder(folder: Path, within: Path | None = None) -> JobFolder:
     return JobFolder(folder / base, text, checkpoints, samples, tuple(pictures), tuple(messages[:MOST_MESSAGES]))
 
 
-def free_space(folder: Path) -> int:
-    """Bytes that are free on the folder's disk."""
-    return shutil.disk_usage(folder).free
-
-
-def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[[Path], int] = free_space) -> JobFolder:
+def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[[Path], int] = free_bytes) -> JobFolder:
     """The job of a ZIP, its files unpacked to the new folder `into`, which appears whole or not at all.
 
     Only the kinds of files that a job has are kept; links, encrypted and odd entries are passed over, with a message.
@@ -201,7 +195,7 @@ def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[
         raise _invalid("the ZIP is damaged or cut off") from error
     except OSError as error:
         if is_disk_full(error):
-            raise _disk_full() from error
+            raise disk_full("the files of this job") from error
         if error.errno == errno.EINVAL:  # a seek beyond all bounds
             raise _invalid("the ZIP is damaged or cut off") from error
         raise
@@ -218,10 +212,6 @@ def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[
 
 def _invalid(problem: str) -> JobConfigInvalid:
     return JobConfigInvalid(f"The job cannot be read: {problem}.", fields=[{"loc": "job", "msg": problem}])
-
-
-def _disk_full() -> DiskFull:
-    return DiskFull("There is no space left on the disk for the files of this job. Free some space.")
 
 
 # A folder
@@ -243,7 +233,7 @@ def _files(folder: Path, within: Path, messages: list[str]) -> Iterator[Path]:
             if path.suffix.lower() not in KEPT or (name.startswith(".") and name not in CONFIG_NAMES):
                 continue
             if path.is_symlink() and not path.resolve().is_relative_to(within):
-                messages.append(f"{one_line(name, 120)} is a link that leads out of the folder: it is passed over.")
+                messages.append(f"{one_line(name, 120)} is a link that leads out of the folder: it is skipped.")
             elif path.is_file():
                 yield path.relative_to(folder)
 
@@ -307,7 +297,7 @@ def _unpack(file: BinaryIO, into: Path, limits: Limits, free: int) -> list[str]:
         if total > limits.total_bytes:
             raise _too_large(limits)
         if total > free:
-            raise _disk_full()
+            raise disk_full("the files of this job")
         left = limits.total_bytes
         for entry, path in chosen:
             target = into / path
@@ -332,7 +322,7 @@ def _chosen(
         if problem is None and (lower in taken | folders or taken & set(lower.parents)):
             problem = "stands twice in the ZIP, or as a file and a folder"
         if problem is not None:
-            messages.append(f"{one_line(entry.filename, 120)} {problem}: it is passed over.")
+            messages.append(f"{one_line(entry.filename, 120)} {problem}: it is skipped.")
         elif _is_kept(path):
             if entry.file_size > limits.free_bytes and entry.file_size > limits.ratio * max(1, entry.compress_size):
                 raise _invalid(

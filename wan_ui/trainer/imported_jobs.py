@@ -1,10 +1,8 @@
-"""Imported training jobs and previews, kept in one folder: their requests, checkpoints and sample files by id."""
+"""Stores imported training jobs and uploaded samples in one folder; gives their requests, checkpoints and files."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import io
 import json
 import os
 import re
@@ -12,7 +10,6 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,28 +18,27 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+from cachetools import LRUCache
 
+from wan_ui.access import LOCAL_ACCESS, Access, FileOwners, UploadedFiles
 from wan_ui.errors import (
     ControlImageInvalid,
-    DiskFull,
     JobConfigInvalid,
     LoraInvalid,
     LoraNotFound,
     PayloadTooLarge,
     PreviewNotFound,
-    WanUIError,
 )
-from wan_ui.files import PART_PREFIX, is_disk_full, publish_file, remove_parts, write_file
+from wan_ui.files import PART_PREFIX, disk_full_mapped, publish_file, remove_parts, write_file
 from wan_ui.lora.header import LoraHeader
 from wan_ui.models import MODELS
 from wan_ui.request import InferenceRequest, LoraItem, TrainingSample
 from wan_ui.text import one_line
-from wan_ui.trainer import preview
 from wan_ui.trainer.checklist import Target
-from wan_ui.trainer.folder import JobFolder, Limits, SampleFile, locate_folder, read_folder, unpack
+from wan_ui.trainer.folder import CheckpointFiles, JobFolder, Limits, SampleFile, locate_folder, read_folder, unpack
 from wan_ui.trainer.job import Imported, import_job, not_here
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
+from wan_ui.trainer.sample_files import SampleFacts, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,12 +48,8 @@ if TYPE_CHECKING:
 
 RECORD, CONFIG, FILES = "job.json", "config.yaml", "files"
 PREVIEWS, LINKS = "previews", "links"
-THUMBNAIL_SIDE = 320  # pixels
 LIMITS = Limits()
-MOST_CACHED = 64  # jobs and preview facts kept at hand
-MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
-    {"WEBP": "image/webp", "GIF": "image/gif", "PNG": "image/png", "JPEG": "image/jpeg", "MP4": "video/mp4"}
-)
+MOST_CACHED = 64  # jobs, their requests by checkpoint, and facts of sample files
 _ID = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SAMPLE_NAME = re.compile(r"[0-9]{1,20}__[0-9]{9}_[0-9]{1,6}\.[a-z0-9]+")
@@ -67,7 +59,7 @@ _SAMPLE_NAME = re.compile(r"[0-9]{1,20}__[0-9]{9}_[0-9]{1,6}\.[a-z0-9]+")
 class Checkpoint:
     """A checkpoint as LoRA sources for a request, by side: "high" and "low", or "whole". `step` None: the final one.
 
-    `trained` is the step that its own metadata names.
+    `trained` is the step that its own metadata states.
     """
 
     name: str
@@ -77,11 +69,12 @@ class Checkpoint:
 
     @property
     def key(self) -> str:
+        """The checkpoint's name in requests: its step, or "final"."""
         return "final" if self.step is None else str(self.step)
 
     @property
     def label(self) -> str:
-        """step 500; final (step 2000)."""
+        """The name for people: `step 500`, `final (step 2000)`."""
         known = f" (step {self.trained})" if self.trained is not None else ""
         half = f", {next(iter(self.files))} only" if len(self.files) == 1 and "whole" not in self.files else ""
         return (f"final{known}" if self.step is None else f"step {self.step}") + half
@@ -89,57 +82,49 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class ImportedJob:
-    """An imported job. `saves` by step, the final one last; `samples` are its sample files; `notes` for the user."""
+    """An imported job. `checkpoints` by step, the final one last; `samples`: its sample files; `notes` for the user."""
 
     id: str
     origin: str
     config: bytes
     imported: Imported
-    saves: tuple[Checkpoint, ...]
+    checkpoints: tuple[Checkpoint, ...]
     samples: tuple[SampleFile, ...]
     images: Mapping[str, str]
     notes: tuple[str, ...]
 
-    def save(self, key: str | None) -> Checkpoint | None:
-        """A save by its key, "final" or its step; None: the last one, if there is any."""
+    def checkpoint(self, key: str | None) -> Checkpoint | None:
+        """A checkpoint by its key, "final" or its step; with None the last one, if there is any."""
         if key is None:
-            return self.saves[-1] if self.saves else None
-        return next((one for one in self.saves if one.key == key), None)
+            return self.checkpoints[-1] if self.checkpoints else None
+        return next((each for each in self.checkpoints if each.key == key), None)
 
-    def save_at(self, step: int | None) -> Checkpoint | None:
-        """The save that a sample of a step was made with, or else the nearest; None at step 0, before any training."""
-        if step == 0 or not self.saves:
+    def checkpoint_at(self, step: int | None) -> Checkpoint | None:
+        """The checkpoint that a sample of a step was made with, else the nearest; None at step 0, before training."""
+        if step == 0 or not self.checkpoints:
             return None
         if step is None:
-            return self.saves[-1]
-        exact = [one for one in self.saves if step in (one.step, one.trained)]
-        last = max((one.step for one in self.saves if one.step is not None), default=0)
-        final = [one for one in self.saves if one.step is None and one.trained is None and step > last]
-        return (exact or final or [min(self.saves, key=lambda one: _distance(one, step))])[0]
+            return self.checkpoints[-1]
+        exact = [each for each in self.checkpoints if step in (each.step, each.trained)]
+        last = max((each.step for each in self.checkpoints if each.step is not None), default=0)
+        final = [each for each in self.checkpoints if each.step is None and each.trained is None and step > last]
+        return (exact or final or [min(self.checkpoints, key=lambda each: _distance(each, step))])[0]
 
 
-def _distance(save: Checkpoint, step: int) -> int:
-    at = save.step if save.step is not None else save.trained
-    return 10**9 if at is None else abs(at - step)
+def _distance(checkpoint: Checkpoint, step: int) -> int:
+    its_step = checkpoint.step if checkpoint.step is not None else checkpoint.trained
+    return 10**9 if its_step is None else abs(its_step - step)
 
 
-def _ample() -> None:
-    """Where nobody limits what is kept."""
-
-
-def _everyone(_sha256: str) -> bool:
-    return True
-
-
-def _unnoted(_sha256: str) -> None:
-    """Where nobody asks who brought what."""
+def _no_quota() -> None:
+    """Default `check_quota`: no limit."""
 
 
 class ImportedJobs:
-    """Jobs in `<folder>/<id>/`, uploaded previews in `<folder>/previews/<sha256>`. Safe to use from several threads.
+    """Jobs in `<folder>/<id>/`, uploaded samples in `<folder>/previews/<sha256>`. Safe to use from several threads.
 
-    `library` takes a ZIP's checkpoints as uploads, `images` its first frames. A folder under the LoRA folder is read
-    where it is.
+    `library` stores a ZIP's checkpoints as uploads, `images` its first frames. A folder under the LoRA folder is read
+    where it is. Every imported job is read by its random id; `owners` records who uploaded the files in it.
     """
 
     def __init__(
@@ -148,142 +133,129 @@ class ImportedJobs:
         library: Library,
         images: ImageStore,
         limits: Limits = LIMITS,
-        check_quota: Callable[[], None] = _ample,
+        check_quota: Callable[[], None] = _no_quota,
+        owners: FileOwners | None = None,
     ) -> None:
         self._folder = folder
-        self._check_room = check_quota
-        self._may: Callable[[str], bool] = _everyone
-        self._took: Callable[[str], None] = _unnoted
+        self._check_quota = check_quota
+        self._owned = UploadedFiles(owners, "image")
         self._library = library
         self._images = images
         self._limits = limits
         self._lock = threading.Lock()
-        self._jobs: OrderedDict[str, ImportedJob] = OrderedDict()
-        self._attached: OrderedDict[tuple[str, str], Imported] = OrderedDict()
-        self._facts: OrderedDict[tuple[str, int, int], preview.PreviewFacts] = OrderedDict()
-
-    def seen_by(
-        self, library: Library, images: ImageStore, may: Callable[[str], bool], took: Callable[[str], None]
-    ) -> ImportedJobs:
-        """The same shelf for one of its users, whose views note what they bring.
-
-        By an uploaded preview's SHA-256, `may` says whether a request of theirs may name it, and `took` is told of
-        each that they bring.
-        """
-        seen = copy.copy(self)
-        seen._library, seen._images = library, images
-        seen._may, seen._took = may, took
-        return seen
+        self._jobs: LRUCache[str, ImportedJob] = LRUCache(MOST_CACHED)
+        self._by_checkpoint: LRUCache[tuple[str, str], Imported] = LRUCache(MOST_CACHED)
+        self._facts: LRUCache[tuple[str, int, int], SampleFacts] = LRUCache(MOST_CACHED)
 
     def sweep(self) -> None:
-        """Removes what a killed process left half taken in. Only for a process that alone holds the folder."""
+        """Removes unfinished imports of a killed process. Only for a process that owns the folder."""
         for folder in (self._folder, self._folder / PREVIEWS, self._folder / LINKS):
             remove_parts(folder)
 
-    # Taking in
+    # Importing
 
-    def take_file(self, path: Path, name: str) -> ImportedJob:
-        """A config.yaml, or a ZIP of a job's folder; told apart by content. `path` stays where it is.
+    def import_file(self, path: Path, name: str, access: Access) -> ImportedJob:
+        """Imports a config.yaml or a ZIP of a job's folder, detected by content. `path` is not moved.
 
         Raises JobConfigInvalid, PayloadTooLarge or DiskFull, and leaves nothing behind then.
         """
         with path.open("rb") as file:
             start = file.read(LARGEST_TEXT + 1)
         if start[:2] != b"PK":
-            return self.take_config(start, one_line(name, 120))
+            return self.import_config(start, one_line(name, 120))
         with self._staged() as stage:
             job = unpack(path, stage / FILES, self._limits)
-            return self._keep(stage, job, one_line(name, 120), moves=True)
+            return self._store(stage, job, one_line(name, 120), access, moves=True)
 
-    def take_config(self, text: bytes, origin: str = "config.yaml", loras: Sequence[LoraItem] = ()) -> ImportedJob:
-        """A config alone; `loras` are the files for its requests. Raises JobConfigInvalid or DiskFull."""
+    def import_config(self, text: bytes, origin: str = "config.yaml", loras: Sequence[LoraItem] = ()) -> ImportedJob:
+        """Imports a config alone; `loras` are the files for its requests. Raises JobConfigInvalid or DiskFull."""
         import_job(text)  # before anything is written
-        saves: tuple[Checkpoint, ...] = ()
+        checkpoints: tuple[Checkpoint, ...] = ()
         if loras:
             files: dict[str, str] = {item.transformer or "whole": item.path for item in loras}
-            saves = (Checkpoint("LoRA", None, MappingProxyType(files), self._trained(tuple(files.values()))),)
+            checkpoints = (Checkpoint("LoRA", None, MappingProxyType(files), self._trained(tuple(files.values()))),)
         with self._staged() as stage:
-            return self._publish(stage, text, {"origin": origin, "saves": [_save_body(one) for one in saves]})
+            return self._publish(stage, text, {"origin": origin, "saves": list(map(_checkpoint_body, checkpoints))})
 
-    def take_files(self, files: Sequence[tuple[Path, str]]) -> ImportedJob:
-        """Files that were dropped together, with their names: a config or a ZIP, and LoRA files and samples beside it.
+    def import_files(self, files: Sequence[tuple[Path, str]], access: Access) -> ImportedJob:
+        """Imports files that were dropped together, with their names: a config or a ZIP, LoRA files and samples.
 
         The LoRA files are moved. Raises JobConfigInvalid, PayloadTooLarge or DiskFull.
         """
         if len(files) == 1:
-            return self.take_file(*files[0])
+            return self.import_file(*files[0], access)
         with self._staged() as stage:
             root = stage / FILES
             root.mkdir()
             zips = [path for path, name in files if name.lower().endswith(".zip")]
             if len(zips) > 1:
-                raise _invalid("there are several ZIPs: give those of one job")
+                raise _invalid("there are several ZIPs: import one job at a time")
             if zips:
                 shutil.rmtree(root)
                 root = unpack(zips[0], root, self._limits).root
             for path, name in files:
                 if path in zips:
                     continue
-                kept = re.split(r"[/\\]", name)[-1]
-                if not kept or kept.startswith(".") and kept != ".job_config.json" or len(kept.encode()) > 200:
-                    raise _invalid(f"{one_line(name, 80) or 'a file'} is no file of a job")
-                target = root / "samples" / kept if _SAMPLE_NAME.fullmatch(kept.lower()) else root / kept
+                base = re.split(r"[/\\]", name)[-1]
+                if not base or base.startswith(".") and base != ".job_config.json" or len(base.encode()) > 200:
+                    raise _invalid(f"{one_line(name, 80) or 'a file'} is not a file of a training job")
+                target = root / "samples" / base if _SAMPLE_NAME.fullmatch(base.lower()) else root / base
                 target.parent.mkdir(exist_ok=True)
-                with _disk_said():
+                with disk_full_mapped("this file"):
                     shutil.move(path, target)
-            return self._keep(stage, read_folder(root), f"{len(files)} files", moves=True)
+            return self._store(stage, read_folder(root), f"{len(files)} files", access, moves=True)
 
-    def take_folder(self, source: str) -> ImportedJob:
-        """A folder under the LoRA folder, read where it is. Raises JobConfigInvalid or PayloadTooLarge."""
-        found = read_folder(locate_folder(source, self._library.lora_dir), self._library.lora_dir)
+    def import_folder(self, source: str, access: Access) -> ImportedJob:
+        """Imports a folder under the LoRA folder, which stays there. Raises JobConfigInvalid or PayloadTooLarge."""
+        job = read_folder(locate_folder(source, self._library.lora_dir), self._library.lora_dir)
         with self._staged() as stage:
-            return self._keep(stage, found, source, moves=False)
+            return self._store(stage, job, source, access, moves=False)
 
-    def take_preview(self, path: Path) -> str:
-        """Keeps a preview's file and returns its SHA-256; `path` is moved.
+    def store_sample(self, path: Path, access: Access) -> str:
+        """Stores an uploaded sample file and returns its SHA-256; `path` is moved.
 
-        Raises InvalidRequest for a file that is no preview, PayloadTooLarge, DiskFull.
+        Raises InvalidRequest for a file that is not a sample, PayloadTooLarge, DiskFull.
         """
-        self._check_room()
-        preview.decode(path)
+        self._check_quota()
+        decode(path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         target = self._folder / PREVIEWS / sha256
-        with _disk_said():
+        with disk_full_mapped("this file"):
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
-                # A copy within the folder first: the sender's may be on another disk.
+                # A copy within the folder first: the upload may be on another disk.
                 part = target.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}")
                 try:
                     shutil.move(path, part)
                     publish_file(part, target)
                 finally:
                     part.unlink(missing_ok=True)
-        self._took(sha256)
+        self._owned.record_owner(sha256, access)
         return sha256
 
     def link(self, request_id: str, index: int, sha256: str) -> None:
-        """Remembers the uploaded preview that a result's clip is compared with, in place of another."""
+        """Records the uploaded sample that a result's video is compared with, in place of another."""
         path = self._link(request_id, index)
-        with _disk_said():
+        with disk_full_mapped("this file"):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, sha256.encode("ascii"))
 
     def unlink(self, request_id: str, index: int) -> None:
-        """Forgets that preview, and its file too where no other clip is compared with it. Raises OSError."""
+        """Removes that record, and the sample's file where no other video is compared with it. Raises OSError."""
         sha256 = self.linked(request_id, index)
         self._link(request_id, index).unlink(missing_ok=True)
         links = (self._folder / LINKS).glob("*-*")
-        if sha256 is not None and not any(_text(one) == sha256 for one in links):
+        if sha256 is not None and not any(_text(link) == sha256 for link in links):
             (self._folder / PREVIEWS / sha256).unlink(missing_ok=True)
 
     def linked(self, request_id: str, index: int) -> str | None:
-        """The SHA-256 of that preview, or None."""
+        """The SHA-256 of that sample, or None."""
         try:
-            found = self._link(request_id, index).read_text("ascii")
+            sha256 = self._link(request_id, index).read_text("ascii")
         except FileNotFoundError:
             return None
-        return found if _SHA256.fullmatch(found) else None
+        return sha256 if _SHA256.fullmatch(sha256) else None
 
     def _link(self, request_id: str, index: int) -> Path:
         if not _ID.fullmatch(request_id):
@@ -293,10 +265,9 @@ class ImportedJobs:
     # Reading
 
     def job(self, job_id: str) -> ImportedJob:
-        """An imported job. Raises PreviewNotFound for one that is not here, or not any more."""
+        """The imported job of an id. Raises PreviewNotFound when it does not exist or was removed."""
         with self._lock:
             if job_id in self._jobs:
-                self._jobs.move_to_end(job_id)
                 return self._jobs[job_id]
         folder = self._folder / job_id
         try:
@@ -305,96 +276,93 @@ class ImportedJobs:
             record = json.loads((folder / RECORD).read_text("utf-8"))
             text = (folder / CONFIG).read_bytes()
         except FileNotFoundError as error:
-            raise PreviewNotFound("This training job is not here, or not any more: import it again.") from error
-        found = self._read(job_id, text, record)
+            raise PreviewNotFound("This training job was not found: import it again.") from error
+        job = self._read(job_id, text, record)
         with self._lock:
-            self._jobs[job_id] = found
-            while len(self._jobs) > MOST_CACHED:
-                self._jobs.popitem(last=False)
-        return found
+            self._jobs[job_id] = job
+        return job
 
     def _read(self, job_id: str, text: bytes, record: Mapping[str, Any]) -> ImportedJob:
-        saves = tuple(
-            Checkpoint(one["name"], one["step"], MappingProxyType(one["files"]), one["trained"])
-            for one in record["saves"]
+        checkpoints = tuple(
+            Checkpoint(saved["name"], saved["step"], MappingProxyType(saved["files"]), saved["trained"])
+            for saved in record["saves"]
         )
         images = record.get("images", {})
-        imported = self._import(text, saves[-1] if saves else None, images)
+        imported = self._import(text, checkpoints[-1] if checkpoints else None, images)
         return ImportedJob(
             job_id,
             record["origin"],
             text,
             imported,
-            saves,
+            checkpoints,
             tuple(
-                SampleFile(one["step"], one["index"], self._folder / job_id / one["path"])
-                for one in record.get("samples", ())
+                SampleFile(sample["step"], sample["index"], self._folder / job_id / sample["path"])
+                for sample in record.get("samples", ())
             ),
             MappingProxyType(images),
             tuple(record.get("notes", ())),
         )
 
-    def wearing(self, job: ImportedJob, save: Checkpoint | None) -> Imported:
-        """The job with the LoRA files of a save in its requests; without a save, of the base model."""
-        key = (job.id, "" if save is None else save.key)
+    def with_checkpoint(self, job: ImportedJob, checkpoint: Checkpoint | None) -> Imported:
+        """The job's requests with a checkpoint's LoRA files; with None, those of the base model."""
+        key = (job.id, "" if checkpoint is None else checkpoint.key)
         with self._lock:
-            if key in self._attached:
-                return self._attached[key]
-        found = self._import(job.config, save, job.images)
-        if save is None and job.saves:
-            # Before training there is no file to say the era; the job's other files do.
-            known = self._import(job.config, job.saves[-1], job.images)
-            found = replace(
+            if key in self._by_checkpoint:
+                return self._by_checkpoint[key]
+        imported = self._import(job.config, checkpoint, job.images)
+        if checkpoint is None and job.checkpoints:
+            # Before training no file states the trainer's version; the job's other files do.
+            known = self._import(job.config, job.checkpoints[-1], job.images)
+            imported = replace(
                 known,
                 samples=tuple(
-                    replace(one, request=one.request.model_copy(update={"loras": ()})) for one in known.samples
+                    replace(sample, request=sample.request.model_copy(update={"loras": ()})) for sample in known.samples
                 ),
             )
         with self._lock:
-            self._attached[key] = found
-            while len(self._attached) > MOST_CACHED:
-                self._attached.popitem(last=False)
-        return found
+            self._by_checkpoint[key] = imported
+        return imported
 
     def request(
-        self, job: ImportedJob, index: int, save: Checkpoint | None, step: int | None = None
+        self, job: ImportedJob, index: int, checkpoint: Checkpoint | None, step: int | None = None
     ) -> InferenceRequest:
-        """One of the job's samples as a request that says what it is compared with. Raises PreviewNotFound."""
-        imported = self.wearing(job, save)
-        sample = next((one for one in imported.samples if one.index == index), None)
+        """One of the job's samples as a request that names the sample to compare with. Raises PreviewNotFound."""
+        imported = self.with_checkpoint(job, checkpoint)
+        sample = next((each for each in imported.samples if each.index == index), None)
         if sample is None:
             raise PreviewNotFound(f"This job has no sample {index + 1} that can be rendered.")
-        if step is None and save is not None:
-            step = save.step if save.step is not None else save.trained
+        if step is None and checkpoint is not None:
+            step = checkpoint.step if checkpoint.step is not None else checkpoint.trained
         compared = TrainingSample.model_validate({"job": job.id, "sample": index, "step": step})
         item = sample.request.prompts[0].model_copy(update={"training_sample": compared})
         return sample.request.model_copy(update={"prompts": (item,)})
 
-    def target(self, wanted: TrainingSample) -> Target | None:
-        """The preview that a request names, without its file's facts; None where it names a file alone.
+    def target(self, named: TrainingSample) -> Target | None:
+        """The job's sample that a request names, without its file's facts; None where it names a file alone.
 
-        Raises PreviewNotFound for a job, or a sample of one, that is not here.
+        Raises PreviewNotFound for an unknown job, or an unknown sample of it.
         """
-        if wanted.job is None:
+        if named.job is None:
             return None
-        job = self.job(wanted.job)
-        imported = self.wearing(job, job.save_at(wanted.step))
-        sample = next((one for one in imported.samples if one.index == wanted.sample), None)
+        job = self.job(named.job)
+        imported = self.with_checkpoint(job, job.checkpoint_at(named.step))
+        sample = next((each for each in imported.samples if each.index == named.sample), None)
         if sample is None:
             raise PreviewNotFound("The training job has no such sample.")
-        return Target(imported, sample, wanted.step)
+        return Target(imported, sample, named.step)
 
-    def check(self, wanted: TrainingSample) -> None:
-        """Raises PreviewNotFound when what a request is to be compared with is not here."""
+    def check(self, wanted: TrainingSample, access: Access) -> None:
+        """Raises PreviewNotFound for a training sample that does not exist or that the caller may not use."""
         if wanted.job is None and wanted.file is None:
             raise PreviewNotFound("A training sample names a job and its sample, or a file.")
         self.target(wanted)
-        file = None if wanted.file is None else self._folder / PREVIEWS / wanted.file
-        if wanted.file is not None and file is not None and not (file.is_file() and self._may(wanted.file)):
-            raise PreviewNotFound("This preview is not here, or not any more: upload it again.")
+        if wanted.file is None:
+            return
+        if not (self._folder / PREVIEWS / wanted.file).is_file() or not self._owned.may_use(wanted.file, access):
+            raise PreviewNotFound("This training sample was not found: upload it again.")
 
     def preview_file(self, wanted: TrainingSample | None, sha256: str | None = None) -> Path | None:
-        """The file of a preview: the uploaded one, else the one in the job's folder; None: there is none."""
+        """The file of a training sample: the uploaded one, else the one in the job's folder; None: there is none."""
         chosen = sha256 or (wanted.file if wanted is not None else None)
         if chosen is not None:
             path = self._folder / PREVIEWS / chosen
@@ -408,100 +376,106 @@ class ImportedJobs:
 
     def sample_file(self, job: ImportedJob, step: int, index: int) -> Path:
         """A sample file's path. Raises PreviewNotFound."""
-        found = next((one.path for one in job.samples if (one.step, one.index) == (step, index)), None)
-        # Again at each use: in a folder under the LoRA folder, a file may have become a link since.
+        listed = next((each.path for each in job.samples if (each.step, each.index) == (step, index)), None)
+        # Checked at each use: in a folder under the LoRA folder, a file may have become a link since.
         roots = (self._folder.resolve(), self._library.lora_dir.resolve())
-        path = None if found is None else found.resolve()
+        path = None if listed is None else listed.resolve()
         if path is None or not path.is_file() or not any(path.is_relative_to(root) for root in roots):
-            raise PreviewNotFound("This job has no such sample file, or not any more.")
+            raise PreviewNotFound("This job has no such sample file.")
         return path
 
-    def facts(self, path: Path) -> preview.PreviewFacts:
-        """What a preview's file says of itself. Raises what preview.decode raises."""
+    def facts(self, path: Path) -> SampleFacts:
+        """What a sample's file states. Raises what sample_files.decode raises."""
         state = path.stat()
         key = (str(path), state.st_size, state.st_mtime_ns)
         with self._lock:
             if key in self._facts:
                 return self._facts[key]
-        found = preview.decode(path).facts
+        facts = decode(path).facts
         with self._lock:
-            self._facts[key] = found
-            while len(self._facts) > MOST_CACHED:
-                self._facts.popitem(last=False)
-        return found
+            self._facts[key] = facts
+        return facts
 
-    # Keeping
+    # Storing
 
     @contextmanager
     def _staged(self) -> Iterator[Path]:
-        """A folder that becomes a job's when it is whole, and is gone otherwise."""
-        self._check_room()
-        with _disk_said():
+        """A folder that becomes a job's when it is complete, and is removed otherwise."""
+        self._check_quota()
+        with disk_full_mapped("this file"):
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=self._folder) as folder:
                 yield Path(folder)
 
-    def _keep(self, stage: Path, found: JobFolder, origin: str, moves: bool) -> ImportedJob:
-        """Keeps a folder's job; `moves`: its files are ours, so that its checkpoints become uploads."""
-        import_job(found.config_text)  # before anything leaves the stage
+    def _store(self, stage: Path, found: JobFolder, origin: str, access: Access, *, moves: bool) -> ImportedJob:
+        """Stores a folder's job; `moves`: the folder is ours, so that its checkpoints become uploads."""
+        import_job(found.config_text)  # before any file is moved
         notes = list(found.messages)
-        saves = [one for one in (self._take_save(found, each, moves, notes) for each in found.checkpoints) if one]
+        stored = (self._store_checkpoint(found, each, moves, notes, access) for each in found.checkpoints)
+        checkpoints = [checkpoint for checkpoint in stored if checkpoint is not None]
         images: dict[str, str] = {}
-        for path in self._wanted_images(found):
+        for path in self._first_frames(found):
             try:
-                images[str(path)] = self._images.put_bytes((found.root / path).read_bytes())
+                images[str(path)] = self._images.put_bytes((found.root / path).read_bytes(), access)
             except (ControlImageInvalid, PayloadTooLarge) as error:
                 notes.append(f"{one_line(path.name, 80)}: {error.message}")
         base = found.root.relative_to(stage) if moves else found.root
         record = {
             "origin": origin,
-            "saves": [_save_body(one) for one in saves],
+            "saves": list(map(_checkpoint_body, checkpoints)),
             "images": images,
-            "samples": [{"step": one.step, "index": one.index, "path": str(base / one.path)} for one in found.samples],
+            "samples": [
+                {"step": sample.step, "index": sample.index, "path": str(base / sample.path)}
+                for sample in found.samples
+            ],
             "notes": notes,
         }
         return self._publish(stage, found.config_text, record)
 
-    def _wanted_images(self, found: JobFolder) -> list[Path]:
-        """The pictures that the config's samples start from, as far as they are in the folder."""
-        wanted: list[Path] = []
+    def _first_frames(self, found: JobFolder) -> list[Path]:
+        """The first frames of the config's samples, as far as they are in the folder."""
+        paths: list[Path] = []
 
         def note(written: str) -> str | None:
             path = found.find_image(written)
             if path is not None:
-                wanted.append(path)
+                paths.append(path)
             return None
 
         import_job(found.config_text, find_image=note)
-        return list(dict.fromkeys(wanted))
+        return list(dict.fromkeys(paths))
 
-    def _take_save(self, found: JobFolder, one: Any, moves: bool, notes: list[str]) -> Checkpoint | None:
+    def _store_checkpoint(
+        self, found: JobFolder, listed: CheckpointFiles, moves: bool, notes: list[str], access: Access
+    ) -> Checkpoint | None:
         files: dict[str, str] = {}
-        for side, path in one.files.items():
+        for side, path in listed.files.items():
             whole = found.root / path
             try:
                 if moves:
-                    files[side] = f"{self._library.add_upload(whole, path.name)}/{path.name}"
+                    files[side] = f"{self._library.add_upload(whole, path.name, access)}/{path.name}"
                 else:
                     files[side] = whole.relative_to(self._library.lora_dir.resolve()).as_posix()
-                    self._library.locate(files[side])
+                    self._library.locate(files[side], LOCAL_ACCESS)  # a path, never an upload
             except (LoraInvalid, LoraNotFound) as error:
                 files.pop(side, None)
                 if moves:
                     whole.unlink(missing_ok=True)
-                notes.append(f"{one_line(path.name, 120)} is passed over: {error.message}")
+                notes.append(f"{one_line(path.name, 120)} is skipped: {error.message}")
         if not files:
             return None
-        return Checkpoint(one.name, one.step, MappingProxyType(files), self._trained(tuple(files.values())))
+        return Checkpoint(listed.name, listed.step, MappingProxyType(files), self._trained(tuple(files.values())))
 
     def _trained(self, sources: Sequence[str]) -> int | None:
         return next((header.step for header in map(self._header, sources) if header is not None), None)
 
     def _header(self, source: str) -> LoraHeader | None:
         try:
-            return self._library.locate(source).header
+            return self._library.locate(source, LOCAL_ACCESS).header
         except (LoraInvalid, LoraNotFound):
-            return None  # an address that is not fetched yet; of a file that is gone, the submit says so
+            return (
+                None  # an address that is not downloaded yet; a missing file is reported when the request is submitted
+            )
 
     def _publish(self, stage: Path, text: bytes, record: Mapping[str, Any]) -> ImportedJob:
         job_id = secrets.token_hex(16)
@@ -510,22 +484,25 @@ class ImportedJobs:
         write_file(stage / RECORD, json.dumps(record).encode())
         target.mkdir()
         os.replace(stage, target)
-        stage.mkdir()  # for the one who cleans it up
+        stage.mkdir()  # _staged removes it
         return self.job(job_id)
 
-    def _import(self, text: bytes, save: Checkpoint | None, images: Mapping[str, str]) -> Imported:
-        header = None if save is None else next(filter(None, map(self._header, save.files.values())), None)
+    def _import(self, text: bytes, checkpoint: Checkpoint | None, images: Mapping[str, str]) -> Imported:
+        sources = () if checkpoint is None else tuple(checkpoint.files.values())
+        header = next(filter(None, map(self._header, sources)), None)
         plain = import_job(text, header=header)
-        return import_job(text, _loras(plain, save, header), header, partial(_find, images) if images else not_here)
+        return import_job(
+            text, _loras(plain, checkpoint, header), header, partial(_find, images) if images else not_here
+        )
 
 
-def _loras(job: Imported, save: Checkpoint | None, header: LoraHeader | None) -> tuple[LoraItem, ...]:
-    """A save's files as a request for the job's model takes them."""
-    if save is None:
+def _loras(job: Imported, checkpoint: Checkpoint | None, header: LoraHeader | None) -> tuple[LoraItem, ...]:
+    """A checkpoint's files as a request for the job's model takes them."""
+    if checkpoint is None:
         return ()
     two = MODELS[job.model].two_transformers
     items = []
-    for side, source in save.files.items():
+    for side, source in checkpoint.files.items():
         slot: str | None = None
         if two and side == "whole":
             if header is not None and header.slot in ("high", "low"):
@@ -543,8 +520,13 @@ def _find(images: Mapping[str, str], written: str) -> str | None:
     return None if found is None else f"upload://{images[str(found)]}"
 
 
-def _save_body(one: Checkpoint) -> dict[str, Any]:
-    return {"name": one.name, "step": one.step, "files": dict(one.files), "trained": one.trained}
+def _checkpoint_body(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "name": checkpoint.name,
+        "step": checkpoint.step,
+        "files": dict(checkpoint.files),
+        "trained": checkpoint.trained,
+    }
 
 
 def _invalid(problem: str) -> JobConfigInvalid:
@@ -555,43 +537,4 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("ascii")
     except FileNotFoundError:
-        return ""  # unlinked meanwhile
-
-
-@contextmanager
-def _disk_said() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if is_disk_full(error):
-            raise DiskFull("There is no space left on the disk for this file. Free some space.") from error
-        raise
-
-
-def thumbnail(path: Path, media: Callable[[Path], preview.Preview] = preview.decode) -> bytes:
-    """The first frame of a sample file as a small WebP. Raises PreviewNotFound for a file that cannot be read."""
-    try:
-        shown = preview.first_frame(path) or media(path).frames[0]
-    except WanUIError as error:
-        raise PreviewNotFound(f"This sample file cannot be shown: {error.message}") from error
-    picture = shown if isinstance(shown, Image.Image) else Image.fromarray(shown)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    kept = io.BytesIO()
-    picture.save(kept, "WEBP", quality=preview.WEBP_QUALITY)
-    return kept.getvalue()
-
-
-def media_type(path: Path) -> str:
-    """What kind of file a preview is, by its first bytes. Raises PreviewNotFound for any other."""
-    with path.open("rb") as file:
-        start = file.read(12)
-    for kind, found in (
-        ("WEBP", start[:4] == b"RIFF" and start[8:12] == b"WEBP"),
-        ("GIF", start[:4] == b"GIF8"),
-        ("PNG", start[:8] == b"\x89PNG\r\n\x1a\n"),
-        ("JPEG", start[:3] == b"\xff\xd8\xff"),
-        ("MP4", start[4:8] == b"ftyp"),
-    ):
-        if found:
-            return MEDIA_TYPES[kind]
-    raise PreviewNotFound("This sample file is no picture and no video.")
+        return ""  # removed meanwhile

@@ -1,4 +1,4 @@
-"""YAML from strangers -> plain dicts, lists, strings and numbers, within limits; it knows nothing of jobs."""
+"""Loads untrusted YAML as plain dicts, lists, strings and numbers, within limits."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ DEEPEST = 40
 def load(text: str | bytes) -> Any:
     """The document as plain data; dates stay text.
 
-    Raises JobConfigInvalid, with the line, for what is no YAML, not UTF-8, too large, too deep, or larger still once
-    its aliases are expanded, and for any tag: nothing in a document chooses what Python builds from it.
+    Raises JobConfigInvalid, with the line, for text that is not YAML, not UTF-8, too large, too deep, or too large once
+    its aliases are expanded, and for any tag: a document must not choose which Python objects are built.
     """
     if len(text) > LARGEST_TEXT:
-        raise _invalid(f"it is larger than {LARGEST_TEXT // 1024} KB: no job config is")
+        raise _invalid(f"it is larger than {LARGEST_TEXT // 1024} KB")
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
         _check(decoded)
@@ -29,9 +29,9 @@ def load(text: str | bytes) -> Any:
         raise _invalid("it is not UTF-8 text") from error
     except yaml.MarkedYAMLError as error:
         where = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
-        raise _invalid(f"it is no YAML{where}: {error.problem}") from error
+        raise _invalid(f"it is not valid YAML{where}: {error.problem}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of thousands of digits
-        raise _invalid("it is no YAML") from error
+        raise _invalid("it is not valid YAML") from error
 
 
 def _invalid(problem: str) -> JobConfigInvalid:
@@ -49,16 +49,20 @@ class _Plain(yaml.SafeLoader):
     }
 
 
+def _check_tag(event: yaml.ScalarEvent | yaml.CollectionStartEvent, line: int) -> None:
+    if event.tag not in (None, "!"):
+        raise _invalid(f"line {line} has a tag, which job configs must not have")
+
+
 def _check(text: str) -> None:
-    """Walks the parser's events, which build nothing, and counts what building would."""
+    """Counts the nodes that loading would build, from the parser's events, which build nothing."""
     sizes: dict[str, int] = {}
     open_collections: list[tuple[str | None, int]] = []
     total = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)):
-            if event.tag not in (None, "!"):
-                raise _invalid(f"a tag stands in line {line}, and a job config has none")
+            _check_tag(event, line)
             total += 1
         if isinstance(event, yaml.ScalarEvent) and event.anchor is not None:
             sizes[event.anchor] = 1
@@ -74,7 +78,7 @@ def _check(text: str) -> None:
                 sizes[anchor] = total - before
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise _invalid(f"the alias in line {line} stands for nothing, or for what it stands in")
+                raise _invalid(f"the alias in line {line} refers to nothing, or to what it is part of")
             total += sizes[event.anchor]
         if total > MOST_NODES:
             raise _invalid(f"it has more than {MOST_NODES} entries")

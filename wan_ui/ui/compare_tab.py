@@ -1,4 +1,4 @@
-"""The Compare tab: what changes along a grid's columns and rows, its start, and its player; it renders nothing."""
+"""The Compare tab: the values along a grid's columns and rows, starting a comparison, and its player."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.components import Component
 
-from wan_ui.compare import ONE_PER_LINE, SCALES, by_training_step
+from wan_ui.axes import ONE_PER_LINE, SCALES, by_training_step
 from wan_ui.errors import InvalidRequest, RequestNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import comparison, form_schema, player, render
 from wan_ui.ui.events import EDIT, POLL, QUIET, Update, filled
-from wan_ui.ui.model_tab import ModelTab, Picture
+from wan_ui.ui.model_tab import FirstFrame, ModelTab
 from wan_ui.ui.model_tabs import ModelTabs
 from wan_ui.ui.status_panel import StatusPanel
+from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
     from wan_ui.request import Compare
 
 ID = "compare"
 RECENT = 60  # jobs looked at for how long a step takes
-WITH_BASELINE = "0.5, 1, 1.5"  # with a baseline, which stands for 0
+WITH_BASELINE = "0.5, 1, 1.5"  # scales beside a baseline without LoRA, which is scale 0
+NOT_READY = "The form above has to be in order first."
+NO_VALUES = "Choose what changes and type its values."
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis's controls."""
+    """The controls of one axis."""
 
     name: str
     field: gr.Dropdown
@@ -44,24 +48,26 @@ class CompareTab:
 
     def __init__(
         self,
-        service: VisitorJobService,
-        forms: ModelTabs,
-        side: StatusPanel,
+        service: JobService,
+        access: Callable[[], Access],
+        model_tabs: ModelTabs,
+        status_panel: StatusPanel,
         stored: tuple[gr.BrowserState, gr.BrowserState],
     ) -> None:
         """Lays the tab out inside the surrounding gr.Tabs. `stored` are the shown comparison's id and the draft."""
         self.service = service
-        self.forms = forms
-        self.side = side
+        self.access = access
+        self.model_tabs = model_tabs
+        self.status_panel = status_panel
         self.shown, self.draft = stored
         with gr.Tab("Compare", id=ID) as self.container:
-            # Inside: whatever stands between two tabs counts as one of them, and another would be lost from the strip.
+            # In here: Gradio counts a component between two tabs as a tab, and drops one of them from the tab bar.
             self.base = gr.State(None)
             self.seen = gr.State({})
             with gr.Column(elem_classes=["form", "compare-form"]):
                 with gr.Column(elem_classes="section"):
                     self.model = gr.Dropdown(
-                        [(row.label, row.id) for row in MODELS.values()],
+                        [(model.label, model.id) for model in MODELS.values()],
                         value=next(iter(MODELS)),
                         label="Compare with the values of this form",
                         elem_classes="chooser",
@@ -69,14 +75,14 @@ class CompareTab:
                     self.summary = gr.HTML()
                 with gr.Row(elem_classes="axes"):
                     columns = self._axis("columns", "Columns", "scale")
-                    self.sides = (columns, self._axis("rows", "Rows", comparison.NOTHING))
+                    self.axes = (columns, self._axis("rows", "Rows", comparison.NOTHING))
                 self.baseline = gr.Checkbox(True, label="With a scale or a LoRA, add a baseline without LoRA")
                 with gr.Column(elem_classes="act"):
-                    self.said = gr.HTML(elem_classes=["problems", "count-said"])
+                    self.count = gr.HTML(elem_classes=["problems", "count-line"])
                     self.start = gr.Button("Start", variant="primary", elem_classes="generate")
             with gr.Column(elem_classes="compare-board"):
                 with gr.Row(elem_classes="board-head"):
-                    self.status = gr.HTML(comparison.status(None, None), elem_classes="board-status")
+                    self.status = gr.HTML(comparison.status(None), elem_classes="board-status")
                     self.cancel = gr.Button("Cancel the comparison", size="sm", visible=False)
                     self.retry = gr.Button("Retry failed", size="sm", visible=False)
                 self.player = player.build()
@@ -96,20 +102,21 @@ class CompareTab:
         return Axis(name, chosen, values, folder)
 
     @property
-    def _axes(self) -> list[Component]:
-        return [component for side in self.sides for component in (side.field, side.values)] + [self.baseline]
+    def _axis_inputs(self) -> list[Component]:
+        """Field and values of the columns, field and values of the rows, baseline: `axis_values` of the handlers."""
+        return [component for axis in self.axes for component in (axis.field, axis.values)] + [self.baseline]
 
     @property
-    def _said(self) -> list[Any]:
-        """What says something about the axes, or is laid out by them."""
-        texts = [side.values for side in self.sides]
-        return [self.said, self.draft, *texts, *(side.folder for side in self.sides)]
+    def _axis_outputs(self) -> list[Any]:
+        """What depends on the axes."""
+        texts = [axis.values for axis in self.axes]
+        return [self.count, self.draft, *texts, *(axis.folder for axis in self.axes)]
 
     @property
     def changed(self) -> list[Any]:
         """Everything that another request in the form changes."""
-        fields = [side.field for side in self.sides]
-        return [self.model, self.base, self.summary, self.baseline, *fields, *self._said]
+        fields = [axis.field for axis in self.axes]
+        return [self.model, self.base, self.summary, self.baseline, *fields, *self._axis_outputs]
 
     @property
     def view(self) -> list[Any]:
@@ -118,138 +125,154 @@ class CompareTab:
 
     def connect(self, opened: Any) -> None:
         """Wires the events. `opened` is the event after which every form holds its values."""
-        forms, side, said, own = self.forms, self.side, self._said, self.changed
-        held = [component for tab in forms.rows.values() for component in tab.inputs]
-        drafts = [tab.draft for tab in forms.rows.values()]
-        view = self.view[1:]
-        looking = [self.shown, self.seen]
+        view, looking = self.view[1:], [self.shown, self.seen]
+        tabs = self.model_tabs
+        drafts = [tab.draft for tab in tabs.by_model.values()]
         restored = opened.then(
             self.on_open,
-            [self.shown, forms.place, self.draft, *self._axes, *drafts],
-            [self.shown, forms.tabs, forms.place, *own, *view],
+            [self.shown, tabs.open_tab, self.draft, *self._axis_inputs, *drafts],
+            [self.shown, tabs.tabs, tabs.open_tab, *self.changed, *view],
             **QUIET,
         )
         restored.then(**filled(".compare-form"))
-        restored.then(self.look, looking, view, **QUIET)  # a first look at what was shown last may have come after it
+        # Again: the first update of the board may have arrived before the stored comparison's id.
+        restored.then(self.look, looking, view, **QUIET)
+        self._connect_form()
+        self._connect_board()
+
+    def _connect_form(self) -> None:
+        tabs, form, outputs = self.model_tabs, [self.base, *self._axis_inputs], self._axis_outputs
         self.container.select(
             self.on_tab,
-            [forms.opened, forms.place, self.model, *self._axes, *held],
-            [forms.place, forms.text, *own],
+            [tabs.opened, tabs.open_tab, self.model, *self._axis_inputs, *tabs.all_inputs],
+            [tabs.open_tab, tabs.text, *self.changed],
             **EDIT,
         )
-        self.model.input(self.on_model, [self.model, *self._axes, *held], own, **EDIT)
-        for axis in self.sides:
+        self.model.input(self.on_model, [self.model, *self._axis_inputs, *tabs.all_inputs], self.changed, **EDIT)
+        for axis in self.axes:
             axis.field.input(
-                lambda base, *axes, name=axis.name: self.on_field(name, base, axes),
-                [self.base, *self._axes],
-                said,
+                lambda base, *axis_values, name=axis.name: self.on_field(name, base, axis_values),
+                form,
+                outputs,
                 **EDIT,
             )
-            axis.values.input(self.on_edit, [self.base, *self._axes], said, trigger_mode="always_last", **EDIT)
+            axis.values.input(self.on_edit, form, outputs, trigger_mode="always_last", **EDIT)
             axis.folder.input(
-                lambda folder, base, *axes, name=axis.name: self.on_folder(name, folder, base, axes),
-                [axis.folder, self.base, *self._axes],
-                said,
+                lambda folder, base, *axis_values, name=axis.name: self.on_folder(name, folder, base, axis_values),
+                [axis.folder, *form],
+                outputs,
                 **EDIT,
             )
-        self.baseline.input(self.on_edit, [self.base, *self._axes], said, **EDIT)
-        followed: list[Any] = [side.picked, *side.view]
+        self.baseline.input(self.on_edit, form, outputs, **EDIT)
+
+    def _connect_board(self) -> None:
+        panel, tabs, view, looking = self.status_panel, self.model_tabs, self.view[1:], [self.shown, self.seen]
+        followed: list[Any] = [panel.picked, *panel.view]
         self.start.click(
             self.on_start,
-            [side.seen, self.seen, self.base, *self._axes],
-            [self.said, self.shown, *view, *followed],
+            [panel.seen, self.seen, self.base, *self._axis_inputs],
+            [self.count, self.shown, *view, *followed],
             api_visibility="private",
             show_progress="minimal",
-            show_progress_on=[self.said],
+            show_progress_on=[self.count],
             preprocess=False,
             concurrency_limit=8,
         )
-        side.pulse.click(self.look, looking, view, **POLL)
+        panel.pulse.click(self.look, looking, view, **POLL)
         self.cancel.click(self.on_cancel, looking, view, **QUIET)
         self.retry.click(self.on_retry, looking, view, **QUIET)
-        for tab in forms.rows.values():
-            tab.scales.run.click(
-                lambda text, seen, here, *raw, tab=tab: self.on_scales(tab, text, seen, here, raw),
-                [tab.scales.text, side.seen, self.seen, *tab.inputs],
-                [tab.scales.problem, forms.tabs, forms.place, self.shown, *own, *view, *followed],
+        for tab in tabs.by_model.values():
+            scales = tab.loras.scales
+            scales.run.click(
+                lambda text, seen, board, *raw, tab=tab: self.on_scales(tab, text, seen, board, raw),
+                [scales.text, panel.seen, self.seen, *tab.inputs],
+                [scales.problem, tabs.tabs, tabs.open_tab, self.shown, *self.changed, *view, *followed],
                 api_visibility="private",
                 show_progress="minimal",
-                show_progress_on=[tab.scales.problem],
+                show_progress_on=[scales.problem],
                 preprocess=False,
                 concurrency_limit=8,
             )
 
     # The form
 
-    def _held(self, tab: ModelTab, raw: Sequence[Any]) -> form_schema.Values:
+    def _read(self, tab: ModelTab, raw: Sequence[Any]) -> form_schema.Values:
         """A tab's values. Raises what is wrong with its first frame."""
-        return _sound(self.forms.held(tab, raw))
+        return _checked(self.model_tabs.read(tab, raw))
 
-    def _left(self, tab: ModelTab, draft: Any) -> form_schema.Values:
+    def _draft_values(self, tab: ModelTab, draft: Any) -> form_schema.Values:
         """The values that a tab holds when a page opens. Raises what is wrong with its first frame."""
-        left = self.forms.left(tab, draft)
-        return _sound(self.forms.starting_values(tab)) if left is None else left
+        drafted = self.model_tabs.draft_values(tab, draft)
+        return _checked(self.model_tabs.starting_values(tab)) if drafted is None else drafted
 
-    def _shows(self, model: Any, axes: Sequence[Any], raw: Sequence[Any]) -> Update:
+    def _form_of(self, model_id: Any, axis_values: Sequence[Any], raw: Sequence[Any]) -> Update:
         """The form over one model's tab: that tab's request, its summary, the fields it can change."""
-        chosen = self._chosen(model)
+        tab = self._tab_of(model_id)
         parts = iter(raw)
-        own = {tab.row.id: list(islice(parts, len(tab.components))) for tab in self.forms.rows.values()}
-        return self._over(chosen, lambda: self._held(chosen, own[chosen.row.id]), axes)
+        raw_by_model = {
+            known: list(islice(parts, len(other.components))) for known, other in self.model_tabs.by_model.items()
+        }
+        return self._over(tab, lambda: self._read(tab, raw_by_model[tab.model.id]), axis_values)
 
-    def _chosen(self, model: Any) -> ModelTab:
-        return self.forms.rows[model if model in self.forms.rows else next(iter(self.forms.rows))]
+    def _tab_of(self, model_id: Any) -> ModelTab:
+        """The model's tab; the first one for an id that the table does not have."""
+        tabs = self.model_tabs.by_model
+        return tabs[model_id if model_id in tabs else next(iter(tabs))]
 
-    def _over(self, tab: ModelTab, held: Callable[[], form_schema.Values], axes: Sequence[Any]) -> Update:
-        row = tab.row
+    def _over(self, tab: ModelTab, read_values: Callable[[], form_schema.Values], axis_values: Sequence[Any]) -> Update:
+        model = tab.model
         try:
-            base = form_schema.body(row, held())
+            base = form_schema.body(model, read_values())
         except WanUIError as error:
-            return self._with(
-                row, None, axes, render.problem(error, lambda location: form_schema.label_of(row, location))
-            )
-        return self._with(row, base, axes, comparison.summary(row, base))
+            problem = render.problem(error, lambda location: form_schema.label_of(model, location))
+            return self._with(model, None, axis_values, problem)
+        return self._with(model, base, axis_values, comparison.summary(model, base))
 
-    def _with(self, row: WanModel, base: dict[str, Any] | None, axes: Sequence[Any], summary: str) -> Update:
-        choices = comparison.fields(row)
+    def _with(self, model: WanModel, base: dict[str, Any] | None, axis_values: Sequence[Any], summary: str) -> Update:
+        choices = comparison.fields(model)
         allowed = [value for _, value in choices]
-        kept = list(axes)
-        found: dict[Any, Any] = {self.model: row.id, self.base: base, self.summary: summary}
-        for index, side in enumerate(self.sides):
+        kept = list(axis_values)
+        updates: dict[Any, Any] = {self.model: model.id, self.base: base, self.summary: summary}
+        for index, axis in enumerate(self.axes):
             if kept[2 * index] not in allowed:
                 kept[2 * index] = comparison.NOTHING
-            found[side.field] = gr.Dropdown(choices=choices, value=kept[2 * index])
-        return {**found, **self._says(base, kept, row.id)}
+            updates[axis.field] = gr.Dropdown(choices=choices, value=kept[2 * index])
+        return {**updates, **self._axis_updates(base, kept, model.id)}
 
-    def open(self, row: WanModel, held: form_schema.Values, compare: Compare) -> Update:
+    def open(self, model: WanModel, values: form_schema.Values, compare: Compare) -> Update:
         """The form over these values, with the axes of a request. Raises InvalidRequest where they cannot be typed."""
-        axes: list[Any] = []
-        for side in (compare.columns, compare.rows):
-            if side is None or not side.values:
-                axes += [comparison.NOTHING, ""]
+        axis_values: list[Any] = []
+        for axis in (compare.columns, compare.rows):
+            if axis is None or not axis.values:
+                axis_values += [comparison.NOTHING, ""]
             else:
-                axes += [side.field, comparison.typed(side.field, side.values)]
-        base = form_schema.body(row, held)
+                axis_values += [axis.field, comparison.typed(axis.field, axis.values)]
+        base = form_schema.body(model, values)
         return {
-            **self._with(row, base, [*axes, compare.baseline], comparison.summary(row, base)),
+            **self._with(model, base, [*axis_values, compare.baseline], comparison.summary(model, base)),
             self.baseline: compare.baseline,
-            self.forms.tabs: gr.Tabs(selected=ID),
-            self.forms.place: ID,
+            **self._in_front(),
         }
 
-    def _says(self, base: Mapping[str, Any] | None, axes: Sequence[Any], model: str | None = None) -> Update:
-        """What the form says of itself: count and time, or what is wrong; and which of its parts are needed."""
-        found: dict[Any, Any] = {self.draft: {"model": model or (base or {}).get("model"), "axes": list(axes)}}
-        for index, side in enumerate(self.sides):
-            chosen, text = axes[2 * index : 2 * index + 2]
-            found[side.values] = gr.Textbox(value=text, **self._box(chosen))
-            found[side.folder] = (
+    def _in_front(self) -> Update:
+        return {self.model_tabs.tabs: gr.Tabs(selected=ID), self.model_tabs.open_tab: ID}
+
+    def _axis_updates(
+        self, base: Mapping[str, Any] | None, axis_values: Sequence[Any], model_id: str | None = None
+    ) -> Update:
+        """What follows from the axes: count and time, or what is wrong; the boxes that are needed; the draft."""
+        draft = {"model": model_id or (base or {}).get("model"), "axes": list(axis_values)}
+        updates: dict[Any, Any] = {self.draft: draft}
+        for index, axis in enumerate(self.axes):
+            chosen, text = axis_values[2 * index : 2 * index + 2]
+            updates[axis.values] = gr.Textbox(value=text, **self._box(chosen))
+            updates[axis.folder] = (
                 gr.Dropdown(choices=self._jobs(), value=None, visible=True)
                 if chosen == "lora"
                 else gr.Dropdown(visible=False)
             )
-        found[self.said] = self._count(base, axes)
-        return found
+        updates[self.count] = self._count(base, axis_values)
+        return updates
 
     @staticmethod
     def _box(field: str) -> dict[str, Any]:
@@ -257,23 +280,22 @@ class CompareTab:
         lines = 4 if field in ONE_PER_LINE else 1
         return {"visible": bool(field), "placeholder": comparison.HINTS.get(field, ""), "lines": lines}
 
-    def _count(self, base: Mapping[str, Any] | None, axes: Sequence[Any]) -> str:
+    def _count(self, base: Mapping[str, Any] | None, axis_values: Sequence[Any]) -> str:
+        """How many cells there will be and how long they take, or why that is not known yet."""
         if base is None:
-            return '<p class="hint">The form above has to be in order first.</p>'
+            return render.hint(NOT_READY)
         try:
-            if not any(str(text or "").strip() for text in axes[1:4:2]):
-                return '<p class="hint">Choose what changes and type its values.</p>'
-            prepared = self.service.plan(comparison.body(base, axes))
+            if not any(str(text or "").strip() for text in axis_values[1:4:2]):
+                return render.hint(NO_VALUES)
+            prepared = self.service.plan(comparison.body(base, axis_values), self.access())
         except WanUIError as error:
             return render.problem(error, lambda location: comparison.name_of(base, location))
         cells, distinct = len(prepared.cells), len(prepared.generations)
-        text = f"<b>{render.plural(cells, 'cell')}</b>"
-        if distinct < cells:
-            text += f", {distinct} of them to render"
-        seconds = comparison.expected(prepared.generations, self.service.recent(RECENT))
+        rest = f", {distinct} of them to render" if distinct < cells else ""
+        seconds = comparison.expected(prepared.generations, self.service.recent(RECENT, self.access()))
         if seconds is not None:
-            text += f", about {comparison.about(seconds)}"
-        return f'<p class="counted" role="status">{text}</p>'
+            rest += f", about {comparison.about(seconds)}"
+        return render_template("comparison_count", cells=render.plural(cells, "cell"), rest=rest)
 
     def _jobs(self) -> list[tuple[str, str]]:
         """(label, folder) of the folders of the LoRA folder that hold more than one file."""
@@ -283,58 +305,64 @@ class CompareTab:
             folders[folder] = folders.get(folder, 0) + 1
         return [("(the LoRA folder)" if name == "." else name, name) for name, count in folders.items() if count > 1]
 
-    def on_open(self, request: gr.Request, shown: Any, place: Any, draft: Any, *rest: Any) -> Update:
-        """A page that opens: the comparison of its address or the one it showed last, and the form as it was left."""
-        axes, drafts = list(rest[: len(self._axes)]), rest[len(self._axes) :]
-        model = place
+    def on_open(self, request: gr.Request, shown: Any, open_tab: Any, draft: Any, *rest: Any) -> Update:
+        """A page opens: the comparison of its address or the one it showed last, and the form's draft."""
+        axis_values, drafts = self._split(rest)
+        model_id = open_tab
         if isinstance(draft, Mapping):
-            left = draft.get("axes")
-            if isinstance(left, list) and [type(item) for item in left] == [str, str, str, str, bool]:
-                axes = left
-            model = draft.get("model") if place == ID or place not in MODELS else place
+            drafted = draft.get("axes")
+            if isinstance(drafted, list) and [type(item) for item in drafted] == [str, str, str, str, bool]:
+                axis_values = drafted
+            model_id = draft.get("model") if open_tab == ID or open_tab not in MODELS else open_tab
         asked = dict(request.query_params).get(ID)
         shown = asked or (shown if isinstance(shown, str) else None)
-        tab = self._chosen(model)
-        draft_of = dict(zip(self.forms.rows, drafts, strict=True))
-        found: dict[Any, Any] = {
-            **self._over(tab, lambda: self._left(tab, draft_of[tab.row.id]), axes),
-            self.baseline: axes[4],
+        tab = self._tab_of(model_id)
+        draft_of = dict(zip(self.model_tabs.by_model, drafts, strict=True))
+        return {
+            **self._over(tab, lambda: self._draft_values(tab, draft_of[tab.model.id]), axis_values),
+            self.baseline: axis_values[4],
             self.shown: shown,
             **self.look(shown, {}),
+            **(self._in_front() if asked else {}),
         }
-        if asked:
-            found |= {self.forms.tabs: gr.Tabs(selected=ID), self.forms.place: ID}
-        return found
 
-    def on_tab(self, opened: Any, place: Any, model: Any, *rest: Any) -> Update:
-        if place == ID or not opened:
-            return {self.forms.text: ""}  # opened by the page itself, which fills it too, or from storage
-        shown = self._shows(place if place in MODELS else model, rest[: len(self._axes)], rest[len(self._axes) :])
-        return {self.forms.place: ID, self.forms.text: "", **shown}
+    def _split(self, inputs: Sequence[Any]) -> tuple[list[Any], Sequence[Any]]:
+        """The axis values, and the inputs behind them."""
+        count = len(self._axis_inputs)
+        return list(inputs[:count]), inputs[count:]
 
-    def on_model(self, model: Any, *rest: Any) -> Update:
-        return self._shows(model, rest[: len(self._axes)], rest[len(self._axes) :])
+    def on_tab(self, opened: Any, open_tab: Any, model_id: Any, *rest: Any) -> Update:
+        """The tab was selected: its form takes the values of the model's tab that was open."""
+        if open_tab == ID or not opened:
+            return {self.model_tabs.text: ""}  # the page itself selected it and fills it, or restores it
+        shown = self._form_of(open_tab if open_tab in MODELS else model_id, *self._split(rest))
+        return {self.model_tabs.open_tab: ID, self.model_tabs.text: "", **shown}
 
-    def on_edit(self, base: Any, *axes: Any) -> Update:
-        found = self._says(base, axes)
-        for side in self.sides:
-            del found[side.values], found[side.folder]  # what is being typed is not written over
-        return found
+    def on_model(self, model_id: Any, *rest: Any) -> Update:
+        """Another model's form was chosen."""
+        return self._form_of(model_id, *self._split(rest))
 
-    def on_field(self, name: str, base: Any, axes: Sequence[Any]) -> Update:
-        """Another field: values of the one before make no sense for it."""
-        kept = list(axes)
-        index = [side.name for side in self.sides].index(name)
+    def on_edit(self, base: Any, *axis_values: Any) -> Update:
+        """The values of an axis, or the baseline, were changed."""
+        updates = self._axis_updates(base, axis_values)
+        for axis in self.axes:
+            del updates[axis.values], updates[axis.folder]  # do not overwrite what is being typed
+        return updates
+
+    def on_field(self, name: str, base: Any, axis_values: Sequence[Any]) -> Update:
+        """Another field was chosen, for which the values of the one before make no sense."""
+        kept = list(axis_values)
+        index = [axis.name for axis in self.axes].index(name)
         kept[2 * index + 1] = WITH_BASELINE if kept[2 * index] in SCALES else ""
-        found = self._says(base, kept)
-        for place, side in enumerate(self.sides):
-            if kept[2 * place + 1] == axes[2 * place + 1]:
-                # What is being typed meanwhile is not written over.
-                found[side.values] = gr.Textbox(**self._box(kept[2 * place]))
-        return found
+        updates = self._axis_updates(base, kept)
+        for number, axis in enumerate(self.axes):
+            if kept[2 * number + 1] == axis_values[2 * number + 1]:
+                # Do not overwrite what is being typed meanwhile.
+                updates[axis.values] = gr.Textbox(**self._box(kept[2 * number]))
+        return updates
 
-    def on_folder(self, name: str, folder: Any, base: Any, axes: Sequence[Any]) -> Update:
-        """Every save of a job as a value, in the order of training; of a pair one half stands for both."""
+    def on_folder(self, name: str, folder: Any, base: Any, axis_values: Sequence[Any]) -> Update:
+        """Every checkpoint of a job as a value, in training order; of a pair one half stands for both."""
         paths = [path for path in self.service.library.listing() if str(PurePosixPath(path).parent) == folder]
         two = base is not None and MODELS[base["model"]].two_transformers
         lines: list[str] = []
@@ -343,103 +371,105 @@ class CompareTab:
                 lines.append(save)
             else:
                 lines += list(save.values())[: 1 if two else None]
-        kept = list(axes)
-        kept[2 * [side.name for side in self.sides].index(name) + 1] = "\n".join(lines)
-        return self._says(base, kept)
+        kept = list(axis_values)
+        kept[2 * [axis.name for axis in self.axes].index(name) + 1] = "\n".join(lines)
+        return self._axis_updates(base, kept)
 
     # The comparison
 
-    def on_start(self, seen: Any, here: Any, base: Any, *axes: Any) -> Update:
+    def on_start(self, seen: Any, board: Any, base: Any, *axis_values: Any) -> Update:
+        """Starts the comparison."""
         try:
             if base is None:
-                raise InvalidRequest("The form above has to be in order first.")
-            job = self.service.submit(comparison.body(base, axes))
+                raise InvalidRequest(NOT_READY)
+            job = self.service.submit(comparison.body(base, axis_values), self.access())
         except WanUIError as error:
-            return {self.said: render.problem(error, lambda location: comparison.name_of(base or {}, location))}
-        return {self.shown: job.id, **self.look(job.id, here), **self.side.follow(seen)}
+            return {self.count: render.problem(error, lambda location: comparison.name_of(base or {}, location))}
+        return {self.shown: job.id, **self.look(job.id, board), **self.status_panel.follow(seen)}
 
-    def on_scales(self, tab: ModelTab, text: Any, seen: Any, here: Any, raw: Sequence[Any]) -> Update:
-        """The two-click way: these scales as columns, with the form's other values, and nothing else."""
-        axes = ("scale", str(text or ""), comparison.NOTHING, "", False)
+    def on_scales(self, tab: ModelTab, text: Any, seen: Any, board: Any, raw: Sequence[Any]) -> Update:
+        """ "Compare scales" of a tab: these scales as columns, with the tab's other values."""
+        axis_values = ("scale", str(text or ""), comparison.NOTHING, "", False)
+        problem = tab.loras.scales.problem
         try:
-            held = self._held(tab, raw)
-            base = form_schema.body(tab.row, held)
-            job = self.service.submit(comparison.body(base, axes))
+            values = self._read(tab, raw)
+            base = form_schema.body(tab.model, values)
+            job = self.service.submit(comparison.body(base, axis_values), self.access())
         except WanUIError as error:
-            problem = render.problem(error, lambda location: form_schema.label_of(tab.row, location))
-            return {tab.scales.problem: problem}
+            return {problem: render.problem(error, lambda location: form_schema.label_of(tab.model, location))}
         return {
-            tab.scales.problem: "",
-            self.forms.tabs: gr.Tabs(selected=ID),
-            self.forms.place: ID,
-            self.baseline: axes[4],
+            problem: "",
+            **self._in_front(),
+            self.baseline: axis_values[4],
             self.shown: job.id,
-            **self._over(tab, lambda: held, axes),
-            **self.look(job.id, here),
-            **self.side.follow(seen),
+            **self._over(tab, lambda: values, axis_values),
+            **self.look(job.id, board),
+            **self.status_panel.follow(seen),
         }
 
-    def shows(self, job_id: str, here: Any) -> Update:
-        """The tab in front with a comparison that its form cannot say."""
-        opened = {self.forms.tabs: gr.Tabs(selected=ID), self.forms.place: ID}
-        return {**opened, self.shown: job_id, **self.look(job_id, here)}
+    def show(self, job_id: str, board: Any) -> Update:
+        """Opens the tab with a comparison on its board and leaves its form as it is."""
+        return {**self._in_front(), self.shown: job_id, **self.look(job_id, board)}
 
     def on_cancel(self, shown: Any, seen: Any) -> Update:
+        """Cancels the comparison on the board."""
         if shown:
-            self.service.cancel(shown)
+            self.service.cancel(shown, self.access())
         return self.look(shown, seen)
 
     def on_retry(self, shown: Any, seen: Any) -> Update:
+        """Renders the cells that failed or were never rendered."""
         try:
             if shown:
-                self.service.retry(shown)
+                self.service.retry(shown, self.access())
         except WanUIError as error:
             return {**self.look(shown, seen), self.status: render.problem(error)}
         return self.look(shown, seen)
 
     def look(self, shown: Any, seen: Any) -> Update:
-        """What the board shows now; parts that are as they were are left out."""
+        """What the board shows now; parts that did not change are left out."""
         known: Mapping[str, Any] = seen if isinstance(seen, Mapping) else {}
-        try:
-            # Before the job: what then runs has no clip yet, or is seen to be done.
-            running = self.service.running(shown) if shown else None
-            job = self.service.job(shown) if shown else None
-            may = job is not None and self.service.may_change(job)
-            if job is not None and not job.cells:
-                raise RequestNotFound("This request is no comparison: its videos are in the list of finished jobs.")
-        except RequestNotFound as error:
-            wanted: dict[str, Any] = {"grid": None, "status": render.problem(error)}
-        except WanUIError as error:
-            wanted = {**known, "status": render.trouble(error)}
-        else:
-            wanted = {
-                "grid": None if job is None else player.grid(job, running),
-                "progress": player.advance(running),
-                "status": comparison.status(job, running),
-                "cancel": job is not None and may and job.status in render.LIVE and not job.cancel_requested,
-                "retry": comparison.rest(job) if may else "",
-            }
+        wanted = self._board(shown, known)
         changed = {name: value for name, value in wanted.items() if name not in known or known[name] != value}
         if not changed:
             return {self.seen: gr.skip()}
-        made: dict[Any, Any] = {self.seen: {**known, **wanted}}
-        # The grid only when a cell began or ended, so that progress does not send it all again.
-        news = {**({"value": wanted["grid"]} if "grid" in changed else {})}
-        if "progress" in changed:
-            news["progress"] = wanted["progress"]
-        if news:
-            made[self.player] = gr.HTML(**news)
+        updates: dict[Any, Any] = {self.seen: {**known, **wanted}}
+        # The grid is sent only when a cell begins or ends: mere progress must not reload its videos.
+        props = {prop: changed[name] for name, prop in (("grid", "value"), ("progress", "progress")) if name in changed}
+        if props:
+            updates[self.player] = gr.HTML(**props)
         if "status" in changed:
-            made[self.status] = wanted["status"]
+            updates[self.status] = wanted["status"]
         if "cancel" in changed:
-            made[self.cancel] = gr.Button(visible=wanted["cancel"])
+            updates[self.cancel] = gr.Button(visible=wanted["cancel"])
         if "retry" in changed:
-            made[self.retry] = gr.Button(wanted["retry"] or "Retry failed", visible=bool(wanted["retry"]))
-        return made
+            updates[self.retry] = gr.Button(wanted["retry"] or "Retry failed", visible=bool(wanted["retry"]))
+        return updates
+
+    def _board(self, shown: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+        """Each part of the board, by its name in `seen`."""
+        try:
+            # Read before the job, so that the cell it names either has no clip yet or is seen to be done.
+            running = self.service.running(shown, self.access()) if shown else None
+            job = self.service.job(shown, self.access()) if shown else None
+            may_change = job is not None and self.service.may_change(job, self.access())
+            if job is not None and not job.cells:
+                raise RequestNotFound("This request is no comparison: its videos are in the list of finished jobs.")
+        except RequestNotFound as error:
+            return {"grid": None, "status": render.problem(error)}
+        except WanUIError as error:
+            return {**known, "status": render.trouble(error)}
+        return {
+            "grid": None if job is None else player.grid(job, running),
+            "progress": player.advance(running),
+            "status": comparison.status(job),
+            "cancel": job is not None and may_change and job.status in render.LIVE and not job.cancel_requested,
+            "retry": comparison.rest(job) if may_change else "",
+        }
 
 
-def _sound(read: tuple[form_schema.Values, Picture]) -> form_schema.Values:
-    held, picture = read
-    if picture.error is not None:
-        raise picture.error
-    return held
+def _checked(read: tuple[form_schema.Values, FirstFrame]) -> form_schema.Values:
+    values, image = read
+    if image.error is not None:
+        raise image.error
+    return values

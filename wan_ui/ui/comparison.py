@@ -1,23 +1,25 @@
-"""A comparison in words: its axes as one types them, its time, summary and state; it knows no component."""
+"""A comparison in words: axis values as typed, the estimated time, the summary and the status line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from wan_ui.compare import FIELDS, ONE_PER_LINE, SCALES, Order, estimate, parse_values
+from markupsafe import Markup
+
+from wan_ui.axes import FIELDS, ONE_PER_LINE, SCALES, parse_values
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.engine.speedups import CHOICES, describe
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import MODELS, WanModel
+from wan_ui.render_order import Order, estimate
 from wan_ui.ui import form_schema, player, render
+from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.store import ClipRecord, Job
+    from wan_ui.job import ClipRecord, Job
     from wan_ui.request import Generation
 
 NOTHING = ""
@@ -33,6 +35,7 @@ FIELD_LABELS: Mapping[str, str] = {
     "recipe": "Match",
     "num_frames": "Frames",
     "speedup": "Speed-up",
+    "base": "Checkpoint files",
 }
 HINTS: Mapping[str, str] = {
     "scale": "0, 0.5, 1 or 0.2..1.0 step 0.2",
@@ -46,6 +49,7 @@ HINTS: Mapping[str, str] = {
     "recipe": ", ".join(RECIPES),
     "num_frames": "41, 81",
     "speedup": ", ".join(CHOICES),
+    "base": "auto, folder, or a file's name, one per line",
     NOTHING: "",
 }
 
@@ -66,7 +70,10 @@ def body(base: Mapping[str, Any], axes: Sequence[Any]) -> dict[str, Any]:
 
 
 def expected(generations: Sequence[Generation], jobs: Sequence[Job]) -> float | None:
-    """Seconds for all of these, by the newest clip of the same model among `jobs`; None where there is none."""
+    """Estimated seconds for all of these, from the newest clip of the same model among `jobs`; None without one.
+
+    Denoising is seconds a step × pixels, decoding seconds × pixels, pixels being width × height × frames.
+    """
     model = generations[0].model
     for job in jobs:
         if job.generations[0].model != model:
@@ -75,41 +82,41 @@ def expected(generations: Sequence[Generation], jobs: Sequence[Job]) -> float | 
             spent = clip.metadata.get("seconds")
             if not isinstance(spent, Mapping) or not spent.get("denoise"):
                 continue
-            made = job.generations[clip.index]
-            work, steps = _work(made), _steps(clip, made)
-            step, rest = spent["denoise"] / steps.rendered / work, spent.get("decode", 0) / work
-            denoising = estimate(Order(tuple(generations), ()), partial(_scaled, step), steps.high_noise_of)
-            return float(denoising + rest * sum(map(_work, generations)))
+            rendered = job.generations[clip.index]
+            work, steps = _work(rendered), _steps(clip, rendered)
+            per_step, decode = spent["denoise"] / steps.rendered / work, spent.get("decode", 0) / work
+            denoising = estimate(Order(tuple(generations), ()), partial(_scaled, per_step), steps.high_noise_of)
+            return float(denoising + decode * sum(map(_work, generations)))
     return None
 
 
 @dataclass(frozen=True)
 class _Steps:
-    """The denoising steps of a clip: in all, those of the high-noise transformer, and those it took itself."""
+    """The denoising steps of a clip: in all, by the high-noise transformer, and not shared with another clip."""
 
     total: int
     high_noise: int
     rendered: int
 
-    def high_noise_of(self, one: Generation) -> int:
-        """How many steps of another clip of the same model are high-noise ones."""
-        return round(self.high_noise / self.total * one.sample_steps)
+    def high_noise_of(self, generation: Generation) -> int:
+        """How many steps of another clip of the same model the high-noise transformer takes."""
+        return round(self.high_noise / self.total * generation.sample_steps)
 
 
-def _steps(clip: ClipRecord, made: Generation) -> _Steps:
-    said = clip.metadata.get("steps", {})
-    total = made.sample_steps
-    return _Steps(total, said.get("high_noise", 0), max(1, total - said.get("shared", 0)))
+def _steps(clip: ClipRecord, generation: Generation) -> _Steps:
+    counts = clip.metadata.get("steps", {})
+    total = generation.sample_steps
+    return _Steps(total, counts.get("high_noise", 0), max(1, total - counts.get("shared", 0)))
 
 
 def typed(field: str, values: Sequence[Any]) -> str:
-    """An axis's values as one would type them. Raises InvalidRequest for values that no line of text can hold."""
+    """An axis's values as a person would type them. Raises InvalidRequest for values that do not fit in one line."""
     if field == "prompt" and any(isinstance(value, Mapping) for value in values):
         raise InvalidRequest(
             "The form takes prompts alone, and these have seeds or other values of their own. Send this comparison to "
             "POST /v1/inference instead."
         )
-    # Of a pair one half stands for both.
+    # Of a pair only one half is typed; the other is found by its name.
     words = [str(next(iter(value.values()), "") if isinstance(value, Mapping) else value) for value in values]
     if field not in ONE_PER_LINE:
         return ", ".join(words)
@@ -118,35 +125,36 @@ def typed(field: str, values: Sequence[Any]) -> str:
     return "\n".join(words)
 
 
-def _work(one: Generation) -> int:
-    """How much there is to compute in a step, in pixels."""
-    return one.width * one.height * one.num_frames
+def _work(generation: Generation) -> int:
+    """The pixels of a clip, to which the time of a step is proportional."""
+    return generation.width * generation.height * generation.num_frames
 
 
-def _scaled(seconds_per_pixel: float, one: Generation) -> float:
-    return seconds_per_pixel * _work(one)
+def _scaled(seconds_per_pixel: float, generation: Generation) -> float:
+    return seconds_per_pixel * _work(generation)
 
 
-def fields(row: WanModel | None) -> list[tuple[str, str]]:
-    """(label, field) of what an axis may be, for a row."""
-    two = row is None or row.two_transformers
+def fields(model: WanModel | None) -> list[tuple[str, str]]:
+    """(label, field) of what an axis may change, for a model or, with None, for any."""
+    two = model is None or model.two_transformers
     return [("Nothing", NOTHING)] + [
         (label, field) for field, label in FIELD_LABELS.items() if two or SCALES.get(field) is None
     ]
 
 
 def name_of(base: Mapping[str, Any], location: str) -> str:
-    """Who is meant by an error's `loc`."""
+    """The label of the control behind an error's `loc`."""
     parts = location.split(".")
     if parts[0] == "compare":
         return parts[1].capitalize() if len(parts) > 1 else "Comparison"
     return form_schema.label_of(MODELS[base["model"]], location) if base.get("model") in MODELS else location
 
 
-def summary(row: WanModel, base: Mapping[str, Any]) -> str:
+def summary(model: WanModel, base: Mapping[str, Any]) -> Markup:
+    """The values that all cells share, from a form's request."""
     prompt = base["prompts"][0]
     text = " ".join(str(prompt["prompt"]).split()) or "(no prompt)"
-    facts = [
+    pairs = [
         ("Size", render.size(prompt["width"], prompt["height"])),
         ("Frames", f"{prompt['num_frames']} at {prompt['fps']} fps"),
         ("Steps", str(prompt["sample_steps"])),
@@ -155,17 +163,11 @@ def summary(row: WanModel, base: Mapping[str, Any]) -> str:
         ("Match", RECIPES[base["recipe"]].label if base["recipe"] in RECIPES else str(base["recipe"])),
     ]
     if base.get("speedup", "none") != "none":
-        facts.append(("Speed-up", describe(base["speedup"])))
-    if row.control_image != "none":
-        facts.append(("First frame", "as in the form" if prompt.get("ctrl_img") else "none"))
-    for item in base["loras"]:
-        name = PurePosixPath(str(item["path"])).name.removesuffix(".safetensors")
-        slot = player.SLOT_WORDS.get(item.get("transformer") or "", "LoRA")
-        facts.append((slot, f"{name} × {item['network_multiplier']:g}"))
-    if not base["loras"]:
-        facts.append(("LoRA", "none"))
-    shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
-    return f'<div class="summary"><p class="words">{escape(text[:300])}</p><dl class="used">{shown}</dl></div>'
+        pairs.append(("Speed-up", describe(base["speedup"])))
+    if model.control_image != "none":
+        pairs.append(("First frame", "as in the form" if prompt.get("ctrl_img") else "none"))
+    pairs += player.lora_facts(base["loras"])
+    return render_template("comparison_summary", prompt=text[:300], pairs=pairs)
 
 
 def about(seconds: float) -> str:
@@ -177,7 +179,7 @@ def about(seconds: float) -> str:
 
 
 def rest(job: Job | None) -> str:
-    """What the button that renders the rest is called; nothing where there is no rest."""
+    """The label of the button that renders what is missing; "" where nothing is missing."""
     if job is None or job.status not in ("failed", "canceled"):
         return ""
     if job.status == "failed" and job.failures:
@@ -186,27 +188,30 @@ def rest(job: Job | None) -> str:
     return "Render the rest"
 
 
-def status(job: Job | None, running: Any) -> str:
+def status(job: Job | None) -> Markup:
     """One line on the comparison."""
     if job is None:
-        return '<p class="board-line quiet">No comparison yet.</p>'
-    made = {clip.index for clip in job.clips}
-    done, whole = sum(cell.generation in made for cell in job.cells), len(job.cells)
-    kept = f"{done} of {render.plural(whole, 'cell')}"
-    spent = render.took(job)
-    if job.status == "in_queue":
-        facts = f"position {job.position}" if job.position else "next"
-        if done:
-            facts += f" · {kept}"
-    elif job.status == "in_progress":
-        facts = f"{kept}{' · cancelling after this step' if job.cancel_requested else ''}"
-    elif job.status == "succeeded":
-        facts = render.plural(whole, "cell") + (f" in {render.seconds(spent)}" if spent else "")
-    else:
-        facts = f"{kept} kept" if done else ""
-        if job.error and job.status == "failed":
-            facts = " · ".join(filter(None, (facts, escape(str(job.error["message"])))))
-    return (
-        f'<p class="board-line {job.status}"><strong role="status">{render.STATES[job.status]}</strong> '
-        f'<span>{escape(render.label(job))}</span> <span class="quiet">{f"· {facts}" if facts else ""}</span></p>'
+        return render_template("comparison_status", job=None)
+    return render_template(
+        "comparison_status",
+        job=job,
+        state=render.STATES[job.status],
+        model=render.label(job),
+        facts=_status_facts(job),
     )
+
+
+def _status_facts(job: Job) -> str:
+    finished = {clip.index for clip in job.clips}
+    done, total = sum(cell.generation in finished for cell in job.cells), len(job.cells)
+    progress = f"{done} of {render.plural(total, 'cell')}"
+    match job.status:
+        case "in_queue":
+            return render.joined(f"position {job.position}" if job.position else "next", progress if done else "")
+        case "in_progress":
+            return render.joined(progress, "cancelling after this step" if job.cancel_requested else "")
+        case "succeeded":
+            spent = render.took(job)
+            return render.plural(total, "cell") + (f" in {render.seconds(spent)}" if spent else "")
+    error = str(job.error["message"]) if job.error and job.status == "failed" else ""
+    return render.joined(f"{progress} kept" if done else "", error)

@@ -1,12 +1,17 @@
-"""How the page's events are sent, and what their handlers answer; it knows no component."""
+"""Options that the page's events share, the type of a handler's answer, and error messages as toasts."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import gradio as gr
+from markupsafe import escape
+
+from wan_ui.errors import WanUIError
+
 Update = dict[Any, Any]
-"""What a handler changes; outputs it leaves out stay as they are. Gradio reads it in the handlers' own modules."""
+"""What a handler changes, by component; outputs it leaves out stay as they are."""
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
 POLL: dict[str, Any] = {**QUIET, "queue": False}
@@ -14,5 +19,10 @@ EDIT: dict[str, Any] = {**QUIET, "concurrency_limit": None}
 
 
 def filled(form: str) -> dict[str, Any]:
-    """An event in the browser alone: a form now holds what the browser had kept for it, see page.js."""
+    """Options of an event that runs in the browser alone: tells page.js that a form now holds its stored values."""
     return {**POLL, "fn": None, "js": f"() => window.wanUi.filled({json.dumps(form)})"}
+
+
+def error_toast(error: WanUIError) -> gr.Error:
+    """The error as a toast, to be raised. Gradio renders markup in toasts, so the message is escaped here."""
+    return gr.Error(str(escape(error.message)), print_exception=False)

@@ -1,4 +1,4 @@
-"""Schema to controls, and values to request and back: the only room that knows both; it knows no jobs and no page."""
+"""The form's controls from the request schema, and the form's values to a request and back."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from wan_ui.request import (
     InferenceRequest,
     LoraItem,
     PromptItem,
-    model_row,
+    assign_slots,
+    find_model,
     never_combined,
     round_frames,
-    settle_slots,
     snap_size,
 )
 
@@ -88,66 +88,71 @@ def bounds(schema: type[BaseModel], name: str) -> tuple[float | None, float | No
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where one LoRA of a tab is chosen: the slot, and its row there (from 1) in a stack."""
+class LoraPosition:
+    """Where one LoRA of a tab is chosen: the slot, and its number there (from 1) in a stack."""
 
     slot: str
     number: int = 1
 
     @property
     def lora(self) -> str:
+        """The name of the control for the file."""
         return lora_name(self.slot, self.number)
 
     @property
     def scale(self) -> str:
+        """The name of the control for the scale."""
         return scale_name(self.slot, self.number)
 
 
 def lora_name(slot: str, number: int = 1) -> str:
+    """The name of the control for a LoRA file."""
     return f"lora_{slot}" if number == 1 else f"lora_{slot}_{number}"
 
 
 def scale_name(slot: str, number: int = 1) -> str:
+    """The name of the control for a LoRA scale."""
     return f"scale_{slot}" if number == 1 else f"scale_{slot}_{number}"
 
 
-def places(row: WanModel) -> tuple[Place, ...]:
-    """The row's places for LoRAs, slot by slot."""
-    return tuple(Place(slot, number) for slot in row.slots for number in range(1, MOST_STACKED + 1))
+def lora_positions(model: WanModel) -> tuple[LoraPosition, ...]:
+    """Where a model's tab takes LoRAs, slot by slot."""
+    return tuple(LoraPosition(slot, number) for slot in model.slots for number in range(1, MOST_STACKED + 1))
 
 
-def shown_rows(row: WanModel, values: Mapping[str, Any]) -> dict[str, int]:
-    """How many rows of each slot have to be seen: up to the last one with a LoRA, and at least the first."""
-    found = dict.fromkeys(row.slots, 1)
-    for place in places(row):
-        if values.get(place.lora):
-            found[place.slot] = place.number
-    return found
+def visible_positions(model: WanModel, values: Mapping[str, Any]) -> dict[str, int]:
+    """How many LoRAs of each slot are visible: up to the last one chosen, at least one."""
+    highest = dict.fromkeys(model.slots, 1)
+    for position in lora_positions(model):
+        if values.get(position.lora):
+            highest[position.slot] = position.number
+    return highest
 
 
-def controls(row: WanModel, starting: Mapping[str, Any] | None = None) -> tuple[Control, ...]:
-    """The row's controls. `starting` holds values, by control name, that stand in for the schema's defaults."""
+def controls(model: WanModel, starting: Mapping[str, Any] | None = None) -> tuple[Control, ...]:
+    """The model's controls. `starting` holds values, by control name, that stand in for the schema's defaults."""
     starting = starting or {}
-    rows_own = {"width": row.form_size.width, "height": row.form_size.height, "seed": DEFAULT_SEED}
-    found: list[Control] = []
+    model_defaults = {"width": model.form_size.width, "height": model.form_size.height, "seed": DEFAULT_SEED}
+    made: list[Control] = []
 
     def add(schema: type[BaseModel], field: str, label: str, kind: Kind, name: str) -> None:
-        standard = rows_own.get(name, schema.model_fields[field].default)
+        standard = model_defaults.get(name, schema.model_fields[field].default)
         if kind in ("text", "long_text") and not isinstance(standard, str):
             standard = ""
         low, high = bounds(schema, field) if kind in _NUMBERS else (None, None)
-        found.append(Control(name, label, kind, starting.get(name, standard), low, high, _STEPS.get(field, 1)))
+        made.append(Control(name, label, kind, starting.get(name, standard), low, high, _STEPS.get(field, 1)))
 
     for field, label, kind in _PROMPT_FIELDS:
-        if kind != "image" or row.control_image != "none":
+        if kind != "image" or model.control_image != "none":
             add(PromptItem, field, label, kind, field)
     for field, label, kind in _REQUEST_FIELDS:
         add(InferenceRequest, field, label, kind, field)
-    for place in places(row):
-        lora, scale = (f"{text} {place.number}" if place.number > 1 else text for text in SLOT_LABELS[place.slot])
-        found.append(Control(place.lora, lora, "lora", starting.get(place.lora, NO_LORA)))
-        add(LoraItem, "network_multiplier", scale, "scale", place.scale)
-    return tuple(found)
+    for position in lora_positions(model):
+        suffix = f" {position.number}" if position.number > 1 else ""
+        lora, scale = (label + suffix for label in SLOT_LABELS[position.slot])
+        made.append(Control(position.lora, lora, "lora", starting.get(position.lora, NO_LORA)))
+        add(LoraItem, "network_multiplier", scale, "scale", position.scale)
+    return tuple(made)
 
 
 def make(control: Control, choices: list[tuple[str, str]]) -> Component:
@@ -160,7 +165,7 @@ def make(control: Control, choices: list[tuple[str, str]]) -> Component:
     if kind == "recipe":
         return gr.Radio([(recipe.label, recipe.id) for recipe in RECIPES.values()], value=value, label=label)
     if kind == "speedup":
-        speedups = [(one.label, one.id) for one in CHOICES.values()]
+        speedups = [(choice.label, choice.id) for choice in CHOICES.values()]
         return gr.Radio(speedups, value=value, label=label)
     if kind == "switch":
         return gr.Checkbox(value, label=label)
@@ -183,53 +188,53 @@ def make(control: Control, choices: list[tuple[str, str]]) -> Component:
     return gr.Textbox(value, label=label, lines=lines, max_lines=12 if kind == "long_text" else 1)
 
 
-def body(row: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
+def body(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
     """The tab's values as a request body with wire names. Raises InvalidRequest for a number left empty."""
     item: dict[str, Any] = {}
-    used = [place for place in places(row) if values.get(place.lora)]
-    unused = {place.scale for place in places(row)}.difference(place.scale for place in used)
-    for control in controls(row):
+    used = [position for position in lora_positions(model) if values.get(position.lora)]
+    unused = {position.scale for position in lora_positions(model)}.difference(position.scale for position in used)
+    for control in controls(model):
         if control.kind in _NUMBERS and values.get(control.name) is None and control.name not in unused:
             raise InvalidRequest(
-                f"{control.label} is empty.", fields=[{"loc": control.name, "msg": "a number is needed"}]
+                f"{control.label} is empty.", fields=[{"loc": control.name, "msg": "is empty: enter a number"}]
             )
     for field, _, kind in _PROMPT_FIELDS:
         value = values.get(field)
         if kind == "image":
-            if value and row.control_image != "none":
+            if value and model.control_image != "none":
                 item[field] = value
         else:
             item[field] = value if value is not None else ""
-    found: dict[str, Any] = {"model": row.id, "recipe": values.get("recipe")}
+    request: dict[str, Any] = {"model": model.id, "recipe": values.get("recipe")}
     if values.get("trigger_word"):
-        found["trigger_word"] = values["trigger_word"]
-    found["prompts"] = [item]
-    found["loras"] = [
+        request["trigger_word"] = values["trigger_word"]
+    request["prompts"] = [item]
+    request["loras"] = [
         {
-            "path": values[place.lora],
-            **({"transformer": place.slot} if row.two_transformers else {}),
-            "network_multiplier": values[place.scale],
+            "path": values[position.lora],
+            **({"transformer": position.slot} if model.two_transformers else {}),
+            "network_multiplier": values[position.scale],
         }
-        for place in used
+        for position in used
     ]
-    if len({place.slot for place in used}) < len(used):
-        found["stack"] = True
+    if len({position.slot for position in used}) < len(used):
+        request["stack"] = True
     if values.get("vae_tiling"):
-        found["vae_tiling"] = True
+        request["vae_tiling"] = True
     if values.get("speedup", "none") != "none":
-        found["speedup"] = values["speedup"]
-    return found
+        request["speedup"] = values["speedup"]
+    return request
 
 
 def values(
     request: InferenceRequest, index: int = 0, is_combined: Callable[[str], bool] = never_combined
 ) -> tuple[WanModel, Values]:
-    """The row and the values that show prompt `index` of a request; `ctrl_img` as the request has it.
+    """The model and the values that show prompt `index` of a request; `ctrl_img` as the request has it.
 
-    `is_combined` as in request.settle_slots. Raises what settle_slots and model_row raise, and InvalidRequest for a
+    `is_combined` as in request.assign_slots. Raises what assign_slots and find_model raise, and InvalidRequest for a
     seed that no number control can hold and for a stack higher than a tab has room for.
     """
-    row = model_row(request.model)
+    model = find_model(request.model)
     item = request.prompts[index]
     seed = DEFAULT_SEED + index if item.seed is None else item.seed
     if seed > LARGEST_EXACT:
@@ -238,38 +243,36 @@ def values(
             "Send this request over HTTP instead.",
             fields=[{"loc": f"prompts.{index}.seed", "msg": "too large for the form"}],
         )
-    found: Values = {field: getattr(item, field) for field, _, _ in _PROMPT_FIELDS}
-    found["seed"] = seed
-    found["trigger_word"] = item.trigger_word or request.trigger_word or ""
-    found["recipe"] = request.recipe
-    found["vae_tiling"] = request.vae_tiling
-    found["speedup"] = request.speedup
-    uses = settle_slots(row, request.loras, request.stack, is_combined)
-    for slot in row.slots:
-        here = [use for use in uses if use.slot == slot]
-        if len(here) > MOST_STACKED:
+    shown: Values = {field: getattr(item, field) for field, _, _ in _PROMPT_FIELDS}
+    shown["seed"] = seed
+    shown["trigger_word"] = item.trigger_word or request.trigger_word or ""
+    shown["recipe"] = request.recipe
+    shown["vae_tiling"] = request.vae_tiling
+    shown["speedup"] = request.speedup
+    uses = assign_slots(model, request.loras, request.stack, is_combined)
+    for slot in model.slots:
+        in_slot = [use for use in uses if use.slot == slot]
+        if len(in_slot) > MOST_STACKED:
             raise InvalidRequest(
-                f"The form has room for {MOST_STACKED} LoRAs per transformer, this request has {len(here)}. Send it "
+                f"The form has room for {MOST_STACKED} LoRAs per transformer, this request has {len(in_slot)}. Send it "
                 "over HTTP instead.",
                 fields=[{"loc": "loras", "msg": "too many for the form"}],
             )
         for number in range(1, MOST_STACKED + 1):
-            use = here[number - 1] if number <= len(here) else None
-            found[lora_name(slot, number)] = use.path if use else NO_LORA
-            found[scale_name(slot, number)] = (
-                use.multiplier if use else LoraItem.model_fields["network_multiplier"].default
-            )
-    if row.control_image == "none":
-        del found["ctrl_img"]
-    return row, found
+            use = in_slot[number - 1] if number <= len(in_slot) else None
+            shown[lora_name(slot, number)] = use.path if use else NO_LORA
+            shown[scale_name(slot, number)] = use.scale if use else LoraItem.model_fields["network_multiplier"].default
+    if model.control_image == "none":
+        del shown["ctrl_img"]
+    return model, shown
 
 
-def kept(row: WanModel, draft: Any) -> Values:
-    """The parts of a draft, as a browser kept it, that still fit the row's controls; anything else is left out."""
+def kept(model: WanModel, draft: Any) -> Values:
+    """The parts of a draft, as a browser kept it, that still fit the model's controls; anything else is left out."""
     if not isinstance(draft, Mapping):
         return {}
-    found: Values = {}
-    for control in controls(row):
+    fitting: Values = {}
+    for control in controls(model):
         if control.name not in draft:
             continue
         value = draft[control.name]
@@ -286,17 +289,17 @@ def kept(row: WanModel, draft: Any) -> Values:
         else:
             fits = isinstance(value, str)
         if fits:
-            found[control.name] = value
-    return found
+            fitting[control.name] = value
+    return fitting
 
 
-def label_of(row: WanModel, location: str) -> str:
+def label_of(model: WanModel, location: str) -> str:
     """The label of the control behind an error's `loc`, such as `prompts.0.width`; the `loc` where there is none."""
     parts = location.split(".")
     name = parts[-1]
     if parts[0] == "loras" and len(parts) > 1:
         return "LoRA scale" if name == "network_multiplier" else "LoRA"
-    return next((control.label for control in controls(row) if control.name == name), location)
+    return next((control.label for control in controls(model) if control.name == name), location)
 
 
 def whole(value: Any, name: str) -> int | None:
@@ -309,33 +312,33 @@ def whole(value: Any, name: str) -> int | None:
     return int(value)
 
 
-def size(row: WanModel, held: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
+def size(model: WanModel, values: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
     """Asked width and height and effective width and height, in pixels; None while they are out of bounds."""
-    width, height = whole(held.get("width"), "width"), whole(held.get("height"), "height")
-    recipe = held.get("recipe")
+    width, height = whole(values.get("width"), "width"), whole(values.get("height"), "height")
+    recipe = values.get("recipe")
     if width is None or height is None or not isinstance(recipe, str) or recipe not in RECIPES:
         return None
-    return (width, height, *snap_size(row, RECIPES[recipe].id, width, height))
+    return (width, height, *snap_size(model, RECIPES[recipe].id, width, height))
 
 
-def frames(row: WanModel, held: Mapping[str, Any]) -> tuple[int, int, int] | None:
+def frames(model: WanModel, values: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """Asked frames, effective frames and frames per second; None while they are out of bounds."""
-    count, fps = whole(held.get("num_frames"), "num_frames"), whole(held.get("fps"), "fps")
+    count, fps = whole(values.get("num_frames"), "num_frames"), whole(values.get("fps"), "fps")
     if count is None or fps is None:
         return None
-    return count, round_frames(row.frame_rule, count), fps
+    return count, round_frames(model.frame_rule, count), fps
 
 
-def stretches(row: WanModel, recipe: RecipeId, effective: tuple[int, int], image: tuple[int, int]) -> bool:
+def stretches(model: WanModel, recipe: RecipeId, effective: tuple[int, int], image: tuple[int, int]) -> bool:
     """Whether the image's aspect differs from the effective size's by more than flooring to the multiple explains."""
-    step = row.divisor[recipe]
+    step = model.divisor[recipe]
     aspect = image[0] / image[1]
     return not effective[0] / (effective[1] + step) < aspect < (effective[0] + step) / effective[1]
 
 
-def image_shape(row: WanModel, recipe: RecipeId, wanted: tuple[int, int], image: tuple[int, int]) -> tuple[int, int]:
+def image_shape(model: WanModel, recipe: RecipeId, wanted: tuple[int, int], image: tuple[int, int]) -> tuple[int, int]:
     """A size of about the wanted area with the image's aspect, floored to the multiple and kept within bounds."""
-    step = row.divisor[recipe]
+    step = model.divisor[recipe]
     area, aspect = wanted[0] * wanted[1], image[0] / image[1]
 
     def fit(exact: float, name: str) -> int:

@@ -1,59 +1,62 @@
-"""The Gallery tab: finished videos to be found, played, kept, deleted and used again; the browser asks /v1 itself."""
+"""The Gallery tab: search, play, favourite, delete and reuse finished videos. Its script calls /v1 itself."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import WanUIError
-from wan_ui.ui.events import QUIET, Update
+from wan_ui.ui.events import QUIET, Update, error_toast
 from wan_ui.ui.load_request import RequestLoader
+from wan_ui.ui.static_files import static_text
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
 
 ID = "gallery"
-_HERE = Path(__file__).parent
 
 
 class GalleryTab:
-    """Holds the tab's one component; every method named `on_…` is an event's handler."""
+    """Holds the tab's component; every method named `on_…` is an event's handler."""
 
-    def __init__(self, service: VisitorJobService) -> None:
+    def __init__(self, service: JobService, access: Callable[[], Access]) -> None:
         """Lays the tab out inside the surrounding gr.Tabs."""
         self.service = service
+        self.access = access
         with gr.Tab("Gallery", id=ID) as self.container:
             self.board = gr.HTML(
                 None,
-                html_template=(_HERE / "gallery.html").read_text(encoding="utf-8"),
-                css_template=(_HERE / "gallery.css").read_text(encoding="utf-8"),
-                js_on_load=(_HERE / "gallery.js").read_text(encoding="utf-8"),
+                html_template=static_text("gallery.html"),
+                css_template=static_text("gallery.css"),
+                js_on_load=static_text("gallery.js"),
                 apply_default_css=False,
                 elem_id="gallery",
-                recipes={recipe: one.label for recipe, one in RECIPES.items()},
+                recipes={recipe_id: recipe.label for recipe_id, recipe in RECIPES.items()},
             )
 
-    def connect(self, drawer: RequestLoader) -> None:
+    def connect(self, loader: RequestLoader) -> None:
         """Wires the events."""
-        self.drawer, self.forms, self.compare = drawer, drawer.forms, drawer.compare
-        self.container.select(self.on_tab, [], [self.forms.place, self.forms.text], **QUIET)
-        into: list[Any] = [*drawer.loaded, *self.compare.view]
-        given = [self.forms.uploads, self.compare.seen]
-        self.board.click(self.on_press, given, into, concurrency_limit=8, **QUIET)
+        self.loader, self.model_tabs, self.compare = loader, loader.model_tabs, loader.compare
+        self.container.select(self.on_tab, [], [self.model_tabs.open_tab, self.model_tabs.text], **QUIET)
+        inputs = [self.model_tabs.uploads, self.compare.seen]
+        outputs: list[Any] = [*loader.loaded, *self.compare.view]
+        self.board.click(self.on_press, inputs, outputs, concurrency_limit=8, **QUIET)
 
     def on_tab(self) -> Update:
-        return {self.forms.place: ID, self.forms.text: ""}
+        """The tab was selected: it has no form, so no request is shown."""
+        return {self.model_tabs.open_tab: ID, self.model_tabs.text: ""}
 
     def on_press(self, uploads: Any, compared: Any, event: gr.EventData) -> Update:
         """A comparison is opened in its tab, or the settings of an entry in a form."""
         try:
             if event.do == "use":
-                entry = self.service.entry(str(event.entry))
-                return self.drawer.reopen(self.service.job(entry.job_id), entry.index, uploads)
-            job = self.service.job(str(event.job))
+                entry = self.service.entry(str(event.entry), self.access())
+                return self.loader.reopen(self.service.job(entry.job_id, self.access()), entry.index, uploads)
+            job = self.service.job(str(event.job), self.access())
         except WanUIError as error:
-            raise gr.Error(error.message, print_exception=False) from error
-        return self.compare.shows(job.id, compared)
+            raise error_toast(error) from error
+        return self.compare.show(job.id, compared)

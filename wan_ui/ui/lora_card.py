@@ -1,22 +1,25 @@
-"""What the page says of a chosen LoRA file: the card under its control, the note on a pair; it knows no controls."""
+"""What the page says of a chosen LoRA file: the card under its control, and the note on a high- and low-noise pair."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import TYPE_CHECKING, Any, Literal
+
+from markupsafe import Markup
 
 from wan_ui.errors import LoraMismatch, WanUIError
 from wan_ui.lora.remote import check_source, is_remote, shown_name
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import render
+from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
+    from wan_ui.access import Access
     from wan_ui.jobs.service import JobService
-    from wan_ui.jobs.visitor_service import VisitorJobService
 
 State = Literal["good", "warn", "bad", "plain"]
+HALF = 0.5  # a share of a file's layers below which its card is red
 TYPES: Mapping[str, str] = {
     "lora": "LoRA",
     "dora": "DoRA",
@@ -37,22 +40,23 @@ SAME_TWICE = (
     "other file."
 )
 ADDRESS = "An address: the file is fetched and checked after you press Generate, before a model loads."
-MOST_SAID = 6  # sentences of one card
+MOST_MESSAGES = 6  # of one card
 
 
 @dataclass(frozen=True)
 class Card:
-    """A chosen file as one control shows it. Texts are plain and untrusted; `html` escapes them.
+    """A chosen file as one control shows it. Texts are plain and untrusted; the template escapes them.
 
-    `about` is what Desk.inspect_lora says, None for a file that is not at hand. `goes` are the ids of the rows whose
-    tabs it belongs to rather than (or as well as) this one; `swaps`: the other side is where its name says it belongs.
+    `about` is what JobService.inspect_lora returns, None for a file that is not on this machine. `other_models` are
+    ids of models it fits rather than (or as well as) this tab's; `swaps`: by its name it belongs in the other slot;
+    `fetches`: it can be downloaded.
     """
 
     state: State
     head: str
     about: Mapping[str, Any] | None = None
-    says: tuple[str, ...] = ()
-    goes: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
+    other_models: tuple[str, ...] = ()
     swaps: bool = False
     fetches: bool = False
     name: str = field(default="")
@@ -64,62 +68,89 @@ class Card:
 
     @property
     def trigger_word(self) -> str:
+        """The trigger word in the file's metadata, or ""."""
         return "" if self.about is None else self.about["trigger_word"] or ""
 
     @property
     def partner(self) -> str | None:
-        """The source of the other half, where there is one at hand."""
+        """The source of the other half, where it was found."""
         return None if self.about is None else self.about["partner"]
 
 
-def look(service: JobService | VisitorJobService, row: WanModel, slot: str, source: str) -> Card | None:
-    """What to say of a source in a slot of a row's tab; None for no file. Never raises for a wrong file."""
+@dataclass(frozen=True)
+class Target:
+    """The control that a card stands under: its tab's model, its name, and what the Trigger word field holds."""
+
+    model: WanModel
+    control: str
+    trigger_word: str = ""
+
+    @property
+    def data(self) -> dict[str, str]:
+        """The attributes by which a pressed button says where it is."""
+        return {"data-tab": self.model.id, "data-control": self.control}
+
+
+@dataclass(frozen=True)
+class Action:
+    """A button of a card: its label, what it does, and further attributes."""
+
+    label: str
+    do: str
+    data: Mapping[str, str] = field(default_factory=dict)
+
+
+def look(service: JobService, model: WanModel, slot: str, source: str, access: Access) -> Card | None:
+    """The card of a source in a slot of a model's tab; None for no file. Never raises for a wrong file."""
     if not source:
         return None
     try:
         if is_remote(source):
             check_source(source)
-            if not service.lora_at_hand(source):
-                return Card("plain", "Not checked yet", says=(ADDRESS,), fetches=True, name=shown_name(source))
-        about = service.inspect_lora(source)
+            if service.needs_download(source):
+                return Card("plain", "Not checked yet", messages=(ADDRESS,), fetches=True, name=shown_name(source))
+        about = service.inspect_lora(source, access)
     except WanUIError as error:
         return refused(source, error)
-    return judge(service, row, slot, source, about)
+    return judge(service, model, slot, source, about, access)
 
 
 def refused(source: str, error: WanUIError) -> Card:
     """The card of a source that is no file, or no LoRA."""
     name = shown_name(source) if is_remote(source) else source.rsplit("/", 1)[-1]
-    return Card("bad", "Cannot be used", says=(error.message,), name=name)
+    return Card("bad", "Cannot be used", messages=(error.message,), name=name)
 
 
 def judge(
-    service: JobService | VisitorJobService, row: WanModel, slot: str, source: str, about: Mapping[str, Any]
+    service: JobService, model: WanModel, slot: str, source: str, about: Mapping[str, Any], access: Access
 ) -> Card:
-    """A sound file's card: whether it fits the slot, and where else it belongs."""
-    made_for = tuple(about["candidates"])
-    elsewhere = tuple(model for model in made_for if model != row.id)
+    """A readable file's card: whether it fits the slot, and where else it belongs."""
+    candidates = tuple(about["candidates"])
+    elsewhere = tuple(model_id for model_id in candidates if model_id != model.id)
     try:
-        notes = service.check_lora(source, row, slot)
+        notes = service.check_lora(source, model, slot, access)
     except LoraMismatch as error:
-        says = (f"{_sentence(error.details['why'])}.", *about["messages"])
-        head = "Does not fit this tab"
-        return Card("bad", head, about, _unique(says), elsewhere, name=about["name"])
-    says = _unique((*notes, *about["messages"]))
-    swaps = row.two_transformers and about["slot"] in row.slots and about["slot"] != slot
-    if row.id not in made_for:
-        return Card("warn", "Probably for another model", about, says, elsewhere, swaps, name=about["name"])
-    if about["fits"][row.id] != "yes":
-        return Card("warn", "May be for this tab", about, says, elsewhere, swaps, name=about["name"])
+        messages = _unique(f"{_sentence(error.details['why'])}.", *about["messages"])
+        return Card("bad", "Does not fit this tab", about, messages, elsewhere, name=about["name"])
+    messages = _unique(*notes, *about["messages"])
+    swaps = model.two_transformers and about["slot"] in model.slots and about["slot"] != slot
+    share = about["coverage"][model.id]
+    if share < 1:
+        head = f"Applies in part: {share:.0%} of its layers"
+        return Card("warn" if share >= HALF else "bad", head, about, messages, elsewhere, swaps, name=about["name"])
+    if model.id not in candidates:
+        return Card("warn", "Probably for another model", about, messages, elsewhere, swaps, name=about["name"])
+    if about["fits"][model.id] != "yes":
+        return Card("warn", "May be for this tab", about, messages, elsewhere, swaps, name=about["name"])
     if swaps:
-        return Card("warn", "Fits, on the other side", about, says, (), swaps, name=about["name"])
-    if not row.two_transformers and about["slot"] in ("high", "low"):
-        return Card("warn", "Looks like half of a pair", about, says, elsewhere, name=about["name"])
-    return Card("good", "Fits this tab", about, says, name=about["name"])
+        return Card("warn", "Fits, on the other side", about, messages, (), swaps, name=about["name"])
+    if not model.two_transformers and about["slot"] in ("high", "low"):
+        return Card("warn", "Looks like half of a pair", about, messages, elsewhere, name=about["name"])
+    return Card("good", "Fits this tab", about, messages, name=about["name"])
 
 
-def _unique(says: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(says))
+def _unique(*messages: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(messages))
 
 
 def _sentence(text: str) -> str:
@@ -127,103 +158,91 @@ def _sentence(text: str) -> str:
 
 
 def spread(name: str, value: Mapping[str, float] | None) -> str:
-    """`rank 16`, or `rank 4–64, mostly 16` where modules differ."""
+    """`rank 16`, or `rank 4–64, median 16` where modules differ."""
     if value is None:
         return ""
+    low, high = render.number(value["min"]), render.number(value["max"])
     if value["min"] == value["max"]:
-        return f"{name} {render.number(value['min'])}"
-    return (
-        f"{name} {render.number(value['min'])}–{render.number(value['max'])}, median {render.number(value['median'])}"
-    )
+        return f"{name} {low}"
+    return f"{name} {low}–{high}, median {render.number(value['median'])}"
 
 
 def _facts(about: Mapping[str, Any]) -> list[str]:
     """The file in a few words each, plain text."""
     blocks = about["blocks"].replace("-", "–")
-    return [
-        part
-        for part in (
-            TYPES.get(about["type"], about["type"]),
-            SIDES.get(about["slot"], ""),
-            spread("rank", about["rank"]),
-            spread("alpha", about["alpha"]),
-            about["dtype"],
-            render.plural(about["modules"], "module"),
-            f"blocks {blocks}" if blocks else "",
-            about["trainer"] or "",
-            "" if about["step"] is None else f"step {about['step']}",
-        )
-        if part
-    ]
+    facts = (
+        TYPES.get(about["type"], about["type"]),
+        SIDES.get(about["slot"], ""),
+        spread("rank", about["rank"]),
+        spread("alpha", about["alpha"]),
+        about["dtype"],
+        render.plural(about["modules"], "module"),
+        f"blocks {blocks}" if blocks else "",
+        about["trainer"] or "",
+        "" if about["step"] is None else f"step {about['step']}",
+    )
+    return [fact for fact in facts if fact]
 
 
 def _made_for(about: Mapping[str, Any]) -> str:
-    """One line; "" where several could be meant, which the messages list."""
-    rows = [MODELS[model] for model in about["candidates"]]
-    if not rows:
+    """One line; "" where models of several kinds are possible, which the messages list."""
+    candidates = [MODELS[model_id] for model_id in about["candidates"]]
+    if not candidates:
         return "Made for no model of this app"
-    if len({(row.family, row.conditioning) for row in rows}) > 1:
+    if len({(model.family, model.conditioning) for model in candidates}) > 1:
         return ""
-    return f"Made for {' or '.join(row.label for row in rows)}"
+    return f"Made for {' or '.join(model.label for model in candidates)}"
 
 
-def _button(text: str, where: str, do: str, more: str = "") -> str:
-    return f'<button type="button" class="small" data-do="{do}" {where}{more}>{escape(text)}</button>'
+def _actions(card: Card) -> Iterator[Action]:
+    if card.swaps:
+        yield Action(f"Move it to {SIDES[card.slot]}", "swap")
+    for model_id in card.other_models:
+        yield Action(f"Open {MODELS[model_id].label} with this file", "open", {"data-model": model_id})
+    if card.fetches:
+        yield Action("Fetch and check it now", "fetch")
 
 
-def html(found: Card | None, row: WanModel, place: str, trigger: str, beside: str = "") -> str:
-    """The card under a control. `place` is the control's name in the form; `trigger` what the Trigger word field
-    holds; `beside` the label of the other half that was found and is not chosen yet."""
-    if found is None:
+def html(card: Card | None, target: Target, other_half: str = "") -> Markup | str:
+    """The card under a control. `other_half`: the label of the other half that was found and is not chosen yet."""
+    if card is None:
         return ""
-    where = f'data-tab="{row.id}" data-place="{escape(place)}"'
-    parts = [f'<p class="fit"><strong>{escape(found.head)}</strong>']
-    if found.about is not None:
-        made_for = _made_for(found.about)
-        parts.append(f'<span class="for">{escape(made_for)}</span>' if made_for else "")
-    parts.append("</p>")
-    if found.about is not None:
-        parts.append(f'<ul class="is">{"".join(f"<li>{escape(part)}</li>" for part in _facts(found.about))}</ul>')
-    if found.trigger_word:
-        use = "" if trigger else _button("Use trigger word", where, "trigger")
-        parts.append(f'<p class="word">Trigger word <q>{escape(found.trigger_word)}</q>{use}</p>')
-    if beside:
-        parts.append(f'<p class="word">Other half found: {escape(beside)}{_button("Use it", where, "partner")}</p>')
-    if found.says:
-        more = len(found.says) - MOST_SAID
-        lines = [*found.says[:MOST_SAID], *([f"and {more} more"] if more > 0 else [])]
-        parts.append(f'<ul class="says">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>')
-    buttons = [
-        _button(f"Open {MODELS[model].label} with this file", where, "open", f' data-model="{model}"')
-        for model in found.goes
-    ]
-    if found.swaps:
-        buttons.insert(0, _button(f"Move it to {SIDES[found.slot]}", where, "swap"))
-    if found.fetches:
-        buttons.append(_button("Fetch and check it now", where, "fetch"))
-    if buttons:
-        parts.append(f'<div class="goes">{"".join(buttons)}</div>')
-    label = escape(f"About {found.name}", quote=True)
-    return f'<section class="lora-card {found.state}" aria-label="{label}">{"".join(parts)}</section>'
+    messages = list(card.messages[:MOST_MESSAGES])
+    if len(card.messages) > MOST_MESSAGES:
+        messages.append(f"and {len(card.messages) - MOST_MESSAGES} more")
+    return render_template(
+        "lora_card",
+        card=card,
+        made_for="" if card.about is None else _made_for(card.about),
+        facts=[] if card.about is None else _facts(card.about),
+        messages=messages,
+        actions=list(_actions(card)),
+        target=target.data,
+        trigger=target.trigger_word,
+        other_half=other_half,
+    )
 
 
 def pair(
-    service: JobService | VisitorJobService, row: WanModel, sources: Mapping[str, str], cards: Mapping[str, Card | None]
-) -> str:
-    """The note below a pair's two controls: what is missing, doubled or not of one save. "" for one transformer."""
-    if not row.two_transformers:
+    service: JobService,
+    model: WanModel,
+    sources: Mapping[str, str],
+    cards: Mapping[str, Card | None],
+    access: Access,
+) -> Markup | str:
+    """The note below a pair's controls: what is missing, doubled or not of one checkpoint. "" for one transformer."""
+    if not model.two_transformers:
         return ""
-    chosen = {slot: source for slot, source in sources.items() if source}
+    chosen = [source for source in sources.values() if source]
     if not chosen:
         return ""
-    combined = any(found is not None and found.slot == "combined" for found in cards.values())
+    combined = any(card is not None and card.slot == "combined" for card in cards.values())
     if len(chosen) == 1:
-        return f'<p class="hint">{BOTH_SIDES}</p>' if combined else render.note(ONE_SIDE)
-    one, other = chosen.values()
+        return render.hint(BOTH_SIDES) if combined else render.note(ONE_SIDE)
     try:
-        same, said = service.pair_of_loras(one, other)
+        same, notes = service.check_pair(chosen[0], chosen[1], access)
     except WanUIError:
-        return ""  # the card of the one that cannot be used says so
+        return ""  # the card of the file that cannot be used says why
     if same:
-        return f'<p class="hint">{BOTH_SIDES}</p>' if combined else render.note(SAME_TWICE)
-    return "".join(render.note(text) for text in said)
+        return render.hint(BOTH_SIDES) if combined else render.note(SAME_TWICE)
+    return Markup().join(render.note(text) for text in notes)

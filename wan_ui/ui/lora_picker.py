@@ -1,8 +1,8 @@
-"""The LoRA choosers of the tabs: what they offer, the cards beside them, the halves of a pair; it handles no event."""
+"""The LoRA lists of the tabs: their choices, the cards under them, and the two halves of a pair."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -10,10 +10,12 @@ from gradio.components import Component
 
 from wan_ui.ui import form_schema, lora_card
 from wan_ui.ui.events import Update
+from wan_ui.ui.form_schema import LoraPosition
 from wan_ui.ui.model_tab import ModelTab
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
 
 UPLOAD = "upload://"
 
@@ -21,112 +23,119 @@ Choices = list[tuple[str, str]]
 
 
 def upload_names(value: Any) -> dict[str, str]:
-    """Uploads a browser remembers, by source: the name each file had."""
-    found = value.items() if isinstance(value, Mapping) else ()
-    return {source: str(name) for source, name in found if str(source).startswith(UPLOAD)}
+    """The uploads that a browser remembers: the name each file had, by source."""
+    if not isinstance(value, Mapping):
+        return {}
+    return {source: str(name) for source, name in value.items() if str(source).startswith(UPLOAD)}
 
 
 class LoraPicker:
     """Over the tabs by model; `names` are always a browser's uploads, the name each file had by its source."""
 
-    def __init__(self, service: VisitorJobService, rows: Mapping[str, ModelTab]) -> None:
+    def __init__(self, service: JobService, access: Callable[[], Access], by_model: Mapping[str, ModelTab]) -> None:
+        """`by_model` is filled later, as the tabs are laid out."""
         self.service = service
-        self.rows = rows
+        self.access = access
+        self.by_model = by_model
 
     @property
     def choosers(self) -> list[Component]:
-        """Every tab's."""
-        return [tab.components[name] for tab in self.rows.values() for name in tab.cards]
+        """The LoRA lists of all tabs."""
+        return [tab.components[name] for tab in self.by_model.values() for name in tab.loras.cards]
 
     @staticmethod
-    def said_by(tab: ModelTab) -> list[Any]:
-        """What belongs to a tab's LoRA files: cards, the pair's note, the rows that are seen."""
-        return [*tab.cards.values(), tab.pair, *tab.rows.values(), *tab.another.values(), tab.height]
+    def outputs(tab: ModelTab) -> list[Any]:
+        """What `describe` and `show_columns` change in a tab."""
+        loras = tab.loras
+        return [*loras.cards.values(), loras.pair, *loras.stacked.values(), *loras.another.values(), loras.height]
 
     def choices(self, names: Mapping[str, str]) -> Choices:
-        """(label, source) of every LoRA that can be chosen: none, this browser's names, the LoRA folder."""
+        """(label, source) of every LoRA that can be chosen: none, this browser's uploads, the LoRA folder."""
         return [
             (form_schema.NO_LORA_LABEL, form_schema.NO_LORA),
             *((f"{name} (uploaded)", source) for source, name in reversed(list(names.items()))),
             *((path, path) for path in self.service.library.listing()),
         ]
 
-    def told(self, tab: ModelTab, held: form_schema.Values, names: Mapping[str, str]) -> Update:
-        """The cards of a tab's LoRA files and the note on a pair. `names` are this browser's uploads."""
-        row, trigger = tab.row, str(held.get("trigger_word") or "")
-        found: Update = {}
+    def describe(self, tab: ModelTab, values: form_schema.Values, names: Mapping[str, str]) -> Update:
+        """The cards of a tab's LoRA files and the note on a pair."""
+        model, trigger_word = tab.model, str(values.get("trigger_word") or "")
+        updates: Update = {}
         cards: dict[str, lora_card.Card | None] = {}
-        for place in form_schema.places(row):
-            seen = cards[place.lora] = lora_card.look(self.service, row, place.slot, held.get(place.lora) or "")
-            beside = ""
-            if seen is not None and place.number == 1:
-                other = self.partner(tab, place, seen, names)
-                if other is not None and held.get(other[0]) != other[1]:
-                    beside = names.get(other[1], other[1])
-            found[tab.cards[place.lora]] = lora_card.html(seen, row, place.lora, trigger, beside)
-        first = {slot: form_schema.lora_name(slot) for slot in row.slots}
-        found[tab.pair] = lora_card.pair(
+        for position in form_schema.lora_positions(model):
+            source = values.get(position.lora) or ""
+            card = cards[position.lora] = lora_card.look(self.service, model, position.slot, source, self.access())
+            other_half = ""
+            if card is not None and position.number == 1:
+                partner = self.partner(tab, position, card, names)
+                if partner is not None and values.get(partner[0]) != partner[1]:
+                    other_half = names.get(partner[1], partner[1])
+            target = lora_card.Target(model, position.lora, trigger_word)
+            updates[tab.loras.cards[position.lora]] = lora_card.html(card, target, other_half)
+        first = {slot: form_schema.lora_name(slot) for slot in model.slots}
+        updates[tab.loras.pair] = lora_card.pair(
             self.service,
-            row,
-            {slot: held.get(name) or "" for slot, name in first.items()},
+            model,
+            {slot: values.get(name) or "" for slot, name in first.items()},
             {slot: cards[name] for slot, name in first.items()},
+            self.access(),
         )
-        return found
+        return updates
 
     def partner(
-        self, tab: ModelTab, place: form_schema.Place, seen: lora_card.Card, names: Mapping[str, str]
+        self, tab: ModelTab, position: LoraPosition, card: lora_card.Card, names: Mapping[str, str]
     ) -> tuple[str, str] | None:
-        """The control and the source of the other half of a file that stands where its name says it belongs."""
-        if seen.slot != place.slot or seen.state == "bad" or seen.partner is None:
+        """The control and the source of the other half of a file that is in the slot that its name says."""
+        if card.slot != position.slot or card.state == "bad" or card.partner is None:
             return None
-        if seen.partner.startswith(UPLOAD) and seen.partner not in names:
+        if card.partner.startswith(UPLOAD) and card.partner not in names:
             return None  # another visitor's
-        other = next(slot for slot in tab.row.slots if slot != place.slot)
-        return form_schema.lora_name(other), seen.partner
+        other = next(slot for slot in tab.model.slots if slot != position.slot)
+        return form_schema.lora_name(other), card.partner
 
     def pair_up(
         self,
         tab: ModelTab,
-        place: form_schema.Place,
-        held: form_schema.Values,
+        position: LoraPosition,
+        values: form_schema.Values,
         names: Mapping[str, str],
         filled: Mapping[str, str],
     ) -> tuple[form_schema.Values, dict[str, str]]:
         """The values with the other half of a pair beside the half just chosen, and what was so filled in.
 
-        What the person chose is never replaced; what was filled in goes with the file that it was filled in for.
+        A person's own choice is never replaced; a half that was filled in is removed with the file it belongs to.
         """
         filled = {**filled}
-        filled.pop(f"{tab.row.id}:{place.lora}", None)
-        if not tab.row.two_transformers or place.number != 1 or not held.get(place.lora):
-            return held, filled
-        seen = lora_card.look(self.service, tab.row, place.slot, held[place.lora])
-        partner = None if seen is None else self.partner(tab, place, seen, names)
-        (other,) = (form_schema.lora_name(slot) for slot in tab.row.slots if slot != place.slot)
-        key = f"{tab.row.id}:{other}"
-        ours = bool(held.get(other)) and filled.get(key) == held.get(other)
-        if partner is not None and (ours or not held.get(other)):
-            return {**held, other: partner[1]}, {**filled, key: partner[1]}
-        if partner is None and ours:
+        filled.pop(f"{tab.model.id}:{position.lora}", None)
+        if not tab.model.two_transformers or position.number != 1 or not values.get(position.lora):
+            return values, filled
+        card = lora_card.look(self.service, tab.model, position.slot, values[position.lora], self.access())
+        partner = None if card is None else self.partner(tab, position, card, names)
+        (other,) = (form_schema.lora_name(slot) for slot in tab.model.slots if slot != position.slot)
+        key = f"{tab.model.id}:{other}"
+        filled_by_us = bool(values.get(other)) and filled.get(key) == values.get(other)
+        if partner is not None and (filled_by_us or not values.get(other)):
+            return {**values, other: partner[1]}, {**filled, key: partner[1]}
+        if partner is None and filled_by_us:
             filled.pop(key)
-            return {**held, other: form_schema.NO_LORA}, filled
-        return held, filled
+            return {**values, other: form_schema.NO_LORA}, filled
+        return values, filled
 
-    def shown_rows(self, tab: ModelTab, height: Mapping[str, int]) -> Update:
-        """Shows as many rows of each slot as `height` says."""
-        found: Update = {tab.height: dict(height)}
-        for place in form_schema.places(tab.row):
-            if place.lora in tab.rows:
-                seen = place.number <= height[place.slot]
-                found[tab.rows[place.lora]] = gr.Column(visible=seen)
-        for slot, button in tab.another.items():
-            found[button] = gr.Button(visible=height[slot] < form_schema.MOST_STACKED)
-        return found
+    def show_columns(self, tab: ModelTab, height: Mapping[str, int]) -> Update:
+        """Shows as many LoRA columns of each slot as `height` says."""
+        updates: Update = {tab.loras.height: dict(height)}
+        for position in form_schema.lora_positions(tab.model):
+            if position.lora in tab.loras.stacked:
+                visible = position.number <= height[position.slot]
+                updates[tab.loras.stacked[position.lora]] = gr.Column(visible=visible)
+        for slot, button in tab.loras.another.items():
+            updates[button] = gr.Button(visible=height[slot] < form_schema.MOST_STACKED)
+        return updates
 
     def offer(self, choices: Choices, *tabs: ModelTab) -> Update:
-        """The LoRA files to choose from, in the choosers of some tabs, of all when none is given."""
+        """The choices of the LoRA lists of some tabs, of all when none is given."""
         return {
             tab.components[name]: gr.Dropdown(choices=choices)
-            for tab in tabs or self.rows.values()
-            for name in tab.cards
+            for tab in tabs or self.by_model.values()
+            for name in tab.loras.cards
         }

@@ -1,37 +1,29 @@
-"""One model's tab: its controls laid out, and what it says about them as they change; it knows no jobs."""
+"""One model's tab: its controls laid out, and the notes beside them as their values change."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from markupsafe import Markup
 
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.engine.speedups import CHOICES, WARNING
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import FIRST_FRAME_NOTE, SIZE_480P_NOTE, Preset, WanModel
 from wan_ui.ui import form_schema, render
+from wan_ui.ui.error_texts import between
+from wan_ui.ui.static_files import static_text
+from wan_ui.ui.templating import render_template
 
 LORA_HINT = (
     "Choose a file, upload one, or type an address: https://… or hf://org/name/path.safetensors, with @revision for "
     "another than the main branch."
 )
-PICK = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-do]');
-  if (!button) return;
-  if (button.dataset.do === 'fetch') {
-    button.disabled = true;
-    button.textContent = 'Fetching…';
-  }
-  trigger('click', {pressed: {...button.dataset}});
-});
-"""
 SETTINGS_HINT = (
     "Seed −1 draws one, and the result states it. At a guidance scale of 1 or less the negative prompt is not used."
 )
@@ -41,11 +33,14 @@ MATCH_HINT = (
 )
 SCALE_VALUES = "0, 0.5, 1, 1.5"
 TILES_HINT = "Only to match previews of a job with low_vram or vae_tiling; otherwise leave it off."
+UNKNOWN_TRIGGER = "The prompt has [trigger] but there is no trigger word: it stays as written."
+UNUSED_TRIGGER = "The trigger word is not used: write [trigger] in the prompt where it belongs."
+OPTIONAL_FIRST_FRAME = "Optional. With a first frame the video starts from it."
 
 
 @dataclass(frozen=True)
 class Scales:
-    """The two-click way in a model's tab: the values, the button that runs them, and what is wrong with them."""
+    """A tab's "Compare scales": the values, the button that runs them, and what is wrong with them."""
 
     text: gr.Textbox
     run: gr.Button
@@ -53,175 +48,210 @@ class Scales:
 
 
 @dataclass(frozen=True)
-class ModelTab:
-    """A built tab. `components` are the controls by name, in form order; the rest are what its events write to.
+class LoraControls:
+    """The LoRA section of a tab.
 
-    `uploads`, `cards` and `rows` are by the name of the LoRA's control; `rows` holds those behind the first of a slot.
-    `another` and what `height` holds (how many rows are seen) are by slot; `pair` speaks about both sides.
+    `uploads`, `cards` and `stacked` are by the name of the LoRA's control; `stacked` holds the columns of those behind
+    the first of a slot. `another` and the value of `height`, the number of visible columns, are by slot; `pair` is the
+    note on both halves of a pair.
     """
 
-    row: WanModel
-    container: gr.Tab
-    components: Mapping[str, Any]  # Component has no events to mypy's eyes
     uploads: Mapping[str, gr.File]
     cards: Mapping[str, gr.HTML]
-    rows: Mapping[str, gr.Column]
+    stacked: Mapping[str, gr.Column]
     another: Mapping[str, gr.Button]
     height: gr.State
     pair: gr.HTML
     scales: Scales
-    presets: Sequence[tuple[Preset, gr.Button]]
     refresh: gr.Button
+
+
+@dataclass(frozen=True)
+class ModelTab:
+    """A built tab. `components` are the controls by name, in form order; the rest are what its events write to."""
+
+    model: WanModel
+    container: gr.Tab
+    components: Mapping[str, Any]  # mypy knows no events of Component
+    loras: LoraControls
+    presets: Sequence[tuple[Preset, gr.Button]]
     shape: gr.Button | None
-    said: Mapping[str, gr.HTML]
+    notes: Mapping[str, gr.HTML]
     problem: gr.HTML
     generate: gr.Button
     draft: gr.BrowserState
 
     @property
     def inputs(self) -> list[Component]:
+        """The controls in form order."""
         return list(self.components.values())
 
-    def named(self, held: Sequence[Any]) -> form_schema.Values:
+    @property
+    def described(self) -> list[Component]:
+        """What `describe` changes."""
+        return [*self.notes.values(), *([self.shape] if self.shape is not None else [])]
+
+    def named(self, raw: Sequence[Any]) -> form_schema.Values:
         """Raw component values, in the order of `inputs`, by control name."""
-        return dict(zip(self.components, held, strict=True))
+        return dict(zip(self.components, raw, strict=True))
 
 
 @dataclass(frozen=True)
-class Picture:
-    """The first frame as the tab holds it: its reference on the wire and its size in pixels, or what is wrong."""
+class FirstFrame:
+    """The first frame of a tab: its reference on the wire and its size in pixels, or what is wrong with it."""
 
     reference: str | None = None
     size: tuple[int, int] | None = None
     error: WanUIError | None = None
 
 
+@dataclass
+class _Layout:
+    """A tab while it is laid out: the controls still to be placed, and the components made so far."""
+
+    model: WanModel
+    specs: Mapping[str, form_schema.Control]
+    choices: list[tuple[str, str]]
+    components: dict[str, Component] = field(default_factory=dict)
+    notes: dict[str, gr.HTML] = field(default_factory=dict)
+    shape: gr.Button | None = None
+    presets: list[tuple[Preset, gr.Button]] = field(default_factory=list)
+
+    def put(self, name: str) -> None:
+        """Places one control here."""
+        self.components[name] = form_schema.make(self.specs[name], self.choices)
+
+    def words(self) -> None:
+        """Prompt, negative prompt and trigger word."""
+        with gr.Column(elem_classes=["section", "words"]):
+            self.put("prompt")
+            with gr.Row(elem_classes="pair"):
+                self.put("neg")
+                self.put("trigger_word")
+            self.notes["prompt"] = gr.HTML(elem_classes="remarks")
+
+    def first_frame(self) -> None:
+        """The first frame, of models that take one."""
+        if "ctrl_img" not in self.specs:
+            return
+        with gr.Column(elem_classes="section"):
+            self.put("ctrl_img")
+            with gr.Row(elem_classes="line"):
+                self.notes["image"] = gr.HTML(elem_classes="remarks")
+                self.shape = gr.Button("Use the image's shape", size="sm", interactive=False, scale=0)
+            if FIRST_FRAME_NOTE in self.model.notes:
+                gr.HTML(render.hint(FIRST_FRAME_NOTE))
+
+    def size(self) -> None:
+        """Width, height, frames and fps, with the model's preset sizes."""
+        with gr.Column(elem_classes="section"):
+            with gr.Row(elem_classes="four"):
+                for name in ("width", "height", "num_frames", "fps"):
+                    self.put(name)
+            if self.model.presets:
+                with gr.Row(elem_classes="presets"):
+                    self.presets = [
+                        (preset, gr.Button(render.size(preset.width, preset.height), size="sm", min_width=96))
+                        for preset in self.model.presets
+                    ]
+            tall = ["tall"] if self.model.tuned_for else []
+            self.notes["size"] = gr.HTML(elem_classes=["remarks", "size", *tall])
+
+    def sampling(self) -> None:
+        """Steps, guidance scale and seed."""
+        with gr.Column(elem_classes="section"):
+            with gr.Row(elem_classes="three"):
+                for name in ("sample_steps", "guidance_scale", "seed"):
+                    self.put(name)
+            gr.HTML(render.hint(SETTINGS_HINT))
+
+    def loras(self) -> LoraControls:
+        """The LoRA controls of each slot, and "Compare scales"."""
+        uploads: dict[str, gr.File] = {}
+        cards: dict[str, gr.HTML] = {}
+        stacked: dict[str, gr.Column] = {}
+        another: dict[str, gr.Button] = {}
+        two = self.model.two_transformers
+        with gr.Column(elem_classes=["section", "loras"]):
+            height = gr.State(dict.fromkeys(self.model.slots, 1))
+            with gr.Row(elem_classes="pair"):
+                for slot in self.model.slots:
+                    with gr.Column(min_width=240, elem_classes="side"):
+                        for position in form_schema.lora_positions(self.model):
+                            if position.slot != slot:
+                                continue
+                            name, first = position.lora, position.number == 1
+                            width = "half" if two else "whole"
+                            with gr.Column(min_width=240, elem_classes=["slot", width], visible=first) as column:
+                                uploads[name], cards[name] = self._lora(position)
+                            if not first:
+                                stacked[name] = column
+                        another[slot] = gr.Button("Add another LoRA", size="sm", elem_classes="another")
+            pair = gr.HTML(elem_classes=["remarks", *(["tall"] if two else [])])
+            with gr.Row(elem_classes="line"):
+                gr.HTML(render.hint(LORA_HINT))
+                refresh = gr.Button("Refresh the list", size="sm", scale=0)
+            return LoraControls(uploads, cards, stacked, another, height, pair, _scales(), refresh)
+
+    def _lora(self, position: form_schema.LoraPosition) -> tuple[gr.File, gr.HTML]:
+        """One LoRA: its list, its upload, its card and its scale."""
+        self.put(position.lora)
+        upload = gr.File(
+            label=f"Upload {self.specs[position.lora].label} (.safetensors)",
+            file_types=[".safetensors"],
+            height=84,
+            elem_classes="upload",
+        )
+        card = gr.HTML(elem_classes="about", js_on_load=static_text("pick_card_action.js"))
+        self.put(position.scale)
+        return upload, card
+
+    def recipe(self) -> None:
+        """Recipe, tiled decoding and speed-up."""
+        with gr.Column(elem_classes="section"):
+            self.put("recipe")
+            gr.HTML(render.hint(MATCH_HINT))
+            self.put("vae_tiling")
+            gr.HTML(render.hint(TILES_HINT))
+            with gr.Accordion("Faster or smaller, at a price", open=False, elem_classes="speedups"):
+                self.put("speedup")
+                choices = [choice for choice in CHOICES.values() if choice.distance is not None]
+                gr.HTML(render_template("speedups", warning=WARNING, choices=choices))
+
+
 def build(
-    row: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, str]], draft: gr.BrowserState
+    model: WanModel, starting: Mapping[str, Any], choices: list[tuple[str, str]], draft: gr.BrowserState
 ) -> ModelTab:
-    """Lays the row's tab out inside the surrounding gr.Tabs.
+    """Lays the model's tab out inside the surrounding gr.Tabs.
 
-    `draft` is made outside of them: what stands inside a tab reads the browser's storage only once the tab is opened.
+    `draft` is made outside of them: a BrowserState inside a tab reads the browser's storage only once the tab is
+    opened.
     """
-    specs = {control.name: control for control in form_schema.controls(row, starting)}
-    made: dict[str, Component] = {}
-
-    def put(name: str) -> None:
-        made[name] = form_schema.make(specs[name], choices)
-
-    with gr.Tab(row.label, id=row.id) as container:
+    specs = {control.name: control for control in form_schema.controls(model, starting)}
+    layout = _Layout(model, specs, choices)
+    with gr.Tab(model.label, id=model.id) as container:
         with gr.Column(elem_classes="form"):
-            with gr.Column(elem_classes=["section", "words"]):
-                put("prompt")
-                with gr.Row(elem_classes="pair"):
-                    put("neg")
-                    put("trigger_word")
-                said_prompt = gr.HTML(elem_classes="said")
-            shape, said_image = None, None
-            if "ctrl_img" in specs:
-                with gr.Column(elem_classes="section"):
-                    put("ctrl_img")
-                    with gr.Row(elem_classes="line"):
-                        said_image = gr.HTML(elem_classes="said")
-                        shape = gr.Button("Use the image's shape", size="sm", interactive=False, scale=0)
-                    if FIRST_FRAME_NOTE in row.notes:
-                        gr.HTML(f'<p class="hint">{FIRST_FRAME_NOTE}</p>')
-            with gr.Column(elem_classes="section"):
-                with gr.Row(elem_classes="four"):
-                    for name in ("width", "height", "num_frames", "fps"):
-                        put(name)
-                presets: list[tuple[Preset, gr.Button]] = []
-                if row.presets:
-                    with gr.Row(elem_classes="presets"):
-                        presets = [
-                            (preset, gr.Button(render.size(preset.width, preset.height), size="sm", min_width=96))
-                            for preset in row.presets
-                        ]
-                said_size = gr.HTML(elem_classes=["said", "size", *(["tall"] if row.tuned_for else [])])
-            with gr.Column(elem_classes="section"):
-                with gr.Row(elem_classes="three"):
-                    for name in ("sample_steps", "guidance_scale", "seed"):
-                        put(name)
-                gr.HTML(f'<p class="hint">{SETTINGS_HINT}</p>')
-            with gr.Column(elem_classes=["section", "loras"]):
-                uploads: dict[str, gr.File] = {}
-                cards: dict[str, gr.HTML] = {}
-                stacked: dict[str, gr.Column] = {}
-                another: dict[str, gr.Button] = {}
-                height = gr.State(dict.fromkeys(row.slots, 1))
-
-                def choose(place: form_schema.Place) -> None:
-                    put(place.lora)
-                    uploads[place.lora] = gr.File(
-                        label=f"Upload {specs[place.lora].label} (.safetensors)",
-                        file_types=[".safetensors"],
-                        height=84,
-                        elem_classes="upload",
-                    )
-                    cards[place.lora] = gr.HTML(elem_classes="about", js_on_load=PICK)
-                    put(place.scale)
-
-                with gr.Row(elem_classes="pair"):
-                    width = "half" if row.two_transformers else "whole"
-                    for slot in row.slots:
-                        with gr.Column(min_width=240, elem_classes="side"):
-                            for place in form_schema.places(row):
-                                if place.slot != slot:
-                                    continue
-                                with gr.Column(
-                                    min_width=240,
-                                    elem_classes=["slot", width],
-                                    visible=place.number == 1,
-                                ) as column:
-                                    choose(place)
-                                if place.number > 1:
-                                    stacked[place.lora] = column
-                            another[slot] = gr.Button("Add another LoRA", size="sm", elem_classes="another")
-                pair = gr.HTML(elem_classes=["said", *(["tall"] if row.two_transformers else [])])
-                with gr.Row(elem_classes="line"):
-                    gr.HTML(f'<p class="hint">{LORA_HINT}</p>')
-                    refresh = gr.Button("Refresh the list", size="sm", scale=0)
-                compared = _scales()
-            with gr.Column(elem_classes="section"):
-                put("recipe")
-                gr.HTML(f'<p class="hint">{MATCH_HINT}</p>')
-                put("vae_tiling")
-                gr.HTML(f'<p class="hint">{TILES_HINT}</p>')
-                with gr.Accordion("Faster or smaller, at a price", open=False, elem_classes="speedups"):
-                    put("speedup")
-                    gr.HTML(_prices())
+            layout.words()
+            layout.first_frame()
+            layout.size()
+            layout.sampling()
+            loras = layout.loras()
+            layout.recipe()
         with gr.Column(elem_classes="act"):
             problem = gr.HTML(elem_classes="problems")
             generate = gr.Button("Generate", variant="primary", elem_classes="generate")
     return ModelTab(
-        row=row,
+        model=model,
         container=container,
-        components={name: made[name] for name in specs},
-        uploads=uploads,
-        cards=cards,
-        rows=stacked,
-        another=another,
-        height=height,
-        pair=pair,
-        scales=compared,
-        presets=presets,
-        refresh=refresh,
-        shape=shape,
-        said={
-            "prompt": said_prompt,
-            "size": said_size,
-            **({} if said_image is None else {"image": said_image}),
-        },
+        components={name: layout.components[name] for name in specs},
+        loras=loras,
+        presets=layout.presets,
+        shape=layout.shape,
+        notes={name: layout.notes[name] for name in ("prompt", "size", "image") if name in layout.notes},
         problem=problem,
         generate=generate,
         draft=draft,
     )
-
-
-def _prices() -> str:
-    lossy = [choice for choice in CHOICES.values() if choice.distance is not None]
-    each = "".join(f"<li><b>{escape(one.label)}:</b> {escape(one.sentence)}</li>" for one in lossy)
-    return f'<p class="hint">{escape(WARNING)}</p><ul class="prices">{each}</ul>'
 
 
 def _scales() -> Scales:
@@ -234,79 +264,74 @@ def _scales() -> Scales:
     return Scales(text, run, problem)
 
 
-def _prompt_note(held: Mapping[str, Any]) -> str:
-    trigger, prompt = held.get("trigger_word"), str(held.get("prompt") or "")
+def _prompt_note(values: Mapping[str, Any]) -> Markup | str:
+    trigger, prompt = values.get("trigger_word"), str(values.get("prompt") or "")
     if "[trigger]" in prompt and not trigger:
-        return render.note("The prompt has [trigger] but there is no trigger word: it stays as written.")
+        return render.note(UNKNOWN_TRIGGER)
     if trigger and "[trigger]" not in prompt and trigger not in prompt:
-        return render.note("The trigger word is not used: write [trigger] in the prompt where it belongs.")
+        return render.note(UNUSED_TRIGGER)
     return ""
 
 
-def _image_note(row: WanModel, held: Mapping[str, Any], picture: Picture) -> tuple[str, bool]:
-    """What to say of the first frame, and whether "Use the image's shape" would change anything."""
-    if picture.error is not None:
-        return f'<p class="wrong" role="alert">{escape(picture.error.message)}</p>', False
-    size = form_schema.size(row, held)
-    if picture.size is None or size is None:
-        if picture.size is None and row.control_image == "optional":
-            return '<p class="hint">Optional. With a first frame the video starts from it.</p>', False
+def _image_note(model: WanModel, values: Mapping[str, Any], image: FirstFrame) -> tuple[Markup | str, bool]:
+    """The note on the first frame, and whether "Use the image's shape" would change anything."""
+    if image.error is not None:
+        return render.paragraph("wrong", image.error.message, role="alert"), False
+    size = form_schema.size(model, values)
+    if image.size is None or size is None:
+        if image.size is None and model.control_image == "optional":
+            return render.hint(OPTIONAL_FIRST_FRAME), False
         return "", False
-    recipe = RECIPES[held["recipe"]].id
-    image = render.size(*picture.size)
-    if form_schema.stretches(row, recipe, size[2:], picture.size):
-        return render.note(f"The first frame will be stretched: {image} → {render.size(*size[2:])}."), True
-    return f'<p class="hint">Image: {image}, resized to {render.size(*size[2:])}.</p>', False
+    recipe = RECIPES[values["recipe"]].id
+    given, used = render.size(*image.size), render.size(*size[2:])
+    if form_schema.stretches(model, recipe, size[2:], image.size):
+        return render.note(f"The first frame will be stretched: {given} → {used}."), True
+    return render.hint(f"Image: {given}, resized to {used}."), False
 
 
-def _bounds_message(row: WanModel, held: Mapping[str, Any]) -> str:
-    parts = [
-        f"{control.label} is a whole number from {control.low:g} to {control.high:g}."
-        for control in form_schema.controls(row)
+def _bounds_note(model: WanModel, values: Mapping[str, Any]) -> Markup:
+    sentences = [
+        f"{control.label} must be a whole number {between(control.low, control.high)}."
+        for control in form_schema.controls(model)
         if control.name in ("width", "height", "num_frames", "fps")
-        and form_schema.whole(held.get(control.name), control.name) is None
+        and control.low is not None
+        and control.high is not None
+        and form_schema.whole(values.get(control.name), control.name) is None
     ]
-    return f'<p class="wrong">{" ".join(parts)}</p>'
+    return render.paragraph("wrong", " ".join(sentences))
 
 
-def _size_note(row: WanModel, held: Mapping[str, Any]) -> str:
-    size, frames = form_schema.size(row, held), form_schema.frames(row, held)
+def _size_note(model: WanModel, values: Mapping[str, Any]) -> Markup:
+    size, frames = form_schema.size(model, values), form_schema.frames(model, values)
     if size is None or frames is None:
-        return _bounds_message(row, held)
+        return _bounds_note(model, values)
     asked, effective, fps = frames
-    shown = render.change(render.size(*size[:2]), render.size(*size[2:]))
-    count = render.change(str(asked), str(effective))
-    unit = "frame" if effective == 1 else "frames"
-    divisor = row.divisor[RECIPES[held["recipe"]].id]
-    line = (
-        f'<p class="effective"><span><b>{shown}</b></span><span><b>{count}</b> {unit}</span>'
-        f"<span>{render.seconds(effective / fps)}</span></p>"
-        f'<p class="hint">Sides go down to a multiple of {divisor}; frames are 4N + 1.</p>'
+    tuned = model.tuned_for
+    too_large = tuned is not None and size[2] * size[3] > tuned.width * tuned.height and SIZE_480P_NOTE in model.notes
+    return render_template(
+        "effective_size",
+        size=render.change(render.size(*size[:2]), render.size(*size[2:])),
+        count=render.change(str(asked), str(effective)),
+        unit="frame" if effective == 1 else "frames",
+        length=render.seconds(effective / fps),
+        divisor=model.divisor[RECIPES[values["recipe"]].id],
+        warning=SIZE_480P_NOTE if too_large else "",
     )
-    tuned = row.tuned_for
-    if tuned is not None and size[2] * size[3] > tuned.width * tuned.height and SIZE_480P_NOTE in row.notes:
-        line += render.note(SIZE_480P_NOTE)
-    return line
 
 
-def say(tab: ModelTab, held: Mapping[str, Any], picture: Picture) -> dict[Component, Any]:
-    """What the tab says about the values it holds, by the component that says it."""
-    row = tab.row
-    image, usable = _image_note(row, held, picture)
-    texts = {
-        "prompt": _prompt_note(held),
-        "image": image,
-        "size": _size_note(row, held),
-    }
-    found: dict[Component, Any] = {component: texts[name] for name, component in tab.said.items()}
+def describe(tab: ModelTab, values: Mapping[str, Any], image: FirstFrame) -> dict[Component, Any]:
+    """The notes on the tab's values, by the component that shows them."""
+    image_note, usable = _image_note(tab.model, values, image)
+    notes = {"prompt": _prompt_note(values), "image": image_note, "size": _size_note(tab.model, values)}
+    updates: dict[Component, Any] = {component: notes[name] for name, component in tab.notes.items()}
     if tab.shape is not None:
-        found[tab.shape] = gr.Button(interactive=usable)
-    return found
+        updates[tab.shape] = gr.Button(interactive=usable)
+    return updates
 
 
-def request_text(row: WanModel, held: form_schema.Values) -> str:
+def request_text(model: WanModel, values: form_schema.Values) -> str:
     """The tab's request as JSON text, or why there is none yet."""
     try:
-        return json.dumps(form_schema.body(row, held), indent=2, ensure_ascii=False)
+        return json.dumps(form_schema.body(model, values), indent=2, ensure_ascii=False)
     except InvalidRequest as error:
         return f"({error.message})"

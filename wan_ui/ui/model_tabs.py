@@ -1,9 +1,10 @@
-"""The models' tabs as one: what they hold and say, and all that is done in them; it knows no job."""
+"""All models' tabs: reading and filling their controls, drafts kept by the browser, and the events within the tabs."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -16,18 +17,19 @@ from PIL import Image
 
 from wan_ui.errors import WanUIError
 from wan_ui.models import MODELS, WanModel
-from wan_ui.ui import form_schema, lora_card, render
+from wan_ui.ui import form_schema, lora_card, model_tab, render
 from wan_ui.ui.events import EDIT, QUIET, Update
+from wan_ui.ui.form_schema import LoraPosition
 from wan_ui.ui.lora_picker import UPLOAD, LoraPicker, upload_names
-from wan_ui.ui.model_tab import ModelTab, Picture, request_text, say
-from wan_ui.ui.model_tab import build as build_tab
+from wan_ui.ui.model_tab import FirstFrame, ModelTab, request_text
 from wan_ui.ui.uploaded_files import uploaded_files
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
 
-REMEMBERED = 40  # uploads a browser keeps in mind
-# Not a secret: what it scrambles stays in its owner's browser. A fixed one is what lets it outlive a server restart.
+REMEMBERED = 40  # names of uploads that a browser keeps
+# Not a secret: what it encrypts stays in its owner's browser. A fixed one lets it outlive a restart of the server.
 STORAGE_SECRET = "wan-ui"
 
 
@@ -37,309 +39,351 @@ def stored(name: str, default: Any) -> gr.BrowserState:
 
 
 def code_to_copy(label: str, max_lines: int) -> gr.Textbox:
-    """Text of a program that is read and copied."""
+    """A read-only text box with a copy button."""
     return gr.Textbox(
         label=label, lines=8, max_lines=max_lines, interactive=False, buttons=["copy"], elem_classes="code"
     )
 
 
-class ModelTabs:
-    """Holds the tabs of the models and what belongs to all of them; every method named `on_…` is an event's handler."""
+@dataclass(frozen=True)
+class TabState:
+    """What an event finds in a tab: its values and first frame, this browser's uploads, and filled-in halves.
 
-    def __init__(self, service: VisitorJobService, others: Collection[str]) -> None:
-        """`others` are the ids of the tabs that are no model's."""
+    `names` are the uploads' names by source, `filled` the partners that were filled in, see LoraPicker.pair_up.
+    """
+
+    tab: ModelTab
+    values: form_schema.Values
+    image: FirstFrame
+    names: Mapping[str, str]
+    filled: Mapping[str, str]
+
+
+class ModelTabs:
+    """The models' tabs and what belongs to all of them; every method named `on_…` is an event's handler."""
+
+    def __init__(self, service: JobService, access: Callable[[], Access], others: Collection[str]) -> None:
+        """`others` are the ids of the tabs that belong to no model."""
         self.service = service
+        self.access = access
         self.others = others
-        self.picture_of = lru_cache(maxsize=256)(self._picture_of)
-        self.place = stored("tab", None)
+        self.stored_image = lru_cache(maxsize=256)(self._store_image)
+        self.open_tab = stored("tab", None)
         self.uploads = stored("uploads", {})
-        self.drafts = {row_id: stored(f"draft:{row_id}", None) for row_id in MODELS}
-        # Until the page has shown the tab it was left with, Gradio's own first choice is nobody's.
+        self.drafts = {model_id: stored(f"draft:{model_id}", None) for model_id in MODELS}
+        # Empty until the page has opened the tab it was left with: before, Gradio itself selects the first one.
         self.opened = gr.JSON({}, visible=False)
         self.filled_in = gr.State({})
-        self.rows: dict[str, ModelTab] = {}
-        self.loras = LoraPicker(service, self.rows)
+        self.by_model: dict[str, ModelTab] = {}
+        self.loras = LoraPicker(service, access, self.by_model)
 
     def lay_out(self, tabs: gr.Tabs, starting: Callable[[WanModel], Mapping[str, Any]]) -> None:
         """A tab for each model inside `tabs`, with the values it starts with."""
         self.tabs = tabs
         choices = self.loras.choices({})
-        for row in MODELS.values():
-            self.rows[row.id] = build_tab(row, starting(row), choices, self.drafts[row.id])
+        for model in MODELS.values():
+            self.by_model[model.id] = model_tab.build(model, starting(model), choices, self.drafts[model.id])
 
     def lay_out_text(self) -> None:
         """The open tab's request as JSON, in the surrounding column."""
         self.text = code_to_copy("This form's request", 16)
 
+    @property
+    def all_inputs(self) -> list[Component]:
+        """The controls of all tabs, tab by tab."""
+        return [component for tab in self.by_model.values() for component in tab.inputs]
+
+    # Events
+
     def connect(self) -> None:
-        """Wires what is done in the tabs alone."""
-        for tab in self.rows.values():
-            self._connect_tab(tab)
-        held = [component for tab in self.rows.values() for component in tab.inputs]
-        presses = [about.click for tab in self.rows.values() for about in tab.cards.values()]
+        """Wires the events within the tabs."""
+        for tab in self.by_model.values():
+            self._connect_values(tab)
+            self._connect_lora_list(tab)
+            for position in form_schema.lora_positions(tab.model):
+                self._connect_lora(tab, position)
+        presses = [card.click for tab in self.by_model.values() for card in tab.loras.cards.values()]
         gr.on(
             presses,
             self.on_card,
-            [self.uploads, self.filled_in, *held],
+            [self.uploads, self.filled_in, *self.all_inputs],
             [self.filled_in, *self.filled],
             concurrency_limit=8,
             **QUIET,
         )
 
-    def _connect_tab(self, tab: ModelTab) -> None:
-        said = [*tab.said.values(), *([tab.shape] if tab.shape is not None else []), self.text, tab.draft]
+    def _described(self, tab: ModelTab) -> list[Any]:
+        """The outputs of `describe`."""
+        return [*tab.described, self.text, tab.draft]
+
+    def _connect_values(self, tab: ModelTab) -> None:
+        described = self._described(tab)
         edits: list[Any] = []
         for name, component in tab.components.items():
             if isinstance(component, gr.Image):
                 edits += [component.upload, component.clear]
-            elif name not in tab.cards and name != "trigger_word":
-                # Not change: it also answers what this page itself writes, in the midst of its writing.
+            elif name not in tab.loras.cards and name != "trigger_word":
+                # Not `change`: that would also fire for what this page itself writes into the control.
                 edits.append(component.input)
-        # Queued, because only then does always_last hold back: unqueued answers may overtake each other.
-        gr.on(edits, lambda *held: self.on_edit(tab, held), tab.inputs, said, trigger_mode="always_last", **EDIT)
+        # Queued, because `always_last` has no effect on unqueued events, whose answers may overtake each other.
+        gr.on(edits, lambda *raw: self.on_edit(tab, raw), tab.inputs, described, trigger_mode="always_last", **EDIT)
         tab.container.select(
-            lambda opened, *held: self.on_tab(tab, opened, held),
+            lambda opened, *raw: self.on_tab(tab, opened, raw),
             [self.opened, *tab.inputs],
-            [self.text, self.place],
+            [self.text, self.open_tab],
             **EDIT,
         )
-        sizes = [tab.components["width"], tab.components["height"], *said]
+        sizes = [tab.components["width"], tab.components["height"], *described]
         for preset, button in tab.presets:
             button.click(
-                lambda *held, preset=preset: self.on_size(tab, held, (preset.width, preset.height)),
+                lambda *raw, preset=preset: self.on_size(tab, raw, (preset.width, preset.height)),
                 tab.inputs,
                 sizes,
                 **EDIT,
             )
         if tab.shape is not None:
-            tab.shape.click(lambda *held: self.on_shape(tab, held), tab.inputs, sizes, **EDIT)
-        choosers = self.loras.choosers
-        told = [*said, *self.loras.said_by(tab)]
-        own = [tab.components[name] for name in tab.cards]
-        tab.refresh.click(
-            lambda names, *held: self.on_refresh(tab, names, held),
+            tab.shape.click(lambda *raw: self.on_shape(tab, raw), tab.inputs, sizes, **EDIT)
+
+    def _connect_lora_list(self, tab: ModelTab) -> None:
+        outputs = [*self._described(tab), *self.loras.outputs(tab)]
+        tab.loras.refresh.click(
+            lambda names, *raw: self.on_refresh(tab, names, raw),
             [self.uploads, *tab.inputs],
-            [*choosers, *told],
+            [*self.loras.choosers, *outputs],
             **EDIT,
         )
         tab.components["trigger_word"].input(
-            lambda names, *held: self.on_told(tab, names, held),
+            lambda names, *raw: self.on_trigger_word(tab, names, raw),
             [self.uploads, *tab.inputs],
-            told,
+            outputs,
             trigger_mode="always_last",
             **EDIT,
         )
-        for slot, another in tab.another.items():
-            rows = [tab.rows[place.lora] for place in form_schema.places(tab.row) if place.lora in tab.rows]
+        positions = form_schema.lora_positions(tab.model)
+        columns = [tab.loras.stacked[position.lora] for position in positions if position.lora in tab.loras.stacked]
+        for slot, another in tab.loras.another.items():
             another.click(
                 lambda height, slot=slot: self.on_another(tab, slot, height),
-                [tab.height],
-                [tab.height, *rows, *tab.another.values()],
+                [tab.loras.height],
+                [tab.loras.height, *columns, *tab.loras.another.values()],
                 **EDIT,
             )
-        for place in form_schema.places(tab.row):
-            tab.components[place.lora].input(
-                lambda names, filled, *held, place=place: self.on_lora(tab, place, names, filled, held),
-                [self.uploads, self.filled_in, *tab.inputs],
-                [self.filled_in, *own, *told],
-                trigger_mode="always_last",
-                **EDIT,
-            )
-            upload = tab.uploads[place.lora]
-            upload.upload(
-                lambda file, names, filled, *held, place=place: self.on_upload(tab, place, file, names, filled, held),
-                [upload, self.uploads, self.filled_in, *tab.inputs],
-                [upload, self.uploads, self.filled_in, tab.problem, *choosers, *told],
-                api_visibility="private",
-                show_progress="hidden",
-                preprocess=False,
-                concurrency_limit=4,
-            )
+
+    def _connect_lora(self, tab: ModelTab, position: LoraPosition) -> None:
+        outputs = [*self._described(tab), *self.loras.outputs(tab)]
+        own = [tab.components[name] for name in tab.loras.cards]
+        tab.components[position.lora].input(
+            lambda names, filled, *raw: self.on_lora(tab, position, names, filled, raw),
+            [self.uploads, self.filled_in, *tab.inputs],
+            [self.filled_in, *own, *outputs],
+            trigger_mode="always_last",
+            **EDIT,
+        )
+        upload = tab.loras.uploads[position.lora]
+        upload.upload(
+            lambda file, names, filled, *raw: self.on_upload(tab, position, file, names, filled, raw),
+            [upload, self.uploads, self.filled_in, *tab.inputs],
+            [upload, self.uploads, self.filled_in, tab.problem, *self.loras.choosers, *outputs],
+            api_visibility="private",
+            show_progress="hidden",
+            preprocess=False,
+            concurrency_limit=4,
+        )
 
     @property
     def filled(self) -> list[Component | gr.Tabs]:
         """Everything that filling the tabs changes."""
-        found: list[Any] = [self.tabs, self.text, self.place, self.opened]
-        for tab in self.rows.values():
-            found += [*tab.inputs, *tab.said.values(), *([tab.shape] if tab.shape is not None else []), tab.draft]
-            found += [*self.loras.said_by(tab), tab.problem]
-        return found
+        outputs: list[Any] = [self.tabs, self.text, self.open_tab, self.opened]
+        for tab in self.by_model.values():
+            outputs += [*tab.inputs, *tab.described, tab.draft, *self.loras.outputs(tab), tab.problem]
+        return outputs
 
-    # What a tab holds
+    # Reading and filling a tab
 
-    def _picture_of(self, path: Path) -> tuple[str, tuple[int, int]]:
+    def _may_open(self, folder_name: str) -> bool:
+        return self.service.may_open(folder_name, self.access())
+
+    def _store_image(self, path: Path) -> tuple[str, tuple[int, int]]:
         data = path.read_bytes()
-        sha256 = self.service.images.put_bytes(data)
-        with Image.open(io.BytesIO(data)) as image:
-            return UPLOAD + sha256, image.size
+        sha256 = self.service.images.put_bytes(data, self.access())
+        with Image.open(io.BytesIO(data)) as picture:
+            return UPLOAD + sha256, picture.size
 
-    def held(self, tab: ModelTab, raw: Sequence[Any]) -> tuple[form_schema.Values, Picture]:
-        """A tab's values with the first frame stored and as its reference, from raw component values."""
-        found = tab.named(raw)
-        payload = found.pop("ctrl_img", None)
+    def read(self, tab: ModelTab, raw: Sequence[Any]) -> tuple[form_schema.Values, FirstFrame]:
+        """A tab's values from raw component values; the first frame is stored and becomes its reference."""
+        values = tab.named(raw)
+        payload = values.pop("ctrl_img", None)
         path = payload.get("path") if isinstance(payload, Mapping) else None
         if not path:
-            return found, Picture()
+            return values, FirstFrame()
         try:
-            # Gradio keeps an upload under the hash of its bytes, so a path never changes its meaning.
-            reference, size = self.picture_of(uploaded_files(path, self.service.may_open))
-            self.service.keep_image(reference.removeprefix(UPLOAD))
+            # Gradio stores an upload under the hash of its bytes, so a path always means the same image.
+            reference, size = self.stored_image(uploaded_files(path, self._may_open))
+            self.service.record_owner(reference.removeprefix(UPLOAD), self.access())
         except WanUIError as error:
-            return found, Picture(error=error)
-        return {**found, "ctrl_img": reference}, Picture(reference, size)
+            return values, FirstFrame(error=error)
+        return {**values, "ctrl_img": reference}, FirstFrame(reference, size)
 
-    def said(self, tab: ModelTab, held: form_schema.Values, picture: Picture) -> Update:
-        return {**say(tab, held, picture), self.text: request_text(tab.row, held), tab.draft: held}
+    def _state(self, tab: ModelTab, raw: Sequence[Any], uploads: Any, filled: Mapping[str, str]) -> TabState:
+        values, image = self.read(tab, raw)
+        return TabState(tab, values, image, upload_names(uploads), filled)
 
-    def fill(self, tab: ModelTab, held: form_schema.Values, names: Mapping[str, str]) -> Update:
+    def describe(self, tab: ModelTab, values: form_schema.Values, image: FirstFrame) -> Update:
+        """The notes on a tab's values, its request as JSON, and its draft."""
+        notes = model_tab.describe(tab, values, image)
+        return {**notes, self.text: request_text(tab.model, values), tab.draft: values}
+
+    def fill(self, tab: ModelTab, values: form_schema.Values, names: Mapping[str, str]) -> Update:
         """Shows values in a tab; a first frame that is gone is left out. `names` are this browser's uploads."""
-        found: Update = {}
+        updates: Update = {}
         choices = self.loras.choices(names)
-        picture = Picture()
+        image = FirstFrame()
         for name, component in tab.components.items():
-            if name not in held:
+            if name not in values:
                 continue
-            value = held[name]
+            value = values[name]
             if name == "ctrl_img":
-                value, picture = self._shown_image(value)
-            if isinstance(component, gr.Dropdown):
-                found[component] = gr.Dropdown(choices=choices, value=value)
-            else:
-                found[component] = value
-        held = {**held, "ctrl_img": picture.reference}
-        told = {
-            **self.loras.told(tab, held, names),
-            **self.loras.shown_rows(tab, form_schema.shown_rows(tab.row, held)),
+                value, image = self._shown_image(value)
+            updates[component] = (
+                gr.Dropdown(choices=choices, value=value) if isinstance(component, gr.Dropdown) else value
+            )
+        values = {**values, "ctrl_img": image.reference}
+        return {
+            **updates,
+            **self.describe(tab, values, image),
+            **self.loras.describe(tab, values, names),
+            **self.loras.show_columns(tab, form_schema.visible_positions(tab.model, values)),
+            tab.problem: "",
         }
-        return {**found, **self.said(tab, held, picture), **told, tab.problem: ""}
 
-    def _shown_image(self, reference: str | None) -> tuple[str | None, Picture]:
-        """A kept first frame as a file that Gradio may show: the very bytes, so that it stays the same image."""
+    def _shown_image(self, reference: str | None) -> tuple[str | None, FirstFrame]:
+        """A stored first frame as a file that Gradio may show, with its bytes unchanged so that it stays the same."""
         if not reference:
-            return None, Picture()
+            return None, FirstFrame()
         try:
-            data = self.service.images.data(reference.removeprefix(UPLOAD))
+            data = self.service.images.data(reference.removeprefix(UPLOAD), self.access())
         except WanUIError as error:
-            return None, Picture(error=error)
-        with Image.open(io.BytesIO(data)) as image:
-            size, extension = image.size, (image.format or "PNG").lower()
+            return None, FirstFrame(error=error)
+        with Image.open(io.BytesIO(data)) as picture:
+            size, extension = picture.size, (picture.format or "PNG").lower()
         path = save_bytes_to_cache(data, f"first-frame.{extension}", cache_dir=self._image_cache())
-        return path, Picture(reference, size)
+        return path, FirstFrame(reference, size)
 
-    def put_first_frame(self, tab: ModelTab, held: form_schema.Values, reference: str) -> Update:
-        """Shows a kept image as a tab's first frame, beside the values that it holds."""
-        shown, picture = self._shown_image(reference)
-        held = {**held, "ctrl_img": picture.reference}
-        return {tab.components["ctrl_img"]: shown, **self.said(tab, held, picture)}
+    def put_first_frame(self, tab: ModelTab, values: form_schema.Values, reference: str) -> Update:
+        """Shows a stored image as a tab's first frame, beside its other values."""
+        shown, image = self._shown_image(reference)
+        return {
+            tab.components["ctrl_img"]: shown,
+            **self.describe(tab, {**values, "ctrl_img": image.reference}, image),
+        }
 
     def _image_cache(self) -> str:
-        return next(
-            component.GRADIO_CACHE
-            for tab in self.rows.values()
-            for component in tab.inputs
-            if isinstance(component, gr.Image)
-        )
+        return next(component.GRADIO_CACHE for component in self.all_inputs if isinstance(component, gr.Image))
+
+    # Opening the page
+
+    def draft_values(self, tab: ModelTab, draft: Any) -> form_schema.Values | None:
+        """A tab's draft over its starting values; None for a tab that this browser never changed."""
+        kept = form_schema.kept(tab.model, draft)
+        return {**self.starting_values(tab)[0], **kept} if kept else None
+
+    def starting_values(self, tab: ModelTab) -> tuple[form_schema.Values, FirstFrame]:
+        """What a tab holds when a page opens: from its configuration, because inputs slow down the load event."""
+        return self.read(tab, [component.get_config()["value"] for component in tab.inputs])
+
+    def on_open(self, open_tab: Any, uploads: Any, *drafts: Any) -> Update:
+        """A page opens: drafts, the tab that was open, and the notes and request that belong to them."""
+        names = upload_names(uploads)
+        choices = self.loras.choices(names)
+        known = isinstance(open_tab, str) and (open_tab in self.by_model or open_tab in self.others)
+        opened = open_tab if known else next(iter(self.by_model))
+        updates: Update = {self.opened: {"tab": opened}}
+        if known:
+            updates[self.tabs] = gr.Tabs(selected=opened)
+        for tab, draft in zip(self.by_model.values(), drafts, strict=True):
+            drafted = self.draft_values(tab, draft)
+            if drafted is not None:
+                shown = self.fill(tab, drafted, names)
+            else:
+                values, image = self.starting_values(tab)
+                shown = {
+                    **self.describe(tab, values, image),
+                    **self.loras.offer(choices, tab),
+                    **self.loras.describe(tab, values, names),
+                }
+                del shown[tab.draft]  # a tab without a draft keeps following the server's starting values
+            if tab.model.id != opened:
+                del shown[self.text]
+            updates |= shown
+        return updates
 
     # Editing
 
-    def left(self, tab: ModelTab, draft: Any) -> form_schema.Values | None:
-        """A tab's values as a browser left them over its starting ones; None for a tab that it never changed."""
-        kept = form_schema.kept(tab.row, draft)
-        return {**self.starting_values(tab)[0], **kept} if kept else None
-
-    def starting_values(self, tab: ModelTab) -> tuple[form_schema.Values, Picture]:
-        """What a tab holds when a page opens. From here and not from the page: a load's inputs slow a page for good."""
-        return self.held(tab, [component.get_config()["value"] for component in tab.inputs])
-
-    def on_open(self, place: Any, uploads: Any, *drafts: Any) -> Update:
-        """A page that opens: drafts, the tab that was open, and the notes and request that belong to them."""
-        names = upload_names(uploads)
-        choices = self.loras.choices(names)
-        was_left = isinstance(place, str) and (place in self.rows or place in self.others)
-        opened = place if was_left else next(iter(self.rows))
-        found: Update = {self.opened: {"tab": opened}}
-        if was_left:
-            found[self.tabs] = gr.Tabs(selected=opened)
-        for tab, draft in zip(self.rows.values(), drafts, strict=True):
-            left = self.left(tab, draft)
-            if left is not None:
-                shown = self.fill(tab, left, names)
-            else:
-                held, picture = self.starting_values(tab)
-                shown = {
-                    **self.said(tab, held, picture),
-                    **self.loras.offer(choices, tab),
-                    **self.loras.told(tab, held, names),
-                }
-                del shown[tab.draft]  # an untouched form keeps following the server's starting values
-            if tab.row.id != opened:
-                del shown[self.text]
-            found |= shown
-        return found
-
     def on_edit(self, tab: ModelTab, raw: Sequence[Any]) -> Update:
-        return self.said(tab, *self.held(tab, raw))
+        """A control other than the LoRA lists and the trigger word was changed."""
+        return self.describe(tab, *self.read(tab, raw))
 
     def on_tab(self, tab: ModelTab, opened: Any, raw: Sequence[Any]) -> Update:
-        held, _ = self.held(tab, raw)
-        return {self.text: request_text(tab.row, held), **({self.place: tab.row.id} if opened else {})}
+        """A tab was selected: by a person, or at the start by Gradio, while `opened` is empty."""
+        values, _ = self.read(tab, raw)
+        return {self.text: request_text(tab.model, values), **({self.open_tab: tab.model.id} if opened else {})}
 
     def on_size(self, tab: ModelTab, raw: Sequence[Any], size: tuple[int, int]) -> Update:
-        held, picture = self.held(tab, raw)
-        held |= {"width": size[0], "height": size[1]}
+        """A preset size was pressed."""
+        values, image = self.read(tab, raw)
+        values |= {"width": size[0], "height": size[1]}
         return {
             tab.components["width"]: size[0],
             tab.components["height"]: size[1],
-            **self.said(tab, held, picture),
+            **self.describe(tab, values, image),
         }
 
     def on_shape(self, tab: ModelTab, raw: Sequence[Any]) -> Update:
-        held, picture = self.held(tab, raw)
-        size = form_schema.size(tab.row, held)
-        if picture.size is None or size is None:
-            return self.said(tab, held, picture)
-        return self.on_size(tab, raw, form_schema.image_shape(tab.row, held["recipe"], size[:2], picture.size))
+        """ "Use the image's shape": about the same area with the first frame's aspect ratio."""
+        values, image = self.read(tab, raw)
+        size = form_schema.size(tab.model, values)
+        if image.size is None or size is None:
+            return self.describe(tab, values, image)
+        return self.on_size(tab, raw, form_schema.image_shape(tab.model, values["recipe"], size[:2], image.size))
 
     def on_refresh(self, tab: ModelTab, uploads: Any, raw: Sequence[Any]) -> Update:
+        """The LoRA folder is read again, for the lists of all tabs."""
         names = upload_names(uploads)
-        return {**self.loras.offer(self.loras.choices(names)), **self.on_told(tab, uploads, raw)}
+        return {**self.loras.offer(self.loras.choices(names)), **self.on_trigger_word(tab, uploads, raw)}
 
-    def on_told(self, tab: ModelTab, uploads: Any, raw: Sequence[Any]) -> Update:
-        held, picture = self.held(tab, raw)
-        return {**self.said(tab, held, picture), **self.loras.told(tab, held, upload_names(uploads))}
+    def on_trigger_word(self, tab: ModelTab, uploads: Any, raw: Sequence[Any]) -> Update:
+        """The trigger word was changed, which the LoRA cards speak about too."""
+        values, image = self.read(tab, raw)
+        return {**self.describe(tab, values, image), **self.loras.describe(tab, values, upload_names(uploads))}
 
     def on_another(self, tab: ModelTab, slot: str, height: Any) -> Update:
-        return self.loras.shown_rows(tab, {**height, slot: min(height[slot] + 1, form_schema.MOST_STACKED)})
+        """ "Add another LoRA" of a slot."""
+        return self.loras.show_columns(tab, {**height, slot: min(height[slot] + 1, form_schema.MOST_STACKED)})
+
+    # LoRA files
 
     def on_lora(
-        self, tab: ModelTab, place: form_schema.Place, uploads: Any, filled: Mapping[str, str], raw: Sequence[Any]
+        self, tab: ModelTab, position: LoraPosition, uploads: Any, filled: Mapping[str, str], raw: Sequence[Any]
     ) -> Update:
         """A file was chosen or typed: its card, and the other half of its pair."""
-        held, picture = self.held(tab, raw)
-        return self._chosen(tab, place, held, picture, upload_names(uploads), filled)
+        return self._choose(self._state(tab, raw, uploads, filled), position)
 
-    def _chosen(
-        self,
-        tab: ModelTab,
-        place: form_schema.Place,
-        held: form_schema.Values,
-        picture: Picture,
-        names: Mapping[str, str],
-        filled: Mapping[str, str],
-    ) -> Update:
-        paired, filled = self.loras.pair_up(tab, place, held, names, filled)
-        changed = {name: paired[name] for name in tab.cards if paired.get(name) != held.get(name)}
+    def _choose(self, state: TabState, position: LoraPosition) -> Update:
+        """The tab with the file that its values have at this position, and the other half of its pair."""
+        tab = state.tab
+        paired, filled = self.loras.pair_up(tab, position, state.values, state.names, state.filled)
+        changed = {name: paired[name] for name in tab.loras.cards if paired.get(name) != state.values.get(name)}
         return {
             **{tab.components[name]: gr.Dropdown(value=value) for name, value in changed.items()},
             self.filled_in: filled,
-            **self.said(tab, paired, picture),
-            **self.loras.told(tab, paired, names),
+            **self.describe(tab, paired, state.image),
+            **self.loras.describe(tab, paired, state.names),
         }
 
     def on_upload(
         self,
         tab: ModelTab,
-        place: form_schema.Place,
+        position: LoraPosition,
         file: Any,
         uploads: Any,
         filled: Mapping[str, str],
@@ -349,93 +393,103 @@ class ModelTabs:
         if not isinstance(file, Mapping) or not file.get("path"):
             return {tab.problem: ""}
         name = str(file.get("orig_name") or Path(file["path"]).name)
-        held, picture = self.held(tab, raw)
         try:
-            source = self.service.library.add_upload(uploaded_files(file["path"], self.service.may_open), name)
+            source = self.service.library.add_upload(uploaded_files(file["path"], self._may_open), name, self.access())
         except WanUIError as error:
-            return {tab.uploads[place.lora]: None, tab.problem: render.problem(error)}
-        names = {**upload_names(uploads)}
-        names.pop(source, None)
-        names[source] = name
-        names = dict(list(names.items())[-REMEMBERED:])
-        chosen = self._chosen(tab, place, {**held, place.lora: source}, picture, names, filled)
+            return {tab.loras.uploads[position.lora]: None, tab.problem: render.problem(error)}
+        state = self._state(tab, raw, uploads, filled)
+        others = {known: label for known, label in state.names.items() if known != source}
+        names = dict(list({**others, source: name}.items())[-REMEMBERED:])
+        chosen = self._choose(replace(state, names=names, values={**state.values, position.lora: source}), position)
         choices = self.loras.choices(names)
         values = chosen[tab.draft]
         return {
             **chosen,
             **self.loras.offer(choices),
-            **{tab.components[one]: gr.Dropdown(choices=choices, value=values[one]) for one in tab.cards},
-            tab.uploads[place.lora]: None,
+            **{tab.components[lora]: gr.Dropdown(choices=choices, value=values[lora]) for lora in tab.loras.cards},
+            tab.loras.uploads[position.lora]: None,
             self.uploads: names,
             tab.problem: "",
         }
 
     def on_card(self, event: gr.EventData, uploads: Any, filled: Mapping[str, str], *raw: Any) -> Update:
         """A button of a card: what it does, in which tab and for which control is in the event."""
-        told: Mapping[str, Any] = event.pressed
-        tab = self.rows.get(str(told.get("tab")))
-        place = (
-            None
-            if tab is None
-            else next((one for one in form_schema.places(tab.row) if one.lora == told.get("place")), None)
-        )
-        if tab is None or place is None:
-            return {self.filled_in: filled}
+        pressed: Mapping[str, Any] = event.pressed
         parts = iter(raw)
-        values = {one.row.id: self.held(one, list(islice(parts, len(one.components)))) for one in self.rows.values()}
-        names = upload_names(uploads)
-        held, picture = values[tab.row.id]
-        source = held.get(place.lora) or ""
-        match told.get("do"):
+        raw_by_model = {model_id: list(islice(parts, len(tab.components))) for model_id, tab in self.by_model.items()}
+        tab = self.by_model.get(str(pressed.get("tab")))
+        positions = () if tab is None else form_schema.lora_positions(tab.model)
+        position = next((position for position in positions if position.lora == pressed.get("control")), None)
+        if tab is None or position is None:
+            return {self.filled_in: filled}
+        state = self._state(tab, raw_by_model[tab.model.id], uploads, filled)
+        match pressed.get("do"):
             case "trigger":
-                seen = lora_card.look(self.service, tab.row, place.slot, source)
-                if seen is not None and not held.get("trigger_word"):
-                    held = {**held, "trigger_word": seen.trigger_word}
-                return {
-                    tab.components["trigger_word"]: held["trigger_word"],
-                    **self.said(tab, held, picture),
-                    **self.loras.told(tab, held, names),
-                }
+                return self._use_trigger_word(state, position)
             case "partner":
-                seen = lora_card.look(self.service, tab.row, place.slot, source)
-                partner = None if seen is None else self.loras.partner(tab, place, seen, names)
-                moved = {} if partner is None else dict([partner])
+                return self._move(state, self._partner(state, position))
             case "swap":
-                (other,) = (slot for slot in tab.row.slots if slot != place.slot)
-                there = form_schema.lora_name(other, place.number)
-                moved = {there: source, place.lora: held.get(there) or form_schema.NO_LORA}
-            case "open" if told.get("model") in self.rows:
-                return self._open_with(self.rows[told["model"]], source, values, names, filled)
+                return self._move(state, _swapped(state, position))
             case "fetch":
-                try:
-                    self.service.inspect(source)
-                except WanUIError as error:
-                    return {tab.cards[place.lora]: lora_card.html(lora_card.refused(source, error), tab.row, "", "")}
-                return self._chosen(tab, place, held, picture, names, filled)
-            case _:
-                return {self.filled_in: filled}
-        held = {**held, **moved}
+                return self._fetch(state, position)
+            case "open" if pressed.get("model") in self.by_model:
+                other = self.by_model[pressed["model"]]
+                source = state.values.get(position.lora) or ""
+                return self._open_with(self._state(other, raw_by_model[other.model.id], uploads, filled), source)
+        return {self.filled_in: filled}
+
+    def _use_trigger_word(self, state: TabState, position: LoraPosition) -> Update:
+        tab, values = state.tab, state.values
+        card = lora_card.look(self.service, tab.model, position.slot, values.get(position.lora) or "", self.access())
+        if card is not None and not values.get("trigger_word"):
+            values = {**values, "trigger_word": card.trigger_word}
         return {
-            **{tab.components[name]: gr.Dropdown(value=value) for name, value in moved.items()},
-            **self.said(tab, held, picture),
-            **self.loras.told(tab, held, names),
+            tab.components["trigger_word"]: values["trigger_word"],
+            **self.describe(tab, values, state.image),
+            **self.loras.describe(tab, values, state.names),
         }
 
-    def _open_with(
-        self,
-        tab: ModelTab,
-        source: str,
-        values: Mapping[str, tuple[form_schema.Values, Picture]],
-        names: Mapping[str, str],
-        filled: Mapping[str, str],
-    ) -> Update:
-        """Another tab with a file chosen there, on the side that the file is for."""
-        held, picture = values[tab.row.id]
-        side = self.service.inspect_lora(source)["slot"]
-        place = form_schema.Place(side if side in tab.row.slots else next(iter(tab.row.slots)))
+    def _partner(self, state: TabState, position: LoraPosition) -> Mapping[str, str]:
+        """The other half of the pair, by the control it goes into."""
+        source = state.values.get(position.lora) or ""
+        card = lora_card.look(self.service, state.tab.model, position.slot, source, self.access())
+        partner = None if card is None else self.loras.partner(state.tab, position, card, state.names)
+        return {} if partner is None else dict([partner])
+
+    def _move(self, state: TabState, sources: Mapping[str, str]) -> Update:
+        """The tab with other files in some of its LoRA controls."""
+        tab, values = state.tab, {**state.values, **sources}
         return {
-            tab.components[place.lora]: gr.Dropdown(value=source),
-            **self._chosen(tab, place, {**held, place.lora: source}, picture, names, filled),
-            self.tabs: gr.Tabs(selected=tab.row.id),
-            self.place: tab.row.id,
+            **{tab.components[name]: gr.Dropdown(value=source) for name, source in sources.items()},
+            **self.describe(tab, values, state.image),
+            **self.loras.describe(tab, values, state.names),
         }
+
+    def _fetch(self, state: TabState, position: LoraPosition) -> Update:
+        source = state.values.get(position.lora) or ""
+        try:
+            self.service.inspect(source, self.access())
+        except WanUIError as error:
+            target = lora_card.Target(state.tab.model, "")
+            return {state.tab.loras.cards[position.lora]: lora_card.html(lora_card.refused(source, error), target)}
+        return self._choose(state, position)
+
+    def _open_with(self, state: TabState, source: str) -> Update:
+        """Another tab with a file chosen there, in the slot that the file is for."""
+        tab = state.tab
+        slot = self.service.inspect_lora(source, self.access())["slot"]
+        position = LoraPosition(slot if slot in tab.model.slots else next(iter(tab.model.slots)))
+        return {
+            tab.components[position.lora]: gr.Dropdown(value=source),
+            **self._choose(replace(state, values={**state.values, position.lora: source}), position),
+            self.tabs: gr.Tabs(selected=tab.model.id),
+            self.open_tab: tab.model.id,
+        }
+
+
+def _swapped(state: TabState, position: LoraPosition) -> Mapping[str, str]:
+    """The files of a pair's two controls, exchanged."""
+    (other,) = (slot for slot in state.tab.model.slots if slot != position.slot)
+    opposite = form_schema.lora_name(other, position.number)
+    source = state.values.get(position.lora) or ""
+    return {opposite: source, position.lora: state.values.get(opposite) or form_schema.NO_LORA}

@@ -1,38 +1,38 @@
-"""The player of a comparison: its grid as data and the component that plays it; it knows neither form nor desk."""
+"""The grid player of a comparison: the Gradio component, and a job's cells as the data it shows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.ui import render
+from wan_ui.ui.static_files import static_text
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
-    from wan_ui.jobs.store import Job
+    from wan_ui.job import Job
     from wan_ui.jobs.worker import Running
 
-_HERE = Path(__file__).parent
 SLOT_WORDS: Mapping[str, str] = {"high": "High-noise LoRA", "low": "Low-noise LoRA"}
 
 
 def build(elem_id: str = "player", visible: bool = True) -> gr.HTML:
     """The component. `value` is what `grid` gives, or None; the prop `progress` is what `advance` gives.
 
-    A value may be `plain`: its cells belong to no comparison, so nothing is offered to be taken along or into a form.
+    A value may be `plain`: its cells belong to no comparison, so they have no downloads and no "Use these settings".
     Its `notes` are a line for each frame, shown beside the frame's number.
 
-    Its click event carries `job`, `column` and `row` of the cell whose settings are to go into the form.
+    The click event carries `job`, `column` and `row` of the cell whose settings go into the form.
     """
     return gr.HTML(
         None,
-        html_template=(_HERE / "player.html").read_text(encoding="utf-8"),
-        css_template=(_HERE / "player.css").read_text(encoding="utf-8"),
-        js_on_load=(_HERE / "player.js").read_text(encoding="utf-8"),
+        html_template=static_text("player.html"),
+        css_template=static_text("player.css"),
+        js_on_load=static_text("player.js"),
         apply_default_css=False,
         elem_id=elem_id,
         visible=visible,
@@ -41,7 +41,7 @@ def build(elem_id: str = "player", visible: bool = True) -> gr.HTML:
 
 
 def grid(job: Job, running: Running | None) -> dict[str, Any]:
-    """A comparison as it stands, JSON-ready. It changes when a cell begins or ends, not with its progress."""
+    """A comparison's cells, JSON-ready. Changes when a cell begins or ends, not with its progress."""
     return {
         "id": job.id,
         "columns": list({cell.column: cell.column_label for cell in job.cells}.values()),
@@ -55,22 +55,22 @@ def advance(running: Running | None) -> dict[str, Any] | None:
     if running is None:
         return None
     progress = running.progress
-    found: dict[str, Any] = {"head": render.PHASES[progress.phase], "text": "", "value": 0, "max": 0}
+    shown: dict[str, Any] = {"head": render.PHASES[progress.phase], "text": "", "value": 0, "max": 0}
     if progress.phase == "denoise" and progress.steps:
-        found |= {"text": f"step {progress.step} of {progress.steps}", "value": progress.step, "max": progress.steps}
+        shown |= {"text": f"step {progress.step} of {progress.steps}", "value": progress.step, "max": progress.steps}
         if progress.seconds_left is not None:
-            found["text"] += f" · {render.seconds(progress.seconds_left)} left"
+            shown["text"] += f" · {render.seconds(progress.seconds_left)} left"
     elif progress.bytes_total:
-        found |= {
+        shown |= {
             "text": f"{render.gigabytes(progress.bytes_done)} of {render.gigabytes(progress.bytes_total)}",
             "value": progress.bytes_done,
             "max": progress.bytes_total,
         }
-    return found
+    return shown
 
 
 def state(job: Job, cell: PlannedCell, running: Running | None) -> str:
-    """done, failed, running, writing, waiting, canceled, or missing where the job ended before it."""
+    """done, failed, running, writing, waiting, canceled, or missing where the job ended before the cell began."""
     if any(clip.index == cell.generation for clip in job.clips):
         return "done"
     if cell.generation in job.failures:
@@ -103,12 +103,12 @@ def _cell(job: Job, cell: PlannedCell, running: Running | None) -> dict[str, Any
         "brief": f"seed {generation.seed} · {render.plural(generation.sample_steps, 'step')}",
         "error": None if failure is None else str(failure["message"]),
         "facts": _facts(job, cell),
-        "check": _check(job, cell, running),
+        "check": _checklist_url(job, cell, running),
     }
 
 
-def _check(job: Job, cell: PlannedCell, running: Running | None) -> str | None:
-    """Where a cell's checklist is; None for one that is compared with no training preview, or not made."""
+def _checklist_url(job: Job, cell: PlannedCell, running: Running | None) -> str | None:
+    """The address of a cell's checklist; None unless it is done and compared with a training sample."""
     compared = cell.request["prompts"][0].get("training_sample") is not None
     made = compared and state(job, cell, running) == "done"
     return f"v1/requests/{job.id}/checklist?video={cell.generation}" if made else None
@@ -116,7 +116,7 @@ def _check(job: Job, cell: PlannedCell, running: Running | None) -> str | None:
 
 def _facts(job: Job, cell: PlannedCell) -> list[tuple[str, str]]:
     generation = job.generations[cell.generation]
-    found = [
+    facts = [
         ("Seed", str(generation.seed)),
         ("Steps", str(generation.sample_steps)),
         ("Guidance", f"{generation.guidance_scale:g}"),
@@ -124,11 +124,15 @@ def _facts(job: Job, cell: PlannedCell) -> list[tuple[str, str]]:
         ("Frames", f"{generation.num_frames} at {generation.fps} fps"),
         ("Match", RECIPES[generation.recipe].label),
     ]
-    # The cell's own: one at scale 0 shares its video with the base model's.
-    for item in cell.request.get("loras", ()):
+    # The cell's own LoRAs: a cell at scale 0 shares its video, and so its generation, with the base model's.
+    return facts + lora_facts(cell.request.get("loras", ()))
+
+
+def lora_facts(loras: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(slot, name × scale) of each LoRA of a request in wire form."""
+    facts = []
+    for item in loras:
         name = PurePosixPath(str(item["path"])).name.removesuffix(".safetensors")
         slot = SLOT_WORDS.get(item.get("transformer") or "", "LoRA")
-        found.append((slot, f"{name} × {item['network_multiplier']:g}"))
-    if not cell.request.get("loras"):
-        found.append(("LoRA", "none"))
-    return found
+        facts.append((slot, f"{name} × {item['network_multiplier']:g}"))
+    return facts or [("LoRA", "none")]

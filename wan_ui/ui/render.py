@@ -1,22 +1,25 @@
-"""The page's small pieces of HTML: the live card, the result, the lists and the messages; it knows no controls."""
+"""The page's HTML fragments from jobs and errors: status card, result, queue, finished jobs, messages."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from wan_ui.engine.result import Progress
 from wan_ui.engine.speedups import describe
 from wan_ui.errors import WanUIError
 from wan_ui.models import MODELS
 from wan_ui.request import Generation
+from wan_ui.ui.error_texts import sentences
+from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.store import ClipRecord, Job
+    from wan_ui.job import ClipRecord, Job
 
 PHASES = {
     "checking": "Checking the files",
@@ -37,14 +40,64 @@ STATES = {
     "canceled": "Cancelled",
 }
 LIVE = ("in_queue", "in_progress")
-_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]")
 IN_TILES = "in tiles: the GPU had no room for whole frames, so faint seams may differ"
 SLOT_HEADS = {"single": "LoRA", "high": "High", "low": "Low"}
+IDLE = "Nothing is running. Fill in the form and press Generate, or Ctrl/⌘ + Enter."
+CANCELLED = "Cancelled. The form is as you left it: press Generate to run it again."
+_JOINT = " · "
 
 
-def sentence(text: str) -> str:
-    """Text as HTML; a command line's flags in it stay whole where the line breaks."""
-    return _FLAG.sub(lambda flag: f'<span class="flag">{flag[0]}</span>', escape(text))
+@dataclass(frozen=True)
+class Bar:
+    """A progress bar; `done` None is the moving kind, for work of unknown length."""
+
+    name: str
+    done: str | None = None
+    total: str = "1"
+
+
+@dataclass(frozen=True)
+class Line:
+    """How far a job is: a heading, a bar and a few facts as text."""
+
+    head: str
+    bar: Bar
+    facts: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the status card shows. `problem` is a sentence that stands in place of `text`, `code` the error's."""
+
+    state: str
+    head: str
+    title: str = ""
+    bar: Bar | None = None
+    facts: str = ""
+    text: str = ""
+    problem: str = ""
+    code: str | None = None
+
+    @property
+    def html(self) -> Markup:
+        """The card as HTML."""
+        return render_template("status_card", card=self)
+
+
+@dataclass(frozen=True)
+class RunningJob:
+    """The job that runs while another is shown, and how far it is."""
+
+    job: Job
+    progress: Progress | None
+
+
+# Words and numbers
+
+
+def sentence(text: str) -> Markup:
+    """Text as HTML; the flags of a command line in it are not broken over two lines."""
+    return render_template("sentence", text=text)
 
 
 def seconds(value: float) -> str:
@@ -60,10 +113,12 @@ def seconds(value: float) -> str:
 
 
 def gigabytes(count: float) -> str:
+    """A number of bytes: 3.2 GB, 40.0 MB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def size(width: int, height: int) -> str:
+    """`832 × 480`."""
     return f"{width} × {height}"
 
 
@@ -73,7 +128,26 @@ def change(asked: str, effective: str) -> str:
 
 
 def plural(count: int, word: str) -> str:
+    """`1 cell`, `2 cells`."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def number(value: float) -> str:
+    """16, 0.5, 1.2e-05: four significant digits."""
+    return f"{value:.4g}"
+
+
+def percent(value: float) -> str:
+    """A fraction as a percentage, with enough digits that a small one does not read as zero."""
+    share = value * 100
+    if share >= 10:
+        return f"{share:.0f} %"
+    return f"{share:.2g} %" if share >= 0.01 or share == 0 else "under 0.01 %"
+
+
+def joined(*parts: str) -> str:
+    """The parts that are not empty with ` · ` between them."""
+    return _JOINT.join(part for part in parts if part)
 
 
 def label(job: Job) -> str:
@@ -92,278 +166,321 @@ def took(job: Job) -> float | None:
 def _prompt(job: Job) -> str:
     if job.hidden:
         return "someone’s job"
-    text = " ".join(job.generations[0].prompt.split()) or "(no prompt)"
-    more = f" (+{len(job.generations) - 1} more)" if len(job.generations) > 1 else ""
+    text = (" ".join(job.generations[0].prompt.split()) or "(no prompt)")[:240]
     if job.cells:
-        more = f" ({plural(len(job.cells), 'cell')})"
-    return escape(text[:240]) + more
+        return f"{text} ({plural(len(job.cells), 'cell')})"
+    return f"{text} (+{len(job.generations) - 1} more)" if len(job.generations) > 1 else text
 
 
-def _card(state: str, title: str, head: str, bar: str, facts: str, text: str) -> str:
-    return (
-        f'<section class="card {state}" aria-label="What runs now">'
-        f'<div class="card-head"><strong class="chip" role="status">{head}</strong>'
-        f'<span class="quiet">{escape(title)}</span></div>'
-        f'<div class="bar">{bar}</div><div class="facts">{facts}</div><div class="text">{text}</div></section>'
-    )
+# The status card
 
 
-def _bar(done: float | None, total: float, name: str) -> str:
-    """A <progress>; `done` None is the moving kind, for work of unknown length."""
-    value = "" if done is None else f' value="{done:g}"'
-    return f'<progress max="{total:g}"{value} aria-label="{escape(name)}"></progress>'
-
-
-def progress_line(progress: Progress | None) -> tuple[str, str, str]:
-    """Heading, bar and facts of a running render, as HTML."""
+def progress_line(progress: Progress | None) -> Line:
+    """How far a running render is."""
     if progress is None:
-        return "Starting", _bar(None, 1, "Starting"), ""
+        return Line("Starting", Bar("Starting"))
     head = PHASES[progress.phase]
     facts: list[str] = []
-    bar = _bar(None, 1, head)
+    bar = Bar(head)
     if progress.phase == "denoise" and progress.steps:
-        bar = _bar(progress.step, progress.steps, head)
+        bar = Bar(head, f"{progress.step:g}", f"{progress.steps:g}")
         facts.append(f"step {progress.step} of {progress.steps}")
         if progress.seconds_per_step is not None:
             facts.append(f"{seconds(progress.seconds_per_step)} per step")
         if progress.seconds_left is not None:
             facts.append(f"{seconds(progress.seconds_left)} left")
     elif progress.bytes_total:
-        bar = _bar(progress.bytes_done, progress.bytes_total, head)
+        bar = Bar(head, f"{progress.bytes_done:g}", f"{progress.bytes_total:g}")
         facts.append(f"{gigabytes(progress.bytes_done)} of {gigabytes(progress.bytes_total)}")
         if progress.bytes_per_second is not None:
             facts.append(f"{gigabytes(progress.bytes_per_second)}/s")
-    if progress.note:
-        facts.append(escape(progress.note))
-    return head, bar, " · ".join(facts)
+    return Line(head, bar, joined(*facts, progress.note or ""))
 
 
-def now(lead: Job | None, progress: Progress | None, ahead: tuple[Job, Progress | None] | None) -> str:
-    """The live card. `lead` is the job it is about; `ahead` what runs while `lead` waits.
+def now(lead: Job | None, progress: Progress | None, ahead: RunningJob | None) -> Markup:
+    """The status card. `lead` is the job it is about; `ahead` the one that runs while `lead` waits.
 
-    `progress` of a job that waits is that of its LoRA's fetch.
+    `progress` of a job that waits is that of the download of its LoRA.
     """
     if lead is None:
-        return _card(
-            "empty", "", "Ready", "", "", "Nothing is running. Fill in the form and press Generate, or Ctrl/⌘ + Enter."
-        )
-    title = label(lead)
+        return Card("empty", "Ready", text=IDLE).html
     if lead.status == "in_queue":
-        facts = f"position {lead.position}" if lead.position else "next"
-        if progress is not None:
-            _, bar, detail = progress_line(progress)
-            facts = " · ".join(part for part in (detail, facts) if part)
-            return _card("waiting", title, "Fetching the LoRA", bar, facts, _prompt(lead))
-        if ahead is not None:
-            head, _, detail = progress_line(ahead[1])
-            facts += f" · now: {escape(label(ahead[0]))}, {head.lower()}{', ' + detail if detail else ''}"
-        return _card("waiting", title, "Queued", _bar(None, 1, "Queued"), facts, _prompt(lead))
-    if lead.status == "in_progress" and lead.cancel_requested:
-        return _card("waiting", title, "Cancelling", _bar(None, 1, "Cancelling"), "after this step", _prompt(lead))
+        return _waiting_card(lead, progress, ahead).html
     if lead.status == "in_progress":
-        head, bar, facts = progress_line(progress)
-        if len(lead.generations) > 1 and not lead.cells:  # whose progress names the cell
-            number = min(len(lead.clips) + 1, len(lead.generations))
-            facts = " · ".join(part for part in (f"clip {number} of {len(lead.generations)}", facts) if part)
-        return _card("running", title, head, bar, facts, _prompt(lead))
-    spent = took(lead)
-    facts = f"after {seconds(spent)}" if spent is not None and spent >= 1 else ""
-    if lead.status == "succeeded":
-        made = plural(len(lead.cells), "cell") if lead.cells else plural(len(lead.clips), "clip")
-        facts = f"{made} in {seconds(spent or 0)}"
-        return _card("done", title, "Done", _bar(1, 1, "Done"), facts, _prompt(lead))
-    kept = f"{plural(len(lead.clips), 'finished clip')} kept" if lead.clips else ""
-    facts = " · ".join(part for part in (facts, kept) if part)
-    if lead.status == "canceled":
-        text = "Cancelled. The form is as you left it: press Generate to run it again."
-        return _card("stopped", title, "Cancelled", "", facts, text)
-    error = lead.error or {"code": "", "message": "The reason was not recorded."}
-    text = f'<p class="what">{sentence(error["message"])}</p><code>{escape(error["code"])}</code>'
-    return _card("failed", title, "Failed", "", facts, text)
+        return _running_card(lead, progress).html
+    return _ended_card(lead).html
 
 
-def trouble(error: WanUIError) -> str:
-    """The card while the list of jobs cannot be read."""
-    return _card("failed", "", "No answer", "", "", f'<p class="what">{sentence(error.message)}</p>')
+def _waiting_card(job: Job, progress: Progress | None, ahead: RunningJob | None) -> Card:
+    title, text = label(job), _prompt(job)
+    position = f"position {job.position}" if job.position else "next"
+    if progress is not None:
+        line = progress_line(progress)
+        return Card("waiting", "Fetching the LoRA", title, line.bar, joined(line.facts, position), text)
+    running = ""
+    if ahead is not None:
+        line = progress_line(ahead.progress)
+        running = f"now: {label(ahead.job)}, {', '.join(filter(None, (line.head.lower(), line.facts)))}"
+    return Card("waiting", "Queued", title, Bar("Queued"), joined(position, running), text)
 
 
-def _facts(pairs: Sequence[tuple[str, str]]) -> str:
-    return (
-        '<dl class="used">' + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in pairs) + "</dl>"
+def _running_card(job: Job, progress: Progress | None) -> Card:
+    title, text = label(job), _prompt(job)
+    if job.cancel_requested:
+        return Card("waiting", "Cancelling", title, Bar("Cancelling"), "after this step", text)
+    line = progress_line(progress)
+    clip = ""
+    if len(job.generations) > 1 and not job.cells:  # the progress of a comparison names its cell
+        clip = f"clip {min(len(job.clips) + 1, len(job.generations))} of {len(job.generations)}"
+    return Card("running", line.head, title, line.bar, joined(clip, line.facts), text)
+
+
+def _ended_card(job: Job) -> Card:
+    title, spent = label(job), took(job)
+    if job.status == "succeeded":
+        made = plural(len(job.cells), "cell") if job.cells else plural(len(job.clips), "clip")
+        return Card("done", "Done", title, Bar("Done", "1"), f"{made} in {seconds(spent or 0)}", _prompt(job))
+    facts = joined(
+        f"after {seconds(spent)}" if spent is not None and spent >= 1 else "",
+        f"{plural(len(job.clips), 'finished clip')} kept" if job.clips else "",
     )
+    if job.status == "canceled":
+        return Card("stopped", "Cancelled", title, facts=facts, text=CANCELLED)
+    error = job.error or {"code": "", "message": "The reason was not recorded."}
+    return Card("failed", "Failed", title, facts=facts, problem=error["message"], code=error["code"])
 
 
-def number(value: float) -> str:
-    """16, 0.5, 1.2e-05: as short as it stays clear."""
-    return f"{value:.4g}"
+def trouble(error: WanUIError) -> Markup:
+    """The status card while the jobs cannot be read."""
+    return Card("failed", "No answer", problem=error.message).html
 
 
-def percent(value: float) -> str:
-    """A share of 1 in percent, with the digits it needs to be told from nothing."""
-    share = value * 100
-    return f"{share:.0f} %" if share >= 10 else f"{share:.2g} %" if share >= 0.01 or share == 0 else "under 0.01 %"
+# The result
 
 
-def effect(reports: Any) -> str:
-    """What the LoRAs of a clip really did: one line per slot, from its metadata's `lora`; "" where there is none."""
+@dataclass(frozen=True)
+class EffectLine:
+    """What the LoRAs of one transformer did: `state` is "" (all well), "lost" or "dead"."""
+
+    slot: str
+    state: str
+    text: str
+    files: str
+
+
+@dataclass(frozen=True)
+class ShownClip:
+    """One finished video beside the values it was made with."""
+
+    source: str
+    file_name: str
+    width: int
+    height: int
+    name: str
+    facts: Sequence[tuple[str, str]]
+    effect: Markup | str
+
+
+@dataclass(frozen=True)
+class ShownResult:
+    """The finished videos of a job, or for a comparison how many cells are done. `titled`: each video is named."""
+
+    job_id: str
+    model: str
+    prompt: str
+    comparison: str = ""
+    clips: Sequence[ShownClip] = ()
+    titled: bool = False
+    took: str = ""
+
+
+def effect(reports: Any) -> Markup | str:
+    """What the LoRAs of a clip did: one line per slot, from its metadata's `lora`; "" where there is none."""
     if not isinstance(reports, Mapping) or not reports:
         return ""
-    return f'<ul class="effect">{"".join(_effect(slot, report) for slot, report in reports.items())}</ul>'
+    return render_template("effect", lines=[_effect_line(slot, report) for slot, report in reports.items()])
 
 
-def _effect(slot: str, report: Mapping[str, Any]) -> str:
+def _effect_line(slot: str, report: Mapping[str, Any]) -> EffectLine:
     in_file, in_use = report["modules_in_file"], report["modules_in_use"]
-    dropped, step = report["dropped"], report.get("first_step_change")
-    median = report["weight_change"]["median"]
+    dropped, change_of_first_step = report["dropped"], report.get("first_step_change")
     files = report.get("files", [])
-    name = " + ".join(f"{file['name']} × {number(file['network_multiplier'])}" for file in files)
-    off = bool(files) and all(file["network_multiplier"] == 0 for file in files)
-    describe = [f"{in_use} of {in_file} modules", f"weights changed by {percent(median)} (median)"]
     state = ""
-    if off:
-        describe = ["not attached: its scale is 0"]
-    elif step is not None and step == 0:
+    facts = [
+        f"{in_use} of {in_file} modules",
+        f"weights changed by {percent(report['weight_change']['median'])} (median)",
+    ]
+    if files and all(file["network_multiplier"] == 0 for file in files):
+        facts = ["not attached: its scale is 0"]
+    elif change_of_first_step is not None and change_of_first_step == 0:
         state = "dead"
-        describe.append("the first prediction did not change: this LoRA has no effect here")
-    elif step is not None:
-        describe.append(f"first prediction by {percent(step)}")
-    lost = ""
+        facts.append("the first prediction did not change: this LoRA has no effect here")
+    elif change_of_first_step is not None:
+        facts.append(f"first prediction by {percent(change_of_first_step)}")
+    text = f"{', '.join(facts)}."
     if dropped:
-        state = state or "lost"
-        why = sorted({str(item["why"]) for item in dropped})
-        lost = f" {plural(len(dropped), 'module')} left out: {escape('; '.join(why[:3]))}."
-    head = escape(SLOT_HEADS.get(slot, slot))
-    shown = f'<span class="file">{escape(name)}</span>' if name else ""
-    return f'<li class="{state}"><b>{head}:</b> {escape(", ".join(describe))}.{lost}{shown}</li>'
+        state = state or ("lost" if 2 * in_use >= in_file else "dead")
+        reasons = sorted({str(item["why"]) for item in dropped})
+        text += f" {plural(len(dropped), 'module')} left out: {'; '.join(reasons[:3])}."
+    names = " + ".join(f"{file['name']} × {number(file['network_multiplier'])}" for file in files)
+    return EffectLine(SLOT_HEADS.get(slot, slot), state, text, names)
 
 
-def _clip(job: Job, clip: ClipRecord, generation: Generation) -> str:
-    # Relative, so that the page also works under a proxy's path.
-    source = f"v1/requests/{job.id}/videos/{clip.index}"
+_BASE_GRADES: Mapping[str, str] = {
+    "green": "the reference's numbers",
+    "amber": "the last bit of bf16 may differ from the reference's",
+    "red": "other numbers than the reference's; choose the folder or a bf16 file to match it",
+}
+
+
+def base_fact(base: Mapping[str, Any]) -> str:
+    """What a clip was loaded from, by the transformer's file, and how near its numbers are to the reference's."""
+    first = next(item for item in base["components"] if item["component"] == "transformer")
+    name = "folder" if first["precision"] == "folder" else f"{first['name']} ({first['precision']})"
+    return f"{name}: {_BASE_GRADES[base['grade']]}"
+
+
+def _clip_facts(job: Job, clip: ClipRecord, generation: Generation) -> list[tuple[str, str]]:
     asked = size(generation.requested_width, generation.requested_height)
-    used = size(clip.width, clip.height)
+    facts = [
+        ("Size", change(asked, size(clip.width, clip.height))),
+        ("Frames", change(str(generation.requested_num_frames), str(clip.num_frames))),
+        ("FPS", str(clip.fps)),
+        ("Length", seconds(clip.num_frames / clip.fps)),
+        ("Seed", str(clip.seed)),
+    ]
+    if generation.speedup != "none":
+        facts.append(("Speed-up", describe(generation.speedup, clip.metadata.get("forwards"))))
+    base = clip.metadata.get("base")
+    if base is not None and (base["grade"] != "green" or generation.base != "auto"):
+        facts.append(("Base", base_fact(base)))
+    if clip.metadata.get("tiled") and not generation.vae_tiling:
+        facts.append(("Decoded", IN_TILES))
     spent = took(job) if len(job.generations) == 1 else None
-    lossy = generation.speedup != "none"
-    facts = _facts(
-        [
-            ("Size", change(asked, used)),
-            ("Frames", change(str(generation.requested_num_frames), str(clip.num_frames))),
-            ("FPS", str(clip.fps)),
-            ("Length", seconds(clip.num_frames / clip.fps)),
-            ("Seed", str(clip.seed)),
-            *([("Speed-up", describe(generation.speedup, clip.metadata.get("forwards")))] if lossy else []),
-            *([("Decoded", IN_TILES)] if clip.metadata.get("tiled") and not generation.vae_tiling else []),
-            *([("Took", seconds(spent))] if spent is not None else []),
-        ]
-    )
-    name = escape(" ".join(generation.prompt.split())[:160] or "(no prompt)", quote=True)
-    title = f'<span class="quiet line">{name}</span>' if len(job.generations) > 1 else ""
-    loras = effect(clip.metadata.get("lora"))
-    return (
-        f'<figure><div class="screen"><video src="{source}" controls loop playsinline preload="metadata" '
-        f'width="{clip.width}" height="{clip.height}" aria-label="Video: {name}"></video></div>'
-        f'<figcaption>{title}{facts}{loras}<a class="save" href="{source}" '
-        f'download="wan-{job.id[:8]}-{clip.index}.mp4">'
-        "Save MP4</a></figcaption></figure>"
+    return facts if spent is None else [*facts, ("Took", seconds(spent))]
+
+
+def _clip(job: Job, clip: ClipRecord) -> ShownClip:
+    generation = job.generations[clip.index]
+    return ShownClip(
+        source=f"v1/requests/{job.id}/videos/{clip.index}",  # relative, so that the page works under a proxy's path
+        file_name=f"wan-{job.id[:8]}-{clip.index}.mp4",
+        width=clip.width,
+        height=clip.height,
+        name=" ".join(generation.prompt.split())[:160] or "(no prompt)",
+        facts=_clip_facts(job, clip, generation),
+        effect=effect(clip.metadata.get("lora")),
     )
 
 
-def result(job: Job | None) -> str:
-    """The finished clips of a job with what was really used beside each."""
+def result(job: Job | None) -> Markup:
+    """The finished clips of a job with the values that were used beside each."""
     if job is None or not job.clips:
-        return '<div class="result none"><div class="screen"><p>The video appears here.</p></div></div>'
-    spent = took(job) if len(job.generations) > 1 else None
-    head = f'<p class="result-head"><strong>{escape(label(job))}</strong><span class="quiet">{_prompt(job)}</span></p>'
+        return render_template("result", result=None)
     if job.cells:
         # As links and not as players: the grid that plays them is in the Compare tab.
         done = sum(any(clip.index == cell.generation for clip in job.clips) for cell in job.cells)
-        link = f'<a class="save" href="?compare={job.id}">Open the comparison</a>'
-        made = f"<p>{done} of {plural(len(job.cells), 'cell')} finished</p>"
-        return f'<div class="result compared">{head}{made}{link}</div>'
-    time = f'<p class="quiet">All rendered in {seconds(spent)}</p>' if spent is not None else ""
-    many = " many" if len(job.clips) > 1 else ""
-    clips = "".join(_clip(job, clip, job.generations[clip.index]) for clip in job.clips)
-    return f'<div class="result{many}">{head}<div class="clips">{clips}</div>{time}</div>'
+        comparison = f"{done} of {plural(len(job.cells), 'cell')} finished"
+        return render_template("result", result=ShownResult(job.id, label(job), _prompt(job), comparison))
+    several = len(job.generations) > 1
+    spent = took(job) if several else None
+    shown = ShownResult(
+        job.id,
+        label(job),
+        _prompt(job),
+        clips=[_clip(job, clip) for clip in job.clips],
+        titled=several,
+        took="" if spent is None else seconds(spent),
+    )
+    return render_template("result", result=shown)
+
+
+# The lists
 
 
 def queue(
     jobs: Sequence[Job],
     mine: Collection[str],
-    ahead: tuple[Job, Progress | None] | None,
+    ahead: RunningJob | None,
     fetching: Mapping[str, Progress] = MappingProxyType({}),
     removable: Collection[str] = (),
-) -> str:
-    """The jobs in line that the card is not about, in order; those `removable` with a button that takes them out.
+) -> Markup:
+    """The waiting jobs other than the status card's, in order; those `removable` have a button that removes them.
 
-    `fetching`: by job id, how far the LoRA files of those that wait for some are.
+    `fetching`: by job id, how far the downloads of LoRA files are that jobs wait for.
     """
-    if not jobs:
-        return '<p class="quiet none">Nothing else is waiting.</p>'
-    lines = []
-    for job in jobs:
-        place = str(job.position) if job.position else "▸"
-        describe = _prompt(job)
-        if ahead is not None and job.id == ahead[0].id:
-            head, _, detail = progress_line(ahead[1])
-            describe = " · ".join(part for part in (_prompt(job) if job.hidden else "", head, detail) if part)
-        elif job.id in fetching:
-            describe = progress_line(fetching[job.id])[2] or "fetching its LoRA"
-        yours = ' <span class="quiet">yours</span>' if job.id in mine else ""
-        lines.append(
-            f'<li><span class="place">{place}</span><span class="what"><b>{escape(label(job))}</b>{yours}'
-            f'<span class="quiet line">{describe}</span></span>{_remove(job) if job.id in removable else ""}</li>'
-        )
-    return f'<ol class="jobs">{"".join(lines)}</ol>'
+    lines = [
+        {
+            "job_id": job.id,
+            "position": job.position or "▸",
+            "model": label(job),
+            "prompt": _prompt(job),
+            "mine": job.id in mine,
+            "text": _queue_text(job, ahead, fetching),
+            "removable": job.id in removable,
+        }
+        for job in jobs
+    ]
+    return render_template("queue", lines=lines)
 
 
-def _remove(job: Job) -> str:
-    return (
-        f'<button type="button" class="small" data-job="{job.id}" '
-        f'aria-label="Remove from the queue: {escape(label(job))}, {_prompt(job)}">Remove</button>'
-    )
+def _queue_text(job: Job, ahead: RunningJob | None, fetching: Mapping[str, Progress]) -> str:
+    if ahead is not None and job.id == ahead.job.id:
+        line = progress_line(ahead.progress)
+        return joined(_prompt(job) if job.hidden else "", line.head, line.facts)
+    if job.id in fetching:
+        return progress_line(fetching[job.id]).facts or "fetching its LoRA"
+    return _prompt(job)
 
 
-def finished(jobs: Sequence[Job], shown: str | None) -> str:
-    """The jobs that ended, newest first; a press shows one."""
-    if not jobs:
-        return '<p class="quiet none">Finished jobs are listed here.</p>'
+def finished(jobs: Sequence[Job], shown: str | None) -> Markup:
+    """The jobs that ended, newest first; a press shows one. `shown` is the id of the one whose result is shown."""
     lines = []
     for job in jobs:
         spent = took(job)
-        facts = STATES[job.status]
-        if job.cells:
-            facts += f" · {plural(len(job.cells), 'cell')}"
-        elif job.clips:
-            facts += f'<span class="size"> · {size(job.clips[0].width, job.clips[0].height)}</span>'
-        if spent is not None:
-            facts += f" · {seconds(spent)}"
-        current = ' aria-current="true"' if job.id == shown else ""
         lines.append(
-            f'<li><button type="button" class="show" data-job="{job.id}"{current}>'
-            f'<span class="dot {job.status}" aria-hidden="true"></span>'
-            f'<span class="what"><b>{escape(label(job))}</b><span class="quiet line">{_prompt(job)}</span></span>'
-            f'<span class="quiet end">{facts}</span></button></li>'
+            {
+                "job_id": job.id,
+                "status": job.status,
+                "model": label(job),
+                "prompt": _prompt(job),
+                "current": job.id == shown,
+                "state": joined(STATES[job.status], plural(len(job.cells), "cell") if job.cells else ""),
+                "size": size(job.clips[0].width, job.clips[0].height) if job.clips and not job.cells else "",
+                "took": "" if spent is None else f"{_JOINT}{seconds(spent)}",
+            }
         )
-    return f'<ul class="jobs">{"".join(lines)}</ul>'
+    return render_template("finished", lines=lines)
 
 
-def problem(error: WanUIError, name_of: Callable[[str], str] = str) -> str:
-    """A refused request: what is wrong and, for fields, which. `name_of` turns a field's `loc` into its label."""
-    fields: Any = error.details.get("fields") or []
-    if fields:
-        items = "".join(
-            f"<li><b>{escape(name_of(item['loc']))}</b>: {sentence(item['msg'])}</li>" for item in fields[:8]
-        )
-        more = f"<li>and {len(fields) - 8} more</li>" if len(fields) > 8 else ""
-        return f'<div class="problem" role="alert">Please change this and try again:<ul>{items}{more}</ul></div>'
-    return f'<div class="problem" role="alert">{sentence(error.message)}</div>'
+# Messages
 
 
-def notes(texts: Sequence[str]) -> str:
-    """What is to be known about what was just filled in: one line each."""
-    lines = "".join(f"<li>{sentence(text)}</li>" for text in texts)
-    return f'<div class="note again" role="status">Opened again, but not all is as it was:<ul>{lines}</ul></div>'
+def problem(error: WanUIError, label_of: Callable[[str], str] = str) -> Markup:
+    """A refused request: one sentence for each wrong field. `label_of` turns a field's `loc` into its label."""
+    return render_template("problem", sentences=sentences(error, label_of))
 
 
-def note(text: str) -> str:
-    return f'<p class="note">{sentence(text)}</p>' if text else ""
+def notes(texts: Sequence[str]) -> Markup:
+    """What differs in values that were just filled in: one line each."""
+    return render_template("notes", texts=texts)
+
+
+def note(text: str) -> Markup | str:
+    """A warning in a line of its own; "" for no text."""
+    return paragraph("note", text) if text else ""
+
+
+def hint(text: str) -> Markup:
+    """A line of help under a control."""
+    return paragraph("hint", text)
+
+
+def paragraph(kind: str, text: str, role: str = "") -> Markup:
+    """One paragraph of a CSS class: note, hint, wrong or banner, with an ARIA role where it is announced."""
+    return render_template("paragraph", kind=kind, text=text, role=role)
+
+
+def heading(text: str) -> Markup:
+    """A heading in the right column."""
+    return render_template("heading", text=text)

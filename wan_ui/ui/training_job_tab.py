@@ -1,16 +1,17 @@
-"""The Trainer job tab: an imported job's samples, checkpoints and previews, and its ways into the forms. No renders."""
+"""The tab for an AI Toolkit training job: its samples and checkpoints, and reproducing them through the forms."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from markupsafe import Markup
 
-from wan_ui.compare import OF_A_PROMPT
+from wan_ui.axes import OF_A_PROMPT
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import MODELS
@@ -21,10 +22,13 @@ from wan_ui.ui import render
 from wan_ui.ui.events import QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
+from wan_ui.ui.static_files import static_text
+from wan_ui.ui.templating import render_template
 from wan_ui.ui.uploaded_files import uploaded_files
 
 if TYPE_CHECKING:
-    from wan_ui.jobs.visitor_service import VisitorJobService
+    from wan_ui.access import Access
+    from wan_ui.jobs.service import JobService
     from wan_ui.trainer.imported_jobs import Checkpoint, ImportedJob
     from wan_ui.trainer.job import Sample
 
@@ -33,41 +37,21 @@ FILES = [".yaml", ".yml", ".json", ".zip", ".safetensors", ".webp", ".gif", ".pn
 MOST_NOTES = 12
 SIDES: Mapping[str, str] = {"high": "high", "low": "low", "whole": ""}
 
-_PICK = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-do]');
-  if (!button) return;
-  trigger('click', {pressed: {...button.dataset}});
-  if (button.dataset.do === 'reproduce') window.scrollTo({top: 0});
-});
-const moves = (event, still) => {
-  const button = event.target.closest && event.target.closest('button[data-film]');
-  const image = button && button.querySelector('img');
-  if (!image || (still && button.contains(event.relatedTarget))) return;
-  if (!image.dataset.still) image.dataset.still = image.getAttribute('src');
-  const wanted = still ? image.dataset.still : button.dataset.film;
-  if (image.getAttribute('src') !== wanted) image.setAttribute('src', wanted);
-};
-for (const name of ['pointerover', 'focusin']) element.addEventListener(name, (event) => moves(event, false));
-for (const name of ['pointerout', 'focusout']) element.addEventListener(name, (event) => moves(event, true));
-"""
-_WAITS: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "concurrency_limit": 4}
+_UPLOAD: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "concurrency_limit": 4}
 
 
 class TrainingJobTab:
     """Holds the tab's components; every method named `on_…` is an event's handler."""
 
-    def __init__(self, service: VisitorJobService, opened: gr.BrowserState) -> None:
+    def __init__(self, service: JobService, access: Callable[[], Access], opened: gr.BrowserState) -> None:
         """Lays the tab out inside the surrounding gr.Tabs. `opened` keeps the shown job's id in the browser."""
         self.service = service
+        self.access = access
         self.opened = opened
         with gr.Tab("Trainer job", id=ID) as self.container:
             with gr.Column(elem_classes=["form", "trainer-form"]):
                 with gr.Column(elem_classes="section"):
-                    gr.HTML(
-                        '<p class="lead">Render a training job\'s previews again: drop its <code>config.yaml</code> '
-                        "with its LoRA files, or a ZIP of the job's folder.</p>"
-                    )
+                    gr.HTML(render_template("training_job_lead"))
                     self.drop = gr.File(
                         label="config.yaml, LoRA files, or a ZIP of the job's folder",
                         file_types=FILES,
@@ -88,71 +72,82 @@ class TrainingJobTab:
                 with gr.Column(visible=False, elem_classes="job") as self.body:
                     self.about = gr.HTML()
                     with gr.Row(elem_classes="line"):
-                        self.save = gr.Dropdown([], label="Checkpoint to render with", elem_classes="chooser")
+                        self.checkpoint = gr.Dropdown([], label="Checkpoint to render with", elem_classes="chooser")
                         self.all = gr.Button("Reproduce all", size="sm", scale=0)
-                    self.table = gr.HTML(js_on_load=_PICK, elem_id="samples")
-                    self.wall = gr.HTML(js_on_load=_PICK, elem_id="wall")
+                    self.table = gr.HTML(js_on_load=static_text("pick_sample.js"), elem_id="samples")
+                    self.wall = gr.HTML(js_on_load=static_text("pick_sample.js"), elem_id="wall")
 
-    def connect(self, drawer: RequestLoader, match: PreviewPanel, opened: Any) -> None:
+    def connect(self, loader: RequestLoader, preview_panel: PreviewPanel, opened: Any) -> None:
         """Wires the events. `opened` is the event after which every form holds its values."""
-        self.drawer, self.match = drawer, match
-        self.forms, self.compare, self.side = drawer.forms, drawer.compare, drawer.side
-        forms, compare, side = self.forms, self.compare, self.side
-        own: list[Any] = [
-            self.opened, self.problem, self.body, self.about, self.save, self.all, self.table, self.wall, self.drop,
-            self.folder,
+        self.loader, self.preview_panel = loader, preview_panel
+        self.model_tabs, self.compare, self.status_panel = loader.model_tabs, loader.compare, loader.status_panel
+        tabs, compare, panel = self.model_tabs, self.compare, self.status_panel
+        job_outputs: list[Any] = [
+            self.opened, self.problem, self.body, self.about, self.checkpoint, self.all, self.table, self.wall,
+            self.drop, self.folder,
         ]  # fmt: skip
-        followed: list[Any] = [side.picked, *side.view]
-        into: list[Any] = [self.problem, match.pin, *drawer.loaded, *compare.view, *followed]
-        given: list[Any] = [self.opened, self.save, side.seen, compare.seen, forms.uploads]
-        opened.then(self.on_open, [self.opened], own, **QUIET)
-        self.container.select(self.on_tab, [], [forms.place, forms.text, self.folder], **QUIET)
-        self.drop.upload(self.on_drop, [self.drop], own, show_progress_on=[self.problem], **_WAITS)
-        self.read.click(self.on_folder, [self.folder], own, show_progress_on=[self.problem], **_WAITS)
-        self.save.input(self.on_save, [self.opened, self.save], [self.problem, self.table], **QUIET)
-        self.table.click(self.on_press, given, into, **QUIET)
-        self.wall.click(self.on_press, given, into, **QUIET)
-        self.all.click(self.on_all, given, into, **QUIET)
+        followed: list[Any] = [panel.picked, *panel.view]
+        outputs: list[Any] = [self.problem, preview_panel.pin, *loader.loaded, *compare.view, *followed]
+        inputs: list[Any] = [self.opened, self.checkpoint, panel.seen, compare.seen, tabs.uploads]
+        opened.then(self.on_open, [self.opened], job_outputs, **QUIET)
+        self.container.select(self.on_tab, [], [tabs.open_tab, tabs.text, self.folder], **QUIET)
+        self.drop.upload(self.on_drop, [self.drop], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
+        self.read.click(self.on_folder, [self.folder], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
+        self.checkpoint.input(self.on_checkpoint, [self.opened, self.checkpoint], [self.problem, self.table], **QUIET)
+        self.table.click(self.on_press, inputs, outputs, **QUIET)
+        self.wall.click(self.on_press, inputs, outputs, **QUIET)
+        self.all.click(self.on_all, inputs, outputs, **QUIET)
 
     # A job
 
     def on_open(self, opened: Any) -> Update:
+        """A page opens: the job it showed last."""
         if not isinstance(opened, str):
             return {self.folder: gr.Dropdown(choices=self._folders())}
         try:
-            return self._shows(self.service.trainer.job(opened))
+            return self._show(self.service.imported_jobs.job(opened))
         except WanUIError:
-            return {self.opened: None, self.folder: gr.Dropdown(choices=self._folders())}  # of another data folder
+            # The job is of a data folder that this server used before, or was deleted.
+            return {self.opened: None, self.folder: gr.Dropdown(choices=self._folders())}
 
     def on_tab(self) -> Update:
-        return {self.forms.place: ID, self.forms.text: "", self.folder: gr.Dropdown(choices=self._folders())}
+        """The tab was selected: the job folders are listed again."""
+        return {
+            self.model_tabs.open_tab: ID,
+            self.model_tabs.text: "",
+            self.folder: gr.Dropdown(choices=self._folders()),
+        }
 
     def on_drop(self, files: Any) -> Update:
+        """Files were uploaded: they are imported as one job."""
         given = [file for file in files if isinstance(file, Mapping) and file.get("path")] if files else []
         if not given:
             return {self.problem: ""}
         try:
-            here = [(uploaded_files(file["path"], self.service.may_open), file) for file in given]
-            named = [(path, str(file.get("orig_name") or path.name)) for path, file in here]
-            return self._shows(self.service.trainer.take_files(named))
+            may_open = partial(self.service.may_open, access=self.access())
+            paths = [uploaded_files(file["path"], may_open) for file in given]
+            named = [(path, str(file.get("orig_name") or path.name)) for path, file in zip(paths, given, strict=True)]
+            return self._show(self.service.imported_jobs.import_files(named, self.access()))
         except WanUIError as error:
             return {self.problem: render.problem(error), self.drop: None}
 
     def on_folder(self, folder: Any) -> Update:
+        """A folder under the LoRA folder was chosen: it is imported as a job."""
         try:
-            return self._shows(self.service.trainer.take_folder(str(folder or "")))
+            return self._show(self.service.imported_jobs.import_folder(str(folder or ""), self.access()))
         except WanUIError as error:
             return {self.problem: render.problem(error)}
 
-    def on_save(self, opened: Any, key: Any) -> Update:
+    def on_checkpoint(self, opened: Any, key: Any) -> Update:
+        """Another checkpoint was chosen."""
         try:
-            job = self.service.trainer.job(str(opened))
-            return {self.problem: "", self.table: self._table(job, job.save(key))}
+            job = self.service.imported_jobs.job(str(opened))
+            return {self.problem: "", self.table: self._table(job, job.checkpoint(key))}
         except WanUIError as error:
             return {self.problem: render.problem(error)}
 
-    def _shows(self, job: ImportedJob) -> Update:
-        last = job.save(None)
+    def _show(self, job: ImportedJob) -> Update:
+        last = job.checkpoint(None)
         return {
             self.opened: job.id,
             self.problem: "",
@@ -160,10 +155,10 @@ class TrainingJobTab:
             self.folder: gr.Dropdown(choices=self._folders(), value=None),
             self.body: gr.Column(visible=True),
             self.about: about(job),
-            self.save: gr.Dropdown(
-                choices=[(_save_label(one), one.key) for one in job.saves],
+            self.checkpoint: gr.Dropdown(
+                choices=[(_checkpoint_label(checkpoint), checkpoint.key) for checkpoint in job.checkpoints],
                 value=None if last is None else last.key,
-                visible=bool(job.saves),
+                visible=bool(job.checkpoints),
             ),
             self.all: gr.Button(visible=len(job.imported.samples) > 1),
             self.table: self._table(job, last),
@@ -176,55 +171,53 @@ class TrainingJobTab:
         folders = dict.fromkeys(str(PurePosixPath(path).parent) for path in self.service.library.listing())
         return [name for name in folders if any((root / name / config).is_file() for config in CONFIG_NAMES)]
 
-    def _table(self, job: ImportedJob, save: Checkpoint | None) -> str:
-        samples = self.service.trainer.wearing(job, save).samples
-        across = len(job.saves) > 1
-        rows = "".join(_sample_row(one, across) for one in samples)
-        heads = "".join(f"<th>{name}</th>" for name in ("#", "Prompt", "Size", "Frames", "Seed", "Steps", "Guidance"))
-        if not rows:
-            return '<p class="hint">This job has no sample that can be rendered.</p>'
-        return (
-            f'<div class="samples"><table><thead><tr>{heads}<th><span class="sr">Actions</span></th></tr></thead>'
-            f"<tbody>{rows}</tbody></table></div>"
+    def _table(self, job: ImportedJob, checkpoint: Checkpoint | None) -> Markup:
+        samples = self.service.imported_jobs.with_checkpoint(job, checkpoint).samples
+        return render_template(
+            "samples_table",
+            samples=[_sample_row(sample) for sample in samples],
+            heads=("#", "Prompt", "Size", "Frames", "Seed", "Steps", "Guidance"),
+            across=len(job.checkpoints) > 1,
         )
 
     # Into the forms
 
     def on_press(self, opened: Any, key: Any, seen: Any, compared: Any, uploads: Any, event: gr.EventData) -> Update:
-        """A button of the table or a preview: what it does is in the event."""
-        told: Mapping[str, Any] = event.pressed
+        """A button of the table or a sample file: what it does is in the event."""
+        pressed: Mapping[str, Any] = event.pressed
         try:
-            job = self.service.trainer.job(str(opened))
-            index = int(told["sample"])
-            if told.get("do") == "across":
+            job = self.service.imported_jobs.job(str(opened))
+            index = int(pressed["sample"])
+            if pressed.get("do") == "across":
                 return self._across(job, index, seen, compared, uploads)
-            step = int(told["step"]) if told.get("step") else None
-            save = job.save(key) if step is None else job.save_at(step)
-            return self._reproduce(job, index, save, step, uploads)
+            step = int(pressed["step"]) if pressed.get("step") else None
+            checkpoint = job.checkpoint(key) if step is None else job.checkpoint_at(step)
+            return self._reproduce(job, index, checkpoint, step, uploads)
         except WanUIError as error:
             return {self.problem: render.problem(error)}
 
     def _reproduce(
-        self, job: ImportedJob, index: int, save: Checkpoint | None, step: int | None, uploads: Any
+        self, job: ImportedJob, index: int, checkpoint: Checkpoint | None, step: int | None, uploads: Any
     ) -> Update:
         """The sample in its model's form, pinned, so that what is generated is compared with its preview."""
-        request = self.service.trainer.request(job, index, save, step)
-        found = self.drawer.open_request(_wire(request), 0, uploads)
-        sample = next(one for one in job.imported.samples if one.index == index)
-        tab = self.forms.rows[job.imported.model]
+        request = self.service.imported_jobs.request(job, index, checkpoint, step)
+        updates = self.loader.open_request(_wire(request), 0, uploads)
+        sample = next(sample for sample in job.imported.samples if sample.index == index)
+        tab = self.model_tabs.by_model[job.imported.model]
         if sample.missing_image is not None:
-            found[tab.problem] = render.note(f"Choose this sample's first frame: {sample.missing_image}.")
+            updates[tab.problem] = render.note(f"Choose this sample's first frame: {sample.missing_image}.")
         elif job.imported.quantised is not None:
-            found[tab.problem] = render.note(
+            updates[tab.problem] = render.note(
                 f"The trainer's base was quantised ({job.imported.quantised}): its preview can be approached, not "
                 "equalled."
             )
         pin = request.prompts[0].training_sample
-        return {**found, self.problem: "", self.match.pin: None if pin is None else pin.model_dump(exclude_none=True)}
+        pinned = None if pin is None else pin.model_dump(exclude_none=True)
+        return {**updates, self.problem: "", self.preview_panel.pin: pinned}
 
     def _across(self, job: ImportedJob, index: int, seen: Any, compared: Any, uploads: Any) -> Update:
         """One sample with every checkpoint, as a comparison that runs at once."""
-        request = self.service.trainer.request(job, index, job.save(None))
+        request = self.service.imported_jobs.request(job, index, job.checkpoint(None))
         sample = request.prompts[0].training_sample
         wire = _wire(request)
         if sample is not None:  # each cell has another step
@@ -232,34 +225,37 @@ class TrainingJobTab:
                 exclude_none=True
             )
         two = MODELS[job.imported.model].two_transformers
-        wire["compare"] = {"columns": {"field": "lora", "values": [_axis_value(one, two) for one in job.saves]}}
-        started = self.service.submit(wire)
+        wire["compare"] = {
+            "columns": {"field": "lora", "values": [_axis_value(checkpoint, two) for checkpoint in job.checkpoints]}
+        }
+        started = self.service.submit(wire, self.access())
         return {
             self.problem: "",
-            **self.drawer.open_request(wire, 0, uploads),
+            **self.loader.open_request(wire, 0, uploads),
             self.compare.shown: started.id,
             **self.compare.look(started.id, compared),
-            **self.side.follow(seen),
+            **self.status_panel.follow(seen),
         }
 
     def on_all(self, opened: Any, key: Any, seen: Any, compared: Any, uploads: Any) -> Update:
         """Every sample at once: as a comparison where they have one size, else as one request for each multiplier."""
         try:
-            job = self.service.trainer.job(str(opened))
-            bodies = together([
-                self.service.trainer.request(job, one.index, job.save(key)) for one in job.imported.samples
-            ])  # fmt: skip
-            bodies = [side_by_side(body) or body for body in bodies]
+            job = self.service.imported_jobs.job(str(opened))
+            checkpoint = job.checkpoint(key)
+            requests = [
+                self.service.imported_jobs.request(job, sample.index, checkpoint) for sample in job.imported.samples
+            ]
+            bodies = [side_by_side(body) or body for body in together(requests)]
             for body in bodies:
-                self.service.plan(body)  # all or none
-            started = [self.service.submit(body) for body in bodies]
+                self.service.plan(body, self.access())  # all or none
+            started = [self.service.submit(body, self.access()) for body in bodies]
             if not started:
                 raise InvalidRequest("This job has no sample that can be rendered.")
         except WanUIError as error:
             return {self.problem: render.problem(error)}
-        grid = next((one for one in started if one.cells), None)
-        shown = {} if grid is None else self.compare.shows(grid.id, compared)
-        return {self.problem: "", **shown, **self.side.follow(seen)}
+        grid = next((job for job in started if job.cells), None)
+        shown = {} if grid is None else self.compare.show(grid.id, compared)
+        return {self.problem: "", **shown, **self.status_panel.follow(seen)}
 
 
 def together(requests: Sequence[InferenceRequest]) -> list[dict[str, Any]]:
@@ -280,8 +276,8 @@ def side_by_side(body: Mapping[str, Any]) -> dict[str, Any] | None:
     items = body["prompts"]
     own = {"prompt", *OF_A_PROMPT}
     rest = [{name: value for name, value in item.items() if name not in own} for item in items]
-    drawn = any(item.get("seed", -1) == -1 for item in items)
-    if not 1 < len(items) <= MOST_CELLS or drawn or any(one != rest[0] for one in rest):
+    random = any(item.get("seed", -1) == -1 for item in items)
+    if not 1 < len(items) <= MOST_CELLS or random or any(values != rest[0] for values in rest):
         return None
     values = [{name: value for name, value in item.items() if name in own} for item in items]
     first = {name: value for name, value in items[0].items() if name != "training_sample"}
@@ -292,102 +288,81 @@ def _wire(request: InferenceRequest) -> dict[str, Any]:
     return request.model_dump(mode="json", exclude_none=True)
 
 
-def _axis_value(save: Checkpoint, two: bool) -> Any:
-    halves = {side: source for side, source in save.files.items() if side in ("high", "low")}
-    return halves if two and halves else next(iter(save.files.values()))
+def _axis_value(checkpoint: Checkpoint, two: bool) -> Any:
+    halves = {side: source for side, source in checkpoint.files.items() if side in ("high", "low")}
+    return halves if two and halves else next(iter(checkpoint.files.values()))
 
 
-def _save_label(save: Checkpoint) -> str:
-    sides = " + ".join(side for side in ("high", "low") if side in save.files)
-    return save.label if len(save.files) < 2 else f"{save.label}, {sides}"
+def _checkpoint_label(checkpoint: Checkpoint) -> str:
+    sides = " + ".join(side for side in ("high", "low") if side in checkpoint.files)
+    return checkpoint.label if len(checkpoint.files) < 2 else f"{checkpoint.label}, {sides}"
 
 
-def about(job: ImportedJob) -> str:
+def about(job: ImportedJob) -> Markup:
     """What the job is, and what to know before rendering it."""
-    one = job.imported
-    row = MODELS[one.model]
-    facts = [
-        ("Model", row.label + (", assumed" if one.model_assumed else "")),
-        ("Match", RECIPES[one.recipe].label + ("" if one.recipe_known else ", assumed")),
-        ("Trigger word", one.trigger_word or "none"),
-        ("LoRA", one.network_type + (f", {' + '.join(one.slots)}" if row.two_transformers else "")),
-        ("Base", "quantised" if one.quantised else "bf16"),
-        ("Checkpoints", str(len(job.saves)) if job.saves else "none here"),
+    imported = job.imported
+    model = MODELS[imported.model]
+    pairs = [
+        ("Model", model.label + (", assumed" if imported.model_assumed else "")),
+        ("Match", RECIPES[imported.recipe].label + ("" if imported.recipe_known else ", assumed")),
+        ("Trigger word", imported.trigger_word or "none"),
+        ("LoRA", imported.network_type + (f", {' + '.join(imported.slots)}" if model.two_transformers else "")),
+        ("Base", "quantised" if imported.quantised else "bf16"),
+        ("Checkpoints", str(len(job.checkpoints)) if job.checkpoints else "none here"),
     ]
-    shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
-    notes = list(dict.fromkeys([*one.notes, *job.notes]))
-    listed = "".join(f"<li>{escape(note)}</li>" for note in notes[:MOST_NOTES])
-    more = f"<li>and {len(notes) - MOST_NOTES} more</li>" if len(notes) > MOST_NOTES else ""
-    fold = (
-        f'<details class="job-notes"><summary>{render.plural(len(notes), "note")} on this job</summary>'
-        f"<ul>{listed}{more}</ul></details>"
-        if notes
-        else ""
+    notes = list(dict.fromkeys([*imported.notes, *job.notes]))
+    shown = notes[:MOST_NOTES]
+    if len(notes) > MOST_NOTES:
+        shown.append(f"and {len(notes) - MOST_NOTES} more")
+    return render_template(
+        "training_job_about",
+        title=imported.name or job.origin,
+        pairs=pairs,
+        notes=shown,
+        notes_count=render.plural(len(notes), "note"),
     )
-    return f'<div class="summary"><h2>{escape(one.name or job.origin)}</h2><dl class="used">{shown}</dl>{fold}</div>'
 
 
-def _sample_row(one: Sample, across: bool) -> str:
-    item = one.request.prompts[0]
-    number = one.index + 1
+def _sample_row(sample: Sample) -> dict[str, Any]:
+    """One sample of the config as the table's template takes it."""
+    item = sample.request.prompts[0]
     prompt = " ".join(item.prompt.split()) or "(no prompt)"
-    needs = (
-        f'<span class="needs">needs its first frame: {escape(one.missing_image)}</span>' if one.missing_image else ""
-    )
-    seed = "drawn" if item.seed == -1 else str(item.seed)
-    frames = f"{item.num_frames} at {item.fps}"
-    cells = [
-        ("Size", render.size(item.width, item.height)),
-        ("Frames", frames),
-        ("Seed", seed),
-        ("Steps", str(item.sample_steps)),
-        ("Guidance", f"{item.guidance_scale:g}"),
-    ]
-    shown = "".join(f'<td data-name="{name}">{escape(value)}</td>' for name, value in cells)
-    compare = (
-        f'<button type="button" class="small quiet" data-do="across" data-sample="{one.index}" '
-        f'aria-label="Sample {number} across checkpoints">Across checkpoints</button>'
-        if across
-        else ""
-    )
-    return (
-        f'<tr><td class="number">{number}</td><td class="prompt"><span>{escape(prompt[:400])}</span>{needs}</td>{shown}'
-        f'<td class="act-on"><button type="button" class="small" data-do="reproduce" data-sample="{one.index}" '
-        f'aria-label="Reproduce sample {number}">Reproduce</button>{compare}</td></tr>'
-    )
+    return {
+        "index": sample.index,
+        "number": sample.index + 1,
+        "prompt": prompt[:400],
+        "missing_image": sample.missing_image,
+        "cells": [
+            ("Size", render.size(item.width, item.height)),
+            ("Frames", f"{item.num_frames} at {item.fps}"),
+            ("Seed", "drawn" if item.seed == -1 else str(item.seed)),
+            ("Steps", str(item.sample_steps)),
+            ("Guidance", f"{item.guidance_scale:g}"),
+        ],
+    }
 
 
-def wall(job: ImportedJob) -> str:
+def wall(job: ImportedJob) -> Markup | str:
     """The job's sample files: a row for each step, a column for each sample; a press reproduces one."""
     if not job.samples:
         return ""
-    steps = sorted({one.step for one in job.samples})
-    columns = sorted({one.index for one in job.samples})
-    known = {one.index for one in job.imported.samples}
-    files = {(one.step, one.index) for one in job.samples}
+    steps = sorted({sample.step for sample in job.samples})
+    columns = sorted({sample.index for sample in job.samples})
+    reproducible = {sample.index for sample in job.imported.samples}
+    files = {(sample.step, sample.index) for sample in job.samples}
 
-    def cell(step: int, index: int) -> str:
+    def cell(step: int, index: int) -> dict[str, Any] | None:
         if (step, index) not in files:
-            return "<td></td>"
-        film = f"v1/jobs/{job.id}/samples/{step}/{index}"  # relative, for a proxy's path
-        name = f"sample {index + 1} at step {step}"
-        picture = f'<img src="{film}/thumbnail" loading="lazy" alt="Preview of {name}">'
-        if index not in known:
-            return f"<td>{picture}</td>"
-        return (
-            f'<td><button type="button" data-do="reproduce" data-sample="{index}" data-step="{step}" '
-            f'data-film="{film}" aria-label="Reproduce {name}">{picture}</button></td>'
-        )
+            return None
+        return {
+            "index": index,
+            "film": f"v1/jobs/{job.id}/samples/{step}/{index}",  # relative, for a proxy's path
+            "name": f"sample {index + 1} at step {step}",
+            "reproducible": index in reproducible,
+        }
 
-    head = "".join(f'<th scope="col">Sample {index + 1}</th>' for index in columns)
-    body = "".join(
-        f'<tr><th scope="row">{step}</th>{"".join(cell(step, index) for index in columns)}</tr>' for step in steps
-    )
-    return (
-        '<h3>Previews</h3><p class="hint">Press one to reproduce it with the checkpoint of its step.</p>'
-        f'<div class="wall" tabindex="0" role="region" aria-label="Previews by step"><table style="--columns: '
-        f'{len(columns)}"><thead><tr><th scope="col">Step</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    rows = [(step, [cell(step, index) for index in columns]) for step in steps]
+    return render_template("samples_wall", columns=columns, rows=rows)
 
 
 def as_block(text: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a browser sends: files, only those that Gradio keeps for the page, and JSON as text; it knows no page."""
+"""Checks what a browser sends: paths, which must be uploads that Gradio stored for this visitor, and JSON text."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from wan_ui.errors import BadJson, InvalidRequest
 
 
 def uploaded_files(path: Any, may_open: Callable[[str], bool]) -> Path:
-    """A file that Gradio keeps for the page, from the path that the browser says; nothing else of this machine.
+    """The uploaded file at a path that the browser sent; InvalidRequest for any other path of this machine.
 
-    The handlers take raw values, which Gradio checks only where they look like its own. `may_open` says of the name
-    of a file's folder whether it is for the one who asks.
+    The handlers take raw values, which Gradio does not check. `may_open` says by the name of an upload's folder
+    whether the visitor may read it.
     """
     folder = Path(get_upload_folder()).resolve()
     try:
-        found = Path(str(path)).resolve()
-        if folder in found.parents and found.is_file() and may_open(found.relative_to(folder).parts[0]):
-            return found
+        file = Path(str(path)).resolve()
+        if folder in file.parents and file.is_file() and may_open(file.relative_to(folder).parts[0]):
+            return file
     except (OSError, ValueError, RuntimeError):
-        pass  # a name that no file can have
-    raise InvalidRequest("That file is not here, or no longer: choose it again.")
+        pass  # not a possible file name
+    raise InvalidRequest("This upload was not found. Choose the file again.")
 
 
 def decoded(text: str) -> Any:
-    """A request's text as JSON. Raises BadJson, which says where it breaks."""
+    """A request's text as JSON. Raises BadJson with the position of the mistake."""
     if not text.strip():
         raise BadJson("Paste a request first: the JSON that this page or POST /v1/inference takes.")
     try:

@@ -1,0 +1,185 @@
+"""Denoising of one model's generations: reuse of the high-noise steps of the run before, step cache and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+
+import torch
+from diffusers import WanTransformer3DModel
+
+from wan_ui.engine.compile import CompiledBlocks
+from wan_ui.engine.components import Components, build_scheduler
+from wan_ui.engine.conditioning import ConditionedNoise, generator_after_noise
+from wan_ui.engine.lora_slots import LoraSlots
+from wan_ui.engine.placement import DevicePlacement
+from wan_ui.engine.recipes import Recipe, SchedulerSpec
+from wan_ui.engine.sampling import (
+    Callbacks,
+    DenoisingState,
+    Experts,
+    Guidance,
+    Schedule,
+    denoise,
+    linear_sigmas,
+    old_flow_sigmas,
+)
+from wan_ui.engine.step_cache import StepCache, step_cache
+from wan_ui.engine.timing import RenderProgress, StepEstimate
+from wan_ui.render_order import high_noise_part
+from wan_ui.request import Generation
+
+BUILDING_NOTE = "The first step also builds this GPU's kernels. They are kept for the next start."
+
+
+@dataclass(frozen=True)
+class HighNoiseRun:
+    """The high-noise half of a run, for the next run that shares it.
+
+    `key` is the part of the generation that decides it, `state` its end, `first_step_change` what was measured in it,
+    by slot, and `forwards` all and the computed forwards where a step cache counts them.
+    """
+
+    key: Hashable
+    state: DenoisingState
+    first_step_change: Mapping[str, float]
+    forwards: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class RenderPlan:
+    """How one generation is rendered.
+
+    `boundary` is the share of the 1000 training timesteps where transformers change, or None. `compiled` runs the
+    transformers' blocks, or None for eager. `earlier` is the high-noise half that an earlier run left.
+    """
+
+    generation: Generation
+    recipe: Recipe
+    scheduler: SchedulerSpec
+    boundary: float | None
+    compiled: CompiledBlocks | None
+    earlier: HighNoiseRun | None
+
+    @property
+    def graphs(self) -> int:
+        """How many graphs were compiled so far."""
+        return self.compiled.graphs if self.compiled is not None else 0
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """What a run's denoising ended with, and what it did.
+
+    `latents` are (1, C, T, h, w). `steps`: `total`, `high_noise` ones among them, and `shared` ones that an earlier
+    run had done. `forwards`, of a run with a step cache: the `computed` ones of `total`. `first_step_change`: by slot,
+    how much the LoRAs change the first prediction.
+    """
+
+    latents: torch.Tensor
+    steps: Mapping[str, int]
+    forwards: Mapping[str, int]
+    first_step_change: Mapping[str, float]
+
+
+class Denoiser:
+    """Denoises with one model's transformers; `high_noise` is the latest run's first half, of a pair."""
+
+    def __init__(
+        self, components: Components, placement: DevicePlacement, loras: LoraSlots, device: torch.device
+    ) -> None:
+        self.high_noise: HighNoiseRun | None = None
+        self._components = components
+        self._placement = placement
+        self._loras = loras
+        self._device = device
+
+    def run(self, plan: RenderPlan, noise: ConditionedNoise, guidance: Guidance, progress: RenderProgress) -> Denoised:
+        """All steps of a generation, without the high-noise ones where the run before has done the same."""
+        with step_cache(plan.generation.speedup) as cache:
+            return self._run(plan, noise, guidance, progress, cache)
+
+    def _run(
+        self,
+        plan: RenderPlan,
+        noise: ConditionedNoise,
+        guidance: Guidance,
+        progress: RenderProgress,
+        cache: StepCache | None,
+    ) -> Denoised:
+        generation = plan.generation
+        key, latest = high_noise_part(generation), self.high_noise
+        shared = latest if latest is not None and latest.key == key else None
+        resume = shared.state if shared is not None else None
+        changes = dict(shared.first_step_change) if shared is not None else {}
+        if shared is not None and cache is not None:
+            cache.forwards, cache.computed = shared.forwards
+
+        def measure(
+            transformer: WanTransformer3DModel, prediction: torch.Tensor, recompute: Callable[[], torch.Tensor]
+        ) -> None:
+            changes.update(self._loras.first_prediction_change(transformer, prediction, recompute))
+
+        def keep(state: DenoisingState) -> None:
+            forwards = (0, 0) if cache is None else (cache.forwards, cache.computed)
+            self.high_noise = HighNoiseRun(key, state, dict(changes), forwards)
+
+        on_first_prediction = cache.uncounted(measure) if cache is not None else measure
+        latents = denoise(
+            self._experts(plan, cache),
+            _schedule(plan, noise),
+            noise,
+            guidance,
+            Callbacks(
+                on_step=self._step_reporter(plan, progress, resume.step if resume is not None else 0),
+                on_first_prediction=on_first_prediction if generation.first_step_change else None,
+                on_switch=keep,
+            ),
+            resume,
+        )
+        steps = {"total": generation.sample_steps}
+        if self.high_noise is not None and self.high_noise.key == key:
+            steps["high_noise"] = self.high_noise.state.step
+        if shared is not None and shared is plan.earlier:  # not where the same run was tried again with less memory
+            steps["shared"] = shared.state.step
+        forwards = {} if cache is None else {"total": cache.forwards, "computed": cache.computed}
+        return Denoised(latents, steps, forwards, changes)
+
+    def _experts(self, plan: RenderPlan, cache: StepCache | None) -> Experts:
+        def onload(transformer: WanTransformer3DModel) -> None:
+            self._placement.onload(transformer)
+            if cache is not None:
+                cache.enable(transformer)
+
+        transformers = self._components.transformers
+        switch = plan.generation.switch_step if plan.generation.switch_step is not None else plan.boundary
+        return Experts(transformers["transformer"], transformers.get("transformer_2"), switch, onload)
+
+    def _step_reporter(self, plan: RenderPlan, progress: RenderProgress, first: int) -> Callable[[int], None]:
+        """A function that reports each finished step, with an estimate of the rest."""
+        estimate, graphs = StepEstimate(plan.generation.sample_steps, first), plan.graphs
+
+        def on_step(step: int) -> None:
+            nonlocal graphs
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            if plan.graphs > graphs:  # the time to build a graph does not predict the steps to come
+                estimate.restart(step)
+                graphs = plan.graphs
+            is_building = step == 0 and plan.compiled is not None and not plan.graphs
+            progress.denoising(estimate, step, BUILDING_NOTE if is_building else "")
+
+        return on_step
+
+
+def _schedule(plan: RenderPlan, noise: ConditionedNoise) -> Schedule:
+    steps, spec = plan.generation.sample_steps, plan.scheduler
+    sigmas = None
+    if spec.sigmas == "before_0_36":
+        sigmas = old_flow_sigmas(steps)
+    elif spec.sigmas == "linear":
+        sigmas = linear_sigmas(steps)
+    generator = None
+    if plan.generation.sampler == "lcm":
+        generator = generator_after_noise(tuple(noise.latents.shape), plan.generation.seed)
+    return Schedule(build_scheduler(spec.class_name, spec.config or {}), steps, sigmas, generator)

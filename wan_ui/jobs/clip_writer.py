@@ -1,0 +1,109 @@
+"""Writes a rendered clip: the MP4, its poster, its lossless frames and its row in the database."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wan_ui.engine.result import Clip
+from wan_ui.errors import Cancelled, HostError
+from wan_ui.files import disk_full_mapped, remove_parts
+from wan_ui.job import ClipRecord, Job
+from wan_ui.jobs.store import Store
+from wan_ui.media import poster, video
+from wan_ui.provenance import embedded_metadata
+
+log = logging.getLogger(__name__)
+
+WriteVideo = Callable[[Path, npt.NDArray[np.uint8], int, Mapping[str, Any]], None]
+"""Writes uint8 frames (T, H, W, 3) to a file, at so many frames per second, with metadata inside the file."""
+
+LOSSLESS_SUFFIX = ".mkv"
+
+
+def clip_files(clip: Path) -> tuple[Path, Path, Path]:
+    """The files of a clip: the MP4, its frames without loss (only of clips that are compared) and its poster."""
+    return clip, clip.with_suffix(LOSSLESS_SUFFIX), clip.with_suffix(poster.SUFFIX)
+
+
+class ClipWriter:
+    """Writes clips into `folder`, a folder of the data folder, under random names.
+
+    A clip that is compared with a trainer's sample also keeps its own frames, without loss, beside the MP4.
+    """
+
+    def __init__(self, store: Store, folder: Path, write_video: WriteVideo) -> None:
+        self._store = store
+        self._folder = folder
+        self._write_video = write_video
+
+    def remove_incomplete_files(self) -> None:
+        """Remove what a killed process was writing. Only for a process that alone uses the data folder."""
+        try:
+            remove_parts(self._folder)
+            for file in self._store.incomplete_files():
+                _remove(self._folder.parent / file)
+        except OSError as error:
+            log.warning("files that a killed process was writing cannot be removed", extra={"reason": error.strerror})
+            return
+        self._store.forget_incomplete_files()
+
+    def write(self, job: Job, index: int, clip: Clip, seconds: Mapping[str, float]) -> None:
+        """Write the clip of generation `index`, whose phases took so many `seconds`.
+
+        Raises Cancelled if the job no longer runs, VideoEncodingFailed, DiskFull or HostError; no file is left then.
+        """
+        path = self._folder / f"{secrets.token_hex(16)}.mp4"
+        file = f"{self._folder.name}/{path.name}"
+        with _host_errors("The folder for videos cannot be created"):
+            # Not its parents: a data folder that is gone took the database with it, and a new one would hide that.
+            self._folder.mkdir(exist_ok=True)
+        self._store.begin_clip(job.id, file)
+        self._write_video(path, clip.frames, clip.fps, embedded_metadata.of_clip(job, index, clip, seconds))
+        _, lossless, still = clip_files(path)
+        stored = False
+        try:
+            with _host_errors("The poster of a video cannot be written"):
+                poster.write(still, clip.frames)
+            if job.training_sample(index) is not None:
+                video.write_lossless(lossless, clip.frames)
+            stored = self._store.add_clip(
+                job.id,
+                ClipRecord(
+                    index=index,
+                    width=clip.width,
+                    height=clip.height,
+                    num_frames=clip.num_frames,
+                    fps=clip.fps,
+                    seed=clip.seed,
+                    file=file,
+                    metadata=clip.metadata,
+                ),
+            )
+        finally:
+            if not stored:
+                _remove(path)
+        if not stored:
+            raise Cancelled("The job was canceled while this video was being written.")
+
+
+def _remove(clip: Path) -> None:
+    for path in clip_files(clip):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _host_errors(problem: str) -> Iterator[None]:
+    """Raises DiskFull or HostError, whose message starts with `problem`, in place of an OSError."""
+    try:
+        with disk_full_mapped("the video"):
+            yield
+    except OSError as error:
+        raise HostError(f"{problem} ({error.strerror}). Check the data folder and its disk.") from error

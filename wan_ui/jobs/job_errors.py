@@ -1,0 +1,49 @@
+"""What a failed generation means for its job: the error that ends the job, or a mark on one cell of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wan_ui.compare import PlannedCell
+from wan_ui.engine.result import Phase
+from wan_ui.errors import CellsFailed, HostError, OutOfMemory, VideoEncodingFailed, WanUIError
+
+
+def prompt_error(error: WanUIError, index: int, count: int) -> Mapping[str, Any]:
+    """The body of the error that ends a job of `count` prompts, with the index of the prompt that failed."""
+    body = {**error.body(), "details": {**error.details, "prompt": index}}
+    if count > 1:
+        body["message"] = f"Prompt {index + 1} of {count}: {error.message}"
+    return body
+
+
+def affects_every_cell(error: WanUIError, phase: Phase) -> bool:
+    """Whether the other cells of a comparison would fail in the same way, because the machine is at fault.
+
+    A cell's own faults are running out of memory once the model is loaded, and a file that could not be encoded.
+    """
+    if isinstance(error, OutOfMemory):
+        return phase in ("checking", "downloading", "loading")
+    return isinstance(error, HostError) and not isinstance(error, VideoEncodingFailed)
+
+
+def cells_failed(cells: Sequence[PlannedCell], failures: Mapping[int, Mapping[str, Any]]) -> CellsFailed:
+    """The error of a comparison, some of whose cells failed. `failures` are error bodies by generation index."""
+    failed = [cell for cell in cells if cell.generation in failures]
+    first = ", ".join(filter(None, (failed[0].column_label, failed[0].row_label)))
+    rest = " The others are kept, and a retry renders only what failed." if len(failed) < len(cells) else ""
+    return CellsFailed(
+        f"{len(failed)} of {len(cells)} cells failed{f'; {first}' if first else ''}: "
+        f"{failures[failed[0].generation]['message']}{rest}",
+        cells=[
+            {
+                "column": cell.column,
+                "row": cell.row,
+                "column_label": cell.column_label,
+                "row_label": cell.row_label,
+                "error": failures[cell.generation],
+            }
+            for cell in failed
+        ],
+    )

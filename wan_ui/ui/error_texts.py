@@ -1,0 +1,62 @@
+"""The page's sentences for refused requests: a field's label and bounds in place of the schema's own wording."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from wan_ui.errors import WanUIError
+from wan_ui.request import LoraItem, PromptItem
+from wan_ui.ui.form_schema import bounds
+
+MOST_SENTENCES = 8
+_BOUND = re.compile(r"(?P<value>.+: )?must be at (?P<which>least|most) (?P<bound>\S+)")
+_PREDICATES = ("must ", "is ", "has ")
+"""What a message begins with that completes a sentence about its field, see wan_ui.field_errors."""
+
+
+def sentences(error: WanUIError, label_of: Callable[[str], str] = str) -> list[str]:
+    """What is wrong, one sentence for each wrong field, else the error's message.
+
+    `label_of` turns a field's `loc`, such as `prompts.0.width`, into the label of its control.
+    """
+    fields: Sequence[Any] = error.details.get("fields") or []
+    if not fields:
+        return [error.message]
+    texts = [field_sentence(label_of(item["loc"]), item["loc"], item["msg"]) for item in fields[:MOST_SENTENCES]]
+    more = len(fields) - MOST_SENTENCES
+    return [*texts, f"and {more} more"] if more > 0 else texts
+
+
+def field_sentence(label: str, location: str, message: str) -> str:
+    """One field's error as a sentence about its control, from a message of the schema or of this app."""
+    bound = _BOUND.fullmatch(message)
+    if bound is not None:
+        return _bound_sentence(label, location, bound)
+    return f"{label} {message}." if message.startswith(_PREDICATES) else f"{label}: {message}"
+
+
+def _bound_sentence(label: str, location: str, match: re.Match[str]) -> str:
+    low, high = field_bounds(location)
+    if match["value"]:  # one of an axis's values, which the message begins with
+        subject = f"{label}: {match['value'].removesuffix(': ')}"
+    else:
+        subject = label
+        if low is not None and high is not None:
+            return f"{subject} must be {between(low, high)}."
+    return f"{subject} must be at {match['which']} {match['bound']}."
+
+
+def field_bounds(location: str) -> tuple[float | None, float | None]:
+    """The smallest and largest value of the field at a `loc`; None for a side without a bound."""
+    name = location.rsplit(".", 1)[-1]
+    for schema in (PromptItem, LoraItem):
+        if name in schema.model_fields:
+            return bounds(schema, name)
+    return None, None
+
+
+def between(low: float, high: float) -> str:
+    """`between 64 and 4096`."""
+    return f"between {int(low) if low == int(low) else low} and {int(high) if high == int(high) else high}"

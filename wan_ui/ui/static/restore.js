@@ -1,0 +1,126 @@
+// A video dropped anywhere on the page, or chosen: its settings by POST /v1/restore, then into the form by an event.
+const root = element.querySelector('.restore');
+const part = (name) => root.querySelector(`[data-part="${name}"]`);
+const box = part('message'), input = part('file');
+const TAKES_VIDEOS = '#match .upload, .trainer-form .upload'; // the trainer's previews are MP4s too
+let current = null, ticket = 0;
+
+const make = (tag, attributes = {}, ...children) => {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+};
+const state = (name) => { root.dataset.state = name; };
+const named = (file) => make('b', {}, file.name);
+const problem = (message) => {
+  state('wrong');
+  box.replaceChildren(make('div', {class: 'problem', role: 'alert'}, message));
+};
+const inView = () => {
+  const box = root.getBoundingClientRect();
+  if (box.top < 0 || box.bottom > window.innerHeight) root.scrollIntoView({block: 'nearest'});
+};
+// While the form takes its values the page grows and shrinks above this box.
+const stayInView = () => {
+  const grown = new ResizeObserver(inView);
+  grown.observe(document.body);
+  const leave = () => grown.disconnect();
+  for (const name of ['wheel', 'touchstart', 'keydown', 'pointerdown']) window.addEventListener(name, leave, {once: true});
+  setTimeout(leave, 1500);
+};
+const button = (what, label) => make('button', {type: 'button', class: 'small', 'data-do': what}, label);
+
+const ask = async (file, query) => {
+  const body = new FormData();
+  body.append('file', file);
+  const reply = await fetch(`v1/restore${query}`, {method: 'POST', body}); // relative, for a proxy's path
+  const answer = await reply.json();
+  if (!reply.ok) throw new Error(answer.detail.error.message);
+  return answer;
+};
+const open = (request, what) => {
+  current.ticket = ticket += 1;
+  current.opens = what;
+  // As text: Gradio takes what holds a `path` for a file of its own.
+  trigger('click', {pressed: {do: what === 'frame' ? 'frame' : 'open', request: JSON.stringify(request), ticket}});
+};
+const take = async (file, query, what) => {
+  ticket += 1;
+  const mine = ticket;
+  state('reading');
+  box.replaceChildren(make('p', {class: 'hint'}, 'Reading ', named(file), '…'));
+  inView();
+  try {
+    const answer = await ask(file, query);
+    if (mine !== ticket) return;
+    current = {file, answer};
+    open(what === 'comparison' ? answer.comparison : answer.request, what);
+  } catch (error) {
+    if (mine !== ticket) return;
+    const gone = error instanceof TypeError || error instanceof SyntaxError;
+    problem(gone ? 'The server did not answer. Try again.' : error.message);
+  }
+};
+const show = () => {
+  const {file, answer, opens} = current;
+  state('done');
+  const cell = answer.cell ? [` (${answer.cell})`] : [];
+  const head = opens === 'comparison' || answer.request.compare
+    ? ['The comparison of ', named(file), ' is in the Compare tab.']
+    : ['The settings of ', named(file), ...cell, ' are in the form.'];
+  const list = make('ul', {}, ...answer.notes.map((note) => make('li', {}, note)));
+  const acts = make('div', {class: 'acts'});
+  if (answer.first_frame === 'missing' && !answer.request.compare) acts.append(button('frame', "Use the video's first frame"));
+  if (answer.comparison && opens !== 'comparison') acts.append(button('comparison', 'Open the whole comparison'));
+  acts.append(button('form', 'Show the form'));
+  box.replaceChildren(make('p', {class: 'found'}, ...head));
+  if (answer.notes.length) box.append(make('p', {class: 'hint'}, 'What differs now:'), list);
+  box.append(acts);
+  inView();
+  stayInView();
+};
+
+watch('value', () => {
+  const answer = props.value;
+  if (!answer || !current || answer.ticket !== current.ticket) return;
+  if (answer.problem) problem(answer.problem);
+  else show();
+});
+input.addEventListener('change', () => {
+  const [file] = input.files;
+  if (file) take(file, '', 'request');
+  input.value = ''; // so that the same file may be chosen again
+});
+box.addEventListener('click', (event) => {
+  const pressed = event.target.closest('button[data-do]');
+  if (!pressed || !current) return;
+  if (pressed.dataset.do === 'form') document.getElementById('models').scrollIntoView({block: 'start'});
+  else if (pressed.dataset.do === 'comparison') open(current.answer.comparison, 'comparison');
+  else take(current.file, '?from_video=true', current.opens === 'comparison' ? 'comparison' : 'frame');
+});
+
+// Anywhere on the page, but where another video is asked for.
+const carried = (event) => {
+  const items = event.dataTransfer ? [...event.dataTransfer.items] : [];
+  return items.some((item) => item.kind === 'file' && item.type === 'video/mp4')
+    && !(event.target.closest && event.target.closest(TAKES_VIDEOS));
+};
+const own = (event) => event.target.closest && root.contains(event.target) && event.target.closest('.drop');
+const over = (is) => document.body.classList.toggle('drops-video', is);
+document.addEventListener('dragover', (event) => {
+  const ours = carried(event) || Boolean(own(event));
+  over(ours);
+  if (!ours) return;
+  event.preventDefault();
+  event.dataTransfer.dropEffect = 'copy';
+}, true);
+document.addEventListener('dragleave', (event) => { if (!event.relatedTarget) over(false); }, true);
+document.addEventListener('drop', (event) => {
+  over(false);
+  if (!carried(event) && !own(event)) return;
+  event.preventDefault();
+  event.stopPropagation();
+  const [file] = event.dataTransfer.files;
+  if (file) take(file, '', 'request');
+}, true);
