@@ -16,7 +16,7 @@ installed here with PyTorch's own hooks, for one video at a time, and removed af
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,8 @@ import torch.distributed as dist
 from diffusers import WanTransformer3DModel
 from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from wan_ui.errors import Cancelled
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,20 @@ class Group:
         dist.all_gather(halves, own, group=self._halves)
         return halves[0], halves[1]
 
-    def agree(self, stop: bool) -> bool:
-        """What the leader says: all ranks go on or stop together, so that none waits for one that left."""
-        flag = torch.tensor([int(stop)])
+    def together(self, report: Callable[[], None]) -> None:
+        """Reports on every rank, and raises Cancelled on all of them where the leader's report did.
+
+        All ranks go on or stop together: one that stopped alone would leave the others waiting for its tokens.
+        """
+        cancelled: Cancelled | None = None
+        try:
+            report()
+        except Cancelled as error:
+            cancelled = error
+        flag = torch.tensor([int(cancelled is not None)])
         dist.broadcast(flag, 0, group=self._control)
-        return bool(flag)
+        if flag:
+            raise cancelled or Cancelled("The video was cancelled.")
 
     def all_agree(self, holds: bool) -> bool:
         """Whether something holds on every rank. All ranks must ask at the same point."""
