@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,8 @@ def main() -> None:
     split = Split(int(guidance), int(sequence))
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=split.ranks)
     engine = Engine(CHECKPOINTS, LORAS, "cpu", group=Group(split, torch.device("cpu")))
-    frames, splits = {}, {}
+    frames: dict[str, Any] = {}
+    splits: dict[str, str] = {}
     for case in cases():
         if case.name in names:
             (clip,) = engine.generate(case.request)
