@@ -1,0 +1,231 @@
+"""Clients of the reference server: its documented bodies, its fields that no model here uses, its other routes."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from tests.fakes import FakeRender, fake_write_video
+from tests.golden_cases import CHECKPOINTS
+from tests.lora_files import write_lora
+from tests.waiting import SECONDS
+from wan_ui.access import LOCAL_ACCESS
+from wan_ui.api.app import create_api
+from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.jobs.service import JobService
+from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import Worker
+from wan_ui.lora.library import Library
+from wan_ui.lora.remote import RemoteFiles
+from wan_ui.media.image import ImageStore
+from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT
+
+PERSON: dict[str, Any] = {
+    "prompt": "[trigger] a photo of a person",
+    "width": 1024,
+    "height": 1024,
+    "seed": 42,
+    "sample_steps": 25,
+    "guidance_scale": 4.0,
+    "neg": "",
+    "num_frames": 41,
+    "fps": 16,
+}
+ONE = [{"path": "my_lora_job/my_lora.safetensors", "network_multiplier": 1.0}]
+PAIR = [
+    {"path": f"my_lora_job/my_{half}_noise.safetensors", "transformer": half, "network_multiplier": 1.0}
+    for half in ("high", "low")
+]
+PLACEHOLDER = "<base64_or_url>"
+ADDRESS = "https://example.com/first_frame.png"
+DOCUMENTED: dict[str, dict[str, Any]] = {
+    "wan22_5b": {"model": "wan22_5b", "trigger_word": "sks", "prompts": [PERSON], "loras": ONE},
+    "wan22_14b_i2v": {
+        "model": "wan22_14b_i2v",
+        "trigger_word": "sks",
+        "prompts": [{**PERSON, "ctrl_img": PLACEHOLDER}],
+        "loras": PAIR,
+    },
+    "wan22_14b_t2v": {"model": "wan22_14b_t2v", "trigger_word": "sks", "prompts": [PERSON], "loras": PAIR},
+    "wan21_i2v_14b": {
+        "model": "wan21_i2v_14b",
+        "trigger_word": "sks",
+        "prompts": [{**PERSON, "ctrl_img": PLACEHOLDER}],
+        "loras": ONE,
+    },
+    "wan21_i2v_14b480p": {
+        "model": "wan21_i2v_14b480p",
+        "trigger_word": "sks",
+        "prompts": [
+            {
+                "prompt": "[trigger] a cinematic shot of a runner on a beach, handheld camera",
+                "neg": "",
+                "seed": 42,
+                "width": 832,
+                "height": 480,
+                "num_frames": 41,
+                "fps": 16,
+                "sample_steps": 25,
+                "guidance_scale": 4.0,
+                "ctrl_img": ADDRESS,
+            }
+        ],
+        "loras": [{"path": "my_wan_job/my_wan_job.safetensors", "network_multiplier": 1.0}],
+    },
+}
+"""The request bodies of the reference server's documentation, by model."""
+
+FOREIGN = {"kv_cache": True, "match_target_res": False}
+SMALL = {"width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
+
+
+def png(shade: int = 80) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (96, 64), (shade, 40, 200)).save(file, "PNG")
+    return file.getvalue()
+
+
+PNG = base64.b64encode(png()).decode()
+
+
+@dataclass
+class Server:
+    """The API over a real job service, whose renders are fake, with the LoRA files that the documentation names."""
+
+    folder: Path
+    service: JobService
+    worker: Worker
+    client: TestClient
+
+    def post(self, body: Any) -> Any:
+        return self.client.post("/v1/inference", json=body)
+
+    def queued(self, body: Any) -> dict[str, Any]:
+        """The result of a request that was accepted, before or after its end."""
+        reply = self.post(body)
+        assert reply.status_code == 200, reply.text
+        result: dict[str, Any] = self.client.get(reply.json()["result_url"]).json()
+        return result
+
+    def made(self, body: Any) -> dict[str, Any]:
+        """The result of a request once it has ended."""
+        request_id = self.queued(body)["request_id"]
+        assert self.worker.wait(request_id, SECONDS)
+        result: dict[str, Any] = self.client.get(f"/v1/requests/{request_id}/result").json()
+        return result
+
+
+@pytest.fixture
+def server(tmp_path: Path, render: FakeRender) -> Iterator[Server]:
+    loras = tmp_path / "loras"
+    for seed, path in enumerate(sorted({item["path"] for body in DOCUMENTED.values() for item in body["loras"]})):
+        write_lora(loras / path, seed=seed)
+    store = Store(tmp_path / "jobs.sqlite")
+    worker = Worker(store, render, tmp_path / "clips", fake_write_video)
+    uploads = tmp_path / "uploads"
+    images = ImageStore(tmp_path / "images", lambda url: png(10), owners=store)
+    environment = replace(UNKNOWN_ENVIRONMENT, transformer_config=Checkpoints(CHECKPOINTS).transformer_config)
+    library = Library(loras, uploads, RemoteFiles(uploads), store)
+    service = JobService(library, images, store, worker, tmp_path, environment=environment)
+    api = create_api(service, lambda: {"status": "ready", "version": "1", "device": "cpu", "queue": 0}, _access)
+    client = TestClient(Starlette(routes=[Mount("/v1", app=api)]), base_url="http://localhost")
+    worker.start()
+    yield Server(tmp_path, service, worker, client)
+    assert worker.stop()
+    store.close()
+
+
+def _access() -> Any:
+    return LOCAL_ACCESS
+
+
+def documented(model: str) -> dict[str, Any]:
+    """A documented body; where its image is only a placeholder, with an image."""
+    body = copy.deepcopy(DOCUMENTED[model])
+    for item in body["prompts"]:
+        if item.get("ctrl_img") == PLACEHOLDER:
+            item["ctrl_img"] = PNG
+    return body
+
+
+@pytest.mark.parametrize("model", DOCUMENTED)
+def test_the_documented_bodies_are_accepted(server: Server, model: str) -> None:
+    result = server.queued(documented(model))
+    metadata = result["metadata"]
+    assert (metadata["model"], metadata["ignored"], len(metadata["lora"])) == (
+        model,
+        [],
+        len(DOCUMENTED[model]["loras"]),
+    )
+    assert metadata["prompts"][0]["prompt"].startswith("sks a ")
+    server.service.cancel(result["request_id"], LOCAL_ACCESS)
+
+
+@pytest.mark.parametrize("model", ["wan22_14b_i2v", "wan21_i2v_14b"])
+def test_a_placeholder_is_refused_as_no_image(server: Server, model: str) -> None:
+    reply = server.post(DOCUMENTED[model])
+    assert (reply.status_code, reply.json()["detail"]["error"]["code"]) == (400, "CONTROL_IMAGE_INVALID")
+
+
+@pytest.mark.parametrize("model", DOCUMENTED)
+def test_the_documented_bodies_with_every_further_field(server: Server, model: str) -> None:
+    body = documented(model) | FOREIGN
+    body["prompts"][0] |= {"resolution": "High", "sampler": "ddim", "ctrl_img_2": PNG, "ctrl_img_3": ADDRESS}
+    result = server.queued(body)
+    expected = ["ctrl_img_2", "ctrl_img_3", "kv_cache", "match_target_res", "resolution", "sampler"]
+    assert result["metadata"]["ignored"] == expected
+    job = server.service.cancel(result["request_id"], LOCAL_ACCESS)
+    assert not {*FOREIGN, "ctrl_img_2", "ctrl_img_3", "resolution"} & {*job.request, *job.request["prompts"][0]}
+    assert PNG not in json.dumps(job.request)
+
+
+def test_ctrl_img_1_is_the_first_frame(server: Server) -> None:
+    prompt = {"prompt": "a fox", **SMALL}
+    alone = server.made({"model": "wan22_5b", "prompts": [{**prompt, "ctrl_img_1": PNG}]})
+    named = server.made({"model": "wan22_5b", "prompts": [{**prompt, "ctrl_img": PNG}]})
+    both = server.made({"model": "wan22_5b", "prompts": [{**prompt, "ctrl_img": ADDRESS, "ctrl_img_1": PNG}]})
+    images = [result["metadata"]["prompts"][0]["image"] for result in (alone, named, both)]
+    assert images[0] is not None and len(set(images)) == 1
+    assert [result["metadata"]["ignored"] for result in (alone, named, both)] == [[], [], ["ctrl_img"]]
+
+
+@pytest.mark.parametrize("name", ["ctrl_img", "ctrl_img_1"])
+def test_a_control_image_for_a_text_to_video_model_is_ignored_with_a_note(server: Server, name: str) -> None:
+    result = server.made({"model": "wan21_1b", "prompts": [{"prompt": "a fox", **SMALL, name: "no image at all"}]})
+    assert result["status"] == "succeeded"
+    assert result["metadata"]["ignored"] == ["ctrl_img"] and result["metadata"]["prompts"][0]["image"] is None
+    assert any("takes no first frame" in note for note in result["metadata"]["notes"])
+
+
+def test_a_comparison_reports_the_ignored_fields_too(server: Server) -> None:
+    compare = {"columns": {"field": "seed", "values": [1, 2]}}
+    body = {"model": "wan21_1b", "prompts": [{"prompt": "a fox", **SMALL, "resolution": "Default"}], "compare": compare}
+    assert server.made(body | FOREIGN)["metadata"]["ignored"] == ["kv_cache", "match_target_res", "resolution"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "loc"),
+    [
+        ({"kv_cache": "yes"}, "kv_cache"),
+        ({"match_target_res": 1}, "match_target_res"),
+        ({"prompts": [{"prompt": "x", "resolution": "Low"}]}, "prompts.0.resolution"),
+        ({"prompts": [{"prompt": "x", "ctrl_img_1": 5}]}, "prompts.0.ctrl_img_1"),
+        ({"nonsense": 1}, "nonsense"),
+    ],
+)
+def test_wrong_values_and_unknown_fields_are_still_refused(server: Server, changes: dict[str, Any], loc: str) -> None:
+    reply = server.post({"model": "wan21_1b", "prompts": [{"prompt": "x"}]} | changes)
+    assert reply.status_code == 422
+    assert [field["loc"] for field in reply.json()["detail"]["error"]["details"]["fields"]] == [loc]
