@@ -217,7 +217,7 @@ def test_an_unknown_model_is_said_with_those_there_are(model: str) -> None:
     with pytest.raises(ModelNotFound) as refusal:
         resolved(request(model=model))
     assert (refusal.value.status, refusal.value.code) == (400, "MODEL_NOT_FOUND")
-    assert refusal.value.details == {"models": list(MODELS)}
+    assert refusal.value.details == {"models": list(MODELS), "supported_models": list(MODELS)}
 
 
 def test_every_model_resolves() -> None:

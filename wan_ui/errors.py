@@ -104,7 +104,7 @@ class JobConfigInvalid(RequestError):
 
 
 class ModelNotFound(RequestError):
-    """There is no model of this id; `details["models"]` lists the ids."""
+    """There is no model of this id; `details["models"]` lists the ids, as does the reference's `supported_models`."""
 
     code, status = "MODEL_NOT_FOUND", 400
 

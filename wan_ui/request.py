@@ -374,7 +374,9 @@ def find_model(model_id: str, models: Mapping[str, WanModel] = MODELS) -> WanMod
     model = models.get(model_id)
     if model is None:
         raise ModelNotFound(
-            f"There is no model {model_id[:80]!r}. Known models: {', '.join(models)}.", models=list(models)
+            f"There is no model {model_id[:80]!r}. Known models: {', '.join(models)}.",
+            models=list(models),
+            supported_models=list(models),
         )
     return model
 

@@ -23,14 +23,19 @@ from tests.lora_files import write_lora
 from tests.waiting import SECONDS
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import create_api
+from wan_ui.api.root import root_routes
+from wan_ui.api.serializers import result_of
 from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.job import ClipRecord
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media.image import ImageStore
+from wan_ui.models import MODELS
 from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT
+from wan_ui.request import parse, resolve
 
 PERSON: dict[str, Any] = {
     "prompt": "[trigger] a photo of a person",
@@ -88,6 +93,7 @@ DOCUMENTED: dict[str, dict[str, Any]] = {
 """The request bodies of the reference server's documentation, by model."""
 
 FOREIGN = {"kv_cache": True, "match_target_res": False}
+HEALTH = {"status": "ready", "version": "1", "device": "cpu", "queue": 0}
 SMALL = {"width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
 
 
@@ -139,8 +145,9 @@ def server(tmp_path: Path, render: FakeRender) -> Iterator[Server]:
     environment = replace(UNKNOWN_ENVIRONMENT, transformer_config=Checkpoints(CHECKPOINTS).transformer_config)
     library = Library(loras, uploads, RemoteFiles(uploads), store)
     service = JobService(library, images, store, worker, tmp_path, environment=environment)
-    api = create_api(service, lambda: {"status": "ready", "version": "1", "device": "cpu", "queue": 0}, _access)
-    client = TestClient(Starlette(routes=[Mount("/v1", app=api)]), base_url="http://localhost")
+    api = create_api(service, lambda: HEALTH, _access)
+    app = Starlette(routes=[Mount("/v1", app=api), *root_routes(lambda: HEALTH)])
+    client = TestClient(app, base_url="http://localhost")
     worker.start()
     yield Server(tmp_path, service, worker, client)
     assert worker.stop()
@@ -229,3 +236,49 @@ def test_wrong_values_and_unknown_fields_are_still_refused(server: Server, chang
     reply = server.post({"model": "wan21_1b", "prompts": [{"prompt": "x"}]} | changes)
     assert reply.status_code == 422
     assert [field["loc"] for field in reply.json()["detail"]["error"]["details"]["fields"]] == [loc]
+
+
+# Routes at the root, times, and the list of models
+
+
+def test_health_and_documentation_are_at_the_root(server: Server) -> None:
+    assert server.client.get("/health").json() == {"status": "healthy"}
+    document = server.client.get("/openapi.json").json()
+    assert document == server.client.get("/v1/openapi.json").json() and "/inference" in document["paths"]
+    for path in ("/docs", "/redoc"):
+        page = server.client.get(path)
+        assert page.status_code == 200 and page.url.path == "/v1/docs" and "swagger" in page.text
+
+
+@pytest.mark.parametrize(("status", "code"), [("starting", 200), ("ready", 200), ("failed", 503)])
+def test_health_at_the_root_follows_the_server(status: str, code: int) -> None:
+    reply = TestClient(Starlette(routes=root_routes(lambda: {"status": status}))).get("/health")
+    assert (reply.status_code, reply.json()["status"] == "healthy") == (code, code == 200)
+
+
+def test_a_result_has_the_times(server: Server) -> None:
+    body = {"model": "wan21_1b", "prompts": [{"prompt": "one", **SMALL}, {"prompt": "two", **SMALL}]}
+    metadata = server.made(body)["metadata"]
+    assert metadata["inference_time"] >= 0
+    rest = metadata["inference_time"]
+    assert metadata["timings"] == {"get_pipeline": rest, "inference_total": 0, "prompts": [{}, {}]}
+
+
+def test_the_times_are_those_of_the_clips_phases(tmp_path: Path) -> None:
+    store = Store(tmp_path / "jobs.sqlite")
+    body = {"model": "wan21_1b", "prompts": [{"prompt": "one", **SMALL}, {"prompt": "two", **SMALL}]}
+    job = store.add(body, resolve(parse(body), str))
+    waiting = result_of("", job, None)["metadata"]
+    assert (waiting["inference_time"], waiting["timings"]["get_pipeline"]) == (None, None)
+    store.claim_next()
+    seconds = {"text": 0.25, "denoise": 4.0, "decode": 1.0}
+    store.add_clip(job.id, ClipRecord(0, 64, 64, 1, 16, 42, "clips/a.mp4", {"seconds": seconds}))
+    store.finish(job.id, "canceled", None)
+    metadata = result_of("", store.job(job.id), None)["metadata"]
+    assert metadata["timings"] == {"get_pipeline": 0, "inference_total": 5.25, "prompts": [{"generate": 5.25}, {}]}
+    store.close()
+
+
+def test_an_unknown_model_is_answered_with_the_known_ones(server: Server) -> None:
+    error = server.post({"model": "flux", "prompts": [{"prompt": "x"}]}).json()["detail"]["error"]
+    assert (error["code"], error["details"]["supported_models"]) == ("MODEL_NOT_FOUND", list(MODELS))
