@@ -471,7 +471,7 @@ WRONG: list[tuple[bytes, str]] = [
     (b'{"model": "wan21_1b", "prompts": [{"prompt": "x"}], "lora": []}', "lora"),
     (b'{"model": "wan21_1b", "prompts": [{"prompt": "x", "steps": 3}]}', "prompts.0.steps"),
     (b'{"model": "wan21_1b", "prompts": [{"prompt": "\\ud800"}]}', "prompts.0.prompt"),
-    (b'{"model": "wan21_1b", "prompts": [{"prompt": "x"}], "loras": [{"path": "x", "network_multiplier": 3}]}',
+    (b'{"model": "wan21_1b", "prompts": [{"prompt": "x"}], "loras": [{"path": "x", "network_multiplier": 5}]}',
      "loras.0.network_multiplier"),
 ]  # fmt: skip
 

@@ -70,7 +70,7 @@ def test_a_path_is_judged_by_the_checkpoints_own_sizes(client: TestClient) -> No
     assert said["candidates"] == ["wan21_1b"]
     assert list(said) == [
         "family", "candidates", "slot", "type", "rank", "alpha", "dtype", "modules", "blocks", "trainer", "step",
-        "trigger_word", "partner", "fits", "messages",
+        "trigger_word", "partner", "fits", "coverage", "messages",
     ]  # fmt: skip
 
 
