@@ -21,6 +21,7 @@ from wan_ui.errors import (
     SingleMoeConfigOnly,
 )
 from wan_ui.field_errors import invalid_request
+from wan_ui.hub_token import HubToken
 from wan_ui.models import (
     DEFAULT_FPS,
     DEFAULT_GUIDANCE_SCALE,
@@ -219,6 +220,9 @@ class InferenceRequest(Wire):
 
     model: str = Field(max_length=200, description="Model id, see /v1/models.")
     recipe: RecipeId = Field("reference", description="Match the reference server or the trainer's preview.")
+    hf_token: HubToken | None = Field(
+        None, exclude=True, description="For its hf:// LoRAs; held in memory, never stored."
+    )
     trigger_word: str | None = Field(None, max_length=LONGEST_TEXT, description="Replaces [trigger] in every prompt.")
     prompts: tuple[PromptItem, ...] = Field(min_length=1, max_length=1000)
     loras: tuple[LoraItem, ...] = Field((), max_length=64, description="Empty: the base model.")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import copy
+import hashlib
 import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from PIL import Image
@@ -20,18 +21,22 @@ from starlette.testclient import TestClient
 from tests.fakes import FakeRender, fake_write_video
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
-from tests.waiting import SECONDS
-from wan_ui.access import LOCAL_ACCESS
+from tests.waiting import SECONDS, wait_until
+from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import create_api
 from wan_ui.api.root import root_routes
 from wan_ui.api.serializers import result_of
 from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.errors import FetchFailed, LoraNotFound
+from wan_ui.identity import Identity
 from wan_ui.job import ClipRecord
+from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
+from wan_ui.lora.hub import OnBytes
 from wan_ui.lora.library import Library
-from wan_ui.lora.remote import RemoteFiles
+from wan_ui.lora.remote import DownloadedFile, RemoteFiles
 from wan_ui.media.image import ImageStore
 from wan_ui.models import MODELS
 from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT
@@ -106,6 +111,33 @@ def png(shade: int = 80) -> bytes:
 PNG = base64.b64encode(png()).decode()
 
 
+TOKEN = "hf_s3cr3t-of-a-request"
+PRIVATE = "hf://someone/private/style.safetensors"
+
+
+class PrivateHub:
+    """In place of RemoteFiles: gives one file to whoever sends TOKEN. `tokens` lists what was sent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = write_lora(folder / "private.safetensors", seed=5)
+        self.tokens: list[str | None] = []
+        self._stored: DownloadedFile | None = None
+
+    def fetch(self, source: str, on_bytes: OnBytes, token: str | None = None) -> tuple[str, ...]:
+        self.tokens.append(token)
+        if token != TOKEN:
+            raise FetchFailed("The Hugging Face hub has no public someone/private.")
+        sha256 = hashlib.sha256(self.file.read_bytes()).hexdigest()
+        self._stored = DownloadedFile("style.safetensors", sha256, 1, "1", "2026-01-01T00:00:00Z", True)
+        return ()
+
+    def downloaded(self, source: str) -> DownloadedFile | None:
+        return self._stored
+
+    def path(self, sha256: str) -> Path:
+        return self.file
+
+
 @dataclass
 class Server:
     """The API over a real job service, whose renders are fake, with the LoRA files that the documentation names."""
@@ -114,6 +146,7 @@ class Server:
     service: JobService
     worker: Worker
     client: TestClient
+    hub: PrivateHub
 
     def post(self, body: Any) -> Any:
         return self.client.post("/v1/inference", json=body)
@@ -143,14 +176,15 @@ def server(tmp_path: Path, render: FakeRender) -> Iterator[Server]:
     uploads = tmp_path / "uploads"
     images = ImageStore(tmp_path / "images", lambda url: png(10), owners=store)
     environment = replace(UNKNOWN_ENVIRONMENT, transformer_config=Checkpoints(CHECKPOINTS).transformer_config)
-    library = Library(loras, uploads, RemoteFiles(uploads), store)
+    hub = PrivateHub(tmp_path)
+    library = Library(loras, uploads, cast(RemoteFiles, hub), store)
     service = JobService(library, images, store, worker, tmp_path, environment=environment)
     api = create_api(service, lambda: HEALTH, _access)
     app = Starlette(routes=[Mount("/v1", app=api), *root_routes(lambda: HEALTH)])
     client = TestClient(app, base_url="http://localhost")
     worker.start()
-    yield Server(tmp_path, service, worker, client)
-    assert worker.stop()
+    yield Server(tmp_path, service, worker, client, hub)
+    assert service.fetcher.stop(SECONDS) and worker.stop()
     store.close()
 
 
@@ -188,7 +222,7 @@ def test_a_placeholder_is_refused_as_no_image(server: Server, model: str) -> Non
 
 @pytest.mark.parametrize("model", DOCUMENTED)
 def test_the_documented_bodies_with_every_further_field(server: Server, model: str) -> None:
-    body = documented(model) | FOREIGN
+    body = documented(model) | FOREIGN | {"hf_token": "hf_*** (optional)"}
     body["prompts"][0] |= {"resolution": "High", "sampler": "ddim", "ctrl_img_2": PNG, "ctrl_img_3": ADDRESS}
     result = server.queued(body)
     expected = ["ctrl_img_2", "ctrl_img_3", "kv_cache", "match_target_res", "resolution", "sampler"]
@@ -282,3 +316,70 @@ def test_the_times_are_those_of_the_clips_phases(tmp_path: Path) -> None:
 def test_an_unknown_model_is_answered_with_the_known_ones(server: Server) -> None:
     error = server.post({"model": "flux", "prompts": [{"prompt": "x"}]}).json()["detail"]["error"]
     assert (error["code"], error["details"]["supported_models"]) == ("MODEL_NOT_FOUND", list(MODELS))
+
+
+# The token of a request
+
+
+def with_token(token: str | None = TOKEN) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "model": "wan21_1b",
+        "prompts": [{"prompt": "a fox", **SMALL}],
+        "loras": [{"path": PRIVATE}],
+    }
+    return body if token is None else body | {"hf_token": token}
+
+
+def test_a_token_is_for_the_requests_downloads_and_kept_nowhere(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    server.service.fetcher.start()
+    result = server.made(with_token())
+    assert result["status"] == "succeeded" and server.hub.tokens == [TOKEN]
+    assert "hf_token" not in result["metadata"]["ignored"]
+    without = server.made(with_token(None))
+    assert (without["status"], without["error"]["code"]) == ("failed", "FETCH_FAILED")
+    assert server.hub.tokens == [TOKEN, None]
+    server.service.cancel(server.queued({**documented("wan22_5b"), "hf_token": TOKEN})["request_id"], LOCAL_ACCESS)
+    files = [path for path in server.folder.rglob("*") if path.is_file()]
+    assert len(files) > 5 and [path for path in files if TOKEN.encode() in path.read_bytes()] == []
+    assert TOKEN not in caplog.text + json.dumps([result, without])
+
+
+def test_a_file_that_came_by_a_token_is_not_for_others(server: Server) -> None:
+    server.service.fetcher.start()
+    assert server.made(with_token())["status"] == "succeeded"
+    guest = Access(Identity("a" * 32, owner=False), shared=False)
+    with pytest.raises(LoraNotFound):
+        server.service.library.locate(PRIVATE, guest)
+    assert server.service.library.locate(PRIVATE, LOCAL_ACCESS).name == "style.safetensors"
+
+
+def test_a_job_whose_token_is_lost_fails_and_no_other(server: Server) -> None:
+    """The fetcher of another process has not seen the requests."""
+    lost = server.queued(with_token())["request_id"]
+    other = server.queued(with_token(None))["request_id"]
+    plain = server.made({"model": "wan21_1b", "prompts": [{"prompt": "a fox", **SMALL}]})
+    store = Store(server.folder / "jobs.sqlite")
+    library = server.service.library
+    fetcher = Fetcher(store, library, lambda model, component: None, lambda: None)
+    fetcher.start()
+    wait_until(lambda: all(store.job(job).finished_at for job in (lost, other)), state=lambda: store.job(other))
+    assert fetcher.stop(SECONDS)
+    codes = [(store.job(job).error or {})["code"] for job in (lost, other)]
+    assert codes == ["HF_TOKEN_NEEDED", "FETCH_FAILED"] and plain["status"] == "succeeded"
+    assert server.hub.tokens == [None]
+    store.close()
+
+
+@pytest.mark.parametrize("token", ["a\nb", "é", "x" * 501, 5])
+def test_a_token_that_is_none_is_refused_and_not_repeated(server: Server, token: Any) -> None:
+    reply = server.post(with_token(token))
+    assert [field["loc"] for field in reply.json()["detail"]["error"]["details"]["fields"]] == ["hf_token"]
+    assert str(token) == "5" or str(token) not in reply.text
+
+
+def test_an_empty_token_is_none(server: Server) -> None:
+    server.service.fetcher.start()
+    assert server.made(with_token(" "))["error"]["code"] == "FETCH_FAILED" and server.hub.tokens == [None]

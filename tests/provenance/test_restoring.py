@@ -169,7 +169,7 @@ COMPARE: dict[str, Any] = {
 NOT_WITH_THAT_RECIPE = {"speedup"}  # has a test of its own
 OF_SOME_MODELS = {"boundary", "switch_step", "guidance_scale_2", "ctrl_img_last"}  # tests/test_request.py
 NEVER = {"training_sample"}  # its id would open an imported job to whoever holds the clip
-FOREIGN = set(FOREIGN_FIELDS)  # these are not stored: tests/api/test_reference_client.py
+FOREIGN = {"hf_token", *FOREIGN_FIELDS}  # these are not stored: tests/api/test_reference_client.py
 FOREIGN_OF_A_PROMPT = set(FOREIGN_PROMPT_FIELDS)
 
 
