@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from wan_ui.api.schemas import CellStatus
@@ -93,6 +94,8 @@ def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
     first = job.generations[0]
     metadata = {
         "model": first.model,
+        "inference_time": _seconds_between(job.started_at, job.finished_at),
+        "timings": _timings(job, clips),
         "recipe": first.recipe,
         "speedup": first.speedup,
         "ignored": sorted({name for generation in job.generations for name in generation.ignored}),
@@ -104,6 +107,34 @@ def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
         ],
     }
     return metadata | {"compare": _compare(root, job, running)} if job.cells else metadata
+
+
+def _seconds_between(start: str | None, end: str | None) -> float | None:
+    if start is None or end is None:
+        return None
+    return round((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds(), 3)
+
+
+def _timings(job: Job, clips: Mapping[int, ClipRecord]) -> dict[str, Any]:
+    """Seconds under the reference server's names: `generate` is what a clip's phases from the text on took.
+
+    `get_pipeline` is the rest of the request's time: loading, mostly, and writing. A clip that is not finished, or
+    whose phases were not measured, has no `generate`.
+    """
+    generate = {
+        index: round(sum(clip.metadata["seconds"].values()), 4)
+        for index, clip in clips.items()
+        if clip.metadata.get("seconds")
+    }
+    generating = round(sum(generate.values()), 4)
+    total = _seconds_between(job.started_at, job.finished_at)
+    return {
+        "get_pipeline": None if total is None else max(0.0, round(total - generating, 4)),
+        "inference_total": generating,
+        "prompts": [
+            {"generate": generate[index]} if index in generate else {} for index in range(len(job.generations))
+        ],
+    }
 
 
 def _adjusted(generations: tuple[Generation, ...]) -> list[dict[str, Any]]:
