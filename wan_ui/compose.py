@@ -222,7 +222,14 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         return _middleware(GradioFiles(quota, services.service, access, files), services, settings, sign_in)
 
     max_upload = int(settings.max_upload_gb * 1e9)
-    api = create_api(services.service, services.health, access, file_limit=max_upload, scratch=services.uploads)
+    api = create_api(
+        services.service,
+        services.health,
+        access,
+        file_limit=max_upload,
+        scratch=services.uploads,
+        reference_errors=settings.compat == "reference",
+    )
     mount = Mount("/v1", app=api)
     mount.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
     login = sign_in.login

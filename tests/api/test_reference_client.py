@@ -383,3 +383,43 @@ def test_a_token_that_is_none_is_refused_and_not_repeated(server: Server, token:
 def test_an_empty_token_is_none(server: Server) -> None:
     server.service.fetcher.start()
     assert server.made(with_token(" "))["error"]["code"] == "FETCH_FAILED" and server.hub.tokens == [None]
+
+
+# --compat reference
+
+
+@pytest.fixture
+def compatible(server: Server) -> TestClient:
+    """The same service as the reference server's clients see it with --compat reference."""
+    api = create_api(server.service, lambda: HEALTH, _access, reference_errors=True)
+    return TestClient(Starlette(routes=[Mount("/v1", app=api)]), base_url="http://localhost")
+
+
+def test_the_error_of_a_request_is_text(server: Server, compatible: TestClient) -> None:
+    server.service.fetcher.start()
+    made = server.made(with_token(None))
+    path = f"/v1/requests/{made['request_id']}"
+    errors = [compatible.get(f"{path}/{what}").json()["error"] for what in ("status", "result")]
+    assert errors == [made["error"]["message"]] * 2
+    done = server.made({"model": "wan21_1b", "prompts": [{"prompt": "a fox", **SMALL}]})
+    assert compatible.get(f"/v1/requests/{done['request_id']}/status").json()["error"] is None
+
+
+def test_wrong_fields_are_a_list_as_fastapi_sends_it(compatible: TestClient) -> None:
+    body = {"model": "wan21_1b", "prompts": [{"prompt": "x", "width": 1}], "loras": [{"transformer": "low"}]}
+    reply = compatible.post("/v1/inference", json=body)
+    assert reply.status_code == 422
+    detail = reply.json()["detail"]
+    assert [item["loc"] for item in detail] == [["body", "prompts", 0, "width"], ["body", "loras", 0, "path"]]
+    assert [item["msg"] for item in detail] == ["must be at least 64", "is missing"]
+    assert all(set(item) == {"type", "loc", "msg", "input"} for item in detail)
+    whole = compatible.post("/v1/inference", json=[]).json()["detail"]
+    assert [item["loc"] for item in whole] == [["body"]]
+    parameter = compatible.get("/v1/requests/" + "x" * 201 + "/status")
+    assert (parameter.status_code, parameter.json()["detail"][0]["loc"]) == (422, ["path", "request_id"])
+
+
+def test_other_errors_keep_their_form(compatible: TestClient) -> None:
+    body = {"model": "flux", "prompts": [{"prompt": "x"}]}
+    reply = compatible.post("/v1/inference", json=body)
+    assert (reply.status_code, reply.json()["detail"]["error"]["code"]) == (400, "MODEL_NOT_FOUND")

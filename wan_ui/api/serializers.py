@@ -27,7 +27,11 @@ _PROMPT_FIELDS = (
 )  # fmt: skip
 
 
-def status_of(job: Job) -> dict[str, Any]:
+def _error_of(job: Job, as_text: bool) -> Mapping[str, Any] | str | None:
+    return job.error if job.error is None or not as_text else str(job.error["message"])
+
+
+def status_of(job: Job, error_as_text: bool = False) -> dict[str, Any]:
     """A job as RequestStatus."""
     return {
         "request_id": job.id,
@@ -35,17 +39,17 @@ def status_of(job: Job) -> dict[str, Any]:
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
-        "error": job.error,
+        "error": _error_of(job, error_as_text),
     }
 
 
-def result_of(root: str, job: Job, running: Running | None) -> dict[str, Any]:
+def result_of(root: str, job: Job, running: Running | None, error_as_text: bool = False) -> dict[str, Any]:
     """A job as RequestResult. `root` is where the API is, `running` what of the job is rendered now."""
     return {
         "request_id": job.id,
         "status": job.status,
         "outputs": _outputs(root, job),
-        "error": job.error,
+        "error": _error_of(job, error_as_text),
         "created_at": job.created_at,
         "finished_at": job.finished_at,
         "metadata": _metadata(root, job, running),
