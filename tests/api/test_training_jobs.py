@@ -125,7 +125,7 @@ def test_a_zip_becomes_requests_that_make_its_previews(client: TestClient, worke
     beside = found["comparison"]
     assert beside["exact"] and beside["causes"] == [] and beside["mean_psnr"] > 30
     assert len(beside["psnr"]) == 9 and (beside["width"], beside["num_frames"], beside["fps"]) == (96, 9, 16)
-    assert found["text"].startswith("Training preview against this run: 0 red, 0 amber, 23 green")
+    assert found["text"].startswith("Training preview against this run: 0 red, 0 amber, 25 green")
 
     other = rendered(client, worker, {**first, "prompts": [{**first["prompts"][0], "seed": 8}]})
     found = client.get(f"/v1/requests/{other}/checklist").json()
@@ -277,7 +277,7 @@ def test_jobs_outlast_the_process(
     again = JobService(service.library, service.images, worker._store, worker, data, environment=environment)
     assert [row.state for row in again.sample_comparisons.check(again.job(job_id, LOCAL_ACCESS), 0).rows] == [
         "green"
-    ] * 23
+    ] * 25
 
 
 # Hostile input

@@ -35,7 +35,16 @@ from wan_ui.models import MODELS
 from wan_ui.request import InferenceRequest, LoraItem, TrainingSample
 from wan_ui.text import one_line
 from wan_ui.trainer.checklist import Target
-from wan_ui.trainer.folder import CheckpointFiles, JobFolder, Limits, SampleFile, locate_folder, read_folder, unpack
+from wan_ui.trainer.folder import (
+    CheckpointFiles,
+    JobFolder,
+    Limits,
+    SampleFile,
+    check_kind,
+    locate_folder,
+    read_folder,
+    unpack,
+)
 from wan_ui.trainer.job import Imported, import_job, not_here
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
 from wan_ui.trainer.sample_files import SampleFacts, decode
@@ -161,6 +170,7 @@ class ImportedJobs:
         """
         with path.open("rb") as file:
             start = file.read(LARGEST_TEXT + 1)
+        check_kind(start)
         if start[:2] != b"PK":
             return self.import_config(start, one_line(name, 120))
         with self._staged() as stage:
@@ -187,6 +197,9 @@ class ImportedJobs:
         with self._staged() as stage:
             root = stage / FILES
             root.mkdir()
+            loras = [name for _, name in files if name.lower().endswith(".safetensors")]
+            if len(loras) == len(files):
+                raise _invalid("these are LoRA files. Choose them on the model's tab, or add their job's config.yaml")
             zips = [path for path, name in files if name.lower().endswith(".zip")]
             if len(zips) > 1:
                 raise _invalid("there are several ZIPs: import one job at a time")
