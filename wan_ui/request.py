@@ -216,6 +216,11 @@ class InferenceRequest(Wire):
     vae_tiling: Bool = Field(
         False, description="Decode in tiles, as the trainer does with low_vram or vae_tiling; otherwise whole."
     )
+    apply_exif: Bool = Field(
+        False,
+        description="Turn first and last frames by their EXIF orientation. Otherwise they are used as stored, as by "
+        "the reference server and the trainer.",
+    )
     speedup: Speedup = Field(
         "none",
         description="Trade exactness for memory or time: fp8_storage, fp8_products or step_cache. Other frames than "
