@@ -280,6 +280,34 @@ def test_jobs_outlast_the_process(
     ] * 25
 
 
+def test_a_job_of_the_jobs_folder_is_read_in_place_and_named_without_its_path(
+    service: JobService, worker: Worker, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    folder = write_job(output / "fox", PAIR, sides=("_high_noise", "_low_noise"))
+    before = sorted(folder.rglob("*"))
+    library = Library(tmp_path / "loras", data / "uploads", further={"jobs": lambda: (output,)})
+    environment = Environment(transformer_config=tiny)
+    again = JobService(library, service.images, worker._store, worker, data, environment=environment)
+    assert library.folders_with(("config.yaml",)) == ["jobs/fox"]
+    guest = Access(Identity("guest", owner=False), shared=False)
+    app = create_api(again, dict, lambda: guest, scratch=data / "uploads")
+    client = TestClient(Starlette(routes=[Mount("/v1", app=app)]), base_url="http://localhost:7860")
+    reply = client.post(IMPORT, json={"folder": "jobs/fox"})
+    assert reply.status_code == 200, reply.text
+    assert str(tmp_path) not in reply.text
+    job = reply.json()
+    assert [item["path"] for item in job["requests"][0]["loras"]] == [
+        "jobs/fox/fox_high_noise.safetensors", "jobs/fox/fox_low_noise.safetensors",
+    ]  # fmt: skip
+    assert sorted(folder.rglob("*")) == before
+    sample = client.get(f"/v1/jobs/{job['id']}/samples/250/0")
+    assert sample.status_code == 200 and sample.content[:4] == b"RIFF"
+    for source in ("jobs/../loras", "jobs/gone", "output/fox", str(folder)):
+        refused = client.post(IMPORT, json={"folder": source})
+        assert refused.status_code == 400, source
+
+
 # Hostile input
 
 
