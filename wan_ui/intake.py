@@ -114,10 +114,12 @@ def prepare(
     drafts, grid, lora_notes = _expand(request, model, pair, random_seed, checks)
     used = {use.path for draft in drafts for use in draft.loras}
     written = dict.fromkeys(image for draft in drafts for image in (draft.image, draft.image_last) if image is not None)
-    hashes = {image: images.put(image, access) for image in written}
+    put = images.put_upright if request.apply_exif else images.put
+    hashes = {image: put(image, access) for image in written}
+    image_notes = [note for sha256 in dict.fromkeys(hashes.values()) for note in images.notes(sha256, access)]
     stored = _with_images(request, hashes)
     drafts = tuple(_with_hashes(draft, hashes) for draft in drafts)
-    resolved = _resolved(model, drafts, grid, lora_notes, hashes)
+    resolved = _resolved(model, drafts, grid, (*lora_notes, *image_notes), hashes)
     return PreparedRequest(
         resolved.generations,
         resolved.notes,
