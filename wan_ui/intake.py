@@ -20,6 +20,7 @@ from wan_ui.render_order import plan_cells
 from wan_ui.request import (
     FOREIGN_FIELDS,
     FOREIGN_PROMPT_FIELDS,
+    Axis,
     Generation,
     InferenceRequest,
     PromptItem,
@@ -93,11 +94,14 @@ def prepare(
 
     In this order: schema; a comparison's values, all of them; model, LoRA slots and control image rules; LoRA files,
     and whether they fit; control images, stored last so that a refused request leaves nothing behind. Equal control
-    images are stored once. Of LoRAs that have to be downloaded only the address is checked. Uploads that `access` may
+    images are stored once. The owner may give absolute LoRA paths below the folders of the library; they are stored
+    as relative ones. Of LoRAs that have to be downloaded only the address is checked. Uploads that `access` may
     not use are refused as missing.
     Raises what request.parse, compare.expand, request.resolve, Library.locate, check_fit and ImageStore.put raise.
     """
     request = parse(body)
+    if access.identity.owner and any(path.startswith("/") for path in named_loras(request)):
+        request = _with_sources(request, library.relative)
     model = find_model(request.model)
     named = named_loras(request)
     awaited = tuple(path for path in named if is_remote(path))
@@ -244,6 +248,28 @@ def _with_images(request: InferenceRequest, hashes: Mapping[str, str]) -> Infere
         return item.model_copy(update={**dict.fromkeys(FOREIGN_PROMPT_FIELDS), **kept})
 
     return request.model_copy(update={**dict.fromkeys(FOREIGN_FIELDS), "prompts": tuple(map(stored, request.prompts))})
+
+
+def _with_sources(request: InferenceRequest, source_of: Callable[[str], str]) -> InferenceRequest:
+    """The request with every LoRA path, also those of its axes, replaced by what `source_of` makes of it."""
+
+    def value_of(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {half: value_of(path) for half, path in value.items()}
+        return source_of(value) if isinstance(value, str) else value
+
+    def axis_of(axis: Axis | None) -> Axis | None:
+        if axis is None or axis.field != "lora":
+            return axis
+        return axis.model_copy(update={"values": tuple(map(value_of, axis.values))})
+
+    update: dict[str, Any] = {
+        "loras": tuple(item.model_copy(update={"path": source_of(item.path)}) for item in request.loras)
+    }
+    if request.compare is not None:
+        axes = {"columns": axis_of(request.compare.columns), "rows": axis_of(request.compare.rows)}
+        update["compare"] = request.compare.model_copy(update=axes)
+    return request.model_copy(update=update)
 
 
 def _pair(library: Library, access: Access, path: str) -> Mapping[str, str] | None:

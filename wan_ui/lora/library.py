@@ -101,6 +101,15 @@ class Library:
                 return str(PurePosixPath(prefix, path.relative_to(root).as_posix()))
         return None
 
+    def relative(self, source: str) -> str:
+        """The path in requests of an absolute path below one of `roots`; any other source as it is."""
+        if not Path(source).is_absolute():
+            return source
+        try:
+            return self.source_of(Path(source).resolve()) or source
+        except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a null byte: locate refuses it
+            return source
+
     def folders_with(self, names: Collection[str]) -> list[str]:
         """The folders of listed files that hold a file of one of these names."""
         folders = dict.fromkeys(str(PurePosixPath(path).parent) for path in self.listing())
