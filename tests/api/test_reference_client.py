@@ -53,7 +53,7 @@ PERSON: dict[str, Any] = {
     "num_frames": 41,
     "fps": 16,
 }
-ONE = [{"path": "my_lora_job/my_lora.safetensors", "network_multiplier": 1.0}]
+ONE: list[dict[str, Any]] = [{"path": "my_lora_job/my_lora.safetensors", "network_multiplier": 1.0}]
 PAIR = [
     {"path": f"my_lora_job/my_{half}_noise.safetensors", "transformer": half, "network_multiplier": 1.0}
     for half in ("high", "low")
