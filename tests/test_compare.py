@@ -435,7 +435,7 @@ def test_every_wrong_value_is_named() -> None:
         ({}, "path"),
         ({"single": "a"}, "path"),
         ({"high": ""}, "at least 1"),
-        ({"high": 3}, "string"),
+        ({"high": 3}, "must be text"),
         ({"high": None, "low": None}, "path"),
         ("no_side.safetensors", "neither high nor low"),
     ],
@@ -671,7 +671,7 @@ def test_a_prompt_may_bring_its_own_seed_and_preview() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({"seed": 7}, "prompt: Field required"),
+        ({"seed": 7}, "prompt: is missing"),
         ({"prompt": "b", "width": 64}, "width is the same in all cells"),
         ({"prompt": "b", "ctrl_img": "x"}, "ctrl_img is the same in all cells"),
         ({"prompt": "b", "seed": -1}, "cannot be compared"),
@@ -679,7 +679,7 @@ def test_a_prompt_may_bring_its_own_seed_and_preview() -> None:
         ({"prompt": "b", "sample_steps": 0}, "sample_steps: "),
         ({"prompt": "b", "training_sample": {"job": "x"}}, "training_sample.job: "),
         ({"prompt": 3}, "prompt: "),
-        ({}, "prompt: Field required"),
+        ({}, "prompt: is missing"),
     ],
 )
 def test_a_prompt_with_anything_else_is_refused(value: Any, said: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from wan_ui import field_errors
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import WanModel
 from wan_ui.request import MOST_CELLS, Axis, AxisField, BaseFiles, InferenceRequest, LoraItem, PromptItem, Wire
@@ -230,7 +231,7 @@ def _by_whole_schema(value: Mapping[str, Any]) -> Value:
         return PromptItem.model_validate(value).model_dump(include=set(value), exclude_none=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise _WrongValue(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise _WrongValue(f"{'.'.join(map(str, first['loc']))}: {field_errors.message(first)}") from None
 
 
 def _by_schema(schema: type[Wire], rest: Mapping[str, Any], name: str, value: Any) -> Any:
@@ -238,7 +239,7 @@ def _by_schema(schema: type[Wire], rest: Mapping[str, Any], name: str, value: An
     try:
         return getattr(schema.model_validate({**rest, name: value}), name)
     except ValidationError as error:
-        raise _WrongValue(error.errors(include_url=False, include_input=False)[0]["msg"]) from None
+        raise _WrongValue(field_errors.message(error.errors(include_url=False, include_input=False)[0])) from None
 
 
 def _files(value: Any, model: WanModel, pair: Pair) -> Value:

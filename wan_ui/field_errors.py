@@ -28,6 +28,7 @@ _MESSAGES = {
     "literal_error": "must be {expected}",
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
+    "string_pattern_mismatch": "has a value that is not allowed",
     "string_too_long": "must have at most {max_length} characters",
     "string_too_short": "must have at least {min_length} characters",
     "string_type": "must be text",
@@ -54,5 +55,5 @@ def invalid_request(errors: Iterable[Any]) -> InvalidRequest:
     """The error to answer with, for pydantic's error items; the message is about the first of them."""
     fields = [{"loc": location(error), "msg": message(error)} for error in errors]
     first = fields[0]
-    colon = "" if first["msg"].startswith(("must", "is ")) else ":"
+    colon = "" if first["msg"].startswith(("must ", "is ", "has ")) else ":"
     return InvalidRequest(f"{first['loc']}{colon} {first['msg'].rstrip('.')}.", fields=fields)

@@ -1,4 +1,4 @@
-"""The log: one event a line on standard error, as JSON or for the eye; it knows no event's meaning.
+"""The log: one event per line on standard error, as JSON or as text.
 
 An event is a logging call whose `extra` holds its facts, such as the `request_id` of the job it is about.
 """

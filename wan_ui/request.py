@@ -162,7 +162,7 @@ class LoraItem(Wire):
         description="A file under the LoRA folder, upload://<id>, http(s)://… or hf://org/name/file.safetensors[@revision].",
     )
     transformer: Literal["low", "high"] | None = Field(None, description="Two-transformer models only.")
-    network_multiplier: Float = Field(1.0, ge=-2, le=2, description="LoRA scale; 0 is not attached.")
+    network_multiplier: Float = Field(1.0, ge=-4, le=4, description="LoRA scale; 0 is not attached.")
 
 
 def _file_name(value: str) -> str:

@@ -1,4 +1,4 @@
-"""The public link: a tunnel program that is started, read, stopped, and never left behind; it knows no page."""
+"""The public link: starts a tunnel program, reads its output, and always stops it."""
 
 from __future__ import annotations
 

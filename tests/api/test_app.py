@@ -1,4 +1,4 @@
-"""Every route of /v1 and every error it can answer, on a real job store behind a desk of twenty lines."""
+"""Every route of /v1 and every error it can answer, on a real job store behind a job service of twenty lines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIMIT = 100_000
 
 
 class ShelfDesk:
-    """A desk that files requests and never runs them; `mishap` is raised by the next submit."""
+    """A job service that stores requests and never runs them; `mishap` is raised by the next submit."""
 
     imported_jobs: Any = None  # test_trainer.py does
     sample_comparisons: Any = None
@@ -471,7 +471,7 @@ WRONG: list[tuple[bytes, str]] = [
     (b'{"model": "wan21_1b", "prompts": [{"prompt": "x"}], "lora": []}', "lora"),
     (b'{"model": "wan21_1b", "prompts": [{"prompt": "x", "steps": 3}]}', "prompts.0.steps"),
     (b'{"model": "wan21_1b", "prompts": [{"prompt": "\\ud800"}]}', "prompts.0.prompt"),
-    (b'{"model": "wan21_1b", "prompts": [{"prompt": "x"}], "loras": [{"path": "x", "network_multiplier": 3}]}',
+    (b'{"model": "wan21_1b", "prompts": [{"prompt": "x"}], "loras": [{"path": "x", "network_multiplier": 5}]}',
      "loras.0.network_multiplier"),
 ]  # fmt: skip
 

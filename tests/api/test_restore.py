@@ -1,4 +1,4 @@
-"""POST /v1/restore on a real desk: a video's settings, its first frame, and every file that is none of ours."""
+"""POST /v1/restore on a real job service: a video's settings, its first frame, and every file that is none of ours."""
 
 from __future__ import annotations
 

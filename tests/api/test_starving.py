@@ -43,6 +43,7 @@ class HeldDesk(ShelfDesk):
             "candidates": [],
             "modules": 0,
             "fits": {},
+            "coverage": {},
             "messages": [],
         }
 

@@ -216,7 +216,7 @@ def test_a_preview_of_ones_own_beside_a_result(page: Page, trainer_app: App, tmp
     expect(page.locator("#match .verdict")).to_contain_text("The same video")
     expect(page.locator("#match")).not_to_contain_text("Compared with the MP4")
     upload.set_input_files({"name": "x.webp", "mimeType": "image/webp", "buffer": b"<html>"})
-    expect(page.locator("#match .problem")).to_contain_text("no image or video")
+    expect(page.locator("#match .problem")).to_contain_text("not an image or a video")
 
 
 def test_what_cannot_be_read_is_said(page: Page, trainer_app: App, tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ class Inspection(BaseModel):
     trigger_word: str | None
     partner: str | None = Field(description="The other half of a pair, as a path for a request.")
     fits: dict[str, Literal["yes", "no", "unknown"]] = Field(description="By model id.")
+    coverage: dict[str, float] = Field(description="By model id: the share of its layers that the model has, 0 to 1.")
     messages: list[str]
 
 

@@ -20,6 +20,7 @@ from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.lora.hash_cache import HashCache, file_mark, read_sha256
 from wan_ui.lora.header import LoraHeader, read_header
 from wan_ui.lora.hub import OnBytes
+from wan_ui.lora.metadata import ADAPTER_CONFIG
 from wan_ui.lora.pair_names import partner_name
 from wan_ui.lora.remote import RemoteFiles, is_remote
 from wan_ui.lora.report import describe
@@ -308,7 +309,7 @@ class Library:
         """The file with its header and hash, which are read again only when it changes."""
         try:
             stat = path.stat()
-            key = (str(path), file_mark(stat), name)
+            key = (str(path), file_mark(stat), _config_mark(path), name)
             with self._lock:
                 cached = self._checked_files.get(key)
                 if cached is not None:
@@ -356,3 +357,11 @@ def _file_in(root: Path, source: str, shown: str) -> Path:
     if not inside or not is_file:
         raise LoraNotFound(f"There is no LoRA {shown} under the LoRA folder.", path=shown)
     return path
+
+
+def _config_mark(path: Path) -> object:
+    """Changes whenever PEFT's adapter_config.json beside a file does, which states the file's alpha."""
+    try:
+        return file_mark(path.with_name(ADAPTER_CONFIG).stat())
+    except OSError:
+        return None

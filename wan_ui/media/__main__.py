@@ -1,4 +1,4 @@
-"""`python -m wan_ui.media FILE.mp4`: prints what a video made by wan-ui carries, as JSON; it knows no server."""
+"""`python -m wan_ui.media FILE.mp4`: prints the settings inside a video made by wan-ui, as JSON."""
 
 from __future__ import annotations
 

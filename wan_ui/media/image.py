@@ -1,4 +1,4 @@
-"""The control image's way in: base64, address or upload, checked once and kept by its SHA-256; it knows no models."""
+"""Stores control images (base64, URL or upload), checked once and named by their SHA-256."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clip's still: the small picture that stands for it before it plays; it knows neither jobs nor doors."""
+"""Poster of a clip: the small image that is shown before it plays."""
 
 from __future__ import annotations
 

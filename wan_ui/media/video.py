@@ -1,4 +1,4 @@
-"""Frames to an MP4 with its request inside, and back; it knows neither jobs nor models."""
+"""Writes frames as an MP4 with embedded settings, and reads them back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIRST_FRAME_SECONDS = 30.0
 METADATA_KEY = "comment"  # MP4 keeps this one without -movflags use_metadata_tags
 _SCALER = "bicubic+accurate_rnd+full_chroma_int"
 # scale converts and marks the matrix and range; primaries and transfer come from rawvideo as "unknown", and the
-# encoder takes what the frames say over its own options, so the frames are told. Untagged, a browser guesses BT.601
+# encoder takes what the frames say over its own options, so the frames are tagged. Untagged, a browser guesses BT.601
 # for small sizes and BT.709 for large ones.
 _TO_BT709 = (
     f"scale=out_color_matrix=bt709:out_range=tv:flags={_SCALER},format=yuv420p,"

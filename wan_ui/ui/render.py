@@ -319,7 +319,7 @@ def _effect_line(slot: str, report: Mapping[str, Any]) -> EffectLine:
         facts.append(f"first prediction by {percent(change_of_first_step)}")
     text = f"{', '.join(facts)}."
     if dropped:
-        state = state or "lost"
+        state = state or ("lost" if 2 * in_use >= in_file else "dead")
         reasons = sorted({str(item["why"]) for item in dropped})
         text += f" {plural(len(dropped), 'module')} left out: {'; '.join(reasons[:3])}."
     names = " + ".join(f"{file['name']} × {number(file['network_multiplier'])}" for file in files)
