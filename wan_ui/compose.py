@@ -20,6 +20,7 @@ from wan_ui import logs
 from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.api.app import create_api
+from wan_ui.api.root import root_routes
 from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.checkpoints.sources import CheckpointSources
@@ -225,7 +226,14 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         return _middleware(GradioFiles(quota, services.service, access, files), services, settings, sign_in)
 
     max_upload = int(settings.max_upload_gb * 1e9)
-    api = create_api(services.service, services.health, access, file_limit=max_upload, scratch=services.uploads)
+    api = create_api(
+        services.service,
+        services.health,
+        access,
+        file_limit=max_upload,
+        scratch=services.uploads,
+        reference_errors=settings.compat == "reference",
+    )
     mount = Mount("/v1", app=api)
     mount.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
     login = sign_in.login
@@ -253,7 +261,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
             _frontend=False,  # else Gradio requests its own page and gives up after 3 seconds
             max_file_size=max_upload,
             app_kwargs={
-                "routes": [mount, services.metrics.route()],
+                "routes": [mount, services.metrics.route(), *root_routes(services.health)],
                 "lifespan": around(wrap),
                 "openapi_url": None,
             },

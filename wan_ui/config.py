@@ -18,6 +18,8 @@ COMPILE_MODES: tuple[CompileMode, ...] = ("auto", "exact", "fast", "off")
 MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "resident", "pair", "stream")
 LogFormat = Literal["auto", "json", "text"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("auto", "json", "text")
+Compat = Literal["none", "reference"]
+COMPATS: tuple[Compat, ...] = ("none", "reference")
 
 _BOUNDS: Mapping[str, Callable[[float, float], bool]] = {
     "at_least": operator.ge,
@@ -190,6 +192,12 @@ class Settings:
         "auto",
         "one event a line, as JSON or as text (default: {default}, text in a terminal and JSON elsewhere)",
         choices=LOG_FORMATS,
+    )
+    compat: Compat = _setting(
+        "none",
+        "reference: errors in the exact form of the reference server, for its clients: those of a request as text, "
+        "those of wrong fields as FastAPI's list (default: {default})",
+        choices=COMPATS,
     )
     allow_url_hosts: tuple[str, ...] = _setting(
         (),

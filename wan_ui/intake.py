@@ -18,6 +18,8 @@ from wan_ui.lora.remote import check_source, is_remote
 from wan_ui.models import PAIR_NOTE, WanModel
 from wan_ui.render_order import plan_cells
 from wan_ui.request import (
+    FOREIGN_FIELDS,
+    FOREIGN_PROMPT_FIELDS,
     Generation,
     InferenceRequest,
     PromptItem,
@@ -145,9 +147,17 @@ def resolve_downloaded(
     checks = _LoraChecks(library, configs, LOCAL_ACCESS, check_fit)
     pair = partial(_pair, library, LOCAL_ACCESS)
     drafts, grid, lora_notes = _expand(request, model, pair, partial(next, seeds), checks)
+    # The stored request lacks the fields that were ignored; a comparison has one prompt, so all its cells share them.
+    ignored = [was.ignored for was in generations]
+    shared = tuple(dict.fromkeys(name for names in ignored for name in names))
     drafts = tuple(
-        replace(draft, image=None if draft.image is None else draft.image.removeprefix(UPLOAD_PREFIX))
-        for draft in drafts
+        replace(
+            draft,
+            image=_kept_image(draft.image),
+            image_last=_kept_image(draft.image_last),
+            ignored=shared if grid is not None else ignored[index],
+        )
+        for index, draft in enumerate(drafts)
     )
     return _resolved(model, drafts, grid, lora_notes)
 
@@ -211,6 +221,11 @@ def _resolved(
     return ResolvedRequest(generations, tuple(notes), planned)
 
 
+def _kept_image(written: str | None) -> str | None:
+    """The SHA-256 of an image that a stored request names."""
+    return None if written is None else written.removeprefix(UPLOAD_PREFIX)
+
+
 def _with_hashes(draft: Generation, hashes: Mapping[str, str]) -> Generation:
     """The generation with its images' SHA-256 instead of the images as written."""
     image, last = (None if written is None else hashes[written] for written in (draft.image, draft.image_last))
@@ -218,18 +233,17 @@ def _with_hashes(draft: Generation, hashes: Mapping[str, str]) -> Generation:
 
 
 def _with_images(request: InferenceRequest, hashes: Mapping[str, str]) -> InferenceRequest:
-    """The request with each image that has a hash as `upload://<sha256>`."""
+    """The request with each image that has a hash as `upload://<sha256>`, without the fields that are ignored."""
+    takes_first_frame = find_model(request.model).control_image != "none"
 
     def stored(item: PromptItem) -> PromptItem:
-        images = {name: getattr(item, name) for name in ("ctrl_img", "ctrl_img_last")}
-        return item.model_copy(
-            update={
-                name: UPLOAD_PREFIX + hashes[image] if image in hashes else image or None
-                for name, image in images.items()
-            }
-        )
+        images = {"ctrl_img": item.ctrl_img if takes_first_frame else None, "ctrl_img_last": item.ctrl_img_last}
+        kept = {
+            name: UPLOAD_PREFIX + hashes[image] if image in hashes else image or None for name, image in images.items()
+        }
+        return item.model_copy(update={**dict.fromkeys(FOREIGN_PROMPT_FIELDS), **kept})
 
-    return request.model_copy(update={"prompts": tuple(map(stored, request.prompts))})
+    return request.model_copy(update={**dict.fromkeys(FOREIGN_FIELDS), "prompts": tuple(map(stored, request.prompts))})
 
 
 def _pair(library: Library, access: Access, path: str) -> Mapping[str, str] | None:
@@ -283,5 +297,7 @@ def _generation_notes(model: WanModel, generation: Generation, prefix: str) -> I
     if generation.speedup != "none":
         choice = CHOICES[generation.speedup]
         yield f"{choice.label}: {choice.sentence}"
+    if "ctrl_img" in generation.ignored and model.control_image == "none":
+        yield f"{prefix}{model.label} takes no first frame: the control image was ignored."
     if generation.ignored:
         yield f"{prefix}Ignored, as the reference server does: {', '.join(generation.ignored)}."

@@ -8,12 +8,14 @@ import secrets
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wan_ui.access import UploadedFiles
 from wan_ui.checkpoints.trainer_base import FOLDER_BASE, planned_precisions
 from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, RequestNotFound, VideoNotFound
+from wan_ui.hub_token import TOKEN_NOTE, secret
 from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.jobs import gallery
 from wan_ui.jobs.fetcher import Fetcher
@@ -22,6 +24,7 @@ from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
 from wan_ui.jobs.sample_comparisons import SampleComparisons
 from wan_ui.lora.fit import check_fit
 from wan_ui.lora.header import pair_messages
+from wan_ui.lora.hub import SCHEME
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.lora.report import describe, inspect
 from wan_ui.media import video
@@ -123,16 +126,20 @@ class JobService:
         prepared = self.plan(body, access)
         self._limits.check_cost(identity, prepared.generations)
         self._check_training_samples(prepared, access)
+        from_hub = any(source.lower().startswith(SCHEME) for source in prepared.awaited)
+        token = prepared.request.hf_token if from_hub and secret(prepared.request.hf_token) else None
         with self._admission:  # nobody else is admitted between the count and the new job
             self._check_queue(access)
-            job = self._store.add(
+            add = partial(
+                self._store.add,
                 prepared.wire,
                 prepared.generations,
-                prepared.notes,
+                prepared.notes if token is None else (*prepared.notes, TOKEN_NOTE),
                 ready=not prepared.awaited,
                 cells=prepared.cells,
                 visitor=identity.visitor,
             )
+            job = self.fetcher.admit(add, token)
         log.info("queued", extra={"request_id": job.id, "videos": len(job.generations)})
         self._worker.wake()
         self.fetcher.wake()

@@ -127,18 +127,20 @@ class Library:
         if source.startswith(UPLOAD):
             return self._upload(source, access)
         if is_remote(source):
-            return self._fetched(source, sha256)
+            return self._fetched(source, sha256, access)
         path = self._inside(source)
         return self._checked(path, PurePosixPath(source).name, self._hashes.of)
 
-    def fetch(self, source: str, on_bytes: OnBytes) -> tuple[str, ...]:
+    def fetch(self, source: str, on_bytes: OnBytes, token: str | None = None) -> tuple[str, ...]:
         """Downloads the current file of an address, so that locate finds it; returns sentences for the user.
+
+        `token` is the request's own for the Hugging Face hub.
 
         Raises what RemoteFiles.fetch raises.
         """
         if self._sources is None:
             raise LoraNotFound("This server downloads no LoRAs: put the file under the LoRA folder, or upload it.")
-        return self._sources.fetch(source, on_bytes)
+        return self._sources.fetch(source, on_bytes, token)
 
     def is_downloaded(self, source: str) -> bool:
         """Whether the file of an address is stored on this server."""
@@ -271,9 +273,10 @@ class Library:
             raise LoraNotFound("This upload was not found: upload the LoRA again.", path=one_line(source, 120))
         return self._checked(self._uploads.path(upload), upload.name)
 
-    def _fetched(self, source: str, sha256: str | None) -> LoraFile:
+    def _fetched(self, source: str, sha256: str | None, access: Access) -> LoraFile:
         stored = None if self._sources is None else self._sources.downloaded(source)
-        if self._sources is None or stored is None:
+        closed = stored is not None and stored.private and not access.identity.owner
+        if self._sources is None or stored is None or closed:
             raise LoraNotFound("This LoRA has not been downloaded (or was removed). Generate again to download it.")
         chosen = sha256 if sha256 is not None and self._sources.path(sha256).is_file() else stored.sha256
         return self._checked(self._sources.path(chosen), stored.name, lambda _path: chosen)
