@@ -1,4 +1,4 @@
-"""The house rules that a test can hold: who imports whom, who knows a model by name, who raises what."""
+"""The rules of the code base that a test can check: who imports whom, who knows a model by name, who raises what."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _leaves() -> list[type[errors.WanUIError]]:
 
 
 def _without_frameworks(*rooms: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter that imports the rooms, in which no framework can be imported."""
+    """A fresh interpreter that imports the modules, in which no framework can be imported."""
     program = BLOCKED_IMPORT.format(frameworks=FRAMEWORKS, rooms=rooms)
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -158,7 +158,7 @@ def test_each_framework_stays_in_its_rooms() -> None:
 
 
 def test_imports_go_one_way() -> None:
-    """No room imports one that imports it, however far around: not for a type either."""
+    """No module imports one that imports it, however far around: not for a type either."""
     # The package itself offers the Engine lazily, at the end of all.
     paths = {name: path for path in SOURCES if (name := _module(path)) != "wan_ui"}
     below = {name: _rooms_imported(path, paths) for name, path in paths.items()}

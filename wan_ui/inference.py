@@ -21,6 +21,7 @@ from wan_ui.engine.fp8 import check_supported
 from wan_ui.engine.loader import Fp8Weights, Loader
 from wan_ui.engine.memory import MemoryPolicy, check_device, out_of_memory_mapped, release
 from wan_ui.engine.metadata import device_name, versions
+from wan_ui.engine.parallel import Group
 from wan_ui.engine.result import Clip, OnProgress, Progress, ignore_progress
 from wan_ui.errors import DeviceLost, DeviceUnavailable, OutOfMemory
 from wan_ui.intake import ResolvedRequest, prepare, resolve_downloaded
@@ -43,6 +44,7 @@ class Engine:
     `data_dir` keeps control images, uploads and compiled kernels; None keeps them for the life of the object.
     `allow_url_hosts` are private hosts that URLs in a request may name. A server passes its own `library`, so that
     both know its uploads and downloads. `compile` "auto" is "exact" on CUDA and "off" elsewhere.
+    `group` are the processes, one for each GPU, that render every video together: each of them makes the same calls.
 
     Raises DeviceUnavailable. Not thread-safe.
     """
@@ -60,6 +62,7 @@ class Engine:
         comfy_dir: str | Path | None = None,
         configs_dir: str | Path | None = None,
         fp8_weights: Fp8Weights = "auto",
+        group: Group | None = None,
     ) -> None:
         self.device = choose_device(device)
         self._scratch = tempfile.TemporaryDirectory(prefix="wan-ui-") if data_dir is None else None
@@ -83,7 +86,7 @@ class Engine:
         if data_dir is not None:
             keep_cache_in(root / "compiled")
         compiler = BlockCompiler(compile, self.device)
-        self.loader = Loader(self.checkpoints, MemoryPolicy(memory, self.device), compiler, fp8_weights)
+        self.loader = Loader(self.checkpoints, MemoryPolicy(memory, self.device), compiler, fp8_weights, group)
         self.core = Core(self.loader.load)
 
     def generate(self, request: Mapping[str, Any], on_progress: OnProgress | None = None) -> list[Clip]:

@@ -1,4 +1,4 @@
-"""Every route of /v1 and every error it can answer, on a real job store behind a desk of twenty lines."""
+"""Every route of /v1 and every error it can answer, on a real job store behind a job service of twenty lines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIMIT = 100_000
 
 
 class ShelfDesk:
-    """A desk that files requests and never runs them; `mishap` is raised by the next submit."""
+    """A job service that stores requests and never runs them; `mishap` is raised by the next submit."""
 
     imported_jobs: Any = None  # test_trainer.py does
     sample_comparisons: Any = None

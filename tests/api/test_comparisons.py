@@ -1,4 +1,4 @@
-"""What can be taken along of a comparison, over a real desk: the grid as a video, a contact sheet, all the cells."""
+"""What can be downloaded of a comparison, over a real job service: the grid as a video, a contact sheet, all cells."""
 
 from __future__ import annotations
 

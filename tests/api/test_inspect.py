@@ -1,4 +1,4 @@
-"""POST /v1/loras/inspect on a real desk and library: paths, addresses, files sent along, and what is refused."""
+"""POST /v1/loras/inspect on a real job service and library: paths, addresses, files sent along, and what is refused."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Services:
         model: str = "wan21_1b",
         visitor: str | None = ONE,
         loras: tuple[LoraUse, ...] = (),
-        told: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
         compared: bool = False,
         end: bool = True,
         clips: int | None = None,
@@ -66,17 +66,17 @@ class Services:
         job = self.store.add(asked, generations, cells=cells, visitor=visitor)
         self.store._execute("UPDATE jobs SET status = 'in_progress' WHERE id = :id", {"id": job.id})
         for index in range(len(prompts) if clips is None else clips):
-            self.clip(job.id, index, told, size)
+            self.clip(job.id, index, metadata, size)
         if end:
             self.store.finish(job.id, "succeeded")
         return job.id
 
-    def clip(self, job_id: str, index: int, told: dict[str, Any] | None = None, size: int = 100) -> None:
+    def clip(self, job_id: str, index: int, metadata: dict[str, Any] | None = None, size: int = 100) -> None:
         self.made += 1
         name = f"{self.made:032x}"
         for suffix in (".mp4", ".jpg", ".mkv"):
             (self.folder / "clips" / f"{name}{suffix}").write_bytes(b"x" * size)
-        record = ClipRecord(index, 64, 32, 5, 16, 42, f"clips/{name}.mp4", told or {})
+        record = ClipRecord(index, 64, 32, 5, 16, 42, f"clips/{name}.mp4", metadata or {})
         assert self.store.add_clip(job_id, record)
 
     def ids(self, wanted: Filter = ANY, **given: Any) -> list[str]:
@@ -164,8 +164,8 @@ def test_filters(services: Services) -> None:
 
 
 def test_a_loras_name_is_what_the_render_knew_and_of_an_address_never_its_query(services: Services) -> None:
-    told = {"lora": {"single": {"files": [{"name": "Owl.safetensors", "sha256": OWL}]}}}
-    services.job("a", loras=(LoraUse("single", "upload://" + "3" * 32, 1, OWL),), told=told)
+    metadata = {"lora": {"single": {"files": [{"name": "Owl.safetensors", "sha256": OWL}]}}}
+    services.job("a", loras=(LoraUse("single", "upload://" + "3" * 32, 1, OWL),), metadata=metadata)
     services.job("b", loras=(LoraUse("single", "https://x.org/d/fox.safetensors?token=secret", 1, FOX),))
     choices = services.gallery.choices(EVERYBODY)
     assert [(lora.name, lora.sha256, count) for lora, count in choices.loras] == [
@@ -429,7 +429,7 @@ def test_a_broken_clip_has_no_poster(services: Services) -> None:
 def test_clips_from_before_the_gallery_are_in_it(tmp_path: Path) -> None:
     before = next(index for index, one in enumerate(MIGRATIONS) if "CREATE TABLE entries" in one[0])
     old = Store(tmp_path / "jobs.sqlite", migrations=MIGRATIONS[:before])
-    told = json.dumps({"lora": {"single": {"files": [{"name": "Owl.safetensors", "sha256": OWL}]}}})
+    metadata = json.dumps({"lora": {"single": {"files": [{"name": "Owl.safetensors", "sha256": OWL}]}}})
     generations = [
         generation_body(replace(one, loras=(LoraUse("single", "upload://" + "3" * 32, 1, OWL),)))
         for one in resolve(parse(body(1, 2)), store_image=str)
@@ -445,8 +445,8 @@ def test_clips_from_before_the_gallery_are_in_it(tmp_path: Path) -> None:
         for index in (0, 1):
             old._execute(
                 """INSERT INTO clips (job_id, clip_index, width, height, num_frames, fps, seed, file, metadata,
-                created_at) VALUES (:job, :index, 64, 64, 1, 16, 1, :file, :told, :made)""",
-                {"job": job, "index": index, "file": f"clips/{number}{index}.mp4", "told": told,
+                created_at) VALUES (:job, :index, 64, 64, 1, 16, 1, :file, :metadata, :made)""",
+                {"job": job, "index": index, "file": f"clips/{number}{index}.mp4", "metadata": metadata,
                  "made": f"2026-01-0{3 - number}T00:00:0{index}.000Z"},
             )  # fmt: skip
     old.close()
@@ -491,6 +491,6 @@ def test_the_worker_tidies_at_its_start_and_after_each_job(tmp_path: Path, store
         assert worker.wait(third.id, 10)
     finally:
         assert worker.stop()
-    # Each job's end is told before the tidying that follows, of which the last ended with the thread.
+    # Each job's end is reported before the tidying that follows, of which the last ended with the thread.
     assert services.ids() == [f"{third.id}-0"]
     assert sorted(Path(name).suffix for name in services.files()) == [".jpg", ".mp4"]

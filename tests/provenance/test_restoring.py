@@ -94,7 +94,7 @@ def opened(tmp_path: Path, render: FakeRender) -> Iterator[Open]:
     opened_services: list[tuple[Services, Store]] = []
 
     def begin(
-        name: str = "house", here: Environment = restoring.UNKNOWN_ENVIRONMENT, work: Render = render
+        name: str = "services", here: Environment = restoring.UNKNOWN_ENVIRONMENT, work: Render = render
     ) -> Services:
         folder = tmp_path / name
         (folder / "loras").mkdir(parents=True)
@@ -209,8 +209,8 @@ def test_a_speedup_comes_back_and_is_named(opened: Open) -> None:
     services = opened()
     job = services.made({"model": ONE.id, "prompts": [SMALLEST], "speedup": "fp8_storage"})
     assert services.service.restore(services.clip(job), LOCAL_ACCESS).request["speedup"] == "fp8_storage"
-    told = video.read_metadata(services.clip(job))
-    assert told["generation"]["speedup"] == told["request"]["speedup"] == "fp8_storage"
+    embedded = video.read_metadata(services.clip(job))
+    assert embedded["generation"]["speedup"] == embedded["request"]["speedup"] == "fp8_storage"
 
 
 @pytest.mark.slow
@@ -495,7 +495,7 @@ def held_values(row: WanModel, recipe: RecipeId, image: str | None) -> form_sche
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """A house that renders for real, on the tiny checkpoints."""
+    """Services that render for real, on the tiny checkpoints."""
     from wan_ui.inference import Engine
 
     folder = tmp_path_factory.mktemp("workshop")

@@ -75,7 +75,7 @@ def test_one_transformer_and_a_missing_half(tmp_path: Path) -> None:
     assert [(one.step, list(one.files), one.missing) for one in job.checkpoints] == [
         (10, ["whole"], None), (20, ["high"], "low"), (None, ["whole"], None),
     ]  # fmt: skip
-    assert job.messages == ("The checkpoint fox, step 20 is here without its low-noise half.",)
+    assert job.messages == ("The checkpoint fox, step 20 has no low-noise half.",)
 
 
 @pytest.mark.parametrize(
@@ -228,8 +228,8 @@ def test_entries_that_are_passed_over(tmp_path: Path) -> None:
     job = unpack(tmp_path / "job.zip", tmp_path / "job")
     assert inside(tmp_path / "job") == {"config.yaml"} and job.config_text == CONFIG
     said = "\n".join(job.messages)
-    for part in ("link.safetensors is a link", "Config.yaml stands twice", "g.png stands more than 5", "nnn", "bell",
-                 "slow.png is compressed in a way"):  # fmt: skip
+    for part in ("link.safetensors is a link", "Config.yaml is in the ZIP twice", "g.png is more than 5", "nnn", "bell",
+                 "slow.png is compressed in an unsupported way"):  # fmt: skip
         assert part in said
     assert "run.py" not in said and "\a" not in said
 
@@ -263,7 +263,7 @@ def test_a_size_that_lies(tmp_path: Path) -> None:
 
 def test_no_zip_and_no_config(tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_bytes(b"<html>")
-    with pytest.raises(JobConfigInvalid, match="no ZIP"):
+    with pytest.raises(JobConfigInvalid, match="not a ZIP"):
         unpack(tmp_path / "text.zip", tmp_path / "job")
     with pytest.raises(JobConfigInvalid, match="no config.yaml"):
         unpack(zipped(tmp_path / "a.zip", {"a.png": b""}), tmp_path / "job")

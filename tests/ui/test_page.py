@@ -330,13 +330,13 @@ def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page:
     def choose(name: str) -> None:
         page.get_by_role("radio", name=name, exact=True).locator("visible=true").check()
 
-    def drawer() -> None:
+    def open_request() -> None:
         panel_of(page).get_by_role("button", name="Faster or smaller, at a price").click()
         expect(page.get_by_role("radio", name="Step cache").locator("visible=true")).to_have_count(1)
 
     open_page(page, app)
     small(page, "in a hurry", 611)
-    drawer()
+    open_request()
     expect(panel_of(page)).to_contain_text("half the memory for the transformers' weights")
     choose("Step cache")
     generate(page)
@@ -353,7 +353,7 @@ def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page:
     expect(panel_of(page).locator(".problem")).to_contain_text(
         "Speed-up: step_cache cannot be combined with the recipe preview"
     )
-    drawer()
+    open_request()
     expect(page.get_by_role("radio", name="Step cache").locator("visible=true")).to_be_checked()
     choose("None")
     fill(page, Seed="613")
@@ -386,9 +386,9 @@ def test_files_that_are_not_what_they_should_be(page: Page, app: App, tmp_path: 
     panel = panel_of(page)
     (tmp_path / "no.png").write_text("no image")
     give_file(page, "First frame", tmp_path / "no.png")
-    expect(panel).to_contain_text("The first frame is not an image that can be read")
+    expect(panel).to_contain_text("Cannot read the first frame")
     generate(page)
-    expect(panel.locator(".problem")).to_contain_text("The first frame is not an image that can be read")
+    expect(panel.locator(".problem")).to_contain_text("Cannot read the first frame")
     (tmp_path / "no.safetensors").write_text("no LoRA")
     give_file(page, "Upload LoRA (.safetensors)", tmp_path / "no.safetensors")
     expect(panel.locator(".problem")).to_contain_text("it is empty or its download is incomplete")

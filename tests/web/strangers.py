@@ -50,7 +50,7 @@ class Server:
         return f"stranger.localhost:{self.link_port}" if self.link_port else f"127.0.0.1:{self.port}"
 
     def client(self, signed_in: bool = True, looks: bool = True, **headers: str) -> httpx.Client:
-        """A program; `signed_in`: it knows the password. `looks`: what must not be in an answer is looked for."""
+        """A program; `signed_in`: with the password. `looks`: what must not be in an answer is looked for."""
         client = httpx.Client(
             base_url=self.url,
             headers={"host": self.host, **headers},

@@ -308,7 +308,7 @@ PATHS = ("/etc/passwd", "../secret.safetensors", "link.safetensors", "upload://.
 
 
 def test_no_file_through_a_videos_settings(client: httpx.Client) -> None:
-    """What a video names is looked for like what a request names; nothing is told of what else is there."""
+    """What a video names is looked for like what a request names; nothing is revealed about what else is there."""
     about = {
         "request": {"model": "wan21_1b", "stack": True, "prompts": [{"prompt": "a"}]},
         "loras": [{"path": path, "sha256": "ab" * 32} for path in PATHS],

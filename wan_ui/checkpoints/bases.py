@@ -137,7 +137,7 @@ def choose(
 ) -> Chosen:
     """What a model is loaded from. `files` are all at hand: one whose name says nothing may be asked for by name.
 
-    Raises BaseNotFound, with the candidates, for a name that is not listed or a pair whose other half is not told.
+    Raises BaseNotFound, with the candidates, for a name that is not listed or a pair whose other half is unknown.
     """
     if base == FOLDER:
         return Chosen({name: _folder(found) for name, found in available.items()}, "The request asks for the folder.")
@@ -233,7 +233,7 @@ def _with_partner(
     available: Mapping[str, tuple[Option, ...]],
     files: list[ModelFile],
 ) -> dict[str, Option]:
-    """Adds the other half of a pair of which one was asked for. Raises BaseNotFound where it cannot be told."""
+    """Adds the other half of a pair of which one was asked for. Raises BaseNotFound where it is unknown."""
     halves = tuple(model.slots.values())
     given = [half for half in halves if half in wanted]
     if len(halves) == 1 or len(given) != 1:

@@ -1,6 +1,6 @@
 """What a single checkpoint file lists: tensors and metadata of safetensors and GGUF files, from their headers alone.
 
-It knows no model and needs no torch. Nothing is opened that can run code, and nothing that a header claims is believed
+It needs no torch. Nothing is opened that can run code, and nothing that a header claims is believed
 before it is compared with the file's length.
 """
 

@@ -84,7 +84,7 @@ def read_quantization(header: FileHeader) -> Quantization:
         for name in sorted(weights):
             if header.tensors[name].dtype in FP8 and name not in scales:
                 raise CheckpointInvalid(
-                    f"{header.name} is an fp8_scaled file without the scale of {name}: the weight cannot be told. "
+                    f"{header.name} is an fp8_scaled file without the scale of {name}: the weight is unknown. "
                     "Download it again.",
                     file=header.name,
                     tensor=name,

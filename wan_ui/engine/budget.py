@@ -98,7 +98,7 @@ def device_bytes(mode: PlacementMode, sizes: Sizes, activations: int) -> int:
 def decide(wanted: MemoryMode, sizes: Sizes, activations: int, in_tiles: int, free: int) -> PlacementMode:
     """The first mode that fits `free` bytes of device memory, or the one that was asked for.
 
-    `in_tiles` are the activations with a decode in tiles, the fallback where a whole decode has no room.
+    `in_tiles` are the activations with a decode in tiles, the fallback where a whole decode does not fit.
     Raises OutOfMemory when even streaming with that does not fit.
     """
     if wanted != "auto":

@@ -61,7 +61,7 @@ class WanPipeline:
         self._weights = TransformerWeights(components, placement, runtime)
         self._loras = LoraSlots(model, components, placement, runtime)
         self._encoder = ConditionEncoder(model, components, placement, runtime)
-        self._denoiser = Denoiser(components, placement, self._loras, runtime.device)
+        self._denoiser = Denoiser(components, placement, self._loras, runtime)
         self._compiled: CompiledBlocks | None = None
         self._attention = attention.kernel(components.transformers["transformer"], runtime.device, runtime.dtype)
         self._hooks = [
@@ -137,6 +137,7 @@ class WanPipeline:
                 **deepcopy(dict(self._checkpoint_facts)),
                 "tiled": tiled,
                 "speedup": generation.speedup,
+                **({} if self._runtime.group is None else {"split": str(self._runtime.group.split)}),
                 "steps": dict(denoised.steps),
                 **({"forwards": dict(denoised.forwards)} if denoised.forwards else {}),
                 "first_step_change": dict(denoised.first_step_change),

@@ -13,6 +13,7 @@ import torch
 from diffusers import SchedulerMixin, WanTransformer3DModel
 
 from wan_ui.engine.conditioning import ConditionedNoise
+from wan_ui.engine.parallel import Group
 from wan_ui.engine.timesteps import embedded_once
 from wan_ui.models import NUM_TRAIN_TIMESTEPS
 
@@ -21,13 +22,15 @@ from wan_ui.models import NUM_TRAIN_TIMESTEPS
 class Guidance:
     """Text embeddings (1, 512, width) in the transformer's dtype; `negative` is None when no scale is above 1.
 
-    `low_scale` is that of the low-noise transformer of a pair; None: the same as `scale`.
+    `low_scale` is that of the low-noise transformer of a pair; None: the same as `scale`. `group` are the GPUs that
+    share the prediction; with a guidance split each of them makes one half of it.
     """
 
     positive: torch.Tensor
     negative: torch.Tensor | None
     scale: float
     low_scale: float | None = None
+    group: Group | None = None
 
     def of_expert(self, is_low: bool) -> Guidance:
         """The guidance of one transformer of a pair, which runs without guidance at a scale of 1 or less.
@@ -36,7 +39,7 @@ class Guidance:
         negative predictions that change nothing.
         """
         scale = self.low_scale if is_low and self.low_scale is not None else self.scale
-        return Guidance(self.positive, self.negative if scale > 1 else None, scale)
+        return Guidance(self.positive, self.negative if scale > 1 else None, scale, group=self.group)
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,13 @@ def predict(
             )[0]
         return prediction
 
+    if guidance.negative is not None and guidance.group is not None and guidance.group.split.guidance == 2:
+        is_second = guidance.group.half == 1
+        own = forward(guidance.negative, "uncond") if is_second else forward(guidance.positive, "cond")
+        cond, uncond = guidance.group.exchange(own)
+        if on_first_prediction is not None:
+            on_first_prediction(transformer, cond, lambda: forward(guidance.positive, "probe"))
+        return uncond + guidance.scale * (cond - uncond)
     cond = forward(guidance.positive, "cond")
     if on_first_prediction is not None:
         on_first_prediction(transformer, cond, lambda: forward(guidance.positive, "probe"))

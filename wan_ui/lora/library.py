@@ -336,14 +336,6 @@ class Library:
         return file
 
 
-def _config_mark(path: Path) -> object:
-    """Changes whenever PEFT's adapter_config.json beside a file does, which states the file's alpha."""
-    try:
-        return file_mark(path.with_name(ADAPTER_CONFIG).stat())
-    except OSError:
-        return None
-
-
 def below(prefix: str, source: str) -> str | None:
     """What is left of a path in requests below a folder with this prefix; None where it starts otherwise."""
     if not prefix:
@@ -377,3 +369,11 @@ def _file_in(root: Path, source: str, shown: str) -> Path:
     if not inside or not is_file:
         raise LoraNotFound(f"There is no LoRA {shown} under the LoRA folder.", path=shown)
     return path
+
+
+def _config_mark(path: Path) -> object:
+    """Changes whenever PEFT's adapter_config.json beside a file does, which states the file's alpha."""
+    try:
+        return file_mark(path.with_name(ADAPTER_CONFIG).stat())
+    except OSError:
+        return None

@@ -1,4 +1,4 @@
-"""The control image's way in: base64, address or upload, checked once and kept by its SHA-256; it knows no models."""
+"""Stores control images (base64, URL or upload), checked once and named by their SHA-256."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ Taken = TypeVar("Taken")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DATA_HEADER = re.compile(r"data:[^,;]*(?:;[^,;]*)*,", re.IGNORECASE)
 _HEADER_LENGTH = 200
-# What Pillow's readers raise on a file that lies, seen or read in its source. Warning: where the process makes
-# warnings errors.
+# What Pillow's readers raise on a malformed file. Warning: where the process turns warnings into errors.
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -59,7 +58,7 @@ _UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-# One decode at a time: it bounds the memory, and catch_warnings changes the process's filters.
+# One decode at a time: it bounds the memory, and catch_warnings changes filters of the whole process.
 _decoding = Lock()
 
 
@@ -107,7 +106,7 @@ class ImageStore:
         return self.put_bytes(self._decoded(text), access)
 
     def put_bytes(self, data: bytes, access: Access) -> str:
-        """Keep an image file given by its bytes; the rest as `put`."""
+        """Stores an image file given by its bytes; the rest as `put`."""
         if len(data) > self._max_bytes:
             raise self._too_large()
         sha256 = hashlib.sha256(data).hexdigest()
@@ -182,7 +181,7 @@ class ImageStore:
             return self._fetch(url)
         except FetchFailed as error:
             raise ControlImageInvalid(
-                f"The first frame could not be fetched. {error.message}", **error.details
+                f"The first frame could not be downloaded. {error.message}", **error.details
             ) from error
 
     def _decoded(self, text: str) -> bytes:
@@ -226,14 +225,12 @@ class ImageStore:
                         raise self._too_many_pixels(f" ({width} × {height})")
                     return take(image)
             except UnidentifiedImageError as error:
-                raise ControlImageInvalid(
-                    f"The first frame is not an image that can be read: use {', '.join(FORMATS)}."
-                ) from error
+                raise ControlImageInvalid(f"Cannot read the first frame. Use {', '.join(FORMATS)}.") from error
             except Image.DecompressionBombError as error:
                 raise self._too_many_pixels("") from error
             except _UNREADABLE as error:
                 raise ControlImageInvalid(
-                    "The first frame is damaged or cut off: save the image again, as PNG or JPEG, and send that."
+                    "The first frame is damaged or cut off: save the image again, as PNG or JPEG."
                 ) from error
 
     def _too_large(self) -> PayloadTooLarge:
@@ -272,4 +269,4 @@ def fit(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _gone() -> ControlImageInvalid:
-    return ControlImageInvalid("That upload is not here, or no longer: upload the first frame again.")
+    return ControlImageInvalid("This upload was not found: upload the first frame again.")
