@@ -33,7 +33,7 @@ from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
-from wan_ui.lora.library import Library
+from wan_ui.lora.library import COMFY_FOLDER, JOBS_FOLDER, Library
 from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
@@ -133,6 +133,7 @@ def compose(settings: Settings) -> Services:
         (settings.models_dir, "--models-dir", "the one with your checkpoints"),
         (settings.comfy_dir, "--comfy-dir", "ComfyUI's models folder"),
         (settings.configs_dir, "--configs-dir", "the one with your configs"),
+        (settings.jobs_dir, "--jobs-dir", "the one with your training jobs"),
     ):
         if folder is not None and not folder.is_dir():
             raise HostError(f"There is no folder {folder}. Give {flag} {what}.")
@@ -156,8 +157,11 @@ def compose(settings: Settings) -> Services:
     metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
     limits = Limits(settings.max_waiting, settings.max_waiting_each, settings.max_cost, _bytes(settings.max_disk_gb))
+    jobs = () if settings.jobs_dir is None else (settings.jobs_dir,)
+    further = {COMFY_FOLDER: checkpoints.catalog.lora_folders, JOBS_FOLDER: lambda: jobs}
+    remote = RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts)
     service = JobService(
-        Library(settings.lora_dir, uploads, RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts), store),
+        Library(settings.lora_dir, uploads, remote, store, further),
         image.ImageStore(data / "images", download, owners=store),
         store,
         worker,

@@ -154,6 +154,13 @@ class Settings:
         Path,
         "DIR",
     )
+    jobs_dir: Path | None = _setting(
+        None,
+        "AI Toolkit's output folder: its training jobs and their LoRA files are listed and read in place (default: "
+        "none; jobs under the LoRA folder are listed too)",
+        Path,
+        "DIR",
+    )
     data_dir: Path = _setting(Path("./data"), "jobs, clips and uploads (default: ./data)", Path, "DIR")
     device: str | None = _setting(None, "cuda, cuda:1, cpu or mps (default: cuda if there is one, else cpu)")
     memory: MemoryMode = _setting(

@@ -20,6 +20,7 @@ from wan_ui.render_order import plan_cells
 from wan_ui.request import (
     FOREIGN_FIELDS,
     FOREIGN_PROMPT_FIELDS,
+    Axis,
     Generation,
     InferenceRequest,
     PromptItem,
@@ -93,11 +94,14 @@ def prepare(
 
     In this order: schema; a comparison's values, all of them; model, LoRA slots and control image rules; LoRA files,
     and whether they fit; control images, stored last so that a refused request leaves nothing behind. Equal control
-    images are stored once. Of LoRAs that have to be downloaded only the address is checked. Uploads that `access` may
+    images are stored once. The owner may give absolute LoRA paths below the folders of the library; they are stored
+    as relative ones. Of LoRAs that have to be downloaded only the address is checked. Uploads that `access` may
     not use are refused as missing.
     Raises what request.parse, compare.expand, request.resolve, Library.locate, check_fit and ImageStore.put raise.
     """
     request = parse(body)
+    if access.identity.owner and any(path.startswith("/") for path in named_loras(request)):
+        request = _with_sources(request, library.relative)
     model = find_model(request.model)
     named = named_loras(request)
     awaited = tuple(path for path in named if is_remote(path))
@@ -114,10 +118,12 @@ def prepare(
     drafts, grid, lora_notes = _expand(request, model, pair, random_seed, checks)
     used = {use.path for draft in drafts for use in draft.loras}
     written = dict.fromkeys(image for draft in drafts for image in (draft.image, draft.image_last) if image is not None)
-    hashes = {image: images.put(image, access) for image in written}
+    put = images.put_upright if request.apply_exif else images.put
+    hashes = {image: put(image, access) for image in written}
+    image_notes = [note for sha256 in dict.fromkeys(hashes.values()) for note in images.notes(sha256, access)]
     stored = _with_images(request, hashes)
     drafts = tuple(_with_hashes(draft, hashes) for draft in drafts)
-    resolved = _resolved(model, drafts, grid, lora_notes, hashes)
+    resolved = _resolved(model, drafts, grid, (*lora_notes, *image_notes), hashes)
     return PreparedRequest(
         resolved.generations,
         resolved.notes,
@@ -237,12 +243,34 @@ def _with_images(request: InferenceRequest, hashes: Mapping[str, str]) -> Infere
     def stored(item: PromptItem) -> PromptItem:
         images = {"ctrl_img": item.ctrl_img if takes_first_frame else None, "ctrl_img_last": item.ctrl_img_last}
         kept = {
-            name: UPLOAD_PREFIX + hashes[image] if image is not None and image in hashes else image or None
+            name: UPLOAD_PREFIX + hashes[image] if image and image in hashes else image or None
             for name, image in images.items()
         }
         return item.model_copy(update={**dict.fromkeys(FOREIGN_PROMPT_FIELDS), **kept})
 
     return request.model_copy(update={**dict.fromkeys(FOREIGN_FIELDS), "prompts": tuple(map(stored, request.prompts))})
+
+
+def _with_sources(request: InferenceRequest, source_of: Callable[[str], str]) -> InferenceRequest:
+    """The request with every LoRA path, also those of its axes, replaced by what `source_of` makes of it."""
+
+    def value_of(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {half: value_of(path) for half, path in value.items()}
+        return source_of(value) if isinstance(value, str) else value
+
+    def axis_of(axis: Axis | None) -> Axis | None:
+        if axis is None or axis.field != "lora":
+            return axis
+        return axis.model_copy(update={"values": tuple(map(value_of, axis.values))})
+
+    update: dict[str, Any] = {
+        "loras": tuple(item.model_copy(update={"path": source_of(item.path)}) for item in request.loras)
+    }
+    if request.compare is not None:
+        axes = {"columns": axis_of(request.compare.columns), "rows": axis_of(request.compare.rows)}
+        update["compare"] = request.compare.model_copy(update=axes)
+    return request.model_copy(update=update)
 
 
 def _pair(library: Library, access: Access, path: str) -> Mapping[str, str] | None:

@@ -156,9 +156,7 @@ class PromptItem(Wire):
     ctrl_img_1: str | None = Field(None, description="Another name of ctrl_img, which it takes precedence over.")
     ctrl_img_2: str | None = Field(None, description="Ignored: for models of the reference server that edit images.")
     ctrl_img_3: str | None = Field(None, description="Ignored, as ctrl_img_2.")
-    resolution: Literal["Default", "High"] | None = Field(
-        None, description="Ignored: for models of the reference server that scale up."
-    )
+    resolution: Literal["Default", "High"] | None = Field(None, description="Ignored, as ctrl_img_2.")
     training_sample: TrainingSample | None = Field(
         None, description="What the trainer showed: the clip's frames are kept losslessly and compared with it."
     )
@@ -229,6 +227,11 @@ class InferenceRequest(Wire):
     stack: Bool = Field(False, description="Allow several LoRAs for one transformer; their effects add up.")
     vae_tiling: Bool = Field(
         False, description="Decode in tiles, as the trainer does with low_vram or vae_tiling; otherwise whole."
+    )
+    apply_exif: Bool = Field(
+        False,
+        description="Turn first and last frames by their EXIF orientation. Otherwise they are used as stored, as by "
+        "the reference server and the trainer.",
     )
     speedup: Speedup = Field(
         "none",

@@ -35,7 +35,7 @@ from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.hub import OnBytes
-from wan_ui.lora.library import Library
+from wan_ui.lora.library import JOBS_FOLDER, Library
 from wan_ui.lora.remote import DownloadedFile, RemoteFiles
 from wan_ui.media.image import ImageStore
 from wan_ui.models import MODELS
@@ -53,7 +53,7 @@ PERSON: dict[str, Any] = {
     "num_frames": 41,
     "fps": 16,
 }
-ONE = [{"path": "my_lora_job/my_lora.safetensors", "network_multiplier": 1.0}]
+ONE: list[dict[str, Any]] = [{"path": "my_lora_job/my_lora.safetensors", "network_multiplier": 1.0}]
 PAIR = [
     {"path": f"my_lora_job/my_{half}_noise.safetensors", "transformer": half, "network_multiplier": 1.0}
     for half in ("high", "low")
@@ -177,7 +177,9 @@ def server(tmp_path: Path, render: FakeRender) -> Iterator[Server]:
     images = ImageStore(tmp_path / "images", lambda url: png(10), owners=store)
     environment = replace(UNKNOWN_ENVIRONMENT, transformer_config=Checkpoints(CHECKPOINTS).transformer_config)
     hub = PrivateHub(tmp_path)
-    library = Library(loras, uploads, cast(RemoteFiles, hub), store)
+    jobs = tmp_path / "output"
+    write_lora(jobs / "my_job" / "my_job.safetensors", seed=7)
+    library = Library(loras, uploads, cast(RemoteFiles, hub), store, {JOBS_FOLDER: lambda: (jobs,)})
     service = JobService(library, images, store, worker, tmp_path, environment=environment)
     api = create_api(service, lambda: HEALTH, _access)
     app = Starlette(routes=[Mount("/v1", app=api), *root_routes(lambda: HEALTH)])
@@ -418,3 +420,44 @@ def test_other_errors_keep_their_form(compatible: TestClient) -> None:
     body = {"model": "flux", "prompts": [{"prompt": "x"}]}
     reply = compatible.post("/v1/inference", json=body)
     assert (reply.status_code, reply.json()["detail"]["error"]["code"]) == (400, "MODEL_NOT_FOUND")
+
+
+# Absolute LoRA paths
+
+
+def test_the_owner_may_give_absolute_lora_paths(server: Server) -> None:
+    small = {"model": "wan21_1b", "prompts": [{"prompt": "a fox", **SMALL}]}
+    named = {
+        server.folder / "loras" / ONE[0]["path"]: ONE[0]["path"],
+        server.folder / "output" / "my_job" / "my_job.safetensors": "jobs/my_job/my_job.safetensors",
+        server.folder / "loras" / "x" / ".." / ONE[0]["path"]: ONE[0]["path"],
+    }
+    for path, source in named.items():
+        result = server.made({**small, "loras": [{"path": str(path)}]})
+        assert (result["status"], [use["path"] for use in result["metadata"]["lora"]]) == ("succeeded", [source])
+        assert str(server.folder) not in json.dumps(server.service.job(result["request_id"], LOCAL_ACCESS).request)
+
+
+def test_an_axis_may_hold_absolute_paths_too(server: Server) -> None:
+    path = str(server.folder / "loras" / ONE[0]["path"])
+    compare = {"columns": {"field": "lora", "values": [path]}}
+    result = server.made({"model": "wan21_1b", "prompts": [{"prompt": "a fox", **SMALL}], "compare": compare})
+    assert result["status"] == "succeeded" and str(server.folder) not in json.dumps(result)
+
+
+def test_absolute_paths_elsewhere_and_those_of_others_are_refused(server: Server) -> None:
+    outside = write_lora(server.folder / "elsewhere" / "a.safetensors")
+    (server.folder / "loras" / "link.safetensors").symlink_to(outside)
+    inside = server.folder / "loras" / ONE[0]["path"]
+    guest = Access(Identity("a" * 32, owner=False), shared=False)
+    refused = [
+        (outside, LOCAL_ACCESS),
+        (server.folder / "loras" / "link.safetensors", LOCAL_ACCESS),
+        (server.folder / "loras" / ".." / "elsewhere" / "a.safetensors", LOCAL_ACCESS),
+        (server.folder / "loras" / ("x" * 300 + ".safetensors"), LOCAL_ACCESS),
+        (inside, guest),
+    ]
+    for path, access in refused:
+        body = {"model": "wan21_1b", "prompts": [{"prompt": "x"}], "loras": [{"path": str(path)}]}
+        with pytest.raises(LoraNotFound):
+            server.service.submit(body, access)

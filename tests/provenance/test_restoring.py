@@ -156,6 +156,7 @@ REQUEST: dict[str, Any] = {
     "loras": LORAS,
     "stack": True,
     "vae_tiling": True,
+    "apply_exif": True,
     "speedup": "none",
     "base": {"vae": "wan_2.1_vae.safetensors"},
     "first_step_change": False,

@@ -85,7 +85,7 @@ def test_bounds_are_the_schemas():
     for name in ("width", "height", "num_frames", "fps", "sample_steps", "guidance_scale", "seed"):
         assert (controls[name].low, controls[name].high) == form_schema.bounds(PromptItem, name) != (None, None)
     scale = controls["scale_single"]
-    assert (scale.low, scale.high) == form_schema.bounds(LoraItem, "network_multiplier") == (-2, 2)
+    assert (scale.low, scale.high) == form_schema.bounds(LoraItem, "network_multiplier") == (-4, 4)
     for control in form_schema.controls(MODELS["wan22_5b"]):
         if control.low is not None and control.high is not None:
             assert control.low <= control.default <= control.high

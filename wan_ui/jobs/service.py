@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wan_ui.access import UploadedFiles
+from wan_ui.checkpoints.trainer_base import FOLDER_BASE, planned_precisions
 from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, RequestNotFound, VideoNotFound
 from wan_ui.hub_token import TOKEN_NOTE, secret
 from wan_ui.intake import PreparedRequest, prepare
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel
     from wan_ui.provenance.restoring import Bases, Environment, Restoration
+    from wan_ui.request import Generation
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,9 @@ class JobService:
         self.imported_jobs = ImportedJobs(
             data_dir / "trainer", library, images, check_quota=self._quota.check, owners=store
         )
-        self.sample_comparisons = SampleComparisons(self.imported_jobs, library, data_dir / "compared", self._clip_path)
+        self.sample_comparisons = SampleComparisons(
+            self.imported_jobs, library, data_dir / "compared", self._clip_path, self._precisions
+        )
         self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
 
     def quota_problem(self, size: int) -> WanUIError | None:
@@ -160,6 +164,12 @@ class JobService:
         """Keeps which component of which model a checkpoint file is. Raises BaseNotFound."""
         self._bases().answer(find_model(model), component, name)
         return self.bases(model)
+
+    def _precisions(self, generation: Generation) -> tuple[str, ...]:
+        """The precisions of the transformers that a generation would be loaded from."""
+        if self._environment.bases is None:
+            return FOLDER_BASE.precisions
+        return planned_precisions(self.bases(generation.model), generation.base)
 
     def _bases(self) -> Bases:
         if self._environment.bases is None:

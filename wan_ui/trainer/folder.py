@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import IO, BinaryIO
@@ -20,20 +20,32 @@ from typing import IO, BinaryIO
 from wan_ui.errors import JobConfigInvalid, PayloadTooLarge
 from wan_ui.files import PART_PREFIX, disk_full, free_bytes, is_disk_full
 from wan_ui.text import one_line
+from wan_ui.trainer.config_reader import job_name
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
 
 CHECKPOINT = ".safetensors"
 CONFIGS = frozenset({".yaml", ".yml", ".json"})
 IMAGES = frozenset({".webp", ".png", ".jpg", ".jpeg", ".gif"})
 KEPT = CONFIGS | IMAGES | {CHECKPOINT, ".mp4"}
-CONFIG_NAMES = ("config.yaml", "config.yml", ".job_config.json")  # the last: what the trainer's UI writes
+CONFIG_NAMES = ("config.yaml", "config.yml", ".job_config.json", "config.json")  # the third: the trainer's UI's
 SAMPLES = "samples"
 DEEPEST = 5  # folders under the one that was given
 MOST_FILES = 20_000  # looked at in a folder
 LONGEST_NAME = 200  # bytes of one part of a path
 MOST_MESSAGES = 20
 
-_CHECKPOINT = re.compile(r"(?P<name>.*?)(?:_(?P<step>[0-9]{9}))?(?:_(?P<side>high|low)_noise)?\.safetensors", re.DOTALL)
+_SAVE = r"(?P<name>{name})(?:_(?P<step>[0-9]{{9}}))?(?:_(?P<side>high|low)_noise)?\.safetensors"
+_NO_JOB: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (0, b"Rar!\x1a\x07", "a RAR archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"\xfd7zXZ\x00", "an xz archive"),
+    (0, b"BZh", "a bzip2 archive"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"SQLite format 3\x00", "a database, as AI Toolkit's aitk_db.db"),
+)
+"""What people give in place of a job: where its first bytes stand, these, and what it is."""
 _SAMPLE = re.compile(r"(?P<time>[0-9]{1,20})__(?P<step>[0-9]{9})_(?P<index>[0-9]{1,6})\.(?:webp|jpe?g|png|gif|mp4)")
 _CHUNK = 1 << 20
 # What zipfile raises on a malformed file; ValueError: an offset before the start of the file.
@@ -89,9 +101,10 @@ class SampleFile:
 class JobFolder:
     """The contents of a job's folder; every path is relative to `root`, the folder with the config.
 
-    `checkpoints` by step, the final one last; `samples` by (step, index), the newest file of each; `images` are the
-    other images, first frames among them. `config_text` is cut one byte past safe_yaml's limit, which refuses it.
-    `messages` are sentences for the user.
+    `checkpoints` by step, the final one last; `others` are LoRA files that the trainer does not name so, which are no
+    saves of this job. `samples` by (step, index), the newest file of each; `images` are the other pictures, first
+    frames among them. `config_text` is cut one byte past what safe_yaml reads, which refuses it. `messages` are
+    sentences for the user.
     """
 
     root: Path
@@ -100,6 +113,7 @@ class JobFolder:
     samples: tuple[SampleFile, ...]
     images: tuple[Path, ...]
     messages: tuple[str, ...] = ()
+    others: tuple[Path, ...] = ()
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -158,7 +172,15 @@ def read_folder(folder: Path, within: Path | None = None) -> JobFolder:
     inside = [path.relative_to(base) for path in files if path.is_relative_to(base)]
     samples = _samples(inside)
     pictures = [path for path in inside if path.suffix.lower() in IMAGES and not _SAMPLE.fullmatch(path.name.lower())]
-    checkpoints = _checkpoints(inside)
+    try:
+        with (folder / config).open("rb") as file:
+            text = file.read(LARGEST_TEXT + 1)
+    except OSError as error:
+        raise _invalid(f"{one_line(config.name, 80)} cannot be opened") from error
+    name = job_name(text)
+    checkpoints, others = _checkpoints(inside, name)
+    if others and name is not None:
+        messages.append(_others_message(others, name))
     messages += [
         f"The checkpoint {one_line(_title(checkpoint), 120)} has no {checkpoint.missing}-noise half."
         for checkpoint in checkpoints
@@ -166,12 +188,9 @@ def read_folder(folder: Path, within: Path | None = None) -> JobFolder:
     ]
     if not checkpoints:
         messages.append("This job's folder has no checkpoint: choose the LoRA files by hand.")
-    try:
-        with (folder / config).open("rb") as file:
-            text = file.read(LARGEST_TEXT + 1)
-    except OSError as error:
-        raise _invalid(f"{one_line(config.name, 80)} cannot be opened") from error
-    return JobFolder(folder / base, text, checkpoints, samples, tuple(pictures), tuple(messages[:MOST_MESSAGES]))
+    return JobFolder(
+        folder / base, text, checkpoints, samples, tuple(pictures), tuple(messages[:MOST_MESSAGES]), others
+    )
 
 
 def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[[Path], int] = free_bytes) -> JobFolder:
@@ -200,18 +219,20 @@ def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[
             raise _invalid("the ZIP is damaged or cut off") from error
         raise
     job = read_folder(into)
-    return JobFolder(
-        job.root,
-        job.config_text,
-        job.checkpoints,
-        job.samples,
-        job.images,
-        (*messages, *job.messages)[:MOST_MESSAGES],
-    )
+    return replace(job, messages=(*messages, *job.messages)[:MOST_MESSAGES])
 
 
 def _invalid(problem: str) -> JobConfigInvalid:
     return JobConfigInvalid(f"The job cannot be read: {problem}.", fields=[{"loc": "job", "msg": problem}])
+
+
+def check_kind(start: bytes) -> None:
+    """Raises JobConfigInvalid, with what it is, for a file that is neither a config nor a ZIP, by its first bytes."""
+    for offset, magic, what in _NO_JOB:
+        if start[offset : offset + len(magic)] == magic:
+            raise _invalid(f"this is {what}. Give the job's config.yaml, or its folder as a ZIP")
+    if len(start) > 8 and start[8:9] == b"{" and 0 < struct.unpack_from("<Q", start)[0] < 1 << 32:
+        raise _invalid("this is a LoRA file. Choose it on the model's tab, or give it together with its job's config")
 
 
 # A folder
@@ -246,6 +267,7 @@ def _config(files: list[Path]) -> Path:
             break
     else:
         configs = [path for path in files if path.suffix.lower() in (".yaml", ".yml")]
+        configs = configs or [path for path in files if path.suffix.lower() == ".json"]
     if not configs:
         raise _invalid("it has no config.yaml")
     depth = min(len(path.parts) for path in configs)
@@ -255,15 +277,36 @@ def _config(files: list[Path]) -> Path:
     return nearest[0]
 
 
-def _checkpoints(files: list[Path]) -> tuple[CheckpointFiles, ...]:
-    by_step: defaultdict[tuple[str, int | None], dict[str, Path]] = defaultdict(dict)
+def _checkpoints(files: list[Path], name: str | None) -> tuple[tuple[CheckpointFiles, ...], tuple[Path, ...]]:
+    """The saves beside the config, and the other LoRA files there.
+
+    The trainer writes `<name>_<step, 9 digits>.safetensors` and at the end `<name>.safetensors`, each with _high_noise
+    or _low_noise before the ending for a pair, and `_LoRA` behind the name where it trains an adapter or embedding too.
+    Without a `name` any name will do.
+    """
+    named = re.compile(_SAVE.format(name=".*?" if name is None else f"{re.escape(name)}(?:_LoRA)?"), re.DOTALL)
+    others: list[Path] = []
+    saves: defaultdict[tuple[str, int | None], dict[str, Path]] = defaultdict(dict)
     for path in files:
-        match = _CHECKPOINT.fullmatch(path.name)
-        if match is not None and len(path.parts) == 1:
+        if path.suffix.lower() != CHECKPOINT or len(path.parts) != 1:
+            continue
+        match = named.fullmatch(path.name)
+        if match is None:
+            others.append(path)
+        else:
             step = None if match["step"] is None else int(match["step"])
-            by_step[match["name"], step][match["side"] or "whole"] = path
-    ordered = sorted(by_step.items(), key=lambda item: (item[0][1] is None, item[0][1] or 0, item[0][0]))
-    return tuple(CheckpointFiles(name, step, MappingProxyType(sides)) for (name, step), sides in ordered)
+            saves[match["name"], step][match["side"] or "whole"] = path
+    ordered = sorted(saves.items(), key=lambda save: (save[0][1] is None, save[0][1] or 0, save[0][0]))
+    checkpoints = tuple(CheckpointFiles(stem, step, MappingProxyType(sides)) for (stem, step), sides in ordered)
+    return checkpoints, tuple(others)
+
+
+def _others_message(others: tuple[Path, ...], name: str) -> str:
+    listed = ", ".join(one_line(path.name, 60) for path in others[:5]) + (", …" if len(others) > 5 else "")
+    return (
+        f"Not saved by this job, whose files start with {one_line(name, 60)}: {listed}. To use one of them, choose it "
+        "by hand."
+    )
 
 
 def _title(checkpoint: CheckpointFiles) -> str:
