@@ -239,7 +239,7 @@ def _with_images(request: InferenceRequest, hashes: Mapping[str, str]) -> Infere
     def stored(item: PromptItem) -> PromptItem:
         images = {"ctrl_img": item.ctrl_img if takes_first_frame else None, "ctrl_img_last": item.ctrl_img_last}
         kept = {
-            name: UPLOAD_PREFIX + hashes[image] if image and image in hashes else image or None
+            name: UPLOAD_PREFIX + hashes[image] if image is not None and image in hashes else image or None
             for name, image in images.items()
         }
         return item.model_copy(update={**dict.fromkeys(FOREIGN_PROMPT_FIELDS), **kept})

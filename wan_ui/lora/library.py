@@ -312,7 +312,7 @@ class Library:
         """The file with its header and hash, which are read again only when it changes."""
         try:
             stat = path.stat()
-            key = (str(path), file_mark(stat), _config_mark(path), name)
+            key = (str(path), _config_mark(path), file_mark(stat), name)
             with self._lock:
                 cached = self._checked_files.get(key)
                 if cached is not None:
