@@ -35,7 +35,7 @@ def refused(**changes: Any) -> list[str]:
         ({"prompt": {"prompt": 5}}, "Prompt must be text."),
         ({"prompt": {"fsp": 5}}, "prompts.0.fsp is not a known field."),
         ({"recipe": "other"}, "Match must be 'reference', 'preview' or 'preview_unipc'."),
-        ({"loras": [{"path": "a", "network_multiplier": 7}]}, "LoRA scale must be between -2 and 2."),
+        ({"loras": [{"path": "a", "network_multiplier": 7}]}, "LoRA scale must be between -4 and 4."),
         ({"vae_tiling": "maybe"}, "Decode in tiles must be true or false."),
     ],
 )
