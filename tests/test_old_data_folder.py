@@ -176,7 +176,7 @@ def test_the_imported_training_job_and_its_samples_are_there(
             response = browser_of_then.get(f"/v1/jobs/{facts['imported']}/samples/{step}/{index}")
             assert response.headers["content-type"] == "image/webp"
     checklist = get(browser_of_then, f"requests/{facts['sample']}/checklist")
-    assert len(checklist["rows"]) == 23 and checklist["comparison"]["exact"]
+    assert len(checklist["rows"]) == 25 and checklist["comparison"]["exact"]
     uploaded = get(browser_of_then, f"requests/{facts['two_prompts']}/checklist?video=1")
     assert uploaded["comparison"] is not None
 
