@@ -48,6 +48,7 @@ from wan_ui.models import MODELS, Speedup
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Relay, Tunnel
 from wan_ui.web.auth import Auth, OwnerAddress, around
+from wan_ui.web.compression import Compression
 from wan_ui.web.gradio_files import GradioFiles, files_named_in
 from wan_ui.web.login import Login
 from wan_ui.web.metrics import Metrics
@@ -311,7 +312,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
             upload_problem=services.service.quota_problem,
         )
         return SecurityHeaders(
-            OriginCheck(gate, partial(entry.hosts, settings), addresses=not is_loopback(settings.host))
+            Compression(OriginCheck(gate, partial(entry.hosts, settings), addresses=not is_loopback(settings.host)))
         )
 
     largest = int(settings.max_upload_gb * 1e9)
