@@ -72,5 +72,5 @@ def _is_compressible(start: Message) -> bool:
 
 def _compress(body: bytes, encoding: str) -> bytes:
     if encoding == "br":
-        return brotli.compress(body, mode=brotli.MODE_TEXT, quality=BROTLI_QUALITY)
+        return bytes(brotli.compress(body, mode=brotli.MODE_TEXT, quality=BROTLI_QUALITY))
     return gzip.compress(body, GZIP_LEVEL, mtime=0)
