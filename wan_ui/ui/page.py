@@ -15,7 +15,7 @@ from wan_ui.models import WanModel
 from wan_ui.ui import form_schema, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, error_toast, filled
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, error_toast, filled
 from wan_ui.ui.gallery import ID as GALLERY
 from wan_ui.ui.gallery import GalleryTab
 from wan_ui.ui.load_request import RequestLoader
@@ -173,7 +173,7 @@ class Page:
                 show_progress_on=[tab.problem],
                 preprocess=False,
                 concurrency_limit=8,
-            )
+            ).then(**answered())
         panel.connect(self.blocks)
         panel.finished.click(
             self.on_pick,
