@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch._dynamo
+import torch.fx.experimental._config
 from diffusers import WanPipeline, WanTransformer3DModel
 
 from wan_ui import Engine
@@ -24,12 +27,14 @@ from wan_ui.engine.recipes import RECIPES, scheduler_spec
 from wan_ui.engine.result import ignore_progress
 from wan_ui.models import DEFAULT_GUIDANCE_SCALE, DEFAULT_SEED, MODELS
 
+ReferenceMode = Literal["default", "max-autotune"]
+REFERENCE_MODES: tuple[ReferenceMode, ...] = ("default", "max-autotune")
 SCALES = (0.25, 0.5, 0.75, 1.0)
 WARMING = (0.4, 0.6)  # the second scale is what a dynamic graph is built for
 
 
-def run(folder: Path, request: dict[str, Any], compile: CompileMode) -> dict[str, Any]:
-    """Seconds of each way, and the ratios, for the checkpoint under `folder`.
+def run(folder: Path, request: dict[str, Any], compile: CompileMode, mode: ReferenceMode = "default") -> dict[str, Any]:
+    """Seconds of each way, and the ratios, for the checkpoint under `folder`; the reference is compiled in `mode`.
 
     A pair's scales move together, and then the low-noise one alone.
     """
@@ -43,9 +48,11 @@ def run(folder: Path, request: dict[str, Any], compile: CompileMode) -> dict[str
     engine.close()
     gc.collect()
     torch.cuda.empty_cache()
-    serve = reference(folder, request)
-    found["reference, warming"] = timed(lambda: [serve(scale) for scale in WARMING])
-    found["reference, four requests"] = timed(lambda: [serve(scale) for scale in SCALES])
+    torch._dynamo.reset()
+    with as_shipped():
+        serve = reference(folder, request, mode)
+        found["reference, warming"] = timed(lambda: [serve(scale) for scale in WARMING])
+        found["reference, four requests"] = timed(lambda: [serve(scale) for scale in SCALES])
     for field in fields:
         found[f"ratio, {field}"] = found[f"wan-ui, four of {field}"] / found["reference, four requests"]
     print(found, flush=True)
@@ -59,12 +66,31 @@ def timed(work: Callable[[], Any]) -> float:
     return time.monotonic() - began
 
 
-def compile_as_reference(transformer: WanTransformer3DModel) -> None:
-    """The reference server's way but for its CUDA graphs, which end in an error and save nothing at these sizes."""
-    transformer.compile_repeated_blocks(mode="max-autotune-no-cudagraphs", dynamic=True)
+def compile_as_reference(transformer: WanTransformer3DModel, mode: ReferenceMode = "default") -> None:
+    """The reference server's way, but in the default mode unless asked otherwise, and never with CUDA graphs.
+
+    `max-autotune` is as fast, takes minutes to build, and has ended in an illegal memory access on torch 2.11. The
+    CUDA graphs that it asks for end in an error and save nothing at these sizes.
+    """
+    options = {"default": None, "max-autotune": "max-autotune-no-cudagraphs"}
+    transformer.compile_repeated_blocks(mode=options[mode], dynamic=True)
 
 
-def reference(folder: Path, request: dict[str, Any]) -> Callable[[float], np.ndarray]:
+@contextmanager
+def as_shipped() -> Iterator[None]:
+    """PyTorch's compiler with the settings that it comes with, whatever wan-ui's blocks have set in this process."""
+    shapes = torch.fx.experimental._config.use_duck_shape
+    torch.fx.experimental._config.use_duck_shape = True
+    try:
+        with torch._dynamo.config.patch(
+            force_parameter_static_shapes=True, force_nn_module_property_static_shapes=True
+        ):
+            yield
+    finally:
+        torch.fx.experimental._config.use_duck_shape = shapes
+
+
+def reference(folder: Path, request: dict[str, Any], mode: ReferenceMode) -> Callable[[float], np.ndarray]:
     """Renders the request at a scale as the reference's server does: compiled, with unfused adapters."""
     row, prompt = MODELS[request["model"]], request["prompts"][0]
     checkpoints, target = Checkpoints(folder / "models"), Target(torch.device("cuda"), torch.bfloat16)
@@ -85,7 +111,7 @@ def reference(folder: Path, request: dict[str, Any]) -> Callable[[float], np.nda
     if row.two_transformers:
         pipe.load_lora_weights(file, adapter_name="default", load_into_transformer_2=True)
     for part in row.slots.values():
-        compile_as_reference(getattr(pipe, part))
+        compile_as_reference(getattr(pipe, part), mode)
 
     def serve(scale: float) -> np.ndarray:
         pipe.set_adapters(["default"], adapter_weights=[scale])

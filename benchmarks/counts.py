@@ -153,7 +153,7 @@ def plain(engine: Engine, scenario: Scenario) -> Counts:
         found["merges" if generation.recipe == "preview" else "attaches"] += attached
         found["weighs"] += 0 if generation.recipe == "preview" else attached
         if model.id != held:
-            parts = [engine.checkpoints.component(model, name) for name in model.components if name in MODULES]
+            parts = [engine.checkpoints.folders.component(model, name) for name in model.components if name in MODULES]
             found["loads"] += len(parts)
             found["bytes"] += sum(part.size for part in parts)
             held = model.id

@@ -1,8 +1,8 @@
 """Full-size models with random weights on one CUDA GPU: `python -m benchmarks.gpu --help`. Nothing is downloaded.
 
 Side by side in one run: plain diffusers (eager, unfused adapters), the reference server's way
-(`compile_repeated_blocks(mode="max-autotune", dynamic=True)`, with --reference, since it takes minutes), and
-wan-ui's two arithmetics; against the roofline, with products and attention counted and the GPU's own ceilings measured
+(`compile_repeated_blocks(dynamic=True)`, with --reference; `--reference max-autotune` for its own mode), and wan-ui's
+two arithmetics; against the roofline, with products and attention counted and the GPU's own ceilings measured
 first.
 """
 
@@ -28,8 +28,9 @@ from benchmarks import comparison, counts
 from tests.gpu.full_size import TRANSFORMERS, write, write_lora
 from wan_ui import Engine
 from wan_ui.config import CompileMode, MemoryMode
+from wan_ui.engine import kernels
 from wan_ui.engine.adapters import Adapter, BaseWeights, TransformerAdapters
-from wan_ui.engine.compile import CompiledBlocks
+from wan_ui.engine.compile import Arithmetic, CompiledBlocks
 from wan_ui.engine.timesteps import Tokens, embedded_once
 from wan_ui.lora.convert import LowRank
 from wan_ui.models import MODELS, WanModel
@@ -37,6 +38,8 @@ from wan_ui.models import MODELS, WanModel
 GIB = 1 << 30
 DEVICE = torch.device("cuda")
 RANK = 32
+REFERENCE = "reference's way"
+ARITHMETICS: tuple[Arithmetic, ...] = ("exact", "fast")
 SIZES = {  # model, (width, height, frames)
     "14B": ("wan22_14b_t2v", [(832, 480, 81), (1024, 1024, 41)]),
     "14B I2V": ("wan22_14b_i2v", [(832, 480, 81)]),
@@ -134,87 +137,129 @@ def adapter(model: WanTransformer3DModel, rank: int, seed: int) -> Adapter:
     return Adapter(f"rank {rank}", parts)
 
 
+@dataclass
+class Bench:
+    """A model with its case, and the figures found so far."""
+
+    row: WanModel
+    size: tuple[int, int, int]
+    model: WanTransformer3DModel
+    case: Case
+    figures: dict[str, Any]
+
+    def predict(self, timestep_for_each_token: bool = False) -> torch.Tensor:
+        """One forward; with a timestep for each token as plain diffusers has it, else with each embedded once."""
+        inputs, tokens = self.case.inputs, self.case.tokens
+        prediction: torch.Tensor
+        if tokens is None:
+            (prediction,) = self.model(**inputs)
+        elif timestep_for_each_token:
+            (prediction,) = self.model(**inputs | {"timestep": tokens.each[None] * 500.0})
+        else:
+            with embedded_once(self.model, tokens, torch.tensor(500.0, device=DEVICE)):
+                (prediction,) = self.model(**inputs)
+        return prediction
+
+    def first(self, name: str, *arguments: bool) -> torch.Tensor:
+        """The first forward of a way, with its seconds noted: graphs and kernels are built in it."""
+        began = time.monotonic()
+        prediction = self.predict(*arguments)
+        torch.cuda.synchronize()
+        self.figures[f"{name}, first forward"] = time.monotonic() - began
+        return prediction
+
+    def predict_shorter(self) -> None:
+        """A forward of another size of clip."""
+        shorter = case(self.row, self.model, (*self.size[:2], self.size[2] // 2 // 4 * 4 + 1))
+        self.model(**shorter.inputs)
+
+    def attach(self, adapters: TransformerAdapters, adapter: Adapter, scale: float) -> None:
+        """This adapter and no other, at a scale."""
+        adapters.attach([adapter])
+        adapters.set_scales({adapter.key: scale})
+
+
 def forwards(label: str, row: WanModel, size: tuple[int, int, int], model: WanTransformer3DModel, top: dict[str, float],
-             reference: bool) -> dict[str, Any]:  # fmt: skip
+             reference: comparison.ReferenceMode | None) -> dict[str, Any]:  # fmt: skip
     """Seconds of one forward in every way, and how far each prediction is from plain diffusers'."""
     here = case(row, model, size)
-
-    def predict(timestep_for_each_token: bool = False) -> torch.Tensor:
-        if here.tokens is None:
-            return model(**here.inputs)[0]
-        if timestep_for_each_token:
-            return model(**here.inputs | {"timestep": here.tokens.each[None] * 500.0})[0]
-        with embedded_once(model, here.tokens, torch.tensor(500.0, device=DEVICE)):
-            return model(**here.inputs)[0]
-
-    def shorter(model: WanTransformer3DModel) -> None:
-        """Another size of clip."""
-        fewer = case(row, model, (size[0], size[1], size[2] // 2 // 4 * 4 + 1))
-        model(**fewer.inputs)
-
-    originals = BaseWeights(lambda size: "checkpoint", lambda name: torch.empty(0))
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "model": label,
         "size": "×".join(map(str, size)),
         "roofline": here.products / top["product"] / 1e12 + here.attention / top["product"] / 1e12,
         "seconds": {},
         "distance": {},
     }
+    bench = Bench(row, size, model, here, figures)
+    weights = BaseWeights(lambda size: "checkpoint", lambda name: torch.empty(0))
     usual, other = adapter(model, RANK, 0), adapter(model, 128, 1)
-    adapters = TransformerAdapters(model, originals)
-    adapters.attach([usual])
-    adapters.set_scales({f"rank {RANK}": 1.0})
-    plain = predict(True)
-    found["seconds"]["plain diffusers"] = seconds(lambda: predict(True), 2, 0)
-    if reference:
-        began = time.monotonic()
-        comparison.compile_as_reference(model)
-        predict(True)
-        torch.cuda.synchronize()
-        found["reference, first forward"] = time.monotonic() - began
-        found["seconds"]["reference's way"] = seconds(lambda: predict(True), 2, 1)
-        for block in model.blocks:
-            block._compiled_call_impl = None
-        torch._dynamo.reset()
+    adapters = TransformerAdapters(model, weights)
+    bench.attach(adapters, usual, 1.0)
+    plain = bench.predict(True)
+    figures["seconds"]["plain diffusers"] = seconds(lambda: bench.predict(True), 2, 0)
+    figures["seconds"]["--compile off"] = seconds(bench.predict, 2, 1)
     adapters.attach([])
-    adapters = TransformerAdapters(model, originals, DEVICE)
-    adapters.attach([usual])
-    adapters.set_scales({f"rank {RANK}": 1.0})
-    found["seconds"]["eager, timesteps once"] = seconds(predict, 2, 1)
-    for arithmetic in ("exact", "fast"):
-        compiled = CompiledBlocks(arithmetic)  # type: ignore[arg-type]
-        compiled.install(model)
-        began = time.monotonic()
-        first = predict()
-        torch.cuda.synchronize()
-        found[f"{arithmetic}, first forward"] = time.monotonic() - began
-        found["seconds"][arithmetic] = seconds(predict)
-        equal = torch.equal(first, plain)
-        away = float((first.float() - plain.float()).norm() / plain.float().norm())
-        found["distance"][arithmetic] = 0.0 if equal else away
-        graphs = compiled.graphs
-        began = time.monotonic()
-        adapters.set_scales({f"rank {RANK}": 0.7})
-        adapters.attach([other])
-        compiled.adapters_changed(model)
-        adapters.set_scales({"rank 128": 0.5})
-        torch.cuda.synchronize()
-        found[f"{arithmetic}, another file"] = time.monotonic() - began
-        predict()
-        found[f"{arithmetic}, rebuilt"] = compiled.graphs - graphs
-        found[f"{arithmetic}, refused"] = compiled.refused
-        graphs, began = compiled.graphs, time.monotonic()
-        shorter(model)
-        torch.cuda.synchronize()
-        found[f"{arithmetic}, another size"] = (time.monotonic() - began, compiled.graphs - graphs)
-        compiled.remove(model)
-        adapters.attach([usual])
-        adapters.set_scales({f"rank {RANK}": 1.0})
+    adapters = TransformerAdapters(model, weights, DEVICE)
+    bench.attach(adapters, usual, 1.0)
+    figures["seconds"]["eager, as where nothing can be compiled"] = seconds(bench.predict, 2, 1)
+    for arithmetic in ARITHMETICS:
+        compiled_forwards(bench, arithmetic, plain, adapters, other)
+        bench.attach(adapters, usual, 1.0)
     adapters.attach([])
-    found["peak GiB"] = torch.cuda.max_memory_allocated() / GIB
+    compiled = CompiledBlocks("exact")
+    compiled.install(model)
+    figures["seconds"]["exact, no LoRA"] = seconds(bench.predict)
+    compiled.remove(model)
+    figures["peak GiB"] = torch.cuda.max_memory_allocated() / GIB
+    figures["kernels refused"] = kernels.states()
     assert not any(isinstance(module, LoraLayer) for module in model.modules())
-    print_forwards(found)
-    return found
+    print_forwards(figures)
+    if reference is not None:
+        reference_forward(bench, reference, TransformerAdapters(model, weights), usual)
+    return figures
+
+
+def reference_forward(
+    bench: Bench, mode: comparison.ReferenceMode, adapters: TransformerAdapters, adapter: Adapter
+) -> None:
+    """The reference server's way, last: an error in its kernels ends the CUDA context."""
+    bench.attach(adapters, adapter, 1.0)
+    torch._dynamo.reset()
+    with comparison.as_shipped():
+        comparison.compile_as_reference(bench.model, mode)
+        bench.first("reference", True)
+        bench.figures["seconds"][REFERENCE] = seconds(lambda: bench.predict(True), 2, 1)
+    for block in bench.model.blocks:
+        block._compiled_call_impl = None
+    torch._dynamo.reset()
+    adapters.attach([])
+    print(f"reference's way, {mode}: {bench.figures['seconds'][REFERENCE]:.3f}", flush=True)
+
+
+def compiled_forwards(
+    bench: Bench, arithmetic: Arithmetic, plain: torch.Tensor, adapters: TransformerAdapters, other: Adapter
+) -> None:
+    """One arithmetic's seconds and distance, and what another multiplier, file and size cost it."""
+    figures, compiled = bench.figures, CompiledBlocks(arithmetic)
+    compiled.install(bench.model)
+    first = bench.first(arithmetic)
+    figures["seconds"][arithmetic] = seconds(bench.predict)
+    away = float((first.float() - plain.float()).norm() / plain.float().norm())
+    figures["distance"][arithmetic] = 0.0 if torch.equal(first, plain) else away
+    graphs = compiled.graphs
+    began = time.monotonic()
+    bench.attach(adapters, other, 0.5)
+    compiled.adapters_changed(bench.model)
+    torch.cuda.synchronize()
+    figures[f"{arithmetic}, another file"] = time.monotonic() - began
+    bench.predict()
+    figures[f"{arithmetic}, rebuilt"] = compiled.graphs - graphs
+    figures[f"{arithmetic}, refused"] = compiled.refused
+    graphs, began = compiled.graphs, time.monotonic()
+    bench.predict_shorter()
+    torch.cuda.synchronize()
+    figures[f"{arithmetic}, another size"] = (time.monotonic() - began, compiled.graphs - graphs)
+    compiled.remove(bench.model)
 
 
 def print_forwards(found: dict[str, Any]) -> None:
@@ -302,7 +347,13 @@ def main() -> None:
     parser.add_argument("--forwards", nargs="*", default=[], choices=list(SIZES), help="models to time a forward of")
     parser.add_argument("--sizes", type=int, help="how many of each model's sizes (default: all)")
     parser.add_argument("--layers", type=int, help="blocks of each model, for a quick look (default: all)")
-    parser.add_argument("--reference", action="store_true", help="also the reference server's way")
+    parser.add_argument(
+        "--reference",
+        nargs="?",
+        const="default",
+        choices=comparison.REFERENCE_MODES,
+        help="also the reference server's way, compiled in this mode (default: default; max-autotune takes minutes)",
+    )
     parser.add_argument("--video", default=None, choices=list(MODELS), help="a model to render whole videos with")
     parser.add_argument("--size", type=int, nargs=3, default=(832, 480, 81), metavar=("W", "H", "FRAMES"))
     parser.add_argument("--steps", type=int, default=4, help="of a video or a cell of the comparison")
@@ -341,7 +392,9 @@ def main() -> None:
         if chosen.comparison:
             row = MODELS[chosen.comparison]
             checkpoint(folder, row, chosen.layers)
-            found["comparison"] = comparison.run(folder, request(row, size, chosen.steps), chosen.compile)
+            found["comparison"] = comparison.run(
+                folder, request(row, size, chosen.steps), chosen.compile, chosen.reference or "default"
+            )
     write_json(chosen.json, found)
 
 

@@ -120,9 +120,9 @@ def main() -> None:
     rows.clear()
     measure("disk, one reader", lambda: sequential(part.files), cold=True)
     measure(f"disk, {READERS} readers", lambda: side_by_side(part.files), cold=True)
-    measure("cold load, nothing read ahead", lambda: load(part, device, False), cold=True)
+    measure("cold load, without prefetch", lambda: load(part, device, False), cold=True)
     measure("cold load", lambda: load(part, device, True), cold=True)
-    measure("warm load, nothing read ahead", lambda: load(part, device, False), cold=False)
+    measure("warm load, without prefetch", lambda: load(part, device, False), cold=False)
     measure("warm load", lambda: load(part, device, True), cold=False)
 
     parallel = os.environ.get("HF_ENABLE_PARALLEL_LOADING")

@@ -143,6 +143,6 @@ class FakeImages:
 
 
 def fake_service(store: Store, worker: Worker, data_dir: Path, environment: Environment | None = None) -> JobService:
-    """A desk over a fake library and image store, with no checkpoint on disk."""
+    """A job service over a fake library and image store, with no checkpoint on disk."""
     library, images = cast("Library", FakeLibrary()), cast("ImageStore", FakeImages())
     return JobService(library, images, store, worker, data_dir, environment=environment or UNKNOWN_ENVIRONMENT)

@@ -6,7 +6,7 @@ import gradio as gr
 
 
 def stop_server(blocks: gr.Blocks) -> None:
-    """Stops it without waiting for its clients: a page that is still open would hold its connections for seconds."""
+    """Stops it. It waits a second at most for clients: a page that is still open holds its connections."""
     if blocks.is_running:
-        blocks.server.config.timeout_graceful_shutdown = 0
+        blocks.server.config.timeout_graceful_shutdown = 1
     blocks.close(verbose=False)

@@ -331,7 +331,7 @@ def test_a_port_in_use_is_one_line(app: App, tmp_path: Path, start: Start) -> No
     code, said = start(tmp_path, "--demo", port=app.port).ended()
     assert code == 1
     assert said == [
-        f"wan-ui: Port {app.port} of 127.0.0.1 is not free. Stop what uses it, or choose another with --port."
+        f"wan-ui: Port {app.port} of 127.0.0.1 is in use. Stop what uses it, or choose another with --port."
     ]
 
 
@@ -356,7 +356,7 @@ def test_a_data_folder_that_is_a_file_is_one_line(tmp_path: Path, start: Start) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_in_the_middle_of_a_render(own_data: Path, start: Start, number: int) -> None:
-    """With a page open: it ends in time, lets go of the folder, and the request waits in line for the next start."""
+    """With a page open: it ends in time and releases the folder, and the request stays queued for the next start."""
     app = start(own_data, "--demo")
     app.wait_for("Ready on ")
     with app.client() as client:

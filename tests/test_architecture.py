@@ -1,4 +1,4 @@
-"""The house rules that a test can hold: who imports whom, who knows a model by name, who raises what."""
+"""The rules of the code base that a test can check: who imports whom, who knows a model by name, who raises what."""
 
 from __future__ import annotations
 
@@ -51,15 +51,24 @@ PURE_MODULES = (
     "wan_ui.text",
 )
 # Where a framework may be imported: a package, or a module, by its start.
+CHECKPOINT_READERS = tuple(f"wan_ui.checkpoints.{name}" for name in ("fp8_linear", "modules", "tensors", "tokenizers"))
 ALLOWED_IMPORTERS = {
-    "gradio": ("wan_ui.ui.", "wan_ui.server"),
-    "fastapi": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server"),
-    "starlette": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server"),
-    "uvicorn": ("wan_ui.server",),
+    "gradio": ("wan_ui.ui.", "wan_ui.server", "wan_ui.compose"),
+    "fastapi": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server", "wan_ui.compose"),
+    "starlette": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server", "wan_ui.compose"),
+    "uvicorn": (),
     "prometheus_client": ("wan_ui.web.",),
-    "torch": ("wan_ui.engine.", "wan_ui.lora.convert", "wan_ui.demo.", "wan_ui.inference", "wan_ui.server"),
-    "diffusers": ("wan_ui.engine.", "wan_ui.demo."),
-    "transformers": ("wan_ui.engine.", "wan_ui.demo."),
+    "torch": (
+        "wan_ui.engine.",
+        *CHECKPOINT_READERS,
+        "wan_ui.lora.convert",
+        "wan_ui.demo.",
+        "wan_ui.inference",
+        "wan_ui.server",
+        "wan_ui.compose",
+    ),
+    "diffusers": ("wan_ui.engine.", "wan_ui.checkpoints.modules", "wan_ui.demo."),
+    "transformers": ("wan_ui.engine.", *CHECKPOINT_READERS, "wan_ui.demo."),
     "peft": ("wan_ui.engine.",),
 }
 MODEL_NAME = re.compile(r"\bwan2\d_\w+")
@@ -116,7 +125,7 @@ def _leaves() -> list[type[errors.WanUIError]]:
 
 
 def _without_frameworks(*rooms: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter that imports the rooms, in which no framework can be imported."""
+    """A fresh interpreter that imports the modules, in which no framework can be imported."""
     program = BLOCKED_IMPORT.format(frameworks=FRAMEWORKS, rooms=rooms)
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -149,7 +158,7 @@ def test_each_framework_stays_in_its_rooms() -> None:
 
 
 def test_imports_go_one_way() -> None:
-    """No room imports one that imports it, however far around: not for a type either."""
+    """No module imports one that imports it, however far around: not for a type either."""
     # The package itself offers the Engine lazily, at the end of all.
     paths = {name: path for path in SOURCES if (name := _module(path)) != "wan_ui"}
     below = {name: _rooms_imported(path, paths) for name, path in paths.items()}

@@ -228,12 +228,35 @@ def test_two_axes_make_a_grid_row_by_row() -> None:
         ("prompt", ["a cat", "b" * 99], lambda one: one.prompt, ("a cat", "b" * 59 + "…")),
         ("recipe", ["reference", "preview"], lambda one: one.recipe, ("reference", "preview")),
         ("speedup", ["none", "fp8_storage"], lambda one: one.speedup, ("speed-up none", "speed-up fp8_storage")),
+        ("base", ["auto", "folder"], lambda one: one.base, ("base auto", "base folder")),
     ],
 )
 def test_each_field_of_the_prompt(field: str, values: list[Any], read: Any, labels: tuple[str, ...]) -> None:
     made = grid(request(), (field, values))
     assert (made.columns, made.rows) == (labels, ("",))
     assert [read(one) for one in generations(made)] == values
+
+
+def test_a_base_axis_takes_files_by_name() -> None:
+    """A name alone is the transformer's; the cells' requests name it by component."""
+    names = ["T2V/model_fp16.safetensors", {"transformer": "b.safetensors", "vae": "c.safetensors"}, "folder"]
+    made = grid(request(), ("base", names))
+    assert made.columns == ("model_fp16", "b", "base folder")
+    assert [one.base for one in generations(made)] == [
+        (("transformer", "T2V/model_fp16.safetensors"),),
+        (("transformer", "b.safetensors"), ("vae", "c.safetensors")),
+        "folder",
+    ]
+    assert made.cells[0].request.model_dump(mode="json", exclude_none=True)["base"] == {
+        "transformer": "T2V/model_fp16.safetensors"
+    }
+
+
+def test_bases_are_rendered_one_after_the_other() -> None:
+    """Each is another load."""
+    made = grid(request(), ("base", ["auto", "folder"]), ("seed", [1, 2, 3]))
+    bases = [one.base for one in render_order(generations(made)).distinct]
+    assert bases in (["auto"] * 3 + ["folder"] * 3, ["folder"] * 3 + ["auto"] * 3)
 
 
 def test_a_cell_is_the_same_request_alone() -> None:
@@ -382,14 +405,14 @@ WRONG: tuple[tuple[str, Any], ...] = (
     ("sample_steps", 0), ("sample_steps", 151), ("sample_steps", 2.5), ("guidance_scale", 20.1),
     ("guidance_scale", -0.1), ("guidance_scale", float("inf")), ("num_frames", 0), ("num_frames", 1001),
     ("prompt", 3), ("prompt", None), ("prompt", "x" * 20_001), ("recipe", "best"), ("recipe", 1), ("lora", ""),
-    ("speedup", "fast"), ("speedup", True),
+    ("speedup", "fast"), ("speedup", True), ("base", 3), ("base", {"tokenizer": "a"}), ("base", "../a.safetensors"),
     ("lora", 4), ("lora", {"high": "a"}), ("lora", "x" * 4097),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
 def test_a_wrong_value_is_refused_by_its_name_and_place(field: str, value: Any) -> None:
-    sound = {"prompt": "ok", "recipe": "preview", "speedup": "none", "lora": "a"}.get(field, 1)
+    sound = {"prompt": "ok", "recipe": "preview", "speedup": "none", "lora": "a", "base": "auto"}.get(field, 1)
     problems = refused(
         request(loras=[{"path": "a"}]),
         ("num_frames" if field == "seed" else "seed", [1]),
@@ -412,7 +435,7 @@ def test_every_wrong_value_is_named() -> None:
         ({}, "path"),
         ({"single": "a"}, "path"),
         ({"high": ""}, "at least 1"),
-        ({"high": 3}, "string"),
+        ({"high": 3}, "must be text"),
         ({"high": None, "low": None}, "path"),
         ("no_side.safetensors", "neither high nor low"),
     ],
@@ -648,15 +671,15 @@ def test_a_prompt_may_bring_its_own_seed_and_preview() -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({"seed": 7}, "prompt: Field required"),
+        ({"seed": 7}, "prompt: is missing"),
         ({"prompt": "b", "width": 64}, "width is the same in all cells"),
         ({"prompt": "b", "ctrl_img": "x"}, "ctrl_img is the same in all cells"),
         ({"prompt": "b", "seed": -1}, "cannot be compared"),
-        ({"prompt": "b", "seed": True}, "a number is needed"),
+        ({"prompt": "b", "seed": True}, "must be a number"),
         ({"prompt": "b", "sample_steps": 0}, "sample_steps: "),
         ({"prompt": "b", "training_sample": {"job": "x"}}, "training_sample.job: "),
         ({"prompt": 3}, "prompt: "),
-        ({}, "prompt: Field required"),
+        ({}, "prompt: is missing"),
     ],
 )
 def test_a_prompt_with_anything_else_is_refused(value: Any, said: str) -> None:

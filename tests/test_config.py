@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from wan_ui.config import Settings, read
+from wan_ui.config import OPTIONS, Settings, read
 
 FLAGS = [
     ("--models-dir", "WAN_UI_MODELS_DIR", "m", "models_dir", Path("m")),
+    ("--comfy-dir", "WAN_UI_COMFY_DIR", "c", "comfy_dir", Path("c")),
+    ("--configs-dir", "WAN_UI_CONFIGS_DIR", "f", "configs_dir", Path("f")),
     ("--lora-dir", "WAN_UI_LORA_DIR", "l", "lora_dir", Path("l")),
     ("--data-dir", "WAN_UI_DATA_DIR", "d", "data_dir", Path("d")),
     ("--device", "WAN_UI_DEVICE", "cuda:1", "device", "cuda:1"),
@@ -97,3 +99,58 @@ def test_a_retention_that_is_none_ends_the_start(flag: str, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         read([flag], {})
     assert "must be a number above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "wrong"),
+    [
+        ("--port", ["x", "-1", "65536", "80.5"]),
+        ("--memory", ["none"]),
+        ("--compile", ["on"]),
+        ("--log-format", ["xml"]),
+        ("--job-timeout", ["-1", "inf", "nan", "x"]),
+        ("--max-attempts", ["0"]),
+        ("--max-waiting", ["0", "1.5"]),
+        ("--max-waiting-each", ["0"]),
+        ("--max-cost", ["0", "nan", "inf"]),
+        ("--max-upload-gb", ["-1", "inf", "nan"]),
+        ("--max-disk-gb", ["0", "-1", "nan"]),
+        ("--keep-days", ["0", "36500", "nan"]),
+        ("--auth", ["name", ":password", "name:"]),
+    ],
+)
+def test_a_value_out_of_bounds_is_named_with_its_flag_and_variable(
+    flag: str, wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    variable = "WAN_UI_" + flag[2:].replace("-", "_").upper()
+    for text in wrong:
+        for arguments, environment in (([f"{flag}={text}"], {}), ([], {variable: text})):
+            with pytest.raises(SystemExit) as caught:
+                read(arguments, environment)
+            error = capsys.readouterr().err
+            assert caught.value.code == 2 and flag in error and variable in error
+
+
+def test_each_field_is_an_option_with_a_flag_of_its_own() -> None:
+    assert set(OPTIONS) == set(Settings.__dataclass_fields__) - {"chose_lora_dir"}
+    assert len({option.flag for option in OPTIONS.values()}) == len(OPTIONS)
+
+
+def test_a_password_is_neither_shown_nor_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "secret" not in repr(read(["--auth", "ann:secret"], {}))
+    assert read(["--auth", "ann:sec:ret"], {}).auth == ("ann", "sec:ret")
+    assert read(["--auth", ""], {"WAN_UI_AUTH": ""}).auth is None
+    with pytest.raises(SystemExit):
+        read(["--auth", "secret"], {})
+    assert "secret" not in capsys.readouterr().err
+
+
+def test_a_job_timeout_of_zero_is_none() -> None:
+    assert read(["--job-timeout", "0"], {}).job_timeout is None
+    assert read([], {"WAN_UI_JOB_TIMEOUT": "2.5"}).job_timeout == 2.5
+
+
+def test_a_share_server_needs_its_program() -> None:
+    with pytest.raises(SystemExit):
+        read(["--share-server", "a:1"], {})
+    assert read(["--share-server", "a:1", "--share-program", "frpc"], {}).share_program == Path("frpc")

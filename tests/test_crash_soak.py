@@ -1,4 +1,4 @@
-"""SIGKILL at random moments over a line of jobs on the demo checkpoints, and what is left of the line.
+"""SIGKILL at random moments over a queue of jobs on the demo checkpoints, and what is left of the queue.
 
 The ordinary run is a tenth of it; scripts/soak runs it whole.
 """

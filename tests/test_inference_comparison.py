@@ -46,7 +46,7 @@ def engine(loras: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def alone(loras: Path) -> Iterator[Engine]:
-    """For single requests: its model is let go of after each, so that no two have anything in common."""
+    """For single requests: its model is freed after each, so that no two have anything in common."""
     engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
     yield engine
     engine.close()

@@ -19,6 +19,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
+from tests.browser_fixture import new_context
 from tests.web.strangers import Server, running
 
 ARCHIVE = Path(__file__).parent / "data" / "data_folder_0.1.tar.xz"
@@ -186,7 +187,7 @@ def test_the_browser_finds_its_jobs_and_drafts(server: Server, browser: Browser,
     storage = [{"name": name, "value": value} for name, value in facts["storage"].items()]
     cookie = {**facts["cookie"], "url": origin}
     state: Any = {"cookies": [], "origins": [{"origin": origin, "localStorage": storage}]}
-    with browser.new_context(storage_state=state) as context:
+    with new_context(browser, storage_state=state) as context:
         context.add_cookies([cookie])  # type: ignore[list-item]
         page = context.new_page()
         page.goto(origin)

@@ -120,13 +120,13 @@ def test_whole_numbers_are_whole(name: str) -> None:
     assert getattr(parse(request({name: 64.0})).prompts[0], name) == 64
 
 
-@pytest.mark.parametrize("value", [-2, 0, 2, -1.5])
+@pytest.mark.parametrize("value", [-4, 0, 4, -1.5])
 def test_a_multiplier_in_bounds(value: float) -> None:
     (generation,) = resolved(request(loras=[{"path": "a.safetensors", "network_multiplier": value}]))
     assert generation.loras == (LoraUse("single", "a.safetensors", float(value)),)
 
 
-@pytest.mark.parametrize("value", [-2.001, 2.001, math.nan, math.inf, True, "strong"])
+@pytest.mark.parametrize("value", [-4.001, 4.001, math.nan, math.inf, True, "strong"])
 def test_a_multiplier_out_of_bounds(value: Any) -> None:
     assert refused(request(loras=[{"path": "a", "network_multiplier": value}])) == ["loras.0.network_multiplier"]
 
@@ -461,7 +461,7 @@ def test_a_speedup_is_for_the_reference_alone(speedup: str) -> None:
 
 @pytest.mark.parametrize("speedup", ["", "fp8", "teacache", "None", True, 1, ["step_cache"]])
 def test_an_unknown_speedup_is_refused_with_those_there_are(speedup: object) -> None:
-    with pytest.raises(InvalidRequest, match="speedup: .*'step_cache'"):
+    with pytest.raises(InvalidRequest, match="speedup must be .*'step_cache'"):
         parse({"model": "wan21_1b", "prompts": [{"prompt": "a"}], "speedup": speedup})
 
 
@@ -470,7 +470,7 @@ def test_an_unknown_speedup_is_refused_with_those_there_are(speedup: object) -> 
 def test_only_true_and_false_are_booleans(name: str, value: object) -> None:
     part, _, field = name.rpartition(".")
     wrong = {field: value} if not part else {part: {"columns": {"field": "seed", "values": [1]}, field: value}}
-    with pytest.raises(InvalidRequest, match=f"{name}: .*true or false is needed"):
+    with pytest.raises(InvalidRequest, match=f"{name} must be true or false"):
         parse({"model": "wan21_1b", "prompts": [{"prompt": "a"}], **wrong})
 
 
@@ -490,3 +490,58 @@ def test_a_stored_generation_keeps_its_names() -> None:
     assert [use.scale for use in generation.loras] == [0.5, 1.0] and generation.ignored == ("sampler",)
     assert json.loads(json.dumps(generation_body(generation))) == stored
     assert list(generation_body(generation)) == list(stored)
+
+    named = {**stored, "base": {"transformer": "a.safetensors"}}
+    assert json.loads(json.dumps(generation_body(generation_from(named)))) == named
+
+
+def sampled(model: str = "wan22_14b_i2v", **fields: Any) -> Generation:
+    """The generation of a request whose one prompt has these sampling fields."""
+    prompt = {"prompt": "x", **({"ctrl_img": "first"} if "i2v" in model else {}), **fields}
+    (generation,) = resolve(parse({"model": model, "prompts": [prompt]}), lambda image: image)
+    return generation
+
+
+def test_sampling_fields_reach_the_generation() -> None:
+    fields: dict[str, Any] = {
+        "sampler": "dpm++",
+        "flow_shift": 8,
+        "switch_step": 2,
+        "guidance_scale_2": 1.5,
+        "ctrl_img_last": "last",
+    }
+    generation = sampled(**fields)
+    assert generation.replaced == fields and generation.image_last == "last" and generation.ignored == ()
+    assert sampled(boundary=0.9).replaced == {"boundary": 0.9}
+    assert sampled().replaced == {}
+
+
+def test_an_unknown_sampler_is_ignored_and_reported() -> None:
+    generation = sampled(sampler="flowmatch")
+    assert generation.sampler is None and generation.ignored == ("sampler",) and generation.replaced == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "loc"),
+    [
+        ("wan21_1b", {"boundary": 0.9}, "prompts.0.boundary"),
+        ("wan21_1b", {"switch_step": 1}, "prompts.0.switch_step"),
+        ("wan22_5b", {"guidance_scale_2": 2}, "prompts.0.guidance_scale_2"),
+        ("wan22_14b_i2v", {"boundary": 0.9, "switch_step": 2}, "prompts.0.switch_step"),
+        ("wan22_14b_i2v", {"sample_steps": 4, "switch_step": 5}, "prompts.0.switch_step"),
+        ("wan22_14b_i2v", {"ctrl_img_last": "x", "num_frames": 4}, "prompts.0.num_frames"),
+        ("wan22_14b_i2v", {"flow_shift": 0.05}, "prompts.0.flow_shift"),
+        ("wan22_14b_i2v", {"boundary": 1.5}, "prompts.0.boundary"),
+        ("wan22_14b_i2v", {"guidance_scale_2": 21}, "prompts.0.guidance_scale_2"),
+    ],
+)
+def test_contradictions_and_bounds_of_sampling_are_named(model: str, fields: dict[str, Any], loc: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        sampled(model, **fields)
+    assert [field["loc"] for field in refusal.value.details["fields"]] == [loc]
+
+
+@pytest.mark.parametrize("model", ["wan22_5b", "wan22_14b_t2v", "wan21_1b"])
+def test_a_last_frame_is_refused_where_it_cannot_be_used(model: str) -> None:
+    with pytest.raises(ControlImageNotSupported, match="last frame"):
+        sampled(model, ctrl_img_last="x")

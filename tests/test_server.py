@@ -13,10 +13,13 @@ import pytest
 from wan_ui import __version__
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.checkpoints.sources import CheckpointSources
+from wan_ui.compose import SignIn, compose
 from wan_ui.config import Settings
 from wan_ui.errors import DeviceUnavailable, HostError, LoraNotFound
 from wan_ui.inference import choose_device
-from wan_ui.server import SignIn, compose, free_port, greeting, prepare_environment, wants_demo
+from wan_ui.models import MODELS
+from wan_ui.server import free_port, greeting, prepare_environment, wants_demo
 from wan_ui.tunnel import Tunnel
 from wan_ui.web.origin import refusal
 
@@ -62,9 +65,9 @@ def test_a_device_that_is_none() -> None:
 
 
 def test_the_greeting_counts_models(settings: Settings) -> None:
-    said = "\n".join(greeting(settings, 7861, Checkpoints(settings.models_dir)))
+    said = "\n".join(greeting(settings, 7861, CheckpointSources(Checkpoints(settings.models_dir))))
     assert __version__ in said and "torch" in said
-    assert "Models: 0 of 7 found" in said
+    assert f"Models: 0 of {len(MODELS)} found" in said
     assert "http://127.0.0.1:7861/" in said
 
 
@@ -81,7 +84,9 @@ def test_the_greeting_counts_models(settings: Settings) -> None:
 )
 def test_the_address_that_is_printed_is_answered(settings: Settings, host: str, address: str) -> None:
     settings = replace(settings, host=host)
-    assert f"http://{address}:7861/" in "\n".join(greeting(settings, 7861, Checkpoints(settings.models_dir)))
+    assert f"http://{address}:7861/" in "\n".join(
+        greeting(settings, 7861, CheckpointSources(Checkpoints(settings.models_dir)))
+    )
     entry = SignIn.of(settings, Tunnel(settings.data_dir))
     assert refusal([(b"host", f"{address}:7861".encode())], entry.hosts(settings)) is None
 

@@ -157,7 +157,7 @@ def test_nothing_is_left_by_sigkill_once_it_is_started_again(data: Path, monkeyp
         (data / name).write_bytes(b"somebody's own")
     again = App(shared.data, "--demo")
     try:
-        again.wait_for("A public link that a killed server had left open is closed.")
+        again.wait_for("Closed a public link that a killed server had left open.")
         shared.gone()
         again.wait_for("Page: ")
         assert not nameless.exists() and len(list(temporary.iterdir())) == len(foreign) + 1
@@ -173,7 +173,7 @@ def test_nothing_is_left_by_sigkill_once_it_is_started_again(data: Path, monkeyp
 def test_a_link_that_fails_is_an_error_with_its_reason(data: Path) -> None:
     flags = ("--share", "--share-server", "fails:1", "--share-program", str(program(data.parent)))
     code, said = App(data, "--demo", *flags).ended()
-    assert code == 1 and said[-1].startswith("wan-ui: The public link could not be made: login to server failed")
+    assert code == 1 and said[-1].startswith("wan-ui: The public link could not be opened: login to server failed")
     assert not any("Traceback" in line for line in said)
 
 

@@ -66,9 +66,9 @@ def test_a_render_that_never_returns_ends_the_server_with_70_and_the_next_start_
     assert code == 70
     assert any(line.startswith("wan-ui: This took longer than the 30 s") for line in said)
     assert not any("Traceback" in line for line in said)
-    told = {(event["event"], event.get("request_id")) for event in events(said)}
-    assert {("queued", stuck["request_id"]), ("started", stuck["request_id"])} <= told
-    assert ("took too long", stuck["request_id"]) in told
+    logged = {(event["event"], event.get("request_id")) for event in events(said)}
+    assert {("queued", stuck["request_id"]), ("started", stuck["request_id"])} <= logged
+    assert ("took too long", stuck["request_id"]) in logged
 
     app = start()
     with app.client() as client:

@@ -48,7 +48,7 @@ def test_a_link_that_cannot_be_made_says_why(tmp_path: Path) -> None:
     silent = tmp_path / "silent"
     silent.write_text("#!/bin/sh\nsleep 60\n")
     silent.chmod(0o755)
-    with pytest.raises(ShareFailed, match="gave none within"):
+    with pytest.raises(ShareFailed, match="sent no address within"):
         tunnel.start(Relay(silent, "abc:1", "http"), 1, seconds=0.5)
 
 

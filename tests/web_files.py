@@ -1,4 +1,4 @@
-"""A web server on a loopback port with a shelf of files, each answered as the test says and held where it wants."""
+"""A web server on a loopback port with a set of files, each answered as the test says and held where it wants."""
 
 from __future__ import annotations
 

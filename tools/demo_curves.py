@@ -1,4 +1,4 @@
-"""Draws the training curves of the demo from the logs of its parts into one SVG; it knows nothing of training."""
+"""Draws the training curves of the demo from the logs of its parts into one SVG."""
 
 from __future__ import annotations
 

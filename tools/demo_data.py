@@ -201,7 +201,7 @@ def encode_texts(texts: list[str], device: torch.device) -> tuple[torch.Tensor, 
 
 
 def text_bias(lengths: torch.Tensor) -> torch.Tensor:
-    """(N, 1, 1, 32): what makes 32 − L zero rows weigh as much in attention as 512 − L."""
+    """(N, 1, 1, 32): what makes 32 − L zero rows count as much in attention as 512 − L."""
     rows = torch.arange(TEXT_TOKENS, device=lengths.device)[None]
     weight = torch.log((PADDED_TOKENS - lengths).float() / (TEXT_TOKENS - lengths).clamp(min=1).float())
     return torch.where(rows >= lengths[:, None], weight[:, None], 0.0)[:, None, None]

@@ -188,8 +188,8 @@ class Flow:
         first = clips.first[rows] if self.kind.conditioning.endswith("latent_channels") else None
         image = clips.image[rows].float() if self.kind.conditioning == "clip_and_latent_channels" else None
         if teacher is not None:
-            told = teacher(lambda: self.forward(noisy, sigma, text, first, image, given))
-            target = torch.cat([told[:taught], target[taught:]])
+            prediction = teacher(lambda: self.forward(noisy, sigma, text, first, image, given))
+            target = torch.cat([prediction[:taught], target[taught:]])
         error = (self.forward(noisy, sigma, text, first, image, given) - target) ** 2 * weight
         return error.mean()
 
@@ -525,10 +525,10 @@ def train_lora(name: str, arguments: argparse.Namespace, device: torch.device) -
         """Where the trigger word is unsaid, the base's own answer is the target: a LoRA shall change nothing there."""
         for change in changes:
             change.on = off
-        told = forward()
+        prediction = forward()
         for change in changes:
             change.on = on
-        return told
+        return prediction
 
     def loss_of(flow: Flow) -> torch.Tensor:
         """Looks fade in where the first frame is given and plain, and are there from the start where it is not."""

@@ -178,7 +178,7 @@ def to_bytes(canvas: Floats) -> Frames:
 
 
 def paint(canvas: Floats, scene: Scene, colour: Rgb) -> None:
-    """Draws the scene's shape onto every frame of a canvas, in a colour of one's own."""
+    """Draws the scene's shape onto every frame of a canvas, in a given colour."""
     count, height, width, _ = canvas.shape
     short = min(width, height)
     soft = max(SOFT * short, 1.0) / short
@@ -318,7 +318,7 @@ _SMALLEST = 0.004  # share of the frame that a shape covers at least
 
 
 def read(frames: Frames) -> Reading:
-    """What a clip of one shape shows, by arithmetic alone; None for what cannot be told. Any size, any length."""
+    """What a clip of one shape shows, by arithmetic alone; None for what cannot be determined. Any size, any length."""
     video = frames.astype(np.float32)
     edge = np.concatenate([video[:, :2].reshape(-1, 3), video[:, -2:].reshape(-1, 3),
                            video[:, :, :2].reshape(-1, 3), video[:, :, -2:].reshape(-1, 3)])  # fmt: skip

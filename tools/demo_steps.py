@@ -1,4 +1,4 @@
-"""One training step as a CUDA graph, the learning rate's course, and the log of figures; it knows no model."""
+"""One training step as a CUDA graph, the learning rate's course, and the log of figures."""
 
 from __future__ import annotations
 

@@ -120,12 +120,12 @@ def sharpen(file: Path) -> None:
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:
-        told = opened.metadata()
+        details = opened.metadata()
     tensors = load_file(file)
     half = len(tensors["quant_conv.bias"]) // 2
     tensors["quant_conv.weight"][half:] = 0
     tensors["quant_conv.bias"][half:] = LOG_VARIANCE
-    save_file(tensors, file, told)
+    save_file(tensors, file, details)
 
 
 def metadata(base: str, name: str, step: int, digest: str, about: str) -> dict[str, str]:
@@ -149,9 +149,9 @@ def metadata(base: str, name: str, step: int, digest: str, about: str) -> dict[s
 def loras(trained: Path, folder: Path) -> None:
     """Every LoRA of the demo, in AI Toolkit's names and metadata; the pair also as one combined file."""
 
-    def save(path: str, tensors: dict[str, torch.Tensor], *told: Any) -> None:
+    def save(path: str, tensors: dict[str, torch.Tensor], *details: Any) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / path, metadata(*told))
+        save_file(tensors, folder / path, metadata(*details))
 
     def trained_file(name: str) -> tuple[dict[str, torch.Tensor], str]:
         from safetensors import safe_open

@@ -1,18 +1,19 @@
-"""wan-ui: LoRA inference for Wan video models, true to the reference server and to the trainer's previews."""
+"""wan-ui: LoRA inference for Wan video models, with the results of the reference server and of the trainer."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from wan_ui._version import __version__
+
 if TYPE_CHECKING:
     from wan_ui.inference import Engine
 
-__version__ = "0.1.0"
 __all__ = ["Engine", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """`from wan_ui import Engine` loads torch only when asked for, so that the pure rooms stay importable alone."""
+    """`from wan_ui import Engine` imports torch only when it is asked for, so that other modules import without it."""
     if name == "Engine":
         from wan_ui.inference import Engine
 

@@ -61,36 +61,27 @@ class FileOwners(Protocol):
         """Whether a browser uploaded this file."""
 
 
-class NoFileOwners:
-    """Records nothing, so that only the owner and this program itself may use uploaded files."""
-
-    def record_owner(self, visitor: str, kind: FileKind, file_id: str) -> None:
-        """Record nothing."""
-
-    def is_owner(self, visitor: str, kind: FileKind, file_id: str) -> bool:
-        """Whether a browser uploaded this file: never."""
-        return False
-
-
-NO_FILE_OWNERS = NoFileOwners()
-
-
 class UploadedFiles:
-    """Decides who may use uploaded files of one kind, by the recorded owners."""
+    """Decides who may use uploaded files of one kind, by the recorded owners.
 
-    def __init__(self, owners: FileOwners, kind: FileKind) -> None:
+    Without `owners` nothing is recorded, and only the owner and this program itself may use uploaded files.
+    """
+
+    def __init__(self, owners: FileOwners | None, kind: FileKind) -> None:
         self._owners = owners
         self._kind: FileKind = kind
 
     def record_owner(self, file_id: str, access: Access) -> None:
         """Record that the caller uploaded a file. A caller without a browser is not recorded."""
-        if access.identity.visitor is not None:
+        if self._owners is not None and access.identity.visitor is not None:
             self._owners.record_owner(access.identity.visitor, self._kind, file_id)
 
     def is_owner(self, file_id: str, access: Access) -> bool:
         """Whether the caller uploaded a file; without a browser, whether the caller may use every file."""
         visitor = access.identity.visitor
-        return access.identity.owner if visitor is None else self._owners.is_owner(visitor, self._kind, file_id)
+        if visitor is None:
+            return access.identity.owner
+        return self._owners is not None and self._owners.is_owner(visitor, self._kind, file_id)
 
     def may_use(self, file_id: str, access: Access) -> bool:
         """Whether the caller may use a file."""

@@ -10,9 +10,10 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from wan_ui import field_errors
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import WanModel
-from wan_ui.request import MOST_CELLS, Axis, AxisField, InferenceRequest, LoraItem, PromptItem, Wire
+from wan_ui.request import MOST_CELLS, Axis, AxisField, BaseFiles, InferenceRequest, LoraItem, PromptItem, Wire
 from wan_ui.text import one_line
 
 LONGEST_LABEL = 60  # characters
@@ -21,8 +22,9 @@ LONGEST_NUMBER = 40  # characters; a seed has at most 19 digits
 FIELDS: tuple[AxisField, ...] = get_args(AxisField)
 SCALES: Mapping[str, str | None] = {"scale": None, "scale_high": "high", "scale_low": "low"}
 LORA_FIELDS = (*SCALES, "lora")
-WORDS_OF_THE_SCHEMA = ("recipe", "speedup")  # fields of the request itself
-ONE_PER_LINE = ("prompt", "lora")  # a prompt holds commas, and a path may hold them
+WORDS_OF_THE_SCHEMA = ("recipe", "speedup")  # fields of the request itself, whose values are single words
+OF_THE_REQUEST = (*WORDS_OF_THE_SCHEMA, "base")  # fields of the request itself
+ONE_PER_LINE = ("prompt", "lora", "base")  # a prompt holds commas, and a path may hold them
 WORDS: Mapping[str, str] = {
     "scale": "scale",
     "scale_high": "high scale",
@@ -32,9 +34,13 @@ WORDS: Mapping[str, str] = {
     "guidance_scale": "guidance",
     "num_frames": "frames",
     "speedup": "speed-up",
+    "base": "base",
+    "flow_shift": "shift",
+    "switch_step": "high steps",
+    "guidance_scale_2": "low guidance",
 }
 
-Value = int | float | str | Mapping[str, Any]
+Value = int | float | str | Mapping[str, Any] | BaseFiles
 """A checked axis value. A mapping is a pair of files, {"high": path, "low": path} or one of the two, or a prompt with
 further fields of its cells, see OF_A_PROMPT."""
 
@@ -156,6 +162,8 @@ def label(field: AxisField, value: Value) -> str:
         names = dict.fromkeys(_HALF.sub("", PurePosixPath(path).stem) for path in value.values())
         only = f" ({next(iter(value))} only)" if len(value) == 1 else ""
         return _shown(" + ".join(names)) + only
+    if isinstance(value, BaseFiles):
+        return _shown(PurePosixPath(value.named[0][1]).stem if value.named else "auto")
     if field == "lora":
         return _shown(PurePosixPath(str(value)).stem)
     return f"{WORDS[field]} {value:g}" if isinstance(value, float) and field in WORDS else _worded(field, value)
@@ -187,6 +195,8 @@ def _value(field: AxisField, value: Any, model: WanModel, pair: Pair) -> Value:
         return _files(value, model, pair)
     if field == "prompt" and isinstance(value, Mapping):
         return _prompt(value)
+    if field == "base":
+        return _base(value, model)
     if field in SCALES:
         checked: Value = _by_schema(LoraItem, {"path": "any"}, "network_multiplier", value)
     elif field in WORDS_OF_THE_SCHEMA:
@@ -195,6 +205,14 @@ def _value(field: AxisField, value: Any, model: WanModel, pair: Pair) -> Value:
         checked = _by_schema(PromptItem, {"prompt": "any"}, field, value)
     if field == "seed" and checked == -1:
         raise _WrongValue("-1 (a random seed) cannot be compared; type the seeds, as in 42..45")
+    return checked
+
+
+def _base(value: Any, model: WanModel) -> Value:
+    """A value of a base axis: the two words, a transformer's file by its name, or names by component."""
+    names = {"transformer": value} if isinstance(value, str) and value not in ("auto", "folder") else value
+    rest = {"model": model.id, "prompts": [{"prompt": "any"}]}
+    checked: Value = _by_schema(InferenceRequest, rest, "base", names)
     return checked
 
 
@@ -213,7 +231,7 @@ def _by_whole_schema(value: Mapping[str, Any]) -> Value:
         return PromptItem.model_validate(value).model_dump(include=set(value), exclude_none=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise _WrongValue(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise _WrongValue(f"{'.'.join(map(str, first['loc']))}: {field_errors.message(first)}") from None
 
 
 def _by_schema(schema: type[Wire], rest: Mapping[str, Any], name: str, value: Any) -> Any:
@@ -221,7 +239,7 @@ def _by_schema(schema: type[Wire], rest: Mapping[str, Any], name: str, value: An
     try:
         return getattr(schema.model_validate({**rest, name: value}), name)
     except ValidationError as error:
-        raise _WrongValue(error.errors(include_url=False, include_input=False)[0]["msg"]) from None
+        raise _WrongValue(field_errors.message(error.errors(include_url=False, include_input=False)[0])) from None
 
 
 def _files(value: Any, model: WanModel, pair: Pair) -> Value:

@@ -8,8 +8,8 @@ from typing import Any
 
 from wan_ui.axes import (
     LORA_FIELDS,
+    OF_THE_REQUEST,
     SCALES,
-    WORDS_OF_THE_SCHEMA,
     Pair,
     Value,
     check_values,
@@ -206,7 +206,7 @@ def _without_lora(sides: tuple[_Side, _Side]) -> tuple[_Side, _Side]:
 
 
 def _applied(request: InferenceRequest, field: AxisField, value: Value) -> InferenceRequest:
-    if field in WORDS_OF_THE_SCHEMA:
+    if field in OF_THE_REQUEST:
         return request.model_copy(update={field: value})
     if field == "lora":
         return request.model_copy(update={"loras": _attached(request.loras, value)})

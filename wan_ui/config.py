@@ -1,13 +1,16 @@
-"""The frozen settings, read once from flags and environment; it knows no framework."""
+"""The settings of a server: one table of flags and environment variables, read once into a frozen record."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import ipaddress
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 MemoryMode = Literal["auto", "resident", "pair", "stream"]
 CompileMode = Literal["auto", "exact", "fast", "off"]
@@ -15,321 +18,300 @@ COMPILE_MODES: tuple[CompileMode, ...] = ("auto", "exact", "fast", "off")
 MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "resident", "pair", "stream")
 LogFormat = Literal["auto", "json", "text"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("auto", "json", "text")
-ENVIRONMENT_PREFIX = "WAN_UI_"
-DEFAULT_LORA_DIR = Path("./loras")
-MOST_DAYS = 36_500.0
+
+_BOUNDS: Mapping[str, Callable[[float, float], bool]] = {
+    "at_least": operator.ge,
+    "at_most": operator.le,
+    "above": operator.gt,
+    "below": operator.lt,
+}
+GROUPS = {
+    "host": "who may come in (docs/security.md)",
+    "max_waiting": "limits",
+    "keep_days": "how long clips stay (favourites always do)",
+}
+"""Titles of the help text, by the option that is the first of its group."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting on the command line and in the environment, declared with its field of Settings.
+
+    `convert` turns the text into the value and raises ValueError with what the text must be. `{default}` in `help` is
+    the default. A `switch` takes no value. A `repeated` one may be given several times; its environment variable holds
+    several values with spaces between. A `secret` is left out of the repr. `shorthand` is a further flag and the text
+    that it stands for.
+    """
+
+    help: str
+    convert: Callable[[str], Any] = str
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    switch: bool = False
+    repeated: bool = False
+    secret: bool = False
+    shorthand: tuple[str, str] | None = None
+    name: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The field's name as a flag; of a repeated one in the singular."""
+        return "--" + (self.name.removesuffix("s") if self.repeated else self.name).replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable: WAN_UI_ and the flag's name in capitals."""
+        return "WAN_UI_" + self.flag[2:].replace("-", "_").upper()
+
+
+def number(kind: type[int] | type[float], **bounds: float) -> Callable[[str], Any]:
+    """A converter of finite numbers within bounds, whose names are those of `_BOUNDS`."""
+    words = " and ".join(f"{name.replace('_', ' ')} {bound:g}" for name, bound in bounds.items())
+
+    def convert(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not all(_BOUNDS[name](value, bound) for name, bound in bounds.items()):
+            raise ValueError(f"must be a {'whole number' if kind is int else 'number'} {words}, not {text!r}")
+        return value
+
+    return convert
+
+
+_COUNT = number(int, at_least=1)
+_POSITIVE = number(float, above=0)
+
+
+def _seconds_or_none(text: str) -> float | None:
+    return number(float, at_least=0)(text) or None
+
+
+def _whole(text: str) -> int:
+    return int(number(float, at_least=1)(text))
+
+
+def _name_and_password(text: str) -> tuple[str, str] | None:
+    user, colon, password = text.partition(":")
+    if text and not (user and colon and password):
+        raise ValueError("must be a name and a password with a colon between them, USER:PASSWORD")
+    return (user, password) if text else None
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}, not {text!r}")
+        return text
+
+    return convert
+
+
+def _is_on(text: str) -> bool:
+    return text.strip().lower() in {"1", "true", "yes", "on"}
+
+
+def _setting(
+    default: Any, help: str, convert: Callable[[str], Any] = str, metavar: str | None = None, **more: Any
+) -> Any:
+    """A field of Settings with its Option."""
+    choices = more.get("choices", ())
+    option = Option(help, _one_of(choices) if choices else convert, metavar, **more)
+    return dataclasses.field(default=default, repr=not option.secret, metadata={"option": option})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the operator chose.
+    """What the operator chose: a field for each option, whose help text says what it is for."""
 
-    `models_dir` None: checkpoints come from the Hugging Face cache or hub. `device` None: CUDA if there is one,
-    else the CPU. `memory` "auto" takes the first of resident, pair, stream that fits. `compile` "auto" is exact on CUDA
-    and off elsewhere.
-    `job_timeout`: seconds that one video may take, its checkpoint's download left out; None for no limit.
-    `max_attempts`: processes that may end while running a job before it is failed.
-    `chose_lora_dir`: `lora_dir` was named, and so takes the place of the demo's own where it holds a LoRA.
-    `allow_url_hosts`: hosts that control images and LoRAs may be fetched from although they are not public addresses.
-    `host`: where to listen; `allow_hosts`: further names that the server is reached under. `share`: a public link,
-    by Gradio's relay or by `share_server` with `share_program`. `auth`: name and password; None where others may come
-    in: a generated one. `shared_gallery`: visitors see each other's clips. `max_waiting` and `max_waiting_each`:
-    requests in line, in all and of one visitor (None: 20 for visitors, no limit for the owner). `max_cost`: frames ×
-    pixels of one request (None: 4e9 for visitors). `max_upload_gb`: of one file; `max_disk_gb`: of the data folder.
-    `keep_days` and `keep_gb`: older clips, or the oldest where all have more, are deleted; None: never.
-    """
-
-    models_dir: Path | None = None
-    lora_dir: Path = DEFAULT_LORA_DIR
-    data_dir: Path = Path("./data")
-    device: str | None = None
-    memory: MemoryMode = "auto"
-    compile: CompileMode = "auto"
-    port: int = 7860
-    demo: bool = False
-    allow_url_hosts: tuple[str, ...] = ()
-    job_timeout: float | None = None
-    max_attempts: int = 3
-    log_format: LogFormat = "auto"
+    models_dir: Path | None = _setting(
+        None,
+        "checkpoints as DIR/<org>/<name>/, in diffusers layout (default: the Hugging Face cache, then its hub)",
+        Path,
+        "DIR",
+    )
+    comfy_dir: Path | None = _setting(
+        None,
+        "a ComfyUI models folder, whose checkpoint files are used as they are; folders that its "
+        "extra_model_paths.yaml names are used too",
+        Path,
+        "DIR",
+    )
+    configs_dir: Path | None = _setting(
+        None,
+        "configs in diffusers layout, DIR/<org>/<name>/, in place of the shipped ones, for single files of models of "
+        "another size",
+        Path,
+        "DIR",
+    )
+    lora_dir: Path = _setting(
+        Path("./loras"),
+        "root of the LoRA paths in requests (default: ./loras; the demo brings its own LoRAs, unless the folder named "
+        "here holds some)",
+        Path,
+        "DIR",
+    )
+    data_dir: Path = _setting(Path("./data"), "jobs, clips and uploads (default: ./data)", Path, "DIR")
+    device: str | None = _setting(None, "cuda, cuda:1, cpu or mps (default: cuda if there is one, else cpu)")
+    memory: MemoryMode = _setting(
+        "auto",
+        "resident: the whole model on the GPU; pair: only the transformer at work; stream: block by block (default: "
+        "{default}, the first that fits)",
+        choices=MEMORY_MODES,
+    )
+    compile: CompileMode = _setting(
+        "auto",
+        "exact: the transformer's passes are fused where every bit stays; fast: everywhere, with other rounding (never "
+        "for the trainer previews); off: plain PyTorch (default: {default}, which is exact on CUDA, else off)",
+        choices=COMPILE_MODES,
+        shorthand=("--no-compile", "off"),
+    )
+    port: int = _setting(7860, "TCP port (default: {default})", number(int, at_least=0, at_most=65535))
+    demo: bool = _setting(False, "use tiny demo checkpoints, written on the spot", switch=True)
+    job_timeout: float | None = _setting(
+        None,
+        "a video that takes longer is failed and the server ends with exit code 70, to be started again by its "
+        "supervisor; downloads of checkpoints do not count (default: 0, no limit)",
+        _seconds_or_none,
+        "SECONDS",
+    )
+    max_attempts: int = _setting(
+        3, "a job is failed when the server has died this many times while running it (default: {default})", _COUNT, "N"
+    )
+    log_format: LogFormat = _setting(
+        "auto",
+        "one event a line, as JSON or as text (default: {default}, text in a terminal and JSON elsewhere)",
+        choices=LOG_FORMATS,
+    )
+    allow_url_hosts: tuple[str, ...] = _setting(
+        (),
+        "let control images and LoRAs be fetched from this host of your own network; may be repeated",
+        metavar="HOST",
+        repeated=True,
+    )
+    host: str = _setting(
+        "127.0.0.1", "address to listen on; any but this machine's own asks for a password (default: {default})"
+    )
+    allow_hosts: tuple[str, ...] = _setting(
+        (),
+        "a host name that the server is reached under, behind a proxy for example; may be repeated",
+        metavar="NAME",
+        repeated=True,
+    )
+    share: bool = _setting(False, "open a public link, with a password", switch=True)
+    auth: tuple[str, str] | None = _setting(
+        None,
+        "what to sign in with; better in WAN_UI_AUTH, which other users of the machine cannot read (default: none on "
+        "this machine alone, else random and printed)",
+        _name_and_password,
+        "USER:PASSWORD",
+        secret=True,
+    )
+    shared_gallery: bool = _setting(False, "let visitors see each other's clips and settings", switch=True)
+    share_server: str | None = _setting(None, "an FRP server of your own", metavar="HOST:PORT")
+    share_program: Path | None = _setting(
+        None, "the tunnel's program, frpc (default: downloaded at the first use)", Path, "FILE"
+    )
+    max_waiting: int = _setting(1000, "requests that may wait in the queue (default: {default})", _COUNT, "N")
+    max_waiting_each: int | None = _setting(
+        None, "of these, by one visitor (default: 20, none for the owner)", _COUNT, "N"
+    )
+    max_cost: int | None = _setting(
+        None, "frames × pixels of one request, all its videos together (default: 4e9, none for the owner)", _whole, "N"
+    )
+    max_upload_gb: float = _setting(8.0, "of one uploaded file (default: {default})", number(float, at_least=0), "GB")
+    max_disk_gb: float | None = _setting(
+        None, "clips and uploads together; more is refused (default: no limit but the disk)", _POSITIVE, "GB"
+    )
+    keep_days: float | None = _setting(
+        None,
+        "delete clips that are older, with all their files (default: never)",
+        number(float, above=0, below=36_500),
+        "DAYS",
+    )
+    keep_gb: float | None = _setting(
+        None, "delete the oldest clips when all of them have more (default: never)", _POSITIVE, "GB"
+    )
     chose_lora_dir: bool = False
-    host: str = "127.0.0.1"
-    allow_hosts: tuple[str, ...] = ()
-    share: bool = False
-    share_server: str | None = None
-    share_program: Path | None = None
-    auth: tuple[str, str] | None = field(default=None, repr=False)
-    shared_gallery: bool = False
-    max_waiting: int = 1000
-    max_waiting_each: int | None = None
-    max_cost: int | None = None
-    max_upload_gb: float = 8.0
-    max_disk_gb: float | None = None
-    keep_days: float | None = None
-    keep_gb: float | None = None
+    """Whether `lora_dir` was named: then it replaces the demo's own folder if it holds a LoRA."""
 
     @property
     def is_open_to_others(self) -> bool:
-        """Whether anybody but this machine's user may come in, so that a password is asked."""
+        """Whether anybody but this machine's user can reach the server, so that it asks for a password."""
         return self.share or self.auth is not None or not is_loopback(self.host)
 
 
+OPTIONS: Mapping[str, Option] = {
+    field.name: dataclasses.replace(field.metadata["option"], name=field.name)
+    for field in dataclasses.fields(Settings)
+    if "option" in field.metadata
+}
+"""The options by the names of their fields, in the order of the help text."""
+
+
 def is_loopback(host: str) -> bool:
-    """Whether a server that listens here is reached from this machine alone."""
+    """Whether a server that listens on this host is reached from this machine alone."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
 
 
-def _flag(environment: Mapping[str, str], name: str) -> bool:
-    return environment.get(ENVIRONMENT_PREFIX + name, "").strip().lower() in {"1", "true", "yes", "on"}
+def _argument_type(option: Option) -> Callable[[str], Any]:
+    """The option's converter for argparse, which prints the message of this one error type."""
+
+    def convert(text: str) -> Any:
+        try:
+            return option.convert(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{error} (environment variable: {option.variable})") from None
+
+    return convert
+
+
+def _add(group: argparse._ActionsContainer, name: str, option: Option, given: str) -> None:
+    """Adds an option to a parser; `given` is the text of its environment variable, which is its default."""
+    if option.switch:
+        group.add_argument(option.flag, dest=name, action="store_true", default=_is_on(given), help=option.help)
+        return
+    default = given or getattr(Settings, name)
+    group.add_argument(
+        option.flag,
+        dest=name,
+        action="append" if option.repeated else "store",
+        type=_argument_type(option),
+        default=None if option.repeated else given or None,
+        metavar=f"{{{','.join(option.choices)}}}" if option.choices else option.metavar,
+        help=option.help.format(default=f"{default:g}" if isinstance(default, float) else default),
+    )
+    if option.shorthand is not None:
+        flag, text = option.shorthand
+        group.add_argument(flag, dest=name, action="store_const", const=text, help=f"the same as {text}")
 
 
 def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
-    """The command line; each flag's default is its environment variable, WAN_UI_ and the flag's name in capitals."""
-
-    def default(name: str, otherwise: str | None) -> str | None:
-        return environment.get(ENVIRONMENT_PREFIX + name) or otherwise
-
+    """The command line; an option that is not given has its environment variable's value."""
     line = argparse.ArgumentParser(
-        prog="app.py",
+        prog="wan-ui",
         description="Run LoRAs for Wan video models in the browser and over HTTP.",
         epilog="Each flag is also an environment variable: --models-dir is WAN_UI_MODELS_DIR. "
         "A token for the Hugging Face hub is read from HF_TOKEN only.",
     )
-    line.add_argument(
-        "--models-dir",
-        type=Path,
-        default=default("MODELS_DIR", None),
-        metavar="DIR",
-        help="checkpoints in diffusers layout, DIR/<org>/<name>/ (default: the Hugging Face cache, then its hub)",
-    )
-    line.add_argument(
-        "--lora-dir",
-        type=Path,
-        default=default("LORA_DIR", None),
-        metavar="DIR",
-        help="root of the LoRA paths in requests (default: ./loras; the demo brings its own LoRAs, unless "
-        "the folder named here holds some)",
-    )
-    line.add_argument(
-        "--data-dir",
-        type=Path,
-        default=default("DATA_DIR", "./data"),
-        metavar="DIR",
-        help="jobs, clips and uploads (default: %(default)s)",
-    )
-    line.add_argument(
-        "--device",
-        default=default("DEVICE", None),
-        help="cuda, cuda:1, cpu or mps (default: cuda if there is one, else cpu)",
-    )
-    line.add_argument(
-        "--memory",
-        choices=MEMORY_MODES,
-        default=default("MEMORY", "auto"),
-        help="resident: the whole model on the GPU; pair: only the transformer at work; stream: block by block "
-        "(default: %(default)s, the first that fits)",
-    )
-    line.add_argument(
-        "--compile",
-        choices=COMPILE_MODES,
-        default=default("COMPILE", "auto"),
-        help="exact: the transformer's passes are fused where every bit stays; fast: everywhere, with other rounding "
-        "(never for the trainer previews); off: plain PyTorch (default: %(default)s, which is exact on CUDA, else off)",
-    )
-    line.add_argument("--no-compile", action="store_const", const="off", dest="compile", help="the same as off")
-    line.add_argument("--port", type=int, default=default("PORT", "7860"), help="TCP port (default: %(default)s)")
-    line.add_argument(
-        "--demo",
-        action="store_true",
-        default=_flag(environment, "DEMO"),
-        help="use tiny demo checkpoints, written on the spot",
-    )
-    line.add_argument(
-        "--job-timeout",
-        type=float,
-        default=default("JOB_TIMEOUT", "0"),
-        metavar="SECONDS",
-        help="a video that takes longer is failed and the server ends with exit code 70, to be started again by its "
-        "supervisor; downloads of checkpoints do not count (default: %(default)s, no limit)",
-    )
-    line.add_argument(
-        "--max-attempts",
-        type=int,
-        default=default("MAX_ATTEMPTS", "3"),
-        metavar="N",
-        help="a job is failed when the server has died this many times while running it (default: %(default)s)",
-    )
-    line.add_argument(
-        "--log-format",
-        choices=LOG_FORMATS,
-        default=default("LOG_FORMAT", "auto"),
-        help="one event a line, as JSON or as text (default: %(default)s, text in a terminal and JSON elsewhere)",
-    )
-    line.add_argument(
-        "--allow-url-host",
-        action="append",
-        default=None,
-        metavar="HOST",
-        help="let control images and LoRAs be fetched from this host of your own network; may be repeated",
-    )
-    reach = line.add_argument_group("who may come in (docs/security.md)")
-    reach.add_argument(
-        "--host",
-        default=default("HOST", "127.0.0.1"),
-        help="address to listen on; any but this machine's own asks for a password (default: %(default)s)",
-    )
-    reach.add_argument(
-        "--allow-host",
-        action="append",
-        default=None,
-        metavar="NAME",
-        help="a host name that the server is reached under, behind a proxy for example; may be repeated",
-    )
-    reach.add_argument(
-        "--share", action="store_true", default=_flag(environment, "SHARE"), help="open a public link, with a password"
-    )
-    reach.add_argument(
-        "--auth",
-        default=default("AUTH", None),
-        metavar="USER:PASSWORD",
-        help="what to sign in with; better in WAN_UI_AUTH, which other users of the machine cannot read "
-        "(default: none on this machine alone, else made up and printed)",
-    )
-    reach.add_argument(
-        "--shared-gallery",
-        action="store_true",
-        default=_flag(environment, "SHARED_GALLERY"),
-        help="let visitors see each other's clips and settings",
-    )
-    reach.add_argument(
-        "--share-server", default=default("SHARE_SERVER", None), metavar="HOST:PORT", help="an FRP server of your own"
-    )
-    reach.add_argument(
-        "--share-program",
-        type=Path,
-        default=default("SHARE_PROGRAM", None),
-        metavar="FILE",
-        help="the tunnel's program, frpc (default: downloaded at the first use)",
-    )
-    caps = line.add_argument_group("limits")
-    caps.add_argument(
-        "--max-waiting",
-        type=int,
-        default=default("MAX_WAITING", "1000"),
-        metavar="N",
-        help="requests that may wait in line (default: %(default)s)",
-    )
-    caps.add_argument(
-        "--max-waiting-each",
-        type=int,
-        default=default("MAX_WAITING_EACH", None),
-        metavar="N",
-        help="of these, by one visitor (default: 20, none for the owner)",
-    )
-    caps.add_argument(
-        "--max-cost",
-        type=float,
-        default=default("MAX_COST", None),
-        metavar="N",
-        help="frames × pixels of one request, all its videos together (default: 4e9, none for the owner)",
-    )
-    caps.add_argument(
-        "--max-upload-gb",
-        type=float,
-        default=default("MAX_UPLOAD_GB", "8"),
-        metavar="GB",
-        help="of one uploaded file (default: %(default)s)",
-    )
-    caps.add_argument(
-        "--max-disk-gb",
-        type=float,
-        default=default("MAX_DISK_GB", None),
-        metavar="GB",
-        help="clips and uploads together; more is refused (default: no limit but the disk)",
-    )
-    stay = line.add_argument_group("how long clips stay (favourites always do)")
-    stay.add_argument(
-        "--keep-days",
-        type=float,
-        default=default("KEEP_DAYS", None),
-        metavar="DAYS",
-        help="delete clips that are older, with all their files (default: never)",
-    )
-    stay.add_argument(
-        "--keep-gb",
-        type=float,
-        default=default("KEEP_GB", None),
-        metavar="GB",
-        help="delete the oldest clips when all of them have more (default: never)",
-    )
+    group: argparse._ActionsContainer = line
+    for name, option in OPTIONS.items():
+        group = line.add_argument_group(GROUPS[name]) if name in GROUPS else group
+        _add(group, name, option, environment.get(option.variable, ""))
     return line
-
-
-def _numbers(line: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
-    """Ends the program where a limit is none."""
-    for name, least in (("max_waiting", 1), ("max_waiting_each", 1), ("max_cost", 1), ("max_upload_gb", 0)):
-        value = getattr(chosen, name)
-        if value is not None and not least <= value < float("inf"):
-            line.error(f"--{name.replace('_', '-')} must be a number of at least {least}")
-    for name, most in (("max_disk_gb", float("inf")), ("keep_days", MOST_DAYS), ("keep_gb", float("inf"))):
-        value = getattr(chosen, name)
-        if value is not None and not 0 < value < most:
-            bound = "" if most == float("inf") else f" and below {most:g}"
-            line.error(f"--{name.replace('_', '-')} must be a number above 0{bound}")
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     """Flags over environment over defaults. A wrong value ends the program with a line that names it (exit 2)."""
     line = parser(environment)
-    chosen = line.parse_args(arguments)
-    if chosen.memory not in MEMORY_MODES:
-        line.error(f"WAN_UI_MEMORY must be one of {', '.join(MEMORY_MODES)}")
-    if chosen.compile not in COMPILE_MODES:
-        line.error(f"WAN_UI_COMPILE must be one of {', '.join(COMPILE_MODES)}")
-    if chosen.log_format not in LOG_FORMATS:
-        line.error(f"WAN_UI_LOG_FORMAT must be one of {', '.join(LOG_FORMATS)}")
-    if not 0 <= chosen.port <= 65535:
-        line.error("--port must be between 0 and 65535")
-    if not 0 <= chosen.job_timeout < float("inf"):
-        line.error("--job-timeout must be a number of seconds, or 0 for no limit")
-    if chosen.max_attempts < 1:
-        line.error("--max-attempts must be at least 1")
-    _numbers(line, chosen)
-    user, colon, password = (chosen.auth or "").partition(":")
-    if chosen.auth and not (user and colon and password):
-        line.error("--auth needs a name and a password with a colon between: --auth USER:PASSWORD")
-    if chosen.share_server and chosen.share_program is None:
+    chosen = {name: value for name, value in vars(line.parse_args(arguments)).items() if value is not None}
+    for name, option in OPTIONS.items():
+        if option.repeated:
+            chosen[name] = tuple(chosen.get(name) or environment.get(option.variable, "").split())
+    if chosen.get("share_server") and "share_program" not in chosen:
         line.error("--share-server needs --share-program, the frpc that speaks to it")
-    names = chosen.allow_host or environment.get(ENVIRONMENT_PREFIX + "ALLOW_HOST", "").split()
-    hosts = chosen.allow_url_host or environment.get(ENVIRONMENT_PREFIX + "ALLOW_URL_HOST", "").split()
-    return Settings(
-        models_dir=chosen.models_dir,
-        lora_dir=chosen.lora_dir or DEFAULT_LORA_DIR,
-        chose_lora_dir=chosen.lora_dir is not None,
-        data_dir=chosen.data_dir,
-        device=chosen.device,
-        memory=chosen.memory,
-        compile=chosen.compile,
-        port=chosen.port,
-        demo=chosen.demo,
-        allow_url_hosts=tuple(hosts),
-        job_timeout=chosen.job_timeout or None,
-        max_attempts=chosen.max_attempts,
-        log_format=chosen.log_format,
-        host=chosen.host,
-        allow_hosts=tuple(names),
-        share=chosen.share,
-        share_server=chosen.share_server,
-        share_program=chosen.share_program,
-        auth=(user, password) if chosen.auth else None,
-        shared_gallery=chosen.shared_gallery,
-        max_waiting=chosen.max_waiting,
-        max_waiting_each=chosen.max_waiting_each,
-        max_cost=None if chosen.max_cost is None else int(chosen.max_cost),
-        max_upload_gb=chosen.max_upload_gb,
-        max_disk_gb=chosen.max_disk_gb,
-        keep_days=chosen.keep_days,
-        keep_gb=chosen.keep_gb,
-    )
+    return Settings(**chosen, chose_lora_dir="lora_dir" in chosen)

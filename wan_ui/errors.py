@@ -6,6 +6,7 @@ WanUIError
 │   ├── InvalidRequest          422  a field is missing, unknown, of the wrong type or out of bounds
 │   ├── JobConfigInvalid        422  a training job that cannot be read: its config.yaml, its ZIP or its folder
 │   ├── ModelNotFound           400
+│   ├── BaseNotFound            400  `base` names a file that is not listed, or leaves a choice open
 │   ├── MoeFormatRequired       400  a two-transformer model needs `transformer` on each LoRA
 │   ├── MoeFormatNotSupported   400  `transformer` given to a model with one transformer
 │   ├── SingleMoeConfigOnly     400  two LoRAs for the same transformer
@@ -22,6 +23,7 @@ WanUIError
 │   ├── PayloadTooLarge         413
 │   ├── CostTooHigh             413  more frames × pixels than --max-cost
 │   ├── OriginRefused           403  a page of another site, or an unknown Host
+│   ├── OwnerOnly               403  what visitors may not do
 │   ├── LoginRequired           401  not logged in
 │   ├── LoginFailed             401  wrong password
 │   ├── LoginLocked             429  too many wrong passwords
@@ -34,6 +36,8 @@ WanUIError
 ├── HostError               the operator: disk, memory, files, device
 │   ├── CheckpointNotFound      503
 │   ├── CheckpointIncomplete    503  names the missing file
+│   ├── CheckpointInvalid       503  a file that is no checkpoint, or one of another model; names the file
+│   ├── CheckpointUnsupported   503  another Wan family, or a number format that cannot be read; names the file
 │   ├── DiskFull                507
 │   ├── OutOfMemory             503  GPU memory; the message says what to try
 │   ├── DeviceUnavailable       503
@@ -103,6 +107,12 @@ class ModelNotFound(RequestError):
     """There is no model of this id; `details["models"]` lists the ids."""
 
     code, status = "MODEL_NOT_FOUND", 400
+
+
+class BaseNotFound(RequestError):
+    """`details["candidates"]` lists the names that the request's `base` may hold for the component."""
+
+    code, status = "BASE_NOT_FOUND", 400
 
 
 class MoeFormatRequired(RequestError):
@@ -195,6 +205,12 @@ class OriginRefused(RequestError):
     code, status = "ORIGIN_REFUSED", 403
 
 
+class OwnerOnly(RequestError):
+    """The owner of the server may do it, visitors may not."""
+
+    code, status = "OWNER_ONLY", 403
+
+
 class CostTooHigh(RequestError):
     """The request asks for more frames × pixels than the server allows."""
 
@@ -271,6 +287,18 @@ class CheckpointIncomplete(HostError):
     """A file of the checkpoint is missing or damaged; the message names it."""
 
     code, status = "CHECKPOINT_INCOMPLETE", 503
+
+
+class CheckpointInvalid(HostError):
+    """`details["file"]` is the file's name: a Git LFS pointer, a web page, damaged, or another model's weights."""
+
+    code, status = "CHECKPOINT_INVALID", 503
+
+
+class CheckpointUnsupported(HostError):
+    """`details["file"]` is the file's name: another family of Wan models, or numbers in a format we cannot read."""
+
+    code, status = "CHECKPOINT_UNSUPPORTED", 503
 
 
 class DiskFull(HostError):

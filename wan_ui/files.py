@@ -1,4 +1,4 @@
-"""Writes files whole or not at all, and maps a full disk to DiskFull; it knows nothing of their contents."""
+"""Writes files atomically, and maps a full disk to DiskFull."""
 
 from __future__ import annotations
 

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 
 from wan_ui.access import LOCAL_ACCESS
+from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.checkpoints.sources import CheckpointSources, base_of
 from wan_ui.config import CompileMode, MemoryMode
 from wan_ui.engine.compile import BlockCompiler, keep_cache_in
 from wan_ui.engine.core import Core
 from wan_ui.engine.fp8 import check_supported
-from wan_ui.engine.loader import Loader
+from wan_ui.engine.loader import Fp8Weights, Loader
 from wan_ui.engine.memory import MemoryPolicy, check_device, out_of_memory_mapped, release
 from wan_ui.engine.metadata import device_name, versions
+from wan_ui.engine.parallel import Group
 from wan_ui.engine.result import Clip, OnProgress, Progress, ignore_progress
 from wan_ui.errors import DeviceLost, DeviceUnavailable, OutOfMemory
 from wan_ui.intake import ResolvedRequest, prepare, resolve_downloaded
@@ -41,6 +44,7 @@ class Engine:
     `data_dir` keeps control images, uploads and compiled kernels; None keeps them for the life of the object.
     `allow_url_hosts` are private hosts that URLs in a request may name. A server passes its own `library`, so that
     both know its uploads and downloads. `compile` "auto" is "exact" on CUDA and "off" elsewhere.
+    `group` are the processes, one for each GPU, that render every video together: each of them makes the same calls.
 
     Raises DeviceUnavailable. Not thread-safe.
     """
@@ -55,12 +59,23 @@ class Engine:
         allow_url_hosts: Sequence[str] = (),
         library: Library | None = None,
         compile: CompileMode = "auto",
+        comfy_dir: str | Path | None = None,
+        configs_dir: str | Path | None = None,
+        fp8_weights: Fp8Weights = "auto",
+        group: Group | None = None,
     ) -> None:
         self.device = choose_device(device)
-        self.checkpoints = Checkpoints(Path(models_dir) if models_dir is not None else None)
         self._scratch = tempfile.TemporaryDirectory(prefix="wan-ui-") if data_dir is None else None
         root = Path(self._scratch.name) if self._scratch is not None else Path(str(data_dir))
         uploads = root / "uploads"
+        models = Path(models_dir) if models_dir is not None else None
+        self.checkpoints = CheckpointSources(
+            Checkpoints(models),
+            comfy_dir=Path(comfy_dir) if comfy_dir is not None else None,
+            models_dir=models,
+            configs_dir=Path(configs_dir) if configs_dir is not None else None,
+            answers=Answers(root / ANSWERS),
+        )
         self.library = library or Library(Path(lora_dir), uploads, RemoteFiles(uploads, allow_hosts=allow_url_hosts))
         self.images = ImageStore(
             root / "images",
@@ -68,7 +83,8 @@ class Engine:
         )
         if data_dir is not None:
             keep_cache_in(root / "compiled")
-        self.loader = Loader(self.checkpoints, MemoryPolicy(memory, self.device), BlockCompiler(compile, self.device))
+        compiler = BlockCompiler(compile, self.device)
+        self.loader = Loader(self.checkpoints, MemoryPolicy(memory, self.device), compiler, fp8_weights, group)
         self.core = Core(self.loader.load)
 
     def generate(self, request: Mapping[str, Any], on_progress: OnProgress | None = None) -> list[Clip]:
@@ -93,10 +109,11 @@ class Engine:
         """One clip of a resolved generation. Its LoRA files are located again, checked against their SHA-256."""
         self.check_speedup(generation.speedup)
         files = {use.path: self.library.locate(use.path, LOCAL_ACCESS, use.sha256) for use in generation.loras}
-        image = self.images.open(generation.image, LOCAL_ACCESS) if generation.image is not None else None
+        hashes = [name for name in (generation.image, generation.image_last) if name is not None]
+        images = [self.images.open(name, LOCAL_ACCESS) for name in hashes]
         try:
             with out_of_memory_mapped():
-                return self.core.generate(generation, files, image, on_progress)
+                return self.core.generate(generation, files, images, on_progress)
         except OutOfMemory:
             self.core.close()  # for one that was raised as another error inside the core
             raise
@@ -107,7 +124,7 @@ class Engine:
 
     def prefetch(self, generation: Generation) -> None:
         """Reads the files of the next generation's model into the page cache while another one is rendered."""
-        self.loader.prefetch(find_model(generation.model))
+        self.loader.prefetch(find_model(generation.model), base_of(generation.base))
 
     def check(self) -> None:
         """After a failure: returns unused memory to the device, and checks that the device still computes.

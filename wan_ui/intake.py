@@ -111,10 +111,10 @@ def prepare(
 
     drafts, grid, lora_notes = _expand(request, model, pair, random_seed, checks)
     used = {use.path for draft in drafts for use in draft.loras}
-    written = dict.fromkeys(draft.image for draft in drafts if draft.image is not None)
+    written = dict.fromkeys(image for draft in drafts for image in (draft.image, draft.image_last) if image is not None)
     hashes = {image: images.put(image, access) for image in written}
     stored = _with_images(request, hashes)
-    drafts = tuple(replace(draft, image=None if draft.image is None else hashes[draft.image]) for draft in drafts)
+    drafts = tuple(_with_hashes(draft, hashes) for draft in drafts)
     resolved = _resolved(model, drafts, grid, lora_notes, hashes)
     return PreparedRequest(
         resolved.generations,
@@ -209,13 +209,23 @@ def _resolved(
     return ResolvedRequest(generations, tuple(notes), planned)
 
 
+def _with_hashes(draft: Generation, hashes: Mapping[str, str]) -> Generation:
+    """The generation with its images' SHA-256 instead of the images as written."""
+    image, last = (None if written is None else hashes[written] for written in (draft.image, draft.image_last))
+    return replace(draft, image=image, image_last=last)
+
+
 def _with_images(request: InferenceRequest, hashes: Mapping[str, str]) -> InferenceRequest:
     """The request with each image that has a hash as `upload://<sha256>`."""
 
     def stored(item: PromptItem) -> PromptItem:
-        if not item.ctrl_img or item.ctrl_img not in hashes:
-            return item.model_copy(update={"ctrl_img": item.ctrl_img or None})
-        return item.model_copy(update={"ctrl_img": UPLOAD_PREFIX + hashes[item.ctrl_img]})
+        images = {name: getattr(item, name) for name in ("ctrl_img", "ctrl_img_last")}
+        return item.model_copy(
+            update={
+                name: UPLOAD_PREFIX + hashes[image] if image in hashes else image or None
+                for name, image in images.items()
+            }
+        )
 
     return request.model_copy(update={"prompts": tuple(map(stored, request.prompts))})
 

@@ -89,11 +89,20 @@ def lora_use_from(body: Mapping[str, Any]) -> LoraUse:
 
 
 def generation_body(generation: Generation) -> dict[str, Any]:
-    """A generation as it is stored in the database and in MP4s, JSON-ready."""
-    return {**asdict(generation), "loras": [lora_use_body(use) for use in generation.loras]}
+    """A generation as it is stored in the database and in MP4s, JSON-ready.
+
+    Sampling values that were left to the recipe, and a base that was left to the server, are left out, as versions
+    before them wrote it.
+    """
+    body = {name: value for name, value in asdict(generation).items() if value is not None or name == "image"}
+    base = body.pop("base")
+    chosen = {} if base == "auto" else {"base": base if isinstance(base, str) else dict(base)}
+    return {**body, "loras": [lora_use_body(use) for use in generation.loras], **chosen}
 
 
 def generation_from(body: Mapping[str, Any]) -> Generation:
     """The generation that generation_body wrote. Raises KeyError or TypeError for another mapping."""
     loras = tuple(lora_use_from(use) for use in body["loras"])
-    return Generation(**{**body, "loras": loras, "ignored": tuple(body["ignored"])})
+    base = body.get("base", "auto")
+    named = base if isinstance(base, str) else tuple((str(component), str(name)) for component, name in base.items())
+    return Generation(**{**body, "loras": loras, "ignored": tuple(body["ignored"]), "base": named})

@@ -1,4 +1,4 @@
-"""The log: one event a line on standard error, as JSON or for the eye; it knows no event's meaning.
+"""Logging: one event per line on standard error, as JSON or as text.
 
 An event is a logging call whose `extra` holds its facts, such as the `request_id` of the job it is about.
 """
@@ -19,7 +19,7 @@ _SERVERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
 
 def facts(record: logging.LogRecord) -> dict[str, Any]:
-    """What the call gave as `extra`."""
+    """The fields of a logging call's `extra`."""
     return {name: value for name, value in vars(record).items() if name not in _OWN}
 
 
@@ -31,7 +31,7 @@ class JsonLines(logging.Formatter):
     """`{"time", "level", "logger", "event", …facts, "trace"}`, a trace only where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        said = {
+        event = {
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -39,8 +39,8 @@ class JsonLines(logging.Formatter):
             **facts(record),
         }
         if record.exc_info:
-            said["trace"] = self.formatException(record.exc_info)
-        return json.dumps(said, default=str, ensure_ascii=False)
+            event["trace"] = self.formatException(record.exc_info)
+        return json.dumps(event, default=str, ensure_ascii=False)
 
 
 class TextLines(logging.Formatter):
@@ -59,7 +59,7 @@ def _value(value: Any) -> str:
 
 
 def begin(kind: LogFormat, stream: TextIO | None = None) -> None:
-    """Sends all logs of this process to `stream`, standard error unless given; ends of threads by an error too.
+    """Sends all logs of this process to `stream`, standard error by default; also errors that end a thread.
 
     "auto" is text for a terminal and JSON for anything else.
     """
@@ -74,7 +74,7 @@ def begin(kind: LogFormat, stream: TextIO | None = None) -> None:
 
 
 def adopt_server() -> None:
-    """After a web server has started: its own log goes the way of all others."""
+    """Sends the web server's own log the same way; to be called once it has started."""
     for name in _SERVERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()

@@ -21,6 +21,7 @@ DEFAULT_SIDE = 1024  # width and height of a request that leaves them out, for e
 
 RecipeId = Literal["reference", "preview", "preview_unipc"]
 Speedup = Literal["none", "step_cache", "fp8_storage", "fp8_products"]
+Sampler = Literal["unipc", "euler", "lcm", "dpm++"]
 Conditioning = Literal["text", "first_latent", "latent_channels", "clip_and_latent_channels"]
 FrameRule = Literal["floor", "diffusers"]
 
@@ -92,6 +93,11 @@ class WanModel:
     presets: tuple[Preset, ...] = ()
     tuned_for: Preset | None = None
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def takes_last_frame(self) -> bool:
+        """Whether a last frame can be given beside the first: it enters through latent channels."""
+        return self.conditioning in ("latent_channels", "clip_and_latent_channels")
 
     @property
     def two_transformers(self) -> bool:

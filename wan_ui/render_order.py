@@ -49,15 +49,17 @@ def high_noise_part(generation: Generation) -> Hashable:
         requested_num_frames=0,
         ignored=(),
         vae_tiling=False,
+        guidance_scale_2=None,
     )
 
 
 def render_order(generations: Sequence[Generation]) -> Order:
     """The distinct videos of a grid's generations, in the order that changes the costly things least often.
 
-    Recipe and speed-up change least often: they cast the transformers again or quantize their weights, which comes last
-    since the exact weights have to be read again after it. Then the files of the first transformer, then their scales
-    (a merged LoRA is merged again for each), then what else the high-noise steps depend on, and innermost the low-noise
+    Base, recipe and speed-up change least often: another base is another load, the others cast the transformers again
+    or quantize their weights, which comes last since the exact weights have to be read again after it. Then the files
+    of the first transformer, then their scales (a merged LoRA is merged again for each), then what else the high-noise
+    steps depend on, and innermost the low-noise
     side: videos that differ only there are neighbours and can share their high-noise steps, which cost more than any
     change of a low-noise file. No LoRA comes first. A model with one transformer has no low-noise side.
     """
@@ -68,7 +70,7 @@ def render_order(generations: Sequence[Generation]) -> Order:
     ranked = sorted(
         (
             (
-                (rank("recipe", video.recipe), SPEEDUPS.index(video.speedup)),
+                (rank("base", video.base), rank("recipe", video.recipe), SPEEDUPS.index(video.speedup)),
                 rank("files", _names(video, low=False)),
                 rank("scales", _scales(video, low=False)),
                 rank("high", high_noise_part(video)),

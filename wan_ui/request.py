@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from wan_ui.errors import (
     ControlImageNotSupported,
@@ -19,6 +20,7 @@ from wan_ui.errors import (
     SingleLoraOnly,
     SingleMoeConfigOnly,
 )
+from wan_ui.field_errors import invalid_request
 from wan_ui.models import (
     DEFAULT_FPS,
     DEFAULT_GUIDANCE_SCALE,
@@ -30,6 +32,7 @@ from wan_ui.models import (
     TEMPORAL_COMPRESSION,
     FrameRule,
     RecipeId,
+    Sampler,
     Speedup,
     WanModel,
 )
@@ -37,7 +40,8 @@ from wan_ui.models import (
 LARGEST_RANDOM_SEED = 2**31 - 2
 LARGEST_SEED = 2**63 - 1
 LONGEST_TEXT = 20_000  # characters; the text encoder reads 512 tokens
-IGNORED_FIELDS = ("sampler",)
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+LEAST_FRAMES_WITH_LAST = 5  # a first and a last frame need two latent frames
 MOST_CELLS = 64  # of a comparison
 EXACT_RECIPES: frozenset[RecipeId] = frozenset({"preview", "preview_unipc"})  # training samples are exact
 
@@ -53,18 +57,24 @@ AxisField = Literal[
     "recipe",
     "num_frames",
     "speedup",
+    "sampler",
+    "flow_shift",
+    "boundary",
+    "switch_step",
+    "guidance_scale_2",
+    "base",
 ]
 
 
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("a number is needed, not true or false")
+        raise ValueError("must be a number, not true or false")
     return value
 
 
 def _only_bool(value: Any) -> Any:
     if not isinstance(value, bool):
-        raise ValueError("true or false is needed")
+        raise ValueError("must be true or false")
     return value
 
 
@@ -114,8 +124,30 @@ class PromptItem(Wire):
     neg: str = Field("", max_length=LONGEST_TEXT, description="Negative prompt.")
     num_frames: Int = Field(DEFAULT_NUM_FRAMES, ge=1, le=1000, description="Rounded to 4N + 1 by the model's rule.")
     fps: Int = Field(DEFAULT_FPS, ge=1, le=120, description="Frames per second of the file.")
-    sampler: str | None = Field(None, max_length=200, description="Accepted and ignored, as the reference does.")
+    sampler: str | None = Field(
+        None,
+        max_length=200,
+        description="unipc, euler, lcm or dpm++; left out, the recipe's. Other names are ignored as by the reference.",
+    )
+    flow_shift: Float | None = Field(
+        None, ge=0.1, le=30, description="Shift of the noise schedule; left out, the recipe's."
+    )
+    boundary: Float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Two-transformer models: share of the 1000 timesteps from which on the high-noise one works.",
+    )
+    switch_step: Int | None = Field(
+        None, ge=0, le=150, description="Two-transformer models: number of high-noise steps, instead of boundary."
+    )
+    guidance_scale_2: Float | None = Field(
+        None, ge=0, le=20, description="Guidance of the low-noise transformer; left out, guidance_scale."
+    )
     ctrl_img: str | None = Field(None, description="First frame: base64, with or without a data: header, or a URL.")
+    ctrl_img_last: str | None = Field(
+        None, description="Last frame, in the same forms; 2.2 I2V A14B and 2.1 I2V 14B with at least 5 frames."
+    )
     training_sample: TrainingSample | None = Field(
         None, description="What the trainer showed: the clip's frames are kept losslessly and compared with it."
     )
@@ -130,7 +162,31 @@ class LoraItem(Wire):
         description="A file under the LoRA folder, upload://<id>, http(s)://… or hf://org/name/file.safetensors[@revision].",
     )
     transformer: Literal["low", "high"] | None = Field(None, description="Two-transformer models only.")
-    network_multiplier: Float = Field(1.0, ge=-2, le=2, description="LoRA scale; 0 is not attached.")
+    network_multiplier: Float = Field(1.0, ge=-4, le=4, description="LoRA scale; 0 is not attached.")
+
+
+def _file_name(value: str) -> str:
+    if value.startswith(("/", "\\")) or ":" in value or ".." in re.split(r"[\\/]", value):
+        raise ValueError("a name as GET /v1/models/{id}/bases lists it is needed, no path of the server")
+    return value
+
+
+FileName = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_file_name)]
+
+
+class BaseFiles(Wire):
+    """Checkpoint files by component; those left out are chosen; one half of a pair brings the other."""
+
+    transformer: FileName | None = Field(None, description="The transformer, or the high-noise half of a pair.")
+    transformer_2: FileName | None = Field(None, description="The low-noise half of a pair.")
+    vae: FileName | None = Field(None, description="The VAE.")
+    text_encoder: FileName | None = Field(None, description="The UMT5 text encoder.")
+    image_encoder: FileName | None = Field(None, description="The CLIP vision encoder of Wan 2.1 image-to-video.")
+
+    @property
+    def named(self) -> tuple[tuple[str, str], ...]:
+        """(component, name) of those that were given."""
+        return tuple((name, value) for name in type(self).model_fields if (value := getattr(self, name)) is not None)
 
 
 class Axis(Wire):
@@ -165,6 +221,11 @@ class InferenceRequest(Wire):
         description="Trade exactness for memory or time: fp8_storage, fp8_products or step_cache. Other frames than "
         "without; recipe reference only.",
     )
+    base: Literal["auto", "folder"] | BaseFiles = Field(
+        "auto",
+        description="Which checkpoint files the model is loaded from: auto (the most exact ones on the server), folder "
+        "(the repository in diffusers layout), or names by component as GET /v1/models/{id}/bases lists them.",
+    )
     first_step_change: Bool = Field(
         True,
         description="Measure how much the LoRA changes the first prediction, by one forward more; never in a "
@@ -191,8 +252,9 @@ class LoraUse:
 class Generation:
     """One video, with every value that will be used.
 
-    `image` is the SHA-256 (hex) of the control image's bytes, or None. `requested_*` are the values before
-    flooring and rounding.
+    `image` is the SHA-256 (hex) of the control image's bytes, or None, and `image_last` that of the last frame.
+    `requested_*` are the values before flooring and rounding. `sampler` to `guidance_scale_2` are None where the
+    recipe decides. `base` is `auto`, `folder`, or (component, name) of each checkpoint file that was asked for.
     """
 
     model: str
@@ -215,6 +277,26 @@ class Generation:
     first_step_change: bool = True
     vae_tiling: bool = False
     speedup: Speedup = "none"
+    sampler: Sampler | None = None
+    flow_shift: float | None = None
+    boundary: float | None = None
+    switch_step: int | None = None
+    guidance_scale_2: float | None = None
+    image_last: str | None = None
+    base: str | tuple[tuple[str, str], ...] = "auto"
+
+    @property
+    def replaced(self) -> dict[str, Any]:
+        """Sampling values that replace the recipe's, by wire name; with one of them a video matches no reference."""
+        values = {
+            "sampler": self.sampler,
+            "flow_shift": self.flow_shift,
+            "boundary": self.boundary,
+            "switch_step": self.switch_step,
+            "guidance_scale_2": self.guidance_scale_2,
+            "ctrl_img_last": self.image_last,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def parse(body: Any) -> InferenceRequest:
@@ -225,16 +307,10 @@ def parse(body: Any) -> InferenceRequest:
     try:
         return InferenceRequest.model_validate(body)
     except ValidationError as error:
-        items = error.errors(include_url=False, include_input=False, include_context=False)
+        items = error.errors(include_url=False, include_input=False)
         # pydantic counts only a list's valid entries: one wrong prompt would also be reported as an empty list.
         within = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
-        fields = [
-            {"loc": ".".join(str(part) for part in item["loc"]) or "body", "msg": item["msg"]}
-            for item in items
-            if item["loc"] not in within
-        ]
-        first = fields[0]
-        raise InvalidRequest(f"{first['loc']}: {first['msg']}", fields=fields) from None
+        raise invalid_request(item for item in items if item["loc"] not in within) from None
 
 
 def named_loras(request: InferenceRequest) -> dict[str, bool]:
@@ -412,10 +488,35 @@ def resolve(
                 "image-to-video model.",
                 prompt=index,
             )
+        _check_sampling(model, item, index)
     return tuple(
         _generation(request, model, item, index, loras, store_image, random_seed)
         for index, item in enumerate(request.prompts)
     )
+
+
+def _check_sampling(model: WanModel, item: PromptItem, index: int) -> None:
+    """Raises InvalidRequest or ControlImageNotSupported for sampling fields that contradict the model or each other."""
+
+    def refuse(field: str, message: str) -> NoReturn:
+        loc = f"prompts.{index}.{field}"
+        raise InvalidRequest(f"{loc}: {message}.", fields=[{"loc": loc, "msg": message}])
+
+    for field in ("boundary", "switch_step", "guidance_scale_2"):
+        if getattr(item, field) is not None and not model.two_transformers:
+            refuse(field, f"{model.label} has one transformer: leave it out")
+    if item.boundary is not None and item.switch_step is not None:
+        refuse("switch_step", "give either boundary or switch_step, not both")
+    if item.switch_step is not None and item.switch_step > item.sample_steps:
+        refuse("switch_step", f"must be at most sample_steps ({item.sample_steps})")
+    if item.ctrl_img_last is None:
+        return
+    if not model.takes_last_frame:
+        raise ControlImageNotSupported(
+            f"{model.label} takes no last frame: leave out prompts.{index}.ctrl_img_last.", prompt=index
+        )
+    if round_frames(model.frame_rule, item.num_frames) < LEAST_FRAMES_WITH_LAST:
+        refuse("num_frames", f"a video with a last frame needs at least {LEAST_FRAMES_WITH_LAST} frames")
 
 
 def _generation(
@@ -429,6 +530,7 @@ def _generation(
 ) -> Generation:
     width, height = snap_size(model, request.recipe, item.width, item.height)
     seed = DEFAULT_SEED + index if item.seed is None else item.seed
+    sampler = next((name for name in SAMPLERS if name == item.sampler), None)
     return Generation(
         model=model.id,
         recipe=request.recipe,
@@ -446,8 +548,15 @@ def _generation(
         requested_width=item.width,
         requested_height=item.height,
         requested_num_frames=item.num_frames,
-        ignored=tuple(name for name in IGNORED_FIELDS if getattr(item, name) is not None),
+        ignored=("sampler",) if item.sampler is not None and sampler is None else (),
         first_step_change=request.first_step_change,
         vae_tiling=request.vae_tiling,
         speedup=request.speedup,
+        base=request.base if isinstance(request.base, str) else request.base.named,
+        sampler=sampler,
+        flow_shift=item.flow_shift,
+        boundary=item.boundary,
+        switch_step=item.switch_step,
+        guidance_scale_2=item.guidance_scale_2,
+        image_last=store_image(item.ctrl_img_last) if item.ctrl_img_last else None,
     )

@@ -1,4 +1,4 @@
-"""The public link: a tunnel program that is started, read, stopped, and never left behind; it knows no page."""
+"""The public link: starts and stops a tunnel program, and ends one that a killed server left running."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Relay:
 
 
 class Tunnel:
-    """A link to a port of this machine. `folder` keeps what the next start needs to end a tunnel that was left.
+    """A link to a port of this machine. `folder` stores what the next start needs to end a tunnel left running.
 
     Only one process may use a folder. Thread-safe.
     """
@@ -69,16 +69,16 @@ class Tunnel:
         return None if url is None else urlsplit(url).netloc.lower()
 
     def sweep(self) -> bool:
-        """Ends the tunnel that a killed server left; whether there was one."""
+        """Ends the tunnel that a killed server left running; returns whether there was one."""
         try:
-            found = json.loads(self._record.read_text("ascii"))
-            pid, token = int(found["pid"]), str(found["token"])
+            record = json.loads(self._record.read_text("ascii"))
+            pid, token = int(record["pid"]), str(record["token"])
         except FileNotFoundError:
             return False
         except (ValueError, KeyError, TypeError):
             self._record.unlink(missing_ok=True)
             return False
-        left = token in _command_of(pid)  # the number may be another program's by now, the token cannot
+        left = token in _command_of(pid)  # another program may have this number by now, but not the token
         if left:
             _end(pid, token)
         self._record.unlink(missing_ok=True)
@@ -102,16 +102,16 @@ class Tunnel:
             write_file(self._record, json.dumps({"pid": process.pid, "token": token}).encode("ascii"))
         assert process.stdout is not None
         try:
-            found = self._read(process.stdout, process, seconds)
+            address = self._read(process.stdout, process, seconds)
         except ShareFailed:
             self.stop()
             raise
-        self._url = f"{relay.scheme}://{urlsplit(found).netloc or found}"
+        self._url = f"{relay.scheme}://{urlsplit(address).netloc or address}"
         log.info("the public link is open")
         return self._url
 
     def stop(self) -> None:
-        """Closes the link, if there is one, and waits for its program to be gone."""
+        """Closes the link, if there is one, and waits until its program has ended."""
         with self._lock:
             process, self._process, self._url = self._process, None, None
             if process is None:
@@ -127,7 +127,7 @@ class Tunnel:
 
     def _read(self, pipe: IO[bytes], process: subprocess.Popen[bytes], seconds: float) -> str:
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        # For as long as the tunnel runs: a pipe that nobody reads would stop it.
+        # As long as the tunnel runs: it would block on a full pipe.
         threading.Thread(target=_pass_on, args=(pipe, lines), name="wan-ui-tunnel", daemon=True).start()
         end, last = time.monotonic() + seconds, ""
         for line in _until(lines, end):
@@ -138,8 +138,8 @@ class Tunnel:
             if _FAILURE.search(line):
                 raise _failed(_reason(last))
         if process.poll() is not None or time.monotonic() < end:
-            raise _failed(_reason(last) if last else "its program ended at once")
-        raise _failed(f"the tunnel's server gave none within {seconds:g} s")
+            raise _failed(_reason(last) if last else "its program ended immediately")
+        raise _failed(f"the tunnel's server sent no address within {seconds:g} s")
 
 
 def _pass_on(pipe: IO[bytes], lines: queue.SimpleQueue[str | None]) -> None:
@@ -166,13 +166,13 @@ def _reason(line: str) -> str:
 
 def _failed(reason: str) -> ShareFailed:
     return ShareFailed(
-        f"The public link could not be made: {reason}. Check this machine's way to the internet, or start without "
+        f"The public link could not be opened: {reason}. Check this machine's internet connection, or start without "
         "--share."
     )
 
 
 def _command_of(pid: int) -> str:
-    """A process's command line; "" for one that is not there."""
+    """A process's command line; "" when there is no such process."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
     except FileNotFoundError:
@@ -180,8 +180,8 @@ def _command_of(pid: int) -> str:
             return ""
     except OSError:
         return ""
-    said = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return said.stdout
+    listed = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return listed.stdout
 
 
 def _end(pid: int, token: str) -> None:

@@ -1,4 +1,4 @@
-"""What can be taken along of a comparison, over a real desk: the grid as a video, a contact sheet, all the cells."""
+"""What can be downloaded of a comparison, over a real job service: the grid as a video, a contact sheet, all cells."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_before_anything_is_finished_and_what_is_no_comparison(
     plain = service.submit(body(1), LOCAL_ACCESS).id
     for job_id, code, word in (
         ("0" * 32, "REQUEST_NOT_FOUND", "no request"),
-        (plain, "VIDEO_NOT_FOUND", "no comparison"),
+        (plain, "VIDEO_NOT_FOUND", "not a comparison"),
         (waiting, "VIDEO_NOT_FOUND", "finished yet"),
     ):
         reply = client.get(f"/v1/requests/{job_id}/{route}")

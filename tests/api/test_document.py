@@ -1,6 +1,6 @@
-"""The HTTP door against its own document: whatever schemathesis makes of it, no 500, and each refusal as documented.
+"""The HTTP API against its own document: whatever schemathesis makes of it, no 500, and each refusal as documented.
 
-The ordinary run is a tenth of it; scripts/soak runs 2,000 examples. The door is the app's own, on a port and behind its
+The ordinary run is a tenth of it; scripts/soak runs 2,000 examples. The API is the app's own, on a port and behind its
 guard; no engine runs, and some requests have come to each of their ends before.
 """
 
@@ -24,11 +24,12 @@ from tests.jobs.helpers import body
 from tests.ports import reserve_port
 from tests.servers import stop_server
 from wan_ui.access import LOCAL_ACCESS
+from wan_ui.compose import Services, SignIn, compose, launch
 from wan_ui.config import Settings
 from wan_ui.job import ClipRecord
 from wan_ui.jobs.store import Store
 from wan_ui.media import video
-from wan_ui.server import Services, SignIn, compose, launch, prepare_environment
+from wan_ui.server import prepare_environment
 from wan_ui.tunnel import Tunnel
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
 
 @pytest.fixture
 def url(services: Services) -> Iterator[str]:
-    """Where the app serves `house`, page and all, without an engine."""
+    """The URL at which the app serves these services with its page, without an engine."""
     port = reserve_port()
     settings = Settings()
     blocks = launch(services, None, port, settings, SignIn.of(settings, Tunnel(settings.data_dir)))

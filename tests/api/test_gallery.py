@@ -25,7 +25,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def owner(shared: Server) -> Iterator[httpx.Client]:
-    """The owner's address opens once: here the badge is signed as it would be."""
+    """The owner's address opens once: here the session is signed as it would be."""
     with shared.browser() as client:
         (cookie,) = client.cookies.jar
         assert cookie.name is not None

@@ -1,4 +1,4 @@
-"""POST /v1/loras/inspect on a real desk and library: paths, addresses, files sent along, and what is refused."""
+"""POST /v1/loras/inspect on a real job service and library: paths, addresses, files sent along, and what is refused."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_path_is_judged_by_the_checkpoints_own_sizes(client: TestClient) -> No
     assert said["candidates"] == ["wan21_1b"]
     assert list(said) == [
         "family", "candidates", "slot", "type", "rank", "alpha", "dtype", "modules", "blocks", "trainer", "step",
-        "trigger_word", "partner", "fits", "messages",
+        "trigger_word", "partner", "fits", "coverage", "messages",
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""POST /v1/restore on a real desk: a video's settings, its first frame, and every file that is none of ours."""
+"""POST /v1/restore on a real job service: a video's settings, its first frame, and every file that is none of ours."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_the_videos_first_frame_is_kept_only_when_asked_for(
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "a PNG picture"),
         (b"", "is empty"),
         (b"not a video", "no MP4"),
-        (mp4(box(b"moov"), box(b"mdat", b"x" * 99)), "carries no settings"),
+        (mp4(box(b"moov"), box(b"mdat", b"x" * 99)), "contains no settings"),
         (carrying({"a": 1}), "not made by wan-ui"),
         (carrying({"request": {"model": ROW.id}})[:-9], "cut off"),
         (mp4(film(b" " * (5 << 20))), "5242880 bytes of text"),

@@ -18,8 +18,9 @@ from tests.fakes import PATIENCE, Gate
 from tests.jobs.helpers import body
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS, Access
-from wan_ui.api.app import INSPECT_AT_ONCE, INSPECT_WAITING, create_api
-from wan_ui.api.one_at_a_time import OneAtATime
+from wan_ui.api.app import create_api
+from wan_ui.api.concurrency import OneAtATime
+from wan_ui.api.dependencies import INSPECT_THREADS, INSPECT_WAITING
 from wan_ui.errors import ServerBusy
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
@@ -42,6 +43,7 @@ class HeldDesk(ShelfDesk):
             "candidates": [],
             "modules": 0,
             "fits": {},
+            "coverage": {},
             "messages": [],
         }
 
@@ -64,7 +66,7 @@ def client(service: HeldDesk) -> Iterator[TestClient]:
 
 def test_slow_inspections_leave_the_other_routes_alone(service: HeldDesk, client: TestClient) -> None:
     job = service.submit(body(1), LOCAL_ACCESS)
-    taken = INSPECT_AT_ONCE + INSPECT_WAITING
+    taken = INSPECT_THREADS + INSPECT_WAITING
 
     def ask() -> int:
         return client.post("/v1/loras/inspect", json={"path": "x"}).status_code
@@ -83,7 +85,7 @@ def test_turns_are_one_at_a_time_and_few_wait() -> None:
     turns, gate, inside, most = OneAtATime(3, "Busy."), Gate(), [0], [0]
 
     def one() -> None:
-        with turns.turn():
+        with turns.hold():
             inside[0] += 1
             most[0] = max(most[0], inside[0])
             gate.hold()
@@ -102,5 +104,5 @@ def test_turns_are_one_at_a_time_and_few_wait() -> None:
                 assert error.message == "Busy."
                 refused += 1
     assert (refused, most) == (CROWD - 3, [1])
-    with turns.turn():
+    with turns.hold():
         pass

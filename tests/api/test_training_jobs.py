@@ -1,4 +1,4 @@
-"""Training jobs over HTTP, on a real desk, store, worker and library: import, checklist, previews, hostile input."""
+"""Training jobs over HTTP, on a real job service, store, worker and library: import, checklist, hostile input."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_zip_becomes_requests_that_make_its_previews(client: TestClient, worke
     beside = found["comparison"]
     assert beside["exact"] and beside["causes"] == [] and beside["mean_psnr"] > 30
     assert len(beside["psnr"]) == 9 and (beside["width"], beside["num_frames"], beside["fps"]) == (96, 9, 16)
-    assert found["text"].startswith("Training preview against this run: 0 red, 0 amber, 23 green")
+    assert found["text"].startswith("Training sample against this run: 0 red, 0 amber, 23 green")
 
     other = rendered(client, worker, {**first, "prompts": [{**first["prompts"][0], "seed": 8}]})
     found = client.get(f"/v1/requests/{other}/checklist").json()

@@ -174,7 +174,7 @@ def test_a_dora_runs_eagerly_and_what_comes_after_it_compiled(eager: Engine, lor
         arithmetics.append(found.metadata["arithmetic"])
     assert arithmetics == [
         "eager: a DoRA is not compiled",
-        "compiled, exact; eager where a DoRA is worn",
+        "compiled, exact; eager where a DoRA is attached",
         "compiled, exact",
     ]
     compiled.close()

@@ -37,7 +37,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def transformer_bytes(engine: Engine, model: WanModel) -> int:
-    return engine.checkpoints.component(model, "transformer").size
+    return engine.checkpoints.folders.component(model, "transformer").size
 
 
 def loading(engine: Engine, model: str) -> list[Progress]:
@@ -83,7 +83,8 @@ def test_the_bytes_read_are_reported_up_to_their_total(engine: Engine, has_memor
     available = psutil.virtual_memory().total if has_memory else 0
     engine.loader.memory = replace(engine.loader.memory, host_bytes=lambda: available)
     reports = loading(engine, "wan21_1b")
-    total = sum(engine.checkpoints.component(MODELS["wan21_1b"], name).size for name in MODELS["wan21_1b"].components)
+    model, folders = MODELS["wan21_1b"], engine.checkpoints.folders
+    total = sum(folders.component(model, name).size for name in model.components)
     done = [progress.bytes_done for progress in reports]
     assert {progress.bytes_total for progress in reports} == {total}
     assert done == sorted(done) and done[-1] == total

@@ -246,7 +246,7 @@ class Scribe:
         self._note("close")
 
 
-class Desk:
+class Planner:
     """A Core over scribes, and their common diary."""
 
     def __init__(self) -> None:
@@ -263,13 +263,13 @@ class Desk:
     def run(self, item: Generation) -> list[tuple[Any, ...]]:
         """Renders, and returns what was done for it."""
         start = len(self.diary)
-        self.core.generate(item, located(item), None, ignore)
+        self.core.generate(item, located(item), (), ignore)
         return self.diary[start:]
 
     def fails(self, item: Generation, call: str, error: Exception) -> None:
         self.failing[call] = error
         with pytest.raises(type(error)):
-            self.core.generate(item, located(item), None, ignore)
+            self.core.generate(item, located(item), (), ignore)
 
 
 def ignore(progress: Progress) -> None:
@@ -280,7 +280,7 @@ ATTACH = ("attach", "single", ("single.safetensors",))
 
 
 def test_changing_scale_file_and_back_never_loads() -> None:
-    service = Desk()
+    service = Planner()
     assert service.run(generation(single=0.5)) == [
         ("load", "wan21_1b", False),
         ATTACH,
@@ -295,7 +295,7 @@ def test_changing_scale_file_and_back_never_loads() -> None:
 
 
 def test_packed_weights_are_read_again_for_an_exact_video() -> None:
-    service = Desk()
+    service = Planner()
     service.run(generation(single=1.0))
     assert service.run(generation(single=0.5, speedup="fp8_storage")) == [
         ("store", "fp8_storage"),
@@ -309,7 +309,7 @@ def test_packed_weights_are_read_again_for_an_exact_video() -> None:
 
 
 def test_weights_that_were_packed_by_half_are_read_again() -> None:
-    service = Desk()
+    service = Planner()
     service.run(generation())
     service.fails(generation(speedup="fp8_storage"), "store", RuntimeError("no"))
     assert service.core.state is None
@@ -317,7 +317,7 @@ def test_weights_that_were_packed_by_half_are_read_again() -> None:
 
 
 def test_each_slot_has_its_own_scale() -> None:
-    service = Desk()
+    service = Planner()
     service.run(generation("wan22_14b_t2v", high=1.0, low=0.6))
     assert service.run(generation("wan22_14b_t2v", high=0.3, low=0.6)) == [
         ("scales", "high", (0.3,)),
@@ -332,7 +332,7 @@ def test_each_slot_has_its_own_scale() -> None:
 
 
 def test_a_failed_attach_leaves_the_base_and_the_next_job_runs() -> None:
-    service = Desk()
+    service = Planner()
     service.run(generation())
     service.fails(generation(single=1.0), "attach", LoraMismatch("no"))
     assert service.core.state == LoadedState("wan21_1b", False, {"single": NOTHING_ATTACHED})
@@ -340,7 +340,7 @@ def test_a_failed_attach_leaves_the_base_and_the_next_job_runs() -> None:
 
 
 def test_a_failed_load_holds_nothing() -> None:
-    service = Desk()
+    service = Planner()
     service.run(generation())
     service.fails(generation("wan21_14b"), "load", OutOfMemory("no"))
     assert service.core.state is None
@@ -348,16 +348,16 @@ def test_a_failed_load_holds_nothing() -> None:
 
 
 def test_out_of_memory_in_a_render_lets_go_of_the_model() -> None:
-    service = Desk()
+    service = Planner()
     service.fails(generation(), "render", OutOfMemory("no"))
     assert service.diary[-1] == ("close",)
     assert service.run(generation())[0] == ("load", "wan21_1b", False)
 
 
 def test_the_report_counts_modules_per_slot() -> None:
-    service = Desk()
+    service = Planner()
     item = generation("wan22_14b_t2v", high=1.0, low=0.0)
-    clip = service.core.generate(item, located(item), None, ignore)
+    clip = service.core.generate(item, located(item), (), ignore)
     lora = clip.metadata["lora"]
     assert lora["high"]["modules_in_use"] == lora["high"]["modules_in_file"] == 3
     assert lora["high"]["first_step_change"] == 0.3

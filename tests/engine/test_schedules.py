@@ -80,5 +80,5 @@ def test_the_transformer_of_each_step(model: str, recipe: str) -> None:
     share = 0.875 if boundary == "checkpoint" else boundary
     high, low = cast(Any, SimpleNamespace(name="high")), cast(Any, SimpleNamespace(name="low"))
     experts = Experts(high, low, share, lambda transformer: None)
-    at = [experts.at(timestep).name for timestep in scheduler.timesteps]
+    at = [experts.at(step, timestep).name for step, timestep in enumerate(scheduler.timesteps)]
     assert at == ["high"] * HIGH_STEPS_OF_25[model, recipe] + ["low"] * (25 - HIGH_STEPS_OF_25[model, recipe])

@@ -1,4 +1,4 @@
-"""Small requests for the tests of the line."""
+"""Small requests for the tests of the queue."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ TICK_SECONDS = 0.05
 
 
 def live(data_dir: Path) -> None:
-    """One life: renders what waits until nothing does. The app's own parts, without its doors."""
+    """One life: renders what waits until nothing does. The app's own parts, without the web server."""
     torch.set_num_threads(1)
     lock = FolderLock(data_dir)
     store = Store(data_dir / "jobs.sqlite")

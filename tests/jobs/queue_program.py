@@ -2,7 +2,7 @@
 
 It needs no web server and no ffmpeg, so that it runs where there is little but a GPU. `--break-at SEED` breaks the
 device in that seed's first step: by an index out of range in a kernel on CUDA, by the error's words on a CPU.
-`--cap BYTES` limits the GPU memory. Exit code 0 once the line is empty, else the worker's.
+`--cap BYTES` limits the GPU memory. Exit code 0 once the queue is empty, else the worker's.
 """
 
 from __future__ import annotations

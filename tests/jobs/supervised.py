@@ -25,7 +25,7 @@ def add(store: Store, *seeds: int, **size: int) -> Job:
 
 
 def supervise(data_dir: Path, *arguments: str) -> tuple[list[int], str]:
-    """Runs the line until it ends with another code than 70: the codes of all starts, and all that they said."""
+    """Runs the queue until it ends with another code than 70: the codes of all starts, and all that they said."""
     codes: list[int] = []
     said = ""
     while len(codes) < MOST_STARTS and codes[-1:] in ([], [70]):

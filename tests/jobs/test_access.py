@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.fakes import FakeRender
 from tests.lora_files import write_lora
-from wan_ui.access import LOCAL_ACCESS, NO_FILE_OWNERS, Access, UploadedFiles
+from wan_ui.access import LOCAL_ACCESS, Access, UploadedFiles
 from wan_ui.errors import ControlImageInvalid, LoraNotFound, RequestNotFound
 from wan_ui.identity import Identity
 from wan_ui.jobs.service import JobService, hidden_id
@@ -68,7 +68,7 @@ def test_the_table_of_uploaded_files(store: Store, access: Access, used: bool) -
     files.record_owner("an-upload", ONE)
     assert files.may_use("an-upload", access) is used
     assert UploadedFiles(store, "image").may_use("an-upload", access) is access.identity.owner
-    assert UploadedFiles(NO_FILE_OWNERS, "lora").may_use("an-upload", access) is access.identity.owner
+    assert UploadedFiles(None, "lora").may_use("an-upload", access) is access.identity.owner
 
 
 def no_fetch(url: str) -> bytes:
@@ -188,7 +188,7 @@ def test_an_upload_is_its_browsers(services: Services, jobs: JobService) -> None
             lambda access: jobs.inspect_lora(source, access),
             lambda access: services.library.partner(source, access),
         ):
-            with pytest.raises(LoraNotFound, match="upload was not found"):
+            with pytest.raises(LoraNotFound, match="not found"):
                 ask(stranger)
 
 

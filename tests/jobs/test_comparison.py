@@ -1,4 +1,4 @@
-"""A comparison in line: one job of cells. Cells that fail, cancel, retry, restart, and what each file carries."""
+"""A comparison in the queue: one job of cells. Cells that fail, cancel, retry, restart, and what each file carries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.fakes import PATIENCE, FakeImages, FakeRender, fake_service, fake_write_video
 from tests.golden_cases import CHECKPOINTS
 from tests.jobs.helpers import body, until_made
-from tests.jobs.test_fetcher import House
+from tests.jobs.test_fetcher import Services
 from tests.lora_files import write_lora
 from tests.web_files import lora_bytes, serving
 from wan_ui.access import LOCAL_ACCESS
@@ -51,8 +51,8 @@ def seeds(*values: int, **fields: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def lora_desk(store: Store, worker: Worker, tmp_path: Path) -> JobService:
-    """A desk with real files, style.safetensors among them, that fit the tiny checkpoints."""
+def lora_service(store: Store, worker: Worker, tmp_path: Path) -> JobService:
+    """A job service with real files, style.safetensors among them, that fit the tiny checkpoints."""
     folder = tmp_path / "loras"
     write_lora(folder / "style.safetensors")
     for half in ("high", "low"):
@@ -75,7 +75,7 @@ def code(job: Job) -> str | None:
     return None if job.error is None else job.error["code"]
 
 
-# What is in line
+# What is queued
 
 
 def test_one_job_one_position_and_every_cell(service: JobService) -> None:
@@ -108,12 +108,12 @@ def test_a_grid_of_one_and_of_sixty_four(service: JobService, worker: Worker, re
         service.submit(grid(("seed", list(range(13))), ("sample_steps", list(range(1, 6)))), LOCAL_ACCESS)
 
 
-def test_cells_that_are_the_same_video_share_one_file(lora_desk: JobService, worker: Worker) -> None:
+def test_cells_that_are_the_same_video_share_one_file(lora_service: JobService, worker: Worker) -> None:
     worker.start()
     job = ended(
-        lora_desk,
+        lora_service,
         worker,
-        lora_desk.submit(grid(("scale", [0, 1, 1]), loras=[{"path": "style.safetensors"}]), LOCAL_ACCESS),
+        lora_service.submit(grid(("scale", [0, 1, 1]), loras=[{"path": "style.safetensors"}]), LOCAL_ACCESS),
     )
     assert [cell.column_label for cell in job.cells] == ["no LoRA", "scale 0", "scale 1", "scale 1"]
     assert [cell.generation for cell in job.cells] == [0, 0, 1, 1]
@@ -160,23 +160,23 @@ def test_a_wrong_value_is_refused_before_anything_runs(
 
 
 @pytest.mark.parametrize("model", ["wan21_1b", "wan22_14b_t2v"])
-def test_a_missing_file_on_an_axis_is_refused_by_name(lora_desk: JobService, model: str) -> None:
+def test_a_missing_file_on_an_axis_is_refused_by_name(lora_service: JobService, model: str) -> None:
     style: Any = "style.safetensors" if model == "wan21_1b" else {"high": "style.safetensors"}
     with pytest.raises(LoraNotFound, match="gone.safetensors"):
-        lora_desk.submit(grid(("lora", [style, "gone.safetensors"]), model=model), LOCAL_ACCESS)
-    assert lora_desk.recent(9, LOCAL_ACCESS) == ()
+        lora_service.submit(grid(("lora", [style, "gone.safetensors"]), model=model), LOCAL_ACCESS)
+    assert lora_service.recent(9, LOCAL_ACCESS) == ()
 
 
-def test_a_half_named_alone_brings_its_partner(lora_desk: JobService) -> None:
+def test_a_half_named_alone_brings_its_partner(lora_service: JobService) -> None:
     half = "job_000000250_high_noise.safetensors"
-    job = lora_desk.submit(grid(("lora", [half]), model="wan22_14b_t2v"), LOCAL_ACCESS)
+    job = lora_service.submit(grid(("lora", [half]), model="wan22_14b_t2v"), LOCAL_ACCESS)
     assert [(use.slot, use.path, bool(use.sha256)) for use in job.generations[0].loras] == [
         ("high", half, True),
         ("low", half.replace("high", "low"), True),
     ]
     assert job.cells[0].column_label == "job_000000250"
-    with pytest.raises(InvalidRequest, match="style.safetensors: the file says neither high nor low"):
-        lora_desk.submit(grid(("lora", ["style.safetensors"]), model="wan22_14b_t2v"), LOCAL_ACCESS)
+    with pytest.raises(InvalidRequest, match="style.safetensors: the file states neither high nor low"):
+        lora_service.submit(grid(("lora", ["style.safetensors"]), model="wan22_14b_t2v"), LOCAL_ACCESS)
 
 
 def test_progress_says_which_cell(service: JobService, worker: Worker, render: FakeRender, store: Store) -> None:
@@ -359,7 +359,7 @@ def test_a_stop_keeps_cells_and_marks(store: Store, render: FakeRender, tmp_path
 
 
 def test_files_of_an_axis_are_fetched_while_the_job_waits(tmp_path: Path, render: FakeRender) -> None:
-    services = House(tmp_path, render)
+    services = Services(tmp_path, render)
     services.fetcher.start()
     services.worker.start()
     with serving() as file_server:
@@ -380,7 +380,7 @@ def test_files_of_an_axis_are_fetched_while_the_job_waits(tmp_path: Path, render
 
 
 def test_a_random_seed_outlives_the_fetch(tmp_path: Path, render: FakeRender) -> None:
-    services = House(tmp_path, render)
+    services = Services(tmp_path, render)
     with serving() as file_server:
         url = file_server.put("a.safetensors", lora_bytes())
         asked = services.service.submit(

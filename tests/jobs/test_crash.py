@@ -1,4 +1,4 @@
-"""Real processes killed with SIGKILL: the line, its clips and the folder's lock afterwards."""
+"""Real processes killed with SIGKILL: the queue, its clips and the folder's lock afterwards."""
 
 from __future__ import annotations
 

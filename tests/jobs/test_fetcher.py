@@ -37,8 +37,8 @@ def file_server() -> Iterator[FileServer]:
         yield file_server
 
 
-class House:
-    """A desk over real rooms; only render, video and images are fakes. `changes` counts what the fetcher said."""
+class Services:
+    """A job service over a real store, worker and library; only render, video and images are fakes."""
 
     def __init__(self, folder: Path, render: FakeRender) -> None:
         self.store = Store(folder / "jobs.sqlite")
@@ -64,8 +64,8 @@ class House:
 
 
 @pytest.fixture
-def services(tmp_path: Path, render: FakeRender) -> Iterator[House]:
-    services = House(tmp_path, render)
+def services(tmp_path: Path, render: FakeRender) -> Iterator[Services]:
+    services = Services(tmp_path, render)
     services.fetcher.start()
     services.worker.start()
     yield services
@@ -79,14 +79,14 @@ def gated(file_server: FileServer, name: str = "slow.safetensors", content: byte
     return file_server.put(name, content, gate=gate, before_gate=len(content) // 2), gate
 
 
-def test_a_job_waits_for_its_file_and_then_names_it(services: House, file_server: FileServer) -> None:
+def test_a_job_waits_for_its_file_and_then_names_it(services: Services, file_server: FileServer) -> None:
     job = services.ended(services.submit(file_server.put("a.safetensors", LORA)))
     assert (job.status, job.error, job.ready) == ("succeeded", None, True)
     assert [use.sha256 for use in job.generations[0].loras] == [SHA]
     assert job.request["loras"][0]["path"].startswith("http://")
 
 
-def test_others_pass_and_the_position_says_so(services: House, file_server: FileServer) -> None:
+def test_others_pass_and_the_position_says_so(services: Services, file_server: FileServer) -> None:
     url, gate = gated(file_server)
     waiting = services.submit(url, seed=1)
     gate.await_arrival()
@@ -142,7 +142,7 @@ def test_a_file_of_schema_one_is_brought_up_with_its_jobs_ready(tmp_path: Path) 
     ],
 )
 def test_a_file_that_cannot_be_used_ends_its_job_and_no_other(
-    services: House, file_server: FileServer, render: FakeRender, answer: dict[str, Any], code: str
+    services: Services, file_server: FileServer, render: FakeRender, answer: dict[str, Any], code: str
 ) -> None:
     wrong = services.submit(file_server.put("wrong.safetensors", **answer), seed=1)
     right = services.submit(file_server.put("right.safetensors", LORA), seed=2)
@@ -153,14 +153,14 @@ def test_a_file_that_cannot_be_used_ends_its_job_and_no_other(
     assert {seed for seed, _, _ in render.seen} == {2}
 
 
-def test_an_address_that_is_none_is_refused_at_the_door(services: House) -> None:
+def test_an_invalid_url_is_refused_at_submit(services: Services) -> None:
     with pytest.raises(LoraNotFound):
         services.submit("hf://nobody")
     assert services.service.recent(1, LOCAL_ACCESS) == ()
 
 
 def test_a_cancel_ends_the_fetch_when_nobody_else_wants_it(
-    services: House, file_server: FileServer, tmp_path: Path
+    services: Services, file_server: FileServer, tmp_path: Path
 ) -> None:
     url, gate = gated(file_server)
     one, other = services.submit(url, seed=1), services.submit(url, seed=2)
@@ -175,7 +175,7 @@ def test_a_cancel_ends_the_fetch_when_nobody_else_wants_it(
     assert not (tmp_path / "uploads" / f"{SHA}.safetensors").exists()
 
 
-def test_a_cancel_leaves_the_fetch_to_the_others(services: House, file_server: FileServer) -> None:
+def test_a_cancel_leaves_the_fetch_to_the_others(services: Services, file_server: FileServer) -> None:
     url, gate = gated(file_server)
     one, other = services.submit(url, seed=1), services.submit(url, seed=2)
     gate.await_arrival()
@@ -187,14 +187,14 @@ def test_a_cancel_leaves_the_fetch_to_the_others(services: House, file_server: F
 
 def test_after_a_restart_the_fetch_begins_anew(tmp_path: Path, file_server: FileServer, render: FakeRender) -> None:
     url, gate = gated(file_server)
-    first = House(tmp_path, render)
+    first = Services(tmp_path, render)
     first.fetcher.start()
     job = first.submit(url)
     gate.await_arrival()
     first.close()
     assert list((tmp_path / "uploads").glob(".part-*")) == []
     file_server.put("slow.safetensors", LORA)
-    again = House(tmp_path, render)
+    again = Services(tmp_path, render)
     assert (again.service.job(job.id, LOCAL_ACCESS).status, again.service.job(job.id, LOCAL_ACCESS).ready) == (
         "in_queue",
         False,
@@ -208,7 +208,7 @@ def test_after_a_restart_the_fetch_begins_anew(tmp_path: Path, file_server: File
 def test_a_file_is_fetched_once_more_if_the_store_could_not_be_written(
     tmp_path: Path, file_server: FileServer, render: FakeRender
 ) -> None:
-    services = House(tmp_path, render)
+    services = Services(tmp_path, render)
 
     class Stubborn(Store):
         """Fails the first write of a job that became ready."""
@@ -234,7 +234,7 @@ def test_a_file_is_fetched_once_more_if_the_store_could_not_be_written(
     services.close()
 
 
-def test_a_copy_that_could_not_be_asked_about_is_noted(services: House, file_server: FileServer) -> None:
+def test_a_copy_that_could_not_be_asked_about_is_noted(services: Services, file_server: FileServer) -> None:
     url = file_server.put("a.safetensors", LORA)
     assert services.ended(services.submit(url)).notes == ()
     file_server.put("a.safetensors", status=500)
@@ -242,7 +242,7 @@ def test_a_copy_that_could_not_be_asked_about_is_noted(services: House, file_ser
     assert "a.safetensors downloaded on" in note
 
 
-def test_a_combined_file_by_address_fills_both_slots(services: House, file_server: FileServer) -> None:
+def test_a_combined_file_by_address_fills_both_slots(services: Services, file_server: FileServer) -> None:
     content = lora_bytes("ai-toolkit combined, high")
     job = services.ended(services.submit(file_server.put("both.safetensors", content), model="wan22_14b_t2v"))
     assert job.status == "succeeded", job.error
@@ -251,13 +251,13 @@ def test_a_combined_file_by_address_fills_both_slots(services: House, file_serve
 
 
 def test_a_single_file_without_its_transformer_is_refused_once_it_is_known(
-    services: House, file_server: FileServer
+    services: Services, file_server: FileServer
 ) -> None:
     job = services.ended(services.submit(file_server.put("one.safetensors", LORA), model="wan22_14b_t2v"))
     assert job.error is not None and job.error["code"] == MoeFormatRequired.code
 
 
-def test_two_addresses_of_one_job_are_both_awaited(services: House, file_server: FileServer) -> None:
+def test_two_addresses_of_one_job_are_both_awaited(services: Services, file_server: FileServer) -> None:
     high, low = (
         file_server.put("j_high_noise.safetensors", LORA),
         gated(file_server, "j_low_noise.safetensors", lora_bytes(pad=1)),
@@ -271,7 +271,7 @@ def test_two_addresses_of_one_job_are_both_awaited(services: House, file_server:
     assert ended.status == "succeeded" and all(use.sha256 for use in ended.generations[0].loras)
 
 
-def test_inspecting_an_address_fetches_it_in_time_or_says_so(services: House, file_server: FileServer) -> None:
+def test_inspecting_an_address_fetches_it_in_time_or_says_so(services: Services, file_server: FileServer) -> None:
     url = file_server.put("a_high_noise.safetensors", LORA)
     assert services.service.inspect(url, LOCAL_ACCESS)["slot"] == "high"
     with pytest.raises(FetchFailed, match="within 0 s"):
@@ -281,7 +281,7 @@ def test_inspecting_an_address_fetches_it_in_time_or_says_so(services: House, fi
 def test_a_fetcher_that_was_not_started_does_nothing(
     tmp_path: Path, file_server: FileServer, render: FakeRender
 ) -> None:
-    services = House(tmp_path, render)
+    services = Services(tmp_path, render)
     job = services.submit(file_server.put("a.safetensors", LORA))
     assert (job.ready, file_server.asked) == (False, [])
     assert services.service.cancel(job.id, LOCAL_ACCESS).status == "canceled"
@@ -291,7 +291,7 @@ def test_a_fetcher_that_was_not_started_does_nothing(
 def test_a_fetch_that_breaks_for_no_known_reason_fails_its_job(
     tmp_path: Path, render: FakeRender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    services = House(tmp_path, render)
+    services = Services(tmp_path, render)
     traces: list[object] = []
     monkeypatch.setattr(threading, "excepthook", traces.append)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import HostError, InvalidRequest, RequestNotFound, StillRunning, VideoNotFound
 from wan_ui.identity import Identity
-from wan_ui.job import ClipRecord
+from wan_ui.job import ClipRecord, generation_body
 from wan_ui.jobs.gallery import BROWSERS, EVERYBODY, Filter, Gallery, Retention, scope_of
 from wan_ui.jobs.schema import MIGRATIONS
 from wan_ui.jobs.service import JobService
@@ -30,7 +31,7 @@ ONE, OTHER = "1" * 32, "2" * 32
 FOX, OWL = "f" * 64, "0" * 64
 
 
-class House:
+class Services:
     """Makes finished clips, each with its files, and counts the statements of what is asked."""
 
     def __init__(self, folder: Path, store: Store) -> None:
@@ -47,7 +48,7 @@ class House:
         model: str = "wan21_1b",
         visitor: str | None = ONE,
         loras: tuple[LoraUse, ...] = (),
-        told: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
         compared: bool = False,
         end: bool = True,
         clips: int | None = None,
@@ -65,17 +66,17 @@ class House:
         job = self.store.add(asked, generations, cells=cells, visitor=visitor)
         self.store._execute("UPDATE jobs SET status = 'in_progress' WHERE id = :id", {"id": job.id})
         for index in range(len(prompts) if clips is None else clips):
-            self.clip(job.id, index, told, size)
+            self.clip(job.id, index, metadata, size)
         if end:
             self.store.finish(job.id, "succeeded")
         return job.id
 
-    def clip(self, job_id: str, index: int, told: dict[str, Any] | None = None, size: int = 100) -> None:
+    def clip(self, job_id: str, index: int, metadata: dict[str, Any] | None = None, size: int = 100) -> None:
         self.made += 1
         name = f"{self.made:032x}"
         for suffix in (".mp4", ".jpg", ".mkv"):
             (self.folder / "clips" / f"{name}{suffix}").write_bytes(b"x" * size)
-        record = ClipRecord(index, 64, 32, 5, 16, 42, f"clips/{name}.mp4", told or {})
+        record = ClipRecord(index, 64, 32, 5, 16, 42, f"clips/{name}.mp4", metadata or {})
         assert self.store.add_clip(job_id, record)
 
     def ids(self, wanted: Filter = ANY, **given: Any) -> list[str]:
@@ -87,11 +88,11 @@ class House:
 
 
 @pytest.fixture
-def services(tmp_path: Path, store: Store) -> House:
-    return House(tmp_path, store)
+def services(tmp_path: Path, store: Store) -> Services:
+    return Services(tmp_path, store)
 
 
-def test_every_page_once_and_in_order_both_ways(services: House) -> None:
+def test_every_page_once_and_in_order_both_ways(services: Services) -> None:
     made = [f"{services.job('a')}-0" for _ in range(7)][::-1]
     first = services.gallery.page(EVERYBODY, ANY, limit=3)
     second = services.gallery.page(EVERYBODY, ANY, first.older, 3)
@@ -102,7 +103,7 @@ def test_every_page_once_and_in_order_both_ways(services: House) -> None:
     assert services.gallery.page(EVERYBODY, ANY, second.newer, 3) == first
 
 
-def test_a_new_clip_moves_no_page_and_the_first_is_found_again_full(services: House) -> None:
+def test_a_new_clip_moves_no_page_and_the_first_is_found_again_full(services: Services) -> None:
     made = [f"{services.job('a')}-0" for _ in range(5)][::-1]
     first = services.gallery.page(EVERYBODY, ANY, limit=2)
     newest = f"{services.job('a')}-0"
@@ -114,7 +115,7 @@ def test_a_new_clip_moves_no_page_and_the_first_is_found_again_full(services: Ho
     assert [entry.id for entry in top.entries] == [newest, made[0]] and top.newer is None
 
 
-def test_a_page_whose_entries_were_deleted_still_leads_back(services: House) -> None:
+def test_a_page_whose_entries_were_deleted_still_leads_back(services: Services) -> None:
     made = [f"{services.job('a')}-0" for _ in range(4)]
     first = services.gallery.page(EVERYBODY, ANY, limit=2)
     for entry_id in made[:2]:
@@ -125,12 +126,12 @@ def test_a_page_whose_entries_were_deleted_still_leads_back(services: House) -> 
 
 
 @pytest.mark.parametrize("cursor", ["x", "b", "c12", "b-1", "a1 OR 1", "b" + "9" * 19])
-def test_a_foreign_cursor_is_refused(services: House, cursor: str) -> None:
+def test_a_foreign_cursor_is_refused(services: Services, cursor: str) -> None:
     with pytest.raises(InvalidRequest):
         services.gallery.page(EVERYBODY, ANY, cursor)
 
 
-def test_the_number_of_queries_does_not_grow(services: House) -> None:
+def test_the_number_of_queries_does_not_grow(services: Services) -> None:
     for index in range(30):
         services.job(f"a {index}", loras=(LoraUse("single", "fox.safetensors", 1, FOX),))
         services.job("b", "c", compared=True)
@@ -147,7 +148,7 @@ def test_the_number_of_queries_does_not_grow(services: House) -> None:
     services.store._connection.set_trace_callback(None)
 
 
-def test_filters(services: House) -> None:
+def test_filters(services: Services) -> None:
     high, low = LoraUse("high", "j/fox_high.safetensors", 1, FOX), LoraUse("low", "j/fox_low.safetensors", 1, OWL)
     fox = f"{services.job('a', loras=(high, low), model='wan22_14b_t2v')}-0"
     owl = f"{services.job('b', loras=(LoraUse('single', 'upload://' + '3' * 32, 1, OWL),))}-0"
@@ -162,9 +163,9 @@ def test_filters(services: House) -> None:
     assert services.ids(Filter(model="none")) == []
 
 
-def test_a_loras_name_is_what_the_render_knew_and_of_an_address_never_its_query(services: House) -> None:
-    told = {"lora": {"single": {"files": [{"name": "Owl.safetensors", "sha256": OWL}]}}}
-    services.job("a", loras=(LoraUse("single", "upload://" + "3" * 32, 1, OWL),), told=told)
+def test_a_loras_name_is_what_the_render_knew_and_of_an_address_never_its_query(services: Services) -> None:
+    metadata = {"lora": {"single": {"files": [{"name": "Owl.safetensors", "sha256": OWL}]}}}
+    services.job("a", loras=(LoraUse("single", "upload://" + "3" * 32, 1, OWL),), metadata=metadata)
     services.job("b", loras=(LoraUse("single", "https://x.org/d/fox.safetensors?token=secret", 1, FOX),))
     choices = services.gallery.choices(EVERYBODY)
     assert [(lora.name, lora.sha256, count) for lora, count in choices.loras] == [
@@ -177,13 +178,13 @@ def test_a_loras_name_is_what_the_render_knew_and_of_an_address_never_its_query(
     assert (choices.entries, choices.kept, choices.models) == (2, 0, (("wan21_1b", 2),))
 
 
-def test_a_job_with_several_prompts_has_an_entry_for_each(services: House) -> None:
+def test_a_job_with_several_prompts_has_an_entry_for_each(services: Services) -> None:
     job = services.job("a fox", "an owl")
     assert services.ids() == [f"{job}-1", f"{job}-0"]
     assert [entry.generation.prompt for entry in services.gallery.page(EVERYBODY, ANY).entries] == ["an owl", "a fox"]
 
 
-def test_a_comparison_is_one_entry(services: House) -> None:
+def test_a_comparison_is_one_entry(services: Services) -> None:
     before = services.job("before")
     job = services.job("a fox", "an owl", "a bear", compared=True, end=False, clips=2)
     after = services.job("after")
@@ -200,7 +201,7 @@ def test_a_comparison_is_one_entry(services: House) -> None:
     "words",
     ["red FOX", "fox red", "ROTER Fuchs straße", "STRASSE", "100%", "_under", "ﬁne", "fine", "zaż", "'; DROP"],
 )
-def test_a_search_finds_all_of_its_words_in_any_case(services: House, words: str) -> None:
+def test_a_search_finds_all_of_its_words_in_any_case(services: Services, words: str) -> None:
     prompt = "A red fox; roter FUCHS, Straße 100% _under ﬁne Zażółć 🦊 [x]"
     found = f"{services.job(prompt)}-0"
     services.job("an owl 1000 under")
@@ -208,12 +209,12 @@ def test_a_search_finds_all_of_its_words_in_any_case(services: House, words: str
     assert services.ids(Filter(words=f"{words} bear")) == []
 
 
-def test_nothing_but_blanks_searches_nothing(services: House) -> None:
+def test_nothing_but_blanks_searches_nothing(services: Services) -> None:
     made = f"{services.job('a')}-0"
     assert services.ids(Filter(words="  ")) == [made]
 
 
-def test_each_sees_what_is_theirs(services: House) -> None:
+def test_each_sees_what_is_theirs(services: Services) -> None:
     mine, theirs, program = services.job("a"), services.job("b", visitor=OTHER), services.job("c", visitor=None)
     own = scope_of(Access(Identity(ONE, False), shared=False))
     assert own is not None and services.ids(scope=own) == [f"{mine}-0"]
@@ -223,7 +224,7 @@ def test_each_sees_what_is_theirs(services: House) -> None:
     assert services.gallery.choices(own).entries == 1
 
 
-def test_what_is_kept_is_marked_and_found(services: House) -> None:
+def test_what_is_kept_is_marked_and_found(services: Services) -> None:
     one, two = f"{services.job('a')}-0", services.job("b", "c", compared=True)
     assert services.gallery.keep(two, True).kept
     assert services.ids(Filter(kept=True)) == [two] and services.gallery.choices(EVERYBODY).kept == 1
@@ -233,20 +234,20 @@ def test_what_is_kept_is_marked_and_found(services: House) -> None:
 
 
 @pytest.mark.parametrize("entry_id", ["", "x", "0" * 32, "0" * 32 + "-0", "../" + "0" * 32, "0" * 32 + "-99999999999"])
-def test_what_is_not_there(services: House, entry_id: str) -> None:
+def test_what_is_not_there(services: Services, entry_id: str) -> None:
     services.job("a")
     for ask in (services.gallery.entry, services.gallery.delete, lambda one: services.gallery.keep(one, True)):
         with pytest.raises(VideoNotFound):
             ask(entry_id)
 
 
-def test_a_comparison_has_no_entry_for_a_cell(services: House) -> None:
+def test_a_comparison_has_no_entry_for_a_cell(services: Services) -> None:
     job = services.job("a", "b", compared=True)
     with pytest.raises(VideoNotFound):
         services.gallery.entry(f"{job}-0")
 
 
-def test_deleting_a_clip_leaves_no_file_and_no_request(services: House) -> None:
+def test_deleting_a_clip_leaves_no_file_and_no_request(services: Services) -> None:
     stays = services.job("stays")
     kept = services.files()
     job = services.job("goes")
@@ -259,7 +260,7 @@ def test_deleting_a_clip_leaves_no_file_and_no_request(services: House) -> None:
     assert services.store._execute("SELECT * FROM entry_loras", {}) == []
 
 
-def test_deleting_one_of_several_leaves_the_others(services: House) -> None:
+def test_deleting_one_of_several_leaves_the_others(services: Services) -> None:
     job = services.job("a", "b", "c")
     services.gallery.delete(f"{job}-1")
     assert services.ids() == [f"{job}-2", f"{job}-0"] and len(services.files()) == 6
@@ -271,7 +272,7 @@ def test_deleting_one_of_several_leaves_the_others(services: House) -> None:
         services.store.job(job)
 
 
-def test_deleting_a_comparison_takes_all_of_it(services: House) -> None:
+def test_deleting_a_comparison_takes_all_of_it(services: Services) -> None:
     job = services.job("a", "b", "c", compared=True)
     services.gallery.delete(job)
     assert services.files() == [] and services.ids() == []
@@ -280,7 +281,7 @@ def test_deleting_a_comparison_takes_all_of_it(services: House) -> None:
 
 
 @pytest.mark.parametrize("compared", [False, True])
-def test_what_runs_is_not_deleted(services: House, compared: bool) -> None:
+def test_what_runs_is_not_deleted(services: Services, compared: bool) -> None:
     job = services.job("a", "b", compared=compared, end=False, clips=1)
     entry_id = job if compared else f"{job}-0"
     with pytest.raises(StillRunning):
@@ -291,7 +292,7 @@ def test_what_runs_is_not_deleted(services: House, compared: bool) -> None:
     assert services.files() == []
 
 
-def test_a_file_that_cannot_be_removed_is_said_and_tried_again(services: House) -> None:
+def test_a_file_that_cannot_be_removed_is_said_and_tried_again(services: Services) -> None:
     job = services.job("a")
     (clip,) = (services.folder / "clips").glob("*.mp4")
     clip.unlink()
@@ -308,7 +309,7 @@ def test_a_file_that_cannot_be_removed_is_said_and_tried_again(services: House) 
 def test_what_was_compared_with_a_preview_goes_too(
     tmp_path: Path, store: Store, worker: Worker, service: JobService
 ) -> None:
-    services = House(tmp_path, store)
+    services = Services(tmp_path, store)
     job, other = services.job("a", "b"), services.job("c")
     sha256 = "a" * 64
     (tmp_path / "trainer" / "previews").mkdir(parents=True)
@@ -330,7 +331,7 @@ def test_what_was_compared_with_a_preview_goes_too(
     assert left == [] and list((tmp_path / "compared").iterdir()) == []
 
 
-def test_by_age_all_but_favourites_and_what_runs(services: House) -> None:
+def test_by_age_all_but_favourites_and_what_runs(services: Services) -> None:
     old, favourite, running = services.job("old"), services.job("old"), services.job("old", "b", end=False, clips=1)
     compared, recent = services.job("old", "c", compared=True), services.job("new")
     services.gallery.keep(f"{favourite}-0", True)
@@ -351,7 +352,7 @@ def test_by_age_all_but_favourites_and_what_runs(services: House) -> None:
     assert len(services.files()) == 9
 
 
-def test_by_size_the_oldest_first_until_it_fits(services: House) -> None:
+def test_by_size_the_oldest_first_until_it_fits(services: Services) -> None:
     favourite, oldest, compared, running, newer, newest = (
         services.job("a", size=1000),
         services.job("b", size=1000),
@@ -373,7 +374,7 @@ def test_by_size_the_oldest_first_until_it_fits(services: House) -> None:
     assert len(services.files()) == 9 and oldest
 
 
-def test_by_size_what_was_compared_counts(services: House) -> None:
+def test_by_size_what_was_compared_counts(services: Services) -> None:
     job, newest = services.job("a"), services.job("b")
     film = services.folder / "compared" / f"{job}-0-5-6" / "preview.mp4"
     film.parent.mkdir(parents=True)
@@ -382,7 +383,7 @@ def test_by_size_what_was_compared_counts(services: House) -> None:
     assert services.ids() == [f"{newest}-0"]
 
 
-def test_many_old_ones_go_at_once(services: House) -> None:
+def test_many_old_ones_go_at_once(services: Services) -> None:
     jobs = [services.job("a") for _ in range(12)]
     for job in jobs:
         services.age(job, days=3)
@@ -392,7 +393,7 @@ def test_many_old_ones_go_at_once(services: House) -> None:
     assert services.ids() == [] and services.files() == []
 
 
-def test_a_poster_is_made_where_it_is_missing(services: House) -> None:
+def test_a_poster_is_made_where_it_is_missing(services: Services) -> None:
     frames = np.zeros((5, 64, 1024, 3), np.uint8)
     frames[2] = (200, 30, 30)
     job = services.job("a")
@@ -418,7 +419,7 @@ def test_a_poster_is_made_where_it_is_missing(services: House) -> None:
         services.gallery.make_poster(entry)
 
 
-def test_a_broken_clip_has_no_poster(services: House) -> None:
+def test_a_broken_clip_has_no_poster(services: Services) -> None:
     entry = services.gallery.entry(f"{services.job('a')}-0")
     (services.folder / entry.file).with_suffix(".jpg").unlink()
     with pytest.raises(VideoNotFound, match="cannot be read"):
@@ -428,9 +429,9 @@ def test_a_broken_clip_has_no_poster(services: House) -> None:
 def test_clips_from_before_the_gallery_are_in_it(tmp_path: Path) -> None:
     before = next(index for index, one in enumerate(MIGRATIONS) if "CREATE TABLE entries" in one[0])
     old = Store(tmp_path / "jobs.sqlite", migrations=MIGRATIONS[:before])
-    told = json.dumps({"lora": {"single": {"files": [{"name": "Owl.safetensors", "sha256": OWL}]}}})
+    metadata = json.dumps({"lora": {"single": {"files": [{"name": "Owl.safetensors", "sha256": OWL}]}}})
     generations = [
-        dict(vars(one), loras=[vars(LoraUse("single", "upload://" + "3" * 32, 1, OWL))])
+        generation_body(replace(one, loras=(LoraUse("single", "upload://" + "3" * 32, 1, OWL),)))
         for one in resolve(parse(body(1, 2)), store_image=str)
     ]
     for number, cells in enumerate(("[]", '[{"generation": 0}]', "[]")):
@@ -444,8 +445,8 @@ def test_clips_from_before_the_gallery_are_in_it(tmp_path: Path) -> None:
         for index in (0, 1):
             old._execute(
                 """INSERT INTO clips (job_id, clip_index, width, height, num_frames, fps, seed, file, metadata,
-                created_at) VALUES (:job, :index, 64, 64, 1, 16, 1, :file, :told, :made)""",
-                {"job": job, "index": index, "file": f"clips/{number}{index}.mp4", "told": told,
+                created_at) VALUES (:job, :index, 64, 64, 1, 16, 1, :file, :metadata, :made)""",
+                {"job": job, "index": index, "file": f"clips/{number}{index}.mp4", "metadata": metadata,
                  "made": f"2026-01-0{3 - number}T00:00:0{index}.000Z"},
             )  # fmt: skip
     old.close()
@@ -470,26 +471,26 @@ def test_clips_from_before_the_gallery_are_in_it(tmp_path: Path) -> None:
 def test_the_worker_tidies_at_its_start_and_after_each_job(tmp_path: Path, store: Store) -> None:
     from tests.fakes import FakeRender, fake_service, fake_write_video
 
-    services = House(tmp_path, store)
+    services = Services(tmp_path, store)
     old = services.job("old")
     services.age(old, days=9)
-    desks: list[JobService] = []
+    job_services: list[JobService] = []
     worker = Worker(
         store,
         FakeRender(),
         tmp_path / "clips",
         fake_write_video,
-        hooks=WorkerHooks(tidy=lambda: desks[0].gallery.tidy(Retention(days=5, size=1))),
+        hooks=WorkerHooks(tidy=lambda: job_services[0].gallery.tidy(Retention(days=5, size=1))),
     )
-    desks.append(fake_service(store, worker, tmp_path))
+    job_services.append(fake_service(store, worker, tmp_path))
     worker.start()
     try:
         for seed in (1, 2):
-            desks[0].submit(body(seed), LOCAL_ACCESS)
-        third = desks[0].submit(body(3), LOCAL_ACCESS)
+            job_services[0].submit(body(seed), LOCAL_ACCESS)
+        third = job_services[0].submit(body(3), LOCAL_ACCESS)
         assert worker.wait(third.id, 10)
     finally:
         assert worker.stop()
-    # Each job's end is told before the tidying that follows, of which the last ended with the thread.
+    # Each job's end is reported before the tidying that follows, of which the last ended with the thread.
     assert services.ids() == [f"{third.id}-0"]
     assert sorted(Path(name).suffix for name in services.files()) == [".jpg", ".mp4"]

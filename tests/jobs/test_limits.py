@@ -1,4 +1,4 @@
-"""Limits as rules, and through a desk over a real store."""
+"""Limits as rules, and through a job service over a real store."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_some_of_the_disk_stays_free(tmp_path: Path) -> None:
     room = DiskQuota(tmp_path, ["clips"], None, free=lambda folder: left[0])
     assert room.problem(1000) is None
     said = room.problem(1001)
-    assert isinstance(said, DiskFull) and said.message.startswith("The disk has 34 MB left")
+    assert isinstance(said, DiskFull) and said.message.startswith("The disk has only 34 MB left")
     left[0] = 0
     with pytest.raises(DiskFull, match="0 MB left"):
         room.check()

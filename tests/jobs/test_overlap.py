@@ -17,7 +17,7 @@ from tests.jobs.helpers import body, until_made
 from tests.jobs.test_crash import add, kill, start_stuck
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
-from wan_ui.api.app import _progress
+from wan_ui.api.serializers import progress_of
 from wan_ui.engine.result import Progress
 from wan_ui.errors import DiskFull, QueueStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
 from wan_ui.job import Job, Status
@@ -145,7 +145,7 @@ def test_a_cell_is_written_while_the_next_is_rendered(
     running, job = service.running(job.id, LOCAL_ACCESS), service.job(job.id, LOCAL_ACCESS)
     assert running is not None
     assert [player.state(job, cell, running) for cell in job.cells] == ["writing", "running", "waiting"]
-    assert [_progress(running, index) for index in range(3)] == [Progress("encode"), running.progress, None]
+    assert [progress_of(running, index) for index in range(3)] == [Progress("encode"), running.progress, None]
     assert running.progress.note == "cell 2 of 3"
     rendering.open()
     writing.open()

@@ -1,4 +1,4 @@
-"""The desk: what a door gets back."""
+"""The job service: submit, cancel, retry and where a clip is."""
 
 from __future__ import annotations
 

@@ -90,13 +90,13 @@ def test_jobs_run_one_at_a_time_in_order(service: JobService, worker: Worker, re
 
 
 def test_what_waits_next_is_told_while_a_clip_denoises(store: Store, render: FakeRender, tmp_path: Path) -> None:
-    told: list[int] = []
+    announced: list[int] = []
     worker = Worker(
         store,
         render,
         tmp_path / "clips",
         fake_write_video,
-        hooks=WorkerHooks(next_up=lambda generation: told.append(generation.seed)),
+        hooks=WorkerHooks(next_up=lambda generation: announced.append(generation.seed)),
     )
     service = fake_service(store, worker, tmp_path)
     for seeds in ((1, 2), (3, 4), (5,)):
@@ -104,24 +104,24 @@ def test_what_waits_next_is_told_while_a_clip_denoises(store: Store, render: Fak
     worker.start()
     ended(service, worker, job)
     assert worker.stop()
-    assert told == [3, 3, 5, 5]  # once a clip; behind the last job nothing waits
+    assert announced == [3, 3, 5, 5]  # once a clip; behind the last job nothing waits
 
 
 def test_a_job_whose_files_are_fetched_is_not_next(store: Store, render: FakeRender, tmp_path: Path) -> None:
-    told: list[int] = []
+    seeds: list[int] = []
     worker = Worker(
         store,
         render,
         tmp_path / "clips",
         fake_write_video,
-        hooks=WorkerHooks(next_up=lambda generation: told.append(generation.seed)),
+        hooks=WorkerHooks(next_up=lambda generation: seeds.append(generation.seed)),
     )
     job = store.add(body(1), resolve(parse(body(1)), store_image=str))
     store.add(body(2), resolve(parse(body(2)), store_image=str), ready=False)
     worker.start()
     assert worker.wait(job.id, PATIENCE)
     assert worker.stop()
-    assert told == []
+    assert seeds == []
 
 
 def test_a_job_added_to_an_idle_worker_runs(service: JobService, worker: Worker) -> None:
@@ -285,7 +285,7 @@ def test_a_cancel_never_carries_over_to_the_next_job(service: JobService, worker
     assert ended(service, worker, second).status == "succeeded"
 
 
-# Failures: the job says why, the line goes on.
+# Failures: the job says why, the queue goes on.
 
 
 def test_a_failed_prompt_keeps_the_clips_before_it_and_is_named(
@@ -532,7 +532,7 @@ def test_stop_of_an_idle_or_unstarted_worker_is_at_once(store: Store, render: Fa
 def test_hammering_submit_and_cancel_ends_every_job_once(
     service: JobService, worker: Worker, render: FakeRender
 ) -> None:
-    """Four threads submit and cancel while the line runs: nothing lost, nothing of a canceled-in-line job rendered."""
+    """Four threads submit and cancel while the queue runs: nothing lost, nothing of a canceled waiting job rendered."""
     worker.start()
     ids: list[tuple[str, bool]] = []
 

@@ -126,13 +126,13 @@ def test_what_maps_to_nothing_is_listed(tmp_path: Path) -> None:
     extra = [torch.zeros(4, 4) for _ in range(4)]
     written.tensors["diffusion_model.vace_blocks.0.after_proj.lora_A.weight"] = extra[0]
     written.tensors["lora_te1_text_model_q_proj.lora_down.weight"] = extra[1]
-    written.tensors["diffusion_model.blocks.0.self_attn.q.hada_w1_a"] = extra[2]
+    written.tensors["diffusion_model.blocks.0.self_attn.q.oft_blocks"] = extra[2]
     written.tensors["logit_scale"] = extra[3]
     dropped = dict(convert(written.save(tmp_path / "a.safetensors"), "single").dropped)
     assert dropped == {
         "diffusion_model.vace_blocks.0.after_proj.lora_A.weight": "no such layer in the Wan models",
         "lora_te1_text_model_q_proj.lora_down.weight": "a text encoder's layer",
-        "diffusion_model.blocks.0.self_attn.q.hada_w1_a": "a LoRA type that is not supported",
+        "diffusion_model.blocks.0.self_attn.q.oft_blocks": "OFT, which is not supported",
         "logit_scale": "not a LoRA tensor",
     }
 

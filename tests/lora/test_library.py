@@ -249,7 +249,7 @@ def test_the_command_prints_the_inspection(tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     assert list(said) == [
         "family", "candidates", "slot", "type", "rank", "alpha", "dtype", "modules", "blocks", "trainer", "step",
-        "trigger_word", "partner", "fits", "messages",
+        "trigger_word", "partner", "fits", "coverage", "messages",
     ]  # fmt: skip
     assert said["trigger_word"] == json.loads(AI_TOOLKIT["ss_tag_frequency"])["1_ohwx"].popitem()[0]
     path.write_bytes(b"<html>")

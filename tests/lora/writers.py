@@ -229,7 +229,7 @@ def _lightx2v(width: Width) -> Written:
         for key, shape, target in (
             ("norm3.diff", (h,), "norm2.weight"),
             ("norm3.diff_b", (h,), "norm2.bias"),
-            ("modulation.diff", (1, 6, h), "scale_shift_table"),
+            ("diff_m", (1, 6, h), "scale_shift_table"),
             ("self_attn.norm_q.diff", (h,), "attn1.norm_q.weight"),
             ("cross_attn.norm_k.diff", (h,), "attn2.norm_k.weight"),
         ):
@@ -237,7 +237,7 @@ def _lightx2v(width: Width) -> Written:
             expected[f"blocks.{n}.{target}"] = tensors[f"{block}.{key}"].double()
     outside: tuple[tuple[str, tuple[int, ...], str], ...] = (
         ("patch_embedding.diff", (h, width.in_channels, 1, 2, 2), "patch_embedding.weight"),
-        ("head.modulation.diff", (1, 2, h), "scale_shift_table"),
+        ("head.diff_m", (1, 2, h), "scale_shift_table"),
     )
     for key, sizes, target in outside:
         tensors[f"diffusion_model.{key}"] = _draw(7000 + len(tensors), *sizes)
@@ -305,6 +305,42 @@ def dora(spell: Spell, magnitude: str, column: bool = False) -> Callable[[Width]
     return write
 
 
+def loha(spell: Spell, alpha: float | None, rank: int = 3) -> Callable[[Width], Written]:
+    """A writer of LoHa: the element-wise product of two low-rank products."""
+
+    def write(width: Width) -> Written:
+        tensors: Tensors = {}
+        expected: dict[str, torch.Tensor] = {}
+        for i, (name, (out, into)) in enumerate(width.linear().items()):
+            product = torch.ones(out, into, dtype=torch.float64)
+            for number in (1, 2):
+                stem = f"{spell(name)}.hada_w{number}"
+                tensors[stem + "_a"] = _draw(20 * i + number, out, rank)
+                tensors[stem + "_b"] = _draw(20 * i + 4 + number, rank, into)
+                product *= _product(tensors[stem + "_b"], tensors[stem + "_a"])
+            if alpha is not None:
+                tensors[f"{spell(name)}.alpha"] = torch.tensor(alpha)
+            expected[name] = product * (1.0 if alpha is None else alpha / rank)
+        return Written(tensors, expected, {"format": "pt"})
+
+    return write
+
+
+def _lycoris_norms(width: Width) -> Written:
+    """LyCORIS with trained norms: the differences of their weights and biases beside a LoKr."""
+    written = lokr(_lycoris, True, False, 4.0)(width)
+    for n in range(width.blocks):
+        for key, target in (("norm3.w_norm", "norm2.weight"), ("norm3.b_norm", "norm2.bias")):
+            name = f"lycoris_blocks_{n}_{key}"
+            written.tensors[name] = _draw(8000 + len(written.tensors), width.hidden)
+            written.expected[f"blocks.{n}.{target}"] = written.tensors[name].double()
+    return written
+
+
+def _lycoris(name: str) -> str:
+    return "lycoris_" + original(name).replace(".", "_")
+
+
 def _mixed(width: Width) -> Written:
     """One file with a LoRA, a LoKr and a whole change, each on its own modules."""
     parts = (plain(_ai_toolkit)(width), lokr(_ai_toolkit, True, False, 1.5)(width), _full_layers(width))
@@ -356,6 +392,9 @@ FORMATS: dict[str, Callable[[Width], Written]] = {
     "ai-toolkit lokr, w1 factored": lokr(_ai_toolkit, False, True, 2.0),
     "ai-toolkit lokr, both factored": lokr(_ai_toolkit, False, False, 1.0),
     "ai-toolkit lokr, half-converted names": lokr(_half_converted, True, False, 4.0),
+    "LyCORIS loha": loha(_lycoris, 1.5),
+    "LyCORIS loha without alpha": loha(_lycoris, None),
+    "LyCORIS lokr with norms": _lycoris_norms,
     "ai-toolkit dora": dora(_ai_toolkit, ".magnitude"),
     "dora_scale, as a column": dora(_ai_toolkit, ".dora_scale", column=True),
     "peft dora": dora(lambda name: f"base_model.model.{name}", ".lora_magnitude_vector.weight"),

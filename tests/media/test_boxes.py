@@ -61,11 +61,11 @@ def nested(depth: int) -> bytes:
     ("data", "said"),
     [
         (b"", "is empty"),
-        (b"\0" * 7, "is no MP4"),
+        (b"\0" * 7, "is not an MP4"),
         (PNG, "is a PNG picture"),
         (b"\xff\xd8\xff\xe0" + b"\0" * 20, "is a JPEG picture"),
         (b"\x1aE\xdf\xa3" + b"\0" * 20, "is a WebM or Matroska video"),
-        (b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/passwd\n", "is no MP4"),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/passwd\n", "is not an MP4"),
         (WHOLE[:-1], "is cut off"),
         (WHOLE[:60], "is cut off"),
         (mp4(), "is cut off, or was never finished"),

@@ -105,11 +105,11 @@ def test_without_time_only_what_is_likely_is_read(library: Library, tmp_path: Pa
     assert again.with_sha256(made, LOCAL_ACCESS, seconds=-1) == "a.safetensors"
 
 
-def test_an_address_stays_and_is_said_to_be_fetched_again(library: Library) -> None:
+def test_a_url_stays_and_is_reported_to_be_downloaded_again(library: Library) -> None:
     source = "https://example.org/fox.safetensors"
     found = locate_loras(request(source), library, {source: "ab" * 32}, LOCAL_ACCESS)
     assert [item["path"] for item in found.request["loras"]] == [source]
-    assert "fetched again" in found.notes[0]
+    assert "downloaded again" in found.notes[0]
 
 
 def test_a_file_of_unknown_content_is_left_out(library: Library, tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def png(shade: int = 80) -> bytes:
 
 
 @dataclass
-class House:
-    """A desk with real files, videos and store; `fresh` is another server that has seen none of them."""
+class Services:
+    """A job service with real files, videos and store; `fresh` is another server that has seen none of them."""
 
     folder: Path
     service: JobService
@@ -77,15 +77,17 @@ class House:
         return self.service.clip_path(job.id, index, LOCAL_ACCESS)
 
 
-Open = Callable[..., House]
+Open = Callable[..., Services]
 
 
 @pytest.fixture
 def opened(tmp_path: Path, render: FakeRender) -> Iterator[Open]:
-    """Opens houses, each in a folder of its own, over one fake render."""
-    houses: list[tuple[House, Store]] = []
+    """Opens opened_services, each in a folder of its own, over one fake render."""
+    opened_services: list[tuple[Services, Store]] = []
 
-    def begin(name: str = "house", here: Environment = restoring.UNKNOWN_ENVIRONMENT, work: Render = render) -> House:
+    def begin(
+        name: str = "services", here: Environment = restoring.UNKNOWN_ENVIRONMENT, work: Render = render
+    ) -> Services:
         folder = tmp_path / name
         (folder / "loras").mkdir(parents=True)
         store = Store(folder / "jobs.sqlite")
@@ -96,18 +98,18 @@ def opened(tmp_path: Path, render: FakeRender) -> Iterator[Open]:
         configs = Checkpoints(CHECKPOINTS).transformer_config
         environment = replace(here, transformer_config=configs)
         service = JobService(library, images, store, worker, folder, environment=environment)
-        services = House(folder, service, worker)
-        houses.append((services, store))
+        services = Services(folder, service, worker)
+        opened_services.append((services, store))
         worker.start()
         return services
 
     yield begin
-    for services, store in houses:
+    for services, store in opened_services:
         assert services.worker.stop()
         store.close()
 
 
-def with_pair(services: House, *, moved: bool = False) -> House:
+def with_pair(services: Services, *, moved: bool = False) -> Services:
     """The pair's files; `moved`: in a folder, under other names."""
     for seed, name in enumerate(PAIR):
         write_lora(services.folder / "loras" / (f"elsewhere/was_{name}" if moved else name), seed=seed)
@@ -132,6 +134,7 @@ PROMPT: dict[str, Any] = {
     "num_frames": 6,
     "fps": 23,
     "sampler": "euler",
+    "flow_shift": 7.5,
 }
 LORAS: tuple[dict[str, Any], ...] = (
     {"path": PAIR[0], "transformer": "high", "network_multiplier": -0.35},
@@ -146,6 +149,7 @@ REQUEST: dict[str, Any] = {
     "stack": True,
     "vae_tiling": True,
     "speedup": "none",
+    "base": {"vae": "wan_2.1_vae.safetensors"},
     "first_step_change": False,
 }
 SMALLEST: dict[str, Any] = {"prompt": "x", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
@@ -155,6 +159,7 @@ COMPARE: dict[str, Any] = {
     "baseline": False,
 }
 NOT_WITH_THAT_RECIPE = {"speedup"}  # has a test of its own
+OF_SOME_MODELS = {"boundary", "switch_step", "guidance_scale_2", "ctrl_img_last"}  # tests/test_request.py
 NEVER = {"training_sample"}  # its id would open an imported job to whoever holds the clip
 
 
@@ -164,7 +169,7 @@ def _left_out(schema: type[BaseModel], given: Mapping[str, Any]) -> set[str]:
 
 
 def test_a_new_field_needs_a_value_in_this_table() -> None:
-    assert _left_out(PromptItem, {**PROMPT, "ctrl_img": "x"}) == NEVER
+    assert _left_out(PromptItem, {**PROMPT, "ctrl_img": "x"}) == NEVER | OF_SOME_MODELS
     assert _left_out(LoraItem, LORAS[0]) == set()
     assert _left_out(InferenceRequest, {**REQUEST, "prompts": (), "compare": COMPARE}) == NOT_WITH_THAT_RECIPE
     assert _left_out(Compare, COMPARE) == set()
@@ -193,8 +198,8 @@ def test_a_speedup_comes_back_and_is_named(opened: Open) -> None:
     services = opened()
     job = services.made({"model": ONE.id, "prompts": [SMALLEST], "speedup": "fp8_storage"})
     assert services.service.restore(services.clip(job), LOCAL_ACCESS).request["speedup"] == "fp8_storage"
-    told = video.read_metadata(services.clip(job))
-    assert told["generation"]["speedup"] == told["request"]["speedup"] == "fp8_storage"
+    embedded = video.read_metadata(services.clip(job))
+    assert embedded["generation"]["speedup"] == embedded["request"]["speedup"] == "fp8_storage"
 
 
 @pytest.mark.slow
@@ -260,7 +265,7 @@ def test_a_pair_of_an_axis_is_never_made_up_of_another_half(opened: Open, tmp_pa
 # What differs now
 
 
-def lora_job(services: House) -> Job:
+def lora_job(services: Services) -> Job:
     write_lora(services.folder / "loras" / "fox.safetensors", seed=1)
     return services.made({"model": ONE.id, "prompts": [SMALLEST], "loras": [{"path": "fox.safetensors"}]})
 
@@ -393,10 +398,10 @@ def test_what_is_installed_is_said_without_importing_it() -> None:
         (b"[" * 1_000_000, "not made by wan-ui"),
         (b'{"request":' * 10_000, "not made by wan-ui"),
         (b'{"request": {"a": ' + b"9" * 10_000 + b"}}", "not made by wan-ui"),
-        ({"request": {}}, "not understood by this version"),
+        ({"request": {}}, "cannot be read by this version"),
         (about(request={"model": "wan30_9b", "prompts": [{"prompt": "x"}]}), "with the model wan30_9b, which version"),
         (about(request={"model": ["x"], "prompts": [{"prompt": "x"}]}), "model"),
-        (about(wan_ui="9.9", request={"model": ONE.id, "prompts": [], "wind": 1}), "by wan-ui 9.9, are not understood"),
+        (about(wan_ui="9.9", request={"model": ONE.id, "prompts": [], "wind": 1}), "by wan-ui 9.9, cannot be read"),
         (about(request={"model": ONE.id, "recipe": "later", "prompts": [{"prompt": "x"}]}), "recipe"),
         (about(comparison={"model": "wan30_9b"}), "with the model wan30_9b"),
         (about(comparison={"model": ONE.id, "prompts": [{"prompt": 5}]}), "prompts.0.prompt"),
@@ -478,8 +483,8 @@ def held_values(row: WanModel, recipe: RecipeId, image: str | None) -> form_sche
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """A house that renders for real, on the tiny checkpoints."""
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """Services that render for real, on the tiny checkpoints."""
     from wan_ui.inference import Engine
 
     folder = tmp_path_factory.mktemp("workshop")
@@ -493,7 +498,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     worker.start()
     environment = replace(now, transformer_config=configs)
     service = JobService(engine.library, engine.images, store, worker, folder, environment=environment)
-    yield House(folder, service, worker)
+    yield Services(folder, service, worker)
     assert worker.stop()
     engine.close()
     store.close()
@@ -503,7 +508,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 @pytest.mark.parametrize("recipe", ["reference", "preview", "preview_unipc"])
 @pytest.mark.parametrize("row", MODELS.values(), ids=lambda row: row.id)
 def test_form_to_video_to_form(
-    workshop: House, row: WanModel, recipe: RecipeId, monkeypatch: pytest.MonkeyPatch
+    workshop: Services, row: WanModel, recipe: RecipeId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_verysecretverysecret")
     image = workshop.service.images.put_bytes(png(), LOCAL_ACCESS)

@@ -198,7 +198,7 @@ def test_tiles_for_want_of_room_are_a_difference_that_no_setting_mends() -> None
     wanted = target(ONE)
     states = {row.row: row for row in rows(wanted, wanted.sample.request, clip={"tiled": True})}
     assert states["decode"].state == "red" and states["decode"].run == "in tiles" and states["decode"].fix is None
-    assert "no room" in states["decode"].message
+    assert "did not suffice" in states["decode"].message
     states = {row.row: row for row in rows(wanted, wanted.sample.request, clip={"tiled": False})}
     assert states["decode"].state == "green"
 
@@ -262,8 +262,8 @@ def test_as_text_and_as_json() -> None:
     wanted = target(I2V)
     found = rows(wanted, changed(wanted.sample.request, {"seed": 42, "multipliers": [0.5, 0.5]}))
     text = as_text(found)
-    assert text.startswith("Training preview against this run: 2 red, 0 amber, 21 green\n")
-    assert "[XX] seed            preview 7 | run 42\n" in text and "[ok] steps           25\n" in text
+    assert text.startswith("Training sample against this run: 2 red, 0 amber, 21 green\n")
+    assert "[XX] seed            sample 7 | run 42\n" in text and "[ok] steps           25\n" in text
     assert "\x1b" not in as_text(rows(target(ONE, {**SAMPLE, "neg": "a\x1b[31m\nb"}), wanted.sample.request.model_copy(
         update={"model": ONE, "loras": (), "prompts": (parse({"model": ONE, "prompts": [{"prompt": "x"}]}).prompts[0],)}
     )))  # fmt: skip

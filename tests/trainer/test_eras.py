@@ -21,4 +21,4 @@ def test_the_old_trainers_recipe(row: WanModel) -> None:
 
 
 def test_the_other_recipes_take_the_installed_sigmas() -> None:
-    assert {id for id, recipe in RECIPES.items() if recipe.sigmas == "installed"} == {"reference", "preview"}
+    assert {id for id, recipe in RECIPES.items() if recipe.sigmas == "own"} == {"reference", "preview"}

@@ -446,7 +446,7 @@ def test_a_flag_that_is_none_is_said() -> None:
     [
         ({"width": 5000}, "width"), ({"num_frames": 1001}, "num_frames"), ({"fps": 0}, "fps"),
         ({"sample_steps": 0}, "sample_steps"), ({"guidance_scale": 21}, "guidance_scale"), ({"seed": -2}, "seed"),
-        ({"network_multiplier": 2.5}, "network_multiplier"), ({"num_frames": 0}, "num_frames"),
+        ({"network_multiplier": 4.5}, "network_multiplier"), ({"num_frames": 0}, "num_frames"),
     ],
 )  # fmt: skip
 def test_a_sample_out_of_bounds_is_left_out_and_named(item: dict[str, Any], named: str) -> None:
@@ -548,3 +548,10 @@ def test_any_prompt_splits(text: str) -> None:
     found = split_flags(text)
     assert "--" not in found.prompt
     assert ("--" in text.strip()) or found.prompt == text.strip()
+
+
+def test_u12_a_sample_at_the_strength_of_a_speed_lora_is_kept() -> None:
+    loras = (LoraItem.model_validate({"path": "speed.safetensors"}),)
+    for scale in (3.0, -4.0, 4.0):
+        job = import_job(config({"samples": [{"prompt": "a", "network_multiplier": scale}]}), loras)
+        assert [item.network_multiplier for item in job.samples[0].request.loras] == [scale]

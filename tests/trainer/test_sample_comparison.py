@@ -268,7 +268,7 @@ def test_what_is_no_preview(tmp_path: Path, data: bytes) -> None:
 
 
 def test_a_file_that_is_gone(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="not here"):
+    with pytest.raises(InvalidRequest, match="does not exist"):
         decode(tmp_path / "a.webp")
 
 

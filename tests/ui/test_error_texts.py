@@ -31,11 +31,11 @@ def refused(**changes: Any) -> list[str]:
         ({"prompt": {"seed": 1.5}}, "Seed must be a whole number."),
         ({"prompt": {"seed": "abc"}}, "Seed must be a whole number."),
         ({"prompt": {"guidance_scale": "abc"}}, "Guidance scale must be a number."),
-        ({"prompt": {"guidance_scale": float("nan")}}, "Guidance scale must be a number."),
+        ({"prompt": {"guidance_scale": float("nan")}}, "Guidance scale must be a finite number."),
         ({"prompt": {"prompt": 5}}, "Prompt must be text."),
         ({"prompt": {"fsp": 5}}, "prompts.0.fsp is not a known field."),
         ({"recipe": "other"}, "Match must be 'reference', 'preview' or 'preview_unipc'."),
-        ({"loras": [{"path": "a", "network_multiplier": 7}]}, "LoRA scale must be between -2 and 2."),
+        ({"loras": [{"path": "a", "network_multiplier": 7}]}, "LoRA scale must be between -4 and 4."),
         ({"vae_tiling": "maybe"}, "Decode in tiles must be true or false."),
     ],
 )
@@ -49,7 +49,7 @@ def test_bounds_of_the_schema_are_not_repeated_in_a_table():
 
 
 def test_a_value_of_an_axis_is_named():
-    text = field_sentence("Columns", "compare.columns.values.1", "7: Input should be less than or equal to 2")
+    text = field_sentence("Columns", "compare.columns.values.1", "7: must be at most 2")
     assert text == "Columns: 7 must be at most 2."
 
 

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
+from tests.lora.writers import FORMATS, Width
 from tests.ui.fake_app import App, running
 from tests.ui.lora_fixtures import EVIL, LARGE, configs, lora, write_loras
 from tests.ui.test_page import field, generate, give_file, now, open_page, panel_of, small, used
@@ -43,7 +44,13 @@ def shown(app: App, model: WanModel, slot: str, source: str, trigger: str = "") 
     [
         (SMALL, "single", "small.safetensors", "good", ["Fits this tab", "Made for Wan 2.2 TI2V 5B", "rank 4"]),
         (SMALL, "single", "small.safetensors", "good", ["30 modules", "blocks 0–2", "ai-toolkit 0.12.26", "step 2000"]),
-        (TINY, "single", "small.safetensors", "bad", ["Does not fit", "width of 48", "Open Wan 2.2 TI2V 5B with"]),
+        (
+            TINY,
+            "single",
+            "small.safetensors",
+            "bad",
+            ["Does not fit", "hidden size of 48", "Open Wan 2.2 TI2V 5B with"],
+        ),
         (SMALL, "single", "any_14b.safetensors", "bad", [f"Open {T2V.label} with", "Open Wan 2.1 T2V 14B with"]),
         (T2V, "high", "any_14b.safetensors", "warn", ["May be for this tab", "Open Wan 2.1 T2V 14B with"]),
         (T2V, "high", "cat_high_noise.safetensors", "warn", ["swapped names cannot be detected"]),
@@ -283,7 +290,7 @@ def test_a_file_that_is_no_lora_and_an_address(page: Page, lora_app: App):
     field(page, "LoRA").press("Enter")
     expect(about(page)).to_contain_text("Not checked yet")
     about(page).get_by_role("button", name="Fetch and check it now").click()
-    expect(about(page)).to_contain_text("This server fetches no LoRAs")
+    expect(about(page)).to_contain_text("This server downloads no LoRAs")
 
 
 @pytest.mark.browser
@@ -329,3 +336,20 @@ def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["ligh
     )
     assert max(widths) <= 390
     context.close()
+
+
+@pytest.mark.parametrize(("image_only_blocks", "share", "state"), [(0, "83%", "warn"), (2, "45%", "bad")])
+def test_u06_a_file_of_which_some_layers_exist_says_how_many(
+    lora_app: App, image_only_blocks: int, share: str, state: str
+) -> None:
+    """Blocks of which only the image layers were trained leave fewer layers that Wan 2.2 has."""
+    written = FORMATS["ai-toolkit"](Width(LARGE, 2, 2 * LARGE, 3, image=16))
+    for block in range(image_only_blocks):
+        dropped = [key for key in written.tensors if f".blocks.{block}." in key and "_img" not in key]
+        written.tensors = {key: value for key, value in written.tensors.items() if key not in dropped}
+    if image_only_blocks:
+        dropped = [key for key in written.tensors if ".self_attn." in key or ".cross_attn.o." in key]
+        written.tensors = {key: value for key, value in written.tensors.items() if key not in dropped}
+    written.save(lora_app.service.library.lora_dir / "partly.safetensors")
+    card = lora_card.look(lora_app.service, T2V, "high", "partly.safetensors", LOCAL_ACCESS)
+    assert card is not None and (card.state, card.head) == (state, f"Applies in part: {share} of its layers")

@@ -330,13 +330,13 @@ def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page:
     def choose(name: str) -> None:
         page.get_by_role("radio", name=name, exact=True).locator("visible=true").check()
 
-    def drawer() -> None:
+    def open_request() -> None:
         panel_of(page).get_by_role("button", name="Faster or smaller, at a price").click()
         expect(page.get_by_role("radio", name="Step cache").locator("visible=true")).to_have_count(1)
 
     open_page(page, app)
     small(page, "in a hurry", 611)
-    drawer()
+    open_request()
     expect(panel_of(page)).to_contain_text("half the memory for the transformers' weights")
     choose("Step cache")
     generate(page)
@@ -353,7 +353,7 @@ def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page:
     expect(panel_of(page).locator(".problem")).to_contain_text(
         "Speed-up: step_cache cannot be combined with the recipe preview"
     )
-    drawer()
+    open_request()
     expect(page.get_by_role("radio", name="Step cache").locator("visible=true")).to_be_checked()
     choose("None")
     fill(page, Seed="613")

@@ -96,6 +96,15 @@ def test_tiles_are_said_where_nobody_asked_for_them():
     assert "no room for whole frames" not in render.result(job("succeeded", clips=(CLIP,)))
 
 
+def test_a_base_that_is_not_the_references_is_named_with_the_way_to_match():
+    part = {"component": "transformer", "name": f"T2V/{EVIL}.safetensors", "precision": "fp8_scaled", "size": 1}
+    red = replace(CLIP, metadata={"base": {"grade": "red", "components": [{**part, "grade": "red"}]}})
+    html = render.result(job("succeeded", clips=(red,)))
+    assert "fp8_scaled" in html and "choose the folder or a bf16 file" in html and EVIL not in html
+    green = replace(CLIP, metadata={"base": {"grade": "green", "components": [{**part, "grade": "green"}]}})
+    assert "T2V/" not in render.result(job("succeeded", clips=(green,)))
+
+
 def test_the_lists_escape_what_people_wrote():
     for html in (
         render.queue([job(position=1)], [], None),

@@ -128,7 +128,7 @@ def test_from_a_zip_to_the_same_video_and_back_from_another_seed(page: Page, tra
     expect(tally(page)).to_have_text("23 matching")
 
     page.locator("#match .as-text summary").click()
-    expect(page.locator("#match pre")).to_contain_text("Training preview against this run: 0 red")
+    expect(page.locator("#match pre")).to_contain_text("Training sample against this run: 0 red")
     page.get_by_role("button", name="Stop comparing").click()
     expect(page.get_by_role("button", name="Stop comparing")).to_be_hidden()
     page.reload()
@@ -142,7 +142,7 @@ def test_the_difference_and_a_wipe_of_the_films(page: Page, trainer_app: App, jo
     expect(field(page, "Seed")).to_have_value("9")
     generate(page)
     loaded(page)
-    expect(page.locator("#match pre")).to_contain_text("Training preview against this run")  # its films are there too
+    expect(page.locator("#match pre")).to_contain_text("Training sample against this run")  # its films are there too
     page.get_by_role("button", name="Enlarge This video").click()
     stage = page.locator('#match-player [data-part="stage"]')
     expect(stage).to_be_visible()
@@ -216,7 +216,7 @@ def test_a_preview_of_ones_own_beside_a_result(page: Page, trainer_app: App, tmp
     expect(page.locator("#match .verdict")).to_contain_text("The same video")
     expect(page.locator("#match")).not_to_contain_text("Compared with the MP4")
     upload.set_input_files({"name": "x.webp", "mimeType": "image/webp", "buffer": b"<html>"})
-    expect(page.locator("#match .problem")).to_contain_text("no image or video")
+    expect(page.locator("#match .problem")).to_contain_text("not an image or a video")
 
 
 def test_what_cannot_be_read_is_said(page: Page, trainer_app: App, tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from tests.lora_files import write_lora
 from tests.ports import reserve_port
 from tests.servers import stop_server
 from wan_ui.access import Access
+from wan_ui.compose import Services, SignIn, compose, launch
 from wan_ui.config import Settings
 from wan_ui.job import ClipRecord
-from wan_ui.server import Services, SignIn, _nameless, compose, launch, prepare_environment
+from wan_ui.server import hidden_folder, prepare_environment
 from wan_ui.tunnel import Relay, Tunnel
 
 Mode = Literal["plain", "share"]
@@ -49,7 +50,7 @@ class Server:
         return f"stranger.localhost:{self.link_port}" if self.link_port else f"127.0.0.1:{self.port}"
 
     def client(self, signed_in: bool = True, looks: bool = True, **headers: str) -> httpx.Client:
-        """A program; `signed_in`: it knows the password. `looks`: what must not be in an answer is looked for."""
+        """A program; `signed_in`: with the password. `looks`: what must not be in an answer is looked for."""
         client = httpx.Client(
             base_url=self.url,
             headers={"host": self.host, **headers},
@@ -121,7 +122,7 @@ def running(mode: Mode, folder: Path, **changes: Any) -> Iterator[Server]:
         stack.callback(os.chdir, here)
         kept = os.environ.get("GRADIO_TEMP_DIR")
         prepare_environment(os.environ, data)
-        os.environ["GRADIO_TEMP_DIR"] = _nameless(data / "gradio", stack)
+        os.environ["GRADIO_TEMP_DIR"] = hidden_folder(data / "gradio", stack)
         (data / "empty").mkdir()
         os.chdir(data / "empty")
         services = compose(settings)

@@ -308,7 +308,7 @@ PATHS = ("/etc/passwd", "../secret.safetensors", "link.safetensors", "upload://.
 
 
 def test_no_file_through_a_videos_settings(client: httpx.Client) -> None:
-    """What a video names is looked for like what a request names; nothing is told of what else is there."""
+    """What a video names is looked for like what a request names; nothing is revealed about what else is there."""
     about = {
         "request": {"model": "wan21_1b", "stack": True, "prompts": [{"prompt": "a"}]},
         "loras": [{"path": path, "sha256": "ab" * 32} for path in PATHS],
@@ -666,7 +666,7 @@ def test_no_visitor_compares_with_anothers_preview(shared: Server, tmp_path: Pat
         body = {**BODY, "prompts": [{**BODY["prompts"][0], "training_sample": {"file": sha256}}]}
         assert one.post("/v1/inference", json=body).status_code == 200
         reply = other.post("/v1/inference", json=body)
-        assert reply.status_code == 422 and "preview is not here" in reply.text
+        assert reply.status_code == 422 and "training sample was not found" in reply.text
         axis = {"field": "prompt", "values": ["a", {"prompt": "b", "training_sample": {"file": sha256}}]}
         body = {**BODY, "compare": {"columns": axis}}
         assert one.post("/v1/inference", json=body).status_code == 200
@@ -729,8 +729,9 @@ def test_no_more_frames_and_pixels_than_may(tmp_path: Path) -> None:
 def test_no_more_on_the_disk_than_may(tmp_path: Path) -> None:
     with running("share", tmp_path, max_disk_gb=1e-6) as server, server.client() as client:
         assert client.post("/gradio_api/upload", files={"files": ("a.png", bytes(2000))}).status_code == 507
-        (tmp_path / "data" / "uploads" / "a").write_bytes(bytes(1000))
-        server.services.service._quota._looked = None
+    (tmp_path / "full" / "data" / "uploads").mkdir(parents=True)
+    (tmp_path / "full" / "data" / "uploads" / "a").write_bytes(bytes(1000))
+    with running("share", tmp_path / "full", max_disk_gb=1e-6) as server, server.client() as client:
         reply = client.post("/v1/inference", json=BODY)
         assert reply.status_code == 507 and code(reply) == "DISK_FULL"
         assert client.post("/gradio_api/upload", files={"files": ("a.png", b"x")}).status_code == 507

@@ -1,4 +1,4 @@
-"""GET /metrics over HTTP: what Prometheus reads there, and what it is told when the list cannot be read."""
+"""GET /metrics over HTTP: what Prometheus reads there, and what it reads when the queue cannot be read."""
 
 from __future__ import annotations
 

@@ -1,18 +1,110 @@
-"""What the routes of /v1 are given: the access of the request that is being answered."""
+"""What routes are given through Depends: the job service, the sender's access, the server's address, the body."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import pathlib
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Path, Request
 
 from wan_ui.access import Access
+from wan_ui.api.bodies import Received, decode_json, is_form, read_body, receive_file
+from wan_ui.api.concurrency import BoundedThreads, OneAtATime
+from wan_ui.files import PART_PREFIX
+from wan_ui.jobs.service import JobService
+
+INSPECT_THREADS = 4  # each may wait minutes for another host, so they are not the threads of the other routes
+INSPECT_WAITING = 16
+DOWNLOADS = 8  # of comparisons: one is being made, the others wait for it
+POSTERS = 8  # each runs ffmpeg
 
 
-async def current_access(request: Request) -> Access:
-    """The access of the request's sender, as the app's `state.access` tells it."""
-    access: Access = request.app.state.access()
-    return access
+@dataclass(frozen=True)
+class ApiState:
+    """What the routes of one server share; `app.state.api`.
+
+    `health` returns `{status, version, device, queue}` and `access` the access of the request that is being answered.
+    `body_limit` and `file_limit` are in bytes. Uploaded files lie in the folder `scratch` while they are handled.
+    """
+
+    service: JobService
+    health: Callable[[], Mapping[str, Any]]
+    access: Callable[[], Access]
+    body_limit: int
+    file_limit: int
+    scratch: pathlib.Path | None
+    inspections: BoundedThreads = field(
+        default_factory=lambda: BoundedThreads(
+            INSPECT_THREADS, INSPECT_WAITING, "Many files are being inspected. Try again in a few seconds."
+        )
+    )
+    downloads: OneAtATime = field(
+        default_factory=lambda: OneAtATime(
+            DOWNLOADS, "Several downloads of comparisons are being made. Try again in a few seconds."
+        )
+    )
+    posters: OneAtATime = field(
+        default_factory=lambda: OneAtATime(POSTERS, "Many posters are being made. Try again in a few seconds.")
+    )
+
+    def folder(self) -> tempfile.TemporaryDirectory[str]:
+        """A new folder in `scratch` for files of one request."""
+        return tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=self.scratch)
 
 
-CurrentAccess = Annotated[Access, Depends(current_access)]
+async def _state(request: Request) -> ApiState:
+    state: ApiState = request.app.state.api
+    return state
+
+
+State = Annotated[ApiState, Depends(_state)]
+
+
+async def _service(state: State) -> JobService:
+    return state.service
+
+
+async def _access(state: State) -> Access:
+    return state.access()
+
+
+async def _root(request: Request) -> str:
+    """Where the API is, by the request's own scheme and Host: `http://127.0.0.1:7860/v1`."""
+    return f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '').rstrip('/')}"
+
+
+async def _body(request: Request, state: State) -> bytes:
+    return await read_body(request, state.body_limit)
+
+
+async def _json(request: Request, state: State) -> Any:
+    return None if is_form(request) else decode_json(await read_body(request, state.body_limit))
+
+
+async def _file(request: Request, state: State) -> AsyncIterator[Received]:
+    with state.folder() as folder:
+        yield await receive_file(request, pathlib.Path(folder), state.file_limit)
+
+
+async def _file_of_form(request: Request, state: State) -> AsyncIterator[Received | None]:
+    if not is_form(request):
+        yield None
+        return
+    with state.folder() as folder:
+        yield await receive_file(request, pathlib.Path(folder), state.file_limit)
+
+
+Service = Annotated[JobService, Depends(_service)]
+CurrentAccess = Annotated[Access, Depends(_access)]
+Root = Annotated[str, Depends(_root)]
+Body = Annotated[bytes, Depends(_body)]
+Json = Annotated[Any, Depends(_json)]
+"""The JSON body; None if the body is a form."""
+UploadedFile = Annotated[Received, Depends(_file)]
+"""The file of a form. Raises InvalidRequest for any other body."""
+FileOfForm = Annotated[Received | None, Depends(_file_of_form)]
+"""The file of a form; None if the body is none."""
+RequestId = Annotated[str, Path(description="From the response to POST /inference.", max_length=200)]

@@ -1,28 +1,51 @@
-"""What any route may answer, for the API document; it knows no route."""
+"""Exceptions of the routes as error responses, all of one form."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
+from http import HTTPStatus
 from typing import Any
 
-ALWAYS: Mapping[int, str] = MappingProxyType(
-    {
-        401: "A password is asked for: see the login.",
-        403: "The request comes from another site's page, or under an unknown host name.",
-        429: "Too many wrong passwords, or too many requests wait already.",
-        500: "A failure of the server.",
-    }
-)
-"""Status and meaning of the gate's, the guard's and the server's own answers."""
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from wan_ui.errors import RouteNotFound, WanUIError
+from wan_ui.field_errors import invalid_request
+from wan_ui.web.asgi import error_response
 
 
-def documented(model: type[Any], meanings: Mapping[int, str], *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """A route's `responses`: these statuses and those of ALWAYS, each with the error model and what it means.
+async def _wan_ui_error(_request: Request, error: WanUIError) -> Response:
+    return error_response(error)
 
-    The model is named only, and the document has to hold its schema: given the class, FastAPI would build it anew for
-    each status of each route, in half of the time that the whole door takes to build.
-    """
-    said = {**meanings, **ALWAYS}
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
-    return {status: {"description": said[status], "content": content} for status in (*statuses, *ALWAYS)}
+
+async def _http_exception(_request: Request, error: HTTPException) -> Response:
+    """Starlette's own errors: an unknown route, a method that a route does not have."""
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return error_response(RouteNotFound("There is no such route. See /v1/openapi.json."), error.headers)
+    status = HTTPStatus(error.status_code)
+    body = {"code": status.name, "message": f"{status.description or status.phrase}.", "details": {}}
+    return _json(error.status_code, body, error.headers)
+
+
+async def _wrong_parameter(_request: Request, error: RequestValidationError) -> Response:
+    return error_response(invalid_request(error.errors()))
+
+
+async def _unexpected(_request: Request, _error: Exception) -> Response:
+    # Starlette raises the error again after this response, so the server logs the trace.
+    message = "Unexpected error. Details are in the server log."
+    return _json(500, {"code": "INTERNAL_ERROR", "message": message, "details": {}})
+
+
+def _json(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse({"detail": {"error": dict(body)}}, status, dict(headers or {}))
+
+
+EXCEPTION_HANDLERS: dict[Any, Any] = {
+    WanUIError: _wan_ui_error,
+    HTTPException: _http_exception,
+    RequestValidationError: _wrong_parameter,
+    Exception: _unexpected,
+}

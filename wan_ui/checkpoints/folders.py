@@ -6,9 +6,8 @@ import errno
 import hashlib
 import json
 import logging
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +18,10 @@ import huggingface_hub
 from huggingface_hub.errors import LocalEntryNotFoundError
 from tqdm.auto import tqdm
 
+from wan_ui.checkpoints.headers import FileHeader, read_header
+from wan_ui.checkpoints.key_maps import ComponentKind
 from wan_ui.engine.result import OnProgress, Progress, ignore_progress
-from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, DiskFull
+from wan_ui.errors import CheckpointIncomplete, CheckpointInvalid, CheckpointNotFound, DiskFull
 from wan_ui.files import disk_full, free_bytes, is_disk_full
 from wan_ui.hub_errors import hub_errors
 from wan_ui.models import Source, WanModel
@@ -44,21 +45,42 @@ _CONFIGS = {
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "special_tokens_map.json", "added_tokens.json")
 _TOKENIZER_VOCABULARIES = ("tokenizer.json", "spiece.model")
 LARGEST_CONFIG = 1 << 20  # bytes of a JSON file that is read whole to tell what a checkpoint is
+MOST_NAMED = 5  # missing files that an error names
 DISK_RESERVE = 1 << 30  # bytes left free after a download, for clips and the cache's own files
 
 
 @dataclass(frozen=True)
+class SingleFile:
+    """A component in a single checkpoint file: what the file lists, which component it is, and the config in force."""
+
+    header: FileHeader
+    kind: ComponentKind
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Component:
-    """A component's files on disk: its folder and the files that are read, in a fixed order."""
+    """A component's files on disk: its folder and the very files that are read, in a fixed order.
+
+    `single`: the component comes from a single file, with this config, which the file does not hold.
+    """
 
     name: str
     folder: Path
     files: tuple[Path, ...]
+    single: SingleFile | None = None
 
     @property
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(file.stat().st_size for file in self.files)
+
+
+def folder_headers(component: Component) -> list[FileHeader]:
+    """The headers of a folder's safetensors files. Raises what headers.read_header raises."""
+    return [
+        read_header(file, f"{component.name}/{file.name}") for file in component.files if file.suffix == ".safetensors"
+    ]
 
 
 def _wanted_patterns(name: str, subfolder: str) -> list[str]:
@@ -108,19 +130,52 @@ class Checkpoints:
             )
         return self._checked(name, source, folder)
 
-    def fetch(self, model: WanModel, on_progress: OnProgress) -> Mapping[str, Component]:
-        """Every component of the model, downloaded where missing, with progress in bytes.
+    def fetch(
+        self, model: WanModel, on_progress: OnProgress, names: Collection[str] | None = None
+    ) -> Mapping[str, Component]:
+        """The model's components (`names`: these alone), downloaded where missing, with progress in bytes.
 
-        Raises CheckpointNotFound, CheckpointIncomplete or DiskFull.
+        Raises CheckpointNotFound, with the missing files, CheckpointIncomplete, CheckpointInvalid or DiskFull.
         """
+        wanted = {name: source for name, source in model.components.items() if names is None or name in names}
         missing = {
             name: source
-            for name, source in model.components.items()
+            for name, source in wanted.items()
             if self._local_folder(source) is None and not self._is_cached(name, source)
         }
         if missing:
-            self._download(missing, on_progress)
-        return {name: self.component(model, name) for name in model.components}
+            try:
+                self._download(missing, on_progress)
+            except CheckpointNotFound as error:
+                files = [self._first_missing(name, source) for name, source in missing.items()]
+                original = self._original_layout(next(iter(missing.values())).repo)
+                words = f"{error.message} Missing: {', '.join(files[:MOST_NAMED])}."
+                raise CheckpointNotFound(
+                    f"{words} {original}".strip(), **{**error.details, "missing": files}
+                ) from error
+        return {name: self.component(model, name) for name in wanted}
+
+    def _first_missing(self, name: str, source: Source) -> str:
+        """The first file of a component that the hub's cache lacks, or all of it."""
+        folder = self._cached_folder(name, source)
+        shown = "/".join(part for part in (source.repo, source.subfolder) if part)
+        if folder is None:
+            return shown
+        try:
+            self._checked(name, source, folder)
+        except CheckpointIncomplete as error:
+            return str(error.details["file"])
+        return shown
+
+    def _original_layout(self, repo: str) -> str:
+        """A sentence where the repository in Wan's own layout is here and the one in diffusers' layout is not."""
+        original = repo.removesuffix("-Diffusers")
+        places = [Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{original.replace('/', '--')}"]
+        if self._models_dir is not None:
+            places.append(self._models_dir / original)
+        if original == repo or not any(place.is_dir() for place in places):
+            return ""
+        return f"{original}, which is on this machine, has Wan's original layout; {repo} is needed."
 
     def transformer_config(self, model: WanModel, component: str = "transformer") -> Mapping[str, Any] | None:
         """The transformer's own config.json, or None while the checkpoint is not on disk."""
@@ -130,8 +185,8 @@ class Checkpoints:
             return None
         return _read_json(folder / "config.json", f"{source.repo}/{source.subfolder}/config.json")
 
-    def identity(self, model: WanModel) -> list[dict[str, str | None]]:
-        """Which files a model is read from, JSON-ready: of each repository `repo`, `revision` and `files`.
+    def identity(self, model: WanModel, names: Collection[str] | None = None) -> list[dict[str, str | None]]:
+        """Which files a model's are (`names`: of these components), JSON-ready: by repository its `revision`, `files`.
 
         `revision` is the hub's commit, None for a folder under `models_dir`. `files` is a SHA-256 over the names and
         sizes of all files that are read and the contents of the small JSON ones among them: the same on every machine,
@@ -139,6 +194,8 @@ class Checkpoints:
         """
         by_repo: dict[str, list[Component]] = {}
         for name, source in model.components.items():
+            if names is not None and name not in names:
+                continue
             by_repo.setdefault(source.repo, []).append(self.component(model, name))
         return [
             {"repo": repo, "revision": self._revision(repo, parts[0]), "files": _files_digest(parts)}
@@ -160,16 +217,9 @@ class Checkpoints:
             return False
         return True
 
-    def elements(self, component: Component) -> int:
-        """How many numbers the component's weights hold, read from the safetensors headers.
-
-        Raises CheckpointIncomplete for a truncated file.
-        """
-        return sum(_elements(file, component) for file in component.files if file.suffix == ".safetensors")
-
     def same_files(self, one: Component, other: Component) -> bool:
         """Whether two components have the same bytes: same real path or hub blob, else equal SHA-256."""
-        if len(one.files) != len(other.files):
+        if len(one.files) != len(other.files) or _from_config(one) != _from_config(other):
             return False
         return all(self._same_file(a, b) for a, b in zip(one.files, other.files, strict=True))
 
@@ -180,9 +230,14 @@ class Checkpoints:
 
     def known_same(self, one: Component, other: Component) -> bool:
         """Whether two components are known to have the same bytes; False where files would have to be read to know."""
-        return [file.name for file in one.files] == [file.name for file in other.files] and all(
-            a.resolve() == b.resolve() or (self._known(a) is not None and self._known(a) == self._known(b))
-            for a, b in zip(one.files, other.files, strict=True)
+        names = [[file.name for file in part.files] for part in (one, other)]
+        return (
+            _from_config(one) == _from_config(other)
+            and names[0] == names[1]
+            and all(
+                a.resolve() == b.resolve() or (self._known(a) is not None and self._known(a) == self._known(b))
+                for a, b in zip(one.files, other.files, strict=True)
+            )
         )
 
     def digest(self, path: Path) -> str:
@@ -229,6 +284,13 @@ class Checkpoints:
     def _checked(self, name: str, source: Source, folder: Path) -> Component:
         shown = "/".join(part for part in (source.repo, source.subfolder) if part)
 
+        if not folder.is_dir() and has_original_layout(folder.parent):
+            raise CheckpointInvalid(
+                f"The folder {source.repo} holds files in Wan's original layout. The repository {source.repo} in "
+                "diffusers layout is needed there: it has a folder for each component.",
+                file=shown,
+            )
+
         def need(file: str) -> Path:
             path = folder / file
             if not path.is_file():
@@ -243,8 +305,8 @@ class Checkpoints:
             files = [need("config.json")]
             index = folder / f"{stem}.safetensors.index.json"
             if index.is_file():
-                weight_map = _read_json(index, f"{shown}/{index.name}").get("weight_map", {})
-                files += [index, *(need(shard) for shard in sorted(set(weight_map.values())))]
+                shards = _shards(_read_json(index, f"{shown}/{index.name}"), f"{shown}/{index.name}")
+                files += [index, *(need(shard) for shard in shards)]
             else:
                 files.append(need(f"{stem}.safetensors"))
         elif name == "tokenizer":
@@ -362,21 +424,28 @@ def _files_digest(components: Iterable[Component]) -> str:
     return digest.hexdigest()
 
 
-def _elements(path: Path, component: Component) -> int:
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-        whole = 8 + length + max(entry["data_offsets"][1] for entry in tensors)
-        if whole != path.stat().st_size:
-            raise ValueError(f"{path.stat().st_size} bytes of {whole}")
-        return sum(math.prod(entry["shape"]) for entry in tensors)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        shown = f"{component.name}/{path.name}"
-        raise CheckpointIncomplete(
-            f"The checkpoint's {shown} is cut off or damaged. Copy or download it again.", file=shown
-        ) from error
+def _from_config(component: Component) -> tuple[str, Mapping[str, Any]] | None:
+    """What makes two single files of equal bytes different components: the kind and the config that is in force."""
+    single = component.single
+    return None if single is None else (single.kind, dict(single.config))
+
+
+def _shards(index: Mapping[str, Any], shown: str) -> list[str]:
+    """The file names that an index lists, in order. Raises CheckpointIncomplete for an index that lists none."""
+    weight_map = index.get("weight_map")
+    listed = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    names = {name for name in listed if isinstance(name, str) and Path(name).name == name}
+    if not names or not all(isinstance(name, str) and name in names for name in listed):
+        raise CheckpointIncomplete(f"{shown} lists no files. Copy or download it again.", file=shown)
+    return sorted(names)
+
+
+def has_original_layout(folder: Path) -> bool:
+    """Whether a folder is a repository of Wan's own: weights at its top, and no folder for a transformer."""
+    marks = ("models_t5_umt5-xxl-enc-bf16.pth", "Wan2.1_VAE.pth", "Wan2.2_VAE.pth", "high_noise_model")
+    return not (folder / "transformer").is_dir() and (
+        any((folder / name).exists() for name in marks) or any(folder.glob("diffusion_pytorch_model*.safetensors"))
+    )
 
 
 def _existing(path: Path) -> Path:

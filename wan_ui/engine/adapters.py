@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from diffusers import WanTransformer3DModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
 
+from wan_ui.checkpoints.fp8_linear import Fp8Linear
+from wan_ui.engine.kernels.operators import add_adapter
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import Converted, Dora, LowRank, Part, delta
 
@@ -64,23 +66,43 @@ def summary(change: Change) -> dict[str, float]:
     return {"median": statistics.median(change.values()), "max": max(change.values())}
 
 
-class ScaledLinear(LoraVariant):  # type: ignore[misc]
-    """PEFT's plain LoRA with its scale in a tensor (0-dim, float32), so that a new scale needs no new compiled graph.
+class Scale:
+    """An adapter's scale: as the number that eager PyTorch multiplies with, and as a tensor that compiled graphs read.
 
-    y = W x + s × B (A x), with the same bits as PEFT's: PyTorch multiplies a bfloat16 tensor by a Python number in
-    float32 and rounds once, and so does this. Run eagerly it needs a float32 copy of the change where PEFT needs none.
+    A new number would need a new graph; a new value in the tensor (0-dim, float32) does not.
     """
 
-    def __init__(self, scale: torch.Tensor) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.number = 1.0
+        self.tensor = torch.ones((), device=device)
+
+    def set(self, number: float) -> None:
+        """Sets both forms."""
+        self.number = number
+        self.tensor.fill_(number)
+
+
+class ScaledLinear(LoraVariant):  # type: ignore[misc]
+    """PEFT's plain LoRA with its scale in a tensor where a graph is compiled, so that a new scale needs no new graph.
+
+    y = W x + s × B (A x), with the same bits as PEFT's: each step is rounded to the layer's dtype. Run eagerly, the
+    change is scaled and the base's result added in the change's own memory.
+    """
+
+    def __init__(self, scale: Scale) -> None:
         self.scale = scale
 
     def forward(
         self, module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         """`x` (…, in) and the base layer's `result` (…, out), in the layer's dtype."""
-        change: torch.Tensor = module.lora_B[active_adapter](module.lora_A[active_adapter](x))
-        change.copy_(change.float().mul_(self.scale))
-        return result + change
+        down, up = module.lora_A[active_adapter], module.lora_B[active_adapter]
+        reduced = down(x)
+        if torch.compiler.is_compiling():
+            added: torch.Tensor = add_adapter(result, reduced, up.weight, self.scale.tensor)
+            return added
+        change: torch.Tensor = up(reduced).mul_(self.scale.number)
+        return change.add_(result) if change.dtype == result.dtype else result + change
 
 
 class TransformerAdapters:
@@ -101,7 +123,7 @@ class TransformerAdapters:
         self._merged: dict[str, dict[str, float]] = {}  # relative change by file and parameter
         self._norms: dict[str, float] = {}  # of base weights, by module
         self._scales_on = scales_on
-        self._scale_tensors: dict[str, torch.Tensor] = {}  # by adapter name
+        self._adapter_scales: dict[str, Scale] = {}  # by adapter name, where graphs read them
         self._layers: dict[str, dict[str, LoraLayer]] = {}  # by adapter name and module
 
     def attach(self, adapters: Sequence[Adapter]) -> dict[str, int]:
@@ -142,8 +164,8 @@ class TransformerAdapters:
         if names:
             self._transformer.set_adapters(names, values)
         for name, scale in zip(names, values, strict=True):
-            if name in self._scale_tensors:
-                self._scale_tensors[name].fill_(scale)
+            if name in self._adapter_scales:
+                self._adapter_scales[name].set(scale)
 
     def merge(self, merges: Sequence[Merge]) -> dict[str, int]:
         """Adds these LoRAs, and no others, to the base weights: W' = cast(W + Σ scale × ΔW), summed in float32.
@@ -159,6 +181,7 @@ class TransformerAdapters:
         with torch.no_grad():
             try:
                 self._restore([name for name in self._backups if name not in wanted])
+                self._unpack(wanted)
                 parameters = {name: self._parameter(name) for name in wanted}
                 unchanged = [p for name, p in parameters.items() if name not in self._backups]
                 location = self._base_weights.backup_location(sum(p.numel() * p.element_size() for p in unchanged))
@@ -168,6 +191,19 @@ class TransformerAdapters:
                 self.restore()
                 raise
         return {merge.key: len(merge.parts) for merge in merges}
+
+    def _unpack(self, names: Iterable[str]) -> None:
+        """Ordinary layers, whose weights can be changed, in place of those that keep a file's fp8."""
+        for name in names:
+            path = name.rpartition(".")[0]
+            try:
+                module = self._transformer.get_submodule(path)
+            except AttributeError:
+                continue  # _parameter says that the model does not have it
+            path += ".base_layer" if isinstance(module, LoraLayer) else ""
+            base = module.get_base_layer() if isinstance(module, LoraLayer) else module
+            if isinstance(base, Fp8Linear):
+                self._transformer.set_submodule(path, base.unpacked())
 
     def restore(self) -> None:
         """Restores the base weights, bit for bit."""
@@ -225,15 +261,15 @@ class TransformerAdapters:
     def _muted(self) -> Iterator[None]:
         """Adapters without effect within the block: at scale 0 where scales are tensors, which needs no other graph."""
         names = [name for key in self._adapters for name in self._adapters[key]]
-        if all(name in self._scale_tensors for name in names):
-            scales = {name: self._scale_tensors[name].clone() for name in names}
+        if all(name in self._adapter_scales for name in names):
+            scales = {name: self._adapter_scales[name].number for name in names}
             for name in names:
-                self._scale_tensors[name].fill_(0)
+                self._adapter_scales[name].set(0)
             try:
                 yield
             finally:
                 for name, scale in scales.items():
-                    self._scale_tensors[name].copy_(scale)
+                    self._adapter_scales[name].set(scale)
         else:
             self._transformer.disable_adapters()
             try:
@@ -321,9 +357,9 @@ class TransformerAdapters:
             if isinstance(module, LoraLayer) and name in module.r
         }
         if self._scales_on is not None and not dora:
-            self._scale_tensors[name] = torch.ones((), device=self._scales_on)
+            self._adapter_scales[name] = Scale(self._scales_on)
             for module in self._layers[name].values():
-                module.lora_variant[name] = ScaledLinear(self._scale_tensors[name])
+                module.lora_variant[name] = ScaledLinear(self._adapter_scales[name])
 
     def _adapter_change(self, module_name: str, module: LoraLayer, name: str, scale: float) -> float:
         """‖ΔW‖ / ‖W‖ of one attached adapter. `down` A is (rank, in), `up` B is (out, rank)."""
@@ -358,7 +394,7 @@ class TransformerAdapters:
     def _detach(self) -> None:
         self._adapters.clear()
         self._scales.clear()
-        self._scale_tensors.clear()
+        self._adapter_scales.clear()
         self._layers.clear()
         self._transformer.unload_lora()
 

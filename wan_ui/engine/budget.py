@@ -98,7 +98,7 @@ def device_bytes(mode: PlacementMode, sizes: Sizes, activations: int) -> int:
 def decide(wanted: MemoryMode, sizes: Sizes, activations: int, in_tiles: int, free: int) -> PlacementMode:
     """The first mode that fits `free` bytes of device memory, or the one that was asked for.
 
-    `in_tiles` are the activations with a decode in tiles, the fallback where a whole decode has no room.
+    `in_tiles` are the activations with a decode in tiles, the fallback where a whole decode does not fit.
     Raises OutOfMemory when even streaming with that does not fit.
     """
     if wanted != "auto":
@@ -120,6 +120,14 @@ def decide(wanted: MemoryMode, sizes: Sizes, activations: int, in_tiles: int, fr
 def host_bytes(mode: PlacementMode, sizes: Sizes) -> int:
     """Bytes of host memory that a mode keeps weights in."""
     return 0 if mode == "resident" else sum(sizes.transformers) + sizes.text_encoder
+
+
+def holds_one_transformer(mode: PlacementMode, sizes: Sizes, available: int) -> bool:
+    """Whether the host has room for one transformer of a pair at a time and not for both."""
+    if mode == "resident" or len(sizes.transformers) < 2:
+        return False
+    one = max(sizes.transformers) + sizes.text_encoder + HOST_RESERVE
+    return one <= available < host_bytes(mode, sizes) + HOST_RESERVE
 
 
 def check_host(wanted: MemoryMode, mode: PlacementMode, sizes: Sizes, available: int, packable: bool) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,6 +24,7 @@ from peft.tuners.lora import LoraLayer
 
 from wan_ui.config import CompileMode
 from wan_ui.engine import flash
+from wan_ui.engine.kernels.rewrite import use_kernels
 from wan_ui.engine.memory import is_out_of_memory
 from wan_ui.engine.recipes import Recipe
 
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 Arithmetic = Literal["exact", "fast"]
 """`exact`: the bits of eager PyTorch; only the passes between its own kernels are fused. `fast`: fused freely."""
 
+BLOCKS_CHECKED_TOGETHER = 3  # by then every graph of a case is built
 MOST_GRAPHS = 64  # of one process: each model in two arithmetics, with and without adapters
 Graph = Callable[..., Any]
 Backend = Callable[[torch.fx.GraphModule, Sequence[Any]], Graph]
@@ -96,13 +99,14 @@ _OPAQUE: dict[Any, Any] = {
 
 
 def exact_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
-    """Inductor with every rounding of eager PyTorch, and its sums left to PyTorch's kernels.
+    """Inductor with every rounding of eager PyTorch, and its sums left to PyTorch's kernels or our own.
 
     `emulate_precision_casts` keeps the cast to bfloat16 after each fused operation, where Inductor would otherwise go
     on in float32.
     """
     from torch._inductor.compile_fx import compile_fx
 
+    use_kernels(module.graph, exact=True)
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in _OPAQUE:
             node.target = _OPAQUE[node.target]
@@ -111,9 +115,10 @@ def exact_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
 
 
 def fast_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
-    """Inductor as it is, with FlashAttention-4 for self-attention where it is available."""
+    """Inductor as it is between our kernels, with FlashAttention-4 for self-attention where it is available."""
     from torch._inductor.compile_fx import compile_fx
 
+    use_kernels(module.graph, exact=False)
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
             _use_flash_attention(node)
@@ -179,8 +184,22 @@ class CompiledBlocks:
         self._installed: WeakSet[WanTransformer3DModel] = WeakSet()
         self._eager: WeakSet[torch.nn.Module] = WeakSet()
         self._verified: set[tuple[Any, ...]] = set()
+        self._checked_together: dict[tuple[Any, ...], int] = {}
+        self._all_agree: Callable[[bool], bool] | None = None
         self._adapter_changes = 0
         self._run: Callable[..., torch.Tensor] | None = None
+
+    @contextmanager
+    def checked_together(self, all_agree: Callable[[bool], bool]) -> Iterator[None]:
+        """Within it, several GPUs run the same blocks: they compare with eager at the same points, and decide as one.
+
+        An eager block may exchange tokens with the other GPUs, so none of them may run it alone.
+        """
+        self._all_agree = all_agree
+        try:
+            yield
+        finally:
+            self._all_agree = None
 
     def arithmetic_of(self, transformers: Iterable[WanTransformer3DModel]) -> str:
         """What the blocks of these transformers are computed with, for a clip's metadata."""
@@ -189,7 +208,7 @@ class CompiledBlocks:
         eager = [block in self._eager for transformer in transformers for block in transformer.blocks]
         if all(eager):
             return "eager: a DoRA is not compiled"
-        return f"compiled, {self.arithmetic}" + "; eager where a DoRA is worn" * any(eager)
+        return f"compiled, {self.arithmetic}" + "; eager where a DoRA is attached" * any(eager)
 
     def install(self, transformer: WanTransformer3DModel) -> None:
         """Runs the transformer's blocks compiled from now on."""
@@ -268,7 +287,15 @@ class CompiledBlocks:
         rotary: tuple[torch.Tensor, torch.Tensor],
     ) -> bool:
         """Whether a block's result has eager's bits; checked once for each graph, size and change of adapters."""
-        case = (self.graphs, self._adapter_changes, hidden.shape, text.shape, temb.shape)
+        shapes = (self._adapter_changes, hidden.shape, text.shape, temb.shape)
+        if self._all_agree is not None:
+            # How many graphs were built may differ between GPUs: the first few blocks of each case are compared.
+            count = self._checked_together.get(shapes, 0)
+            if count >= BLOCKS_CHECKED_TOGETHER:
+                return True
+            self._checked_together[shapes] = count + 1
+            return self._all_agree(torch.equal(result, eager(hidden, text, temb, rotary)))
+        case = (self.graphs, *shapes)
         if case not in self._verified:
             if not torch.equal(result, eager(hidden, text, temb, rotary)):
                 return False

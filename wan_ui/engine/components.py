@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import diffusers
@@ -18,21 +17,28 @@ import transformers
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors import safe_open
 from transformers import (
-    AutoTokenizer,
     CLIPImageProcessorPil,
     CLIPVisionModel,
     PreTrainedTokenizerBase,
     UMT5EncoderModel,
 )
 
+from wan_ui.checkpoints.configs import check_config, read_config
 from wan_ui.checkpoints.folders import Checkpoints, Component
+from wan_ui.checkpoints.modules import load_module, open_file, weight_bytes
+from wan_ui.checkpoints.sources import KINDS
+from wan_ui.checkpoints.tokenizers import tokenizer_of_file, tokenizer_of_folder
 from wan_ui.engine.prefetch import Prefetcher
 from wan_ui.engine.result import OnProgress, Progress
 from wan_ui.errors import CheckpointIncomplete
+from wan_ui.models import WanModel
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+PartLoader = Callable[[Component, torch.device, torch.dtype], Any]
+"""Reads a component to a device in a dtype."""
 
 TRANSFORMERS = ("transformer", "transformer_2")
 MODULES = (*TRANSFORMERS, "vae", "text_encoder", "image_encoder")
@@ -63,11 +69,19 @@ class Components:
 
 @dataclass(frozen=True)
 class Target:
-    """Where weights are loaded to, and their dtype; the components in `on_host` go to host memory instead."""
+    """Where weights are loaded to, and their dtype; the components in `on_host` go to host memory instead.
+
+    `packed`: a single file's fp8 weights stay fp8 in memory.
+    """
 
     device: torch.device
     dtype: torch.dtype
     on_host: frozenset[str] = frozenset()
+    packed: bool = False
+
+    def loader(self, part: Component) -> PartLoader:
+        """The function that reads a component."""
+        return _LOADERS[part.name] if part.single is None else partial(_load_single_file, packed=self.packed)
 
     def device_of(self, name: str) -> torch.device:
         """The device that a component is loaded to."""
@@ -112,7 +126,8 @@ def load_components(
     CheckpointIncomplete when a file is there but cannot be used.
     """
     parts: dict[str, Any] = dict(reused)
-    missing = [name for name in files if name not in parts]
+    # The small parts first: what is wrong with a config or tokenizer is found before gigabytes are read.
+    missing = sorted((name for name in files if name not in parts), key=lambda name: name in MODULES)
     total = sum(files[name].size for name in missing)
     loaded = 0
     prefetch = [file for name in missing for file in files[name].files] if has_host_room(total) else []
@@ -129,7 +144,7 @@ def load_components(
         for name in missing:
             report(name)
             with _readable(files[name]):
-                load = partial(_LOADERS[name], files[name], target.device_of(name), target.dtype)
+                load = partial(target.loader(files[name]), files[name], target.device_of(name), target.dtype)
                 parts[name] = load_with_progress(load, partial(report, name))
             loaded += files[name].size
             report(name)
@@ -222,13 +237,24 @@ def _image_encoder(part: Component, device: torch.device, dtype: torch.dtype) ->
     return _for_inference(CLIPVisionModel.from_pretrained(part.folder, dtype=dtype, **_device_map(device)), device)
 
 
+def _load_single_file(part: Component, device: torch.device, dtype: torch.dtype, packed: bool) -> Any:
+    """A component from a single checkpoint file: a tokenizer from its vocabulary, or a module with its weights."""
+    single = part.single
+    if single is None:
+        raise AssertionError(f"{part.name} does not come from a single file")
+    if part.name == "tokenizer":
+        return tokenizer_of_file(single.header)
+    file = open_file(single.header, single.kind, single.config)
+    return load_module(file, single, device, dtype, packed)
+
+
 def _image_processor(part: Component, device: torch.device, dtype: torch.dtype) -> CLIPImageProcessorPil:
     # By name: plain CLIPImageProcessor computes other numbers where torchvision is installed.
     return CLIPImageProcessorPil.from_pretrained(part.folder)
 
 
 def _tokenizer(part: Component, device: torch.device, dtype: torch.dtype) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(part.folder)
+    return tokenizer_of_folder(part.folder, part.name)
 
 
 def _config(part: Component, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -241,7 +267,7 @@ def _for_inference(module: Any, device: torch.device) -> Any:
     return module.eval().requires_grad_(False).to(device)
 
 
-_LOADERS: Mapping[str, Callable[[Component, torch.device, torch.dtype], Any]] = {
+_LOADERS: Mapping[str, PartLoader] = {
     "transformer": load_transformer,
     "transformer_2": load_transformer,
     "vae": _vae,
@@ -254,9 +280,26 @@ _LOADERS: Mapping[str, Callable[[Component, torch.device, torch.dtype], Any]] = 
 }
 
 
-def read_tensor(files: Sequence[Path], name: str) -> torch.Tensor:
-    """One tensor of a component's weights, by its name in the checkpoint. Raises CheckpointIncomplete."""
-    for file in files:
+def component_bytes(model: WanModel, component: Component, dtype: torch.dtype, packed: bool) -> int:
+    """Bytes that a component's weights take, once its config, names and shapes were found to be the model's.
+
+    `packed`: with a single file's fp8 weights kept as they are. Raises CheckpointInvalid for another model's weights,
+    CheckpointIncomplete for files that are not whole.
+    """
+    if component.single is None:
+        shown = f"{component.name}/config.json"
+        check_config(model, component.name, read_config(component.folder / "config.json", shown), shown)
+    return weight_bytes(component, KINDS[component.name], dtype, packed)
+
+
+def read_tensor(component: Component, name: str) -> torch.Tensor:
+    """One tensor of a component's weights, by its name in diffusers' layout. Raises CheckpointIncomplete."""
+    single = component.single
+    if single is not None:
+        with open_file(single.header, single.kind, single.config).reader() as reader:
+            # In float32, so that whoever rounds it to the model's dtype rounds once.
+            return reader.read(name, torch.float32)
+    for file in component.files:
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as weights:
                 if name in weights.keys():  # noqa: SIM118 - the handle is no mapping

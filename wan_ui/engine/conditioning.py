@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,6 +43,13 @@ def noise(shape: tuple[int, ...], seed: int, device: torch.device) -> torch.Tens
     return torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
 
 
+def generator_after_noise(shape: tuple[int, ...], seed: int) -> torch.Generator:
+    """The seed's generator after it gave the initial noise of this shape, for a sampler that adds more noise."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    torch.randn(shape, generator=generator, dtype=torch.float32)
+    return generator
+
+
 def latent_shape(channels: int, spatial: int, num_frames: int, height: int, width: int) -> tuple[int, ...]:
     """(1, C, T, h, w) of a clip: 4 frames to a latent one, but the first alone; `spatial` pixels a side to one."""
     frames = (num_frames - 1) // TEMPORAL_COMPRESSION + 1
@@ -53,7 +61,7 @@ def _unit_range(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / np.float32(255)).permute(2, 0, 1).unsqueeze(0)
 
 
-def _normalize(z: torch.Tensor, vae: AutoencoderKLWan) -> torch.Tensor:
+def normalize(z: torch.Tensor, vae: AutoencoderKLWan) -> torch.Tensor:
     """(z − latents_mean) × (1 / latents_std), per channel, in z's dtype.
 
     As in diffusers, the reciprocal is rounded to the dtype before the product; a division would give other bits.
@@ -81,21 +89,23 @@ def _sample(posterior: Any, seed: int) -> torch.Tensor:
     return latents
 
 
-def _temporal_mask(latents: torch.Tensor) -> torch.Tensor:
-    """(1, 4, T, h, w): 1 in the first latent frame, 0 elsewhere.
+def _temporal_mask(latents: torch.Tensor, has_last: bool) -> torch.Tensor:
+    """(1, 4, T, h, w): 1 in the first latent frame and, with a last frame, in the last entry of the last one; else 0.
 
     One channel for each of the 4 pixel frames that a latent frame stands for. The first latent frame stands for one
     pixel frame alone, the given one, which diffusers repeats to fill its 4 channels.
     """
     mask = latents.new_zeros(1, TEMPORAL_COMPRESSION, *latents.shape[2:])
     mask[:, :, 0] = 1
+    if has_last:
+        mask[:, -1, -1] = 1  # the last of the 4 pixel frames of the last latent frame
     return mask
 
 
-def _clip_of_first_frame(frame: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """(1, 3, num_frames, height, width): the frame, then zeros (mid grey)."""
-    first = frame.unsqueeze(2)
-    return torch.cat([first, first.new_zeros(1, 3, num_frames - 1, *first.shape[3:])], dim=2)
+def _clip_of_frames(frames: Sequence[torch.Tensor], num_frames: int) -> torch.Tensor:
+    """(1, 3, num_frames, height, width): the first frame, zeros (mid grey), and the last frame where there is one."""
+    first, *last = (frame.unsqueeze(2) for frame in frames)
+    return torch.cat([first, first.new_zeros(1, 3, num_frames - len(frames), *first.shape[3:]), *last], dim=2)
 
 
 def from_text(latents: torch.Tensor, masked: bool) -> ConditionedNoise:
@@ -103,19 +113,19 @@ def from_text(latents: torch.Tensor, masked: bool) -> ConditionedNoise:
     return ConditionedNoise(latents, mask=torch.ones_like(latents) if masked else None)
 
 
-def encode_frame(vae: AutoencoderKLWan, image: Image.Image, num_frames: int) -> Any:
-    """The VAE's posterior of the frame followed by num_frames − 1 grey frames, in the VAE's dtype.
+def encode_frames(vae: AutoencoderKLWan, images: Sequence[Image.Image], num_frames: int) -> Any:
+    """The VAE's posterior of a clip, grey but for its first and perhaps its last frame, in the VAE's dtype.
 
-    `image` has the clip's size. AI Toolkit's order: rounded to the VAE's dtype first, then shifted to −1…1.
+    `images` have the clip's size. AI Toolkit's order: rounded to the VAE's dtype first, then shifted to −1…1.
     """
-    frame = _unit_range(image).to(vae.device, vae.dtype) * 2.0 - 1.0
-    return vae.encode(_clip_of_first_frame(frame, num_frames)).latent_dist
+    frames = [_unit_range(image).to(vae.device, vae.dtype) * 2.0 - 1.0 for image in images]
+    return vae.encode(_clip_of_frames(frames, num_frames)).latent_dist
 
 
-def encode_frame_in_float32(vae: AutoencoderKLWan, image: Image.Image, num_frames: int) -> Any:
+def encode_frames_in_float32(vae: AutoencoderKLWan, images: Sequence[Image.Image], num_frames: int) -> Any:
     """The same in the order of diffusers' image-to-video pipeline: shifted in float32, rounded after."""
-    frame = 2.0 * _unit_range(image).to(vae.device) - 1.0
-    return vae.encode(_clip_of_first_frame(frame, num_frames).to(vae.dtype)).latent_dist
+    frames = [2.0 * _unit_range(image).to(vae.device) - 1.0 for image in images]
+    return vae.encode(_clip_of_frames(frames, num_frames).to(vae.dtype)).latent_dist
 
 
 def first_latent(
@@ -127,29 +137,36 @@ def first_latent(
     to bf16 (999 becomes 1000), as the trainer's are.
     """
     started = latents.to(dtype)
-    started[:, :, :1] = _normalize(_sample(posterior, seed).to(dtype), vae)
+    started[:, :, :1] = normalize(_sample(posterior, seed).to(dtype), vae)
     mask = torch.ones_like(started)
     mask[:, :, :1] = 0
     return ConditionedNoise(started.float(), mask=mask)
 
 
 def latent_channels(
-    latents: torch.Tensor, vae: AutoencoderKLWan, posterior: Any, dtype: torch.dtype, seed: int
+    latents: torch.Tensor,
+    vae: AutoencoderKLWan,
+    posterior: Any,
+    dtype: torch.dtype,
+    *,
+    seed: int,
+    has_last: bool = False,
 ) -> ConditionedNoise:
     """2.2 I2V A14B: mask (4) and latent (16) channels behind the 16 noise channels, all in the model's dtype."""
-    encoded = _normalize(_sample(posterior, seed).to(dtype), vae)
+    encoded = normalize(_sample(posterior, seed).to(dtype), vae)
     started = latents.to(dtype)
-    return ConditionedNoise(started.float(), channels=torch.cat([_temporal_mask(started), encoded], dim=1))
+    return ConditionedNoise(started.float(), channels=torch.cat([_temporal_mask(started, has_last), encoded], dim=1))
 
 
 def clip_and_latent_channels(
-    latents: torch.Tensor, vae: AutoencoderKLWan, posterior: Any, embeddings: torch.Tensor
+    latents: torch.Tensor, vae: AutoencoderKLWan, posterior: Any, embeddings: torch.Tensor, has_last: bool = False
 ) -> ConditionedNoise:
     """2.1 I2V: the posterior's mode, normalized in float32, behind the noise; CLIP embeddings beside the text.
 
-    diffusers conditions on the mode (the mean) here; only AI Toolkit's two pipelines sample the posterior.
+    diffusers conditions on the mode (the mean) here; only AI Toolkit's two pipelines sample the posterior. With a last
+    frame the embeddings are those of both frames, one after the other along the tokens.
     """
-    encoded = _normalize(posterior.mode().to(latents.dtype), vae)
+    encoded = normalize(posterior.mode().to(latents.dtype), vae)
     return ConditionedNoise(
-        latents, channels=torch.cat([_temporal_mask(latents), encoded], dim=1), image_embeddings=embeddings
+        latents, channels=torch.cat([_temporal_mask(latents, has_last), encoded], dim=1), image_embeddings=embeddings
     )

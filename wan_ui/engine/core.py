@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -17,6 +17,12 @@ from wan_ui.request import Generation, find_model
 
 Storage = Literal["exact", "fp8_storage", "fp8_products"]
 """How the transformers' weights are stored. Packed ones become exact again only by loading them."""
+
+FrameImages = Sequence[Image.Image]
+"""A generation's given frames: none, the first, or the first and the last."""
+
+BaseNames = str | tuple[tuple[str, str], ...]
+"""A generation's `base`: where the model's files come from. Another base is another load."""
 
 Report = Mapping[str, Any]
 """What a LoRA does on a slot, JSON-ready: modules_in_file, modules_in_use, dropped, weight_change, applied."""
@@ -44,7 +50,7 @@ class Pipeline(Protocol):
         """What each file on the slot does now, by SHA-256."""
         ...
 
-    def render(self, generation: Generation, image: Image.Image | None, on_progress: OnProgress) -> Clip:
+    def render(self, generation: Generation, images: FrameImages, on_progress: OnProgress) -> Clip:
         """One clip of the generation, with the first frame `image` where it has one."""
         ...
 
@@ -90,6 +96,7 @@ class LoadedState:
     whole_bf16: bool
     slots: Mapping[str, AttachedLoras]
     storage: Storage = "exact"
+    base: BaseNames = "auto"
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,7 @@ class RequiredState:
     slots: Mapping[str, AttachedLoras]
     scales: Mapping[str, Mapping[str, float]]
     storage: Storage = "exact"
+    base: BaseNames = "auto"
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,8 @@ def required_state(generation: Generation, files: Mapping[str, LoraFile]) -> Req
         if kinds - unfused:
             attached = replace(attached, merges=(*attached.merges, (file.sha256, use.scale)))
         slots[use.slot] = attached
-    return RequiredState(model.id, recipe.whole_bf16, slots, scales, storage(generation.speedup))
+    packing = storage(generation.speedup)
+    return RequiredState(model.id, recipe.whole_bf16, slots, scales, packing, base=generation.base)
 
 
 def storage(speedup: Speedup) -> Storage:
@@ -185,7 +194,8 @@ def plan(loaded: LoadedState | None, required: RequiredState) -> list[Step]:
     are attached to packed weights as to exact ones.
     """
     steps: list[Step] = []
-    if loaded is None or loaded.model != required.model or _needs_exact_weights_again(loaded, required):
+    is_same = loaded is not None and (loaded.model, loaded.base) == (required.model, required.base)
+    if loaded is None or not is_same or _needs_exact_weights_again(loaded, required):
         steps.append(LoadModel(required.model))
         loaded = state_after_load(required)
     slots = dict(loaded.slots)
@@ -222,7 +232,8 @@ def _needs_exact_weights_again(loaded: LoadedState, required: RequiredState) -> 
 
 def state_after_load(required: RequiredState) -> LoadedState:
     """The state of a model just loaded: the checkpoint's own dtypes, no LoRA."""
-    return LoadedState(required.model, whole_bf16=False, slots=dict.fromkeys(required.slots, NOTHING_ATTACHED))
+    slots = dict.fromkeys(required.slots, NOTHING_ATTACHED)
+    return LoadedState(required.model, whole_bf16=False, slots=slots, base=required.base)
 
 
 class Core:
@@ -240,10 +251,10 @@ class Core:
         self,
         generation: Generation,
         files: Mapping[str, LoraFile],
-        image: Image.Image | None,
+        images: FrameImages,
         on_progress: OnProgress,
     ) -> Clip:
-        """One clip. `files` are the located LoRA files by the path written in the request.
+        """One clip. `files` are the located LoRA files by the path written in the request, `images` its given frames.
 
         Raises what the steps raise; out of memory drops the model, so that the next job starts with a free GPU.
         """
@@ -255,7 +266,7 @@ class Core:
                     self._load_model(generation, required, on_progress)
                 else:
                     self._do(step, generation, by_digest, on_progress)
-            clip = self._loaded_pipeline().render(generation, image, on_progress)
+            clip = self._loaded_pipeline().render(generation, images, on_progress)
             return replace(clip, metadata={**clip.metadata, "lora": self._lora_report(generation, files, clip)})
         except OutOfMemory:
             self.close()

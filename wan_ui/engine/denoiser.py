@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import WanTransformer3DModel
 
 from wan_ui.engine.compile import CompiledBlocks
 from wan_ui.engine.components import Components, build_scheduler
-from wan_ui.engine.conditioning import ConditionedNoise
+from wan_ui.engine.conditioning import ConditionedNoise, generator_after_noise
 from wan_ui.engine.lora_slots import LoraSlots
 from wan_ui.engine.placement import DevicePlacement
 from wan_ui.engine.recipes import Recipe, SchedulerSpec
-from wan_ui.engine.sampling import Callbacks, DenoisingState, Experts, Guidance, Schedule, denoise, old_flow_sigmas
+from wan_ui.engine.runtime import Runtime
+from wan_ui.engine.sampling import (
+    Callbacks,
+    DenoisingState,
+    Experts,
+    Guidance,
+    Schedule,
+    denoise,
+    linear_sigmas,
+    old_flow_sigmas,
+)
 from wan_ui.engine.step_cache import StepCache, step_cache
 from wan_ui.engine.timing import RenderProgress, StepEstimate
+from wan_ui.errors import SpeedupNotSupported
 from wan_ui.render_order import high_noise_part
 from wan_ui.request import Generation
 
@@ -76,18 +88,28 @@ class Denoised:
 class Denoiser:
     """Denoises with one model's transformers; `high_noise` is the latest run's first half, of a pair."""
 
-    def __init__(
-        self, components: Components, placement: DevicePlacement, loras: LoraSlots, device: torch.device
-    ) -> None:
+    def __init__(self, components: Components, placement: DevicePlacement, loras: LoraSlots, runtime: Runtime) -> None:
         self.high_noise: HighNoiseRun | None = None
         self._components = components
         self._placement = placement
         self._loras = loras
-        self._device = device
+        self._device = runtime.device
+        self._group = runtime.group
 
     def run(self, plan: RenderPlan, noise: ConditionedNoise, guidance: Guidance, progress: RenderProgress) -> Denoised:
         """All steps of a generation, without the high-noise ones where the run before has done the same."""
-        with step_cache(plan.generation.speedup) as cache:
+        with ExitStack() as stack:
+            cache = stack.enter_context(step_cache(plan.generation.speedup))
+            if self._group is not None:
+                if cache is not None and self._group.split.sequence > 1:
+                    raise SpeedupNotSupported(
+                        "step_cache cannot be combined with a video whose tokens are divided among GPUs: each of them "
+                        "would skip other steps. Set speedup to none."
+                    )
+                guidance = replace(guidance, group=self._group)
+                stack.enter_context(self._group.divided(list(self._components.transformers.values())))
+                if plan.compiled is not None:
+                    stack.enter_context(plan.compiled.checked_together(self._group.all_agree))
             return self._run(plan, noise, guidance, progress, cache)
 
     def _run(
@@ -118,7 +140,7 @@ class Denoiser:
         on_first_prediction = cache.uncounted(measure) if cache is not None else measure
         latents = denoise(
             self._experts(plan, cache),
-            _schedule(plan),
+            _schedule(plan, noise),
             noise,
             guidance,
             Callbacks(
@@ -143,7 +165,8 @@ class Denoiser:
                 cache.enable(transformer)
 
         transformers = self._components.transformers
-        return Experts(transformers["transformer"], transformers.get("transformer_2"), plan.boundary, onload)
+        switch = plan.generation.switch_step if plan.generation.switch_step is not None else plan.boundary
+        return Experts(transformers["transformer"], transformers.get("transformer_2"), switch, onload)
 
     def _step_reporter(self, plan: RenderPlan, progress: RenderProgress, first: int) -> Callable[[int], None]:
         """A function that reports each finished step, with an estimate of the rest."""
@@ -157,12 +180,23 @@ class Denoiser:
                 estimate.restart(step)
                 graphs = plan.graphs
             is_building = step == 0 and plan.compiled is not None and not plan.graphs
-            progress.denoising(estimate, step, BUILDING_NOTE if is_building else "")
+            note = BUILDING_NOTE if is_building else ""
+            if self._group is None:
+                progress.denoising(estimate, step, note)
+            else:
+                self._group.together(lambda: progress.denoising(estimate, step, note))
 
         return on_step
 
 
-def _schedule(plan: RenderPlan) -> Schedule:
+def _schedule(plan: RenderPlan, noise: ConditionedNoise) -> Schedule:
     steps, spec = plan.generation.sample_steps, plan.scheduler
-    sigmas = old_flow_sigmas(steps) if plan.recipe.sigmas == "before_0_36" else None
-    return Schedule(build_scheduler(spec.class_name, spec.config or {}), steps, sigmas)
+    sigmas = None
+    if spec.sigmas == "before_0_36":
+        sigmas = old_flow_sigmas(steps)
+    elif spec.sigmas == "linear":
+        sigmas = linear_sigmas(steps)
+    generator = None
+    if plan.generation.sampler == "lcm":
+        generator = generator_after_noise(tuple(noise.latents.shape), plan.generation.seed)
+    return Schedule(build_scheduler(spec.class_name, spec.config or {}), steps, sigmas, generator)

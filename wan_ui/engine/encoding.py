@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from wan_ui.engine import conditioning
 from wan_ui.engine.clip_image import clip_pixels
 from wan_ui.engine.components import Components
 from wan_ui.engine.conditioning import ConditionedNoise
+from wan_ui.engine.core import FrameImages
 from wan_ui.engine.placement import DevicePlacement
 from wan_ui.engine.runtime import Runtime
 from wan_ui.engine.sampling import Guidance
@@ -24,7 +25,7 @@ from wan_ui.request import Generation
 
 MAX_SEQUENCE_LENGTH = 512  # tokens, the default of diffusers' Wan pipelines
 
-EncodeFrame = Callable[[AutoencoderKLWan, Image.Image, int], Any]
+EncodeFrames = Callable[[AutoencoderKLWan, Sequence[Image.Image], int], Any]
 
 
 class ConditionEncoder:
@@ -42,7 +43,7 @@ class ConditionEncoder:
     def guidance(self, generation: Generation, on_encode: Callable[[], None]) -> Guidance:
         """The prompts' embeddings; `on_encode` is called where the text encoder has to run."""
         # The negative prompt matters only to guidance, which a scale of 1 or less turns off.
-        is_guided = generation.guidance_scale > 1
+        is_guided = max(generation.guidance_scale, generation.guidance_scale_2 or 0) > 1
         wanted = (generation.prompt, generation.neg) if is_guided else (generation.prompt,)
         missing = self._prompts.missing(wanted)
         if missing:
@@ -54,29 +55,34 @@ class ConditionEncoder:
             positive=self._prompts.get(generation.prompt, self._device).to(self._dtype),
             negative=self._prompts.get(generation.neg, self._device).to(self._dtype) if is_guided else None,
             scale=generation.guidance_scale,
+            low_scale=generation.guidance_scale_2,
         )
 
-    def noise(self, generation: Generation, image: Image.Image | None) -> ConditionedNoise:
-        """The seed's noise, conditioned on the first frame in the model's way."""
+    def noise(self, generation: Generation, images: FrameImages) -> ConditionedNoise:
+        """The seed's noise, conditioned on the first and the last frame in the model's way."""
         # The checkpoint's channels, not the table's: the demo's VAEs have fewer.
         channels, spatial = self._components.vae.config.z_dim, self._model.spatial_compression
         shape = conditioning.latent_shape(channels, spatial, generation.num_frames, generation.height, generation.width)
         noise = conditioning.noise(shape, generation.seed, self._device)
-        if image is None:
+        if not images:
             return conditioning.from_text(noise, masked=self._model.expand_timesteps)
-        vae, seed = self._components.vae, generation.seed
+        vae, seed, has_last = self._components.vae, generation.seed, len(images) > 1
         match self._model.conditioning:
             case "first_latent":
-                posterior = self._posterior(generation, image, 1, conditioning.encode_frame)
+                posterior = self._posterior(generation, images, 1, conditioning.encode_frames)
                 return conditioning.first_latent(noise, vae, posterior, self._dtype, seed)
             case "latent_channels":
-                posterior = self._posterior(generation, image, generation.num_frames, conditioning.encode_frame)
-                return conditioning.latent_channels(noise, vae, posterior, self._dtype, seed)
+                posterior = self._posterior(generation, images, generation.num_frames, conditioning.encode_frames)
+                return conditioning.latent_channels(noise, vae, posterior, self._dtype, seed=seed, has_last=has_last)
             case "clip_and_latent_channels":
-                encode = conditioning.encode_frame_in_float32
-                posterior = self._posterior(generation, image, generation.num_frames, encode)
-                embeddings = self._clip_embeddings(generation, image).to(self._dtype)
-                return conditioning.clip_and_latent_channels(noise, vae, posterior, embeddings)
+                encode = conditioning.encode_frames_in_float32
+                posterior = self._posterior(generation, images, generation.num_frames, encode)
+                hashes = (generation.image, generation.image_last)
+                both = [
+                    self._clip_embeddings(generation, image, key) for image, key in zip(images, hashes, strict=False)
+                ]
+                embeddings = torch.cat(both, dim=1).to(self._dtype)
+                return conditioning.clip_and_latent_channels(noise, vae, posterior, embeddings, has_last)
             case "text":
                 raise AssertionError(f"{self._model.id} takes no first frame, and resolve() refuses one")
 
@@ -98,20 +104,18 @@ class ConditionEncoder:
         padding = embeddings.new_zeros(1, MAX_SEQUENCE_LENGTH - length, embeddings.shape[2])
         return torch.cat([embeddings[:, :length], padding], dim=1)
 
-    def _posterior(self, generation: Generation, image: Image.Image, num_frames: int, encode: EncodeFrame) -> Any:
-        """The VAE's posterior of a first frame, once per image and size."""
+    def _posterior(self, generation: Generation, images: FrameImages, num_frames: int, encode: EncodeFrames) -> Any:
+        """The VAE's posterior of a clip with these frames, once per images and size."""
         size = (generation.width, generation.height)
         return self._frames.get(
-            ("vae", generation.image, *size, num_frames),
-            lambda: encode(self._components.vae, fit(image, *size), num_frames),
+            ("vae", generation.image, generation.image_last, *size, num_frames),
+            lambda: encode(self._components.vae, [fit(image, *size) for image in images], num_frames),
         )
 
-    def _clip_embeddings(self, generation: Generation, image: Image.Image) -> torch.Tensor:
-        """CLIP's embeddings of a first frame, once per image and size."""
+    def _clip_embeddings(self, generation: Generation, image: Image.Image, key: str | None) -> torch.Tensor:
+        """CLIP's embeddings of a frame, once per image (its SHA-256 is `key`) and size."""
         size = (generation.width, generation.height)
-        embeddings: torch.Tensor = self._frames.get(
-            ("clip", generation.image, *size), lambda: self._encode_image(fit(image, *size))
-        )
+        embeddings: torch.Tensor = self._frames.get(("clip", key, *size), lambda: self._encode_image(fit(image, *size)))
         return embeddings
 
     def _encode_image(self, image: Image.Image) -> torch.Tensor:

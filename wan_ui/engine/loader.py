@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from wan_ui.checkpoints.folders import Checkpoints, Component
+from wan_ui.checkpoints.bases import Base
+from wan_ui.checkpoints.folders import Component
+from wan_ui.checkpoints.modules import map_packed, open_file
+from wan_ui.checkpoints.quantization import FP8
+from wan_ui.checkpoints.sources import CheckpointSources, base_of, report
 from wan_ui.engine import budget
 from wan_ui.engine.budget import PlacementMode, Sizes
 from wan_ui.engine.caches import FrameCache, PromptCache
@@ -17,22 +21,28 @@ from wan_ui.engine.compile import BlockCompiler
 from wan_ui.engine.components import (
     MODULES,
     TRANSFORMERS,
+    Components,
     LoadStatistics,
     Target,
+    component_bytes,
     load_components,
     model_dtype,
     same_parts,
 )
 from wan_ui.engine.core import Pipeline, storage
 from wan_ui.engine.memory import MemoryPolicy, out_of_memory_mapped, release
+from wan_ui.engine.parallel import Group
 from wan_ui.engine.pipeline import WanPipeline
 from wan_ui.engine.placement import DevicePlacement
 from wan_ui.engine.prefetch import Prefetcher
 from wan_ui.engine.result import OnProgress
 from wan_ui.engine.runtime import Runtime
-from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound
+from wan_ui.errors import BaseNotFound, HostError
 from wan_ui.models import WanModel
 from wan_ui.request import Generation
+
+Fp8Weights = Literal["auto", "packed", "unpacked"]
+"""How fp8 weights of single files lie in memory; the numbers are the same."""
 
 CONVERTED = 1.5  # times the size in memory: files that are larger hold another dtype
 
@@ -43,7 +53,14 @@ class Loader:
     `statistics` count what was read, `forwards` the transformers' forwards; `prefetcher` is the one at work, if any.
     """
 
-    def __init__(self, checkpoints: Checkpoints, memory: MemoryPolicy, compiler: BlockCompiler) -> None:
+    def __init__(
+        self,
+        sources: CheckpointSources,
+        memory: MemoryPolicy,
+        compiler: BlockCompiler,
+        fp8_weights: Fp8Weights = "auto",
+        group: Group | None = None,
+    ) -> None:
         self.compiler = compiler
         self.memory = memory
         self.statistics = LoadStatistics()
@@ -51,9 +68,12 @@ class Loader:
         self.prompts = PromptCache()
         self.frames = FrameCache()
         self.forwards: Counter[str] = Counter()
-        self._checkpoints = checkpoints
+        self._sources = sources
+        self._fp8_weights = fp8_weights
+        self._group = group
         self._device: torch.device = memory.device
         self._prefetched: str | None = None
+        self._is_packed = False
         self._loaded_files: Mapping[str, Component] = {}
 
     def load(
@@ -64,9 +84,10 @@ class Loader:
         Raises CheckpointNotFound, CheckpointIncomplete, DiskFull or OutOfMemory.
         """
         self.stop_prefetch()
-        files = self._checkpoints.fetch(model, on_progress)
+        sourced = self._sources.fetch(model, base_of(generation.base), on_progress)
+        files = sourced.components
         reused = (
-            same_parts(self._checkpoints, previous.take_components(), files)
+            same_parts(self._sources.folders, previous.take_components(), files)
             if isinstance(previous, WanPipeline)
             else {}
         )
@@ -74,22 +95,48 @@ class Loader:
             self.prompts.clear()
         self.frames.clear()
         release(self._device)
-        sizes = _sizes(self._checkpoints, model, files, model_dtype(self._device))
+        sizes = _sizes(model, files, model_dtype(self._device), packed=False)
+        is_packed = self._keeps_fp8(model, files, sizes, generation)
+        if is_packed != self._is_packed:  # what is reused has the other form
+            reused = {name: part for name, part in reused.items() if not is_fp8(files[name])}
+            self._is_packed = is_packed
+        if is_packed:
+            sizes = _sizes(model, files, model_dtype(self._device), packed=True)
         mode = self.memory.decide(model, sizes, generation)
-        self._check_host(mode, sizes, files, reused, generation)
-        target = Target(self._device, model_dtype(self._device), DevicePlacement.on_host(mode))
+        holds_one = is_packed and budget.holds_one_transformer(mode, sizes, self.memory.host_bytes())
+        needed = replace(sizes, transformers=(max(sizes.transformers),)) if holds_one else sizes
+        self._check_host(mode, needed, files, reused, generation)
+        target = Target(self._device, model_dtype(self._device), DevicePlacement.on_host(mode), is_packed)
         with out_of_memory_mapped():
             components = load_components(files, target, reused, self.memory.has_host_room, on_progress)
             self.statistics = self.statistics.after(files, reused)
             self._loaded_files = files
-            placement = DevicePlacement(mode, components, self._device)
-            identity = self._checkpoints.identity(model)
-            return WanPipeline(model, components, placement, self._runtime(), sizes, identity)
+            placement = DevicePlacement(
+                mode, components, self._device, return_to_file=_return_to_file(components) if holds_one else None
+            )
+            facts = {
+                "checkpoint": self._sources.identity_of(model, sourced),
+                "base": {**report(sourced), "fp8_in_memory": is_packed, "one_transformer_in_memory": holds_one},
+            }
+            return WanPipeline(model, components, placement, self._runtime(), sizes, facts)
+
+    def _keeps_fp8(self, model: WanModel, files: Mapping[str, Component], sizes: Sizes, generation: Generation) -> bool:
+        """Whether fp8 weights of single files stay fp8 in memory: where their unpacked numbers do not all fit.
+
+        The numbers are the same either way; unpacking them at each use takes time.
+        """
+        if not any(is_fp8(part) for part in files.values()) or self._fp8_weights == "unpacked":
+            return False
+        if self._fp8_weights == "packed":
+            return True
+        if self._device.type != "cuda":
+            return not self.memory.has_host_room(sizes.whole)
+        return self.memory.decide(model, sizes, generation) != "resident"
 
     def _runtime(self) -> Runtime:
-        return Runtime(self._device, self.memory, self.compiler, self.prompts, self.frames, self.forwards)
+        return Runtime(self._device, self.memory, self.compiler, self.prompts, self.frames, self.forwards, self._group)
 
-    def prefetch(self, model: WanModel) -> None:
+    def prefetch(self, model: WanModel, base: Base = "auto") -> None:
         """Reads the files that a model has and the loaded one has not into the page cache, in the background.
 
         Only where host memory has room for them; without effect for files that are not on disk.
@@ -99,13 +146,13 @@ class Loader:
         self.stop_prefetch()
         self._prefetched = model.id
         try:
-            wanted = {name: self._checkpoints.component(model, name) for name in model.components if name in MODULES}
-        except (CheckpointNotFound, CheckpointIncomplete):
+            wanted = self._sources.local(model, base, MODULES)
+        except (HostError, BaseNotFound):
             return  # its own job reports what is wrong
         files = [
             file
             for name, part in wanted.items()
-            if name not in self._loaded_files or not self._checkpoints.known_same(self._loaded_files[name], part)
+            if name not in self._loaded_files or not self._sources.folders.known_same(self._loaded_files[name], part)
             for file in part.files
         ]
         if files and self.memory.has_host_room(sum(file.stat().st_size for file in files)):
@@ -142,11 +189,28 @@ class Loader:
         self.memory.check_host(mode, final_sizes, packable=is_mapped and not is_packing)
 
 
-def _sizes(checkpoints: Checkpoints, model: WanModel, files: Mapping[str, Component], dtype: torch.dtype) -> Sizes:
-    """Bytes of a model's parts in this dtype."""
+def _return_to_file(components: Components) -> Callable[[str], None]:
+    """Lays a transformer's fp8 weights back into its file's pages, which the system drops when it needs the memory."""
+
+    def return_to_file(name: str) -> None:
+        single = components.files[name].single
+        if single is not None:
+            file = open_file(single.header, single.kind, single.config)
+            map_packed(file, components.transformers[name])
+
+    return return_to_file
+
+
+def is_fp8(part: Component) -> bool:
+    """Whether a component comes from a single file with fp8 weights."""
+    return part.single is not None and any(entry.dtype in FP8 for entry in part.single.header.tensors.values())
+
+
+def _sizes(model: WanModel, files: Mapping[str, Component], dtype: torch.dtype, packed: bool) -> Sizes:
+    """Bytes of a model's parts, by the files' headers, whose names and shapes are compared with the configs."""
 
     def size(name: str) -> int:
-        return checkpoints.elements(files[name]) * dtype.itemsize if name in files else 0
+        return component_bytes(model, files[name], dtype, packed) if name in files else 0
 
     transformers = tuple(size(component) for component in model.slots.values())
     return Sizes(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import WanTransformer3DModel
 
+from wan_ui.checkpoints.fp8_linear import packed_layers
 from wan_ui.engine.adapters import Adapter, BackupLocation, BaseWeights, Merge, TransformerAdapters, split, summary
 from wan_ui.engine.components import Components, read_tensor
 from wan_ui.engine.core import Report
@@ -16,6 +17,7 @@ from wan_ui.engine.placement import DevicePlacement
 from wan_ui.engine.runtime import Runtime
 from wan_ui.lora.convert import Converted, convert
 from wan_ui.lora.library import LoraFile
+from wan_ui.lora.shapes import Dimensions, from_config
 from wan_ui.models import WanModel
 
 RENDER_RESERVE = 12 << 30  # bytes of GPU memory left free for a render beside copies of the original weights
@@ -33,7 +35,7 @@ class ModuleCounts:
     @classmethod
     def of(cls, lora: Converted, in_use: int) -> ModuleCounts:
         """The counts of a converted file of which `in_use` modules are in use."""
-        return cls(len(lora.modules), in_use, lora.dropped[:MOST_DROPPED])
+        return cls(len(lora.modules) + lora.left_out, in_use, lora.dropped[:MOST_DROPPED])
 
 
 class LoraSlots:
@@ -57,17 +59,21 @@ class LoraSlots:
         transformer = self._placement.offload(self._model.slots[slot])
         self._counts[slot, "adapter"] = {}
         with out_of_memory_mapped():
-            loras = {file.sha256: convert(file.path, slot) for file in files}
+            loras = {file.sha256: convert(file.path, slot, self._sizes(slot)) for file in files}
             in_use = self._adapters[slot].attach([Adapter(key, split(lora, unfused)[0]) for key, lora in loras.items()])
         self._counts[slot, "adapter"] = {key: ModuleCounts.of(lora, in_use[key]) for key, lora in loras.items()}
         return transformer
 
     def merge(self, slot: str, files: tuple[tuple[LoraFile, float], ...], unfused: frozenset[str]) -> None:
         """Merges these files' other layers, at their scales, into the slot's transformer, and no others."""
-        self._placement.offload(self._model.slots[slot])
+        component = self._model.slots[slot]
+        if any(packed_layers(self._components.transformers[component])):
+            self._placement.unpin(component)  # layers that are merged into become ordinary ones
+        else:
+            self._placement.offload(component)
         self._counts[slot, "merged"] = {}
         with out_of_memory_mapped():
-            loras = {file.sha256: (convert(file.path, slot), scale) for file, scale in files}
+            loras = {file.sha256: (convert(file.path, slot, self._sizes(slot)), scale) for file, scale in files}
             in_use = self._adapters[slot].merge(
                 [Merge(key, split(lora, unfused)[1], scale) for key, (lora, scale) in loras.items()]
             )
@@ -121,8 +127,12 @@ class LoraSlots:
             adapters.attach([])
             adapters.restore()
 
+    def _sizes(self, slot: str) -> Dimensions:
+        """The sizes of the slot's transformer: layers of a LoRA that it does not have are left out."""
+        return from_config(self._components.transformers[self._model.slots[slot]].config)
+
     def _base_weights(self, component: str) -> BaseWeights:
-        files = self._components.files[component].files
+        files = self._components.files[component]
 
         def backup_location(size: int) -> BackupLocation:
             """Beside the model where the GPU has room for it and a render, else the host, else the file itself."""

@@ -37,4 +37,5 @@ def sampling_facts(plan: RenderPlan) -> Mapping[str, Any]:
         "recipe": plan.recipe.id,
         "sampler": {"name": plan.scheduler.class_name, "shift": config.get("flow_shift", config.get("shift"))},
         "boundary": plan.boundary,
+        **({"replaced": plan.generation.replaced} if plan.generation.replaced else {}),
     }

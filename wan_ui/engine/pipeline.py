@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,13 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from wan_ui.engine import attention, budget
 from wan_ui.engine.budget import PlacementMode, Sizes
 from wan_ui.engine.compile import CompiledBlocks
 from wan_ui.engine.components import Components
-from wan_ui.engine.core import Report, Storage
+from wan_ui.engine.core import FrameImages, Report, Storage
 from wan_ui.engine.decoding import decode
 from wan_ui.engine.denoiser import Denoised, Denoiser, RenderPlan
 from wan_ui.engine.encoding import ConditionEncoder
@@ -26,7 +26,7 @@ from wan_ui.engine.lora_slots import LoraSlots
 from wan_ui.engine.memory import is_out_of_memory, out_of_memory_mapped, release
 from wan_ui.engine.metadata import device_name, sampling_facts, versions
 from wan_ui.engine.placement import DevicePlacement, retry_with_less_memory
-from wan_ui.engine.recipes import RECIPES, Recipe, SchedulerSpec, scheduler_spec
+from wan_ui.engine.recipes import RECIPES, SchedulerSpec, chosen_scheduler
 from wan_ui.engine.result import Clip, OnProgress
 from wan_ui.engine.runtime import Runtime
 from wan_ui.engine.timing import RenderProgress
@@ -49,19 +49,19 @@ class WanPipeline:
         placement: DevicePlacement,
         runtime: Runtime,
         sizes: Sizes,
-        identity: Sequence[Mapping[str, str | None]],
+        facts: Mapping[str, Any],
     ) -> None:
-        """`sizes` are the bytes of its parts in memory; `identity` names the checkpoint's files for the metadata."""
+        """`sizes` are the bytes of its parts in memory; `facts` say in the metadata which files it was loaded from."""
         self._model = model
         self._components = components
         self._placement = placement
         self._runtime = runtime
         self._sizes = sizes
-        self._identity = identity
+        self._checkpoint_facts = facts
         self._weights = TransformerWeights(components, placement, runtime)
         self._loras = LoraSlots(model, components, placement, runtime)
         self._encoder = ConditionEncoder(model, components, placement, runtime)
-        self._denoiser = Denoiser(components, placement, self._loras, runtime.device)
+        self._denoiser = Denoiser(components, placement, self._loras, runtime)
         self._compiled: CompiledBlocks | None = None
         self._attention = attention.kernel(components.transformers["transformer"], runtime.device, runtime.dtype)
         self._hooks = [
@@ -108,13 +108,13 @@ class WanPipeline:
             self._change_mode(self._runtime.memory.decide(self._model, self._sizes, generation))
 
     @torch.no_grad()
-    def render(self, generation: Generation, image: Image.Image | None, on_progress: OnProgress) -> Clip:
+    def render(self, generation: Generation, images: FrameImages, on_progress: OnProgress) -> Clip:
         """One clip. A cancel raised by on_progress ends it between two steps, before the decode."""
-        progress = RenderProgress(on_progress, lambda: budget.note(self._placement.mode))
+        progress = RenderProgress(on_progress, lambda: self._placement.note)
         with out_of_memory_mapped():
             plan = self._prepare(generation)
             denoised = retry_with_less_memory(
-                lambda: self._denoise(plan, image, progress), self._placement, self._may_tighten
+                lambda: self._denoise(plan, images, progress), self._placement, self._may_tighten
             )
             mode = self._placement.mode
             with progress.phase("decode"):
@@ -134,9 +134,10 @@ class WanPipeline:
                 "seconds": dict(progress.seconds),
                 "device": device_name(self._runtime.device),
                 "versions": versions(),
-                "checkpoint": [dict(part) for part in self._identity],
+                **deepcopy(dict(self._checkpoint_facts)),
                 "tiled": tiled,
                 "speedup": generation.speedup,
+                **({} if self._runtime.group is None else {"split": str(self._runtime.group.split)}),
                 "steps": dict(denoised.steps),
                 **({"forwards": dict(denoised.forwards)} if denoised.forwards else {}),
                 "first_step_change": dict(denoised.first_step_change),
@@ -180,20 +181,20 @@ class WanPipeline:
         return RenderPlan(
             generation=generation,
             recipe=recipe,
-            scheduler=self._scheduler(recipe),
-            boundary=self._boundary(recipe),
+            scheduler=self._scheduler(generation),
+            boundary=self._boundary(generation),
             compiled=self._compiled,
             earlier=self._denoiser.high_noise,
         )
 
-    def _denoise(self, plan: RenderPlan, image: Image.Image | None, progress: RenderProgress) -> Denoised:
+    def _denoise(self, plan: RenderPlan, images: FrameImages, progress: RenderProgress) -> Denoised:
         """From prompt, first frame and seed to denoised latents."""
         with progress.phase("text"):
             guidance = self._encoder.guidance(plan.generation, lambda: progress.report("text"))
         with progress.phase("image"):
             if plan.generation.image is not None:
                 progress.report("image")
-            noise = self._encoder.noise(plan.generation, image)
+            noise = self._encoder.noise(plan.generation, images)
         with progress.phase("denoise"):
             return self._denoiser.run(plan, noise, guidance, progress)
 
@@ -231,18 +232,18 @@ class WanPipeline:
                 compiled.install(transformer)
         self._compiled = compiled
 
-    def _scheduler(self, recipe: Recipe) -> SchedulerSpec:
-        """The recipe's scheduler, with the checkpoint's config where the recipe has none."""
-        spec = scheduler_spec(self._model, recipe)
-        if spec.config is not None:
-            return spec
-        config = self._components.scheduler_config
-        if config is None:
+    def _scheduler(self, generation: Generation) -> SchedulerSpec:
+        """The generation's scheduler, with the checkpoint's config where the recipe has none."""
+        recipe, config = RECIPES[generation.recipe], self._components.scheduler_config
+        spec = chosen_scheduler(self._model, recipe, generation.sampler, generation.flow_shift, config)
+        if spec.config is None:
             raise CheckpointIncomplete(f"{self._model.label} needs the checkpoint's scheduler, and there is none.")
-        return SchedulerSpec(str(config.get("_class_name", spec.class_name)), config)
+        return spec
 
-    def _boundary(self, recipe: Recipe) -> float | None:
-        boundary = self._model.boundary[recipe.id]
+    def _boundary(self, generation: Generation) -> float | None:
+        if generation.boundary is not None:
+            return generation.boundary
+        boundary = self._model.boundary[generation.recipe]
         return self._components.boundary_ratio if boundary == "checkpoint" else boundary
 
     def _facts(self, mode: PlacementMode) -> Mapping[str, Any]:

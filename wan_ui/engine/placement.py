@@ -11,7 +11,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from diffusers.hooks import HookRegistry, apply_group_offloading
 
-from wan_ui.engine.budget import MODES, RESERVE, PlacementMode
+from wan_ui.engine.budget import MODES, RESERVE, PlacementMode, note
 from wan_ui.engine.components import Components
 from wan_ui.engine.memory import idle_bytes, is_out_of_memory, release
 from wan_ui.engine.streaming import BUFFERS, HOST, CudaStreams, OffloadedModule, StreamedBlocks, Streams
@@ -31,10 +31,18 @@ class DevicePlacement:
 
     In the other modes the host holds them: in `pair` the current transformer is on the device whole, in `stream` with
     as many resident blocks as there is memory for, and the text encoder only while it encodes.
+
+    `return_to_file` lays a transformer's fp8 weights back into the pages of the file that they came from: given where
+    the host holds one transformer of a pair at a time. None: it holds both.
     """
 
     def __init__(
-        self, mode: PlacementMode, components: Components, device: torch.device, streams: Streams | None = None
+        self,
+        mode: PlacementMode,
+        components: Components,
+        device: torch.device,
+        streams: Streams | None = None,
+        return_to_file: Callable[[str], None] | None = None,
     ) -> None:
         self.mode: PlacementMode = mode
         self._components = components
@@ -42,6 +50,7 @@ class DevicePlacement:
         self._streamed: dict[str, StreamedBlocks] = {}
         self._encoder: OffloadedModule | None = None
         self._streams_made = streams
+        self._return_to_file = return_to_file
         self._activations = 0
         self._no_resident_blocks = False
         self._place_all()
@@ -90,6 +99,13 @@ class DevicePlacement:
         self._activations = activations
 
     @property
+    def note(self) -> str:
+        """Where the weights are, as a sentence for the progress card; empty where everything is on the device."""
+        shared = "The computer's memory holds one of the two transformers at a time: each change between them reads it "
+        shared += "again from the page cache or the disk."
+        return " ".join(filter(None, (note(self.mode), shared if self._return_to_file is not None else "")))
+
+    @property
     def is_resident(self) -> bool:
         """Whether transformers compute with their parameters' own memory, so that weights may be swapped in place."""
         return self.mode == "resident"
@@ -111,9 +127,12 @@ class DevicePlacement:
         if self.mode == "resident":
             return
         name = next(n for n, part in self._components.transformers.items() if part is transformer)
-        for other in self._streamed:
-            if other != name:
+        for other in [held for held in self._streamed if held != name]:
+            if self._return_to_file is None:
                 self.offload(other)
+            else:
+                self.unpin(other)
+                self._return_to_file(other)
         if name not in self._streamed:
             self._streamed[name] = StreamedBlocks(transformer, self._streams)
         streamed = self._streamed[name]

@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from wan_ui.models import NUM_TRAIN_TIMESTEPS, RecipeId, WanModel
+from wan_ui.models import NUM_TRAIN_TIMESTEPS, RecipeId, Sampler, WanModel
+
+Sigmas = Literal["own", "linear", "before_0_36"]
 
 
 @dataclass(frozen=True)
 class SchedulerSpec:
-    """A diffusers scheduler: its class name, and its config, or None for the checkpoint's own config."""
+    """A diffusers scheduler: its class name, and its config, or None for the checkpoint's own config.
+
+    `sigmas`, before the shift: the scheduler's own, `linear` (1 − i/n for i = 0 … n − 1), or UniPC's of diffusers
+    before 0.36.
+    """
 
     class_name: str
     config: Mapping[str, Any] | None
+    sigmas: Sigmas = "own"
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Recipe:
     sampler: Literal["unipc", "euler"]
     whole_bf16: bool
     lora: Literal["adapter", "merge"]
-    sigmas: Literal["installed", "before_0_36"] = "installed"
+    sigmas: Sigmas = "own"
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -99,7 +106,49 @@ def scheduler_spec(model: WanModel, recipe: Recipe) -> SchedulerSpec:
     if recipe.sampler == "euler":
         return SchedulerSpec("FlowMatchEulerDiscreteScheduler", euler_config(model.euler_shift))
     if recipe.sigmas == "before_0_36":
-        return SchedulerSpec("UniPCMultistepScheduler", unipc_config(model.old_unipc_shift))
+        return SchedulerSpec("UniPCMultistepScheduler", unipc_config(model.old_unipc_shift), "before_0_36")
     if model.unipc_shift is None:
         return SchedulerSpec("UniPCMultistepScheduler", None)
     return SchedulerSpec("UniPCMultistepScheduler", unipc_config(model.unipc_shift))
+
+
+def dpm_config(shift: float) -> dict[str, Any]:
+    """DPM-Solver++ (Lu et al., 2022) of order 2 on flow matching's sigmas, as diffusers configures it for Wan."""
+    return {
+        "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
+        "algorithm_type": "dpmsolver++",
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": shift,
+    }
+
+
+def chosen_scheduler(
+    model: WanModel,
+    recipe: Recipe,
+    sampler: Sampler | None,
+    flow_shift: float | None,
+    checkpoint: Mapping[str, Any] | None,
+) -> SchedulerSpec:
+    """The scheduler of a video: the recipe's, or the chosen sampler, with its shift replaced where one is given.
+
+    `checkpoint` is the config of the checkpoint's `scheduler/` folder. The result's config is None only where the
+    checkpoint's is needed and there is none. `euler` and `lcm` get σ = 1 − i/n, the grid that speed LoRAs are distilled
+    on; diffusers' Euler with `set_timesteps(n)` is the trainer's grid, which ends near 0, and stays the recipe's.
+    """
+    if sampler is None:
+        spec = scheduler_spec(model, recipe)
+    elif sampler == "unipc":
+        spec = scheduler_spec(model, RECIPES["reference"])
+    elif sampler == "dpm++":
+        unipc = model.unipc_shift or (checkpoint or {}).get("flow_shift", model.euler_shift)
+        spec = SchedulerSpec("DPMSolverMultistepScheduler", dpm_config(unipc))
+    else:
+        name = "FlowMatchEulerDiscreteScheduler" if sampler == "euler" else "FlowMatchLCMScheduler"
+        spec = SchedulerSpec(name, euler_config(model.euler_shift), "linear")
+    if spec.config is None and checkpoint is not None:
+        spec = SchedulerSpec(str(checkpoint.get("_class_name", spec.class_name)), checkpoint, spec.sigmas)
+    if flow_shift is None or spec.config is None:
+        return spec
+    key = "shift" if "shift" in spec.config else "flow_shift"
+    return SchedulerSpec(spec.class_name, {**spec.config, key: flow_shift}, spec.sigmas)

@@ -11,11 +11,15 @@ from wan_ui.engine.caches import FrameCache, PromptCache
 from wan_ui.engine.compile import BlockCompiler
 from wan_ui.engine.components import model_dtype
 from wan_ui.engine.memory import MemoryPolicy
+from wan_ui.engine.parallel import Group
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Shared by the pipelines that a loader makes. `forwards` counts forwards by transformer component."""
+    """Shared by the pipelines that a loader makes. `forwards` counts forwards by transformer component.
+
+    `group` are the GPUs that render each video together; None: this one alone.
+    """
 
     device: torch.device
     memory: MemoryPolicy
@@ -23,6 +27,7 @@ class Runtime:
     prompts: PromptCache
     frames: FrameCache
     forwards: Counter[str]
+    group: Group | None = None
 
     @property
     def dtype(self) -> torch.dtype:

@@ -13,38 +13,57 @@ import torch
 from diffusers import SchedulerMixin, WanTransformer3DModel
 
 from wan_ui.engine.conditioning import ConditionedNoise
+from wan_ui.engine.parallel import Group
 from wan_ui.engine.timesteps import embedded_once
 from wan_ui.models import NUM_TRAIN_TIMESTEPS
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Text embeddings (1, 512, width) in the transformer's dtype; `negative` is None when scale is 1 or less."""
+    """Text embeddings (1, 512, width) in the transformer's dtype; `negative` is None when no scale is above 1.
+
+    `low_scale` is that of the low-noise transformer of a pair; None: the same as `scale`. `group` are the GPUs that
+    share the prediction; with a guidance split each of them makes one half of it.
+    """
 
     positive: torch.Tensor
     negative: torch.Tensor | None
     scale: float
+    low_scale: float | None = None
+    group: Group | None = None
+
+    def of_expert(self, is_low: bool) -> Guidance:
+        """The guidance of one transformer of a pair, which runs without guidance at a scale of 1 or less.
+
+        diffusers' pipelines decide by the first scale alone: at 1 and 4 they ignore the second, at 4 and 1 they compute
+        negative predictions that change nothing.
+        """
+        scale = self.low_scale if is_low and self.low_scale is not None else self.scale
+        return Guidance(self.positive, self.negative if scale > 1 else None, scale, group=self.group)
 
 
 @dataclass(frozen=True)
 class Experts:
-    """The transformers: `high` while t ≥ boundary × 1000, else `low`; without a boundary always `high`.
+    """The transformers: `high` first, then `low`; without `low` or `switch` always `high`.
 
+    `switch` is where they change: a ratio (float), `high` while t ≥ switch × 1000, or a number of `high`'s steps (int).
     `onload` is called with a transformer before its first step, to bring it onto the device.
     """
 
     high: WanTransformer3DModel
     low: WanTransformer3DModel | None
-    boundary: float | None
+    switch: float | int | None
     onload: Callable[[WanTransformer3DModel], None]
 
-    def at(self, timestep: torch.Tensor) -> WanTransformer3DModel:
-        """The transformer of one timestep (0-dim, 0…1000)."""
+    def at(self, step: int, timestep: torch.Tensor) -> WanTransformer3DModel:
+        """The transformer of one step (from 0) and its timestep (0-dim, 0…1000)."""
         # Wan 2.2's mixture of two experts: the signal-to-noise ratio at the boundary separates layout (high noise)
         # from detail (low noise). The boundary is a share of the training timesteps, such as 0.875 × 1000 = 875.
-        if self.low is None or self.boundary is None or timestep >= self.boundary * NUM_TRAIN_TIMESTEPS:
+        if self.low is None or self.switch is None:
             return self.high
-        return self.low
+        if isinstance(self.switch, int):
+            return self.high if step < self.switch else self.low
+        return self.high if timestep >= self.switch * NUM_TRAIN_TIMESTEPS else self.low
 
 
 OnFirstPrediction = Callable[[WanTransformer3DModel, torch.Tensor, Callable[[], torch.Tensor]], None]
@@ -55,21 +74,27 @@ OnFirstPrediction = Callable[[WanTransformer3DModel, torch.Tensor, Callable[[], 
 class DenoisingState:
     """A run before its first low-noise step, for runs that differ only from there on.
 
-    `step` steps are done; `latents` (1, C, T, h, w), and the scheduler with its history of predictions.
+    `step` steps are done; `latents` (1, C, T, h, w), the scheduler with its history of predictions, and the state of
+    the random generator of a sampler that adds noise.
     """
 
     step: int
     latents: torch.Tensor
     scheduler: SchedulerMixin
+    generator: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How many steps a scheduler takes. `sigmas`, before the shift, replace the scheduler's own."""
+    """How many steps a scheduler takes. `sigmas`, before the shift, replace the scheduler's own.
+
+    `generator` gives the noise that LCM adds after each step.
+    """
 
     scheduler: SchedulerMixin
     steps: int
     sigmas: npt.NDArray[np.float64] | None = None
+    generator: torch.Generator | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +143,13 @@ def predict(
             )[0]
         return prediction
 
+    if guidance.negative is not None and guidance.group is not None and guidance.group.split.guidance == 2:
+        is_second = guidance.group.half == 1
+        own = forward(guidance.negative, "uncond") if is_second else forward(guidance.positive, "cond")
+        cond, uncond = guidance.group.exchange(own)
+        if on_first_prediction is not None:
+            on_first_prediction(transformer, cond, lambda: forward(guidance.positive, "probe"))
+        return uncond + guidance.scale * (cond - uncond)
     cond = forward(guidance.positive, "cond")
     if on_first_prediction is not None:
         on_first_prediction(transformer, cond, lambda: forward(guidance.positive, "probe"))
@@ -134,6 +166,11 @@ def old_flow_sigmas(steps: int) -> npt.NDArray[np.float64]:
     σ_i = 1 − x_i with x linear from 1 to 1/1000 in steps + 1 values, reversed. diffusers 0.36 starts at 1 instead.
     """
     return np.flip(1.0 - np.linspace(1, 1 / NUM_TRAIN_TIMESTEPS, steps + 1))[:-1].copy()
+
+
+def linear_sigmas(steps: int) -> npt.NDArray[np.float64]:
+    """σ_i = 1 − i / steps for i = 0 … steps − 1, before the shift."""
+    return 1.0 - np.arange(steps) / steps
 
 
 def set_timesteps(
@@ -168,24 +205,31 @@ def denoise(
         set_timesteps(scheduler, schedule.steps, start.latents.device, schedule.sigmas)
         scheduler.set_begin_index(0)
         latents, first = start.latents, 0
+        state = None if schedule.generator is None else schedule.generator.get_state()
     else:
         scheduler, latents, first = deepcopy(resume.scheduler), resume.latents, resume.step
+        state = resume.generator
+    noise = {} if schedule.generator is None else {"generator": schedule.generator}
+    if schedule.generator is not None and state is not None:
+        schedule.generator.set_state(state)
     dtype = guidance.positive.dtype
     current: WanTransformer3DModel | None = None
     for index, timestep in enumerate(scheduler.timesteps[first:], start=first):
         callbacks.on_step(index)
-        transformer = experts.at(timestep)
+        transformer = experts.at(index, timestep)
         is_first = transformer is not current
         if is_first:
             if current is not None and callbacks.on_switch is not None:
-                callbacks.on_switch(DenoisingState(index, latents, deepcopy(scheduler)))
+                drawn = None if schedule.generator is None else schedule.generator.get_state()
+                callbacks.on_switch(DenoisingState(index, latents, deepcopy(scheduler), drawn))
             experts.onload(transformer)
             current = transformer
         before = latents.to(dtype) if start.mask is not None else latents
         on_first_prediction = callbacks.on_first_prediction if is_first else None
-        velocity = predict(transformer, start, before, timestep, guidance, on_first_prediction)
+        own_guidance = guidance.of_expert(transformer is experts.low)
+        velocity = predict(transformer, start, before, timestep, own_guidance, on_first_prediction)
         # Flow matching: x_t = (1 − σ) × x_0 + σ × noise and v = noise − x_0; the scheduler integrates dx/dσ = v.
-        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False, **noise)[0]
         if start.mask is not None:
             # AI Toolkit's rule for 5B: given latents (mask 0) stay as they were, the others move.
             latents = before * (1 - start.mask) + latents * start.mask

@@ -76,7 +76,7 @@ def embedded_once(transformer: WanTransformer3DModel, tokens: Tokens, timestep: 
     embedder = transformer.condition_embedder
     hooks = (
         embedder.register_forward_pre_hook(before, with_kwargs=True),
-        embedder.register_forward_hook(after),
+        embedder.register_forward_hook(after, prepend=True),  # before what divides tokens among GPUs
     )
     try:
         yield

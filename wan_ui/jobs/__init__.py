@@ -1,0 +1,1 @@
+"""The queue of jobs: database, service, worker, downloads and gallery."""

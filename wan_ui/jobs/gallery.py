@@ -185,23 +185,23 @@ class Gallery:
 
         Raises InvalidRequest for an unknown cursor.
         """
-        way, number = _read_cursor(cursor)
-        if way == "a":
-            found = self._entries(scope, wanted, "entries.seq > :number ORDER BY entries.seq", number, limit + 1)
-            if len(found) > limit:
-                entries = found[-limit:]
+        direction, number = _read_cursor(cursor)
+        if direction == "a":
+            candidates = self._entries(scope, wanted, "entries.seq > :number ORDER BY entries.seq", number, limit + 1)
+            if len(candidates) > limit:
+                entries = candidates[-limit:]
                 return Page(entries, _before(entries), _after(entries))
-            way, number = "", 0  # too few to fill a page: show the first one instead
-        found = self._entries(
+            direction, number = "", 0  # too few to fill a page: show the first one instead
+        candidates = self._entries(
             scope,
             wanted,
-            f"{'entries.seq < :number' if way else 'true'} ORDER BY entries.seq DESC",
+            f"{'entries.seq < :number' if direction else 'true'} ORDER BY entries.seq DESC",
             number,
             limit + 1,
         )
-        entries = found[:limit]
-        older = _before(entries) if len(found) > limit else None
-        return Page(entries, older, (_after(entries) if entries else f"a{number - 1}") if way else None)
+        entries = candidates[:limit]
+        older = _before(entries) if len(candidates) > limit else None
+        return Page(entries, older, (_after(entries) if entries else f"a{number - 1}") if direction else None)
 
     def choices(self, scope: Scope) -> Choices:
         """The values to filter by. Two queries."""
@@ -232,17 +232,17 @@ class Gallery:
     def entry(self, entry_id: str) -> Entry:
         """One entry: "<request id>-<clip's number>", or "<request id>" of a comparison. Raises VideoNotFound."""
         match = _ENTRY.fullmatch(entry_id)
-        found: tuple[Entry, ...] = ()
+        entries: tuple[Entry, ...] = ()
         if match is not None:
             index = COMPARISON if match[2] is None else int(match[2])
             rows = self._store.rows(
                 _ENTRIES.format(entries="SELECT * FROM entries WHERE job_id = :job AND clip_index = :index"),
                 {"job": match[1], "index": index},
             )
-            found = tuple(map(_entry, rows))
-        if not found:
+            entries = tuple(map(_entry, rows))
+        if not entries:
             raise VideoNotFound("There is no such entry in the gallery, or it was deleted.")
-        return found[0]
+        return entries[0]
 
     def poster(self, entry: Entry) -> Path | None:
         """The file of an entry's poster, None if it has none yet."""
@@ -332,7 +332,7 @@ class Gallery:
                 )
             return len(rows) - len(removed)
 
-    def _entries(self, scope: Scope, wanted: Filter, place: str, number: int, limit: int) -> tuple[Entry, ...]:
+    def _entries(self, scope: Scope, wanted: Filter, position: str, number: int, limit: int) -> tuple[Entry, ...]:
         where = [scope.where]
         if wanted.model is not None:
             where.append("entries.model = :model")
@@ -347,9 +347,9 @@ class Gallery:
             where.append(
                 "holds_words(entries.prompt, :words)"
             )  # last: the slowest condition, for what the others leave
-        chosen = f"SELECT * FROM entries WHERE {' AND '.join(where)} AND {place} LIMIT :limit"
+        query = f"SELECT * FROM entries WHERE {' AND '.join(where)} AND {position} LIMIT :limit"
         rows = self._store.rows(
-            _ENTRIES.format(entries=chosen),
+            _ENTRIES.format(entries=query),
             {
                 "visitor": scope.visitor,
                 "model": wanted.model,
@@ -386,7 +386,7 @@ class Gallery:
         over = sum(sizes.values()) - most
         if over <= 0:
             return
-        going: list[int] = []
+        deleted: list[int] = []
         for row in self._store.rows(
             f"""
             SELECT entries.seq, json_group_array(json_array(clips.file, clips.clip_index)) AS files, entries.job_id
@@ -400,16 +400,16 @@ class Gallery:
         ):
             if over <= 0:
                 break
-            going.append(row["seq"])
+            deleted.append(row["seq"])
             for file, index in json.loads(row["files"]):
                 over -= sizes.get(Path(file).stem, 0) + sizes.get(f"{row['job_id']}-{index}", 0)
-        for first in range(0, len(going), AT_ONCE):
+        for first in range(0, len(deleted), AT_ONCE):
             self._store.rows(
                 f"""
                 DELETE FROM clips WHERE (job_id, clip_index) IN
-                    ({_MAY_GO} WHERE NOT entries.kept AND entries.seq IN (SELECT value FROM json_each(:going)))
+                    ({_MAY_GO} WHERE NOT entries.kept AND entries.seq IN (SELECT value FROM json_each(:deleted)))
                 """,
-                {"going": json.dumps(going[first : first + AT_ONCE])},
+                {"deleted": json.dumps(deleted[first : first + AT_ONCE])},
             )
 
     def _remove(self, file: str, job_id: str, index: int) -> bool:
@@ -429,17 +429,17 @@ class Gallery:
 
 def _sizes(data_dir: Path) -> dict[str, int]:
     """Bytes by clip: of its files by their stem, of its cached comparisons by "<job id>-<index>"."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
 
     def add(name: str, size: int) -> None:
-        found[name] = found.get(name, 0) + size
+        sizes[name] = sizes.get(name, 0) + size
 
     for entry in _listed(data_dir / "clips"):
         add(Path(entry.name).stem, _size(entry))
     for entry in _listed(data_dir / "compared"):
         for file in _listed(Path(entry.path)):
             add("-".join(entry.name.split("-")[:2]), _size(file))
-    return found
+    return sizes
 
 
 def _listed(folder: Path) -> Iterable[os.DirEntry[str]]:
@@ -500,7 +500,7 @@ def _entry(row: sqlite3.Row) -> Entry:
         cells=row["cells"],
         videos=row["videos"],
         made=row["made"],
-        loras=tuple(LoraFacts(one["name"], one["sha256"]) for one in json.loads(row["loras"])),
+        loras=tuple(LoraFacts(lora["name"], lora["sha256"]) for lora in json.loads(row["loras"])),
     )
 
 

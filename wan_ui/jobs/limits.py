@@ -35,7 +35,7 @@ class Limits:
     def check_cost(self, identity: Identity, generations: Sequence[Generation]) -> None:
         """Raises CostTooHigh for a request whose frames × pixels exceed the limit."""
         limit = self._limit(self.cost, VISITORS_COST, identity)
-        cost = sum(one.width * one.height * one.num_frames for one in generations)
+        cost = sum(video.width * video.height * video.num_frames for video in generations)
         if limit is not None and cost > limit:
             raise CostTooHigh(
                 f"This request needs {cost:.3g} frames × pixels, and this server accepts at most {limit:.3g}: make the "

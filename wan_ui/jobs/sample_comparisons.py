@@ -98,7 +98,7 @@ class SampleComparisons:
             )
         file = self._imported_jobs.preview_file(sample, linked)
         facts = None if file is None else self._imported_jobs.facts(file)
-        clip = next((one for one in job.clips if one.index == index), None)
+        clip = next((clip for clip in job.clips if clip.index == index), None)
         generation = job.generations[index]
         headers = {use.path: header for use in generation.loras if (header := self._header(use.path, use.sha256))}
         run = Run(generation, headers, None if clip is None else clip.metadata)
@@ -145,13 +145,13 @@ class SampleComparisons:
         folder = self._kept(job, index, file)
         with self._one_at_a_time:
             try:
-                found = json.loads((folder / "comparison.json").read_text("utf-8"))
+                record = json.loads((folder / "comparison.json").read_text("utf-8"))
             except FileNotFoundError:
-                found = self._compared(job, index, file, folder)
-        facts = found["facts"]
+                record = self._compared(job, index, file, folder)
+        facts = record["facts"]
         return ComparedSample(
-            found["comparison"],
-            found["exact"],
+            record["comparison"],
+            record["exact"],
             sample_files.SampleFacts(**{**facts, "rates": tuple(facts["rates"])}),
         )
 
@@ -164,26 +164,26 @@ class SampleComparisons:
         shown, fps = sample_files.decode(file), job.generations[index].fps
         result = sample_comparison.compare(shown, frames, fps)
         height, width = frames.shape[1:3]
-        ours = frames[[one for one, _ in result.pairs]]
+        ours = frames[[own for own, _ in result.pairs]]
         theirs = shown.frames[[min(two, len(shown.frames) - 1) for _, two in result.pairs]]
-        found = {"comparison": result.body(), "exact": exact, "facts": asdict(shown.facts)}
+        record = {"comparison": result.body(), "exact": exact, "facts": asdict(shown.facts)}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             video.write(folder / "preview.mp4", _even(theirs), fps, {})
             video.write(
-                folder / "difference.mp4", _apart(ours, sample_comparison.resized(theirs, width, height)), fps, {}
+                folder / "difference.mp4", _difference(ours, sample_comparison.resized(theirs, width, height)), fps, {}
             )
-            write_file(folder / "comparison.json", json.dumps(found).encode())
+            write_file(folder / "comparison.json", json.dumps(record).encode())
         except OSError as error:
             if is_disk_full(error):
                 raise DiskFull("There is no space left on the disk for the comparison. Free some space.") from error
             raise
-        return found
+        return record
 
 
-def _apart(one: Frames, other: Frames) -> Frames:
+def _difference(first: Frames, second: Frames) -> Frames:
     """The difference of two clips of one shape, frame by frame, which keeps the wider integers few."""
-    return np.stack([sample_comparison.difference(x, y) for x, y in zip(one, other, strict=True)])
+    return np.stack([sample_comparison.difference(x, y) for x, y in zip(first, second, strict=True)])
 
 
 def _even(frames: Frames) -> Frames:

@@ -17,7 +17,7 @@ _LIST_CLIP = """
     FROM clips AS clip JOIN jobs ON jobs.id = clip.job_id WHERE {which}
     ON CONFLICT (job_id, clip_index) DO UPDATE SET made_at = excluded.made_at
 """
-# A file's name as the render knew it; of a clip that does not tell, the end of its path, without an address's query.
+# A LoRA's name as the render recorded it; otherwise the last part of its path, without a URL's query.
 _LIST_LORAS = """
     INSERT OR IGNORE INTO entry_loras (entry, name, sha256)
     SELECT entry, coalesce(told, replace(path, rtrim(path, replace(path, '/', '')), '')), sha256 FROM (
@@ -37,7 +37,7 @@ _LIST_LORAS = """
 """
 
 # Each entry is one schema version, applied in one transaction; `PRAGMA user_version` counts those applied.
-# Entries are only ever appended: files written by an older wan-ui are brought up by the ones they lack.
+# Entries are only ever appended: a database of an older wan-ui is migrated by the ones it lacks.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """
@@ -77,20 +77,20 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ("ALTER TABLE jobs ADD COLUMN ready INTEGER NOT NULL DEFAULT 1",),
     (
         "ALTER TABLE jobs ADD COLUMN cells TEXT NOT NULL DEFAULT '[]'",
-        # Errors by generation index; in the job's own row, so that a retry clears them in the write that queues it.
+        # Errors by generation index, in the job's row, so that a retry clears them in the statement that requeues it.
         "ALTER TABLE jobs ADD COLUMN failures TEXT NOT NULL DEFAULT '{}'",
     ),
     (
-        # The clip's file that is being made: one that a killed process wrote and did not list is found by its name.
+        # The file that the next clip is being written to, so that the next start finds what a killed process left.
         "ALTER TABLE jobs ADD COLUMN writing TEXT",
     ),
     (
-        # All that a place in line depends on: with a thousand jobs waiting, every look at the line counts many of them.
+        # Everything that a job's position depends on: every read of the queue counts the jobs ahead of many jobs.
         "CREATE INDEX jobs_place ON jobs (status, ready DESC, seq)",
         "DROP INDEX jobs_line",
     ),
     (
-        # The browser that a job came from; null over HTTP without a browser, and for jobs from before there were such.
+        # The browser that a job came from; null for programs and for jobs from before this column existed.
         "ALTER TABLE jobs ADD COLUMN visitor TEXT",
         "CREATE INDEX jobs_visitor ON jobs (visitor, seq)",
         """
@@ -102,7 +102,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID
         """,
     ),
-    # The gallery: an entry for each clip, one for all clips of a comparison, which triggers keep as the clips are.
+    # The gallery: an entry for each clip, or one for all clips of a comparison, kept equal to the clips by triggers.
     (
         """
         CREATE TABLE entries (
@@ -131,7 +131,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX entry_loras_sha256 ON entry_loras (sha256, entry)",
         "CREATE INDEX entry_loras_name ON entry_loras (name, entry)",
-        # Files whose clip is deleted, until they are gone from the disk too.
+        # Files of deleted clips, until they are removed from the disk.
         "CREATE TABLE doomed (file TEXT PRIMARY KEY, job_id TEXT NOT NULL, clip_index INTEGER NOT NULL) WITHOUT ROWID",
         f"{_LIST_CLIP.format(which='true ORDER BY clip.created_at, clip.clip_index')}",
         f"{_LIST_LORAS.format(which='true')}",

@@ -26,10 +26,12 @@ from wan_ui.lora.report import describe, inspect
 from wan_ui.media import video
 from wan_ui.provenance import restoring
 from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT
-from wan_ui.request import TrainingSample
+from wan_ui.request import TrainingSample, find_model
 from wan_ui.trainer.imported_jobs import ImportedJobs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from wan_ui.access import Access
     from wan_ui.engine.result import Progress
     from wan_ui.errors import WanUIError
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel
-    from wan_ui.provenance.restoring import Environment, Restoration
+    from wan_ui.provenance.restoring import Bases, Environment, Restoration
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +140,24 @@ class JobService:
         if self._environment.check_speedup is not None:
             for speedup in {generation.speedup for generation in prepared.generations}:
                 self._environment.check_speedup(speedup)
+        if self._environment.bases is not None:
+            for model, base in {(generation.model, generation.base) for generation in prepared.generations}:
+                self._environment.bases.check_base(find_model(model), base)
         return prepared
+
+    def bases(self, model: str) -> Mapping[str, Any]:
+        """What a model can be loaded from, by names alone: the body of GET /v1/models/{id}/bases."""
+        return self._bases().base_listing(find_model(model))
+
+    def identify_base(self, model: str, component: str, name: str) -> Mapping[str, Any]:
+        """Keeps which component of which model a checkpoint file is. Raises BaseNotFound."""
+        self._bases().answer(find_model(model), component, name)
+        return self.bases(model)
+
+    def _bases(self) -> Bases:
+        if self._environment.bases is None:
+            raise AssertionError("a server that lists bases has checkpoints")
+        return self._environment.bases
 
     def job(self, job_id: str, access: Access) -> Job:
         """A job as it is now."""

@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from wan_ui.errors import LoraInvalid, LoraMismatch
-from wan_ui.lora.layers import SINGLE, Change, ModuleInfo, find_layers, target_name
+from wan_ui.lora.layers import SINGLE, Change, ModuleInfo, find_layers, target_name, unsupported_type
+from wan_ui.lora.shapes import Dimensions, layer_problem
 from wan_ui.text import one_line
 
 _EIGHT_BIT = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -53,6 +54,15 @@ class Kron:
 
 
 @dataclass(frozen=True, eq=False)
+class Hadamard:
+    """W + m · scale · w1 ∘ w2, both float32 and of the weight's shape (LyCORIS' LoHa; Hyeon-Woo et al. 2022)."""
+
+    w1: torch.Tensor
+    w2: torch.Tensor
+    scale: float
+
+
+@dataclass(frozen=True, eq=False)
 class Full:
     """Parameter + m · change, of the parameter's own shape."""
 
@@ -66,12 +76,12 @@ class BiasDelta:
     change: torch.Tensor
 
 
-Part = LowRank | Dora | Kron | Full | BiasDelta
+Part = LowRank | Dora | Kron | Hadamard | Full | BiasDelta
 
 
 @dataclass(frozen=True, eq=False)
 class Converted:
-    """A file's changes for one slot.
+    """A file's changes for one slot. `left_out` counts changes of modules that the transformer does not have.
 
     `modules`: the change of a linear layer's weight under its diffusers module name ("blocks.0.attn1.to_q"), any
     other change under its parameter's full name ("blocks.0.attn1.to_q.bias", "blocks.0.norm2.weight",
@@ -82,10 +92,13 @@ class Converted:
     modules: Mapping[str, Part]
     dropped: tuple[tuple[str, str], ...]
     slots: tuple[str, ...]
+    left_out: int = 0
 
 
-def convert(path: Path, slot: str) -> Converted:
+def convert(path: Path, slot: str, sizes: Dimensions | None = None) -> Converted:
     """Reads a LoRA file's changes for "single", "high" or "low"; the other slot's tensors are not read.
+
+    With a transformer's `sizes`, changes of layers that it does not have, or has in another shape, are left out.
 
     A file whose tensor names state no slot serves any. Raises LoraInvalid when it is not valid, LoraMismatch when it
     holds nothing for the slot or nothing for Wan at all, LoraNotFound when it cannot be opened.
@@ -94,17 +107,31 @@ def convert(path: Path, slot: str) -> Converted:
     slots = layers.slots or (SINGLE,)
     changes = [change for change in layers.changes if change.info.slot in (slot, SINGLE)]
     if not layers.changes:
-        raise LoraMismatch("None of the LoRA's layers exist in the Wan models: it would do nothing.", fits=[])
+        kind = unsupported_type(layers)
+        effect = f"it is of the type {kind}, which is not supported" if kind else "it would do nothing"
+        raise LoraMismatch(f"None of the LoRA's layers exist in the Wan models: {effect}.", fits=[])
     if not changes:
         raise LoraMismatch(f"The LoRA is made for {' and '.join(slots)}; it holds nothing for {slot}.")
+    left_out: list[tuple[str, str]] = []
+    fitting: list[Change] = []
+    for change in changes:
+        problem = None if sizes is None else layer_problem(change.info, sizes)
+        if problem is None:
+            fitting.append(change)
+        else:
+            left_out.append((target_name(change.info.module, change.info.kind), problem))
     modules: dict[str, Part] = {}
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            for change in changes:
-                modules[target_name(change.info.module, change.info.kind)] = _part(change, file.get_tensor)
+            for change in fitting:
+                part = _part(change, file.get_tensor)
+                if isinstance(part, Hadamard) and sizes is not None:  # a convolution's may be flat
+                    shape = sizes.shape(change.info.module) or part.w1.shape
+                    part = Hadamard(part.w1.reshape(shape), part.w2.reshape(shape), part.scale)
+                modules[target_name(change.info.module, change.info.kind)] = part
     except SafetensorError as error:
         raise LoraInvalid("Not a valid safetensors file: its tensors cannot be read.") from error
-    return Converted(MappingProxyType(modules), layers.dropped, slots)
+    return Converted(MappingProxyType(modules), (*left_out, *layers.dropped), slots, len(left_out))
 
 
 def delta(part: Part) -> torch.Tensor:
@@ -118,6 +145,8 @@ def delta(part: Part) -> torch.Tensor:
             return _scaled(product, scale).reshape(up.shape[0], *down.shape[1:])
         case Kron(w1, w2, scale):
             return _scaled(torch.kron(w1, w2), scale)
+        case Hadamard(w1, w2, scale):
+            return _scaled(w1 * w2, scale)
         case Full(change) | BiasDelta(change):
             return change.float()
         case Dora():
@@ -138,6 +167,8 @@ def _part(change: Change, read: Callable[[str], torch.Tensor]) -> Part:
             return Dora(tensors["down"], tensors["up"], tensors["magnitude"].flatten(), _scale(info))
         case "lokr":
             return Kron(_factor(tensors, "lokr_w1"), _factor(tensors, "lokr_w2"), _scale(info))
+        case "loha":
+            return Hadamard(_loha_factor(tensors, 1), _loha_factor(tensors, 2), _scale(info))
         case "bias":
             if "up_bias" in tensors:  # PEFT's lora_bias: the up layer's own bias, scaled as its output is
                 return BiasDelta(_scaled(tensors["up_bias"].float().clone(), _scale(info)))
@@ -164,6 +195,15 @@ def _factor(tensors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
     if name in tensors:
         return tensors[name].float()
     return tensors[f"{name}_a"].float() @ tensors[f"{name}_b"].float()
+
+
+def _loha_factor(tensors: Mapping[str, torch.Tensor], number: int) -> torch.Tensor:
+    """One factor of a LoHa, float32: a · b, or with a Tucker core t, summed over
+    i and j: t[i, j, k…] · b[j, r] · a[i, p] -> [p, r, k…] (out, in, kernel).
+    """
+    a, b = tensors[f"hada_w{number}_a"].float(), tensors[f"hada_w{number}_b"].float()
+    core = tensors.get(f"hada_t{number}")
+    return a @ b if core is None else torch.einsum("ij...,jr,ip->pr...", core.float(), b, a)
 
 
 def _scale(info: ModuleInfo) -> float:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora import shapes
 from wan_ui.lora.header import LoraHeader
-from wan_ui.lora.layers import SINGLE, ModuleInfo
+from wan_ui.lora.layers import SINGLE, UNSUPPORTED_TYPES, unsupported
 from wan_ui.models import MODELS, WanModel
 
 Configs = Callable[[WanModel, str], Mapping[str, Any] | None]
@@ -26,8 +28,8 @@ def check_fit(header: LoraHeader, model: WanModel, slot: str, config: Mapping[st
 
     `slot` is one of model.slots; `config` is the transformer's own config.json, or None for the table's sizes.
     Raises LoraMismatch, with the ids of the models the file was made for (as far as the header tells) in
-    details["fits"], when it changes nothing here, has another width or depth, or has image layers that the model has
-    not.
+    details["fits"], when it changes nothing here or has another hidden size. Layers that the model does not have are
+    left out, and the sentences count and name them.
     """
     problem = _problem(header, model, slot, config)
     if problem is not None:
@@ -48,13 +50,14 @@ def check_fit(header: LoraHeader, model: WanModel, slot: str, config: Mapping[st
 
 
 def verdicts(header: LoraHeader, configs: Configs = no_configs) -> dict[str, str]:
-    """Each model's id -> "yes" (made for it), "no" (cannot be applied), "unknown" (applies; the file does not say)."""
-    fitting = {model.id for model in _fitting(header, configs)}
+    """Each model's id -> "yes" (made for it), "no" (cannot be applied), "unknown" (applies, at
+    least in part; the file does not say).
+    """
+    share = shares(header, configs)
     likely = candidates(header, configs)
-    certain = {model.id for model in likely} if not is_ambiguous(likely) else set()
+    certain = set() if is_ambiguous(likely) else {model.id for model in likely if share[model.id] == 1}
     return {
-        model_id: "no" if model_id not in fitting else "yes" if model_id in certain else "unknown"
-        for model_id in MODELS
+        model_id: "no" if not share[model_id] else "yes" if model_id in certain else "unknown" for model_id in MODELS
     }
 
 
@@ -65,7 +68,9 @@ def is_ambiguous(models: Sequence[WanModel]) -> bool:
 
 def candidates(header: LoraHeader, configs: Configs = no_configs) -> tuple[WanModel, ...]:
     """The models that a file was made for, as far as its header tells; empty when it can be applied to none."""
-    models = _fitting(header, configs)
+    share = shares(header, configs)
+    best = max(share.values())
+    models = tuple(model for model in MODELS.values() if best and share[model.id] == best)
     cross = any(item.module.endswith("attn2.to_k") for item in header.modules)
     hints: list[Callable[[WanModel], bool]] = []
     if header.image_layers or cross:  # a file that changes cross-attention without its image half is not for 2.1 I2V
@@ -94,14 +99,19 @@ def _version_hints(version: str) -> Iterable[Callable[[WanModel], bool]]:
         yield lambda model: model.control_image == "none"
 
 
-def _fitting(header: LoraHeader, configs: Configs) -> tuple[WanModel, ...]:
-    return tuple(
-        model
-        for model in MODELS.values()
-        if not any(
-            _problem(header, model, slot, configs(model, model.slots[slot])) for slot in _slots_for(header, model)
+def shares(header: LoraHeader, configs: Configs = no_configs) -> dict[str, float]:
+    """By model id: the smallest share, 0…1, of the file's layers that a slot would use; 0 where it is refused."""
+    return {
+        model.id: min(
+            _share(header, model, slot, configs(model, model.slots[slot])) for slot in _slots_for(header, model)
         )
-    )
+        for model in MODELS.values()
+    }
+
+
+def _share(header: LoraHeader, model: WanModel, slot: str, config: Mapping[str, Any] | None) -> float:
+    refused = _refusal(header, model, slot, shapes.dimensions(model, config))
+    return 0.0 if refused else coverage(header, model, slot, config).share
 
 
 def _slots_for(header: LoraHeader, model: WanModel) -> tuple[str, ...]:
@@ -113,44 +123,68 @@ def _slots_for(header: LoraHeader, model: WanModel) -> tuple[str, ...]:
     return (header.slot,) if header.slot in model.slots else ("high",)
 
 
+@dataclass(frozen=True)
+class Coverage:
+    """How many of a file's changes for a slot a transformer has, and (reason, count) of the others."""
+
+    applied: int
+    total: int
+    left_out: tuple[tuple[str, int], ...]
+
+    @property
+    def share(self) -> float:
+        """0…1; 1 where every layer applies."""
+        return self.applied / self.total if self.total else 0.0
+
+
+def coverage(header: LoraHeader, model: WanModel, slot: str, config: Mapping[str, Any] | None) -> Coverage:
+    """Which of a file's changes can be applied to a slot of a model."""
+    changes = header.in_slot(slot)
+    sizes = shapes.dimensions(model, config)
+    reasons = Counter(filter(None, (shapes.layer_problem(change, sizes) for change in changes)))
+    return Coverage(len(changes) - reasons.total(), len(changes), tuple(reasons.most_common()))
+
+
 def _problem(header: LoraHeader, model: WanModel, slot: str, config: Mapping[str, Any] | None) -> str | None:
-    """Why the file cannot be applied to the slot, in words, or None."""
+    """Why the file cannot be applied to the slot, in words, or None: some of its layers can."""
+    refusal = _refusal(header, model, slot, shapes.dimensions(model, config))
+    if refusal is not None:
+        return refusal
+    covered = coverage(header, model, slot, config)
+    return None if covered.applied else f"none of its layers fits: {_listed(covered)}"
+
+
+def _refusal(header: LoraHeader, model: WanModel, slot: str, sizes: shapes.Dimensions) -> str | None:
     if not header.modules:
-        return "none of its layers exist in the Wan models, it would do nothing"
+        return _no_layers(header)
     if not model.two_transformers and header.slots != (SINGLE,):
         return "its layers name the high- or low-noise transformer of a pair, and this model has one transformer"
-    changes = header.in_slot(slot)
-    if not changes:
+    if not header.in_slot(slot):
         return f"its layers are all for {' and '.join(header.slots)}, none for {slot}"
-    sizes = shapes.dimensions(model, config)
     if header.hidden is not None and header.hidden != sizes.hidden:
-        return f"it is made for a width of {header.hidden}, this model has {sizes.hidden}"
+        return f"it is made for a hidden size of {header.hidden}, this model has {sizes.hidden}"
     if header.ffn is not None and header.ffn != sizes.ffn:
-        return f"it is made for a feed-forward width of {header.ffn}, this model has {sizes.ffn}"
-    if header.blocks and header.blocks[-1] >= sizes.blocks:
-        return f"it changes block {header.blocks[-1]}, this model has the blocks 0 to {sizes.blocks - 1}"
-    return next(filter(None, (_layer_problem(item, sizes) for item in changes)), None)
-
-
-def _layer_problem(item: ModuleInfo, sizes: shapes.Dimensions) -> str | None:
-    """Why one change cannot be applied to a transformer of these sizes, in words, or None."""
-    shape = sizes.shape(item.module)
-    if shape is None:
-        if shapes.is_image_layer(item.module):
-            return "it has image layers (it was made for Wan 2.1 image-to-video), this model has none"
-        return f"it changes {item.module}, which this model does not have"
-    if item.kind == "bias":
-        if not shapes.has_bias(item.module):
-            return f"it changes a bias of {item.module}, which has none"
-        shape = shape[:1]
-    if item.shape != shape:
-        return f"its {item.module} has the shape {_times(item.shape)}, this model's {_times(shape)}"
+        return f"it is made for a feed-forward size of {header.ffn}, this model has {sizes.ffn}"
     return None
+
+
+def _no_layers(header: LoraHeader) -> str:
+    kind = next((kind for kind in UNSUPPORTED_TYPES if (unsupported(kind)) in dict(header.dropped).values()), None)
+    if kind is not None:
+        return f"it is of the type {kind}, which is not supported"
+    return "none of its layers exist in the Wan models, it would do nothing"
+
+
+def _listed(covered: Coverage) -> str:
+    return "; ".join(f"{count} × {reason}" for reason, count in covered.left_out[:3])
 
 
 def _notes(header: LoraHeader, model: WanModel, slot: str, config: Mapping[str, Any] | None) -> Iterable[str]:
     yield from header.messages
     likely = candidates(header)
+    covered = coverage(header, model, slot, config)
+    if covered.left_out:
+        yield f"{covered.applied} of its {covered.total} layers are applied. Left out: {_listed(covered)}."
     sizes = shapes.dimensions(model, config)
     blocks = {number for item in header.in_slot(slot) if (number := shapes.block_of(item.module)) is not None}
     if blocks and len(blocks) < sizes.blocks:
@@ -170,7 +204,3 @@ def _notes(header: LoraHeader, model: WanModel, slot: str, config: Mapping[str, 
 
 def _either(models: Sequence[WanModel]) -> str:
     return " or ".join(model.label for model in models)
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " × ".join(str(size) for size in shape)

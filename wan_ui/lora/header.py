@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_ui.lora import shapes
-from wan_ui.lora.layers import HIGH, LOW, SINGLE, Layers, ModuleInfo, find_layers
-from wan_ui.lora.pair_names import slot_of_name
+from wan_ui.lora.layers import HIGH, LOW, PEFT, SINGLE, Layers, ModuleInfo, find_layers, unsupported_type
+from wan_ui.lora.pair_names import slot_of_name, states_noise
 from wan_ui.text import one_line
 
 MOST_REPORTED = 50  # keys named one by one
@@ -86,7 +87,7 @@ def read_header(path: Path, name: str | None = None) -> LoraHeader:
         rank=_spread(ranks),
         alpha=_spread([alpha for alpha in alphas if math.isfinite(alpha) and alpha < _NEVER_DIVIDED]),
         messages=tuple(_messages(layers, alphas)),
-        slot=_slot(layers.slots, path.name if name is None else name),
+        slot=_slot(layers, path.name if name is None else name),
         slots=layers.slots or (SINGLE,),
         modules=modules,
         hidden=shapes.infer(weights, "hidden"),
@@ -117,16 +118,20 @@ def pair_messages(first: LoraHeader, second: LoraHeader) -> tuple[str, ...]:
 
 def _messages(layers: Layers, alphas: Sequence[float]) -> Iterator[str]:
     dropped = layers.dropped
-    if not layers.changes:
+    kind = unsupported_type(layers)
+    if kind is not None:
+        yield f"Its layers are of the type {kind}, which is not supported."
+    elif not layers.changes:
         yield "None of its layers exist in the Wan models: it was made for another family and would do nothing."
     elif dropped:
         reasons = Counter(reason for _, reason in dropped).most_common(3)
         listed = ", ".join(f"{count} × {reason}" for reason, count in reasons)
         yield f"{len(dropped)} of its tensors change nothing here: {listed}."
-    if any(key.startswith("base_model.model.") for change in layers.changes[:1] for key in change.keys.values()):
+    peft = any(key.startswith(PEFT) for change in layers.changes[:1] for key in change.keys.values())
+    if peft and not layers.metadata.adapter_config:
         yield (
-            "PEFT stores alpha in adapter_config.json, not in this file: alpha is taken as equal to the rank. If it "
-            "was another value, set the LoRA scale to alpha / rank."
+            "PEFT stores alpha in adapter_config.json, which is not beside this file: alpha is taken as equal to the "
+            "rank. If it was another value, set the LoRA scale to alpha / rank."
         )
     if any(alpha == 0 for alpha in alphas):
         yield "Some of its layers have an alpha of 0: they change nothing."
@@ -155,9 +160,16 @@ def _spread(values: Sequence[float]) -> Spread | None:
     return Spread(min(values), statistics.median(values), max(values)) if values else None
 
 
-def _slot(slots: tuple[str, ...], name: str) -> str:
+_ONE_TRANSFORMER = re.compile(r"wan[ _-]?2[._]?1|(?:^|[^0-9])5b")
+
+
+def _slot(layers: Layers, name: str) -> str:
+    slots = layers.slots
     if HIGH in slots and LOW in slots:
         return "combined"
     if slots and slots != (SINGLE,):
         return slots[0]
+    # The metadata of a model with one transformer wins over a mere word in the name, such as low_tide.
+    if not states_noise(name) and _ONE_TRANSFORMER.search((layers.metadata.base or "").lower()):
+        return "unknown"
     return slot_of_name(name) or "unknown"

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +18,15 @@ from types import MappingProxyType
 from typing import Literal
 
 from wan_ui.errors import LoraInvalid
-from wan_ui.lora.metadata import LoraMetadata
+from wan_ui.lora.metadata import LoraMetadata, read_adapter_config
 from wan_ui.lora.safetensors_header import SafetensorsHeader, TensorEntry, read_safetensors_header
 from wan_ui.text import one_line
 
 SINGLE, HIGH, LOW = "single", "high", "low"
 MOST_BLOCKS = 1000
+PEFT = "base_model.model."  # the prefix of files that keep their alpha in adapter_config.json
 
-Kind = Literal["lora", "dora", "lokr", "full", "diff", "bias"]
+Kind = Literal["lora", "dora", "lokr", "loha", "full", "diff", "bias"]
 
 _FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
@@ -97,22 +99,37 @@ _BLOCK, _OUTER = _aliases()
 
 # What writers put before the module's name, with dots as underscores.
 _PREFIX = re.compile(
-    r"(?:base_model_model_|model_diffusion_model_|diffusion_model_|pipe_dit_|dit_|lora_unet__?|lora_|lycoris_)*"
-    r"(?:(transformer(?:_[12])?)_(?=blocks_|patch_|text_|time_|img_|head_|cond|proj_|scale_))?"
+    r"(?:base_model_model_|model_diffusion_model_|diffusion_model_|model_|module_|net_|generator_|dit_|_?orig_mod_"
+    r"|lora_unet__?|lora_|lycoris_)*"
+    r"(?:(transformer(?:_[12])?|pipe_dit2?)_(?=blocks_|patch_|text_|time_|img_|head_|cond|proj_|scale_))?"
 )
+_PIPE = {"pipe_dit": "transformer", "pipe_dit2": "transformer_2"}  # DiffSynth's high and low
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")  # of training
 _IN_BLOCK = re.compile(r"blocks_([0-9]{1,4})_(.+)")
 _TEXT_ENCODER = re.compile(r"(?:lora_te[0-9]*_|text_encoder|te[0-9]*_|conditioner_)")
 _ROLE = re.compile(
     r"\.(?:"
-    r"lora_(?P<ab>A|B|down|up)(?:\.[A-Za-z0-9_-]+)??\.(?P<wb>weight|bias)"
+    r"lora_(?P<ab>A|B|down|up)(?:(?:\.[A-Za-z0-9_-]+)??\.(?P<wb>weight|bias))?"
     r"|lora\.(?P<old>down|up)\.weight"
     r"|(?P<lokr>lokr_(?:w1|w2)(?:_[ab])?|lokr_t2)"
+    r"|(?P<loha>hada_(?:w1|w2)_[ab]|hada_t[12])"
     r"|(?P<dora>dora_scale|magnitude|lora_magnitude_vector(?:\.[A-Za-z0-9_-]+)??(?:\.weight)?)"
-    r"|(?P<plain>alpha|diff|diff_b)"
-    r"|(?P<foreign>hada_[a-z0-9_]+|oft_[a-z0-9_]+|boft_[a-z0-9_]+|glora_[a-z0-9_]+|w_norm|b_norm|a1\.weight|a2\.weight)"
+    r"|(?P<alpha>(?:lora_(?:A|B|down|up)\.)?(?:lora_|network_)?alpha)(?:\.[A-Za-z0-9_-]+)??(?:\.weight)?"
+    r"|(?P<scale>(?:lora_)?alpha_scale)"
+    r"|(?P<rank>lora_rank|network_dim)"
+    r"|(?P<diff>diff_b|diff_m|diff|w_norm|b_norm)"
+    r"|(?P<oft>oft_[A-Za-z0-9_.]+)"
+    r"|(?P<boft>boft_[A-Za-z0-9_.]+)"
+    r"|(?P<glora>glora_[A-Za-z0-9_.]+|[ab][12]\.weight)"
+    r"|(?P<vera>vera_[A-Za-z0-9_.]+)"
+    r"|(?P<ia3>ia3_[A-Za-z0-9_.]+|on_input)"
     r")$"
 )
+_STAND_IN = re.compile(r"[qkv]_loras\.(?:down|up)\.weight$")  # layers beside q, k, v for a reference image
 _ROLE_OF = {"A": "down", "down": "down", "B": "up", "up": "up"}
+_DIFFERENCES = {"diff": "diff", "diff_b": "diff_b", "w_norm": "diff", "b_norm": "diff_b"}  # the last two: LyCORIS
+_UNSUPPORTED = {"oft": "OFT", "boft": "BOFT", "glora": "GLoRA", "vera": "VeRA", "ia3": "IA3"}
+UNSUPPORTED_TYPES = (*_UNSUPPORTED.values(), "Stand-In")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +210,12 @@ def find_layers(path: Path) -> Layers:
     for (slot, module), roles in grouped.roles.items():
         module_changes = _changes(file, slot, module, roles, alphas)
         used = {key for change in module_changes for key in change.keys.values()}
+        used |= {key for role, key in roles.items() if role in ("alpha_scale", "rank") and module_changes}
         dropped += [(key, "its other half is missing") for key in roles.values() if key not in used]
         changes += module_changes
     metadata = LoraMetadata.of(file.metadata)
+    if not metadata.adapter_config and any(key.startswith(PEFT) for key in file.tensors):
+        metadata = replace(metadata, adapter_config=read_adapter_config(path))
     if metadata.adapter_config:
         changes = [_with_stated_alpha(change, metadata) for change in changes]
     return Layers(file, metadata, grouped.slots, tuple(changes), tuple(dropped))
@@ -209,23 +229,25 @@ def role_of(key: str) -> tuple[str, str] | None:
     match = _ROLE.search(key)
     if match is None:
         return None
-    groups = match.groupdict()
-    if groups["ab"]:
-        role = _ROLE_OF[groups["ab"]] + ("_bias" if groups["wb"] == "bias" else "")
-    elif groups["old"]:
-        role = groups["old"]
-    elif groups["dora"]:
-        role = "magnitude"
-    else:
-        role = groups["lokr"] or groups["plain"] or "foreign"
-    return key[: match.start()], role
+    kind = str(match.lastgroup)
+    text = match.group(kind)
+    stem = key[: match.start()]
+    if match.group("ab"):
+        return stem, _ROLE_OF[match.group("ab")] + ("_bias" if match.group("wb") == "bias" else "")
+    if text == "diff_m":  # of the modulation table, which is the block's (or the head's) own parameter
+        return f"{stem}.modulation", "diff"
+    if kind == "diff":
+        return stem, _DIFFERENCES[text]
+    names = {"dora": "magnitude", "alpha": "alpha", "scale": "alpha_scale", "rank": "rank"}
+    return stem, _UNSUPPORTED.get(kind) or names.get(kind) or text
 
 
 def module_of(stem: str) -> tuple[str, str] | None:
     """(tag, diffusers module name) of a key without its role, or None when these models have no such layer."""
-    flat = stem.replace(".", "_")
+    flat = _WRAPPERS.sub("", stem).replace(".", "_")
     prefix = _PREFIX.match(flat)
     tag = (prefix.group(1) or "") if prefix else ""
+    tag = _PIPE.get(tag, tag)
     body = flat[prefix.end() :] if prefix else flat
     block = _IN_BLOCK.fullmatch(body)
     if block is not None:
@@ -240,15 +262,26 @@ def parse_key(key: str) -> ParsedKey | str:
     """What a key names, or the reason why it changes nothing here."""
     split = role_of(key)
     if split is None:
-        return "not a LoRA tensor"
+        return unsupported("Stand-In") if _STAND_IN.search(key) else "not a LoRA tensor"
     stem, role = split
-    if role == "foreign":
-        return "a LoRA type that is not supported"
+    if role in UNSUPPORTED_TYPES:
+        return unsupported(role)
     tag_and_module = module_of(stem)
     if tag_and_module is None:
         flat = stem.replace(".", "_")
         return "a text encoder's layer" if _TEXT_ENCODER.match(flat) else "no such layer in the Wan models"
     return ParsedKey(*tag_and_module, role)
+
+
+def unsupported(kind: str) -> str:
+    """The reason why tensors of a type such as OFT change nothing."""
+    return f"{kind}, which is not supported"
+
+
+def unsupported_type(layers: Layers) -> str | None:
+    """The type of a file without changes whose layers are all of a type such as OFT, else None."""
+    reasons = Counter(reason for _, reason in layers.dropped)
+    return next((kind for kind in UNSUPPORTED_TYPES if not layers.changes and reasons[unsupported(kind)]), None)
 
 
 def group_keys(keys: Iterable[str]) -> KeyGroup:
@@ -262,7 +295,7 @@ def group_keys(keys: Iterable[str]) -> KeyGroup:
     any_role = False
     for key in keys:
         named = parse_key(key)
-        any_role = any_role or role_of(key) is not None
+        any_role = any_role or role_of(key) is not None or named == unsupported("Stand-In")
         if isinstance(named, str):
             foreign.append((key, named))
         else:
@@ -309,6 +342,8 @@ def weight_kind(roles: Iterable[str]) -> Kind | None:
     second = "lokr_w2" in have or {"lokr_w2_a", "lokr_w2_b"} <= have
     if first and second and "lokr_t2" not in have:
         return "lokr"
+    if {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} <= have and ("hada_t1" in have) == ("hada_t2" in have):
+        return "loha"
     if {"down", "up"} <= have:
         return "dora" if "magnitude" in have else "lora"
     if "down" in have and not have & {"alpha", "magnitude"}:
@@ -318,7 +353,7 @@ def weight_kind(roles: Iterable[str]) -> Kind | None:
 
 def _alphas(path: Path, header: SafetensorsHeader, grouped: KeyGroup) -> dict[str, float]:
     """The value of each `alpha`, by key; scalars of a few bytes each."""
-    keys = [roles["alpha"] for roles in grouped.roles.values() if "alpha" in roles]
+    keys = [roles[role] for roles in grouped.roles.values() for role in ("alpha", "alpha_scale") if role in roles]
     if not keys:
         return {}
     values: dict[str, float] = {}
@@ -337,19 +372,36 @@ _SCALARS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "I1
 def _scalar(entry: TensorEntry, raw: bytes) -> float:
     if entry.dtype == "BF16":  # the upper half of a float32
         return float(struct.unpack("<f", b"\0\0" + raw)[0])
+    if entry.dtype == "F8_E5M2":  # the upper half of a float16
+        return float(struct.unpack("<e", b"\0" + raw)[0])
+    if entry.dtype == "F8_E4M3":
+        return _e4m3(raw[0])
     code = _SCALARS.get(entry.dtype)
     if code is None:
         raise LoraInvalid("The LoRA's alpha is stored as a type that is not supported.")
     return float(struct.unpack(code, raw)[0])
 
 
+def _e4m3(byte: int) -> float:
+    """float8_e4m3fn: sign, 4 bits of exponent with bias 7, 3 bits of mantissa; no infinity, 0x7F is NaN (OCP FP8)."""
+    sign = -1.0 if byte & 0x80 else 1.0
+    exponent, mantissa = byte >> 3 & 0xF, byte & 0x7
+    if exponent == 0xF and mantissa == 0x7:
+        return math.nan
+    if exponent == 0:
+        return sign * mantissa / 8 * 2.0**-6
+    return sign * (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+
+
 _USED: Mapping[Kind, set[str]] = {
     "lora": {"down", "up", "alpha"},
     "dora": {"down", "up", "alpha", "magnitude"},
     "lokr": {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "alpha"},
+    "loha": {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "alpha"},
     "full": {"down"},
     "diff": {"diff"},
 }
+_NUMBERS = ("alpha", "alpha_scale", "rank")  # scalars beside the factors
 
 
 def _changes(
@@ -358,16 +410,19 @@ def _changes(
     """The change of a module's weight and that of its bias, as far as the module's tensors make them."""
     entries = {role: header.tensors[key] for role, key in roles.items()}
     for role, entry in entries.items():
-        if role != "alpha" and (entry.dtype not in _FLOATS or 0 in entry.shape or not entry.shape):
+        if role not in _NUMBERS and (entry.dtype not in _FLOATS or 0 in entry.shape or not entry.shape):
             raise LoraInvalid(f"{one_line(roles[role])} is empty or not made of floating-point numbers.")
     kind = weight_kind(roles)
     if ("diff" in roles and kind not in ("diff", None)) or {"diff_b", "up_bias"} <= set(roles):
         raise LoraInvalid(f"The LoRA changes {module} twice.", module=module)
     alpha = alphas[roles["alpha"]] if "alpha" in roles else None
+    factor = alphas[roles["alpha_scale"]] if "alpha_scale" in roles else None
     rank: int | None = None
     changes: list[Change] = []
     if kind is not None:
         shape, rank = _weight_shape(kind, module, entries)
+        if alpha is None and factor is not None and rank is not None:
+            alpha = factor * rank  # alpha_scale states alpha / rank itself
         info = ModuleInfo(slot, module, kind, shape, rank, alpha)
         changes.append(Change(info, {role: key for role, key in roles.items() if role in _USED[kind]}))
     for role in ("diff_b", "up_bias"):
@@ -379,12 +434,14 @@ def _changes(
 
 
 def _with_stated_alpha(change: Change, metadata: LoraMetadata) -> Change:
-    """The change with the alpha of diffusers' adapter config, where the file stores none for it."""
+    """The change with the alpha of the adapter config (diffusers' or PEFT's), where the file stores none for it."""
     info = change.info
     if info.alpha is not None or info.rank is None or info.kind == "lokr" or "diff_b" in change.keys:
         return change
     component = "transformer_2" if info.slot == LOW else "transformer"
-    return replace(change, info=replace(info, alpha=metadata.stated_alpha(component, info.module, info.rank)))
+    written = (role_of(next(iter(change.keys.values()))) or ("", ""))[0].removeprefix(PEFT)
+    alpha = metadata.stated_alpha(component, (info.module, written), info.rank)
+    return replace(change, info=replace(info, alpha=alpha))
 
 
 def _weight_shape(kind: Kind, module: str, entries: Mapping[str, TensorEntry]) -> tuple[tuple[int, ...], int | None]:
@@ -394,6 +451,8 @@ def _weight_shape(kind: Kind, module: str, entries: Mapping[str, TensorEntry]) -
         return ((1, *shape) if is_bare_parameter(module) and len(shape) == 2 else shape), None
     if kind == "lokr":
         return _lokr_shape(module, entries)
+    if kind == "loha":
+        return _loha_shape(module, entries)
     down = entries["down"].shape
     if kind == "full":
         if len(down) != 2:
@@ -428,6 +487,29 @@ def _lokr_shape(module: str, entries: Mapping[str, TensorEntry]) -> tuple[tuple[
             raise LoraInvalid(f"The LoKr factors of {module} are of a kind that is not supported.", module=module)
         sizes.append((shape[0], shape[1]))
     return (sizes[0][0] * sizes[1][0], sizes[0][1] * sizes[1][1]), rank
+
+
+def _loha_shape(module: str, entries: Mapping[str, TensorEntry]) -> tuple[tuple[int, ...], int | None]:
+    """(w1_a · w1_b) ∘ (w2_a · w2_b): a [out, rank], b [rank, in]. Tucker: t [rank, rank, k…], a [rank, out]."""
+    shapes: list[tuple[int, ...]] = []
+    ranks: list[int] = []
+    for number in ("1", "2"):
+        a, b = entries[f"hada_w{number}_a"].shape, entries[f"hada_w{number}_b"].shape
+        if len(a) != 2 or len(b) != 2:
+            raise _shapes_disagree(module)
+        if f"hada_t{number}" in entries:
+            core = entries[f"hada_t{number}"].shape
+            if len(core) < 3 or core[0] != a[0] or core[1] != b[0]:
+                raise _shapes_disagree(module)
+            shapes.append((a[1], b[1], *core[2:]))
+        else:
+            if a[1] != b[0]:
+                raise _shapes_disagree(module)
+            shapes.append((a[0], b[1]))
+        ranks.append(b[0])
+    if shapes[0] != shapes[1]:
+        raise _shapes_disagree(module)
+    return shapes[0], ranks[0]
 
 
 def _shapes_disagree(module: str) -> LoraInvalid:

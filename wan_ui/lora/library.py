@@ -13,12 +13,13 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from wan_ui.access import LOCAL_ACCESS, NO_FILE_OWNERS, Access, FileOwners, UploadedFiles
+from wan_ui.access import LOCAL_ACCESS, Access, FileOwners, UploadedFiles
 from wan_ui.errors import LoraInvalid, LoraNotFound
 from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.lora.hash_cache import HashCache, file_mark, read_sha256
 from wan_ui.lora.header import LoraHeader, read_header
 from wan_ui.lora.hub import OnBytes
+from wan_ui.lora.metadata import ADAPTER_CONFIG
 from wan_ui.lora.pair_names import partner_name
 from wan_ui.lora.remote import RemoteFiles, is_remote
 from wan_ui.lora.report import describe
@@ -56,7 +57,7 @@ class Library:
         lora_dir: Path,
         uploads_dir: Path | None = None,
         sources: RemoteFiles | None = None,
-        owners: FileOwners = NO_FILE_OWNERS,
+        owners: FileOwners | None = None,
     ) -> None:
         self._lora_dir = lora_dir
         self._sources = sources
@@ -278,7 +279,7 @@ class Library:
         """The file with its header and hash, which are read again only when it changes."""
         try:
             stat = path.stat()
-            key = (str(path), file_mark(stat), name)
+            key = (str(path), file_mark(stat), _config_mark(path), name)
             with self._lock:
                 cached = self._checked_files.get(key)
                 if cached is not None:
@@ -291,3 +292,11 @@ class Library:
         with self._lock:
             self._checked_files[key] = file
         return file
+
+
+def _config_mark(path: Path) -> object:
+    """Changes whenever PEFT's adapter_config.json beside a file does, which states the file's alpha."""
+    try:
+        return file_mark(path.with_name(ADAPTER_CONFIG).stat())
+    except OSError:
+        return None

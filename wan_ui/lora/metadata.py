@@ -6,8 +6,9 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -52,22 +53,43 @@ class LoraMetadata:
             adapter_config=_json(metadata.get("lora_adapter_metadata")),
         )
 
-    def stated_alpha(self, component: str, module: str, rank: int) -> float | None:
-        """The alpha that diffusers' adapter config gives a module of a component ("transformer"), or None.
+    def stated_alpha(self, component: str, names: Sequence[str], rank: int) -> float | None:
+        """The alpha that the adapter config gives a module of a component ("transformer"), or None.
 
-        diffusers keeps it there and nowhere else. The scale of a rank-stabilised LoRA is alpha / √rank: it is returned
-        as the alpha for which alpha / rank is the same.
+        `names`: the module's, diffusers' and as the file writes it. diffusers and PEFT keep alpha nowhere else. The
+        scale of a rank-stabilised LoRA is alpha / √rank: its alpha is returned such that alpha / rank is that scale.
         """
         alpha = self.adapter_config.get(f"{component}.lora_alpha")
         pattern = self.adapter_config.get(f"{component}.alpha_pattern")
         if isinstance(pattern, dict):
             for name, value in pattern.items():
-                if module == name or module.endswith(f".{name}"):
+                if any(module == name or module.endswith(f".{name}") for module in names):
                     alpha = value
                     break
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
             return None
         return float(alpha) * (math.sqrt(rank) if self.adapter_config.get(f"{component}.use_rslora") is True else 1.0)
+
+
+ADAPTER_CONFIG = "adapter_config.json"  # PEFT's, beside its adapter_model.safetensors
+LARGEST_CONFIG = 1 << 20  # bytes
+
+
+def read_adapter_config(path: Path) -> Mapping[str, Any]:
+    """PEFT's adapter_config.json beside a LoRA file, in the form of diffusers' own; empty when there is none."""
+    beside = path.with_name(ADAPTER_CONFIG)
+    try:
+        if beside.is_symlink() or not 0 < beside.stat().st_size <= LARGEST_CONFIG:
+            return MappingProxyType({})
+        config = _json(beside.read_bytes().decode("utf-8"))
+    except (OSError, ValueError):
+        return MappingProxyType({})  # as good as none: alpha is then taken as equal to the rank, and the notes say so
+    return {
+        f"{component}.{name}": config[name]
+        for component in ("transformer", "transformer_2")
+        for name in ("lora_alpha", "alpha_pattern", "use_rslora")
+        if name in config
+    }
 
 
 def _json(text: str | None) -> Mapping[str, Any]:

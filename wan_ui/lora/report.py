@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_ui.errors import LoraInvalid, LoraNotFound
-from wan_ui.lora.fit import Configs, candidates, is_ambiguous, no_configs, verdicts
+from wan_ui.lora.fit import Configs, candidates, is_ambiguous, no_configs, shares, verdicts
 from wan_ui.lora.header import LoraHeader, Spread, pair_messages, read_header
 from wan_ui.lora.pair_names import partner_name
 from wan_ui.models import MODELS
@@ -71,6 +71,7 @@ def describe(
         "trigger_word": header.trigger_word,
         "partner": None if partner is None else one_line(partner),
         "fits": verdicts(header, configs),
+        "coverage": shares(header, configs),
         "messages": messages,
     }
 

@@ -1,7 +1,7 @@
-"""Whether a file is a sound safetensors file, and what tensors it lists; it reads the header, knows no LoRA, no torch.
+"""Validates the header of a safetensors file and lists its tensors and metadata, without reading any tensor.
 
-The header is JSON of three levels written by machines: name -> {dtype, shape, data_offsets}. It is read entry by
-entry, so that a hostile one (deep, huge, lying about lengths) costs neither memory nor stack before it is refused.
+The header is JSON of three levels: name -> {dtype, shape, data_offsets}. It is parsed entry by entry, so that a
+hostile one (deep, huge, with false lengths) costs neither memory nor stack before it is refused.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from wan_ui.errors import LoraInvalid, LoraNotFound
 
 LARGEST_HEADER = 8 * 2**20  # bytes; a combined 14B LyCORIS file has about 1 MiB
 MOST_TENSORS = 8192  # a combined 14B file with every parameter changed has about 5,000
-LONGEST_NAME = 512  # bytes of a name, quoted, and what stands between it and its value
+LONGEST_NAME = 512  # bytes of a name, quoted, and of the space before its value
 LONGEST_ENTRY = 1024  # bytes of one tensor's {dtype, shape, data_offsets}
 MOST_METADATA = 1_000  # entries
-LONGEST_VALUE = 64 * 1024  # bytes of a metadata value that is kept; a longer one is passed over
+LONGEST_VALUE = 64 * 1024  # bytes of a metadata value; longer ones are skipped
 MOST_DIMENSIONS = 8
 
 ITEM_SIZE: Mapping[str, int] = MappingProxyType(
@@ -44,7 +44,7 @@ _NOT_SAFETENSORS = (
 )
 _WHITE = b" \t\r\n"
 _SPACE = rb"[ \t\r\n]*+"
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'  # possessive: no way back to try, so no memory for ways back
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'  # possessive: never backtracks, so it needs no memory for it
 _NAMED = rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE
 _NAME = re.compile(_NAMED + rb"\{", re.DOTALL)
 _PAIR = re.compile(_SPACE + _NAMED + rb"(" + _STRING + rb")" + _SPACE + rb"([,}])", re.DOTALL)
@@ -62,7 +62,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
-    """A sound file's tensors by name, in the file's order, and its metadata: strings, untrusted."""
+    """A valid file's tensors by name, in the file's order, and its metadata: strings, untrusted."""
 
     tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
@@ -71,7 +71,7 @@ class SafetensorsHeader:
 def read_safetensors_header(path: Path) -> SafetensorsHeader:
     """The tensors and metadata of a safetensors file, from its header alone.
 
-    Raises LoraInvalid, saying what the file is instead, when it is not sound; LoraNotFound when it cannot be opened.
+    Raises LoraInvalid, with what the file is instead, when it is not valid; LoraNotFound when it cannot be opened.
     """
     try:
         with path.open("rb") as file:
@@ -84,11 +84,11 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
         raise LoraNotFound("The LoRA file cannot be opened.") from error
     if len(raw) < length:
         raise LoraInvalid("The file ends inside its header: the download is incomplete. Download it again.")
-    return _checked(raw, size)
+    return parse_header(raw, size)
 
 
 def check_start(start: bytes) -> None:
-    """Raises LoraInvalid, saying what it is instead, when no LoRA begins with these bytes (64 of them, or the file)."""
+    """Raises LoraInvalid, with what the file is instead, when no LoRA starts with these bytes (at least 64, or all)."""
     for magic, what in _NOT_SAFETENSORS:
         if start.startswith(magic):
             raise LoraInvalid(f"This is {what}. A LoRA is needed as a .safetensors file.")
@@ -101,9 +101,9 @@ def check_start(start: bytes) -> None:
         raise LoraInvalid(f"The file has {len(start)} bytes: it is empty or its download is incomplete.")
     length = int.from_bytes(start[:8], "little")
     if start[8:9] != b"{":
-        raise LoraInvalid("This is not a safetensors file: it does not begin with a header.")
+        raise LoraInvalid("This is not a safetensors file: it does not start with a header.")
     if length > LARGEST_HEADER:
-        raise LoraInvalid(f"Not a sound safetensors file: its header claims {length} bytes, more than any LoRA needs.")
+        raise LoraInvalid(f"Not a valid safetensors file: its header claims {length} bytes, more than any LoRA needs.")
 
 
 def _header_length(start: bytes, size: int) -> int:
@@ -114,44 +114,48 @@ def _header_length(start: bytes, size: int) -> int:
             f"The file is incomplete: its header needs {8 + length} bytes and {size} are there. Download it again."
         )
     if length < 2:
-        raise LoraInvalid("Not a sound safetensors file: its header is empty.")
+        raise LoraInvalid("Not a valid safetensors file: its header is empty.")
     return length
 
 
-def _checked(raw: bytes, size: int) -> SafetensorsHeader:
+def parse_header(raw: bytes, size: int, longest_value: int = LONGEST_VALUE) -> SafetensorsHeader:
+    """The tensors and metadata of a header, `raw`, of a file of `size` bytes.
+
+    Metadata values longer than `longest_value` bytes are left out. Raises LoraInvalid.
+    """
     tensors: dict[str, TensorEntry] = {}
     metadata: dict[str, str] = {}
     seen_metadata = False
     for name, at, end in _members(raw):
         if name == "__metadata__":
             if seen_metadata:
-                raise LoraInvalid("Not a sound safetensors file: its header has two metadata blocks.")
+                raise LoraInvalid("Not a valid safetensors file: its header has two metadata blocks.")
             seen_metadata = True
-            metadata = _metadata(raw, at)
+            metadata = _metadata(raw, at, longest_value)
             continue
         if name in tensors:
-            raise LoraInvalid("Not a sound safetensors file: its header names a tensor twice.")
+            raise LoraInvalid("Not a valid safetensors file: its header names a tensor twice.")
         if len(tensors) == MOST_TENSORS:
-            raise LoraInvalid(f"Not a LoRA: its header lists more than {MOST_TENSORS} tensors.")
+            raise LoraInvalid(f"Its header lists more than {MOST_TENSORS} tensors, more than any Wan model has.")
         tensors[name] = _entry(raw[at:end], 8 + len(raw))
     if not tensors:
         raise LoraInvalid("The safetensors file holds no tensors.")
     reached = 8 + len(raw)
     for entry in sorted(tensors.values(), key=lambda item: (item.start, item.end)):
         if entry.start != reached:
-            raise LoraInvalid("Not a sound safetensors file: its tensors overlap or leave holes.")
+            raise LoraInvalid("Not a valid safetensors file: its tensors overlap or leave holes.")
         reached = entry.end
     if reached > size:
         raise LoraInvalid(
             f"The file is incomplete: its header lists {reached} bytes and {size} are there. Download it again."
         )
     if reached < size:
-        raise LoraInvalid(f"Not a sound safetensors file: {size - reached} bytes follow its last tensor.")
+        raise LoraInvalid(f"Not a valid safetensors file: {size - reached} bytes follow its last tensor.")
     return SafetensorsHeader(MappingProxyType(tensors), MappingProxyType(metadata))
 
 
 def _broken() -> LoraInvalid:
-    return LoraInvalid("Not a sound safetensors file: its header is not the JSON it must be.")
+    return LoraInvalid("Not a valid safetensors file: its header is not the expected JSON.")
 
 
 def _skip(raw: bytes, at: int) -> int:
@@ -181,10 +185,10 @@ def _members(raw: bytes) -> Iterator[tuple[str, int, int]]:
     """(name, start, end) of each member of the outer object, start and end enclosing its {…}."""
     at = _skip(raw, _expect(raw, 0, b"{"))
     while raw[at : at + 1] != b"}":
-        found = _NAME.match(raw, at, at + LONGEST_NAME)
-        if found is None:
+        match = _NAME.match(raw, at, at + LONGEST_NAME)
+        if match is None:
             raise _broken()
-        name, opens = _text(raw, *found.span(1)), found.end() - 1
+        name, opens = _text(raw, *match.span(1)), match.end() - 1
         end = _metadata_end(raw, opens) if name == "__metadata__" else raw.find(b"}", opens) + 1
         if end == 0:
             raise _broken()
@@ -201,39 +205,39 @@ def _members(raw: bytes) -> Iterator[tuple[str, int, int]]:
 
 
 def _pairs(raw: bytes, opens: int) -> Iterator[re.Match[bytes]]:
-    """Each name and value of the object of strings that opens there."""
+    """Each name and value of the object of strings that starts there."""
     at = _skip(raw, opens + 1)
     if raw[at : at + 1] == b"}":
         return
     for _ in range(MOST_METADATA):
-        found = _PAIR.match(raw, at)
-        if found is None:
+        match = _PAIR.match(raw, at)
+        if match is None:
             raise _broken()
-        yield found
-        if found.group(3) == b"}":
+        yield match
+        if match.group(3) == b"}":
             return
-        at = found.end()
-    raise LoraInvalid("Not a LoRA: its header holds more metadata than any trainer writes.")
+        at = match.end()
+    raise LoraInvalid("Its header holds more metadata than any trainer writes.")
 
 
 def _metadata_end(raw: bytes, opens: int) -> int:
     end = _skip(raw, opens + 1) + 1
-    for found in _pairs(raw, opens):
-        end = found.end()
+    for match in _pairs(raw, opens):
+        end = match.end()
     return end
 
 
-def _metadata(raw: bytes, opens: int) -> dict[str, str]:
-    kept: dict[str, str] = {}
-    for found in _pairs(raw, opens):
-        name, value = found.span(1), found.span(2)
-        if name[1] - name[0] <= LONGEST_NAME and value[1] - value[0] <= LONGEST_VALUE:
-            kept[_text(raw, *name)] = _text(raw, *value)
-    return kept
+def _metadata(raw: bytes, opens: int, longest_value: int) -> dict[str, str]:
+    metadata: dict[str, str] = {}
+    for match in _pairs(raw, opens):
+        name, value = match.span(1), match.span(2)
+        if name[1] - name[0] <= LONGEST_NAME and value[1] - value[0] <= longest_value:
+            metadata[_text(raw, *name)] = _text(raw, *value)
+    return metadata
 
 
 def _entry(text: bytes, base: int) -> TensorEntry:
-    # Eight quotes are the three names and the type: no name stands twice.
+    # Eight quotes are the three names and the type: no name occurs twice.
     if len(text) > LONGEST_ENTRY or text.count(b"[") != 2 or text.count(b"{") != 1 or text.count(b'"') != 8:
         raise _broken()
     try:
@@ -249,10 +253,10 @@ def _entry(text: bytes, base: int) -> TensorEntry:
         raise _broken()
     item = ITEM_SIZE.get(dtype)
     if item is None:
-        raise LoraInvalid("The file holds numbers of a type that no LoRA uses.")
+        raise LoraInvalid("The file holds numbers of an unknown type.")
     start, end = offsets
     if end - start != item * math.prod(shape):
-        raise LoraInvalid("Not a sound safetensors file: a tensor's size does not match its shape.")
+        raise LoraInvalid("Not a valid safetensors file: a tensor's size does not match its shape.")
     return TensorEntry(dtype, tuple(shape), base + start, base + end)
 
 

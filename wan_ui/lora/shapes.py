@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from wan_ui.lora.layers import ModuleInfo
 from wan_ui.models import Conditioning, WanModel
 
 # Channels that go into the patch embedding, by conditioning: 16 of noise, and for image-to-video 4 of mask and 16 of
@@ -157,3 +159,32 @@ def infer(shapes: Iterable[tuple[str, tuple[int, ...]]], what: str) -> int | Non
             continue
         votes.update(size for symbol, size in zip(symbols, shape, strict=True) if symbol == what)
     return votes.most_common(1)[0][0] if votes else None
+
+
+def layer_problem(change: ModuleInfo, sizes: Dimensions) -> str | None:
+    """Why a change cannot be applied to a transformer of these sizes, in words, or None."""
+    shape = sizes.shape(change.module)
+    if shape is None:
+        if is_image_layer(change.module):
+            return "an image layer (of Wan 2.1 image-to-video), which this model does not have"
+        number = block_of(change.module)
+        if number is not None and number >= sizes.blocks:
+            return f"of a block that this model does not have (it has {sizes.blocks})"
+        return "a layer that this model does not have"
+    if change.kind == "bias":
+        if not has_bias(change.module):
+            return "a bias of a layer that has none"
+        shape = shape[:1]
+    if change.shape != shape and not (change.kind == "loha" and _is_flat(change.shape, shape)):
+        return f"of the shape {times(change.shape)}, this model's layer has {times(shape)}"
+    return None
+
+
+def _is_flat(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a LoHa's [out, in · k…] is a convolution's shape, flattened."""
+    return len(shape) == 2 and len(wanted) > 2 and shape == (wanted[0], math.prod(wanted[1:]))
+
+
+def times(shape: Sequence[int]) -> str:
+    """A shape for a message: `5120 × 1536`."""
+    return " × ".join(str(size) for size in shape)

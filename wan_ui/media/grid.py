@@ -1,4 +1,4 @@
-"""Clips laid out as one labelled picture or video; it knows files and words, neither jobs nor axes."""
+"""Lays out videos as one labelled image or video."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from wan_ui.media import video
 
 GROUND, INK, QUIET, EMPTY = (16, 16, 20), (236, 236, 240), (150, 150, 162), (34, 34, 40)
 GAP = 8  # pixels around and between the cells
-LARGEST_VIDEO = 2560 * 1440  # pixels; what players and chat programs still take
+LARGEST_VIDEO = 2560 * 1440  # pixels; what players and chat programs still accept
 LARGEST_SHEET = 48_000_000  # pixels
 LONGEST_SIDE = 4096  # pixels; a limit of H.264 decoders
-NARROWEST_CELL = 176  # pixels; below that no label fits over a column, so smaller clips are drawn larger
+NARROWEST_CELL = 176  # pixels; narrower columns have no space for a label, so smaller videos are enlarged
 FONT_SIZES = (16, 34)  # pixels, between which it follows the cells' size
 LINES_OF_COLUMN, LINES_OF_ROW = 2, 6
 GREATEST_SCALE = 8.0
@@ -35,7 +35,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Board:
-    """What to lay out: the heads, ("",) where there are none, and per (column, row) a clip or the word in its place."""
+    """What to lay out: the labels, ("",) where there are none, and per (column, row) a video or a text in its place."""
 
     columns: tuple[str, ...]
     rows: tuple[str, ...]
@@ -49,7 +49,7 @@ class Board:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things stand, in pixels: the whole, the cells' size, and the room of the heads."""
+    """Positions in pixels: the whole, a cell's size, the space of row labels (`head`) and column labels (`top`)."""
 
     width: int
     height: int
@@ -65,9 +65,9 @@ class Layout:
 
 
 def write(path: Path, board: Board, metadata: Mapping[str, Any]) -> None:
-    """The board as an MP4 with its labels; a shorter clip holds its last frame.
+    """Writes the board as an MP4 with its labels; a shorter video keeps its last frame.
 
-    The frames lie in a file beside `path` while they are put together. Raises VideoEncodingFailed, also for a board
+    The frames are in a file beside `path` while they are assembled. Raises VideoEncodingFailed, also for a board
     without clips, and DiskFull.
     """
     infos = _infos(board)
@@ -76,7 +76,7 @@ def write(path: Path, board: Board, metadata: Mapping[str, Any]) -> None:
     fps = max(1, round(max(info.fps for info in infos.values())))
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
-            # On disk, as a minute of a large grid would not fit into memory.
+            # On disk: a minute of a large grid would not fit into memory.
             frames = np.memmap(
                 Path(folder, "frames"), np.uint8, mode="w+", shape=(count, layout.height, layout.width, 3)
             )
@@ -92,11 +92,11 @@ def write(path: Path, board: Board, metadata: Mapping[str, Any]) -> None:
     except OSError as error:
         if is_disk_full(error):
             raise disk_full("the grid") from error
-        raise VideoEncodingFailed(f"The grid could not be put together: {error.strerror}.") from error
+        raise VideoEncodingFailed(f"The grid could not be written: {error.strerror}.") from error
 
 
 def sheet(board: Board, frame: int) -> bytes:
-    """Frame `frame`, from 0, of every clip, as a PNG with the labels; a shorter clip shows its last one.
+    """Frame `frame`, from 0, of every video, as a PNG with the labels; a shorter video shows its last one.
 
     Raises VideoEncodingFailed, also for a board without clips.
     """
@@ -107,9 +107,9 @@ def sheet(board: Board, frame: int) -> bytes:
         for column, row in _places(board, file):
             for still, x, y in _placed(shown[at : at + 1], layout, column, row):
                 ground[y : y + still.shape[0], x : x + still.shape[1]] = still
-    kept = io.BytesIO()
-    Image.fromarray(ground).save(kept, "PNG")
-    return kept.getvalue()
+    buffer = io.BytesIO()
+    Image.fromarray(ground).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def lay_out(columns: tuple[str, ...], rows: tuple[str, ...], clip: tuple[int, int], largest: int) -> Layout:
@@ -117,13 +117,13 @@ def lay_out(columns: tuple[str, ...], rows: tuple[str, ...], clip: tuple[int, in
     smallest, biggest = FONT_SIZES
 
     def at(scale: float) -> Layout:
-        # 4:2:0 colour needs even sides, and even cells keep a frame from being cut anew.
+        # 4:2:0 colour needs even sides; even cells need no cropping.
         width, height = (max(2, round(side * scale / 2) * 2) for side in clip)
         size = max(smallest, min(biggest, min(width, height) // 14))
         font = _font(size)
         head = 0
         if any(rows):
-            # As wide as its words ask for, but no wider than a cell.
+            # As wide as its longest word, but no wider than a cell.
             longest = max(font.getlength(word) for label in rows for word in [label[:22], *label.split()])
             head = min(int(longest) + 2 * GAP, max(width, size * 9))
         lines = max((len(_wrapped(label, font, width - GAP, LINES_OF_COLUMN)) for label in columns if label), default=0)
@@ -144,7 +144,7 @@ def lay_out(columns: tuple[str, ...], rows: tuple[str, ...], clip: tuple[int, in
 
 
 def labels(board: Board, layout: Layout) -> Image.Image:
-    """The ground: heads, and the words that stand for cells without a clip."""
+    """The background: labels, and the texts of cells without a video."""
     picture = Image.new("RGB", (layout.width, layout.height), GROUND)
     draw = ImageDraw.Draw(picture)
     font = _font(layout.font)
@@ -152,22 +152,22 @@ def labels(board: Board, layout: Layout) -> Image.Image:
     for column, label in enumerate(board.columns):
         x, _ = layout.corner(column, 0)
         lines = _wrapped(label, font, width - GAP, LINES_OF_COLUMN)
-        _say(draw, lines, font, x, layout.top - len(lines) * _line(layout.font), INK)
+        _draw_text(draw, lines, font, x, layout.top - len(lines) * _line(layout.font), INK)
     for row, label in enumerate(board.rows):
         _, y = layout.corner(0, row)
         most = max(1, min(LINES_OF_ROW, height // _line(layout.font)))
-        _say(draw, _wrapped(label, font, layout.head - GAP, most), font, GAP, y, INK)
+        _draw_text(draw, _wrapped(label, font, layout.head - GAP, most), font, GAP, y, INK)
     for (column, row), cell in board.cells.items():
         if isinstance(cell, str):
             x, y = layout.corner(column, row)
             draw.rectangle((x, y, x + width - 1, y + height - 1), fill=EMPTY)
-            _say(draw, _wrapped(cell, font, width - 2 * GAP, 2), font, x + GAP, y + GAP, QUIET)
+            _draw_text(draw, _wrapped(cell, font, width - 2 * GAP, 2), font, x + GAP, y + GAP, QUIET)
     return picture
 
 
 def _infos(board: Board) -> dict[Path, video.VideoInfo]:
     if not board.clips:
-        raise VideoEncodingFailed("There is no finished cell to lay out yet.")
+        raise VideoEncodingFailed("No cell is finished yet.")
     return {file: video.probe(file) for file in board.clips}
 
 
@@ -182,7 +182,7 @@ def _places(board: Board, file: Path) -> Iterator[tuple[int, int]]:
 
 
 def _placed(frames: Pixels, layout: Layout, column: int, row: int) -> Iterator[tuple[Pixels, int, int]]:
-    """Each frame as large as its cell allows, with the x and y where it goes."""
+    """Each frame as large as its cell allows, with its x and y."""
     x, y = layout.corner(column, row)
     width, height = layout.cell
     scale = min(width / frames.shape[2], height / frames.shape[1])
@@ -207,7 +207,7 @@ def _line(size: int) -> int:
     return round(size * 1.3)
 
 
-def _say(
+def _draw_text(
     draw: ImageDraw.ImageDraw, lines: list[str], font: ImageFont.FreeTypeFont, x: int, y: int, ink: tuple[int, int, int]
 ) -> None:
     for index, line in enumerate(lines):
@@ -223,7 +223,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float, most: int) -
     lines: list[str] = []
     rest = " ".join(text.split())
     while rest and len(lines) < most:
-        # At least one letter, or a narrow column would never end.
+        # At least one letter, or a narrow column would loop forever.
         fits = max(1, bisect_right(range(1, len(rest) + 1), width, key=partial(_length, font, rest)))
         if fits < len(rest) and len(lines) == most - 1:
             while fits > 1 and font.getlength(rest[:fits] + "…") > width:

@@ -1,4 +1,4 @@
-"""The control image's way in: base64, address or upload, checked once and kept by its SHA-256; it knows no models."""
+"""Stores control images (base64, URL or upload), checked once and named by their SHA-256."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from threading import Lock
 
 from PIL import Image, UnidentifiedImageError
 
-from wan_ui.access import NO_FILE_OWNERS, Access, FileOwners, UploadedFiles
+from wan_ui.access import Access, FileOwners, UploadedFiles
 from wan_ui.errors import ControlImageInvalid, FetchFailed, PayloadTooLarge
 from wan_ui.files import disk_full_mapped, remove_parts, write_file
 
@@ -65,7 +65,7 @@ class ImageStore:
         max_bytes: int = MAX_BYTES,
         max_pixels: int = MAX_PIXELS,
         save: Callable[[Path, bytes], None] = write_file,
-        owners: FileOwners = NO_FILE_OWNERS,
+        owners: FileOwners | None = None,
     ) -> None:
         self._folder = folder
         self._fetch = fetch

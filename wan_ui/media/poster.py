@@ -1,4 +1,4 @@
-"""A clip's still: the small picture that stands for it before it plays; it knows neither jobs nor doors."""
+"""A video's poster: the small image shown before it plays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 from wan_ui.files import write_file
 from wan_ui.media import video
 
-SUFFIX = ".jpg"  # beside a clip's MP4, of the same stem
+SUFFIX = ".jpg"  # beside a video's MP4, with the same stem
 SIDE = 480  # pixels, the longer one: twice what the gallery shows, for dense screens
 QUALITY = 82
 
@@ -18,7 +18,7 @@ QUALITY = 82
 def write(path: Path, frames: video.Frames) -> None:
     """The poster of `frames`, uint8, (T, H, W, 3). Raises OSError.
 
-    The one in the middle: the first frame of an image-to-video clip is its sender's picture, alike for all of them.
+    It is the middle frame: the first frame of an image-to-video run is the same image for all of its videos.
     """
     write_file(path, _picture(frames[len(frames) // 2]))
 
@@ -30,8 +30,8 @@ def of_clip(path: Path, clip: Path, num_frames: int) -> None:
 
 def _picture(frame: video.Frames) -> bytes:
     """A frame, uint8, (H, W, 3), as a JPEG."""
-    picture = Image.fromarray(frame)
-    picture.thumbnail((SIDE, SIDE))
-    kept = io.BytesIO()
-    picture.save(kept, "JPEG", quality=QUALITY, optimize=True)
-    return kept.getvalue()
+    image = Image.fromarray(frame)
+    image.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    return buffer.getvalue()

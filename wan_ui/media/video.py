@@ -1,4 +1,4 @@
-"""Frames to an MP4 with its request inside, and back; it knows neither jobs nor models."""
+"""Writes frames to an MP4 with JSON metadata inside, and reads both back, through ffmpeg."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from wan_ui.media import boxes
 
 CRF = 14
 KEYFRAME_EVERY = 8  # frames; players that step and scrub seek to a keyframe first
-MOST_PIXELS = 4096 * 4096  # of a video from elsewhere whose first frame is read; a request's sides go up to 4096
+MOST_PIXELS = 4096 * 4096  # of an untrusted video whose first frame is read; a request's sides go up to 4096
 FIRST_FRAME_SECONDS = 30.0
 METADATA_KEY = "comment"  # MP4 keeps this one without -movflags use_metadata_tags
 _SCALER = "bicubic+accurate_rnd+full_chroma_int"
-# scale converts and marks the matrix and range; primaries and transfer come from rawvideo as "unknown", and the
-# encoder takes what the frames say over its own options, so the frames are told. Untagged, a browser guesses BT.601
-# for small sizes and BT.709 for large ones.
+# scale converts and tags the matrix and range. Primaries and transfer of rawvideo are "unknown", and the encoder
+# prefers the frames' tags to its own options, so setparams tags the frames. Without tags, browsers assume BT.601 for
+# small sizes and BT.709 for large ones.
 _TO_BT709 = (
     f"scale=out_color_matrix=bt709:out_range=tv:flags={_SCALER},format=yuv420p,"
     "setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=bt709"
@@ -49,7 +49,7 @@ class VideoInfo(NamedTuple):
 
 
 def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, ffmpeg: str | None = None) -> None:
-    """Write `frames` to `path` as H.264 yuv420p, BT.709 limited range, with `metadata` inside as JSON.
+    """Writes `frames` to `path` as H.264 yuv420p, BT.709 limited range, with `metadata` inside as JSON.
 
     `frames` is uint8, (T, H, W, 3), RGB, T at least 1, H and W even; `fps` a whole number. The file appears whole or
     not at all. `ffmpeg` is the encoder's program, imageio-ffmpeg's unless given.
@@ -62,7 +62,7 @@ def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, 
         raise ValueError(f"width and height must be even for 4:2:0 colour, not {width} × {height}")
     comment = json.dumps(metadata)  # ASCII: a lone surrogate in a prompt cannot spoil a finished render
     try:
-        # A folder beside the clip, so that the last step is a rename and a failure leaves nothing behind.
+        # A folder beside the video, so that the last step is a rename and a failure leaves nothing behind.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
             tags, part = Path(folder, "tags.txt"), Path(folder, "clip.mp4")
             tags.write_text(f";FFMETADATA1\n{METADATA_KEY}={_escape(comment)}\n", encoding="ascii")
@@ -77,7 +77,7 @@ def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, 
 
 
 def write_lossless(path: Path, frames: Frames) -> None:
-    """Write `frames`, uint8, (T, H, W, 3), to `path` bit for bit, as FFV1 in Matroska; whole or not at all.
+    """Writes `frames`, uint8, (T, H, W, 3), to `path` bit for bit, as FFV1 in Matroska; whole or not at all.
 
     Raises VideoEncodingFailed with ffmpeg's last line, and DiskFull.
     """
@@ -96,21 +96,21 @@ def write_lossless(path: Path, frames: Frames) -> None:
     except OSError as error:
         if is_disk_full(error):
             raise disk_full("the video") from error
-        raise VideoEncodingFailed(f"The frames could not be kept: {error.strerror}.") from error
+        raise VideoEncodingFailed(f"The frames could not be stored: {error.strerror}.") from error
 
 
 def read_lossless(path: Path) -> Frames:
-    """The frames that `write_lossless` kept. Raises VideoEncodingFailed."""
+    """The frames that `write_lossless` wrote. Raises VideoEncodingFailed."""
     info = probe(path)
     data = _read(path, "-map", "0:v:0", "-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-")
     return np.frombuffer(data, np.uint8).reshape(-1, info.height, info.width, 3)
 
 
 def read_frames(path: Path, most_bytes: int | None = None) -> Frames:
-    """The clip's frames, uint8, (T, H, W, 3), RGB, for a file that `write` made. Raises VideoEncodingFailed.
+    """The frames, uint8, (T, H, W, 3), RGB, of a file that `write` wrote. Raises VideoEncodingFailed.
 
-    `most_bytes` ends the read there, for a file from elsewhere, with PayloadTooLarge: a header may promise less than
-    its stream holds.
+    `most_bytes` limits them for an untrusted file, with PayloadTooLarge: its stream may hold more than its header
+    states.
     """
     info = probe(path)
     arguments = ("-map", "0:v:0", "-vf", _FROM_BT709, "-fps_mode", "passthrough", "-f", "rawvideo", "-")
@@ -119,7 +119,7 @@ def read_frames(path: Path, most_bytes: int | None = None) -> Frames:
 
 
 def read_frame(path: Path, index: int) -> Frames:
-    """One frame of a clip that `write` made, uint8, (H, W, 3), RGB. Raises VideoEncodingFailed, also without one."""
+    """One frame of a file written by `write`, uint8, (H, W, 3), RGB. Raises VideoEncodingFailed, also past its end."""
     info = probe(path)
     chosen = f"select=eq(n\\,{index}),{_FROM_BT709}"
     data = _read(
@@ -131,22 +131,22 @@ def read_frame(path: Path, index: int) -> Frames:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The mapping that `write` put into the file; {} for a file that carries none.
+    """The mapping that `write` put into the file; {} for a file without one.
 
-    Raises VideoInvalid for a file that is no whole MP4 and for a comment of megabytes, VideoEncodingFailed for a file
-    that cannot be opened.
+    Raises VideoInvalid for a file that is not a complete MP4 and for a comment of megabytes, VideoEncodingFailed for
+    a file that cannot be opened.
     """
     try:
-        found = json.loads((boxes.comment(path) or b"").decode("utf-8"))
+        metadata = json.loads((boxes.comment(path) or b"").decode("utf-8"))
     except (ValueError, RecursionError):
         return {}  # another program's comment
     except OSError as error:
         raise VideoEncodingFailed(f"{path.name} could not be read: {error.strerror}.") from error
-    return found if isinstance(found, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def first_frame(path: Path) -> bytes:
-    """The first frame of an MP4 from elsewhere, as a PNG. Raises VideoInvalid."""
+    """The first frame of an untrusted MP4, as a PNG. Raises VideoInvalid."""
     boxes.check_start(path)  # ffmpeg would also follow a playlist that only calls itself an MP4
     command = [
         *(_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", "-max_pixels", str(MOST_PIXELS)),
@@ -166,7 +166,7 @@ def first_frame(path: Path) -> bytes:
 
 def probe(path: Path) -> VideoInfo:
     """Size, frame count and rate, from the packets and without decoding. Raises VideoEncodingFailed."""
-    # framecrc and not ffmpeg's log: that one prints the metadata too, so a prompt could look like a stream.
+    # From framecrc and not from ffmpeg's log, which prints the metadata too: a prompt could look like a stream.
     text = _read(path, "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-").decode("ascii", "replace")
     head = dict(re.findall(r"^#(\w+) 0: (\S+)$", text, re.MULTILINE))
     packets = [line.split(",") for line in text.splitlines() if line and not line.startswith("#")]
@@ -190,14 +190,14 @@ def _encoder(ffmpeg: str, width: int, height: int, fps: int, tags: Path, part: P
 
 
 def _encode(command: list[str], frames: Frames, folder: Path) -> None:
-    """Run the encoder, frame by frame on its standard input."""
-    said: list[bytes] = []
+    """Runs the encoder, with the frames on its standard input."""
+    messages: list[bytes] = []
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0
     ) as process:
         assert process.stdin is not None and process.stderr is not None
-        # What it says is read meanwhile, since a full pipe would stop it, and into memory, since the disk may be full.
-        listener = Thread(target=lambda pipe: said.extend(pipe), args=(process.stderr,), daemon=True)
+        # Its messages are read meanwhile, as a full pipe would block it, and into memory, as the disk may be full.
+        listener = Thread(target=lambda pipe: messages.extend(pipe), args=(process.stderr,), daemon=True)
         listener.start()
         try:
             for frame in frames:
@@ -208,7 +208,7 @@ def _encode(command: list[str], frames: Frames, folder: Path) -> None:
             pass  # the encoder ended early: its status and last line, read below, say why
         process.stdin.close()
         listener.join()
-    everything = b"".join(said)
+    everything = b"".join(messages)
     if any(sign in everything for sign in _NO_SPACE_SIGNS):
         raise disk_full("the video")
     if process.returncode:
@@ -216,7 +216,7 @@ def _encode(command: list[str], frames: Frames, folder: Path) -> None:
 
 
 def _read(path: Path, *arguments: str, most_bytes: int | None = None) -> bytes:
-    """What ffmpeg makes of the file on its standard output."""
+    """Runs ffmpeg on the file and returns its standard output."""
     command = [_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", "-i", f"file:{path}", *arguments]
     if most_bytes is not None:
         return _read_up_to(command, path, most_bytes)
@@ -227,16 +227,16 @@ def _read(path: Path, *arguments: str, most_bytes: int | None = None) -> bytes:
 
 
 def _read_up_to(command: list[str], path: Path, most_bytes: int) -> bytes:
-    with tempfile.TemporaryFile() as said:
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said) as process:
+    with tempfile.TemporaryFile() as messages:
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages) as process:
             assert process.stdout is not None
             data = process.stdout.read(most_bytes + 1)
             if len(data) > most_bytes:
                 process.kill()
                 raise PayloadTooLarge(f"The video is larger than {most_bytes} bytes of frames.", max_bytes=most_bytes)
-        said.seek(0)
+        messages.seek(0)
         if process.returncode:
-            raise VideoEncodingFailed(f"{path.name} could not be read: {_last_line(said.read(), path.parent)}")
+            raise VideoEncodingFailed(f"{path.name} could not be read: {_last_line(messages.read(), path.parent)}")
     return data
 
 
@@ -245,12 +245,12 @@ def _ffmpeg() -> str:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
         raise VideoEncodingFailed(
-            "There is no ffmpeg: install the imageio-ffmpeg package, or set IMAGEIO_FFMPEG_EXE."
+            "ffmpeg was not found: install the imageio-ffmpeg package, or set IMAGEIO_FFMPEG_EXE."
         ) from error
 
 
-def _last_line(said: bytes, folder: Path) -> str:
-    lines = said.decode("utf-8", "replace").replace(f"{folder}/", "").split("\n")
+def _last_line(messages: bytes, folder: Path) -> str:
+    lines = messages.decode("utf-8", "replace").replace(f"{folder}/", "").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "ffmpeg gave no reason")
 
 

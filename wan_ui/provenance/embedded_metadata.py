@@ -76,8 +76,8 @@ def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def _public(about: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = without_queries(about)
-    return found
+    public: dict[str, Any] = without_queries(about)
+    return public
 
 
 def _seeded(request: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -96,5 +96,7 @@ def _loras(generations: Iterable[Generation], metadata: Iterable[Mapping[str, An
     }
     return [
         {"path": path, "name": names.get(sha256 or "", shown_name(path)), "sha256": sha256}
-        for path, sha256 in dict.fromkeys((use.path, use.sha256) for one in generations for use in one.loras)
+        for path, sha256 in dict.fromkeys(
+            (use.path, use.sha256) for generation in generations for use in generation.loras
+        )
     ]

@@ -29,11 +29,11 @@ class LocatedRequest:
 
 def hashes_of(loras: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
     """SHA-256 by path of the LoRAs that a generation lists; None where it was not recorded."""
-    found: dict[str, str | None] = {}
+    sha256s: dict[str, str | None] = {}
     for use in loras:
         path = str(use["path"])
-        found[path] = found.get(path) or use.get("sha256")
-    return found
+        sha256s[path] = sha256s.get(path) or use.get("sha256")
+    return sha256s
 
 
 def locate_loras(
@@ -54,26 +54,26 @@ def locate_loras(
         if compared and path not in sha256s:
             here[path] = path  # replaced by an axis, so that no video was made with it
             continue
-        here[path], note = _found(path, sha256s.get(path), library, access, path in named)
+        here[path], note = _locate(path, sha256s.get(path), library, access, path in named)
         if note:
             notes.append(note)
             lonely |= {partner_name(PurePosixPath(path).name) or ""} if path not in named else set()
     for path in compared:
         if PurePosixPath(path).name in lonely:
             here[path] = None
-    found = dict(request)
-    found["loras"] = [
+    located = dict(request)
+    located["loras"] = [
         {**item, "path": here[str(item["path"])]} for item in request.get("loras", ()) if here[str(item["path"])]
     ]
     if request.get("compare"):
-        found["compare"] = {
+        located["compare"] = {
             name: _axis(axis, here) if name in ("columns", "rows") and axis else axis
             for name, axis in request["compare"].items()
         }
-    return LocatedRequest(found, tuple(dict.fromkeys(notes)))
+    return LocatedRequest(located, tuple(dict.fromkeys(notes)))
 
 
-def _found(path: str, sha256: str | None, library: Library, access: Access, is_named: bool) -> tuple[str | None, str]:
+def _locate(path: str, sha256: str | None, library: Library, access: Access, is_named: bool) -> tuple[str | None, str]:
     """The path of a file now, None if it is not found, and a note about it, "" for none."""
     name = _name(path, library, access)
     if sha256 is None:
@@ -132,13 +132,13 @@ def _name(path: str, library: Library, access: Access) -> str:
 
 
 def _axis_paths(request: Mapping[str, Any]) -> list[str]:
-    found = []
+    paths = []
     for name in ("columns", "rows"):
         axis = (request.get("compare") or {}).get(name) or {}
         if axis.get("field") == "lora":
             for value in axis.get("values", ()):
-                found += [str(path) for path in (value.values() if isinstance(value, Mapping) else (value,))]
-    return found
+                paths += [str(path) for path in (value.values() if isinstance(value, Mapping) else (value,))]
+    return paths
 
 
 def _axis(axis: Mapping[str, Any], here: Mapping[str, str | None]) -> dict[str, Any]:

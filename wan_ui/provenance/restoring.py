@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -96,6 +96,19 @@ class EmbeddedMetadata(_Part):
     cell: EmbeddedCell | None = None
 
 
+class Bases(Protocol):
+    """What models can be loaded from: the choice that a request's `base` makes, and its listing."""
+
+    def check_base(self, model: WanModel, base: str | tuple[tuple[str, str], ...]) -> None:
+        """Raises BaseNotFound, or what is wrong with a file, for a base that cannot be used."""
+
+    def base_listing(self, model: WanModel) -> Mapping[str, Any]:
+        """The body of GET /v1/models/{id}/bases."""
+
+    def answer(self, model: WanModel, component: str, name: str) -> None:
+        """Keeps that a file is this component of this model. Raises BaseNotFound."""
+
+
 @dataclass(frozen=True)
 class Environment:
     """What this server renders with, as far as it is known.
@@ -103,7 +116,7 @@ class Environment:
     `versions` by name. `checkpoint` gives a model's Checkpoints.identity, or raises CheckpointNotFound or
     CheckpointIncomplete. `device` gives the device's name, None before the engine is loaded. `check_speedup` raises
     SpeedupNotSupported for what the device cannot do. `transformer_config` gives a transformer's config.json by model
-    and component, None while it is not on disk.
+    and component, None while it is not on disk. `bases` are what models can be loaded from.
     """
 
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -111,6 +124,7 @@ class Environment:
     device: Callable[[], str | None] | None = None
     check_speedup: Callable[[Speedup], None] | None = None
     transformer_config: Configs = no_configs
+    bases: Bases | None = None
 
 
 UNKNOWN_ENVIRONMENT = Environment()
@@ -272,16 +286,16 @@ def _checkpoint_notes(then: Sequence[EmbeddedCheckpoint], row: WanModel, here: E
         return [f"The checkpoint of {row.label} on this machine is incomplete."]
     if now is None:
         return []
-    by_repo = {one["repo"]: one for one in now}
+    by_repo = {checkpoint["repo"]: checkpoint for checkpoint in now}
     notes = []
-    for one in then:
-        repo, other = one_line(one.repo, 120), by_repo.get(one.repo)
+    for used in then:
+        repo, other = one_line(used.repo, 120), by_repo.get(used.repo)
         if other is None:
             notes.append(f"It was made with the checkpoint {repo}, which {row.label} does not use here.")
-        elif one.revision and other["revision"] and one.revision != other["revision"]:
-            was, now_at = one_line(one.revision)[:SHORT], other["revision"][:SHORT]
+        elif used.revision and other["revision"] and used.revision != other["revision"]:
+            was, now_at = one_line(used.revision)[:SHORT], other["revision"][:SHORT]
             notes.append(f"The checkpoint {repo} was at revision {was}; here it is at {now_at}.")
-        elif one.files != other["files"]:
+        elif used.files != other["files"]:
             notes.append(f"The checkpoint {repo} here is not the one it was made with: its files differ.")
     return notes
 
@@ -297,7 +311,7 @@ def _version_notes(carried: EmbeddedMetadata, here: Environment) -> list[str]:
     ]
     if differ:
         then = _listed([f"{name} {one_line(was, 40)}" for name, was, _ in differ])
-        now = _listed([one_line(one, 40) for _, _, one in differ])
+        now = _listed([one_line(now, 40) for _, _, now in differ])
         notes.append(f"It was made with {then}; here {'is' if len(differ) == 1 else 'are'} {now}.")
     device = None if here.device is None else here.device()
     if device is not None and carried.render.device and carried.render.device != device:

@@ -1,4 +1,4 @@
-"""A job's preview against one of our runs, row by row, and the change that makes them match; it renders nothing."""
+"""Compares a training sample with one of our runs, row by row, and gives the change that makes each row match."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SIGNS: Mapping[State, str] = {"green": "[ok]", "amber": "[??]", "red": "[XX]"}
 
 @dataclass(frozen=True)
 class Fix:
-    """A change of a request: fields of its own, fields of the prompt, all LoRAs' multiplier, or other LoRAs."""
+    """A change of a request: its own fields, fields of the prompt, the scale of all LoRAs, or other LoRAs."""
 
     request: Mapping[str, Any] = field(default_factory=dict)
     prompt: Mapping[str, Any] = field(default_factory=dict)
@@ -44,9 +44,10 @@ class Fix:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the checklist. Red: it differs. Amber: it cannot be known, or differs by rounding alone.
+    """One row of the checklist. Red: it differs. Amber: unknown, or different by rounding only.
 
-    `preview` and `run` are the values as text; `fix` is None where there is nothing to mend, or no request can.
+    `preview` (the training sample's) and `run` are the values as text; `fix` is None where nothing differs, or where no
+    request can fix it.
     """
 
     row: str
@@ -57,18 +58,18 @@ class Row:
     fix: Fix | None = None
 
     def body(self) -> dict[str, Any]:
-        """As JSON-ready data; `fixable` instead of the fix itself."""
-        said = {name: getattr(self, name) for name in ("row", "state", "preview", "run", "message")}
-        return {**said, "fixable": self.fix is not None}
+        """The row as JSON-ready data; `fixable` instead of the fix itself."""
+        texts = {name: getattr(self, name) for name in ("row", "state", "preview", "run", "message")}
+        return {**texts, "fixable": self.fix is not None}
 
 
 @dataclass(frozen=True)
 class Target:
-    """The preview: one of the job's samples.
+    """The training sample: one of the job's samples.
 
-    `step`: of the checkpoint it was made with, None if unknown. `file`: what its file says; it wins over the config,
-    which may have been changed since. `image`: the SHA-256 of the first frame it started from, where that is known;
-    left out, it is taken from the sample's own `upload://`.
+    `step`: of the checkpoint it was made with, None if unknown. `file`: what its file states, which is used instead of
+    the config, since that may have been changed. `image`: the SHA-256 of its first frame, where that is known; left
+    out, it is taken from the sample's own `upload://`.
     """
 
     job: Imported
@@ -80,7 +81,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Run:
-    """Our side: a generation, its LoRAs' headers by LoraUse.path, and its clip's metadata once it is rendered."""
+    """Our side: a generation, its LoRAs' headers by LoraUse.path, and its video's metadata once it is rendered."""
 
     generation: Generation
     headers: Mapping[str, LoraHeader] = field(default_factory=dict)
@@ -89,65 +90,65 @@ class Run:
 
 def checklist(target: Target, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:
     """Every row, in a fixed order; a value that a model does not have is green."""
-    return tuple(make(_Pair(target, run, models)) for make in _ROWS)
+    return tuple(check(_Pair(target, run, models)) for check in _CHECKS)
 
 
 def file_checklist(file: SampleFacts, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:
-    """The rows that a preview's file can answer by itself, and one that says what the job's config would add."""
-    row, one = models[run.generation.model], run.generation
-    rate = one.fps if one.fps in file.rates else file.fps
-    can = round_frames(row.frame_rule, file.num_frames) == file.num_frames
-    snapped = snap_size(row, one.recipe, file.width, file.height) == (file.width, file.height)
+    """The rows that a sample file states by itself, and one for what the job's config would add."""
+    model, ours = models[run.generation.model], run.generation
+    rate = ours.fps if ours.fps in file.rates else file.fps
+    possible = round_frames(model.frame_rule, file.num_frames) == file.num_frames
+    snapped = snap_size(model, ours.recipe, file.width, file.height) == (file.width, file.height)
     return (
         _row(
             "size",
-            (one.width, one.height) == (file.width, file.height),
+            (ours.width, ours.height) == (file.width, file.height),
             f"{file.width} × {file.height}",
-            f"{one.width} × {one.height}",
-            "Another size has another noise: nothing of the video can be the same.",
+            f"{ours.width} × {ours.height}",
+            "Different size means different noise: the video cannot match.",
             Fix(prompt={"width": file.width, "height": file.height}) if snapped else None,
         ),
         _row(
             "frames",
-            one.num_frames == file.num_frames,
+            ours.num_frames == file.num_frames,
             file.num_frames,
-            one.num_frames,
-            "Another number of frames has another noise: nothing of the video can be the same.",
-            Fix(prompt={"num_frames": file.num_frames}) if can else None,
+            ours.num_frames,
+            "Different length means different noise: the video cannot match.",
+            Fix(prompt={"num_frames": file.num_frames}) if possible else None,
         ),
         _row(
             "fps",
-            one.fps in file.rates,
+            ours.fps in file.rates,
             rate,
-            one.fps,
-            "The frames may be the same, but they play at another speed.",
+            ours.fps,
+            "The frames may be the same, but play at another speed.",
             Fix(prompt={"fps": rate}),
         )
         if file.rates and rate is not None
-        else Row("fps", "amber", "unknown", str(one.fps), "The file does not say how fast it plays."),
+        else Row("fps", "amber", "unknown", str(ours.fps), "The file does not state its frame rate."),
         Row("job", "amber", "no config", "", "Import the job's config.yaml to check seed, steps, prompt and the rest."),
     )
 
 
 def apply(fix: Fix, request: InferenceRequest, prompt: int = 0) -> InferenceRequest:
-    """The request with the change, in the prompt of that index. Raises pydantic's ValidationError beyond its bounds."""
+    """The request with the change, in the prompt of that index. Raises pydantic's ValidationError out of bounds."""
     changes = dict(fix.request)
     prompts = list(request.prompts)
-    if "trigger_word" in changes:  # the other prompts keep the word that they had
+    if "trigger_word" in changes:  # the other prompts keep the trigger word that they had
         prompts = [_spelled_out(item, request.trigger_word) for item in prompts]
     prompts[prompt] = PromptItem.model_validate({**prompts[prompt].model_dump(), **fix.prompt})
     loras = request.loras if fix.loras is None else fix.loras
     if fix.network_multiplier is not None:
         loras = tuple(item.model_copy(update={"network_multiplier": fix.network_multiplier}) for item in loras)
     whole = {**request.model_dump(), **changes}
-    if whole["recipe"] in EXACT_RECIPES:  # which none goes with
+    if whole["recipe"] in EXACT_RECIPES:  # no speed-up goes with these
         whole["speedup"] = "none"
     whole["prompts"], whole["loras"] = tuple(prompts), loras
     return InferenceRequest.model_validate(whole)
 
 
 def apply_all(rows: Sequence[Row], request: InferenceRequest, prompt: int = 0) -> InferenceRequest:
-    """Every red row's change: "make it all match"."""
+    """The request with the change of every red row."""
     for row in rows:
         if row.state == "red" and row.fix is not None:
             request = apply(row.fix, request, prompt)
@@ -155,12 +156,12 @@ def apply_all(rows: Sequence[Row], request: InferenceRequest, prompt: int = 0) -
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """The checklist for a forum: plain lines, what differs first."""
+    """The checklist as plain lines, for a forum; differences first."""
     width = max(len(row.row) for row in rows)
     counts = ", ".join(f"{sum(row.state == state for row in rows)} {state}" for state in ("red", "amber", "green"))
-    lines = [f"Training preview against this run: {counts}"]
+    lines = [f"Training sample against this run: {counts}"]
     for row in sorted(rows, key=lambda row: ("red", "amber", "green").index(row.state)):
-        both = row.preview if row.preview == row.run else f"preview {row.preview} | run {row.run}"
+        both = row.preview if row.preview == row.run else f"sample {row.preview} | run {row.run}"
         lines.append(f"{SIGNS[row.state]} {row.row:<{width}}  {both}")
         if row.state != "green":
             lines.append(f"     {'':<{width}} {row.message}")
@@ -172,21 +173,21 @@ def _spelled_out(item: PromptItem, trigger: str | None) -> PromptItem:
 
 
 class _Pair:
-    """Both sides, with what several rows need of them."""
+    """The training sample and our run, with what several rows need of them."""
 
     def __init__(self, target: Target, run: Run, models: Mapping[str, WanModel]) -> None:
         self.target, self.run, self.models = target, run, models
         self.job, self.generation = target.job, run.generation
-        self.wanted = target.sample.request.prompts[0]
-        self.row, self.run_row = models[target.job.model], models[run.generation.model]
+        self.sample = target.sample.request.prompts[0]
+        self.model, self.run_model = models[target.job.model], models[run.generation.model]
         self.versions = {version for header in run.headers.values() if (version := trainer_version(header))}
         self.recipe_id, self.era_known = self._era()
         self.recipe, self.run_recipe = RECIPES[self.recipe_id], RECIPES[run.generation.recipe]
-        image = self.wanted.ctrl_img or ""
+        image = self.sample.ctrl_img or ""
         self.image = target.image or (image.removeprefix(UPLOAD) if image.startswith(UPLOAD) else None)
 
     def _era(self) -> tuple[RecipeId, bool]:
-        """The trainer's recipe: as the job's import knew it, else by the run's own LoRA files."""
+        """The trainer's recipe, and whether it is known: from the job's import, else from the run's own LoRA files."""
         if self.job.recipe_known or not self.versions:
             return self.job.recipe, self.job.recipe_known
         if all(version >= EULER_SINCE for version in self.versions):
@@ -197,27 +198,27 @@ class _Pair:
 
     @property
     def given(self) -> str | None:
-        """The preview's first frame for the wire, where it is known."""
-        return f"{UPLOAD}{self.image}" if self.image else self.wanted.ctrl_img
+        """The sample's first frame as a request's ctrl_img, where it is known."""
+        return f"{UPLOAD}{self.image}" if self.image else self.sample.ctrl_img
 
     @property
     def job_loras(self) -> tuple[LoraItem, ...] | None:
-        """The job's own files at the sample's multiplier, where the import was given them."""
+        """The job's own files at the sample's scale, where the import was given them."""
         return self.target.sample.request.loras or None
 
     @property
     def size(self) -> tuple[int, int]:
         file = self.target.file
-        return (self.wanted.width, self.wanted.height) if file is None else (file.width, file.height)
+        return (self.sample.width, self.sample.height) if file is None else (file.width, file.height)
 
     @property
     def num_frames(self) -> int:
-        return self.wanted.num_frames if self.target.file is None else self.target.file.num_frames
+        return self.sample.num_frames if self.target.file is None else self.target.file.num_frames
 
     @property
     def prompt(self) -> str:
         request = self.target.sample.request
-        return fill_trigger(self.wanted.prompt, self.wanted.trigger_word or request.trigger_word)
+        return fill_trigger(self.sample.prompt, self.sample.trigger_word or request.trigger_word)
 
 
 def _row(name: str, same: bool, preview: object, run: object, wrong: str, fix: Fix | None, right: str = "") -> Row:
@@ -227,39 +228,39 @@ def _row(name: str, same: bool, preview: object, run: object, wrong: str, fix: F
 
 
 def _model(pair: _Pair) -> Row:
-    row = pair.row
-    wrong = f"The job trained {row.label}: another checkpoint makes another video, and the LoRA may do nothing there."
-    if pair.job.model_assumed and pair.run_row.id == row.id:
-        message = "The config does not say which checkpoint it was: this one is assumed. Check model.name_or_path."
-        return Row("checkpoint", "amber", f"{row.label}, assumed", pair.run_row.label, message)
-    return _row("checkpoint", pair.run_row.id == row.id, row.label, pair.run_row.label, wrong, _model_fix(pair))
+    model = pair.model
+    wrong = f"The job trained {model.label}: another checkpoint makes another video, and the LoRA may have no effect."
+    if pair.job.model_assumed and pair.run_model.id == model.id:
+        message = "The config does not state which checkpoint it was: this one is assumed. Check model.name_or_path."
+        return Row("checkpoint", "amber", f"{model.label}, assumed", pair.run_model.label, message)
+    return _row("checkpoint", pair.run_model.id == model.id, model.label, pair.run_model.label, wrong, _model_fix(pair))
 
 
 def _model_fix(pair: _Pair) -> Fix:
     """The job's model, its LoRAs, and a first frame where that model takes one and this run's does not."""
     prompt: dict[str, Any] = {}
-    if pair.row.control_image == "none":
+    if pair.model.control_image == "none":
         prompt = {"ctrl_img": None}
     elif pair.given is not None and pair.generation.image is None:
         prompt = {"ctrl_img": pair.given}
-    return Fix({"model": pair.row.id}, prompt, loras=pair.job_loras or _refitted(pair))
+    return Fix({"model": pair.model.id}, prompt, loras=pair.job_loras or _refitted(pair))
 
 
 def _refitted(pair: _Pair) -> tuple[LoraItem, ...]:
     """The run's LoRAs in the slots of the job's model."""
-    found: dict[str, LoraItem] = {}
+    items: dict[str, LoraItem] = {}
     for use in pair.generation.loras:
         slot = use.slot
-        if slot not in pair.row.slots:
+        if slot not in pair.model.slots:
             header = pair.run.headers.get(use.path)
             named = header.slot if header is not None else ""
-            slot = named if named in pair.row.slots else next(iter(pair.row.slots))
-        transformer = slot if pair.row.two_transformers else None
-        found.setdefault(
+            slot = named if named in pair.model.slots else next(iter(pair.model.slots))
+        transformer = slot if pair.model.two_transformers else None
+        items.setdefault(
             slot,
             LoraItem.model_validate({"path": use.path, "transformer": transformer, "network_multiplier": use.scale}),
         )
-    return tuple(found.values())
+    return tuple(items.values())
 
 
 def _slots(pair: _Pair) -> Row:
@@ -270,8 +271,8 @@ def _slots(pair: _Pair) -> Row:
     headers = {use.slot: pair.run.headers[use.path] for use in uses if use.path in pair.run.headers}
     wrong = ""
     if pair.target.step == 0:
-        wrong = "At step 0 the LoRA was not trained yet: the preview is the base model's."
-        return _row("lora_sides", not uses, "no LoRA yet", run, wrong, Fix(loras=()), "The base model on both sides.")
+        wrong = "At step 0 the LoRA was not trained yet: the sample shows the base model."
+        return _row("lora_sides", not uses, "no LoRA yet", run, wrong, Fix(loras=()), "The base model on both pair.")
     fix = Fix(loras=pair.job_loras) if pair.job_loras else None
     swapped = [slot for slot, header in headers.items() if header.slot in ("high", "low") and header.slot != slot]
     if set(loaded) != set(pair.job.slots):
@@ -285,13 +286,13 @@ def _slots(pair: _Pair) -> Row:
             fix = fix or Fix(loras=tuple(_item(pair, use.path, use.slot, use.scale)
                                          for use in uses if use.slot in pair.job.slots))  # fmt: skip
     elif len(uses) > len(loaded):
-        wrong = "Several LoRAs are stacked; the trainer's preview has the job's own only."
-    elif pair.run_row.two_transformers and swapped:
+        wrong = "Several LoRAs are stacked; the training sample has only the job's own."
+    elif pair.run_model.two_transformers and swapped:
         wrong = f"The file for {swapped[0]} noise is named as the other half."
         if len(swapped) == len(uses) == 2:
-            one, two = uses
-            fix = Fix(loras=(_item(pair, two.path, one.slot, two.scale),
-                             _item(pair, one.path, two.slot, one.scale)))  # fmt: skip
+            first, second = uses
+            fix = Fix(loras=(_item(pair, second.path, first.slot, second.scale),
+                             _item(pair, first.path, second.slot, first.scale)))  # fmt: skip
     elif {"high", "low"} <= set(headers):
         wrong = " ".join(pair_messages(headers["high"], headers["low"]))
     if not wrong and not uses:
@@ -299,36 +300,36 @@ def _slots(pair: _Pair) -> Row:
     return _row("lora_sides", not wrong, preview, run, wrong, fix, "Each trained transformer has its LoRA.")
 
 
-def _item(pair: _Pair, path: str, slot: str, multiplier: float) -> LoraItem:
-    transformer = slot if pair.run_row.two_transformers else None
-    return LoraItem.model_validate({"path": path, "transformer": transformer, "network_multiplier": multiplier})
+def _item(pair: _Pair, path: str, slot: str, scale: float) -> LoraItem:
+    transformer = slot if pair.run_model.two_transformers else None
+    return LoraItem.model_validate({"path": path, "transformer": transformer, "network_multiplier": scale})
 
 
 def _step(pair: _Pair) -> Row:
     wanted = pair.target.step
     if wanted == 0 and not pair.generation.loras:
         return Row("lora_step", "green", "step 0", "no LoRA", "The same.")
-    found = sorted({header.step for header in pair.run.headers.values() if header.step is not None})
+    steps = sorted({header.step for header in pair.run.headers.values() if header.step is not None})
     preview = "unknown" if wanted is None else f"step {wanted}"
-    run = ", ".join(f"step {step}" for step in found) or "unknown"
-    if wanted is None or not found:
-        message = "Which step's LoRA made the preview, or which one is loaded, is not said: compare the same step."
+    run = ", ".join(f"step {step}" for step in steps) or "unknown"
+    if wanted is None or not steps:
+        message = "The step of the sample's LoRA, or of the loaded one, is unknown: compare the same step."
         return Row("lora_step", "amber", preview, run, message)
     items = pair.job_loras
     used = {use.path for use in pair.generation.loras}
     fix = Fix(loras=items) if items and {item.path for item in items} != used else None
-    return _row("lora_step", found == [wanted], preview, run, "Load the checkpoint of the preview's own step.", fix)
+    return _row("lora_step", steps == [wanted], preview, run, "Load the checkpoint of the sample's own step.", fix)
 
 
 def _keeping(pair: _Pair, keeps: bool) -> Mapping[str, Any]:
-    """The recipe too, where this one would not leave the preview's value as it is."""
+    """The recipe too, where this one would change the sample's value."""
     return {} if keeps else {"recipe": pair.recipe_id}
 
 
 def _size(pair: _Pair) -> Row:
     width, height = pair.size
     run = pair.generation
-    keeps = snap_size(pair.run_row, run.recipe, width, height) == (width, height)
+    keeps = snap_size(pair.run_model, run.recipe, width, height) == (width, height)
     asked = (run.requested_width, run.requested_height)
     was = "" if asked == (run.width, run.height) else f" (asked for {asked[0]} × {asked[1]})"
     return _row(
@@ -336,7 +337,7 @@ def _size(pair: _Pair) -> Row:
         (run.width, run.height) == (width, height),
         f"{width} × {height}",
         f"{run.width} × {run.height}{was}",
-        "Another size has another noise: nothing of the video can be the same.",
+        "Different size means different noise: the video cannot match.",
         Fix(_keeping(pair, keeps), {"width": width, "height": height}),
     )
 
@@ -344,27 +345,30 @@ def _size(pair: _Pair) -> Row:
 def _frames(pair: _Pair) -> Row:
     count, run = pair.num_frames, pair.generation
     was = "" if run.requested_num_frames == run.num_frames else f" (asked for {run.requested_num_frames})"
-    wrong = "Another number of frames has another noise: nothing of the video can be the same."
-    can = round_frames(pair.row.frame_rule, count) == count
+    wrong = "Different length means different noise: the video cannot match."
+    can = round_frames(pair.model.frame_rule, count) == count
     fix = Fix(prompt={"num_frames": count}) if can else None
     return _row("frames", run.num_frames == count, count, f"{run.num_frames}{was}", wrong, fix)
 
 
 def _fps(pair: _Pair) -> Row:
     file, run = pair.target.file, pair.generation.fps
-    rates = file.rates if file is not None and file.rates else (pair.wanted.fps,)
-    wanted = pair.wanted.fps if pair.wanted.fps in rates else (file.fps if file is not None else None) or rates[0]
-    wrong = "The frames may be the same, but they play at another speed."
+    rates = file.rates if file is not None and file.rates else (pair.sample.fps,)
+    wanted = pair.sample.fps if pair.sample.fps in rates else (file.fps if file is not None else None) or rates[0]
+    wrong = "The frames may be the same, but play at another speed."
     return _row("fps", run in rates, wanted, run, wrong, Fix(prompt={"fps": wanted}))
 
 
 def _steps(pair: _Pair) -> Row:
-    wanted, run = pair.wanted.sample_steps, pair.generation.sample_steps
+    wanted, run = pair.sample.sample_steps, pair.generation.sample_steps
     return _row("steps", wanted == run, wanted, run, "Another number of steps.", Fix(prompt={"sample_steps": wanted}))
 
 
 def _sampler(pair: _Pair) -> Row:
-    preview, run = _sampler_of(pair.row, pair.recipe, None), _sampler_of(pair.run_row, pair.run_recipe, pair.run.clip)
+    preview, run = (
+        _sampler_of(pair.model, pair.recipe, None),
+        _sampler_of(pair.run_model, pair.run_recipe, pair.run.clip),
+    )
     wrong = f"The trainer samples with {preview}: choose the recipe {pair.recipe_id}."
     row = _row("sampler", preview == run, preview, run, wrong, Fix({"recipe": pair.recipe_id}))
     if row.state == "green" and not pair.era_known:
@@ -373,8 +377,8 @@ def _sampler(pair: _Pair) -> Row:
     return row
 
 
-def _sampler_of(row: WanModel, recipe: Recipe, clip: Mapping[str, Any] | None) -> str:
-    spec = scheduler_spec(row, recipe)
+def _sampler_of(model: WanModel, recipe: Recipe, clip: Mapping[str, Any] | None) -> str:
+    spec = scheduler_spec(model, recipe)
     name = {"euler": "Euler", "unipc": "UniPC"}[recipe.sampler]
     config = spec.config or _part(clip, "sampler")
     shift = config.get("flow_shift", config.get("shift"))
@@ -388,7 +392,7 @@ def _part(clip: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
 
 
 def _boundary(pair: _Pair) -> Row:
-    wanted, run = pair.row.boundary[pair.recipe_id], pair.run_row.boundary[pair.generation.recipe]
+    wanted, run = pair.model.boundary[pair.recipe_id], pair.run_model.boundary[pair.generation.recipe]
     if run == "checkpoint" and pair.run.clip is not None:
         run = pair.run.clip.get("boundary", run)
     shown = "none" if wanted is None else str(wanted)
@@ -400,7 +404,7 @@ def _boundary(pair: _Pair) -> Row:
 
 
 def _guidance(pair: _Pair) -> Row:
-    wanted, run = pair.wanted.guidance_scale, pair.generation.guidance_scale
+    wanted, run = pair.sample.guidance_scale, pair.generation.guidance_scale
     return _row(
         "guidance", wanted == run, f"{wanted:g}", f"{run:g}", "Another guidance scale.",
         Fix(prompt={"guidance_scale": wanted}),
@@ -408,10 +412,10 @@ def _guidance(pair: _Pair) -> Row:
 
 
 def _seed(pair: _Pair) -> Row:
-    wanted, run = pair.wanted.seed, pair.generation.seed
+    wanted, run = pair.sample.seed, pair.generation.seed
     if wanted is None or wanted == -1:
-        message = "The trainer drew this preview's seed and wrote it down nowhere: it cannot be matched."
-        return Row("seed", "amber", "drawn", str(run), message)
+        message = "This sample used a random seed that was not recorded: it cannot be matched."
+        return Row("seed", "amber", "random", str(run), message)
     number = pair.target.sample.index + 1
     wrong = f"By the job's seed rule (walk_seed, sticky seeds, flags) sample {number} has {wanted}."
     return _row("seed", wanted == run, wanted, run, wrong, Fix(prompt={"seed": wanted}))
@@ -438,7 +442,7 @@ def _without(text: str, token: str) -> list[str]:
 
 
 def _prompt_fix(pair: _Pair) -> Fix:
-    plain = "[trigger]" in pair.prompt  # it stands in the preview's prompt as written: nothing may replace it
+    plain = "[trigger]" in pair.prompt  # the sample's prompt has it as written: nothing may replace it
     return Fix({"trigger_word": None} if plain else {}, {"prompt": pair.prompt, "trigger_word": None})
 
 
@@ -463,7 +467,7 @@ def _trigger(pair: _Pair) -> Row:
 
 
 def _negative(pair: _Pair) -> Row:
-    wanted, run = pair.wanted.neg, pair.generation.neg
+    wanted, run = pair.sample.neg, pair.generation.neg
     shown = (one_line(text, LONGEST_SHOWN) or "empty" for text in (wanted, run))
     preview, ours = shown
     return _row("negative", wanted == run, preview, ours, "Another negative prompt.", Fix(prompt={"neg": wanted}))
@@ -471,21 +475,21 @@ def _negative(pair: _Pair) -> Row:
 
 def _multiplier(pair: _Pair) -> Row:
     wanted = pair.target.sample.network_multiplier
-    found = sorted({use.scale for use in pair.generation.loras})
-    run = ", ".join(f"{one:g}" for one in found) or "no LoRA"
-    wrong = "The LoRA works at another strength than in the preview."
-    return _row("multiplier", found in ([], [wanted]), f"{wanted:g}", run, wrong, Fix(network_multiplier=wanted))
+    scales = sorted({use.scale for use in pair.generation.loras})
+    run = ", ".join(f"{scale:g}" for scale in scales) or "no LoRA"
+    wrong = "The LoRA has another scale than in the training sample."
+    return _row("multiplier", scales in ([], [wanted]), f"{wanted:g}", run, wrong, Fix(network_multiplier=wanted))
 
 
 def _applied(pair: _Pair) -> Row:
     kind = pair.job.network_type.lower()
     scales = {sample.network_multiplier for sample in pair.job.samples}
     beside = kind == "dora" or pair.job.quantised is not None or pair.job.layer_offloading or len(scales) > 1
-    preview = "beside the weights, float32" if beside else "merged in float32"
+    preview = "unmerged, float32" if beside else "merged in float32"
     merges = pair.run_recipe.lora == "merge" or kind not in ("lora", "dora")
-    run = "merged in float32" if merges and kind != "dora" else "beside the weights"
+    run = "merged in float32" if merges and kind != "dora" else "unmerged"
     if beside:
-        message = "The trainer kept the LoRA beside the weights in float32; here the last bits differ."
+        message = "The trainer kept the LoRA unmerged, in float32; here the last bits differ."
         return Row("lora_applied", "amber", preview, run, message)
     wrong = f"The trainer merged the LoRA into the weights in float32: choose the recipe {pair.recipe_id}."
     return _row("lora_applied", merges, preview, run, wrong, Fix({"recipe": pair.recipe_id}))
@@ -493,21 +497,21 @@ def _applied(pair: _Pair) -> Row:
 
 def _image(pair: _Pair) -> Row:
     run = pair.generation.image
-    wants = pair.image is not None or pair.wanted.ctrl_img is not None or pair.target.sample.missing_image is not None
+    wants = pair.image is not None or pair.sample.ctrl_img is not None or pair.target.sample.missing_image is not None
     preview = _digest(pair.image) if pair.image else pair.target.sample.missing_image or ("given" if wants else "none")
     if wants and run is None:
         fix = None
         if pair.given is not None:
-            takes = pair.run_row.control_image != "none"
+            takes = pair.run_model.control_image != "none"
             fix = Fix(prompt={"ctrl_img": pair.given}) if takes else _model_fix(pair)
-        return Row("control_image", "red", preview, "none", "The preview starts from a picture; give the same.", fix)
-    if not wants and run is not None and pair.row.control_image != "required":
-        wrong = "The preview was made from text alone: take the first frame away."
+        return Row("control_image", "red", preview, "none", "The sample starts from an image: use the same.", fix)
+    if not wants and run is not None and pair.model.control_image != "required":
+        wrong = "The training sample was made from text alone: remove the first frame."
         return Row("control_image", "red", preview, _digest(run), wrong, Fix(prompt={"ctrl_img": None}))
     if run is not None and pair.image is None:
-        message = "The job's own picture is not here to compare: make sure that it is the same file."
+        message = "The job's own image was not imported: make sure that it is the same file."
         return Row("control_image", "amber", preview, _digest(run), message)
-    wrong = "Another picture file than the preview's: the first frame decides the whole video."
+    wrong = "Another image than the training sample's: the first frame decides the whole video."
     fix = Fix(prompt={"ctrl_img": pair.given})
     return _row("control_image", run == pair.image, preview, "none" if run is None else _digest(run), wrong, fix)
 
@@ -518,17 +522,17 @@ def _digest(sha256: str | None) -> str:
 
 def _resize(pair: _Pair) -> Row:
     if pair.generation.image is None:
-        return Row("control_resize", "green", "none", "none", "No picture is resized.")
+        return Row("control_resize", "green", "none", "none", "No image is resized.")
     size = _size(pair)
-    said = "stretched to exactly {}, Lanczos"
-    wrong = "The picture is resized to another size or shape, and image-to-video is very sensitive to it."
-    preview = said.format("{} × {}".format(*pair.size))
-    run = said.format(f"{pair.generation.width} × {pair.generation.height}")
+    text = "stretched to exactly {}, Lanczos"
+    wrong = "The image is resized to another size or shape, and image-to-video is very sensitive to it."
+    preview = text.format("{} × {}".format(*pair.size))
+    run = text.format(f"{pair.generation.width} × {pair.generation.height}")
     return _row("control_resize", size.state == "green", preview, run, wrong, size.fix)
 
 
 def _quantisation(pair: _Pair) -> Row:
-    wrong = "The preview's base was quantised, which nothing here does: it can be approached, not equalled."
+    wrong = "The sample's base model was quantized: it cannot be matched exactly."
     preview = pair.job.quantised or "none"
     if pair.job.recovery_adapter:
         preview += ", with an accuracy recovery adapter"
@@ -539,7 +543,7 @@ def _dtype(pair: _Pair) -> Row:
     preview = "bfloat16 throughout"
     dtype = None if pair.run.clip is None else pair.run.clip.get("dtype")
     if dtype is not None and dtype != "bfloat16":
-        message = "The trainer computes in bfloat16 on a GPU; here it was float32 on the CPU, which only comes near."
+        message = "The trainer computes in bfloat16 on a GPU; here it was float32 on the CPU, which only comes close."
         return Row("dtype", "amber", preview, one_line(str(dtype), 40), message)
     whole = pair.run_recipe.whole_bf16
     run = preview if whole else "bfloat16, norms and time embedding in float32"
@@ -549,41 +553,41 @@ def _dtype(pair: _Pair) -> Row:
 
 def _speedup(pair: _Pair) -> Row:
     run = CHOICES[pair.generation.speedup].label
-    wrong = f"Rendered with a speed-up ({run}): not the preview's arithmetic. Set Speed-up to None."
+    wrong = f"Rendered with a speed-up ({run}): other arithmetic than the sample's. Set Speed-up to None."
     return _row(
         "speedup", pair.generation.speedup == "none", CHOICES["none"].label, run, wrong, Fix({"speedup": "none"})
     )
 
 
 def _decode(pair: _Pair) -> Row:
-    said = {True: "in tiles", False: "whole"}
+    names = {True: "in tiles", False: "whole"}
     wanted, asked = pair.job.tiled, pair.generation.vae_tiling
     run = asked if pair.run.clip is None else bool(pair.run.clip.get("tiled", asked))
     if run != asked and not wanted:
-        wrong = "The trainer decoded whole frames; here the GPU had no room for them: faint seams differ."
-        return _row("decode", False, said[wanted], said[run], wrong, None)
+        wrong = "The trainer decoded whole frames; here the GPU memory did not suffice: faint seams differ."
+        return _row("decode", False, names[wanted], names[run], wrong, None)
     switch = "on" if wanted else "off"
-    wrong = f"The trainer decoded {said[wanted]}: faint seams differ. Switch Decode in tiles {switch}."
-    return _row("decode", wanted == run, said[wanted], said[run], wrong, Fix({"vae_tiling": wanted}))
+    wrong = f"The trainer decoded {names[wanted]}: faint seams differ. Switch Decode in tiles {switch}."
+    return _row("decode", wanted == run, names[wanted], names[run], wrong, Fix({"vae_tiling": wanted}))
 
 
 def _versions(pair: _Pair) -> Row:
-    said = sorted(pair.versions)
-    preview = ", ".join(f"AI Toolkit {'.'.join(map(str, version))}" for version in said) or "AI Toolkit, unknown"
+    versions = sorted(pair.versions)
+    preview = ", ".join(f"AI Toolkit {'.'.join(map(str, version))}" for version in versions) or "AI Toolkit, unknown"
     ours = _part(pair.run.clip, "versions")
     run = ", ".join(f"{one_line(str(name), 40)} {one_line(str(ours[name]), 40)}" for name in ours) or "not rendered yet"
     if not pair.era_known:
-        message = "The LoRA does not say which sampler its trainer had: preview since 0.9.4, preview_unipc up to 0.9.2."
+        message = "The LoRA states no trainer version: the recipe is preview since 0.9.4, preview_unipc up to 0.9.2."
         return Row("versions", "amber", preview, run, message)
-    return Row("versions", "green", preview, run, f"Its previews are those of the recipe {pair.recipe_id}.")
+    return Row("versions", "green", preview, run, f"Its samples match the recipe {pair.recipe_id}.")
 
 
-_ROWS: tuple[Callable[[_Pair], Row], ...] = (
+_CHECKS: tuple[Callable[[_Pair], Row], ...] = (
     _model, _slots, _step, _size, _frames, _fps, _steps, _sampler, _boundary, _guidance, _seed, _prompt, _trigger,
     _negative, _multiplier, _applied, _image, _resize, _quantisation, _dtype, _speedup, _decode, _versions,
 )  # fmt: skip
 
 
 def red(rows: Sequence[Row]) -> Iterator[str]:
-    """The names of the rows that differ."""
+    """The names of the red rows."""
     return (row.row for row in rows if row.state == "red")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
 
-from wan_ui.access import LOCAL_ACCESS, NO_FILE_OWNERS, Access, FileOwners, UploadedFiles
+from wan_ui.access import LOCAL_ACCESS, Access, FileOwners, UploadedFiles
 from wan_ui.errors import (
     ControlImageInvalid,
     JobConfigInvalid,
@@ -134,7 +134,7 @@ class ImportedJobs:
         images: ImageStore,
         limits: Limits = LIMITS,
         check_quota: Callable[[], None] = _no_quota,
-        owners: FileOwners = NO_FILE_OWNERS,
+        owners: FileOwners | None = None,
     ) -> None:
         self._folder = folder
         self._check_quota = check_quota

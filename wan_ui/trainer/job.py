@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from wan_ui import field_errors
 from wan_ui.errors import JobConfigInvalid
 from wan_ui.lora.header import LoraHeader
 from wan_ui.models import MODELS, RecipeId, WanModel
@@ -394,7 +395,7 @@ def _sample(settled: _SampleValues, job: _Job, notes: list[str]) -> Sample | Non
         )
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        notes.append(f"{name} is left out: {first['loc'][0]}: {first['msg']}.")
+        notes.append(f"{name} is left out: {first['loc'][0]} {field_errors.message(first)}.")
         return None
     frames = round_frames(model.frame_rule, prompt.num_frames)
     if asked != size:

@@ -1,4 +1,4 @@
-"""The flags that AI Toolkit reads from a sample prompt, split at `--`; it knows no models and no requests."""
+"""Splits a sample prompt at `--` into its text and the flags that AI Toolkit reads from it."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ FIELD_LABELS: Mapping[str, str] = {
     "recipe": "Match",
     "num_frames": "Frames",
     "speedup": "Speed-up",
+    "base": "Checkpoint files",
 }
 HINTS: Mapping[str, str] = {
     "scale": "0, 0.5, 1 or 0.2..1.0 step 0.2",
@@ -48,6 +49,7 @@ HINTS: Mapping[str, str] = {
     "recipe": ", ".join(RECIPES),
     "num_frames": "41, 81",
     "speedup": ", ".join(CHOICES),
+    "base": "auto, folder, or a file's name, one per line",
     NOTHING: "",
 }
 

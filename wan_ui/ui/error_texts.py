@@ -11,25 +11,9 @@ from wan_ui.request import LoraItem, PromptItem
 from wan_ui.ui.form_schema import bounds
 
 MOST_SENTENCES = 8
-_BOUND = re.compile(r"(?P<value>.+: )?Input should be (?P<which>greater|less) than or equal to (?P<bound>\S+)")
-_SCHEMA_SENTENCES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"Input should be a valid integer"), "must be a whole number"),
-    (re.compile(r"Input should be a (valid|finite) number"), "must be a number"),
-    (re.compile(r"Input should be a valid string"), "must be text"),
-    (re.compile(r"Input should be a valid boolean"), "must be true or false"),
-    (re.compile(r"Input should be a valid (?:dictionary|object)\b.*"), "must be an object"),
-    (re.compile(r"Input should be a valid (?:list|tuple|array)"), "must be a list"),
-    (re.compile(r"Input should be (.+)"), r"must be \1"),
-    (re.compile(r"Field required"), "is required"),
-    (re.compile(r"a number is needed"), "is empty: enter a number"),
-    (re.compile(r"Extra inputs are not permitted"), "is not a known field"),
-    (re.compile(r"String should have (at (?:most|least)) (\d+ characters?)"), r"must have \1 \2"),
-    (re.compile(r"String should match pattern .*"), "has a value that is not allowed"),
-    (re.compile(r"(?:Tuple|List) should have (at (?:most|least)) (\d+) items?.*"), r"must have \1 \2 entries"),
-    (re.compile(r"Value error, true or false is needed"), "must be true or false"),
-    (re.compile(r"Value error, (.*)"), r"is not valid: \1"),
-)
-"""What a message of pydantic's begins with, and what follows the field's label instead."""
+_BOUND = re.compile(r"(?P<value>.+: )?must be at (?P<which>least|most) (?P<bound>\S+)")
+_PREDICATES = ("must ", "is ", "has ")
+"""What a message begins with that completes a sentence about its field, see wan_ui.field_errors."""
 
 
 def sentences(error: WanUIError, label_of: Callable[[str], str] = str) -> list[str]:
@@ -47,14 +31,10 @@ def sentences(error: WanUIError, label_of: Callable[[str], str] = str) -> list[s
 
 def field_sentence(label: str, location: str, message: str) -> str:
     """One field's error as a sentence about its control, from a message of the schema or of this app."""
-    bound = _BOUND.match(message)
+    bound = _BOUND.fullmatch(message)
     if bound is not None:
         return _bound_sentence(label, location, bound)
-    for pattern, text in _SCHEMA_SENTENCES:
-        match = pattern.match(message)
-        if match is not None:
-            return f"{label} {match.expand(text)}."
-    return f"{label}: {message}"
+    return f"{label} {message}." if message.startswith(_PREDICATES) else f"{label}: {message}"
 
 
 def _bound_sentence(label: str, location: str, match: re.Match[str]) -> str:
@@ -65,7 +45,7 @@ def _bound_sentence(label: str, location: str, match: re.Match[str]) -> str:
         subject = label
         if low is not None and high is not None:
             return f"{subject} must be {between(low, high)}."
-    return f"{subject} must be at {'least' if match['which'] == 'greater' else 'most'} {match['bound']}."
+    return f"{subject} must be at {match['which']} {match['bound']}."
 
 
 def field_bounds(location: str) -> tuple[float | None, float | None]:

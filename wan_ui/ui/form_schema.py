@@ -196,7 +196,7 @@ def body(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
     for control in controls(model):
         if control.kind in _NUMBERS and values.get(control.name) is None and control.name not in unused:
             raise InvalidRequest(
-                f"{control.label} is empty.", fields=[{"loc": control.name, "msg": "a number is needed"}]
+                f"{control.label} is empty.", fields=[{"loc": control.name, "msg": "is empty: enter a number"}]
             )
     for field, _, kind in _PROMPT_FIELDS:
         value = values.get(field)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wan_ui.jobs.service import JobService
 
 State = Literal["good", "warn", "bad", "plain"]
+HALF = 0.5  # a share of a file's layers below which its card is red
 TYPES: Mapping[str, str] = {
     "lora": "LoRA",
     "dora": "DoRA",
@@ -133,6 +134,10 @@ def judge(
         return Card("bad", "Does not fit this tab", about, messages, elsewhere, name=about["name"])
     messages = _unique(*notes, *about["messages"])
     swaps = model.two_transformers and about["slot"] in model.slots and about["slot"] != slot
+    share = about["coverage"][model.id]
+    if share < 1:
+        head = f"Applies in part: {share:.0%} of its layers"
+        return Card("warn" if share >= HALF else "bad", head, about, messages, elsewhere, swaps, name=about["name"])
     if model.id not in candidates:
         return Card("warn", "Probably for another model", about, messages, elsewhere, swaps, name=about["name"])
     if about["fits"][model.id] != "yes":

@@ -12,12 +12,13 @@ import gradio as gr
 from markupsafe import Markup
 from pydantic import ValidationError
 
+from wan_ui import field_errors
 from wan_ui.errors import PreviewNotFound, WanUIError
 from wan_ui.models import MODELS
 from wan_ui.request import TrainingSample, parse
 from wan_ui.trainer import checklist
 from wan_ui.ui import form_schema, player, render
-from wan_ui.ui.error_texts import field_sentence
+from wan_ui.ui.error_texts import sentences
 from wan_ui.ui.events import POLL, QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import static_text
@@ -216,9 +217,8 @@ class PreviewPanel:
         except WanUIError as error:
             return {self.problem: render.problem(error)}
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            location = ".".join(str(part) for part in first["loc"])
-            text = field_sentence(form_schema.label_of(MODELS[wire["model"]], location), location, first["msg"])
+            refusal = field_errors.invalid_request(error.errors(include_url=False, include_input=False)[:1])
+            (text,) = sentences(refusal, lambda location: form_schema.label_of(MODELS[wire["model"]], location))
             return {self.problem: render.note(f"This value cannot be set here: {text}")}
         sample = {} if checked.sample is None else checked.sample.model_dump(exclude_none=True)
         pin = {**sample, **({} if linked is None else {"file": linked})}

@@ -343,11 +343,25 @@ def _effect_line(slot: str, report: Mapping[str, Any]) -> EffectLine:
         facts.append(f"first prediction by {percent(change_of_first_step)}")
     text = f"{', '.join(facts)}."
     if dropped:
-        state = state or "lost"
+        state = state or ("lost" if 2 * in_use >= in_file else "dead")
         reasons = sorted({str(item["why"]) for item in dropped})
         text += f" {plural(len(dropped), 'module')} left out: {'; '.join(reasons[:3])}."
     names = " + ".join(f"{file['name']} × {number(file['network_multiplier'])}" for file in files)
     return EffectLine(SLOT_HEADS.get(slot, slot), state, text, names)
+
+
+_BASE_GRADES: Mapping[str, str] = {
+    "green": "the reference's numbers",
+    "amber": "the last bit of bf16 may differ from the reference's",
+    "red": "other numbers than the reference's; choose the folder or a bf16 file to match it",
+}
+
+
+def base_fact(base: Mapping[str, Any]) -> str:
+    """What a clip was loaded from, by the transformer's file, and how near its numbers are to the reference's."""
+    first = next(item for item in base["components"] if item["component"] == "transformer")
+    name = "folder" if first["precision"] == "folder" else f"{first['name']} ({first['precision']})"
+    return f"{name}: {_BASE_GRADES[base['grade']]}"
 
 
 def _clip_facts(job: Job, clip: ClipRecord, generation: Generation) -> list[tuple[str, str]]:
@@ -361,6 +375,9 @@ def _clip_facts(job: Job, clip: ClipRecord, generation: Generation) -> list[tupl
     ]
     if generation.speedup != "none":
         facts.append(("Speed-up", describe(generation.speedup, clip.metadata.get("forwards"))))
+    base = clip.metadata.get("base")
+    if base is not None and (base["grade"] != "green" or generation.base != "auto"):
+        facts.append(("Base", base_fact(base)))
     if clip.metadata.get("tiled") and not generation.vae_tiling:
         facts.append(("Decoded", IN_TILES))
     spent = took(job) if len(job.generations) == 1 else None

@@ -1,0 +1,1 @@
+"""ASGI middleware around the page and the API: authentication, origins, uploads, headers, metrics."""

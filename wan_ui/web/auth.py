@@ -1,8 +1,8 @@
-"""The gate in front of page and HTTP door: asks for the password, gives each browser its badge, says who asks.
+"""Authentication: passwords, session cookies, and the identity of every request.
 
-It knows no job. Where nobody else can come in (no link, no other host, no password) every browser that the guard lets
-pass is the owner's. Else a browser is a guest's once it gave the password, and the owner's once it opened the owner's
-address; nothing is decided by an address or by the name of a host.
+On a server that only this machine reaches (no public link, no other host, no password) every browser is the owner.
+Otherwise a browser becomes a guest by signing in and the owner by opening the owner address that the start prints. IP
+addresses and host names decide nothing.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from wan_ui.errors import LoginLocked, LoginRequired, PayloadTooLarge, RouteNotFound, WanUIError
+from wan_ui.errors import LoginLocked, LoginRequired, RouteNotFound, WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity, Session, Sessions, current_identity
 from wan_ui.web import login as sign_in
+from wan_ui.web.asgi import error_response, read_body, refuse, with_headers
 from wan_ui.web.login import Login, LoginThrottle
 
 OWNER_PATH = "/owner/"
 LOGIN_PATH = "/login"
-# Open to all: health, and what Gradio asks of itself when it starts, which answers nothing but yes.
+# Without a password: health, and a request that Gradio sends to itself at the start, whose response says nothing.
 OPEN_PATHS = frozenset({"/v1/health", "/gradio_api/startup-events"})
 UPLOAD_PATH = "/gradio_api/upload"
-# What Gradio has for its developers, and what fetches or streams for others: the page uses none of it.
+# Gradio's routes for developers, and those that fetch or stream for others: the page uses none of them.
 _NOT_SERVED = re.compile(
     r"/(?:gradio_api/(?:dev|vibe|undo-vibe|profiling|process_recording|proxy|deep_link|stream|runs|run-history|token)\b"
     r"|gradio_api/file=\s*[a-z][a-z0-9+.-]*:|monitoring\b|proxy=|deep_link\b)",
     re.IGNORECASE,
 )
-LARGEST_FORM = 4096  # bytes of a login
+MAX_FORM_BYTES = 4096  # of a sign-in
 _YEAR = 365 * 24 * 3600  # seconds
 _QUERY = re.compile(r"(?:compare=[0-9a-f]{32})?")
-_POLICY_VIOLATION = 1008  # RFC 6455's close code
 
 
 def around(wrap: Callable[[ASGIApp], ASGIApp]) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
-    """A lifespan that puts `wrap` around all of an app.
+    """A lifespan that wraps all of an app.
 
-    Gradio puts its own cross-origin answers outside every middleware it is given, so this goes around them too.
+    Gradio adds its CORS middleware outside the middleware that it is given; this wraps that one too.
     """
 
     @asynccontextmanager
@@ -59,31 +59,31 @@ def around(wrap: Callable[[ASGIApp], ASGIApp]) -> Callable[[Starlette], Abstract
 
 
 class OwnerAddress:
-    """The address that makes a browser the owner's, once."""
+    """A one-time address: the browser that opens it becomes the owner's."""
 
     def __init__(self) -> None:
         self._token: str | None = secrets.token_urlsafe(32)
 
     @property
     def path(self) -> str | None:
-        """The path to print; None once it was opened."""
+        """The path to print; None after it was opened."""
         return None if self._token is None else OWNER_PATH + self._token
 
     def open(self, path: str) -> bool:
-        """Whether the path is the address, which then is used up."""
-        said = path.removeprefix(OWNER_PATH).encode("utf-8", "surrogatepass")
-        if self._token is None or not hmac.compare_digest(said, self._token.encode()):
+        """Whether the path is this address; after a yes it is no longer valid."""
+        token = path.removeprefix(OWNER_PATH).encode("utf-8", "surrogatepass")
+        if self._token is None or not hmac.compare_digest(token, self._token.encode()):
             return False
         self._token = None
         return True
 
 
 class Auth:
-    """ASGI middleware: a signed random cookie for each browser that opens the page, and a Who in every scope.
+    """ASGI middleware: a session cookie for each browser that opens the page, and an Identity in every scope.
 
-    `login` None: nobody else can come in, all are the owner's. `secure_host` names the host that is reached by https
-    although this server is asked by http: the link's. `upload_problem` says why no upload of so many bytes is taken
-    now, if so.
+    `login` None: only this machine reaches the server, and every request is the owner's. `secure_host` returns the host
+    of the public link, which is reached by https although its tunnel sends http. `upload_problem` returns why an
+    upload of so many bytes cannot be stored now, or None.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class Auth:
         self._mark = "" if login is None else sessions.mark(f"{login.user}:{login.password}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI app."""
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         headers = MutableHeaders(scope=scope)
@@ -117,22 +118,23 @@ class Auth:
             headers["x-forwarded-proto"] = "https"
         session = self._session(scope)
         try:
-            answer = await self._answer(scope, receive, session)
-            who = self._who(scope, session) if answer is None else None
+            response = await self._response(scope, receive, session)
+            if response is None:
+                identity = self._identity(scope, session)
         except WanUIError as error:
             return await self._refuse(error, scope, receive, send)
-        if answer is not None:
-            return await answer(scope, receive, send)
+        if response is not None:
+            return await response(scope, receive, send)
         if _opens_the_page(scope) or (session is not None and session.outdated):
-            send = self._giving(session or self._sessions.new(), scope, send)
-        scope[IDENTITY_SCOPE_KEY] = who
-        assert who is not None
-        current_identity.set(who)
+            cookie = self._cookie_of(session or self._sessions.new(), scope)
+            send = with_headers(send, lambda headers: headers.append("set-cookie", cookie))
+        scope[IDENTITY_SCOPE_KEY] = identity
+        current_identity.set(identity)
         await self._app(scope, receive, send)
 
-    # Who asks
+    # Identity
 
-    def _who(self, scope: Scope, session: Session | None) -> Identity:
+    def _identity(self, scope: Scope, session: Session | None) -> Identity:
         """Raises LoginRequired, LoginFailed, LoginLocked."""
         visitor = None if session is None else session.visitor
         if self._login is None:
@@ -141,17 +143,19 @@ class Auth:
             return Identity(visitor, owner=True)
         if scope["path"] in OPEN_PATHS or self._is_guest(session):
             return Identity(visitor, owner=False)
-        given = sign_in.credentials(Headers(scope=scope).get("authorization", ""))
-        if given is None:
-            raise LoginRequired("This server asks for a password: sign in on its page, or send it as HTTP Basic.")
-        self._give(visitor, *given)
+        credentials = sign_in.credentials(Headers(scope=scope).get("authorization", ""))
+        if credentials is None:
+            raise LoginRequired(
+                "This server needs a password: sign in on its page, or send name and password as HTTP Basic."
+            )
+        self._try_password(visitor, *credentials)
         return Identity(visitor, owner=False)
 
     def _is_guest(self, session: Session | None) -> bool:
         return session is not None and session.role == "guest" and hmac.compare_digest(session.password, self._mark)
 
-    def _give(self, visitor: str | None, user: str | None, password: str) -> None:
-        """Tries a password. Raises LoginFailed, LoginLocked."""
+    def _try_password(self, visitor: str | None, user: str | None, password: str) -> None:
+        """Raises LoginFailed for a wrong password, LoginLocked while no further one is tried."""
         assert self._login is not None
         self._throttle.check(visitor)
         if not self._login.fits(user, password):
@@ -168,10 +172,10 @@ class Auth:
                 return self._sessions.read(cookies[self._cookie].value)
         return None
 
-    # What the gate answers itself
+    # Requests that are answered here
 
-    async def _answer(self, scope: Scope, receive: Receive, session: Session | None) -> Response | None:
-        """Its own answer, or None where the request is for the app. Raises what is wrong with a login."""
+    async def _response(self, scope: Scope, receive: Receive, session: Session | None) -> Response | None:
+        """The response to a request that is not for the app; None for all others. Raises LoginFailed, LoginLocked."""
         if scope["type"] != "http":
             return None
         path, method = scope["path"], scope["method"]
@@ -182,67 +186,72 @@ class Auth:
                 return self._signed_in(await _form(receive), session, scope)
             return RedirectResponse("/", 303)
         if _NOT_SERVED.match(path):
-            self._who(scope, session)  # the password first
+            self._identity(scope, session)  # raises first if there is no password
             raise RouteNotFound("There is no such route.")
         problem = self._upload_problem(_length(scope)) if path.rstrip("/") == UPLOAD_PATH else None
         if problem is not None:
-            self._who(scope, session)  # the password first
+            self._identity(scope, session)
             raise problem
         return None
 
     def _become_owner(self, path: str, session: Session | None, scope: Scope) -> Response:
-        # No brake: 256 random bits cannot be guessed, and no guesser shall keep the owner out.
+        # Not throttled: 256 random bits cannot be guessed, and an attacker must not be able to lock the owner out.
         assert self._owner is not None
         if not self._owner.open(path):
-            raise RouteNotFound("This address was opened already, or is none: each start prints a new one.")
-        known = session is not None and (session.role == "owner" or self._is_guest(session))
-        mine = replace(session, role="owner") if session is not None and known else self._sessions.new("owner")
-        return self._with_cookie(RedirectResponse("/", 303), mine, scope)
+            raise RouteNotFound(
+                "This owner address is wrong or was opened already. Each start of the server prints a new one."
+            )
+        is_signed_in = session is not None and (session.role == "owner" or self._is_guest(session))
+        owner = replace(session, role="owner") if session is not None and is_signed_in else self._sessions.new("owner")
+        return self._with_cookie(RedirectResponse("/", 303), owner, scope)
 
     def _signed_in(self, form: dict[str, str], session: Session | None, scope: Scope) -> Response:
         visitor = None if session is None else session.visitor
-        self._give(visitor, form.get("user", ""), form.get("password", ""))
-        # A badge from before a password is not kept: somebody else may have put it there.
-        kept = session is not None and session.role in ("guest", "owner")
-        mine = self._sessions.new("guest", self._mark)
-        if session is not None and kept:
-            mine = session if session.role == "owner" else replace(session, password=self._mark)
+        self._try_password(visitor, form.get("user", ""), form.get("password", ""))
+        # A session from before the sign-in is not kept: somebody else may have planted its cookie.
+        signed_in = self._sessions.new("guest", self._mark)
+        if session is not None and session.role == "owner":
+            signed_in = session
+        elif session is not None and session.role == "guest":
+            signed_in = replace(session, password=self._mark)
         query = form.get("query", "")
         target = f"/?{query}" if query and _QUERY.fullmatch(query) else "/"
-        return self._with_cookie(RedirectResponse(target, 303), mine, scope)
+        return self._with_cookie(RedirectResponse(target, 303), signed_in, scope)
 
     async def _refuse(self, error: WanUIError, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await receive()  # the connect message; closing before accepting it makes the server answer 403
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": error.code})
-            return
+            return await refuse(error, scope, receive, send)
         headers = {"Cache-Control": "no-store"}
         if isinstance(error, LoginLocked):
             headers["Retry-After"] = str(error.details["seconds"])
-        door = scope["path"].startswith("/v1") or scope["path"] == "/metrics"
-        if error.status == 401 and door:
+        is_for_programs = scope["path"].startswith("/v1") or scope["path"] == "/metrics"
+        if error.status == 401 and is_for_programs:
             headers["WWW-Authenticate"] = 'Basic realm="wan-ui", charset="UTF-8"'
-        answer: Response
         wants_page = "text/html" in Headers(scope=scope).get("accept", "") or scope["path"] in ("/", LOGIN_PATH)
-        if self._login is not None and error.status in (401, 429) and wants_page and not door:
-            said = "" if isinstance(error, LoginRequired) else error.message
-            query = scope.get("query_string", b"").decode("latin-1")
-            seconds = error.details["seconds"] if isinstance(error, LoginLocked) else 0
-            text = sign_in.page(self._login.user, said, query if _QUERY.fullmatch(query) else "", seconds)
-            answer = HTMLResponse(text, error.status, headers)
-            session = self._session(scope)
-            if session is None:
-                answer = self._with_cookie(answer, self._sessions.new(), scope)
-        else:
-            answer = JSONResponse({"detail": {"error": error.body()}}, error.status, headers)
-        await answer(scope, receive, send)
+        response: Response = error_response(error, headers)
+        if self._login is not None and error.status in (401, 429) and wants_page and not is_for_programs:
+            response = self._sign_in_page(self._login, error, scope, headers)
+        await response(scope, receive, send)
+
+    def _sign_in_page(self, login: Login, error: WanUIError, scope: Scope, headers: dict[str, str]) -> Response:
+        query = scope.get("query_string", b"").decode("latin-1")
+        page = sign_in.page(
+            login.user,
+            "" if isinstance(error, LoginRequired) else error.message,
+            query if _QUERY.fullmatch(query) else "",
+            error.details["seconds"] if isinstance(error, LoginLocked) else 0,
+        )
+        response = HTMLResponse(page, error.status, headers)
+        if self._session(scope) is None:
+            response.headers.append("set-cookie", self._cookie_of(self._sessions.new(), scope))
+        return response
 
     # The cookie
 
-    def _with_cookie(self, answer: Response, session: Session, scope: Scope) -> Response:
-        answer.headers.append("set-cookie", self._cookie_of(session, scope))
-        answer.headers["cache-control"] = "no-store"
-        return answer
+    def _with_cookie(self, response: Response, session: Session, scope: Scope) -> Response:
+        response.headers.append("set-cookie", self._cookie_of(session, scope))
+        response.headers["cache-control"] = "no-store"
+        return response
 
     def _cookie_of(self, session: Session, scope: Scope) -> str:
         return (
@@ -250,44 +259,21 @@ class Auth:
             f"{'; Secure' if scope.get('scheme') == 'https' else ''}"
         )
 
-    def _giving(self, session: Session, scope: Scope, send: Send) -> Send:
-        """A send that adds the badge's cookie to the reply."""
-        cookie = self._cookie_of(session, scope)
-
-        async def with_cookie(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).append("set-cookie", cookie)
-            await send(message)
-
-        return with_cookie
-
-
-async def whole_body(receive: Receive, what: str, limit: int) -> bytes:
-    """All bytes of a body, `what` says whose. Raises PayloadTooLarge as soon as they are more than `limit`."""
-    data = bytearray()
-    while True:
-        message = await receive()
-        data += message.get("body", b"")
-        if len(data) > limit:
-            raise PayloadTooLarge(f"{what} has at most {limit} bytes.", limit=limit)
-        if not message.get("more_body"):
-            return bytes(data)
-
 
 async def _form(receive: Receive) -> dict[str, str]:
     """A short urlencoded form. Raises PayloadTooLarge."""
-    data = await whole_body(receive, "A login", LARGEST_FORM)
+    data = await read_body(receive, "A sign-in", MAX_FORM_BYTES)
     try:
-        found = parse_qs(data.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=10)
+        fields = parse_qs(data.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=10)
     except ValueError:  # more fields than that
         return {}
-    return {name: values[0] for name, values in found.items()}
+    return {name: values[0] for name, values in fields.items()}
 
 
 def _length(scope: Scope) -> int:
-    """Bytes of the body as its sender says; 0 where that is not said."""
-    said = Headers(scope=scope).get("content-length", "")
-    return int(said) if said.isdecimal() and len(said) <= 18 else 0
+    """Bytes of the body by its Content-Length header; 0 without one."""
+    length = Headers(scope=scope).get("content-length", "")
+    return int(length) if length.isdecimal() and len(length) <= 18 else 0
 
 
 def _opens_the_page(scope: Scope) -> bool:

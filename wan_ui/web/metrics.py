@@ -1,4 +1,4 @@
-"""GET /metrics in Prometheus' text format: jobs by state, seconds per phase; it knows counts, not what they count."""
+"""GET /metrics in Prometheus' text format: jobs by state, readiness, seconds per phase."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram,
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-import wan_ui
+from wan_ui._version import __version__
 from wan_ui.errors import WanUIError
+from wan_ui.web.asgi import error_response
 
 PATH = "/metrics"
 # From a step of the demo to an hour of denoising.
@@ -22,26 +23,26 @@ BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1200, 3600)
 Counts = Callable[[], Mapping[Any, int]]
 
 
-class _Line(Collector):
-    """Asked anew at each scrape, so that it can never differ from the list of jobs."""
+class _QueueCollector(Collector):
+    """Counts the jobs at each scrape, so that the metrics never differ from the job store."""
 
     def __init__(self, counts: Counts, is_ready: Callable[[], bool]) -> None:
         self._counts = counts
         self._is_ready = is_ready
 
     def collect(self) -> Iterable[Metric]:
-        jobs = GaugeMetricFamily("wan_ui_jobs", "Jobs in the list, by state.", labels=["status"])
+        jobs = GaugeMetricFamily("wan_ui_jobs", "Jobs by state.", labels=["status"])
         for status, number in self._counts().items():
             jobs.add_metric([status], number)
         yield jobs
         yield GaugeMetricFamily("wan_ui_ready", "1 when the engine can render.", value=float(self._is_ready()))
-        info = InfoMetricFamily("wan_ui", "What runs.")
-        info.add_metric([], {"version": wan_ui.__version__})
+        info = InfoMetricFamily("wan_ui", "Version of wan-ui.")
+        info.add_metric([], {"version": __version__})
         yield info
 
 
 class Metrics:
-    """What a server counts. `observe` may be called from any thread."""
+    """The metrics of one server. `observe` may be called from any thread."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
@@ -55,20 +56,20 @@ class Metrics:
         )
 
     def watch(self, counts: Counts, is_ready: Callable[[], bool]) -> None:
-        """Adds the line: jobs by state, and whether there is an engine. Once."""
-        self._registry.register(_Line(counts, is_ready))
+        """Adds the number of jobs by state and whether the engine can render. To be called once."""
+        self._registry.register(_QueueCollector(counts, is_ready))
 
     def observe(self, phase: str, seconds: float) -> None:
-        """A phase that ended."""
+        """Records a phase that ended."""
         self._phases.labels(phase).observe(seconds)
 
     def route(self) -> Route:
-        """GET /metrics. A list of jobs that cannot be read is answered as an error of /v1 is."""
+        """GET /metrics. A job store that cannot be read is answered with an error in the form of /v1."""
 
         def scrape(_request: Request) -> Response:
             try:
                 return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
             except WanUIError as error:
-                return JSONResponse({"detail": {"error": error.body()}}, error.status)
+                return error_response(error)
 
         return Route(PATH, scrape, methods=["GET"])

@@ -1,7 +1,7 @@
-"""The Host and Origin guard in front of the page and the HTTP door; it knows names of hosts, not what it protects.
+"""The check of Host and Origin headers: only this server's own page may send requests through a browser.
 
-It stops a web page of another site from using this server through its visitor's browser: by a request of its own
-(the Origin header names the other site) or by pointing its own name at this address (the Host header does).
+A web page of another site could use this server through its visitor's browser in two ways: by a cross-origin request
+(the Origin header names the other site) or by DNS rebinding (the Host header does).
 """
 
 from __future__ import annotations
@@ -10,44 +10,45 @@ import ipaddress
 import re
 from collections.abc import Callable, Collection, Iterable
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wan_ui.errors import OriginRefused
+from wan_ui.web.asgi import refuse
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 _ORIGIN = re.compile(r"(?P<scheme>https?)://" + _HOST.pattern)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_POLICY_VIOLATION = 1008  # RFC 6455's close code
 
 
 def refusal(
     headers: Iterable[tuple[bytes, bytes]], hosts: Iterable[str] = (), addresses: bool = False
 ) -> OriginRefused | None:
-    """Why a request with these raw headers is refused, or None when it may pass.
+    """Why a request with these raw headers is refused; None if it is allowed.
 
-    `hosts` are further host names, without port, that this server is reached under; with `addresses` also any plain
-    IP address, which no other site can point here as it can a name.
+    `hosts` are further host names, without port, that this server is reached under. With `addresses`, any IP address
+    is allowed as the host too: DNS rebinding needs a name.
     """
     pairs = [(name.lower(), value.decode("latin-1").strip().lower()) for name, value in headers]
     named = [value for name, value in pairs if name == b"host"]
     origins = [value for name, value in pairs if name == b"origin"]
     host = _HOST.fullmatch(named[0]) if len(named) == 1 else None
     if host is None:
-        return OriginRefused("The request needs one Host header with a host name and a port, and nothing else in it.")
+        return OriginRefused("The request needs exactly one Host header, with a host name and optionally a port.")
     known = host["name"] in LOCAL_HOSTS or host["name"] in {name.lower() for name in hosts}
     if not known and not (addresses and _is_address(host["name"])):
         return OriginRefused(
-            "This server does not answer to the host name in the request: open it as localhost or 127.0.0.1, or start "
-            "it with --allow-host and that name."
+            "The host name in the request is not allowed: open this server as localhost or 127.0.0.1, or start it with "
+            "--allow-host and that name."
         )
     if not origins:
         return None
     origin = _ORIGIN.fullmatch(origins[0]) if len(origins) == 1 else None
     if origin is None or _address(origin, origin["scheme"]) != _address(host, origin["scheme"]):
-        return OriginRefused("The request comes from a page of another site, and only this server's own page may ask.")
+        return OriginRefused(
+            "The request comes from a page of another site; only this server's own page may send requests."
+        )
     return None
 
 
@@ -64,23 +65,21 @@ def _address(match: re.Match[str], scheme: str) -> tuple[str, int]:
 
 
 class OriginCheck:
-    """ASGI middleware that answers 403 ORIGIN_REFUSED where `refusal` finds a reason, on HTTP and websockets alike."""
+    """ASGI middleware that answers 403 ORIGIN_REFUSED to HTTP requests and websockets that `refusal` refuses."""
 
     def __init__(
         self, app: ASGIApp, hosts: Collection[str] | Callable[[], Collection[str]] = (), addresses: bool = False
     ) -> None:
-        """`hosts` may be asked for at each request: a link comes and goes."""
+        """`hosts` may be a function, called at each request: a public link opens and closes."""
         self._app = app
         self._hosts = hosts
         self._addresses = addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI app."""
         hosts = self._hosts() if callable(self._hosts) else self._hosts
         error = None if scope["type"] == "lifespan" else refusal(scope["headers"], hosts, self._addresses)
         if error is None:
             await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await receive()  # the connect message; closing before accepting it makes the server answer 403
-            await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": error.code})
         else:
-            await JSONResponse({"detail": {"error": error.body()}}, error.status)(scope, receive, send)
+            await refuse(error, scope, receive, send)

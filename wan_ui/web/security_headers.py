@@ -1,16 +1,18 @@
-"""The headers that every answer carries, so that a browser does no more with it than this page needs."""
+"""Security headers that are added to every response."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from wan_ui.web.asgi import with_headers
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
-        # Gradio starts from scripts within its page and makes functions of its templates; none comes from elsewhere.
+        # Gradio has inline scripts and compiles its templates to functions; all scripts come from this server.
         "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data: blob:",
@@ -36,17 +38,16 @@ HEADERS: Mapping[str, str] = {
 
 
 class SecurityHeaders:
-    """ASGI middleware that adds `HEADERS` to every answer; an answer that has one of them keeps its own."""
+    """ASGI middleware that adds `HEADERS` to every response; a header that the response has already is kept."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
+        """The ASGI app."""
+        await self._app(scope, receive, with_headers(send, _add_missing))
 
-        await self._app(scope, receive, with_headers)
+
+def _add_missing(headers: MutableHeaders) -> None:
+    for name, value in HEADERS.items():
+        headers.setdefault(name, value)

@@ -88,7 +88,7 @@ const loadChoices = async () => {
   }
 };
 const choices = (select, all, chosen, options) => {
-  if (chosen && !options.some(([value]) => value === chosen)) options.push([chosen, 'Not here any more']);
+  if (chosen && !options.some(([value]) => value === chosen)) options.push([chosen, 'Not found']);
   select.replaceChildren(make('option', { value: '' }, all), ...options.map(([value, text]) => make('option', { value }, text)));
   select.value = chosen;
 };

@@ -1,0 +1,89 @@
+"""A pair of fp8 files on a host that holds one transformer at a time: the same numbers, and memory for one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.test_streaming import LateCopies
+from tests.golden_cases import GOLDEN
+from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.checkpoints.fp8_linear import packed_layers
+from wan_ui.checkpoints.modules import map_packed, open_file
+from wan_ui.checkpoints.sources import CheckpointSources
+from wan_ui.engine.budget import HOST_RESERVE, Sizes, holds_one_transformer
+from wan_ui.engine.components import Components, Target, load_components
+from wan_ui.engine.placement import DevicePlacement
+from wan_ui.models import MODELS
+
+SINGLE = GOLDEN / "single_files"
+MODEL = MODELS["wan22_14b_t2v"]
+CPU = torch.device("cpu")
+GB = 1 << 30
+
+
+@pytest.mark.parametrize(("available", "one"), [(64, False), (40, False), (35, True), (29, True), (20, False)])
+def test_when_one_is_held(available: int, one: bool) -> None:
+    """An fp8 pair of 14B: 14.3 GB each, 6.7 GB of text encoder."""
+    sizes = Sizes((14 * GB, 14 * GB), 7 * GB, GB, GB // 3)
+    assert holds_one_transformer("pair", sizes, available * GB) == one
+    assert not holds_one_transformer("resident", sizes, available * GB)
+    assert not holds_one_transformer("stream", Sizes((14 * GB,), 7 * GB, GB, GB), available * GB)
+    assert HOST_RESERVE == 4 * GB
+
+
+def components() -> Components:
+    base = {
+        "transformer": "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors",
+        "text_encoder": "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+    }
+    sources = CheckpointSources(Checkpoints(None, offline=True), SINGLE / "models", configs_dir=SINGLE / "configs")
+    files = sources.fetch(MODEL, base, lambda progress: None).components
+    target = Target(CPU, torch.float32, packed=True)
+    return load_components(files, target, {}, lambda size: True, lambda progress: None)
+
+
+def predicted(loaded: Components, name: str) -> torch.Tensor:
+    transformer = loaded.transformers[name]
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, transformer.config.in_channels, 2, 8, 8, generator=generator)
+    text = torch.randn(1, 16, transformer.config.text_dim, generator=generator)
+    with torch.no_grad():
+        result: torch.Tensor = transformer(latents, torch.tensor([500.0]), text, return_dict=False)[0]
+    return result
+
+
+def test_transformers_take_turns_in_memory() -> None:
+    streams, plain, paired = LateCopies(), components(), components()
+
+    def return_to_file(name: str) -> None:
+        single = paired.files[name].single
+        assert single is not None
+        map_packed(open_file(single.header, single.kind, single.config), paired.transformers[name])
+
+    placement = DevicePlacement("pair", paired, CPU, streams, return_to_file)
+    assert "one of the two transformers" in placement.note
+    pinned = []
+    for name in ("transformer", "transformer_2", "transformer"):
+        placement.onload(paired.transformers[name])
+        pinned.append(streams.pinned)
+        torch.testing.assert_close(predicted(paired, name), predicted(plain, name), rtol=1e-4, atol=1e-4)
+    assert len(set(pinned)) == 1, "one transformer's bytes at a time"
+    placement.offload_transformers()
+    placement.close()
+    assert torch.equal(predicted(paired, "transformer_2"), predicted(plain, "transformer_2"))
+    assert all(
+        layer.packed.dtype is torch.float8_e4m3fn for _, layer in packed_layers(paired.transformers["transformer"])
+    )
+
+
+def test_both_stay_where_there_is_room(tmp_path: Path) -> None:
+    streams, paired = LateCopies(), components()
+    placement = DevicePlacement("pair", paired, CPU, streams)
+    assert "one of the two" not in placement.note
+    placement.onload(paired.transformers["transformer"])
+    first = streams.pinned
+    placement.onload(paired.transformers["transformer_2"])
+    assert streams.pinned == 2 * first

@@ -1,0 +1,23 @@
+"""The command line: `wan-ui`, `python -m wan_ui` and `python app.py` all run `main`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+from wan_ui.config import read
+from wan_ui.server import serve
+
+
+def main() -> NoReturn:
+    """Serves until SIGTERM or Ctrl-C, then ends the process with the exit code of `server.serve`."""
+    code = serve(read(sys.argv[1:], os.environ))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A denoising step cannot be interrupted: a normal exit would wait for the render thread, or crash beside it.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

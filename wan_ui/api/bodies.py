@@ -1,0 +1,186 @@
+"""Request bodies, read within limits: JSON, or one file of a multipart form, written to disk as it arrives."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ValidationError
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge
+from wan_ui.field_errors import invalid_request
+from wan_ui.files import disk_full_mapped
+
+FIELD = "file"
+_OVERHEAD = 64 * 1024  # bytes of a form that are not the file: boundaries and headers
+_MAX_BOUNDARY = 200
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def is_form(request: Request) -> bool:
+    """Whether the body is a multipart form, by its Content-Type."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+def _is_longer(request: Request, limit: int) -> bool:
+    """Whether the Content-Length is more than `limit`; False without one."""
+    length = request.headers.get("content-length", "")
+    return length.isdecimal() and (len(length) > 18 or int(length) > limit)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body. Raises PayloadTooLarge as soon as it passes `limit` bytes, BadJson if the connection closes."""
+    too_large = PayloadTooLarge(f"The body is larger than {limit} bytes.", limit=limit)
+    if _is_longer(request, limit):
+        raise too_large
+    data = bytearray()
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > limit:
+                raise too_large
+    except ClientDisconnect:
+        raise BadJson("The connection closed before the body was complete.") from None
+    return bytes(data)
+
+
+def decode_json(data: bytes) -> Any:
+    """A body's bytes as JSON values. Raises BadJson, also for NaN and infinities, which JSON does not have."""
+
+    def refuse(literal: str) -> NoReturn:
+        raise BadJson(f"The body is not JSON: {literal} is not a JSON number.")
+
+    if not data.strip():
+        raise BadJson("The body is empty: send the request as a JSON object.")
+    try:
+        return json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
+    except UnicodeDecodeError as error:
+        raise BadJson(f"The body is not JSON: byte {error.start} is not UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise BadJson(
+            f"The body is not JSON: {error.msg}, line {error.lineno}, column {error.colno}.",
+            line=error.lineno,
+            column=error.colno,
+        ) from None
+    except RecursionError:
+        raise BadJson("The body is nested too deeply.") from None
+    except ValueError:
+        raise BadJson("The body has a number with too many digits.") from None
+
+
+def parse_json(model: type[Model], body: Any) -> Model:
+    """JSON values as a model. Raises InvalidRequest with one `{loc, msg}` per wrong field."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise invalid_request(error.errors(include_url=False, include_input=False)) from None
+
+
+@dataclass(frozen=True)
+class Received:
+    """An uploaded file: where it is, and the name that its sender gave it."""
+
+    path: Path
+    name: str
+
+
+async def receive_file(request: Request, folder: Path, limit: int) -> Received:
+    """The field `file` of a multipart form as a file in `folder`, of at most `limit` bytes.
+
+    Raises InvalidRequest for a body that is not such a form or is not complete, PayloadTooLarge as soon as it is known,
+    DiskFull.
+    """
+    if _is_longer(request, limit + _OVERHEAD):
+        raise _too_large(limit)
+    _, options = parse_options_header(request.headers.get("content-type", ""))
+    boundary = options.get(b"boundary", b"")
+    if not 0 < len(boundary) <= _MAX_BOUNDARY:
+        raise _invalid("the body is not a multipart form with a boundary")
+    with disk_full_mapped("this file"), (folder / "upload").open("wb") as out:
+        form = _Form(out, limit, boundary)
+        try:
+            async for chunk in request.stream():
+                await run_in_threadpool(form.write, chunk)
+        except ClientDisconnect:
+            raise _invalid("the connection closed before the body was complete") from None
+        except MultipartParseError as error:
+            raise _invalid("the body is not a valid multipart form") from error
+    if form.name is None:
+        raise _invalid("the form has no file, or is not complete", FIELD)
+    if not form.is_complete:
+        raise _invalid("the body is not complete", FIELD)
+    return Received(folder / "upload", form.name)
+
+
+class _Form:
+    """Writes the one field of a form to `out` as its body arrives; refuses every other field by name.
+
+    python-multipart's FormParser keeps fields without a file name in memory, without a limit; this refuses them as
+    soon as their headers are read.
+    """
+
+    def __init__(self, out: BinaryIO, limit: int, boundary: bytes) -> None:
+        self._out = out
+        self._limit = limit
+        self._size = 0
+        self._header = (bytearray(), bytearray())
+        self._disposition = b""
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin_part,
+                "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._check_field,
+                "on_part_data": self._write_data,
+                "on_end": self._end,
+            },
+        )
+        self.name: str | None = None
+        self.is_complete = False
+
+    def write(self, chunk: bytes) -> None:
+        """Parses the next bytes of the body."""
+        self._parser.write(chunk)
+
+    def _begin_part(self) -> None:
+        self._disposition = b""
+
+    def _end_header(self) -> None:
+        name, value = (bytes(part) for part in self._header)
+        self._header = (bytearray(), bytearray())
+        if name.lower() == b"content-disposition":
+            self._disposition = value
+
+    def _check_field(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        field = options.get(b"name", b"").decode("utf-8", "replace")[:80]
+        if field != FIELD or self.name is not None:
+            raise _invalid(f"the form takes one field, {FIELD}", field or "body")
+        self.name = options.get(b"filename", b"").decode("utf-8", "replace")[:1000]
+
+    def _write_data(self, data: bytes, start: int, end: int) -> None:
+        self._size += end - start
+        if self._size > self._limit:
+            raise _too_large(self._limit)
+        self._out.write(data[start:end])
+
+    def _end(self) -> None:
+        self.is_complete = True
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The file is larger than {limit} bytes.", limit=limit)
+
+
+def _invalid(problem: str, loc: str = "body") -> InvalidRequest:
+    return InvalidRequest(f"{loc}: {problem}.", fields=[{"loc": loc, "msg": problem}])

@@ -1,0 +1,54 @@
+"""Limits on slow responses, so that they never take all threads of the server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from wan_ui.errors import ServerBusy
+
+Result = TypeVar("Result")
+
+
+class OneAtATime:
+    """A lock that few may wait for: `limit` blocks of code run or wait, and the next is refused."""
+
+    def __init__(self, limit: int, refusal: str) -> None:
+        self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(limit)
+        self._refusal = refusal
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Waits for the lock. Raises ServerBusy, with the refusal as its message, if `limit` blocks run or wait."""
+        if not self._places.acquire(blocking=False):
+            raise ServerBusy(self._refusal)
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._places.release()
+
+
+class BoundedThreads:
+    """Threads of their own for calls that may take minutes. To be used from the event loop alone."""
+
+    def __init__(self, threads: int, waiting: int, refusal: str) -> None:
+        self._limiter = anyio.CapacityLimiter(threads)
+        self._free = threads + waiting
+        self._refusal = refusal
+
+    async def run(self, call: Callable[[], Result]) -> Result:
+        """The call's result. Raises ServerBusy if all threads are taken and as many calls wait as may."""
+        if not self._free:
+            raise ServerBusy(self._refusal)
+        self._free -= 1
+        try:
+            return await anyio.to_thread.run_sync(call, limiter=self._limiter)
+        finally:
+            self._free += 1

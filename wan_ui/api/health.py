@@ -1,0 +1,29 @@
+"""GET /health and GET /pulse: whether the server is up, and whether any request has changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from wan_ui.api.dependencies import Service, State
+from wan_ui.api.openapi import errors
+from wan_ui.api.schemas import Health, Pulse
+
+router = APIRouter()
+
+
+@router.get(
+    "/health", operation_id="health", summary="Whether the server is up", response_model=Health, responses=errors()
+)
+def health(state: State) -> dict[str, Any]:
+    """Answered without a password, for health checks."""
+    return dict(state.health())
+
+
+@router.get(
+    "/pulse", operation_id="pulse", summary="Whether anything has changed", response_model=Pulse, responses=errors()
+)
+def pulse(service: Service) -> dict[str, str]:
+    """A value that stays the same until a request changes."""
+    return {"pulse": service.pulse()}

@@ -1,0 +1,149 @@
+"""Requests: submit, status, result, cancel, retry, and the finished clips."""
+
+from __future__ import annotations
+
+import os
+import re
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import FileResponse, Response
+from starlette.exceptions import HTTPException
+
+from wan_ui.api.bodies import decode_json
+from wan_ui.api.dependencies import Body, CurrentAccess, RequestId, Root, Service
+from wan_ui.api.openapi import content, errors, reference, request_body
+from wan_ui.api.schemas import RequestResult, RequestStatus, Submitted
+from wan_ui.api.serializers import result_of, status_of
+from wan_ui.request import InferenceRequest
+
+MAX_INDEX = 999  # a request has at most 1000 prompts
+VideoIndex = Annotated[
+    int, Path(description="From 0, in prompt order; of a comparison, the cell's `video`.", ge=0, le=MAX_INDEX)
+]
+_RANGE = re.compile(r"bytes=(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})")
+_VIDEO_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "private",
+}
+
+router = APIRouter()
+
+
+@router.post(
+    "/inference",
+    operation_id="submit",
+    summary="Queue a request",
+    response_model=Submitted,
+    responses=errors(400, 413, 422, 503, 507),
+    openapi_extra=request_body(reference(InferenceRequest)),
+)
+def submit(service: Service, access: CurrentAccess, root: Root, body: Body) -> dict[str, Any]:
+    """Checks a request whole, then puts it in the queue."""
+    job = service.submit(decode_json(body), access)
+    return {
+        "request_id": job.id,
+        "status": "queued",
+        "status_url": f"{root}/requests/{job.id}/status",
+        "result_url": f"{root}/requests/{job.id}/result",
+        "created_at": job.created_at,
+    }
+
+
+@router.get(
+    "/requests/{request_id}/status",
+    operation_id="status",
+    summary="The state of a request",
+    response_model=RequestStatus,
+    responses=errors(404, 422),
+)
+def status(service: Service, access: CurrentAccess, request_id: RequestId) -> dict[str, Any]:
+    """Cheap enough to be polled."""
+    return status_of(service.job(request_id, access))
+
+
+@router.get(
+    "/requests/{request_id}/result",
+    operation_id="result",
+    summary="The videos of a request and what they were made with",
+    response_model=RequestResult,
+    response_model_exclude_unset=True,  # so that only a comparison's videos have `cell`
+    responses=errors(404, 422),
+)
+def result(service: Service, access: CurrentAccess, root: Root, request_id: RequestId) -> dict[str, Any]:
+    """Before the end too: of a comparison with the state of every cell."""
+    # `running` first: what runs then has no clip yet in the job that is read after it, or is seen as finished.
+    running = service.running(request_id, access)
+    return result_of(root, service.job(request_id, access), running)
+
+
+@router.delete(
+    "/requests/{request_id}",
+    operation_id="cancel",
+    summary="Cancel a request; a finished one stays as it is",
+    response_model=RequestStatus,
+    responses=errors(404, 422),
+)
+def cancel(service: Service, access: CurrentAccess, request_id: RequestId) -> dict[str, Any]:
+    """A running request stops between two denoising steps."""
+    return status_of(service.cancel(request_id, access))
+
+
+@router.post(
+    "/requests/{request_id}/retry",
+    operation_id="retry",
+    summary="Queue a failed or canceled request again for what it lacks; any other stays as it is",
+    response_model=RequestStatus,
+    responses=errors(404, 422, 507),
+)
+def retry(service: Service, access: CurrentAccess, request_id: RequestId) -> dict[str, Any]:
+    """Finished videos are kept."""
+    return status_of(service.retry(request_id, access))
+
+
+@router.get(
+    "/requests/{request_id}/videos/{n}",
+    operation_id="video",
+    summary="One finished clip, whole or by range",
+    response_class=FileResponse,
+    responses={
+        **errors(404, 416, 422),
+        200: {"description": "The clip.", **content("video/mp4")},
+        206: {"description": "The range of the clip.", **content("video/mp4")},
+    },
+)
+@router.head("/requests/{request_id}/videos/{n}", include_in_schema=False)
+def video(request: Request, service: Service, access: CurrentAccess, request_id: RequestId, n: VideoIndex) -> Response:
+    """An MP4 with the settings it was made with in its metadata."""
+    path = service.clip_path(request_id, n, access)
+    state = os.stat(path)
+    _check_range(request, state.st_size)
+    return FileResponse(
+        path,
+        media_type="video/mp4",
+        filename=f"wan-ui-{request_id[:8]}-{n}.mp4",
+        content_disposition_type="inline",
+        stat_result=state,
+        headers=_VIDEO_HEADERS,
+    )
+
+
+def _check_range(request: Request, size: int) -> None:
+    """Removes a Range header that is malformed or has several parts, so that the whole file is sent (RFC 9110, 14.2).
+
+    FileResponse would answer a malformed one with 400 in plain text. Raises HTTPException 416 for a range outside the
+    file, so that the response has the form of every other error.
+    """
+    header = request.headers.get("range")
+    if header is None:
+        return
+    match = _RANGE.fullmatch(header.strip())
+    first, last = (match["first"], match["last"]) if match else ("", "")
+    is_outside = (int(first) >= size) if first else (bool(last) and int(last) == 0)
+    is_malformed = not (first or last) or bool(first and last and int(last) < int(first))
+    if is_malformed or (is_outside and "if-range" in request.headers):
+        request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
+    elif is_outside:
+        raise HTTPException(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers={"Content-Range": f"bytes */{size}"})

@@ -1,0 +1,379 @@
+"""JSON schemas of the API: responses, and bodies other than InferenceRequest."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wan_ui.request import MOST_CELLS, LoraItem
+
+JobStatus = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"]
+CellStatus = Literal["waiting", "running", "succeeded", "failed", "missing"]
+
+
+class ErrorInfo(BaseModel):
+    """What went wrong, for programs and for people."""
+
+    code: str = Field(description="What happened, for programs: REQUEST_NOT_FOUND and the like.")
+    message: str = Field(description="What happened and what to do, for people.")
+    details: dict[str, Any]
+
+
+class ErrorDetail(BaseModel):
+    """The reference server's wrapper of an error."""
+
+    error: ErrorInfo
+
+
+class ErrorReply(BaseModel):
+    """Every error of every route."""
+
+    detail: ErrorDetail
+
+
+class Submitted(BaseModel):
+    """A request that was put in the queue."""
+
+    request_id: str
+    status: Literal["queued"]
+    status_url: str
+    result_url: str
+    created_at: str = Field(description="ISO 8601, UTC, ending in Z; so are all times.")
+
+
+class RequestStatus(BaseModel):
+    """The state of a request."""
+
+    request_id: str
+    status: JobStatus
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    error: ErrorInfo | None
+
+
+class CellPlace(BaseModel):
+    """The position of a cell in a comparison."""
+
+    column: int = Field(description="From 0, from the left; metadata.compare has the columns.")
+    row: int = Field(description="From 0, from the top.")
+    column_label: str
+    row_label: str
+
+
+class VideoOutput(BaseModel):
+    """A finished video."""
+
+    format: Literal["mp4"]
+    width: int = Field(description="Pixels, effective.")
+    height: int = Field(description="Pixels, effective.")
+    num_frames: int
+    fps: int
+    file_path: str = Field(description="Relative to the server's data folder.")
+    url: str
+    seed: int
+    cell: CellPlace | None = Field(None, description="Of a comparison only.")
+
+
+class Outputs(BaseModel):
+    """The files of a request."""
+
+    images: list[dict[str, Any]] = Field(description="Always empty: these models make videos.")
+    videos: list[VideoOutput] = Field(
+        description="In prompt order; of a comparison one per finished cell, row by row. Equal cells share a file."
+    )
+
+
+class RequestResult(BaseModel):
+    """A request with its videos and what they were made with."""
+
+    request_id: str
+    status: JobStatus
+    outputs: Outputs | None = Field(description="null before the end; of a failed or canceled request, what finished.")
+    error: ErrorInfo | None
+    created_at: str
+    finished_at: str | None
+    metadata: dict[str, Any] = Field(
+        description="What was ignored and adjusted, and every value that was used. Of a comparison also `compare`, "
+        "from the start: `columns` and `rows` (field, values, labels), `baseline`, and `cells` row by row (column, "
+        "row, status, video and its url, error, progress); a status is waiting, running, succeeded, failed or missing."
+    )
+
+
+class ModelInfo(BaseModel):
+    """A model and its defaults."""
+
+    id: str
+    base_model: str
+    resolution_divisor: int
+    default_steps: int
+    default_guidance_scale: float
+    requires_control_image: bool
+    is_video_model: bool
+    default_num_frames: int
+    default_fps: int
+
+
+class ModelList(BaseModel):
+    """All models."""
+
+    models: list[ModelInfo]
+
+
+class InspectBody(BaseModel):
+    """The LoRA source to inspect."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="As in a request: a path under the LoRA folder, upload://, http(s):// or hf://org/name/file.",
+    )
+
+
+class Spread(BaseModel):
+    """The smallest, median and largest value in a file."""
+
+    min: float
+    median: float
+    max: float
+
+
+class Inspection(BaseModel):
+    """What a LoRA file is, from its header."""
+
+    family: str | None = Field(description="null when the header cannot tell which.")
+    candidates: list[str] = Field(description="Ids of the models it was made for, as far as the header tells.")
+    slot: str = Field(description="high, low, combined or unknown.")
+    type: str
+    rank: Spread | None
+    alpha: Spread | None
+    dtype: str
+    modules: int
+    blocks: str = Field(description="Ranges, such as 0-29.")
+    trainer: str | None
+    step: int | None
+    trigger_word: str | None
+    partner: str | None = Field(description="The other half of a pair, as a path for a request.")
+    fits: dict[str, Literal["yes", "no", "unknown"]] = Field(description="By model id.")
+    coverage: dict[str, float] = Field(description="By model id: the share of its layers that the model has, 0 to 1.")
+    messages: list[str]
+
+
+class Pulse(BaseModel):
+    """A value that changes with any request."""
+
+    pulse: str = Field(description="Stays the same while no request has changed; for clients that poll many.")
+
+
+class RestoredSettings(BaseModel):
+    """The settings that a video carries, held against what is here now."""
+
+    request: dict[str, Any] = Field(description="A body for POST /inference, without what is not here.")
+    comparison: dict[str, Any] | None = Field(description="The whole comparison, where the video is one of its cells.")
+    cell: str | None = Field(description="Which cell that is, by the heads of its column and row.")
+    notes: list[str] = Field(description="What is not as it was, one sentence each; empty: all is here.")
+    first_frame: Literal["none", "here", "missing", "from_video"] = Field(
+        description="Whether the request needs no first frame, has its own, lacks it, or has the video's own instead."
+    )
+    made: dict[str, Any] = Field(description="By what: wan_ui, versions, device, checkpoint, seconds by phase.")
+
+
+class Health(BaseModel):
+    """The state of the server."""
+
+    status: str = Field(description="starting, ready, or failed just before the server ends to be started again.")
+    version: str
+    device: str | None
+    queue: int = Field(description="Requests waiting.")
+
+
+class LoraShown(BaseModel):
+    """A LoRA file by name."""
+
+    name: str
+    sha256: str = Field(description="Empty where it is not known.")
+
+
+class LoraWorn(LoraShown):
+    """A use of a LoRA file in a clip."""
+
+    slot: str | None = Field(description="Which transformer it is attached to; null of a comparison.")
+    network_multiplier: float | None = Field(description="Its scale; null of a comparison.")
+
+
+class GalleryEntry(BaseModel):
+    """A finished clip, or a comparison with all its clips; then the values are those of its first clip."""
+
+    id: str
+    request_id: str
+    kind: Literal["video", "comparison"]
+    video: int | None = Field(description="The clip's number in its request; null of a comparison.")
+    model: str
+    model_label: str
+    recipe: str
+    speedup: str
+    prompt: str
+    neg: str
+    width: int = Field(description="Pixels.")
+    height: int = Field(description="Pixels.")
+    num_frames: int
+    fps: int
+    seed: int
+    sample_steps: int
+    guidance_scale: float
+    has_first_frame: bool
+    loras: list[LoraWorn]
+    cells: int = Field(description="Of a comparison; 0 of a video.")
+    videos: int = Field(description="What its request is to make.")
+    made: int = Field(description="What is left of what its request made.")
+    kept: bool = Field(description="A favourite, which is never deleted automatically.")
+    may_change: bool = Field(description="Whether it is for you to keep or delete.")
+    finished: bool = Field(description="Whether its request has come to its end.")
+    made_at: str
+    url: str = Field(description="The clip, relative to /v1; of a comparison its labelled grid.")
+    poster_url: str = Field(description="Relative to /v1.")
+    json_url: str = Field(description="What the clip was made with, relative to /v1.")
+
+
+class GalleryPage(BaseModel):
+    """A page of the gallery."""
+
+    entries: list[GalleryEntry] = Field(description="Newest first.")
+    older: str | None = Field(description="The cursor of the next page.")
+    newer: str | None = Field(description="The cursor of the page before; null on the first.")
+
+
+class ModelChoice(BaseModel):
+    """A model to filter the gallery by."""
+
+    id: str
+    label: str
+    entries: int
+
+
+class LoraChoice(LoraShown):
+    """A LoRA to filter the gallery by."""
+
+    entries: int
+
+
+class GalleryChoices(BaseModel):
+    """What the gallery can be filtered by."""
+
+    entries: int
+    kept: int
+    models: list[ModelChoice]
+    loras: list[LoraChoice]
+
+
+class KeepBody(BaseModel):
+    """Whether an entry is a favourite."""
+
+    kept: bool
+
+
+class ImportBody(BaseModel):
+    """One of `config` and `folder`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: str | None = Field(None, description="The text of a job's config.yaml.")
+    folder: str | None = Field(None, max_length=4096, description="A job's folder, as a path under the LoRA folder.")
+    loras: list[LoraItem] = Field(
+        default_factory=list, max_length=MOST_CELLS, description="With config: the job's LoRA files, for the requests."
+    )
+
+
+class SampleOf(BaseModel):
+    """What belongs to the request of a sample."""
+
+    index: int = Field(description="As in the names of its sample files.")
+    network_multiplier: float
+    missing_image: str | None = Field(description="The first frame that its request still needs, as the job names it.")
+
+
+class CheckpointOf(BaseModel):
+    """A LoRA checkpoint of a training job."""
+
+    name: str
+    step: int | None = Field(description="null for the final one.")
+    trained_step: int | None = Field(description="The step in the file's own metadata.")
+    files: dict[str, str] = Field(description='LoRA sources for a request, by "high" and "low", or "whole".')
+
+
+class SampleFileOf(BaseModel):
+    """A sample file of a training job."""
+
+    step: int
+    index: int
+    url: str
+    thumbnail_url: str
+
+
+class ImportedJob(BaseModel):
+    """A training job as requests for POST /inference, one per sample, with its last checkpoint."""
+
+    id: str
+    name: str | None
+    model: str
+    model_assumed: bool = Field(description="The config leaves open which of several models it was.")
+    recipe: str
+    recipe_known: bool = Field(description="Whether a LoRA file says which version of the trainer made the previews.")
+    trigger_word: str | None
+    slots: list[str]
+    network_type: str
+    quantised: str | None
+    recovery_adapter: bool
+    layer_offloading: bool
+    tiled: bool
+    requests: list[dict[str, Any]] = Field(description="Each one a body for POST /inference.")
+    samples: list[SampleOf] = Field(description="What belongs to each of `requests`, in the same order.")
+    checkpoints: list[CheckpointOf] = Field(description="By training step, the final one last.")
+    sample_files: list[SampleFileOf] = Field(description="The previews in the job's folder.")
+    notes: list[str]
+    unknown: dict[str, str] = Field(description="Keys of the config that nothing here reads.")
+
+
+class ChecklistRow(BaseModel):
+    """A setting that decides the frames, in the trainer and here."""
+
+    row: str
+    state: Literal["green", "amber", "red"] = Field(description="amber: it cannot be known, or differs by rounding.")
+    preview: str
+    run: str
+    message: str
+    fixable: bool
+
+
+class Cause(BaseModel):
+    """A likely cause of a difference."""
+
+    id: str
+    message: str
+
+
+class ComparisonOf(BaseModel):
+    """The preview's file beside the video, frame by frame."""
+
+    pairs: list[tuple[int, int]] = Field(description="Frame of the video and frame of the preview, aligned by fps.")
+    psnr: list[float] = Field(description="Decibels, 100 for equal frames.")
+    ssim: list[float]
+    mean_psnr: float
+    mean_ssim: float
+    causes: list[Cause] = Field(description="Where they differ: what it most likely comes from.")
+    exact: bool = Field(description="Of the render's own frames; false: of the MP4's, which are compressed.")
+    width: int = Field(description="The preview's, in pixels.")
+    height: int
+    num_frames: int
+    fps: int | None
+
+
+class Checklist(BaseModel):
+    """A video against the trainer's sample."""
+
+    rows: list[ChecklistRow]
+    text: str = Field(description="The same as plain text, to paste into a forum.")
+    comparison: ComparisonOf | None

@@ -1,0 +1,282 @@
+"""Jobs, comparisons, gallery entries, imported training jobs and checklists as JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from wan_ui.api.schemas import CellStatus
+from wan_ui.engine.result import Progress
+from wan_ui.job import lora_use_body
+from wan_ui.lora.remote import shown_name, without_queries
+from wan_ui.models import MODELS
+
+if TYPE_CHECKING:
+    from wan_ui.compare import PlannedCell
+    from wan_ui.job import ClipRecord, Job
+    from wan_ui.jobs.gallery import Entry
+    from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
+    from wan_ui.jobs.worker import Running
+    from wan_ui.request import Generation, InferenceRequest
+    from wan_ui.trainer.imported_jobs import ImportedJob
+
+_PROMPT_FIELDS = (
+    "prompt", "neg", "width", "height", "num_frames", "fps", "seed", "sample_steps", "guidance_scale", "image",
+)  # fmt: skip
+
+
+def status_of(job: Job) -> dict[str, Any]:
+    """A job as RequestStatus."""
+    return {
+        "request_id": job.id,
+        "status": job.status,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "error": job.error,
+    }
+
+
+def result_of(root: str, job: Job, running: Running | None) -> dict[str, Any]:
+    """A job as RequestResult. `root` is where the API is, `running` what of the job is rendered now."""
+    return {
+        "request_id": job.id,
+        "status": job.status,
+        "outputs": _outputs(root, job),
+        "error": job.error,
+        "created_at": job.created_at,
+        "finished_at": job.finished_at,
+        "metadata": _metadata(root, job, running),
+    }
+
+
+def _video_url(root: str, job: Job, index: int) -> str:
+    return f"{root}/requests/{job.id}/videos/{index}"
+
+
+def _video(root: str, job: Job, clip: ClipRecord) -> dict[str, Any]:
+    return {
+        "format": "mp4",
+        "width": clip.width,
+        "height": clip.height,
+        "num_frames": clip.num_frames,
+        "fps": clip.fps,
+        "file_path": clip.file,
+        "url": _video_url(root, job, clip.index),
+        "seed": clip.seed,
+    }
+
+
+def _outputs(root: str, job: Job) -> dict[str, Any] | None:
+    if job.finished_at is None or not job.clips:
+        return None
+    if not job.cells:
+        return {"images": [], "videos": [_video(root, job, clip) for clip in job.clips]}
+    clips = {clip.index: clip for clip in job.clips}
+    return {
+        "images": [],
+        "videos": [
+            {**_video(root, job, clips[cell.generation]), "cell": _cell_position(cell)}
+            for cell in job.cells
+            if cell.generation in clips
+        ],
+    }
+
+
+def _cell_position(cell: PlannedCell) -> dict[str, Any]:
+    return {name: getattr(cell, name) for name in ("column", "row", "column_label", "row_label")}
+
+
+def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
+    clips = {clip.index: clip for clip in job.clips}
+    first = job.generations[0]
+    metadata = {
+        "model": first.model,
+        "recipe": first.recipe,
+        "speedup": first.speedup,
+        "ignored": sorted({name for generation in job.generations for name in generation.ignored}),
+        "adjusted": _adjusted(job.generations),
+        "notes": list(job.notes),
+        "lora": without_queries([lora_use_body(use) for use in first.loras]),
+        "prompts": [
+            _prompt(generation, clips.get(index), bool(job.cells)) for index, generation in enumerate(job.generations)
+        ],
+    }
+    return metadata | {"compare": _compare(root, job, running)} if job.cells else metadata
+
+
+def _adjusted(generations: tuple[Generation, ...]) -> list[dict[str, Any]]:
+    """What rounding changed: one entry per prompt and field."""
+    return [
+        {"prompt": index, "field": name, "requested": requested, "effective": effective}
+        for index, generation in enumerate(generations)
+        for name, requested, effective in (
+            ("width", generation.requested_width, generation.width),
+            ("height", generation.requested_height, generation.height),
+            ("num_frames", generation.requested_num_frames, generation.num_frames),
+        )
+        if requested != effective
+    ]
+
+
+def _prompt(generation: Generation, clip: ClipRecord | None, is_cell: bool) -> dict[str, Any]:
+    values = {name: getattr(generation, name) for name in _PROMPT_FIELDS}
+    values["clip"] = None if clip is None else dict(clip.metadata)
+    if is_cell:
+        loras = without_queries([lora_use_body(use) for use in generation.loras])
+        values |= {"recipe": generation.recipe, "speedup": generation.speedup, "lora": loras}
+    return values
+
+
+def _compare(root: str, job: Job, running: Running | None) -> dict[str, Any]:
+    """The grid of a comparison with the state of its cells, finished or not."""
+    compare = without_queries(job.request["compare"])
+    finished = {clip.index for clip in job.clips}
+    columns = {cell.column: cell.column_label for cell in job.cells}
+    rows = {cell.row: cell.row_label for cell in job.cells}
+    return {
+        "columns": _axis(compare.get("columns", {}), list(columns.values())),
+        "rows": _axis(compare.get("rows", {}), list(rows.values())),
+        "baseline": compare.get("baseline", True),
+        "cells": [_cell(root, job, cell, cell.generation in finished, running) for cell in job.cells],
+    }
+
+
+def _axis(axis: Mapping[str, Any], labels: list[str]) -> dict[str, Any]:
+    values = list(axis.get("values", ()))
+    # The baseline's column, or the only one of an axis that is not compared, has no value.
+    unset = [None] * (len(labels) - len(values))
+    return {"field": axis.get("field") if values else None, "values": [*unset, *values], "labels": labels}
+
+
+def _cell(root: str, job: Job, cell: PlannedCell, is_finished: bool, running: Running | None) -> dict[str, Any]:
+    progress = progress_of(running, cell.generation)
+    status = _cell_status(job, cell, is_finished, progress is not None)
+    return {
+        "column": cell.column,
+        "row": cell.row,
+        "status": status,
+        "video": cell.generation if is_finished else None,
+        "url": _video_url(root, job, cell.generation) if is_finished else None,
+        "error": job.failures.get(cell.generation),
+        "progress": asdict(progress) if progress is not None and status == "running" else None,
+    }
+
+
+def progress_of(running: Running | None, generation: int) -> Progress | None:
+    """The progress of a cell that is being rendered or, while the next one is rendered, written."""
+    if running is not None and running.index == generation:
+        return running.progress
+    return Progress("encode") if running is not None and running.writing == generation else None
+
+
+def _cell_status(job: Job, cell: PlannedCell, is_finished: bool, is_running: bool) -> CellStatus:
+    if is_finished:
+        return "succeeded"
+    if cell.generation in job.failures:
+        return "failed"
+    if job.finished_at is not None:
+        return "missing"
+    return "running" if is_running else "waiting"
+
+
+def model_label(model: str) -> str:
+    """A model's name; its wire id if this version does not have the model."""
+    return MODELS[model].label if model in MODELS else model
+
+
+def entry_body(entry: Entry, may_change: bool) -> dict[str, Any]:
+    """A gallery entry as GalleryEntry, with LoRA addresses without their query strings."""
+    generation, job_id, is_comparison = entry.generation, entry.job_id, entry.index is None
+    return {
+        "id": entry.id,
+        "request_id": job_id,
+        "kind": "comparison" if is_comparison else "video",
+        "video": entry.index,
+        "model": entry.model,
+        "model_label": model_label(entry.model),
+        "recipe": generation.recipe,
+        "speedup": generation.speedup,
+        "prompt": generation.prompt,
+        "neg": generation.neg,
+        "width": entry.width,
+        "height": entry.height,
+        "num_frames": entry.num_frames,
+        "fps": entry.fps,
+        "seed": entry.seed,
+        "sample_steps": generation.sample_steps,
+        "guidance_scale": generation.guidance_scale,
+        "has_first_frame": generation.image is not None,
+        "loras": _entry_loras(entry),
+        "cells": entry.cells,
+        "videos": entry.videos,
+        "made": entry.made,
+        "kept": entry.kept,
+        "may_change": may_change,
+        "finished": entry.final,
+        "made_at": entry.made_at,
+        "url": f"requests/{job_id}/grid.mp4" if is_comparison else f"requests/{job_id}/videos/{entry.index}",
+        "poster_url": f"gallery/{entry.id}/poster.jpg",
+        "json_url": f"gallery/{entry.id}/settings.json",
+    }
+
+
+def _entry_loras(entry: Entry) -> list[dict[str, Any]]:
+    """Each use of a file in a clip; each file of a comparison."""
+    if entry.index is None:
+        return [{**asdict(lora), "slot": None, "network_multiplier": None} for lora in entry.loras]
+    names = {lora.sha256: lora.name for lora in entry.loras if lora.sha256}
+    return [
+        {
+            "name": names.get(use.sha256 or "") or shown_name(use.path),
+            "sha256": use.sha256 or "",
+            "slot": use.slot,
+            "network_multiplier": use.scale,
+        }
+        for use in entry.generation.loras
+    ]
+
+
+def imported_job_body(root: str, job: ImportedJob, requests: list[InferenceRequest]) -> dict[str, Any]:
+    """A training job as schemas.ImportedJob; `requests` are those of its samples, in their order."""
+    samples_url = f"{root}/jobs/{job.id}/samples"
+    return {
+        **job.imported.body(),
+        "id": job.id,
+        "requests": [request.model_dump(mode="json", exclude_none=True) for request in requests],
+        "checkpoints": [
+            {
+                "name": checkpoint.name,
+                "step": checkpoint.step,
+                "trained_step": checkpoint.trained,
+                "files": dict(checkpoint.files),
+            }
+            for checkpoint in job.checkpoints
+        ],
+        "sample_files": [
+            {
+                "step": sample.step,
+                "index": sample.index,
+                "url": f"{samples_url}/{sample.step}/{sample.index}",
+                "thumbnail_url": f"{samples_url}/{sample.step}/{sample.index}/thumbnail",
+            }
+            for sample in job.samples
+        ],
+        "notes": [*job.imported.notes, *job.notes],
+    }
+
+
+def checklist_body(result: ChecklistResult) -> dict[str, Any]:
+    """A checklist as schemas.Checklist."""
+    return {
+        "rows": [row.body() for row in result.rows],
+        "text": result.text,
+        "comparison": None if result.beside is None else _compared_sample(result.beside),
+    }
+
+
+def _compared_sample(sample: ComparedSample) -> dict[str, Any]:
+    facts = sample.facts
+    size = {"width": facts.width, "height": facts.height, "num_frames": facts.num_frames, "fps": facts.fps}
+    return {**sample.comparison, "exact": sample.exact, **size}

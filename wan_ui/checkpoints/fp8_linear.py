@@ -1,0 +1,69 @@
+"""Linear layers that keep a checkpoint file's fp8 weights as they are, and give the bits of the unpacked ones.
+
+The weight is `packed.to(float32) × scale`, rounded once to the layer's dtype, at each use: the numbers that reading the
+file unpacked gives, so that frames are equal either way. It costs the unpacking at each use and saves half of bf16's
+memory. The packed tensors may lie in the file's own pages, which the system drops and reads again as it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.nn import functional
+
+from wan_ui.checkpoints.tensors import dequantize
+
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+class Fp8Linear(torch.nn.Linear):
+    """A linear layer with an fp8 weight and one scale for the whole of it, or none.
+
+    `weight` is unpacked at each use, (out, in) in the layer's dtype: adapters around it read it as any other.
+    """
+
+    def __init__(
+        self, packed: torch.Tensor, scale: float | None, bias: torch.Tensor | None, dtype: torch.dtype
+    ) -> None:
+        torch.nn.Module.__init__(self)  # Linear's own would allocate a weight
+        self.out_features, self.in_features = packed.shape
+        self.packed = torch.nn.Parameter(packed, requires_grad=False)
+        # A number and not a tensor: no cast of the model's parameters may round it. float32 goes into it exactly.
+        self.scale = scale
+        self.dtype = dtype
+        self.register_parameter("bias", None if bias is None else torch.nn.Parameter(bias, requires_grad=False))
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        """(out, in) in the layer's own dtype."""
+        scale = None
+        if self.scale is not None:
+            scale = torch.full((), self.scale, dtype=torch.float32, device=self.packed.device)
+        return dequantize(self.packed, scale, self.dtype)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """(…, in) to (…, out)."""
+        return functional.linear(input, self.weight, self.bias)
+
+    def unpacked(self) -> torch.nn.Linear:
+        """An ordinary linear layer with the same weight, which may be changed."""
+        linear = torch.nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        linear.weight = torch.nn.Parameter(self.weight, requires_grad=False)
+        linear.bias = self.bias
+        return linear.eval()
+
+
+def packed_layers(module: torch.nn.Module) -> Iterator[tuple[str, Fp8Linear]]:
+    """The layers of a module whose weights are a file's fp8."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, Fp8Linear):
+            yield name, layer
+
+
+def unpack(module: torch.nn.Module, names: set[str] | None = None) -> int:
+    """Ordinary layers in place of packed ones (`names`: of these alone). How many there were."""
+    found = [(name, layer) for name, layer in packed_layers(module) if names is None or name in names]
+    for name, layer in found:
+        module.set_submodule(name, layer.unpacked())
+    return len(found)

@@ -1,0 +1,302 @@
+"""Settings to a served page: stores, worker and job service, the HTTP API, and the Gradio page with its middleware."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.routing import Mount
+from starlette.types import ASGIApp
+
+from wan_ui import logs
+from wan_ui._version import __version__
+from wan_ui.access import Access
+from wan_ui.api.app import create_api
+from wan_ui.checkpoints.catalog import ANSWERS, Answers
+from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.checkpoints.sources import CheckpointSources
+from wan_ui.config import Settings, is_loopback
+from wan_ui.demo.checkpoints import Demo
+from wan_ui.errors import HostError
+from wan_ui.identity import Sessions, current_identity, load_key
+from wan_ui.jobs.gallery import Retention
+from wan_ui.jobs.limits import Limits
+from wan_ui.jobs.service import JobService
+from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
+from wan_ui.lora.library import Library
+from wan_ui.lora.remote import RemoteFiles
+from wan_ui.media import image, video
+from wan_ui.media.fetch import fetch
+from wan_ui.models import Speedup
+from wan_ui.provenance.restoring import Environment, installed
+from wan_ui.tunnel import Tunnel
+from wan_ui.web.auth import Auth, OwnerAddress, around
+from wan_ui.web.compression import Compression
+from wan_ui.web.gradio_files import GradioFiles, files_named_in
+from wan_ui.web.login import Login
+from wan_ui.web.metrics import Metrics
+from wan_ui.web.origin import OriginCheck
+from wan_ui.web.security_headers import SecurityHeaders
+from wan_ui.web.upload_quota import UploadQuota
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+    from wan_ui.engine.result import Clip, OnProgress
+    from wan_ui.inference import Engine
+    from wan_ui.request import Generation
+
+LOCALHOST = "127.0.0.1"
+DEFAULT_USER = "wan-ui"
+PASSWORD_BYTES = 24  # of randomness, 32 characters
+FETCH_SECONDS = 20.0  # for a control image's URL
+DRAIN_SECONDS = 2  # for responses that are being sent when the server stops
+STOP_SECONDS = 2.0  # for the running denoising step when the server stops
+FETCHER_STOP_SECONDS = 0.5  # it ends several times a second, except inside the hub's own download
+
+
+@dataclass(frozen=True)
+class SignIn:
+    """How browsers sign in: password and owner address (None: only this machine reaches the server), public link."""
+
+    login: Login | None
+    owner: OwnerAddress | None
+    tunnel: Tunnel
+
+    @classmethod
+    def of(cls, settings: Settings, tunnel: Tunnel) -> SignIn:
+        """With a random password if one is needed and none was chosen."""
+        if not settings.is_open_to_others:
+            return cls(None, None, tunnel)
+        user, password = settings.auth or (DEFAULT_USER, secrets.token_urlsafe(PASSWORD_BYTES))
+        return cls(Login(user, password), OwnerAddress(), tunnel)
+
+    def greeting(self, settings: Settings, port: int) -> list[str]:
+        """The lines about signing in that a start prints."""
+        if self.login is None or self.owner is None:
+            return []
+        password = "the password you chose" if settings.auth else f"password {self.login.password}"
+        return [
+            f"Sign in: name {self.login.user}, {password}",
+            f"Owner: http://{own_address(settings.host)}:{port}{self.owner.path}   Opens once, for your own browser.",
+        ]
+
+    def hosts(self, settings: Settings) -> tuple[str, ...]:
+        """Host names, without port, that this server is reached under; localhost is always one."""
+        link = self.tunnel.host
+        own = (settings.host,) if is_loopback(settings.host) else (settings.host, socket.gethostname())
+        return (*settings.allow_hosts, *own, *(() if link is None else (link.partition(":")[0],)))
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything of a running server but its HTTP side. `engine` is set once, before the worker starts."""
+
+    service: JobService
+    store: Store
+    worker: Worker
+    checkpoints: CheckpointSources
+    engine: Future[Engine]
+    uploads: Path
+    metrics: Metrics
+    sessions: Sessions
+
+    def health(self) -> dict[str, Any]:
+        """The body of GET /v1/health: starting until the engine is built, failed when it can render no more."""
+        is_ready = self.engine.done()
+        return {
+            "status": "failed" if self.worker.broken is not None else "ready" if is_ready else "starting",
+            "version": __version__,
+            "device": self.engine.result().device_name if is_ready else None,
+            "queue": self.service.waiting(),
+        }
+
+    def close(self) -> None:
+        """Stops the render between two steps and puts its job back in the queue; stops the downloads."""
+        fetcher_ended = self.service.fetcher.stop(FETCHER_STOP_SECONDS)
+        if self.worker.stop(STOP_SECONDS) and fetcher_ended:
+            self.store.close()
+
+
+def compose(settings: Settings) -> Services:
+    """The services of these settings, still without an engine. Raises HostError for folders that cannot be used."""
+    for folder, flag, what in (
+        (settings.models_dir, "--models-dir", "the one with your checkpoints"),
+        (settings.comfy_dir, "--comfy-dir", "ComfyUI's models folder"),
+        (settings.configs_dir, "--configs-dir", "the one with your configs"),
+    ):
+        if folder is not None and not folder.is_dir():
+            raise HostError(f"There is no folder {folder}. Give {flag} {what}.")
+    make_folder(settings.lora_dir)
+    if settings.share:
+        settings = replace(settings, allow_url_hosts=())  # visitors must not reach the operator's own network
+    data = settings.data_dir
+    uploads = data / "uploads"
+    engine: Future[Engine] = Future()
+    checkpoints = CheckpointSources(
+        Checkpoints(settings.models_dir),
+        comfy_dir=settings.comfy_dir,
+        models_dir=settings.models_dir,
+        configs_dir=settings.configs_dir,
+        answers=Answers(data / ANSWERS),
+    )
+    store = Store(data / "jobs.sqlite")
+    metrics = Metrics()
+    retention = Retention(settings.keep_days, _bytes(settings.keep_gb))
+    worker = _worker(settings, store, engine, metrics, lambda: service.gallery.tidy(retention))
+    metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
+    download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
+    limits = Limits(settings.max_waiting, settings.max_waiting_each, settings.max_cost, _bytes(settings.max_disk_gb))
+    service = JobService(
+        Library(settings.lora_dir, uploads, RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts), store),
+        image.ImageStore(data / "images", download, owners=store),
+        store,
+        worker,
+        data,
+        limits,
+        _environment(engine, checkpoints),
+    )
+    return Services(service, store, worker, checkpoints, engine, uploads, metrics, Sessions(load_key(data)))
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * 1e9)
+
+
+def _worker(
+    settings: Settings, store: Store, engine: Future[Engine], metrics: Metrics, tidy: Callable[[], None]
+) -> Worker:
+    def render(generation: Generation, on_progress: OnProgress) -> Clip:
+        return engine.result().render(generation, on_progress)
+
+    return Worker(
+        store,
+        render,
+        settings.data_dir / "clips",
+        video.write,
+        RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
+        WorkerHooks(
+            check_device=lambda: engine.result().check(),
+            observe=metrics.observe,
+            next_up=lambda generation: engine.result().prefetch(generation),
+            tidy=tidy,
+        ),
+    )
+
+
+def _environment(engine: Future[Engine], checkpoints: CheckpointSources) -> Environment:
+    def check_speedup(speedup: Speedup) -> None:
+        if engine.done():  # before that, the render itself checks
+            engine.result().check_speedup(speedup)
+
+    return Environment(
+        installed(),
+        checkpoints.identity,
+        lambda: engine.result().device_name if engine.done() else None,
+        check_speedup,
+        checkpoints.transformer_config,
+        checkpoints,
+    )
+
+
+def launch(services: Services, demo: Demo | None, port: int, settings: Settings, sign_in: SignIn) -> gr.Blocks:
+    """Serves the page and /v1 on one port. Raises HostError if the port was taken meanwhile."""
+    from wan_ui.ui import page, status_panel
+
+    files = Path(os.environ["GRADIO_TEMP_DIR"])
+
+    def access() -> Access:
+        return Access(current_identity.get(), settings.shared_gallery)
+
+    def wrap(app: ASGIApp) -> ASGIApp:
+        quota = UploadQuota(app, services.service.quota_problem, files)
+        return _middleware(GradioFiles(quota, services.service, access, files), services, settings, sign_in)
+
+    max_upload = int(settings.max_upload_gb * 1e9)
+    api = create_api(services.service, services.health, access, file_limit=max_upload, scratch=services.uploads)
+    mount = Mount("/v1", app=api)
+    mount.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
+    login = sign_in.login
+    blocks = page.build(
+        services.service,
+        banner=None if demo is None else demo.banner,
+        demo=demo,
+        shared=settings.shared_gallery,
+        sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
+    )
+    services.service.publish_files(files_named_in(blocks.get_config_file(), files))
+    try:
+        blocks.launch(
+            server_name=settings.host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            inbrowser=False,
+            ssr_mode=False,
+            mcp_server=False,
+            pwa=False,
+            enable_monitoring=False,
+            show_error=False,
+            _frontend=False,  # else Gradio requests its own page and gives up after 3 seconds
+            max_file_size=max_upload,
+            app_kwargs={
+                "routes": [mount, services.metrics.route()],
+                "lifespan": around(wrap),
+                "openapi_url": None,
+            },
+            **page.LAUNCH,
+        )
+    except OSError as error:
+        raise port_in_use(port, settings.host) from error
+    logs.adopt_server()
+    return blocks
+
+
+def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: SignIn) -> ASGIApp:
+    """An app inside authentication, the check of origins, compression and the security headers, from the inside out."""
+    auth = Auth(
+        app,
+        services.sessions,
+        sign_in.login,
+        sign_in.owner,
+        secure_host=lambda: sign_in.tunnel.host if (sign_in.tunnel.url or "").startswith("https:") else None,
+        upload_problem=services.service.quota_problem,
+    )
+    checked = OriginCheck(auth, partial(sign_in.hosts, settings), addresses=not is_loopback(settings.host))
+    return SecurityHeaders(Compression(checked))
+
+
+def close_page(blocks: gr.Blocks) -> None:
+    """Stops serving; a client that keeps its connection open does not delay it."""
+    blocks.server.config.timeout_graceful_shutdown = DRAIN_SECONDS
+    blocks.close(verbose=False)
+
+
+def port_in_use(port: int, host: str) -> HostError:
+    """The error for a port that another program has."""
+    return HostError(f"Port {port} of {host} is in use. Stop what uses it, or choose another with --port.")
+
+
+def own_address(host: str) -> str:
+    """The host part of the address under which this machine's own browser reaches a server that listens on `host`."""
+    if not is_loopback(host):
+        return LOCALHOST
+    return f"[{host.strip('[]')}]" if ":" in host else host
+
+
+def make_folder(folder: Path) -> None:
+    """Creates a folder unless it is there. Raises HostError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(f"The folder {folder.name} cannot be created ({error.strerror}).") from error

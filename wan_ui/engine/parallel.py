@@ -1,0 +1,188 @@
+"""One video on several GPUs of a machine: the two guidance predictions side by side, and each one's tokens divided.
+
+Every rank of a group is a process with one GPU and the whole model, and runs the same denoising loop with the same
+numbers. Two divisions can be combined, both without changing a bit:
+
+* guidance: half of the ranks predict with the prompt, the others with the negative prompt. The predictions
+  (1, C, T, h, w) are exchanged by an all-gather at each step.
+* sequence (Ulysses, Jacobs et al., 2023, arXiv 2309.14509): each of the n ranks keeps N / n of the N tokens through all
+  blocks. Around self-attention an all-to-all exchanges tokens against heads, so that each rank attends with all tokens
+  and heads / n of the heads; the order of every sum stays that of one GPU. Linear layers, norms and cross-attention
+  work on each token by itself. The tokens are divided before the first block and gathered after the output projection.
+
+The all-to-all is that of diffusers' context parallelism. Its `enable_parallelism` cannot be undone, so the division is
+installed here with PyTorch's own hooks, for one video at a time, and removed after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from diffusers import WanTransformer3DModel
+from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from wan_ui.errors import Cancelled
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a video is divided: `guidance` is 1 or 2, `sequence` the number of parts of the tokens."""
+
+    guidance: int = 1
+    sequence: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """The number of GPUs in use."""
+        return self.guidance * self.sequence
+
+    def __str__(self) -> str:
+        """For a clip's metadata, such as `guidance 2 × sequence 4`."""
+        parts = [f"guidance {self.guidance}"] * (self.guidance > 1) + [f"sequence {self.sequence}"] * (
+            self.sequence > 1
+        )
+        return " × ".join(parts) or "none"
+
+
+def choose_split(gpus: int, guided: bool) -> Split:
+    """The fastest division for a number of GPUs: guidance first, which costs least, then the sequence.
+
+    Powers of two are used, because tokens and heads divide evenly by them: 3 GPUs count as 2, 5 to 7 as 4.
+    """
+    usable = 1 << (max(1, gpus).bit_length() - 1)
+    if usable == 1:
+        return Split()
+    return Split(2, usable // 2) if guided else Split(1, usable)
+
+
+class Group:
+    """The ranks that render one video, after `torch.distributed` was initialised with as many as `split` has.
+
+    Ranks are numbered guidance-major: rank = half × sequence + part.
+    """
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        self.split = split
+        self.device = device
+        self.rank = dist.get_rank()
+        mesh = init_device_mesh(
+            device.type, (split.guidance, 1, split.sequence), mesh_dim_names=("guidance", "ring", "ulysses")
+        )
+        self._mesh: DeviceMesh = mesh
+        self._halves = mesh["guidance"].get_group()
+        self._parts = mesh["ulysses"].get_group()
+        self._control = dist.new_group(backend="gloo")  # decisions of the leader, on the CPU
+        self._configs = {uneven: self._config(uneven) for uneven in (False, True)} if split.sequence > 1 else {}
+
+    @property
+    def half(self) -> int:
+        """0: this rank predicts with the prompt; 1: with the negative prompt."""
+        return self.rank // self.split.sequence
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank decodes the video and answers for the group."""
+        return self.rank == 0
+
+    def exchange(self, prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both halves' predictions, (with prompt, with negative prompt), from this rank's own."""
+        own = prediction.contiguous()
+        halves = [torch.empty_like(own) for _ in range(2)]
+        dist.all_gather(halves, own, group=self._halves)
+        return halves[0], halves[1]
+
+    def together(self, report: Callable[[], None]) -> None:
+        """Reports on every rank, and raises Cancelled on all of them where the leader's report did.
+
+        All ranks go on or stop together: one that stopped alone would leave the others waiting for its tokens.
+        """
+        cancelled: Cancelled | None = None
+        try:
+            report()
+        except Cancelled as error:
+            cancelled = error
+        flag = torch.tensor([int(cancelled is not None)])
+        dist.broadcast(flag, 0, group=self._control)
+        if flag:
+            raise cancelled or Cancelled("The video was cancelled.")
+
+    def all_agree(self, holds: bool) -> bool:
+        """Whether something holds on every rank. All ranks must ask at the same point."""
+        flag = torch.tensor([int(holds)])
+        dist.all_reduce(flag, dist.ReduceOp.MIN, group=self._control)
+        return bool(flag)
+
+    @contextmanager
+    def divided(self, transformers: Sequence[WanTransformer3DModel]) -> Iterator[None]:
+        """Within it the transformers' forwards divide their tokens among the ranks of this rank's half."""
+        with ExitStack() as stack:
+            if self.split.sequence > 1:
+                for transformer in transformers:
+                    stack.enter_context(self._sequence(transformer))
+            yield
+
+    def _config(self, uneven: bool) -> ParallelConfig:
+        config = ContextParallelConfig(ulysses_degree=self.split.sequence, mesh=self._mesh, ulysses_anything=uneven)
+        config.setup(self.rank, self.split.ranks, self.device, self._mesh)
+        return ParallelConfig(context_parallel_config=config)
+
+    @contextmanager
+    def _sequence(self, transformer: WanTransformer3DModel) -> Iterator[None]:
+        parts, part = self.split.sequence, self.rank % self.split.sequence
+        tokens = 0
+
+        def divide(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.tensor_split(parts, dim=1)[part]
+
+        def rotary(module: Any, arguments: Any, outputs: tuple[torch.Tensor, torch.Tensor]) -> Any:
+            nonlocal tokens  # (1, N, 1, head dimension) each
+            tokens = outputs[0].shape[1]
+            self._use(transformer, uneven=bool(tokens % parts or transformer.config.num_attention_heads % parts))
+            return tuple(divide(output) for output in outputs)
+
+        def conditions(module: Any, arguments: Any, outputs: tuple[Any, ...]) -> Any:
+            embedding, projection, *rest = outputs
+            if embedding.ndim == 3 and embedding.shape[1] == tokens:  # a timestep for each token
+                return divide(embedding), divide(projection), *rest
+            return outputs
+
+        def first_block(module: Any, arguments: tuple[Any, ...]) -> Any:
+            return divide(arguments[0]), *arguments[1:]
+
+        def output(module: Any, arguments: Any, part_of_output: torch.Tensor) -> torch.Tensor:
+            return self._gather(part_of_output, tokens)
+
+        hooks = (
+            transformer.rope.register_forward_hook(rotary),
+            transformer.condition_embedder.register_forward_hook(conditions),
+            transformer.blocks[0].register_forward_pre_hook(first_block),
+            transformer.proj_out.register_forward_hook(output),
+        )
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self._use(transformer, None)
+
+    def _use(self, transformer: WanTransformer3DModel, uneven: bool | None) -> None:
+        """Gives the self-attentions the exchange for even or uneven parts; None takes it away."""
+        for block in transformer.blocks:
+            block.attn1.processor._parallel_config = None if uneven is None else self._configs[uneven]
+
+    def _gather(self, part: torch.Tensor, tokens: int) -> torch.Tensor:
+        """All tokens (1, N, channels) from each rank's part; shorter parts are padded for the exchange."""
+        count = self.split.sequence
+        longest = -(-tokens // count)
+        short = longest - part.shape[1]
+        own = torch.nn.functional.pad(part, (0, 0, 0, short)).contiguous() if short else part.contiguous()
+        parts = [torch.empty_like(own) for _ in range(count)]
+        dist.all_gather(parts, own, group=self._parts)
+        sizes = [len(piece) for piece in torch.arange(tokens).tensor_split(count)]
+        return torch.cat([piece[:, :size] for piece, size in zip(parts, sizes, strict=True)], dim=1)

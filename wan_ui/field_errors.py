@@ -1,0 +1,59 @@
+"""Validation errors of pydantic in plain words, as the `{loc, msg}` fields of InvalidRequest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from wan_ui.errors import InvalidRequest
+
+_MESSAGES = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a known field",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be an object",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a smaller number",
+    "int_type": "must be a whole number",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "list_type": "must be a list",
+    "literal_error": "must be {expected}",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "string_pattern_mismatch": "has a value that is not allowed",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_type": "must be text",
+    "tuple_type": "must be a list",
+    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have at least {min_length} entries",
+}
+
+
+def message(error: Mapping[str, Any]) -> str:
+    """What one of pydantic's error items says about its field, as the end of a sentence that begins with its name."""
+    text = _MESSAGES.get(error["type"])
+    if text is None:
+        return str(error["msg"]).removeprefix("Value error, ")  # of a validator of our own
+    return text.format(**error.get("ctx", {}))
+
+
+def location(error: Mapping[str, Any]) -> str:
+    """The path of the field, such as `prompts.0.width`; `body` for the whole body."""
+    return ".".join(str(part) for part in error["loc"]) or "body"
+
+
+def invalid_request(errors: Iterable[Any]) -> InvalidRequest:
+    """The error to answer with, for pydantic's error items; the message is about the first of them."""
+    fields = [{"loc": location(error), "msg": message(error)} for error in errors]
+    first = fields[0]
+    colon = "" if first["msg"].startswith(("must ", "is ", "has ")) else ":"
+    return InvalidRequest(f"{first['loc']}{colon} {first['msg'].rstrip('.')}.", fields=fields)
