@@ -41,6 +41,7 @@ from wan_ui.models import Speedup
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
 from wan_ui.web.auth import Auth, OwnerAddress, around
+from wan_ui.web.compression import Compression
 from wan_ui.web.gradio_files import GradioFiles, files_named_in
 from wan_ui.web.login import Login
 from wan_ui.web.metrics import Metrics
@@ -274,7 +275,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
 
 
 def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: SignIn) -> ASGIApp:
-    """An app inside authentication, the check of origins and the security headers, from the inside out."""
+    """An app inside authentication, the check of origins, compression and the security headers, from the inside out."""
     auth = Auth(
         app,
         services.sessions,
@@ -283,9 +284,8 @@ def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: S
         secure_host=lambda: sign_in.tunnel.host if (sign_in.tunnel.url or "").startswith("https:") else None,
         upload_problem=services.service.quota_problem,
     )
-    return SecurityHeaders(
-        OriginCheck(auth, partial(sign_in.hosts, settings), addresses=not is_loopback(settings.host))
-    )
+    checked = OriginCheck(auth, partial(sign_in.hosts, settings), addresses=not is_loopback(settings.host))
+    return SecurityHeaders(Compression(checked))
 
 
 def close_page(blocks: gr.Blocks) -> None:

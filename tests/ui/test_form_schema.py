@@ -93,7 +93,7 @@ def test_bounds_are_the_schemas():
             assert control.low <= control.default <= control.high
 
 
-def test_no_number_that_bounds_a_control_is_written_in_the_room():
+def test_no_number_that_bounds_a_control_is_written_in_the_modules():
     bounds = {form_schema.bounds(PromptItem, name)[1] for name in ("width", "num_frames", "fps", "sample_steps")}
     for module in (form_schema, model_tab):
         numbers = {float(text) for text in re.findall(r"\b\d+\b", inspect.getsource(module))}

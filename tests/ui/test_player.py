@@ -90,6 +90,8 @@ def compare(app: App, columns: dict[str, Any], rows: dict[str, Any] | None = Non
 
 
 def opened(page: Page, app: App, job_id: str, count: int) -> Locator:
+    """The player with all its videos on their first frame, paused."""
+    page.emulate_media(reduced_motion="reduce")
     page.goto(f"{app.url}?compare={job_id}")
     player = page.locator("#player")
     expect(player.locator('td[data-state="done"]')).to_have_count(count)
@@ -97,6 +99,7 @@ def opened(page: Page, app: App, job_id: str, count: int) -> Locator:
         "count => [...document.querySelectorAll('#player video')].filter((v) => v.readyState >= 3).length === count",
         arg=count,
     )
+    player.get_by_label("Frame", exact=True).fill("0")
     return player
 
 

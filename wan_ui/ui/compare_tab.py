@@ -15,7 +15,7 @@ from wan_ui.axes import ONE_PER_LINE, SCALES, by_training_step
 from wan_ui.errors import InvalidRequest, RequestNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import comparison, form_schema, player, render
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, filled
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled
 from wan_ui.ui.model_tab import FirstFrame, ModelTab
 from wan_ui.ui.model_tabs import ModelTabs
 from wan_ui.ui.status_panel import StatusPanel
@@ -177,7 +177,7 @@ class CompareTab:
             show_progress_on=[self.count],
             preprocess=False,
             concurrency_limit=8,
-        )
+        ).then(**answered())
         panel.pulse.click(self.look, looking, view, **POLL)
         self.cancel.click(self.on_cancel, looking, view, **QUIET)
         self.retry.click(self.on_retry, looking, view, **QUIET)

@@ -23,6 +23,11 @@ def filled(form: str) -> dict[str, Any]:
     return {**POLL, "fn": None, "js": f"() => window.wanUi.filled({json.dumps(form)})"}
 
 
+def answered() -> dict[str, Any]:
+    """An event in the browser alone: the server has answered a press, see pressed.js."""
+    return {**POLL, "fn": None, "js": "() => window.wanUi.answered()"}
+
+
 def error_toast(error: WanUIError) -> gr.Error:
     """The error as a toast, to be raised. Gradio renders markup in toasts, so the message is escaped here."""
     return gr.Error(str(escape(error.message)), print_exception=False)

@@ -17,7 +17,7 @@ from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import FIRST_FRAME_NOTE, SIZE_480P_NOTE, Preset, WanModel
 from wan_ui.ui import form_schema, render
 from wan_ui.ui.error_texts import between
-from wan_ui.ui.static_files import static_text
+from wan_ui.ui.static_files import shared_script
 from wan_ui.ui.templating import render_template
 
 LORA_HINT = (
@@ -203,7 +203,7 @@ class _Layout:
             height=84,
             elem_classes="upload",
         )
-        card = gr.HTML(elem_classes="about", js_on_load=static_text("pick_card_action.js"))
+        card = gr.HTML(elem_classes="about", js_on_load=shared_script("pick_card_action"))
         self.put(position.scale)
         return upload, card
 

@@ -15,7 +15,7 @@ from wan_ui.models import WanModel
 from wan_ui.ui import form_schema, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, error_toast, filled
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, error_toast, filled
 from wan_ui.ui.gallery import ID as GALLERY
 from wan_ui.ui.gallery import GalleryTab
 from wan_ui.ui.load_request import RequestLoader
@@ -23,7 +23,7 @@ from wan_ui.ui.model_tab import ModelTab
 from wan_ui.ui.model_tabs import ModelTabs, code_to_copy, stored
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.restore_box import RestoreBox
-from wan_ui.ui.static_files import static_text
+from wan_ui.ui.static_files import page_script, static_text
 from wan_ui.ui.status_panel import Sharing, StatusPanel
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.training_job_tab import ID as TRAINER
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 OTHERS = (COMPARE, TRAINER, GALLERY)
 """The ids of the tabs that belong to no model."""
+API_KEYS = ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs")
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
@@ -43,7 +44,7 @@ LAUNCH: dict[str, Any] = {
         primary_hue=gr.themes.colors.indigo, neutral_hue=gr.themes.colors.zinc, font=_FONT, font_mono=_MONO
     ),
     "css": static_text("style.css"),
-    "js": "() => { " + static_text("page.js") + " }",
+    "js": page_script(),
     "footer_links": [],
     "run_history": False,
 }
@@ -74,6 +75,21 @@ def asker() -> Identity:
     return who
 
 
+class PageBlocks(gr.Blocks):
+    """Blocks whose configuration, which the page's document carries, leaves out what only the API's page shows.
+
+    All events are private, so nobody asks for the schemas of components; they were a fifth of the document.
+    """
+
+    def get_config_file(self) -> Any:  # a TypedDict that Gradio does not export
+        """The configuration without the API schemas and example inputs of components."""
+        config = super().get_config_file()
+        for component in config["components"]:
+            for name in API_KEYS:
+                component.pop(name, None)
+        return config
+
+
 class Page:
     """Holds the parts of the page; every method named `on_…` is an event's handler."""
 
@@ -88,7 +104,7 @@ class Page:
         """Lays the page out and wires its events."""
         self.service = service
         self.access = access
-        self.blocks: gr.Blocks = gr.Blocks(title="wan-ui", analytics_enabled=False, fill_width=True)
+        self.blocks = PageBlocks(title="wan-ui", analytics_enabled=False, fill_width=True)
         with self.blocks:
             self._lay_out(banner, demo, sharing)
             self._connect()
@@ -157,7 +173,7 @@ class Page:
                 show_progress_on=[tab.problem],
                 preprocess=False,
                 concurrency_limit=8,
-            )
+            ).then(**answered())
         panel.connect(self.blocks)
         panel.finished.click(
             self.on_pick,

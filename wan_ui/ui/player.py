@@ -10,7 +10,7 @@ import gradio as gr
 
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.ui import render
-from wan_ui.ui.static_files import static_text
+from wan_ui.ui.static_files import shared_script, static_text
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
@@ -32,7 +32,7 @@ def build(elem_id: str = "player", visible: bool = True) -> gr.HTML:
         None,
         html_template=static_text("player.html"),
         css_template=static_text("player.css"),
-        js_on_load=static_text("player.js"),
+        js_on_load=shared_script("player"),
         apply_default_css=False,
         elem_id=elem_id,
         visible=visible,

@@ -67,7 +67,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Card:
-    """What the status card shows. `problem` is a sentence that stands in place of `text`, `code` the error's."""
+    """What the status card shows. `problem` is a sentence in place of `text`, `code` the error's.
+
+    `tab_title` is what the browser's tab says meanwhile, see progress_title.js; "" for its usual title.
+    """
 
     state: str
     head: str
@@ -77,6 +80,7 @@ class Card:
     text: str = ""
     problem: str = ""
     code: str | None = None
+    tab_title: str = ""
 
     @property
     def html(self) -> Markup:
@@ -216,30 +220,48 @@ def _waiting_card(job: Job, progress: Progress | None, ahead: RunningJob | None)
     position = f"position {job.position}" if job.position else "next"
     if progress is not None:
         line = progress_line(progress)
-        return Card("waiting", "Fetching the LoRA", title, line.bar, joined(line.facts, position), text)
+        facts = joined(line.facts, position)
+        return Card("waiting", "Fetching the LoRA", title, line.bar, facts, text, tab_title="Queued")
     running = ""
     if ahead is not None:
         line = progress_line(ahead.progress)
         running = f"now: {label(ahead.job)}, {', '.join(filter(None, (line.head.lower(), line.facts)))}"
-    return Card("waiting", "Queued", title, Bar("Queued"), joined(position, running), text)
+    return Card("waiting", "Queued", title, Bar("Queued"), joined(position, running), text, tab_title="Queued")
 
 
 def _running_card(job: Job, progress: Progress | None) -> Card:
     title, text = label(job), _prompt(job)
     if job.cancel_requested:
-        return Card("waiting", "Cancelling", title, Bar("Cancelling"), "after this step", text)
+        return Card("waiting", "Cancelling", title, Bar("Cancelling"), "after this step", text, tab_title="Cancelling")
     line = progress_line(progress)
     clip = ""
     if len(job.generations) > 1 and not job.cells:  # the progress of a comparison names its cell
         clip = f"clip {min(len(job.clips) + 1, len(job.generations))} of {len(job.generations)}"
-    return Card("running", line.head, title, line.bar, joined(clip, line.facts), text)
+    facts = joined(clip, line.facts)
+    return Card("running", line.head, title, line.bar, facts, text, tab_title=_tab_title(progress, clip))
+
+
+def _tab_title(progress: Progress | None, clip: str) -> str:
+    """`clip 2 of 3 · 43 % · 27 s left`, or the phase where it has no steps."""
+    if progress is None or progress.phase != "denoise" or not progress.steps:
+        return joined(clip, progress_line(progress).head)
+    left = "" if progress.seconds_left is None else f"{seconds(progress.seconds_left)} left"
+    return joined(clip, f"{100 * progress.step // progress.steps} %", left)
 
 
 def _ended_card(job: Job) -> Card:
     title, spent = label(job), took(job)
     if job.status == "succeeded":
         made = plural(len(job.cells), "cell") if job.cells else plural(len(job.clips), "clip")
-        return Card("done", "Done", title, Bar("Done", "1"), f"{made} in {seconds(spent or 0)}", _prompt(job))
+        return Card(
+            "done",
+            "Done",
+            title,
+            Bar("Done", "1"),
+            f"{made} in {seconds(spent or 0)}",
+            _prompt(job),
+            tab_title="✓ Done",
+        )
     facts = joined(
         f"after {seconds(spent)}" if spent is not None and spent >= 1 else "",
         f"{plural(len(job.clips), 'finished clip')} kept" if job.clips else "",
@@ -247,7 +269,9 @@ def _ended_card(job: Job) -> Card:
     if job.status == "canceled":
         return Card("stopped", "Cancelled", title, facts=facts, text=CANCELLED)
     error = job.error or {"code": "", "message": "The reason was not recorded."}
-    return Card("failed", "Failed", title, facts=facts, problem=error["message"], code=error["code"])
+    return Card(
+        "failed", "Failed", title, facts=facts, problem=error["message"], code=error["code"], tab_title="✗ Failed"
+    )
 
 
 def trouble(error: WanUIError) -> Markup:

@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
+PAGE = ("page", "pressed", "progress_title", "autoplay")
+"""Scripts of the page itself, in the order in which they run."""
+SHARED = ("player", "pick_card_action")
+"""Scripts of components that the page has more than once: they are sent once, with the page's own script."""
+
 _FOLDER = Path(__file__).parent / "static"
+_PARAMETERS = "element, props, trigger, watch"
+_RUN = """
+const run = () => window.wanUiScripts.NAME(PARAMETERS);
+if (window.wanUiScripts) run();
+else document.addEventListener('wan-ui-scripts', run, {once: true});
+"""
 
 
 def static_text(name: str) -> str:
     """The text of one file of the folder `static`."""
     return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def shared_script(name: str) -> str:
+    """The `js_on_load` of a component whose script is one of `SHARED`: runs it, or waits until the page defines it."""
+    return _RUN.replace("NAME", name).replace("PARAMETERS", _PARAMETERS)
+
+
+def page_script() -> str:
+    """The page's own script behind the shared ones, as the function that Gradio calls when the page has loaded."""
+    functions = ",\n".join(f"{name}: ({_PARAMETERS}) => {{\n{static_text(f'{name}.js')}\n}}" for name in SHARED)
+    shared = f"window.wanUiScripts = {{\n{functions}\n}};\ndocument.dispatchEvent(new Event('wan-ui-scripts'));"
+    own = "\n".join(static_text(f"{name}.js") for name in PAGE)
+    return f"() => {{\nif (window.wanUiScripts) return;\n{shared}\n{own}\n}}"

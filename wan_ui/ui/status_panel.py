@@ -11,7 +11,7 @@ import gradio as gr
 
 from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.ui import render
-from wan_ui.ui.events import POLL, QUIET, Update, error_toast
+from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast
 from wan_ui.ui.static_files import static_text
 from wan_ui.ui.templating import render_template
 
@@ -97,7 +97,7 @@ class StatusPanel:
     def connect(self, blocks: gr.Blocks) -> None:
         """Wires its buttons, its polls and its first update."""
         for button, handler in ((self.cancel, self.on_cancel), (self.stop_sharing, self.on_stop_sharing)):
-            button.click(handler, self.looking, self.view, **QUIET)
+            button.click(handler, self.looking, self.view, **QUIET).then(**answered())
         self.queue.click(self.on_remove, self.looking, self.view, **QUIET)
         self.pulse.click(self.look, self.looking, self.view, **POLL)
         blocks.load(self.look, self.looking, self.view, **POLL)

@@ -1,8 +1,6 @@
 // What only the browser can do: Ctrl/Cmd+Enter, the notice that the server is gone, bringing the card into view, and
 // keeping what is typed while the page still opens.
 (() => {
-  if (window.wanUi) return;
-
   const visible = (element) => element && element.offsetParent !== null;
 
   document.addEventListener(

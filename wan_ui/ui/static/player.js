@@ -7,6 +7,9 @@ const scrub = part('scrub'), count = part('count'), playButton = part('play'), l
 const cells = new Map();
 const DRIFT = 1.5; // frames; more than that is led back by a seek, less by the playing speed
 let shape = '', playing = false, rate = 1, loop = true, at = 0, opened = '', popped = null, asked = 0;
+// Whether a person has chosen a frame or to play, and whether it is to play: by itself unless motion is unwanted.
+const calm = window.matchMedia('(prefers-reduced-motion: reduce)');
+let touched = false, shouldPlay = !calm.matches;
 let mode = 'one', first = null, second = null, wipe = 0.5, gain = 4;
 
 const make = (tag, attributes = {}, ...children) => {
@@ -76,7 +79,15 @@ const play = () => {
   root.dataset.playing = 'yes';
   requestAnimationFrame(tick);
 };
-const step = (by) => { pause(); toFrame(at + by); };
+const taken = (plays) => { touched = true; shouldPlay = plays; };
+// Plays once two cells are there, or the only one. Reduced motion gets the middle frame: in image-to-video the first
+// one is the same in all cells.
+const autoplay = () => {
+  const enough = clips().length >= Math.min(2, cells.size);
+  if (shouldPlay && !playing && enough && root.offsetParent !== null) play();
+  else if (!shouldPlay && !touched) toFrame(Math.floor(lastFrame() / 2));
+};
+const step = (by) => { taken(false); pause(); toFrame(at + by); };
 
 const follow = (cell, leader) => {
   const { video } = cell, longest = length(leader), now = leader.video.currentTime, end = length(cell);
@@ -105,7 +116,7 @@ const tick = () => {
   if (!playing) return;
   const leader = master();
   if (!leader || root.offsetParent === null || !root.isConnected) { pause(); return; }
-  if (leader.video.ended) { pause(); toFrame(lastFrame()); return; }
+  if (leader.video.ended) { taken(false); pause(); toFrame(lastFrame()); return; }
   if (leader.video.paused) leader.video.play().catch(() => {});
   for (const cell of clips()) if (cell !== leader) follow(cell, leader);
   show(frameOf(leader, leader.video.currentTime));
@@ -136,6 +147,7 @@ const fill = (cell) => {
       const leader = master();
       if (leader !== cell && playing) { lead(cell, leader.video.currentTime); video.play().catch(() => {}); }
       else lead(cell, timeOf(cell, at));
+      autoplay();
     });
     video.addEventListener('seeked', () => { cell.seekTook = performance.now() - (cell.soughtAt || 0); draw(); });
     video.addEventListener('loadeddata', draw);
@@ -191,6 +203,8 @@ const refresh = () => {
     closeStage();
     shape = wanted;
     at = 0;
+    touched = false;
+    shouldPlay = !calm.matches;
     rebuild(value);
   }
   for (const data of value.cells) {
@@ -412,11 +426,13 @@ canvas.addEventListener('pointermove', (event) => { if (mode === 'wipe' && canva
 
 // The bar
 
-playButton.addEventListener('click', () => (playing ? pause() : play()));
+const toggle = () => { taken(!playing); if (playing) pause(); else play(); };
+playButton.addEventListener('click', toggle);
 part('back').addEventListener('click', () => step(-1));
 part('forth').addEventListener('click', () => step(1));
 // Fast dragging asks for more frames than can be sought: only the newest one of each moment is.
 scrub.addEventListener('input', () => {
+  taken(false);
   pause();
   show(Number(scrub.value));
   cancelAnimationFrame(asked);
@@ -439,15 +455,17 @@ root.addEventListener('keydown', (event) => {
   const target = event.target;
   if (target.matches('select, input[type="range"]:not([data-part="scrub"])')) return;
   const onButton = target.matches('button, a, summary');
-  if (event.key === ' ' && !onButton) { if (playing) pause(); else play(); }
+  if (event.key === ' ' && !onButton) toggle();
   else if (event.key === 'ArrowLeft') step(-1);
   else if (event.key === 'ArrowRight') step(1);
-  else if (event.key === 'Home') { pause(); toFrame(0); }
-  else if (event.key === 'End') { pause(); toFrame(lastFrame()); }
+  else if (event.key === 'Home') { taken(false); pause(); toFrame(0); }
+  else if (event.key === 'End') { taken(false); pause(); toFrame(lastFrame()); }
   else return;
   event.preventDefault();
 });
 
+// A tab that was hidden stops the player; it goes on when it is seen again.
+new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) autoplay(); }).observe(root);
 watch('value', refresh);
 watch('progress', advance);
 refresh();

@@ -1,0 +1,34 @@
+// What a press shows before the server answers: the button and the status card say so within the same frame. The
+// answer replaces the card; where it refuses, the card gets back what it said.
+(() => {
+  const card = () => document.querySelector('#now .card');
+  let before = null;
+
+  // Gradio patches the card in place, so its nodes stay and only their text and class change.
+  const say = (head) => {
+    const shown = card();
+    const chip = shown && shown.querySelector('.chip');
+    if (!chip || !chip.firstChild) return;
+    before = { shown, chip: chip.firstChild, name: shown.className, head: chip.firstChild.data, pressed: head };
+    shown.className = 'card waiting';
+    chip.firstChild.data = head;
+  };
+  const answered = () => {
+    for (const button of document.querySelectorAll('button.generate[aria-busy]')) button.removeAttribute('aria-busy');
+    if (before && before.chip.data === before.pressed) {
+      before.shown.className = before.name;
+      before.chip.data = before.head;
+    }
+    before = null;
+  };
+  document.addEventListener('click', (event) => {
+    const button = event.target.closest('button');
+    if (!button || button.disabled) return;
+    if (button.matches('#models .act button.generate')) {
+      button.setAttribute('aria-busy', 'true');
+      // A card that tells of a running job stays: the new one waits behind it.
+      if (!card() || !card().classList.contains('running')) say('Adding to the queue…');
+    } else if (button.id === 'cancel') say('Cancelling…');
+  }, true);
+  window.wanUi.answered = answered;
+})();
