@@ -141,7 +141,7 @@ class PromptItem(Wire):
         None,
         ge=0,
         le=1,
-        description="Two-transformer models: share of the 1000 timesteps from which on the high-noise one works.",
+        description="Two-transformer models: the high-noise one runs while timestep >= boundary * 1000.",
     )
     switch_step: Int | None = Field(
         None, ge=0, le=150, description="Two-transformer models: number of high-noise steps, instead of boundary."

@@ -1,4 +1,4 @@
-"""The recipes: which sampler, boundary, dtype and LoRA method a video is computed with."""
+"""The recipes (default sampler, dtype, LoRA method) and the scheduler of each sampler; boundaries are in models.py."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def chosen_scheduler(
 
     `checkpoint` is the config of the checkpoint's `scheduler/` folder. The result's config is None only where the
     checkpoint's is needed and there is none. `euler` and `lcm` get σ = 1 − i/n, the grid that speed LoRAs are distilled
-    on; diffusers' Euler with `set_timesteps(n)` is the trainer's grid, which ends near 0, and stays the recipe's.
+    on. The recipe `preview` keeps the sigmas that diffusers' Euler computes itself, because the trainer uses them.
     """
     if sampler is None:
         spec = scheduler_spec(model, recipe)
