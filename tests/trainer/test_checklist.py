@@ -312,3 +312,21 @@ def test_as_text_and_as_json() -> None:
     body = json.loads(json.dumps([row.body() for row in found]))
     assert [row["row"] for row in body if row["state"] == "red"] == ["seed", "multiplier"]
     assert all(row["fixable"] for row in body if row["state"] == "red")
+
+
+def test_sampling_values_that_replace_the_recipes_are_red_and_can_be_taken_back() -> None:
+    wanted = target(I2V)
+    fields = {
+        "sampler": "euler",
+        "flow_shift": 8,
+        "boundary": 0.5,
+        "guidance_scale_2": 1.0,
+        "ctrl_img_last": "upload://b",
+    }
+    body = wanted.sample.request.model_dump(exclude_none=True)
+    body["prompts"][0].update(fields)
+    request = parse(body)
+    found = rows(wanted, request)
+    assert {row.row for row in found if row.state == "red"} == set(fields)
+    assert len({row.row for row in found}) == len(found)
+    assert {row.state for row in rows(wanted, apply_all(found, request))} == {"green"}

@@ -36,6 +36,6 @@ def sampling_facts(plan: RenderPlan) -> Mapping[str, Any]:
     return {
         "recipe": plan.recipe.id,
         "sampler": {"name": plan.scheduler.class_name, "shift": config.get("flow_shift", config.get("shift"))},
-        "boundary": plan.boundary,
+        "boundary": plan.boundary if plan.generation.switch_step is None else None,
         **({"replaced": plan.generation.replaced} if plan.generation.replaced else {}),
     }

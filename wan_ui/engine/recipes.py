@@ -123,6 +123,11 @@ def dpm_config(shift: float) -> dict[str, Any]:
     }
 
 
+_ON_LINEAR_SIGMAS: Mapping[Sampler, str] = MappingProxyType(
+    {"euler": "FlowMatchEulerDiscreteScheduler", "lcm": "FlowMatchLCMScheduler"}
+)
+
+
 def chosen_scheduler(
     model: WanModel,
     recipe: Recipe,
@@ -144,8 +149,7 @@ def chosen_scheduler(
         unipc = model.unipc_shift or (checkpoint or {}).get("flow_shift", model.euler_shift)
         spec = SchedulerSpec("DPMSolverMultistepScheduler", dpm_config(unipc))
     else:
-        name = "FlowMatchEulerDiscreteScheduler" if sampler == "euler" else "FlowMatchLCMScheduler"
-        spec = SchedulerSpec(name, euler_config(model.euler_shift), "linear")
+        spec = SchedulerSpec(_ON_LINEAR_SIGMAS[sampler], euler_config(model.euler_shift), "linear")
     if spec.config is None and checkpoint is not None:
         spec = SchedulerSpec(str(checkpoint.get("_class_name", spec.class_name)), checkpoint, spec.sigmas)
     if flow_shift is None or spec.config is None:

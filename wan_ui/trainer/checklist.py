@@ -94,8 +94,20 @@ class Run:
 
 
 def checklist(target: Target, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:
-    """Every row, in a fixed order; a value that a model does not have is green."""
-    return tuple(check(_Pair(target, run, models)) for check in _CHECKS)
+    """Every row, in a fixed order; a value that a model does not have is green.
+
+    A sampling value that replaces the recipe's, such as `flow_shift`, is a red row.
+    """
+    replaced = {row.row: row for row in _replaced(run.generation)}
+    rows = [check(_Pair(target, run, models)) for check in _CHECKS]
+    return (*(replaced.pop(row.row, row) for row in rows), *replaced.values())
+
+
+def _replaced(generation: Generation) -> Iterator[Row]:
+    for name, value in generation.replaced.items():
+        shown = "given" if name == "ctrl_img_last" else str(value)
+        message = f"Training samples use the recipe's value: leave {name} out."
+        yield Row(name, "red", "the recipe's", shown, message, Fix(prompt={name: None}))
 
 
 def file_checklist(file: SampleFacts, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:

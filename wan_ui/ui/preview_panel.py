@@ -41,7 +41,8 @@ ROW_NAMES: Mapping[str, str] = {
     "seed": "Seed", "prompt": "Prompt", "trigger": "Trigger word", "negative": "Negative prompt",
     "multiplier": "LoRA scale", "lora_applied": "LoRA applied", "control_image": "First frame",
     "control_resize": "Its resize", "quantisation": "Quantisation", "dtype": "Precision", "decode": "Decode",
-    "versions": "Versions", "job": "Everything else",
+    "versions": "Versions", "job": "Everything else", "flow_shift": "Shift", "switch_step": "High-noise steps",
+    "guidance_scale_2": "Low-noise guidance", "ctrl_img_last": "Last frame",
 }  # fmt: skip
 FILES = [".webp", ".gif", ".mp4", ".png", ".jpg", ".jpeg"]
 CHART = (320, 56)  # units of the drawing
