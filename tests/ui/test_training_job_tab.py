@@ -226,7 +226,7 @@ def test_what_cannot_be_read_is_said(page: Page, trainer_app: App, tmp_path: Pat
     problem = page.locator(".trainer-form .problem")
     expect(problem).to_contain_text("is not a supported Wan model")
     page.locator(".trainer-form").get_by_role("button", name="Open", exact=True).click()
-    expect(problem).to_contain_text("named by its path under the LoRA folder")
+    expect(problem).to_contain_text("give the job's folder as a path under the LoRA folder")
 
 
 def test_a_job_whose_texts_are_markup(page: Page, trainer_app: App, tmp_path: Path) -> None:
