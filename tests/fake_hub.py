@@ -1,6 +1,7 @@
 """A Hugging Face hub on a loopback port, serving the tiny checkpoints: run as `python -m tests.fake_hub`.
 
-FAKE_HUB in the environment is another folder to serve, `<org>/<name>/…`.
+FAKE_HUB in the environment is another folder to serve, `<org>/<name>/…`. Repositories of the organisation "private" are
+shown to whoever sends TOKEN, as the hub does it.
 It prints its address, then one line per file that is fetched.
 """
 
@@ -20,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 from tests.golden_cases import CHECKPOINTS
 
 COMMIT = "0" * 40
+TOKEN = "hf_of_the_request"
 SHELF = Path(os.environ.get("FAKE_HUB", CHECKPOINTS))
 
 
@@ -36,7 +38,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path).strip("/").split("/")
-        if path[:2] == ["api", "models"]:
+        named = path[2] if path[:2] == ["api", "models"] and len(path) > 2 else path[0]
+        if named == "private" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self._send(b"{}", 401, {"X-Error-Code": "RepoNotFound"})
+        elif path[:2] == ["api", "models"]:
             self._model("/".join(path[2:4]), path[4:5])
         elif path[2:3] == ["resolve"]:
             self._file("/".join(path[:2]), "/".join(path[4:]))

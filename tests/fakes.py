@@ -141,6 +141,9 @@ class FakeImages:
         self.taken.append(ctrl_img)
         return hashlib.sha256(ctrl_img.encode()).hexdigest()
 
+    def notes(self, sha256: str, access: Access) -> tuple[str, ...]:
+        return ()
+
 
 def fake_service(store: Store, worker: Worker, data_dir: Path, environment: Environment | None = None) -> JobService:
     """A job service over a fake library and image store, with no checkpoint on disk."""

@@ -11,6 +11,7 @@ from wan_ui.config import OPTIONS, Settings, read
 FLAGS = [
     ("--models-dir", "WAN_UI_MODELS_DIR", "m", "models_dir", Path("m")),
     ("--comfy-dir", "WAN_UI_COMFY_DIR", "c", "comfy_dir", Path("c")),
+    ("--jobs-dir", "WAN_UI_JOBS_DIR", "j", "jobs_dir", Path("j")),
     ("--configs-dir", "WAN_UI_CONFIGS_DIR", "f", "configs_dir", Path("f")),
     ("--lora-dir", "WAN_UI_LORA_DIR", "l", "lora_dir", Path("l")),
     ("--data-dir", "WAN_UI_DATA_DIR", "d", "data_dir", Path("d")),

@@ -130,3 +130,20 @@ def test_what_gradio_reads_when_it_is_imported() -> None:
     assert environment["GRADIO_TEMP_DIR"] == "/data/gradio"
     assert environment["NO_PROXY"] == "a.example,127.0.0.1,localhost"
     assert environment["no_proxy"] == "127.0.0.1,localhost"
+
+
+def test_the_loras_of_comfyui_and_of_jobs_are_listed(tmp_path: Path) -> None:
+    comfy, jobs = tmp_path / "ComfyUI", tmp_path / "output"
+    for path in (comfy / "models/loras/wan/style.safetensors", jobs / "fox/fox.safetensors"):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+    data = tmp_path / "data"
+    data.mkdir()
+    settings = Settings(lora_dir=tmp_path / "loras", data_dir=data, comfy_dir=comfy / "models", jobs_dir=jobs)
+    services = compose(settings)
+    try:
+        assert services.service.library.listing() == ("ComfyUI/wan/style.safetensors", "jobs/fox/fox.safetensors")
+    finally:
+        services.close()
+    with pytest.raises(HostError, match="--jobs-dir"):
+        compose(replace(settings, jobs_dir=tmp_path / "none"))

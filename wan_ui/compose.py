@@ -20,6 +20,7 @@ from wan_ui import logs
 from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.api.app import create_api
+from wan_ui.api.root import root_routes
 from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.checkpoints.sources import CheckpointSources
@@ -32,7 +33,7 @@ from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
-from wan_ui.lora.library import Library
+from wan_ui.lora.library import COMFY_FOLDER, JOBS_FOLDER, Library
 from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
@@ -133,6 +134,7 @@ def compose(settings: Settings) -> Services:
         (settings.models_dir, "--models-dir", "the one with your checkpoints"),
         (settings.comfy_dir, "--comfy-dir", "ComfyUI's models folder"),
         (settings.configs_dir, "--configs-dir", "the one with your configs"),
+        (settings.jobs_dir, "--jobs-dir", "the one with your training jobs"),
     ):
         if folder is not None and not folder.is_dir():
             raise HostError(f"There is no folder {folder}. Give {flag} {what}.")
@@ -156,8 +158,11 @@ def compose(settings: Settings) -> Services:
     metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
     limits = Limits(settings.max_waiting, settings.max_waiting_each, settings.max_cost, _bytes(settings.max_disk_gb))
+    jobs = () if settings.jobs_dir is None else (settings.jobs_dir,)
+    further = {COMFY_FOLDER: checkpoints.catalog.lora_folders, JOBS_FOLDER: lambda: jobs}
+    remote = RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts)
     service = JobService(
-        Library(settings.lora_dir, uploads, RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts), store),
+        Library(settings.lora_dir, uploads, remote, store, further),
         image.ImageStore(data / "images", download, owners=store),
         store,
         worker,
@@ -222,7 +227,14 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         return _middleware(GradioFiles(quota, services.service, access, files), services, settings, sign_in)
 
     max_upload = int(settings.max_upload_gb * 1e9)
-    api = create_api(services.service, services.health, access, file_limit=max_upload, scratch=services.uploads)
+    api = create_api(
+        services.service,
+        services.health,
+        access,
+        file_limit=max_upload,
+        scratch=services.uploads,
+        reference_errors=settings.compat == "reference",
+    )
     mount = Mount("/v1", app=api)
     mount.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
     login = sign_in.login
@@ -250,7 +262,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
             _frontend=False,  # else Gradio requests its own page and gives up after 3 seconds
             max_file_size=max_upload,
             app_kwargs={
-                "routes": [mount, services.metrics.route()],
+                "routes": [mount, services.metrics.route(), *root_routes(services.health)],
                 "lifespan": around(wrap),
                 "openapi_url": None,
             },

@@ -18,6 +18,8 @@ COMPILE_MODES: tuple[CompileMode, ...] = ("auto", "exact", "fast", "off")
 MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "resident", "pair", "stream")
 LogFormat = Literal["auto", "json", "text"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("auto", "json", "text")
+Compat = Literal["none", "reference"]
+COMPATS: tuple[Compat, ...] = ("none", "reference")
 
 _BOUNDS: Mapping[str, Callable[[float, float], bool]] = {
     "at_least": operator.ge,
@@ -152,6 +154,13 @@ class Settings:
         Path,
         "DIR",
     )
+    jobs_dir: Path | None = _setting(
+        None,
+        "AI Toolkit's output folder: its training jobs and their LoRA files are listed and read in place (default: "
+        "none; jobs under the LoRA folder are listed too)",
+        Path,
+        "DIR",
+    )
     data_dir: Path = _setting(Path("./data"), "jobs, clips and uploads (default: ./data)", Path, "DIR")
     device: str | None = _setting(None, "cuda, cuda:1, cpu or mps (default: cuda if there is one, else cpu)")
     memory: MemoryMode = _setting(
@@ -183,6 +192,12 @@ class Settings:
         "auto",
         "one event a line, as JSON or as text (default: {default}, text in a terminal and JSON elsewhere)",
         choices=LOG_FORMATS,
+    )
+    compat: Compat = _setting(
+        "none",
+        "reference: errors in the exact form of the reference server, for its clients: those of a request as text, "
+        "those of wrong fields as FastAPI's list (default: {default})",
+        choices=COMPATS,
     )
     allow_url_hosts: tuple[str, ...] = _setting(
         (),

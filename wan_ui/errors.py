@@ -19,6 +19,7 @@ WanUIError
 │   ├── SpeedupNotSupported     400  the device does not support it
 │   ├── ControlImageInvalid     400  not an image, unreadable, too large, or not downloaded
 │   ├── VideoInvalid            400  a video without settings, or with settings that cannot be read
+│   ├── HubTokenNeeded          400  the request's own token for the Hugging Face hub is gone
 │   ├── FetchFailed             400  an address that is refused, silent, too slow or too large
 │   ├── PayloadTooLarge         413
 │   ├── CostTooHigh             413  more frames × pixels than --max-cost
@@ -104,7 +105,7 @@ class JobConfigInvalid(RequestError):
 
 
 class ModelNotFound(RequestError):
-    """There is no model of this id; `details["models"]` lists the ids."""
+    """There is no model of this id; `details["models"]` lists the ids, as does the reference's `supported_models`."""
 
     code, status = "MODEL_NOT_FOUND", 400
 
@@ -185,6 +186,12 @@ class VideoInvalid(RequestError):
     """The file is not an MP4, or carries no readable settings."""
 
     code, status = "VIDEO_INVALID", 400
+
+
+class HubTokenNeeded(RequestError):
+    """The server ended before the downloads that need the request's `hf_token` were complete; tokens are not stored."""
+
+    code, status = "HF_TOKEN_NEEDED", 400
 
 
 class FetchFailed(RequestError):

@@ -25,7 +25,7 @@ from wan_ui.engine.parallel import Group
 from wan_ui.engine.result import Clip, OnProgress, Progress, ignore_progress
 from wan_ui.errors import DeviceLost, DeviceUnavailable, OutOfMemory
 from wan_ui.intake import ResolvedRequest, prepare, resolve_downloaded
-from wan_ui.lora.library import Library
+from wan_ui.lora.library import COMFY_FOLDER, Library
 from wan_ui.lora.remote import RemoteFiles, shown_name
 from wan_ui.media.fetch import fetch
 from wan_ui.media.image import ImageStore
@@ -76,7 +76,9 @@ class Engine:
             configs_dir=Path(configs_dir) if configs_dir is not None else None,
             answers=Answers(root / ANSWERS),
         )
-        self.library = library or Library(Path(lora_dir), uploads, RemoteFiles(uploads, allow_hosts=allow_url_hosts))
+        remote = RemoteFiles(uploads, allow_hosts=allow_url_hosts)
+        further = {COMFY_FOLDER: self.checkpoints.catalog.lora_folders}
+        self.library = library or Library(Path(lora_dir), uploads, remote, further=further)
         self.images = ImageStore(
             root / "images",
             partial(fetch, max_bytes=LARGEST_IMAGE, seconds=FETCH_SECONDS, allow_hosts=tuple(allow_url_hosts)),

@@ -18,6 +18,9 @@ from wan_ui.lora.remote import check_source, is_remote
 from wan_ui.models import PAIR_NOTE, WanModel
 from wan_ui.render_order import plan_cells
 from wan_ui.request import (
+    FOREIGN_FIELDS,
+    FOREIGN_PROMPT_FIELDS,
+    Axis,
     Generation,
     InferenceRequest,
     PromptItem,
@@ -91,11 +94,14 @@ def prepare(
 
     In this order: schema; a comparison's values, all of them; model, LoRA slots and control image rules; LoRA files,
     and whether they fit; control images, stored last so that a refused request leaves nothing behind. Equal control
-    images are stored once. Of LoRAs that have to be downloaded only the address is checked. Uploads that `access` may
+    images are stored once. The owner may give absolute LoRA paths below the folders of the library; they are stored
+    as relative ones. Of LoRAs that have to be downloaded only the address is checked. Uploads that `access` may
     not use are refused as missing.
     Raises what request.parse, compare.expand, request.resolve, Library.locate, check_fit and ImageStore.put raise.
     """
     request = parse(body)
+    if access.identity.owner and any(path.startswith("/") for path in named_loras(request)):
+        request = _with_sources(request, library.relative)
     model = find_model(request.model)
     named = named_loras(request)
     awaited = tuple(path for path in named if is_remote(path))
@@ -112,10 +118,12 @@ def prepare(
     drafts, grid, lora_notes = _expand(request, model, pair, random_seed, checks)
     used = {use.path for draft in drafts for use in draft.loras}
     written = dict.fromkeys(image for draft in drafts for image in (draft.image, draft.image_last) if image is not None)
-    hashes = {image: images.put(image, access) for image in written}
+    put = images.put_upright if request.apply_exif else images.put
+    hashes = {image: put(image, access) for image in written}
+    image_notes = [note for sha256 in dict.fromkeys(hashes.values()) for note in images.notes(sha256, access)]
     stored = _with_images(request, hashes)
     drafts = tuple(_with_hashes(draft, hashes) for draft in drafts)
-    resolved = _resolved(model, drafts, grid, lora_notes, hashes)
+    resolved = _resolved(model, drafts, grid, (*lora_notes, *image_notes), hashes)
     return PreparedRequest(
         resolved.generations,
         resolved.notes,
@@ -143,9 +151,17 @@ def resolve_downloaded(
     checks = _LoraChecks(library, configs, LOCAL_ACCESS, check_fit)
     pair = partial(_pair, library, LOCAL_ACCESS)
     drafts, grid, lora_notes = _expand(request, model, pair, partial(next, seeds), checks)
+    # The stored request lacks the fields that were ignored; a comparison has one prompt, so all its cells share them.
+    ignored = [was.ignored for was in generations]
+    shared = tuple(dict.fromkeys(name for names in ignored for name in names))
     drafts = tuple(
-        replace(draft, image=None if draft.image is None else draft.image.removeprefix(UPLOAD_PREFIX))
-        for draft in drafts
+        replace(
+            draft,
+            image=_kept_image(draft.image),
+            image_last=_kept_image(draft.image_last),
+            ignored=shared if grid is not None else ignored[index],
+        )
+        for index, draft in enumerate(drafts)
     )
     return _resolved(model, drafts, grid, lora_notes)
 
@@ -209,6 +225,11 @@ def _resolved(
     return ResolvedRequest(generations, tuple(notes), planned)
 
 
+def _kept_image(written: str | None) -> str | None:
+    """The SHA-256 of an image that a stored request names."""
+    return None if written is None else written.removeprefix(UPLOAD_PREFIX)
+
+
 def _with_hashes(draft: Generation, hashes: Mapping[str, str]) -> Generation:
     """The generation with its images' SHA-256 instead of the images as written."""
     image, last = (None if written is None else hashes[written] for written in (draft.image, draft.image_last))
@@ -216,18 +237,40 @@ def _with_hashes(draft: Generation, hashes: Mapping[str, str]) -> Generation:
 
 
 def _with_images(request: InferenceRequest, hashes: Mapping[str, str]) -> InferenceRequest:
-    """The request with each image that has a hash as `upload://<sha256>`."""
+    """The request with each image that has a hash as `upload://<sha256>`, without the fields that are ignored."""
+    takes_first_frame = find_model(request.model).control_image != "none"
 
     def stored(item: PromptItem) -> PromptItem:
-        images = {name: getattr(item, name) for name in ("ctrl_img", "ctrl_img_last")}
-        return item.model_copy(
-            update={
-                name: UPLOAD_PREFIX + hashes[image] if image in hashes else image or None
-                for name, image in images.items()
-            }
-        )
+        images = {"ctrl_img": item.ctrl_img if takes_first_frame else None, "ctrl_img_last": item.ctrl_img_last}
+        kept = {
+            name: UPLOAD_PREFIX + hashes[image] if image and image in hashes else image or None
+            for name, image in images.items()
+        }
+        return item.model_copy(update={**dict.fromkeys(FOREIGN_PROMPT_FIELDS), **kept})
 
-    return request.model_copy(update={"prompts": tuple(map(stored, request.prompts))})
+    return request.model_copy(update={**dict.fromkeys(FOREIGN_FIELDS), "prompts": tuple(map(stored, request.prompts))})
+
+
+def _with_sources(request: InferenceRequest, source_of: Callable[[str], str]) -> InferenceRequest:
+    """The request with every LoRA path, also those of its axes, replaced by what `source_of` makes of it."""
+
+    def value_of(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {half: value_of(path) for half, path in value.items()}
+        return source_of(value) if isinstance(value, str) else value
+
+    def axis_of(axis: Axis | None) -> Axis | None:
+        if axis is None or axis.field != "lora":
+            return axis
+        return axis.model_copy(update={"values": tuple(map(value_of, axis.values))})
+
+    update: dict[str, Any] = {
+        "loras": tuple(item.model_copy(update={"path": source_of(item.path)}) for item in request.loras)
+    }
+    if request.compare is not None:
+        axes = {"columns": axis_of(request.compare.columns), "rows": axis_of(request.compare.rows)}
+        update["compare"] = request.compare.model_copy(update=axes)
+    return request.model_copy(update=update)
 
 
 def _pair(library: Library, access: Access, path: str) -> Mapping[str, str] | None:
@@ -281,5 +324,7 @@ def _generation_notes(model: WanModel, generation: Generation, prefix: str) -> I
     if generation.speedup != "none":
         choice = CHOICES[generation.speedup]
         yield f"{choice.label}: {choice.sentence}"
+    if "ctrl_img" in generation.ignored and model.control_image == "none":
+        yield f"{prefix}{model.label} takes no first frame: the control image was ignored."
     if generation.ignored:
         yield f"{prefix}Ignored, as the reference server does: {', '.join(generation.ignored)}."

@@ -21,6 +21,7 @@ from wan_ui.errors import (
     SingleMoeConfigOnly,
 )
 from wan_ui.field_errors import invalid_request
+from wan_ui.hub_token import HubToken
 from wan_ui.models import (
     DEFAULT_FPS,
     DEFAULT_GUIDANCE_SCALE,
@@ -44,6 +45,10 @@ SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 LEAST_FRAMES_WITH_LAST = 5  # a first and a last frame need two latent frames
 MOST_CELLS = 64  # of a comparison
 EXACT_RECIPES: frozenset[RecipeId] = frozenset({"preview", "preview_unipc"})  # training samples are exact
+
+FOREIGN_FIELDS = ("kv_cache", "match_target_res")
+FOREIGN_PROMPT_FIELDS = ("ctrl_img_1", "ctrl_img_2", "ctrl_img_3", "resolution")
+"""Fields of the reference server that no model here uses: a request is stored without them."""
 
 AxisField = Literal[
     "scale",
@@ -148,6 +153,10 @@ class PromptItem(Wire):
     ctrl_img_last: str | None = Field(
         None, description="Last frame, in the same forms; 2.2 I2V A14B and 2.1 I2V 14B with at least 5 frames."
     )
+    ctrl_img_1: str | None = Field(None, description="Another name of ctrl_img, which it takes precedence over.")
+    ctrl_img_2: str | None = Field(None, description="Ignored: for models of the reference server that edit images.")
+    ctrl_img_3: str | None = Field(None, description="Ignored, as ctrl_img_2.")
+    resolution: Literal["Default", "High"] | None = Field(None, description="Ignored, as ctrl_img_2.")
     training_sample: TrainingSample | None = Field(
         None, description="What the trainer showed: the clip's frames are kept losslessly and compared with it."
     )
@@ -209,12 +218,20 @@ class InferenceRequest(Wire):
 
     model: str = Field(max_length=200, description="Model id, see /v1/models.")
     recipe: RecipeId = Field("reference", description="Match the reference server or the trainer's preview.")
+    hf_token: HubToken | None = Field(
+        None, exclude=True, description="For its hf:// LoRAs; held in memory, never stored."
+    )
     trigger_word: str | None = Field(None, max_length=LONGEST_TEXT, description="Replaces [trigger] in every prompt.")
     prompts: tuple[PromptItem, ...] = Field(min_length=1, max_length=1000)
     loras: tuple[LoraItem, ...] = Field((), max_length=64, description="Empty: the base model.")
     stack: Bool = Field(False, description="Allow several LoRAs for one transformer; their effects add up.")
     vae_tiling: Bool = Field(
         False, description="Decode in tiles, as the trainer does with low_vram or vae_tiling; otherwise whole."
+    )
+    apply_exif: Bool = Field(
+        False,
+        description="Turn first and last frames by their EXIF orientation. Otherwise they are used as stored, as by "
+        "the reference server and the trainer.",
     )
     speedup: Speedup = Field(
         "none",
@@ -231,6 +248,8 @@ class InferenceRequest(Wire):
         description="Measure how much the LoRA changes the first prediction, by one forward more; never in a "
         "comparison.",
     )
+    kv_cache: Bool | None = Field(None, description="Ignored: for image models of the reference server.")
+    match_target_res: Bool | None = Field(None, description="Ignored: for image models of the reference server.")
     # Here and not in compare.py, which needs the request to make cells of it.
     compare: Compare | None = Field(None, description="Make a grid of videos of the one prompt, by one or two axes.")
 
@@ -300,17 +319,27 @@ class Generation:
 
 
 def parse(body: Any) -> InferenceRequest:
-    """Checks a decoded JSON body.
+    """Checks a decoded JSON body. Its `ctrl_img_1` becomes `ctrl_img`, which comes second at the reference server.
 
     Raises InvalidRequest with one `{loc, msg}` per wrong field; values are never echoed.
     """
     try:
-        return InferenceRequest.model_validate(body)
+        request = InferenceRequest.model_validate(body)
     except ValidationError as error:
         items = error.errors(include_url=False, include_input=False)
         # pydantic counts only a list's valid entries: one wrong prompt would also be reported as an empty list.
         within = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
         raise invalid_request(item for item in items if item["loc"] not in within) from None
+    if not any(item.ctrl_img_1 for item in request.prompts):
+        return request
+    return request.model_copy(update={"prompts": tuple(map(_with_first_frame, request.prompts))})
+
+
+def _with_first_frame(item: PromptItem) -> PromptItem:
+    """The item with `ctrl_img_1` as its `ctrl_img`; a `ctrl_img` that it replaces is kept there, to be reported."""
+    if not item.ctrl_img_1:
+        return item
+    return item.model_copy(update={"ctrl_img": item.ctrl_img_1, "ctrl_img_1": item.ctrl_img or None})
 
 
 def named_loras(request: InferenceRequest) -> dict[str, bool]:
@@ -352,7 +381,9 @@ def find_model(model_id: str, models: Mapping[str, WanModel] = MODELS) -> WanMod
     model = models.get(model_id)
     if model is None:
         raise ModelNotFound(
-            f"There is no model {model_id[:80]!r}. Known models: {', '.join(models)}.", models=list(models)
+            f"There is no model {model_id[:80]!r}. Known models: {', '.join(models)}.",
+            models=list(models),
+            supported_models=list(models),
         )
     return model
 
@@ -465,8 +496,9 @@ def resolve(
     `store_image` takes a `ctrl_img` as written and returns the SHA-256 of the checked image's bytes; it is called
     only once everything else is valid. `random_seed` replaces a seed of -1. `is_combined` tells whether the LoRA
     file of a path holds both halves of a pair.
-    Raises ModelNotFound, ControlImageRequired, ControlImageNotSupported and what assign_slots raises; InvalidRequest
-    for a speed-up in a recipe that matches training samples.
+    A first frame of a text-to-video model is ignored, as by the reference server.
+    Raises ModelNotFound, ControlImageRequired, ControlImageNotSupported for a last frame, and what assign_slots raises;
+    InvalidRequest for a speed-up in a recipe that matches training samples.
     """
     model = find_model(request.model, models)
     if request.recipe in EXACT_RECIPES and request.speedup != "none":
@@ -480,12 +512,6 @@ def resolve(
         if model.control_image == "required" and not item.ctrl_img:
             raise ControlImageRequired(
                 f"{model.label} needs a first frame: set prompts.{index}.ctrl_img to base64 or an http(s) URL.",
-                prompt=index,
-            )
-        if model.control_image == "none" and item.ctrl_img:
-            raise ControlImageNotSupported(
-                f"{model.label} takes no first frame: leave out prompts.{index}.ctrl_img, or choose an "
-                "image-to-video model.",
                 prompt=index,
             )
         _check_sampling(model, item, index)
@@ -519,6 +545,16 @@ def _check_sampling(model: WanModel, item: PromptItem, index: int) -> None:
         refuse("num_frames", f"a video with a last frame needs at least {LEAST_FRAMES_WITH_LAST} frames")
 
 
+def _ignored(request: InferenceRequest, model: WanModel, item: PromptItem, sampler: Sampler | None) -> tuple[str, ...]:
+    """The names of the fields that were given and are not used, as the reference server does not use them."""
+    ignored = ["sampler"] if item.sampler is not None and sampler is None else []
+    if item.ctrl_img_1 or (item.ctrl_img and model.control_image == "none"):  # see _with_first_frame
+        ignored.append("ctrl_img")
+    ignored += [name for name in ("ctrl_img_2", "ctrl_img_3") if getattr(item, name)]
+    ignored += ["resolution"] if item.resolution is not None else []
+    return (*ignored, *(name for name in FOREIGN_FIELDS if getattr(request, name) is not None))
+
+
 def _generation(
     request: InferenceRequest,
     model: WanModel,
@@ -543,12 +579,12 @@ def _generation(
         seed=random_seed() if seed == -1 else seed,
         sample_steps=item.sample_steps,
         guidance_scale=item.guidance_scale,
-        image=store_image(item.ctrl_img) if item.ctrl_img else None,
+        image=store_image(item.ctrl_img) if item.ctrl_img and model.control_image != "none" else None,
         loras=loras,
         requested_width=item.width,
         requested_height=item.height,
         requested_num_frames=item.num_frames,
-        ignored=("sampler",) if item.sampler is not None and sampler is None else (),
+        ignored=_ignored(request, model, item, sampler),
         first_step_change=request.first_step_change,
         vae_tiling=request.vae_tiling,
         speedup=request.speedup,

@@ -247,6 +247,7 @@ def _absolute(settings: Settings) -> Settings:
         models_dir=absolute(settings.models_dir),
         comfy_dir=absolute(settings.comfy_dir),
         configs_dir=absolute(settings.configs_dir),
+        jobs_dir=absolute(settings.jobs_dir),
         lora_dir=settings.lora_dir.expanduser().absolute(),
         data_dir=settings.data_dir.expanduser().absolute(),
     )

@@ -504,7 +504,7 @@ def test_many_levels_below_the_limit_of_the_parser(client: TestClient) -> None:
         ({"model": "wan22_14b_t2v", "loras": [{"path": "x", "transformer": "low"}] * 2}, "SINGLE_MOE_CONFIG_ONLY"),
         ({"loras": [{"path": "x"}, {"path": "y"}]}, "SINGLE_LORA_ONLY"),
         ({"model": "wan21_i2v_14b"}, "CONTROL_IMAGE_REQUIRED"),
-        ({"prompts": [{"prompt": "x", "ctrl_img": "aGk="}]}, "CONTROL_IMAGE_NOT_SUPPORTED"),
+        ({"prompts": [{"prompt": "x", "ctrl_img_last": "aGk="}]}, "CONTROL_IMAGE_NOT_SUPPORTED"),
     ],
 )
 def test_a_request_that_cannot_be_run(client: TestClient, changes: dict[str, Any], code: str) -> None:

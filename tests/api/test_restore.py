@@ -115,7 +115,7 @@ def test_the_videos_first_frame_is_kept_only_when_asked_for(
     [
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 99, "a PNG picture"),
         (b"", "is empty"),
-        (b"not a video", "no MP4"),
+        (b"not a video", "not an MP4"),
         (mp4(box(b"moov"), box(b"mdat", b"x" * 99)), "contains no settings"),
         (carrying({"a": 1}), "not made by wan-ui"),
         (carrying({"request": {"model": ROW.id}})[:-9], "cut off"),

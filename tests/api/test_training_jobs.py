@@ -113,7 +113,7 @@ def test_a_zip_becomes_requests_that_make_its_previews(client: TestClient, worke
     assert (job["model"], job["recipe"], job["recipe_known"], job["name"]) == ("wan21_1b", "preview", True, "fox")
     assert [one["step"] for one in job["checkpoints"]] == [250, 500, None]
     assert [one["trained_step"] for one in job["checkpoints"]] == [250, 500, 750]
-    assert len(job["sample_files"]) == 6 and not any("is here without" in note for note in job["notes"])
+    assert len(job["sample_files"]) == 6 and not any("has no" in note for note in job["notes"])
     first, second = job["requests"]
     assert first["prompts"][0]["prompt"] == "a sks fox runs" and second["prompts"][0]["seed"] == 9
     assert first["prompts"][0]["training_sample"] == {"job": job["id"], "sample": 0, "step": 750}
@@ -125,7 +125,7 @@ def test_a_zip_becomes_requests_that_make_its_previews(client: TestClient, worke
     beside = found["comparison"]
     assert beside["exact"] and beside["causes"] == [] and beside["mean_psnr"] > 30
     assert len(beside["psnr"]) == 9 and (beside["width"], beside["num_frames"], beside["fps"]) == (96, 9, 16)
-    assert found["text"].startswith("Training sample against this run: 0 red, 0 amber, 23 green")
+    assert found["text"].startswith("Training sample against this run: 0 red, 0 amber, 25 green")
 
     other = rendered(client, worker, {**first, "prompts": [{**first["prompts"][0], "seed": 8}]})
     found = client.get(f"/v1/requests/{other}/checklist").json()
@@ -277,7 +277,35 @@ def test_jobs_outlast_the_process(
     again = JobService(service.library, service.images, worker._store, worker, data, environment=environment)
     assert [row.state for row in again.sample_comparisons.check(again.job(job_id, LOCAL_ACCESS), 0).rows] == [
         "green"
-    ] * 23
+    ] * 25
+
+
+def test_a_job_of_the_jobs_folder_is_read_in_place_and_named_without_its_path(
+    service: JobService, worker: Worker, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    folder = write_job(output / "fox", PAIR, sides=("_high_noise", "_low_noise"))
+    before = sorted(folder.rglob("*"))
+    library = Library(tmp_path / "loras", data / "uploads", further={"jobs": lambda: (output,)})
+    environment = Environment(transformer_config=tiny)
+    again = JobService(library, service.images, worker._store, worker, data, environment=environment)
+    assert library.folders_with(("config.yaml",)) == ["jobs/fox"]
+    guest = Access(Identity("guest", owner=False), shared=False)
+    app = create_api(again, dict, lambda: guest, scratch=data / "uploads")
+    client = TestClient(Starlette(routes=[Mount("/v1", app=app)]), base_url="http://localhost:7860")
+    reply = client.post(IMPORT, json={"folder": "jobs/fox"})
+    assert reply.status_code == 200, reply.text
+    assert str(tmp_path) not in reply.text
+    job = reply.json()
+    assert [item["path"] for item in job["requests"][0]["loras"]] == [
+        "jobs/fox/fox_high_noise.safetensors", "jobs/fox/fox_low_noise.safetensors",
+    ]  # fmt: skip
+    assert sorted(folder.rglob("*")) == before
+    sample = client.get(f"/v1/jobs/{job['id']}/samples/250/0")
+    assert sample.status_code == 200 and sample.content[:4] == b"RIFF"
+    for source in ("jobs/../loras", "jobs/gone", "output/fox", str(folder)):
+        refused = client.post(IMPORT, json={"folder": source})
+        assert refused.status_code == 422 and str(tmp_path) not in refused.text.replace(str(folder), ""), source
 
 
 # Hostile input

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from wan_ui.checkpoints.trainer_base import FOLDER_BASE, TrainerBase, trainer_base
+from wan_ui.checkpoints.trainer_base import (
+    FOLDER_BASE,
+    TrainerBase,
+    planned_precisions,
+    trainer_base,
+    transformer_precisions,
+)
 from wan_ui.models import MODELS
 
 NEW, OLD = (0, 13, 2), (0, 12, 9)
@@ -49,3 +55,15 @@ def test_a_registered_transformers_repository_counts() -> None:
 def test_without_a_version_nothing_is_certain() -> None:
     found = base("wan22_14b_t2v", None)
     assert found == TrainerBase(("fp8_scaled", "folder"), is_certain=False)
+
+
+def test_the_precisions_that_a_generation_leads_to() -> None:
+    options = [{"name": "folder", "precision": "folder"}, {"name": "a.gguf", "precision": "GGUF Q8_0"}]
+    listing = {
+        "auto": {"base": {"transformer": "a.gguf", "vae": "folder"}},
+        "components": [{"component": "transformer", "options": options}, {"component": "vae", "options": options}],
+    }
+    assert planned_precisions(listing, "auto") == ("GGUF Q8_0",)
+    assert planned_precisions(listing, "folder") == ("folder",)
+    assert planned_precisions(listing, (("transformer", "folder"),)) == ("folder",)
+    assert transformer_precisions({}) == ("folder",)

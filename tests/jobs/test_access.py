@@ -221,3 +221,21 @@ def test_a_first_frame_is_its_browsers(services: Services) -> None:
             images.data(sha256, stranger)
     assert images.put_bytes(file.getvalue(), OTHER) == sha256
     assert images.data(sha256, OTHER) == file.getvalue()
+
+
+def test_u18_a_request_turns_its_first_frame_or_says_that_it_is_not_turned(services: Services) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (40, 24), (200, 10, 10)).save(file, "JPEG", exif=exif)
+    stored = services.images.put_bytes(file.getvalue(), LOCAL_ACCESS)
+    body = {**BODY, "model": "wan22_5b", "prompts": [{"prompt": "a fox", "ctrl_img": f"upload://{stored}"}]}
+    plain = services.service.plan(body, LOCAL_ACCESS)
+    assert plain.generations[0].image == stored
+    assert any("apply_exif" in note for note in plain.notes)
+    turned = services.service.plan({**body, "apply_exif": True}, LOCAL_ACCESS)
+    image = turned.generations[0].image
+    assert image is not None and image != stored and not any("apply_exif" in note for note in turned.notes)
+    assert services.images.open(image, LOCAL_ACCESS).size == (24, 40)
+    assert turned.wire["prompts"][0]["ctrl_img"] == f"upload://{image}"
+    assert services.service.plan(turned.wire, LOCAL_ACCESS).generations == turned.generations

@@ -265,3 +265,57 @@ def test_the_pure_rooms_import_without_torch() -> None:
         "import wan_ui.lora.library, wan_ui.lora.header, wan_ui.lora.report, wan_ui.lora.__main__\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.fixture
+def further(tmp_path: Path) -> Library:
+    """A library with two ComfyUI folders and a folder of jobs beside the LoRA folder."""
+    write(tmp_path / "loras" / "own.safetensors")
+    write(tmp_path / "comfy" / "style.safetensors", seed="2")
+    write(tmp_path / "comfy" / "wan" / "deep.safetensors")
+    write(tmp_path / "more" / "style.safetensors")
+    write(tmp_path / "output" / "fox" / "fox_000000250.safetensors")
+    folders = {"ComfyUI": lambda: (tmp_path / "comfy", tmp_path / "more", tmp_path / "gone"),
+               "jobs": lambda: (tmp_path / "output", tmp_path / "comfy" / "wan")}  # fmt: skip
+    return Library(tmp_path / "loras", tmp_path / "uploads", further=folders)
+
+
+def test_further_folders_are_listed_by_name_and_located(further: Library, tmp_path: Path) -> None:
+    listed = further.listing()
+    assert listed == (
+        "ComfyUI/style.safetensors", "ComfyUI/wan/deep.safetensors", "jobs/fox/fox_000000250.safetensors",
+        "own.safetensors",
+    )  # fmt: skip
+    for source in listed:
+        file = further.locate(source, LOCAL_ACCESS)
+        assert file.name == source.rsplit("/", 1)[-1]
+        assert further.source_of(file.path) == source
+        assert further.with_sha256(file.sha256, LOCAL_ACCESS, like=source) is not None
+    assert further.locate("ComfyUI/style.safetensors", LOCAL_ACCESS).path == (tmp_path / "comfy/style.safetensors")
+    assert further.listing("FOX jobs") == ("jobs/fox/fox_000000250.safetensors",)
+    assert further.unread() == () and further.source_of(tmp_path / "elsewhere.safetensors") is None
+
+
+def test_the_lora_folder_comes_before_a_further_one(further: Library, tmp_path: Path) -> None:
+    own = write(tmp_path / "loras" / "ComfyUI" / "style.safetensors", seed="3")
+    assert further.locate("ComfyUI/style.safetensors", LOCAL_ACCESS).path == own
+    assert further.listing().count("ComfyUI/style.safetensors") == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["ComfyUI/../own.safetensors", "ComfyUI/none.safetensors", "ComfyUI/out.safetensors", "comfy/style.safetensors"],
+)
+def test_nothing_outside_of_a_further_folder_is_opened(further: Library, tmp_path: Path, source: str) -> None:
+    secret = write(tmp_path / "secret.safetensors")
+    (tmp_path / "comfy" / "out.safetensors").symlink_to(secret)
+    with pytest.raises(LoraNotFound) as refused:
+        further.locate(source, LOCAL_ACCESS)
+    assert str(tmp_path) not in refused.value.message
+    assert "ComfyUI/out.safetensors" not in further.listing()
+
+
+def test_folders_that_hold_a_job(further: Library, tmp_path: Path) -> None:
+    (tmp_path / "output" / "fox" / "config.yaml").write_text("")
+    (tmp_path / "loras" / "config.yaml").write_text("")
+    assert sorted(further.folders_with(("config.yaml",))) == [".", "jobs/fox"]

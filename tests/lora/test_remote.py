@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fake_hub import TOKEN
 from tests.web_files import FileServer, lora_bytes, serving
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import Cancelled, DiskFull, FetchFailed, LoraInvalid, LoraNotFound, WanUIError
@@ -246,7 +247,7 @@ def test_a_sentence_names_the_file_and_not_the_address() -> None:
 # The hub, in a process of its own: huggingface_hub reads its address when it is imported.
 
 HUB = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import Cancelled, WanUIError
@@ -261,7 +262,7 @@ def heard(here, total):
     if "cancel" in sys.argv and here:
         raise Cancelled("enough")
 try:
-    said["notes"] = library.fetch(sys.argv[2], heard)
+    said["notes"] = library.fetch(sys.argv[2], heard, os.environ.get("TOKEN_OF_THE_REQUEST"))
     file = library.locate(sys.argv[2], LOCAL_ACCESS)
     said |= {"name": file.name, "sha256": file.sha256, "last": seen[-1]}
     again = []
@@ -278,10 +279,11 @@ class Hub:
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url, folder
 
-    def fetch(self, source: str, *more: str) -> dict[str, object]:
+    def fetch(self, source: str, *more: str, token: str | None = None) -> dict[str, object]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         environment |= {"HF_ENDPOINT": self.url, "HF_HOME": str(self.folder / "hf"), "PYTHONPATH": str(ROOT)}
         environment |= {"HF_TOKEN": "hf_s3cr3t", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        environment |= {} if token is None else {"TOKEN_OF_THE_REQUEST": token}
         command = [sys.executable, "-c", HUB, str(self.folder), source, *more]
         run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert run.returncode == 0, run.stderr
@@ -296,6 +298,8 @@ def hub_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (repo / "loras").mkdir(parents=True)
     (repo / "loras" / "style_high_noise.safetensors").write_bytes(LORA)
     (repo / "cut.safetensors").write_bytes(LORA[:-1])
+    (repo.parents[1] / "private" / "style").mkdir(parents=True)
+    (repo.parents[1] / "private" / "style" / "a.safetensors").write_bytes(LORA)
     environment = {**os.environ, "FAKE_HUB": str(repo.parents[1])}
     hub = subprocess.Popen(
         [sys.executable, "-m", "tests.fake_hub"], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
@@ -364,3 +368,19 @@ def test_what_others_may_see_of_an_address() -> None:
         "prompts": [{"prompt": "https://kept.example/?as=written"}],
     }
     assert without_queries("https://[broken?token=secret") == ""
+
+
+@pytest.mark.slow
+def test_the_token_of_a_request_opens_a_private_file_for_it_alone(hub: Hub) -> None:
+    """The second download of the script is without the token: the stored copy does not take the hub's place."""
+    said = hub.fetch("hf://private/style/a.safetensors", token=TOKEN)
+    assert said["sha256"] == hashlib.sha256(LORA).hexdigest()
+    assert said["code"] == "FETCH_FAILED" and "no public private/style" in str(said["message"])
+    kept = [path for path in (hub.folder / "uploads").rglob("*") if path.is_file()]
+    assert len(kept) == 2 and [path for path in kept if TOKEN.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.slow
+def test_a_wrong_token_opens_nothing(hub: Hub) -> None:
+    said = hub.fetch("hf://private/style/a.safetensors", token="hf_wrong")
+    assert said["code"] == "FETCH_FAILED" and said["left"] == [] and "hf_wrong" not in json.dumps(said)

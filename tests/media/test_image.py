@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import ControlImageInvalid, DiskFull, FetchFailed, PayloadTooLarge
@@ -92,7 +92,7 @@ def test_a_failed_fetch_says_what_happened(tmp_path: Path) -> None:
     def fetch(url: str) -> bytes:
         raise FetchFailed("cdn.example answered with status 404.", host="cdn.example")
 
-    with pytest.raises(ControlImageInvalid, match="could not be fetched.*status 404") as caught:
+    with pytest.raises(ControlImageInvalid, match="could not be downloaded.*status 404") as caught:
         ImageStore(tmp_path, fetch).put("http://cdn.example/a.png", LOCAL_ACCESS)
     assert caught.value.details == {"host": "cdn.example"}
 
@@ -119,7 +119,7 @@ def test_an_image_that_is_gone(tmp_path: Path) -> None:
     sha256 = store.put_bytes(encoded(noise()), LOCAL_ACCESS)
     (tmp_path / sha256).unlink()
     for use in (store.open, store.data):
-        with pytest.raises(ControlImageInvalid, match="no longer"):
+        with pytest.raises(ControlImageInvalid, match="was not found"):
             use(sha256, LOCAL_ACCESS)
     with pytest.raises(ControlImageInvalid):
         store.open("../" + sha256, LOCAL_ACCESS)
@@ -141,10 +141,10 @@ def test_an_image_that_is_gone(tmp_path: Path) -> None:
         ("data:image/png,%89PNG", "must hold base64"),
         ("data:image/png;base64", "must hold base64"),
         ("data:" + ";x" * 500 + ",", "must hold base64"),
-        (text(b"plain text, no image at all"), "not an image that can be read"),
-        (text(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "not an image that can be read"),
-        (text(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not an image that can be read"),
-        (text(b"\x89PNG\r\n\x1a\n"), "not an image that can be read|damaged"),
+        (text(b"plain text, no image at all"), "Cannot read the first frame"),
+        (text(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "Cannot read the first frame"),
+        (text(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "Cannot read the first frame"),
+        (text(b"\x89PNG\r\n\x1a\n"), "Cannot read the first frame|damaged"),
     ],
 )
 def test_what_is_no_image_is_refused(tmp_path: Path, value: str, message: str) -> None:
@@ -223,7 +223,6 @@ MODES: dict[str, Callable[[], bytes]] = {
     "P with one transparent colour": lambda: encoded(noise(mode="P"), transparency=3),
     "P with transparency in bytes": lambda: encoded(noise(mode="P"), transparency=bytes(range(256))),
     "RGB with a transparent colour": lambda: encoded(noise(), transparency=(1, 2, 3)),
-    "I;16": lambda: encoded(Image.fromarray(np.arange(960, dtype=np.uint16).reshape(24, 40) * 60)),
     "CMYK": lambda: encoded(noise(mode="CMYK"), "JPEG"),
     "F": lambda: encoded(noise(mode="F"), "TIFF"),
     "EXIF turn": photo_on_its_side,
@@ -245,6 +244,44 @@ def test_pixels_are_those_of_the_reference_server(store: ImageStore, name: str) 
         expected = Image.open(io.BytesIO(data)).convert("RGB")
     assert image.size == expected.size == (40, 24)
     assert image.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_u18_16_bit_images_are_scaled_to_8_bits_and_it_is_said(store: ImageStore, kind: str) -> None:
+    levels = np.arange(960, dtype=np.uint16).reshape(24, 40) * 68
+    sha256 = store.put_bytes(encoded(Image.fromarray(levels), kind), LOCAL_ACCESS)
+    shown = np.asarray(store.open(sha256, LOCAL_ACCESS))
+    expected = np.rint(levels * (255 / 65535)).astype(np.uint8)
+    assert np.array_equal(shown, np.stack([expected] * 3, axis=-1))
+    (note,) = store.notes(sha256, LOCAL_ACCESS)
+    assert "16 bits" in note
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_u18_exif_orientation_is_said_and_applied_on_request(store: ImageStore, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(noise(), "JPEG", exif=exif)
+    stored = store.put(text(data), LOCAL_ACCESS)
+    plain = Image.open(io.BytesIO(data))
+    assert store.open(stored, LOCAL_ACCESS).tobytes() == plain.convert("RGB").tobytes()
+    assert len(store.notes(stored, LOCAL_ACCESS)) == (orientation != 1)
+    turned = store.put_upright(f"upload://{stored}", LOCAL_ACCESS)
+    expected = ImageOps.exif_transpose(plain)
+    shown = store.open(turned, LOCAL_ACCESS)
+    assert shown.size == expected.size and shown.tobytes() == expected.convert("RGB").tobytes()
+    assert store.notes(turned, LOCAL_ACCESS) == ()
+    assert store.put_upright(f"upload://{turned}", LOCAL_ACCESS) == turned
+    assert (turned == stored) == (orientation == 1)
+
+
+@pytest.mark.parametrize("value", [0, 9, 65535])
+def test_u18_an_odd_orientation_turns_nothing(store: ImageStore, value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    sha256 = store.put_bytes(encoded(noise(), "JPEG", exif=exif), LOCAL_ACCESS)
+    assert store.notes(sha256, LOCAL_ACCESS) == ()
+    assert store.put_upright(f"upload://{sha256}", LOCAL_ACCESS) == sha256
 
 
 def test_fit_is_lanczos_without_a_crop() -> None:

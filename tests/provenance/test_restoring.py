@@ -37,7 +37,15 @@ from wan_ui.media.image import ImageStore
 from wan_ui.models import MODELS, RecipeId, WanModel
 from wan_ui.provenance import embedded_metadata, restoring
 from wan_ui.provenance.restoring import Environment, installed
-from wan_ui.request import Axis, Compare, InferenceRequest, LoraItem, PromptItem
+from wan_ui.request import (
+    FOREIGN_FIELDS,
+    FOREIGN_PROMPT_FIELDS,
+    Axis,
+    Compare,
+    InferenceRequest,
+    LoraItem,
+    PromptItem,
+)
 from wan_ui.ui import form_schema
 
 PATIENCE = 120.0
@@ -148,6 +156,7 @@ REQUEST: dict[str, Any] = {
     "loras": LORAS,
     "stack": True,
     "vae_tiling": True,
+    "apply_exif": True,
     "speedup": "none",
     "base": {"vae": "wan_2.1_vae.safetensors"},
     "first_step_change": False,
@@ -161,6 +170,8 @@ COMPARE: dict[str, Any] = {
 NOT_WITH_THAT_RECIPE = {"speedup"}  # has a test of its own
 OF_SOME_MODELS = {"boundary", "switch_step", "guidance_scale_2", "ctrl_img_last"}  # tests/test_request.py
 NEVER = {"training_sample"}  # its id would open an imported job to whoever holds the clip
+FOREIGN = {"hf_token", *FOREIGN_FIELDS}  # these are not stored: tests/api/test_reference_client.py
+FOREIGN_OF_A_PROMPT = set(FOREIGN_PROMPT_FIELDS)
 
 
 def _left_out(schema: type[BaseModel], given: Mapping[str, Any]) -> set[str]:
@@ -169,9 +180,9 @@ def _left_out(schema: type[BaseModel], given: Mapping[str, Any]) -> set[str]:
 
 
 def test_a_new_field_needs_a_value_in_this_table() -> None:
-    assert _left_out(PromptItem, {**PROMPT, "ctrl_img": "x"}) == NEVER | OF_SOME_MODELS
+    assert _left_out(PromptItem, {**PROMPT, "ctrl_img": "x"}) == NEVER | OF_SOME_MODELS | FOREIGN_OF_A_PROMPT
     assert _left_out(LoraItem, LORAS[0]) == set()
-    assert _left_out(InferenceRequest, {**REQUEST, "prompts": (), "compare": COMPARE}) == NOT_WITH_THAT_RECIPE
+    assert _left_out(InferenceRequest, {**REQUEST, "prompts": (), "compare": COMPARE}) == NOT_WITH_THAT_RECIPE | FOREIGN
     assert _left_out(Compare, COMPARE) == set()
     assert _left_out(Axis, COMPARE["columns"]) == set()
 

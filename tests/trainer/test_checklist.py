@@ -97,7 +97,7 @@ def test_a_matched_pair_is_green(model: str, version: str) -> None:
     wanted = target(model, version=version)
     found = rows(wanted, wanted.sample.request, version=version)
     assert {row.row: row.state for row in found if row.state != "green"} == {}
-    assert len({row.row for row in found}) == len(found) == 23
+    assert len({row.row for row in found}) == len(found) == 25
 
 
 I2V, T2V, ONE = "wan22_14b_i2v", "wan22_14b_t2v", "wan21_1b"
@@ -168,8 +168,9 @@ JOBS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
     "offloaded": ({"base": {"layer_offloading": True}}, set(), {"lora_applied"}),
     "dora": ({"network": {"type": "dora"}}, set(), {"lora_applied"}),
     "lokr": ({"network": {"type": "lokr"}}, set(), set()),
+    "u14 compiled": ({"base": {"compile": True}}, set(), {"compile"}),
     "a drawn seed": ({"sample": {**SAMPLE, "seed": -1}}, set(), {"seed"}),
-    "unknown version": ({"version": None}, set(), {"sampler", "versions"}),
+    "unknown version": ({"version": None}, set(), {"base", "sampler", "versions"}),
     "0.9.3": ({"version": "0.9.3"}, set(), {"sampler", "versions"}),
 }
 
@@ -181,6 +182,47 @@ def test_what_a_job_says(case: str) -> None:
     found = rows(wanted, wanted.sample.request, version=options.get("version", "0.12.26"))
     assert set(red(found)) == reds
     assert {row.row for row in found if row.state == "amber"} == ambers
+
+
+A14B, BIG = "Wan-AI/Wan2.2-T2V-A14B-Diffusers", "wan21_14b"
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "version", "precision", "state"),
+    [
+        (T2V, A14B, "0.13.1", "fp8_scaled", "green"),
+        (T2V, A14B, "0.13.1", "folder", "red"),
+        (T2V, A14B, "0.13.1", "bf16", "red"),
+        (T2V, A14B, "0.12.26", "folder", "green"),
+        (T2V, A14B, "0.12.26", "fp8_scaled", "red"),
+        (T2V, A14B, "0.12.26", "GGUF Q4_K", "red"),
+        (T2V, A14B, None, "fp8_scaled", "amber"),
+        (T2V, "/disk/mine", "0.13.1", "folder", "green"),
+        (BIG, MODELS[BIG].base_model, "0.13.1", "bf16", "amber"),
+        (BIG, MODELS[BIG].base_model, "0.13.1", "folder", "red"),
+    ],
+)
+def test_u5_the_files_of_the_jobs_trainer_are_green_and_all_else_red(
+    model: str, path: str, version: str | None, precision: str, state: str
+) -> None:
+    wanted = target(model, version=version, base={"name_or_path": path})
+    parts = [{"component": name, "precision": precision} for name in ("transformer", "transformer_2")]
+    clip = {"base": {"components": [*parts, {"component": "vae", "precision": "folder"}]}}
+    request = wanted.sample.request
+    for run in (run_of(request, clip, version), replace(run_of(request, None, version), precisions=(precision,))):
+        row = next(row for row in checklist(wanted, run) if row.row == "base")
+        assert (row.state, row.message != "") == (state, True)
+        assert (precision if precision != "folder" else "diffusers folder") in row.run
+
+
+def test_u5_a_single_file_in_place_of_the_trainers_folder_is_mended() -> None:
+    wanted = target(ONE)
+    request = wanted.sample.request
+    run = replace(run_of(request), precisions=("GGUF Q8_0",))
+    mended = apply_all(checklist(wanted, run), request)
+    assert mended.base == "folder"
+    again = checklist(wanted, replace(run_of(mended), precisions=("GGUF Q8_0",)))
+    assert list(red(again)) == []
 
 
 def test_a_runs_own_metadata() -> None:
@@ -262,7 +304,7 @@ def test_as_text_and_as_json() -> None:
     wanted = target(I2V)
     found = rows(wanted, changed(wanted.sample.request, {"seed": 42, "multipliers": [0.5, 0.5]}))
     text = as_text(found)
-    assert text.startswith("Training sample against this run: 2 red, 0 amber, 21 green\n")
+    assert text.startswith("Training sample against this run: 2 red, 0 amber, 23 green\n")
     assert "[XX] seed            sample 7 | run 42\n" in text and "[ok] steps           25\n" in text
     assert "\x1b" not in as_text(rows(target(ONE, {**SAMPLE, "neg": "a\x1b[31m\nb"}), wanted.sample.request.model_copy(
         update={"model": ONE, "loras": (), "prompts": (parse({"model": ONE, "prompts": [{"prompt": "x"}]}).prompts[0],)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wan_ui.errors import DiskFull, JobConfigInvalid, PayloadTooLarge, WanUIError
-from wan_ui.trainer.folder import Limits, locate_folder, read_folder, unpack
+from wan_ui.trainer.folder import Limits, check_kind, locate_folder, read_folder, unpack
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
 
 CONFIG = b"job: extension\nconfig:\n  name: fox\n"
@@ -68,14 +68,14 @@ def test_a_folder(tmp_path: Path) -> None:
 
 def test_one_transformer_and_a_missing_half(tmp_path: Path) -> None:
     files = {
-        "config.yaml": CONFIG, "a.safetensors": b"", "a_000000010.safetensors": b"",
-        "a_000000020_high_noise.safetensors": b"", "deep/b.safetensors": b"",
+        "config.yaml": CONFIG, "fox.safetensors": b"", "fox_000000010.safetensors": b"",
+        "fox_000000020_high_noise.safetensors": b"", "deep/b.safetensors": b"",
     }  # fmt: skip
     job = read_folder(folder(tmp_path, files))
     assert [(one.step, list(one.files), one.missing) for one in job.checkpoints] == [
         (10, ["whole"], None), (20, ["high"], "low"), (None, ["whole"], None),
     ]  # fmt: skip
-    assert job.messages == ("The checkpoint a, step 20 is here without its low-noise half.",)
+    assert job.messages == ("The checkpoint fox, step 20 has no low-noise half.",)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,58 @@ def test_a_folder_without_a_config_or_with_two_jobs(tmp_path: Path) -> None:
     assert job.config_text == b"outer"
 
 
-@pytest.mark.parametrize("name", ["config.yml", ".job_config.json", "my_job.yaml"])
+def test_u13_only_the_trainers_own_names_are_saves(tmp_path: Path) -> None:
+    saves = ["fox_000000250", "fox_000000500", "fox"]
+    others = ["fox_000000500_comfy", "fox_500", "fox-final", "foxes", "my_fox", "fox (1)", "zzz"]
+    files = {f"{name}.safetensors": b"" for name in (*saves, *others)}
+    job = read_folder(folder(tmp_path, {"config.yaml": CONFIG, **files}))
+    assert [one.files["whole"].stem for one in job.checkpoints] == saves
+    assert sorted(path.stem for path in job.others) == sorted(others)
+    assert len(job.messages) == 1 and "foxes.safetensors" in job.messages[0] and "by hand" in job.messages[0]
+
+
+def test_u13_a_name_that_looks_like_a_step_or_a_half(tmp_path: Path) -> None:
+    name = "a.*(b)_000000001_high_noise"
+    config = f"config:\n  name: '{name}'\n".encode()
+    files = {f"{name}{end}.safetensors": b"" for end in ("", "_000000250", "_LoRA_000000500")}
+    job = read_folder(folder(tmp_path, {"config.yaml": config, "axxb.safetensors": b"", **files}))
+    assert [(one.step, list(one.files)) for one in job.checkpoints] == [
+        (250, ["whole"]), (500, ["whole"]), (None, ["whole"]),
+    ]  # fmt: skip
+    assert job.others == (Path("axxb.safetensors"),)
+
+
+def test_u13_without_a_name_every_file_is_a_save(tmp_path: Path) -> None:
+    job = read_folder(
+        folder(tmp_path, {"config.yaml": b"config: {}", "a.safetensors": b"", "b_000000001.safetensors": b""})
+    )
+    assert [one.name for one in job.checkpoints] == ["b", "a"] and job.others == ()
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"7z\xbc\xaf\x27\x1c\0\4", "a 7z archive"),
+        (b"Rar!\x1a\x07\x01\0", "a RAR archive"),
+        (b"\x1f\x8b\x08", "a gzip archive"),
+        (b"\xfd7zXZ\x00", "an xz archive"),
+        (b"fox/config.yaml".ljust(257, b"\0") + b"ustar  ", "a tar archive"),
+        (b"SQLite format 3\x00", "a database"),
+        (b"\x40\0\0\0\0\0\0\0{}", "a LoRA file"),
+    ],
+)
+def test_u15_what_is_no_job_is_named(start: bytes, what: str) -> None:
+    with pytest.raises(JobConfigInvalid, match=what) as refused:
+        check_kind(start)
+    assert "config" in refused.value.message
+
+
+@pytest.mark.parametrize("start", [b"", b"PK\x03\x04", CONFIG, b"{}", b'{\n\t"job": "extension"'])
+def test_u15_configs_and_zips_pass(start: bytes) -> None:
+    check_kind(start)
+
+
+@pytest.mark.parametrize("name", ["config.yml", ".job_config.json", "my_job.yaml", "config.json", "fox.json"])
 def test_other_names_of_a_config(tmp_path: Path, name: str) -> None:
     assert read_folder(folder(tmp_path, {f"job/{name}": CONFIG})).root == tmp_path / "job"
 
@@ -118,11 +169,11 @@ def test_links_out_of_a_folder_are_passed_over(tmp_path: Path) -> None:
     folder(tmp_path / "loras" / "shared", {"x.safetensors": b"x"})
     folder(tmp_path / "outside", {"secret.safetensors": b"s", "config.yaml": b"secret"})
     job = folder(tmp_path / "loras" / "fox", {"config.yaml": CONFIG})
-    (job / "in.safetensors").symlink_to(tmp_path / "loras" / "shared" / "x.safetensors")
+    (job / "fox.safetensors").symlink_to(tmp_path / "loras" / "shared" / "x.safetensors")
     (job / "out.safetensors").symlink_to(tmp_path / "outside" / "secret.safetensors")
     (job / "samples").symlink_to(tmp_path / "outside")
     found = read_folder(locate_folder("fox", tmp_path / "loras"), tmp_path / "loras")
-    assert [one.name for one in found.checkpoints] == ["in"]
+    assert [one.name for one in found.checkpoints] == ["fox"]
     assert found.messages == ("out.safetensors is a link that leads out of the folder: it is skipped.",)
 
 
@@ -177,8 +228,8 @@ def test_entries_that_are_passed_over(tmp_path: Path) -> None:
     job = unpack(tmp_path / "job.zip", tmp_path / "job")
     assert inside(tmp_path / "job") == {"config.yaml"} and job.config_text == CONFIG
     said = "\n".join(job.messages)
-    for part in ("link.safetensors is a link", "Config.yaml stands twice", "g.png stands more than 5", "nnn", "bell",
-                 "slow.png is compressed in a way"):  # fmt: skip
+    for part in ("link.safetensors is a link", "Config.yaml is in the ZIP twice", "g.png is more than 5", "nnn", "bell",
+                 "slow.png is compressed in an unsupported way"):  # fmt: skip
         assert part in said
     assert "run.py" not in said and "\a" not in said
 
@@ -212,7 +263,7 @@ def test_a_size_that_lies(tmp_path: Path) -> None:
 
 def test_no_zip_and_no_config(tmp_path: Path) -> None:
     (tmp_path / "text.zip").write_bytes(b"<html>")
-    with pytest.raises(JobConfigInvalid, match="no ZIP"):
+    with pytest.raises(JobConfigInvalid, match="not a ZIP"):
         unpack(tmp_path / "text.zip", tmp_path / "job")
     with pytest.raises(JobConfigInvalid, match="no config.yaml"):
         unpack(zipped(tmp_path / "a.zip", {"a.png": b""}), tmp_path / "job")

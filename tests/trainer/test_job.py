@@ -410,6 +410,34 @@ def test_unknown_keys_are_kept_aside_and_listed() -> None:
     assert import_job(config({"prompts": FOX})).unknown == {}
 
 
+NEW_MODEL_KEYS = (
+    "block_compile", "compile_mode", "compile_fullgraph", "compile_dynamic", "cache_size_limit", "model_paths",
+    "in_context", "ignore_if_contains", "only_if_contains", "layer_offloading", "auto_memory",
+)  # fmt: skip
+
+
+def test_u14_the_keys_of_new_jobs_are_known() -> None:
+    base = {**T2V, **dict.fromkeys(NEW_MODEL_KEYS), "model_kwargs": {"use_comfy_weights": False}}
+    job = import_job(config({"prompts": FOX, "sample_start_step": 100}, base, network={"all_layers": True}))
+    assert job.unknown == {} and not any(note.startswith("Not read") for note in job.notes)
+
+
+def test_u14_quantize_te_follows_quantize() -> None:
+    assert import_job(config({"prompts": FOX}, {**T2V, "quantize": True})).quantised == (
+        "transformer qfloat8, text encoder qfloat8"
+    )
+    alone = import_job(config({"prompts": FOX}, {**T2V, "quantize": True, "quantize_te": False}))
+    assert alone.quantised == "transformer qfloat8"
+    assert any("10 July 2026" in note for note in alone.notes)
+
+
+def test_u14_auto_memory_is_layer_offloading_and_compile_is_told() -> None:
+    job = import_job(config({"prompts": FOX}, {**T2V, "auto_memory": True, "compile": True}))
+    assert job.layer_offloading and job.compiled
+    off = import_job(config({"prompts": FOX}, {**T2V, "auto_memory": True, "layer_offloading": False}))
+    assert not off.layer_offloading and not off.compiled
+
+
 def test_other_facts_of_the_job() -> None:
     job = import_job(config({"prompts": FOX}, network={"type": "lokr", "lokr_factor": 8}, type="concept_slider"))
     assert (job.name, job.network_type) == ("my_job", "lokr")

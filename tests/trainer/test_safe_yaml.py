@@ -96,6 +96,27 @@ def test_what_people_write(text: str | bytes, expected: Any) -> None:
     assert expected is ... or load(text) == expected
 
 
+def test_u15_json_indented_by_tabs() -> None:
+    assert load(b'{\n\t"config": {\n\t\t"name": "fox", "steps": [1, 2.5, null, true]\n\t}\n}') == {
+        "config": {"name": "fox", "steps": [1, 2.5, None, True]}
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":' * 100 + "1" + "}" * 100,
+        '{"a":[' + "1," * 20_001 + "1]}",
+        '{"a": "\\ud800"}',
+        '{"a": 1',
+        '{"a":' * 50_000,
+    ],
+)
+def test_u15_hostile_json_is_refused(text: str) -> None:
+    with pytest.raises(JobConfigInvalid):
+        load(text)
+
+
 def test_the_limit_of_size() -> None:
     assert load("#" * LARGEST_TEXT) is None
     with pytest.raises(JobConfigInvalid):

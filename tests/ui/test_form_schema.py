@@ -34,7 +34,7 @@ def filled(model: WanModel) -> form_schema.Values:
         "speedup": "step_cache",
     }
     if model.control_image != "none":
-        values["ctrl_img"] = f"upload://{SHA}"
+        values |= {"ctrl_img": f"upload://{SHA}", "apply_exif": True}
     for position in form_schema.lora_positions(model):
         values |= {position.lora: form_schema.NO_LORA, position.scale: 1.0}
     for index, slot in enumerate(model.slots):
@@ -68,7 +68,9 @@ def test_each_tab_has_the_labels_of_its_row(model):
     labels = [control.label for control in form_schema.controls(model)]
     expected = ["Prompt", "Negative prompt", "Width", "Height", "Frames", "FPS", "Steps", "Guidance scale", "Seed"]
     expected += [] if model.control_image == "none" else ["First frame"]
-    expected += ["Trigger word", "Match", "Decode in tiles", "Speed-up"]
+    expected += ["Trigger word", "Match"]
+    expected += [] if model.control_image == "none" else ["Turn by EXIF orientation"]
+    expected += ["Decode in tiles", "Speed-up"]
     if model.two_transformers:
         sides = [("High-noise LoRA", "High-noise scale"), ("Low-noise LoRA", "Low-noise scale")]
     else:

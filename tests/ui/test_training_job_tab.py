@@ -106,7 +106,7 @@ def test_from_a_zip_to_the_same_video_and_back_from_another_seed(page: Page, tra
     expect(field(page, "LoRA")).to_have_value(re.compile("fox_000000500"))
     expect(page.locator("#match .match-name")).to_have_text("fox · sample 1 · step 500")
     generate(page)
-    expect(tally(page)).to_have_text("23 matching")
+    expect(tally(page)).to_have_text("25 matching")
     expect(page.locator("#match .verdict")).to_contain_text("The same video")
     loaded(page)
     expect(page.locator('#match-player [data-part="note"]')).to_have_text(re.compile(r"PSNR 3\d\.\d dB · SSIM 0\.\d+"))
@@ -125,7 +125,7 @@ def test_from_a_zip_to_the_same_video_and_back_from_another_seed(page: Page, tra
     page.get_by_role("button", name="Make it all match").click()
     expect(field(page, "Steps")).to_have_value("3")
     generate(page)
-    expect(tally(page)).to_have_text("23 matching")
+    expect(tally(page)).to_have_text("25 matching")
 
     page.locator("#match .as-text summary").click()
     expect(page.locator("#match pre")).to_contain_text("Training sample against this run: 0 red")
@@ -163,7 +163,7 @@ def test_all_samples_side_by_side_each_with_its_checklist(page: Page, trainer_ap
         about = page.locator('#player [data-part="about"]')
         expect(about.locator(".title")).to_have_text(head)
         about.get_by_text("Against the training preview").click()
-        expect(about.get_by_role("status")).to_have_text(re.compile(r"23 matching · PSNR [34]\d\.\d dB"))
+        expect(about.get_by_role("status")).to_have_text(re.compile(r"25 matching · PSNR [34]\d\.\d dB"))
         page.locator('#player [data-part="close"]').click()
 
 
@@ -192,7 +192,7 @@ def test_a_folder_under_the_lora_folder_and_a_config_with_its_lora(
     page.get_by_role("button", name="Reproduce sample 1", exact=True).click()
     expect(field(page, "LoRA")).to_have_value(re.compile("fox_000000250"))
     generate(page)
-    expect(tally(page)).to_have_text("23 matching")
+    expect(tally(page)).to_have_text("25 matching")
     expect(page.locator("#match-player")).to_be_hidden()
 
 

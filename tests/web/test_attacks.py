@@ -511,8 +511,12 @@ def test_metrics_are_behind_the_password_and_tell_no_secret(tmp_path: Path, how:
 def test_health_alone_is_open(server: Server) -> None:
     with server.client(signed_in=False) as stranger:
         assert stranger.get("/v1/health").status_code == 200
+        assert stranger.get("/health").json() == {"status": "healthy"}
         if server.entry.login is not None:
             assert code(stranger.get("/v1/models")) == "LOGIN_REQUIRED"
+            assert code(stranger.get("/openapi.json")) == "LOGIN_REQUIRED"
+        else:
+            assert stranger.get("/openapi.json", follow_redirects=True).json()["info"]["title"] == "wan-ui"
 
 
 def test_the_password_opens_page_and_door(shared: Server) -> None:

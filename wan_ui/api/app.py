@@ -29,6 +29,7 @@ def create_api(
     *,
     file_limit: int = FILE_LIMIT,
     scratch: pathlib.Path | None = None,
+    reference_errors: bool = False,
 ) -> Api:
     """The app to mount at /v1; ApiState says what the arguments are."""
     api = Api(
@@ -40,7 +41,7 @@ def create_api(
         redirect_slashes=False,
         exception_handlers=EXCEPTION_HANDLERS,
     )
-    api.state.api = ApiState(service, health, access, body_limit, file_limit, scratch)
+    api.state.api = ApiState(service, health, access, body_limit, file_limit, scratch, reference_errors)
     for module in ROUTERS:
         api.include_router(module.router)
     return api

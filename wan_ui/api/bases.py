@@ -87,7 +87,7 @@ class IdentifyBody(BaseModel):
     operation_id="bases",
     summary="What a model can be loaded from",
     response_model=BaseListing,
-    responses=errors(400, 503),
+    responses=errors(400, 422, 503),
 )
 async def bases(state: State, service: Service, model: ModelId) -> Mapping[str, Any]:
     """Reads headers of checkpoint files, each once; no weights."""

@@ -28,6 +28,7 @@ class ApiState:
 
     `health` returns `{status, version, device, queue}` and `access` the access of the request that is being answered.
     `body_limit` and `file_limit` are in bytes. Uploaded files lie in the folder `scratch` while they are handled.
+    `reference_errors`: errors have the reference server's form (--compat reference).
     """
 
     service: JobService
@@ -36,6 +37,7 @@ class ApiState:
     body_limit: int
     file_limit: int
     scratch: pathlib.Path | None
+    reference_errors: bool = False
     inspections: BoundedThreads = field(
         default_factory=lambda: BoundedThreads(
             INSPECT_THREADS, INSPECT_WAITING, "Many files are being inspected. Try again in a few seconds."

@@ -11,13 +11,24 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from wan_ui.errors import RouteNotFound, WanUIError
+from wan_ui.errors import InvalidRequest, RouteNotFound, WanUIError
 from wan_ui.field_errors import invalid_request
 from wan_ui.web.asgi import error_response
 
 
-async def _wan_ui_error(_request: Request, error: WanUIError) -> Response:
+async def _wan_ui_error(request: Request, error: WanUIError) -> Response:
+    if isinstance(error, InvalidRequest) and request.app.state.api.reference_errors:
+        return JSONResponse(
+            {"detail": [_field_error(field, "body") for field in error.details["fields"]]}, error.status
+        )
     return error_response(error)
+
+
+def _field_error(field: Mapping[str, str], *within: str) -> dict[str, Any]:
+    """A wrong field as FastAPI's own validation errors are, `loc` as a list; the value is not repeated."""
+    path = [part for part in field["loc"].split(".") if field["loc"] != "body"]
+    loc = [int(part) if part.isdecimal() else part for part in path]
+    return {"type": "value_error", "loc": [*within, *loc], "msg": field["msg"], "input": None}
 
 
 async def _http_exception(_request: Request, error: HTTPException) -> Response:
@@ -29,8 +40,11 @@ async def _http_exception(_request: Request, error: HTTPException) -> Response:
     return _json(error.status_code, body, error.headers)
 
 
-async def _wrong_parameter(_request: Request, error: RequestValidationError) -> Response:
-    return error_response(invalid_request(error.errors()))
+async def _wrong_parameter(request: Request, error: RequestValidationError) -> Response:
+    wrong = invalid_request(error.errors())
+    if request.app.state.api.reference_errors:
+        return JSONResponse({"detail": [_field_error(field) for field in wrong.details["fields"]]}, wrong.status)
+    return error_response(wrong)
 
 
 async def _unexpected(_request: Request, _error: Exception) -> Response:

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.exceptions import HTTPException
 
 from wan_ui.api.bodies import decode_json
-from wan_ui.api.dependencies import Body, CurrentAccess, RequestId, Root, Service
+from wan_ui.api.dependencies import Body, CurrentAccess, RequestId, Root, Service, State
 from wan_ui.api.openapi import content, errors, reference, request_body
 from wan_ui.api.schemas import RequestResult, RequestStatus, Submitted
 from wan_ui.api.serializers import result_of, status_of
@@ -59,9 +59,9 @@ def submit(service: Service, access: CurrentAccess, root: Root, body: Body) -> d
     response_model=RequestStatus,
     responses=errors(404, 422),
 )
-def status(service: Service, access: CurrentAccess, request_id: RequestId) -> dict[str, Any]:
+def status(state: State, access: CurrentAccess, request_id: RequestId) -> dict[str, Any]:
     """Cheap enough to be polled."""
-    return status_of(service.job(request_id, access))
+    return status_of(state.service.job(request_id, access), state.reference_errors)
 
 
 @router.get(
@@ -72,11 +72,11 @@ def status(service: Service, access: CurrentAccess, request_id: RequestId) -> di
     response_model_exclude_unset=True,  # so that only a comparison's videos have `cell`
     responses=errors(404, 422),
 )
-def result(service: Service, access: CurrentAccess, root: Root, request_id: RequestId) -> dict[str, Any]:
+def result(state: State, access: CurrentAccess, root: Root, request_id: RequestId) -> dict[str, Any]:
     """Before the end too: of a comparison with the state of every cell."""
     # `running` first: what runs then has no clip yet in the job that is read after it, or is seen as finished.
-    running = service.running(request_id, access)
-    return result_of(root, service.job(request_id, access), running)
+    running = state.service.running(request_id, access)
+    return result_of(root, state.service.job(request_id, access), running, state.reference_errors)
 
 
 @router.delete(
@@ -86,9 +86,9 @@ def result(service: Service, access: CurrentAccess, root: Root, request_id: Requ
     response_model=RequestStatus,
     responses=errors(404, 422),
 )
-def cancel(service: Service, access: CurrentAccess, request_id: RequestId) -> dict[str, Any]:
+def cancel(state: State, access: CurrentAccess, request_id: RequestId) -> dict[str, Any]:
     """A running request stops between two denoising steps."""
-    return status_of(service.cancel(request_id, access))
+    return status_of(state.service.cancel(request_id, access), state.reference_errors)
 
 
 @router.post(
@@ -98,9 +98,9 @@ def cancel(service: Service, access: CurrentAccess, request_id: RequestId) -> di
     response_model=RequestStatus,
     responses=errors(404, 422, 507),
 )
-def retry(service: Service, access: CurrentAccess, request_id: RequestId) -> dict[str, Any]:
+def retry(state: State, access: CurrentAccess, request_id: RequestId) -> dict[str, Any]:
     """Finished videos are kept."""
-    return status_of(service.retry(request_id, access))
+    return status_of(state.service.retry(request_id, access), state.reference_errors)
 
 
 @router.get(

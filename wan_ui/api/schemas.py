@@ -50,7 +50,7 @@ class RequestStatus(BaseModel):
     created_at: str
     started_at: str | None
     finished_at: str | None
-    error: ErrorInfo | None
+    error: ErrorInfo | str | None = Field(description="Text with --compat reference.")
 
 
 class CellPlace(BaseModel):
@@ -91,7 +91,7 @@ class RequestResult(BaseModel):
     request_id: str
     status: JobStatus
     outputs: Outputs | None = Field(description="null before the end; of a failed or canceled request, what finished.")
-    error: ErrorInfo | None
+    error: ErrorInfo | str | None = Field(description="Text with --compat reference.")
     created_at: str
     finished_at: str | None
     metadata: dict[str, Any] = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from wan_ui.api.schemas import CellStatus
@@ -26,7 +27,11 @@ _PROMPT_FIELDS = (
 )  # fmt: skip
 
 
-def status_of(job: Job) -> dict[str, Any]:
+def _error_of(job: Job, as_text: bool) -> Mapping[str, Any] | str | None:
+    return job.error if job.error is None or not as_text else str(job.error["message"])
+
+
+def status_of(job: Job, error_as_text: bool = False) -> dict[str, Any]:
     """A job as RequestStatus."""
     return {
         "request_id": job.id,
@@ -34,17 +39,17 @@ def status_of(job: Job) -> dict[str, Any]:
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
-        "error": job.error,
+        "error": _error_of(job, error_as_text),
     }
 
 
-def result_of(root: str, job: Job, running: Running | None) -> dict[str, Any]:
+def result_of(root: str, job: Job, running: Running | None, error_as_text: bool = False) -> dict[str, Any]:
     """A job as RequestResult. `root` is where the API is, `running` what of the job is rendered now."""
     return {
         "request_id": job.id,
         "status": job.status,
         "outputs": _outputs(root, job),
-        "error": job.error,
+        "error": _error_of(job, error_as_text),
         "created_at": job.created_at,
         "finished_at": job.finished_at,
         "metadata": _metadata(root, job, running),
@@ -93,6 +98,8 @@ def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
     first = job.generations[0]
     metadata = {
         "model": first.model,
+        "inference_time": _seconds_between(job.started_at, job.finished_at),
+        "timings": _timings(job, clips),
         "recipe": first.recipe,
         "speedup": first.speedup,
         "ignored": sorted({name for generation in job.generations for name in generation.ignored}),
@@ -104,6 +111,34 @@ def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
         ],
     }
     return metadata | {"compare": _compare(root, job, running)} if job.cells else metadata
+
+
+def _seconds_between(start: str | None, end: str | None) -> float | None:
+    if start is None or end is None:
+        return None
+    return round((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds(), 3)
+
+
+def _timings(job: Job, clips: Mapping[int, ClipRecord]) -> dict[str, Any]:
+    """Seconds under the reference server's names: `generate` is what a clip's phases from the text on took.
+
+    `get_pipeline` is the rest of the request's time: loading, mostly, and writing. A clip that is not finished, or
+    whose phases were not measured, has no `generate`.
+    """
+    generate = {
+        index: round(sum(clip.metadata["seconds"].values()), 4)
+        for index, clip in clips.items()
+        if clip.metadata.get("seconds")
+    }
+    generating = round(sum(generate.values()), 4)
+    total = _seconds_between(job.started_at, job.finished_at)
+    return {
+        "get_pipeline": None if total is None else max(0.0, round(total - generating, 4)),
+        "inference_total": generating,
+        "prompts": [
+            {"generate": generate[index]} if index in generate else {} for index in range(len(job.generations))
+        ],
+    }
 
 
 def _adjusted(generations: tuple[Generation, ...]) -> list[dict[str, Any]]:

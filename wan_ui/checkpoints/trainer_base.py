@@ -47,6 +47,31 @@ def trainer_base(model: WanModel, config: Mapping[str, Any], version: tuple[int,
     return TrainerBase(files, is_certain=len(files) == 1)
 
 
+def transformer_precisions(base: Mapping[str, Any]) -> tuple[str, ...]:
+    """The precisions of the transformers that a clip's `base` names; a clip without one was loaded from the folder."""
+    listed = base.get("components")
+    named = [
+        str(part.get("precision"))
+        for part in (listed if isinstance(listed, list) else ())
+        if isinstance(part, Mapping) and str(part.get("component")).startswith("transformer")
+    ]
+    return tuple(dict.fromkeys(named)) or FOLDER_BASE.precisions
+
+
+def planned_precisions(listing: Mapping[str, Any], base: str | tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+    """Those of the transformers that a generation's `base` leads to, by the listing of the model's bases."""
+    if base == "folder":
+        return FOLDER_BASE.precisions
+    chosen = dict(listing["auto"]["base"]) | (dict(base) if not isinstance(base, str) else {})
+    parts = [
+        {"component": part["component"], "precision": option["precision"]}
+        for part in listing["components"]
+        for option in part["options"]
+        if option["name"] == chosen.get(part["component"])
+    ]
+    return transformer_precisions({"components": parts})
+
+
 def _comfy_files(model: WanModel, config: Mapping[str, Any]) -> tuple[str, ...]:
     """The precisions of Comfy-Org's transformer files that the trainer tries, in its order."""
     if model.two_transformers:

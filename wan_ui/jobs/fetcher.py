@@ -10,15 +10,19 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from wan_ui.engine.result import Progress
-from wan_ui.errors import Cancelled, HostError, RenderFailed, WanUIError
+from wan_ui.errors import Cancelled, HostError, HubTokenNeeded, RenderFailed, WanUIError
+from wan_ui.hub_token import TOKEN_NOTE, secret
 from wan_ui.intake import CheckFit, resolve_downloaded
 from wan_ui.job import Job
 from wan_ui.jobs.store import Store
 from wan_ui.lora.fit import Configs, check_fit
+from wan_ui.lora.hub import SCHEME
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.request import parse
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from wan_ui.lora.library import Library
 
 log = logging.getLogger(__name__)
@@ -26,11 +30,19 @@ log = logging.getLogger(__name__)
 PARALLEL_DOWNLOADS = 3  # so that one slow host does not delay the others
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """A URL to download and the token to send to the hub, if the request brought one."""
+
+    source: str
+    token: SecretStr | None = None
+
+
 @dataclass
 class _Download:
     """A running download. `stop` ends it after its next block; only its own thread replaces `progress`."""
 
-    source: str
+    wanted: _Wanted
     progress: Progress
     stop: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
@@ -42,7 +54,8 @@ class Fetcher:
     A job whose files are all downloaded and fit becomes ready; a job with a file that cannot be downloaded or does not
     fit fails with that error. `changed` is called after either. While the database cannot be written, a download is
     repeated (continuing the part that is on disk) every `retry_seconds`. The store alone holds the state: after a
-    restart the downloads start again.
+    restart the downloads start again. Only the tokens of requests are in memory alone, until the job is ready: a job
+    whose token is lost fails with HubTokenNeeded.
     """
 
     def __init__(
@@ -66,8 +79,9 @@ class Fetcher:
         self._lock = threading.Lock()
         self._open = False
         self._stopping = threading.Event()
-        self._running: Mapping[str, _Download] = {}
-        self._missing: Mapping[str, tuple[str, ...]] = {}
+        self._tokens: Mapping[str, SecretStr] = {}  # job id -> the token of its request
+        self._running: Mapping[_Wanted, _Download] = {}
+        self._missing: Mapping[str, tuple[_Wanted, ...]] = {}
         self._downloaded: dict[str, dict[str, tuple[str, ...]]] = {}  # job id -> URL -> notes
 
     def start(self) -> None:
@@ -88,6 +102,14 @@ class Fetcher:
                 download.thread.join(timeout / len(ending))
         return not any(download.thread is not None and download.thread.is_alive() for download in ending)
 
+    def admit(self, add: Callable[[], Job], token: SecretStr | None) -> Job:
+        """The job that `add` puts in the store, with its request's token for its downloads."""
+        with self._lock:  # no download of the job starts before its token is here
+            job = add()
+            if token is not None and not job.ready:
+                self._tokens = {**self._tokens, job.id: token}
+        return job
+
     def wake(self) -> None:
         """Start the downloads that jobs wait for and stop those that no job waits for any more."""
         with self._lock:
@@ -95,11 +117,11 @@ class Fetcher:
                 return
             wanted = self._wanted()
             for download in self._running.values():
-                if download.source not in wanted:
+                if download.wanted not in wanted:
                     download.stop.set()
-            for source in wanted:
-                if source not in self._running and len(self._running) < self._parallel:
-                    self._begin(source)
+            for each in wanted:
+                if each not in self._running and len(self._running) < self._parallel:
+                    self._begin(each)
 
     def moments(self) -> tuple[Progress, ...]:
         """The progress of each running download."""
@@ -107,37 +129,58 @@ class Fetcher:
 
     def progress(self, job_id: str) -> Progress | None:
         """The progress of a waiting job's downloads, None for a job that waits for none."""
-        sources = self._missing.get(job_id, ())
+        missing = self._missing.get(job_id, ())
         running = self._running
-        for source in sources:
-            if source in running:
-                return running[source].progress
-        return Progress("downloading", note=f"{shown_name(sources[0])} waits to be downloaded") if sources else None
+        for wanted in missing:
+            if wanted in running:
+                return running[wanted].progress
+        if not missing:
+            return None
+        return Progress("downloading", note=f"{shown_name(missing[0].source)} waits to be downloaded")
 
-    def _wanted(self) -> tuple[str, ...]:
-        """The URLs to download, in the jobs' order. The caller holds the lock."""
-        jobs = self._store.unready()
+    def _wanted(self) -> tuple[_Wanted, ...]:
+        """What to download, in the jobs' order. Jobs whose token is lost fail. The caller holds the lock."""
+        unready = self._store.unready()
+        self._tokens = {job.id: self._tokens[job.id] for job in unready if job.id in self._tokens}
+        lost = [job for job in unready if TOKEN_NOTE in job.notes and job.id not in self._tokens]
+        for job in lost:
+            self._refuse(
+                job,
+                HubTokenNeeded(
+                    "The server ended before the downloads were complete, and tokens are "
+                    "not stored. Send the request again with its hf_token."
+                ),
+            )
+        jobs = [job for job in unready if job not in lost]
         self._downloaded = {job.id: self._downloaded.get(job.id, {}) for job in jobs}
         self._missing = {
-            job.id: tuple(source for source in remote_sources(job) if source not in self._downloaded[job.id])
+            job.id: tuple(
+                self._of(job, source) for source in remote_sources(job) if source not in self._downloaded[job.id]
+            )
             for job in jobs
         }
-        return tuple(dict.fromkeys(source for sources in self._missing.values() for source in sources))
+        return tuple(dict.fromkeys(wanted for missing in self._missing.values() for wanted in missing))
 
-    def _begin(self, source: str) -> None:
-        download = _Download(source, Progress("downloading", note=f"downloading LoRA {shown_name(source)}"))
+    def _of(self, job: Job, source: str) -> _Wanted:
+        """One of a job's URLs, with the job's token if it is one of the hub."""
+        return _Wanted(source, self._tokens.get(job.id) if source.lower().startswith(SCHEME) else None)
+
+    def _begin(self, wanted: _Wanted) -> None:
+        note = f"downloading LoRA {shown_name(wanted.source)}"
+        download = _Download(wanted, Progress("downloading", note=note))
         download.thread = threading.Thread(target=self._run, args=(download,), name="wan-ui-fetcher", daemon=True)
-        self._running = {**self._running, source: download}
+        self._running = {**self._running, wanted: download}
         download.thread.start()
 
     def _run(self, download: _Download) -> None:
-        name = shown_name(download.source)
+        source, token = download.wanted.source, download.wanted.token
+        name = shown_name(source)
         # Used if the download raises something unexpected: the thread then ends with its traceback in the log.
         outcome: tuple[str, ...] | WanUIError = RenderFailed(
             f"Unexpected error while downloading {name}. Details are in the server log. Try again, or upload the file."
         )
         try:
-            outcome = self._library.fetch(download.source, partial(_report_progress, download, name))
+            outcome = self._library.fetch(source, partial(_report_progress, download, name), secret(token))
         except WanUIError as error:
             outcome = error
         finally:
@@ -148,17 +191,17 @@ class Fetcher:
             with self._lock:
                 if self._open and not isinstance(outcome, Cancelled):
                     for job in self._store.unready():
-                        if download.source in remote_sources(job):
-                            self._settle(job, download.source, outcome)
+                        if download.wanted in [self._of(job, source) for source in remote_sources(job)]:
+                            self._settle(job, download.wanted.source, outcome)
         except HostError as error:  # of the database: errors of the files fail their jobs in _settle
             log.error("%s Trying again in %s s.", error.message, self._retry_seconds)
             with self._lock:
                 for notes_by_url in self._downloaded.values():
-                    notes_by_url.pop(download.source, None)
+                    notes_by_url.pop(download.wanted.source, None)
             self._stopping.wait(self._retry_seconds)
         finally:
             with self._lock:
-                self._running = {source: other for source, other in self._running.items() if other is not download}
+                self._running = {key: other for key, other in self._running.items() if other is not download}
         self._changed()
         self._wake_again()
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wan_ui.job import Job
     from wan_ui.lora.header import LoraHeader
     from wan_ui.lora.library import Library
+    from wan_ui.request import Generation
     from wan_ui.trainer.imported_jobs import ImportedJobs
 
 
@@ -60,16 +61,23 @@ class ChecklistResult:
 class SampleComparisons:
     """Compares clips with samples, each pair once: results are cached in `folder` and computed again if deleted.
 
-    `clip_path` gives the file of a clip by its job's id and its index; it raises VideoNotFound.
+    `clip_path` gives the file of a clip by its job's id and its index; it raises VideoNotFound. `precisions` gives
+    those of the checkpoint files that a generation would be loaded from.
     """
 
     def __init__(
-        self, imported_jobs: ImportedJobs, library: Library, folder: Path, clip_path: Callable[[str, int], Path]
+        self,
+        imported_jobs: ImportedJobs,
+        library: Library,
+        folder: Path,
+        clip_path: Callable[[str, int], Path],
+        precisions: Callable[[Generation], tuple[str, ...]],
     ) -> None:
         self._imported_jobs = imported_jobs
         self._library = library
         self._folder = folder
         self._clip_path = clip_path
+        self._precisions = precisions
         self._one_at_a_time = threading.Lock()  # each takes all processors and hundreds of megabytes
 
     def sweep(self) -> None:
@@ -102,6 +110,8 @@ class SampleComparisons:
         generation = job.generations[index]
         headers = {use.path: header for use in generation.loras if (header := self._header(use.path, use.sha256))}
         run = Run(generation, headers, None if clip is None else clip.metadata)
+        if clip is None:
+            run = replace(run, precisions=self._precisions(generation))
         target = None if sample is None else self._imported_jobs.target(sample)
         if target is not None:
             rows = checklist.checklist(replace(target, file=facts), run)

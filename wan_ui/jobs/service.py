@@ -8,11 +8,14 @@ import secrets
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wan_ui.access import UploadedFiles
+from wan_ui.checkpoints.trainer_base import FOLDER_BASE, planned_precisions
 from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, RequestNotFound, VideoNotFound
+from wan_ui.hub_token import TOKEN_NOTE, secret
 from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.jobs import gallery
 from wan_ui.jobs.fetcher import Fetcher
@@ -21,6 +24,7 @@ from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
 from wan_ui.jobs.sample_comparisons import SampleComparisons
 from wan_ui.lora.fit import check_fit
 from wan_ui.lora.header import pair_messages
+from wan_ui.lora.hub import SCHEME
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.lora.report import describe, inspect
 from wan_ui.media import video
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel
     from wan_ui.provenance.restoring import Bases, Environment, Restoration
+    from wan_ui.request import Generation
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +94,9 @@ class JobService:
         self.imported_jobs = ImportedJobs(
             data_dir / "trainer", library, images, check_quota=self._quota.check, owners=store
         )
-        self.sample_comparisons = SampleComparisons(self.imported_jobs, library, data_dir / "compared", self._clip_path)
+        self.sample_comparisons = SampleComparisons(
+            self.imported_jobs, library, data_dir / "compared", self._clip_path, self._precisions
+        )
         self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
 
     def quota_problem(self, size: int) -> WanUIError | None:
@@ -119,16 +126,20 @@ class JobService:
         prepared = self.plan(body, access)
         self._limits.check_cost(identity, prepared.generations)
         self._check_training_samples(prepared, access)
+        from_hub = any(source.lower().startswith(SCHEME) for source in prepared.awaited)
+        token = prepared.request.hf_token if from_hub and secret(prepared.request.hf_token) else None
         with self._admission:  # nobody else is admitted between the count and the new job
             self._check_queue(access)
-            job = self._store.add(
+            add = partial(
+                self._store.add,
                 prepared.wire,
                 prepared.generations,
-                prepared.notes,
+                prepared.notes if token is None else (*prepared.notes, TOKEN_NOTE),
                 ready=not prepared.awaited,
                 cells=prepared.cells,
                 visitor=identity.visitor,
             )
+            job = self.fetcher.admit(add, token)
         log.info("queued", extra={"request_id": job.id, "videos": len(job.generations)})
         self._worker.wake()
         self.fetcher.wake()
@@ -153,6 +164,12 @@ class JobService:
         """Keeps which component of which model a checkpoint file is. Raises BaseNotFound."""
         self._bases().answer(find_model(model), component, name)
         return self.bases(model)
+
+    def _precisions(self, generation: Generation) -> tuple[str, ...]:
+        """The precisions of the transformers that a generation would be loaded from."""
+        if self._environment.bases is None:
+            return FOLDER_BASE.precisions
+        return planned_precisions(self.bases(generation.model), generation.base)
 
     def _bases(self) -> Bases:
         if self._environment.bases is None:

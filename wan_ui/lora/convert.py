@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from wan_ui.errors import LoraInvalid, LoraMismatch
-from wan_ui.lora.layers import SINGLE, Change, ModuleInfo, find_layers, target_name, unsupported_type
+from wan_ui.lora.layers import SINGLE, Change, ModuleInfo, find_layers, target_name
 from wan_ui.lora.shapes import Dimensions, layer_problem
 from wan_ui.text import one_line
 
@@ -107,7 +107,7 @@ def convert(path: Path, slot: str, sizes: Dimensions | None = None) -> Converted
     slots = layers.slots or (SINGLE,)
     changes = [change for change in layers.changes if change.info.slot in (slot, SINGLE)]
     if not layers.changes:
-        kind = unsupported_type(layers)
+        kind = layers.unsupported
         effect = f"it is of the type {kind}, which is not supported" if kind else "it would do nothing"
         raise LoraMismatch(f"None of the LoRA's layers exist in the Wan models: {effect}.", fits=[])
     if not changes:

@@ -31,8 +31,8 @@ def check_fit(header: LoraHeader, model: WanModel, slot: str, config: Mapping[st
     details["fits"], when it changes nothing here or has another hidden size. Layers that the model does not have are
     left out, and the sentences count and name them.
     """
-    problem = _problem(header, model, slot, config)
-    if problem is not None:
+    covered = coverage(header, model, slot, config)
+    if covered.problem is not None:
         made_for = candidates(header, no_configs)
         if model in made_for:  # by the table's sizes, which are not those of the checkpoint that is here
             advice = "It was made for that model at its real size, and the checkpoint here has another."
@@ -41,12 +41,12 @@ def check_fit(header: LoraHeader, model: WanModel, slot: str, config: Mapping[st
         else:
             advice = "No supported model has its layers."
         raise LoraMismatch(
-            f"The LoRA does not fit {model.label}: {problem}. {advice}",
+            f"The LoRA does not fit {model.label}: {covered.problem}. {advice}",
             fits=[candidate.id for candidate in made_for],
             model=model.id,
-            why=problem,
+            why=covered.problem,
         )
-    return tuple(_notes(header, model, slot, config))
+    return tuple(_notes(header, model, slot, covered, shapes.dimensions(model, config)))
 
 
 def verdicts(header: LoraHeader, configs: Configs = no_configs) -> dict[str, str]:
@@ -103,15 +103,10 @@ def shares(header: LoraHeader, configs: Configs = no_configs) -> dict[str, float
     """By model id: the smallest share, 0…1, of the file's layers that a slot would use; 0 where it is refused."""
     return {
         model.id: min(
-            _share(header, model, slot, configs(model, model.slots[slot])) for slot in _slots_for(header, model)
+            coverage(header, model, slot, configs(model, model.slots[slot])).share for slot in _slots_for(header, model)
         )
         for model in MODELS.values()
     }
-
-
-def _share(header: LoraHeader, model: WanModel, slot: str, config: Mapping[str, Any] | None) -> float:
-    refused = _refusal(header, model, slot, shapes.dimensions(model, config))
-    return 0.0 if refused else coverage(header, model, slot, config).share
 
 
 def _slots_for(header: LoraHeader, model: WanModel) -> tuple[str, ...]:
@@ -125,67 +120,64 @@ def _slots_for(header: LoraHeader, model: WanModel) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many of a file's changes for a slot a transformer has, and (reason, count) of the others."""
+    """How many of a file's changes for a slot a transformer has, and (reason, count) of the others.
+
+    `problem`: why the file cannot be applied at all, in words, or None: some of its layers can.
+    """
 
     applied: int
     total: int
     left_out: tuple[tuple[str, int], ...]
+    problem: str | None = None
 
     @property
     def share(self) -> float:
-        """0…1; 1 where every layer applies."""
+        """0…1; 1 where every layer applies, 0 where the file is refused."""
         return self.applied / self.total if self.total else 0.0
 
 
 def coverage(header: LoraHeader, model: WanModel, slot: str, config: Mapping[str, Any] | None) -> Coverage:
     """Which of a file's changes can be applied to a slot of a model."""
     changes = header.in_slot(slot)
-    sizes = shapes.dimensions(model, config)
-    reasons = Counter(filter(None, (shapes.layer_problem(change, sizes) for change in changes)))
-    return Coverage(len(changes) - reasons.total(), len(changes), tuple(reasons.most_common()))
-
-
-def _problem(header: LoraHeader, model: WanModel, slot: str, config: Mapping[str, Any] | None) -> str | None:
-    """Why the file cannot be applied to the slot, in words, or None: some of its layers can."""
-    refusal = _refusal(header, model, slot, shapes.dimensions(model, config))
-    if refusal is not None:
-        return refusal
-    covered = coverage(header, model, slot, config)
-    return None if covered.applied else f"none of its layers fits: {_listed(covered)}"
-
-
-def _refusal(header: LoraHeader, model: WanModel, slot: str, sizes: shapes.Dimensions) -> str | None:
+    problem: str | None = None
     if not header.modules:
-        return _no_layers(header)
-    if not model.two_transformers and header.slots != (SINGLE,):
-        return "its layers name the high- or low-noise transformer of a pair, and this model has one transformer"
-    if not header.in_slot(slot):
-        return f"its layers are all for {' and '.join(header.slots)}, none for {slot}"
-    if header.hidden is not None and header.hidden != sizes.hidden:
-        return f"it is made for a hidden size of {header.hidden}, this model has {sizes.hidden}"
-    if header.ffn is not None and header.ffn != sizes.ffn:
-        return f"it is made for a feed-forward size of {header.ffn}, this model has {sizes.ffn}"
-    return None
+        problem = _no_layers(header)
+    elif not model.two_transformers and header.slots != (SINGLE,):
+        problem = "its layers name the high- or low-noise transformer of a pair, and this model has one transformer"
+    elif not changes:
+        problem = f"its layers are all for {' and '.join(header.slots)}, none for {slot}"
+    sizes = shapes.dimensions(model, config)
+    if problem is None and header.hidden is not None and header.hidden != sizes.hidden:
+        problem = f"it is made for a hidden size of {header.hidden}, this model has {sizes.hidden}"
+    elif problem is None and header.ffn is not None and header.ffn != sizes.ffn:
+        problem = f"it is made for a feed-forward size of {header.ffn}, this model has {sizes.ffn}"
+    if problem is not None:
+        return Coverage(0, len(changes), (), problem)
+    reasons = Counter(filter(None, (shapes.layer_problem(change, sizes) for change in changes)))
+    applied, left_out = len(changes) - reasons.total(), tuple(reasons.most_common())
+    return Coverage(
+        applied, len(changes), left_out, None if applied else f"none of its layers fits: {_listed(left_out)}"
+    )
 
 
 def _no_layers(header: LoraHeader) -> str:
-    kind = next((kind for kind in UNSUPPORTED_TYPES if (unsupported(kind)) in dict(header.dropped).values()), None)
+    kind = next((kind for kind in UNSUPPORTED_TYPES if unsupported(kind) in dict(header.dropped).values()), None)
     if kind is not None:
         return f"it is of the type {kind}, which is not supported"
     return "none of its layers exist in the Wan models, it would do nothing"
 
 
-def _listed(covered: Coverage) -> str:
-    return "; ".join(f"{count} × {reason}" for reason, count in covered.left_out[:3])
+def _listed(left_out: Sequence[tuple[str, int]]) -> str:
+    return "; ".join(f"{count} × {reason}" for reason, count in left_out[:3])
 
 
-def _notes(header: LoraHeader, model: WanModel, slot: str, config: Mapping[str, Any] | None) -> Iterable[str]:
+def _notes(
+    header: LoraHeader, model: WanModel, slot: str, covered: Coverage, sizes: shapes.Dimensions
+) -> Iterable[str]:
     yield from header.messages
     likely = candidates(header)
-    covered = coverage(header, model, slot, config)
     if covered.left_out:
-        yield f"{covered.applied} of its {covered.total} layers are applied. Left out: {_listed(covered)}."
-    sizes = shapes.dimensions(model, config)
+        yield f"{covered.applied} of its {covered.total} layers are applied. Left out: {_listed(covered.left_out)}."
     blocks = {number for item in header.in_slot(slot) if (number := shapes.block_of(item.module)) is not None}
     if blocks and len(blocks) < sizes.blocks:
         yield f"The LoRA changes {len(blocks)} of the model's {sizes.blocks} blocks."

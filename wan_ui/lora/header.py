@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wan_ui.lora import shapes
-from wan_ui.lora.layers import HIGH, LOW, PEFT, SINGLE, Layers, ModuleInfo, find_layers, unsupported_type
+from wan_ui.lora.layers import HIGH, LOW, PEFT, SINGLE, Layers, ModuleInfo, find_layers
 from wan_ui.lora.pair_names import slot_of_name, states_noise
 from wan_ui.text import one_line
 
@@ -118,9 +118,8 @@ def pair_messages(first: LoraHeader, second: LoraHeader) -> tuple[str, ...]:
 
 def _messages(layers: Layers, alphas: Sequence[float]) -> Iterator[str]:
     dropped = layers.dropped
-    kind = unsupported_type(layers)
-    if kind is not None:
-        yield f"Its layers are of the type {kind}, which is not supported."
+    if layers.unsupported is not None:
+        yield f"Its layers are of the type {layers.unsupported}, which is not supported."
     elif not layers.changes:
         yield "None of its layers exist in the Wan models: it was made for another family and would do nothing."
     elif dropped:

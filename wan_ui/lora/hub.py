@@ -68,14 +68,16 @@ def download_hub_file(
     max_bytes: int,
     check_space: Callable[[int], None],
     on_bytes: OnBytes,
+    token: str | None = None,
 ) -> tuple[Path, str] | None:
     """Downloads a file into `folder`: its path and its commit; None when that is still `version`.
 
-    `check_space` is given the file's size before its bytes are asked for, and may raise. Raises FetchFailed.
+    `check_space` is given the file's size before its bytes are asked for, and may raise. `token` takes the place of
+    this machine's own. Raises FetchFailed.
     """
     on_bytes(0, 0)
     # False: no token at all, rather than one that somebody once stored on this machine.
-    common: dict[str, Any] = {"local_dir": folder, "token": os.environ.get(TOKEN) or False}
+    common: dict[str, Any] = {"local_dir": folder, "token": token or os.environ.get(TOKEN) or False}
     with hub_errors(FetchFailed, file.repo, file.file, file.revision):
         about = huggingface_hub.hf_hub_download(file.repo, file.file, revision=file.revision, dry_run=True, **common)
         if version == about.commit_hash:

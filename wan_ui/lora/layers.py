@@ -10,7 +10,6 @@ import math
 import os
 import re
 import struct
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,7 +181,8 @@ class Change:
 class Layers:
     """A valid LoRA file's changes in the file's order, which `header` and `convert` both start from.
 
-    `dropped`: (key, reason) of the tensors that change nothing.
+    `dropped`: (key, reason) of the tensors that change nothing. `unsupported`: the type of a file without changes whose
+    layers are of a type such as OFT.
     """
 
     file: SafetensorsHeader
@@ -190,6 +190,7 @@ class Layers:
     slots: tuple[str, ...]
     changes: tuple[Change, ...]
     dropped: tuple[tuple[str, str], ...]
+    unsupported: str | None = None
 
 
 def find_layers(path: Path) -> Layers:
@@ -213,12 +214,14 @@ def find_layers(path: Path) -> Layers:
         used |= {key for role, key in roles.items() if role in ("alpha_scale", "rank") and module_changes}
         dropped += [(key, "its other half is missing") for key in roles.values() if key not in used]
         changes += module_changes
+    reasons = {reason for _, reason in dropped}
+    foreign = next((kind for kind in UNSUPPORTED_TYPES if not changes and unsupported(kind) in reasons), None)
     metadata = LoraMetadata.of(file.metadata)
     if not metadata.adapter_config and any(key.startswith(PEFT) for key in file.tensors):
         metadata = replace(metadata, adapter_config=read_adapter_config(path))
     if metadata.adapter_config:
         changes = [_with_stated_alpha(change, metadata) for change in changes]
-    return Layers(file, metadata, grouped.slots, tuple(changes), tuple(dropped))
+    return Layers(file, metadata, grouped.slots, tuple(changes), tuple(dropped), foreign)
 
 
 # Names
@@ -276,12 +279,6 @@ def parse_key(key: str) -> ParsedKey | str:
 def unsupported(kind: str) -> str:
     """The reason why tensors of a type such as OFT change nothing."""
     return f"{kind}, which is not supported"
-
-
-def unsupported_type(layers: Layers) -> str | None:
-    """The type of a file without changes whose layers are all of a type such as OFT, else None."""
-    reasons = Counter(reason for _, reason in layers.dropped)
-    return next((kind for kind in UNSUPPORTED_TYPES if not layers.changes and reasons[unsupported(kind)]), None)
 
 
 def group_keys(keys: Iterable[str]) -> KeyGroup:

@@ -6,9 +6,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from cachetools import LRUCache
@@ -27,6 +28,10 @@ from wan_ui.lora.uploads import Uploads
 from wan_ui.text import one_line
 
 SUFFIX = ".safetensors"
+COMFY_FOLDER, JOBS_FOLDER = "ComfyUI", "jobs"  # the first part of a path in those folders, in requests and lists
+Folders = Mapping[str, Callable[[], Sequence[Path]]]
+"""Further folders with LoRA files by the first part of their files' paths; read anew at each use."""
+_NO_FOLDERS: Folders = MappingProxyType({})
 HASHES = "hashes.json"  # in the folder of uploads
 UPLOAD = "upload://"
 LONGEST_SOURCE = 4096
@@ -48,6 +53,8 @@ class LoraFile:
 class Library:
     """Files under `lora_dir`, uploads under `uploads_dir` (None: no uploads are accepted) and downloads of `sources`.
 
+    Files of `further` folders are named with the folder's name in front: `ComfyUI/style.safetensors`. Where the LoRA
+    folder has such a file of its own, that one is meant.
     `owners` records who uploaded what. Methods that find uploads take the caller's `access`: an upload that is not
     the caller's to use is reported as missing.
     """
@@ -58,8 +65,10 @@ class Library:
         uploads_dir: Path | None = None,
         sources: RemoteFiles | None = None,
         owners: FileOwners | None = None,
+        further: Folders = _NO_FOLDERS,
     ) -> None:
         self._lora_dir = lora_dir
+        self._further = further
         self._sources = sources
         self._uploads = None if uploads_dir is None else Uploads(uploads_dir)
         self._lock = threading.Lock()
@@ -72,6 +81,50 @@ class Library:
         """The root of the paths that requests name."""
         return self._lora_dir
 
+    def roots(self) -> tuple[tuple[str, Path], ...]:
+        """The folders that are searched, resolved, each with what its files' paths start with; the LoRA folder first.
+
+        A folder that lies in an earlier one is left out: its files are listed already.
+        """
+        found = [("", self._lora_dir.resolve())]
+        for name, folders in self._further.items():
+            for folder in folders():
+                root = folder.resolve()
+                if root.is_dir() and not any(root.is_relative_to(earlier) for _, earlier in found):
+                    found.append((name, root))
+        return tuple(found)
+
+    def source_of(self, path: Path) -> str | None:
+        """The path in requests of a file below one of `roots`; None for any other."""
+        for prefix, root in self.roots():
+            if path.is_relative_to(root):
+                return str(PurePosixPath(prefix, path.relative_to(root).as_posix()))
+        return None
+
+    def relative(self, source: str) -> str:
+        """The path in requests of an absolute path below one of `roots`; any other source as it is."""
+        if not Path(source).is_absolute():
+            return source
+        try:
+            return self.source_of(Path(source).resolve()) or source
+        except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a null byte: locate refuses it
+            return source
+
+    def folders_with(self, names: Collection[str]) -> list[str]:
+        """The folders of listed files that hold a file of one of these names."""
+        folders = dict.fromkeys(str(PurePosixPath(path).parent) for path in self.listing())
+        roots = self.roots()
+        return [
+            folder
+            for folder in folders
+            if any(
+                (root / rest / name).is_file()
+                for prefix, root in roots
+                if (rest := below(prefix, folder)) is not None
+                for name in names
+            )
+        ]
+
     def locate(self, source: str, access: Access, sha256: str | None = None) -> LoraFile:
         """The file of a source: a relative path under the LoRA folder, `upload://<id>`, or an address once downloaded.
 
@@ -83,18 +136,20 @@ class Library:
         if source.startswith(UPLOAD):
             return self._upload(source, access)
         if is_remote(source):
-            return self._fetched(source, sha256)
+            return self._fetched(source, sha256, access)
         path = self._inside(source)
         return self._checked(path, PurePosixPath(source).name, self._hashes.of)
 
-    def fetch(self, source: str, on_bytes: OnBytes) -> tuple[str, ...]:
+    def fetch(self, source: str, on_bytes: OnBytes, token: str | None = None) -> tuple[str, ...]:
         """Downloads the current file of an address, so that locate finds it; returns sentences for the user.
+
+        `token` is the request's own for the Hugging Face hub.
 
         Raises what RemoteFiles.fetch raises.
         """
         if self._sources is None:
             raise LoraNotFound("This server downloads no LoRAs: put the file under the LoRA folder, or upload it.")
-        return self._sources.fetch(source, on_bytes)
+        return self._sources.fetch(source, on_bytes, token)
 
     def is_downloaded(self, source: str) -> bool:
         """Whether the file of an address is stored on this server."""
@@ -108,26 +163,13 @@ class Library:
             self._sources.sweep()
 
     def listing(self, search: str = "") -> tuple[str, ...]:
-        """The relative paths, sorted, of the .safetensors files under the LoRA folder that locate would open.
+        """The relative paths, sorted, of the .safetensors files in the folders that locate would open.
 
         With `search`, those that hold each of its words, in any case.
         """
-        root = self._lora_dir.resolve()
         words = search.lower().split()
-        paths: list[str] = []
-        for folder, folders, files in os.walk(root):
-            folders.sort()
-            for file in files:
-                path = Path(folder, file)
-                shown = path.relative_to(root).as_posix()
-                if (
-                    path.suffix.lower() == SUFFIX
-                    and all(word in shown.lower() for word in words)
-                    and path.is_file()
-                    and path.resolve().is_relative_to(root)
-                ):
-                    paths.append(shown)
-        return tuple(sorted(paths, key=str.lower))
+        paths = (path for prefix, root in self.roots() for path in _listed(prefix, root))
+        return tuple(sorted({path for path in paths if all(word in path.lower() for word in words)}, key=_by_name))
 
     def with_sha256(self, sha256: str, access: Access, like: str = "", seconds: float = SEARCH_SECONDS) -> str | None:
         """The source of a valid file with this content: a path of the LoRA folder, or an upload of its user; or None.
@@ -150,19 +192,18 @@ class Library:
 
     def unread(self, paths: Sequence[str] | None = None) -> tuple[str, ...]:
         """Those of `paths` (None: all listed files) whose current hash is not known."""
-        root = self._lora_dir.resolve()
-        unread = []
+        unread, roots = [], self.roots()
         for path in self.listing() if paths is None else paths:
             try:
-                if self._hashes.known((root / path).resolve()) is None:
+                if self._hashes.known(self._inside(path, roots)) is None:
                     unread.append(path)
-            except OSError:
+            except (OSError, LoraNotFound, LoraInvalid):
                 continue  # removed since it was listed
         return tuple(unread)
 
     def _has(self, path: str, sha256: str) -> bool:
         try:
-            if self._hashes.of((self._lora_dir.resolve() / path).resolve()) != sha256:
+            if self._hashes.of(self._inside(path)) != sha256:
                 return False
             return self.locate(path, LOCAL_ACCESS).sha256 == sha256  # a path, never an upload
         except (OSError, LoraNotFound, LoraInvalid):
@@ -241,14 +282,16 @@ class Library:
             raise LoraNotFound("This upload was not found: upload the LoRA again.", path=one_line(source, 120))
         return self._checked(self._uploads.path(upload), upload.name)
 
-    def _fetched(self, source: str, sha256: str | None) -> LoraFile:
+    def _fetched(self, source: str, sha256: str | None, access: Access) -> LoraFile:
         stored = None if self._sources is None else self._sources.downloaded(source)
-        if self._sources is None or stored is None:
+        closed = stored is not None and stored.private and not access.identity.owner
+        if self._sources is None or stored is None or closed:
             raise LoraNotFound("This LoRA has not been downloaded (or was removed). Generate again to download it.")
         chosen = sha256 if sha256 is not None and self._sources.path(sha256).is_file() else stored.sha256
         return self._checked(self._sources.path(chosen), stored.name, lambda _path: chosen)
 
-    def _inside(self, source: str) -> Path:
+    def _inside(self, source: str, roots: Sequence[tuple[str, Path]] = ()) -> Path:
+        """The file of a relative path, in the LoRA folder or below one of the `roots` (none: read anew)."""
         shown = one_line(source, 120)
         if "://" in source:
             raise LoraNotFound(
@@ -263,23 +306,22 @@ class Library:
             )
         if pure.suffix.lower() != SUFFIX:
             raise LoraInvalid(f"{shown} is not a {SUFFIX} file.", path=shown)
-        root = self._lora_dir.resolve()
         try:
-            path = (root / pure).resolve()
-            inside, is_file, is_dir = path.is_relative_to(root), path.is_file(), path.is_dir()
-        except (OSError, RuntimeError) as error:  # a name too long for the file system, or a loop of links
-            raise LoraNotFound(f"There is no LoRA {shown} under the LoRA folder.", path=shown) from error
-        if inside and is_dir:
-            raise LoraInvalid(f"{shown} is a folder, not a file.", path=shown)
-        if not inside or not is_file:
-            raise LoraNotFound(f"There is no LoRA {shown} under the LoRA folder.", path=shown)
-        return path
+            return _file_in(self._lora_dir.resolve(), source, shown)
+        except LoraNotFound:
+            if pure.parts[0] not in self._further:
+                raise
+            for prefix, root in roots or self.roots():
+                rest = below(prefix, source)
+                if prefix and rest is not None and (root / rest).is_file():
+                    return _file_in(root, rest, shown)
+            raise
 
     def _checked(self, path: Path, name: str, sha256_of: Callable[[Path], str] = read_sha256) -> LoraFile:
         """The file with its header and hash, which are read again only when it changes."""
         try:
             stat = path.stat()
-            key = (str(path), file_mark(stat), _config_mark(path), name)
+            key = (str(path), _config_mark(path), file_mark(stat), name)
             with self._lock:
                 cached = self._checked_files.get(key)
                 if cached is not None:
@@ -292,6 +334,41 @@ class Library:
         with self._lock:
             self._checked_files[key] = file
         return file
+
+
+def below(prefix: str, source: str) -> str | None:
+    """What is left of a path in requests below a folder with this prefix; None where it starts otherwise."""
+    if not prefix:
+        return source
+    first, _, rest = source.partition("/")
+    return (rest or ".") if first == prefix else None
+
+
+def _by_name(path: str) -> tuple[str, str]:
+    return path.lower(), path
+
+
+def _listed(prefix: str, root: Path) -> Iterator[str]:
+    """The .safetensors files of a folder tree, as requests name them; no links that lead out of it."""
+    for folder, _, files in os.walk(root):
+        for file in files:
+            path = Path(folder, file)
+            if path.suffix.lower() == SUFFIX and path.is_file() and path.resolve().is_relative_to(root):
+                yield str(PurePosixPath(prefix, path.relative_to(root).as_posix()))
+
+
+def _file_in(root: Path, source: str, shown: str) -> Path:
+    """The file at a relative path below a folder. Raises LoraNotFound, or LoraInvalid for a folder."""
+    try:
+        path = (root / source).resolve()
+        inside, is_file, is_dir = path.is_relative_to(root), path.is_file(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long for the file system, or a loop of links
+        raise LoraNotFound(f"There is no LoRA {shown} under the LoRA folder.", path=shown) from error
+    if inside and is_dir:
+        raise LoraInvalid(f"{shown} is a folder, not a file.", path=shown)
+    if not inside or not is_file:
+        raise LoraNotFound(f"There is no LoRA {shown} under the LoRA folder.", path=shown)
+    return path
 
 
 def _config_mark(path: Path) -> object:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,17 @@ _PAGES = ("text/html", "application/xhtml+xml")
 
 @dataclass(frozen=True)
 class DownloadedFile:
-    """A stored file: its original name, its content, which version of its source it is, and since when (UTC)."""
+    """A stored file: its original name, its content, which version of its source it is, and since when (UTC).
+
+    `private`: it was downloaded with a request's own token, so others must be able to download it to use it.
+    """
 
     name: str
     sha256: str
     size: int
     version: str
     fetched_at: str
+    private: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,10 +136,11 @@ class RemoteFiles:
         remove_parts(self._folder)
         remove_parts(self._index)
 
-    def fetch(self, source: str, on_bytes: OnBytes) -> tuple[str, ...]:
+    def fetch(self, source: str, on_bytes: OnBytes, token: str | None = None) -> tuple[str, ...]:
         """Downloads the file of a source, unless the stored one is still current; returns sentences for the user.
 
-        Where the source does not answer, a stored file is used, and the sentences say so. Raises LoraNotFound,
+        `token` is sent to the hub only, and not stored. Where the source does not answer, a stored file is used, unless
+        it is private, and the sentences say so. Raises LoraNotFound,
         LoraInvalid, FetchFailed, DiskFull, HostError, and what `on_bytes` raises; then nothing is left behind.
         """
         check_source(source)
@@ -143,15 +148,17 @@ class RemoteFiles:
         with self._part_folder() as folder:
             try:
                 if source.lower().startswith(SCHEME):
-                    received = self._from_hub(source, stored, folder, on_bytes)
+                    received = self._from_hub(source, stored, folder, on_bytes, token)
                 else:
                     received = self._from_web(source, stored, folder, on_bytes)
             except FetchFailed as error:
-                if stored is None:
+                if stored is None or stored.private:
                     raise
                 return (f"The copy of {stored.name} downloaded on {stored.fetched_at[:10]} is used: {error.message}",)
             if received is not None:
-                self._store(source, received)
+                self._store(source, received, token is not None)
+            elif stored is not None and stored.private and token is None:
+                self._write_entry(source, replace(stored, private=False))
         return ()
 
     @contextmanager
@@ -168,7 +175,7 @@ class RemoteFiles:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _store(self, source: str, received: _Received) -> None:
+    def _store(self, source: str, received: _Received, private: bool) -> None:
         read_header(received.path, received.name)
         with received.path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -176,7 +183,9 @@ class RemoteFiles:
         if not self.path(sha256).is_file():
             publish_file(received.path, self.path(sha256))
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        stored = DownloadedFile(received.name, sha256, size, received.version, now)
+        self._write_entry(source, DownloadedFile(received.name, sha256, size, received.version, now, private))
+
+    def _write_entry(self, source: str, stored: DownloadedFile) -> None:
         write_file(self._entry(source), json.dumps(asdict(stored)).encode())
 
     def _entry(self, source: str) -> Path:
@@ -244,11 +253,11 @@ class RemoteFiles:
         return None if answer is None else _Received(path, _name(answer.name), answer.etag)
 
     def _from_hub(
-        self, source: str, stored: DownloadedFile | None, folder: Path, on_bytes: OnBytes
+        self, source: str, stored: DownloadedFile | None, folder: Path, on_bytes: OnBytes, token: str | None
     ) -> _Received | None:
         file = hub_file(source)
         version = None if stored is None else stored.version
-        received = download_hub_file(file, folder, version, self._max_bytes, self._check_space, on_bytes)
+        received = download_hub_file(file, folder, version, self._max_bytes, self._check_space, on_bytes, token)
         return None if received is None else _Received(received[0], _name(file.file), received[1])
 
 

@@ -9,10 +9,12 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
+from typing import TypeVar
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from wan_ui.access import Access, FileOwners, UploadedFiles
@@ -23,11 +25,22 @@ MAX_BYTES = 50 * 2**20  # of the image file
 MAX_PIXELS = 8192 * 8192  # 64 Mi; 192 MiB as RGB
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 UPLOAD = "upload://"
+ORIENTATION = 0x0112  # the EXIF tag
+# By the value of that tag, what makes the image upright (EXIF 2.32, 4.6.4).
+_TURNS: Mapping[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+Taken = TypeVar("Taken")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DATA_HEADER = re.compile(r"data:[^,;]*(?:;[^,;]*)*,", re.IGNORECASE)
 _HEADER_LENGTH = 200
-# What Pillow's readers raise on a file that lies, seen or read in its source. Warning: where the process makes
-# warnings errors.
+# What Pillow's readers raise on a malformed file. Warning: where the process turns warnings into errors.
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -45,7 +58,7 @@ _UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
-# One decode at a time: it bounds the memory, and catch_warnings changes the process's filters.
+# One decode at a time: it bounds the memory, and catch_warnings changes filters of the whole process.
 _decoding = Lock()
 
 
@@ -93,7 +106,7 @@ class ImageStore:
         return self.put_bytes(self._decoded(text), access)
 
     def put_bytes(self, data: bytes, access: Access) -> str:
-        """Keep an image file given by its bytes; the rest as `put`."""
+        """Stores an image file given by its bytes; the rest as `put`."""
         if len(data) > self._max_bytes:
             raise self._too_large()
         sha256 = hashlib.sha256(data).hexdigest()
@@ -102,11 +115,43 @@ class ImageStore:
             self._owned.record_owner(sha256, access)
             return sha256
         self._rgb(data)
+        return self._keep(data, access)
+
+    def _keep(self, data: bytes, access: Access) -> str:
+        """Stores an image that was checked."""
+        sha256 = hashlib.sha256(data).hexdigest()
         with disk_full_mapped("the first frame"):
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._save(path, data)
+            self._save(self._folder / sha256, data)
         self._owned.record_owner(sha256, access)
         return sha256
+
+    def put_upright(self, ctrl_img: str, access: Access) -> str:
+        """As `put`, but turned by its EXIF orientation: such an image is kept as a PNG without one, and that returned.
+
+        An image that is upright already keeps its own bytes and hash.
+        """
+        sha256 = self.put(ctrl_img, access)
+        data = self.data(sha256, access)
+        turn = _TURNS.get(self._read(data, _orientation))
+        if turn is None:
+            return sha256
+        file = io.BytesIO()
+        self._rgb(data).transpose(turn).save(file, "PNG")
+        return self._keep(file.getvalue(), access)
+
+    def notes(self, sha256: str, access: Access) -> tuple[str, ...]:
+        """Sentences on what makes the image differ from what a viewer shows: EXIF orientation, 16 bits a channel."""
+        data = self.data(sha256, access)
+        notes = []
+        if self._read(data, _orientation) in _TURNS:
+            notes.append(
+                "The first frame's file says by its EXIF orientation that it is to be turned. It is used as stored, as "
+                "by the reference server and the trainer; set apply_exif to turn it."
+            )
+        if self._read(data, _is_16_bit):
+            notes.append("The first frame has 16 bits a pixel, which were scaled to 8 bits.")
+        return tuple(notes)
 
     def has(self, sha256: str, access: Access) -> bool:
         """Whether the image of this SHA-256 is kept and the caller may use it."""
@@ -136,7 +181,7 @@ class ImageStore:
             return self._fetch(url)
         except FetchFailed as error:
             raise ControlImageInvalid(
-                f"The first frame could not be fetched. {error.message}", **error.details
+                f"The first frame could not be downloaded. {error.message}", **error.details
             ) from error
 
     def _decoded(self, text: str) -> bytes:
@@ -163,7 +208,14 @@ class ImageStore:
         return data
 
     def _rgb(self, data: bytes) -> Image.Image:
-        """The decoded image, by the very call of the reference server: no EXIF turn, alpha dropped, first frame."""
+        """The decoded image, by the very call of the reference server: no EXIF turn, alpha dropped, first frame.
+
+        Only 16-bit grey images are read otherwise: that call cuts every value above 255 off, which leaves them white.
+        """
+        return self._read(data, _as_rgb)
+
+    def _read(self, data: bytes, take: Callable[[Image.Image], Taken]) -> Taken:
+        """What `take` makes of the opened image. Raises ControlImageInvalid for what cannot be read."""
         with _decoding, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -171,16 +223,14 @@ class ImageStore:
                     width, height = image.size
                     if width * height > self._max_pixels:
                         raise self._too_many_pixels(f" ({width} × {height})")
-                    return image.convert("RGB")
+                    return take(image)
             except UnidentifiedImageError as error:
-                raise ControlImageInvalid(
-                    f"The first frame is not an image that can be read: use {', '.join(FORMATS)}."
-                ) from error
+                raise ControlImageInvalid(f"Cannot read the first frame. Use {', '.join(FORMATS)}.") from error
             except Image.DecompressionBombError as error:
                 raise self._too_many_pixels("") from error
             except _UNREADABLE as error:
                 raise ControlImageInvalid(
-                    "The first frame is damaged or cut off: save the image again, as PNG or JPEG, and send that."
+                    "The first frame is damaged or cut off: save the image again, as PNG or JPEG."
                 ) from error
 
     def _too_large(self) -> PayloadTooLarge:
@@ -196,10 +246,27 @@ class ImageStore:
         )
 
 
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if not _is_16_bit(image):
+        return image.convert("RGB")
+    levels = np.asarray(image).astype(np.uint32)  # (height, width), 0 to 65535
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")  # rounds levels · 255 / 65535
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1, upright, where the file states none."""
+    stated = image.getexif().get(ORIENTATION, 1)
+    return stated if isinstance(stated, int) else 1
+
+
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
     """The image at exactly `width` × `height` pixels, by LANCZOS, stretched where its shape differs, never cropped."""
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _gone() -> ControlImageInvalid:
-    return ControlImageInvalid("That upload is not here, or no longer: upload the first frame again.")
+    return ControlImageInvalid("This upload was not found: upload the first frame again.")

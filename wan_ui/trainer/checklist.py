@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from wan_ui.checkpoints.trainer_base import FOLDER_BASE, transformer_precisions
 from wan_ui.engine.recipes import RECIPES, Recipe, scheduler_spec
 from wan_ui.engine.speedups import CHOICES
 from wan_ui.lora.header import LoraHeader, pair_messages
@@ -81,11 +82,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Run:
-    """Our side: a generation, its LoRAs' headers by LoraUse.path, and its video's metadata once it is rendered."""
+    """Our side: a generation, its LoRAs' headers by LoraUse.path, and its video's metadata once it is rendered.
+
+    `precisions` are those of the checkpoint files that it would be loaded from, until the clip says what it was.
+    """
 
     generation: Generation
     headers: Mapping[str, LoraHeader] = field(default_factory=dict)
     clip: Mapping[str, Any] | None = None
+    precisions: tuple[str, ...] = FOLDER_BASE.precisions
 
 
 def checklist(target: Target, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:
@@ -261,6 +266,41 @@ def _refitted(pair: _Pair) -> tuple[LoraItem, ...]:
             LoraItem.model_validate({"path": use.path, "transformer": transformer, "network_multiplier": use.scale}),
         )
     return tuple(items.values())
+
+
+def _base(pair: _Pair) -> Row:
+    """Which checkpoint files the transformers come from: what the job's trainer used is green, all else red."""
+    wanted, run = pair.job.base, pair.run
+    ours = run.precisions
+    if run.clip is not None:
+        ours = transformer_precisions(_part(run.clip, "base"))
+    elif pair.generation.base == "folder":
+        ours = FOLDER_BASE.precisions
+    preview, shown = " or ".join(map(_base_name, wanted.precisions)), " and ".join(map(_base_name, ours))
+    if not set(ours) <= set(wanted.precisions):
+        if "folder" in wanted.precisions:
+            wrong = "The trainer loaded the folder in diffusers format, whose numbers differ: set base to folder."
+            return Row("base", "red", preview, shown, wrong, Fix({"base": "folder"}))
+        wrong = (
+            "Since 0.13 AI Toolkit loads ComfyUI's single file, whose numbers differ. Put that file into the ComfyUI "
+            "folder and name it as base, or train with model_kwargs.use_comfy_weights: false."
+        )
+        return Row("base", "red", preview, shown, wrong)
+    if not wanted.is_certain:
+        message = "Which of these files the trainer had depends on its version and on what was on its disk."
+        return Row("base", "amber", preview, shown, message)
+    return Row("base", "green", preview, shown, "The trainer's own.")
+
+
+def _base_name(precision: str) -> str:
+    return "diffusers folder" if precision == "folder" else f"single file, {one_line(precision, 40)}"
+
+
+def _compiled(pair: _Pair) -> Row:
+    if not pair.job.compiled:
+        return Row("compile", "green", "not compiled", "the bits of plain PyTorch", "The same.")
+    message = "With model.compile the trainer's passes are fused, which rounds otherwise: the last bits differ."
+    return Row("compile", "amber", "compiled", "the bits of plain PyTorch", message)
 
 
 def _slots(pair: _Pair) -> Row:
@@ -532,7 +572,8 @@ def _resize(pair: _Pair) -> Row:
 
 
 def _quantisation(pair: _Pair) -> Row:
-    wrong = "The sample's base model was quantized: it cannot be matched exactly."
+    wrong = "The sample's base model was quantized: it cannot be matched exactly. "
+    wrong += "Trainers of before and after 10 July 2026 leave out other layers."
     preview = pair.job.quantised or "none"
     if pair.job.recovery_adapter:
         preview += ", with an accuracy recovery adapter"
@@ -583,8 +624,9 @@ def _versions(pair: _Pair) -> Row:
 
 
 _CHECKS: tuple[Callable[[_Pair], Row], ...] = (
-    _model, _slots, _step, _size, _frames, _fps, _steps, _sampler, _boundary, _guidance, _seed, _prompt, _trigger,
-    _negative, _multiplier, _applied, _image, _resize, _quantisation, _dtype, _speedup, _decode, _versions,
+    _model, _base, _slots, _step, _size, _frames, _fps, _steps, _sampler, _boundary, _guidance, _seed, _prompt,
+    _trigger, _negative, _multiplier, _applied, _image, _resize, _quantisation, _dtype, _compiled, _speedup, _decode,
+    _versions,
 )  # fmt: skip
 
 

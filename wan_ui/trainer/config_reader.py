@@ -49,14 +49,16 @@ KNOWN: Mapping[str, frozenset[str]] = MappingProxyType(
                 "layer_offloading_transformer_percent", "layer_offloading_text_encoder_percent", "quantize_kwargs",
                 "assistant_lora_path", "inference_lora_path", "accuracy_recovery_adapter", "unet_path", "lora_path",
                 "extras_name_or_path", "split_model_over_gpus", "attn_masking", "compile", "latent_space_version",
+                "block_compile", "compile_mode", "compile_fullgraph", "compile_dynamic", "cache_size_limit",
+                "model_paths", "in_context", "ignore_if_contains", "only_if_contains", "auto_memory",
             }
         ),
-        "model_kwargs": frozenset({"train_high_noise", "train_low_noise", "vae_tiling"}),
+        "model_kwargs": frozenset({"train_high_noise", "train_low_noise", "vae_tiling", "use_comfy_weights"}),
         "sample": frozenset(
             {
                 *SAMPLE_DEFAULTS, "seed", "walk_seed", "sampler", "prompts", "samples", "sample_every", "format",
                 "guidance_rescale", "adapter_conditioning_scale", "refiner_start_at", "extra_values", "do_cfg_norm",
-                "ext",
+                "ext", "sample_start_step",
             }
         ),
         "item": frozenset(
@@ -69,7 +71,7 @@ KNOWN: Mapping[str, frozenset[str]] = MappingProxyType(
             {
                 "type", "linear", "linear_alpha", "rank", "alpha", "conv", "conv_alpha", "dropout", "network_kwargs",
                 "lokr_full_rank", "lokr_factor", "split_multistage_loras", "transformer_only", "lorm",
-                "pretrained_lora_path", "old_lokr_format",
+                "pretrained_lora_path", "old_lokr_format", "all_layers", "ignore_if_contains", "only_if_contains",
             }
         ),
     }
@@ -182,6 +184,17 @@ def read_sections(text: str | bytes, reader: ConfigReader) -> ConfigSections:
         reader.mapping(process.get("network"), f"{PROCESS}.network"),
         reader.mapping(process.get("sample"), f"{PROCESS}.sample"),
     )
+
+
+def job_name(text: str | bytes) -> str | None:
+    """The job's name, which its saves' file names start with; None where the text has none, or is no config."""
+    try:
+        document = load(text)
+    except JobConfigInvalid:
+        return None  # import_job says what is wrong with it
+    config = document.get("config") if isinstance(document, dict) else None
+    name = config.get("name") if isinstance(config, dict) else None
+    return name if isinstance(name, str) and name else None
 
 
 def unknown_keys(sections: ConfigSections) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""An AI Toolkit job's folder, or a ZIP of one: its config, checkpoints by step and samples; it reads none of them."""
+"""Lists an AI Toolkit job's folder or ZIP: its config, its checkpoints by step, and its samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import IO, BinaryIO
@@ -20,23 +20,35 @@ from typing import IO, BinaryIO
 from wan_ui.errors import JobConfigInvalid, PayloadTooLarge
 from wan_ui.files import PART_PREFIX, disk_full, free_bytes, is_disk_full
 from wan_ui.text import one_line
+from wan_ui.trainer.config_reader import job_name
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
 
 CHECKPOINT = ".safetensors"
 CONFIGS = frozenset({".yaml", ".yml", ".json"})
 IMAGES = frozenset({".webp", ".png", ".jpg", ".jpeg", ".gif"})
 KEPT = CONFIGS | IMAGES | {CHECKPOINT, ".mp4"}
-CONFIG_NAMES = ("config.yaml", "config.yml", ".job_config.json")  # the last: what the trainer's UI writes
+CONFIG_NAMES = ("config.yaml", "config.yml", ".job_config.json", "config.json")  # the third: the trainer's UI's
 SAMPLES = "samples"
 DEEPEST = 5  # folders under the one that was given
 MOST_FILES = 20_000  # looked at in a folder
 LONGEST_NAME = 200  # bytes of one part of a path
 MOST_MESSAGES = 20
 
-_CHECKPOINT = re.compile(r"(?P<name>.*?)(?:_(?P<step>[0-9]{9}))?(?:_(?P<side>high|low)_noise)?\.safetensors", re.DOTALL)
+_SAVE = r"(?P<name>{name})(?:_(?P<step>[0-9]{{9}}))?(?:_(?P<side>high|low)_noise)?\.safetensors"
+_NO_JOB: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (0, b"Rar!\x1a\x07", "a RAR archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"\xfd7zXZ\x00", "an xz archive"),
+    (0, b"BZh", "a bzip2 archive"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"SQLite format 3\x00", "a database, as AI Toolkit's aitk_db.db"),
+)
+"""What people give in place of a job: where its first bytes stand, these, and what it is."""
 _SAMPLE = re.compile(r"(?P<time>[0-9]{1,20})__(?P<step>[0-9]{9})_(?P<index>[0-9]{1,6})\.(?:webp|jpe?g|png|gif|mp4)")
 _CHUNK = 1 << 20
-# What zipfile raises on a file that lies; ValueError: an offset before the file's start.
+# What zipfile raises on a malformed file; ValueError: an offset before the start of the file.
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -50,9 +62,9 @@ _DAMAGED = (
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a ZIP: its entries, the bytes of all that is kept, and how far one entry may be compressed.
+    """Limits of a ZIP: entries, bytes of all unpacked files, and the compression ratio of one entry.
 
-    `ratio` is that of an entry from `free_bytes` on: a LoRA of a job's first steps is half zeros, a bomb is all zeros.
+    `ratio` applies to entries larger than `free_bytes`: a LoRA of a job's first steps is half zeros, a bomb all zeros.
     """
 
     entries: int = 5_000
@@ -63,7 +75,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """One save. `step` is None for the final one; `files` by side: "high" and "low", or "whole" for one file."""
+    """One checkpoint. `step` is None for the final one; `files` by side: "high" and "low", or "whole" for one file."""
 
     name: str
     step: int | None
@@ -71,14 +83,14 @@ class CheckpointFiles:
 
     @property
     def missing(self) -> str | None:
-        """The side that a half of a pair lacks."""
+        """The missing side of a pair of which only one half exists, or None."""
         (only,) = self.files if len(self.files) == 1 else ("whole",)
         return {"high": "low", "low": "high"}.get(only)
 
 
 @dataclass(frozen=True)
 class SampleFile:
-    """A preview that the trainer wrote: of which step and of which of the job's samples."""
+    """A sample file that the trainer wrote: its step, the index of the job's sample, and its path."""
 
     step: int
     index: int
@@ -87,11 +99,12 @@ class SampleFile:
 
 @dataclass(frozen=True)
 class JobFolder:
-    """What a job's folder holds; every path is relative to `root`, the folder with the config.
+    """The contents of a job's folder; every path is relative to `root`, the folder with the config.
 
-    `checkpoints` by step, the final one last; `samples` by (step, index), the newest file of each; `images` are the
-    other pictures, first frames among them. `config_text` is cut one byte past what safe_yaml reads, which refuses it.
-    `messages` are sentences for the user.
+    `checkpoints` by step, the final one last; `others` are LoRA files that the trainer does not name so, which are no
+    saves of this job. `samples` by (step, index), the newest file of each; `images` are the other pictures, first
+    frames among them. `config_text` is cut one byte past what safe_yaml reads, which refuses it. `messages` are
+    sentences for the user.
     """
 
     root: Path
@@ -100,33 +113,34 @@ class JobFolder:
     samples: tuple[SampleFile, ...]
     images: tuple[Path, ...]
     messages: tuple[str, ...] = ()
+    others: tuple[Path, ...] = ()
 
     @property
     def steps(self) -> tuple[int, ...]:
         """The steps that have samples, ascending."""
-        return tuple(sorted({one.step for one in self.samples}))
+        return tuple(sorted({sample.step for sample in self.samples}))
 
     def sample(self, step: int, index: int) -> SampleFile | None:
-        """The preview of one sample at one step."""
-        return next((one for one in self.samples if (one.step, one.index) == (step, index)), None)
+        """The file of one sample at one step."""
+        return next((sample for sample in self.samples if (sample.step, sample.index) == (step, index)), None)
 
     def find_image(self, written: str) -> Path | None:
-        """The picture that a job's config names, as far as its path's end is the same; None: none, or several.
+        """The image that a job's config names, matched by the end of its path; None: no match, or several.
 
-        `written` may be another machine's absolute path, of either kind of slash. The answer is relative to `root`.
+        `written` may be another machine's absolute path, with either kind of slash. The result is relative to `root`.
         """
         wanted = [part for part in re.split(r"[/\\]+", written.lower()) if part not in ("", ".")]
-        best, found = 0, list[Path]()
+        best, matches = 0, list[Path]()
         for path in self.images:
             parts = [part.lower() for part in path.parts]
             same = 0
             while same < min(len(parts), len(wanted)) and parts[-1 - same] == wanted[-1 - same]:
                 same += 1
             if same > best:
-                best, found = same, [path]
+                best, matches = same, [path]
             elif same and same == best:
-                found.append(path)
-        return found[0] if len(found) == 1 else None
+                matches.append(path)
+        return matches[0] if len(matches) == 1 else None
 
 
 def locate_folder(source: str, lora_dir: Path) -> Path:
@@ -134,7 +148,7 @@ def locate_folder(source: str, lora_dir: Path) -> Path:
     root = lora_dir.resolve()
     parts = PurePosixPath(source).parts
     if not source or len(source) > 4096 or "\0" in source or "\\" in source or source.startswith("/") or ".." in parts:
-        raise _invalid("a job's folder is named by its path under the LoRA folder, without ..")
+        raise _invalid("give the job's folder as a path under the LoRA folder, without ..")
     try:
         path = (root / source).resolve()
         good = path.is_dir() and path.is_relative_to(root)
@@ -146,9 +160,9 @@ def locate_folder(source: str, lora_dir: Path) -> Path:
 
 
 def read_folder(folder: Path, within: Path | None = None) -> JobFolder:
-    """What a job's folder holds. Files that are links to outside of `within` (None: of `folder`) are passed over.
+    """The contents of a job's folder. Links that lead out of `within` (None: of `folder`) are skipped.
 
-    The config may stand in `folder` or in one folder inside it. Raises JobConfigInvalid when it is missing or there
+    The config may be in `folder` or in one folder inside it. Raises JobConfigInvalid when it is missing or there
     are several jobs, and PayloadTooLarge for a folder of too many files.
     """
     messages: list[str] = []
@@ -158,27 +172,32 @@ def read_folder(folder: Path, within: Path | None = None) -> JobFolder:
     inside = [path.relative_to(base) for path in files if path.is_relative_to(base)]
     samples = _samples(inside)
     pictures = [path for path in inside if path.suffix.lower() in IMAGES and not _SAMPLE.fullmatch(path.name.lower())]
-    checkpoints = _checkpoints(inside)
-    messages += [
-        f"The checkpoint {one_line(_said(one), 120)} is here without its {one.missing}-noise half."
-        for one in checkpoints
-        if one.missing
-    ]
-    if not checkpoints:
-        messages.append("There is no checkpoint in this job's folder: choose the LoRA files by hand.")
     try:
         with (folder / config).open("rb") as file:
             text = file.read(LARGEST_TEXT + 1)
     except OSError as error:
         raise _invalid(f"{one_line(config.name, 80)} cannot be opened") from error
-    return JobFolder(folder / base, text, checkpoints, samples, tuple(pictures), tuple(messages[:MOST_MESSAGES]))
+    name = job_name(text)
+    checkpoints, others = _checkpoints(inside, name)
+    if others and name is not None:
+        messages.append(_others_message(others, name))
+    messages += [
+        f"The checkpoint {one_line(_title(checkpoint), 120)} has no {checkpoint.missing}-noise half."
+        for checkpoint in checkpoints
+        if checkpoint.missing
+    ]
+    if not checkpoints:
+        messages.append("This job's folder has no checkpoint: choose the LoRA files by hand.")
+    return JobFolder(
+        folder / base, text, checkpoints, samples, tuple(pictures), tuple(messages[:MOST_MESSAGES]), others
+    )
 
 
 def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[[Path], int] = free_bytes) -> JobFolder:
-    """The job of a ZIP, its files unpacked to the new folder `into`, which appears whole or not at all.
+    """Unpacks a ZIP of a job to the new folder `into`, which appears complete or not at all.
 
-    Only the kinds of files that a job has are kept; links, encrypted and odd entries are passed over, with a message.
-    Raises JobConfigInvalid for what is no ZIP, is damaged, has a name that leads out of the folder, is compressed
+    Only the kinds of files that a job has are unpacked; links, encrypted and odd entries are skipped, with a message.
+    Raises JobConfigInvalid for what is not a ZIP, is damaged, has a name that leads out of the folder, is compressed
     beyond `limits.ratio`, or has no config; PayloadTooLarge beyond the other limits; DiskFull.
     """
     try:
@@ -189,7 +208,7 @@ def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[
             part = Path(folder, "job")
             part.mkdir()
             messages = _unpack(file, part, limits, free(part))
-            read_folder(part)  # what has no config leaves nothing behind
+            read_folder(part)  # without a config nothing is left behind
             os.rename(part, into)
     except _DAMAGED as error:
         raise _invalid("the ZIP is damaged or cut off") from error
@@ -200,18 +219,20 @@ def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[
             raise _invalid("the ZIP is damaged or cut off") from error
         raise
     job = read_folder(into)
-    return JobFolder(
-        job.root,
-        job.config_text,
-        job.checkpoints,
-        job.samples,
-        job.images,
-        (*messages, *job.messages)[:MOST_MESSAGES],
-    )
+    return replace(job, messages=(*messages, *job.messages)[:MOST_MESSAGES])
 
 
 def _invalid(problem: str) -> JobConfigInvalid:
     return JobConfigInvalid(f"The job cannot be read: {problem}.", fields=[{"loc": "job", "msg": problem}])
+
+
+def check_kind(start: bytes) -> None:
+    """Raises JobConfigInvalid, with what it is, for a file that is neither a config nor a ZIP, by its first bytes."""
+    for offset, magic, what in _NO_JOB:
+        if start[offset : offset + len(magic)] == magic:
+            raise _invalid(f"this is {what}. Give the job's config.yaml, or its folder as a ZIP")
+    if len(start) > 8 and start[8:9] == b"{" and 0 < struct.unpack_from("<Q", start)[0] < 1 << 32:
+        raise _invalid("this is a LoRA file. Choose it on the model's tab, or give it together with its job's config")
 
 
 # A folder
@@ -239,35 +260,57 @@ def _files(folder: Path, within: Path, messages: list[str]) -> Iterator[Path]:
 
 
 def _config(files: list[Path]) -> Path:
-    """The one nearest to the top; by its usual name, else the only one there is."""
+    """The config nearest to the top; by its usual name, else the only one."""
     for name in CONFIG_NAMES:
-        found = [path for path in files if path.name == name]
-        if found:
+        configs = [path for path in files if path.name == name]
+        if configs:
             break
     else:
-        found = [path for path in files if path.suffix.lower() in (".yaml", ".yml")]
-    if not found:
+        configs = [path for path in files if path.suffix.lower() in (".yaml", ".yml")]
+        configs = configs or [path for path in files if path.suffix.lower() == ".json"]
+    if not configs:
         raise _invalid("it has no config.yaml")
-    depth = min(len(path.parts) for path in found)
-    nearest = [path for path in found if len(path.parts) == depth]
+    depth = min(len(path.parts) for path in configs)
+    nearest = [path for path in configs if len(path.parts) == depth]
     if len(nearest) > 1:
         raise _invalid(f"it holds {len(nearest)} jobs or configs: give one job's folder")
     return nearest[0]
 
 
-def _checkpoints(files: list[Path]) -> tuple[CheckpointFiles, ...]:
+def _checkpoints(files: list[Path], name: str | None) -> tuple[tuple[CheckpointFiles, ...], tuple[Path, ...]]:
+    """The saves beside the config, and the other LoRA files there.
+
+    The trainer writes `<name>_<step, 9 digits>.safetensors` and at the end `<name>.safetensors`, each with _high_noise
+    or _low_noise before the ending for a pair, and `_LoRA` behind the name where it trains an adapter or embedding too.
+    Without a `name` any name will do.
+    """
+    named = re.compile(_SAVE.format(name=".*?" if name is None else f"{re.escape(name)}(?:_LoRA)?"), re.DOTALL)
+    others: list[Path] = []
     saves: defaultdict[tuple[str, int | None], dict[str, Path]] = defaultdict(dict)
     for path in files:
-        match = _CHECKPOINT.fullmatch(path.name)
-        if match is not None and len(path.parts) == 1:
+        if path.suffix.lower() != CHECKPOINT or len(path.parts) != 1:
+            continue
+        match = named.fullmatch(path.name)
+        if match is None:
+            others.append(path)
+        else:
             step = None if match["step"] is None else int(match["step"])
             saves[match["name"], step][match["side"] or "whole"] = path
     ordered = sorted(saves.items(), key=lambda save: (save[0][1] is None, save[0][1] or 0, save[0][0]))
-    return tuple(CheckpointFiles(name, step, MappingProxyType(sides)) for (name, step), sides in ordered)
+    checkpoints = tuple(CheckpointFiles(stem, step, MappingProxyType(sides)) for (stem, step), sides in ordered)
+    return checkpoints, tuple(others)
 
 
-def _said(one: CheckpointFiles) -> str:
-    return f"{one.name}, {'final' if one.step is None else f'step {one.step}'}"
+def _others_message(others: tuple[Path, ...], name: str) -> str:
+    listed = ", ".join(one_line(path.name, 60) for path in others[:5]) + (", …" if len(others) > 5 else "")
+    return (
+        f"Not saved by this job, whose files start with {one_line(name, 60)}: {listed}. To use one of them, choose it "
+        "by hand."
+    )
+
+
+def _title(checkpoint: CheckpointFiles) -> str:
+    return f"{checkpoint.name}, {'final' if checkpoint.step is None else f'step {checkpoint.step}'}"
 
 
 def _samples(files: list[Path]) -> tuple[SampleFile, ...]:
@@ -284,7 +327,7 @@ def _samples(files: list[Path]) -> tuple[SampleFile, ...]:
 
 
 def _unpack(file: BinaryIO, into: Path, limits: Limits, free: int) -> list[str]:
-    """Writes the entries that are kept; the messages about the others."""
+    """Unpacks the entries that a job has; returns messages about the others."""
     if _directory_bytes(file) > limits.entries * (46 + 1024):  # an entry's fixed part, and a generous name
         raise _too_many(limits)
     with zipfile.ZipFile(file) as archive:
@@ -320,7 +363,7 @@ def _chosen(
         lower = PurePosixPath(str(path).lower())
         problem = _problem(entry, path)
         if problem is None and (lower in taken | folders or taken & set(lower.parents)):
-            problem = "stands twice in the ZIP, or as a file and a folder"
+            problem = "is in the ZIP twice, or as a file and a folder"
         if problem is not None:
             messages.append(f"{one_line(entry.filename, 120)} {problem}: it is skipped.")
         elif _is_kept(path):
@@ -351,9 +394,9 @@ def _problem(entry: zipfile.ZipInfo, path: PurePosixPath) -> str | None:
     if entry.flag_bits & 0x1:
         return "is encrypted"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is compressed in a way that is not read here"
+        return "is compressed in an unsupported way"
     if len(path.parts) > DEEPEST + 1:
-        return f"stands more than {DEEPEST} folders deep"
+        return f"is more than {DEEPEST} folders deep"
     if any(len(part.encode("utf-8", "replace")) > LONGEST_NAME or not part.isprintable() for part in path.parts):
         return "has a name that is too long, or has control characters"
     return None
@@ -365,7 +408,7 @@ def _is_kept(path: PurePosixPath) -> bool:
 
 
 def _copy(source: IO[bytes], out: BinaryIO, left: int, limits: Limits) -> int:
-    """Copies within what is left of the limit, whatever the entry's header says; what is left then."""
+    """Copies within the rest of the limit, whatever the entry's header states; returns the new rest."""
     while chunk := source.read(_CHUNK):
         left -= len(chunk)
         if left < 0:
@@ -386,14 +429,14 @@ def _too_large(limits: Limits) -> PayloadTooLarge:
 
 
 def _directory_bytes(file: BinaryIO) -> int:
-    """The size of the ZIP's table of contents, which zipfile reads whole into memory before one can count it."""
+    """The size of the ZIP's central directory, which zipfile reads into memory before its entries can be counted."""
     end = file.seek(0, os.SEEK_END)
-    start = max(0, end - (22 + 65_535 + 20 + 56))  # the last record, its comment, and the two of a large ZIP before it
+    start = max(0, end - (22 + 65_535 + 20 + 56))  # the last record, its comment, and those of a ZIP64 before it
     file.seek(start)
     tail = file.read()
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) < at + 22:
-        raise _invalid("it is no ZIP")
+        raise _invalid("it is not a ZIP")
     sizes: list[int] = [struct.unpack_from("<L", tail, at + 12)[0]]
     if at >= 76 and tail[at - 20 : at - 16] == b"PK\x06\x07":
         sizes = [struct.unpack_from("<Q", tail, at - 76 + 40)[0]]

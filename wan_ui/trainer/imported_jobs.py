@@ -31,11 +31,21 @@ from wan_ui.errors import (
 )
 from wan_ui.files import PART_PREFIX, disk_full_mapped, publish_file, remove_parts, write_file
 from wan_ui.lora.header import LoraHeader
+from wan_ui.lora.library import below
 from wan_ui.models import MODELS
 from wan_ui.request import InferenceRequest, LoraItem, TrainingSample
 from wan_ui.text import one_line
 from wan_ui.trainer.checklist import Target
-from wan_ui.trainer.folder import CheckpointFiles, JobFolder, Limits, SampleFile, locate_folder, read_folder, unpack
+from wan_ui.trainer.folder import (
+    CheckpointFiles,
+    JobFolder,
+    Limits,
+    SampleFile,
+    check_kind,
+    locate_folder,
+    read_folder,
+    unpack,
+)
 from wan_ui.trainer.job import Imported, import_job, not_here
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
 from wan_ui.trainer.sample_files import SampleFacts, decode
@@ -161,6 +171,7 @@ class ImportedJobs:
         """
         with path.open("rb") as file:
             start = file.read(LARGEST_TEXT + 1)
+        check_kind(start)
         if start[:2] != b"PK":
             return self.import_config(start, one_line(name, 120))
         with self._staged() as stage:
@@ -187,6 +198,9 @@ class ImportedJobs:
         with self._staged() as stage:
             root = stage / FILES
             root.mkdir()
+            loras = [name for _, name in files if name.lower().endswith(".safetensors")]
+            if len(loras) == len(files):
+                raise _invalid("these are LoRA files. Choose them on the model's tab, or add their job's config.yaml")
             zips = [path for path, name in files if name.lower().endswith(".zip")]
             if len(zips) > 1:
                 raise _invalid("there are several ZIPs: import one job at a time")
@@ -206,10 +220,23 @@ class ImportedJobs:
             return self._store(stage, read_folder(root), f"{len(files)} files", access, moves=True)
 
     def import_folder(self, source: str, access: Access) -> ImportedJob:
-        """Imports a folder under the LoRA folder, which stays there. Raises JobConfigInvalid or PayloadTooLarge."""
-        job = read_folder(locate_folder(source, self._library.lora_dir), self._library.lora_dir)
+        """Imports a folder of the library, which stays there. Raises JobConfigInvalid or PayloadTooLarge."""
+        folder, root = self._located(source)
+        job = read_folder(folder, root)
         with self._staged() as stage:
             return self._store(stage, job, source, access, moves=False)
+
+    def _located(self, source: str) -> tuple[Path, Path]:
+        """A job's folder and the folder of the library that it is in. Raises JobConfigInvalid."""
+        (_, lora_dir), *others = self._library.roots()
+        try:
+            return locate_folder(source, lora_dir), lora_dir
+        except JobConfigInvalid:
+            for prefix, root in others:
+                rest = below(prefix, source)
+                if rest is not None and (root / rest).is_dir():
+                    return locate_folder(rest, root), root
+            raise
 
     def store_sample(self, path: Path, access: Access) -> str:
         """Stores an uploaded sample file and returns its SHA-256; `path` is moved.
@@ -378,7 +405,7 @@ class ImportedJobs:
         """A sample file's path. Raises PreviewNotFound."""
         listed = next((each.path for each in job.samples if (each.step, each.index) == (step, index)), None)
         # Checked at each use: in a folder under the LoRA folder, a file may have become a link since.
-        roots = (self._folder.resolve(), self._library.lora_dir.resolve())
+        roots = (self._folder.resolve(), *(root for _, root in self._library.roots()))
         path = None if listed is None else listed.resolve()
         if path is None or not path.is_file() or not any(path.is_relative_to(root) for root in roots):
             raise PreviewNotFound("This job has no such sample file.")
@@ -455,7 +482,7 @@ class ImportedJobs:
                 if moves:
                     files[side] = f"{self._library.add_upload(whole, path.name, access)}/{path.name}"
                 else:
-                    files[side] = whole.relative_to(self._library.lora_dir.resolve()).as_posix()
+                    files[side] = self._library.source_of(whole) or path.name
                     self._library.locate(files[side], LOCAL_ACCESS)  # a path, never an upload
             except (LoraInvalid, LoraNotFound) as error:
                 files.pop(side, None)

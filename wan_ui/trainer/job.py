@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from wan_ui import field_errors
+from wan_ui.checkpoints.trainer_base import TrainerBase, trainer_base
 from wan_ui.errors import JobConfigInvalid
 from wan_ui.lora.header import LoraHeader
 from wan_ui.models import MODELS, RecipeId, WanModel
@@ -60,7 +61,8 @@ class Imported:
     `recipe_known`: whether the LoRA's own metadata states which trainer version made the samples. `model_assumed`: its
     config leaves open which of several models it trained. `slots`: the transformers that the job trained. `tiled`: the
     trainer decoded in tiles. `quantised`: how its base was, or None; `recovery_adapter`: with an accuracy recovery
-    adapter (ARA) on it. `layer_offloading`: the trainer then keeps a LoRA unmerged.
+    adapter (ARA) on it. `layer_offloading`: the trainer then keeps a LoRA unmerged. `compiled`: it compiled its
+    transformer. `base`: which checkpoint files it had.
     `notes` are sentences for the user; `unknown` lists the keys that nothing here reads, with their values' start.
     """
 
@@ -76,6 +78,8 @@ class Imported:
     recovery_adapter: bool
     layer_offloading: bool
     tiled: bool
+    compiled: bool
+    base: TrainerBase
     samples: tuple[Sample, ...]
     notes: tuple[str, ...]
     unknown: Mapping[str, str]
@@ -169,8 +173,10 @@ def import_job(
         network_type=one_line(reader.text(sections.network.get("type"), f"{PROCESS}.network.type") or "lora", 40),
         quantised=quantised,
         recovery_adapter=_has_recovery_adapter(sections.model, quantised),
-        layer_offloading=bool(sections.model.get("layer_offloading")),
+        layer_offloading=_offloads_layers(sections.model),
         tiled=tiled,
+        compiled=bool(sections.model.get("compile")),
+        base=trainer_base(model, {**sections.model, "name_or_path": tags.named(path)}, trainer_version(header)),
         samples=samples,
         notes=tuple(dict.fromkeys(notes)),
         unknown=MappingProxyType(unknown),
@@ -439,8 +445,10 @@ def _image(name: str, path: str | None, job: _Job, notes: list[str]) -> tuple[st
 def _quantised(model: Mapping[Any, Any]) -> str | None:
     """How the base model was quantized: transformer and text encoder, as the config names it."""
     parts = []
+    # quantize_te follows quantize where it is absent: ModelConfig in toolkit/config_modules.py.
+    flags = {"quantize": model.get("quantize"), "quantize_te": model.get("quantize_te", model.get("quantize"))}
     for flag, kind, what in (("quantize", "qtype", "transformer"), ("quantize_te", "qtype_te", "text encoder")):
-        if model.get(flag):
+        if flags[flag]:
             named = model.get(kind)
             parts.append(f"{what} {one_line(named, 80) if isinstance(named, str) else 'qfloat8'}")
     return ", ".join(parts) or None
@@ -449,6 +457,11 @@ def _quantised(model: Mapping[Any, Any]) -> str | None:
 def _has_recovery_adapter(model: Mapping[Any, Any], quantised: str | None) -> bool:
     """An ARA is named behind a bar in the qtype, or by a key of its own."""
     return quantised is not None and ("|" in quantised or bool(model.get("accuracy_recovery_adapter")))
+
+
+def _offloads_layers(model: Mapping[Any, Any]) -> bool:
+    """layer_offloading, which auto_memory stands for where it is absent."""
+    return bool(model.get("layer_offloading", model.get("auto_memory")))
 
 
 def _slots(model: WanModel, kwargs: Mapping[Any, Any]) -> tuple[str, ...]:
@@ -468,11 +481,12 @@ def _matching_notes(
     if quantised is not None:
         recovery = " with an accuracy recovery adapter" if _has_recovery_adapter(model, quantised) else ""
         yield f"The trainer's base model was quantized ({quantised}){recovery}: its samples cannot be matched exactly."
+        yield "Quantized samples of before and after 10 July 2026 differ: the trainer then changed the layers it skips."
     if job.tiled:
         yield "The trainer decoded in tiles (low_vram or vae_tiling): the requests do so too."
     if job.model.two_transformers and len(slots) == 1:
         yield f"The job trained the {slots[0]}-noise transformer only: the other one is the base model's."
     if len({sample.network_multiplier for sample in samples}) > 1:
         yield "Its samples have different multipliers: the trainer then keeps the LoRA unmerged, in float32."
-    elif model.get("layer_offloading"):
+    elif _offloads_layers(model):
         yield "With layer_offloading the trainer keeps the LoRA unmerged, in float32."

@@ -1,7 +1,8 @@
-"""Loads untrusted YAML as plain dicts, lists, strings and numbers, within limits."""
+"""Loads untrusted YAML or JSON as plain dicts, lists, strings and numbers, within limits."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import yaml
@@ -16,6 +17,7 @@ DEEPEST = 40
 def load(text: str | bytes) -> Any:
     """The document as plain data; dates stay text.
 
+    JSON is read by its own reader, because YAML takes no tabs and the trainer's own JSON configs are indented by them.
     Raises JobConfigInvalid, with the line, for text that is not YAML, not UTF-8, too large, too deep, or too large once
     its aliases are expanded, and for any tag: a document must not choose which Python objects are built.
     """
@@ -23,6 +25,9 @@ def load(text: str | bytes) -> Any:
         raise _invalid(f"it is larger than {LARGEST_TEXT // 1024} KB")
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        document = _json_object(decoded)
+        if document is not None:
+            return document
         _check(decoded)
         return yaml.load(decoded, Loader=_Plain)
     except UnicodeDecodeError as error:
@@ -38,6 +43,39 @@ def _invalid(problem: str) -> JobConfigInvalid:
     return JobConfigInvalid(
         f"The job config cannot be read: {problem}.", fields=[{"loc": "config.yaml", "msg": problem}]
     )
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    """The document of a JSON object; None for anything else, which YAML's reader reads or refuses."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        document: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    _check_size(document)
+    return document
+
+
+def _check_size(document: Any) -> None:
+    """The limits of entries and depth for data that was read from JSON, and that its texts are Unicode."""
+    waiting: list[tuple[Any, int]] = [(document, 1)]
+    total = 0
+    while waiting:
+        value, depth = waiting.pop()
+        total += 1
+        if total > MOST_NODES:
+            raise _invalid(f"it has more than {MOST_NODES} entries")
+        if isinstance(value, dict | list):
+            if depth > DEEPEST:
+                raise _invalid(f"it is nested deeper than {DEEPEST} levels")
+            waiting += [(item, depth + 1) for item in value]  # a dict's keys count too
+            waiting += [(item, depth + 1) for item in value.values()] if isinstance(value, dict) else []
+        elif isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise _invalid("it holds half of a character (a lone surrogate)") from error
 
 
 class _Plain(yaml.SafeLoader):

@@ -44,6 +44,7 @@ _STEPS: Mapping[str, float] = {"guidance_scale": 0.1, "network_multiplier": 0.05
 _REQUEST_FIELDS: tuple[tuple[str, str, Kind], ...] = (
     ("trigger_word", "Trigger word", "text"),
     ("recipe", "Match", "recipe"),
+    ("apply_exif", "Turn by EXIF orientation", "switch"),
     ("vae_tiling", "Decode in tiles", "switch"),
     ("speedup", "Speed-up", "speedup"),
 )
@@ -146,6 +147,8 @@ def controls(model: WanModel, starting: Mapping[str, Any] | None = None) -> tupl
         if kind != "image" or model.control_image != "none":
             add(PromptItem, field, label, kind, field)
     for field, label, kind in _REQUEST_FIELDS:
+        if field == "apply_exif" and model.control_image == "none":
+            continue
         add(InferenceRequest, field, label, kind, field)
     for position in lora_positions(model):
         suffix = f" {position.number}" if position.number > 1 else ""
@@ -221,6 +224,8 @@ def body(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
         request["stack"] = True
     if values.get("vae_tiling"):
         request["vae_tiling"] = True
+    if values.get("apply_exif"):
+        request["apply_exif"] = True
     if values.get("speedup", "none") != "none":
         request["speedup"] = values["speedup"]
     return request
@@ -264,6 +269,8 @@ def values(
             shown[scale_name(slot, number)] = use.scale if use else LoraItem.model_fields["network_multiplier"].default
     if model.control_image == "none":
         del shown["ctrl_img"]
+    else:
+        shown["apply_exif"] = request.apply_exif
     return model, shown
 
 

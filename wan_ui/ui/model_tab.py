@@ -139,6 +139,7 @@ class _Layout:
             with gr.Row(elem_classes="line"):
                 self.notes["image"] = gr.HTML(elem_classes="remarks")
                 self.shape = gr.Button("Use the image's shape", size="sm", interactive=False, scale=0)
+            self.put("apply_exif")
             if FIRST_FRAME_NOTE in self.model.notes:
                 gr.HTML(render.hint(FIRST_FRAME_NOTE))
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 STATES: Mapping[str, str] = {"red": "differs", "amber": "unsure", "green": "matches"}
 TALLY: Mapping[str, str] = {"red": "different", "amber": "unsure", "green": "matching"}
 ROW_NAMES: Mapping[str, str] = {
-    "checkpoint": "Model", "lora_sides": "LoRA files", "lora_step": "LoRA step", "size": "Size", "frames": "Frames",
+    "checkpoint": "Model", "base": "Base", "lora_sides": "LoRA files", "lora_step": "LoRA step", "size": "Size",
+    "frames": "Frames", "compile": "Compiled",
     "fps": "FPS", "steps": "Steps", "sampler": "Sampler", "boundary": "Boundary", "guidance": "Guidance",
     "seed": "Seed", "prompt": "Prompt", "trigger": "Trigger word", "negative": "Negative prompt",
     "multiplier": "LoRA scale", "lora_applied": "LoRA applied", "control_image": "First frame",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -166,10 +165,8 @@ class TrainingJobTab:
         }
 
     def _folders(self) -> list[str]:
-        """The folders under the LoRA folder that hold a job's config."""
-        root = self.service.library.lora_dir
-        folders = dict.fromkeys(str(PurePosixPath(path).parent) for path in self.service.library.listing())
-        return [name for name in folders if any((root / name / config).is_file() for config in CONFIG_NAMES)]
+        """The folders of the library that hold a job's config."""
+        return self.service.library.folders_with(CONFIG_NAMES)
 
     def _table(self, job: ImportedJob, checkpoint: Checkpoint | None) -> Markup:
         samples = self.service.imported_jobs.with_checkpoint(job, checkpoint).samples

@@ -30,7 +30,7 @@ from wan_ui.web.login import Login, LoginThrottle
 OWNER_PATH = "/owner/"
 LOGIN_PATH = "/login"
 # Without a password: health, and a request that Gradio sends to itself at the start, whose response says nothing.
-OPEN_PATHS = frozenset({"/v1/health", "/gradio_api/startup-events"})
+OPEN_PATHS = frozenset({"/v1/health", "/health", "/gradio_api/startup-events"})
 UPLOAD_PATH = "/gradio_api/upload"
 # Gradio's routes for developers, and those that fetch or stream for others: the page uses none of them.
 _NOT_SERVED = re.compile(

@@ -1,0 +1,25 @@
+"""GET /health at the root of the server, where clients of the reference server look for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+HEALTH_PATH = "/health"
+
+
+def root_routes(health: Callable[[], Mapping[str, Any]]) -> list[Route]:
+    """The route; `health` returns the body of GET /v1/health."""
+
+    def answer_health(_request: Request) -> Response:
+        """Healthy from the start of the server on; 503 when it can render no more and is about to end."""
+        if health()["status"] == "failed":
+            return JSONResponse({"status": "unhealthy"}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return JSONResponse({"status": "healthy"})
+
+    return [Route(HEALTH_PATH, answer_health)]
