@@ -177,7 +177,7 @@ def test_cells_come_row_by_row_and_equal_ones_are_one(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("columns", "error", "named"),
     [
-        (("scale", [0.5, 2.5]), InvalidRequest, "2.5"),
+        (("scale", [0.5, 4.5]), InvalidRequest, "4.5"),
         (("seed", [1, "two"]), InvalidRequest, "two"),
         (("lora", [A, "gone.safetensors"]), LoraNotFound, "gone.safetensors"),
         (("lora", [A, "wide.safetensors"]), LoraMismatch, "wide.safetensors: "),

@@ -101,9 +101,9 @@ def test_no_layout_is_larger_than_players_take(clip: tuple[int, int], columns: i
 
 def test_nothing_finished_is_no_grid(tmp_path: Path) -> None:
     board = Board(("",), ("",), {(0, 0): "not made"})
-    with pytest.raises(VideoEncodingFailed, match="no finished cell"):
+    with pytest.raises(VideoEncodingFailed, match="No cell is finished"):
         grid.write(tmp_path / "grid.mp4", board, {})
-    with pytest.raises(VideoEncodingFailed, match="no finished cell"):
+    with pytest.raises(VideoEncodingFailed, match="No cell is finished"):
         grid.sheet(board, 0)
     assert list(tmp_path.iterdir()) == []
 
