@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from wan_ui.lora.layers import BLOCK_NAMES, OUTER_NAMES
+
 ComponentKind = Literal["transformer", "vae", "text_encoder", "image_encoder"]
 Layout = Literal["wan", "diffusers", "transformers", "llama_cpp"]
 """Who named the tensors: Wan's own code, diffusers, transformers, or llama.cpp."""
@@ -31,44 +33,10 @@ class TensorSource:
 
 # ---------------------------------------------------------------------------------------------- transformer
 
-_TRANSFORMER_TOP: Mapping[str, str] = MappingProxyType(
-    {
-        "time_embedding.0": "condition_embedder.time_embedder.linear_1",
-        "time_embedding.2": "condition_embedder.time_embedder.linear_2",
-        "text_embedding.0": "condition_embedder.text_embedder.linear_1",
-        "text_embedding.2": "condition_embedder.text_embedder.linear_2",
-        "time_projection.1": "condition_embedder.time_proj",
-        "img_emb.proj.0": "condition_embedder.image_embedder.norm1",
-        "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
-        "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
-        "img_emb.proj.4": "condition_embedder.image_embedder.norm2",
-        "head.head": "proj_out",
-        "patch_embedding": "patch_embedding",
-    }
-)
-_TRANSFORMER_BLOCK: Mapping[str, str] = MappingProxyType(
-    {
-        "self_attn.q": "attn1.to_q",
-        "self_attn.k": "attn1.to_k",
-        "self_attn.v": "attn1.to_v",
-        "self_attn.o": "attn1.to_out.0",
-        "self_attn.norm_q": "attn1.norm_q",
-        "self_attn.norm_k": "attn1.norm_k",
-        "cross_attn.q": "attn2.to_q",
-        "cross_attn.k": "attn2.to_k",
-        "cross_attn.v": "attn2.to_v",
-        "cross_attn.o": "attn2.to_out.0",
-        "cross_attn.norm_q": "attn2.norm_q",
-        "cross_attn.norm_k": "attn2.norm_k",
-        "cross_attn.k_img": "attn2.add_k_proj",
-        "cross_attn.v_img": "attn2.add_v_proj",
-        "cross_attn.norm_k_img": "attn2.norm_added_k",
-        # Wan runs norm1, norm3, norm2 in that order; diffusers numbers them as they run.
-        "norm3": "norm2",
-        "ffn.0": "ffn.net.0.proj",
-        "ffn.2": "ffn.net.2",
-    }
-)
+# The modules of lora.layers, without the modulation tables: those are parameters and have no `.weight`.
+_TRANSFORMER_TOP = {name: module for name, module in OUTER_NAMES.items() if name != "head.modulation"}
+# Wan runs norm1, norm3, norm2 in that order; diffusers numbers them as they run.
+_TRANSFORMER_BLOCK = {name: module for name, module in BLOCK_NAMES.items() if name != "modulation"}
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 
 

@@ -41,7 +41,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DATA_HEADER = re.compile(r"data:[^,;]*(?:;[^,;]*)*,", re.IGNORECASE)
 _HEADER_LENGTH = 200
 # What Pillow's readers raise on a malformed file. Warning: where the process turns warnings into errors.
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -228,7 +228,7 @@ class ImageStore:
                 raise ControlImageInvalid(f"Cannot read the first frame. Use {', '.join(FORMATS)}.") from error
             except Image.DecompressionBombError as error:
                 raise self._too_many_pixels("") from error
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 raise ControlImageInvalid(
                     "The first frame is damaged or cut off: save the image again, as PNG or JPEG."
                 ) from error

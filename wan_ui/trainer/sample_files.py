@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -18,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wan_ui.errors import InvalidRequest, PayloadTooLarge, PreviewNotFound, VideoEncodingFailed, WanUIError
 from wan_ui.media import video
+from wan_ui.media.image import UNREADABLE
 
 MOST_BYTES = 512 * 2**20  # of the file
 MOST_FRAMES = 1000  # the request's own bound of num_frames
@@ -34,25 +33,6 @@ MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
 )
 
 Frames = npt.NDArray[np.uint8]
-
-# What Pillow's readers raise on a malformed file; as in media.image.
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
-    EOFError,
-    MemoryError,
-    AssertionError,
-    Warning,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 @dataclass(frozen=True)
@@ -114,7 +94,7 @@ def first_frame(path: Path) -> Image.Image | None:
             return image.convert("RGB")
     except UnidentifiedImageError as error:
         raise _unreadable("it is not an image or a video") from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _unreadable("it is damaged or cut off") from error
 
 
@@ -157,7 +137,7 @@ def _images(path: Path) -> SampleVideo:
             frames, durations = _decode_frames(image)
     except UnidentifiedImageError as error:
         raise _unreadable("it is not an image or a video") from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _unreadable("it is damaged or cut off") from error
     unit = _unit(durations)
     repeats = [max(1, round(duration / unit)) for duration in durations] if unit else [1] * len(frames)
