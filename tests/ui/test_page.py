@@ -213,7 +213,7 @@ def test_cancel_while_waiting_behind_another_visitors_job(page: Page, browser: B
     expect(now(page)).to_contain_text("Queued")
     expect(now(page)).to_contain_text("position 1 · now: Wan 2.2 TI2V 5B, denoising")
     page.get_by_role("button", name="Cancel", exact=True).click()
-    expect(now(page).get_by_role("status")).not_to_have_text("Queued")
+    expect(now(page).get_by_role("status")).to_have_text("Cancelled")
     gate.open()
     expect(page.locator(".jobs button.show").filter(has_text="theirs")).to_contain_text("Done")
     assert held_render.steps(312) == []
