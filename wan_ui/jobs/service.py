@@ -23,6 +23,7 @@ from wan_ui.jobs.gallery import Gallery
 from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
 from wan_ui.jobs.sample_comparisons import SampleComparisons
 from wan_ui.lora.fit import check_fit
+from wan_ui.lora.groups import LoraGroups
 from wan_ui.lora.header import pair_messages
 from wan_ui.lora.hub import SCHEME
 from wan_ui.lora.remote import is_remote, shown_name
@@ -98,6 +99,7 @@ class JobService:
             self.imported_jobs, library, data_dir / "compared", self._clip_path, self._precisions
         )
         self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
+        self.lora_groups = LoraGroups(library, self._configs)
 
     def quota_problem(self, size: int) -> WanUIError | None:
         """Why a file of `size` bytes may not be stored, by the quota or by the free space; None if it may."""

@@ -95,7 +95,7 @@ input.addEventListener('change', () => {
 box.addEventListener('click', (event) => {
   const pressed = event.target.closest('button[data-do]');
   if (!pressed || !current) return;
-  if (pressed.dataset.do === 'form') document.getElementById('models').scrollIntoView({block: 'start'});
+  if (pressed.dataset.do === 'form') document.getElementById('bench').scrollIntoView({block: 'start'});
   else if (pressed.dataset.do === 'comparison') open(current.answer.comparison, 'comparison');
   else take(current.file, '?from_video=true', current.opens === 'comparison' ? 'comparison' : 'frame');
 });
