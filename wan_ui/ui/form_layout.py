@@ -9,15 +9,12 @@ from typing import Any
 import gradio as gr
 
 from wan_ui.engine.speedups import CHOICES, WARNING
-from wan_ui.models import FIRST_FRAME_NOTE, MODELS, Preset, WanModel
-from wan_ui.ui import form_schema, render
+from wan_ui.models import MODELS, Preset, WanModel
+from wan_ui.ui import form_schema
 from wan_ui.ui.static_files import shared_script, static_text
 from wan_ui.ui.templating import render_template
 
-SETTINGS_HINT = (
-    "−1 = random. The seed used is shown with the result. At a guidance scale of 1 or less the negative prompt is not "
-    "used."
-)
+NEGATIVE_HINT = "Not used at a guidance scale of 1 or less."
 RECIPE_HINT = (
     "Standard gives the same video as ai-toolkit-inference. Match training samples uses the sampler and precision AI "
     "Toolkit uses for its sample videos."
@@ -150,22 +147,15 @@ class _Layout:
     def more(self) -> None:
         """What is seldom changed, behind a fold."""
         with gr.Accordion("More settings", open=False, elem_id="more"):
-            self.put("neg")
-            gr.HTML(render.hint(SETTINGS_HINT))
-            self.put("recipe")
-            gr.HTML(render.hint(RECIPE_HINT))
+            self.put("neg", info=NEGATIVE_HINT)
+            self.put("recipe", info=RECIPE_HINT)
             with gr.Row(elem_classes="three"):
                 self.put("sampler", "flow_shift")
-            with gr.Row(elem_classes=["three", _WITH_PAIR]):
-                self.put("boundary", "switch_step", "guidance_scale_2")
-            with gr.Column(elem_classes=[_WITH_LAST_FRAME]):
-                self.put("ctrl_img_last")
-                self.notes["last_image"] = gr.HTML(elem_classes="remarks")
-            with gr.Column(elem_classes=[_WITH_FIRST_FRAME]):
-                self.put("apply_exif")
-                gr.HTML(render.hint(FIRST_FRAME_NOTE))
-            self.put("vae_tiling")
-            gr.HTML(render.hint(TILES_HINT))
+                self.put("boundary", "switch_step", "guidance_scale_2", elem_classes=_WITH_PAIR)
+            self.put("ctrl_img_last", elem_classes=_WITH_LAST_FRAME)
+            self.notes["last_image"] = gr.HTML(elem_classes=["remarks", _WITH_LAST_FRAME])
+            self.put("apply_exif", elem_classes=_WITH_FIRST_FRAME)
+            self.put("vae_tiling", info=TILES_HINT)
             self.put("speedup")
             choices = [choice for choice in CHOICES.values() if choice.distance is not None]
             gr.HTML(render_template("speedups", warning=WARNING, choices=choices))

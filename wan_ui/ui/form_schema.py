@@ -222,7 +222,7 @@ def make(control: Control, **options: Any) -> Component:
         return gr.Radio(speedups, value=value, label=label, **options)
     if kind == "sampler":
         samplers = [("As the recipe", RECIPE_SAMPLER), *((name, name) for name in SAMPLERS)]
-        return gr.Dropdown(samplers, value=value, label=label, elem_classes="chooser", **options)
+        return gr.Dropdown(samplers, value=value, label=label, **{"elem_classes": "chooser", **options})
     if kind == "switch":
         return gr.Checkbox(value, label=label, **options)
     if kind == "image":

@@ -32,7 +32,8 @@ const show = (id) => {
   root.dataset.firstFrame = model.firstFrame;
   root.toggleAttribute('data-last-frame', model.lastFrame);
   root.toggleAttribute('data-pair', model.pair);
-  document.dispatchEvent(new CustomEvent('wan-ui-model', { detail: { id, ...model } }));
+  window.wanUiModel = { id, ...model };
+  document.dispatchEvent(new CustomEvent('wan-ui-model', { detail: window.wanUiModel }));
 };
 const choose = (id) => {
   if (id === shown) return;

@@ -75,3 +75,4 @@ const watchNote = () => {
   else requestAnimationFrame(watchNote);
 };
 watchNote();
+if (window.wanUiModel) { sizes = window.wanUiModel.sizes; draw(); }
