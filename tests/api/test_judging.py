@@ -80,7 +80,7 @@ def test_a_blind_pair_tells_nothing_of_its_cells(
     assert (pair["choice"], pair["voted"], pair["pairs"]) == (None, 0, 6)
     assert pair["a_url"] == f"http://localhost:7860/v1/requests/{compared}/pairs/{pair['id']}/a.mp4"
     for side in ("a", "b"):
-        index = service.judging.shown_generation(compared, pair["id"], side, LOCAL_ACCESS)  # type: ignore[arg-type]
+        index = service.judging.shown_generation(compared, pair["id"], side, LOCAL_ACCESS)
         response = client.get(pair[f"{side}_url"])
         assert response.status_code == 200 and response.headers["content-type"] == "video/mp4"
         assert not {"etag", "last-modified", "content-disposition"} & set(response.headers)
