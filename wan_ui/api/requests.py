@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -12,7 +11,7 @@ from wan_ui.api.bodies import decode_json
 from wan_ui.api.dependencies import Body, CurrentAccess, RequestId, Root, Service, State
 from wan_ui.api.openapi import content, errors, reference, request_body
 from wan_ui.api.schemas import RequestResult, RequestStatus, Submitted
-from wan_ui.api.serializers import result_of, status_of
+from wan_ui.api.serializers import add_judging, result_of, status_of
 from wan_ui.request import InferenceRequest
 from wan_ui.web.ranges import check_range
 
@@ -73,7 +72,12 @@ def result(state: State, access: CurrentAccess, root: Root, request_id: RequestI
     """Before the end too: of a comparison with the state of every cell."""
     # `running` first: what runs then has no clip yet in the job that is read after it, or is seen as finished.
     running = state.service.running(request_id, access)
-    return result_of(root, state.service.job(request_id, access), running, state.reference_errors)
+    job = state.service.job(request_id, access)
+    body = result_of(root, job, running, state.reference_errors)
+    if job.cells:
+        judging = state.service.judging
+        add_judging(body["metadata"]["compare"], judging.judgement(job, access), judging.judgement_of_all(job, access))
+    return body
 
 
 @router.delete(
@@ -115,7 +119,7 @@ def retry(state: State, access: CurrentAccess, request_id: RequestId) -> dict[st
 def video(request: Request, service: Service, access: CurrentAccess, request_id: RequestId, n: VideoIndex) -> Response:
     """An MP4 with the settings it was made with in its metadata."""
     path = service.clip_path(request_id, n, access)
-    state = os.stat(path)
+    state = path.stat()
     check_range(request, state.st_size)
     return FileResponse(
         path,

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio.to_thread
 from fastapi import APIRouter, Path
 from fastapi.responses import Response
-from pydantic import ValidationError
 
+from wan_ui.api.bodies import parse_json
 from wan_ui.api.dependencies import CurrentAccess, Json, Root, Service, State
 from wan_ui.api.openapi import errors, request_body
 from wan_ui.api.schemas import NewShare, ShareBody, ShareList
-from wan_ui.field_errors import invalid_request
 from wan_ui.web.guest_pages import SHARED_PATH
 
 if TYPE_CHECKING:
@@ -38,10 +37,7 @@ def _body(share: Share) -> dict[str, Any]:
 )
 async def create(state: State, service: Service, access: CurrentAccess, root: Root, body: Json) -> dict[str, Any]:
     """Only for the owner. The address is in this response alone: the server keeps its hash."""
-    try:
-        wanted = ShareBody.model_validate(body)
-    except ValidationError as error:
-        raise invalid_request(error.errors(include_url=False, include_input=False)) from error
+    wanted = parse_json(ShareBody, body)
     share, token = await anyio.to_thread.run_sync(service.shares.create, wanted.entry, wanted.days, access)
     base = state.public_url() or root.removesuffix("/v1")
     return {**_body(share), "url": f"{base.rstrip('/')}{SHARED_PATH}{token}"}

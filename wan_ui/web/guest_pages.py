@@ -6,7 +6,6 @@ they reveal; the token in the address is checked at each request and decides alo
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -115,7 +114,7 @@ class GuestPages:
         _, entry, job = self._open(request)
         clip = _clip(entry, job, request.path_params["index"])
         path = self._service.clip_path(job.id, clip.index, LOCAL_ACCESS)
-        state = os.stat(path)
+        state = path.stat()
         check_range(request, state.st_size)
         return FileResponse(
             path,
@@ -135,7 +134,7 @@ class GuestPages:
         if path is None:
             with self._make_posters():
                 path = self._service.make_poster(of_clip)
-        return FileResponse(path, media_type="image/jpeg", stat_result=os.stat(path), headers=_FILE_HEADERS)
+        return FileResponse(path, media_type="image/jpeg", stat_result=path.stat(), headers=_FILE_HEADERS)
 
     def _open(self, request: Request) -> tuple[Share, Entry, Job]:
         """What the link of this request shows. Raises ShareNotFound, ShareEnded."""
@@ -174,7 +173,7 @@ def _html(template: str, status: int, **values: Any) -> Response:
 async def _closed(_request: Request, error: Exception) -> Response:
     """The page for a link that shows nothing (any more)."""
     assert isinstance(error, WanUIError)
-    titles = {ShareNotFound: "This link does not exist", ShareEnded: "This link is closed"}
+    titles: dict[type[WanUIError], str] = {ShareNotFound: "This link does not exist", ShareEnded: "This link is closed"}
     title = titles.get(type(error), "This cannot be shown")
     return _html("guest_closed.html", error.status, title=title, reason=error.message)
 

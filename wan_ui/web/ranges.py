@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -28,3 +29,14 @@ def check_range(request: Request, size: int) -> None:
         request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
     elif is_outside:
         raise HTTPException(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers={"Content-Range": f"bytes */{size}"})
+
+
+def range_of(request: Request, size: int) -> tuple[int, int] | None:
+    """The first and last byte that a Range header asks for, after `check_range`; None for the whole file."""
+    headers = Headers(scope=request.scope)  # `request.headers` may still have what check_range removed
+    match = _RANGE.fullmatch(headers.get("range", "").strip())
+    if match is None or "if-range" in headers:
+        return None
+    if not match["first"]:
+        return max(0, size - int(match["last"])), size - 1
+    return int(match["first"]), min(int(match["last"] or size - 1), size - 1)
