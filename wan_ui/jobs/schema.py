@@ -180,4 +180,20 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE UNIQUE INDEX pair_votes_pair ON pair_votes (job_id, visitor, min(side_a, side_b), max(side_a, side_b))",
     ),
+    # The ends of jobs that the operator's address has not been notified of; see jobs.notifier.
+    (
+        """
+        CREATE TABLE notifications (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            job_id TEXT NOT NULL,
+            status TEXT NOT NULL,
+            model TEXT NOT NULL,
+            seconds REAL,
+            ended_at REAL NOT NULL,
+            attempts INTEGER NOT NULL DEFAULT 0,
+            due_at REAL NOT NULL DEFAULT 0
+        )
+        """,
+        "CREATE INDEX notifications_due ON notifications (due_at)",
+    ),
 )
