@@ -210,7 +210,7 @@ def test_the_pauses_grow_within_an_hour() -> None:
 def test_the_documented_verification_accepts_only_what_is_genuine() -> None:
     text = (Path(__file__).parents[2] / "docs" / "running.md").read_text(encoding="utf-8")
     names: dict[str, Callable[[str, dict[str, str], bytes], bool]] = {}
-    exec(text.split("```python\n")[1].split("```")[0], names)  # type: ignore[arg-type]
+    exec(text.split("```python\n")[1].split("```")[0], names)
     body, now = b'{"status": "failed"}', str(int(time.time()))
     headers = {TIMESTAMP_HEADER: now, SIGNATURE_HEADER: f"sha256={signature(SECRET, now, body)}"}
     is_genuine = names["is_genuine"]
