@@ -173,7 +173,7 @@ def plot(results: list[dict[str, Any]], mean_seconds: float) -> str:
         f'<polyline points="{line}" fill="none" stroke="#9ca3af" stroke-dasharray="4 4"/>'
         f'<polyline points="{measured}" fill="none" stroke="#2563eb" stroke-width="2"/>{marks}{labels}'
         f'<text x="{width / 2}" y="{height - 12}" text-anchor="middle">GPUs (clips of {mean_seconds:g} s)</text>'
-        f'<text x="{margin}" y="24">clips per hour; dashed: a server that costs nothing and loads nothing</text></svg>\n'
+        f'<text x="{margin}" y="24">clips per hour; dashed: no cost of the server, no loads</text></svg>\n'
     )
 
 

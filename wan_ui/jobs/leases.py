@@ -1,8 +1,8 @@
 """Leases: which slot renders which clip of a running job, in the job database.
 
-A lease has an epoch, a number that is never used twice. A clip is stored only if the epoch that it was rendered under is
-still its lease's, so the late answer of a slot that was given up for dead is dropped. A lease ends with its clip, with its
-job's run, or when it is voided.
+A lease has an epoch, a number that is never used twice. A clip is stored only if the epoch that it was rendered under
+is still its lease's, so the late answer of a slot that was given up for dead is dropped. A lease ends with its clip,
+with its job's run, or when it is voided.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Leases:
         return tuple(Lease(row["job_id"], row["clip_index"], row["slot"], row["epoch"]) for row in rows)
 
     def count_attempt(self, job_id: str, max_attempts: int) -> Mapping[str, Any] | None:
-        """Count that a slot ended while it rendered a clip of a running job; the error of the last permitted attempt."""
+        """Count that a slot ended while rendering a clip of a running job; the error of the last permitted attempt."""
         rows = self._store.rows(
             "UPDATE jobs SET attempts = attempts + 1 WHERE id = :id AND status = 'in_progress' RETURNING attempts",
             {"id": job_id},
@@ -76,8 +76,8 @@ class Leases:
         if not rows or rows[0]["attempts"] < max_attempts:
             return None
         return RenderFailed(
-            f"The process of a GPU ended {max_attempts} times while running this. Try a smaller size, fewer frames or a "
-            "lower memory mode.",
+            f"The process of a GPU ended {max_attempts} times while running this. Try a smaller size, fewer frames or "
+            "a lower memory mode.",
             attempts=max_attempts,
         ).body()
 

@@ -20,8 +20,8 @@ MODEL, LORAS, HIGH_NOISE, PROMPT = 16, 8, 4, 2  # weights of what is loaded alre
 class Affinity:
     """What a slot has loaded after a clip, or what a clip needs, as keys that are compared.
 
-    `model`: the checkpoint files. `loras`: the LoRA files on the first transformer. `high_noise`: the high-noise half of
-    the run, which the next run may share. `prompt`: the text embeddings. `low_loras`: the files on the second
+    `model`: the checkpoint files. `loras`: the LoRA files on the first transformer. `high_noise`: the high-noise half
+    of the run, which the next run may share. `prompt`: the text embeddings. `low_loras`: the files on the second
     transformer.
     """
 
@@ -62,9 +62,9 @@ class Unit:
 class SchedulerRules:
     """`window`: how many waiting clips of a visitor are compared, of each job the first `of_each_job`.
 
-    `passes`: a clip is overtaken by at most so many later clips of its visitor for each slot, so it waits no longer than
-    so many clips take. `lead`: a visitor who has a clip of the loaded model goes first while ahead of the others by at
-    most so many clips.
+    `passes`: a clip is overtaken by at most so many later clips of its visitor for each slot, so it waits no longer
+    than so many clips take. `lead`: a visitor who has a clip of the loaded model goes first while ahead of the
+    others by at most so many clips.
     """
 
     window: int = 128
@@ -133,8 +133,8 @@ def choose(candidates: Sequence[Candidate], loaded: Affinity | None, elsewhere: 
     """The index of the candidate to render on a slot that has `loaded`; candidates come in their visitor's order.
 
     The first that was overtaken `passes` times goes before all. Else the best fit, and among equal ones first those
-    that no other slot fits: no slot holds their model or, with the model here, their high-noise half. Cells that share a
-    half so stay together while others wait. Last the order.
+    that no other slot fits: no slot holds their model or, with the model here, their high-noise half. Cells that share
+    a half so stay together while others wait. Last the order.
     """
     if candidates[0].passed >= passes:
         return 0
@@ -268,10 +268,10 @@ class Scheduler:
         return frozenset(job_id for queue in self._queues.values() for job_id in queue.jobs)
 
     def assign(self, idle: Sequence[str]) -> Assignment | None:
-        """Choose the next clip and its slot among the idle ones, and remove it; None if nothing waits or none is idle.
+        """Choose the next clip and its slot among the idle ones, and remove it; None if nothing waits or is idle.
 
-        With one idle slot the slot's content decides among the clips of the visitor whose turn it is. With several, work
-        is scarce, and the first clip goes to the slot that fits it best.
+        With one idle slot its content decides among the clips of the visitor whose turn it is. With several, work is
+        scarce, and the first clip goes to the slot that fits it best.
         """
         if not idle or not self._queues:
             return None
@@ -319,7 +319,7 @@ class Scheduler:
         return visitor in self._queues or self._running.get(visitor, 0) > 0
 
     def _turn(self, loaded: Affinity | None) -> str | None:
-        """The visitor whose turn it is: the least served one, or one barely ahead who has a clip of the loaded model."""
+        """The visitor whose turn it is: the least served, or one barely ahead who has a clip of the loaded model."""
         if len(self._queues) == 1:
             return next(iter(self._queues))
         least = min(self._queues, key=lambda who: (self._given[who], self._running.get(who, 0)))
