@@ -180,23 +180,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE UNIQUE INDEX pair_votes_pair ON pair_votes (job_id, visitor, min(side_a, side_b), max(side_a, side_b))",
     ),
-<<<<<<< HEAD
-    # The ends of jobs that the operator's address has not been notified of; see jobs.notifier.
-    (
-        """
-        CREATE TABLE notifications (
-            id INTEGER PRIMARY KEY AUTOINCREMENT,
-            job_id TEXT NOT NULL,
-            status TEXT NOT NULL,
-            model TEXT NOT NULL,
-            seconds REAL,
-            ended_at REAL NOT NULL,
-            attempts INTEGER NOT NULL DEFAULT 0,
-            due_at REAL NOT NULL DEFAULT 0
-        )
-        """,
-        "CREATE INDEX notifications_due ON notifications (due_at)",
-=======
     # Which slot renders which clip. A clip of an earlier epoch is not stored: its slot was given up for dead.
     (
         """
@@ -219,6 +202,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             DELETE FROM leases WHERE job_id = NEW.id;
         END
         """,
->>>>>>> main
+    ),
+    # The ends of jobs that the operator's address has not been notified of; see jobs.notifier.
+    (
+        """
+        CREATE TABLE notifications (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            job_id TEXT NOT NULL,
+            status TEXT NOT NULL,
+            model TEXT NOT NULL,
+            seconds REAL,
+            ended_at REAL NOT NULL,
+            attempts INTEGER NOT NULL DEFAULT 0,
+            due_at REAL NOT NULL DEFAULT 0
+        )
+        """,
+        "CREATE INDEX notifications_due ON notifications (due_at)",
     ),
 )
