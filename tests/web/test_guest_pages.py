@@ -182,6 +182,6 @@ def test_only_the_owner_makes_lists_and_ends_links(server: Server) -> None:
             {"entry": entry, "x": 1},
             [],
         ]
-        for wrong in bodies:
-            assert owner.post("/v1/shares", json=wrong).status_code == 422
+        for body in bodies:
+            assert owner.post("/v1/shares", json=body).status_code == 422
         assert owner.post("/v1/shares", json={"entry": "nothing"}).status_code == 404
