@@ -8,20 +8,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError
 
 from wan_ui.errors import (
     ControlImageNotSupported,
     ControlImageRequired,
     InvalidRequest,
     ModelNotFound,
-    MoeFormatNotSupported,
-    MoeFormatRequired,
-    SingleLoraOnly,
-    SingleMoeConfigOnly,
 )
 from wan_ui.field_errors import invalid_request
 from wan_ui.hub_token import HubToken
+from wan_ui.lora_use import LoraItem as LoraItem
+from wan_ui.lora_use import LoraUse as LoraUse
+from wan_ui.lora_use import assign_slots as assign_slots
+from wan_ui.lora_use import never_combined as never_combined
 from wan_ui.models import (
     DEFAULT_FPS,
     DEFAULT_GUIDANCE_SCALE,
@@ -37,6 +37,8 @@ from wan_ui.models import (
     Speedup,
     WanModel,
 )
+from wan_ui.scale import is_constant, scale_body
+from wan_ui.wire import Bool, Float, Int, Wire
 
 LARGEST_RANDOM_SEED = 2**31 - 2
 LARGEST_SEED = 2**63 - 1
@@ -69,36 +71,6 @@ AxisField = Literal[
     "guidance_scale_2",
     "base",
 ]
-
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a number, not true or false")
-    return value
-
-
-def _only_bool(value: Any) -> Any:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
-
-
-Bool = Annotated[bool, BeforeValidator(_only_bool)]  # pydantic's own also takes 0, 1, "yes", "off"
-Int = Annotated[int, BeforeValidator(_no_bool)]
-Float = Annotated[float, BeforeValidator(_no_bool)]
-
-
-class Wire(BaseModel):
-    """Unknown fields are refused by name; null counts as left out, as clients of the reference server send it."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_left_out(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            return {name: value for name, value in data.items() if value is not None}
-        return data
 
 
 class TrainingSample(Wire):
@@ -160,18 +132,6 @@ class PromptItem(Wire):
     training_sample: TrainingSample | None = Field(
         None, description="What the trainer showed: the clip's frames are kept losslessly and compared with it."
     )
-
-
-class LoraItem(Wire):
-    """One LoRA of a request."""
-
-    path: str = Field(
-        min_length=1,
-        max_length=4096,
-        description="A file under the LoRA folder, upload://<id>, http(s)://… or hf://org/name/file.safetensors[@revision].",
-    )
-    transformer: Literal["low", "high"] | None = Field(None, description="Two-transformer models only.")
-    network_multiplier: Float = Field(1.0, ge=-4, le=4, description="LoRA scale; 0 is not attached.")
 
 
 def _file_name(value: str) -> str:
@@ -255,19 +215,6 @@ class InferenceRequest(Wire):
 
 
 @dataclass(frozen=True)
-class LoraUse:
-    """One LoRA in one slot of the model. `sha256` is None until the library has located the file.
-
-    `scale` is the request's network_multiplier.
-    """
-
-    slot: str
-    path: str
-    scale: float
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
 class Generation:
     """One video, with every value that will be used.
 
@@ -314,6 +261,7 @@ class Generation:
             "switch_step": self.switch_step,
             "guidance_scale_2": self.guidance_scale_2,
             "ctrl_img_last": self.image_last,
+            "network_multiplier": [scale_body(use.scale) for use in self.loras if not is_constant(use.scale)] or None,
         }
         return {name: value for name, value in values.items() if value is not None}
 
@@ -420,68 +368,6 @@ def _filled(prompt: str, trigger_word: str | None, index: int) -> str:
 def random_seed() -> int:
     """A random seed for -1, in 0…2³¹ − 2."""
     return random.SystemRandom().randint(0, LARGEST_RANDOM_SEED)
-
-
-def never_combined(path: str) -> bool:
-    """Default `is_combined`: assumes that no file holds both halves of a pair."""
-    return False
-
-
-def assign_slots(
-    model: WanModel,
-    loras: tuple[LoraItem, ...],
-    stack: bool = False,
-    is_combined: Callable[[str], bool] = never_combined,
-) -> tuple[LoraUse, ...]:
-    """Each LoRA's slot of the model, in the request's order.
-
-    A file that holds both halves of a pair (`is_combined`) fills its own slot and the other, unless another entry
-    names that one; it alone may leave `transformer` out.
-    Raises MoeFormatRequired, MoeFormatNotSupported, SingleMoeConfigOnly or SingleLoraOnly; InvalidRequest for one
-    file twice in a stack.
-    """
-    uses = _pair_slots(model, loras, is_combined) if model.two_transformers else _single_slot(model, loras)
-    for slot in model.slots:
-        paths = [use.path for use in uses if use.slot == slot]
-        if len(paths) > 1 and not stack:
-            if model.two_transformers:
-                raise SingleMoeConfigOnly(
-                    f"{model.label} takes one high and one low LoRA; {len(paths)} were given for {slot}. To stack "
-                    'them, set "stack": true.'
-                )
-            raise SingleLoraOnly(
-                f'{model.label} takes one LoRA, {len(paths)} were given. To stack them, set "stack": true.'
-            )
-        if len(set(paths)) < len(paths):
-            raise InvalidRequest(
-                "loras: the same file is listed twice in one stack; list it once with the sum of the scales.",
-                fields=[{"loc": "loras", "msg": "the same file twice in one stack"}],
-            )
-    return uses
-
-
-def _single_slot(model: WanModel, loras: tuple[LoraItem, ...]) -> tuple[LoraUse, ...]:
-    if any(item.transformer is not None for item in loras):
-        raise MoeFormatNotSupported(f"{model.label} has one transformer: leave out transformer in loras.")
-    (slot,) = model.slots
-    return tuple(LoraUse(slot, item.path, item.network_multiplier) for item in loras)
-
-
-def _pair_slots(
-    model: WanModel, loras: tuple[LoraItem, ...], is_combined: Callable[[str], bool]
-) -> tuple[LoraUse, ...]:
-    named = {item.transformer for item in loras}
-    uses: list[LoraUse] = []
-    for item in loras:
-        unnamed = [slot for slot in model.slots if slot not in named]
-        both = bool(unnamed) and is_combined(item.path)
-        if item.transformer is None and not both:
-            raise MoeFormatRequired(
-                f'{model.label} has two transformers: give each entry of loras a transformer, "high" or "low".'
-            )
-        slots = [slot for slot in model.slots if slot == item.transformer or (both and slot in unnamed)]
-        uses += [LoraUse(slot, item.path, item.network_multiplier) for slot in slots]
-    return tuple(uses)
 
 
 def resolve(

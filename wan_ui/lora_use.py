@@ -1,0 +1,117 @@
+"""The LoRAs of a request: their schema, and the slot of the model that each of them is used on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from wan_ui.errors import (
+    InvalidRequest,
+    MoeFormatNotSupported,
+    MoeFormatRequired,
+    SingleLoraOnly,
+    SingleMoeConfigOnly,
+)
+from wan_ui.models import WanModel
+from wan_ui.scale import NetworkMultiplier, Ramp, RampItem, Scale, simplified
+from wan_ui.wire import Wire
+
+
+class LoraItem(Wire):
+    """One LoRA of a request."""
+
+    path: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="A file under the LoRA folder, upload://<id>, http(s)://… or hf://org/name/file.safetensors[@revision].",
+    )
+    transformer: Literal["low", "high"] | None = Field(None, description="Two-transformer models only.")
+    network_multiplier: NetworkMultiplier = Field(
+        1.0,
+        description="LoRA scale; 0 is not attached. A list is spread over the steps of the LoRA's own transformer, "
+        '{"from": a, "to": b} goes evenly from a to b; a step at 0 runs without the LoRA.',
+    )
+
+    @property
+    def scale(self) -> Scale:
+        """The scale as it is used: a plain number where it does not change."""
+        given = self.network_multiplier
+        return simplified(Ramp(given.start, given.end) if isinstance(given, RampItem) else given)
+
+
+@dataclass(frozen=True)
+class LoraUse:
+    """One LoRA in one slot of the model. `sha256` is None until the library has located the file.
+
+    `scale` is the request's network_multiplier, a plain number where it does not change over the steps.
+    """
+
+    slot: str
+    path: str
+    scale: Scale
+    sha256: str | None = None
+
+
+def never_combined(path: str) -> bool:
+    """Default `is_combined`: assumes that no file holds both halves of a pair."""
+    return False
+
+
+def assign_slots(
+    model: WanModel,
+    loras: tuple[LoraItem, ...],
+    stack: bool = False,
+    is_combined: Callable[[str], bool] = never_combined,
+) -> tuple[LoraUse, ...]:
+    """Each LoRA's slot of the model, in the request's order.
+
+    A file that holds both halves of a pair (`is_combined`) fills its own slot and the other, unless another entry
+    names that one; it alone may leave `transformer` out.
+    Raises MoeFormatRequired, MoeFormatNotSupported, SingleMoeConfigOnly or SingleLoraOnly; InvalidRequest for one
+    file twice in a stack.
+    """
+    uses = _pair_slots(model, loras, is_combined) if model.two_transformers else _single_slot(model, loras)
+    for slot in model.slots:
+        paths = [use.path for use in uses if use.slot == slot]
+        if len(paths) > 1 and not stack:
+            if model.two_transformers:
+                raise SingleMoeConfigOnly(
+                    f"{model.label} takes one high and one low LoRA; {len(paths)} were given for {slot}. To stack "
+                    'them, set "stack": true.'
+                )
+            raise SingleLoraOnly(
+                f'{model.label} takes one LoRA, {len(paths)} were given. To stack them, set "stack": true.'
+            )
+        if len(set(paths)) < len(paths):
+            raise InvalidRequest(
+                "loras: the same file is listed twice in one stack; list it once with the sum of the scales.",
+                fields=[{"loc": "loras", "msg": "the same file twice in one stack"}],
+            )
+    return uses
+
+
+def _single_slot(model: WanModel, loras: tuple[LoraItem, ...]) -> tuple[LoraUse, ...]:
+    if any(item.transformer is not None for item in loras):
+        raise MoeFormatNotSupported(f"{model.label} has one transformer: leave out transformer in loras.")
+    (slot,) = model.slots
+    return tuple(LoraUse(slot, item.path, item.scale) for item in loras)
+
+
+def _pair_slots(
+    model: WanModel, loras: tuple[LoraItem, ...], is_combined: Callable[[str], bool]
+) -> tuple[LoraUse, ...]:
+    named = {item.transformer for item in loras}
+    uses: list[LoraUse] = []
+    for item in loras:
+        unnamed = [slot for slot in model.slots if slot not in named]
+        both = bool(unnamed) and is_combined(item.path)
+        if item.transformer is None and not both:
+            raise MoeFormatRequired(
+                f'{model.label} has two transformers: give each entry of loras a transformer, "high" or "low".'
+            )
+        slots = [slot for slot in model.slots if slot == item.transformer or (both and slot in unnamed)]
+        uses += [LoraUse(slot, item.path, item.scale) for slot in slots]
+    return tuple(uses)
