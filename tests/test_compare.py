@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any
 
 import pytest
@@ -587,7 +587,7 @@ def test_a_preview_in_a_grid_takes_no_speedup() -> None:
 def shared(distinct: list[Generation]) -> int:
     """How many could take over their neighbour's high-noise steps."""
     parts = [high_noise_part(one) for one in distinct]
-    return sum(one == other for one, other in zip(parts, parts[1:], strict=False))
+    return sum(one == other for one, other in pairwise(parts))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -118,7 +117,7 @@ def retry(state: State, access: CurrentAccess, request_id: RequestId) -> dict[st
 def video(request: Request, service: Service, access: CurrentAccess, request_id: RequestId, n: VideoIndex) -> Response:
     """An MP4 with the settings it was made with in its metadata."""
     path = service.clip_path(request_id, n, access)
-    state = os.stat(path)
+    state = path.stat()
     _check_range(request, state.st_size)
     return FileResponse(
         path,
