@@ -13,10 +13,19 @@ from pydantic import ValidationError
 from wan_ui import field_errors
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import WanModel
-from wan_ui.request import MOST_CELLS, Axis, AxisField, BaseFiles, InferenceRequest, LoraItem, PromptItem
-from wan_ui.scale import Ramp, RampItem, scale_words
+from wan_ui.request import (
+    MOST_CELLS,
+    Axis,
+    AxisField,
+    BaseFiles,
+    InferenceRequest,
+    LoraItem,
+    PromptItem,
+    RampItem,
+    Wire,
+)
+from wan_ui.scale import Ramp, scale_words
 from wan_ui.text import one_line
-from wan_ui.wire import Wire
 
 LONGEST_LABEL = 60  # characters
 LONGEST_NUMBER = 40  # characters; a seed has at most 19 digits

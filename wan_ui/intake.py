@@ -32,7 +32,7 @@ from wan_ui.request import (
     random_seed,
     resolve,
 )
-from wan_ui.scale import is_constant
+from wan_ui.scale import Ramp
 
 if TYPE_CHECKING:
     from wan_ui.lora.header import LoraHeader
@@ -196,7 +196,7 @@ def _expand(
     sha256s: dict[tuple[str, str], str] = {}
     notes: list[str] = []
     for recipe, use in dict.fromkeys((draft.recipe, use) for draft in drafts for use in draft.loras):
-        if use.path not in checks.awaited and not is_constant(use.scale):
+        if use.path not in checks.awaited and isinstance(use.scale, tuple | Ramp):
             _check_changing_scale(request, recipe, use, checks.library.locate(use.path, checks.access))
     for use in uses:
         if use.path in checks.awaited or (use.slot, use.path) in sha256s:

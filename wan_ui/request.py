@@ -8,7 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, get_args
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from wan_ui.errors import (
     ControlImageNotSupported,
@@ -18,10 +29,6 @@ from wan_ui.errors import (
 )
 from wan_ui.field_errors import invalid_request
 from wan_ui.hub_token import HubToken
-from wan_ui.lora_use import LoraItem as LoraItem
-from wan_ui.lora_use import LoraUse as LoraUse
-from wan_ui.lora_use import assign_slots as assign_slots
-from wan_ui.lora_use import never_combined as never_combined
 from wan_ui.models import (
     DEFAULT_FPS,
     DEFAULT_GUIDANCE_SCALE,
@@ -37,8 +44,10 @@ from wan_ui.models import (
     Speedup,
     WanModel,
 )
-from wan_ui.scale import is_constant, scale_body
-from wan_ui.wire import Bool, Float, Int, Wire
+from wan_ui.scale import LARGEST_SCALE, LEAST_SCALE, MOST_VALUES, is_constant, scale_body
+from wan_ui.slots import LoraUse as LoraUse
+from wan_ui.slots import assign_slots as assign_slots
+from wan_ui.slots import never_combined as never_combined
 
 LARGEST_RANDOM_SEED = 2**31 - 2
 LARGEST_SEED = 2**63 - 1
@@ -71,6 +80,36 @@ AxisField = Literal[
     "guidance_scale_2",
     "base",
 ]
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+def _only_bool(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+Bool = Annotated[bool, BeforeValidator(_only_bool)]  # pydantic's own also takes 0, 1, "yes", "off"
+Int = Annotated[int, BeforeValidator(_no_bool)]
+Float = Annotated[float, BeforeValidator(_no_bool)]
+
+
+class Wire(BaseModel):
+    """Unknown fields are refused by name; null counts as left out, as clients of the reference server send it."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            return {name: value for name, value in data.items() if value is not None}
+        return data
 
 
 class TrainingSample(Wire):
@@ -131,6 +170,51 @@ class PromptItem(Wire):
     resolution: Literal["Default", "High"] | None = Field(None, description="Ignored, as ctrl_img_2.")
     training_sample: TrainingSample | None = Field(
         None, description="What the trainer showed: the clip's frames are kept losslessly and compared with it."
+    )
+
+
+_ScaleNumber = Annotated[float, Field(ge=LEAST_SCALE, le=LARGEST_SCALE), BeforeValidator(_no_bool)]
+
+
+class RampItem(Wire):
+    """A scale that changes evenly from the first to the last step of the LoRA's transformer."""
+
+    start: _ScaleNumber = Field(alias="from", description="At the first step.")
+    end: _ScaleNumber = Field(alias="to", description="At the last step.")
+
+    @model_serializer
+    def _wire(self) -> dict[str, float]:
+        return {"from": self.start, "to": self.end}
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, Mapping | RampItem):
+        return "(ramp)"
+    return "(list)" if isinstance(value, list | tuple) else "(number)"
+
+
+# field_errors.location leaves the tags, which stand in parentheses, out of a field's path.
+_NetworkMultiplier = Annotated[
+    Annotated[_ScaleNumber, Tag("(number)")]
+    | Annotated[tuple[_ScaleNumber, ...], Field(min_length=1, max_length=MOST_VALUES), Tag("(list)")]
+    | Annotated[RampItem, Tag("(ramp)")],
+    Discriminator(_form),
+]
+
+
+class LoraItem(Wire):
+    """One LoRA of a request."""
+
+    path: str = Field(
+        min_length=1,
+        max_length=4096,
+        description="A file under the LoRA folder, upload://<id>, http(s)://… or hf://org/name/file.safetensors[@revision].",
+    )
+    transformer: Literal["low", "high"] | None = Field(None, description="Two-transformer models only.")
+    network_multiplier: _NetworkMultiplier = Field(
+        1.0,
+        description="LoRA scale; 0 is not attached. A list is spread over the steps of the LoRA's own transformer, "
+        '{"from": a, "to": b} goes evenly from a to b; a step at 0 runs without the LoRA.',
     )
 
 

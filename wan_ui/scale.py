@@ -4,42 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeGuard
-
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_serializer
-
-from wan_ui.wire import Wire, no_bool
+from typing import TypeGuard
 
 LEAST_SCALE, LARGEST_SCALE = -4, 4
 MOST_VALUES = 150  # of a list: the largest number of steps
-
-ScaleNumber = Annotated[float, Field(ge=LEAST_SCALE, le=LARGEST_SCALE), BeforeValidator(no_bool)]
-
-
-class RampItem(Wire):
-    """A scale that changes evenly from the first to the last step of the LoRA's transformer."""
-
-    start: ScaleNumber = Field(alias="from", description="At the first step.")
-    end: ScaleNumber = Field(alias="to", description="At the last step.")
-
-    @model_serializer
-    def _wire(self) -> dict[str, float]:
-        return {"from": self.start, "to": self.end}
-
-
-def _form(value: Any) -> str:
-    if isinstance(value, Mapping | RampItem):
-        return "(ramp)"
-    return "(list)" if isinstance(value, list | tuple) else "(number)"
-
-
-# field_errors.location leaves the tags, which stand in parentheses, out of a field's path.
-NetworkMultiplier = Annotated[
-    Annotated[ScaleNumber, Tag("(number)")]
-    | Annotated[tuple[ScaleNumber, ...], Field(min_length=1, max_length=MOST_VALUES), Tag("(list)")]
-    | Annotated[RampItem, Tag("(ramp)")],
-    Discriminator(_form),
-]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import yaml
 from wan_ui.models import DEFAULT_SEED
 from wan_ui.request import InferenceRequest, PromptItem, fill_trigger
 from wan_ui.scale import is_constant, largest
+from wan_ui.slots import scale_of
 
 SHARED = ("width", "height", "num_frames", "fps", "guidance_scale", "sample_steps", "neg")
 
@@ -70,7 +71,7 @@ def _sample(
 
 
 def _scale(request: InferenceRequest, notes: list[str]) -> float:
-    scales = list(dict.fromkeys(item.scale for item in request.loras)) or [1.0]
+    scales = list(dict.fromkeys(scale_of(item) for item in request.loras)) or [1.0]
     written = largest(scales[0])
     if not all(map(is_constant, scales)):
         notes.append(f"The trainer has one multiplier for all steps: {written} is written.")

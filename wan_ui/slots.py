@@ -1,12 +1,10 @@
-"""The LoRAs of a request: their schema, and the slot of the model that each of them is used on."""
+"""The slot of a model that each LoRA of a request is used on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
-
-from pydantic import Field
+from typing import Protocol
 
 from wan_ui.errors import (
     InvalidRequest,
@@ -16,30 +14,40 @@ from wan_ui.errors import (
     SingleMoeConfigOnly,
 )
 from wan_ui.models import WanModel
-from wan_ui.scale import NetworkMultiplier, Ramp, RampItem, Scale, simplified
-from wan_ui.wire import Wire
+from wan_ui.scale import Ramp, Scale, simplified
 
 
-class LoraItem(Wire):
-    """One LoRA of a request."""
-
-    path: str = Field(
-        min_length=1,
-        max_length=4096,
-        description="A file under the LoRA folder, upload://<id>, http(s)://… or hf://org/name/file.safetensors[@revision].",
-    )
-    transformer: Literal["low", "high"] | None = Field(None, description="Two-transformer models only.")
-    network_multiplier: NetworkMultiplier = Field(
-        1.0,
-        description="LoRA scale; 0 is not attached. A list is spread over the steps of the LoRA's own transformer, "
-        '{"from": a, "to": b} goes evenly from a to b; a step at 0 runs without the LoRA.',
-    )
+class RampEntry(Protocol):
+    """A scale of a request that changes from one number to another."""
 
     @property
-    def scale(self) -> Scale:
-        """The scale as it is used: a plain number where it does not change."""
-        given = self.network_multiplier
-        return simplified(Ramp(given.start, given.end) if isinstance(given, RampItem) else given)
+    def start(self) -> float:
+        """At the first step."""
+        ...
+
+    @property
+    def end(self) -> float:
+        """At the last step."""
+        ...
+
+
+class LoraEntry(Protocol):
+    """An entry of a request's `loras`, as request.LoraItem reads it."""
+
+    @property
+    def path(self) -> str:
+        """Where the file is."""
+        ...
+
+    @property
+    def transformer(self) -> str | None:
+        """The transformer that was named: "high", "low" or none."""
+        ...
+
+    @property
+    def network_multiplier(self) -> float | tuple[float, ...] | RampEntry:
+        """The scale in one of its forms."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ def never_combined(path: str) -> bool:
 
 def assign_slots(
     model: WanModel,
-    loras: tuple[LoraItem, ...],
+    loras: tuple[LoraEntry, ...],
     stack: bool = False,
     is_combined: Callable[[str], bool] = never_combined,
 ) -> tuple[LoraUse, ...]:
@@ -93,15 +101,21 @@ def assign_slots(
     return uses
 
 
-def _single_slot(model: WanModel, loras: tuple[LoraItem, ...]) -> tuple[LoraUse, ...]:
+def scale_of(item: LoraEntry) -> Scale:
+    """The scale of a request's LoRA as it is used: a plain number where it does not change."""
+    given = item.network_multiplier
+    return simplified(given if isinstance(given, float | tuple) else Ramp(given.start, given.end))
+
+
+def _single_slot(model: WanModel, loras: tuple[LoraEntry, ...]) -> tuple[LoraUse, ...]:
     if any(item.transformer is not None for item in loras):
         raise MoeFormatNotSupported(f"{model.label} has one transformer: leave out transformer in loras.")
     (slot,) = model.slots
-    return tuple(LoraUse(slot, item.path, item.scale) for item in loras)
+    return tuple(LoraUse(slot, item.path, scale_of(item)) for item in loras)
 
 
 def _pair_slots(
-    model: WanModel, loras: tuple[LoraItem, ...], is_combined: Callable[[str], bool]
+    model: WanModel, loras: tuple[LoraEntry, ...], is_combined: Callable[[str], bool]
 ) -> tuple[LoraUse, ...]:
     named = {item.transformer for item in loras}
     uses: list[LoraUse] = []
@@ -113,5 +127,5 @@ def _pair_slots(
                 f'{model.label} has two transformers: give each entry of loras a transformer, "high" or "low".'
             )
         slots = [slot for slot in model.slots if slot == item.transformer or (both and slot in unnamed)]
-        uses += [LoraUse(slot, item.path, item.scale) for slot in slots]
+        uses += [LoraUse(slot, item.path, scale_of(item)) for slot in slots]
     return tuple(uses)
