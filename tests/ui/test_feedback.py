@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App
-from tests.ui.test_page import field, generate, now, open_page, small
+from tests.ui.page_object import field, generate, now, open_page, small
 
 pytestmark = pytest.mark.browser
 

@@ -212,6 +212,7 @@ class Form:
         loras = lora_block.read(block)
         kept = Loras(tuple(lora for lora in loras.chosen if lora.slot in model.slots), loras.aside)
         named = {**named, "ctrl_img": first.reference, "ctrl_img_last": last.reference}
+        named |= {name: form_schema.number_typed(named[name]) for name in form_schema.OPTIONAL_NUMBERS}
         named |= lora_block.to_values(model, kept.chosen)
         return FormState(model, named, kept, first, last, upload_names(uploads))
 
@@ -269,7 +270,7 @@ class Form:
             if name in IMAGES:
                 value, image = self._shown_image(value)
                 state = _with_image(state, name, image)
-            updates[component] = value
+            updates[component] = form_schema.number_shown(value) if name in form_schema.OPTIONAL_NUMBERS else value
         if before is None or before.model.id != state.model.id:
             updates[self.parts.strip] = state.model.id
         return {

@@ -14,7 +14,7 @@ from wan_ui.ui import form_schema
 from wan_ui.ui.static_files import shared_script, static_text
 from wan_ui.ui.templating import render_template
 
-NEGATIVE_HINT = "Not used at a guidance scale of 1 or less."
+NEGATIVE_HINT = "not used at a guidance scale of 1 or less"
 RECIPE_HINT = (
     "Standard gives the same video as ai-toolkit-inference. Match training samples uses the sampler and precision AI "
     "Toolkit uses for its sample videos."
@@ -147,7 +147,7 @@ class _Layout:
     def more(self) -> None:
         """What is seldom changed, behind a fold."""
         with gr.Accordion("More settings", open=False, elem_id="more"):
-            self.put("neg", info=NEGATIVE_HINT)
+            self.put("neg", placeholder=NEGATIVE_HINT)
             self.put("recipe", info=RECIPE_HINT)
             with gr.Row(elem_classes="three"):
                 self.put("sampler", "flow_shift")

@@ -235,11 +235,29 @@ def make(control: Control, **options: Any) -> Component:
         # Past 2**53 the attribute itself would be rounded; the schema still judges the value.
         high = None if control.high is not None and control.high > LARGEST_EXACT else control.high
         bounds_: dict[str, Any] = {"minimum": control.low, "maximum": high, "step": control.step, "min_width": 80}
-        if control.name in OPTIONAL_NUMBERS:
-            options["placeholder"] = "as the recipe"
+        if control.name in OPTIONAL_NUMBERS:  # Gradio's number control makes 0 of an empty one
+            return gr.Textbox("", label=label, placeholder="as the recipe", min_width=80, max_lines=1, **options)
         return gr.Number(value, label=label, **bounds_, **options)
     lines = 3 if control.name == "prompt" else 1
     return gr.Textbox(value, label=label, lines=lines, max_lines=12 if kind == "long_text" else 1, **options)
+
+
+def number_typed(text: Any) -> Any:
+    """What an optional number's text says: None where it is empty, and the text itself where it is no number."""
+    if text is None or isinstance(text, int | float):
+        return text
+    try:
+        number = float(str(text).strip() or "nan")
+    except ValueError:
+        return text
+    if math.isnan(number):
+        return None
+    return int(number) if number == int(number) else number
+
+
+def number_shown(value: Any) -> str:
+    """An optional number as its text."""
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def body(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, error_toast, filled
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled
 from wan_ui.ui.form import Form, FormState, code_to_copy, stored
 from wan_ui.ui.gallery import ID as GALLERY
 from wan_ui.ui.gallery import GalleryTab
@@ -176,12 +176,7 @@ class Page:
         form.connect()
         self._connect_generate()
         panel.connect(self.blocks)
-        panel.finished.click(
-            self.on_pick,
-            [*panel.looking, form.open_tab, self.compare.seen],
-            [panel.picked, self.tabs, form.open_tab, *panel.view, *self.compare.view],
-            **QUIET,
-        )
+        panel.finished.click(self.on_pick, panel.looking, [panel.picked, *panel.view], **QUIET)
         opened = self.blocks.load(
             self.on_open,
             [form.uploads, form.open_tab, form.draft, *form.old_drafts.values()],
@@ -266,18 +261,7 @@ class Page:
         pair = [state.loras.chosen[asked[0]].source, state.model.id]
         return {self.confirmed: (*confirmed, pair), **self._submit(state, seen, pin)}
 
-    def on_pick(
-        self, picked: str | None, seen: Mapping[str, Any], open_tab: Any, compared: Any, event: gr.EventData
-    ) -> Update:
-        """A finished job was chosen: its result, and from the Compare tab its board or the Generate tab."""
+    def on_pick(self, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
+        """A finished job was chosen: its result."""
         chosen = str(event.job)
-        updates = {self.status_panel.picked: chosen, **self.status_panel.look(chosen, seen)}
-        if open_tab != COMPARE:
-            return updates
-        try:
-            job = self.service.job(chosen, self.access())
-        except WanUIError as error:
-            raise error_toast(error) from error
-        if job.cells:
-            return {**updates, self.compare.shown: chosen, **self.compare.look(chosen, compared)}
-        return {**updates, self.tabs: gr.Tabs(selected=GENERATE), self.form.open_tab: GENERATE}
+        return {self.status_panel.picked: chosen, **self.status_panel.look(chosen, seen)}
