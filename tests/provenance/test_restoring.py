@@ -477,10 +477,8 @@ def held_values(row: WanModel, recipe: RecipeId, image: str | None) -> form_sche
                 found[control.name] = "fp8_storage" if recipe == "reference" else "none"
             case "image":
                 found[control.name] = image
-            case "sampler":
-                found[control.name] = "lcm"
-            case "base":
-                found[control.name] = "folder"
+            case "sampler" | "base":
+                found[control.name] = {"sampler": "lcm", "base": "folder"}[control.kind]
             case "switch":
                 found[control.name] = not control.default
             case "text" | "long_text":

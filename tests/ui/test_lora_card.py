@@ -316,7 +316,8 @@ def test_a_file_that_is_no_lora_and_an_address(page: Page, lora_app: App):
 def test_it_is_asked_once_before_a_lora_runs_on_a_model_it_was_not_made_for(page: Page, lora_app: App):
     open_page(page, lora_app, "Wan 2.1 T2V 14B")
     choose_lora(page, "any_14b.safetensors")
-    choose_lora(page, "cat_high_noise.safetensors")  # which chooses its own model
+    choose_lora(page, "cat_high_noise.safetensors")
+    expect(tab(page, "Wan 2.2 I2V A14B")).to_have_attribute("aria-selected", "true")  # the file chose its model
     choose_model(page, "Wan 2.1 T2V 14B")
     expect(lora(page, "cat_high_noise")).to_contain_text("Probably for another model")
     small(page, "on purpose", 904)

@@ -107,7 +107,7 @@ def test_what_is_typed_stays_with_another_model_and_what_is_hidden_comes_back(pa
 def test_the_effective_size_is_said_while_typing(page: Page, app: App):
     open_page(page, app)
     panel = form(page)
-    size = page.locator("#form .remarks.size")
+    size = page.locator("#form .effective")
     field(page, "Width").press("ControlOrMeta+a")
     field(page, "Width").press_sequentially("1000")
     field(page, "Height").press("ControlOrMeta+a")

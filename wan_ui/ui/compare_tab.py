@@ -303,7 +303,10 @@ class CompareTab:
         if not opened or open_tab == ID:
             return {self.count: gr.skip()}  # the page itself selected it, and has filled it or fills it
         axis_values, raw = self._split(rest)
-        return {self.form.open_tab: ID, **self._over(lambda: self.form.read(raw), axis_values)}
+        updates = self._over(lambda: self.form.read(raw), axis_values)
+        for index, axis in enumerate(self.axes):  # do not overwrite what is being typed meanwhile
+            updates[axis.values] = gr.Textbox(**self._box(axis_values[2 * index]))
+        return {self.form.open_tab: ID, **updates}
 
     def on_edit(self, base: Any, *axis_values: Any) -> Update:
         """The values of an axis, or the baseline, were changed."""

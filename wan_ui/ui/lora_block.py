@@ -70,7 +70,7 @@ def _read_list(items: Any) -> Chosen:
         source, slot = (item.get("source"), item.get("slot")) if isinstance(item, Mapping) else (None, None)
         if isinstance(source, str) and 0 < len(source) <= LONGEST_SOURCE and slot in form_schema.SLOT_LABELS:
             scale = item.get("scale")
-            number = scale if isinstance(scale, int | float) and not isinstance(scale, bool) else None
+            number = float(scale) if isinstance(scale, int | float) and not isinstance(scale, bool) else None
             chosen.append(ChosenLora(source, str(slot), number, item.get("filled_in") is True))
     return tuple(chosen)
 
