@@ -202,7 +202,9 @@ class LoraWorn(LoraShown):
     """A use of a LoRA file in a clip."""
 
     slot: str | None = Field(description="Which transformer it is attached to; null of a comparison.")
-    network_multiplier: float | None = Field(description="Its scale; null of a comparison.")
+    network_multiplier: float | list[float] | dict[str, float] | None = Field(
+        description="Its scale, as in a request; null of a comparison."
+    )
 
 
 class GalleryEntry(BaseModel):

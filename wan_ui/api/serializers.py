@@ -13,6 +13,7 @@ from wan_ui.job import lora_use_body
 from wan_ui.jobs.judging import MARKS
 from wan_ui.lora.remote import shown_name, without_queries
 from wan_ui.models import MODELS
+from wan_ui.scale import scale_body
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
@@ -307,7 +308,7 @@ def _entry_loras(entry: Entry) -> list[dict[str, Any]]:
             "name": names.get(use.sha256 or "") or shown_name(use.path),
             "sha256": use.sha256 or "",
             "slot": use.slot,
-            "network_multiplier": use.scale,
+            "network_multiplier": scale_body(use.scale),
         }
         for use in entry.generation.loras
     ]
