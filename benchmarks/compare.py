@@ -3,7 +3,7 @@
     python -m benchmarks.compare OLD.json NEW.json
 
 The files are those that the other benchmarks write, such as docs/performance.json. A line is `ratio  old  new  figure`,
-the largest ratio first; figures that only one file has are counted. Seconds measured on different machines do not compare.
+the largest ratio first; figures that only one file has are counted. Seconds of different machines do not compare.
 """
 
 from __future__ import annotations
