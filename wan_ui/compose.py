@@ -27,7 +27,7 @@ from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.config import Settings, is_loopback
 from wan_ui.demo.checkpoints import Demo
 from wan_ui.errors import HostError
-from wan_ui.identity import Sessions, current_identity, load_key
+from wan_ui.identity import EndedSessions, Sessions, current_identity, load_key
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.service import JobService
@@ -40,9 +40,11 @@ from wan_ui.media.fetch import fetch
 from wan_ui.models import Speedup
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
-from wan_ui.web.auth import Auth, OwnerAddress, around
+from wan_ui.web.auth import Auth, AuthRules, OwnerAddress, around
 from wan_ui.web.compression import Compression
+from wan_ui.web.gradio_events import EventLimits, GradioEvents, event_rules, forgets
 from wan_ui.web.gradio_files import GradioFiles, files_named_in
+from wan_ui.web.gradio_routes import GradioRoutes
 from wan_ui.web.login import Login
 from wan_ui.web.metrics import Metrics
 from wan_ui.web.origin import OriginCheck
@@ -62,6 +64,8 @@ PASSWORD_BYTES = 24  # of randomness, 32 characters
 FETCH_SECONDS = 20.0  # for a control image's URL
 DRAIN_SECONDS = 2  # for responses that are being sent when the server stops
 STOP_SECONDS = 2.0  # for the running denoising step when the server stops
+EVENTS_AT_ONCE = 16  # of one kind, so that a slow one for one visitor does not keep the others waiting
+EVENT_LIMITS = EventLimits()
 FETCHER_STOP_SECONDS = 0.5  # it ends several times a second, except inside the hub's own download
 
 
@@ -170,7 +174,9 @@ def compose(settings: Settings) -> Services:
         limits,
         _environment(engine, checkpoints),
     )
-    return Services(service, store, worker, checkpoints, engine, uploads, metrics, Sessions(load_key(data)))
+    return Services(
+        service, store, worker, checkpoints, engine, uploads, metrics, Sessions(load_key(data), EndedSessions(data))
+    )
 
 
 def _bytes(gigabytes: float | None) -> int | None:
@@ -222,10 +228,6 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
     def access() -> Access:
         return Access(current_identity.get(), settings.shared_gallery)
 
-    def wrap(app: ASGIApp) -> ASGIApp:
-        quota = UploadQuota(app, services.service.quota_problem, files)
-        return _middleware(GradioFiles(quota, services.service, access, files), services, settings, sign_in)
-
     max_upload = int(settings.max_upload_gb * 1e9)
     api = create_api(
         services.service,
@@ -245,7 +247,16 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         shared=settings.shared_gallery,
         sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
     )
-    services.service.publish_files(files_named_in(blocks.get_config_file(), files))
+    config = blocks.get_config_file()
+    services.service.publish_files(files_named_in(config, files))
+    blocks.queue(default_concurrency_limit=EVENTS_AT_ONCE)
+    own = (mount, services.metrics.route(), *root_routes(services.health))
+
+    def wrap(app: ASGIApp) -> ASGIApp:
+        uploads = GradioFiles(UploadQuota(app, services.service.quota_problem, files), services.service, access, files)
+        events = GradioEvents(uploads, access, event_rules(config), forgets(blocks), EVENT_LIMITS)
+        return _middleware(GradioRoutes(events, own), services, settings, sign_in)
+
     try:
         blocks.launch(
             server_name=settings.host,
@@ -261,8 +272,9 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
             show_error=False,
             _frontend=False,  # else Gradio requests its own page and gives up after 3 seconds
             max_file_size=max_upload,
+            state_session_capacity=EVENT_LIMITS.sessions_of_all,
             app_kwargs={
-                "routes": [mount, services.metrics.route(), *root_routes(services.health)],
+                "routes": list(own),
                 "lifespan": around(wrap),
                 "openapi_url": None,
             },
@@ -283,6 +295,8 @@ def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: S
         sign_in.owner,
         secure_host=lambda: sign_in.tunnel.host if (sign_in.tunnel.url or "").startswith("https:") else None,
         upload_problem=services.service.quota_problem,
+        move_records=services.store.move_records,
+        rules=AuthRules(settings.session_days, settings.max_sign_ins),
     )
     checked = OriginCheck(auth, partial(sign_in.hosts, settings), addresses=not is_loopback(settings.host))
     return SecurityHeaders(Compression(checked))
