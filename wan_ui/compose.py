@@ -30,6 +30,7 @@ from wan_ui.errors import HostError
 from wan_ui.identity import EndedSessions, Sessions, current_identity, load_key
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
+from wan_ui.jobs.notifier import Notifier
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
@@ -40,9 +41,10 @@ from wan_ui.media.fetch import fetch
 from wan_ui.models import Speedup
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
+from wan_ui.web import guest_pages
 from wan_ui.web.auth import Auth, AuthRules, OwnerAddress, around
 from wan_ui.web.compression import Compression
-from wan_ui.web.gradio_events import EventLimits, GradioEvents, event_rules, forgets
+from wan_ui.web.gradio_events import EventLimits, Forget, GradioEvents, event_rules
 from wan_ui.web.gradio_files import GradioFiles, files_named_in
 from wan_ui.web.gradio_routes import GradioRoutes
 from wan_ui.web.login import Login
@@ -66,6 +68,7 @@ DRAIN_SECONDS = 2  # for responses that are being sent when the server stops
 STOP_SECONDS = 2.0  # for the running denoising step when the server stops
 EVENTS_AT_ONCE = 16  # of one kind, so that a slow one for one visitor does not keep the others waiting
 EVENT_LIMITS = EventLimits()
+NOTIFIER_STOP_SECONDS = 0.5  # for the answer to a notification that is being sent
 FETCHER_STOP_SECONDS = 0.5  # it ends several times a second, except inside the hub's own download
 
 
@@ -114,6 +117,7 @@ class Services:
     uploads: Path
     metrics: Metrics
     sessions: Sessions
+    notifier: Notifier | None = None
 
     def health(self) -> dict[str, Any]:
         """The body of GET /v1/health: starting until the engine is built, failed when it can render no more."""
@@ -125,10 +129,18 @@ class Services:
             "queue": self.service.waiting(),
         }
 
+    def start(self) -> None:
+        """Starts what works beside the engine: downloads and notifications."""
+        self.service.fetcher.start()
+        if self.notifier is not None:
+            self.notifier.start()
+
     def close(self) -> None:
-        """Stops the render between two steps and puts its job back in the queue; stops the downloads."""
+        """Stops the render between two steps and puts its job back in the queue; stops downloads and notifications."""
         fetcher_ended = self.service.fetcher.stop(FETCHER_STOP_SECONDS)
-        if self.worker.stop(STOP_SECONDS) and fetcher_ended:
+        worker_ended = self.worker.stop(STOP_SECONDS)
+        notifier_ended = self.notifier is None or self.notifier.stop(NOTIFIER_STOP_SECONDS)
+        if worker_ended and fetcher_ended and notifier_ended:
             self.store.close()
 
 
@@ -174,9 +186,15 @@ def compose(settings: Settings) -> Services:
         limits,
         _environment(engine, checkpoints),
     )
-    return Services(
-        service, store, worker, checkpoints, engine, uploads, metrics, Sessions(load_key(data), EndedSessions(data))
-    )
+    sessions = Sessions(load_key(data), EndedSessions(data))
+    notifier = _notifier(settings, store)
+    return Services(service, store, worker, checkpoints, engine, uploads, metrics, sessions, notifier)
+
+
+def _notifier(settings: Settings, store: Store) -> Notifier | None:
+    if settings.notify_url is None or settings.notify_secret is None:
+        return None
+    return Notifier(store, settings.notify_url, settings.notify_secret)
 
 
 def _bytes(gigabytes: float | None) -> int | None:
@@ -223,8 +241,6 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
     """Serves the page and /v1 on one port. Raises HostError if the port was taken meanwhile."""
     from wan_ui.ui import page, status_panel
 
-    files = Path(os.environ["GRADIO_TEMP_DIR"])
-
     def access() -> Access:
         return Access(current_identity.get(), settings.shared_gallery)
 
@@ -237,8 +253,10 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         scratch=services.uploads,
         reference_errors=settings.compat == "reference",
     )
+    api.state.api = replace(api.state.api, public_url=lambda: sign_in.tunnel.url)
     mount = Mount("/v1", app=api)
     mount.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
+    guests = guest_pages.mount(services.service, api.state.api.posters.hold)
     login = sign_in.login
     blocks = page.build(
         services.service,
@@ -247,15 +265,11 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         shared=settings.shared_gallery,
         sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
     )
-    config = blocks.get_config_file()
-    services.service.publish_files(files_named_in(config, files))
-    blocks.queue(default_concurrency_limit=EVENTS_AT_ONCE)
-    own = (mount, services.metrics.route(), *root_routes(services.health))
+    own = (mount, guests, services.metrics.route(), *root_routes(services.health))
+    within = _around_gradio(blocks, services.service, access, Path(os.environ["GRADIO_TEMP_DIR"]))
 
     def wrap(app: ASGIApp) -> ASGIApp:
-        uploads = GradioFiles(UploadQuota(app, services.service.quota_problem, files), services.service, access, files)
-        events = GradioEvents(uploads, access, event_rules(config), forgets(blocks), EVENT_LIMITS)
-        return _middleware(GradioRoutes(events, own), services, settings, sign_in)
+        return _middleware(GradioRoutes(within(app), own), services, settings, sign_in)
 
     try:
         blocks.launch(
@@ -284,6 +298,41 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         raise port_in_use(port, settings.host) from error
     logs.adopt_server()
     return blocks
+
+
+def _around_gradio(
+    blocks: gr.Blocks, service: JobService, access: Callable[[], Access], files: Path
+) -> Callable[[ASGIApp], ASGIApp]:
+    """Puts the access control of the page's files and events around Gradio's app. `files`: where Gradio keeps files."""
+    config = blocks.get_config_file()
+    service.publish_files(files_named_in(config, files))
+    blocks.queue(default_concurrency_limit=EVENTS_AT_ONCE)
+    rules, forget = event_rules(config), _forgets(blocks)
+
+    def wrap(app: ASGIApp) -> ASGIApp:
+        uploads = GradioFiles(UploadQuota(app, service.quota_problem, files), service, access, files)
+        return GradioEvents(uploads, access, rules, forget, EVENT_LIMITS)
+
+    return wrap
+
+
+def _forgets(blocks: gr.Blocks) -> Forget:
+    """Drops what Gradio's queue and its store of session states keep for a session of this page.
+
+    Gradio itself drops neither before its 2,000 newest sessions are exceeded, or an hour after the page was closed.
+    """
+
+    async def forget(session: str, with_state: bool) -> None:
+        queue = blocks._queue
+        await queue.clean_events(session_hash=session)  # so that no running event answers any more
+        queue.pending_messages_per_session.pop(session, None)
+        for event_id in queue.pending_event_ids_session.pop(session, ()):
+            queue.event_ids_to_events.pop(event_id, None)
+        if with_state:
+            blocks.state_holder.session_data.pop(session, None)
+            blocks.state_holder.time_last_used.pop(session, None)
+
+    return forget
 
 
 def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: SignIn) -> ASGIApp:

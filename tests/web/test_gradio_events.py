@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -86,13 +87,20 @@ class Page:
         return asyncio.ensure_future(self.send("GET", f"queue/data?session_hash={session}", who=who))
 
 
+class Loop:
+    """Runs coroutines in a thread: that of the tests may have an event loop already, the browser's."""
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, coroutine).result()
+
+
 @pytest.fixture
-def loop() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as runner:
-        yield runner
+def loop() -> Loop:
+    return Loop()
 
 
-def test_a_session_belongs_to_the_browser_that_began_it(loop: asyncio.Runner) -> None:
+def test_a_session_belongs_to_the_browser_that_began_it(loop: Loop) -> None:
     async def check() -> None:
         page = Page()
         assert await page.join("mine") == (200, "")
@@ -107,7 +115,7 @@ def test_a_session_belongs_to_the_browser_that_began_it(loop: asyncio.Runner) ->
 
 
 @pytest.mark.parametrize("name", ["", "a" * 65, "a b", "a/b", "é", "a\n", "../a", "a" * 100_000])
-def test_names_are_short(loop: asyncio.Runner, name: str) -> None:
+def test_names_are_short(loop: Loop, name: str) -> None:
     async def check() -> None:
         page = Page()
         assert (await page.join(name, more=1))[0] in (413, 422)
@@ -118,7 +126,7 @@ def test_names_are_short(loop: asyncio.Runner, name: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "session_hash=a&session_hash=b", "session_hash=", "x=1&" * 20])
-def test_a_stream_is_of_one_session(loop: asyncio.Runner, query: str) -> None:
+def test_a_stream_is_of_one_session(loop: Loop, query: str) -> None:
     assert loop.run(Page().send("GET", f"queue/data?{query}"))[0] == 422
 
 
@@ -129,16 +137,16 @@ def test_a_stream_is_of_one_session(loop: asyncio.Runner, query: str) -> None:
      {"batched": True}, {"simple_format": True}, {"oauth_token": "x"}, {"event_data": "\ud800"}],
     ids=str,
 )  # fmt: skip
-def test_events_have_the_form_that_the_page_sends(loop: asyncio.Runner, fields: dict[str, Any]) -> None:
+def test_events_have_the_form_that_the_page_sends(loop: Loop, fields: dict[str, Any]) -> None:
     assert loop.run(Page().join(**{"session": "s", **fields} if "session_hash" not in fields else fields))[0] == 422
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"\xff", b'{"data": [NaN]}', b"[" * 400, b"{}", b"null"])
-def test_other_bodies_are_no_events(loop: asyncio.Runner, body: bytes) -> None:
+def test_other_bodies_are_no_events(loop: Loop, body: bytes) -> None:
     assert loop.run(Page().send("POST", "queue/join", body))[0] == 422
 
 
-def test_events_are_not_nested_deeply(loop: asyncio.Runner) -> None:
+def test_events_are_not_nested_deeply(loop: Loop) -> None:
     data: list[Any] = []
     for _ in range(MAX_DEPTH):
         data = [data]
@@ -146,7 +154,7 @@ def test_events_are_not_nested_deeply(loop: asyncio.Runner) -> None:
     assert loop.run(Page().join(data=data[0][0]))[0] == 200
 
 
-def test_only_the_pages_events_each_on_its_own_way_and_within_its_size(loop: asyncio.Runner) -> None:
+def test_only_the_pages_events_each_on_its_own_way_and_within_its_size(loop: Loop) -> None:
     async def check() -> None:
         page = Page()
         assert await page.join(event=9) == (404, "ROUTE_NOT_FOUND")
@@ -161,7 +169,7 @@ def test_only_the_pages_events_each_on_its_own_way_and_within_its_size(loop: asy
     loop.run(check())
 
 
-def test_few_answers_wait_for_a_browser_until_they_are_sent(loop: asyncio.Runner) -> None:
+def test_few_answers_wait_for_a_browser_until_they_are_sent(loop: Loop) -> None:
     async def check() -> None:
         page = Page()
         assert [await page.join() for _ in range(LIMITS.unheard + 1)][-1] == (429, "TOO_MANY_REQUESTS")
@@ -180,7 +188,7 @@ def test_few_answers_wait_for_a_browser_until_they_are_sent(loop: asyncio.Runner
     loop.run(check())
 
 
-def test_their_bytes_count_too(loop: asyncio.Runner) -> None:
+def test_their_bytes_count_too(loop: Loop) -> None:
     async def check() -> None:
         page = Page()
         assert [(await page.join(data=["x" * 900]))[0] for _ in range(3)] == [200, 200, 429]
@@ -188,7 +196,7 @@ def test_their_bytes_count_too(loop: asyncio.Runner) -> None:
     loop.run(check())
 
 
-def test_a_browser_has_few_sessions_and_the_oldest_closed_one_goes(loop: asyncio.Runner) -> None:
+def test_a_browser_has_few_sessions_and_the_oldest_closed_one_goes(loop: Loop) -> None:
     async def check() -> None:
         page = Page()
         open_page = page.listen("one")

@@ -16,18 +16,53 @@ from starlette.websockets import WebSocketDisconnect
 from wan_ui.web.gradio_routes import SERVED, GradioRoutes
 
 NOT_SERVED = frozenset(
-    """
-    /api/{api_name} /app_id /call/v2/{api_name} /call/v2/{api_name}/{event_id} /call/{api_name}
-    /call/{api_name}/{event_id} /cancel /component_server /custom_component/{id}/{environment}/{type}/{file_name}
-    /deep_link /dev/reload /file/{path:path} /info /login /login_check /logout /manifest.json /monitoring
-    /monitoring/summary /monitoring/{key} /openapi.json /process_recording /proxy={url_path:path} /pwa_icon
-    /pwa_icon/{size} /queue/status /reset /run-history/buckets /run-history/connect /run-history/records
-    /run-history/records/{endpoint}/{record_id}/assets/{asset_id} /runs /stream/{event_id} /stream/{event_id}/close
-    /stream/{session_hash}/{run}/{component_id}/playlist-file
-    /stream/{session_hash}/{run}/{component_id}/playlist.m3u8
-    /stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext} /svelte/{path:path} /theme.css /token
-    /undo-vibe-edit /user /vibe-code /vibe-edit /vibe-starter-queries
-    """.split()
+    [
+        "/api/{api_name}",
+        "/app_id",
+        "/call/v2/{api_name}",
+        "/call/v2/{api_name}/{event_id}",
+        "/call/{api_name}",
+        "/call/{api_name}/{event_id}",
+        "/cancel",
+        "/component_server",
+        "/custom_component/{id}/{environment}/{type}/{file_name}",
+        "/deep_link",
+        "/dev/reload",
+        "/file/{path:path}",
+        "/info",
+        "/login",
+        "/login_check",
+        "/logout",
+        "/manifest.json",
+        "/monitoring",
+        "/monitoring/summary",
+        "/monitoring/{key}",
+        "/openapi.json",
+        "/process_recording",
+        "/proxy={url_path:path}",
+        "/pwa_icon",
+        "/pwa_icon/{size}",
+        "/queue/status",
+        "/reset",
+        "/run-history/buckets",
+        "/run-history/connect",
+        "/run-history/records",
+        "/run-history/records/{endpoint}/{record_id}/assets/{asset_id}",
+        "/runs",
+        "/stream/{event_id}",
+        "/stream/{event_id}/close",
+        "/stream/{session_hash}/{run}/{component_id}/playlist-file",
+        "/stream/{session_hash}/{run}/{component_id}/playlist.m3u8",
+        "/stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext}",
+        "/svelte/{path:path}",
+        "/theme.css",
+        "/token",
+        "/undo-vibe-edit",
+        "/user",
+        "/vibe-code",
+        "/vibe-edit",
+        "/vibe-starter-queries",
+    ]
 )
 """Gradio's other routes, without their prefix. A route that an upgrade adds belongs here, or into SERVED."""
 

@@ -27,6 +27,7 @@ from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity, Role, Session, Session
 from wan_ui.web import login as sign_in
 from wan_ui.web.asgi import error_response, read_body, refuse, with_headers
 from wan_ui.web.cookies import SessionCookies
+from wan_ui.web.guest_pages import SHARED_PATH
 from wan_ui.web.login import MAX_SIGN_INS, Login, LoginThrottle, SignInRate
 
 OWNER_PATH = "/owner/"
@@ -37,6 +38,7 @@ OPEN_PATHS = frozenset({"/v1/health", "/health", "/gradio_api/startup-events"})
 UPLOAD_PATH = "/gradio_api/upload"
 # Gradio would take the page's own address from these.
 _DROPPED_HEADERS = ("x-forwarded-host", "x-gradio-server")
+_SHARE_METHODS = frozenset({"GET", "HEAD"})
 MAX_FORM_BYTES = 4096  # of a sign-in
 SESSION_DAYS = 30.0
 _DAY = 24 * 3600.0  # seconds
@@ -154,6 +156,8 @@ class Auth:
     def _identity(self, scope: Scope, session: Session | None) -> Identity:
         """Raises LoginRequired, LoginFailed, LoginLocked."""
         visitor = None if session is None else session.visitor
+        if _opens_a_share(scope):
+            return Identity(None, owner=False)  # the token in the address decides alone, see web.guest_pages
         if self._login is None:
             return Identity(visitor, owner=True)
         if session is not None and self._is_signed_in(session):
@@ -301,3 +305,7 @@ def _length(scope: Scope) -> int:
 
 def _opens_the_page(scope: Scope) -> bool:
     return (scope["type"], scope.get("method"), scope["path"]) == ("http", "GET", "/")
+
+
+def _opens_a_share(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["method"] in _SHARE_METHODS and bool(scope["path"].startswith(SHARED_PATH))

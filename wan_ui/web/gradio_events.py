@@ -24,8 +24,6 @@ from wan_ui.errors import InvalidRequest, PayloadTooLarge, RouteNotFound, TooMan
 from wan_ui.web.asgi import HeldResponse, error_response, read_body, replay
 
 if TYPE_CHECKING:
-    from gradio import Blocks
-
     from wan_ui.access import Access
     from wan_ui.identity import Identity
 
@@ -364,22 +362,3 @@ def _depth(value: Any) -> int:
 
 def _invalid(loc: str, problem: str) -> InvalidRequest:
     return InvalidRequest(f"{loc}: {problem}.", fields=[{"loc": loc, "msg": problem}])
-
-
-def forgets(blocks: Blocks) -> Forget:
-    """Drops what Gradio's queue and its store of session states keep for a session of this page.
-
-    Gradio itself drops neither before its 2,000 newest sessions are exceeded, or an hour after the page was closed.
-    """
-
-    async def forget(session: str, with_state: bool) -> None:
-        queue = blocks._queue
-        await queue.clean_events(session_hash=session)  # so that no running event answers any more
-        queue.pending_messages_per_session.pop(session, None)
-        for event_id in queue.pending_event_ids_session.pop(session, ()):
-            queue.event_ids_to_events.pop(event_id, None)
-        if with_state:
-            blocks.state_holder.session_data.pop(session, None)
-            blocks.state_holder.time_last_used.pop(session, None)
-
-    return forget
