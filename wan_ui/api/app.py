@@ -19,6 +19,7 @@ from wan_ui.api import (
     models,
     requests,
     restore,
+    shares,
     speed_loras,
     training_jobs,
 )
@@ -36,6 +37,7 @@ ROUTERS = (
     comparisons,
     judging,
     gallery,
+    shares,
     training_jobs,
     loras,
     restore,
