@@ -141,8 +141,10 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def percent(value: float) -> str:
-    """A fraction as a percentage, with enough digits that a small one does not read as zero."""
+def percent(value: float | None) -> str:
+    """A fraction as a percentage, with enough digits that a small one does not read as zero; None: not a number."""
+    if value is None:
+        return "an unknown share"
     share = value * 100
     if share >= 10:
         return f"{share:.0f} %"
