@@ -114,20 +114,22 @@ class Server:
         client.auth = (USER, PASSWORD)
         return client
 
-    def guest(self) -> httpx.Client:
+    @contextmanager
+    def guest(self) -> Iterator[httpx.Client]:
         """A new browser that has signed in and opened the page."""
-        client = self.client(accept="text/html, */*", origin=self.url)
-        assert client.post("/login", data={"user": USER, "password": PASSWORD}).status_code == 303
-        assert client.get("/").status_code == 200
-        return client
+        with self.client(accept="text/html, */*", origin=self.url) as client:
+            assert client.post("/login", data={"user": USER, "password": PASSWORD}).status_code == 303
+            assert client.get("/").status_code == 200
+            yield client
 
-    def owner(self) -> httpx.Client:
+    @contextmanager
+    def owner(self) -> Iterator[httpx.Client]:
         """The operator's browser. Once per start: the address opens once."""
         address = re.search(r"Owner: (\S+)", self.log)
         assert address is not None, self.log
-        client = self.client(accept="text/html, */*", origin=self.url)
-        client.get(address[1], follow_redirects=True)
-        return client
+        with self.client(accept="text/html, */*", origin=self.url) as client:
+            client.get(address[1], follow_redirects=True)
+            yield client
 
     def memory(self) -> int:
         """The most bytes that the server and each of its children now hold, together."""
