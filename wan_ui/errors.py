@@ -32,7 +32,11 @@ WanUIError
 │   ├── QueueFull               429  the queue has reached its limit
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
+│   ├── ShareNotFound           404  no open share link
+│   ├── ShareEnded              410  a share link that has ended or was withdrawn
 │   ├── StillRunning            409  a queued or running job cannot be deleted
+│   ├── PairNotFound            404  a pair of clips that was not shown to this session
+│   ├── TooManyVotes            429  more votes on one comparison than a session may cast
 │   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
 │   └── RouteNotFound           404
 ├── HostError               the operator: disk, memory, files, device
@@ -265,6 +269,30 @@ class VideoNotFound(RequestError):
     """The job has no such video, or its file was deleted."""
 
     code, status = "VIDEO_NOT_FOUND", 404
+
+
+class ShareNotFound(RequestError):
+    """There is no open share link of this id, or no link of this token."""
+
+    code, status = "SHARE_NOT_FOUND", 404
+
+
+class ShareEnded(RequestError):
+    """The share link has ended, was withdrawn, or what it showed was deleted."""
+
+    code, status = "SHARE_ENDED", 410
+
+
+class PairNotFound(RequestError):
+    """There is no such pair of a comparison's clips, or it was not shown to this session."""
+
+    code, status = "PAIR_NOT_FOUND", 404
+
+
+class TooManyVotes(RequestError):
+    """The session has cast as many votes on this comparison as it may; `details["limit"]` is that number."""
+
+    code, status = "TOO_MANY_VOTES", 429
 
 
 class StillRunning(RequestError):

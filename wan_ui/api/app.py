@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from wan_ui._version import __version__
 from wan_ui.access import Access
-from wan_ui.api import bases, comparisons, docs, gallery, health, loras, models, requests, restore, training_jobs
+from wan_ui.api import (
+    bases,
+    comparisons,
+    docs,
+    gallery,
+    health,
+    judging,
+    loras,
+    models,
+    requests,
+    restore,
+    shares,
+    training_jobs,
+)
 from wan_ui.api.dependencies import ApiState
 from wan_ui.api.error_responses import EXCEPTION_HANDLERS
 from wan_ui.api.openapi import Api
@@ -18,7 +31,20 @@ if TYPE_CHECKING:
 
 BODY_LIMIT = 80 * 2**20  # bytes; control images are in the body as base64
 FILE_LIMIT = 8 << 30  # bytes of an uploaded file
-ROUTERS = (requests, comparisons, gallery, training_jobs, loras, restore, models, bases, health, docs)
+ROUTERS = (
+    requests,
+    comparisons,
+    judging,
+    gallery,
+    shares,
+    training_jobs,
+    loras,
+    restore,
+    models,
+    bases,
+    health,
+    docs,
+)
 
 
 def create_api(

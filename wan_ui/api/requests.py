@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import re
-from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import FileResponse, Response
-from starlette.exceptions import HTTPException
 
 from wan_ui.api.bodies import decode_json
 from wan_ui.api.dependencies import Body, CurrentAccess, RequestId, Root, Service, State
 from wan_ui.api.openapi import content, errors, reference, request_body
 from wan_ui.api.schemas import RequestResult, RequestStatus, Submitted
-from wan_ui.api.serializers import result_of, status_of
+from wan_ui.api.serializers import add_judging, result_of, status_of
 from wan_ui.request import InferenceRequest
+from wan_ui.web.ranges import check_range
 
 MAX_INDEX = 999  # a request has at most 1000 prompts
 VideoIndex = Annotated[
     int, Path(description="From 0, in prompt order; of a comparison, the cell's `video`.", ge=0, le=MAX_INDEX)
 ]
-_RANGE = re.compile(r"bytes=(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})")
 _VIDEO_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -76,7 +72,12 @@ def result(state: State, access: CurrentAccess, root: Root, request_id: RequestI
     """Before the end too: of a comparison with the state of every cell."""
     # `running` first: what runs then has no clip yet in the job that is read after it, or is seen as finished.
     running = state.service.running(request_id, access)
-    return result_of(root, state.service.job(request_id, access), running, state.reference_errors)
+    job = state.service.job(request_id, access)
+    body = result_of(root, job, running, state.reference_errors)
+    if job.cells:
+        judging = state.service.judging
+        add_judging(body["metadata"]["compare"], judging.judgement(job, access), judging.judgement_of_all(job, access))
+    return body
 
 
 @router.delete(
@@ -118,8 +119,8 @@ def retry(state: State, access: CurrentAccess, request_id: RequestId) -> dict[st
 def video(request: Request, service: Service, access: CurrentAccess, request_id: RequestId, n: VideoIndex) -> Response:
     """An MP4 with the settings it was made with in its metadata."""
     path = service.clip_path(request_id, n, access)
-    state = os.stat(path)
-    _check_range(request, state.st_size)
+    state = path.stat()
+    check_range(request, state.st_size)
     return FileResponse(
         path,
         media_type="video/mp4",
@@ -128,22 +129,3 @@ def video(request: Request, service: Service, access: CurrentAccess, request_id:
         stat_result=state,
         headers=_VIDEO_HEADERS,
     )
-
-
-def _check_range(request: Request, size: int) -> None:
-    """Removes a Range header that is malformed or has several parts, so that the whole file is sent (RFC 9110, 14.2).
-
-    FileResponse would answer a malformed one with 400 in plain text. Raises HTTPException 416 for a range outside the
-    file, so that the response has the form of every other error.
-    """
-    header = request.headers.get("range")
-    if header is None:
-        return
-    match = _RANGE.fullmatch(header.strip())
-    first, last = (match["first"], match["last"]) if match else ("", "")
-    is_outside = (int(first) >= size) if first else (bool(last) and int(last) == 0)
-    is_malformed = not (first or last) or bool(first and last and int(last) < int(first))
-    if is_malformed or (is_outside and "if-range" in request.headers):
-        request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
-    elif is_outside:
-        raise HTTPException(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers={"Content-Range": f"bytes */{size}"})

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 from wan_ui.api.schemas import CellStatus
 from wan_ui.engine.result import Progress
 from wan_ui.job import lora_use_body
+from wan_ui.jobs.judging import MARKS
 from wan_ui.lora.remote import shown_name, without_queries
 from wan_ui.models import MODELS
+from wan_ui.scale import scale_body
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
     from wan_ui.job import ClipRecord, Job
+    from wan_ui.jobs.comparison_ranking import Place
     from wan_ui.jobs.gallery import Entry
+    from wan_ui.jobs.judging import Judgement, Mark
     from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
     from wan_ui.jobs.worker import Running
     from wan_ui.request import Generation, InferenceRequest
@@ -199,6 +203,43 @@ def _cell(root: str, job: Job, cell: PlannedCell, is_finished: bool, running: Ru
     }
 
 
+def judging_body(mine: Judgement, everybody: Judgement | None) -> dict[str, Any]:
+    """Marks and ranking of a comparison as schemas.JudgingBody; `everybody` None for callers who are not the owner."""
+    return {"mine": _judgement(mine), "everybody": None if everybody is None else _judgement(everybody)}
+
+
+def add_judging(compare: dict[str, Any], mine: Judgement, everybody: Judgement | None) -> None:
+    """Adds to a result's `compare` the caller's mark of each cell, and `judging` as GET …/judging has it."""
+    for cell in compare["cells"]:
+        cell["mark"] = mark_of(mine, cell["video"])
+    compare["judging"] = judging_body(mine, everybody)
+
+
+def mark_of(mine: Judgement, video: int | None) -> Mark | None:
+    """The one mark of a clip in the judgement of a single session."""
+    return None if video is None else next(iter(mine.marks.get(video, ())), None)
+
+
+def _judgement(judgement: Judgement) -> dict[str, Any]:
+    ranking = judgement.ranking
+    return {
+        "marks": [
+            {"video": video, **{mark: counts.get(mark, 0) for mark in MARKS}}
+            for video, counts in sorted(judgement.marks.items())
+        ],
+        "voters": judgement.voters,
+        "votes": ranking.votes,
+        "cells": [_place(place) for place in ranking.cells],
+        "columns": [_place(place) for place in ranking.columns],
+        "rows": [_place(place) for place in ranking.rows],
+    }
+
+
+def _place(place: Place) -> dict[str, Any]:
+    rounded = {"share": round(place.share, 4), "margin": round(place.margin, 4)}
+    return {**asdict(place), **rounded, "text": place.text}
+
+
 def progress_of(running: Running | None, generation: int) -> Progress | None:
     """The progress of a cell that is being rendered or, while the next one is rendered, written."""
     if running is not None and running.index == generation:
@@ -221,7 +262,7 @@ def model_label(model: str) -> str:
     return MODELS[model].label if model in MODELS else model
 
 
-def entry_body(entry: Entry, may_change: bool) -> dict[str, Any]:
+def entry_body(entry: Entry, may_change: bool, may_share: bool) -> dict[str, Any]:
     """A gallery entry as GalleryEntry, with LoRA addresses without their query strings."""
     generation, job_id, is_comparison = entry.generation, entry.job_id, entry.index is None
     return {
@@ -249,6 +290,7 @@ def entry_body(entry: Entry, may_change: bool) -> dict[str, Any]:
         "made": entry.made,
         "kept": entry.kept,
         "may_change": may_change,
+        "may_share": may_share,
         "finished": entry.final,
         "made_at": entry.made_at,
         "url": f"requests/{job_id}/grid.mp4" if is_comparison else f"requests/{job_id}/videos/{entry.index}",
@@ -267,7 +309,7 @@ def _entry_loras(entry: Entry) -> list[dict[str, Any]]:
             "name": names.get(use.sha256 or "") or shown_name(use.path),
             "sha256": use.sha256 or "",
             "slot": use.slot,
-            "network_multiplier": use.scale,
+            "network_multiplier": scale_body(use.scale),
         }
         for use in entry.generation.loras
     ]
