@@ -40,7 +40,8 @@ class WriteVideo(Protocol):
         metadata: Mapping[str, Any],
         *,
         beat: Callable[[], None],
-    ) -> None: ...
+    ) -> None:
+        """Write the file, whole or not at all."""
 
 
 LOSSLESS_SUFFIX = ".mkv"

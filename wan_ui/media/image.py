@@ -245,7 +245,7 @@ class ImageStore:
         if size is not None and size[0] * size[1] > self._max_pixels:
             raise self._too_many_pixels(f" ({size[0]} × {size[1]})")
         passes = self._read(data, lambda image: image_cost.passes(image, data))
-        if passes > MOST_PASSES or image_cost.jpeg_scans(data) > image_cost.MOST_SCANS and data[:2] == b"\xff\xd8":
+        if passes > MOST_PASSES or (image_cost.jpeg_scans(data) > image_cost.MOST_SCANS and data[:2] == b"\xff\xd8"):
             raise ControlImageInvalid(
                 "The first frame is stored in more passes over its pixels than any program needs: save it again, as "
                 "PNG or as an ordinary JPEG."

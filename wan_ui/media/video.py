@@ -156,7 +156,8 @@ def read_frame(path: Path, index: int) -> Frames:
     data = _read(path, _limits_of(info), *arguments)
     if not data:
         raise VideoEncodingFailed(f"{path.name} has no frame {index}.")
-    return _as_frames(data, info)[0]
+    frame: Frames = _as_frames(data, info)[0]
+    return frame
 
 
 def _limits_of(info: VideoInfo) -> process.Limits:
