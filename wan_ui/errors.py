@@ -18,6 +18,7 @@ WanUIError
 │   ├── ControlImageNotSupported 400
 │   ├── SpeedupNotSupported     400  the device does not support it
 │   ├── ControlImageInvalid     400  not an image, unreadable, too large, or not downloaded
+│   ├── FramesNotFinite         400  a LoRA's weights or scale left no numbers in the frames
 │   ├── VideoInvalid            400  a video without settings, or with settings that cannot be read
 │   ├── HubTokenNeeded          400  the request's own token for the Hugging Face hub is gone
 │   ├── FetchFailed             400  an address that is refused, silent, too slow or too large
@@ -29,6 +30,7 @@ WanUIError
 │   ├── LoginFailed             401  wrong password
 │   ├── LoginLocked             429  too many wrong passwords
 │   ├── QueueFull               429  the queue has reached its limit
+│   ├── TooManyRequests         429  one browser, or all guests, have too much under way at once
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
 │   ├── ShareNotFound           404  no open share link
@@ -45,6 +47,7 @@ WanUIError
 │   ├── CheckpointUnsupported   503  another Wan family, or a number format that cannot be read; names the file
 │   ├── DiskFull                507
 │   ├── OutOfMemory             503  GPU memory; the message says what to try
+│   ├── TooManyOpenFiles        503  the process, or the machine, has no file descriptor left
 │   ├── DeviceUnavailable       503
 │   ├── VideoEncodingFailed     500
 │   ├── DataFolderInUse         503  another server uses the data folder
@@ -186,6 +189,12 @@ class SpeedupNotSupported(RequestError):
     code, status = "SPEEDUP_NOT_SUPPORTED", 400
 
 
+class FramesNotFinite(RequestError):
+    """The denoised video holds values that are no numbers; `details["stage"]` is "denoise" or "decode"."""
+
+    code, status = "FRAMES_NOT_FINITE", 400
+
+
 class VideoInvalid(RequestError):
     """The file is not an MP4, or carries no readable settings."""
 
@@ -250,6 +259,12 @@ class QueueFull(RequestError):
     """The queue is full; `details["limit"]`: how many jobs may wait."""
 
     code, status = "QUEUE_FULL", 429
+
+
+class TooManyRequests(RequestError):
+    """One browser, or all guests together, have too much under way at once; the same request can be sent again."""
+
+    code, status = "TOO_MANY_REQUESTS", 429
 
 
 class RequestNotFound(RequestError):
@@ -346,6 +361,12 @@ class OutOfMemory(HostError):
     """The GPU memory does not suffice; the message says what to try."""
 
     code, status = "OUT_OF_MEMORY", 503
+
+
+class TooManyOpenFiles(HostError):
+    """The process, or the machine, has no file descriptor left: nothing is wrong with the file that was opened."""
+
+    code, status = "TOO_MANY_OPEN_FILES", 503
 
 
 class DeviceUnavailable(HostError):
