@@ -20,6 +20,7 @@ from wan_ui.api import (
     requests,
     restore,
     training_jobs,
+    watches,
 )
 from wan_ui.api.dependencies import ApiState
 from wan_ui.api.error_responses import EXCEPTION_HANDLERS
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 BODY_LIMIT = 80 * 2**20  # bytes; control images are in the body as base64
 FILE_LIMIT = 8 << 30  # bytes of an uploaded file
-ROUTERS = (requests, comparisons, judging, gallery, training_jobs, loras, restore, models, bases, health, docs)
+ROUTERS = (requests, comparisons, judging, gallery, training_jobs, watches, loras, restore, models, bases, health, docs)
 
 
 def create_api(
