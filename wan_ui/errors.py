@@ -31,6 +31,8 @@ WanUIError
 │   ├── QueueFull               429  the queue has reached its limit
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
+│   ├── ShareNotFound           404  no open share link
+│   ├── ShareEnded              410  a share link that has ended or was withdrawn
 │   ├── StillRunning            409  a queued or running job cannot be deleted
 │   ├── JobNotWatchable         409  a training job that is no folder of this machine, or has nothing to render
 │   ├── NotWatched              404  a training job that is not watched
@@ -274,6 +276,18 @@ class NotWatched(RequestError):
     """The training job is not watched."""
 
     code, status = "NOT_WATCHED", 404
+
+
+class ShareNotFound(RequestError):
+    """There is no open share link of this id, or no link of this token."""
+
+    code, status = "SHARE_NOT_FOUND", 404
+
+
+class ShareEnded(RequestError):
+    """The share link has ended, was withdrawn, or what it showed was deleted."""
+
+    code, status = "SHARE_ENDED", 410
 
 
 class PairNotFound(RequestError):
