@@ -20,6 +20,7 @@ from wan_ui.api import (
     requests,
     restore,
     shares,
+    speed_loras,
     training_jobs,
     watches,
 )
@@ -43,6 +44,7 @@ ROUTERS = (
     loras,
     restore,
     models,
+    speed_loras,
     bases,
     health,
     docs,
