@@ -604,6 +604,7 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/gallery/{entry_id}/poster.jpg"),
         ("get", "/gallery/{entry_id}/settings.json"),
         ("post", "/jobs/import"),
+        ("get", "/speed-loras"),
         ("get", "/shares"),
         ("post", "/shares"),
         ("delete", "/shares/{share_id}"),
