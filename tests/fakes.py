@@ -129,9 +129,12 @@ class FakeLibrary:
         return FakeLoraFile(source, hashlib.sha256(source.encode()).hexdigest(), FakeHeader(f"header of {source}"))
 
 
+IMAGE_NOTE = "The image states an orientation."
+
+
 @dataclass
 class FakeImages:
-    """Takes any text for an image but "broken". `taken` lists what was put in."""
+    """Takes any text for an image but "broken", with a note about "turned". `taken` lists what was put in."""
 
     taken: list[str] = field(default_factory=list)
 
@@ -142,7 +145,7 @@ class FakeImages:
         return hashlib.sha256(ctrl_img.encode()).hexdigest()
 
     def notes(self, sha256: str, access: Access) -> tuple[str, ...]:
-        return ()
+        return (IMAGE_NOTE,) if sha256 == hashlib.sha256(b"turned").hexdigest() else ()
 
 
 def fake_service(store: Store, worker: JobRunner, data_dir: Path, environment: Environment | None = None) -> JobService:

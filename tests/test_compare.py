@@ -401,7 +401,8 @@ def test_in_a_stack_the_axes_are_about_the_first() -> None:
 
 WRONG: tuple[tuple[str, Any], ...] = (
     ("scale", 4.01), ("scale", -4.01), ("scale", "strong"), ("scale", True), ("scale", None), ("scale", float("nan")),
-    ("scale", [1]), ("scale", {}), ("seed", 2**63), ("seed", 1.5), ("seed", -1), ("seed", -2), ("seed", ""),
+    ("scale", []), ("scale", {}), ("scale", [5]),
+    ("seed", 2**63), ("seed", 1.5), ("seed", -1), ("seed", -2), ("seed", ""),
     ("sample_steps", 0), ("sample_steps", 151), ("sample_steps", 2.5), ("guidance_scale", 20.1),
     ("guidance_scale", -0.1), ("guidance_scale", float("inf")), ("num_frames", 0), ("num_frames", 1001),
     ("prompt", 3), ("prompt", None), ("prompt", "x" * 20_001), ("recipe", "best"), ("recipe", 1), ("lora", ""),

@@ -30,6 +30,7 @@ from wan_ui.errors import HostError
 from wan_ui.identity import Sessions, current_identity, load_key
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
+from wan_ui.jobs.notifier import Notifier
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
@@ -40,6 +41,7 @@ from wan_ui.media.fetch import fetch
 from wan_ui.models import Speedup
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
+from wan_ui.web import guest_pages
 from wan_ui.web.auth import Auth, OwnerAddress, around
 from wan_ui.web.compression import Compression
 from wan_ui.web.gradio_files import GradioFiles, files_named_in
@@ -62,6 +64,7 @@ PASSWORD_BYTES = 24  # of randomness, 32 characters
 FETCH_SECONDS = 20.0  # for a control image's URL
 DRAIN_SECONDS = 2  # for responses that are being sent when the server stops
 STOP_SECONDS = 2.0  # for the running denoising step when the server stops
+NOTIFIER_STOP_SECONDS = 0.5  # for the answer to a notification that is being sent
 FETCHER_STOP_SECONDS = 0.5  # it ends several times a second, except inside the hub's own download
 
 
@@ -110,6 +113,7 @@ class Services:
     uploads: Path
     metrics: Metrics
     sessions: Sessions
+    notifier: Notifier | None = None
 
     def health(self) -> dict[str, Any]:
         """The body of GET /v1/health: starting until the engine is built, failed when it can render no more."""
@@ -121,10 +125,18 @@ class Services:
             "queue": self.service.waiting(),
         }
 
+    def start(self) -> None:
+        """Starts what works beside the engine: downloads and notifications."""
+        self.service.fetcher.start()
+        if self.notifier is not None:
+            self.notifier.start()
+
     def close(self) -> None:
-        """Stops the render between two steps and puts its job back in the queue; stops the downloads."""
+        """Stops the render between two steps and puts its job back in the queue; stops downloads and notifications."""
         fetcher_ended = self.service.fetcher.stop(FETCHER_STOP_SECONDS)
-        if self.worker.stop(STOP_SECONDS) and fetcher_ended:
+        worker_ended = self.worker.stop(STOP_SECONDS)
+        notifier_ended = self.notifier is None or self.notifier.stop(NOTIFIER_STOP_SECONDS)
+        if worker_ended and fetcher_ended and notifier_ended:
             self.store.close()
 
 
@@ -170,7 +182,15 @@ def compose(settings: Settings) -> Services:
         limits,
         _environment(engine, checkpoints),
     )
-    return Services(service, store, worker, checkpoints, engine, uploads, metrics, Sessions(load_key(data)))
+    sessions = Sessions(load_key(data))
+    notifier = _notifier(settings, store)
+    return Services(service, store, worker, checkpoints, engine, uploads, metrics, sessions, notifier)
+
+
+def _notifier(settings: Settings, store: Store) -> Notifier | None:
+    if settings.notify_url is None or settings.notify_secret is None:
+        return None
+    return Notifier(store, settings.notify_url, settings.notify_secret)
 
 
 def _bytes(gigabytes: float | None) -> int | None:
@@ -235,8 +255,10 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         scratch=services.uploads,
         reference_errors=settings.compat == "reference",
     )
+    api.state.api = replace(api.state.api, public_url=lambda: sign_in.tunnel.url)
     mount = Mount("/v1", app=api)
     mount.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
+    guests = guest_pages.mount(services.service, api.state.api.posters.hold)
     login = sign_in.login
     blocks = page.build(
         services.service,
@@ -262,7 +284,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
             _frontend=False,  # else Gradio requests its own page and gives up after 3 seconds
             max_file_size=max_upload,
             app_kwargs={
-                "routes": [mount, services.metrics.route(), *root_routes(services.health)],
+                "routes": [mount, guests, services.metrics.route(), *root_routes(services.health)],
                 "lifespan": around(wrap),
                 "openapi_url": None,
             },

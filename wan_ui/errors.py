@@ -31,6 +31,8 @@ WanUIError
 │   ├── QueueFull               429  the queue has reached its limit
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
+│   ├── ShareNotFound           404  no open share link
+│   ├── ShareEnded              410  a share link that has ended or was withdrawn
 │   ├── StillRunning            409  a queued or running job cannot be deleted
 │   ├── PairNotFound            404  a pair of clips that was not shown to this session
 │   ├── TooManyVotes            429  more votes on one comparison than a session may cast
@@ -261,6 +263,18 @@ class VideoNotFound(RequestError):
     """The job has no such video, or its file was deleted."""
 
     code, status = "VIDEO_NOT_FOUND", 404
+
+
+class ShareNotFound(RequestError):
+    """There is no open share link of this id, or no link of this token."""
+
+    code, status = "SHARE_NOT_FOUND", 404
+
+
+class ShareEnded(RequestError):
+    """The share link has ended, was withdrawn, or what it showed was deleted."""
+
+    code, status = "SHARE_ENDED", 410
 
 
 class PairNotFound(RequestError):

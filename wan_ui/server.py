@@ -140,7 +140,7 @@ def _run(settings: Settings, closing: ExitStack, build: BuildEngine, stop: StopS
     if settings.share:
         closing.callback(tunnel.stop)
         print(f"Public link: {tunnel.start(_relay(settings), port)}/   It lasts up to a week.", flush=True)
-    services.service.fetcher.start()
+    services.start()
     engine = build(settings, services.service.library)  # only now: torch's import takes seconds; the page is up
     services.engine.set_result(engine)
     # The first callback at a stop: the job must be back in the queue even if the supervisor kills this process.

@@ -28,7 +28,8 @@ class ApiState:
 
     `health` returns `{status, version, device, queue}` and `access` the access of the request that is being answered.
     `body_limit` and `file_limit` are in bytes. Uploaded files lie in the folder `scratch` while they are handled.
-    `reference_errors`: errors have the reference server's form (--compat reference).
+    `reference_errors`: errors have the reference server's form (--compat reference). `public_url` returns the address
+    of the public link, None while there is none.
     """
 
     service: JobService
@@ -38,6 +39,7 @@ class ApiState:
     file_limit: int
     scratch: pathlib.Path | None
     reference_errors: bool = False
+    public_url: Callable[[], str | None] = lambda: None
     inspections: BoundedThreads = field(
         default_factory=lambda: BoundedThreads(
             INSPECT_THREADS, INSPECT_WAITING, "Many files are being inspected. Try again in a few seconds."

@@ -13,6 +13,7 @@ from wan_ui.job import lora_use_body
 from wan_ui.jobs.judging import MARKS
 from wan_ui.lora.remote import shown_name, without_queries
 from wan_ui.models import MODELS
+from wan_ui.scale import scale_body
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
@@ -261,7 +262,7 @@ def model_label(model: str) -> str:
     return MODELS[model].label if model in MODELS else model
 
 
-def entry_body(entry: Entry, may_change: bool) -> dict[str, Any]:
+def entry_body(entry: Entry, may_change: bool, may_share: bool) -> dict[str, Any]:
     """A gallery entry as GalleryEntry, with LoRA addresses without their query strings."""
     generation, job_id, is_comparison = entry.generation, entry.job_id, entry.index is None
     return {
@@ -289,6 +290,7 @@ def entry_body(entry: Entry, may_change: bool) -> dict[str, Any]:
         "made": entry.made,
         "kept": entry.kept,
         "may_change": may_change,
+        "may_share": may_share,
         "finished": entry.final,
         "made_at": entry.made_at,
         "url": f"requests/{job_id}/grid.mp4" if is_comparison else f"requests/{job_id}/videos/{entry.index}",
@@ -307,7 +309,7 @@ def _entry_loras(entry: Entry) -> list[dict[str, Any]]:
             "name": names.get(use.sha256 or "") or shown_name(use.path),
             "sha256": use.sha256 or "",
             "slot": use.slot,
-            "network_multiplier": use.scale,
+            "network_multiplier": scale_body(use.scale),
         }
         for use in entry.generation.loras
     ]

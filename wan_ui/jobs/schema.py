@@ -203,4 +203,33 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         END
         """,
     ),
+    # The ends of jobs that the operator's address has not been notified of; see jobs.notifier.
+    (
+        """
+        CREATE TABLE notifications (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            job_id TEXT NOT NULL,
+            status TEXT NOT NULL,
+            model TEXT NOT NULL,
+            seconds REAL,
+            ended_at REAL NOT NULL,
+            attempts INTEGER NOT NULL DEFAULT 0,
+            due_at REAL NOT NULL DEFAULT 0
+        )
+        """,
+        "CREATE INDEX notifications_due ON notifications (due_at)",
+    ),
+    (
+        # Links that show one gallery entry without the password. An entry may be deleted before its link ends.
+        """
+        CREATE TABLE shares (
+            id TEXT PRIMARY KEY,
+            token_sha256 TEXT NOT NULL UNIQUE,
+            entry TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            ends_at TEXT NOT NULL,
+            withdrawn_at TEXT
+        )
+        """,
+    ),
 )
