@@ -43,13 +43,29 @@ class SlotRules:
 
 @dataclass(frozen=True)
 class SlotState:
-    """A slot as the page, /v1/health and /metrics show it. `failures`: how often its process ended in a render."""
+    """A slot as the page, /v1/health and /metrics show it.
+
+    `model` is what it has loaded, as far as its clips tell. `failures`: how often its process ended in a render.
+    """
 
     name: str
     device: str | None
     is_started: bool
+    model: str | None
     running: Running | None
     failures: int
+
+    def body(self) -> dict[str, Any]:
+        """The slot as it is sent: it names no job, since health is answered without a password."""
+        seconds_left = None if self.running is None else self.running.progress.seconds_left
+        return {
+            "name": self.name,
+            "device": self.device,
+            "state": "rendering" if self.running is not None else "idle" if self.is_started else "stopped",
+            "model": self.model,
+            "seconds_left": None if seconds_left is None else round(seconds_left, 1),
+            "failures": self.failures,
+        }
 
 
 @dataclass
@@ -86,6 +102,7 @@ class _SlotUse:
     slot: Slot
     task: _Task | None = None
     running: Running | None = None
+    model: str | None = None
     failures: int = 0
     in_a_row: int = 0
     failed_starts: int = 0
@@ -225,7 +242,14 @@ class Dispatcher:
     def slots(self) -> tuple[SlotState, ...]:
         """The slots as they are now."""
         return tuple(
-            SlotState(name, use.slot.device_name, use.slot.is_started, use.running, use.failures)
+            SlotState(
+                name,
+                use.slot.device_name,
+                use.slot.is_started,
+                use.model if use.slot.is_started else None,
+                use.running,
+                use.failures,
+            )
             for name, use in self._uses.items()
         )
 
@@ -381,6 +405,7 @@ class Dispatcher:
                 raise Cancelled("Canceled.")
 
         on_progress(Progress("checking"))
+        use.model = job.generations[index].model
         clip = use.slot.render(job.generations[index], on_progress, check)
         enter("encode")
         on_progress(Progress("encode", job.generations[index].sample_steps, job.generations[index].sample_steps))

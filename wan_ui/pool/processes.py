@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 
 from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.errors import Cancelled, RestartNeeded, SlotLost, WanUIError
@@ -211,4 +212,7 @@ class ProcessSlot:
 
 
 def _environment(environment: Mapping[str, str], device: SlotDevice) -> dict[str, str]:
-    return {**environment, "CUDA_VISIBLE_DEVICES": device.visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    """The process sees one GPU, set before it imports torch, and this same package, wherever it was started."""
+    package = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (package, environment.get("PYTHONPATH", ""))))
+    return {**environment, "CUDA_VISIBLE_DEVICES": device.visible, "PYTHONPATH": path}

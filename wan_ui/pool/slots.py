@@ -17,12 +17,13 @@ Check = Callable[[], None]
 class SlotDevice:
     """A slot's device: `name` for people and the database, `visible` the value of CUDA_VISIBLE_DEVICES in its process.
 
-    `device` is what its engine is given; None: the GPU that it sees.
+    `device` is what its engine is given; None: the GPU that it sees. `model` is the GPU's, where it is known.
     """
 
     name: str
     visible: str = ""
     device: str | None = None
+    model: str | None = None
 
 
 class Slot(Protocol):
