@@ -175,7 +175,10 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
     store = Store(data / "jobs.sqlite")
     metrics = Metrics()
     retention = Retention(settings.keep_days, _bytes(settings.keep_gb))
-    tidy = lambda: service.gallery.tidy(retention)  # noqa: E731 - the service is made from the worker
+
+    def tidy() -> None:
+        service.gallery.tidy(retention)
+
     worker: Worker | Dispatcher
     if devices:
         engine.set_result(SlotPool(devices))
@@ -189,7 +192,7 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
     jobs = () if settings.jobs_dir is None else (settings.jobs_dir,)
     further = {COMFY_FOLDER: checkpoints.catalog.lora_folders, JOBS_FOLDER: lambda: jobs}
     remote = RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts)
-    service = JobService(
+    service: JobService = JobService(
         Library(settings.lora_dir, uploads, remote, store, further),
         image.ImageStore(data / "images", download, owners=store),
         store,
