@@ -20,6 +20,7 @@ from wan_ui.api import (
     requests,
     restore,
     shares,
+    speed_loras,
     training_jobs,
 )
 from wan_ui.api.dependencies import ApiState
@@ -41,6 +42,7 @@ ROUTERS = (
     loras,
     restore,
     models,
+    speed_loras,
     bases,
     health,
     docs,
