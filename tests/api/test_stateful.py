@@ -160,11 +160,12 @@ class Sequence(RuleBasedStateMachine):
         assert sorted(job.position for job in queue) == list(range(1, len(queue) + 1))
 
     def teardown(self) -> None:
-        for job, state in self.state.items():
-            if state == "waiting":
-                assert self.ask("owner", "DELETE", f"/requests/{job}").status_code == 200
-            if state == "done":
-                assert self.ask("owner", "DELETE", f"/gallery/{job}-0").status_code == 204
+        for job in self.people.server.services.service.queue(LOCAL_ACCESS):
+            reply = self.ask("owner", "DELETE", f"/requests/{job.id}")
+            assert reply.status_code == 200, reply.text
+        for job_id in [job_id for job_id, state in self.state.items() if state == "done"]:
+            reply = self.ask("owner", "DELETE", f"/gallery/{job_id}-0")
+            assert reply.status_code == 204, reply.text
 
 
 def test_nobody_sees_or_changes_what_is_anothers(people: People) -> None:
