@@ -14,7 +14,7 @@ from tests.ui.page_object import field, generate, now, open_page, small
 pytestmark = pytest.mark.browser
 
 PRESS = """name => {
-    const buttons = [...document.querySelectorAll('button')].filter((button) => button.offsetParent);
+    const buttons = [...document.querySelectorAll('button')].filter((button) => button.offsetParent && button.role !== 'tab');
     const button = buttons.find((button) => button.textContent.trim() === name);
     const began = performance.now();
     button.click();

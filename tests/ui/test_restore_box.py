@@ -39,7 +39,7 @@ DROP = """([name, type, data]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
   const moved = new DataTransfer();
   moved.items.add(new File([bytes], name, {type}));
-  const target = document.querySelector('#models textarea');
+  const target = document.querySelector('#form textarea');
   for (const kind of ['dragover', 'drop']) {
     target.dispatchEvent(new DragEvent(kind, {dataTransfer: moved, bubbles: true, cancelable: true}));
   }
@@ -158,7 +158,7 @@ def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path:
     said(page, "The settings of cell.mp4 (low scale")
     expect(page.get_by_role("tab", name=ROW.label, exact=True)).to_have_attribute("aria-selected", "true")
     box(page).get_by_role("button", name="Open the whole comparison").click()
-    said(page, "The comparison of cell.mp4 is in the Compare tab.")
+    expect(page.locator("#toast")).to_have_text("The comparison of cell.mp4 is in the Compare tab.")
     for start in ("cell", "grid"):
         expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
         expect(page.get_by_label("Columns: values")).to_have_value("0.5, 1.25")
@@ -168,7 +168,7 @@ def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path:
             page.get_by_label("Columns: values").fill("1")
             open_tab(page, "Generate")
             choose(page, tmp_path / "grid.mp4")
-            said(page, "The comparison of grid.mp4 is in the Compare tab.")
+            expect(page.locator("#toast")).to_have_text("The comparison of grid.mp4 is in the Compare tab.")
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.locator(".board-line")).to_contain_text("4 cells")
     again = app.service.recent(1, LOCAL_ACCESS)[0]

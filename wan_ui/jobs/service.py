@@ -24,6 +24,7 @@ from wan_ui.jobs.judging import Judging
 from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
 from wan_ui.jobs.sample_comparisons import SampleComparisons
 from wan_ui.jobs.shares import ShareLinks
+from wan_ui.jobs.watcher import Watcher
 from wan_ui.lora.fit import check_fit
 from wan_ui.lora.groups import LoraGroups
 from wan_ui.lora.header import pair_messages
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
     from wan_ui.engine.result import Progress
     from wan_ui.errors import WanUIError
     from wan_ui.job import Job
+    from wan_ui.jobs.runner import JobRunner
     from wan_ui.jobs.store import Store
-    from wan_ui.jobs.worker import Running, Worker
+    from wan_ui.jobs.worker import Running
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel
@@ -66,8 +68,8 @@ class JobService:
     `library` and `images` hold the files that requests may name. `data_dir` is the folder that the clips' file names
     are relative to. `environment` is what this server renders with. `fetcher` downloads the LoRAs that requests name
     by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
-    trainer's samples, `gallery` lists finished clips, `shares` are the links that show one without the password, and
-    `judging` holds marks and votes on comparisons.
+    trainer's samples, `gallery` lists finished clips, `shares` are the links that show one without the password,
+    `judging` holds marks and votes on comparisons, and `watcher` renders the new saves of watched training jobs.
     Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
@@ -76,7 +78,7 @@ class JobService:
         library: Library,
         images: ImageStore,
         store: Store,
-        worker: Worker,
+        worker: JobRunner,
         data_dir: Path,
         limits: Limits = NO_LIMITS,
         environment: Environment = UNKNOWN_ENVIRONMENT,
@@ -105,6 +107,7 @@ class JobService:
         self.lora_groups = LoraGroups(library, self._configs)
         self.shares = ShareLinks(store, self.gallery)
         self.judging = Judging(store, self.job)
+        self.watcher = Watcher(store, self.imported_jobs, self.plan, self._quota.problem, worker.wake)
 
     def quota_problem(self, size: int) -> WanUIError | None:
         """Why a file of `size` bytes may not be stored, by the quota or by the free space; None if it may."""
@@ -384,6 +387,10 @@ class JobService:
         if access.identity.owner or file_id in self._published:
             return True
         return self._store.is_available_to(access.identity.visitor, "image", file_id)
+
+    def may_take(self, file_id: str, access: Access) -> bool:
+        """Whether the caller may have one of Gradio's files moved: not one that is part of the page."""
+        return file_id not in self._published and self.may_open(file_id, access)
 
     # The gallery
 

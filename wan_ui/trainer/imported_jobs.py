@@ -23,6 +23,7 @@ from wan_ui.access import LOCAL_ACCESS, Access, FileOwners, UploadedFiles
 from wan_ui.errors import (
     ControlImageInvalid,
     JobConfigInvalid,
+    JobNotWatchable,
     LoraInvalid,
     LoraNotFound,
     PayloadTooLarge,
@@ -47,7 +48,8 @@ from wan_ui.trainer.folder import (
 )
 from wan_ui.trainer.job import Imported, import_job, not_here
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
-from wan_ui.trainer.sample_files import SampleFacts, decode
+from wan_ui.trainer.sample_files import SampleFacts, decode, thumbnail
+from wan_ui.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +58,8 @@ if TYPE_CHECKING:
     from wan_ui.media.image import ImageStore
 
 RECORD, CONFIG, FILES = "job.json", "config.yaml", "files"
-PREVIEWS, LINKS = "previews", "links"
+PREVIEWS, LINKS, THUMBNAILS = "previews", "links", "thumbnails"
+DECODING_WAIT_SECONDS = 30.0  # for the sample that is being read: one at a time, each of hundreds of megabytes
 LIMITS = Limits()
 MOST_CACHED = 64  # jobs, their requests by checkpoint, and facts of sample files
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -91,7 +94,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class ImportedJob:
-    """An imported job. `checkpoints` by step, the final one last; `samples`: its sample files; `notes` for the user."""
+    """An imported job. `checkpoints` by step, the final one last; `samples`: its sample files; `notes` for the user.
+
+    `folder`: the folder that it was imported from, as a path of the library; None for a file or an upload.
+    """
 
     id: str
     origin: str
@@ -101,6 +107,7 @@ class ImportedJob:
     samples: tuple[SampleFile, ...]
     images: Mapping[str, str]
     notes: tuple[str, ...]
+    folder: str | None = None
 
     def checkpoint(self, key: str | None) -> Checkpoint | None:
         """A checkpoint by its key, "final" or its step; with None the last one, if there is any."""
@@ -152,13 +159,14 @@ class ImportedJobs:
         self._images = images
         self._limits = limits
         self._lock = threading.Lock()
+        self._decoding = Turns(DECODING_WAIT_SECONDS, "Other samples are being read. Try again in a few seconds.")
         self._jobs: LRUCache[str, ImportedJob] = LRUCache(MOST_CACHED)
         self._by_checkpoint: LRUCache[tuple[str, str], Imported] = LRUCache(MOST_CACHED)
         self._facts: LRUCache[tuple[str, int, int], SampleFacts] = LRUCache(MOST_CACHED)
 
     def sweep(self) -> None:
         """Removes unfinished imports of a killed process. Only for a process that owns the folder."""
-        for folder in (self._folder, self._folder / PREVIEWS, self._folder / LINKS):
+        for folder in (self._folder, self._folder / PREVIEWS, self._folder / LINKS, self._folder / THUMBNAILS):
             remove_parts(folder)
 
     # Importing
@@ -243,7 +251,8 @@ class ImportedJobs:
         Raises InvalidRequest for a file that is not a sample, PayloadTooLarge, DiskFull.
         """
         self._check_quota()
-        decode(path)
+        with self._decoding.hold():
+            decode(path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         target = self._folder / PREVIEWS / sha256
@@ -327,7 +336,25 @@ class ImportedJobs:
             ),
             MappingProxyType(images),
             tuple(record.get("notes", ())),
+            record.get("folder"),
         )
+
+    def folder_now(self, job: ImportedJob) -> JobFolder:
+        """What is now in the folder that a job was imported from.
+
+        Raises JobNotWatchable for a job that was not imported as a folder, and what `import_folder` raises.
+        """
+        if job.folder is None:
+            raise JobNotWatchable("This training job was not imported as a folder: import its folder on this machine.")
+        return read_folder(*self._located(job.folder))
+
+    def save(self, found: JobFolder, listed: CheckpointFiles) -> Checkpoint:
+        """A save of a folder that `folder_now` gave, as LoRA sources. Raises LoraInvalid."""
+        notes: list[str] = []
+        checkpoint = self._store_checkpoint(found, listed, moves=False, notes=notes, access=LOCAL_ACCESS)
+        if checkpoint is None:
+            raise LoraInvalid(notes[0])
+        return checkpoint
 
     def with_checkpoint(self, job: ImportedJob, checkpoint: Checkpoint | None) -> Imported:
         """The job's requests with a checkpoint's LoRA files; with None, those of the base model."""
@@ -410,6 +437,22 @@ class ImportedJobs:
             raise PreviewNotFound("This job has no such sample file.")
         return path
 
+    def thumbnail(self, job: ImportedJob, step: int, index: int) -> Path:
+        """A small picture of a sample file, made once and kept. Raises PreviewNotFound, ServerBusy and DiskFull."""
+        path = self.sample_file(job, step, index)
+        state = path.stat()
+        key = hashlib.sha256(f"{path}:{state.st_size}:{state.st_mtime_ns}".encode()).hexdigest()
+        kept = self._folder / THUMBNAILS / f"{job.id}-{key}.webp"
+        if kept.is_file():
+            return kept
+        with self._decoding.hold():
+            if not kept.is_file():
+                data = thumbnail(path)
+                with disk_full_mapped("this picture"):
+                    kept.parent.mkdir(exist_ok=True)
+                    write_file(kept, data)
+        return kept
+
     def facts(self, path: Path) -> SampleFacts:
         """What a sample's file states. Raises what sample_files.decode raises."""
         state = path.stat()
@@ -417,7 +460,8 @@ class ImportedJobs:
         with self._lock:
             if key in self._facts:
                 return self._facts[key]
-        facts = decode(path).facts
+        with self._decoding.hold():
+            facts = decode(path).facts
         with self._lock:
             self._facts[key] = facts
         return facts
@@ -448,6 +492,7 @@ class ImportedJobs:
         base = found.root.relative_to(stage) if moves else found.root
         record = {
             "origin": origin,
+            "folder": None if moves else origin,
             "saves": list(map(_checkpoint_body, checkpoints)),
             "images": images,
             "samples": [

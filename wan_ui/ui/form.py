@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from wan_ui.ui import form_layout, form_notes, form_schema, lora_block, lora_car
 from wan_ui.ui.events import EDIT, Update
 from wan_ui.ui.form_notes import FormImage
 from wan_ui.ui.lora_block import UPLOAD, LoraBlock, Loras, upload_names
-from wan_ui.ui.uploaded_files import uploaded_files
+from wan_ui.ui.uploaded_files import taken_file, uploaded_files
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -446,8 +446,8 @@ class Form:
         """Moves an uploaded file into the library and chooses it."""
         name = str(pressed.get("name") or "")
         try:
-            file = uploaded_files(pressed.get("file"), self._may_open)
-            source = self.service.library.add_upload(file, name, self.access())
+            with taken_file(pressed.get("file"), partial(self.service.may_take, access=self.access())) as taken:
+                source = self.service.library.add_upload(taken, name, self.access())
         except WanUIError as error:
             return {self.parts.lora_problem: render.problem(error)}
         others = {known: label for known, label in (state.names or {}).items() if known != source}

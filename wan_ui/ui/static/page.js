@@ -18,7 +18,7 @@
 
   // Gradio's text boxes report an edit on keypress only, which deleting, pasting and dictating do not cause.
   document.addEventListener("input", (event) => {
-    if (event.target.closest("#form label.show_textbox_border")) {
+    if (event.target.closest("#top label.show_textbox_border")) {
       event.target.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
     }
   });
@@ -99,6 +99,19 @@
   };
   new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
   name();
+
+  // One short message at a time, for what happened where nobody looks.
+  const toast = document.createElement("div");
+  toast.id = "toast";
+  toast.setAttribute("role", "status");
+  document.body.append(toast);
+  let gone = null;
+  window.wanUi.toast = (text) => {
+    toast.textContent = text;
+    toast.classList.add("on");
+    window.clearTimeout(gone);
+    gone = window.setTimeout(() => toast.classList.remove("on"), 4000);
+  };
 
   const notice = document.createElement("div");
   notice.id = "server-gone";

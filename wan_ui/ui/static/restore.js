@@ -75,6 +75,7 @@ const show = () => {
   if (answer.comparison && opens !== 'comparison') acts.append(button('comparison', 'Open the whole comparison'));
   acts.append(button('form', 'Show the form'));
   box.replaceChildren(make('p', {class: 'found'}, ...head));
+  window.wanUi.toast(box.textContent);
   if (answer.notes.length) box.append(make('p', {class: 'hint'}, 'What differs now:'), list);
   box.append(acts);
   inView();
