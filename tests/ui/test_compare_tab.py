@@ -164,7 +164,7 @@ def test_the_expected_time_is_said_once_a_step_is_known(browser: Browser, tmp_pa
             clip = super().__call__(generation, on_progress)
             return type(clip)(**{**vars(clip), "metadata": {"seconds": {"denoise": 60.0, "decode": 0.0}}})
 
-    lora(tmp_path / "loras" / "job" / "cat.safetensors", 48)
+    write_lora(tmp_path / "loras" / "job" / "cat.safetensors", 48)
     with (
         running(tmp_path, Timed(), configs=configs) as app,
         new_context(browser, viewport={"width": 1280, "height": 900}) as context,
@@ -370,4 +370,5 @@ def test_every_control_of_the_tab_has_a_name(page: Page, compare_app: App) -> No
             .map((e) => e.outerHTML)"""
     )
     assert nameless == []
+    open_tab(page, "Generate")
     choose_model(page, "Wan 2.1 T2V 1.3B")

@@ -14,8 +14,8 @@ from tests.ui.page_object import field, generate, now, open_page, small
 pytestmark = pytest.mark.browser
 
 PRESS = """name => {
-    const buttons = [...document.querySelectorAll('button')].filter((button) => button.offsetParent && button.role !== 'tab');
-    const button = buttons.find((button) => button.textContent.trim() === name);
+    const buttons = [...document.querySelectorAll('button')].filter((one) => one.offsetParent);
+    const button = buttons.find((one) => one.textContent.trim() === name && one.matches('.generate, #cancel'));
     const began = performance.now();
     button.click();
     return {
