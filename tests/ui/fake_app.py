@@ -47,7 +47,7 @@ class FolderBases:
 
     def base_listing(self, model: WanModel) -> Mapping[str, Any]:
         """The body of GET /v1/models/{id}/bases."""
-        option = {"name": model.base_model, "source": "folder", "repo": model.base_model, "precision": "folder"}
+        option: dict[str, Any] = {"name": model.base_model, "source": "folder", "repo": model.base_model, "precision": "folder"}
         option |= {"size": 1_000_000, "grade": "green", "state": "complete"}
         components = [{"component": "transformer", "options": [option]}]
         auto = {"grade": "green", "reason": "The folder in diffusers layout.", "base": {"transformer": option["name"]}}
