@@ -582,6 +582,7 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/requests/{request_id}/status"),
         ("get", "/requests/{request_id}/result"),
         ("delete", "/requests/{request_id}"),
+        ("patch", "/requests/{request_id}"),
         ("post", "/requests/{request_id}/retry"),
         ("get", "/requests/{request_id}/videos/{n}"),
         ("get", "/requests/{request_id}/grid.mp4"),
