@@ -36,6 +36,8 @@ WanUIError
 │   ├── ShareNotFound           404  no open share link
 │   ├── ShareEnded              410  a share link that has ended or was withdrawn
 │   ├── StillRunning            409  a queued or running job cannot be deleted
+│   ├── JobNotWatchable         409  a training job that is no folder of this machine, or has nothing to render
+│   ├── NotWatched              404  a training job that is not watched
 │   ├── NotWaiting              409  only a waiting job can be moved
 │   ├── PairNotFound            404  a pair of clips that was not shown to this session
 │   ├── TooManyVotes            429  more votes on one comparison than a session may cast
@@ -279,6 +281,18 @@ class VideoNotFound(RequestError):
     """The job has no such video, or its file was deleted."""
 
     code, status = "VIDEO_NOT_FOUND", 404
+
+
+class JobNotWatchable(RequestError):
+    """The training job was not imported as a folder of this machine, or has no sample that can be rendered."""
+
+    code, status = "JOB_NOT_WATCHABLE", 409
+
+
+class NotWatched(RequestError):
+    """The training job is not watched."""
+
+    code, status = "NOT_WATCHED", 404
 
 
 class ShareNotFound(RequestError):

@@ -542,3 +542,22 @@ class JudgingBody(BaseModel):
 
     mine: JudgementBody
     everybody: JudgementBody | None = Field(description="All sessions together; null unless you are the owner.")
+
+
+class WatchBody(BaseModel):
+    """How to watch a training job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    existing: bool = Field(False, description="Also render the saves that are there already.")
+
+
+class WatchInfo(BaseModel):
+    """A watched training job."""
+
+    job_id: str
+    started_at: str
+    comparison: str | None = Field(description="The request id of the standing comparison; null before its first clip.")
+    rendered: int = Field(description="Saves that are rendered with all samples.")
+    waiting: int = Field(description="Complete saves that are not.")
+    problem: str | None = Field(description="Why nothing is rendered now, or why a save was not.")
