@@ -23,7 +23,7 @@ from wan_ui._version import __version__
 from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.compose import LOCALHOST, SignIn, close_page, compose, launch, make_folder, own_address, port_in_use
 from wan_ui.config import Settings
-from wan_ui.demo.checkpoints import ensure
+from wan_ui.demo.checkpoints import LATENT_MAPS, ensure
 from wan_ui.errors import HostError, RestartNeeded, ShareFailed, WanUIError
 from wan_ui.files import remove_parts
 from wan_ui.jobs.lock import FolderLock
@@ -44,6 +44,7 @@ _HIDDEN_PREFIX = "wan-ui-"  # begins the name of a folder in the system's tempor
 
 def build_engine(settings: Settings, library: Library) -> Engine:
     """The engine of these settings, with the job service's LoRA library. Raises DeviceUnavailable."""
+    from wan_ui.engine.live_picture import PictureSettings
     from wan_ui.inference import Engine
 
     return Engine(
@@ -57,6 +58,7 @@ def build_engine(settings: Settings, library: Library) -> Engine:
         settings.compile,
         settings.comfy_dir,
         settings.configs_dir,
+        live_pictures=PictureSettings(LATENT_MAPS),
     )
 
 
