@@ -97,7 +97,9 @@ class FakeRender:
         return [step for at, phase, step in self.seen if at == seed and phase == "denoise"]
 
 
-def fake_write_video(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any]) -> None:
+def fake_write_video(
+    path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *_: object
+) -> None:
     """Not a video: a line of JSON with what the real writer would have been given."""
     path.write_text(json.dumps({"shape": frames.shape, "fps": fps, "metadata": metadata}))
 

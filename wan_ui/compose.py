@@ -20,6 +20,7 @@ from wan_ui import logs
 from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.api.app import create_api
+from wan_ui.api.event_streams import EventStreams
 from wan_ui.api.root import root_routes
 from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
@@ -32,7 +33,7 @@ from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
+from wan_ui.jobs.worker import Measured, RenderLimits, Worker, WorkerHooks
 from wan_ui.lora.library import COMFY_FOLDER, JOBS_FOLDER, Library
 from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import image, video
@@ -110,6 +111,7 @@ class Services:
     uploads: Path
     metrics: Metrics
     sessions: Sessions
+    streams: EventStreams
 
     def health(self) -> dict[str, Any]:
         """The body of GET /v1/health: starting until the engine is built, failed when it can render no more."""
@@ -154,7 +156,14 @@ def compose(settings: Settings) -> Services:
     store = Store(data / "jobs.sqlite")
     metrics = Metrics()
     retention = Retention(settings.keep_days, _bytes(settings.keep_gb))
-    worker = _worker(settings, store, engine, metrics, lambda: service.gallery.tidy(retention))
+    worker = _worker(
+        settings,
+        store,
+        engine,
+        metrics,
+        lambda: service.gallery.tidy(retention),
+        lambda *clip: service.outlooks.timings.record(*clip),
+    )
     metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
     limits = Limits(settings.max_waiting, settings.max_waiting_each, settings.max_cost, _bytes(settings.max_disk_gb))
@@ -170,7 +179,8 @@ def compose(settings: Settings) -> Services:
         limits,
         _environment(engine, checkpoints),
     )
-    return Services(service, store, worker, checkpoints, engine, uploads, metrics, Sessions(load_key(data)))
+    streams = EventStreams(service.pulse)
+    return Services(service, store, worker, checkpoints, engine, uploads, metrics, Sessions(load_key(data)), streams)
 
 
 def _bytes(gigabytes: float | None) -> int | None:
@@ -178,7 +188,12 @@ def _bytes(gigabytes: float | None) -> int | None:
 
 
 def _worker(
-    settings: Settings, store: Store, engine: Future[Engine], metrics: Metrics, tidy: Callable[[], None]
+    settings: Settings,
+    store: Store,
+    engine: Future[Engine],
+    metrics: Metrics,
+    tidy: Callable[[], None],
+    measured: Measured,
 ) -> Worker:
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
         return engine.result().render(generation, on_progress)
@@ -194,6 +209,7 @@ def _worker(
             observe=metrics.observe,
             next_up=lambda generation: engine.result().prefetch(generation),
             tidy=tidy,
+            measured=measured,
         ),
     )
 
@@ -233,6 +249,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         access,
         file_limit=max_upload,
         scratch=services.uploads,
+        streams=services.streams,
         reference_errors=settings.compat == "reference",
     )
     mount = Mount("/v1", app=api)

@@ -29,8 +29,10 @@ WanUIError
 │   ├── LoginFailed             401  wrong password
 │   ├── LoginLocked             429  too many wrong passwords
 │   ├── QueueFull               429  the queue has reached its limit
+│   ├── TooManyStreams          429  one browser, or this server, has as many open event streams as may be
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
+│   ├── PictureNotFound         404  a request without a live picture: not denoising, or before its first
 │   ├── StillRunning            409  a queued or running job cannot be deleted
 │   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
 │   └── RouteNotFound           404
@@ -248,6 +250,12 @@ class QueueFull(RequestError):
     code, status = "QUEUE_FULL", 429
 
 
+class TooManyStreams(RequestError):
+    """One browser, or all of them together, have as many event streams open as may be."""
+
+    code, status = "TOO_MANY_STREAMS", 429
+
+
 class RequestNotFound(RequestError):
     """There is no job of this id, or it belongs to somebody else."""
 
@@ -258,6 +266,12 @@ class VideoNotFound(RequestError):
     """The job has no such video, or its file was deleted."""
 
     code, status = "VIDEO_NOT_FOUND", 404
+
+
+class PictureNotFound(RequestError):
+    """A request has no live picture now: it is not denoised, its first is still to come, or the VAE has no map."""
+
+    code, status = "PICTURE_NOT_FOUND", 404
 
 
 class StillRunning(RequestError):

@@ -114,6 +114,7 @@ def _run(settings: Settings, closing: ExitStack, build: BuildEngine) -> NoReturn
     sign_in = SignIn.of(settings, tunnel)
     blocks = launch(services, demo, port, settings, sign_in)
     closing.callback(close_page, blocks)
+    closing.callback(services.streams.close)  # before the page: it waits for open responses
     for line in (*greeting(settings, port, services.checkpoints), *sign_in.greeting(settings, port)):
         print(line, flush=True)
     if settings.share:

@@ -18,7 +18,7 @@ from wan_ui import errors
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import create_api
 from wan_ui.api.bodies import decode_json
-from wan_ui.errors import RenderFailed, VideoNotFound, WanUIError
+from wan_ui.errors import PictureNotFound, RenderFailed, VideoNotFound, WanUIError
 from wan_ui.job import ClipRecord, Job
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
@@ -76,6 +76,16 @@ class ShelfDesk:
 
     def pulse(self) -> str:
         return "0"
+
+    def outlook(self, job_id: str) -> None:
+        return None
+
+    def progress(self, job_id: str) -> None:
+        return None
+
+    def live_picture(self, job_id: str, access: Access) -> bytes:
+        self.store.job(job_id)
+        raise PictureNotFound("This request has no live picture.")
 
     def inspect(self, source: str, access: Access) -> dict[str, Any]:
         raise AssertionError("test_inspect.py does")

@@ -1,4 +1,4 @@
-"""Live pictures and the fraction of the decoding in the reports of real runs on the demo, and the same frames as without."""
+"""Real runs on the demo report live pictures and the fraction of the decoding, with the same frames as without."""
 
 from __future__ import annotations
 

@@ -74,7 +74,9 @@ def test_the_demo_ships_the_maps_of_its_vaes(name: str) -> None:
 
 
 def test_an_unknown_vae_has_no_map() -> None:
-    assert LivePictures(None, lambda path: "b" * 64, PictureSettings(LATENT_MAPS)).known([Path("vae.safetensors")]) is None
+    assert (
+        LivePictures(None, lambda path: "b" * 64, PictureSettings(LATENT_MAPS)).known([Path("vae.safetensors")]) is None
+    )
 
 
 def test_frames_are_spaced_and_of_latent_size() -> None:

@@ -8,9 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from wan_ui._version import __version__
 from wan_ui.access import Access
-from wan_ui.api import bases, comparisons, docs, gallery, health, loras, models, requests, restore, training_jobs
+from wan_ui.api import (
+    bases,
+    comparisons,
+    docs,
+    events,
+    gallery,
+    health,
+    loras,
+    models,
+    requests,
+    restore,
+    training_jobs,
+)
 from wan_ui.api.dependencies import ApiState
 from wan_ui.api.error_responses import EXCEPTION_HANDLERS
+from wan_ui.api.event_streams import EventStreams
 from wan_ui.api.openapi import Api
 
 if TYPE_CHECKING:
@@ -18,7 +31,7 @@ if TYPE_CHECKING:
 
 BODY_LIMIT = 80 * 2**20  # bytes; control images are in the body as base64
 FILE_LIMIT = 8 << 30  # bytes of an uploaded file
-ROUTERS = (requests, comparisons, gallery, training_jobs, loras, restore, models, bases, health, docs)
+ROUTERS = (requests, events, comparisons, gallery, training_jobs, loras, restore, models, bases, health, docs)
 
 
 def create_api(
@@ -29,6 +42,7 @@ def create_api(
     *,
     file_limit: int = FILE_LIMIT,
     scratch: pathlib.Path | None = None,
+    streams: EventStreams | None = None,
     reference_errors: bool = False,
 ) -> Api:
     """The app to mount at /v1; ApiState says what the arguments are."""
@@ -41,7 +55,16 @@ def create_api(
         redirect_slashes=False,
         exception_handlers=EXCEPTION_HANDLERS,
     )
-    api.state.api = ApiState(service, health, access, body_limit, file_limit, scratch, reference_errors)
+    api.state.api = ApiState(
+        service,
+        health,
+        access,
+        body_limit,
+        file_limit,
+        scratch,
+        streams or EventStreams(service.pulse),
+        reference_errors,
+    )
     for module in ROUTERS:
         api.include_router(module.router)
     return api

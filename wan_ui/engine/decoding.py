@@ -41,9 +41,7 @@ def decode(
 
 
 @contextmanager
-def counted_calls(
-    decoder: torch.nn.Module, calls: int, on_fraction: Callable[[float], None] | None
-) -> Iterator[None]:
+def counted_calls(decoder: torch.nn.Module, calls: int, on_fraction: Callable[[float], None] | None) -> Iterator[None]:
     """Reports the share of `calls` after each call of the decoder: the VAE decodes one latent frame at a time."""
     if on_fraction is None:
         yield

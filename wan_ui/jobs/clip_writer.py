@@ -22,10 +22,17 @@ from wan_ui.provenance import embedded_metadata
 
 log = logging.getLogger(__name__)
 
-WriteVideo = Callable[[Path, npt.NDArray[np.uint8], int, Mapping[str, Any]], None]
+OnFraction = Callable[[float], None]
+"""Called with the share of the frames that are encoded, 0 to 1."""
+
+WriteVideo = Callable[[Path, npt.NDArray[np.uint8], int, Mapping[str, Any], OnFraction], None]
 """Writes uint8 frames (T, H, W, 3) to a file, at so many frames per second, with metadata inside the file."""
 
 LOSSLESS_SUFFIX = ".mkv"
+
+
+def ignore_fraction(fraction: float) -> None:
+    """An OnFraction for callers who show none."""
 
 
 def clip_files(clip: Path) -> tuple[Path, Path, Path]:
@@ -55,8 +62,10 @@ class ClipWriter:
             return
         self._store.forget_incomplete_files()
 
-    def write(self, job: Job, index: int, clip: Clip, seconds: Mapping[str, float]) -> None:
-        """Write the clip of generation `index`, whose phases took so many `seconds`.
+    def write(
+        self, job: Job, index: int, clip: Clip, seconds: Mapping[str, float], on_fraction: OnFraction = ignore_fraction
+    ) -> None:
+        """Write the clip of generation `index`, whose phases took so many `seconds`; reports how far it is.
 
         Raises Cancelled if the job no longer runs, VideoEncodingFailed, DiskFull or HostError; no file is left then.
         """
@@ -66,7 +75,8 @@ class ClipWriter:
             # Not its parents: a data folder that is gone took the database with it, and a new one would hide that.
             self._folder.mkdir(exist_ok=True)
         self._store.begin_clip(job.id, file)
-        self._write_video(path, clip.frames, clip.fps, embedded_metadata.of_clip(job, index, clip, seconds))
+        metadata = embedded_metadata.of_clip(job, index, clip, seconds)
+        self._write_video(path, clip.frames, clip.fps, metadata, on_fraction)
         _, lossless, still = clip_files(path)
         stored = False
         try:

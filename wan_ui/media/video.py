@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
@@ -48,11 +48,20 @@ class VideoInfo(NamedTuple):
     fps: float
 
 
-def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, ffmpeg: str | None = None) -> None:
+def write(
+    path: Path,
+    frames: Frames,
+    fps: int,
+    metadata: Mapping[str, Any],
+    on_fraction: Callable[[float], None] | None = None,
+    *,
+    ffmpeg: str | None = None,
+) -> None:
     """Writes `frames` to `path` as H.264 yuv420p, BT.709 limited range, with `metadata` inside as JSON.
 
     `frames` is uint8, (T, H, W, 3), RGB, T at least 1, H and W even; `fps` a whole number. The file appears whole or
-    not at all. `ffmpeg` is the encoder's program, imageio-ffmpeg's unless given.
+    not at all. `on_fraction` is called with the share of the frames that the encoder has taken. `ffmpeg` is the
+    encoder's program, imageio-ffmpeg's unless given.
     Raises VideoEncodingFailed with ffmpeg's last line, DiskFull, and ValueError for frames of another shape.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
@@ -66,7 +75,8 @@ def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, 
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
             tags, part = Path(folder, "tags.txt"), Path(folder, "clip.mp4")
             tags.write_text(f";FFMETADATA1\n{METADATA_KEY}={_escape(comment)}\n", encoding="ascii")
-            _encode(_encoder(ffmpeg or _ffmpeg(), width, height, fps, tags, part), frames, Path(folder))
+            command = _encoder(ffmpeg or _ffmpeg(), width, height, fps, tags, part)
+            _encode(command, frames, Path(folder), on_fraction)
             publish_file(part, path)
     except OSError as error:
         if is_disk_full(error):
@@ -189,7 +199,9 @@ def _encoder(ffmpeg: str, width: int, height: int, fps: int, tags: Path, part: P
     ]
 
 
-def _encode(command: list[str], frames: Frames, folder: Path) -> None:
+def _encode(
+    command: list[str], frames: Frames, folder: Path, on_fraction: Callable[[float], None] | None = None
+) -> None:
     """Runs the encoder, with the frames on its standard input."""
     messages: list[bytes] = []
     with subprocess.Popen(
@@ -200,10 +212,12 @@ def _encode(command: list[str], frames: Frames, folder: Path) -> None:
         listener = Thread(target=lambda pipe: messages.extend(pipe), args=(process.stderr,), daemon=True)
         listener.start()
         try:
-            for frame in frames:
+            for count, frame in enumerate(frames, 1):
                 rest = np.ascontiguousarray(frame).data.cast("B")
                 while rest:
                     rest = rest[process.stdin.write(rest) :]
+                if on_fraction is not None:
+                    on_fraction(count / len(frames))
         except BrokenPipeError:
             pass  # the encoder ended early: its status and last line, read below, say why
         process.stdin.close()
