@@ -199,7 +199,7 @@ def test_the_states_of_a_request(client: TestClient, service: ShelfDesk) -> None
 
     def state() -> dict[str, Any]:
         body: dict[str, Any] = client.get(f"/v1/requests/{job_id}/status").json()
-        assert list(body) == ["request_id", "status", "created_at", "started_at", "finished_at", "error"]
+        assert list(body) == ["request_id", "status", "created_at", "started_at", "finished_at", "error", "progress"]
         assert body["request_id"] == job_id
         for name in ("created_at", "started_at", "finished_at"):
             assert body[name] is None or re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", body[name])
@@ -597,6 +597,9 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/requests/{request_id}/grid.mp4"),
         ("get", "/requests/{request_id}/sheet.png"),
         ("get", "/pulse"),
+        ("get", "/events"),
+        ("get", "/requests/{request_id}/events"),
+        ("get", "/requests/{request_id}/live.webp"),
         ("post", "/restore"),
         ("get", "/models/{model}/bases"),
         ("post", "/models/{model}/bases"),
