@@ -27,7 +27,25 @@ from wan_ui.media.image import ImageStore
 from wan_ui.models import MODELS
 
 CLIPS = 10_000
-WORDS = "red blue quiet stormy old golden fox owl river harbour running sleeping dancing at dusk in snow".split()
+WORDS = [
+    "red",
+    "blue",
+    "quiet",
+    "stormy",
+    "old",
+    "golden",
+    "fox",
+    "owl",
+    "river",
+    "harbour",
+    "running",
+    "sleeping",
+    "dancing",
+    "at",
+    "dusk",
+    "in",
+    "snow",
+]
 ROUNDS = 20
 CELLS = 9
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import tempfile
 import time
@@ -69,7 +70,7 @@ def seconds(run: Callable[[], Any], count: int = 3, warm: int = 1) -> float:
         run()
         mark.record()
     torch.cuda.synchronize()
-    return float(np.median([one.elapsed_time(two) for one, two in zip(marks, marks[1:], strict=False)])) / 1000
+    return float(np.median([one.elapsed_time(two) for one, two in itertools.pairwise(marks)])) / 1000
 
 
 def ceilings() -> dict[str, float]:

@@ -7,6 +7,7 @@ transformers with random weights and a LoRA of rank 32 on each, compiled in the 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -86,7 +87,7 @@ class Bench:
             torch.save(latents, kept)
         elif kept.is_file():
             equal = torch.equal(latents, torch.load(kept))
-        each = [round(after - before, 3) for before, after in zip(marks, marks[1:], strict=False)]
+        each = [round(after - before, 3) for before, after in itertools.pairwise(marks)]
         return {"gpus": split.ranks, "split": str(split), "size": label, "guided": guided, "equal": equal,
                 "seconds a step": each, "denoising": round(sum(each), 3), "graphs": self.compiled.graphs,
                 "refused": self.compiled.refused}  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any
 
 import pytest
@@ -401,7 +401,8 @@ def test_in_a_stack_the_axes_are_about_the_first() -> None:
 
 WRONG: tuple[tuple[str, Any], ...] = (
     ("scale", 4.01), ("scale", -4.01), ("scale", "strong"), ("scale", True), ("scale", None), ("scale", float("nan")),
-    ("scale", [1]), ("scale", {}), ("seed", 2**63), ("seed", 1.5), ("seed", -1), ("seed", -2), ("seed", ""),
+    ("scale", []), ("scale", {}), ("scale", [5]),
+    ("seed", 2**63), ("seed", 1.5), ("seed", -1), ("seed", -2), ("seed", ""),
     ("sample_steps", 0), ("sample_steps", 151), ("sample_steps", 2.5), ("guidance_scale", 20.1),
     ("guidance_scale", -0.1), ("guidance_scale", float("inf")), ("num_frames", 0), ("num_frames", 1001),
     ("prompt", 3), ("prompt", None), ("prompt", "x" * 20_001), ("recipe", "best"), ("recipe", 1), ("lora", ""),
@@ -587,7 +588,7 @@ def test_a_preview_in_a_grid_takes_no_speedup() -> None:
 def shared(distinct: list[Generation]) -> int:
     """How many could take over their neighbour's high-noise steps."""
     parts = [high_noise_part(one) for one in distinct]
-    return sum(one == other for one, other in zip(parts, parts[1:], strict=False))
+    return sum(one == other for one, other in pairwise(parts))
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_a_value_out_of_bounds_is_named_with_its_flag_and_variable(
 
 
 def test_each_field_is_an_option_with_a_flag_of_its_own() -> None:
-    assert set(OPTIONS) == set(Settings.__dataclass_fields__) - {"chose_lora_dir"}
+    assert set(OPTIONS) == set(Settings.__dataclass_fields__) - {"chose_lora_dir", "notify_secret"}
     assert len({option.flag for option in OPTIONS.values()}) == len(OPTIONS)
 
 
@@ -155,3 +155,19 @@ def test_a_share_server_needs_its_program() -> None:
     with pytest.raises(SystemExit):
         read(["--share-server", "a:1"], {})
     assert read(["--share-server", "a:1", "--share-program", "frpc"], {}).share_program == Path("frpc")
+
+
+def test_notifications_need_a_secret_from_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    secret = "0123456789abcdef"
+    settings = read(["--notify-url", "https://example.com/hook?key=hidden"], {"WAN_UI_NOTIFY_SECRET": secret})
+    assert (settings.notify_url, settings.notify_secret) == ("https://example.com/hook?key=hidden", secret)
+    assert "hidden" not in repr(settings) and secret not in repr(settings)
+    for url, environment in (
+        ("https://example.com/", {}),
+        ("https://example.com/", {"WAN_UI_NOTIFY_SECRET": "short"}),
+        ("file:///etc/passwd", {"WAN_UI_NOTIFY_SECRET": secret}),
+        ("example.com", {"WAN_UI_NOTIFY_SECRET": secret}),
+    ):
+        with pytest.raises(SystemExit):
+            read(["--notify-url", url], environment)
+    assert "WAN_UI_NOTIFY_SECRET" in capsys.readouterr().err

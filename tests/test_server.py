@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +21,7 @@ from wan_ui.config import Settings
 from wan_ui.errors import DeviceUnavailable, HostError, LoraNotFound
 from wan_ui.inference import choose_device
 from wan_ui.models import MODELS
-from wan_ui.server import free_port, greeting, prepare_environment, wants_demo
+from wan_ui.server import StopSignal, free_port, greeting, prepare_environment, wait_until, wants_demo
 from wan_ui.tunnel import Tunnel
 from wan_ui.web.origin import refusal
 
@@ -147,3 +149,11 @@ def test_the_loras_of_comfyui_and_of_jobs_are_listed(tmp_path: Path) -> None:
         services.close()
     with pytest.raises(HostError, match="--jobs-dir"):
         compose(replace(settings, jobs_dir=tmp_path / "none"))
+
+
+def test_a_signal_whose_exception_was_swallowed_still_stops_the_server() -> None:
+    stop = StopSignal()
+    with suppress(KeyboardInterrupt):  # as Python does in the callback of a weak reference
+        stop(signal.SIGTERM, None)
+    with pytest.raises(KeyboardInterrupt):
+        wait_until(lambda: False, stop)

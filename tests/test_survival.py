@@ -90,8 +90,8 @@ def test_a_killed_server_leaves_the_line_and_its_next_start_finishes_it_in_order
     ids: list[str] = []
     with app.client() as client:
         two = {**LONG, "prompts": [{"prompt": "a", **SMALL, "seed": -1}, {**LONG["prompts"][0], "sample_steps": 40}]}
-        for sent in (two, body("b"), body("c")):
-            ids.append(client.post("/v1/inference", json=sent).json()["request_id"])
+        posted = (client.post("/v1/inference", json=sent) for sent in (two, body("b"), body("c")))
+        ids.extend(response.json()["request_id"] for response in posted)
         until(client, f"/v1/requests/{ids[0]}/status", {"in_progress"})
         drawn = client.get(f"/v1/requests/{ids[0]}/result").json()["metadata"]["prompts"][0]["seed"]
     app.process.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -229,7 +230,7 @@ def sample(
     u = torch.linspace(1, 0, count + 1).tolist()
     sigmas = [shift * v / (1 + (shift - 1) * v) for v in u]
     start = latents[:, :, :1].clone()
-    for now, then in zip(sigmas, sigmas[1:], strict=False):
+    for now, then in itertools.pairwise(sigmas):
         flow = flows(now)
         sigma = torch.full((len(texts),), now, device=device)
         outs = []
@@ -421,7 +422,8 @@ PLANS: Mapping[str, LoraPlan] = {
     "rings_job": LoraPlan(("t2v",), "rings", 32, 2000, (500, 1000, 1500), batch=96, warm_up=1200),
     "stripes_lokr": LoraPlan(("t2v",), "stripes", 0, 2500, kron=4),
 }
-MODULES = tuple(f"attn{n}.{leaf}" for n in (1, 2) for leaf in ("to_q", "to_k", "to_v", "to_out.0")) + (
+MODULES = (
+    *tuple(f"attn{n}.{leaf}" for n in (1, 2) for leaf in ("to_q", "to_k", "to_v", "to_out.0")),
     "ffn.net.0.proj",
     "ffn.net.2",
 )
@@ -491,7 +493,9 @@ def attach(
     return changes
 
 
-def train_lora(name: str, arguments: argparse.Namespace, device: torch.device) -> None:
+def train_lora(  # noqa: C901 - one training run, in its order
+    name: str, arguments: argparse.Namespace, device: torch.device
+) -> None:
     """One plan: half of each batch shows the look and says the trigger word, half is plain and does not."""
     began, plan = time.monotonic(), PLANS[name]
     only_image = all(KINDS[base].conditioning == "clip_and_latent_channels" for base in plan.bases)

@@ -13,7 +13,18 @@ from pydantic import ValidationError
 from wan_ui import field_errors
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import WanModel
-from wan_ui.request import MOST_CELLS, Axis, AxisField, BaseFiles, InferenceRequest, LoraItem, PromptItem, Wire
+from wan_ui.request import (
+    MOST_CELLS,
+    Axis,
+    AxisField,
+    BaseFiles,
+    InferenceRequest,
+    LoraItem,
+    PromptItem,
+    RampItem,
+    Wire,
+)
+from wan_ui.scale import Ramp, scale_words
 from wan_ui.text import one_line
 
 LONGEST_LABEL = 60  # characters
@@ -40,9 +51,9 @@ WORDS: Mapping[str, str] = {
     "guidance_scale_2": "low guidance",
 }
 
-Value = int | float | str | Mapping[str, Any] | BaseFiles
+Value = int | float | str | tuple[float, ...] | RampItem | Mapping[str, Any] | BaseFiles
 """A checked axis value. A mapping is a pair of files, {"high": path, "low": path} or one of the two, or a prompt with
-further fields of its cells, see OF_A_PROMPT."""
+further fields of its cells, see OF_A_PROMPT. A tuple or a RampItem is a scale that changes over the steps."""
 
 OF_A_PROMPT = ("trigger_word", "seed", "sample_steps", "guidance_scale", "neg", "training_sample")
 """The fields that a value of a prompt axis may set beside `prompt`: none of them changes the size of a cell."""
@@ -162,6 +173,9 @@ def label(field: AxisField, value: Value) -> str:
         names = dict.fromkeys(_HALF.sub("", PurePosixPath(path).stem) for path in value.values())
         only = f" ({next(iter(value))} only)" if len(value) == 1 else ""
         return _shown(" + ".join(names)) + only
+    if isinstance(value, tuple | RampItem):
+        changing = Ramp(value.start, value.end) if isinstance(value, RampItem) else value
+        return _shown(f"{WORDS[field]} {scale_words(changing)}")
     if isinstance(value, BaseFiles):
         return _shown(PurePosixPath(value.named[0][1]).stem if value.named else "auto")
     if field == "lora":

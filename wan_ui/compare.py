@@ -69,7 +69,7 @@ class PlannedCell:
 
 def no_pair(path: str) -> None:
     """The Pair where no files can be read: both halves must be named."""
-    return None
+    return
 
 
 def expand(
@@ -146,9 +146,10 @@ def _conflicts(
     if len(fields) == 2 and (fields[0] == fields[1] or ("scale" in fields and set(fields) <= set(SCALES))):
         problems.append(("compare.rows.field", f"{fields[1]} sets what the columns' {fields[0]} sets"))
     for name, other in (("columns", "rows"), ("rows", "columns")):
-        if name in axes and other in axes and axes[name].field == "prompt":
-            if any(isinstance(value, Mapping) and axes[other].field in value for value in values[name]):
-                problems.append((f"compare.{other}.field", f"the prompts set {axes[other].field} too"))
+        if name not in axes or other not in axes or axes[name].field != "prompt":
+            continue
+        if any(isinstance(value, Mapping) and axes[other].field in value for value in values[name]):
+            problems.append((f"compare.{other}.field", f"the prompts set {axes[other].field} too"))
     slots: set[str | None] = {item.transformer for item in loras}
     for name, axis in axes.items():
         if axis.field == "lora":

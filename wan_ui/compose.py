@@ -31,6 +31,7 @@ from wan_ui.errors import HostError
 from wan_ui.identity import Sessions, current_identity, load_key
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
+from wan_ui.jobs.notifier import Notifier
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Measured, RenderLimits, Worker, WorkerHooks
@@ -63,6 +64,7 @@ PASSWORD_BYTES = 24  # of randomness, 32 characters
 FETCH_SECONDS = 20.0  # for a control image's URL
 DRAIN_SECONDS = 2  # for responses that are being sent when the server stops
 STOP_SECONDS = 2.0  # for the running denoising step when the server stops
+NOTIFIER_STOP_SECONDS = 0.5  # for the answer to a notification that is being sent
 FETCHER_STOP_SECONDS = 0.5  # it ends several times a second, except inside the hub's own download
 
 
@@ -112,6 +114,7 @@ class Services:
     metrics: Metrics
     sessions: Sessions
     streams: EventStreams
+    notifier: Notifier | None = None
 
     def health(self) -> dict[str, Any]:
         """The body of GET /v1/health: starting until the engine is built, failed when it can render no more."""
@@ -123,10 +126,18 @@ class Services:
             "queue": self.service.waiting(),
         }
 
+    def start(self) -> None:
+        """Starts what works beside the engine: downloads and notifications."""
+        self.service.fetcher.start()
+        if self.notifier is not None:
+            self.notifier.start()
+
     def close(self) -> None:
-        """Stops the render between two steps and puts its job back in the queue; stops the downloads."""
+        """Stops the render between two steps and puts its job back in the queue; stops downloads and notifications."""
         fetcher_ended = self.service.fetcher.stop(FETCHER_STOP_SECONDS)
-        if self.worker.stop(STOP_SECONDS) and fetcher_ended:
+        worker_ended = self.worker.stop(STOP_SECONDS)
+        notifier_ended = self.notifier is None or self.notifier.stop(NOTIFIER_STOP_SECONDS)
+        if worker_ended and fetcher_ended and notifier_ended:
             self.store.close()
 
 
@@ -180,7 +191,15 @@ def compose(settings: Settings) -> Services:
         _environment(engine, checkpoints),
     )
     streams = EventStreams(service.pulse)
-    return Services(service, store, worker, checkpoints, engine, uploads, metrics, Sessions(load_key(data)), streams)
+    sessions = Sessions(load_key(data))
+    notifier = _notifier(settings, store)
+    return Services(service, store, worker, checkpoints, engine, uploads, metrics, sessions, streams, notifier)
+
+
+def _notifier(settings: Settings, store: Store) -> Notifier | None:
+    if settings.notify_url is None or settings.notify_secret is None:
+        return None
+    return Notifier(store, settings.notify_url, settings.notify_secret)
 
 
 def _bytes(gigabytes: float | None) -> int | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 MemoryMode = Literal["auto", "resident", "pair", "stream"]
 CompileMode = Literal["auto", "exact", "fast", "off"]
@@ -27,10 +28,13 @@ _BOUNDS: Mapping[str, Callable[[float, float], bool]] = {
     "above": operator.gt,
     "below": operator.lt,
 }
+NOTIFY_SECRET = "WAN_UI_NOTIFY_SECRET"
+SHORTEST_SECRET = 16  # characters
 GROUPS = {
     "host": "who may come in (docs/security.md)",
     "max_waiting": "limits",
     "keep_days": "how long clips stay (favourites always do)",
+    "notify_url": "notifications (docs/running.md)",
 }
 """Titles of the help text, by the option that is the first of its group."""
 
@@ -108,6 +112,13 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
         return text
 
     return convert
+
+
+def _web_address(text: str) -> str:
+    address = urlsplit(text)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ValueError("must be an address that begins with http:// or https://")
+    return text
 
 
 def _is_on(text: str) -> bool:
@@ -248,6 +259,16 @@ class Settings:
     keep_gb: float | None = _setting(
         None, "delete the oldest clips when all of them have more (default: never)", _POSITIVE, "GB"
     )
+    notify_url: str | None = _setting(
+        None,
+        "post a small signed JSON to this address at each job's end; the secret is read from WAN_UI_NOTIFY_SECRET "
+        "(default: none)",
+        _web_address,
+        "URL",
+        secret=True,
+    )
+    notify_secret: str | None = dataclasses.field(default=None, repr=False)
+    """What notifications are signed with, from the environment variable NOTIFY_SECRET alone."""
     chose_lora_dir: bool = False
     """Whether `lora_dir` was named: then it replaces the demo's own folder if it holds a LoRA."""
 
@@ -329,4 +350,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
             chosen[name] = tuple(chosen.get(name) or environment.get(option.variable, "").split())
     if chosen.get("share_server") and "share_program" not in chosen:
         line.error("--share-server needs --share-program, the frpc that speaks to it")
-    return Settings(**chosen, chose_lora_dir="lora_dir" in chosen)
+    secret = environment.get(NOTIFY_SECRET, "")
+    if chosen.get("notify_url") and len(secret) < SHORTEST_SECRET:
+        line.error(f"--notify-url needs a secret of at least {SHORTEST_SECRET} characters in {NOTIFY_SECRET}")
+    return Settings(**chosen, notify_secret=secret or None, chose_lora_dir="lora_dir" in chosen)

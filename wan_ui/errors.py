@@ -34,6 +34,8 @@ WanUIError
 │   ├── VideoNotFound           404
 │   ├── PictureNotFound         404  a request without a live picture: not denoising, or before its first
 │   ├── StillRunning            409  a queued or running job cannot be deleted
+│   ├── PairNotFound            404  a pair of clips that was not shown to this session
+│   ├── TooManyVotes            429  more votes on one comparison than a session may cast
 │   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
 │   └── RouteNotFound           404
 ├── HostError               the operator: disk, memory, files, device
@@ -272,6 +274,18 @@ class PictureNotFound(RequestError):
     """A request has no live picture now: it is not denoised, its first is still to come, or the VAE has no map."""
 
     code, status = "PICTURE_NOT_FOUND", 404
+
+
+class PairNotFound(RequestError):
+    """There is no such pair of a comparison's clips, or it was not shown to this session."""
+
+    code, status = "PAIR_NOT_FOUND", 404
+
+
+class TooManyVotes(RequestError):
+    """The session has cast as many votes on this comparison as it may; `details["limit"]` is that number."""
+
+    code, status = "TOO_MANY_VOTES", 429
 
 
 class StillRunning(RequestError):

@@ -47,8 +47,11 @@ def message(error: Mapping[str, Any]) -> str:
 
 
 def location(error: Mapping[str, Any]) -> str:
-    """The path of the field, such as `prompts.0.width`; `body` for the whole body."""
-    return ".".join(str(part) for part in error["loc"]) or "body"
+    """The path of the field, such as `prompts.0.width`; `body` for the whole body.
+
+    The forms of a field that takes several, whose names stand in parentheses, are left out.
+    """
+    return ".".join(str(part) for part in error["loc"] if not str(part).startswith("(")) or "body"
 
 
 def invalid_request(errors: Iterable[Any]) -> InvalidRequest:

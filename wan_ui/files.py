@@ -48,7 +48,7 @@ def free_bytes(folder: Path) -> int:
 def publish_file(part: Path, path: Path) -> None:
     """Gives the finished file `part` its name, to last through a power cut. Same file system; raises OSError."""
     _sync(part)
-    os.replace(part, path)
+    part.replace(path)
     _sync(path.parent)
 
 

@@ -12,7 +12,7 @@ TOKEN_NOTE = "The request's Hugging Face token is kept in memory until its LoRA 
 
 def _printable(token: SecretStr) -> SecretStr:
     text = token.get_secret_value()
-    if not (text.isascii() and text.isprintable() or not text):
+    if not ((text.isascii() and text.isprintable()) or not text):
         raise ValueError("must be printable ASCII")
     return token
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.axes import Pair
 from wan_ui.compare import Grid, PlannedCell, expand
+from wan_ui.engine.recipes import RECIPES, merged_kinds
 from wan_ui.engine.speedups import CHOICES
-from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound
+from wan_ui.errors import InvalidRequest, LoraInvalid, LoraMismatch, LoraNotFound
 from wan_ui.lora.fit import Configs, check_fit
 from wan_ui.lora.remote import check_source, is_remote
-from wan_ui.models import PAIR_NOTE, WanModel
+from wan_ui.models import PAIR_NOTE, RecipeId, WanModel
 from wan_ui.render_order import plan_cells
 from wan_ui.request import (
     FOREIGN_FIELDS,
@@ -23,6 +24,7 @@ from wan_ui.request import (
     Axis,
     Generation,
     InferenceRequest,
+    LoraUse,
     PromptItem,
     find_model,
     named_loras,
@@ -30,10 +32,11 @@ from wan_ui.request import (
     random_seed,
     resolve,
 )
+from wan_ui.scale import Ramp
 
 if TYPE_CHECKING:
     from wan_ui.lora.header import LoraHeader
-    from wan_ui.lora.library import Library
+    from wan_ui.lora.library import Library, LoraFile
     from wan_ui.media.image import ImageStore
 
 UPLOAD_PREFIX = "upload://"
@@ -192,6 +195,9 @@ def _expand(
     several = len({use.path for use in uses}) > 1
     sha256s: dict[tuple[str, str], str] = {}
     notes: list[str] = []
+    for recipe, use in dict.fromkeys((draft.recipe, use) for draft in drafts for use in draft.loras):
+        if use.path not in checks.awaited and isinstance(use.scale, tuple | Ramp):
+            _check_changing_scale(request, recipe, use, checks.library.locate(use.path, checks.access))
     for use in uses:
         if use.path in checks.awaited or (use.slot, use.path) in sha256s:
             continue
@@ -208,6 +214,20 @@ def _expand(
         for draft in drafts
     )
     return located, grid, tuple(dict.fromkeys(notes))
+
+
+def _check_changing_scale(request: InferenceRequest, recipe: RecipeId, use: LoraUse, file: LoraFile) -> None:
+    """Raises InvalidRequest for a scale that changes over the steps, of a file with layers that are merged."""
+    merged = merged_kinds(RECIPES[recipe], {module.kind for module in file.header.in_slot(use.slot)})
+    if not merged:
+        return
+    index = next((index for index, item in enumerate(request.loras) if item.path == use.path), None)
+    loc = "compare" if index is None else f"loras.{index}.network_multiplier"
+    message = (
+        f"{file.name} has layers that the recipe {recipe} merges into the weights ({', '.join(merged)}), so its scale "
+        "cannot change over the steps: give one number"
+    )
+    raise InvalidRequest(f"{loc}: {message}.", fields=[{"loc": loc, "msg": message}])
 
 
 def _resolved(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import VideoNotFound
 from wan_ui.request import Generation, LoraUse, TrainingSample
+from wan_ui.scale import scale_body, scale_from
 
 Status = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"]
 FINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
@@ -80,12 +81,12 @@ class Job:
 
 def lora_use_body(use: LoraUse) -> dict[str, Any]:
     """A LoRA of a generation as it is stored in the database and in MP4s, and sent by the API."""
-    return {"slot": use.slot, "path": use.path, "multiplier": use.scale, "sha256": use.sha256}
+    return {"slot": use.slot, "path": use.path, "multiplier": scale_body(use.scale), "sha256": use.sha256}
 
 
 def lora_use_from(body: Mapping[str, Any]) -> LoraUse:
     """The LoRA that lora_use_body wrote. Raises KeyError for another mapping."""
-    return LoraUse(body["slot"], body["path"], body["multiplier"], body.get("sha256"))
+    return LoraUse(body["slot"], body["path"], scale_from(body["multiplier"]), body.get("sha256"))
 
 
 def generation_body(generation: Generation) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class JsonLines(logging.Formatter):
     """`{"time", "level", "logger", "event", …facts, "trace"}`, a trace only where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The record as one JSON object on one line."""
         event = {
             "time": _time(record),
             "level": record.levelname.lower(),
@@ -47,6 +48,7 @@ class TextLines(logging.Formatter):
     """`time LEVEL event key=value …`, and a trace on the lines after it."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The record as text; a line break in the event is written as two characters."""
         pairs = "".join(f" {name}={_value(value)}" for name, value in facts(record).items())
         event = record.getMessage().replace("\n", "\\n")
         line = f"{_time(record)} {record.levelname:<7} {event}{pairs}"

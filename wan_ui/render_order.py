@@ -10,6 +10,7 @@ from typing import get_args
 from wan_ui.compare import Grid, PlannedCell
 from wan_ui.models import Speedup
 from wan_ui.request import Generation, LoraUse
+from wan_ui.scale import Scale
 
 SPEEDUPS: tuple[Speedup, ...] = get_args(Speedup)
 
@@ -151,5 +152,5 @@ def _names(generation: Generation, low: bool) -> tuple[tuple[str, str], ...]:
     return tuple((use.slot, use.path) for use in _side_of(generation, low))
 
 
-def _scales(generation: Generation, low: bool) -> tuple[float, ...]:
+def _scales(generation: Generation, low: bool) -> tuple[Scale, ...]:
     return tuple(use.scale for use in _side_of(generation, low))

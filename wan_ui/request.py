@@ -8,17 +8,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from wan_ui.errors import (
     ControlImageNotSupported,
     ControlImageRequired,
     InvalidRequest,
     ModelNotFound,
-    MoeFormatNotSupported,
-    MoeFormatRequired,
-    SingleLoraOnly,
-    SingleMoeConfigOnly,
 )
 from wan_ui.field_errors import invalid_request
 from wan_ui.hub_token import HubToken
@@ -37,6 +44,10 @@ from wan_ui.models import (
     Speedup,
     WanModel,
 )
+from wan_ui.scale import LARGEST_SCALE, LEAST_SCALE, MOST_VALUES, is_constant, scale_body
+from wan_ui.slots import LoraUse as LoraUse
+from wan_ui.slots import assign_slots as assign_slots
+from wan_ui.slots import never_combined as never_combined
 
 LARGEST_RANDOM_SEED = 2**31 - 2
 LARGEST_SEED = 2**63 - 1
@@ -162,6 +173,35 @@ class PromptItem(Wire):
     )
 
 
+_ScaleNumber = Annotated[float, Field(ge=LEAST_SCALE, le=LARGEST_SCALE), BeforeValidator(_no_bool)]
+
+
+class RampItem(Wire):
+    """A scale that changes evenly from the first to the last step of the LoRA's transformer."""
+
+    start: _ScaleNumber = Field(alias="from", description="At the first step.")
+    end: _ScaleNumber = Field(alias="to", description="At the last step.")
+
+    @model_serializer
+    def _wire(self) -> dict[str, float]:
+        return {"from": self.start, "to": self.end}
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, Mapping | RampItem):
+        return "(ramp)"
+    return "(list)" if isinstance(value, list | tuple) else "(number)"
+
+
+# field_errors.location leaves the tags, which stand in parentheses, out of a field's path.
+_NetworkMultiplier = Annotated[
+    Annotated[_ScaleNumber, Tag("(number)")]
+    | Annotated[tuple[_ScaleNumber, ...], Field(min_length=1, max_length=MOST_VALUES), Tag("(list)")]
+    | Annotated[RampItem, Tag("(ramp)")],
+    Discriminator(_form),
+]
+
+
 class LoraItem(Wire):
     """One LoRA of a request."""
 
@@ -171,7 +211,11 @@ class LoraItem(Wire):
         description="A file under the LoRA folder, upload://<id>, http(s)://… or hf://org/name/file.safetensors[@revision].",
     )
     transformer: Literal["low", "high"] | None = Field(None, description="Two-transformer models only.")
-    network_multiplier: Float = Field(1.0, ge=-4, le=4, description="LoRA scale; 0 is not attached.")
+    network_multiplier: _NetworkMultiplier = Field(
+        1.0,
+        description="LoRA scale; 0 is not attached. A list is spread over the steps of the LoRA's own transformer, "
+        '{"from": a, "to": b} goes evenly from a to b; a step at 0 runs without the LoRA.',
+    )
 
 
 def _file_name(value: str) -> str:
@@ -255,19 +299,6 @@ class InferenceRequest(Wire):
 
 
 @dataclass(frozen=True)
-class LoraUse:
-    """One LoRA in one slot of the model. `sha256` is None until the library has located the file.
-
-    `scale` is the request's network_multiplier.
-    """
-
-    slot: str
-    path: str
-    scale: float
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
 class Generation:
     """One video, with every value that will be used.
 
@@ -314,6 +345,7 @@ class Generation:
             "switch_step": self.switch_step,
             "guidance_scale_2": self.guidance_scale_2,
             "ctrl_img_last": self.image_last,
+            "network_multiplier": [scale_body(use.scale) for use in self.loras if not is_constant(use.scale)] or None,
         }
         return {name: value for name, value in values.items() if value is not None}
 
@@ -420,68 +452,6 @@ def _filled(prompt: str, trigger_word: str | None, index: int) -> str:
 def random_seed() -> int:
     """A random seed for -1, in 0…2³¹ − 2."""
     return random.SystemRandom().randint(0, LARGEST_RANDOM_SEED)
-
-
-def never_combined(path: str) -> bool:
-    """Default `is_combined`: assumes that no file holds both halves of a pair."""
-    return False
-
-
-def assign_slots(
-    model: WanModel,
-    loras: tuple[LoraItem, ...],
-    stack: bool = False,
-    is_combined: Callable[[str], bool] = never_combined,
-) -> tuple[LoraUse, ...]:
-    """Each LoRA's slot of the model, in the request's order.
-
-    A file that holds both halves of a pair (`is_combined`) fills its own slot and the other, unless another entry
-    names that one; it alone may leave `transformer` out.
-    Raises MoeFormatRequired, MoeFormatNotSupported, SingleMoeConfigOnly or SingleLoraOnly; InvalidRequest for one
-    file twice in a stack.
-    """
-    uses = _pair_slots(model, loras, is_combined) if model.two_transformers else _single_slot(model, loras)
-    for slot in model.slots:
-        paths = [use.path for use in uses if use.slot == slot]
-        if len(paths) > 1 and not stack:
-            if model.two_transformers:
-                raise SingleMoeConfigOnly(
-                    f"{model.label} takes one high and one low LoRA; {len(paths)} were given for {slot}. To stack "
-                    'them, set "stack": true.'
-                )
-            raise SingleLoraOnly(
-                f'{model.label} takes one LoRA, {len(paths)} were given. To stack them, set "stack": true.'
-            )
-        if len(set(paths)) < len(paths):
-            raise InvalidRequest(
-                "loras: the same file is listed twice in one stack; list it once with the sum of the scales.",
-                fields=[{"loc": "loras", "msg": "the same file twice in one stack"}],
-            )
-    return uses
-
-
-def _single_slot(model: WanModel, loras: tuple[LoraItem, ...]) -> tuple[LoraUse, ...]:
-    if any(item.transformer is not None for item in loras):
-        raise MoeFormatNotSupported(f"{model.label} has one transformer: leave out transformer in loras.")
-    (slot,) = model.slots
-    return tuple(LoraUse(slot, item.path, item.network_multiplier) for item in loras)
-
-
-def _pair_slots(
-    model: WanModel, loras: tuple[LoraItem, ...], is_combined: Callable[[str], bool]
-) -> tuple[LoraUse, ...]:
-    named = {item.transformer for item in loras}
-    uses: list[LoraUse] = []
-    for item in loras:
-        unnamed = [slot for slot in model.slots if slot not in named]
-        both = bool(unnamed) and is_combined(item.path)
-        if item.transformer is None and not both:
-            raise MoeFormatRequired(
-                f'{model.label} has two transformers: give each entry of loras a transformer, "high" or "low".'
-            )
-        slots = [slot for slot in model.slots if slot == item.transformer or (both and slot in unnamed)]
-        uses += [LoraUse(slot, item.path, item.network_multiplier) for slot in slots]
-    return tuple(uses)
 
 
 def resolve(

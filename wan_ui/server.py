@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import httpx
@@ -65,17 +66,39 @@ def build_engine(settings: Settings, library: Library) -> Engine:
 BuildEngine = Callable[[Settings, Library], "Engine"]
 
 
+class StopSignal:
+    """The handler of SIGTERM and SIGINT: raises KeyboardInterrupt, and remembers that it did.
+
+    A library's callback may swallow the exception (Python itself does so in the callback of a weak reference, of which
+    an import runs thousands); `check`, called while the server waits, raises it again.
+    """
+
+    def __init__(self) -> None:
+        self._received = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> NoReturn:
+        """What `signal.signal` calls. Raises KeyboardInterrupt."""
+        self._received = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if a signal was received at any time before."""
+        if self._received:
+            raise KeyboardInterrupt
+
+
 def serve(settings: Settings, build: BuildEngine = build_engine) -> int:
     """Runs the server until SIGTERM or Ctrl-C and returns the exit code. A failed start prints one line.
 
     Exit code 70 asks the supervisor for a restart: this process can render no more, and the queue is intact.
     """
     logs.begin(settings.log_format)
+    stop = StopSignal()
     for number in (signal.SIGTERM, signal.SIGINT):  # SIGINT too: a shell starts background processes without it
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, stop)
     with ExitStack() as closing:
         try:
-            _run(_absolute(settings), closing, build)
+            _run(_absolute(settings), closing, build, stop)
         except RestartNeeded as error:
             print(f"wan-ui: {error.message} Ending with exit code {error.exit_code}.", file=sys.stderr)
             return error.exit_code
@@ -90,7 +113,7 @@ def serve(settings: Settings, build: BuildEngine = build_engine) -> int:
                 signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the closing
 
 
-def _run(settings: Settings, closing: ExitStack, build: BuildEngine) -> NoReturn:
+def _run(settings: Settings, closing: ExitStack, build: BuildEngine, stop: StopSignal) -> NoReturn:
     """Serves until a signal interrupts it with KeyboardInterrupt. Raises WanUIError for what keeps it from serving."""
     closing.callback(FolderLock(settings.data_dir).release)
     tunnel = Tunnel(settings.data_dir)
@@ -120,23 +143,27 @@ def _run(settings: Settings, closing: ExitStack, build: BuildEngine) -> NoReturn
     if settings.share:
         closing.callback(tunnel.stop)
         print(f"Public link: {tunnel.start(_relay(settings), port)}/   It lasts up to a week.", flush=True)
-    services.service.fetcher.start()
+    services.start()
     engine = build(settings, services.service.library)  # only now: torch's import takes seconds; the page is up
     services.engine.set_result(engine)
     # The first callback at a stop: the job must be back in the queue even if the supervisor kills this process.
     closing.callback(services.worker.stop, REQUEUE_SECONDS)
     services.worker.start()
     print(f"Ready on {engine.device_name}.", flush=True)
-    _wait_until(lambda: services.worker.broken is not None or not blocks.server.thread.is_alive())
+    wait_until(lambda: services.worker.broken is not None or not blocks.server.thread.is_alive(), stop)
     if services.worker.broken is not None:
         raise services.worker.broken
     raise HostError("The web server ended by itself. The log above says why.")
 
 
-def _wait_until(done: Callable[[], bool]) -> None:
-    """Polls: signals are handled by the main thread alone, and one that reaches another thread does not wake it."""
+def wait_until(done: Callable[[], bool], stop: StopSignal) -> None:
+    """Waits until `done()`; raises KeyboardInterrupt at a signal, also at one that came before.
+
+    It polls: signals are handled by the main thread alone, and one that reaches another thread does not wake it.
+    """
     never = threading.Event()
     while not done():
+        stop.check()
         never.wait(TICK_SECONDS)
 
 

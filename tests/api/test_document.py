@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -112,19 +113,17 @@ def test_no_500_and_every_refusal_as_documented(services: Services, url: str) ->
             response = case.call(timeout=SECONDS_A_REQUEST)
             answers[response.status_code] += 1
             said = f"{response.status_code} {case.as_curl_command()[:1500]}\n{response.content[:500]!r}"
-            if response.status_code == 500:
-                wrong.append(said)
-            elif response.status_code >= 400 and not is_documented_error(response.json()):
+            if response.status_code == 500 or (
+                response.status_code >= 400 and not is_documented_error(response.json())
+            ):
                 wrong.append(said)
             try:
                 case.validate_response(response, checks=[status_code_conformance, response_schema_conformance])
             except BaseExceptionGroup as failures:
                 wrong.append(f"{said}\n{[str(one)[:500] for one in failures.exceptions]}")
 
-        try:
+        with suppress(hypothesis.errors.Unsatisfiable):  # nothing can be wrong about a request without a parameter
             example()
-        except hypothesis.errors.Unsatisfiable:
-            pass  # nothing can be wrong about a request without a parameter
 
     share = EXAMPLES // (4 * len(operations))
     for operation in operations:

@@ -84,7 +84,7 @@ def client(service: JobService, data: Path) -> Iterator[TestClient]:
     app = create_api(service, dict, lambda: LOCAL_ACCESS, body_limit=400_000, file_limit=LIMIT, scratch=scratch)
     yield TestClient(Starlette(routes=[Mount("/v1", app=app)]), base_url="http://localhost:7860")
     assert [path for path in scratch.iterdir() if path.is_dir()] == []  # whatever was sent
-    assert [path for path in (data / "trainer").glob(".part*")] == []
+    assert list((data / "trainer").glob(".part*")) == []
 
 
 def sent(client: TestClient, data: bytes, name: str = "job.zip", status: int = 200) -> Any:

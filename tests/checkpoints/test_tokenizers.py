@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 
@@ -29,7 +30,7 @@ PROMPTS = (
     "two\nlines\tand  spaces",
     "emoji 🙂 ok",
     "  spaces around  ",
-    "Ünïcödé ﬁ ½ Ａ",
+    "Ünïcödé ﬁ ½ \uff21",
     "a,b;c:d (e) [f] {g}",
     "low quality, blurry, jpeg artifacts",
 )
@@ -101,7 +102,5 @@ def test_mutated_vocabularies_are_refused_or_read() -> None:
         changed = bytearray(content)
         for _ in range(random_source.randint(1, 8)):
             changed[random_source.randrange(len(changed))] = random_source.randrange(256)
-        try:
+        with contextlib.suppress(CheckpointInvalid):
             parse_model(bytes(changed), "spiece.model")
-        except CheckpointInvalid:
-            pass

@@ -243,6 +243,16 @@ class TestStepCache:
         assert not np.array_equal(exact.frames, alone.frames)
         assert "shared" not in made(trained, one, "step_cache").metadata["steps"]
 
+    def test_a_scale_that_changes_empties_the_cache(self, trained: Engine) -> None:
+        folder = trained.library.roots()[0][1]
+        write_lora(folder / "plain.safetensors", width=128, ffn=512, blocks=6, scale=0.01)
+        computed = {}
+        for name, scale in (("steady", 0.5), ("ramp", {"from": 0.5, "to": 0.4})):
+            loras = [{"path": "plain.safetensors", "network_multiplier": scale}]
+            clip = made(trained, {**shapes(SINGLE, 1.0), "loras": loras}, "step_cache")
+            computed[name] = clip.metadata["forwards"]["computed"]
+        assert computed["steady"] < computed["ramp"] == 50
+
     def test_a_cancelled_run_leaves_nothing_behind(self, engine: Engine, loras: Path) -> None:
         def stop(progress: Progress) -> None:
             if progress.phase == "denoise" and progress.step == 2:

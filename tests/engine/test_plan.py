@@ -34,6 +34,7 @@ from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.errors import LoraMismatch, OutOfMemory
 from wan_ui.lora.library import LoraFile
 from wan_ui.request import Generation, parse, resolve
+from wan_ui.scale import Scale
 
 A, B = "a" * 64, "b" * 64
 ALL, DORA, NONE = frozenset({"lora", "dora"}), frozenset({"dora"}), frozenset[str]()
@@ -234,7 +235,7 @@ class Scribe:
     def store(self, storage: str, generation: Generation) -> None:
         self._note("store", storage)
 
-    def set_scales(self, slot: str, scales: Mapping[str, float]) -> None:
+    def set_scales(self, slot: str, scales: Mapping[str, Scale]) -> None:
         self._note("scales", slot, tuple(scales.values()))
 
     def render(self, generation: Generation, image: object, on_progress: OnProgress) -> Clip:

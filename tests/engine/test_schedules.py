@@ -11,9 +11,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from wan_ui.engine.components import build_scheduler
-from wan_ui.engine.recipes import RECIPES, euler_config, scheduler_spec, unipc_config
-from wan_ui.engine.sampling import Experts, old_flow_sigmas, set_timesteps
-from wan_ui.models import MODELS
+from wan_ui.engine.recipes import RECIPES, chosen_scheduler, euler_config, scheduler_spec, unipc_config
+from wan_ui.engine.sampling import Experts, linear_sigmas, old_flow_sigmas, set_timesteps
+from wan_ui.models import MODELS, Sampler
 
 pytestmark = pytest.mark.slow
 
@@ -82,3 +82,20 @@ def test_the_transformer_of_each_step(model: str, recipe: str) -> None:
     experts = Experts(high, low, share, lambda transformer: None)
     at = [experts.at(step, timestep).name for step, timestep in enumerate(scheduler.timesteps)]
     assert at == ["high"] * HIGH_STEPS_OF_25[model, recipe] + ["low"] * (25 - HIGH_STEPS_OF_25[model, recipe])
+
+
+@pytest.mark.parametrize("sampler", ["unipc", "euler", "dpm++", "lcm"])
+@pytest.mark.parametrize(("boundary", "high_steps"), [(0.875, 3), (0.9, 2)])
+def test_four_steps_at_shift_8_change_transformers_by_ratio_and_by_step(
+    sampler: Sampler, boundary: float, high_steps: int
+) -> None:
+    """As in the goldens: at shift 8 four steps have the timesteps 1000, 960, 889 and 727, or a little less."""
+    spec = chosen_scheduler(MODELS["wan22_14b_t2v"], RECIPES["reference"], sampler, 8.0, CHECKPOINT)
+    scheduler = build_scheduler(spec.class_name, spec.config or {})
+    set_timesteps(scheduler, 4, CPU, linear_sigmas(4) if spec.sigmas == "linear" else None)
+    high, low = cast(Any, SimpleNamespace(name="high")), cast(Any, SimpleNamespace(name="low"))
+    for switch in (boundary, high_steps):
+        steps = Experts(high, low, switch, lambda transformer: None).schedule(scheduler.timesteps)
+        expected = [("high", step, high_steps) for step in range(high_steps)]
+        expected += [("low", step, 4 - high_steps) for step in range(4 - high_steps)]
+        assert [(cast(Any, step.transformer).name, step.step, step.steps) for step in steps] == expected

@@ -5,6 +5,7 @@ The printed figures belong into docs/decisions.md.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +60,7 @@ def run(folder: Path, model: str, size: tuple[int, int, int], steps: int, memory
     try:
         (clip,) = engine.generate(request(model, size, steps), on_progress)
         seconds = clip.metadata["seconds"]
-        peaks = {phase: f"{after / GIB:.1f}" for (phase, _), (_, after) in zip(marks, marks[1:], strict=False)}
+        peaks = {phase: f"{after / GIB:.1f}" for (phase, _), (_, after) in itertools.pairwise(marks)}
         peaks["decode"] = f"{torch.cuda.max_memory_allocated() / GIB:.1f}"
         print(
             f"\n{model} {size} {clip.metadata['memory']} cap {cap and cap / GIB}: "

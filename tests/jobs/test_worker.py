@@ -36,7 +36,7 @@ def ended(service: JobService, worker: Worker, job: Job) -> Job:
 
 def files(tmp_path: Path) -> set[str]:
     """The clips, each of which has its still beside it, and nothing else."""
-    found = {path for path in (tmp_path / "clips").iterdir()}
+    found = set((tmp_path / "clips").iterdir())
     clips = {path for path in found if path.suffix != poster.SUFFIX}
     assert found - clips == {path.with_suffix(poster.SUFFIX) for path in clips if path.suffix == ".mp4"}
     return {f"clips/{path.name}" for path in clips}

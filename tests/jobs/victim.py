@@ -47,10 +47,10 @@ class StuckStore(Store):
 
     seed = -1
 
-    def add_clip(self, job_id: str, clip: ClipRecord) -> bool:
+    def add_clip(self, job_id: str, clip: ClipRecord, epoch: int | None = None) -> bool:
         if clip.seed == self.seed:
             stand_still()
-        return super().add_clip(job_id, clip)
+        return super().add_clip(job_id, clip, epoch)
 
 
 def half_written(seed: int) -> WriteVideo:

@@ -155,7 +155,7 @@ def test_a_sound_file_is_listed_with_offsets_from_its_start(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_the_largest_header_that_is_taken_stays_in_bounds(tmp_path: Path) -> None:
     names = [f"diffusion_model.blocks.{n // 30}.self_attn.q.lora_A.w{n % 30}.weight" for n in range(MOST_TENSORS)]
-    tensors = {name: ("BF16", (1, 1)) for name in names}
+    tensors = dict.fromkeys(names, ("BF16", (1, 1)))
     path = sparse(tmp_path / "a.safetensors", tensors, {"ss_tag_frequency": "x" * (LARGEST_HEADER - 2**21)})
     tracemalloc.start()
     with pytest.raises(LoraInvalid, match="twice"):

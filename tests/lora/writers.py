@@ -63,7 +63,7 @@ class Width:
     def linear(self) -> dict[str, tuple[int, int]]:
         """[out, in] of the blocks' linear layers, by diffusers name."""
         h = self.hidden
-        shape = {name: (h, h) for name in ORIGINAL} | {"ffn.net.0.proj": (self.ffn, h), "ffn.net.2": (h, self.ffn)}
+        shape = dict.fromkeys(ORIGINAL, (h, h)) | {"ffn.net.0.proj": (self.ffn, h), "ffn.net.2": (h, self.ffn)}
         names = [name for name in ORIGINAL if self.image or name not in IMAGE]
         return {f"blocks.{n}.{name}": shape[name] for n in range(self.blocks) for name in names}
 

@@ -612,6 +612,20 @@ def test_no_visitor_reads_anothers(shared: Server) -> None:
         assert one.get(f"/v1/requests/{job}/videos/0").content == b"a clip"
 
 
+def test_no_visitor_judges_anothers_comparison(shared: Server) -> None:
+    with shared.browser() as one, shared.browser() as other, shared.client() as program:
+        job = f"/v1/requests/{shared.finished_job(shared.visitor_of(one))}"
+        for sender, refusal in ((one, "VIDEO_NOT_FOUND"), (other, "REQUEST_NOT_FOUND"), (program, "REQUEST_NOT_FOUND")):
+            for reply in (
+                sender.put(f"{job}/marks/0", json={"mark": "favourite"}),
+                sender.post(f"{job}/pairs"),
+                sender.put(f"{job}/pairs/{'0' * 32}", json={"choice": "a"}),
+                sender.get(f"{job}/pairs/{'0' * 32}/a.mp4"),
+                sender.get(f"{job}/judging"),
+            ):
+                assert (reply.status_code, code(reply)) == (404, refusal)
+
+
 def test_no_visitor_reads_anothers_uploads_in_gradio(shared: Server) -> None:
     with shared.browser() as one, shared.browser() as other, shared.client() as program:
         path = one.post("/gradio_api/upload", files={"files": ("mine.png", png(8, 8), "image/png")}).json()[0]

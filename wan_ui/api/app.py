@@ -15,6 +15,7 @@ from wan_ui.api import (
     events,
     gallery,
     health,
+    judging,
     loras,
     models,
     requests,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 BODY_LIMIT = 80 * 2**20  # bytes; control images are in the body as base64
 FILE_LIMIT = 8 << 30  # bytes of an uploaded file
-ROUTERS = (requests, events, comparisons, gallery, training_jobs, loras, restore, models, bases, health, docs)
+ROUTERS = (requests, events, comparisons, judging, gallery, training_jobs, loras, restore, models, bases, health, docs)
 
 
 def create_api(

@@ -33,17 +33,23 @@ class BaseOption(BaseModel):
 
 
 class ComponentBases(BaseModel):
+    """The files and folders that one component of a model can be loaded from."""
+
     component: str
     options: list[BaseOption] = Field(description="Best first.")
 
 
 class AutoBase(BaseModel):
+    """What is loaded where a request names no base, and why."""
+
     grade: Grade
     reason: str
     base: dict[str, str] = Field(description="What `auto` takes, by component.")
 
 
 class BaseCandidate(BaseModel):
+    """One of the things that a file may be."""
+
     model: str
     component: str
 
@@ -56,6 +62,8 @@ class BaseQuestion(BaseModel):
 
 
 class UnusableFile(BaseModel):
+    """A file that is refused, with its error."""
+
     name: str
     code: str
     message: str

@@ -16,6 +16,7 @@ from starlette.background import BackgroundTask
 
 from wan_ui.api.dependencies import ApiState, CurrentAccess, RequestId, Service, State
 from wan_ui.api.openapi import content, errors
+from wan_ui.api.serializers import judging_body, mark_of
 from wan_ui.errors import InvalidRequest, VideoInvalid, VideoNotFound
 from wan_ui.lora.remote import without_queries
 from wan_ui.media import grid
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from wan_ui.access import Access
     from wan_ui.compare import PlannedCell
     from wan_ui.job import Job
+    from wan_ui.jobs.judging import Judgement
     from wan_ui.jobs.service import JobService
 
 MAX_FRAME = 9999
@@ -72,8 +74,11 @@ def file_name(cell: PlannedCell) -> str:
     return f"row{cell.row + 1}_column{cell.column + 1}{'_' + label[:80] if label else ''}"
 
 
-def zip_cells(path: pathlib.Path, cells: Board, job: Job) -> None:
-    """Writes the finished cells to a ZIP file, each as its MP4 and as JSON: labels, embedded metadata and request."""
+def zip_cells(path: pathlib.Path, cells: Board, job: Job, mine: Judgement, everybody: Judgement | None) -> None:
+    """Writes the finished cells to a ZIP file, each as its MP4 and as JSON: labels, embedded metadata, request, mark.
+
+    `judging.json` has the marks and the ranking as GET …/judging does, if anything was judged.
+    """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for cell in job.cells:
             clip = cells.cells[cell.column, cell.row]
@@ -83,9 +88,13 @@ def zip_cells(path: pathlib.Path, cells: Board, job: Job) -> None:
                     "row": cell.row_label,
                     **_embedded_metadata(clip, cell),
                     "request": without_queries(without_training_samples(cell.request)),
+                    "mark": mark_of(mine, cell.generation),
                 }
                 archive.write(clip, f"{file_name(cell)}.mp4")
                 archive.writestr(f"{file_name(cell)}.json", json.dumps(about, indent=2, ensure_ascii=False))
+        if not mine.is_empty or (everybody is not None and not everybody.is_empty):
+            judged = json.dumps(judging_body(mine, everybody), indent=2, ensure_ascii=False)
+            archive.writestr("judging.json", judged)
 
 
 def _embedded_metadata(clip: pathlib.Path, cell: PlannedCell) -> dict[str, Any]:
@@ -165,4 +174,7 @@ def all_cells(state: State, service: Service, access: CurrentAccess, request_id:
     """Each cell as an MP4 and a JSON file, named by position and labels."""
     job = service.job(request_id, access)
     cells = board(service, job, access)
-    return _download(state, request_id, "cells.zip", "application/zip", lambda path: zip_cells(path, cells, job))
+    mine, everybody = service.judging.judgement(job, access), service.judging.judgement_of_all(job, access)
+    return _download(
+        state, request_id, "cells.zip", "application/zip", lambda path: zip_cells(path, cells, job, mine, everybody)
+    )

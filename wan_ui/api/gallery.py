@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -162,7 +161,7 @@ def poster(state: State, service: Service, access: CurrentAccess, entry_id: Entr
         with state.posters.hold():
             path = service.make_poster(found)
     headers = {**_HEADERS, "Cache-Control": "private"}
-    return FileResponse(path, media_type="image/jpeg", stat_result=os.stat(path), headers=headers)
+    return FileResponse(path, media_type="image/jpeg", stat_result=path.stat(), headers=headers)
 
 
 @router.get(

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import FileResponse, Response
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from wan_ui.api.bodies import decode_json
 from wan_ui.api.dependencies import Body, CurrentAccess, RequestId, Root, Service, State
 from wan_ui.api.openapi import content, errors, reference, request_body
 from wan_ui.api.schemas import RequestResult, RequestStatus, Submitted
-from wan_ui.api.serializers import job_progress, result_of, status_of
+from wan_ui.api.serializers import add_judging, job_progress, result_of, status_of
 from wan_ui.job import FINAL
 from wan_ui.request import InferenceRequest
 
@@ -82,7 +82,12 @@ def result(state: State, access: CurrentAccess, root: Root, request_id: RequestI
     """Before the end too: of a comparison with the state of every cell."""
     # `running` first: what runs then has no clip yet in the job that is read after it, or is seen as finished.
     running = state.service.running(request_id, access)
-    return result_of(root, state.service.job(request_id, access), running, state.reference_errors)
+    job = state.service.job(request_id, access)
+    body = result_of(root, job, running, state.reference_errors)
+    if job.cells:
+        judging = state.service.judging
+        add_judging(body["metadata"]["compare"], judging.judgement(job, access), judging.judgement_of_all(job, access))
+    return body
 
 
 @router.delete(
@@ -136,8 +141,8 @@ def live_picture(service: Service, access: CurrentAccess, request_id: RequestId)
 def video(request: Request, service: Service, access: CurrentAccess, request_id: RequestId, n: VideoIndex) -> Response:
     """An MP4 with the settings it was made with in its metadata."""
     path = service.clip_path(request_id, n, access)
-    state = os.stat(path)
-    _check_range(request, state.st_size)
+    state = path.stat()
+    check_range(request, state.st_size)
     return FileResponse(
         path,
         media_type="video/mp4",
@@ -148,7 +153,7 @@ def video(request: Request, service: Service, access: CurrentAccess, request_id:
     )
 
 
-def _check_range(request: Request, size: int) -> None:
+def check_range(request: Request, size: int) -> None:
     """Removes a Range header that is malformed or has several parts, so that the whole file is sent (RFC 9110, 14.2).
 
     FileResponse would answer a malformed one with 400 in plain text. Raises HTTPException 416 for a range outside the
@@ -165,3 +170,14 @@ def _check_range(request: Request, size: int) -> None:
         request.scope["headers"] = [pair for pair in request.scope["headers"] if pair[0] != b"range"]
     elif is_outside:
         raise HTTPException(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers={"Content-Range": f"bytes */{size}"})
+
+
+def range_of(request: Request, size: int) -> tuple[int, int] | None:
+    """The first and last byte that a Range header asks for, after `check_range`; None for the whole file."""
+    headers = Headers(scope=request.scope)  # `request.headers` may still have what check_range removed
+    match = _RANGE.fullmatch(headers.get("range", "").strip())
+    if match is None or "if-range" in headers:
+        return None
+    if not match["first"]:
+        return max(0, size - int(match["last"])), size - 1
+    return int(match["first"]), min(int(match["last"] or size - 1), size - 1)

@@ -118,7 +118,8 @@ class RequestResult(BaseModel):
     metadata: dict[str, Any] = Field(
         description="What was ignored and adjusted, and every value that was used. Of a comparison also `compare`, "
         "from the start: `columns` and `rows` (field, values, labels), `baseline`, and `cells` row by row (column, "
-        "row, status, video and its url, error, progress); a status is waiting, running, succeeded, failed or missing."
+        "row, status, video and its url, error, progress, your mark); a status is waiting, running, succeeded, failed "
+        "or missing; `judging` is what GET …/judging returns."
     )
 
 
@@ -222,7 +223,9 @@ class LoraWorn(LoraShown):
     """A use of a LoRA file in a clip."""
 
     slot: str | None = Field(description="Which transformer it is attached to; null of a comparison.")
-    network_multiplier: float | None = Field(description="Its scale; null of a comparison.")
+    network_multiplier: float | list[float] | dict[str, float] | None = Field(
+        description="Its scale, as in a request; null of a comparison."
+    )
 
 
 class GalleryEntry(BaseModel):
@@ -398,3 +401,71 @@ class Checklist(BaseModel):
     rows: list[ChecklistRow]
     text: str = Field(description="The same as plain text, to paste into a forum.")
     comparison: ComparisonOf | None
+
+
+class MarkBody(BaseModel):
+    """A mark on a clip of a comparison."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mark: Literal["favourite", "rejected"] | None = Field(description="null removes the mark.")
+
+
+class VoteBody(BaseModel):
+    """A vote on a pair."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    choice: Literal["a", "b", "tie"] = Field(description="The better side.")
+
+
+class BallotBody(BaseModel):
+    """A pair of clips to vote on."""
+
+    id: str | None = Field(description="null when you have voted on every pair.")
+    a_url: str | None = Field(description="The clip of side a, without its settings.")
+    b_url: str | None
+    choice: Literal["a", "b", "tie"] | None = Field(description="Your vote on it so far.")
+    voted: int = Field(description="On how many pairs you have voted.")
+    pairs: int = Field(description="How many pairs there are now; more as cells finish.")
+
+
+class MarksOf(BaseModel):
+    """How often a clip of a comparison was marked."""
+
+    video: int = Field(description="The clip's number, as in `cells`.")
+    favourite: int
+    rejected: int
+
+
+class PlaceBody(BaseModel):
+    """A place of a ranking."""
+
+    label: str
+    text: str = Field(description="`step 1500 wins 71 % ± 9`.")
+    video: int | None = Field(description="The clip's number; null of a column or row.")
+    column: int | None
+    row: int | None
+    wins: float = Field(description="A tie is half a win.")
+    votes: int
+    share: float = Field(description="The probability that it is preferred to another one chosen at random.")
+    margin: float = Field(description="Half the width of the share's 95 % interval.")
+    is_certain: bool = Field(description="Whether it is certain enough (95 %) that the next place is worse.")
+
+
+class JudgementBody(BaseModel):
+    """The judgement of one session, or of all together."""
+
+    marks: list[MarksOf]
+    voters: int = Field(description="Sessions that voted.")
+    votes: int
+    cells: list[PlaceBody] = Field(description="Finished clips, best first (Bradley-Terry).")
+    columns: list[PlaceBody] = Field(description="By column value; empty without votes between columns.")
+    rows: list[PlaceBody] = Field(description="By row value; empty without votes between rows.")
+
+
+class JudgingBody(BaseModel):
+    """What was said of a comparison."""
+
+    mine: JudgementBody
+    everybody: JudgementBody | None = Field(description="All sessions together; null unless you are the owner.")

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 from wan_ui.api.schemas import CellStatus
 from wan_ui.engine.result import Progress
 from wan_ui.job import lora_use_body
+from wan_ui.jobs.judging import MARKS
 from wan_ui.lora.remote import shown_name, without_queries
 from wan_ui.models import MODELS
+from wan_ui.scale import scale_body
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
     from wan_ui.job import ClipRecord, Job
+    from wan_ui.jobs.comparison_ranking import Place
     from wan_ui.jobs.gallery import Entry
+    from wan_ui.jobs.judging import Judgement, Mark
     from wan_ui.jobs.outlooks import JobOutlook, QueueOutlook
     from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
     from wan_ui.jobs.worker import Running
@@ -285,6 +289,41 @@ def _cell(root: str, job: Job, cell: PlannedCell, is_finished: bool, running: Ru
 def _cell_progress(progress: Progress) -> dict[str, Any]:
     """A report as it is sent: live pictures have a route of their own."""
     return {name: value for name, value in asdict(progress).items() if name != "picture"}
+def judging_body(mine: Judgement, everybody: Judgement | None) -> dict[str, Any]:
+    """Marks and ranking of a comparison as schemas.JudgingBody; `everybody` None for callers who are not the owner."""
+    return {"mine": _judgement(mine), "everybody": None if everybody is None else _judgement(everybody)}
+
+
+def add_judging(compare: dict[str, Any], mine: Judgement, everybody: Judgement | None) -> None:
+    """Adds to a result's `compare` the caller's mark of each cell, and `judging` as GET …/judging has it."""
+    for cell in compare["cells"]:
+        cell["mark"] = mark_of(mine, cell["video"])
+    compare["judging"] = judging_body(mine, everybody)
+
+
+def mark_of(mine: Judgement, video: int | None) -> Mark | None:
+    """The one mark of a clip in the judgement of a single session."""
+    return None if video is None else next(iter(mine.marks.get(video, ())), None)
+
+
+def _judgement(judgement: Judgement) -> dict[str, Any]:
+    ranking = judgement.ranking
+    return {
+        "marks": [
+            {"video": video, **{mark: counts.get(mark, 0) for mark in MARKS}}
+            for video, counts in sorted(judgement.marks.items())
+        ],
+        "voters": judgement.voters,
+        "votes": ranking.votes,
+        "cells": [_place(place) for place in ranking.cells],
+        "columns": [_place(place) for place in ranking.columns],
+        "rows": [_place(place) for place in ranking.rows],
+    }
+
+
+def _place(place: Place) -> dict[str, Any]:
+    rounded = {"share": round(place.share, 4), "margin": round(place.margin, 4)}
+    return {**asdict(place), **rounded, "text": place.text}
 
 
 def progress_of(running: Running | None, generation: int) -> Progress | None:
@@ -355,7 +394,7 @@ def _entry_loras(entry: Entry) -> list[dict[str, Any]]:
             "name": names.get(use.sha256 or "") or shown_name(use.path),
             "sha256": use.sha256 or "",
             "slot": use.slot,
-            "network_multiplier": use.scale,
+            "network_multiplier": scale_body(use.scale),
         }
         for use in entry.generation.loras
     ]

@@ -118,7 +118,7 @@ def read_extra_paths(path: Path) -> ModelFolders:
 
 def _base_path(section: Mapping[str, Any], folder: Path) -> Path:
     base = section.get("base_path")
-    return folder if not isinstance(base, str) else folder / os.path.expandvars(os.path.expanduser(base))
+    return folder if not isinstance(base, str) else folder / Path(os.path.expandvars(base)).expanduser()
 
 
 def list_files(folders: Iterable[Path], category: Category | None, skip: Iterable[Path] = ()) -> list[FoundFile]:

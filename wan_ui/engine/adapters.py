@@ -96,6 +96,8 @@ class ScaledLinear(LoraVariant):  # type: ignore[misc]
         self, module: LoraLayer, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **kwargs: Any
     ) -> torch.Tensor:
         """`x` (…, in) and the base layer's `result` (…, out), in the layer's dtype."""
+        if not torch.compiler.is_compiling() and self.scale.number == 0:
+            return result
         down, up = module.lora_A[active_adapter], module.lora_B[active_adapter]
         reduced = down(x)
         if torch.compiler.is_compiling():
@@ -119,6 +121,7 @@ class TransformerAdapters:
         self._base_weights = base_weights
         self._adapters: dict[str, tuple[str, ...]] = {}  # PEFT's adapter names by file
         self._scales: dict[str, float] = {}  # by file
+        self._skipped = False  # all adapters are at scale 0 and disabled
         self._backups: dict[str, torch.Tensor | None] = {}  # originals of merged parameters; None: in the checkpoint
         self._merged: dict[str, dict[str, float]] = {}  # relative change by file and parameter
         self._norms: dict[str, float] = {}  # of base weights, by module
@@ -157,15 +160,38 @@ class TransformerAdapters:
         return used
 
     def set_scales(self, scales: Mapping[str, float]) -> None:
-        """Sets each adapter's scale; idempotent, called before every render. The keys are exactly those attached."""
+        """Sets each adapter's scale; idempotent, called before every render. The keys are exactly those attached.
+
+        One at scale 0 is skipped, except in compiled graphs: there its change is multiplied by 0, because a graph
+        without it would be another one.
+        """
         self._scales = dict(scales)
-        names = [name for key in scales for name in self._adapters[key]]
-        values = [scale for key, scale in scales.items() for _ in self._adapters[key]]
-        if names:
-            self._transformer.set_adapters(names, values)
-        for name, scale in zip(names, values, strict=True):
+        by_name = {name: scale for key, scale in scales.items() for name in self._adapters[key]}
+        active = {name: scale for name, scale in by_name.items() if scale != 0 or name in self._adapter_scales}
+        if active:
+            self._transformer.set_adapters(list(active), list(active.values()))
+        if by_name and bool(active) == self._skipped:
+            self._skipped = not active
+            self._enable(bool(active))
+        for name, scale in active.items():
             if name in self._adapter_scales:
                 self._adapter_scales[name].set(scale)
+
+    def _enable(self, enabled: bool) -> None:
+        if enabled:
+            self._transformer.enable_adapters()
+        else:
+            self._transformer.disable_adapters()
+
+    @property
+    def scales(self) -> Mapping[str, float]:
+        """The scale of each attached adapter now, by its file."""
+        return self._scales
+
+    @property
+    def is_without_effect(self) -> bool:
+        """Whether all adapters are at scale 0 and nothing is merged."""
+        return bool(self._scales) and not any(self._scales.values()) and not self._backups
 
     def merge(self, merges: Sequence[Merge]) -> dict[str, int]:
         """Adds these LoRAs, and no others, to the base weights: W' = cast(W + Σ scale × ΔW), summed in float32.
@@ -271,11 +297,11 @@ class TransformerAdapters:
                 for name, scale in scales.items():
                     self._adapter_scales[name].set(scale)
         else:
-            self._transformer.disable_adapters()
+            self._enable(False)
             try:
                 yield
             finally:
-                self._transformer.enable_adapters()
+                self._enable(not self._skipped)
 
     @property
     def is_base_model(self) -> bool:
@@ -396,6 +422,7 @@ class TransformerAdapters:
         self._scales.clear()
         self._adapter_scales.clear()
         self._layers.clear()
+        self._skipped = False
         self._transformer.unload_lora()
 
 

@@ -14,6 +14,7 @@ from wan_ui.errors import OutOfMemory
 from wan_ui.lora.library import LoraFile
 from wan_ui.models import Speedup, WanModel
 from wan_ui.request import Generation, find_model
+from wan_ui.scale import Scale, is_constant, scale_body
 
 Storage = Literal["exact", "fp8_storage", "fp8_products"]
 """How the transformers' weights are stored. Packed ones become exact again only by loading them."""
@@ -43,8 +44,8 @@ class Pipeline(Protocol):
     def store(self, storage: Storage, generation: Generation) -> None:
         """Packs the weights, merges included."""
 
-    def set_scales(self, slot: str, scales: Mapping[str, float]) -> None:
-        """Sets the scales of the slot's adapters, by SHA-256."""
+    def set_scales(self, slot: str, scales: Mapping[str, Scale]) -> None:
+        """Sets the scales of the slot's adapters, by SHA-256; those that change do so during the render."""
 
     def effect(self, slot: str) -> Mapping[str, Report]:
         """What each file on the slot does now, by SHA-256."""
@@ -106,7 +107,7 @@ class RequiredState:
     model: str
     whole_bf16: bool
     slots: Mapping[str, AttachedLoras]
-    scales: Mapping[str, Mapping[str, float]]
+    scales: Mapping[str, Mapping[str, Scale]]
     storage: Storage = "exact"
     base: BaseNames = "auto"
 
@@ -155,7 +156,7 @@ class SetScales:
     """Set the scales of a slot's adapters, by SHA-256."""
 
     slot: str
-    scales: Mapping[str, float]
+    scales: Mapping[str, Scale]
 
 
 Step = LoadModel | Cast | Attach | Merge | Store | SetScales
@@ -166,7 +167,7 @@ def required_state(generation: Generation, files: Mapping[str, LoraFile]) -> Req
     model, recipe = find_model(generation.model), RECIPES[generation.recipe]
     unfused = unfused_kinds(recipe)
     slots: dict[str, AttachedLoras] = dict.fromkeys(model.slots, NOTHING_ATTACHED)
-    scales: dict[str, dict[str, float]] = {slot: {} for slot in model.slots}
+    scales: dict[str, dict[str, Scale]] = {slot: {} for slot in model.slots}
     for use in generation.loras:
         if use.scale == 0:
             continue
@@ -176,6 +177,8 @@ def required_state(generation: Generation, files: Mapping[str, LoraFile]) -> Req
             attached = replace(attached, adapters=(*attached.adapters, file.sha256))
             scales[use.slot][file.sha256] = use.scale
         if kinds - unfused:
+            if not is_constant(use.scale):
+                raise AssertionError("a request whose merged layers change their scale is refused")
             attached = replace(attached, merges=(*attached.merges, (file.sha256, use.scale)))
         slots[use.slot] = attached
     packing = storage(generation.speedup)
@@ -335,7 +338,7 @@ class Core:
                 {
                     "name": files[use.path].name,
                     "sha256": files[use.path].sha256,
-                    "network_multiplier": use.scale,
+                    "network_multiplier": scale_body(use.scale),
                     **(effects.get(files[use.path].sha256) or _not_attached()),
                 }
                 for use in uses

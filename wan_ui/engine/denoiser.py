@@ -23,6 +23,7 @@ from wan_ui.engine.sampling import (
     Callbacks,
     DenoisingState,
     Experts,
+    ExpertStep,
     Guidance,
     Schedule,
     denoise,
@@ -165,9 +166,11 @@ class Denoiser:
                 on_first_prediction=on_first_prediction if generation.first_step_change else None,
                 on_switch=keep,
                 on_estimate=None if pictures is None else reporter.on_estimate,
+                before_prediction=lambda step: self._set_scales(step, cache),
             ),
             resume,
         )
+        self._loras.end_steps()
         steps = {"total": generation.sample_steps}
         if self.high_noise is not None and self.high_noise.key == key:
             steps["high_noise"] = self.high_noise.state.step
@@ -175,6 +178,13 @@ class Denoiser:
             steps["shared"] = shared.state.step
         forwards = {} if cache is None else {"total": cache.forwards, "computed": cache.computed}
         return Denoised(latents, steps, forwards, changes)
+
+    def _set_scales(self, step: ExpertStep, cache: StepCache | None) -> None:
+        """Sets scales that change over the steps. What a step cache keeps is of the scales before, and is dropped."""
+        if not self._loras.change_over_steps(step.transformer):
+            return
+        if self._loras.set_step(step.transformer, step.step, step.steps) and cache is not None:
+            cache.enable(step.transformer)
 
     def _experts(self, plan: RenderPlan, cache: StepCache | None) -> Experts:
         def onload(transformer: WanTransformer3DModel) -> None:

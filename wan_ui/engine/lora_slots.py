@@ -19,6 +19,7 @@ from wan_ui.lora.convert import Converted, convert
 from wan_ui.lora.library import LoraFile
 from wan_ui.lora.shapes import Dimensions, from_config
 from wan_ui.models import WanModel
+from wan_ui.scale import Scale, is_constant, largest, scale_at
 
 RENDER_RESERVE = 12 << 30  # bytes of GPU memory left free for a render beside copies of the original weights
 MOST_DROPPED = 50  # unused tensors listed in a report
@@ -52,6 +53,7 @@ class LoraSlots:
             slot: TransformerAdapters(components.transformers[component], self._base_weights(component), scales_on)
             for slot, component in model.slots.items()
         }
+        self._scales: dict[str, Mapping[str, Scale]] = {}  # by slot; by file
         self._counts: dict[tuple[str, str], dict[str, ModuleCounts]] = {}  # by slot and way; by file
 
     def attach(self, slot: str, files: tuple[LoraFile, ...], unfused: frozenset[str]) -> WanTransformer3DModel:
@@ -79,9 +81,38 @@ class LoraSlots:
             )
         self._counts[slot, "merged"] = {key: ModuleCounts.of(lora, in_use[key]) for key, (lora, _) in loras.items()}
 
-    def set_scales(self, slot: str, scales: Mapping[str, float]) -> None:
-        """Sets the scales of the slot's adapters, by SHA-256."""
-        self._adapters[slot].set_scales(scales)
+    def set_scales(self, slot: str, scales: Mapping[str, Scale]) -> None:
+        """Sets the scales of the slot's adapters, by SHA-256; one that changes over the steps to its largest value."""
+        self._scales[slot] = scales
+        self._adapters[slot].set_scales({key: largest(scale) for key, scale in scales.items()})
+
+    def change_over_steps(self, transformer: WanTransformer3DModel) -> bool:
+        """Whether a LoRA on this transformer has a scale that changes over the steps."""
+        return any(not is_constant(scale) for slot in self._slots_of(transformer) for scale in self._in_force(slot))
+
+    def set_step(self, transformer: WanTransformer3DModel, step: int, steps: int) -> bool:
+        """Sets the scales for step `step` (from 0) of the transformer's own `steps`; returns whether any changed."""
+        changed = False
+        for slot in self._slots_of(transformer):
+            scales = {key: scale_at(self._scales[slot][key], step, steps) for key in self._adapters[slot].scales}
+            if scales and scales != self._adapters[slot].scales:
+                self._adapters[slot].set_scales(scales)
+                changed = True
+        return changed
+
+    def end_steps(self) -> None:
+        """After a run: scales that changed over its steps are at their largest values again, as reports give them."""
+        for slot, scales in self._scales.items():
+            if not all(map(is_constant, self._in_force(slot))):
+                self.set_scales(slot, {key: scales[key] for key in self._adapters[slot].scales})
+
+    def _in_force(self, slot: str) -> list[Scale]:
+        """The scales of the adapters that are attached to a slot now."""
+        return [self._scales[slot][key] for key in self._adapters[slot].scales]
+
+    def _slots_of(self, transformer: WanTransformer3DModel) -> list[str]:
+        components = self._components.transformers
+        return [slot for slot, component in self._model.slots.items() if components[component] is transformer]
 
     def report(self, slot: str) -> Mapping[str, Report]:
         """What each file on the slot does now, by SHA-256."""
@@ -108,7 +139,8 @@ class LoraSlots:
         changes: dict[str, float] = {}
         for slot, component in self._model.slots.items():
             adapters = self._adapters[slot]
-            if self._components.transformers[component] is transformer and not adapters.is_base_model:
+            is_in_use = not adapters.is_base_model and not adapters.is_without_effect
+            if self._components.transformers[component] is transformer and is_in_use:
                 with adapters.disabled() as possible:
                     if possible:
                         base = recompute().float()

@@ -35,6 +35,7 @@ from wan_ui.errors import CheckpointIncomplete
 from wan_ui.lora.library import LoraFile
 from wan_ui.models import WanModel
 from wan_ui.request import Generation
+from wan_ui.scale import Scale
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class WanPipeline:
         """Merges these files' other layers in float32 into the slot's transformer, and no others."""
         self._loras.merge(slot, files, unfused)
 
-    def set_scales(self, slot: str, scales: Mapping[str, float]) -> None:
+    def set_scales(self, slot: str, scales: Mapping[str, Scale]) -> None:
         """Sets the scales of the slot's adapters, by SHA-256."""
         self._loras.set_scales(slot, scales)
 

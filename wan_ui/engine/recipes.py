@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -64,6 +64,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
 def unfused_kinds(recipe: Recipe) -> frozenset[str]:
     """The kinds of LoRA layers that stay unfused; all others are merged. DoRA is never merged, as in the trainer."""
     return frozenset({"lora", "dora"}) if recipe.lora == "adapter" else frozenset({"dora"})
+
+
+def merged_kinds(recipe: Recipe, kinds: Iterable[str]) -> tuple[str, ...]:
+    """Those of a file's kinds of layers that are merged into the weights, which are the same at all steps."""
+    unfused = unfused_kinds(recipe)
+    return tuple(sorted({kind for kind in kinds if kind not in unfused}))
 
 
 def unipc_config(flow_shift: float) -> dict[str, Any]:

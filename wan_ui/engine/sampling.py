@@ -66,6 +66,24 @@ class Experts:
             return self.high if step < self.switch else self.low
         return self.high if timestep >= self.switch * NUM_TRAIN_TIMESTEPS else self.low
 
+    def schedule(self, timesteps: torch.Tensor) -> list[ExpertStep]:
+        """Each step's transformer, with the step's number (from 0) among that transformer's own steps."""
+        transformers = [self.at(step, timestep) for step, timestep in enumerate(timesteps)]
+        return [
+            ExpertStep(transformer, sum(t is transformer for t in transformers[:index]),
+                       sum(t is transformer for t in transformers))
+            for index, transformer in enumerate(transformers)
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExpertStep:
+    """Step `step` (from 0) of the `steps` that `transformer` makes in a run."""
+
+    transformer: WanTransformer3DModel
+    step: int
+    steps: int
+
 
 OnFirstPrediction = Callable[[WanTransformer3DModel, torch.Tensor, Callable[[], torch.Tensor]], None]
 """Called with a transformer, its first conditional prediction in a run, and a function that recomputes it."""
@@ -103,13 +121,15 @@ class Callbacks:
     """Functions called during the loop; what one raises ends it.
 
     `on_step` gets the number of finished steps, before the first and after each. `on_switch` gets the state at the
-    change from the high-noise to the low-noise transformer. `on_estimate` gets, after each step and before `on_step`,
-    the number of finished steps and a function that computes the estimated clean latents, (1, C, T, h, w).
+    change from the high-noise to the low-noise transformer. `before_prediction` gets each step before its forwards, to
+    set what changes from step to step. `on_estimate` gets, after each step and before `on_step`, the number of finished
+    steps and a function that computes the estimated clean latents, (1, C, T, h, w).
     """
 
     on_step: Callable[[int], None]
     on_first_prediction: OnFirstPrediction | None = None
     on_switch: Callable[[DenoisingState], None] | None = None
+    before_prediction: Callable[[ExpertStep], None] | None = None
     on_estimate: Callable[[int, Callable[[], torch.Tensor]], None] | None = None
 
 
@@ -225,9 +245,10 @@ def denoise(
         schedule.generator.set_state(state)
     dtype = guidance.positive.dtype
     current: WanTransformer3DModel | None = None
+    expert_steps = experts.schedule(scheduler.timesteps)
     for index, timestep in enumerate(scheduler.timesteps[first:], start=first):
         callbacks.on_step(index)
-        transformer = experts.at(index, timestep)
+        transformer = expert_steps[index].transformer
         is_first = transformer is not current
         if is_first:
             if current is not None and callbacks.on_switch is not None:
@@ -235,6 +256,8 @@ def denoise(
                 callbacks.on_switch(DenoisingState(index, latents, deepcopy(scheduler), drawn))
             experts.onload(transformer)
             current = transformer
+        if callbacks.before_prediction is not None:
+            callbacks.before_prediction(expert_steps[index])
         before = latents.to(dtype) if start.mask is not None else latents
         on_first_prediction = callbacks.on_first_prediction if is_first else None
         own_guidance = guidance.of_expert(transformer is experts.low)

@@ -228,6 +228,7 @@ class Fetcher:
         notes = tuple(note for url in remote_sources(job) for note in notes_by_url[url])
         self._store.make_ready(job.id, settled.generations, (*notes, *settled.notes), settled.cells)
         log.info("LoRA files downloaded", extra={"request_id": job.id})
+        return None
 
     def _refuse(self, job: Job, error: WanUIError) -> None:
         log.warning("%s", error.message, extra={"request_id": job.id, "code": error.code})

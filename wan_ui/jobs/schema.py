@@ -154,6 +154,71 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         END
         """,
     ),
+    # Judging: marks on a comparison's clips and votes on pairs of them. `visitor` is '' for programs without a browser.
+    (
+        """
+        CREATE TABLE marks (
+            job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+            visitor TEXT NOT NULL,
+            clip_index INTEGER NOT NULL,
+            mark TEXT NOT NULL CHECK (mark IN ('favourite', 'rejected')),
+            marked_at TEXT NOT NULL,
+            PRIMARY KEY (job_id, visitor, clip_index)
+        ) WITHOUT ROWID
+        """,
+        # A row without a choice is a pair that was shown and not voted on yet.
+        """
+        CREATE TABLE pair_votes (
+            id TEXT PRIMARY KEY,
+            job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+            visitor TEXT NOT NULL,
+            side_a INTEGER NOT NULL,
+            side_b INTEGER NOT NULL,
+            choice TEXT CHECK (choice IN ('a', 'b', 'tie')),
+            voted_at TEXT
+        ) WITHOUT ROWID
+        """,
+        "CREATE UNIQUE INDEX pair_votes_pair ON pair_votes (job_id, visitor, min(side_a, side_b), max(side_a, side_b))",
+    ),
+    # Which slot renders which clip. A clip of an earlier epoch is not stored: its slot was given up for dead.
+    (
+        """
+        CREATE TABLE leases (
+            epoch INTEGER PRIMARY KEY AUTOINCREMENT,
+            job_id TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+            clip_index INTEGER NOT NULL,
+            slot TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            UNIQUE (job_id, clip_index)
+        )
+        """,
+        """
+        CREATE TRIGGER lease_used AFTER INSERT ON clips BEGIN
+            DELETE FROM leases WHERE job_id = NEW.job_id AND clip_index = NEW.clip_index;
+        END
+        """,
+        """
+        CREATE TRIGGER leases_voided AFTER UPDATE OF status ON jobs WHEN NEW.status <> 'in_progress' BEGIN
+            DELETE FROM leases WHERE job_id = NEW.id;
+        END
+        """,
+    ),
+    # The ends of jobs that the operator's address has not been notified of; see jobs.notifier.
+    (
+        """
+        CREATE TABLE notifications (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            job_id TEXT NOT NULL,
+            status TEXT NOT NULL,
+            model TEXT NOT NULL,
+            seconds REAL,
+            ended_at REAL NOT NULL,
+            attempts INTEGER NOT NULL DEFAULT 0,
+            due_at REAL NOT NULL DEFAULT 0
+        )
+        """,
+        "CREATE INDEX notifications_due ON notifications (due_at)",
+    ),
     # What clips of each size took on this machine, for estimates: seconds; runs counts the clips that were measured.
     (
         """

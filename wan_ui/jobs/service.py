@@ -20,6 +20,7 @@ from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.jobs import gallery
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.gallery import Gallery
+from wan_ui.jobs.judging import Judging
 from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
 from wan_ui.jobs.outlooks import Outlooks
 from wan_ui.jobs.sample_comparisons import SampleComparisons
@@ -65,7 +66,8 @@ class JobService:
     `library` and `images` hold the files that requests may name. `data_dir` is the folder that the clips' file names
     are relative to. `environment` is what this server renders with. `fetcher` downloads the LoRAs that requests name
     by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
-    trainer's samples, `gallery` lists finished clips, `outlooks` estimates how long jobs still take.
+    trainer's samples, `gallery` lists finished clips, `judging` holds marks and votes on comparisons, `outlooks`
+    estimates how long jobs still take.
     Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
@@ -101,6 +103,7 @@ class JobService:
         )
         self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
         self.outlooks = Outlooks(store, worker, environment)
+        self.judging = Judging(store, self.job)
 
     def quota_problem(self, size: int) -> WanUIError | None:
         """Why a file of `size` bytes may not be stored, by the quota or by the free space; None if it may."""

@@ -357,16 +357,20 @@ class Store:
             row["status"]: row["jobs"] for row in rows
         }
 
-    def add_clip(self, job_id: str, clip: ClipRecord) -> bool:
-        """Add a finished clip to a running job. Returns False, without adding it, if the job no longer runs."""
+    def add_clip(self, job_id: str, clip: ClipRecord, epoch: int | None = None) -> bool:
+        """Add a finished clip to a running job. Returns False, without adding it, if the job no longer runs.
+
+        With the `epoch` of a lease, also if the clip was leased again or its lease was voided meanwhile.
+        """
         rows = self._execute(
             """
             INSERT INTO clips (job_id, clip_index, width, height, num_frames, fps, seed, file, metadata, created_at)
             SELECT id, :index, :width, :height, :num_frames, :fps, :seed, :file, :metadata, :now
-            FROM jobs WHERE id = :id AND status = 'in_progress'
+            FROM jobs WHERE id = :id AND status = 'in_progress' AND (:epoch IS NULL OR EXISTS
+                (SELECT 1 FROM leases WHERE epoch = :epoch AND job_id = :id AND clip_index = :index))
             RETURNING clip_index
             """,
-            {**vars(clip), "metadata": _json(dict(clip.metadata)), "id": job_id, "now": _now()},
+            {**vars(clip), "metadata": _json(dict(clip.metadata)), "id": job_id, "epoch": epoch, "now": _now()},
         )
         return bool(rows)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import secrets
 import shutil
 import threading
@@ -88,7 +87,7 @@ class Uploads:
 
     def _move(self, file: Path, target: Path) -> None:
         try:
-            os.replace(file, target)
+            file.replace(target)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
@@ -96,7 +95,7 @@ class Uploads:
             partial = self._folder / f"{PART_PREFIX}{secrets.token_hex(8)}"
             try:
                 shutil.copyfile(file, partial)
-                os.replace(partial, target)
+                partial.replace(target)
             finally:
                 partial.unlink(missing_ok=True)
             file.unlink()

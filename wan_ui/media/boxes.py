@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,6 +68,25 @@ def comment(path: Path, most: int = MOST_COMMENT) -> bytes | None:
             raise VideoInvalid(f"This MP4 contains {length} bytes of text; at most {most} are read as settings.")
         file.seek(start)
         return file.read(max(0, length))
+
+
+def without_user_data(path: Path) -> bytes:
+    """The file with its user data (the comment, the encoder's name) overwritten, all other bytes at their positions.
+
+    Raises VideoInvalid as `comment` does.
+    """
+    data = bytearray(path.read_bytes())
+    file = io.BytesIO(data)
+    _check_start(file, len(data))
+    left = [MOST_BOXES]
+    for movie in _boxes(file, 0, len(data), left):
+        if movie.kind == b"moov":
+            for box in _boxes(file, movie.start, movie.end, left):
+                if box.kind == b"udta":
+                    kind = data.rindex(b"udta", movie.start, box.start)
+                    data[kind : kind + 4] = b"free"  # a box that readers skip
+                    data[box.start : box.end] = bytes(box.end - box.start)
+    return bytes(data)
 
 
 def check_start(path: Path) -> None:

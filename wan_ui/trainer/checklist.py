@@ -22,6 +22,7 @@ from wan_ui.request import (
     round_frames,
     snap_size,
 )
+from wan_ui.scale import Scale, scale_body, scale_words
 from wan_ui.text import one_line
 from wan_ui.trainer.job import EULER_SINCE, UNIPC_UNTIL, Imported, Sample, trainer_version
 from wan_ui.trainer.sample_files import SampleFacts
@@ -105,6 +106,8 @@ def checklist(target: Target, run: Run, models: Mapping[str, WanModel] = MODELS)
 
 def _replaced(generation: Generation) -> Iterator[Row]:
     for name, value in generation.replaced.items():
+        if name == "network_multiplier":
+            continue  # the row "multiplier" compares it with the sample's own
         shown = "given" if name == "ctrl_img_last" else str(value)
         message = f"Training samples use the recipe's value: leave {name} out."
         yield Row(name, "red", "the recipe's", shown, message, Fix(prompt={name: None}))
@@ -275,7 +278,9 @@ def _refitted(pair: _Pair) -> tuple[LoraItem, ...]:
         transformer = slot if pair.model.two_transformers else None
         items.setdefault(
             slot,
-            LoraItem.model_validate({"path": use.path, "transformer": transformer, "network_multiplier": use.scale}),
+            LoraItem.model_validate(
+                {"path": use.path, "transformer": transformer, "network_multiplier": scale_body(use.scale)}
+            ),
         )
     return tuple(items.values())
 
@@ -352,9 +357,10 @@ def _slots(pair: _Pair) -> Row:
     return _row("lora_sides", not wrong, preview, run, wrong, fix, "Each trained transformer has its LoRA.")
 
 
-def _item(pair: _Pair, path: str, slot: str, scale: float) -> LoraItem:
+def _item(pair: _Pair, path: str, slot: str, scale: Scale) -> LoraItem:
     transformer = slot if pair.run_model.two_transformers else None
-    return LoraItem.model_validate({"path": path, "transformer": transformer, "network_multiplier": scale})
+    fields = {"path": path, "transformer": transformer, "network_multiplier": scale_body(scale)}
+    return LoraItem.model_validate(fields)
 
 
 def _step(pair: _Pair) -> Row:
@@ -527,8 +533,8 @@ def _negative(pair: _Pair) -> Row:
 
 def _multiplier(pair: _Pair) -> Row:
     wanted = pair.target.sample.network_multiplier
-    scales = sorted({use.scale for use in pair.generation.loras})
-    run = ", ".join(f"{scale:g}" for scale in scales) or "no LoRA"
+    scales = list(dict.fromkeys(use.scale for use in pair.generation.loras))
+    run = ", ".join(map(scale_words, scales)) or "no LoRA"
     wrong = "The LoRA has another scale than in the training sample."
     return _row("multiplier", scales in ([], [wanted]), f"{wanted:g}", run, wrong, Fix(network_multiplier=wanted))
 

@@ -209,7 +209,7 @@ def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[
             part.mkdir()
             messages = _unpack(file, part, limits, free(part))
             read_folder(part)  # without a config nothing is left behind
-            os.rename(part, into)
+            part.rename(into)
     except _DAMAGED as error:
         raise _invalid("the ZIP is damaged or cut off") from error
     except OSError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import secrets
 import shutil
@@ -211,7 +210,7 @@ class ImportedJobs:
                 if path in zips:
                     continue
                 base = re.split(r"[/\\]", name)[-1]
-                if not base or base.startswith(".") and base != ".job_config.json" or len(base.encode()) > 200:
+                if not base or (base.startswith(".") and base != ".job_config.json") or len(base.encode()) > 200:
                     raise _invalid(f"{one_line(name, 80) or 'a file'} is not a file of a training job")
                 target = root / "samples" / base if _SAMPLE_NAME.fullmatch(base.lower()) else root / base
                 target.parent.mkdir(exist_ok=True)
@@ -510,7 +509,7 @@ class ImportedJobs:
         write_file(stage / CONFIG, text)
         write_file(stage / RECORD, json.dumps(record).encode())
         target.mkdir()
-        os.replace(stage, target)
+        stage.replace(target)
         stage.mkdir()  # _staged removes it
         return self.job(job_id)
 

@@ -81,7 +81,7 @@ def _check_size(document: Any) -> None:
 class _Plain(yaml.SafeLoader):
     """Without dates: a name such as 2026-01-02 is text."""
 
-    yaml_implicit_resolvers = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML declares it
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

@@ -10,6 +10,8 @@ import yaml
 
 from wan_ui.models import DEFAULT_SEED
 from wan_ui.request import InferenceRequest, PromptItem, fill_trigger
+from wan_ui.scale import is_constant, largest
+from wan_ui.slots import scale_of
 
 SHARED = ("width", "height", "num_frames", "fps", "guidance_scale", "sample_steps", "neg")
 
@@ -69,7 +71,10 @@ def _sample(
 
 
 def _scale(request: InferenceRequest, notes: list[str]) -> float:
-    scales = list(dict.fromkeys(item.network_multiplier for item in request.loras)) or [1.0]
+    scales = list(dict.fromkeys(scale_of(item) for item in request.loras)) or [1.0]
+    written = largest(scales[0])
+    if not all(map(is_constant, scales)):
+        notes.append(f"The trainer has one multiplier for all steps: {written} is written.")
     if len(scales) > 1:
-        notes.append(f"The trainer has one multiplier for both LoRAs of a pair: {scales[0]} is written for all.")
-    return scales[0]
+        notes.append(f"The trainer has one multiplier for both LoRAs of a pair: {written} is written for all.")
+    return written

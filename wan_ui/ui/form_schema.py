@@ -26,6 +26,7 @@ from wan_ui.request import (
     round_frames,
     snap_size,
 )
+from wan_ui.scale import LARGEST_SCALE, LEAST_SCALE, is_constant
 
 Kind = Literal["text", "long_text", "integer", "number", "recipe", "image", "lora", "scale", "switch", "speedup"]
 Values = dict[str, Any]
@@ -77,7 +78,9 @@ class Control:
 
 
 def bounds(schema: type[BaseModel], name: str) -> tuple[float | None, float | None]:
-    """The `ge` and `le` of a schema's field."""
+    """The `ge` and `le` of a schema's field; those of a LoRA scale are the same in all its forms."""
+    if name == "network_multiplier":
+        return LEAST_SCALE, LARGEST_SCALE
     low: Any = None
     high: Any = None
     for item in schema.model_fields[name].metadata:
@@ -262,6 +265,12 @@ def values(
                 f"The form has room for {MOST_STACKED} LoRAs per transformer, this request has {len(in_slot)}. Send it "
                 "over HTTP instead.",
                 fields=[{"loc": "loras", "msg": "too many for the form"}],
+            )
+        if not all(is_constant(use.scale) for use in in_slot):
+            raise InvalidRequest(
+                "The form has one number for a LoRA's scale, and this request changes it over the steps. Send it over "
+                "HTTP instead.",
+                fields=[{"loc": "loras", "msg": "a scale that changes over the steps"}],
             )
         for number in range(1, MOST_STACKED + 1):
             use = in_slot[number - 1] if number <= len(in_slot) else None

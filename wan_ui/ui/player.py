@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from wan_ui.engine.recipes import RECIPES
+from wan_ui.scale import scale_from, scale_words
 from wan_ui.ui import render
 from wan_ui.ui.static_files import shared_script, static_text
 
@@ -134,5 +135,5 @@ def lora_facts(loras: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     for item in loras:
         name = PurePosixPath(str(item["path"])).name.removesuffix(".safetensors")
         slot = SLOT_WORDS.get(item.get("transformer") or "", "LoRA")
-        facts.append((slot, f"{name} × {item['network_multiplier']:g}"))
+        facts.append((slot, f"{name} × {scale_words(scale_from(item['network_multiplier']))}"))
     return facts or [("LoRA", "none")]

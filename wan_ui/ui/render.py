@@ -15,6 +15,7 @@ from wan_ui.engine.speedups import describe
 from wan_ui.errors import WanUIError
 from wan_ui.models import MODELS
 from wan_ui.request import Generation
+from wan_ui.scale import scale_from, scale_words
 from wan_ui.ui.error_texts import sentences
 from wan_ui.ui.templating import render_template
 
@@ -139,6 +140,11 @@ def plural(count: int, word: str) -> str:
 def number(value: float) -> str:
     """16, 0.5, 1.2e-05: four significant digits."""
     return f"{value:.4g}"
+
+
+def scale_text(body: Any) -> str:
+    """A LoRA's scale in wire form: `0.5`, `1 to 0.2`, `1, 0.5`."""
+    return number(body) if isinstance(body, int | float) else scale_words(scale_from(body))
 
 
 def percent(value: float) -> str:
@@ -346,7 +352,7 @@ def _effect_line(slot: str, report: Mapping[str, Any]) -> EffectLine:
         state = state or ("lost" if 2 * in_use >= in_file else "dead")
         reasons = sorted({str(item["why"]) for item in dropped})
         text += f" {plural(len(dropped), 'module')} left out: {'; '.join(reasons[:3])}."
-    names = " + ".join(f"{file['name']} × {number(file['network_multiplier'])}" for file in files)
+    names = " + ".join(f"{file['name']} × {scale_text(file['network_multiplier'])}" for file in files)
     return EffectLine(SLOT_HEADS.get(slot, slot), state, text, names)
 
 

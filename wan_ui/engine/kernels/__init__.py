@@ -51,6 +51,7 @@ class Verified:
         self._proven: set[tuple[Any, ...]] = set()
 
     def __call__(self, *arguments: Any) -> torch.Tensor:
+        """The result of the kernel where it fits and holds its promise, else of the eager operation."""
         if self.refused is not None or not self._fits(*arguments):
             return self._eager(*arguments)
         try:

@@ -30,6 +30,8 @@ const button = (attributes, press, ...children) => {
   made.addEventListener('click', press);
   return made;
 };
+// A LoRA's scale as in a request: a number, a list over the steps, or from one number to another.
+const scaleText = (scale) => (Array.isArray(scale) ? scale.join(', ') : scale && scale.from !== undefined ? `${scale.from} to ${scale.to}` : String(scale));
 const plural = (count, word) => `${count.toLocaleString('en')} ${word}${count === 1 ? '' : 's'}`;
 const brief = (entry) => entry.prompt.replace(/\s+/g, ' ').trim().slice(0, 200) || '(no prompt)';
 const ago = (text) => {
@@ -197,7 +199,7 @@ const openCard = (entry) => {
     fact('First frame', entry.has_first_frame ? 'an image' : 'none'),
     fact('Made', new Date(entry.made_at).toLocaleString('en-GB', { dateStyle: 'medium', timeStyle: 'short' })));
   for (const item of entry.loras) {
-    const scale = item.network_multiplier === null ? '' : ` × ${item.network_multiplier}`;
+    const scale = item.network_multiplier === null ? '' : ` × ${scaleText(item.network_multiplier)}`;
     list.append(fact(SLOTS[item.slot] || 'LoRA', [`${item.name}${scale}`, make('small', { title: item.sha256 }, item.sha256 ? `SHA-256 ${item.sha256.slice(0, 16)}…` : '')], true));
   }
   if (!entry.loras.length) list.append(fact('LoRA', 'none'));
