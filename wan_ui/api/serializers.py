@@ -289,6 +289,8 @@ def _cell(root: str, job: Job, cell: PlannedCell, is_finished: bool, running: Ru
 def _cell_progress(progress: Progress) -> dict[str, Any]:
     """A report as it is sent: live pictures have a route of their own."""
     return {name: value for name, value in asdict(progress).items() if name != "picture"}
+
+
 def judging_body(mine: Judgement, everybody: Judgement | None) -> dict[str, Any]:
     """Marks and ranking of a comparison as schemas.JudgingBody; `everybody` None for callers who are not the owner."""
     return {"mine": _judgement(mine), "everybody": None if everybody is None else _judgement(everybody)}
