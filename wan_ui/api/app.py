@@ -63,7 +63,7 @@ def create_api(
         body_limit,
         file_limit,
         scratch,
-        streams or EventStreams(service.pulse),
+        streams or EventStreams(lambda: service.pulse()),
         reference_errors,
     )
     for module in ROUTERS:

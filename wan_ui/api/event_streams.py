@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,7 +74,7 @@ class EventStreams:
         finally:
             self._open[visitor] -= 1
 
-    async def stream(self, visitor: str | None, snapshot: Snapshot) -> AsyncIterator[str]:
+    async def stream(self, visitor: str | None, snapshot: Snapshot) -> AsyncGenerator[str, None]:
         """The text of one stream: each event of a snapshot when its data has changed, and heartbeats between them."""
         with self._counted(visitor):
             yield f"retry: {RETRY_MILLISECONDS}\n\n"
