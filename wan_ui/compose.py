@@ -42,6 +42,7 @@ from wan_ui.media.fetch import fetch
 from wan_ui.models import Speedup
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
+from wan_ui.web import guest_pages
 from wan_ui.web.auth import Auth, OwnerAddress, around
 from wan_ui.web.compression import Compression
 from wan_ui.web.gradio_files import GradioFiles, files_named_in
@@ -271,8 +272,10 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         streams=services.streams,
         reference_errors=settings.compat == "reference",
     )
+    api.state.api = replace(api.state.api, public_url=lambda: sign_in.tunnel.url)
     mount = Mount("/v1", app=api)
     mount.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
+    guests = guest_pages.mount(services.service, api.state.api.posters.hold)
     login = sign_in.login
     blocks = page.build(
         services.service,
@@ -298,7 +301,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
             _frontend=False,  # else Gradio requests its own page and gives up after 3 seconds
             max_file_size=max_upload,
             app_kwargs={
-                "routes": [mount, services.metrics.route(), *root_routes(services.health)],
+                "routes": [mount, guests, services.metrics.route(), *root_routes(services.health)],
                 "lifespan": around(wrap),
                 "openapi_url": None,
             },

@@ -18,6 +18,7 @@ WanUIError
 │   ├── ControlImageNotSupported 400
 │   ├── SpeedupNotSupported     400  the device does not support it
 │   ├── ControlImageInvalid     400  not an image, unreadable, too large, or not downloaded
+│   ├── FramesNotFinite         400  a LoRA's weights or scale left no numbers in the frames
 │   ├── VideoInvalid            400  a video without settings, or with settings that cannot be read
 │   ├── HubTokenNeeded          400  the request's own token for the Hugging Face hub is gone
 │   ├── FetchFailed             400  an address that is refused, silent, too slow or too large
@@ -33,6 +34,8 @@ WanUIError
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
 │   ├── PictureNotFound         404  a request without a live picture: not denoising, or before its first
+│   ├── ShareNotFound           404  no open share link
+│   ├── ShareEnded              410  a share link that has ended or was withdrawn
 │   ├── StillRunning            409  a queued or running job cannot be deleted
 │   ├── PairNotFound            404  a pair of clips that was not shown to this session
 │   ├── TooManyVotes            429  more votes on one comparison than a session may cast
@@ -186,6 +189,12 @@ class SpeedupNotSupported(RequestError):
     code, status = "SPEEDUP_NOT_SUPPORTED", 400
 
 
+class FramesNotFinite(RequestError):
+    """The denoised video holds values that are no numbers; `details["stage"]` is "denoise" or "decode"."""
+
+    code, status = "FRAMES_NOT_FINITE", 400
+
+
 class VideoInvalid(RequestError):
     """The file is not an MP4, or carries no readable settings."""
 
@@ -274,6 +283,18 @@ class PictureNotFound(RequestError):
     """A request has no live picture now: it is not denoised, its first is still to come, or the VAE has no map."""
 
     code, status = "PICTURE_NOT_FOUND", 404
+
+
+class ShareNotFound(RequestError):
+    """There is no open share link of this id, or no link of this token."""
+
+    code, status = "SHARE_NOT_FOUND", 404
+
+
+class ShareEnded(RequestError):
+    """The share link has ended, was withdrawn, or what it showed was deleted."""
+
+    code, status = "SHARE_ENDED", 410
 
 
 class PairNotFound(RequestError):

@@ -25,15 +25,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def owner(shared: Server) -> Iterator[httpx.Client]:
-    """The owner's address opens once: here the session is signed as it would be."""
-    with shared.browser() as client:
-        (cookie,) = client.cookies.jar
-        assert cookie.name is not None
-        client.cookies.clear()
-        sessions = shared.services.sessions
-        assert shared.entry.login is not None
-        session = sessions.new("owner", sessions.mark(shared.entry.login.password))
-        client.cookies.set(cookie.name, sessions.text(session), domain=cookie.domain, path="/")
+    with shared.owner() as client:
         yield client
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from wan_ui.provenance.restoring import Environment
 from wan_ui.request import Generation
 from wan_ui.server import prepare_environment
 from wan_ui.ui.page import LAUNCH, build
+from wan_ui.web import guest_pages
 from wan_ui.web.auth import Auth, around
 
 
@@ -78,6 +79,7 @@ def running(
         lambda: {"status": "ok", "version": "0", "device": "cpu", "queue": 0},
         lambda: Access(current_identity.get(), shared=False),
     )
+    guests = guest_pages.mount(service, nullcontext)
     sessions = Sessions(load_key(folder))
     worker.start()
     try:
@@ -88,7 +90,7 @@ def running(
             quiet=True,
             share=False,
             _frontend=False,  # as serve does
-            app_kwargs={"routes": [Mount("/v1", app=api)], "lifespan": around(lambda app: Auth(app, sessions))},
+            app_kwargs={"routes": [Mount("/v1", app=api), guests], "lifespan": around(lambda app: Auth(app, sessions))},
             **LAUNCH,
         )
         yield App(url, service)

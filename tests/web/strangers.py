@@ -73,6 +73,18 @@ class Server:
             assert client.get("/").status_code == 200
             yield client
 
+    @contextmanager
+    def owner(self) -> Iterator[httpx.Client]:
+        """The owner's browser. The owner's address opens once, so the session is signed here as it would be."""
+        with self.browser() as client:
+            (cookie,) = client.cookies.jar
+            assert cookie.name is not None and self.entry.login is not None
+            client.cookies.clear()
+            sessions = self.services.sessions
+            session = sessions.new("owner", sessions.mark(self.entry.login.password))
+            client.cookies.set(cookie.name, sessions.text(session), domain=cookie.domain, path="/")
+            yield client
+
     def look(self, response: httpx.Response) -> None:
         """No answer tells of the server's own folders, of its environment, or where its code broke."""
         if "text/event-stream" in response.headers.get("content-type", ""):

@@ -20,6 +20,7 @@ from wan_ui.api import (
     models,
     requests,
     restore,
+    shares,
     training_jobs,
 )
 from wan_ui.api.dependencies import ApiState
@@ -32,7 +33,21 @@ if TYPE_CHECKING:
 
 BODY_LIMIT = 80 * 2**20  # bytes; control images are in the body as base64
 FILE_LIMIT = 8 << 30  # bytes of an uploaded file
-ROUTERS = (requests, events, comparisons, judging, gallery, training_jobs, loras, restore, models, bases, health, docs)
+ROUTERS = (
+    requests,
+    events,
+    comparisons,
+    judging,
+    gallery,
+    shares,
+    training_jobs,
+    loras,
+    restore,
+    models,
+    bases,
+    health,
+    docs,
+)
 
 
 def create_api(

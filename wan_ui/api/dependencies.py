@@ -30,7 +30,7 @@ class ApiState:
     `health` returns `{status, version, device, queue}` and `access` the access of the request that is being answered.
     `body_limit` and `file_limit` are in bytes. Uploaded files lie in the folder `scratch` while they are handled.
     `streams` are the open event streams. `reference_errors`: errors have the reference server's form
-    (--compat reference).
+    (--compat reference). `public_url` returns the address of the public link, None while there is none.
     """
 
     service: JobService
@@ -41,6 +41,7 @@ class ApiState:
     scratch: pathlib.Path | None
     streams: EventStreams
     reference_errors: bool = False
+    public_url: Callable[[], str | None] = lambda: None
     inspections: BoundedThreads = field(
         default_factory=lambda: BoundedThreads(
             INSPECT_THREADS, INSPECT_WAITING, "Many files are being inspected. Try again in a few seconds."

@@ -65,7 +65,7 @@ def settings_of(service: JobService, entry: Entry, access: Access) -> dict[str, 
 
 
 def _body(service: JobService, entry: Entry, access: Access) -> dict[str, Any]:
-    return entry_body(entry, service.may_change_entry(entry, access))
+    return entry_body(entry, service.may_change_entry(entry, access), service.shares.may_share(access))
 
 
 @router.get(

@@ -11,12 +11,13 @@ from fastapi.responses import Response
 from wan_ui.api.bodies import parse_json
 from wan_ui.api.dependencies import CurrentAccess, Json, RequestId, Root, Service
 from wan_ui.api.openapi import content, errors, request_body
-from wan_ui.api.requests import VideoIndex, check_range, range_of
+from wan_ui.api.requests import VideoIndex
 from wan_ui.api.schemas import BallotBody, JudgingBody, MarkBody, VoteBody
 from wan_ui.api.serializers import judging_body
 from wan_ui.errors import VideoNotFound
 from wan_ui.jobs.judging import Side
 from wan_ui.media import boxes
+from wan_ui.web.ranges import check_range, range_of
 
 if TYPE_CHECKING:
     from wan_ui.jobs.judging import Ballot

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from wan_ui.jobs.shares import DAYS, LONGEST_DAYS
 from wan_ui.request import MOST_CELLS, LoraItem
 
 JobStatus = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"]
@@ -255,6 +256,7 @@ class GalleryEntry(BaseModel):
     made: int = Field(description="What is left of what its request made.")
     kept: bool = Field(description="A favourite, which is never deleted automatically.")
     may_change: bool = Field(description="Whether it is for you to keep or delete.")
+    may_share: bool = Field(description="Whether you may make share links to it: only the owner may.")
     finished: bool = Field(description="Whether its request has come to its end.")
     made_at: str
     url: str = Field(description="The clip, relative to /v1; of a comparison its labelled grid.")
@@ -297,6 +299,36 @@ class KeepBody(BaseModel):
     """Whether an entry is a favourite."""
 
     kept: bool
+
+
+class ShareBody(BaseModel):
+    """What a share link shows, and for how long."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    entry: str = Field(description="`id` of an entry of the gallery.", max_length=200)
+    days: int = Field(DAYS, description="Until the link ends.", ge=1, le=LONGEST_DAYS)
+
+
+class ShareLink(BaseModel):
+    """A share link that is open."""
+
+    id: str
+    entry: str = Field(description="`id` of the gallery entry that it shows.")
+    created_at: str
+    ends_at: str
+
+
+class NewShare(ShareLink):
+    """A new share link."""
+
+    url: str = Field(description="The address to send. It is not stored, so no later response has it.")
+
+
+class ShareList(BaseModel):
+    """The share links that are open."""
+
+    shares: list[ShareLink] = Field(description="Newest first.")
 
 
 class ImportBody(BaseModel):

@@ -350,7 +350,7 @@ def model_label(model: str) -> str:
     return MODELS[model].label if model in MODELS else model
 
 
-def entry_body(entry: Entry, may_change: bool) -> dict[str, Any]:
+def entry_body(entry: Entry, may_change: bool, may_share: bool) -> dict[str, Any]:
     """A gallery entry as GalleryEntry, with LoRA addresses without their query strings."""
     generation, job_id, is_comparison = entry.generation, entry.job_id, entry.index is None
     return {
@@ -378,6 +378,7 @@ def entry_body(entry: Entry, may_change: bool) -> dict[str, Any]:
         "made": entry.made,
         "kept": entry.kept,
         "may_change": may_change,
+        "may_share": may_share,
         "finished": entry.final,
         "made_at": entry.made_at,
         "url": f"requests/{job_id}/grid.mp4" if is_comparison else f"requests/{job_id}/videos/{entry.index}",

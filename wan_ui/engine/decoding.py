@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from wan_ui.engine.conditioning import denormalize
+from wan_ui.errors import FramesNotFinite
 
 FRAMES_AT_ONCE = 8  # frames converted to bytes at a time, so that their float32 copy stays small
 
@@ -23,7 +24,10 @@ def decode(
 
     `tiled`: in tiles of diffusers' own size (256 pixels, every 192) where a side is longer than that. `on_fraction` is
     called with the share of the work that is done; what it raises ends the decoding.
+    Raises FramesNotFinite: NaN would become some byte or other.
     """
+    if not torch.isfinite(latents).all():
+        raise _not_finite("denoise")
     if tiled:
         vae.enable_tiling()
     calls = latents.shape[2] * (_tiles(vae, latents.shape[3:]) if tiled else 1)
@@ -32,6 +36,8 @@ def decode(
             video = vae.decode(denormalize(latents, vae), return_dict=False)[0][0]  # (3, frames, height, width), −1…1
     finally:
         vae.disable_tiling()
+    if not all(torch.isfinite(part).all() for part in video.split(FRAMES_AT_ONCE, dim=1)):
+        raise _not_finite("decode")
     # (x / 2 + 0.5) clamped to 0…1, × 255, rounded; the shift in the VAE's dtype, as diffusers' video processor does.
     chunks = [
         ((part * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8).permute(1, 2, 3, 0).cpu()
@@ -68,3 +74,11 @@ def _tiles(vae: AutoencoderKLWan, sides: Sequence[int]) -> int:
     if max(sides) <= vae.tile_sample_min_width // ratio:
         return 1
     return math.prod(math.ceil(side / (vae.tile_sample_stride_width // ratio)) for side in sides)
+
+
+def _not_finite(stage: str) -> FramesNotFinite:
+    return FramesNotFinite(
+        "The video has values that are no numbers, so there is nothing to show. A LoRA's weights or scale are too "
+        "large for this model: lower the scale, or choose another file.",
+        stage=stage,
+    )

@@ -219,6 +219,19 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE INDEX notifications_due ON notifications (due_at)",
     ),
+    (
+        # Links that show one gallery entry without the password. An entry may be deleted before its link ends.
+        """
+        CREATE TABLE shares (
+            id TEXT PRIMARY KEY,
+            token_sha256 TEXT NOT NULL UNIQUE,
+            entry TEXT NOT NULL,
+            created_at TEXT NOT NULL,
+            ends_at TEXT NOT NULL,
+            withdrawn_at TEXT
+        )
+        """,
+    ),
     # What clips of each size took on this machine, for estimates: seconds; runs counts the clips that were measured.
     (
         """

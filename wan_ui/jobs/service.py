@@ -24,6 +24,7 @@ from wan_ui.jobs.judging import Judging
 from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
 from wan_ui.jobs.outlooks import Outlooks
 from wan_ui.jobs.sample_comparisons import SampleComparisons
+from wan_ui.jobs.shares import ShareLinks
 from wan_ui.lora.fit import check_fit
 from wan_ui.lora.header import pair_messages
 from wan_ui.lora.hub import SCHEME
@@ -66,8 +67,8 @@ class JobService:
     `library` and `images` hold the files that requests may name. `data_dir` is the folder that the clips' file names
     are relative to. `environment` is what this server renders with. `fetcher` downloads the LoRAs that requests name
     by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
-    trainer's samples, `gallery` lists finished clips, `judging` holds marks and votes on comparisons, `outlooks`
-    estimates how long jobs still take.
+    trainer's samples, `gallery` lists finished clips, `shares` are the links that show one without the password,
+    `judging` holds marks and votes on comparisons, and `outlooks` estimates how long jobs still take.
     Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
@@ -103,6 +104,7 @@ class JobService:
         )
         self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
         self.outlooks = Outlooks(store, worker, environment)
+        self.shares = ShareLinks(store, self.gallery)
         self.judging = Judging(store, self.job)
 
     def quota_problem(self, size: int) -> WanUIError | None:
@@ -402,6 +404,10 @@ class JobService:
         if access.identity.owner or file_id in self._published:
             return True
         return self._store.is_available_to(access.identity.visitor, "image", file_id)
+
+    def may_take(self, file_id: str, access: Access) -> bool:
+        """Whether the caller may have one of Gradio's files moved: not one that is part of the page."""
+        return file_id not in self._published and self.may_open(file_id, access)
 
     # The gallery
 

@@ -25,6 +25,7 @@ from wan_ui.errors import LoginLocked, LoginRequired, RouteNotFound, WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity, Session, Sessions, current_identity
 from wan_ui.web import login as sign_in
 from wan_ui.web.asgi import error_response, read_body, refuse, with_headers
+from wan_ui.web.guest_pages import SHARED_PATH
 from wan_ui.web.login import Login, LoginThrottle
 
 OWNER_PATH = "/owner/"
@@ -32,6 +33,7 @@ LOGIN_PATH = "/login"
 # Without a password: health, and a request that Gradio sends to itself at the start, whose response says nothing.
 OPEN_PATHS = frozenset({"/v1/health", "/health", "/gradio_api/startup-events"})
 UPLOAD_PATH = "/gradio_api/upload"
+_SHARE_METHODS = frozenset({"GET", "HEAD"})
 # Gradio's routes for developers, and those that fetch or stream for others: the page uses none of them.
 _NOT_SERVED = re.compile(
     r"/(?:gradio_api/(?:dev|vibe|undo-vibe|profiling|process_recording|proxy|deep_link|stream|runs|run-history|token)\b"
@@ -137,6 +139,8 @@ class Auth:
     def _identity(self, scope: Scope, session: Session | None) -> Identity:
         """Raises LoginRequired, LoginFailed, LoginLocked."""
         visitor = None if session is None else session.visitor
+        if _opens_a_share(scope):
+            return Identity(None, owner=False)  # the token in the address decides alone, see web.guest_pages
         if self._login is None:
             return Identity(visitor, owner=True)
         if session is not None and session.role == "owner":
@@ -278,3 +282,7 @@ def _length(scope: Scope) -> int:
 
 def _opens_the_page(scope: Scope) -> bool:
     return (scope["type"], scope.get("method"), scope["path"]) == ("http", "GET", "/")
+
+
+def _opens_a_share(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["method"] in _SHARE_METHODS and bool(scope["path"].startswith(SHARED_PATH))

@@ -1,0 +1,9 @@
+{
+  const root = document.documentElement, button = document.getElementById('theme');
+  button.hidden = false;
+  button.addEventListener('click', () => {
+    const system = matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light';
+    root.dataset.theme = (root.dataset.theme || system) === 'dark' ? 'light' : 'dark';
+    try { localStorage.setItem('wan-ui-theme', root.dataset.theme); } catch (error) { /* for this page alone, then */ }
+  });
+}
