@@ -21,6 +21,7 @@ from wan_ui.api import (
     requests,
     restore,
     shares,
+    speed_loras,
     training_jobs,
 )
 from wan_ui.api.dependencies import ApiState
@@ -44,6 +45,7 @@ ROUTERS = (
     loras,
     restore,
     models,
+    speed_loras,
     bases,
     health,
     docs,
