@@ -6,12 +6,12 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.routing import Mount
 from starlette.types import ASGIApp
@@ -26,20 +26,25 @@ from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.config import Settings, is_loopback
-from wan_ui.demo.checkpoints import Demo
+from wan_ui.demo.checkpoints import LATENT_MAPS, Demo
 from wan_ui.errors import HostError
 from wan_ui.identity import EndedSessions, Sessions, current_identity, load_key
+from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.notifier import Notifier
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Measured, RenderLimits, Worker, WorkerHooks
+from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
 from wan_ui.lora.library import COMFY_FOLDER, JOBS_FOLDER, Library
 from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import Speedup
+from wan_ui.pool.gpus import SlotPool
+from wan_ui.pool.messages import EngineOptions
+from wan_ui.pool.processes import ProcessSlot
+from wan_ui.pool.slots import SlotDevice
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
 from wan_ui.web import guest_pages
@@ -112,9 +117,9 @@ class Services:
 
     service: JobService
     store: Store
-    worker: Worker
+    worker: Worker | Dispatcher
     checkpoints: CheckpointSources
-    engine: Future[Engine]
+    engine: Future[Engine | SlotPool]
     uploads: Path
     metrics: Metrics
     sessions: Sessions
@@ -129,6 +134,7 @@ class Services:
             "version": __version__,
             "device": self.engine.result().device_name if is_ready else None,
             "queue": self.service.waiting(),
+            "slots": [slot.body() for slot in self.worker.slots()] if isinstance(self.worker, Dispatcher) else [],
         }
 
     def start(self) -> None:
@@ -146,8 +152,11 @@ class Services:
             self.store.close()
 
 
-def compose(settings: Settings) -> Services:
-    """The services of these settings, still without an engine. Raises HostError for folders that cannot be used."""
+def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
+    """The services of these settings, still without an engine. Raises HostError for folders that cannot be used.
+
+    With `devices` each of them renders in a process of its own; the engine is then a SlotPool, which is there at once.
+    """
     for folder, flag, what in (
         (settings.models_dir, "--models-dir", "the one with your checkpoints"),
         (settings.comfy_dir, "--comfy-dir", "ComfyUI's models folder"),
@@ -161,7 +170,7 @@ def compose(settings: Settings) -> Services:
         settings = replace(settings, allow_url_hosts=())  # visitors must not reach the operator's own network
     data = settings.data_dir
     uploads = data / "uploads"
-    engine: Future[Engine] = Future()
+    engine: Future[Engine | SlotPool] = Future()
     checkpoints = CheckpointSources(
         Checkpoints(settings.models_dir),
         comfy_dir=settings.comfy_dir,
@@ -172,21 +181,27 @@ def compose(settings: Settings) -> Services:
     store = Store(data / "jobs.sqlite")
     metrics = Metrics()
     retention = Retention(settings.keep_days, _bytes(settings.keep_gb))
-    worker = _worker(
-        settings,
-        store,
-        engine,
-        metrics,
-        lambda: service.gallery.tidy(retention),
-        lambda *clip: service.outlooks.timings.record(*clip),
-    )
+
+    def tidy() -> None:
+        service.gallery.tidy(retention)
+
+    def measured(generation: Generation, clip: Clip, seconds: Mapping[str, float], encode: float) -> None:
+        service.outlooks.timings.record(generation, clip, seconds, encode)
+
+    worker: Worker | Dispatcher
+    if devices:
+        engine.set_result(SlotPool(devices))
+        worker = _dispatcher(settings, devices, store, metrics, WorkerHooks(tidy=tidy, measured=measured))
+        metrics.watch_slots(worker.slots)
+    else:
+        worker = _worker(settings, store, engine, metrics, WorkerHooks(tidy=tidy, measured=measured))
     metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
     limits = Limits(settings.max_waiting, settings.max_waiting_each, settings.max_cost, _bytes(settings.max_disk_gb))
     jobs = () if settings.jobs_dir is None else (settings.jobs_dir,)
     further = {COMFY_FOLDER: checkpoints.catalog.lora_folders, JOBS_FOLDER: lambda: jobs}
     remote = RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts)
-    service = JobService(
+    service: JobService = JobService(
         Library(settings.lora_dir, uploads, remote, store, further, settings.guest_downloads),
         image.ImageStore(data / "images", download, owners=store),
         store,
@@ -211,14 +226,25 @@ def _bytes(gigabytes: float | None) -> int | None:
     return None if gigabytes is None else int(gigabytes * 1e9)
 
 
+def _dispatcher(
+    settings: Settings, devices: Sequence[SlotDevice], store: Store, metrics: Metrics, hooks: WorkerHooks
+) -> Dispatcher:
+    options = replace(EngineOptions.of(settings), latent_maps=LATENT_MAPS)
+    return Dispatcher(
+        store,
+        [ProcessSlot(device, options) for device in devices],
+        settings.data_dir / "clips",
+        video.write,
+        RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
+        replace(hooks, observe=metrics.observe),
+    )
+
+
 def _worker(
-    settings: Settings,
-    store: Store,
-    engine: Future[Engine],
-    metrics: Metrics,
-    tidy: Callable[[], None],
-    measured: Measured,
+    settings: Settings, store: Store, future: Future[Engine | SlotPool], metrics: Metrics, hooks: WorkerHooks
 ) -> Worker:
+    engine = cast("Future[Engine]", future)  # without slots it is one that renders
+
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
         return engine.result().render(generation, on_progress)
 
@@ -228,17 +254,16 @@ def _worker(
         settings.data_dir / "clips",
         video.write,
         RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
-        WorkerHooks(
+        replace(
+            hooks,
             check_device=lambda: engine.result().check(),
             observe=metrics.observe,
             next_up=lambda generation: engine.result().prefetch(generation),
-            tidy=tidy,
-            measured=measured,
         ),
     )
 
 
-def _environment(engine: Future[Engine], checkpoints: CheckpointSources) -> Environment:
+def _environment(engine: Future[Engine | SlotPool], checkpoints: CheckpointSources) -> Environment:
     def check_speedup(speedup: Speedup) -> None:
         if engine.done():  # before that, the render itself checks
             engine.result().check_speedup(speedup)

@@ -54,6 +54,7 @@ WanUIError
 │   ├── VideoEncodingFailed     500
 │   ├── DataFolderInUse         503  another server uses the data folder
 │   ├── ShareFailed             503  no public link
+│   ├── SlotLost                503  the process of a GPU ended
 │   └── RestartNeeded           503  this process cannot render any more and ends, to be started again
 │       ├── DeviceLost              503  the CUDA context is dead
 │       ├── RenderTimedOut          503  a render took longer than --job-timeout
@@ -405,6 +406,12 @@ class ShareFailed(HostError):
     """The public link could not be opened."""
 
     code, status = "SHARE_FAILED", 503
+
+
+class SlotLost(HostError):
+    """The process of a GPU ended or its GPU failed; `details["started"]` is false if it never became ready."""
+
+    code, status = "SLOT_LOST", 503
 
 
 class RestartNeeded(HostError):

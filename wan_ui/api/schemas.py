@@ -238,6 +238,17 @@ class RestoredSettings(BaseModel):
     made: dict[str, Any] = Field(description="By what: wan_ui, versions, device, checkpoint, seconds by phase.")
 
 
+class SlotShown(BaseModel):
+    """A GPU that renders clips in a process of its own."""
+
+    name: str
+    device: str | None = Field(description="The GPU's model; null before it was first used.")
+    state: str = Field(description="rendering, idle, or stopped: without a process until a clip waits.")
+    model: str | None = Field(description="The model that is loaded.")
+    seconds_left: float | None = Field(description="Of the denoising of the clip that is rendered.")
+    failures: int = Field(description="How often its process ended in the middle of a clip.")
+
+
 class Health(BaseModel):
     """The state of the server."""
 
@@ -245,6 +256,7 @@ class Health(BaseModel):
     version: str
     device: str | None
     queue: int = Field(description="Requests waiting.")
+    slots: list[SlotShown] = Field(default_factory=list, description="The GPUs, where several are in use; else empty.")
 
 
 class LoraShown(BaseModel):

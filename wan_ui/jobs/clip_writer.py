@@ -86,8 +86,11 @@ class ClipWriter:
         clip: Clip,
         seconds: Mapping[str, float],
         on_fraction: OnFraction = video.ignore_fraction,
+        epoch: int | None = None,
     ) -> None:
-        """Write the clip of generation `index`, whose phases took so many `seconds`; reports how far it is.
+        """Write the clip of generation `index`, whose phases took so many `seconds`, rendered under a lease's `epoch`.
+
+        Reports how far it is.
 
         Raises Cancelled if the job no longer runs or is cancelled meanwhile, VideoEncodingFailed, DiskFull or
         HostError; no file is left then.
@@ -121,6 +124,7 @@ class ClipWriter:
                     file=file,
                     metadata=clip.metadata,
                 ),
+                epoch,
             )
         finally:
             if not stored:

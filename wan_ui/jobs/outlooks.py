@@ -13,8 +13,9 @@ from wan_ui.jobs.timings import UNKNOWN_DEVICE, Timings
 
 if TYPE_CHECKING:
     from wan_ui.job import Job
+    from wan_ui.jobs.runner import JobRunner
     from wan_ui.jobs.store import Store
-    from wan_ui.jobs.worker import Running, Worker
+    from wan_ui.jobs.worker import Running
     from wan_ui.provenance.restoring import Environment
 
 FRESH_SECONDS = 0.2  # for which a computed outlook of the queue is given again
@@ -51,7 +52,7 @@ class Outlooks:
     """
 
     def __init__(
-        self, store: Store, worker: Worker, environment: Environment, clock: Callable[[], float] = time.monotonic
+        self, store: Store, worker: JobRunner, environment: Environment, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.timings = Timings(store)
         self._store = store

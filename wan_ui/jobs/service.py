@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from wan_ui.errors import WanUIError
     from wan_ui.job import Job
     from wan_ui.jobs.outlooks import JobOutlook, QueueOutlook
+    from wan_ui.jobs.runner import JobRunner
     from wan_ui.jobs.store import Store
-    from wan_ui.jobs.worker import Running, Worker
+    from wan_ui.jobs.worker import Running
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel
@@ -77,7 +78,7 @@ class JobService:
         library: Library,
         images: ImageStore,
         store: Store,
-        worker: Worker,
+        worker: JobRunner,
         data_dir: Path,
         limits: Limits = NO_LIMITS,
         environment: Environment = UNKNOWN_ENVIRONMENT,

@@ -19,14 +19,13 @@ from wan_ui.errors import (
     DeviceLost,
     HostError,
     QueueStopped,
-    RenderFailed,
     RenderTimedOut,
     RestartNeeded,
     WanUIError,
 )
 from wan_ui.job import FINAL, Job
 from wan_ui.jobs.clip_writer import ClipWriter, WriteVideo
-from wan_ui.jobs.job_errors import affects_every_cell, cells_failed, prompt_error
+from wan_ui.jobs.job_errors import affects_every_cell, attempt, cells_failed, prompt_error
 from wan_ui.jobs.store import MAX_ATTEMPTS, Store
 from wan_ui.jobs.writer import Writer
 from wan_ui.request import Generation
@@ -77,9 +76,9 @@ class WorkerHooks:
 class Running:
     """A moment of a job that runs: generation `index` of `of` and its progress.
 
-    `writing`: the generation of the same job whose file is being written meanwhile. `picture` is the generation's
-    latest live picture, an animated WebP, and `pictures` how many there were. `phase_since` and `reported_at` are the
-    start of the phase and the time of the report on the monotonic clock.
+    `writing`: the generation of the same job whose file is being written meanwhile. `slot` names the GPU, where several
+    are in use. `picture` is the generation's latest live picture, an animated WebP, and `pictures` how many there were.
+    `phase_since` and `reported_at` are the start of the phase and the time of the report on the monotonic clock.
     """
 
     job_id: str
@@ -87,6 +86,7 @@ class Running:
     of: int
     progress: Progress
     writing: int | None = None
+    slot: str = ""
     picture: bytes | None = field(default=None, repr=False)
     pictures: int = 0
     phase_since: float = field(default=0.0, repr=False, compare=False)
@@ -407,22 +407,7 @@ class Worker:
 
     def _attempt(self, running: Running, work: Callable[[], T]) -> T | WanUIError:
         """The result of `work`, or the error that it raised, logged. Raises Cancelled."""
-        about = {"request_id": running.job_id, "prompt": running.index}
-        try:
-            return work()
-        except Cancelled:
-            raise
-        except WanUIError as error:
-            log.warning("%s", error.message, extra={**about, "code": error.code})
-            # Tracebacks hold the frames in which the error happened, and those hold the tensors of a whole render.
-            error.__cause__ = error.__context__ = None
-            return error.with_traceback(None)
-        except Exception:  # the only broad except: the queue goes on, whatever a job raises
-            log.exception("unexpected error", extra=about)
-            return RenderFailed(
-                "Unexpected error while generating. Details are in the server log "
-                f"(request id {running.job_id}). Try again, or with other values."
-            )
+        return attempt(work, running.job_id, running.index)
 
     def _lost_device(self, running: Running, error: WanUIError) -> DeviceLost | None:
         """The error of a device that a failure has made unusable; None if it still works."""
@@ -459,7 +444,7 @@ class Worker:
 
     def _render_clip(self, job: Job, running: Running, generation: Generation, active: _ActiveJob) -> _RenderedClip:
         """Raises Cancelled, also if the job failed meanwhile."""
-        cell = _cell_note(job, running.index)
+        cell = cell_note(job, running.index)
         seconds: dict[str, float] = {}
         looked_ahead = False
         shown = running
@@ -467,7 +452,7 @@ class Worker:
         def publish(progress: Progress) -> None:
             nonlocal shown
             note = " · ".join(filter(None, (cell, progress.note)))
-            shown = _reported(shown, replace(progress, note=note))
+            shown = reported(shown, replace(progress, note=note))
             self._running = shown
             stopped = self._stopping.is_set() or self._broken is not None or active.error is not None
             if stopped or self._store.cancel_requested(job.id):
@@ -509,7 +494,7 @@ class Worker:
         """Called with the share of a clip's frames that are encoded."""
         writing = self._writing
         if writing is not None:
-            self._writing = _reported(writing, replace(writing.progress, phase="encode", fraction=fraction))
+            self._writing = reported(writing, replace(writing.progress, phase="encode", fraction=fraction))
 
     def _write(self, rendered: _RenderedClip, active: _ActiveJob) -> None:
         """Writes a clip on the writer's thread and records what goes wrong."""
@@ -533,7 +518,7 @@ class Worker:
             self._writing = self._timed_writing = None
 
 
-def _reported(running: Running, progress: Progress) -> Running:
+def reported(running: Running, progress: Progress) -> Running:
     """The moment after a report: its progress, the latest live picture, and since when its phase lasts."""
     now = time.monotonic()
     is_same_phase = progress.phase == running.progress.phase and running.phase_since
@@ -547,7 +532,7 @@ def _reported(running: Running, progress: Progress) -> Running:
     )
 
 
-def _cell_note(job: Job, index: int) -> str:
+def cell_note(job: Job, index: int) -> str:
     """Which cell of a comparison is being rendered, in the order of rendering; empty for another job."""
     if not job.cells:
         return ""
