@@ -72,6 +72,7 @@ PASSWORD_BYTES = 24  # of randomness, 32 characters
 FETCH_SECONDS = 20.0  # for a control image's URL
 DRAIN_SECONDS = 2  # for responses that are being sent when the server stops
 STOP_SECONDS = 2.0  # for the running denoising step when the server stops
+WATCHER_STOP_SECONDS = 0.5  # for a look at a folder
 EVENTS_AT_ONCE = 16  # of one kind, so that a slow one for one visitor does not keep the others waiting
 EVENT_LIMITS = EventLimits()
 NOTIFIER_STOP_SECONDS = 0.5  # for the answer to a notification that is being sent
@@ -138,17 +139,19 @@ class Services:
         }
 
     def start(self) -> None:
-        """Starts what works beside the engine: downloads and notifications."""
+        """Starts what works beside the engine: downloads, notifications, and watching of training jobs."""
         self.service.fetcher.start()
+        self.service.watcher.start()
         if self.notifier is not None:
             self.notifier.start()
 
     def close(self) -> None:
-        """Stops the render between two steps and puts its job back in the queue; stops downloads and notifications."""
+        """Stops the render between two steps and puts its job back in the queue; stops all that works beside it."""
         fetcher_ended = self.service.fetcher.stop(FETCHER_STOP_SECONDS)
         worker_ended = self.worker.stop(STOP_SECONDS)
         notifier_ended = self.notifier is None or self.notifier.stop(NOTIFIER_STOP_SECONDS)
-        if worker_ended and fetcher_ended and notifier_ended:
+        watcher_ended = self.service.watcher.stop(WATCHER_STOP_SECONDS)
+        if worker_ended and fetcher_ended and notifier_ended and watcher_ended:
             self.store.close()
 
 

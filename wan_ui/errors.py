@@ -38,6 +38,9 @@ WanUIError
 │   ├── ShareNotFound           404  no open share link
 │   ├── ShareEnded              410  a share link that has ended or was withdrawn
 │   ├── StillRunning            409  a queued or running job cannot be deleted
+│   ├── JobNotWatchable         409  a training job that is no folder of this machine, or has nothing to render
+│   ├── NotWatched              404  a training job that is not watched
+│   ├── NotWaiting              409  only a waiting job can be moved
 │   ├── PairNotFound            404  a pair of clips that was not shown to this session
 │   ├── TooManyVotes            429  more votes on one comparison than a session may cast
 │   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
@@ -294,6 +297,18 @@ class PictureNotFound(RequestError):
     code, status = "PICTURE_NOT_FOUND", 404
 
 
+class JobNotWatchable(RequestError):
+    """The training job was not imported as a folder of this machine, or has no sample that can be rendered."""
+
+    code, status = "JOB_NOT_WATCHABLE", 409
+
+
+class NotWatched(RequestError):
+    """The training job is not watched."""
+
+    code, status = "NOT_WATCHED", 404
+
+
 class ShareNotFound(RequestError):
     """There is no open share link of this id, or no link of this token."""
 
@@ -322,6 +337,12 @@ class StillRunning(RequestError):
     """A queued or running job cannot be deleted."""
 
     code, status = "STILL_RUNNING", 409
+
+
+class NotWaiting(RequestError):
+    """Only a waiting job can be moved to another position."""
+
+    code, status = "NOT_WAITING", 409
 
 
 class PreviewNotFound(RequestError):

@@ -310,7 +310,7 @@ def test_models_is_the_table(client: TestClient) -> None:
 
 
 def test_health(client: TestClient) -> None:
-    assert client.get("/v1/health").json() == health()
+    assert client.get("/v1/health").json() == {**health(), "slots": []}
 
 
 def test_cancel_is_idempotent(client: TestClient, service: ShelfDesk) -> None:
@@ -592,6 +592,7 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/requests/{request_id}/status"),
         ("get", "/requests/{request_id}/result"),
         ("delete", "/requests/{request_id}"),
+        ("patch", "/requests/{request_id}"),
         ("post", "/requests/{request_id}/retry"),
         ("get", "/requests/{request_id}/videos/{n}"),
         ("get", "/requests/{request_id}/grid.mp4"),
@@ -617,6 +618,13 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/gallery/{entry_id}/poster.jpg"),
         ("get", "/gallery/{entry_id}/settings.json"),
         ("post", "/jobs/import"),
+        ("get", "/speed-loras"),
+        ("get", "/shares"),
+        ("post", "/shares"),
+        ("delete", "/shares/{share_id}"),
+        ("post", "/jobs/{job_id}/watch"),
+        ("get", "/jobs/{job_id}/watch"),
+        ("delete", "/jobs/{job_id}/watch"),
         ("get", "/jobs/{job_id}/samples/{step}/{index}"),
         ("get", "/jobs/{job_id}/samples/{step}/{index}/thumbnail"),
         ("get", "/requests/{request_id}/checklist"),
@@ -670,7 +678,7 @@ def test_every_request_error_can_be_met_in_the_document(client: TestClient) -> N
     """A status that submit can answer with is in the document."""
     document = client.get("/v1/openapi.json").json()
     documented = {int(status) for status in document["paths"]["/inference"]["post"]["responses"]}
-    raised = {kind.status for kind in _every_type(errors.WanUIError)} - {404, 409}
+    raised = {kind.status for kind in _every_type(errors.WanUIError)} - {404, 409, 410}
     assert raised <= documented
 
 

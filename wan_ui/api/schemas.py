@@ -75,6 +75,22 @@ class RequestStatus(BaseModel):
     progress: JobProgress | None = Field(description="null of a finished request, and in the reply to a change.")
 
 
+class RequestMove(BaseModel):
+    """Where a waiting request is to stand in the queue."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    position: int = Field(description="From 1, the next to run; beyond the end is the end.", ge=1, le=1_000_000)
+
+
+class RequestMoved(BaseModel):
+    """A request that was moved."""
+
+    request_id: str
+    status: str
+    position: int | None = Field(description="From 1, the next to run; null once it runs.")
+
+
 class CellPlace(BaseModel):
     """The position of a cell in a comparison."""
 
@@ -547,3 +563,22 @@ class JudgingBody(BaseModel):
 
     mine: JudgementBody
     everybody: JudgementBody | None = Field(description="All sessions together; null unless you are the owner.")
+
+
+class WatchBody(BaseModel):
+    """How to watch a training job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    existing: bool = Field(False, description="Also render the saves that are there already.")
+
+
+class WatchInfo(BaseModel):
+    """A watched training job."""
+
+    job_id: str
+    started_at: str
+    comparison: str | None = Field(description="The request id of the standing comparison; null before its first clip.")
+    rendered: int = Field(description="Saves that are rendered with all samples.")
+    waiting: int = Field(description="Complete saves that are not.")
+    problem: str | None = Field(description="Why nothing is rendered now, or why a save was not.")

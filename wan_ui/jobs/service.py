@@ -23,8 +23,10 @@ from wan_ui.jobs.gallery import Gallery
 from wan_ui.jobs.judging import Judging
 from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
 from wan_ui.jobs.outlooks import Outlooks
+from wan_ui.jobs.queue_order import QueueOrder
 from wan_ui.jobs.sample_comparisons import SampleComparisons
 from wan_ui.jobs.shares import ShareLinks
+from wan_ui.jobs.watcher import Watcher
 from wan_ui.lora.fit import check_fit
 from wan_ui.lora.header import pair_messages
 from wan_ui.lora.hub import SCHEME
@@ -69,7 +71,8 @@ class JobService:
     are relative to. `environment` is what this server renders with. `fetcher` downloads the LoRAs that requests name
     by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
     trainer's samples, `gallery` lists finished clips, `shares` are the links that show one without the password,
-    `judging` holds marks and votes on comparisons, and `outlooks` estimates how long jobs still take.
+    `judging` holds marks and votes on comparisons, `watcher` renders the new saves of watched training jobs, and
+    `outlooks` estimates how long jobs still take.
     Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
@@ -107,6 +110,7 @@ class JobService:
         self.outlooks = Outlooks(store, worker, environment)
         self.shares = ShareLinks(store, self.gallery)
         self.judging = Judging(store, self.job)
+        self.watcher = Watcher(store, self.imported_jobs, self.plan, self._quota.problem, worker.wake)
 
     def quota_problem(self, size: int) -> WanUIError | None:
         """Why a file of `size` bytes may not be stored, by the quota or by the free space; None if it may."""
@@ -218,6 +222,17 @@ class JobService:
             self._store.retry(job_id)
         self._worker.wake()
         self.fetcher.wake()
+        return self._store.job(job_id)
+
+    def move(self, job_id: str, position: int, access: Access) -> Job:
+        """Move a waiting job to a position of the queue and return it: the owner anywhere, others among their own.
+
+        Raises NotWaiting.
+        """
+        self._check_may_change(job_id, access)
+        with self._admission:
+            QueueOrder(self._store).move(job_id, position, own_only=not access.identity.owner)
+        self._worker.wake()
         return self._store.job(job_id)
 
     def running(self, job_id: str, access: Access) -> Running | None:

@@ -360,7 +360,8 @@ class Worker:
         else:
             event, end = "canceled", partial(store.finish, job_id, "canceled")
         self._persist(end, tries)
-        del self._active[job_id]
+        if self._active.get(job_id) is active:  # else it was queued again and runs already
+            del self._active[job_id]
         log.info(event, extra={"request_id": job_id, "seconds": round(time.monotonic() - active.since, 3)})
         self._announce()
         if self._broken is None:
