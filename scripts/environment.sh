@@ -1,4 +1,5 @@
-# Sourced by the other scripts: `environment requirements.txt` makes $root/.venv hold what the file names.
+# Sourced by the other scripts: `environment run` makes $root/.venv hold what the app needs, `environment dev` what the tests
+# need too.
 # Needs python3 (3.11 or newer) with its venv module, and bash.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -27,25 +28,39 @@ find_python() {
     return 1
 }
 
-# One line that changes when the requirements, or the files that they include, do.
+# The locked requirements of `run`, or of `dev`, in the order in which they are installed.
+locks() {
+    echo requirements-torch.txt requirements.txt
+    [[ $1 == run ]] || echo requirements-dev.txt
+}
+
+# One line that changes when the locked requirements, or Python, do.
 fingerprint() {
-    "$venv/bin/python" - "$root" "$1" <<'PYTHON'
+    (cd "$root" && "$venv/bin/python" -c '
 import hashlib, pathlib, sys
-root, names, seen = pathlib.Path(sys.argv[1]), [sys.argv[2]], hashlib.sha256(sys.version.encode())
-for name in names:
-    text = (root / name).read_bytes()
-    seen.update(text)
-    names += [line.split()[1] for line in text.decode().splitlines() if line.startswith("-r ")]
-print(seen.hexdigest())
-PYTHON
+print(hashlib.sha256(sys.version.encode() + b"".join(pathlib.Path(name).read_bytes() for name in sys.argv[1:])).hexdigest())
+' $(locks "$1"))
+}
+
+# torch first and without hashes, since its builds differ between machines, with whatever that build needs; then all
+# others exactly as they are locked.
+install_locked() {
+    local pip=("$venv/bin/python" -m pip install --disable-pip-version-check) name
+    for name in $(locks "$1"); do
+        echo "Installing $name" >&2
+        case $name in
+        requirements-torch.txt) "${pip[@]}" --requirement "$root/$name" >&2 ;;
+        *) "${pip[@]}" --no-deps --require-hashes --requirement "$root/$name" >&2 ;;
+        esac
+    done
 }
 
 environment() {
-    local requirements=$1 stamp=$venv/.$1.installed wanted
+    local stamp=$venv/.$1.installed wanted
     if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
         local python
         python=$(find_python)
-        echo "Making $venv" >&2
+        echo "Making $venv (torch is large; once)" >&2
         rm -rf "$venv"
         if ! "$python" -m venv "$venv"; then
             rm -rf "$venv"
@@ -53,15 +68,11 @@ environment() {
             return 1
         fi
     fi
-    wanted=$(fingerprint "$requirements")
+    wanted=$(fingerprint "$1")
     if [[ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]]; then
-        echo "Installing $requirements (torch is large; once)" >&2
-        "$venv/bin/python" -m pip install --disable-pip-version-check --requirement "$root/$requirements" >&2
+        install_locked "$1"
         echo "$wanted" >"$stamp"
-        local included
-        for included in $(sed -n 's/^-r //p' "$root/$requirements"); do
-            fingerprint "$included" >"$venv/.$included.installed"
-        done
+        [[ $1 == run ]] || fingerprint run >"$venv/.run.installed"
     fi
 }
 

@@ -97,7 +97,9 @@ class FakeRender:
         return [step for at, phase, step in self.seen if at == seed and phase == "denoise"]
 
 
-def fake_write_video(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any]) -> None:
+def fake_write_video(
+    path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
+) -> None:
     """Not a video: a line of JSON with what the real writer would have been given."""
     path.write_text(json.dumps({"shape": frames.shape, "fps": fps, "metadata": metadata}))
 
@@ -129,9 +131,12 @@ class FakeLibrary:
         return FakeLoraFile(source, hashlib.sha256(source.encode()).hexdigest(), FakeHeader(f"header of {source}"))
 
 
+IMAGE_NOTE = "The image states an orientation."
+
+
 @dataclass
 class FakeImages:
-    """Takes any text for an image but "broken". `taken` lists what was put in."""
+    """Takes any text for an image but "broken", with a note about "turned". `taken` lists what was put in."""
 
     taken: list[str] = field(default_factory=list)
 
@@ -142,7 +147,7 @@ class FakeImages:
         return hashlib.sha256(ctrl_img.encode()).hexdigest()
 
     def notes(self, sha256: str, access: Access) -> tuple[str, ...]:
-        return ()
+        return (IMAGE_NOTE,) if sha256 == hashlib.sha256(b"turned").hexdigest() else ()
 
 
 def fake_service(store: Store, worker: Worker, data_dir: Path, environment: Environment | None = None) -> JobService:

@@ -18,6 +18,7 @@ WanUIError
 │   ├── ControlImageNotSupported 400
 │   ├── SpeedupNotSupported     400  the device does not support it
 │   ├── ControlImageInvalid     400  not an image, unreadable, too large, or not downloaded
+│   ├── FramesNotFinite         400  a LoRA's weights or scale left no numbers in the frames
 │   ├── VideoInvalid            400  a video without settings, or with settings that cannot be read
 │   ├── HubTokenNeeded          400  the request's own token for the Hugging Face hub is gone
 │   ├── FetchFailed             400  an address that is refused, silent, too slow or too large
@@ -184,6 +185,12 @@ class SpeedupNotSupported(RequestError):
     """The device does not support a speed-up; `details["speedup"]` names it."""
 
     code, status = "SPEEDUP_NOT_SUPPORTED", 400
+
+
+class FramesNotFinite(RequestError):
+    """The denoised video holds values that are no numbers; `details["stage"]` is "denoise" or "decode"."""
+
+    code, status = "FRAMES_NOT_FINITE", 400
 
 
 class VideoInvalid(RequestError):

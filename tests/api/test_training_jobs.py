@@ -214,7 +214,7 @@ def test_first_frames_are_found_in_the_zip(client: TestClient, worker: Worker, t
     Image.linear_gradient("L").convert("RGB").save(folder / "images" / "cat.png")
     job = sent(client, zipped(folder, tmp_path / "job.zip").read_bytes())
     assert job["requests"][0]["prompts"][0]["ctrl_img"].startswith("upload://")
-    assert [one["missing_image"] for one in job["samples"]] == [None, "/x.png"]
+    assert [one["missing_image"] for one in job["samples"]] == [None, "x.png"]
     assert states(client, rendered(client, worker, job["requests"][0]))["control_image"] == "green"
 
 

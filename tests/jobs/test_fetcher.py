@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import PATIENCE, FakeImages, FakeRender, Gate, fake_write_video
+from tests.fakes import IMAGE_NOTE, PATIENCE, FakeImages, FakeRender, Gate, fake_write_video
 from tests.jobs.helpers import body
 from tests.waiting import wait_until
 from tests.web_files import FileServer, lora_bytes, serving
@@ -240,6 +240,14 @@ def test_a_copy_that_could_not_be_asked_about_is_noted(services: Services, file_
     file_server.put("a.safetensors", status=500)
     (note,) = services.ended(services.submit(url)).notes
     assert "a.safetensors downloaded on" in note
+
+
+def test_notes_about_images_stay_after_the_download(services: Services, file_server: FileServer) -> None:
+    url = file_server.put("a.safetensors", LORA)
+    prompts = [{**body(1)["prompts"][0], "ctrl_img": "turned"}]
+    waiting = services.submit(url, prompts=prompts, model="wan22_5b")
+    assert waiting.notes == (IMAGE_NOTE,), waiting.notes
+    assert services.ended(waiting).notes == (IMAGE_NOTE,)
 
 
 def test_a_combined_file_by_address_fills_both_slots(services: Services, file_server: FileServer) -> None:

@@ -35,7 +35,9 @@ class GatedWriter:
         self.errors: dict[int, WanUIError] = {}
         self.written: list[int] = []
 
-    def __call__(self, path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any]) -> None:
+    def __call__(
+        self, path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
+    ) -> None:
         seed = metadata["generation"]["seed"]
         if seed in self.gates:
             self.gates[seed].hold()

@@ -54,7 +54,9 @@ class StuckStore(Store):
 
 
 def half_written(seed: int) -> WriteVideo:
-    def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any]) -> None:
+    def write(
+        path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
+    ) -> None:
         if metadata["generation"]["seed"] == seed:
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
                 Path(folder, "clip.mp4").write_bytes(b"half")
@@ -80,7 +82,9 @@ class HalfWritten:
     def __init__(self) -> None:
         self.begun = threading.Event()
 
-    def __call__(self, path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any]) -> None:
+    def __call__(
+        self, path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
+    ) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
             Path(folder, "clip.mp4").write_bytes(b"half")
             self.begun.set()

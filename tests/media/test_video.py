@@ -304,6 +304,6 @@ def test_lossless_frames_come_back_bit_for_bit(tmp_path: Path) -> None:
 def test_a_read_ends_at_its_limit(tmp_path: Path) -> None:
     frames = np.zeros((9, 32, 32, 3), np.uint8)
     video.write(tmp_path / "a.mp4", frames, 8, {})
-    assert video.read_frames(tmp_path / "a.mp4", frames.nbytes).shape == frames.shape
+    assert video.read_untrusted_frames(tmp_path / "a.mp4", frames.nbytes).shape == frames.shape
     with pytest.raises(PayloadTooLarge):
-        video.read_frames(tmp_path / "a.mp4", frames.nbytes - 1)
+        video.read_untrusted_frames(tmp_path / "a.mp4", frames.nbytes - 1)

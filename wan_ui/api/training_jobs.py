@@ -17,7 +17,7 @@ from wan_ui.api.serializers import checklist_body, imported_job_body
 from wan_ui.errors import InvalidRequest, RequestNotFound
 from wan_ui.jobs.service import JobService
 from wan_ui.trainer import imported_jobs
-from wan_ui.trainer.sample_files import MOST_BYTES, media_type, thumbnail
+from wan_ui.trainer.sample_files import MOST_BYTES, media_type
 
 JobId = Annotated[str, Path(description="From the response to POST /jobs/import.", max_length=200)]
 Step = Annotated[int, Path(description="The training step in the file's name.", ge=0, le=10**9)]
@@ -97,13 +97,13 @@ def sample_file(service: Service, job_id: JobId, step: Step, index: Index) -> Re
     "/jobs/{job_id}/samples/{step}/{index}/thumbnail",
     operation_id="sample_thumbnail",
     summary="The first frame of a sample, small",
-    response_class=Response,
-    responses={**errors(404, 422), 200: content("image/webp", is_described=False)},
+    response_class=FileResponse,
+    responses={**errors(404, 422, 503, 507), 200: content("image/webp", is_described=False)},
 )
 def sample_thumbnail(service: Service, job_id: JobId, step: Step, index: Index) -> Response:
     """A WebP picture."""
-    path = service.imported_jobs.sample_file(service.imported_jobs.job(job_id), step, index)
-    return Response(thumbnail(path), media_type="image/webp", headers=_HEADERS)
+    path = service.imported_jobs.thumbnail(service.imported_jobs.job(job_id), step, index)
+    return FileResponse(path, media_type="image/webp", headers=_HEADERS)
 
 
 @router.get(

@@ -166,6 +166,7 @@ class BlockCompiler:
 def keep_cache_in(folder: Path) -> None:
     """Keeps compiled kernels in `folder` between starts, unless TORCHINDUCTOR_CACHE_DIR names another one."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))  # else in the home folder, which may be read-only
 
 
 class CompiledBlocks:

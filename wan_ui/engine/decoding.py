@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from wan_ui.engine.conditioning import denormalize
+from wan_ui.errors import FramesNotFinite
 
 FRAMES_AT_ONCE = 8  # frames converted to bytes at a time, so that their float32 copy stays small
 
@@ -16,16 +17,29 @@ def decode(vae: AutoencoderKLWan, latents: torch.Tensor, tiled: bool) -> npt.NDA
     """Frames as uint8, (num_frames, height, width, 3), of latents (1, C, T, h, w).
 
     `tiled`: in tiles of diffusers' own size (256 pixels, every 192) where a side is longer than that.
+    Raises FramesNotFinite: NaN would become some byte or other.
     """
+    if not torch.isfinite(latents).all():
+        raise _not_finite("denoise")
     if tiled:
         vae.enable_tiling()
     try:
         video = vae.decode(denormalize(latents, vae), return_dict=False)[0][0]  # (3, frames, height, width), −1…1
     finally:
         vae.disable_tiling()
+    if not all(torch.isfinite(part).all() for part in video.split(FRAMES_AT_ONCE, dim=1)):
+        raise _not_finite("decode")
     # (x / 2 + 0.5) clamped to 0…1, × 255, rounded; the shift in the VAE's dtype, as diffusers' video processor does.
     chunks = [
         ((part * 0.5 + 0.5).clamp(0, 1).float() * 255).round().to(torch.uint8).permute(1, 2, 3, 0).cpu()
         for part in video.split(FRAMES_AT_ONCE, dim=1)
     ]
     return torch.cat(chunks).numpy()
+
+
+def _not_finite(stage: str) -> FramesNotFinite:
+    return FramesNotFinite(
+        "The video has values that are no numbers, so there is nothing to show. A LoRA's weights or scale are too "
+        "large for this model: lower the scale, or choose another file.",
+        stage=stage,
+    )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +25,24 @@ from wan_ui.provenance import embedded_metadata
 
 log = logging.getLogger(__name__)
 
-WriteVideo = Callable[[Path, npt.NDArray[np.uint8], int, Mapping[str, Any]], None]
-"""Writes uint8 frames (T, H, W, 3) to a file, at so many frames per second, with metadata inside the file."""
+
+class WriteVideo(Protocol):
+    """Writes uint8 frames (T, H, W, 3) to a file, at so many frames per second, with metadata inside the file.
+
+    `beat` is called several times a second and may raise, which ends the writing.
+    """
+
+    def __call__(
+        self,
+        path: Path,
+        frames: npt.NDArray[np.uint8],
+        fps: int,
+        metadata: Mapping[str, Any],
+        *,
+        beat: Callable[[], None],
+    ) -> None:
+        """Write the file, whole or not at all."""
+
 
 LOSSLESS_SUFFIX = ".mkv"
 
@@ -58,22 +77,26 @@ class ClipWriter:
     def write(self, job: Job, index: int, clip: Clip, seconds: Mapping[str, float]) -> None:
         """Write the clip of generation `index`, whose phases took so many `seconds`.
 
-        Raises Cancelled if the job no longer runs, VideoEncodingFailed, DiskFull or HostError; no file is left then.
+        Raises Cancelled if the job no longer runs or is cancelled meanwhile, VideoEncodingFailed, DiskFull or
+        HostError; no file is left then.
         """
+        clip = replace(clip, metadata=finite(clip.metadata))
         path = self._folder / f"{secrets.token_hex(16)}.mp4"
         file = f"{self._folder.name}/{path.name}"
         with _host_errors("The folder for videos cannot be created"):
             # Not its parents: a data folder that is gone took the database with it, and a new one would hide that.
             self._folder.mkdir(exist_ok=True)
         self._store.begin_clip(job.id, file)
-        self._write_video(path, clip.frames, clip.fps, embedded_metadata.of_clip(job, index, clip, seconds))
+        beat = partial(self._check_cancelled, job.id)
+        metadata = embedded_metadata.of_clip(job, index, clip, seconds)
+        self._write_video(path, clip.frames, clip.fps, metadata, beat=beat)
         _, lossless, still = clip_files(path)
         stored = False
         try:
             with _host_errors("The poster of a video cannot be written"):
                 poster.write(still, clip.frames)
             if job.training_sample(index) is not None:
-                video.write_lossless(lossless, clip.frames)
+                video.write_lossless(lossless, clip.frames, beat=beat)
             stored = self._store.add_clip(
                 job.id,
                 ClipRecord(
@@ -92,6 +115,28 @@ class ClipWriter:
                 _remove(path)
         if not stored:
             raise Cancelled("The job was canceled while this video was being written.")
+
+    def _check_cancelled(self, job_id: str) -> None:
+        if self._store.cancel_requested(job_id):
+            raise Cancelled("The job was canceled while this video was being written.")
+
+
+def finite(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """JSON-ready metadata with null for each number that JSON cannot hold; `not_finite` then lists where they were."""
+    places: list[str] = []
+
+    def value_of(value: Any, place: str) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            places.append(place)
+            return None
+        if isinstance(value, Mapping):
+            return {key: value_of(inner, f"{place}.{key}") for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [value_of(inner, f"{place}.{index}") for index, inner in enumerate(value)]
+        return value
+
+    cleaned = {key: value_of(value, key) for key, value in metadata.items()}
+    return {**cleaned, "not_finite": places} if places else metadata
 
 
 def _remove(clip: Path) -> None:

@@ -225,8 +225,10 @@ class Fetcher:
             )
         except WanUIError as error:
             return self._refuse(job, error)
-        notes = tuple(note for url in remote_sources(job) for note in notes_by_url[url])
-        self._store.make_ready(job.id, settled.generations, (*notes, *settled.notes), settled.cells)
+        of_files = (note for url in remote_sources(job) for note in notes_by_url[url])
+        of_images = (note for note in job.notes if note != TOKEN_NOTE)  # with those that `settled` repeats
+        notes = tuple(dict.fromkeys((*of_files, *settled.notes, *of_images)))
+        self._store.make_ready(job.id, settled.generations, notes, settled.cells)
         log.info("LoRA files downloaded", extra={"request_id": job.id})
         return None
 

@@ -383,6 +383,10 @@ class JobService:
             return True
         return self._store.is_available_to(access.identity.visitor, "image", file_id)
 
+    def may_take(self, file_id: str, access: Access) -> bool:
+        """Whether the caller may have one of Gradio's files moved: not one that is part of the page."""
+        return file_id not in self._published and self.may_open(file_id, access)
+
     # The gallery
 
     def entries(

@@ -6,20 +6,22 @@ import base64
 import hashlib
 import io
 import re
-import struct
+import sys
 import warnings
-import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from wan_ui.access import Access, FileOwners, UploadedFiles
 from wan_ui.errors import ControlImageInvalid, FetchFailed, PayloadTooLarge
 from wan_ui.files import disk_full_mapped, remove_parts, write_file
+from wan_ui.media import image_cost, image_decoder, process
+from wan_ui.media.image_decoder import UNREADABLE, as_rgb, is_16_bit
+from wan_ui.turns import Turns
 
 MAX_BYTES = 50 * 2**20  # of the image file
 MAX_PIXELS = 8192 * 8192  # 64 Mi; 192 MiB as RGB
@@ -40,26 +42,42 @@ Taken = TypeVar("Taken")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DATA_HEADER = re.compile(r"data:[^,;]*(?:;[^,;]*)*,", re.IGNORECASE)
 _HEADER_LENGTH = 200
-# What Pillow's readers raise on a malformed file. Warning: where the process turns warnings into errors.
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
-    EOFError,
-    MemoryError,
-    AssertionError,
-    Warning,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-# One decode at a time: it bounds the memory, and catch_warnings changes filters of the whole process.
-_decoding = Lock()
+_EXIF_IN_PNG = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+MOST_PASSES = 16 * MAX_PIXELS  # pixels × scans of a JPEG
+DECODER_SECONDS = 10.0
+DECODER_MEMORY = 2 << 30  # bytes of address space
+DECODER_OUTPUT = 320 << 20  # bytes of PNG
+DECODERS = 2  # at once, each of hundreds of megabytes
+WAIT_SECONDS = 30.0  # for one of them
+PIXELS_SUFFIX = ".png"  # of the decoded pixels, which are kept beside an image that was costly to decode
+_DECODER = Path(image_decoder.__file__)
+_turns = Turns(WAIT_SECONDS, "Too many large images are being decoded. Send this one again in a moment.", DECODERS)
+
+
+class _QuietWarnings:
+    """Ignores warnings while any thread is inside: warnings.catch_warnings changes filters of the whole process."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside = 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._saved.__exit__(None, None, None)
+
+
+_quiet = _QuietWarnings()
 
 
 class ImageStore:
@@ -114,14 +132,15 @@ class ImageStore:
         if path.is_file():
             self._owned.record_owner(sha256, access)
             return sha256
-        self._rgb(data)
-        return self._keep(data, access)
+        return self._keep(data, access, self._decoded_apart(data))
 
-    def _keep(self, data: bytes, access: Access) -> str:
-        """Stores an image that was checked."""
+    def _keep(self, data: bytes, access: Access, pixels: bytes | None = None) -> str:
+        """Stores an image that was checked, and the PNG of its `pixels`."""
         sha256 = hashlib.sha256(data).hexdigest()
         with disk_full_mapped("the first frame"):
             self._folder.mkdir(parents=True, exist_ok=True)
+            if pixels is not None:
+                self._save(self._pixels(sha256), pixels)
             self._save(self._folder / sha256, data)
         self._owned.record_owner(sha256, access)
         return sha256
@@ -133,23 +152,23 @@ class ImageStore:
         """
         sha256 = self.put(ctrl_img, access)
         data = self.data(sha256, access)
-        turn = _TURNS.get(self._read(data, _orientation))
+        turn = _TURNS.get(self._read(data, partial(_orientation, data)))
         if turn is None:
             return sha256
         file = io.BytesIO()
-        self._rgb(data).transpose(turn).save(file, "PNG")
+        self.open(sha256, access).transpose(turn).save(file, "PNG")
         return self._keep(file.getvalue(), access)
 
     def notes(self, sha256: str, access: Access) -> tuple[str, ...]:
         """Sentences on what makes the image differ from what a viewer shows: EXIF orientation, 16 bits a channel."""
         data = self.data(sha256, access)
         notes = []
-        if self._read(data, _orientation) in _TURNS:
+        if self._read(data, partial(_orientation, data)) in _TURNS:
             notes.append(
                 "The first frame's file says by its EXIF orientation that it is to be turned. It is used as stored, as "
                 "by the reference server and the trainer; set apply_exif to turn it."
             )
-        if self._read(data, _is_16_bit):
+        if self._read(data, is_16_bit):
             notes.append("The first frame has 16 bits a pixel, which were scaled to 8 bits.")
         return tuple(notes)
 
@@ -161,7 +180,9 @@ class ImageStore:
 
     def open(self, sha256: str, access: Access) -> Image.Image:
         """The image as RGB at its full size, decoded anew for each caller. Raises ControlImageInvalid if it is gone."""
-        return self._rgb(self.data(sha256, access))
+        data = self.data(sha256, access)
+        pixels = self._pixels(sha256)
+        return self._rgb(pixels.read_bytes() if pixels.is_file() else data)
 
     def data(self, sha256: str, access: Access) -> bytes:
         """The file's bytes. Raises ControlImageInvalid if it is gone."""
@@ -208,16 +229,48 @@ class ImageStore:
         return data
 
     def _rgb(self, data: bytes) -> Image.Image:
-        """The decoded image, by the very call of the reference server: no EXIF turn, alpha dropped, first frame.
+        """The decoded image, as `image_decoder.as_rgb` says."""
+        return self._read(data, as_rgb)
 
-        Only 16-bit grey images are read otherwise: that call cuts every value above 255 off, which leaves them white.
+    def _pixels(self, sha256: str) -> Path:
+        return self._folder / f"{sha256}{PIXELS_SUFFIX}"
+
+    def _decoded_apart(self, data: bytes) -> bytes | None:
+        """Checks a new file by decoding it. Returns its pixels as a PNG if that was costly, and else None.
+
+        What is costly is decoded in a process that can be ended, so that it delays nobody else. Raises
+        ControlImageInvalid, and ServerBusy while too many others are decoded.
         """
-        return self._read(data, _as_rgb)
+        size = image_cost.stated_webp_size(data)
+        if size is not None and size[0] * size[1] > self._max_pixels:
+            raise self._too_many_pixels(f" ({size[0]} × {size[1]})")
+        passes = self._read(data, lambda image: image_cost.passes(image, data))
+        if passes > MOST_PASSES or (image_cost.jpeg_scans(data) > image_cost.MOST_SCANS and data[:2] == b"\xff\xd8"):
+            raise ControlImageInvalid(
+                "The first frame is stored in more passes over its pixels than any program needs: save it again, as "
+                "PNG or as an ordinary JPEG."
+            )
+        if self._read(data, lambda image: image_cost.is_cheap(image, data)):
+            self._rgb(data)
+            return None
+        command = [sys.executable, "-I", str(_DECODER), ",".join(FORMATS), str(self._max_pixels)]
+        limits = process.Limits(DECODER_SECONDS, DECODER_OUTPUT, DECODER_MEMORY)
+        try:
+            with _turns.hold():
+                done = process.run(command, limits, pieces=(data,))
+        except (process.OutOfTime, process.TooMuchOutput) as error:
+            raise ControlImageInvalid(
+                "The first frame takes too long to decode: make it smaller, or save it as PNG or as an ordinary JPEG."
+            ) from error
+        if done.status == image_decoder.TOO_MANY_PIXELS:
+            raise self._too_many_pixels("")
+        if done.status:
+            raise _damaged()
+        return bytes(done.output)
 
     def _read(self, data: bytes, take: Callable[[Image.Image], Taken]) -> Taken:
         """What `take` makes of the opened image. Raises ControlImageInvalid for what cannot be read."""
-        with _decoding, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet:
             try:
                 with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                     width, height = image.size
@@ -229,9 +282,7 @@ class ImageStore:
             except Image.DecompressionBombError as error:
                 raise self._too_many_pixels("") from error
             except UNREADABLE as error:
-                raise ControlImageInvalid(
-                    "The first frame is damaged or cut off: save the image again, as PNG or JPEG."
-                ) from error
+                raise _damaged() from error
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(
@@ -246,21 +297,17 @@ class ImageStore:
         )
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if not _is_16_bit(image):
-        return image.convert("RGB")
-    levels = np.asarray(image).astype(np.uint32)  # (height, width), 0 to 65535
-    return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")  # rounds levels · 255 / 65535
-
-
-def _is_16_bit(image: Image.Image) -> bool:
-    return image.mode.startswith("I;16")
-
-
-def _orientation(image: Image.Image) -> int:
+def _orientation(data: bytes, image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1, upright, where the file states none."""
+    # Pillow decodes a whole PNG to see whether one is stated behind the pixels.
+    if image.format == "PNG" and not any(sign in data for sign in _EXIF_IN_PNG):
+        return 1
     stated = image.getexif().get(ORIENTATION, 1)
     return stated if isinstance(stated, int) else 1
+
+
+def _damaged() -> ControlImageInvalid:
+    return ControlImageInvalid("The first frame is damaged or cut off: save the image again, as PNG or JPEG.")
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Thread
 from typing import Any, NamedTuple
 
 import imageio_ffmpeg
@@ -17,12 +15,19 @@ import numpy.typing as npt
 
 from wan_ui.errors import PayloadTooLarge, VideoEncodingFailed, VideoInvalid
 from wan_ui.files import PART_PREFIX, disk_full, is_disk_full, publish_file
-from wan_ui.media import boxes
+from wan_ui.media import boxes, process
 
 CRF = 14
 KEYFRAME_EVERY = 8  # frames; players that step and scrub seek to a keyframe first
 MOST_PIXELS = 4096 * 4096  # of an untrusted video whose first frame is read; a request's sides go up to 4096
 FIRST_FRAME_SECONDS = 30.0
+FIRST_FRAME_BYTES = 64 << 20  # of its PNG
+MOST_SAMPLES = 20_000  # frames and packets of sound that an untrusted file may state
+DECODER_MEMORY = 3 << 30  # bytes of address space for an untrusted file, most of which is never touched
+# A run of ffmpeg may take so long, and a second for so many pixels: a hundredth of what a slow machine does.
+LEAST_SECONDS = 60.0
+PIXELS_PER_SECOND = 500_000
+UNTRUSTED_PIXELS_PER_SECOND = 10 * PIXELS_PER_SECOND  # others wait for a stranger's file
 METADATA_KEY = "comment"  # MP4 keeps this one without -movflags use_metadata_tags
 _SCALER = "bicubic+accurate_rnd+full_chroma_int"
 # scale converts and tags the matrix and range. Primaries and transfer of rawvideo are "unknown", and the encoder
@@ -34,6 +39,8 @@ _TO_BT709 = (
 )
 _FROM_BT709 = f"scale=in_color_matrix=bt709:in_range=tv:out_range=pc:flags={_SCALER},format=rgb24"
 _BT709_TAGS = ("-color_primaries", "bt709", "-color_trc", "bt709", "-colorspace", "bt709", "-color_range", "tv")
+# Of a stranger's file: few threads, each of which has memory of its own, and no frame beyond a size.
+_UNTRUSTED = ("-threads", "2", "-max_pixels", str(MOST_PIXELS))
 _NO_SPACE_SIGNS = (b"No space left on device", b"Disk quota exceeded")
 
 Frames = npt.NDArray[np.uint8]
@@ -48,11 +55,25 @@ class VideoInfo(NamedTuple):
     fps: float
 
 
-def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, ffmpeg: str | None = None) -> None:
+def no_beat() -> None:
+    """A `beat` that never ends the encoder."""
+
+
+def write(
+    path: Path,
+    frames: Frames,
+    fps: int,
+    metadata: Mapping[str, Any],
+    *,
+    ffmpeg: str | None = None,
+    beat: Callable[[], None] = no_beat,
+    least_seconds: float = LEAST_SECONDS,
+) -> None:
     """Writes `frames` to `path` as H.264 yuv420p, BT.709 limited range, with `metadata` inside as JSON.
 
     `frames` is uint8, (T, H, W, 3), RGB, T at least 1, H and W even; `fps` a whole number. The file appears whole or
-    not at all. `ffmpeg` is the encoder's program, imageio-ffmpeg's unless given.
+    not at all. `ffmpeg` is the encoder's program, imageio-ffmpeg's unless given. `beat` is called several times a
+    second and may raise to end it. It may take `least_seconds`, and a second more for each PIXELS_PER_SECOND.
     Raises VideoEncodingFailed with ffmpeg's last line, DiskFull, and ValueError for frames of another shape.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
@@ -66,7 +87,8 @@ def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, 
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
             tags, part = Path(folder, "tags.txt"), Path(folder, "clip.mp4")
             tags.write_text(f";FFMETADATA1\n{METADATA_KEY}={_escape(comment)}\n", encoding="ascii")
-            _encode(_encoder(ffmpeg or _ffmpeg(), width, height, fps, tags, part), frames, Path(folder))
+            command = _encoder(ffmpeg or _ffmpeg(), width, height, fps, tags, part)
+            _encode(command, frames, Path(folder), beat, least_seconds)
             publish_file(part, path)
     except OSError as error:
         if is_disk_full(error):
@@ -76,10 +98,10 @@ def write(path: Path, frames: Frames, fps: int, metadata: Mapping[str, Any], *, 
         ) from error
 
 
-def write_lossless(path: Path, frames: Frames) -> None:
+def write_lossless(path: Path, frames: Frames, *, beat: Callable[[], None] = no_beat) -> None:
     """Writes `frames`, uint8, (T, H, W, 3), to `path` bit for bit, as FFV1 in Matroska; whole or not at all.
 
-    Raises VideoEncodingFailed with ffmpeg's last line, and DiskFull.
+    `beat` as for `write`. Raises VideoEncodingFailed with ffmpeg's last line, and DiskFull.
     """
     height, width = frames.shape[1:3]
     try:
@@ -91,7 +113,7 @@ def write_lossless(path: Path, frames: Frames) -> None:
                 *("-c:v", "ffv1", "-level", "3", "-g", "1", "-slices", "4", "-pix_fmt", "bgr0"),
                 *("-f", "matroska", f"file:{part}"),
             ]
-            _encode(command, frames, Path(folder))
+            _encode(command, frames, Path(folder), beat, LEAST_SECONDS)
             publish_file(part, path)
     except OSError as error:
         if is_disk_full(error):
@@ -101,33 +123,56 @@ def write_lossless(path: Path, frames: Frames) -> None:
 
 def read_lossless(path: Path) -> Frames:
     """The frames that `write_lossless` wrote. Raises VideoEncodingFailed."""
+    info = _packets(path)
+    arguments = ("-map", "0:v:0", "-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-")
+    return _as_frames(_read(path, _limits_of(info), *arguments), info)
+
+
+def read_frames(path: Path) -> Frames:
+    """The frames, uint8, (T, H, W, 3), RGB, of a file that `write` wrote. Raises VideoEncodingFailed."""
     info = probe(path)
-    data = _read(path, "-map", "0:v:0", "-fps_mode", "passthrough", "-pix_fmt", "rgb24", "-f", "rawvideo", "-")
-    return np.frombuffer(data, np.uint8).reshape(-1, info.height, info.width, 3)
+    arguments = ("-map", "0:v:0", "-vf", _FROM_BT709, "-fps_mode", "passthrough", "-f", "rawvideo", "-")
+    return _as_frames(_read(path, _limits_of(info), *arguments), info)
 
 
-def read_frames(path: Path, most_bytes: int | None = None) -> Frames:
-    """The frames, uint8, (T, H, W, 3), RGB, of a file that `write` wrote. Raises VideoEncodingFailed.
+def read_untrusted_frames(path: Path, most_bytes: int) -> Frames:
+    """As `read_frames`, of a file by a stranger, whose boxes `boxes.check_sizes` has checked.
 
-    `most_bytes` limits them for an untrusted file, with PayloadTooLarge: its stream may hold more than its header
-    states.
+    Raises VideoEncodingFailed, also for a stream of another size than the boxes state, and PayloadTooLarge for more
+    than `most_bytes`.
     """
     info = probe(path)
     arguments = ("-map", "0:v:0", "-vf", _FROM_BT709, "-fps_mode", "passthrough", "-f", "rawvideo", "-")
-    data = _read(path, *arguments, most_bytes=most_bytes)
-    return np.frombuffer(data, np.uint8).reshape(-1, info.height, info.width, 3)
+    pixels = info.width * info.height * info.num_frames
+    limits = process.Limits(FIRST_FRAME_SECONDS + pixels / UNTRUSTED_PIXELS_PER_SECOND, most_bytes, DECODER_MEMORY)
+    return _as_frames(_read(path, limits, *arguments, before=_UNTRUSTED), info)
 
 
 def read_frame(path: Path, index: int) -> Frames:
     """One frame of a file written by `write`, uint8, (H, W, 3), RGB. Raises VideoEncodingFailed, also past its end."""
     info = probe(path)
     chosen = f"select=eq(n\\,{index}),{_FROM_BT709}"
-    data = _read(
-        path, "-map", "0:v:0", "-vf", chosen, "-frames:v", "1", "-fps_mode", "passthrough", "-f", "rawvideo", "-"
-    )
+    arguments = ("-map", "0:v:0", "-vf", chosen, "-frames:v", "1", "-fps_mode", "passthrough", "-f", "rawvideo", "-")
+    data = _read(path, _limits_of(info), *arguments)
     if not data:
         raise VideoEncodingFailed(f"{path.name} has no frame {index}.")
-    return np.frombuffer(data, np.uint8).reshape(info.height, info.width, 3)
+    frame: Frames = _as_frames(data, info)[0]
+    return frame
+
+
+def _limits_of(info: VideoInfo) -> process.Limits:
+    """For decoding a file of ours: its own size, and the time that its frames may take."""
+    pixels = info.width * info.height * info.num_frames
+    # One frame more than it states: a decoder that finds another number must not look like a full pipe.
+    output = 3 * info.width * info.height * (info.num_frames + 1)
+    return process.Limits(LEAST_SECONDS + pixels / PIXELS_PER_SECOND, output)
+
+
+def _as_frames(data: bytearray, info: VideoInfo) -> Frames:
+    size = info.height * info.width * 3
+    if not data or len(data) % size:
+        raise VideoEncodingFailed("The video's frames do not have the size that the file states.")
+    return np.frombuffer(data, np.uint8).reshape(-1, info.height, info.width, 3)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -147,35 +192,44 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def first_frame(path: Path) -> bytes:
     """The first frame of an untrusted MP4, as a PNG. Raises VideoInvalid."""
-    boxes.check_start(path)  # ffmpeg would also follow a playlist that only calls itself an MP4
+    boxes.check_sizes(path, MOST_SAMPLES, MOST_PIXELS)  # also its start: ffmpeg would follow a playlist in disguise
     command = [
-        *(_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", "-max_pixels", str(MOST_PIXELS)),
+        *(_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", *_UNTRUSTED),
         *("-f", "mov", "-i", f"file:{path}", "-map", "0:v:0", "-frames:v", "1", "-vf", _FROM_BT709),
         *("-c:v", "png", "-f", "image2pipe", "-"),
     ]
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=FIRST_FRAME_SECONDS
-        )
-    except subprocess.TimeoutExpired:
+        done = process.run(command, process.Limits(FIRST_FRAME_SECONDS, FIRST_FRAME_BYTES, DECODER_MEMORY))
+    except (process.OutOfTime, process.TooMuchOutput):
         done = None
-    if done is None or done.returncode or not done.stdout:
+    if done is None or done.status or not done.output:
         raise VideoInvalid("The first frame of this MP4 cannot be read. Choose the image that the video starts from.")
-    return done.stdout
+    return bytes(done.output)
 
 
 def probe(path: Path) -> VideoInfo:
-    """Size, frame count and rate, from the packets and without decoding. Raises VideoEncodingFailed."""
+    """Size, frame count and rate of an MP4, from its boxes and without decoding. Raises VideoEncodingFailed."""
+    try:
+        facts = boxes.track(path)
+    except VideoInvalid as error:
+        raise VideoEncodingFailed(f"{path.name} holds no video that can be read. {error.message}") from error
+    except OSError as error:
+        raise VideoEncodingFailed(f"{path.name} could not be read: {error.strerror}.") from error
+    rate = facts.samples * facts.timescale / facts.duration if facts.duration else 0.0
+    return VideoInfo(facts.width, facts.height, facts.samples, rate)
+
+
+def _packets(path: Path) -> VideoInfo:
+    """As `probe`, of a file in Matroska that we wrote."""
     # From framecrc and not from ffmpeg's log, which prints the metadata too: a prompt could look like a stream.
-    text = _read(path, "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-").decode("ascii", "replace")
+    limits = process.Limits(LEAST_SECONDS, MOST_SAMPLES * 200)
+    text = _read(path, limits, "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-").decode("ascii", "replace")
     head = dict(re.findall(r"^#(\w+) 0: (\S+)$", text, re.MULTILINE))
     packets = [line.split(",") for line in text.splitlines() if line and not line.startswith("#")]
     if "dimensions" not in head or not packets:
         raise VideoEncodingFailed(f"{path.name} holds no video.")
     width, height = (int(side) for side in head["dimensions"].split("x"))
-    ticks, per_second = (int(part) for part in head["tb"].split("/"))
-    duration = sum(int(packet[3]) for packet in packets) * ticks
-    return VideoInfo(width, height, len(packets), len(packets) * per_second / duration if duration else 0.0)
+    return VideoInfo(width, height, len(packets), 0.0)
 
 
 def _encoder(ffmpeg: str, width: int, height: int, fps: int, tags: Path, part: Path) -> list[str]:
@@ -189,55 +243,42 @@ def _encoder(ffmpeg: str, width: int, height: int, fps: int, tags: Path, part: P
     ]
 
 
-def _encode(command: list[str], frames: Frames, folder: Path) -> None:
+def _encode(command: list[str], frames: Frames, folder: Path, beat: Callable[[], None], least_seconds: float) -> None:
     """Runs the encoder, with the frames on its standard input."""
-    messages: list[bytes] = []
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0
-    ) as process:
-        assert process.stdin is not None and process.stderr is not None
-        # Its messages are read meanwhile, as a full pipe would block it, and into memory, as the disk may be full.
-        listener = Thread(target=lambda pipe: messages.extend(pipe), args=(process.stderr,), daemon=True)
-        listener.start()
-        try:
-            for frame in frames:
-                rest = np.ascontiguousarray(frame).data.cast("B")
-                while rest:
-                    rest = rest[process.stdin.write(rest) :]
-        except BrokenPipeError:
-            pass  # the encoder ended early: its status and last line, read below, say why
-        process.stdin.close()
-        listener.join()
-    everything = b"".join(messages)
-    if any(sign in everything for sign in _NO_SPACE_SIGNS):
+    seconds = least_seconds + frames.size / 3 / PIXELS_PER_SECOND
+    pieces = (np.ascontiguousarray(frame).data for frame in frames)
+    try:
+        # Its messages are read into memory: the disk may be full.
+        done = process.run(command, process.Limits(seconds), pieces=pieces, beat=beat)
+    except process.OutOfTime as error:
+        raise VideoEncodingFailed(
+            f"The video could not be encoded within {seconds:.0f} s: ffmpeg does not go on. Check the disk and "
+            "the load of this machine, then try again."
+        ) from error
+    except process.TooMuchOutput as error:
+        raise VideoEncodingFailed("The video could not be encoded: ffmpeg writes to the wrong place.") from error
+    if any(sign in done.messages for sign in _NO_SPACE_SIGNS):
         raise disk_full("the video")
-    if process.returncode:
-        raise VideoEncodingFailed(f"The video could not be encoded: {_last_line(everything, folder)}")
+    if done.status:
+        raise VideoEncodingFailed(f"The video could not be encoded: {_last_line(done.messages, folder)}")
 
 
-def _read(path: Path, *arguments: str, most_bytes: int | None = None) -> bytes:
-    """Runs ffmpeg on the file and returns its standard output."""
-    command = [_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", "-i", f"file:{path}", *arguments]
-    if most_bytes is not None:
-        return _read_up_to(command, path, most_bytes)
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if result.returncode:
-        raise VideoEncodingFailed(f"{path.name} could not be read: {_last_line(result.stderr, path.parent)}")
-    return result.stdout
-
-
-def _read_up_to(command: list[str], path: Path, most_bytes: int) -> bytes:
-    with tempfile.TemporaryFile() as messages:
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages) as process:
-            assert process.stdout is not None
-            data = process.stdout.read(most_bytes + 1)
-            if len(data) > most_bytes:
-                process.kill()
-                raise PayloadTooLarge(f"The video is larger than {most_bytes} bytes of frames.", max_bytes=most_bytes)
-        messages.seek(0)
-        if process.returncode:
-            raise VideoEncodingFailed(f"{path.name} could not be read: {_last_line(messages.read(), path.parent)}")
-    return data
+def _read(path: Path, limits: process.Limits, *arguments: str, before: tuple[str, ...] = ()) -> bytearray:
+    """Runs ffmpeg on the file, with options `before` it and `arguments` after it; returns its standard output."""
+    command = [_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", *before, "-i", f"file:{path}", *arguments]
+    try:
+        result = process.run(command, limits)
+    except OSError as error:
+        raise VideoEncodingFailed(f"{path.name} could not be read: {error.strerror}.") from error
+    except process.OutOfTime as error:
+        raise VideoEncodingFailed(f"{path.name} could not be read within {limits.seconds:.0f} s.") from error
+    except process.TooMuchOutput as error:
+        raise PayloadTooLarge(
+            f"The video is larger than {limits.output} bytes of frames.", max_bytes=limits.output
+        ) from error
+    if result.status:
+        raise VideoEncodingFailed(f"{path.name} could not be read: {_last_line(result.messages, path.parent)}")
+    return result.output
 
 
 def _ffmpeg() -> str:
@@ -249,7 +290,7 @@ def _ffmpeg() -> str:
         ) from error
 
 
-def _last_line(messages: bytes, folder: Path) -> str:
+def _last_line(messages: bytearray, folder: Path) -> str:
     lines = messages.decode("utf-8", "replace").replace(f"{folder}/", "").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "ffmpeg gave no reason")
 

@@ -47,7 +47,8 @@ from wan_ui.trainer.folder import (
 )
 from wan_ui.trainer.job import Imported, import_job, not_here
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
-from wan_ui.trainer.sample_files import SampleFacts, decode
+from wan_ui.trainer.sample_files import SampleFacts, decode, thumbnail
+from wan_ui.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +57,8 @@ if TYPE_CHECKING:
     from wan_ui.media.image import ImageStore
 
 RECORD, CONFIG, FILES = "job.json", "config.yaml", "files"
-PREVIEWS, LINKS = "previews", "links"
+PREVIEWS, LINKS, THUMBNAILS = "previews", "links", "thumbnails"
+DECODING_WAIT_SECONDS = 30.0  # for the sample that is being read: one at a time, each of hundreds of megabytes
 LIMITS = Limits()
 MOST_CACHED = 64  # jobs, their requests by checkpoint, and facts of sample files
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -152,13 +154,14 @@ class ImportedJobs:
         self._images = images
         self._limits = limits
         self._lock = threading.Lock()
+        self._decoding = Turns(DECODING_WAIT_SECONDS, "Other samples are being read. Try again in a few seconds.")
         self._jobs: LRUCache[str, ImportedJob] = LRUCache(MOST_CACHED)
         self._by_checkpoint: LRUCache[tuple[str, str], Imported] = LRUCache(MOST_CACHED)
         self._facts: LRUCache[tuple[str, int, int], SampleFacts] = LRUCache(MOST_CACHED)
 
     def sweep(self) -> None:
         """Removes unfinished imports of a killed process. Only for a process that owns the folder."""
-        for folder in (self._folder, self._folder / PREVIEWS, self._folder / LINKS):
+        for folder in (self._folder, self._folder / PREVIEWS, self._folder / LINKS, self._folder / THUMBNAILS):
             remove_parts(folder)
 
     # Importing
@@ -243,7 +246,8 @@ class ImportedJobs:
         Raises InvalidRequest for a file that is not a sample, PayloadTooLarge, DiskFull.
         """
         self._check_quota()
-        decode(path)
+        with self._decoding.hold():
+            decode(path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         target = self._folder / PREVIEWS / sha256
@@ -410,6 +414,22 @@ class ImportedJobs:
             raise PreviewNotFound("This job has no such sample file.")
         return path
 
+    def thumbnail(self, job: ImportedJob, step: int, index: int) -> Path:
+        """A small picture of a sample file, made once and kept. Raises PreviewNotFound, ServerBusy and DiskFull."""
+        path = self.sample_file(job, step, index)
+        state = path.stat()
+        key = hashlib.sha256(f"{path}:{state.st_size}:{state.st_mtime_ns}".encode()).hexdigest()
+        kept = self._folder / THUMBNAILS / f"{job.id}-{key}.webp"
+        if kept.is_file():
+            return kept
+        with self._decoding.hold():
+            if not kept.is_file():
+                data = thumbnail(path)
+                with disk_full_mapped("this picture"):
+                    kept.parent.mkdir(exist_ok=True)
+                    write_file(kept, data)
+        return kept
+
     def facts(self, path: Path) -> SampleFacts:
         """What a sample's file states. Raises what sample_files.decode raises."""
         state = path.stat()
@@ -417,7 +437,8 @@ class ImportedJobs:
         with self._lock:
             if key in self._facts:
                 return self._facts[key]
-        facts = decode(path).facts
+        with self._decoding.hold():
+            facts = decode(path).facts
         with self._lock:
             self._facts[key] = facts
         return facts

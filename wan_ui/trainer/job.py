@@ -426,7 +426,9 @@ def _image(name: str, path: str | None, job: _Job, notes: list[str]) -> tuple[st
     path = job.tags.named(path) if path else None
     if job.model.control_image == "none":
         if path is not None:
-            notes.append(f"{name}: {job.model.label} takes no first frame; the trainer ignores {quoted(path)} too.")
+            notes.append(
+                f"{name}: {job.model.label} takes no first frame; the trainer ignores {quoted(_file_name(path))} too."
+            )
         return None, None
     if path is None:
         if job.model.control_image == "required":
@@ -434,9 +436,15 @@ def _image(name: str, path: str | None, job: _Job, notes: list[str]) -> tuple[st
         return None, None
     image = job.find_image(path)
     if image is None:
-        notes.append(f"{name} starts from {quoted(path)}, which was not found: choose that file.")
-        return None, one_line(path)
+        file_name = _file_name(path)
+        notes.append(f"{name} starts from {quoted(file_name)}, which was not found: choose that file.")
+        return None, one_line(file_name)
     return image, None
+
+
+def _file_name(path: str) -> str:
+    """The last part of a path of any system: the rest may be a folder of this server."""
+    return re.split(r"[/\\]", path)[-1] or "a file"
 
 
 # What else is known of the job

@@ -14,9 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from wan_ui.errors import InvalidRequest, PayloadTooLarge, PreviewNotFound, VideoEncodingFailed, WanUIError
-from wan_ui.media import video
-from wan_ui.media.image import UNREADABLE
+from wan_ui.errors import (
+    InvalidRequest,
+    PayloadTooLarge,
+    PreviewNotFound,
+    VideoEncodingFailed,
+    VideoInvalid,
+    WanUIError,
+)
+from wan_ui.media import boxes, image_cost, video
+from wan_ui.media.image_decoder import UNREADABLE
 
 MOST_BYTES = 512 * 2**20  # of the file
 MOST_FRAMES = 1000  # the request's own bound of num_frames
@@ -91,6 +98,7 @@ def first_frame(path: Path) -> Image.Image | None:
     try:
         with Image.open(path, formats=FORMATS) as image:
             _check(*image.size, 1)
+            _check_scans(path, image)
             return image.convert("RGB")
     except UnidentifiedImageError as error:
         raise _unreadable("it is not an image or a video") from error
@@ -103,6 +111,12 @@ def _unreadable(problem: str) -> InvalidRequest:
         f"The training sample cannot be read: {problem}. Use the trainer's WebP, or a GIF or MP4.",
         fields=[{"loc": "preview", "msg": problem}],
     )
+
+
+def _check_scans(path: Path, image: Image.Image) -> None:
+    """Raises PayloadTooLarge for a JPEG with more passes over its pixels than a picture of the largest size has."""
+    if image.format == "JPEG" and image_cost.passes(image, path.read_bytes()) > MOST_PIXELS_IN_ALL:
+        raise PayloadTooLarge("The training sample is a JPEG of too many scans: save it again.", max_pixels=MOST_PIXELS)
 
 
 def _check(width: int, height: int, count: int) -> None:
@@ -118,10 +132,11 @@ def _check(width: int, height: int, count: int) -> None:
 
 def _video(path: Path) -> SampleVideo:
     try:
+        boxes.check_sizes(path, video.MOST_SAMPLES, MOST_PIXELS)
         info = video.probe(path)
         _check(info.width, info.height, info.num_frames)
-        frames = video.read_frames(path, most_bytes=3 * MOST_PIXELS_IN_ALL)
-    except (VideoEncodingFailed, ValueError) as error:  # ValueError: its size changes
+        frames = video.read_untrusted_frames(path, 3 * MOST_PIXELS_IN_ALL)
+    except (VideoEncodingFailed, VideoInvalid) as error:
         raise _unreadable("it is damaged or cut off") from error
     rate = round(info.fps)
     height, width = frames.shape[1:3]
@@ -134,6 +149,7 @@ def _images(path: Path) -> SampleVideo:
             kind = image.format or ""
             # To count a GIF's frames here would decode it twice.
             _check(*image.size, getattr(image, "n_frames", 1) if kind == "WEBP" else 1)
+            _check_scans(path, image)
             frames, durations = _decode_frames(image)
     except UnidentifiedImageError as error:
         raise _unreadable("it is not an image or a video") from error
@@ -180,10 +196,11 @@ def _rates(unit: int, resolution: int) -> tuple[int, ...]:
 def thumbnail(path: Path) -> bytes:
     """The first frame of a sample file as a small WebP. Raises PreviewNotFound for a file that cannot be read."""
     try:
-        shown = first_frame(path) or decode(path).frames[0]
+        image = first_frame(path)
+        if image is None:
+            image = Image.open(io.BytesIO(video.first_frame(path))).convert("RGB")
     except WanUIError as error:
         raise PreviewNotFound(f"This sample file cannot be shown: {error.message}") from error
-    image = shown if isinstance(shown, Image.Image) else Image.fromarray(shown)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=WEBP_QUALITY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from wan_ui.ui.events import EDIT, QUIET, Update
 from wan_ui.ui.form_schema import LoraPosition
 from wan_ui.ui.lora_picker import UPLOAD, LoraPicker, upload_names
 from wan_ui.ui.model_tab import FirstFrame, ModelTab, request_text
-from wan_ui.ui.uploaded_files import uploaded_files
+from wan_ui.ui.uploaded_files import taken_file, uploaded_files
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -394,7 +394,8 @@ class ModelTabs:
             return {tab.problem: ""}
         name = str(file.get("orig_name") or Path(file["path"]).name)
         try:
-            source = self.service.library.add_upload(uploaded_files(file["path"], self._may_open), name, self.access())
+            with taken_file(file["path"], partial(self.service.may_take, access=self.access())) as taken:
+                source = self.service.library.add_upload(taken, name, self.access())
         except WanUIError as error:
             return {tab.loras.uploads[position.lora]: None, tab.problem: render.problem(error)}
         state = self._state(tab, raw, uploads, filled)

@@ -23,7 +23,7 @@ from wan_ui.ui.events import POLL, QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import static_text
 from wan_ui.ui.templating import render_template
-from wan_ui.ui.uploaded_files import uploaded_files
+from wan_ui.ui.uploaded_files import taken_file
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -237,14 +237,14 @@ class PreviewPanel:
         shown = seen.get("shown") if isinstance(seen, Mapping) else None
         sample = pinned_sample(pin)
         try:
-            path = uploaded_files(file["path"], partial(self.service.may_open, access=self.access()))
             job = self.service.job(shown, self.access()) if shown else None
-            if job is not None and job.clips and not job.cells and self.service.may_change(job, self.access()):
-                index = _index(job, which)
-                self.service.sample_comparisons.attach(job, index, path, self.access())
-                sha256 = self.service.imported_jobs.linked(job.id, index)
-            else:
-                sha256 = self.service.imported_jobs.store_sample(path, self.access())
+            with taken_file(file["path"], partial(self.service.may_take, access=self.access())) as path:
+                if job is not None and job.clips and not job.cells and self.service.may_change(job, self.access()):
+                    index = _index(job, which)
+                    self.service.sample_comparisons.attach(job, index, path, self.access())
+                    sha256 = self.service.imported_jobs.linked(job.id, index)
+                else:
+                    sha256 = self.service.imported_jobs.store_sample(path, self.access())
         except WanUIError as error:
             return {self.file: None, self.problem: render.problem(error)}
         pin = {**({} if sample is None else sample.model_dump(exclude_none=True)), "file": sha256}

@@ -147,8 +147,10 @@ def scale_text(body: Any) -> str:
     return number(body) if isinstance(body, int | float) else scale_words(scale_from(body))
 
 
-def percent(value: float) -> str:
-    """A fraction as a percentage, with enough digits that a small one does not read as zero."""
+def percent(value: float | None) -> str:
+    """A fraction as a percentage, with enough digits that a small one does not read as zero; None: not a number."""
+    if value is None:
+        return "an unknown share"
     share = value * 100
     if share >= 10:
         return f"{share:.0f} %"

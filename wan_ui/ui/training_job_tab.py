@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -23,7 +25,7 @@ from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.static_files import static_text
 from wan_ui.ui.templating import render_template
-from wan_ui.ui.uploaded_files import uploaded_files
+from wan_ui.ui.uploaded_files import taken_file
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -123,10 +125,13 @@ class TrainingJobTab:
         if not given:
             return {self.problem: ""}
         try:
-            may_open = partial(self.service.may_open, access=self.access())
-            paths = [uploaded_files(file["path"], may_open) for file in given]
-            named = [(path, str(file.get("orig_name") or path.name)) for path, file in zip(paths, given, strict=True)]
-            return self._show(self.service.imported_jobs.import_files(named, self.access()))
+            may_take = partial(self.service.may_take, access=self.access())
+            with ExitStack() as stack:
+                paths = [stack.enter_context(taken_file(file["path"], may_take)) for file in given]
+                names = [str(file.get("orig_name") or Path(str(file["path"])).name) for file in given]
+                named = list(zip(paths, names, strict=True))
+                job = self.service.imported_jobs.import_files(named, self.access())
+            return self._show(job)
         except WanUIError as error:
             return {self.problem: render.problem(error), self.drop: None}
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gradio.utils import get_upload_folder
 
 from wan_ui.errors import BadJson, InvalidRequest
+from wan_ui.files import PART_PREFIX, disk_full_mapped
 
 
 def uploaded_files(path: Any, may_open: Callable[[str], bool]) -> Path:
@@ -26,6 +31,25 @@ def uploaded_files(path: Any, may_open: Callable[[str], bool]) -> Path:
     except (OSError, ValueError, RuntimeError):
         pass  # not a possible file name
     raise InvalidRequest("This upload was not found. Choose the file again.")
+
+
+@contextmanager
+def taken_file(path: Any, may_take: Callable[[str], bool]) -> Iterator[Path]:
+    """As `uploaded_files`, for a handler that moves the file: a second name of it, which the handler may take.
+
+    Gradio keeps equal files of several browsers once, so that the first name must stay for the others.
+    """
+    file = uploaded_files(path, may_take)
+    taken = file.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}{file.suffix}")
+    try:
+        with disk_full_mapped("this file"):
+            try:
+                os.link(file, taken)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(file, taken)
+        yield taken
+    finally:
+        taken.unlink(missing_ok=True)
 
 
 def decoded(text: str) -> Any:

@@ -1,0 +1,185 @@
+"""Files and faults against one server: decoders, the database, the disk, ffmpeg; F-numbers as in docs/security.md.
+
+The order counts: the last tests take the server's folder and database away.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.attacks.files import config, film, many_scans, png, zipped
+from tests.attacks.server import Server, until_ended, wait_for, watched_memory
+
+pytestmark = pytest.mark.slow
+
+VIDEO = {"width": 64, "height": 64, "num_frames": 5, "sample_steps": 1, "seed": 1}
+BODY: dict[str, Any] = {"model": "wan21_1b", "prompts": [{"prompt": "a garden", **VIDEO}]}
+TROUBLE_SECONDS = 30.0  # until the server notices that its database is gone
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    encoder = folder / "ffmpeg"
+    encoder.write_text(
+        f'#!/bin/sh\nif [ -e "{folder}/hang" ]; then echo $$ > "{folder}/hanging"; sleep 1000; fi\n'
+        f'exec "{imageio_ffmpeg.get_ffmpeg_exe()}" "$@"\n'
+    )
+    encoder.chmod(0o755)
+    server = Server(folder, "--max-disk-gb", "0.25", environment={"IMAGEIO_FFMPEG_EXE": str(encoder)})
+    try:
+        server.until_ready()
+        yield server
+    finally:
+        server.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def guest(server: Server) -> Iterator[httpx.Client]:
+    with server.guest() as client:
+        yield client
+
+
+def imported(client: httpx.Client, files: dict[str, bytes]) -> httpx.Response:
+    return client.post("/v1/jobs/import", files={"file": ("job.zip", zipped(files))})
+
+
+def code_of(answer: httpx.Response) -> str:
+    return str(answer.json()["detail"]["error"]["code"])
+
+
+def lora_folder(server: Server) -> Path:
+    """Where the demo's LoRA files are, which is the server's LoRA folder."""
+    return server.data / "demo" / "loras"
+
+
+def test_f1_a_million_packets_in_a_few_kilobytes(server: Server, guest: httpx.Client) -> None:
+    made = imported(guest, {"config.yaml": config(), "samples/1__000000250_0.mp4": film(1_000_000, 1_000)})
+    assert made.status_code == 200, made.text
+    with watched_memory(server) as grown:
+        answer = guest.get(f"/v1/jobs/{made.json()['id']}/samples/250/0/thumbnail")
+    assert answer.status_code == 404
+    assert grown[0] < 200e6, f"{grown[0] / 1e6:.0f} MB"
+
+
+def test_f2_a_jpeg_of_many_scans_delays_nobody(server: Server, guest: httpx.Client) -> None:
+    item = {"prompt": "a", "num_frames": 5, "width": 64, "height": 64}
+
+    def with_image(data: bytes) -> dict[str, Any]:
+        return {"model": "wan21_i2v_14b", "prompts": [{**item, "ctrl_img": base64.b64encode(data).decode()}]}
+
+    attack = with_image(many_scans(8192, 150))
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(target=lambda: answers.append(guest.post("/v1/inference", json=attack)))
+    with server.guest() as other:
+        thread.start()
+        time.sleep(1.5)  # until it is decoded, as far as it is
+        start = time.monotonic()
+        answer = other.post("/v1/inference", json=with_image(png()))
+        waited = time.monotonic() - start
+        thread.join()
+        assert answer.status_code == 200, answer.text
+        other.delete(f"/v1/requests/{answer.json()['request_id']}")
+    assert answers[0].status_code == 400 and code_of(answers[0]) == "CONTROL_IMAGE_INVALID"
+    assert waited < 15, f"{waited:.1f} s"
+
+
+def test_f17_a_picture_of_the_page_is_not_taken_away(server: Server, guest: httpx.Client) -> None:
+    page = guest.get("/config").text
+    paths = re.findall(r'"path": ?"([^"]+)"', page)
+    published = next(path for path in paths if path.endswith((".png", ".jpg", ".webp")))
+    url = f"/gradio_api/file={published}"
+    assert guest.get(url).status_code == 200
+    dependencies = json.loads(page)["dependencies"]
+    handler = next(each for each in dependencies if each["api_name"] == "on_drop")
+    file = {"path": published, "meta": {"_type": "gradio.FileData"}}
+    given = [{**file, "orig_name": name} for name in ("a.png", "b.png")]
+    event = {"data": [given], "fn_index": handler["id"], "session_hash": "attack17", "event_data": None}
+    joined = guest.post("/gradio_api/queue/join", json=event)
+    assert joined.status_code == 200, joined.text
+    with guest.stream("GET", "/gradio_api/queue/data", params={"session_hash": "attack17"}) as stream:
+        assert any("process_completed" in line for line in stream.iter_lines())
+    assert guest.get(url).status_code == 200
+
+
+def test_f18_a_job_s_config_tells_no_path_of_this_machine(server: Server, guest: httpx.Client) -> None:
+    folder = lora_folder(server) / "private-job"
+    folder.mkdir()
+    secret = "/home/operator/private/faces"
+    (folder / "config.yaml").write_bytes(config(f', ctrl_img: "{secret}/cat.png"', image_to_video=True))
+    answer = guest.post("/v1/jobs/import", json={"folder": "private-job"})
+    assert answer.status_code == 200, answer.text
+    assert secret not in answer.text and "cat.png" in answer.text
+
+
+def test_f19_finite_huge_weights_fail_with_a_code(server: Server, guest: httpx.Client) -> None:
+    model = server.data / "demo/models/Wan-AI/Wan2.1-T2V-1.3B-Diffusers/transformer"
+    with min(model.glob("*.safetensors")).open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    outputs, inputs = header["blocks.0.attn1.to_v.weight"]["shape"]
+    layer = "diffusion_model.blocks.0.self_attn.v"
+    huge = {
+        f"{layer}.lora_A.weight": np.full((4, inputs), 1e19, np.float32),
+        f"{layer}.lora_B.weight": np.full((outputs, 4), 1e19, np.float32),
+    }
+    save_file(huge, lora_folder(server) / "huge.safetensors")
+    answer = guest.post("/v1/inference", json={**BODY, "loras": [{"path": "huge.safetensors"}]})
+    assert answer.status_code == 200, answer.text
+    status = until_ended(guest, answer.json()["request_id"])
+    assert status["status"] == "failed"
+    assert status["error"]["code"] == "FRAMES_NOT_FINITE", status["error"]
+
+
+def test_f22_an_encoder_that_hangs_is_ended_by_a_cancel(server: Server, guest: httpx.Client) -> None:
+    (server.folder / "hang").touch()
+    first = guest.post("/v1/inference", json=BODY).json()["request_id"]
+    hanging = wait_for(lambda: _written(server.folder / "hanging"))
+    guest.delete(f"/v1/requests/{first}")
+    (server.folder / "hang").unlink()
+    assert until_ended(guest, first, 30)["status"] == "canceled"
+    wait_for(lambda: not Path(f"/proc/{hanging}").exists(), 30)
+    second = guest.post("/v1/inference", json=BODY).json()["request_id"]
+    assert until_ended(guest, second)["status"] == "succeeded"
+
+
+def test_f22_an_encoder_that_hangs_does_not_outlive_the_server(server: Server, guest: httpx.Client) -> None:
+    (server.folder / "hanging").unlink()
+    (server.folder / "hang").touch()
+    guest.post("/v1/inference", json=BODY)
+    hanging = wait_for(lambda: _written(server.folder / "hanging"))
+    server.stop(signal.SIGKILL)
+    try:
+        wait_for(lambda: not _runs(hanging), 20)
+    finally:
+        (server.folder / "hang").unlink()
+        if _runs(hanging):
+            os.killpg(os.getpgid(int(hanging)), signal.SIGKILL)
+        server.restart()
+        server.until_ready()
+
+
+def _written(path: Path) -> str:
+    return path.read_text().strip() if path.exists() else ""
+
+
+def _runs(pid: str) -> bool:
+    """Whether a process runs; one that has ended and is not yet waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
