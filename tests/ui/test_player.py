@@ -247,10 +247,10 @@ def test_the_difference_of_two_cells(page: Page, player_app: App) -> None:
     player.get_by_role("button", name="Enlarge seed 0 · steps 2").first.click()
     player.get_by_role("button", name="Difference", exact=True).click()
     player.get_by_label("Cell B").select_option("1,0")
-    player.get_by_label("Amplification").select_option("1")
+    player.get_by_label("Gain of the difference").select_option("1")
     await_pixel(page, (160, 20, 160), 16)
     assert max(page.evaluate(PIXEL, [0.99, 0.25])) < 12  # where both are black
-    player.get_by_label("Amplification").select_option("4")
+    player.get_by_label("Gain of the difference").select_option("4")
     await_pixel(page, (255, 80, 255), 40)
     player.get_by_label("Cell B").select_option("0,1")
     await_pixel(page, (0, 0, 0), 2)

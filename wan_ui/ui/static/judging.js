@@ -122,9 +122,9 @@ window.wanUi.judging = (player) => {
   const duel = () => {
     let ballot = null, before = null, isBusy = false;
     const sides = ['a', 'b'].map((side) => {
-      const video = make('video', { muted: '', loop: '', playsinline: '', 'aria-label': side.toUpperCase() });
+      const video = make('video', { muted: '', loop: '', playsinline: '', 'aria-hidden': 'true' });
       video.muted = true;
-      const button = make('button', { type: 'button', class: 'option' }, make('b', {}, side.toUpperCase()), video, make('span', {}, `${side.toUpperCase()} is better`));
+      const button = make('button', { type: 'button', class: 'option', 'aria-label': `${side.toUpperCase()} is better` }, make('b', {}, side.toUpperCase()), video, make('span', {}, `${side.toUpperCase()} is better`));
       button.addEventListener('click', () => vote(side));
       return { side, video, button };
     });

@@ -447,7 +447,7 @@ const choose = (key) => {
   arrange();
   if (hidden) {
     const calm = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
-    stage.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'nearest' });
+    root.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'start' });
   }
 };
 const turn = (kind) => {
