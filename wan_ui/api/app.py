@@ -20,7 +20,9 @@ from wan_ui.api import (
     requests,
     restore,
     shares,
+    speed_loras,
     training_jobs,
+    watches,
 )
 from wan_ui.api.dependencies import ApiState
 from wan_ui.api.error_responses import EXCEPTION_HANDLERS
@@ -38,9 +40,11 @@ ROUTERS = (
     gallery,
     shares,
     training_jobs,
+    watches,
     loras,
     restore,
     models,
+    speed_loras,
     bases,
     health,
     docs,
