@@ -118,8 +118,10 @@ class Services:
     def health(self) -> dict[str, Any]:
         """The body of GET /v1/health: starting until the engine is built, failed when it can render no more."""
         is_ready = self.engine.done()
+        problem = self.worker.broken or self.store.problem()
         return {
-            "status": "failed" if self.worker.broken is not None else "ready" if is_ready else "starting",
+            "status": "failed" if problem is not None else "ready" if is_ready else "starting",
+            "problem": None if problem is None else problem.message,
             "version": __version__,
             "device": self.engine.result().device_name if is_ready else None,
             "queue": self.service.waiting(),
@@ -166,7 +168,7 @@ def compose(settings: Settings) -> Services:
     store = Store(data / "jobs.sqlite")
     metrics = Metrics()
     retention = Retention(settings.keep_days, _bytes(settings.keep_gb))
-    worker = _worker(settings, store, engine, metrics, lambda: service.gallery.tidy(retention))
+    worker = _worker(settings, store, engine, metrics, lambda: service.tidy(retention))
     metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
     limits = Limits(settings.max_waiting, settings.max_waiting_each, settings.max_cost, _bytes(settings.max_disk_gb))

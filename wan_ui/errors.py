@@ -32,9 +32,10 @@ WanUIError
 │   ├── QueueFull               429  the queue has reached its limit
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
+│   ├── UploadNotFound          404
 │   ├── ShareNotFound           404  no open share link
 │   ├── ShareEnded              410  a share link that has ended or was withdrawn
-│   ├── StillRunning            409  a queued or running job cannot be deleted
+│   ├── StillRunning            409  a queued or running job, or a file that one uses, cannot be deleted
 │   ├── PairNotFound            404  a pair of clips that was not shown to this session
 │   ├── TooManyVotes            429  more votes on one comparison than a session may cast
 │   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
@@ -295,8 +296,14 @@ class TooManyVotes(RequestError):
     code, status = "TOO_MANY_VOTES", 429
 
 
+class UploadNotFound(RequestError):
+    """There is no such uploaded LoRA, first frame or training job, or it belongs to somebody else."""
+
+    code, status = "UPLOAD_NOT_FOUND", 404
+
+
 class StillRunning(RequestError):
-    """A queued or running job cannot be deleted."""
+    """A queued or running job cannot be deleted, nor a file that one uses."""
 
     code, status = "STILL_RUNNING", 409
 

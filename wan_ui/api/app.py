@@ -21,6 +21,7 @@ from wan_ui.api import (
     restore,
     shares,
     training_jobs,
+    uploads,
 )
 from wan_ui.api.dependencies import ApiState
 from wan_ui.api.error_responses import EXCEPTION_HANDLERS
@@ -39,6 +40,7 @@ ROUTERS = (
     shares,
     training_jobs,
     loras,
+    uploads,
     restore,
     models,
     bases,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -11,9 +12,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from wan_ui.errors import InvalidRequest, RouteNotFound, WanUIError
+from wan_ui.errors import HostError, InvalidRequest, RouteNotFound, WanUIError
 from wan_ui.field_errors import invalid_request
+from wan_ui.files import disk_full, is_disk_full
 from wan_ui.web.asgi import error_response
+
+log = logging.getLogger(__name__)
 
 
 async def _wan_ui_error(request: Request, error: WanUIError) -> Response:
@@ -47,6 +51,16 @@ async def _wrong_parameter(request: Request, error: RequestValidationError) -> R
     return error_response(wrong)
 
 
+async def _os_error(request: Request, error: OSError) -> Response:
+    """A disk, folder or descriptor that fails where nothing more exact is known."""
+    log.error("a file of the server cannot be used", exc_info=error)
+    problem = HostError(
+        f"The server's files cannot be used ({error.strerror or 'an error of the system'}). The operator has to check "
+        "the data folder, its disk and the limit of open files."
+    )
+    return await _wan_ui_error(request, disk_full("this request") if is_disk_full(error) else problem)
+
+
 async def _unexpected(_request: Request, _error: Exception) -> Response:
     # Starlette raises the error again after this response, so the server logs the trace.
     message = "Unexpected error. Details are in the server log."
@@ -61,5 +75,6 @@ EXCEPTION_HANDLERS: dict[Any, Any] = {
     WanUIError: _wan_ui_error,
     HTTPException: _http_exception,
     RequestValidationError: _wrong_parameter,
+    OSError: _os_error,
     Exception: _unexpected,
 }
