@@ -121,7 +121,7 @@ class Services:
         problem = self.worker.broken or self.store.problem()
         return {
             "status": "failed" if problem is not None else "ready" if is_ready else "starting",
-            "problem": None if problem is None else problem.message,
+            **({} if problem is None else {"problem": problem.message}),
             "version": __version__,
             "device": self.engine.result().device_name if is_ready else None,
             "queue": self.service.waiting(),
