@@ -25,8 +25,8 @@ from wan_ui.request import (
     LoraUse,
     parse,
     resolve,
-    without_training_samples,
 )
+from wan_ui.wire import without_training_samples
 
 ONE = "wan21_1b"
 PAIR = "wan22_14b_t2v"

@@ -220,7 +220,9 @@ def _applied(request: InferenceRequest, field: AxisField, value: Value) -> Infer
         ]
         return request.model_copy(update={"loras": (*scaled, *rest)})
     if isinstance(value, Mapping):  # a prompt with further fields
-        item = PromptItem.model_validate({**request.prompts[0].model_dump(exclude_none=True), **value})
+        item = PromptItem.model_validate(
+            {**request.prompts[0].model_dump(exclude_none=True, exclude_unset=True), **value}
+        )
         return request.model_copy(update={"prompts": (item,)})
     return _with_prompt(request, {field: value})
 

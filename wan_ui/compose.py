@@ -176,7 +176,7 @@ def compose(settings: Settings) -> Services:
     further = {COMFY_FOLDER: checkpoints.catalog.lora_folders, JOBS_FOLDER: lambda: jobs}
     remote = RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts)
     service = JobService(
-        Library(settings.lora_dir, uploads, remote, store, further),
+        Library(settings.lora_dir, uploads, remote, store, further, settings.guest_downloads),
         image.ImageStore(data / "images", download, owners=store),
         store,
         worker,

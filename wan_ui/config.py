@@ -239,6 +239,9 @@ class Settings:
     share_program: Path | None = _setting(
         None, "the tunnel's program, frpc (default: downloaded at the first use)", Path, "FILE"
     )
+    guest_downloads: bool = _setting(
+        False, "let visitors' requests download speed LoRAs that are not here yet", switch=True
+    )
     max_waiting: int = _setting(1000, "requests that may wait in the queue (default: {default})", _COUNT, "N")
     max_waiting_each: int | None = _setting(
         None, "of these, by one visitor (default: 20, none for the owner)", _COUNT, "N"

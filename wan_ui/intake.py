@@ -15,7 +15,8 @@ from wan_ui.engine.recipes import RECIPES, merged_kinds
 from wan_ui.engine.speedups import CHOICES
 from wan_ui.errors import InvalidRequest, LoraInvalid, LoraMismatch, LoraNotFound, PayloadTooLarge
 from wan_ui.lora.fit import Configs, check_fit
-from wan_ui.lora.remote import check_source, is_remote
+from wan_ui.lora.remote import check_source, is_remote, shown_name
+from wan_ui.lora.speed_files import locate_speed_files
 from wan_ui.models import PAIR_NOTE, RecipeId, WanModel
 from wan_ui.render_order import plan_cells
 from wan_ui.request import (
@@ -27,12 +28,15 @@ from wan_ui.request import (
     LoraUse,
     PromptItem,
     find_model,
+    find_speed_lora,
     named_loras,
     parse,
     random_seed,
     resolve,
 )
 from wan_ui.scale import Ramp
+from wan_ui.speed_loras import SPEED_LORAS, own_values
+from wan_ui.wire import wire_form
 
 if TYPE_CHECKING:
     from wan_ui.lora.header import LoraHeader
@@ -76,13 +80,17 @@ class PreparedRequest(ResolvedRequest):
 
 @dataclass(frozen=True)
 class _LoraChecks:
-    """What LoRA files are looked up and checked with; `awaited` are addresses that are not downloaded yet."""
+    """What LoRA files are looked up and checked with; `awaited` are addresses that are not downloaded yet.
+
+    `speed_files` are the paths of the speed LoRA's files by slot.
+    """
 
     library: Library
     configs: Configs
     access: Access
     check_fit: CheckFit
     awaited: tuple[str, ...] = ()
+    speed_files: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(
@@ -109,10 +117,12 @@ def prepare(
         request = _with_sources(request, library.relative)
     model = find_model(request.model)
     named = named_loras(request)
-    awaited = tuple(path for path in named if is_remote(path))
+    speed = find_speed_lora(request)
+    speed_files = {} if speed is None else locate_speed_files(speed, library, access)
+    awaited = tuple(path for path in dict.fromkeys((*named, *speed_files.values())) if is_remote(path))
     for source in awaited:
         check_source(source)
-    checks = _LoraChecks(library, configs, access, check_fit, awaited)
+    checks = _LoraChecks(library, configs, access, check_fit, awaited, speed_files)
 
     def pair(path: str) -> Mapping[str, str] | None:
         if path not in awaited:
@@ -134,7 +144,7 @@ def prepare(
         resolved.notes,
         resolved.cells,
         request=stored,
-        wire=stored.model_dump(mode="json", exclude_none=True),
+        wire=wire_form(stored),
         awaited=tuple(source for source in awaited if source in used),
     )
 
@@ -169,7 +179,9 @@ def resolve_downloaded(
     """
     model = find_model(request.model)
     seeds = iter([was.seed for was, item in zip(generations, request.prompts, strict=False) if item.seed == -1])
-    checks = _LoraChecks(library, configs, LOCAL_ACCESS, check_fit)
+    # The very files that it was prepared with, which may have been found under another name.
+    speed_files = {use.slot: use.path for was in generations for use in was.loras if use.is_speed}
+    checks = _LoraChecks(library, configs, LOCAL_ACCESS, check_fit, speed_files=speed_files)
     pair = partial(_pair, library, LOCAL_ACCESS)
     drafts, grid, lora_notes = _expand(request, model, pair, partial(next, seeds), checks)
     # The stored request lacks the fields that were ignored; a comparison has one prompt, so all its cells share them.
@@ -207,7 +219,9 @@ def _expand(
     drafts = tuple(
         generation
         for each in requests
-        for generation in resolve(each, lambda ctrl_img: ctrl_img, random_seed, is_combined=is_combined)
+        for generation in resolve(
+            each, lambda ctrl_img: ctrl_img, random_seed, is_combined=is_combined, speed_files=checks.speed_files
+        )
     )
     uses = [use for draft in drafts for use in draft.loras]
     several = len({use.path for use in uses}) > 1
@@ -231,7 +245,21 @@ def _expand(
         replace(draft, loras=tuple(replace(use, sha256=sha256s.get((use.slot, use.path))) for use in draft.loras))
         for draft in drafts
     )
+    for draft in located:
+        _check_no_duplicate(draft)
     return located, grid, tuple(dict.fromkeys(notes))
+
+
+def _check_no_duplicate(draft: Generation) -> None:
+    """Raises InvalidRequest where a LoRA of the request has the content of the speed LoRA beside it."""
+    for speed in (use for use in draft.loras if use.is_speed):
+        for use in draft.loras:
+            same = use.path == speed.path or (use.sha256 is not None and use.sha256 == speed.sha256)
+            if same and use.slot == speed.slot and not use.is_speed:
+                message = (
+                    f"{shown_name(use.path)} is the file of the speed LoRA {draft.speed_lora}: leave out one of them"
+                )
+                raise InvalidRequest(f"loras: {message}.", fields=[{"loc": "loras", "msg": message}])
 
 
 def _check_changing_scale(request: InferenceRequest, recipe: RecipeId, use: LoraUse, file: LoraFile) -> None:
@@ -334,7 +362,9 @@ def _pair(library: Library, access: Access, path: str) -> Mapping[str, str] | No
 def _notes(model: WanModel, generations: tuple[Generation, ...], cells: bool = False) -> tuple[str, ...]:
     """Sentences about the generations, by prompt where there are several; those of `cells` have one prompt."""
     notes: list[str] = []
-    attached = max(len([use for use in generation.loras if use.scale != 0]) for generation in generations)
+    attached = max(
+        len([use for use in generation.loras if use.scale != 0 and not use.is_speed]) for generation in generations
+    )
     if model.two_transformers and attached == 1:
         notes.append(PAIR_NOTE)
     for index, generation in enumerate(generations):
@@ -359,6 +389,8 @@ def _generation_notes(model: WanModel, generation: Generation, prefix: str) -> I
             f"{prefix}{model.label} is tuned for sizes up to about {model.tuned_for.width} × {model.tuned_for.height}; "
             "above, expect less stable motion and slower renders."
         )
+    if generation.speed_lora is not None:
+        yield from _speed_notes(generation, prefix)
     if generation.speedup != "none":
         choice = CHOICES[generation.speedup]
         yield f"{choice.label}: {choice.sentence}"
@@ -366,3 +398,14 @@ def _generation_notes(model: WanModel, generation: Generation, prefix: str) -> I
         yield f"{prefix}{model.label} takes no first frame: the control image was ignored."
     if generation.ignored:
         yield f"{prefix}Ignored, as the reference server does: {', '.join(generation.ignored)}."
+
+
+def _speed_notes(generation: Generation, prefix: str) -> Iterator[str]:
+    speed = SPEED_LORAS[str(generation.speed_lora)]
+    yield f"{prefix}A fast look with {speed.label}, {generation.sample_steps} steps. {speed.note}".rstrip()
+    own = own_values(speed, generation)
+    if own:
+        values = ", ".join(f"{name} {value}" for name, value in own.items())
+        yield f"{prefix}The request's own values in place of the speed LoRA's: {values}."
+    if generation.guidance_scale <= 1 and generation.neg:
+        yield f"{prefix}The negative prompt does nothing without guidance."

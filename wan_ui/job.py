@@ -81,12 +81,15 @@ class Job:
 
 def lora_use_body(use: LoraUse) -> dict[str, Any]:
     """A LoRA of a generation as it is stored in the database and in MP4s, and sent by the API."""
-    return {"slot": use.slot, "path": use.path, "multiplier": scale_body(use.scale), "sha256": use.sha256}
+    body = {"slot": use.slot, "path": use.path, "multiplier": scale_body(use.scale), "sha256": use.sha256}
+    return {**body, "speed": True} if use.is_speed else body
 
 
 def lora_use_from(body: Mapping[str, Any]) -> LoraUse:
     """The LoRA that lora_use_body wrote. Raises KeyError for another mapping."""
-    return LoraUse(body["slot"], body["path"], scale_from(body["multiplier"]), body.get("sha256"))
+    return LoraUse(
+        body["slot"], body["path"], scale_from(body["multiplier"]), body.get("sha256"), bool(body.get("speed"))
+    )
 
 
 def generation_body(generation: Generation) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from wan_ui.compare import Grid, PlannedCell
 from wan_ui.models import Speedup
 from wan_ui.request import Generation, LoraUse
 from wan_ui.scale import Scale
+from wan_ui.wire import wire_form
 
 SPEEDUPS: tuple[Speedup, ...] = get_args(Speedup)
 
@@ -105,7 +106,7 @@ def plan_cells(grid: Grid, generations: Sequence[Generation]) -> tuple[tuple[Gen
             column_label=cell.column_label,
             row_label=cell.row_label,
             generation=index,
-            request=cell.request.model_dump(mode="json", exclude_none=True),
+            request=wire_form(cell.request),
         )
         for cell, index in zip(grid.cells, order.of_cell, strict=True)
     )

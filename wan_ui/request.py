@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NoReturn, get_args
 
 from pydantic import (
@@ -21,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from wan_ui import speed_loras
 from wan_ui.errors import (
     ControlImageNotSupported,
     ControlImageRequired,
@@ -48,6 +50,7 @@ from wan_ui.scale import LARGEST_SCALE, LEAST_SCALE, MOST_VALUES, is_constant, s
 from wan_ui.slots import LoraUse as LoraUse
 from wan_ui.slots import assign_slots as assign_slots
 from wan_ui.slots import never_combined as never_combined
+from wan_ui.speed_loras import SpeedLora
 
 LARGEST_RANDOM_SEED = 2**31 - 2
 LARGEST_SEED = 2**63 - 1
@@ -268,6 +271,12 @@ class InferenceRequest(Wire):
     trigger_word: str | None = Field(None, max_length=LONGEST_TEXT, description="Replaces [trigger] in every prompt.")
     prompts: tuple[PromptItem, ...] = Field(min_length=1, max_length=1000)
     loras: tuple[LoraItem, ...] = Field((), max_length=64, description="Empty: the base model.")
+    speed_lora: str | None = Field(
+        None,
+        max_length=100,
+        description="A fast look: the id of a speed LoRA, see /v1/speed-loras. It is used beside `loras`, and sets "
+        "sample_steps, guidance_scale, sampler and flow_shift where a prompt leaves them out.",
+    )
     stack: Bool = Field(False, description="Allow several LoRAs for one transformer; their effects add up.")
     vae_tiling: Bool = Field(
         False, description="Decode in tiles, as the trainer does with low_vram or vae_tiling; otherwise whole."
@@ -304,7 +313,8 @@ class Generation:
 
     `image` is the SHA-256 (hex) of the control image's bytes, or None, and `image_last` that of the last frame.
     `requested_*` are the values before flooring and rounding. `sampler` to `guidance_scale_2` are None where the
-    recipe decides. `base` is `auto`, `folder`, or (component, name) of each checkpoint file that was asked for.
+    recipe decides. `speed_lora` is the id of the speed LoRA of a fast look. `base` is `auto`,
+    `folder`, or (component, name) of each checkpoint file that was asked for.
     """
 
     model: str
@@ -333,6 +343,7 @@ class Generation:
     switch_step: int | None = None
     guidance_scale_2: float | None = None
     image_last: str | None = None
+    speed_lora: str | None = None
     base: str | tuple[tuple[str, str], ...] = "auto"
 
     @property
@@ -345,6 +356,7 @@ class Generation:
             "switch_step": self.switch_step,
             "guidance_scale_2": self.guidance_scale_2,
             "ctrl_img_last": self.image_last,
+            "speed_lora": self.speed_lora,
             "network_multiplier": [scale_body(use.scale) for use in self.loras if not is_constant(use.scale)] or None,
         }
         return {name: value for name, value in values.items() if value is not None}
@@ -374,6 +386,17 @@ def _with_first_frame(item: PromptItem) -> PromptItem:
     return item.model_copy(update={"ctrl_img": item.ctrl_img_1, "ctrl_img_1": item.ctrl_img or None})
 
 
+def find_speed_lora(request: InferenceRequest) -> SpeedLora | None:
+    """The speed LoRA of a request. Raises InvalidRequest for one that there is not, or of another model."""
+    if request.speed_lora is None:
+        return None
+    known = [entry.id for entry in speed_loras.of_model(find_model(request.model))]
+    if request.speed_lora in known:
+        return speed_loras.SPEED_LORAS[request.speed_lora]
+    message = f"is no speed LoRA of this model; known: {', '.join(known) or 'none'}"
+    raise InvalidRequest(f"speed_lora {message}.", fields=[{"loc": "speed_lora", "msg": message}])
+
+
 def named_loras(request: InferenceRequest) -> dict[str, bool]:
     """Every LoRA path of a request and of its axes -> whether some entry leaves its transformer open."""
     named = {item.path: item.transformer is None for item in request.loras}
@@ -387,25 +410,6 @@ def named_loras(request: InferenceRequest) -> dict[str, bool]:
                 if isinstance(path, str):
                     named[path] = named.get(path, False) or open_to_both
     return named
-
-
-def without_training_samples(wire: Mapping[str, Any]) -> dict[str, Any]:
-    """A request's JSON for other people: an imported job is open to everyone who knows its id, so the id is removed."""
-
-    def kept(value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        return {name: one for name, one in value.items() if name != "training_sample"}
-
-    given = {**wire, "prompts": [kept(item) for item in wire["prompts"]]}
-    if wire.get("compare"):  # a prompt axis may name one for each of its values
-        given["compare"] = {
-            name: {**part, "values": [kept(value) for value in part.get("values", ())]}
-            if isinstance(part, Mapping)
-            else part
-            for name, part in wire["compare"].items()
-        }
-    return given
 
 
 def find_model(model_id: str, models: Mapping[str, WanModel] = MODELS) -> WanModel:
@@ -460,12 +464,13 @@ def resolve(
     random_seed: Callable[[], int] = random_seed,
     models: Mapping[str, WanModel] = MODELS,
     is_combined: Callable[[str], bool] = never_combined,
+    speed_files: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Generation, ...]:
     """One generation per prompt, in prompt order. A comparison has others: see intake.prepare.
 
     `store_image` takes a `ctrl_img` as written and returns the SHA-256 of the checked image's bytes; it is called
     only once everything else is valid. `random_seed` replaces a seed of -1. `is_combined` tells whether the LoRA
-    file of a path holds both halves of a pair.
+    file of a path holds both halves of a pair. `speed_files` are the paths of the speed LoRA's files, by slot.
     A first frame of a text-to-video model is ignored, as by the reference server.
     Raises ModelNotFound, ControlImageRequired, ControlImageNotSupported for a last frame, and what assign_slots raises;
     InvalidRequest for a speed-up in a recipe that matches training samples.
@@ -478,6 +483,11 @@ def resolve(
         message += "exactly: set it to none, or the recipe to reference"
         raise InvalidRequest(f"speedup: {message}.", fields=[{"loc": "speedup", "msg": message}])
     loras = assign_slots(model, request.loras, request.stack, is_combined)
+    speed = find_speed_lora(request)
+    if speed is not None:
+        files = speed.files.items()
+        loras += tuple(LoraUse(slot, speed_files[slot], file.scale, is_speed=True) for slot, file in files)
+        request = request.model_copy(update={"prompts": tuple(_sped_up(item, speed) for item in request.prompts)})
     for index, item in enumerate(request.prompts):
         if model.control_image == "required" and not item.ctrl_img:
             raise ControlImageRequired(
@@ -489,6 +499,11 @@ def resolve(
         _generation(request, model, item, index, loras, store_image, random_seed)
         for index, item in enumerate(request.prompts)
     )
+
+
+def _sped_up(item: PromptItem, speed: SpeedLora) -> PromptItem:
+    """The prompt with the speed LoRA's settings where it has none of its own."""
+    return item.model_copy(update={k: v for k, v in speed.settings.items() if k not in item.model_fields_set})
 
 
 def _check_sampling(model: WanModel, item: PromptItem, index: int) -> None:
@@ -565,4 +580,5 @@ def _generation(
         switch_step=item.switch_step,
         guidance_scale_2=item.guidance_scale_2,
         image_last=store_image(item.ctrl_img_last) if item.ctrl_img_last else None,
+        speed_lora=request.speed_lora,
     )

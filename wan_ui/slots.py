@@ -54,13 +54,15 @@ class LoraEntry(Protocol):
 class LoraUse:
     """One LoRA in one slot of the model. `sha256` is None until the library has located the file.
 
-    `scale` is the request's network_multiplier, a plain number where it does not change over the steps.
+    `scale` is the request's network_multiplier, a plain number where it does not change over the steps. `is_speed`: it
+    comes from the request's `speed_lora`.
     """
 
     slot: str
     path: str
     scale: Scale
     sha256: str | None = None
+    is_speed: bool = False
 
 
 def never_combined(path: str) -> bool:

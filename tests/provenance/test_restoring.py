@@ -167,7 +167,7 @@ COMPARE: dict[str, Any] = {
     "rows": {"field": "guidance_scale", "values": [1, 3.5]},
     "baseline": False,
 }
-NOT_WITH_THAT_RECIPE = {"speedup"}  # has a test of its own
+NOT_WITH_THAT_RECIPE = {"speedup", "speed_lora"}  # have tests of their own; tests/test_speed_loras.py
 OF_SOME_MODELS = {"boundary", "switch_step", "guidance_scale_2", "ctrl_img_last"}  # tests/test_request.py
 NEVER = {"training_sample"}  # its id would open an imported job to whoever holds the clip
 FOREIGN = {"hf_token", *FOREIGN_FIELDS}  # these are not stored: tests/api/test_reference_client.py

@@ -20,6 +20,7 @@ from wan_ui.api import (
     requests,
     restore,
     shares,
+    speed_loras,
     training_jobs,
     uploads,
 )
@@ -43,6 +44,7 @@ ROUTERS = (
     uploads,
     restore,
     models,
+    speed_loras,
     bases,
     health,
     docs,

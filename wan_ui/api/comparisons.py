@@ -23,7 +23,7 @@ from wan_ui.media import grid
 from wan_ui.media import video as mp4
 from wan_ui.media.grid import Board
 from wan_ui.provenance import embedded_metadata
-from wan_ui.request import without_training_samples
+from wan_ui.wire import without_training_samples
 
 if TYPE_CHECKING:
     from wan_ui.access import Access

@@ -123,6 +123,40 @@ class ModelList(BaseModel):
     models: list[ModelInfo]
 
 
+class SpeedLoraFile(BaseModel):
+    """A file of a speed LoRA."""
+
+    slot: str
+    network_multiplier: float
+    hub: str = Field(description="Where it is downloaded from.")
+    availability: Literal["here", "download", "missing"] = Field(
+        description="download: the request that needs it downloads it. missing: not here, and not yours to download."
+    )
+    path: str | None = Field(description="Its path on this server, as in a request.")
+
+
+class SpeedLoraInfo(BaseModel):
+    """A speed LoRA and what it sets where a prompt leaves it out."""
+
+    id: str
+    label: str
+    models: list[str]
+    sample_steps: int
+    guidance_scale: float
+    sampler: str
+    flow_shift: float
+    source: str
+    note: str
+    files: list[SpeedLoraFile]
+    availability: Literal["here", "download", "missing"] = Field(description="Of all its files together.")
+
+
+class SpeedLoraList(BaseModel):
+    """All speed LoRAs."""
+
+    speed_loras: list[SpeedLoraInfo]
+
+
 class InspectBody(BaseModel):
     """The LoRA source to inspect."""
 

@@ -106,6 +106,7 @@ def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
         "timings": _timings(job, clips),
         "recipe": first.recipe,
         "speedup": first.speedup,
+        "speed_lora": first.speed_lora,
         "ignored": sorted({name for generation in job.generations for name in generation.ignored}),
         "adjusted": _adjusted(job.generations),
         "notes": list(job.notes),

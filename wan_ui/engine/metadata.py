@@ -12,6 +12,8 @@ import transformers
 
 import wan_ui
 from wan_ui.engine.denoiser import RenderPlan
+from wan_ui.request import Generation
+from wan_ui.speed_loras import SPEED_LORAS, own_values
 
 
 def versions() -> dict[str, str]:
@@ -38,4 +40,21 @@ def sampling_facts(plan: RenderPlan) -> Mapping[str, Any]:
         "sampler": {"name": plan.scheduler.class_name, "shift": config.get("flow_shift", config.get("shift"))},
         "boundary": plan.boundary if plan.generation.switch_step is None else None,
         **({"replaced": plan.generation.replaced} if plan.generation.replaced else {}),
+        **speed_facts(plan.generation),
+    }
+
+
+def speed_facts(generation: Generation) -> Mapping[str, Any]:
+    """`speed_lora` of a fast look: which, its settings, and the request's own values in their place."""
+    if generation.speed_lora is None:
+        return {}
+    speed = SPEED_LORAS[generation.speed_lora]
+    return {
+        "speed_lora": {
+            "id": speed.id,
+            "label": speed.label,
+            "fast_look": True,
+            "settings": speed.settings,
+            "own_values": own_values(speed, generation),
+        }
     }

@@ -54,7 +54,7 @@ class Library:
     """Files under `lora_dir`, uploads under `uploads_dir` (None: no uploads are accepted) and downloads of `sources`.
 
     Files of `further` folders are named with the folder's name in front: `ComfyUI/style.safetensors`. Where the LoRA
-    folder has such a file of its own, that one is meant.
+    folder has such a file of its own, that one is meant. `guest_downloads`: visitors may have speed LoRAs downloaded.
     `owners` records who uploaded what. Methods that find uploads take the caller's `access`: an upload that is not
     the caller's to use is reported as missing.
     """
@@ -66,9 +66,11 @@ class Library:
         sources: RemoteFiles | None = None,
         owners: FileOwners | None = None,
         further: Folders = _NO_FOLDERS,
+        guest_downloads: bool = False,
     ) -> None:
         self._lora_dir = lora_dir
         self._further = further
+        self._guest_downloads = guest_downloads
         self._sources = sources
         self._uploads = None if uploads_dir is None else Uploads(uploads_dir)
         self._lock = threading.Lock()
@@ -150,6 +152,10 @@ class Library:
         if self._sources is None:
             raise LoraNotFound("This server downloads no LoRAs: put the file under the LoRA folder, or upload it.")
         return self._sources.fetch(source, on_bytes, token)
+
+    def may_download(self, access: Access) -> bool:
+        """Whether a speed LoRA that is not here may be downloaded for the caller."""
+        return self._sources is not None and (access.identity.owner or self._guest_downloads)
 
     def is_downloaded(self, source: str) -> bool:
         """Whether the file of an address is stored on this server."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from wan_ui import __version__
 from wan_ui.job import generation_body
 from wan_ui.lora.remote import shown_name, without_queries
-from wan_ui.request import without_training_samples
+from wan_ui.wire import without_training_samples
 
 if TYPE_CHECKING:
     from wan_ui.engine.result import Clip

@@ -21,6 +21,7 @@ from wan_ui.models import MODELS, Speedup, WanModel
 from wan_ui.provenance.lora_search import hashes_of, locate_loras
 from wan_ui.request import InferenceRequest, parse
 from wan_ui.text import one_line
+from wan_ui.wire import wire_form
 
 if TYPE_CHECKING:
     from wan_ui.lora.library import Library
@@ -255,7 +256,7 @@ def _checked(request: Mapping[str, Any], carried: EmbeddedMetadata) -> Inference
 
 
 def _wire(request: InferenceRequest) -> dict[str, Any]:
-    return request.model_dump(mode="json", exclude_none=True)
+    return wire_form(request)
 
 
 def _with_first_frame(wire: dict[str, Any], images: ImageStore, access: Access) -> tuple[dict[str, Any], FirstFrame]:

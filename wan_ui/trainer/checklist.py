@@ -108,6 +108,10 @@ def _replaced(generation: Generation) -> Iterator[Row]:
     for name, value in generation.replaced.items():
         if name == "network_multiplier":
             continue  # the row "multiplier" compares it with the sample's own
+        if name == "speed_lora":
+            message = "Training samples are made without a speed LoRA."
+            yield Row(name, "red", "none", str(value), message, Fix({"speed_lora": None}))
+            continue
         shown = "given" if name == "ctrl_img_last" else str(value)
         message = f"Training samples use the recipe's value: leave {name} out."
         yield Row(name, "red", "the recipe's", shown, message, Fix(prompt={name: None}))
@@ -156,7 +160,7 @@ def apply(fix: Fix, request: InferenceRequest, prompt: int = 0) -> InferenceRequ
     prompts = list(request.prompts)
     if "trigger_word" in changes:  # the other prompts keep the trigger word that they had
         prompts = [_spelled_out(item, request.trigger_word) for item in prompts]
-    prompts[prompt] = PromptItem.model_validate({**prompts[prompt].model_dump(), **fix.prompt})
+    prompts[prompt] = PromptItem.model_validate({**prompts[prompt].model_dump(exclude_unset=True), **fix.prompt})
     loras = request.loras if fix.loras is None else fix.loras
     if fix.network_multiplier is not None:
         loras = tuple(item.model_copy(update={"network_multiplier": fix.network_multiplier}) for item in loras)

@@ -24,6 +24,7 @@ from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import static_text
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.uploaded_files import taken_file
+from wan_ui.wire import wire_form
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -214,7 +215,7 @@ class PreviewPanel:
             request = parse({**wire, "prompts": [{**wire["prompts"][0], "seed": job.generations[index].seed}]})
             chosen = [check for check in checked.rows if check.fix is not None and name in (None, check.row)]
             request = checklist.apply_all(chosen, request)
-            filled = self.loader.open_request(request.model_dump(mode="json", exclude_none=True), 0, uploads)
+            filled = self.loader.open_request(wire_form(request), 0, uploads)
             linked = self.service.imported_jobs.linked(job.id, index)
         except WanUIError as error:
             return {self.problem: render.problem(error)}

@@ -26,6 +26,7 @@ from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.static_files import static_text
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.uploaded_files import taken_file
+from wan_ui.wire import wire_form
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -287,7 +288,7 @@ def side_by_side(body: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _wire(request: InferenceRequest) -> dict[str, Any]:
-    return request.model_dump(mode="json", exclude_none=True)
+    return wire_form(request)
 
 
 def _axis_value(checkpoint: Checkpoint, two: bool) -> Any:
