@@ -6,12 +6,12 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.routing import Mount
 from starlette.types import ASGIApp
@@ -27,7 +27,8 @@ from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.config import Settings, is_loopback
 from wan_ui.demo.checkpoints import Demo
 from wan_ui.errors import HostError
-from wan_ui.identity import Sessions, current_identity, load_key
+from wan_ui.identity import EndedSessions, Sessions, current_identity, load_key
+from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.notifier import Notifier
@@ -39,12 +40,18 @@ from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import Speedup
+from wan_ui.pool.gpus import SlotPool
+from wan_ui.pool.messages import EngineOptions
+from wan_ui.pool.processes import ProcessSlot
+from wan_ui.pool.slots import SlotDevice
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
 from wan_ui.web import guest_pages
-from wan_ui.web.auth import Auth, OwnerAddress, around
+from wan_ui.web.auth import Auth, AuthRules, OwnerAddress, around
 from wan_ui.web.compression import Compression
+from wan_ui.web.gradio_events import EventLimits, Forget, GradioEvents, event_rules
 from wan_ui.web.gradio_files import GradioFiles, files_named_in
+from wan_ui.web.gradio_routes import GradioRoutes
 from wan_ui.web.login import Login
 from wan_ui.web.metrics import Metrics
 from wan_ui.web.origin import OriginCheck
@@ -64,6 +71,9 @@ PASSWORD_BYTES = 24  # of randomness, 32 characters
 FETCH_SECONDS = 20.0  # for a control image's URL
 DRAIN_SECONDS = 2  # for responses that are being sent when the server stops
 STOP_SECONDS = 2.0  # for the running denoising step when the server stops
+WATCHER_STOP_SECONDS = 0.5  # for a look at a folder
+EVENTS_AT_ONCE = 16  # of one kind, so that a slow one for one visitor does not keep the others waiting
+EVENT_LIMITS = EventLimits()
 NOTIFIER_STOP_SECONDS = 0.5  # for the answer to a notification that is being sent
 FETCHER_STOP_SECONDS = 0.5  # it ends several times a second, except inside the hub's own download
 
@@ -107,9 +117,9 @@ class Services:
 
     service: JobService
     store: Store
-    worker: Worker
+    worker: Worker | Dispatcher
     checkpoints: CheckpointSources
-    engine: Future[Engine]
+    engine: Future[Engine | SlotPool]
     uploads: Path
     metrics: Metrics
     sessions: Sessions
@@ -125,25 +135,31 @@ class Services:
             "version": __version__,
             "device": self.engine.result().device_name if is_ready else None,
             "queue": self.service.waiting(),
+            "slots": [slot.body() for slot in self.worker.slots()] if isinstance(self.worker, Dispatcher) else [],
         }
 
     def start(self) -> None:
-        """Starts what works beside the engine: downloads and notifications."""
+        """Starts what works beside the engine: downloads, notifications, and watching of training jobs."""
         self.service.fetcher.start()
+        self.service.watcher.start()
         if self.notifier is not None:
             self.notifier.start()
 
     def close(self) -> None:
-        """Stops the render between two steps and puts its job back in the queue; stops downloads and notifications."""
+        """Stops the render between two steps and puts its job back in the queue; stops all that works beside it."""
         fetcher_ended = self.service.fetcher.stop(FETCHER_STOP_SECONDS)
         worker_ended = self.worker.stop(STOP_SECONDS)
         notifier_ended = self.notifier is None or self.notifier.stop(NOTIFIER_STOP_SECONDS)
-        if worker_ended and fetcher_ended and notifier_ended:
+        watcher_ended = self.service.watcher.stop(WATCHER_STOP_SECONDS)
+        if worker_ended and fetcher_ended and notifier_ended and watcher_ended:
             self.store.close()
 
 
-def compose(settings: Settings) -> Services:
-    """The services of these settings, still without an engine. Raises HostError for folders that cannot be used."""
+def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
+    """The services of these settings, still without an engine. Raises HostError for folders that cannot be used.
+
+    With `devices` each of them renders in a process of its own; the engine is then a SlotPool, which is there at once.
+    """
     for folder, flag, what in (
         (settings.models_dir, "--models-dir", "the one with your checkpoints"),
         (settings.comfy_dir, "--comfy-dir", "ComfyUI's models folder"),
@@ -157,7 +173,7 @@ def compose(settings: Settings) -> Services:
         settings = replace(settings, allow_url_hosts=())  # visitors must not reach the operator's own network
     data = settings.data_dir
     uploads = data / "uploads"
-    engine: Future[Engine] = Future()
+    engine: Future[Engine | SlotPool] = Future()
     checkpoints = CheckpointSources(
         Checkpoints(settings.models_dir),
         comfy_dir=settings.comfy_dir,
@@ -168,14 +184,24 @@ def compose(settings: Settings) -> Services:
     store = Store(data / "jobs.sqlite")
     metrics = Metrics()
     retention = Retention(settings.keep_days, _bytes(settings.keep_gb))
-    worker = _worker(settings, store, engine, metrics, lambda: service.tidy(retention))
+
+    def tidy() -> None:
+        service.tidy(retention)
+
+    worker: Worker | Dispatcher
+    if devices:
+        engine.set_result(SlotPool(devices))
+        worker = _dispatcher(settings, devices, store, metrics, tidy)
+        metrics.watch_slots(worker.slots)
+    else:
+        worker = _worker(settings, store, engine, metrics, tidy)
     metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
     limits = Limits(settings.max_waiting, settings.max_waiting_each, settings.max_cost, _bytes(settings.max_disk_gb))
     jobs = () if settings.jobs_dir is None else (settings.jobs_dir,)
     further = {COMFY_FOLDER: checkpoints.catalog.lora_folders, JOBS_FOLDER: lambda: jobs}
     remote = RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts)
-    service = JobService(
+    service: JobService = JobService(
         Library(settings.lora_dir, uploads, remote, store, further, settings.guest_downloads),
         image.ImageStore(data / "images", download, owners=store),
         store,
@@ -184,7 +210,7 @@ def compose(settings: Settings) -> Services:
         limits,
         _environment(engine, checkpoints),
     )
-    sessions = Sessions(load_key(data))
+    sessions = Sessions(load_key(data), EndedSessions(data))
     notifier = _notifier(settings, store)
     return Services(service, store, worker, checkpoints, engine, uploads, metrics, sessions, notifier)
 
@@ -199,9 +225,25 @@ def _bytes(gigabytes: float | None) -> int | None:
     return None if gigabytes is None else int(gigabytes * 1e9)
 
 
+def _dispatcher(
+    settings: Settings, devices: Sequence[SlotDevice], store: Store, metrics: Metrics, tidy: Callable[[], None]
+) -> Dispatcher:
+    options = EngineOptions.of(settings)
+    return Dispatcher(
+        store,
+        [ProcessSlot(device, options) for device in devices],
+        settings.data_dir / "clips",
+        video.write,
+        RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
+        WorkerHooks(observe=metrics.observe, tidy=tidy),
+    )
+
+
 def _worker(
-    settings: Settings, store: Store, engine: Future[Engine], metrics: Metrics, tidy: Callable[[], None]
+    settings: Settings, store: Store, future: Future[Engine | SlotPool], metrics: Metrics, tidy: Callable[[], None]
 ) -> Worker:
+    engine = cast("Future[Engine]", future)  # without slots it is one that renders
+
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
         return engine.result().render(generation, on_progress)
 
@@ -220,7 +262,7 @@ def _worker(
     )
 
 
-def _environment(engine: Future[Engine], checkpoints: CheckpointSources) -> Environment:
+def _environment(engine: Future[Engine | SlotPool], checkpoints: CheckpointSources) -> Environment:
     def check_speedup(speedup: Speedup) -> None:
         if engine.done():  # before that, the render itself checks
             engine.result().check_speedup(speedup)
@@ -239,14 +281,8 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
     """Serves the page and /v1 on one port. Raises HostError if the port was taken meanwhile."""
     from wan_ui.ui import page, status_panel
 
-    files = Path(os.environ["GRADIO_TEMP_DIR"])
-
     def access() -> Access:
         return Access(current_identity.get(), settings.shared_gallery)
-
-    def wrap(app: ASGIApp) -> ASGIApp:
-        quota = UploadQuota(app, services.service.quota_problem, files)
-        return _middleware(GradioFiles(quota, services.service, access, files), services, settings, sign_in)
 
     max_upload = int(settings.max_upload_gb * 1e9)
     api = create_api(
@@ -269,7 +305,12 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         shared=settings.shared_gallery,
         sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
     )
-    services.service.publish_files(files_named_in(blocks.get_config_file(), files))
+    own = (mount, guests, services.metrics.route(), *root_routes(services.health))
+    within = _around_gradio(blocks, services.service, access, Path(os.environ["GRADIO_TEMP_DIR"]))
+
+    def wrap(app: ASGIApp) -> ASGIApp:
+        return _middleware(GradioRoutes(within(app), own), services, settings, sign_in)
+
     try:
         blocks.launch(
             server_name=settings.host,
@@ -285,8 +326,9 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
             show_error=False,
             _frontend=False,  # else Gradio requests its own page and gives up after 3 seconds
             max_file_size=max_upload,
+            state_session_capacity=EVENT_LIMITS.sessions_of_all,
             app_kwargs={
-                "routes": [mount, guests, services.metrics.route(), *root_routes(services.health)],
+                "routes": list(own),
                 "lifespan": around(wrap),
                 "openapi_url": None,
             },
@@ -298,6 +340,41 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
     return blocks
 
 
+def _around_gradio(
+    blocks: gr.Blocks, service: JobService, access: Callable[[], Access], files: Path
+) -> Callable[[ASGIApp], ASGIApp]:
+    """Puts the access control of the page's files and events around Gradio's app. `files`: where Gradio keeps files."""
+    config = blocks.get_config_file()
+    service.publish_files(files_named_in(config, files))
+    blocks.queue(default_concurrency_limit=EVENTS_AT_ONCE)
+    rules, forget = event_rules(config), _forgets(blocks)
+
+    def wrap(app: ASGIApp) -> ASGIApp:
+        uploads = GradioFiles(UploadQuota(app, service.quota_problem, files), service, access, files)
+        return GradioEvents(uploads, access, rules, forget, EVENT_LIMITS)
+
+    return wrap
+
+
+def _forgets(blocks: gr.Blocks) -> Forget:
+    """Drops what Gradio's queue and its store of session states keep for a session of this page.
+
+    Gradio itself drops neither before its 2,000 newest sessions are exceeded, or an hour after the page was closed.
+    """
+
+    async def forget(session: str, with_state: bool) -> None:
+        queue = blocks._queue
+        await queue.clean_events(session_hash=session)  # so that no running event answers any more
+        queue.pending_messages_per_session.pop(session, None)
+        for event_id in queue.pending_event_ids_session.pop(session, ()):
+            queue.event_ids_to_events.pop(event_id, None)
+        if with_state:
+            blocks.state_holder.session_data.pop(session, None)
+            blocks.state_holder.time_last_used.pop(session, None)
+
+    return forget
+
+
 def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: SignIn) -> ASGIApp:
     """An app inside authentication, the check of origins, compression and the security headers, from the inside out."""
     auth = Auth(
@@ -307,6 +384,8 @@ def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: S
         sign_in.owner,
         secure_host=lambda: sign_in.tunnel.host if (sign_in.tunnel.url or "").startswith("https:") else None,
         upload_problem=services.service.quota_problem,
+        move_records=services.store.move_records,
+        rules=AuthRules(settings.session_days, settings.max_sign_ins),
     )
     checked = OriginCheck(auth, partial(sign_in.hosts, settings), addresses=not is_loopback(settings.host))
     return SecurityHeaders(Compression(checked))

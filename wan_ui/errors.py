@@ -30,12 +30,15 @@ WanUIError
 │   ├── LoginFailed             401  wrong password
 │   ├── LoginLocked             429  too many wrong passwords
 │   ├── QueueFull               429  the queue has reached its limit
+│   ├── TooManyRequests         429  one browser, or all guests, have too much under way at once
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
 │   ├── UploadNotFound          404
 │   ├── ShareNotFound           404  no open share link
 │   ├── ShareEnded              410  a share link that has ended or was withdrawn
 │   ├── StillRunning            409  a queued or running job, or a file that one uses, cannot be deleted
+│   ├── JobNotWatchable         409  a training job that is no folder of this machine, or has nothing to render
+│   ├── NotWatched              404  a training job that is not watched
 │   ├── PairNotFound            404  a pair of clips that was not shown to this session
 │   ├── TooManyVotes            429  more votes on one comparison than a session may cast
 │   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
@@ -47,10 +50,12 @@ WanUIError
 │   ├── CheckpointUnsupported   503  another Wan family, or a number format that cannot be read; names the file
 │   ├── DiskFull                507
 │   ├── OutOfMemory             503  GPU memory; the message says what to try
+│   ├── TooManyOpenFiles        503  the process, or the machine, has no file descriptor left
 │   ├── DeviceUnavailable       503
 │   ├── VideoEncodingFailed     500
 │   ├── DataFolderInUse         503  another server uses the data folder
 │   ├── ShareFailed             503  no public link
+│   ├── SlotLost                503  the process of a GPU ended
 │   └── RestartNeeded           503  this process cannot render any more and ends, to be started again
 │       ├── DeviceLost              503  the CUDA context is dead
 │       ├── RenderTimedOut          503  a render took longer than --job-timeout
@@ -260,6 +265,12 @@ class QueueFull(RequestError):
     code, status = "QUEUE_FULL", 429
 
 
+class TooManyRequests(RequestError):
+    """One browser, or all guests together, have too much under way at once; the same request can be sent again."""
+
+    code, status = "TOO_MANY_REQUESTS", 429
+
+
 class RequestNotFound(RequestError):
     """There is no job of this id, or it belongs to somebody else."""
 
@@ -270,6 +281,18 @@ class VideoNotFound(RequestError):
     """The job has no such video, or its file was deleted."""
 
     code, status = "VIDEO_NOT_FOUND", 404
+
+
+class JobNotWatchable(RequestError):
+    """The training job was not imported as a folder of this machine, or has no sample that can be rendered."""
+
+    code, status = "JOB_NOT_WATCHABLE", 409
+
+
+class NotWatched(RequestError):
+    """The training job is not watched."""
+
+    code, status = "NOT_WATCHED", 404
 
 
 class ShareNotFound(RequestError):
@@ -362,6 +385,12 @@ class OutOfMemory(HostError):
     code, status = "OUT_OF_MEMORY", 503
 
 
+class TooManyOpenFiles(HostError):
+    """The process, or the machine, has no file descriptor left: nothing is wrong with the file that was opened."""
+
+    code, status = "TOO_MANY_OPEN_FILES", 503
+
+
 class DeviceUnavailable(HostError):
     """The device that was asked for does not exist or does not work."""
 
@@ -384,6 +413,12 @@ class ShareFailed(HostError):
     """The public link could not be opened."""
 
     code, status = "SHARE_FAILED", 503
+
+
+class SlotLost(HostError):
+    """The process of a GPU ended or its GPU failed; `details["started"]` is false if it never became ready."""
+
+    code, status = "SLOT_LOST", 503
 
 
 class RestartNeeded(HostError):

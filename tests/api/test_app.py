@@ -608,6 +608,13 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/uploads"),
         ("delete", "/uploads/loras/{file_id}"),
         ("delete", "/uploads/images/{file_id}"),
+        ("get", "/speed-loras"),
+        ("get", "/shares"),
+        ("post", "/shares"),
+        ("delete", "/shares/{share_id}"),
+        ("post", "/jobs/{job_id}/watch"),
+        ("get", "/jobs/{job_id}/watch"),
+        ("delete", "/jobs/{job_id}/watch"),
         ("get", "/jobs/{job_id}/samples/{step}/{index}"),
         ("get", "/jobs/{job_id}/samples/{step}/{index}/thumbnail"),
         ("get", "/requests/{request_id}/checklist"),
@@ -661,7 +668,7 @@ def test_every_request_error_can_be_met_in_the_document(client: TestClient) -> N
     """A status that submit can answer with is in the document."""
     document = client.get("/v1/openapi.json").json()
     documented = {int(status) for status in document["paths"]["/inference"]["post"]["responses"]}
-    raised = {kind.status for kind in _every_type(errors.WanUIError)} - {404, 409}
+    raised = {kind.status for kind in _every_type(errors.WanUIError)} - {404, 409, 410}
     assert raised <= documented
 
 

@@ -22,6 +22,7 @@ from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
+from wan_ui.jobs.stored_files import Kind
 from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import Library
 from wan_ui.media.image import ImageStore
@@ -63,7 +64,8 @@ def test_one_s_files_are_listed_and_deleted_by_oneself_and_by_the_operator(servi
     job = service.imported_jobs.import_config(config(), access=ANN).id
     files = {("lora", lora), ("image", image), ("job", job)}
     assert sent(service, ANN) == sent(service, OPERATOR) == files and sent(service, BEN) == set()
-    for kind, file_id in (("lora", lora), ("image", image), ("job", job)):
+    kinds: list[tuple[Kind, str]] = [("lora", lora), ("image", image), ("job", job)]
+    for kind, file_id in kinds:
         with pytest.raises(UploadNotFound):
             service.stored_files.delete(kind, file_id, BEN)
         service.stored_files.delete(kind, file_id, ANN if kind != "image" else OPERATOR)

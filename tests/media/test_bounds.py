@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_a_program_ends_at_each_limit() -> None:
 
 
 def test_pieces_that_fail_are_not_taken_for_the_end() -> None:
-    def pieces():  # type: ignore[no-untyped-def]
+    def pieces() -> Iterator[bytes]:
         yield b"half"
         raise ValueError("broken")
 
@@ -127,7 +128,7 @@ def test_a_film_states_its_samples(tmp_path: Path) -> None:
         lambda data: data[:12],
     ],
 )  # fmt: skip
-def test_tables_that_contradict_each_other_are_refused(tmp_path: Path, change) -> None:  # type: ignore[no-untyped-def]
+def test_tables_that_contradict_each_other_are_refused(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(change(film(50, 5)))
     with pytest.raises(VideoInvalid):

@@ -23,6 +23,7 @@ from wan_ui.api import (
     speed_loras,
     training_jobs,
     uploads,
+    watches,
 )
 from wan_ui.api.dependencies import ApiState
 from wan_ui.api.error_responses import EXCEPTION_HANDLERS
@@ -40,6 +41,7 @@ ROUTERS = (
     gallery,
     shares,
     training_jobs,
+    watches,
     loras,
     uploads,
     restore,

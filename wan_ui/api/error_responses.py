@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from anyio import to_thread
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from wan_ui.errors import HostError, InvalidRequest, RouteNotFound, WanUIError
+from wan_ui.errors import InvalidRequest, RouteNotFound, TooManyOpenFiles, WanUIError
 from wan_ui.field_errors import invalid_request
-from wan_ui.files import disk_full, is_disk_full
+from wan_ui.files import check_descriptors
 from wan_ui.web.asgi import error_response
-
-log = logging.getLogger(__name__)
 
 
 async def _wan_ui_error(request: Request, error: WanUIError) -> Response:
@@ -52,13 +50,15 @@ async def _wrong_parameter(request: Request, error: RequestValidationError) -> R
 
 
 async def _os_error(request: Request, error: OSError) -> Response:
-    """A disk, folder or descriptor that fails where nothing more exact is known."""
-    log.error("a file of the server cannot be used", exc_info=error)
-    problem = HostError(
-        f"The server's files cannot be used ({error.strerror or 'an error of the system'}). The operator has to check "
-        "the data folder, its disk and the limit of open files."
-    )
-    return await _wan_ui_error(request, disk_full("this request") if is_disk_full(error) else problem)
+    """What the machine lacks, as 503 or 507: file descriptors, disk space, the data folder. Others are unexpected."""
+    try:
+        check_descriptors(error)
+    except TooManyOpenFiles as too_many:
+        return error_response(too_many)
+    problem = await to_thread.run_sync(request.app.state.api.service.quota_problem, 0)
+    if problem is None:
+        raise error
+    return error_response(problem)
 
 
 async def _unexpected(_request: Request, _error: Exception) -> Response:

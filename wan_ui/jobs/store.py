@@ -265,40 +265,6 @@ class Store:
         )[0]
         return not counts["all_of_it"] or bool(counts["mine"])
 
-    def is_held(self, kind: FileKind, file_id: str) -> bool:
-        """Whether any browser is recorded as the owner of this file."""
-        values = {"kind": kind, "id": file_id}
-        return bool(self._execute("SELECT 1 FROM holdings WHERE kind = :kind AND id = :id LIMIT 1", values))
-
-    def forget_owner(self, visitor: str | None, kind: FileKind, file_id: str) -> bool:
-        """Forget that a browser, or with None every browser, sent this file; whether another one did too."""
-        self._execute(
-            "DELETE FROM holdings WHERE kind = :kind AND id = :id AND (:visitor IS NULL OR visitor = :visitor)",
-            {"visitor": visitor, "kind": kind, "id": file_id},
-        )
-        return self.is_held(kind, file_id)
-
-    def is_waited_for(self, file_id: str) -> bool:
-        """Whether a waiting or running job names this file by its id."""
-        rows = self._execute(
-            "SELECT 1 FROM jobs WHERE status IN ('in_queue', 'in_progress') AND instr(request, :id) LIMIT 1",
-            {"id": file_id},
-        )
-        return bool(rows)
-
-    def request_texts(self) -> tuple[str, ...]:
-        """The requests of all jobs as text: what no request names is used by none."""
-        return tuple(row["request"] for row in self._execute("SELECT request FROM jobs", {}))
-
-    def clip_files(self) -> frozenset[str]:
-        """The files of all clips, finished, being written or about to be removed, relative to the data folder."""
-        rows = self._execute(
-            "SELECT file FROM clips UNION SELECT file FROM doomed "
-            "UNION SELECT writing FROM jobs WHERE writing IS NOT NULL",
-            {},
-        )
-        return frozenset(row["file"] for row in rows)
-
     def forget_canceled(self, before: str) -> int:
         """Delete cancelled jobs without a clip that ended before a time, with their text; returns how many."""
         rows = self._execute(
@@ -334,6 +300,25 @@ class Store:
             "The job database was removed or replaced while the server runs. Put it back, or restart the server; what "
             "is rendered until then is not listed afterwards."
         )
+
+    def move_records(self, old: str, new: str) -> None:
+        """Give everything that belongs to one browser to another: its jobs, its gallery entries, its uploads."""
+        with self._lock, _mapped_errors():
+            tables = self._connection.execute(
+                "SELECT tables.name FROM sqlite_master AS tables, pragma_table_info(tables.name) AS columns "
+                "WHERE tables.type = 'table' AND columns.name = 'visitor'"
+            ).fetchall()
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                for table in tables:
+                    self._connection.execute(
+                        f'UPDATE OR REPLACE "{table["name"]}" SET visitor = :new WHERE visitor = :old',
+                        {"old": old, "new": new},
+                    )
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
 
     def unfinished(self, limit: int | None = None) -> tuple[Job, ...]:
         """The running job and the waiting ones in their order, at most `limit`."""

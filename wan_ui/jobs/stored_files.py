@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from wan_ui.errors import HostError, StillRunning, UploadNotFound
 from wan_ui.files import bytes_in
+from wan_ui.jobs import file_records
 from wan_ui.media.image import PIXELS_SUFFIX
 
 if TYPE_CHECKING:
@@ -71,10 +72,10 @@ class StoredFiles:
             raise _missing()
         if not self._is_of(kind, file_id, access):
             raise _missing()
-        if self._store.is_waited_for(file_id):
+        if file_records.is_waited_for(self._store, file_id):
             raise StillRunning("A waiting or running request uses this file: cancel it first, then delete the file.")
         holder = None if access.identity.owner else access.identity.visitor
-        if self._store.forget_owner(holder, _owned_as(kind), file_id):
+        if file_records.forget_owner(self._store, holder, _owned_as(kind), file_id):
             return  # another browser sent it too
         try:
             if kind == "lora":
@@ -137,7 +138,7 @@ def expired(
     found = _old(data_dir, sent, GRADIO_SECONDS, "a file that the page sent, copied where it is used")
     if older_than is None:
         return found
-    texts = store.request_texts()
+    texts = file_records.request_texts(store)
 
     def is_named(file_id: str) -> bool:
         return any(file_id in text for text in texts)
@@ -145,7 +146,7 @@ def expired(
     images = [
         path
         for path in _files(data_dir / "images")
-        if not store.is_held("image", path.name[:64]) and not is_named(path.name[:64])
+        if not file_records.is_held(store, "image", path.name[:64]) and not is_named(path.name[:64])
     ]
     trainer = data_dir / "trainer"
     links = {_text(path) for path in _files(trainer / "links")}
@@ -186,7 +187,7 @@ def unlisted_clips(store: Store, data_dir: Path) -> tuple[str, ...]:
 
 
 def _unlisted(store: Store, data_dir: Path) -> list[Path]:
-    listed = store.clip_files()
+    listed = file_records.clip_files(store)
     return [path for path in _files(data_dir / "clips") if f"clips/{path.stem}.mp4" not in listed]
 
 
