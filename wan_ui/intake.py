@@ -13,7 +13,7 @@ from wan_ui.axes import Pair
 from wan_ui.compare import Grid, PlannedCell, expand
 from wan_ui.engine.recipes import RECIPES, merged_kinds
 from wan_ui.engine.speedups import CHOICES
-from wan_ui.errors import InvalidRequest, LoraInvalid, LoraMismatch, LoraNotFound, PayloadTooLarge
+from wan_ui.errors import InvalidRequest, LoraInvalid, LoraMismatch, LoraNotFound
 from wan_ui.lora.fit import Configs, check_fit
 from wan_ui.lora.remote import check_source, is_remote, shown_name
 from wan_ui.lora.speed_files import locate_speed_files
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from wan_ui.media.image import ImageStore
 
 UPLOAD_PREFIX = "upload://"
-MOST_TEXT = 1_000_000  # characters of one request: prompts, negative prompts and LoRA paths of all its videos
 _OTHER_SIDE: Mapping[str, str] = {"high": "low", "low": "high"}
 
 CheckFit = Callable[["LoraHeader", WanModel, str, Mapping[str, Any] | None], Sequence[str]]
@@ -112,7 +111,6 @@ def prepare(
     Raises what request.parse, compare.expand, request.resolve, Library.locate, check_fit and ImageStore.put raise.
     """
     request = parse(body)
-    _check_text(request)
     if access.identity.owner and any(path.startswith("/") for path in named_loras(request)):
         request = _with_sources(request, library.relative)
     model = find_model(request.model)
@@ -147,22 +145,6 @@ def prepare(
         wire=wire_form(stored),
         awaited=tuple(source for source in awaited if source in used),
     )
-
-
-def _check_text(request: InferenceRequest) -> None:
-    """Raises PayloadTooLarge for more text than MOST_TEXT: it is kept with the job, and read with each list of jobs."""
-    once = sum(len(item.prompt) + len(item.neg) + len(item.trigger_word or "") for item in request.prompts)
-    once += len(request.prompts) * sum(len(lora.path) for lora in request.loras)
-    cells = 1
-    if request.compare is not None:
-        for axis in (request.compare.columns, request.compare.rows):
-            cells *= max(1, len(axis.values)) if axis is not None else 1
-    if once * cells > MOST_TEXT:
-        raise PayloadTooLarge(
-            f"The texts of this request, all its videos together, are longer than {MOST_TEXT} characters: send fewer "
-            "prompts at once, or shorter ones.",
-            limit=MOST_TEXT,
-        )
 
 
 def resolve_downloaded(

@@ -97,13 +97,16 @@ def test_what_a_waiting_request_uses_is_not_deleted(service: JobService) -> None
 
 def test_a_request_has_a_megabyte_of_text_at_most(service: JobService) -> None:
     long = {"prompt": "x" * 20_000, "num_frames": 5}
-    service.plan({**REQUEST, "prompts": [long] * 49}, OPERATOR)
+    service.submit({**REQUEST, "prompts": [long] * 49}, OPERATOR)
     with pytest.raises(PayloadTooLarge, match="texts of this request"):
-        service.plan({**REQUEST, "prompts": [long] * 51}, OPERATOR)
+        service.submit({**REQUEST, "prompts": [long] * 51}, OPERATOR)
     eight = list(range(1, 9))
     axes = {"columns": {"field": "seed", "values": eight}, "rows": {"field": "guidance_scale", "values": eight}}
     with pytest.raises(PayloadTooLarge, match="texts of this request"):
-        service.plan({**REQUEST, "prompts": [long], "compare": axes}, OPERATOR)
+        service.submit({**REQUEST, "prompts": [long], "compare": axes}, OPERATOR)
+    unused = {"prompt": "x", "trigger_word": "y" * 20_000, "num_frames": 5}
+    with pytest.raises(PayloadTooLarge, match="texts of this request"):
+        service.submit({**REQUEST, "prompts": [unused] * 51}, OPERATOR)
 
 
 def test_the_database_counts_toward_the_limit_of_the_disk(store: Store, service: JobService) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from wan_ui.errors import CostTooHigh, DiskFull, HostError, QueueFull, WanUIError
+from wan_ui.errors import CostTooHigh, DiskFull, HostError, PayloadTooLarge, QueueFull, WanUIError
 from wan_ui.files import free_bytes
 from wan_ui.identity import Identity
 from wan_ui.request import Generation
 
+MOST_TEXT = 1_000_000  # characters of one request, all its videos together
 VISITORS_WAITING = 20
 VISITORS_COST = 4_000_000_000  # frames × pixels: 36 videos of 1280 × 720 × 121
 RESERVED_BYTES = 32 << 20  # of the disk, so that the job database can still be written
@@ -42,6 +45,19 @@ class Limits:
                 "videos smaller, shorter or fewer.",
                 asked=cost,
                 limit=limit,
+            )
+
+    def check_text(self, wire: Mapping[str, Any], generations: Sequence[Generation]) -> None:
+        """Raises PayloadTooLarge for more text than MOST_TEXT, as sent or with every video's prompts written out.
+
+        It is kept with the job and read with each list of jobs.
+        """
+        written = sum(len(video.prompt) + len(video.neg) for video in generations)
+        if max(written, len(json.dumps(wire))) > MOST_TEXT:
+            raise PayloadTooLarge(
+                f"The texts of this request, all its videos together, are longer than {MOST_TEXT} characters: send fewer "
+                "prompts at once, or shorter ones.",
+                limit=MOST_TEXT,
             )
 
     def check_queue(self, identity: Identity, waiting: int, waiting_of_visitor: Callable[[], int]) -> None:

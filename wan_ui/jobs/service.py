@@ -153,6 +153,7 @@ class JobService:
         self._check_queue(access)
         self._quota.check()
         prepared = self.plan(body, access)
+        self._limits.check_text(prepared.wire, prepared.generations)
         self._limits.check_cost(identity, prepared.generations)
         self._check_training_samples(prepared, access)
         from_hub = any(source.lower().startswith(SCHEME) for source in prepared.awaited)
