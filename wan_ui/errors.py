@@ -39,6 +39,7 @@ WanUIError
 │   ├── StillRunning            409  a queued or running job, or a file that one uses, cannot be deleted
 │   ├── JobNotWatchable         409  a training job that is no folder of this machine, or has nothing to render
 │   ├── NotWatched              404  a training job that is not watched
+│   ├── NotWaiting              409  only a waiting job can be moved
 │   ├── PairNotFound            404  a pair of clips that was not shown to this session
 │   ├── TooManyVotes            429  more votes on one comparison than a session may cast
 │   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
@@ -329,6 +330,12 @@ class StillRunning(RequestError):
     """A queued or running job cannot be deleted, nor a file that one uses."""
 
     code, status = "STILL_RUNNING", 409
+
+
+class NotWaiting(RequestError):
+    """Only a waiting job can be moved to another position."""
+
+    code, status = "NOT_WAITING", 409
 
 
 class PreviewNotFound(RequestError):

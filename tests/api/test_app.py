@@ -300,7 +300,7 @@ def test_models_is_the_table(client: TestClient) -> None:
 
 
 def test_health(client: TestClient) -> None:
-    assert client.get("/v1/health").json() == health()
+    assert client.get("/v1/health").json() == {**health(), "slots": []}
 
 
 def test_cancel_is_idempotent(client: TestClient, service: ShelfDesk) -> None:
@@ -582,6 +582,7 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/requests/{request_id}/status"),
         ("get", "/requests/{request_id}/result"),
         ("delete", "/requests/{request_id}"),
+        ("patch", "/requests/{request_id}"),
         ("post", "/requests/{request_id}/retry"),
         ("get", "/requests/{request_id}/videos/{n}"),
         ("get", "/requests/{request_id}/grid.mp4"),

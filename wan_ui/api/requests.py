@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import FileResponse, Response
 
-from wan_ui.api.bodies import decode_json
+from wan_ui.api.bodies import decode_json, parse_json
 from wan_ui.api.dependencies import Body, CurrentAccess, RequestId, Root, Service, State
 from wan_ui.api.openapi import content, errors, reference, request_body
-from wan_ui.api.schemas import RequestResult, RequestStatus, Submitted
+from wan_ui.api.schemas import RequestMove, RequestMoved, RequestResult, RequestStatus, Submitted
 from wan_ui.api.serializers import add_judging, result_of, status_of
 from wan_ui.request import InferenceRequest
 from wan_ui.web.ranges import check_range
@@ -90,6 +90,21 @@ def result(state: State, access: CurrentAccess, root: Root, request_id: RequestI
 def cancel(state: State, access: CurrentAccess, request_id: RequestId) -> dict[str, Any]:
     """A running request stops between two denoising steps."""
     return status_of(state.service.cancel(request_id, access), state.reference_errors)
+
+
+@router.patch(
+    "/requests/{request_id}",
+    operation_id="move",
+    summary="Move a waiting request to another position of the queue",
+    response_model=RequestMoved,
+    responses=errors(400, 404, 409, 413, 422),
+    openapi_extra=request_body(RequestMove.model_json_schema()),
+)
+def move(service: Service, access: CurrentAccess, request_id: RequestId, body: Body) -> dict[str, Any]:
+    """The owner moves any request; everybody else their own ones among each other."""
+    wanted = parse_json(RequestMove, decode_json(body))
+    job = service.move(request_id, wanted.position, access)
+    return {"request_id": job.id, "status": job.status, "position": job.position}
 
 
 @router.post(

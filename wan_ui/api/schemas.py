@@ -54,6 +54,22 @@ class RequestStatus(BaseModel):
     error: ErrorInfo | str | None = Field(description="Text with --compat reference.")
 
 
+class RequestMove(BaseModel):
+    """Where a waiting request is to stand in the queue."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    position: int = Field(description="From 1, the next to run; beyond the end is the end.", ge=1, le=1_000_000)
+
+
+class RequestMoved(BaseModel):
+    """A request that was moved."""
+
+    request_id: str
+    status: str
+    position: int | None = Field(description="From 1, the next to run; null once it runs.")
+
+
 class CellPlace(BaseModel):
     """The position of a cell in a comparison."""
 

@@ -22,6 +22,7 @@ from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.gallery import Gallery
 from wan_ui.jobs.judging import Judging
 from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
+from wan_ui.jobs.queue_order import QueueOrder
 from wan_ui.jobs.sample_comparisons import SampleComparisons
 from wan_ui.jobs.shares import ShareLinks
 from wan_ui.jobs.stored_files import StoredFiles, expired, remove_leftovers, unlisted_clips
@@ -239,6 +240,17 @@ class JobService:
             self._store.retry(job_id)
         self._worker.wake()
         self.fetcher.wake()
+        return self._store.job(job_id)
+
+    def move(self, job_id: str, position: int, access: Access) -> Job:
+        """Move a waiting job to a position of the queue and return it: the owner anywhere, others among their own.
+
+        Raises NotWaiting.
+        """
+        self._check_may_change(job_id, access)
+        with self._admission:
+            QueueOrder(self._store).move(job_id, position, own_only=not access.identity.owner)
+        self._worker.wake()
         return self._store.job(job_id)
 
     def running(self, job_id: str, access: Access) -> Running | None:
