@@ -18,7 +18,6 @@ router = APIRouter()
     operation_id="health",
     summary="Whether the server is up",
     response_model=Health,
-    response_model_exclude_unset=True,
     responses=errors(),
 )
 def health(state: State) -> dict[str, Any]:

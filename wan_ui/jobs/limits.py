@@ -55,8 +55,8 @@ class Limits:
         written = sum(len(video.prompt) + len(video.neg) for video in generations)
         if max(written, len(json.dumps(wire))) > MOST_TEXT:
             raise PayloadTooLarge(
-                f"The texts of this request, all its videos together, are longer than {MOST_TEXT} characters: send fewer "
-                "prompts at once, or shorter ones.",
+                f"The texts of this request, all its videos together, are longer than {MOST_TEXT} characters: send "
+                "fewer prompts at once, or shorter ones.",
                 limit=MOST_TEXT,
             )
 
