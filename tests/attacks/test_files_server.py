@@ -206,7 +206,7 @@ def test_f24_without_its_data_folder_the_server_says_so(server: Server, guest: h
 
 
 def test_f22_an_encoder_that_hangs_does_not_outlive_the_server(server: Server, guest: httpx.Client) -> None:
-    (server.folder / "hanging").unlink()
+    (server.folder / "hanging").unlink(missing_ok=True)
     (server.folder / "hang").touch()
     guest.post("/v1/inference", json=BODY)
     hanging = wait_for(lambda: _written(server.folder / "hanging"))
