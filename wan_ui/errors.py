@@ -30,10 +30,15 @@ WanUIError
 │   ├── LoginFailed             401  wrong password
 │   ├── LoginLocked             429  too many wrong passwords
 │   ├── QueueFull               429  the queue has reached its limit
+│   ├── TooManyStreams          429  one browser, or this server, has as many open event streams as may be
 │   ├── TooManyRequests         429  one browser, or all guests, have too much under way at once
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
+<<<<<<< HEAD
 │   ├── UploadNotFound          404
+=======
+│   ├── PictureNotFound         404  a request without a live picture: not denoising, or before its first
+>>>>>>> main
 │   ├── ShareNotFound           404  no open share link
 │   ├── ShareEnded              410  a share link that has ended or was withdrawn
 │   ├── StillRunning            409  a queued or running job, or a file that one uses, cannot be deleted
@@ -266,6 +271,12 @@ class QueueFull(RequestError):
     code, status = "QUEUE_FULL", 429
 
 
+class TooManyStreams(RequestError):
+    """One browser, or all of them together, have as many event streams open as may be."""
+
+    code, status = "TOO_MANY_STREAMS", 429
+
+
 class TooManyRequests(RequestError):
     """One browser, or all guests together, have too much under way at once; the same request can be sent again."""
 
@@ -282,6 +293,12 @@ class VideoNotFound(RequestError):
     """The job has no such video, or its file was deleted."""
 
     code, status = "VIDEO_NOT_FOUND", 404
+
+
+class PictureNotFound(RequestError):
+    """A request has no live picture now: it is not denoised, its first is still to come, or the VAE has no map."""
+
+    code, status = "PICTURE_NOT_FOUND", 404
 
 
 class JobNotWatchable(RequestError):

@@ -154,6 +154,12 @@ class Sequence(RuleBasedStateMachine):
             assert listed == mine, f"{who}: {listed ^ mine}"
 
     @invariant()
+    def the_newest_job_is_there_for_whom_it_belongs_to(self) -> None:
+        for job in list(self.state)[-1:]:
+            for who in GUESTS:
+                self.read(who, job, "status")
+
+    @invariant()
     def the_queue_has_each_waiting_job_once(self) -> None:
         queue = self.people.server.services.service.queue(LOCAL_ACCESS)
         assert {job.id for job in queue} == set(self.waiting())
