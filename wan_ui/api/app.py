@@ -23,6 +23,7 @@ from wan_ui.api import (
     shares,
     speed_loras,
     training_jobs,
+    uploads,
     watches,
 )
 from wan_ui.api.dependencies import ApiState
@@ -45,6 +46,7 @@ ROUTERS = (
     training_jobs,
     watches,
     loras,
+    uploads,
     restore,
     models,
     speed_loras,

@@ -35,6 +35,7 @@ LARGEST_PAGE = 100
 Kind = Literal["video", "comparison"]
 COMPARISON = -1  # the clip's number of an entry that is a comparison
 SHA256 = re.compile(r"[0-9a-f]{64}")
+CANCELED_HOURS = 24  # that a cancelled request without a clip keeps its text
 AT_ONCE = 500  # clips deleted by one statement, which blocks the others
 
 _ENTRY = re.compile(r"([0-9a-f]{32})(?:-([0-9]{1,9}))?")
@@ -328,12 +329,13 @@ class Gallery:
     def tidy(self, retention: Retention, now: datetime | None = None) -> None:
         """Delete entries that are older than may be kept or exceed the size, and the files of deleted clips.
 
-        Entries that are marked, waiting or running are never deleted; by size neither is the newest one, which its
-        sender may not have seen yet.
+        Cancelled requests without a clip go after CANCELED_HOURS. Entries that are marked, waiting or running are never
+        deleted; by size neither is the newest one, which its sender may not have seen yet.
         """
+        current = now or datetime.now(UTC)
+        self._store.forget_canceled(_stamp(current - timedelta(hours=CANCELED_HOURS)))
         if retention.days is not None:
-            oldest = (now or datetime.now(UTC)) - timedelta(days=retention.days)
-            self._delete_older(oldest.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+            self._delete_older(_stamp(current - timedelta(days=retention.days)))
         self.purge()
         if retention.size is not None:
             self._delete_above(retention.size)
@@ -446,6 +448,11 @@ class Gallery:
             )
             return False
         return True
+
+
+def _stamp(moment: datetime) -> str:
+    """A time as the database holds it."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _sizes(data_dir: Path) -> dict[str, int]:
