@@ -34,11 +34,8 @@ WanUIError
 │   ├── TooManyRequests         429  one browser, or all guests, have too much under way at once
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
-<<<<<<< HEAD
 │   ├── UploadNotFound          404
-=======
 │   ├── PictureNotFound         404  a request without a live picture: not denoising, or before its first
->>>>>>> main
 │   ├── ShareNotFound           404  no open share link
 │   ├── ShareEnded              410  a share link that has ended or was withdrawn
 │   ├── StillRunning            409  a queued or running job, or a file that one uses, cannot be deleted

@@ -72,15 +72,9 @@ class JobService:
     `library` and `images` hold the files that requests may name. `data_dir` is the folder that the clips' file names
     are relative to. `environment` is what this server renders with. `fetcher` downloads the LoRAs that requests name
     by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
-<<<<<<< HEAD
     trainer's samples, `gallery` lists finished clips, `stored_files` deletes what visitors have sent, `shares` are the
-    links that show one entry without the password, `judging` holds marks and votes on comparisons, and `watcher`
-    renders the new saves of watched training jobs.
-=======
-    trainer's samples, `gallery` lists finished clips, `shares` are the links that show one without the password,
-    `judging` holds marks and votes on comparisons, `watcher` renders the new saves of watched training jobs, and
-    `outlooks` estimates how long jobs still take.
->>>>>>> main
+    links that show one entry without the password, `judging` holds marks and votes on comparisons, `watcher` renders
+    the new saves of watched training jobs, and `outlooks` estimates how long jobs still take.
     Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
@@ -116,11 +110,8 @@ class JobService:
             self.imported_jobs, library, data_dir / "compared", self._clip_path, self._precisions
         )
         self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
-<<<<<<< HEAD
         self.stored_files = StoredFiles(store, library, self.imported_jobs, data_dir)
-=======
         self.outlooks = Outlooks(store, worker, environment)
->>>>>>> main
         self.shares = ShareLinks(store, self.gallery)
         self.judging = Judging(store, self.job)
         self.watcher = Watcher(store, self.imported_jobs, self.plan, self._quota.problem, worker.wake)
