@@ -74,7 +74,7 @@ class Services:
     def clip(self, job_id: str, index: int, metadata: dict[str, Any] | None = None, size: int = 100) -> None:
         self.made += 1
         name = f"{self.made:032x}"
-        for suffix in (".mp4", ".jpg", ".mkv"):
+        for suffix in (".mp4", ".jpg", ".mkv", ".png"):
             (self.folder / "clips" / f"{name}{suffix}").write_bytes(b"x" * size)
         record = ClipRecord(index, 64, 32, 5, 16, 42, f"clips/{name}.mp4", metadata or {})
         assert self.store.add_clip(job_id, record)
@@ -493,4 +493,4 @@ def test_the_worker_tidies_at_its_start_and_after_each_job(tmp_path: Path, store
         assert worker.stop()
     # Each job's end is reported before the tidying that follows, of which the last ended with the thread.
     assert services.ids() == [f"{third.id}-0"]
-    assert sorted(Path(name).suffix for name in services.files()) == [".jpg", ".mp4"]
+    assert sorted(Path(name).suffix for name in services.files()) == [".jpg", ".mp4", ".png"]
