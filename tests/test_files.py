@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from wan_ui.files import remove_parts, write_file
+from wan_ui.errors import TooManyOpenFiles
+from wan_ui.files import check_descriptors, remove_parts, write_file
 
 
 def test_save_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -35,3 +37,16 @@ def test_a_sweep_takes_parts_of_this_project_and_nothing_else(tmp_path: Path) ->
     remove_parts(tmp_path / "nothing")
     left = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(left) == sorted(foreign)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "x"), OSError(errno.ENFILE, "x"), RuntimeError("x (os error 24)")]
+)
+def test_no_descriptor_left_is_told_from_what_is_wrong_with_a_file(error: Exception) -> None:
+    outer = ValueError("the file is damaged")
+    outer.__cause__ = error
+    for each in (error, outer):
+        with pytest.raises(TooManyOpenFiles):
+            check_descriptors(each)
+    for other in (OSError(errno.ENOENT, "x"), ValueError("x")):
+        check_descriptors(other)

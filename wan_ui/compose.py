@@ -27,7 +27,7 @@ from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.config import Settings, is_loopback
 from wan_ui.demo.checkpoints import Demo
 from wan_ui.errors import HostError
-from wan_ui.identity import Sessions, current_identity, load_key
+from wan_ui.identity import EndedSessions, Sessions, current_identity, load_key
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.notifier import Notifier
@@ -42,9 +42,11 @@ from wan_ui.models import Speedup
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
 from wan_ui.web import guest_pages
-from wan_ui.web.auth import Auth, OwnerAddress, around
+from wan_ui.web.auth import Auth, AuthRules, OwnerAddress, around
 from wan_ui.web.compression import Compression
+from wan_ui.web.gradio_events import EventLimits, Forget, GradioEvents, event_rules
 from wan_ui.web.gradio_files import GradioFiles, files_named_in
+from wan_ui.web.gradio_routes import GradioRoutes
 from wan_ui.web.login import Login
 from wan_ui.web.metrics import Metrics
 from wan_ui.web.origin import OriginCheck
@@ -64,6 +66,8 @@ PASSWORD_BYTES = 24  # of randomness, 32 characters
 FETCH_SECONDS = 20.0  # for a control image's URL
 DRAIN_SECONDS = 2  # for responses that are being sent when the server stops
 STOP_SECONDS = 2.0  # for the running denoising step when the server stops
+EVENTS_AT_ONCE = 16  # of one kind, so that a slow one for one visitor does not keep the others waiting
+EVENT_LIMITS = EventLimits()
 NOTIFIER_STOP_SECONDS = 0.5  # for the answer to a notification that is being sent
 FETCHER_STOP_SECONDS = 0.5  # it ends several times a second, except inside the hub's own download
 
@@ -182,7 +186,7 @@ def compose(settings: Settings) -> Services:
         limits,
         _environment(engine, checkpoints),
     )
-    sessions = Sessions(load_key(data))
+    sessions = Sessions(load_key(data), EndedSessions(data))
     notifier = _notifier(settings, store)
     return Services(service, store, worker, checkpoints, engine, uploads, metrics, sessions, notifier)
 
@@ -237,14 +241,8 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
     """Serves the page and /v1 on one port. Raises HostError if the port was taken meanwhile."""
     from wan_ui.ui import page, status_panel
 
-    files = Path(os.environ["GRADIO_TEMP_DIR"])
-
     def access() -> Access:
         return Access(current_identity.get(), settings.shared_gallery)
-
-    def wrap(app: ASGIApp) -> ASGIApp:
-        quota = UploadQuota(app, services.service.quota_problem, files)
-        return _middleware(GradioFiles(quota, services.service, access, files), services, settings, sign_in)
 
     max_upload = int(settings.max_upload_gb * 1e9)
     api = create_api(
@@ -267,7 +265,12 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         shared=settings.shared_gallery,
         sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
     )
-    services.service.publish_files(files_named_in(blocks.get_config_file(), files))
+    own = (mount, guests, services.metrics.route(), *root_routes(services.health))
+    within = _around_gradio(blocks, services.service, access, Path(os.environ["GRADIO_TEMP_DIR"]))
+
+    def wrap(app: ASGIApp) -> ASGIApp:
+        return _middleware(GradioRoutes(within(app), own), services, settings, sign_in)
+
     try:
         blocks.launch(
             server_name=settings.host,
@@ -283,8 +286,9 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
             show_error=False,
             _frontend=False,  # else Gradio requests its own page and gives up after 3 seconds
             max_file_size=max_upload,
+            state_session_capacity=EVENT_LIMITS.sessions_of_all,
             app_kwargs={
-                "routes": [mount, guests, services.metrics.route(), *root_routes(services.health)],
+                "routes": list(own),
                 "lifespan": around(wrap),
                 "openapi_url": None,
             },
@@ -296,6 +300,41 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
     return blocks
 
 
+def _around_gradio(
+    blocks: gr.Blocks, service: JobService, access: Callable[[], Access], files: Path
+) -> Callable[[ASGIApp], ASGIApp]:
+    """Puts the access control of the page's files and events around Gradio's app. `files`: where Gradio keeps files."""
+    config = blocks.get_config_file()
+    service.publish_files(files_named_in(config, files))
+    blocks.queue(default_concurrency_limit=EVENTS_AT_ONCE)
+    rules, forget = event_rules(config), _forgets(blocks)
+
+    def wrap(app: ASGIApp) -> ASGIApp:
+        uploads = GradioFiles(UploadQuota(app, service.quota_problem, files), service, access, files)
+        return GradioEvents(uploads, access, rules, forget, EVENT_LIMITS)
+
+    return wrap
+
+
+def _forgets(blocks: gr.Blocks) -> Forget:
+    """Drops what Gradio's queue and its store of session states keep for a session of this page.
+
+    Gradio itself drops neither before its 2,000 newest sessions are exceeded, or an hour after the page was closed.
+    """
+
+    async def forget(session: str, with_state: bool) -> None:
+        queue = blocks._queue
+        await queue.clean_events(session_hash=session)  # so that no running event answers any more
+        queue.pending_messages_per_session.pop(session, None)
+        for event_id in queue.pending_event_ids_session.pop(session, ()):
+            queue.event_ids_to_events.pop(event_id, None)
+        if with_state:
+            blocks.state_holder.session_data.pop(session, None)
+            blocks.state_holder.time_last_used.pop(session, None)
+
+    return forget
+
+
 def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: SignIn) -> ASGIApp:
     """An app inside authentication, the check of origins, compression and the security headers, from the inside out."""
     auth = Auth(
@@ -305,6 +344,8 @@ def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: S
         sign_in.owner,
         secure_host=lambda: sign_in.tunnel.host if (sign_in.tunnel.url or "").startswith("https:") else None,
         upload_problem=services.service.quota_problem,
+        move_records=services.store.move_records,
+        rules=AuthRules(settings.session_days, settings.max_sign_ins),
     )
     checked = OriginCheck(auth, partial(sign_in.hosts, settings), addresses=not is_loopback(settings.host))
     return SecurityHeaders(Compression(checked))

@@ -234,6 +234,13 @@ class Settings:
         "USER:PASSWORD",
         secret=True,
     )
+    session_days: float = _setting(
+        30.0,
+        "a browser has to sign in again after so many days (default: {default})",
+        number(float, above=0, below=36_500),
+        "DAYS",
+    )
+    max_sign_ins: int = _setting(60, "sign-ins a minute, of all browsers together (default: {default})", _COUNT, "N")
     shared_gallery: bool = _setting(False, "let visitors see each other's clips and settings", switch=True)
     share_server: str | None = _setting(None, "an FRP server of your own", metavar="HOST:PORT")
     share_program: Path | None = _setting(

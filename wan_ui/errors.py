@@ -30,6 +30,7 @@ WanUIError
 │   ├── LoginFailed             401  wrong password
 │   ├── LoginLocked             429  too many wrong passwords
 │   ├── QueueFull               429  the queue has reached its limit
+│   ├── TooManyRequests         429  one browser, or all guests, have too much under way at once
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
 │   ├── ShareNotFound           404  no open share link
@@ -46,6 +47,7 @@ WanUIError
 │   ├── CheckpointUnsupported   503  another Wan family, or a number format that cannot be read; names the file
 │   ├── DiskFull                507
 │   ├── OutOfMemory             503  GPU memory; the message says what to try
+│   ├── TooManyOpenFiles        503  the process, or the machine, has no file descriptor left
 │   ├── DeviceUnavailable       503
 │   ├── VideoEncodingFailed     500
 │   ├── DataFolderInUse         503  another server uses the data folder
@@ -259,6 +261,12 @@ class QueueFull(RequestError):
     code, status = "QUEUE_FULL", 429
 
 
+class TooManyRequests(RequestError):
+    """One browser, or all guests together, have too much under way at once; the same request can be sent again."""
+
+    code, status = "TOO_MANY_REQUESTS", 429
+
+
 class RequestNotFound(RequestError):
     """There is no job of this id, or it belongs to somebody else."""
 
@@ -353,6 +361,12 @@ class OutOfMemory(HostError):
     """The GPU memory does not suffice; the message says what to try."""
 
     code, status = "OUT_OF_MEMORY", 503
+
+
+class TooManyOpenFiles(HostError):
+    """The process, or the machine, has no file descriptor left: nothing is wrong with the file that was opened."""
+
+    code, status = "TOO_MANY_OPEN_FILES", 503
 
 
 class DeviceUnavailable(HostError):

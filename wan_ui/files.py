@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wan_ui.errors import DiskFull
+from wan_ui.errors import DiskFull, TooManyOpenFiles
 
 log = logging.getLogger(__name__)
 
 PART_PREFIX = ".part-"  # what a killed process leaves behind starts with this, and may be removed at the next start
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+_NO_DESCRIPTOR_TEXTS = tuple(f"(os error {number})" for number in _NO_DESCRIPTOR)  # of libraries written in Rust
 
 
 def is_disk_full(error: OSError) -> bool:
@@ -27,6 +29,22 @@ def is_disk_full(error: OSError) -> bool:
 def disk_full(what: str) -> DiskFull:
     """The error for what could not be stored: "the video", "the first frame"."""
     return DiskFull(f"The disk is full: there is no space for {what}. Free some disk space and try again.")
+
+
+def check_descriptors(error: BaseException) -> None:
+    """Raises TooManyOpenFiles if an error, or one that it came from, is that no further file can be opened.
+
+    To be called before such an error is taken for one of the file.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        is_without_number = any(text in str(cause) for text in _NO_DESCRIPTOR_TEXTS)
+        if is_without_number or (isinstance(cause, OSError) and cause.errno in _NO_DESCRIPTOR):
+            raise TooManyOpenFiles(
+                "The server has too many files and connections open. Raise its limit (ulimit -n, LimitNOFILE), and try "
+                "again."
+            ) from error
+        cause = cause.__cause__ or cause.__context__
 
 
 @contextmanager

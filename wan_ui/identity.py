@@ -7,6 +7,7 @@ import hmac
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,10 +22,12 @@ Role = Literal["visitor", "guest", "owner"]
 """A browser that opened the page, one that gave the password, and one that opened the owner's address."""
 
 KEY_FILE = "visitors.key"
+ENDED_FILE = "visitors.ended"
 IDENTITY_SCOPE_KEY = "wan_ui.identity"
 """The key of an ASGI scope under which the Identity of its request is stored."""
 
 _KEY_BYTES = 32
+_ALL = "all "  # begins a line of ENDED_FILE that ends all sessions before it
 _OLD_ROLES: dict[str, Role] = {"v": "visitor", "g": "guest", "o": "owner"}
 _OLD_COOKIE = re.compile(
     r"(?P<visitor>[0-9a-f]{32})\.(?P<role>[vgo])\.(?P<password>[0-9a-f]{16}|-)\.(?P<signature>[0-9a-f]{64})"
@@ -53,21 +56,28 @@ current_identity: ContextVar[Identity] = ContextVar("current_identity")
 class Session:
     """What the cookie of a browser says.
 
-    `password` is the mark of the password that was given (Sessions.mark), "" for none. `outdated`: the cookie was
-    signed by wan-ui 0.1 and is to be replaced by one in today's form.
+    `password` is the mark of the password that was valid when it began (Sessions.mark), "" for none. `issued` is that
+    moment in seconds since 1970, 0 where the cookie does not say. `outdated`: the cookie was signed by an earlier
+    version and is to be replaced by one in today's form.
     """
 
     visitor: str
     role: Role
     password: str = ""
+    issued: int = field(default=0, compare=False)
     outdated: bool = field(default=False, compare=False)
 
 
 class Sessions:
-    """Signs sessions and verifies them with `key`, which whoever knows it can do too."""
+    """Signs sessions and verifies them with `key`, which whoever knows it can do too.
 
-    def __init__(self, key: bytes) -> None:
+    `ended` holds which sessions were ended before their time; without it none ever is. `clock`: seconds since 1970.
+    """
+
+    def __init__(self, key: bytes, ended: EndedSessions | None = None, clock: Callable[[], float] = time.time) -> None:
         self._key = key
+        self._ended = ended
+        self._clock = clock
         self._serializer = URLSafeSerializer(
             key, salt="session", signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256}
         )
@@ -77,28 +87,56 @@ class Sessions:
         """A suffix for the cookie's name, derived from the key: servers on one machine share the browser's cookies."""
         return hmac.new(self._key, b"name", hashlib.sha256).hexdigest()[:8]
 
+    def now(self) -> int:
+        """Seconds since 1970."""
+        return int(self._clock())
+
     def new(self, role: Role = "visitor", password: str = "") -> Session:
         """A session with a new random visitor id."""
-        return Session(secrets.token_hex(16), role, password)
+        return Session(secrets.token_hex(16), role, password, self.now())
+
+    def age(self, session: Session) -> float:
+        """Seconds since a session began; a moment in the future, after a change of the clock, is now."""
+        return max(0.0, self._clock() - session.issued)
 
     def mark(self, password: str) -> str:
-        """A keyed hash of a password, which tells whether a session was given for today's password."""
-        return hmac.new(self._key, b"password:" + password.encode(), hashlib.sha256).hexdigest()[:16]
+        """A keyed hash of a password, which tells whether a session was given for today's password.
+
+        It changes when all sessions are ended.
+        """
+        period = "" if self._ended is None else self._ended.period
+        text = f"password:{password}{f'|{period}' if period else ''}"
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()[:16]
+
+    def end(self, session: Session) -> None:
+        """Makes a session invalid, whoever has its cookie. Raises HostError."""
+        if self._ended is not None:
+            self._ended.add(session.visitor)
+
+    def end_all(self) -> None:
+        """Makes every session that was given for a password invalid. Raises HostError."""
+        if self._ended is not None:
+            self._ended.add_all()
 
     def text(self, session: Session) -> str:
         """A session as a signed cookie value."""
-        text = self._serializer.dumps([session.visitor, session.role, session.password])
+        text = self._serializer.dumps([session.visitor, session.role, session.password, session.issued])
         return text if isinstance(text, str) else text.decode("ascii")
 
     def read(self, text: str) -> Session | None:
-        """The session of a cookie value, or None if this key has not signed it."""
-        if not text.isascii():
-            return None
+        """The session of a cookie value, or None if this key has not signed it or the session was ended."""
+        session = self._signed(text) if text.isascii() else None
+        is_ended = session is not None and self._ended is not None and session.visitor in self._ended
+        return None if is_ended else session
+
+    def _signed(self, text: str) -> Session | None:
         try:
-            visitor, role, password = self._serializer.loads(text)
+            visitor, role, password, *issued = self._serializer.loads(text)
         except BadSignature:
             return self._read_old(text)
-        return Session(visitor, role, password)
+        return Session(
+            visitor, role, password, issued[0] if issued else 0, outdated=not issued
+        )  # wan-ui 0.2.0 gave no moment
 
     def _read_old(self, text: str) -> Session | None:
         """The session of a cookie value as wan-ui 0.1 signed it: `visitor.role.password.signature`."""
@@ -111,6 +149,50 @@ class Sessions:
             return None
         password = "" if match["password"] == "-" else match["password"]
         return Session(match["visitor"], _OLD_ROLES[match["role"]], password, outdated=True)
+
+
+class EndedSessions:
+    """The sessions that were ended before their time, in a file of the data folder. Raises HostError."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ENDED_FILE
+        try:
+            lines = self._path.read_text(encoding="ascii").splitlines()
+        except FileNotFoundError:
+            lines = []
+        except (OSError, UnicodeDecodeError) as error:
+            raise HostError(
+                f"{ENDED_FILE} in the data folder cannot be read. Check the folder's permissions."
+            ) from error
+        periods = [index for index, line in enumerate(lines) if line.startswith(_ALL)]
+        self.period = lines[periods[-1]].removeprefix(_ALL) if periods else ""
+        """Changes whenever all sessions are ended; "" until the first time."""
+        self._visitors = {line for line in lines[periods[-1] + 1 if periods else 0 :] if line}
+
+    def __contains__(self, visitor: str) -> bool:
+        return visitor in self._visitors
+
+    def add(self, visitor: str) -> None:
+        """Ends the sessions of one browser."""
+        self._visitors.add(visitor)
+        self._append(visitor)
+
+    def add_all(self) -> None:
+        """Ends the sessions of all browsers."""
+        self.period = secrets.token_hex(8)
+        self._append(_ALL + self.period)
+
+    def _append(self, line: str) -> None:
+        try:
+            with self._path.open("a", encoding="ascii") as file:
+                file.write(f"{line}\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise HostError(
+                f"{ENDED_FILE} in the data folder cannot be written ({error.strerror}): the sign-out is lost at the "
+                "next start."
+            ) from error
 
 
 def load_key(folder: Path, make: Callable[[int], bytes] = secrets.token_bytes) -> bytes:

@@ -446,7 +446,7 @@ def test_what_gradio_has_for_developers_is_not_there(client: httpx.Client, route
 
 def test_the_page_tells_no_path(server: Server, client: httpx.Client) -> None:
     """`look`, after every answer, is what judges."""
-    for route in ("/", "/config", "/gradio_api/info", "/v1/openapi.json", "/v1/models", "/metrics"):
+    for route in ("/", "/config", "/v1/openapi.json", "/v1/models", "/metrics"):
         assert client.get(route).status_code == 200
     sent = client.post("/gradio_api/upload", files={"files": ("a.png", b"x")})
     assert sent.status_code == 200 and str(server.folder) not in sent.text
@@ -546,7 +546,7 @@ def guess(server: Server, how: str, password: str) -> int:
 
 @pytest.mark.parametrize("how", ["form", "form with a fresh cookie", "basic", "bearer", "page"])
 def test_guessing_is_locked_out(own: Server, how: str) -> None:
-    """Also with a fresh cookie for each guess; then even the right password waits, and who is in stays in."""
+    """Also with a fresh cookie for each guess. The right password passes meanwhile, and who is in stays in."""
     assert own.entry.login is not None
     with own.browser() as inside:
         answers = [guess(own, how, f"wrong-{index}") for index in range(TRIES_OF_ALL + 5)]
@@ -554,7 +554,7 @@ def test_guessing_is_locked_out(own: Server, how: str) -> None:
         assert wrong <= TRIES_OF_ALL + 1 and answers[-1] == 429
         if how != "form with a fresh cookie":
             assert wrong <= TRIES + 1
-        assert guess(own, how, own.entry.login.password) == 429
+        assert guess(own, how, own.entry.login.password) in (200, 303)
         assert inside.get("/v1/models").status_code == 200
 
 

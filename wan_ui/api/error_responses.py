@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from anyio import to_thread
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from wan_ui.errors import InvalidRequest, RouteNotFound, WanUIError
+from wan_ui.errors import InvalidRequest, RouteNotFound, TooManyOpenFiles, WanUIError
 from wan_ui.field_errors import invalid_request
+from wan_ui.files import check_descriptors
 from wan_ui.web.asgi import error_response
 
 
@@ -47,6 +49,18 @@ async def _wrong_parameter(request: Request, error: RequestValidationError) -> R
     return error_response(wrong)
 
 
+async def _os_error(request: Request, error: OSError) -> Response:
+    """What the machine lacks, as 503 or 507: file descriptors, disk space, the data folder. Others are unexpected."""
+    try:
+        check_descriptors(error)
+    except TooManyOpenFiles as too_many:
+        return error_response(too_many)
+    problem = await to_thread.run_sync(request.app.state.api.service.quota_problem, 0)
+    if problem is None:
+        raise error
+    return error_response(problem)
+
+
 async def _unexpected(_request: Request, _error: Exception) -> Response:
     # Starlette raises the error again after this response, so the server logs the trace.
     message = "Unexpected error. Details are in the server log."
@@ -61,5 +75,6 @@ EXCEPTION_HANDLERS: dict[Any, Any] = {
     WanUIError: _wan_ui_error,
     HTTPException: _http_exception,
     RequestValidationError: _wrong_parameter,
+    OSError: _os_error,
     Exception: _unexpected,
 }

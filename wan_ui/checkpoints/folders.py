@@ -22,7 +22,7 @@ from wan_ui.checkpoints.headers import FileHeader, read_header
 from wan_ui.checkpoints.key_maps import ComponentKind
 from wan_ui.engine.result import OnProgress, Progress, ignore_progress
 from wan_ui.errors import CheckpointIncomplete, CheckpointInvalid, CheckpointNotFound, DiskFull
-from wan_ui.files import disk_full, free_bytes, is_disk_full
+from wan_ui.files import check_descriptors, disk_full, free_bytes, is_disk_full
 from wan_ui.hub_errors import hub_errors
 from wan_ui.models import Source, WanModel
 from wan_ui.text import gigabytes
@@ -100,6 +100,7 @@ def _read_json(path: Path, shown: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
+        check_descriptors(error)
         raise CheckpointIncomplete(f"{shown} cannot be read: put the checkpoint in place again.", file=shown) from error
     if not isinstance(value, dict):
         raise CheckpointIncomplete(f"{shown} is not a JSON object: put the checkpoint in place again.", file=shown)

@@ -23,6 +23,7 @@ from wan_ui.errors import (
     CheckpointUnsupported,
     LoraInvalid,
 )
+from wan_ui.files import check_descriptors
 from wan_ui.lora.safetensors_header import LARGEST_HEADER, TensorEntry, parse_header
 
 FileKind = Literal["safetensors", "gguf"]
@@ -79,6 +80,7 @@ def read_header(path: Path, name: str) -> FileHeader:
                 return _gguf_header(file, path, size, name)
             return _safetensors_header(file, path, size, name)
     except OSError as error:
+        check_descriptors(error)
         raise CheckpointNotFound(f"{name} cannot be opened: {error.strerror}.", file=name) from error
 
 

@@ -31,6 +31,7 @@ from wan_ui.checkpoints.tokenizers import tokenizer_of_file, tokenizer_of_folder
 from wan_ui.engine.prefetch import Prefetcher
 from wan_ui.engine.result import OnProgress, Progress
 from wan_ui.errors import CheckpointIncomplete
+from wan_ui.files import check_descriptors
 from wan_ui.models import WanModel
 
 log = logging.getLogger(__name__)
@@ -206,6 +207,7 @@ def _readable(component: Component) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        check_descriptors(error)
         log.error("loading %s from %s failed", component.name, component.folder, exc_info=error)
         raise CheckpointIncomplete(
             f"The checkpoint's {component.name} cannot be loaded: its files do not fit together or are damaged. "

@@ -244,6 +244,25 @@ class Store:
         )[0]
         return not counts["all_of_it"] or bool(counts["mine"])
 
+    def move_records(self, old: str, new: str) -> None:
+        """Give everything that belongs to one browser to another: its jobs, its gallery entries, its uploads."""
+        with self._lock, _mapped_errors():
+            tables = self._connection.execute(
+                "SELECT tables.name FROM sqlite_master AS tables, pragma_table_info(tables.name) AS columns "
+                "WHERE tables.type = 'table' AND columns.name = 'visitor'"
+            ).fetchall()
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                for table in tables:
+                    self._connection.execute(
+                        f'UPDATE OR REPLACE "{table["name"]}" SET visitor = :new WHERE visitor = :old',
+                        {"old": old, "new": new},
+                    )
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+
     def unfinished(self, limit: int | None = None) -> tuple[Job, ...]:
         """The running job and the waiting ones in their order, at most `limit`."""
         return self._jobs(

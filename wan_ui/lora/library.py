@@ -16,6 +16,7 @@ from cachetools import LRUCache
 
 from wan_ui.access import LOCAL_ACCESS, Access, FileOwners, UploadedFiles
 from wan_ui.errors import LoraInvalid, LoraNotFound
+from wan_ui.files import check_descriptors
 from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.lora.hash_cache import HashCache, file_mark, read_sha256
 from wan_ui.lora.header import LoraHeader, read_header
@@ -335,6 +336,7 @@ class Library:
             header = read_header(path, name)
             sha256 = sha256_of(path)
         except OSError as error:
+            check_descriptors(error)
             raise LoraNotFound(f"The LoRA {one_line(name, 120)} cannot be read.", path=one_line(name, 120)) from error
         file = LoraFile(name, path, sha256, stat.st_size, header)
         with self._lock:

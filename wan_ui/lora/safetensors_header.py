@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from wan_ui.errors import LoraInvalid, LoraNotFound
+from wan_ui.files import check_descriptors
 
 LARGEST_HEADER = 8 * 2**20  # bytes; a combined 14B LyCORIS file has about 1 MiB
 MOST_TENSORS = 8192  # a combined 14B file with every parameter changed has about 5,000
@@ -81,6 +82,7 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
             file.seek(8)
             raw = file.read(length)
     except OSError as error:
+        check_descriptors(error)
         raise LoraNotFound("The LoRA file cannot be opened.") from error
     if len(raw) < length:
         raise LoraInvalid("The file ends inside its header: the download is incomplete. Download it again.")

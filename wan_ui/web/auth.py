@@ -12,36 +12,36 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
-from http.cookies import CookieError, SimpleCookie
+from dataclasses import dataclass, replace
+from functools import partial
 from urllib.parse import parse_qs
 
+import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wan_ui.errors import LoginLocked, LoginRequired, RouteNotFound, WanUIError
-from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity, Session, Sessions, current_identity
+from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity, Role, Session, Sessions, current_identity
 from wan_ui.web import login as sign_in
 from wan_ui.web.asgi import error_response, read_body, refuse, with_headers
+from wan_ui.web.cookies import SessionCookies
 from wan_ui.web.guest_pages import SHARED_PATH
-from wan_ui.web.login import Login, LoginThrottle
+from wan_ui.web.login import MAX_SIGN_INS, Login, LoginThrottle, SignInRate
 
 OWNER_PATH = "/owner/"
 LOGIN_PATH = "/login"
+LOGOUT_PATH = "/logout"
 # Without a password: health, and a request that Gradio sends to itself at the start, whose response says nothing.
 OPEN_PATHS = frozenset({"/v1/health", "/health", "/gradio_api/startup-events"})
 UPLOAD_PATH = "/gradio_api/upload"
+# Gradio would take the page's own address from these.
+_DROPPED_HEADERS = ("x-forwarded-host", "x-gradio-server")
 _SHARE_METHODS = frozenset({"GET", "HEAD"})
-# Gradio's routes for developers, and those that fetch or stream for others: the page uses none of them.
-_NOT_SERVED = re.compile(
-    r"/(?:gradio_api/(?:dev|vibe|undo-vibe|profiling|process_recording|proxy|deep_link|stream|runs|run-history|token)\b"
-    r"|gradio_api/file=\s*[a-z][a-z0-9+.-]*:|monitoring\b|proxy=|deep_link\b)",
-    re.IGNORECASE,
-)
 MAX_FORM_BYTES = 4096  # of a sign-in
-_YEAR = 365 * 24 * 3600  # seconds
+SESSION_DAYS = 30.0
+_DAY = 24 * 3600.0  # seconds
 _QUERY = re.compile(r"(?:compare=[0-9a-f]{32})?")
 
 
@@ -80,12 +80,25 @@ class OwnerAddress:
         return True
 
 
+@dataclass(frozen=True)
+class AuthRules:
+    """What sessions and sign-ins are limited to: days until a session ends, and sign-ins of all a minute."""
+
+    session_days: float = SESSION_DAYS
+    sign_ins: int = MAX_SIGN_INS
+
+
+def _keep_records(old: str, new: str) -> None:
+    """Without a job store nothing belongs to a browser."""
+
+
 class Auth:
     """ASGI middleware: a session cookie for each browser that opens the page, and an Identity in every scope.
 
     `login` None: only this machine reaches the server, and every request is the owner's. `secure_host` returns the host
     of the public link, which is reached by https although its tunnel sends http. `upload_problem` returns why an
-    upload of so many bytes cannot be stored now, or None.
+    upload of so many bytes cannot be stored now, or None. `move_records` gives what belongs to one browser to another:
+    a browser gets a new id when it signs in, so that nobody who knew the old one has a part in what follows.
     """
 
     def __init__(
@@ -95,30 +108,34 @@ class Auth:
         login: Login | None = None,
         owner: OwnerAddress | None = None,
         *,
-        throttle: LoginThrottle | None = None,
+        rules: AuthRules = AuthRules(),
         secure_host: Callable[[], str | None] = lambda: None,
         upload_problem: Callable[[int], WanUIError | None] = lambda size: None,
+        move_records: Callable[[str, str], None] = _keep_records,
     ) -> None:
         self._app = app
         self._sessions = sessions
+        self._cookies = SessionCookies(sessions)
         self._login = login
         self._owner = owner
-        self._throttle = throttle or LoginThrottle()
+        self._rules = rules
+        self._throttle = LoginThrottle()
+        self._sign_ins = SignInRate(rules.sign_ins)
         self._secure_host = secure_host
         self._upload_problem = upload_problem
-        self._cookie = f"wan_ui_{sessions.name}"
-        self._mark = "" if login is None else sessions.mark(f"{login.user}:{login.password}")
+        self._move_records = move_records
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI app."""
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         headers = MutableHeaders(scope=scope)
-        del headers["x-forwarded-host"]  # Gradio would take the page's own address from it
+        for name in _DROPPED_HEADERS:
+            del headers[name]
         if headers.get("host", "").lower() == self._secure_host():
             scope["scheme"] = "https"
             headers["x-forwarded-proto"] = "https"
-        session = self._session(scope)
+        session = self._cookies.session(scope)
         try:
             response = await self._response(scope, receive, session)
             if response is None:
@@ -128,7 +145,7 @@ class Auth:
         if response is not None:
             return await response(scope, receive, send)
         if _opens_the_page(scope) or (session is not None and session.outdated):
-            cookie = self._cookie_of(session or self._sessions.new(), scope)
+            cookie = self._cookies.header(self._renewed(session), scope)
             send = with_headers(send, lambda headers: headers.append("set-cookie", cookie))
         scope[IDENTITY_SCOPE_KEY] = identity
         current_identity.set(identity)
@@ -143,9 +160,9 @@ class Auth:
             return Identity(None, owner=False)  # the token in the address decides alone, see web.guest_pages
         if self._login is None:
             return Identity(visitor, owner=True)
-        if session is not None and session.role == "owner":
-            return Identity(visitor, owner=True)
-        if scope["path"] in OPEN_PATHS or self._is_guest(session):
+        if session is not None and self._is_signed_in(session):
+            return Identity(visitor, owner=session.role == "owner")
+        if scope["path"] in OPEN_PATHS:
             return Identity(visitor, owner=False)
         credentials = sign_in.credentials(Headers(scope=scope).get("authorization", ""))
         if credentials is None:
@@ -155,26 +172,27 @@ class Auth:
         self._try_password(visitor, *credentials)
         return Identity(visitor, owner=False)
 
-    def _is_guest(self, session: Session | None) -> bool:
-        return session is not None and session.role == "guest" and hmac.compare_digest(session.password, self._mark)
+    def _is_signed_in(self, session: Session) -> bool:
+        """Whether a session was given for today's password, as a guest's or the owner's, and is not too old."""
+        is_current = session.outdated or self._sessions.age(session) < self._rules.session_days * _DAY
+        return session.role != "visitor" and is_current and hmac.compare_digest(session.password, self._mark())
+
+    def _mark(self) -> str:
+        return "" if self._login is None else self._sessions.mark(f"{self._login.user}:{self._login.password}")
+
+    def _renewed(self, session: Session | None) -> Session:
+        """The session to give to a browser: its own, in today's form, or a new one."""
+        if session is None:
+            return self._sessions.new()
+        return replace(session, outdated=False, issued=self._sessions.now()) if session.outdated else session
 
     def _try_password(self, visitor: str | None, user: str | None, password: str) -> None:
-        """Raises LoginFailed for a wrong password, LoginLocked while no further one is tried."""
+        """Raises LoginFailed for a wrong password, LoginLocked for one after too many others. A right one passes."""
         assert self._login is not None
+        if self._login.fits(user, password):
+            return self._throttle.passed(visitor)
         self._throttle.check(visitor)
-        if not self._login.fits(user, password):
-            raise self._throttle.failed(visitor)
-        self._throttle.passed(visitor)
-
-    def _session(self, scope: Scope) -> Session | None:
-        for header in Headers(scope=scope).getlist("cookie"):
-            try:
-                cookies = SimpleCookie(header)
-            except CookieError:
-                continue
-            if self._cookie in cookies:
-                return self._sessions.read(cookies[self._cookie].value)
-        return None
+        raise self._throttle.failed(visitor)
 
     # Requests that are answered here
 
@@ -184,43 +202,55 @@ class Auth:
             return None
         path, method = scope["path"], scope["method"]
         if path.startswith(OWNER_PATH) and method == "GET" and self._owner is not None:
-            return self._become_owner(path, session, scope)
+            return await self._become_owner(path, scope)
         if path == LOGIN_PATH and self._login is not None:
             if method == "POST":
-                return self._signed_in(await _form(receive), session, scope)
+                return await self._signed_in(await _form(receive), session, scope)
             return RedirectResponse("/", 303)
-        if _NOT_SERVED.match(path):
-            self._identity(scope, session)  # raises first if there is no password
-            raise RouteNotFound("There is no such route.")
+        if path == LOGOUT_PATH and self._login is not None:
+            identity = self._identity(scope, session)  # raises first if nobody is signed in
+            if method == "POST" and session is not None:
+                return await self._signed_out(await _form(receive), session, identity, scope)
+            return HTMLResponse(sign_in.sign_out_page(identity.owner))
         problem = self._upload_problem(_length(scope)) if path.rstrip("/") == UPLOAD_PATH else None
         if problem is not None:
             self._identity(scope, session)
             raise problem
         return None
 
-    def _become_owner(self, path: str, session: Session | None, scope: Scope) -> Response:
+    async def _become_owner(self, path: str, scope: Scope) -> Response:
         # Not throttled: 256 random bits cannot be guessed, and an attacker must not be able to lock the owner out.
         assert self._owner is not None
         if not self._owner.open(path):
             raise RouteNotFound(
                 "This owner address is wrong or was opened already. Each start of the server prints a new one."
             )
-        is_signed_in = session is not None and (session.role == "owner" or self._is_guest(session))
-        owner = replace(session, role="owner") if session is not None and is_signed_in else self._sessions.new("owner")
-        return self._with_cookie(RedirectResponse("/", 303), owner, scope)
+        return await self._begin("owner", "/", scope)
 
-    def _signed_in(self, form: dict[str, str], session: Session | None, scope: Scope) -> Response:
+    async def _signed_in(self, form: dict[str, str], session: Session | None, scope: Scope) -> Response:
         visitor = None if session is None else session.visitor
         self._try_password(visitor, form.get("user", ""), form.get("password", ""))
-        # A session from before the sign-in is not kept: somebody else may have planted its cookie.
-        signed_in = self._sessions.new("guest", self._mark)
-        if session is not None and session.role == "owner":
-            signed_in = session
-        elif session is not None and session.role == "guest":
-            signed_in = replace(session, password=self._mark)
         query = form.get("query", "")
         target = f"/?{query}" if query and _QUERY.fullmatch(query) else "/"
-        return self._with_cookie(RedirectResponse(target, 303), signed_in, scope)
+        if session is not None and session.role == "owner" and self._is_signed_in(session):
+            return RedirectResponse(target, 303)
+        self._sign_ins.take()
+        return await self._begin("guest", target, scope)
+
+    async def _begin(self, role: Role, target: str, scope: Scope) -> Response:
+        """Gives the browser a session with a new id, and what belongs to its former one."""
+        former, session = self._cookies.any_session(scope), self._sessions.new(role, self._mark())
+        if former is not None:
+            await anyio.to_thread.run_sync(partial(self._move_records, former.visitor, session.visitor))
+        return self._with_cookie(RedirectResponse(target, 303), self._cookies.header(session, scope))
+
+    async def _signed_out(self, form: dict[str, str], session: Session, identity: Identity, scope: Scope) -> Response:
+        if form.get("everybody") and identity.owner:
+            await anyio.to_thread.run_sync(self._sessions.end_all)
+            stays = replace(session, password=self._mark(), issued=self._sessions.now(), outdated=False)
+            return self._with_cookie(RedirectResponse("/", 303), self._cookies.header(stays, scope))
+        await anyio.to_thread.run_sync(self._sessions.end, session)
+        return self._with_cookie(RedirectResponse("/", 303), self._cookies.removal(scope))
 
     async def _refuse(self, error: WanUIError, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -246,22 +276,15 @@ class Auth:
             error.details["seconds"] if isinstance(error, LoginLocked) else 0,
         )
         response = HTMLResponse(page, error.status, headers)
-        if self._session(scope) is None:
-            response.headers.append("set-cookie", self._cookie_of(self._sessions.new(), scope))
+        if self._cookies.session(scope) is None:
+            response.headers.append("set-cookie", self._cookies.header(self._sessions.new(), scope))
         return response
 
-    # The cookie
-
-    def _with_cookie(self, response: Response, session: Session, scope: Scope) -> Response:
-        response.headers.append("set-cookie", self._cookie_of(session, scope))
+    @staticmethod
+    def _with_cookie(response: Response, header: str) -> Response:
+        response.headers.append("set-cookie", header)
         response.headers["cache-control"] = "no-store"
         return response
-
-    def _cookie_of(self, session: Session, scope: Scope) -> str:
-        return (
-            f"{self._cookie}={self._sessions.text(session)}; HttpOnly; SameSite=Lax; Path=/; Max-Age={_YEAR}"
-            f"{'; Secure' if scope.get('scheme') == 'https' else ''}"
-        )
 
 
 async def _form(receive: Receive) -> dict[str, str]:

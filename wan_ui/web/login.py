@@ -1,4 +1,4 @@
-"""Passwords, the sign-in page and a limit on wrong passwords."""
+"""Passwords, the pages to sign in and out, and limits on wrong passwords and on sign-ins."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ TRY_SECONDS = 60.0  # until it has one more try
 TRIES_OF_ALL = 20  # of all visitors together: an attacker may send no cookie and so be a new visitor each time
 TRY_SECONDS_OF_ALL = 15.0
 _MAX_VISITORS = 1000
+MAX_SIGN_INS = 60  # a minute
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class _Tries:
 class LoginThrottle:
     """Limits wrong passwords by token buckets, one for each visitor and one for all of them together.
 
+    To be asked about wrong passwords only: whoever knows the right one must get in, however many others guess.
     `clock` returns seconds. To be used from one thread.
     """
 
@@ -89,6 +91,25 @@ class LoginThrottle:
         self._of_visitor.pop(visitor, None)
 
 
+class SignInRate:
+    """Limits successful sign-ins, each of which makes a new guest, to so many a minute. `clock` returns seconds."""
+
+    def __init__(self, per_minute: int = MAX_SIGN_INS, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._most = per_minute
+        self._bucket = _Tries(per_minute, clock())
+
+    def take(self) -> None:
+        """Counts a sign-in. Raises LoginLocked if there were too many in the last minute."""
+        now, seconds = self._clock(), 60 / self._most
+        wait = _wait(self._bucket, self._most, seconds, now)
+        if wait > 0:
+            raise LoginLocked(
+                f"Many browsers have just signed in. Try again in {math.ceil(wait)} s.", seconds=math.ceil(wait)
+            )
+        self._bucket.left, self._bucket.at = _left(self._bucket, self._most, seconds, now) - 1, now
+
+
 def _left(tries: _Tries, capacity: int, seconds: float, now: float) -> float:
     return min(capacity, tries.left + (now - tries.at) / seconds)
 
@@ -121,3 +142,8 @@ def page(user: str, error: str = "", query: str = "", seconds: int = 0) -> str:
     `seconds`: how long no further password is tried; the button counts down.
     """
     return _TEMPLATES.get_template("sign_in.html").render(user=user, error=error, query=query, seconds=seconds)
+
+
+def sign_out_page(is_owner: bool) -> str:
+    """The page to sign out on; the owner can sign everybody out there too."""
+    return _TEMPLATES.get_template("sign_out.html").render(is_owner=is_owner)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from wan_ui.web.asgi import with_headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -34,7 +33,11 @@ HEADERS: Mapping[str, str] = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Robots-Tag": "noindex, nofollow",
+    "Cache-Control": "no-store",
 }
+IMMUTABLE = "private, max-age=31536000, immutable"
+# Files of Gradio's page whose names change with their content.
+_HASHED = re.compile(r"/assets/[^/]+-[\w-]{8,}\.(?:js|css|woff2?|svg|png)", re.ASCII)
 
 
 class SecurityHeaders:
@@ -45,9 +48,15 @@ class SecurityHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI app."""
-        await self._app(scope, receive, with_headers(send, _add_missing))
+        is_hashed = scope["type"] == "http" and _HASHED.fullmatch(scope["path"]) is not None
 
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                if is_hashed and message["status"] in (200, 304):
+                    headers["cache-control"] = IMMUTABLE
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
 
-def _add_missing(headers: MutableHeaders) -> None:
-    for name, value in HEADERS.items():
-        headers.setdefault(name, value)
+        await self._app(scope, receive, sent)
