@@ -120,7 +120,7 @@ def test_a_last_frame_is_not_carried_and_a_model_without_first_frame_is_named(se
 
 def test_parts_are_joined_without_the_doubled_frame(services: Services, tmp_path: Path) -> None:
     first, second = (services.made(OPTIONAL, seed=seed, num_frames=count) for seed, count in ((3, 9), (4, 5)))
-    parts = [("part", f"{first}-0"), ("part", f"{second}-0")]
+    parts = {"part": [f"{first}-0", f"{second}-0"]}
     reply = services.client.get("/v1/joined.mp4", params=parts)
     assert reply.status_code == 200, reply.text
     path = tmp_path / "joined.mp4"
@@ -141,9 +141,7 @@ def test_what_cannot_be_joined(services: Services) -> None:
     small, large = services.made(OPTIONAL), services.made(OPTIONAL, width=128)
     for params in ([small], [small, small] * 9, ["x", "y"], [f"{small}-0", f"{large}-0"], [f"{small}-0", "a-b"]):
         names = [name if "-" in name or len(name) < 9 else f"{name}-0" for name in params]
-        error_of(
-            services.client.get("/v1/joined.mp4", params=[("part", name) for name in names]), 422, "INVALID_REQUEST"
-        )
+        error_of(services.client.get("/v1/joined.mp4", params={"part": names}), 422, "INVALID_REQUEST")
     error_of(services.client.get("/v1/joined.mp4", params={"part": [f"{small}-0", f"{'0' * 32}-0"]}), 404,
              "REQUEST_NOT_FOUND")  # fmt: skip
 
