@@ -36,6 +36,8 @@ WanUIError
 │   ├── ShareNotFound           404  no open share link
 │   ├── ShareEnded              410  a share link that has ended or was withdrawn
 │   ├── StillRunning            409  a queued or running job cannot be deleted
+│   ├── JobNotWatchable         409  a training job that is no folder of this machine, or has nothing to render
+│   ├── NotWatched              404  a training job that is not watched
 │   ├── PairNotFound            404  a pair of clips that was not shown to this session
 │   ├── TooManyVotes            429  more votes on one comparison than a session may cast
 │   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
@@ -52,6 +54,7 @@ WanUIError
 │   ├── VideoEncodingFailed     500
 │   ├── DataFolderInUse         503  another server uses the data folder
 │   ├── ShareFailed             503  no public link
+│   ├── SlotLost                503  the process of a GPU ended
 │   └── RestartNeeded           503  this process cannot render any more and ends, to be started again
 │       ├── DeviceLost              503  the CUDA context is dead
 │       ├── RenderTimedOut          503  a render took longer than --job-timeout
@@ -279,6 +282,18 @@ class VideoNotFound(RequestError):
     code, status = "VIDEO_NOT_FOUND", 404
 
 
+class JobNotWatchable(RequestError):
+    """The training job was not imported as a folder of this machine, or has no sample that can be rendered."""
+
+    code, status = "JOB_NOT_WATCHABLE", 409
+
+
+class NotWatched(RequestError):
+    """The training job is not watched."""
+
+    code, status = "NOT_WATCHED", 404
+
+
 class ShareNotFound(RequestError):
     """There is no open share link of this id, or no link of this token."""
 
@@ -391,6 +406,12 @@ class ShareFailed(HostError):
     """The public link could not be opened."""
 
     code, status = "SHARE_FAILED", 503
+
+
+class SlotLost(HostError):
+    """The process of a GPU ended or its GPU failed; `details["started"]` is false if it never became ready."""
+
+    code, status = "SLOT_LOST", 503
 
 
 class RestartNeeded(HostError):

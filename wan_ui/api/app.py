@@ -23,6 +23,7 @@ from wan_ui.api import (
     shares,
     speed_loras,
     training_jobs,
+    watches,
 )
 from wan_ui.api.dependencies import ApiState
 from wan_ui.api.error_responses import EXCEPTION_HANDLERS
@@ -41,6 +42,7 @@ ROUTERS = (
     gallery,
     shares,
     training_jobs,
+    watches,
     loras,
     restore,
     models,

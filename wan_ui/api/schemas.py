@@ -226,6 +226,17 @@ class RestoredSettings(BaseModel):
     made: dict[str, Any] = Field(description="By what: wan_ui, versions, device, checkpoint, seconds by phase.")
 
 
+class SlotShown(BaseModel):
+    """A GPU that renders clips in a process of its own."""
+
+    name: str
+    device: str | None = Field(description="The GPU's model; null before it was first used.")
+    state: str = Field(description="rendering, idle, or stopped: without a process until a clip waits.")
+    model: str | None = Field(description="The model that is loaded.")
+    seconds_left: float | None = Field(description="Of the denoising of the clip that is rendered.")
+    failures: int = Field(description="How often its process ended in the middle of a clip.")
+
+
 class Health(BaseModel):
     """The state of the server."""
 
@@ -233,6 +244,7 @@ class Health(BaseModel):
     version: str
     device: str | None
     queue: int = Field(description="Requests waiting.")
+    slots: list[SlotShown] = Field(default_factory=list, description="The GPUs, where several are in use; else empty.")
 
 
 class LoraShown(BaseModel):
@@ -523,3 +535,22 @@ class JudgingBody(BaseModel):
 
     mine: JudgementBody
     everybody: JudgementBody | None = Field(description="All sessions together; null unless you are the owner.")
+
+
+class WatchBody(BaseModel):
+    """How to watch a training job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    existing: bool = Field(False, description="Also render the saves that are there already.")
+
+
+class WatchInfo(BaseModel):
+    """A watched training job."""
+
+    job_id: str
+    started_at: str
+    comparison: str | None = Field(description="The request id of the standing comparison; null before its first clip.")
+    rendered: int = Field(description="Saves that are rendered with all samples.")
+    waiting: int = Field(description="Complete saves that are not.")
+    problem: str | None = Field(description="Why nothing is rendered now, or why a save was not.")

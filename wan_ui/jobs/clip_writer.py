@@ -74,8 +74,8 @@ class ClipWriter:
             return
         self._store.forget_incomplete_files()
 
-    def write(self, job: Job, index: int, clip: Clip, seconds: Mapping[str, float]) -> None:
-        """Write the clip of generation `index`, whose phases took so many `seconds`.
+    def write(self, job: Job, index: int, clip: Clip, seconds: Mapping[str, float], epoch: int | None = None) -> None:
+        """Write the clip of generation `index`, whose phases took so many `seconds`, rendered under a lease's `epoch`.
 
         Raises Cancelled if the job no longer runs or is cancelled meanwhile, VideoEncodingFailed, DiskFull or
         HostError; no file is left then.
@@ -110,6 +110,7 @@ class ClipWriter:
                     file=file,
                     metadata=clip.metadata,
                 ),
+                epoch,
             )
         finally:
             if not stored:

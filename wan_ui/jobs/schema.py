@@ -232,4 +232,28 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
     ),
+    # Watched training jobs. A standing comparison names its watch; the saves of a deleted one are not rendered again.
+    (
+        """
+        CREATE TABLE watches (
+            job_id TEXT PRIMARY KEY, -- of the imported training job
+            visitor TEXT,
+            started_at TEXT NOT NULL,
+            skipped TEXT NOT NULL DEFAULT '[]',
+            problem TEXT
+        ) WITHOUT ROWID
+        """,
+        "ALTER TABLE jobs ADD COLUMN watch TEXT",
+        "CREATE INDEX jobs_watch ON jobs (watch) WHERE watch IS NOT NULL",
+        """
+        CREATE TRIGGER watched_gone AFTER DELETE ON jobs WHEN OLD.watch IS NOT NULL BEGIN
+            UPDATE watches SET skipped = (
+                SELECT json_group_array(label) FROM (
+                    SELECT saved.value AS label FROM json_each(watches.skipped) AS saved
+                    UNION SELECT json_extract(cell.value, '$.column_label') FROM json_each(OLD.cells) AS cell
+                )
+            ) WHERE job_id = OLD.watch;
+        END
+        """,
+    ),
 )

@@ -32,6 +32,7 @@ from wan_ui.jobs.judging import Judging
 from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
 from wan_ui.jobs.sample_comparisons import SampleComparisons
 from wan_ui.jobs.shares import ShareLinks
+from wan_ui.jobs.watcher import Watcher
 from wan_ui.lora.fit import check_fit
 from wan_ui.lora.header import pair_messages
 from wan_ui.lora.hub import SCHEME
@@ -50,8 +51,9 @@ if TYPE_CHECKING:
     from wan_ui.engine.result import Progress
     from wan_ui.errors import WanUIError
     from wan_ui.job import Job
+    from wan_ui.jobs.runner import JobRunner
     from wan_ui.jobs.store import Store
-    from wan_ui.jobs.worker import Running, Worker
+    from wan_ui.jobs.worker import Running
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel
@@ -73,8 +75,8 @@ class JobService:
     `library` and `images` hold the files that requests may name. `data_dir` is the folder that the clips' file names
     are relative to. `environment` is what this server renders with. `fetcher` downloads the LoRAs that requests name
     by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
-    trainer's samples, `gallery` lists finished clips, `shares` are the links that show one without the password, and
-    `judging` holds marks and votes on comparisons.
+    trainer's samples, `gallery` lists finished clips, `shares` are the links that show one without the password,
+    `judging` holds marks and votes on comparisons, and `watcher` renders the new saves of watched training jobs.
     Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
@@ -83,7 +85,7 @@ class JobService:
         library: Library,
         images: ImageStore,
         store: Store,
-        worker: Worker,
+        worker: JobRunner,
         data_dir: Path,
         limits: Limits = NO_LIMITS,
         environment: Environment = UNKNOWN_ENVIRONMENT,
@@ -111,6 +113,7 @@ class JobService:
         self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
         self.shares = ShareLinks(store, self.gallery)
         self.judging = Judging(store, self.job)
+        self.watcher = Watcher(store, self.imported_jobs, self.plan, self._quota.problem, worker.wake)
 
     def quota_problem(self, size: int) -> WanUIError | None:
         """Why a file of `size` bytes may not be stored, by the quota or by the free space; None if it may."""

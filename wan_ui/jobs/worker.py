@@ -19,14 +19,13 @@ from wan_ui.errors import (
     DeviceLost,
     HostError,
     QueueStopped,
-    RenderFailed,
     RenderTimedOut,
     RestartNeeded,
     WanUIError,
 )
 from wan_ui.job import FINAL, Job
 from wan_ui.jobs.clip_writer import ClipWriter, WriteVideo
-from wan_ui.jobs.job_errors import affects_every_cell, cells_failed, prompt_error
+from wan_ui.jobs.job_errors import affects_every_cell, attempt, cells_failed, prompt_error
 from wan_ui.jobs.store import MAX_ATTEMPTS, Store
 from wan_ui.jobs.writer import Writer
 from wan_ui.request import Generation
@@ -73,7 +72,8 @@ class WorkerHooks:
 class Running:
     """A moment of a job that runs: generation `index` of `of` and its progress.
 
-    `writing`: the generation of the same job whose file is being written meanwhile.
+    `writing`: the generation of the same job whose file is being written meanwhile. `slot` names the GPU, where several
+    are in use.
     """
 
     job_id: str
@@ -81,6 +81,7 @@ class Running:
     of: int
     progress: Progress
     writing: int | None = None
+    slot: str = ""
 
 
 @dataclass(frozen=True)
@@ -350,7 +351,8 @@ class Worker:
         else:
             event, end = "canceled", partial(store.finish, job_id, "canceled")
         self._persist(end, tries)
-        del self._active[job_id]
+        if self._active.get(job_id) is active:  # else it was queued again and runs already
+            del self._active[job_id]
         log.info(event, extra={"request_id": job_id, "seconds": round(time.monotonic() - active.since, 3)})
         self._announce()
         if self._broken is None:
@@ -397,22 +399,7 @@ class Worker:
 
     def _attempt(self, running: Running, work: Callable[[], T]) -> T | WanUIError:
         """The result of `work`, or the error that it raised, logged. Raises Cancelled."""
-        about = {"request_id": running.job_id, "prompt": running.index}
-        try:
-            return work()
-        except Cancelled:
-            raise
-        except WanUIError as error:
-            log.warning("%s", error.message, extra={**about, "code": error.code})
-            # Tracebacks hold the frames in which the error happened, and those hold the tensors of a whole render.
-            error.__cause__ = error.__context__ = None
-            return error.with_traceback(None)
-        except Exception:  # the only broad except: the queue goes on, whatever a job raises
-            log.exception("unexpected error", extra=about)
-            return RenderFailed(
-                "Unexpected error while generating. Details are in the server log "
-                f"(request id {running.job_id}). Try again, or with other values."
-            )
+        return attempt(work, running.job_id, running.index)
 
     def _lost_device(self, running: Running, error: WanUIError) -> DeviceLost | None:
         """The error of a device that a failure has made unusable; None if it still works."""
@@ -449,7 +436,7 @@ class Worker:
 
     def _render_clip(self, job: Job, running: Running, generation: Generation, active: _ActiveJob) -> _RenderedClip:
         """Raises Cancelled, also if the job failed meanwhile."""
-        cell = _cell_note(job, running.index)
+        cell = cell_note(job, running.index)
         seconds: dict[str, float] = {}
         looked_ahead = False
 
@@ -507,7 +494,7 @@ class Worker:
             self._writing = self._timed_writing = None
 
 
-def _cell_note(job: Job, index: int) -> str:
+def cell_note(job: Job, index: int) -> str:
     """Which cell of a comparison is being rendered, in the order of rendering; empty for another job."""
     if not job.cells:
         return ""

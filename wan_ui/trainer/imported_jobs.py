@@ -23,6 +23,7 @@ from wan_ui.access import LOCAL_ACCESS, Access, FileOwners, UploadedFiles
 from wan_ui.errors import (
     ControlImageInvalid,
     JobConfigInvalid,
+    JobNotWatchable,
     LoraInvalid,
     LoraNotFound,
     PayloadTooLarge,
@@ -93,7 +94,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class ImportedJob:
-    """An imported job. `checkpoints` by step, the final one last; `samples`: its sample files; `notes` for the user."""
+    """An imported job. `checkpoints` by step, the final one last; `samples`: its sample files; `notes` for the user.
+
+    `folder`: the folder that it was imported from, as a path of the library; None for a file or an upload.
+    """
 
     id: str
     origin: str
@@ -103,6 +107,7 @@ class ImportedJob:
     samples: tuple[SampleFile, ...]
     images: Mapping[str, str]
     notes: tuple[str, ...]
+    folder: str | None = None
 
     def checkpoint(self, key: str | None) -> Checkpoint | None:
         """A checkpoint by its key, "final" or its step; with None the last one, if there is any."""
@@ -331,7 +336,25 @@ class ImportedJobs:
             ),
             MappingProxyType(images),
             tuple(record.get("notes", ())),
+            record.get("folder"),
         )
+
+    def folder_now(self, job: ImportedJob) -> JobFolder:
+        """What is now in the folder that a job was imported from.
+
+        Raises JobNotWatchable for a job that was not imported as a folder, and what `import_folder` raises.
+        """
+        if job.folder is None:
+            raise JobNotWatchable("This training job was not imported as a folder: import its folder on this machine.")
+        return read_folder(*self._located(job.folder))
+
+    def save(self, found: JobFolder, listed: CheckpointFiles) -> Checkpoint:
+        """A save of a folder that `folder_now` gave, as LoRA sources. Raises LoraInvalid."""
+        notes: list[str] = []
+        checkpoint = self._store_checkpoint(found, listed, moves=False, notes=notes, access=LOCAL_ACCESS)
+        if checkpoint is None:
+            raise LoraInvalid(notes[0])
+        return checkpoint
 
     def with_checkpoint(self, job: ImportedJob, checkpoint: Checkpoint | None) -> Imported:
         """The job's requests with a checkpoint's LoRA files; with None, those of the base model."""
@@ -469,6 +492,7 @@ class ImportedJobs:
         base = found.root.relative_to(stage) if moves else found.root
         record = {
             "origin": origin,
+            "folder": None if moves else origin,
             "saves": list(map(_checkpoint_body, checkpoints)),
             "images": images,
             "samples": [
