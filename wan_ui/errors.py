@@ -30,14 +30,17 @@ WanUIError
 │   ├── LoginFailed             401  wrong password
 │   ├── LoginLocked             429  too many wrong passwords
 │   ├── QueueFull               429  the queue has reached its limit
+│   ├── TooManyStreams          429  one browser, or this server, has as many open event streams as may be
 │   ├── TooManyRequests         429  one browser, or all guests, have too much under way at once
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
+│   ├── PictureNotFound         404  a request without a live picture: not denoising, or before its first
 │   ├── ShareNotFound           404  no open share link
 │   ├── ShareEnded              410  a share link that has ended or was withdrawn
 │   ├── StillRunning            409  a queued or running job cannot be deleted
 │   ├── JobNotWatchable         409  a training job that is no folder of this machine, or has nothing to render
 │   ├── NotWatched              404  a training job that is not watched
+│   ├── NotWaiting              409  only a waiting job can be moved
 │   ├── PairNotFound            404  a pair of clips that was not shown to this session
 │   ├── TooManyVotes            429  more votes on one comparison than a session may cast
 │   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
@@ -264,6 +267,12 @@ class QueueFull(RequestError):
     code, status = "QUEUE_FULL", 429
 
 
+class TooManyStreams(RequestError):
+    """One browser, or all of them together, have as many event streams open as may be."""
+
+    code, status = "TOO_MANY_STREAMS", 429
+
+
 class TooManyRequests(RequestError):
     """One browser, or all guests together, have too much under way at once; the same request can be sent again."""
 
@@ -280,6 +289,12 @@ class VideoNotFound(RequestError):
     """The job has no such video, or its file was deleted."""
 
     code, status = "VIDEO_NOT_FOUND", 404
+
+
+class PictureNotFound(RequestError):
+    """A request has no live picture now: it is not denoised, its first is still to come, or the VAE has no map."""
+
+    code, status = "PICTURE_NOT_FOUND", 404
 
 
 class JobNotWatchable(RequestError):
@@ -322,6 +337,12 @@ class StillRunning(RequestError):
     """A queued or running job cannot be deleted."""
 
     code, status = "STILL_RUNNING", 409
+
+
+class NotWaiting(RequestError):
+    """Only a waiting job can be moved to another position."""
+
+    code, status = "NOT_WAITING", 409
 
 
 class PreviewNotFound(RequestError):

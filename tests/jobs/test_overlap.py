@@ -36,7 +36,7 @@ class GatedWriter:
         self.written: list[int] = []
 
     def __call__(
-        self, path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
+        self, path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], **_: Any
     ) -> None:
         seed = metadata["generation"]["seed"]
         if seed in self.gates:

@@ -13,6 +13,7 @@ from wan_ui.api import (
     comparisons,
     continuation,
     docs,
+    events,
     gallery,
     health,
     judging,
@@ -27,6 +28,7 @@ from wan_ui.api import (
 )
 from wan_ui.api.dependencies import ApiState
 from wan_ui.api.error_responses import EXCEPTION_HANDLERS
+from wan_ui.api.event_streams import EventStreams
 from wan_ui.api.openapi import Api
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ FILE_LIMIT = 8 << 30  # bytes of an uploaded file
 ROUTERS = (
     requests,
     continuation,
+    events,
     comparisons,
     judging,
     gallery,
@@ -61,6 +64,7 @@ def create_api(
     *,
     file_limit: int = FILE_LIMIT,
     scratch: pathlib.Path | None = None,
+    streams: EventStreams | None = None,
     reference_errors: bool = False,
 ) -> Api:
     """The app to mount at /v1; ApiState says what the arguments are."""
@@ -73,7 +77,16 @@ def create_api(
         redirect_slashes=False,
         exception_handlers=EXCEPTION_HANDLERS,
     )
-    api.state.api = ApiState(service, health, access, body_limit, file_limit, scratch, reference_errors)
+    api.state.api = ApiState(
+        service,
+        health,
+        access,
+        body_limit,
+        file_limit,
+        scratch,
+        streams or EventStreams(lambda: service.pulse()),
+        reference_errors,
+    )
     for module in ROUTERS:
         api.include_router(module.router)
     return api

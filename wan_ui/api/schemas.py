@@ -43,6 +43,26 @@ class Submitted(BaseModel):
     created_at: str = Field(description="ISO 8601, UTC, ending in Z; so are all times.")
 
 
+class JobProgress(BaseModel):
+    """How far a request is, all its videos with their decoding and encoding included."""
+
+    phase: Literal["checking", "downloading", "loading", "lora", "text", "image", "denoise", "decode", "encode"] | None
+    step: int = Field(description="Denoising steps of the present video that are finished.")
+    steps: int
+    phase_fraction: float | None = Field(description="How much of the phase is done, 0 to 1; null where unknown.")
+    seconds_per_step: float | None
+    note: str
+    video: int | None = Field(description="The index of the present video; null while the request waits.")
+    steps_done: int = Field(description="Denoising steps of all its videos that are finished.")
+    steps_total: int
+    fraction: float | None = Field(description="The share of its time that has passed, 0 to 1.")
+    seconds_left: float | None = Field(
+        description="Until all its videos are finished, what it waits for others included; null while nothing is known."
+    )
+    seconds_until_start: float | None = Field(description="Of a request that waits.")
+    about: bool = Field(description="Whether the seconds are rough: nothing of this model and size was measured here.")
+
+
 class RequestStatus(BaseModel):
     """The state of a request."""
 
@@ -52,6 +72,23 @@ class RequestStatus(BaseModel):
     started_at: str | None
     finished_at: str | None
     error: ErrorInfo | str | None = Field(description="Text with --compat reference.")
+    progress: JobProgress | None = Field(description="null of a finished request, and in the reply to a change.")
+
+
+class RequestMove(BaseModel):
+    """Where a waiting request is to stand in the queue."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    position: int = Field(description="From 1, the next to run; beyond the end is the end.", ge=1, le=1_000_000)
+
+
+class RequestMoved(BaseModel):
+    """A request that was moved."""
+
+    request_id: str
+    status: str
+    position: int | None = Field(description="From 1, the next to run; null once it runs.")
 
 
 class CellPlace(BaseModel):

@@ -26,11 +26,15 @@ from wan_ui.provenance import embedded_metadata
 
 log = logging.getLogger(__name__)
 
+OnFraction = Callable[[float], None]
+"""Called with the share of the frames that are encoded, 0 to 1."""
+
 
 class WriteVideo(Protocol):
     """Writes uint8 frames (T, H, W, 3) to a file, at so many frames per second, with metadata inside the file.
 
-    `beat` is called several times a second and may raise, which ends the writing.
+    `beat` is called several times a second and may raise, which ends the writing. `on_fraction` is called with the
+    share of the frames that are encoded.
     """
 
     def __call__(
@@ -41,6 +45,7 @@ class WriteVideo(Protocol):
         metadata: Mapping[str, Any],
         *,
         beat: Callable[[], None],
+        on_fraction: OnFraction,
     ) -> None:
         """Write the file, whole or not at all."""
 
@@ -74,8 +79,18 @@ class ClipWriter:
             return
         self._store.forget_incomplete_files()
 
-    def write(self, job: Job, index: int, clip: Clip, seconds: Mapping[str, float], epoch: int | None = None) -> None:
+    def write(
+        self,
+        job: Job,
+        index: int,
+        clip: Clip,
+        seconds: Mapping[str, float],
+        on_fraction: OnFraction = video.ignore_fraction,
+        epoch: int | None = None,
+    ) -> None:
         """Write the clip of generation `index`, whose phases took so many `seconds`, rendered under a lease's `epoch`.
+
+        Reports how far it is.
 
         Raises Cancelled if the job no longer runs or is cancelled meanwhile, VideoEncodingFailed, DiskFull or
         HostError; no file is left then.
@@ -89,7 +104,7 @@ class ClipWriter:
         self._store.begin_clip(job.id, file)
         beat = partial(self._check_cancelled, job.id)
         metadata = embedded_metadata.of_clip(job, index, clip, seconds)
-        self._write_video(path, clip.frames, clip.fps, metadata, beat=beat)
+        self._write_video(path, clip.frames, clip.fps, metadata, beat=beat, on_fraction=on_fraction)
         _, lossless, still, last = clip_files(path)
         stored = False
         try:

@@ -17,6 +17,7 @@ from wan_ui.checkpoints.trainer_base import FOLDER_BASE, planned_precisions
 from wan_ui.errors import (
     FetchFailed,
     InvalidRequest,
+    PictureNotFound,
     PreviewNotFound,
     RequestNotFound,
     VideoEncodingFailed,
@@ -30,6 +31,8 @@ from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.gallery import Gallery
 from wan_ui.jobs.judging import Judging
 from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
+from wan_ui.jobs.outlooks import Outlooks
+from wan_ui.jobs.queue_order import QueueOrder
 from wan_ui.jobs.sample_comparisons import SampleComparisons
 from wan_ui.jobs.shares import ShareLinks
 from wan_ui.jobs.watcher import Watcher
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from wan_ui.engine.result import Progress
     from wan_ui.errors import WanUIError
     from wan_ui.job import Job
+    from wan_ui.jobs.outlooks import JobOutlook, QueueOutlook
     from wan_ui.jobs.runner import JobRunner
     from wan_ui.jobs.store import Store
     from wan_ui.jobs.worker import Running
@@ -76,7 +80,8 @@ class JobService:
     are relative to. `environment` is what this server renders with. `fetcher` downloads the LoRAs that requests name
     by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
     trainer's samples, `gallery` lists finished clips, `shares` are the links that show one without the password,
-    `judging` holds marks and votes on comparisons, and `watcher` renders the new saves of watched training jobs.
+    `judging` holds marks and votes on comparisons, `watcher` renders the new saves of watched training jobs, and
+    `outlooks` estimates how long jobs still take.
     Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
@@ -111,6 +116,7 @@ class JobService:
             self.imported_jobs, library, data_dir / "compared", self._clip_path, self._precisions
         )
         self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
+        self.outlooks = Outlooks(store, worker, environment)
         self.shares = ShareLinks(store, self.gallery)
         self.judging = Judging(store, self.job)
         self.watcher = Watcher(store, self.imported_jobs, self.plan, self._quota.problem, worker.wake)
@@ -227,6 +233,17 @@ class JobService:
         self.fetcher.wake()
         return self._store.job(job_id)
 
+    def move(self, job_id: str, position: int, access: Access) -> Job:
+        """Move a waiting job to a position of the queue and return it: the owner anywhere, others among their own.
+
+        Raises NotWaiting.
+        """
+        self._check_may_change(job_id, access)
+        with self._admission:
+            QueueOrder(self._store).move(job_id, position, own_only=not access.identity.owner)
+        self._worker.wake()
+        return self._store.job(job_id)
+
     def running(self, job_id: str, access: Access) -> Running | None:
         """Which of a job's generations is being rendered and its latest progress; None if the job does not run.
 
@@ -234,6 +251,17 @@ class JobService:
         """
         running = self._worker.running(job_id)
         return running if running is not None and access.may_read(self._store.job(job_id).visitor) else None
+
+    def live_picture(self, job_id: str, access: Access) -> bytes:
+        """The latest live picture of a job that is being denoised, an animated WebP. Raises PictureNotFound."""
+        self.job(job_id, access)
+        running = self._worker.running(job_id)
+        if running is None or running.picture is None:
+            raise PictureNotFound(
+                "This request has no live picture now. There is one from its first denoising steps on until its video "
+                "is finished."
+            )
+        return running.picture
 
     def progress(self, job_id: str) -> Progress | None:
         """The latest progress of a job that runs or whose LoRA files are being downloaded, else None.
@@ -245,6 +273,14 @@ class JobService:
         if running is not None and hidden_id(running.job_id) == job_id:
             return replace(running.progress, note="")
         return self._worker.progress(job_id) or self.fetcher.progress(job_id)
+
+    def outlook(self, job_id: str) -> JobOutlook | None:
+        """How far an unfinished job is and when it will be finished. The caller has read the job, or reads it next."""
+        return self.outlooks.of(job_id)
+
+    def queue_outlook(self) -> QueueOutlook:
+        """How far the unfinished jobs are and when all of them will be finished, by their real ids."""
+        return self.outlooks.queue()
 
     def queue(self, access: Access, limit: int | None = None) -> tuple[Job, ...]:
         """The running job and the waiting ones in their order, at most `limit`; others' jobs as `hidden_job`."""
@@ -270,7 +306,7 @@ class JobService:
         Clients poll it (`GET /v1/pulse`) and read the jobs again only when it has changed.
         """
         running = self._worker.at_work()
-        at_work = None if running is None else (running.job_id, running.progress)  # a finished write changes a job
+        at_work = None if running is None else (running.job_id, running.progress, running.pictures)
         state = repr((self._process_id, self._store.changes, at_work, self.fetcher.moments()))
         return hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
