@@ -130,8 +130,10 @@ class Services:
     def health(self) -> dict[str, Any]:
         """The body of GET /v1/health: starting until the engine is built, failed when it can render no more."""
         is_ready = self.engine.done()
+        problem = self.worker.broken or self.store.problem()
         return {
-            "status": "failed" if self.worker.broken is not None else "ready" if is_ready else "starting",
+            "status": "failed" if problem is not None else "ready" if is_ready else "starting",
+            **({} if problem is None else {"problem": problem.message}),
             "version": __version__,
             "device": self.engine.result().device_name if is_ready else None,
             "queue": self.service.waiting(),
@@ -186,7 +188,7 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
     retention = Retention(settings.keep_days, _bytes(settings.keep_gb))
 
     def tidy() -> None:
-        service.gallery.tidy(retention)
+        service.tidy(retention)
 
     def measured(generation: Generation, clip: Clip, seconds: Mapping[str, float], encode: float) -> None:
         service.outlooks.timings.record(generation, clip, seconds, encode)

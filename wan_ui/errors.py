@@ -34,10 +34,11 @@ WanUIError
 │   ├── TooManyRequests         429  one browser, or all guests, have too much under way at once
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
+│   ├── UploadNotFound          404
 │   ├── PictureNotFound         404  a request without a live picture: not denoising, or before its first
 │   ├── ShareNotFound           404  no open share link
 │   ├── ShareEnded              410  a share link that has ended or was withdrawn
-│   ├── StillRunning            409  a queued or running job cannot be deleted
+│   ├── StillRunning            409  a queued or running job, or a file that one uses, cannot be deleted
 │   ├── JobNotWatchable         409  a training job that is no folder of this machine, or has nothing to render
 │   ├── NotWatched              404  a training job that is not watched
 │   ├── NotWaiting              409  only a waiting job can be moved
@@ -333,8 +334,14 @@ class TooManyVotes(RequestError):
     code, status = "TOO_MANY_VOTES", 429
 
 
+class UploadNotFound(RequestError):
+    """There is no such uploaded LoRA, first frame or training job, or it belongs to somebody else."""
+
+    code, status = "UPLOAD_NOT_FOUND", 404
+
+
 class StillRunning(RequestError):
-    """A queued or running job cannot be deleted."""
+    """A queued or running job cannot be deleted, nor a file that one uses."""
 
     code, status = "STILL_RUNNING", 409
 

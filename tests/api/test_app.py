@@ -310,7 +310,7 @@ def test_models_is_the_table(client: TestClient) -> None:
 
 
 def test_health(client: TestClient) -> None:
-    assert client.get("/v1/health").json() == {**health(), "slots": []}
+    assert client.get("/v1/health").json() == {**health(), "slots": [], "problem": None}
 
 
 def test_cancel_is_idempotent(client: TestClient, service: ShelfDesk) -> None:
@@ -622,6 +622,10 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/gallery/{entry_id}/poster.jpg"),
         ("get", "/gallery/{entry_id}/settings.json"),
         ("post", "/jobs/import"),
+        ("delete", "/jobs/{job_id}"),
+        ("get", "/uploads"),
+        ("delete", "/uploads/loras/{file_id}"),
+        ("delete", "/uploads/images/{file_id}"),
         ("get", "/speed-loras"),
         ("get", "/shares"),
         ("post", "/shares"),

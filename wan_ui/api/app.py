@@ -24,6 +24,7 @@ from wan_ui.api import (
     shares,
     speed_loras,
     training_jobs,
+    uploads,
     watches,
 )
 from wan_ui.api.dependencies import ApiState
@@ -47,6 +48,7 @@ ROUTERS = (
     training_jobs,
     watches,
     loras,
+    uploads,
     restore,
     models,
     speed_loras,

@@ -263,6 +263,21 @@ class RestoredSettings(BaseModel):
     made: dict[str, Any] = Field(description="By what: wan_ui, versions, device, checkpoint, seconds by phase.")
 
 
+class StoredFile(BaseModel):
+    """A file that a visitor has sent."""
+
+    kind: str = Field(description="lora, image (a first frame) or job (an imported training job).")
+    id: str
+    name: str = Field(description="As its sender named it; empty for a first frame.")
+    size: int = Field(description="Bytes.")
+
+
+class StoredFileList(BaseModel):
+    """What a visitor has sent."""
+
+    files: list[StoredFile]
+
+
 class SlotShown(BaseModel):
     """A GPU that renders clips in a process of its own."""
 
@@ -277,7 +292,10 @@ class SlotShown(BaseModel):
 class Health(BaseModel):
     """The state of the server."""
 
-    status: str = Field(description="starting, ready, or failed just before the server ends to be started again.")
+    status: str = Field(
+        description="starting, ready, or failed: it can render no more, or its database is gone. It must be restarted."
+    )
+    problem: str | None = Field(None, description="What is wrong, where status is failed.")
     version: str
     device: str | None
     queue: int = Field(description="Requests waiting.")

@@ -35,6 +35,7 @@ from wan_ui.jobs.outlooks import Outlooks
 from wan_ui.jobs.queue_order import QueueOrder
 from wan_ui.jobs.sample_comparisons import SampleComparisons
 from wan_ui.jobs.shares import ShareLinks
+from wan_ui.jobs.stored_files import StoredFiles, expired, remove_leftovers, unlisted_clips
 from wan_ui.jobs.watcher import Watcher
 from wan_ui.lora.fit import check_fit
 from wan_ui.lora.header import pair_messages
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COUNTED_FOLDERS = ("clips", "uploads", "images", "gradio", "trainer", "compared")  # of the data folder
+LEFTOVERS_SECONDS = 3600.0  # between two searches for files that belong to nobody
 INSPECT_SECONDS = 120.0  # for downloading a LoRA that is inspected while the caller waits
 
 
@@ -79,9 +81,9 @@ class JobService:
     `library` and `images` hold the files that requests may name. `data_dir` is the folder that the clips' file names
     are relative to. `environment` is what this server renders with. `fetcher` downloads the LoRAs that requests name
     by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
-    trainer's samples, `gallery` lists finished clips, `shares` are the links that show one without the password,
-    `judging` holds marks and votes on comparisons, `watcher` renders the new saves of watched training jobs, and
-    `outlooks` estimates how long jobs still take.
+    trainer's samples, `gallery` lists finished clips, `stored_files` deletes what visitors have sent, `shares` are the
+    links that show one entry without the password, `judging` holds marks and votes on comparisons, `watcher` renders
+    the new saves of watched training jobs, and `outlooks` estimates how long jobs still take.
     Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
@@ -105,9 +107,10 @@ class JobService:
         self._configs = environment.transformer_config
         self._owned = UploadedFiles(store, "image")
         self._admission = threading.Lock()
+        self._next_sweep = 0.0
         self._published: frozenset[str] = frozenset()
         self._process_id = secrets.token_hex(8)  # another process may have counted as many changes
-        self._quota = DiskQuota(data_dir, COUNTED_FOLDERS, limits.disk)
+        self._quota = DiskQuota(data_dir, COUNTED_FOLDERS, limits.disk, database=store.size)
         self.fetcher = Fetcher(store, library, self._configs, worker.wake)
         self.imported_jobs = ImportedJobs(
             data_dir / "trainer", library, images, check_quota=self._quota.check, owners=store
@@ -116,6 +119,7 @@ class JobService:
             self.imported_jobs, library, data_dir / "compared", self._clip_path, self._precisions
         )
         self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
+        self.stored_files = StoredFiles(store, library, self.imported_jobs, data_dir)
         self.outlooks = Outlooks(store, worker, environment)
         self.shares = ShareLinks(store, self.gallery)
         self.judging = Judging(store, self.job)
@@ -134,6 +138,22 @@ class JobService:
         self.images.sweep()
         self.imported_jobs.sweep()
         self.sample_comparisons.sweep()
+        lost = unlisted_clips(self._store, self._data_dir)
+        if lost:
+            log.warning(
+                "there are videos without a row in the job database: it was removed, or an older one was put in place",
+                extra={"videos": len(lost), "first": lost[:3]},
+            )
+
+    def tidy(self, retention: gallery.Retention) -> None:
+        """Delete what is older than may be kept: clips, cancelled requests, and now and then files of nobody."""
+        self.gallery.tidy(retention)
+        now = time.monotonic()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + LEFTOVERS_SECONDS
+        days = None if retention.days is None else retention.days * 24 * 3600
+        remove_leftovers(self._data_dir, expired(self._store, self._data_dir, days, self._published))
 
     # Jobs
 
@@ -146,6 +166,7 @@ class JobService:
         self._check_queue(access)
         self._quota.check()
         prepared = self.plan(body, access)
+        self._limits.check_text(prepared.wire, prepared.generations)
         self._limits.check_cost(identity, prepared.generations)
         self._check_training_samples(prepared, access)
         from_hub = any(source.lower().startswith(SCHEME) for source in prepared.awaited)
