@@ -11,6 +11,7 @@ from wan_ui.access import Access
 from wan_ui.api import (
     bases,
     comparisons,
+    continuation,
     docs,
     events,
     gallery,
@@ -38,6 +39,7 @@ BODY_LIMIT = 80 * 2**20  # bytes; control images are in the body as base64
 FILE_LIMIT = 8 << 30  # bytes of an uploaded file
 ROUTERS = (
     requests,
+    continuation,
     events,
     comparisons,
     judging,
