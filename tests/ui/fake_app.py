@@ -47,8 +47,13 @@ class FolderBases:
 
     def base_listing(self, model: WanModel) -> Mapping[str, Any]:
         """The body of GET /v1/models/{id}/bases."""
-        option: dict[str, Any] = {"name": model.base_model, "source": "folder", "repo": model.base_model, "precision": "folder"}
-        option |= {"size": 1_000_000, "grade": "green", "state": "complete"}
+        option: dict[str, Any] = {
+            "name": model.base_model,
+            "source": "folder",
+            "repo": model.base_model,
+            "precision": "folder",
+        }
+        option |= {"precision": "folder", "size": 1_000_000, "grade": "green", "state": "complete"}
         components = [{"component": "transformer", "options": [option]}]
         auto = {"grade": "green", "reason": "The folder in diffusers layout.", "base": {"transformer": option["name"]}}
         return {"model": model.id, "auto": auto, "components": components, "questions": [], "unusable": [], "notes": []}
