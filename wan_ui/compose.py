@@ -28,7 +28,7 @@ from wan_ui.config import Settings, is_loopback
 from wan_ui.demo.checkpoints import Demo
 from wan_ui.errors import HostError
 from wan_ui.identity import EndedSessions, Sessions, current_identity, load_key
-from wan_ui.jobs.dispatcher import Dispatcher
+from wan_ui.jobs.dispatcher import Dispatcher, SlotRules
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.notifier import Notifier
@@ -234,6 +234,7 @@ def _dispatcher(
         video.write,
         RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
         WorkerHooks(observe=metrics.observe, tidy=tidy),
+        SlotRules(split=settings.split or len(devices)),
     )
 
 

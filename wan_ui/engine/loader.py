@@ -31,7 +31,7 @@ from wan_ui.engine.components import (
 )
 from wan_ui.engine.core import Pipeline, storage
 from wan_ui.engine.memory import MemoryPolicy, out_of_memory_mapped, release
-from wan_ui.engine.parallel import Group
+from wan_ui.engine.parallel import Membership
 from wan_ui.engine.pipeline import WanPipeline
 from wan_ui.engine.placement import DevicePlacement
 from wan_ui.engine.prefetch import Prefetcher
@@ -59,7 +59,7 @@ class Loader:
         memory: MemoryPolicy,
         compiler: BlockCompiler,
         fp8_weights: Fp8Weights = "auto",
-        group: Group | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self.compiler = compiler
         self.memory = memory
@@ -70,7 +70,7 @@ class Loader:
         self.forwards: Counter[str] = Counter()
         self._sources = sources
         self._fp8_weights = fp8_weights
-        self._group = group
+        self._membership = membership or Membership()
         self._device: torch.device = memory.device
         self._prefetched: str | None = None
         self._is_packed = False
@@ -134,7 +134,9 @@ class Loader:
         return self.memory.decide(model, sizes, generation) != "resident"
 
     def _runtime(self) -> Runtime:
-        return Runtime(self._device, self.memory, self.compiler, self.prompts, self.frames, self.forwards, self._group)
+        return Runtime(
+            self._device, self.memory, self.compiler, self.prompts, self.frames, self.forwards, self._membership
+        )
 
     def prefetch(self, model: WanModel, base: Base = "auto") -> None:
         """Reads the files that a model has and the loaded one has not into the page cache, in the background.

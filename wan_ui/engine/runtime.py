@@ -11,14 +11,14 @@ from wan_ui.engine.caches import FrameCache, PromptCache
 from wan_ui.engine.compile import BlockCompiler
 from wan_ui.engine.components import model_dtype
 from wan_ui.engine.memory import MemoryPolicy
-from wan_ui.engine.parallel import Group
+from wan_ui.engine.parallel import Group, Membership
 
 
 @dataclass(frozen=True)
 class Runtime:
     """Shared by the pipelines that a loader makes. `forwards` counts forwards by transformer component.
 
-    `group` are the GPUs that render each video together; None: this one alone.
+    `membership` names the GPUs that render each video together.
     """
 
     device: torch.device
@@ -27,7 +27,12 @@ class Runtime:
     prompts: PromptCache
     frames: FrameCache
     forwards: Counter[str]
-    group: Group | None = None
+    membership: Membership
+
+    @property
+    def group(self) -> Group | None:
+        """The GPUs that render a video together now; None: this one alone."""
+        return self.membership.group
 
     @property
     def dtype(self) -> torch.dtype:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wan_ui.engine.result import Clip, Phase, Progress
+from wan_ui.engine.split import Split, split_of
 from wan_ui.errors import Cancelled, HostError, QueueStopped, RenderTimedOut, RestartNeeded, SlotLost, WanUIError
 from wan_ui.job import FINAL, Job
 from wan_ui.jobs.clip_writer import ClipWriter, WriteVideo
@@ -21,24 +22,28 @@ from wan_ui.jobs.scheduler import Scheduler, Unit, units_of
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import LAST_WRITES, RenderLimits, Running, WorkerHooks, cell_note
 from wan_ui.jobs.writer import Writer
+from wan_ui.pool.groups import SlotGroup
 from wan_ui.pool.slots import Slot
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+ALONE = Split()
 
 
 @dataclass(frozen=True)
 class SlotRules:
     """`idle`: seconds after which an unused slot is emptied. `pause`: after a first failure, doubled by each further.
 
-    After `starts` failed starts in a row on every slot the server ends.
+    After `starts` failed starts in a row on every slot the server ends. `split`: how many slots may render one clip
+    together while nothing else waits.
     """
 
     idle: float = 900.0
     pause: float = 1.0
     longest_pause: float = 60.0
     starts: int = 3
+    split: int = 1
 
 
 @dataclass(frozen=True)
@@ -88,18 +93,24 @@ class _ActiveJob:
 
 @dataclass(frozen=True)
 class _Task:
-    """A leased clip for a slot."""
+    """A leased clip for a slot. With `members` it renders together with these slots, as `split` says."""
 
     unit: Unit
     lease: Lease
     active: _ActiveJob
+    members: tuple[_SlotUse, ...] = ()
+    split: Split = ALONE
 
 
 @dataclass
 class _SlotUse:
-    """What a slot does now: its task from the assignment until its clip is handed to the writer."""
+    """What a slot does now: its task from the assignment until its clip is handed to the writer.
+
+    `lent_to` names the slot whose clip it helps to render.
+    """
 
     slot: Slot
+    lent_to: str | None = None
     task: _Task | None = None
     running: Running | None = None
     model: str | None = None
@@ -273,11 +284,33 @@ class Dispatcher:
             if assignment is None:
                 break
             self._give(self._uses[assignment.slot], assignment.unit)
+            if not len(self._scheduler):
+                self._lend_idle(self._uses[assignment.slot])
         return True
 
     def _idle(self) -> list[str]:
         now = time.monotonic()
-        return [name for name, use in self._uses.items() if use.task is None and use.paused_until <= now]
+        return [
+            name
+            for name, use in self._uses.items()
+            if use.task is None and use.lent_to is None and use.paused_until <= now
+        ]
+
+    def _lend_idle(self, use: _SlotUse) -> None:
+        """Nothing else waits: lets idle slots help with a clip, where its bits stay the same."""
+        task, idle = use.task, self._idle()
+        if task is None or not idle:
+            return
+        generation = task.active.job.generations[task.unit.index]
+        split = split_of(generation, min(1 + len(idle), self._rules.split))
+        if split.ranks == 1:
+            return
+        fits = sorted(idle, key=lambda name: -task.unit.needs.fit(self._scheduler.loaded(name)))
+        members = tuple(self._uses[name] for name in fits[: split.ranks - 1])
+        for member in members:
+            member.lent_to = use.slot.name
+            self._scheduler.shares(member.slot.name, task.unit)
+        use.task = replace(task, members=members, split=split)
 
     def _until_resumed(self) -> float | None:
         """Seconds until a paused slot may be used again; None if no clip waits for one."""
@@ -338,6 +371,8 @@ class Dispatcher:
                     self._rules.idle if use.slot.is_started else None,
                 )
                 task = use.task
+                if not has_task and use.lent_to is not None:
+                    continue
                 if not has_task:
                     self._scheduler.emptied(use.slot.name)
             if task is not None:
@@ -406,7 +441,13 @@ class Dispatcher:
 
         on_progress(Progress("checking"))
         use.model = job.generations[index].model
-        clip = use.slot.render(job.generations[index], on_progress, check)
+        for member in task.members:
+            member.model = use.model
+        if task.members:
+            group = SlotGroup([use.slot, *(member.slot for member in task.members)], task.split)
+            clip = group.render(job.generations[index], on_progress, check)
+        else:
+            clip = use.slot.render(job.generations[index], on_progress, check)
         enter("encode")
         on_progress(Progress("encode", job.generations[index].sample_steps, job.generations[index].sample_steps))
         return clip
@@ -455,6 +496,10 @@ class Dispatcher:
             if self._latest is not None and self._latest == use.running:
                 self._latest = None
             use.task = use.running = None
+            for member in task.members:
+                member.lent_to = None
+                if not member.slot.is_started:
+                    self._scheduler.emptied(member.slot.name)
             self._changed.notify_all()
 
     def _write(self, task: _Task, clip: Clip, seconds: Mapping[str, float]) -> None:
