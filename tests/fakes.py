@@ -98,7 +98,7 @@ class FakeRender:
 
 
 def fake_write_video(
-    path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
+    path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], **_: Any
 ) -> None:
     """Not a video: a line of JSON with what the real writer would have been given."""
     path.write_text(json.dumps({"shape": frames.shape, "fps": fps, "metadata": metadata}))

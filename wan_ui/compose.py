@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,12 +20,14 @@ from wan_ui import logs
 from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.api.app import create_api
+from wan_ui.api.event_streams import EventStreams
+from wan_ui.api.mcp_server import mcp_route
 from wan_ui.api.root import root_routes
 from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.config import Settings, is_loopback
-from wan_ui.demo.checkpoints import Demo
+from wan_ui.demo.checkpoints import LATENT_MAPS, Demo
 from wan_ui.errors import HostError
 from wan_ui.identity import EndedSessions, Sessions, current_identity, load_key
 from wan_ui.jobs.dispatcher import Dispatcher, SlotRules
@@ -123,13 +125,16 @@ class Services:
     uploads: Path
     metrics: Metrics
     sessions: Sessions
+    streams: EventStreams
     notifier: Notifier | None = None
 
     def health(self) -> dict[str, Any]:
         """The body of GET /v1/health: starting until the engine is built, failed when it can render no more."""
         is_ready = self.engine.done()
+        problem = self.worker.broken or self.store.problem()
         return {
-            "status": "failed" if self.worker.broken is not None else "ready" if is_ready else "starting",
+            "status": "failed" if problem is not None else "ready" if is_ready else "starting",
+            **({} if problem is None else {"problem": problem.message}),
             "version": __version__,
             "device": self.engine.result().device_name if is_ready else None,
             "queue": self.service.waiting(),
@@ -184,15 +189,18 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
     retention = Retention(settings.keep_days, _bytes(settings.keep_gb))
 
     def tidy() -> None:
-        service.gallery.tidy(retention)
+        service.tidy(retention)
+
+    def measured(generation: Generation, clip: Clip, seconds: Mapping[str, float], encode: float) -> None:
+        service.outlooks.timings.record(generation, clip, seconds, encode)
 
     worker: Worker | Dispatcher
     if devices:
         engine.set_result(SlotPool(devices))
-        worker = _dispatcher(settings, devices, store, metrics, tidy)
+        worker = _dispatcher(settings, devices, store, metrics, WorkerHooks(tidy=tidy, measured=measured))
         metrics.watch_slots(worker.slots)
     else:
-        worker = _worker(settings, store, engine, metrics, tidy)
+        worker = _worker(settings, store, engine, metrics, WorkerHooks(tidy=tidy, measured=measured))
     metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
     limits = Limits(settings.max_waiting, settings.max_waiting_each, settings.max_cost, _bytes(settings.max_disk_gb))
@@ -208,9 +216,10 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
         limits,
         _environment(engine, checkpoints),
     )
+    streams = EventStreams(service.pulse)
     sessions = Sessions(load_key(data), EndedSessions(data))
     notifier = _notifier(settings, store)
-    return Services(service, store, worker, checkpoints, engine, uploads, metrics, sessions, notifier)
+    return Services(service, store, worker, checkpoints, engine, uploads, metrics, sessions, streams, notifier)
 
 
 def _notifier(settings: Settings, store: Store) -> Notifier | None:
@@ -224,22 +233,22 @@ def _bytes(gigabytes: float | None) -> int | None:
 
 
 def _dispatcher(
-    settings: Settings, devices: Sequence[SlotDevice], store: Store, metrics: Metrics, tidy: Callable[[], None]
+    settings: Settings, devices: Sequence[SlotDevice], store: Store, metrics: Metrics, hooks: WorkerHooks
 ) -> Dispatcher:
-    options = EngineOptions.of(settings)
+    options = replace(EngineOptions.of(settings), latent_maps=LATENT_MAPS)
     return Dispatcher(
         store,
         [ProcessSlot(device, options) for device in devices],
         settings.data_dir / "clips",
         video.write,
         RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
-        WorkerHooks(observe=metrics.observe, tidy=tidy),
+        replace(hooks, observe=metrics.observe),
         SlotRules(split=settings.split or len(devices)),
     )
 
 
 def _worker(
-    settings: Settings, store: Store, future: Future[Engine | SlotPool], metrics: Metrics, tidy: Callable[[], None]
+    settings: Settings, store: Store, future: Future[Engine | SlotPool], metrics: Metrics, hooks: WorkerHooks
 ) -> Worker:
     engine = cast("Future[Engine]", future)  # without slots it is one that renders
 
@@ -252,11 +261,11 @@ def _worker(
         settings.data_dir / "clips",
         video.write,
         RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
-        WorkerHooks(
+        replace(
+            hooks,
             check_device=lambda: engine.result().check(),
             observe=metrics.observe,
             next_up=lambda generation: engine.result().prefetch(generation),
-            tidy=tidy,
         ),
     )
 
@@ -290,6 +299,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         access,
         file_limit=max_upload,
         scratch=services.uploads,
+        streams=services.streams,
         reference_errors=settings.compat == "reference",
     )
     api.state.api = replace(api.state.api, public_url=lambda: sign_in.tunnel.url)
@@ -304,7 +314,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         shared=settings.shared_gallery,
         sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
     )
-    own = (mount, guests, services.metrics.route(), *root_routes(services.health))
+    own = (mount, guests, mcp_route(api), services.metrics.route(), *root_routes(services.health))
     within = _around_gradio(blocks, services.service, access, Path(os.environ["GRADIO_TEMP_DIR"]))
 
     def wrap(app: ASGIApp) -> ASGIApp:

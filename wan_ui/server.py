@@ -24,7 +24,7 @@ from wan_ui._version import __version__
 from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.compose import LOCALHOST, SignIn, close_page, compose, launch, make_folder, own_address, port_in_use
 from wan_ui.config import Settings
-from wan_ui.demo.checkpoints import ensure
+from wan_ui.demo.checkpoints import LATENT_MAPS, ensure
 from wan_ui.errors import HostError, RestartNeeded, ShareFailed, WanUIError
 from wan_ui.files import remove_parts
 from wan_ui.jobs.lock import FolderLock
@@ -47,6 +47,7 @@ _HIDDEN_PREFIX = "wan-ui-"  # begins the name of a folder in the system's tempor
 
 def build_engine(settings: Settings, library: Library) -> Engine:
     """The engine of these settings, with the job service's LoRA library. Raises DeviceUnavailable."""
+    from wan_ui.engine.live_picture import PictureSettings
     from wan_ui.inference import Engine
 
     return Engine(
@@ -60,6 +61,7 @@ def build_engine(settings: Settings, library: Library) -> Engine:
         settings.compile,
         settings.comfy_dir,
         settings.configs_dir,
+        live_pictures=PictureSettings(LATENT_MAPS),
     )
 
 
@@ -148,6 +150,7 @@ def _run(
     sign_in = SignIn.of(settings, tunnel)
     blocks = launch(services, demo, port, settings, sign_in)
     closing.callback(close_page, blocks)
+    closing.callback(services.streams.close)  # before the page: it waits for open responses
     for line in (*greeting(settings, port, services.checkpoints), *sign_in.greeting(settings, port)):
         print(line, flush=True)
     if settings.share:

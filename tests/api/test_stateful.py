@@ -31,7 +31,7 @@ GRID: dict[str, Any] = {**BODY, "compare": {"columns": {"field": "seed", "values
 
 
 class People:
-    """Who asks: a client each, and what the server knows a guest as."""
+    """The callers: a client each, and what the server knows a guest as."""
 
     def __init__(self, server: Server, stack: ExitStack) -> None:
         self.server = server
@@ -152,6 +152,12 @@ class Sequence(RuleBasedStateMachine):
             listed = {entry["id"] for entry in self.ask(who, "GET", "/gallery").json()["entries"]}
             mine = {entry for entry in done if self.sender[entry.removesuffix("-0")] == who}
             assert listed == mine, f"{who}: {listed ^ mine}"
+
+    @invariant()
+    def the_newest_job_is_there_for_whom_it_belongs_to(self) -> None:
+        for job in list(self.state)[-1:]:
+            for who in GUESTS:
+                self.read(who, job, "status")
 
     @invariant()
     def the_queue_has_each_waiting_job_once(self) -> None:

@@ -116,9 +116,7 @@ def test_cancel_while_running_stops_each_slots_clip_before_its_next_step(
 def test_cancel_while_a_file_is_written_keeps_the_clip(make: Make) -> None:
     gate = Gate()
 
-    def write(
-        path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
-    ) -> None:
+    def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], **_: Any) -> None:
         gate.hold()
         fake_write_video(path, frames, fps, metadata)
 

@@ -24,7 +24,7 @@ ERRORS = {
 ERRORS_OF_ALL = {
     401: "A password is needed: see the login.",
     403: "The request comes from another site's page, or has an unknown host name.",
-    429: "Too many wrong passwords, or the queue is full.",
+    429: "Too many wrong passwords or open event streams, or the queue is full.",
     500: "Internal error.",
 }
 """Errors of the middleware and of the server itself, which any route may answer with."""

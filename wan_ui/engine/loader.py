@@ -30,6 +30,7 @@ from wan_ui.engine.components import (
     same_parts,
 )
 from wan_ui.engine.core import Pipeline, storage
+from wan_ui.engine.live_picture import LivePictures
 from wan_ui.engine.memory import MemoryPolicy, out_of_memory_mapped, release
 from wan_ui.engine.parallel import Membership
 from wan_ui.engine.pipeline import WanPipeline
@@ -60,6 +61,7 @@ class Loader:
         compiler: BlockCompiler,
         fp8_weights: Fp8Weights = "auto",
         membership: Membership | None = None,
+        pictures: LivePictures | None = None,
     ) -> None:
         self.compiler = compiler
         self.memory = memory
@@ -71,6 +73,7 @@ class Loader:
         self._sources = sources
         self._fp8_weights = fp8_weights
         self._membership = membership or Membership()
+        self._pictures = pictures
         self._device: torch.device = memory.device
         self._prefetched: str | None = None
         self._is_packed = False
@@ -135,7 +138,14 @@ class Loader:
 
     def _runtime(self) -> Runtime:
         return Runtime(
-            self._device, self.memory, self.compiler, self.prompts, self.frames, self.forwards, self._membership
+            self._device,
+            self.memory,
+            self.compiler,
+            self.prompts,
+            self.frames,
+            self.forwards,
+            self._membership,
+            self._pictures,
         )
 
     def prefetch(self, model: WanModel, base: Base = "auto") -> None:

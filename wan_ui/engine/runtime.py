@@ -10,6 +10,7 @@ import torch
 from wan_ui.engine.caches import FrameCache, PromptCache
 from wan_ui.engine.compile import BlockCompiler
 from wan_ui.engine.components import model_dtype
+from wan_ui.engine.live_picture import LivePictures
 from wan_ui.engine.memory import MemoryPolicy
 from wan_ui.engine.parallel import Group, Membership
 
@@ -18,7 +19,8 @@ from wan_ui.engine.parallel import Group, Membership
 class Runtime:
     """Shared by the pipelines that a loader makes. `forwards` counts forwards by transformer component.
 
-    `membership` names the GPUs that render each video together.
+    `membership` names the GPUs that render each video together. `pictures` are the maps for live pictures; None: none are
+    made.
     """
 
     device: torch.device
@@ -28,6 +30,7 @@ class Runtime:
     frames: FrameCache
     forwards: Counter[str]
     membership: Membership
+    pictures: LivePictures | None = None
 
     @property
     def group(self) -> Group | None:

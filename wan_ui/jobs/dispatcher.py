@@ -20,7 +20,7 @@ from wan_ui.jobs.job_errors import affects_every_cell, attempt, cells_failed, pr
 from wan_ui.jobs.leases import Lease, Leases
 from wan_ui.jobs.scheduler import Scheduler, Unit, units_of
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import LAST_WRITES, RenderLimits, Running, WorkerHooks, cell_note
+from wan_ui.jobs.worker import LAST_WRITES, RenderLimits, Running, WorkerHooks, cell_note, reported
 from wan_ui.jobs.writer import Writer
 from wan_ui.pool.groups import SlotGroup
 from wan_ui.pool.slots import Slot
@@ -432,9 +432,10 @@ class Dispatcher:
                 started = now
 
         def on_progress(progress: Progress) -> None:
+            nonlocal shown
             enter(progress.phase)
             text = " · ".join(filter(None, (note, progress.note)))
-            use.running = self._latest = replace(shown, progress=replace(progress, note=text))
+            use.running = self._latest = shown = reported(shown, replace(progress, note=text))
             check()
             if self._store.cancel_requested(job.id):
                 raise Cancelled("Canceled.")
@@ -502,15 +503,25 @@ class Dispatcher:
                     self._scheduler.emptied(member.slot.name)
             self._changed.notify_all()
 
+    def _report_writing(self, fraction: float) -> None:
+        """Called with the share of a clip's frames that are encoded."""
+        writing = self._writing
+        if writing is not None:
+            self._writing = reported(writing, replace(writing.progress, phase="encode", fraction=fraction))
+
     def _write(self, task: _Task, clip: Clip, seconds: Mapping[str, float]) -> None:
         """Writes a clip on the writer's thread and records what goes wrong."""
         active, index = task.active, task.unit.index
         start = time.monotonic()
-        write = partial(self._clip_writer.write, active.job, index, clip, seconds, task.lease.epoch)
+        writer = self._clip_writer
+        write = partial(writer.write, active.job, index, clip, seconds, self._report_writing, task.lease.epoch)
         try:
             error = attempt(write, active.job.id, index)
             if error is not None:
                 self._record_failure(active, index, error, "encode")
+            elif self._hooks.measured is not None:
+                generation, encode = active.job.generations[index], time.monotonic() - start
+                self._persist(partial(self._hooks.measured, generation, clip, seconds, encode), 1)
         except Cancelled:
             active.canceled = True
         finally:

@@ -256,4 +256,24 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         END
         """,
     ),
+    # What clips of each size took on this machine, for estimates: seconds; runs counts the clips that were measured.
+    (
+        """
+        CREATE TABLE timings (
+            device TEXT NOT NULL,
+            model TEXT NOT NULL,
+            variant TEXT NOT NULL,
+            width INTEGER NOT NULL,
+            height INTEGER NOT NULL,
+            num_frames INTEGER NOT NULL,
+            load REAL NOT NULL,
+            prepare REAL NOT NULL,
+            forward REAL NOT NULL,
+            decode REAL NOT NULL,
+            encode REAL NOT NULL,
+            runs INTEGER NOT NULL,
+            PRIMARY KEY (device, model, variant, width, height, num_frames)
+        ) WITHOUT ROWID
+        """,
+    ),
 )

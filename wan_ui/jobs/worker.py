@@ -33,6 +33,8 @@ from wan_ui.request import Generation
 log = logging.getLogger(__name__)
 
 Render = Callable[[Generation, OnProgress], Clip]
+Measured = Callable[[Generation, Clip, Mapping[str, float], float], None]
+"""Called after a clip was written, with its seconds by phase and those of its encoding."""
 LAST_WRITES = 3  # tries to record a job's end before the process ends; an end that is not recorded counts as an attempt
 CHECKS_PER_TIMEOUT = 10
 JOBS_AHEAD = 3  # one that is rendered, one whose last file is written, and the next
@@ -60,12 +62,14 @@ class WorkerHooks:
     `check_device` after every failed render, when its tensors are released; it raises DeviceLost for a device that
     can no longer be used. `observe` after each phase, with its seconds. `next_up` while a clip denoises, with the
     first generation of the job that waits next. `tidy` before the first job and after each, to delete old clips.
+    `measured` after each written clip, with its seconds by phase and those of its encoding.
     """
 
     check_device: Callable[[], None] | None = None
     observe: Callable[[Phase, float], None] | None = None
     next_up: Callable[[Generation], None] | None = None
     tidy: Callable[[], None] | None = None
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class Running:
     """A moment of a job that runs: generation `index` of `of` and its progress.
 
     `writing`: the generation of the same job whose file is being written meanwhile. `slot` names the GPU, where several
-    are in use.
+    are in use. `picture` is the generation's latest live picture, an animated WebP, and `pictures` how many there were.
+    `phase_since` and `reported_at` are the start of the phase and the time of the report on the monotonic clock.
     """
 
     job_id: str
@@ -82,6 +87,10 @@ class Running:
     progress: Progress
     writing: int | None = None
     slot: str = ""
+    picture: bytes | None = field(default=None, repr=False)
+    pictures: int = 0
+    phase_since: float = field(default=0.0, repr=False, compare=False)
+    reported_at: float = field(default=0.0, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -439,10 +448,13 @@ class Worker:
         cell = cell_note(job, running.index)
         seconds: dict[str, float] = {}
         looked_ahead = False
+        shown = running
 
         def publish(progress: Progress) -> None:
+            nonlocal shown
             note = " · ".join(filter(None, (cell, progress.note)))
-            self._running = replace(running, progress=replace(progress, note=note))
+            shown = reported(shown, replace(progress, note=note))
+            self._running = shown
             stopped = self._stopping.is_set() or self._broken is not None or active.error is not None
             if stopped or self._store.cancel_requested(job.id):
                 raise Cancelled("Canceled.")
@@ -479,19 +491,46 @@ class Worker:
         self._writing = self._running
         self._timed_writing = _TimedClip(rendered.running, rendered.started)
 
+    def _report_writing(self, fraction: float) -> None:
+        """Called with the share of a clip's frames that are encoded."""
+        writing = self._writing
+        if writing is not None:
+            self._writing = reported(writing, replace(writing.progress, phase="encode", fraction=fraction))
+
     def _write(self, rendered: _RenderedClip, active: _ActiveJob) -> None:
         """Writes a clip on the writer's thread and records what goes wrong."""
         job, running = rendered.job, rendered.running
-        write = partial(self._clip_writer.write, job, running.index, rendered.clip, rendered.seconds)
+        write = partial(
+            self._clip_writer.write, job, running.index, rendered.clip, rendered.seconds, self._report_writing
+        )
+        start = time.monotonic()
         try:
             error = self._attempt(running, write)
             if error is not None:
                 self._record_failure(active, running, error, "encode")
+            elif self._hooks.measured is not None:
+                generation, seconds = job.generations[running.index], rendered.seconds
+                encode = time.monotonic() - start
+                self._persist(partial(self._hooks.measured, generation, rendered.clip, seconds, encode), 1)
         except Cancelled:
             active.canceled = True
         finally:
             self._observe("encode", time.monotonic() - rendered.rendered)
             self._writing = self._timed_writing = None
+
+
+def reported(running: Running, progress: Progress) -> Running:
+    """The moment after a report: its progress, the latest live picture, and since when its phase lasts."""
+    now = time.monotonic()
+    is_same_phase = progress.phase == running.progress.phase and running.phase_since
+    return replace(
+        running,
+        progress=replace(progress, picture=None),
+        picture=progress.picture or running.picture,
+        pictures=running.pictures + (progress.picture is not None),
+        phase_since=running.phase_since if is_same_phase else now,
+        reported_at=now,
+    )
 
 
 def cell_note(job: Job, index: int) -> str:

@@ -15,7 +15,10 @@ from wan_ui.request import Generation
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What a slot's engine is built from. `device` None is the only GPU that its process sees, else the CPU."""
+    """What a slot's engine is built from. `device` None is the only GPU that its process sees, else the CPU.
+
+    `latent_maps` is a folder with maps for live pictures that were fitted before.
+    """
 
     models_dir: Path | None
     lora_dir: Path
@@ -28,6 +31,7 @@ class EngineOptions:
     compile: CompileMode
     log_format: LogFormat
     device: str | None = None
+    latent_maps: Path | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> EngineOptions:

@@ -61,6 +61,7 @@ Build = Callable[[EngineOptions], SlotEngine]
 
 def build_engine(options: EngineOptions) -> SlotEngine:
     """The engine that renders, with a library of the same folders as the server's. Raises DeviceUnavailable."""
+    from wan_ui.engine.live_picture import PictureSettings
     from wan_ui.inference import Engine
     from wan_ui.lora.library import COMFY_FOLDER, JOBS_FOLDER, Library
     from wan_ui.lora.remote import RemoteFiles
@@ -83,6 +84,7 @@ def build_engine(options: EngineOptions) -> SlotEngine:
         options.compile,
         options.comfy_dir,
         options.configs_dir,
+        live_pictures=PictureSettings(options.latent_maps),
     )
     return engine
 
