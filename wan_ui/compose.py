@@ -30,11 +30,12 @@ from wan_ui.config import Settings, is_loopback
 from wan_ui.demo.checkpoints import LATENT_MAPS, Demo
 from wan_ui.errors import HostError
 from wan_ui.identity import EndedSessions, Sessions, current_identity, load_key
-from wan_ui.jobs.dispatcher import Dispatcher, SlotRules
+from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.notifier import Notifier
 from wan_ui.jobs.service import JobService
+from wan_ui.jobs.slot_use import SlotRules
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
 from wan_ui.lora.library import COMFY_FOLDER, JOBS_FOLDER, Library

@@ -18,8 +18,9 @@ from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import OutOfMemory, QueueStopped, SlotLost
 from wan_ui.job import Job
-from wan_ui.jobs.dispatcher import Dispatcher, SlotRules
+from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.service import JobService
+from wan_ui.jobs.slot_use import SlotRules
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import RenderLimits
 

@@ -19,8 +19,8 @@ from wan_ui.engine.parallel import Group, Membership
 class Runtime:
     """Shared by the pipelines that a loader makes. `forwards` counts forwards by transformer component.
 
-    `membership` names the GPUs that render each video together. `pictures` are the maps for live pictures; None: none are
-    made.
+    `membership` names the GPUs that render each video together. `pictures` are the maps for live pictures; None: none
+    are made.
     """
 
     device: torch.device
