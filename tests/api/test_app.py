@@ -598,6 +598,7 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/requests/{request_id}/videos/{n}/last_frame.png"),
         ("post", "/requests/{request_id}/videos/{n}/continue"),
         ("get", "/joined.mp4"),
+        ("get", "/requests/{request_id}/comfyui.json"),
         ("get", "/speed-loras"),
         ("get", "/requests/{request_id}/grid.mp4"),
         ("get", "/requests/{request_id}/sheet.png"),
