@@ -198,7 +198,7 @@ def test_a_folder_under_the_lora_folder_and_a_config_with_its_lora(
         switch.set_checked(is_watched)
         wait_until(partial(watched_is, trainer_app, match[1], is_watched))
         page.reload()
-        page.get_by_role("tab", name="Trainer job", exact=True).click()
+        page.get_by_role("tab", name="Training job", exact=True).click()
         expect(switch).to_be_checked(checked=is_watched)
     write_job(tmp_path / "job", previews=False)
     drop(page, tmp_path / "job" / "config.yaml", tmp_path / "job" / "fox_000000250.safetensors")
