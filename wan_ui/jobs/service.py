@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wan_ui.access import UploadedFiles
 from wan_ui.checkpoints.trainer_base import FOLDER_BASE, planned_precisions
 from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, RequestNotFound, VideoNotFound
-from wan_ui.hub_token import TOKEN_NOTE, secret
+from wan_ui.hub_token import NO_TOKEN, TOKEN_NOTE, secret
 from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.jobs import gallery
 from wan_ui.jobs.fetcher import Fetcher
@@ -93,7 +93,9 @@ class JobService:
         self._published: frozenset[str] = frozenset()
         self._process_id = secrets.token_hex(8)  # another process may have counted as many changes
         self._quota = DiskQuota(data_dir, COUNTED_FOLDERS, limits.disk)
-        self.fetcher = Fetcher(store, library, self._configs, worker.wake)
+        self.fetcher = Fetcher(
+            store, library, self._configs, worker.wake, guests_use_hub_token=limits.guests_use_hub_token
+        )
         self.imported_jobs = ImportedJobs(
             data_dir / "trainer", library, images, check_quota=self._quota.check, owners=store
         )
@@ -143,6 +145,7 @@ class JobService:
                 ready=not prepared.awaited,
                 cells=prepared.cells,
                 visitor=identity.visitor,
+                from_guest=not identity.owner,
             )
             job = self.fetcher.admit(add, token)
         log.info("queued", extra={"request_id": job.id, "videos": len(job.generations)})
@@ -281,7 +284,12 @@ class JobService:
 
     def _check_queue(self, access: Access) -> None:
         visitor = access.identity.visitor
-        self._limits.check_queue(access.identity, self._store.waiting(), lambda: self._store.waiting_of(visitor))
+        self._limits.check_queue(
+            access.identity,
+            self._store.waiting(),
+            lambda: self._store.waiting_of(visitor),
+            self._store.waiting_of_guests,
+        )
 
     def _check_training_samples(self, prepared: PreparedRequest, access: Access) -> None:
         """Raises InvalidRequest if a prompt or a cell is to be compared with a sample that is not found."""
@@ -324,7 +332,8 @@ class JobService:
                     "waits for the download."
                 )
 
-        notes = self.library.fetch(source, check_deadline) if is_remote(source) else ()
+        token = None if access.identity.owner or self._limits.guests_use_hub_token else NO_TOKEN
+        notes = self.library.fetch(source, check_deadline, token) if is_remote(source) else ()
         report = self.library.inspect(source, access, self._configs)
         return {**report, "messages": [*notes, *report["messages"]]}
 
