@@ -16,9 +16,9 @@ import numpy.typing as npt
 from tests.waiting import SECONDS
 from wan_ui.engine.result import Clip, OnProgress, Phase, Progress
 from wan_ui.errors import ControlImageInvalid, LoraNotFound
+from wan_ui.jobs.runner import JobRunner
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker
 from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT, Environment
 from wan_ui.request import Generation
 
@@ -98,7 +98,7 @@ class FakeRender:
 
 
 def fake_write_video(
-    path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
+    path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], **_: Any
 ) -> None:
     """Not a video: a line of JSON with what the real writer would have been given."""
     path.write_text(json.dumps({"shape": frames.shape, "fps": fps, "metadata": metadata}))
@@ -150,7 +150,7 @@ class FakeImages:
         return (IMAGE_NOTE,) if sha256 == hashlib.sha256(b"turned").hexdigest() else ()
 
 
-def fake_service(store: Store, worker: Worker, data_dir: Path, environment: Environment | None = None) -> JobService:
+def fake_service(store: Store, worker: JobRunner, data_dir: Path, environment: Environment | None = None) -> JobService:
     """A job service over a fake library and image store, with no checkpoint on disk."""
     library, images = cast("Library", FakeLibrary()), cast("ImageStore", FakeImages())
     return JobService(library, images, store, worker, data_dir, environment=environment or UNKNOWN_ENVIRONMENT)

@@ -39,9 +39,16 @@ def test_requests_are_taken_before_the_engine_is_there(settings: Settings) -> No
     services = compose(settings)
     job = services.service.submit(BODY, LOCAL_ACCESS)
     assert (job.status, job.position) == ("in_queue", 1)
-    assert services.health() == {"status": "starting", "version": __version__, "device": None, "queue": 1}
+    same = {"version": __version__, "queue": 1, "slots": []}
+    assert services.health() == {**same, "status": "starting", "device": None}
     services.engine.set_result(cast(Any, SimpleNamespace(device_name="a device")))
-    assert services.health() == {"status": "ready", "version": __version__, "device": "a device", "queue": 1}
+    assert services.health() == {
+        "status": "ready",
+        "version": __version__,
+        "device": "a device",
+        "queue": 1,
+        "slots": [],
+    }
     services.close()
 
 

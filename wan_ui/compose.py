@@ -7,12 +7,12 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.routing import Mount
 from starlette.types import ASGIApp
@@ -21,14 +21,16 @@ from wan_ui import logs
 from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.api.app import create_api
+from wan_ui.api.event_streams import EventStreams
 from wan_ui.api.root import root_routes
 from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.config import Settings, is_loopback
-from wan_ui.demo.checkpoints import Demo
+from wan_ui.demo.checkpoints import LATENT_MAPS, Demo
 from wan_ui.errors import HostError
 from wan_ui.identity import EndedSessions, Sessions, current_identity, load_key
+from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.notifier import Notifier
@@ -40,6 +42,10 @@ from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import Speedup
+from wan_ui.pool.gpus import SlotPool
+from wan_ui.pool.messages import EngineOptions
+from wan_ui.pool.processes import ProcessSlot
+from wan_ui.pool.slots import SlotDevice
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
 from wan_ui.web import guest_pages
@@ -68,6 +74,7 @@ PASSWORD_BYTES = 24  # of randomness, 32 characters
 FETCH_SECONDS = 20.0  # for a control image's URL
 DRAIN_SECONDS = 2  # for responses that are being sent when the server stops
 STOP_SECONDS = 2.0  # for the running denoising step when the server stops
+WATCHER_STOP_SECONDS = 0.5  # for a look at a folder
 EVENTS_AT_ONCE = 16  # of one kind, so that a slow one for one visitor does not keep the others waiting
 EVENT_LIMITS = EventLimits()
 NOTIFIER_STOP_SECONDS = 0.5  # for the answer to a notification that is being sent
@@ -113,41 +120,50 @@ class Services:
 
     service: JobService
     store: Store
-    worker: Worker
+    worker: Worker | Dispatcher
     checkpoints: CheckpointSources
-    engine: Future[Engine]
+    engine: Future[Engine | SlotPool]
     uploads: Path
     metrics: Metrics
     sessions: Sessions
+    streams: EventStreams
     notifier: Notifier | None = None
 
     def health(self) -> dict[str, Any]:
         """The body of GET /v1/health: starting until the engine is built, failed when it can render no more."""
         is_ready = self.engine.done()
+        problem = self.worker.broken or self.store.problem()
         return {
-            "status": "failed" if self.worker.broken is not None else "ready" if is_ready else "starting",
+            "status": "failed" if problem is not None else "ready" if is_ready else "starting",
+            **({} if problem is None else {"problem": problem.message}),
             "version": __version__,
             "device": self.engine.result().device_name if is_ready else None,
             "queue": self.service.waiting(),
+            "slots": [slot.body() for slot in self.worker.slots()] if isinstance(self.worker, Dispatcher) else [],
         }
 
     def start(self) -> None:
-        """Starts what works beside the engine: downloads and notifications."""
+        """Starts what works beside the engine: downloads, notifications, and watching of training jobs."""
         self.service.fetcher.start()
+        self.service.watcher.start()
         if self.notifier is not None:
             self.notifier.start()
 
     def close(self) -> None:
-        """Stops the render between two steps and puts its job back in the queue; stops downloads and notifications."""
+        """Stops the render between two steps and puts its job back in the queue; stops all that works beside it."""
         fetcher_ended = self.service.fetcher.stop(FETCHER_STOP_SECONDS)
         worker_ended = self.worker.stop(STOP_SECONDS)
         notifier_ended = self.notifier is None or self.notifier.stop(NOTIFIER_STOP_SECONDS)
-        if worker_ended and fetcher_ended and notifier_ended:
+        watcher_ended = self.service.watcher.stop(WATCHER_STOP_SECONDS)
+        if worker_ended and fetcher_ended and notifier_ended and watcher_ended:
             self.store.close()
 
 
-def compose(settings: Settings) -> Services:
-    """The services of these settings, still without an engine. Raises HostError for folders that cannot be used."""
+def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
+    """The services of these settings, still without an engine. Raises HostError for folders that cannot be used.
+
+    With `devices` each of them renders in a process of its own; the engine is then a SlotPool, which is there at once.
+    """
     for folder, flag, what in (
         (settings.models_dir, "--models-dir", "the one with your checkpoints"),
         (settings.comfy_dir, "--comfy-dir", "ComfyUI's models folder"),
@@ -161,7 +177,7 @@ def compose(settings: Settings) -> Services:
         settings = replace(settings, allow_url_hosts=())  # visitors must not reach the operator's own network
     data = settings.data_dir
     uploads = data / "uploads"
-    engine: Future[Engine] = Future()
+    engine: Future[Engine | SlotPool] = Future()
     checkpoints = CheckpointSources(
         Checkpoints(settings.models_dir),
         comfy_dir=settings.comfy_dir,
@@ -172,7 +188,20 @@ def compose(settings: Settings) -> Services:
     store = Store(data / "jobs.sqlite")
     metrics = Metrics()
     retention = Retention(settings.keep_days, _bytes(settings.keep_gb))
-    worker = _worker(settings, store, engine, metrics, lambda: service.gallery.tidy(retention))
+
+    def tidy() -> None:
+        service.tidy(retention)
+
+    def measured(generation: Generation, clip: Clip, seconds: Mapping[str, float], encode: float) -> None:
+        service.outlooks.timings.record(generation, clip, seconds, encode)
+
+    worker: Worker | Dispatcher
+    if devices:
+        engine.set_result(SlotPool(devices))
+        worker = _dispatcher(settings, devices, store, metrics, WorkerHooks(tidy=tidy, measured=measured))
+        metrics.watch_slots(worker.slots)
+    else:
+        worker = _worker(settings, store, engine, metrics, WorkerHooks(tidy=tidy, measured=measured))
     metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
     limits = Limits(
@@ -186,7 +215,7 @@ def compose(settings: Settings) -> Services:
     jobs = () if settings.jobs_dir is None else (settings.jobs_dir,)
     further = {COMFY_FOLDER: checkpoints.catalog.lora_folders, JOBS_FOLDER: lambda: jobs}
     remote = RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts)
-    service = JobService(
+    service: JobService = JobService(
         Library(settings.lora_dir, uploads, remote, store, further, settings.guest_downloads),
         image.ImageStore(data / "images", download, owners=store),
         store,
@@ -195,9 +224,10 @@ def compose(settings: Settings) -> Services:
         limits,
         _environment(engine, checkpoints),
     )
+    streams = EventStreams(service.pulse)
     sessions = Sessions(load_key(data), EndedSessions(data))
     notifier = _notifier(settings, store)
-    return Services(service, store, worker, checkpoints, engine, uploads, metrics, sessions, notifier)
+    return Services(service, store, worker, checkpoints, engine, uploads, metrics, sessions, streams, notifier)
 
 
 def _notifier(settings: Settings, store: Store) -> Notifier | None:
@@ -210,9 +240,25 @@ def _bytes(gigabytes: float | None) -> int | None:
     return None if gigabytes is None else int(gigabytes * 1e9)
 
 
+def _dispatcher(
+    settings: Settings, devices: Sequence[SlotDevice], store: Store, metrics: Metrics, hooks: WorkerHooks
+) -> Dispatcher:
+    options = replace(EngineOptions.of(settings), latent_maps=LATENT_MAPS)
+    return Dispatcher(
+        store,
+        [ProcessSlot(device, options) for device in devices],
+        settings.data_dir / "clips",
+        video.write,
+        RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
+        replace(hooks, observe=metrics.observe),
+    )
+
+
 def _worker(
-    settings: Settings, store: Store, engine: Future[Engine], metrics: Metrics, tidy: Callable[[], None]
+    settings: Settings, store: Store, future: Future[Engine | SlotPool], metrics: Metrics, hooks: WorkerHooks
 ) -> Worker:
+    engine = cast("Future[Engine]", future)  # without slots it is one that renders
+
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
         return engine.result().render(generation, on_progress)
 
@@ -222,16 +268,16 @@ def _worker(
         settings.data_dir / "clips",
         video.write,
         RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
-        WorkerHooks(
+        replace(
+            hooks,
             check_device=lambda: engine.result().check(),
             observe=metrics.observe,
             next_up=lambda generation: engine.result().prefetch(generation),
-            tidy=tidy,
         ),
     )
 
 
-def _environment(engine: Future[Engine], checkpoints: CheckpointSources) -> Environment:
+def _environment(engine: Future[Engine | SlotPool], checkpoints: CheckpointSources) -> Environment:
     def check_speedup(speedup: Speedup) -> None:
         if engine.done():  # before that, the render itself checks
             engine.result().check_speedup(speedup)
@@ -260,6 +306,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         access,
         file_limit=max_upload,
         scratch=services.uploads,
+        streams=services.streams,
         reference_errors=settings.compat == "reference",
     )
     api.state.api = replace(api.state.api, public_url=lambda: sign_in.tunnel.url)

@@ -19,6 +19,8 @@ COMPILE_MODES: tuple[CompileMode, ...] = ("auto", "exact", "fast", "off")
 MEMORY_MODES: tuple[MemoryMode, ...] = ("auto", "resident", "pair", "stream")
 LogFormat = Literal["auto", "json", "text"]
 LOG_FORMATS: tuple[LogFormat, ...] = ("auto", "json", "text")
+Gpus = Literal["auto", "none"] | tuple[int, ...]
+"""Which GPUs render: "auto", "none", or their numbers."""
 Compat = Literal["none", "reference"]
 COMPATS: tuple[Compat, ...] = ("none", "reference")
 
@@ -121,6 +123,15 @@ def _web_address(text: str) -> str:
     return text
 
 
+def _gpus(text: str) -> Gpus:
+    if text in ("auto", "none"):
+        return "auto" if text == "auto" else "none"
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in numbers) or len(set(numbers)) < len(numbers):
+        raise ValueError(f"must be auto, none or different numbers with commas between, such as 0,1, not {text!r}")
+    return tuple(int(part) for part in numbers)
+
+
 def _is_on(text: str) -> bool:
     return text.strip().lower() in {"1", "true", "yes", "on"}
 
@@ -174,6 +185,13 @@ class Settings:
     )
     data_dir: Path = _setting(Path("./data"), "jobs, clips and uploads (default: ./data)", Path, "DIR")
     device: str | None = _setting(None, "cuda, cuda:1, cpu or mps (default: cuda if there is one, else cpu)")
+    gpus: Gpus = _setting(
+        "auto",
+        "auto: each GPU renders clips of its own, where there are several; 0,1: only these, by their numbers; none: "
+        "the CPU; not beside --device (default: {default})",
+        _gpus,
+        "GPUS",
+    )
     memory: MemoryMode = _setting(
         "auto",
         "resident: the whole model on the GPU; pair: only the transformer at work; stream: block by block (default: "
@@ -379,6 +397,8 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
             chosen[name] = tuple(chosen.get(name) or environment.get(option.variable, "").split())
     if chosen.get("share_server") and "share_program" not in chosen:
         line.error("--share-server needs --share-program, the frpc that speaks to it")
+    if chosen.get("device") and "gpus" in chosen:
+        line.error("--gpus cannot be given beside --device, which names one device for the server's own process")
     secret = environment.get(NOTIFY_SECRET, "")
     if chosen.get("notify_url") and len(secret) < SHORTEST_SECRET:
         line.error(f"--notify-url needs a secret of at least {SHORTEST_SECRET} characters in {NOTIFY_SECRET}")

@@ -30,12 +30,18 @@ WanUIError
 │   ├── LoginFailed             401  wrong password
 │   ├── LoginLocked             429  too many wrong passwords
 │   ├── QueueFull               429  the queue has reached its limit
+│   ├── TooManyStreams          429  one browser, or this server, has as many open event streams as may be
 │   ├── TooManyRequests         429  one browser, or all guests, have too much under way at once
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
+│   ├── UploadNotFound          404
+│   ├── PictureNotFound         404  a request without a live picture: not denoising, or before its first
 │   ├── ShareNotFound           404  no open share link
 │   ├── ShareEnded              410  a share link that has ended or was withdrawn
-│   ├── StillRunning            409  a queued or running job cannot be deleted
+│   ├── StillRunning            409  a queued or running job, or a file that one uses, cannot be deleted
+│   ├── JobNotWatchable         409  a training job that is no folder of this machine, or has nothing to render
+│   ├── NotWatched              404  a training job that is not watched
+│   ├── NotWaiting              409  only a waiting job can be moved
 │   ├── PairNotFound            404  a pair of clips that was not shown to this session
 │   ├── TooManyVotes            429  more votes on one comparison than a session may cast
 │   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
@@ -52,6 +58,7 @@ WanUIError
 │   ├── VideoEncodingFailed     500
 │   ├── DataFolderInUse         503  another server uses the data folder
 │   ├── ShareFailed             503  no public link
+│   ├── SlotLost                503  the process of a GPU ended
 │   └── RestartNeeded           503  this process cannot render any more and ends, to be started again
 │       ├── DeviceLost              503  the CUDA context is dead
 │       ├── RenderTimedOut          503  a render took longer than --job-timeout
@@ -261,6 +268,12 @@ class QueueFull(RequestError):
     code, status = "QUEUE_FULL", 429
 
 
+class TooManyStreams(RequestError):
+    """One browser, or all of them together, have as many event streams open as may be."""
+
+    code, status = "TOO_MANY_STREAMS", 429
+
+
 class TooManyRequests(RequestError):
     """One browser, or all guests together, have too much under way at once; the same request can be sent again."""
 
@@ -277,6 +290,24 @@ class VideoNotFound(RequestError):
     """The job has no such video, or its file was deleted."""
 
     code, status = "VIDEO_NOT_FOUND", 404
+
+
+class PictureNotFound(RequestError):
+    """A request has no live picture now: it is not denoised, its first is still to come, or the VAE has no map."""
+
+    code, status = "PICTURE_NOT_FOUND", 404
+
+
+class JobNotWatchable(RequestError):
+    """The training job was not imported as a folder of this machine, or has no sample that can be rendered."""
+
+    code, status = "JOB_NOT_WATCHABLE", 409
+
+
+class NotWatched(RequestError):
+    """The training job is not watched."""
+
+    code, status = "NOT_WATCHED", 404
 
 
 class ShareNotFound(RequestError):
@@ -303,10 +334,22 @@ class TooManyVotes(RequestError):
     code, status = "TOO_MANY_VOTES", 429
 
 
+class UploadNotFound(RequestError):
+    """There is no such uploaded LoRA, first frame or training job, or it belongs to somebody else."""
+
+    code, status = "UPLOAD_NOT_FOUND", 404
+
+
 class StillRunning(RequestError):
-    """A queued or running job cannot be deleted."""
+    """A queued or running job cannot be deleted, nor a file that one uses."""
 
     code, status = "STILL_RUNNING", 409
+
+
+class NotWaiting(RequestError):
+    """Only a waiting job can be moved to another position."""
+
+    code, status = "NOT_WAITING", 409
 
 
 class PreviewNotFound(RequestError):
@@ -391,6 +434,12 @@ class ShareFailed(HostError):
     """The public link could not be opened."""
 
     code, status = "SHARE_FAILED", 503
+
+
+class SlotLost(HostError):
+    """The process of a GPU ended or its GPU failed; `details["started"]` is false if it never became ready."""
+
+    code, status = "SLOT_LOST", 503
 
 
 class RestartNeeded(HostError):

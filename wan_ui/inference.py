@@ -18,6 +18,7 @@ from wan_ui.config import CompileMode, MemoryMode
 from wan_ui.engine.compile import BlockCompiler, keep_cache_in
 from wan_ui.engine.core import Core
 from wan_ui.engine.fp8 import check_supported
+from wan_ui.engine.live_picture import LivePictures, PictureSettings
 from wan_ui.engine.loader import Fp8Weights, Loader
 from wan_ui.engine.memory import MemoryPolicy, check_device, out_of_memory_mapped, release
 from wan_ui.engine.metadata import device_name, versions
@@ -34,6 +35,7 @@ from wan_ui.request import Generation, find_model
 
 LARGEST_IMAGE = 50 << 20  # bytes of a control image that is downloaded
 FETCH_SECONDS = 20.0
+LATENT_MAPS = "latent_maps"  # folder of the data folder with the maps for live pictures
 
 
 class Engine:
@@ -45,6 +47,7 @@ class Engine:
     `allow_url_hosts` are private hosts that URLs in a request may name. A server passes its own `library`, so that
     both know its uploads and downloads. `compile` "auto" is "exact" on CUDA and "off" elsewhere.
     `group` are the processes, one for each GPU, that render every video together: each of them makes the same calls.
+    `live_pictures` says when reports of progress carry live pictures, whose maps are kept in `data_dir`; None: never.
 
     Raises DeviceUnavailable. Not thread-safe.
     """
@@ -63,6 +66,7 @@ class Engine:
         configs_dir: str | Path | None = None,
         fp8_weights: Fp8Weights = "auto",
         group: Group | None = None,
+        live_pictures: PictureSettings | None = None,
     ) -> None:
         self.device = choose_device(device)
         self._scratch = tempfile.TemporaryDirectory(prefix="wan-ui-") if data_dir is None else None
@@ -86,7 +90,10 @@ class Engine:
         if data_dir is not None:
             keep_cache_in(root / "compiled")
         compiler = BlockCompiler(compile, self.device)
-        self.loader = Loader(self.checkpoints, MemoryPolicy(memory, self.device), compiler, fp8_weights, group)
+        digest = self.checkpoints.folders.digest
+        pictures = None if live_pictures is None else LivePictures(root / LATENT_MAPS, digest, live_pictures)
+        policy = MemoryPolicy(memory, self.device)
+        self.loader = Loader(self.checkpoints, policy, compiler, fp8_weights, group, pictures)
         self.core = Core(self.loader.load)
 
     def generate(self, request: Mapping[str, Any], on_progress: OnProgress | None = None) -> list[Clip]:

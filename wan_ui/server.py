@@ -24,12 +24,14 @@ from wan_ui._version import __version__
 from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.compose import LOCALHOST, SignIn, close_page, compose, launch, make_folder, own_address, port_in_use
 from wan_ui.config import Settings
-from wan_ui.demo.checkpoints import ensure
+from wan_ui.demo.checkpoints import LATENT_MAPS, ensure
 from wan_ui.errors import HostError, RestartNeeded, ShareFailed, WanUIError
 from wan_ui.files import remove_parts
 from wan_ui.jobs.lock import FolderLock
 from wan_ui.lora.library import Library
 from wan_ui.models import MODELS
+from wan_ui.pool.gpus import FindDevices, list_gpus, slot_devices, visible
+from wan_ui.pool.slots import SlotDevice
 from wan_ui.tunnel import Relay, Tunnel
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ _HIDDEN_PREFIX = "wan-ui-"  # begins the name of a folder in the system's tempor
 
 def build_engine(settings: Settings, library: Library) -> Engine:
     """The engine of these settings, with the job service's LoRA library. Raises DeviceUnavailable."""
+    from wan_ui.engine.live_picture import PictureSettings
     from wan_ui.inference import Engine
 
     return Engine(
@@ -58,10 +61,18 @@ def build_engine(settings: Settings, library: Library) -> Engine:
         settings.compile,
         settings.comfy_dir,
         settings.configs_dir,
+        live_pictures=PictureSettings(LATENT_MAPS),
     )
 
 
 BuildEngine = Callable[[Settings, Library], "Engine"]
+
+
+def find_devices(settings: Settings) -> tuple[SlotDevice, ...]:
+    """The GPUs that get a process each; none where the server's own process renders. Raises DeviceUnavailable."""
+    if settings.device is not None or settings.gpus == "none":
+        return ()
+    return slot_devices(settings.gpus, visible(list_gpus(), os.environ))
 
 
 class StopSignal:
@@ -85,7 +96,7 @@ class StopSignal:
             raise KeyboardInterrupt
 
 
-def serve(settings: Settings, build: BuildEngine = build_engine) -> int:
+def serve(settings: Settings, build: BuildEngine = build_engine, find_devices: FindDevices = find_devices) -> int:
     """Runs the server until SIGTERM or Ctrl-C and returns the exit code. A failed start prints one line.
 
     Exit code 70 asks the supervisor for a restart: this process can render no more, and the queue is intact.
@@ -96,7 +107,7 @@ def serve(settings: Settings, build: BuildEngine = build_engine) -> int:
         signal.signal(number, stop)
     with ExitStack() as closing:
         try:
-            _run(_absolute(settings), closing, build, stop)
+            _run(_absolute(settings), closing, build, find_devices, stop)
         except RestartNeeded as error:
             print(f"wan-ui: {error.message} Ending with exit code {error.exit_code}.", file=sys.stderr)
             return error.exit_code
@@ -111,7 +122,9 @@ def serve(settings: Settings, build: BuildEngine = build_engine) -> int:
                 signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the closing
 
 
-def _run(settings: Settings, closing: ExitStack, build: BuildEngine, stop: StopSignal) -> NoReturn:
+def _run(
+    settings: Settings, closing: ExitStack, build: BuildEngine, find_devices: FindDevices, stop: StopSignal
+) -> NoReturn:
     """Serves until a signal interrupts it with KeyboardInterrupt. Raises WanUIError for what keeps it from serving."""
     closing.callback(FolderLock(settings.data_dir).release)
     tunnel = Tunnel(settings.data_dir)
@@ -128,25 +141,29 @@ def _run(settings: Settings, closing: ExitStack, build: BuildEngine, stop: StopS
         loras = settings.lora_dir if chose_loras else demo.lora_dir
         settings = replace(settings, models_dir=demo.models_dir, lora_dir=loras)
     _enter_empty_folder(settings.data_dir / "empty")
-    services = compose(settings)
+    if settings.gpus == "none":
+        settings = replace(settings, device="cpu")
+    services = compose(settings, find_devices(settings))
     closing.callback(services.close)
     services.service.sweep()  # before the page is served: partial files of uploads must stay
     services.worker.recover()  # before the page is served: no job must be shown as running without an engine
     sign_in = SignIn.of(settings, tunnel)
     blocks = launch(services, demo, port, settings, sign_in)
     closing.callback(close_page, blocks)
+    closing.callback(services.streams.close)  # before the page: it waits for open responses
     for line in (*greeting(settings, port, services.checkpoints), *sign_in.greeting(settings, port)):
         print(line, flush=True)
     if settings.share:
         closing.callback(tunnel.stop)
         print(f"Public link: {tunnel.start(_relay(settings), port)}/   It lasts up to a week.", flush=True)
     services.start()
-    engine = build(settings, services.service.library)  # only now: torch's import takes seconds; the page is up
-    services.engine.set_result(engine)
+    if not services.engine.done():
+        # Only now: torch's import takes seconds, and the page is up.
+        services.engine.set_result(build(settings, services.service.library))
     # The first callback at a stop: the job must be back in the queue even if the supervisor kills this process.
     closing.callback(services.worker.stop, REQUEUE_SECONDS)
     services.worker.start()
-    print(f"Ready on {engine.device_name}.", flush=True)
+    print(f"Ready on {services.engine.result().device_name}.", flush=True)
     wait_until(lambda: services.worker.broken is not None or not blocks.server.thread.is_alive(), stop)
     if services.worker.broken is not None:
         raise services.worker.broken

@@ -18,7 +18,7 @@ from wan_ui import errors
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import create_api
 from wan_ui.api.bodies import decode_json
-from wan_ui.errors import RenderFailed, VideoNotFound, WanUIError
+from wan_ui.errors import PictureNotFound, RenderFailed, VideoNotFound, WanUIError
 from wan_ui.job import ClipRecord, Job
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
@@ -76,6 +76,16 @@ class ShelfDesk:
 
     def pulse(self) -> str:
         return "0"
+
+    def outlook(self, job_id: str) -> None:
+        return None
+
+    def progress(self, job_id: str) -> None:
+        return None
+
+    def live_picture(self, job_id: str, access: Access) -> bytes:
+        self.store.job(job_id)
+        raise PictureNotFound("This request has no live picture.")
 
     def inspect(self, source: str, access: Access) -> dict[str, Any]:
         raise AssertionError("test_inspect.py does")
@@ -189,7 +199,7 @@ def test_the_states_of_a_request(client: TestClient, service: ShelfDesk) -> None
 
     def state() -> dict[str, Any]:
         body: dict[str, Any] = client.get(f"/v1/requests/{job_id}/status").json()
-        assert list(body) == ["request_id", "status", "created_at", "started_at", "finished_at", "error"]
+        assert list(body) == ["request_id", "status", "created_at", "started_at", "finished_at", "error", "progress"]
         assert body["request_id"] == job_id
         for name in ("created_at", "started_at", "finished_at"):
             assert body[name] is None or re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", body[name])
@@ -300,7 +310,7 @@ def test_models_is_the_table(client: TestClient) -> None:
 
 
 def test_health(client: TestClient) -> None:
-    assert client.get("/v1/health").json() == health()
+    assert client.get("/v1/health").json() == {**health(), "slots": [], "problem": None}
 
 
 def test_cancel_is_idempotent(client: TestClient, service: ShelfDesk) -> None:
@@ -582,11 +592,19 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/requests/{request_id}/status"),
         ("get", "/requests/{request_id}/result"),
         ("delete", "/requests/{request_id}"),
+        ("patch", "/requests/{request_id}"),
         ("post", "/requests/{request_id}/retry"),
         ("get", "/requests/{request_id}/videos/{n}"),
+        ("get", "/requests/{request_id}/videos/{n}/last_frame.png"),
+        ("post", "/requests/{request_id}/videos/{n}/continue"),
+        ("get", "/joined.mp4"),
+        ("get", "/speed-loras"),
         ("get", "/requests/{request_id}/grid.mp4"),
         ("get", "/requests/{request_id}/sheet.png"),
         ("get", "/pulse"),
+        ("get", "/events"),
+        ("get", "/requests/{request_id}/events"),
+        ("get", "/requests/{request_id}/live.webp"),
         ("post", "/restore"),
         ("get", "/models/{model}/bases"),
         ("post", "/models/{model}/bases"),
@@ -604,6 +622,17 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/gallery/{entry_id}/poster.jpg"),
         ("get", "/gallery/{entry_id}/settings.json"),
         ("post", "/jobs/import"),
+        ("delete", "/jobs/{job_id}"),
+        ("get", "/uploads"),
+        ("delete", "/uploads/loras/{file_id}"),
+        ("delete", "/uploads/images/{file_id}"),
+        ("get", "/speed-loras"),
+        ("get", "/shares"),
+        ("post", "/shares"),
+        ("delete", "/shares/{share_id}"),
+        ("post", "/jobs/{job_id}/watch"),
+        ("get", "/jobs/{job_id}/watch"),
+        ("delete", "/jobs/{job_id}/watch"),
         ("get", "/jobs/{job_id}/samples/{step}/{index}"),
         ("get", "/jobs/{job_id}/samples/{step}/{index}/thumbnail"),
         ("get", "/requests/{request_id}/checklist"),
@@ -613,6 +642,9 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("post", "/loras/inspect"),
         ("get", "/models"),
         ("get", "/health"),
+        ("delete", "/shares/{share_id}"),
+        ("get", "/shares"),
+        ("post", "/shares"),
     }
     for operation in operations.values():
         for status, reply in operation["responses"].items():
@@ -654,10 +686,10 @@ def test_the_document_states_every_bound(client: TestClient) -> None:
 
 
 def test_every_request_error_can_be_met_in_the_document(client: TestClient) -> None:
-    """A status that submit can answer with is in the document."""
+    """A status that submit can answer with is in the document; 410 is that of a share link alone."""
     document = client.get("/v1/openapi.json").json()
     documented = {int(status) for status in document["paths"]["/inference"]["post"]["responses"]}
-    raised = {kind.status for kind in _every_type(errors.WanUIError)} - {404, 409}
+    raised = {kind.status for kind in _every_type(errors.WanUIError)} - {404, 409, 410}
     assert raised <= documented
 
 

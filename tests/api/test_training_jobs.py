@@ -394,3 +394,26 @@ def test_files_of_a_zip_that_are_no_loras_are_passed_over(client: TestClient, tm
     url = next(one["url"] for one in job["sample_files"] if one["step"] == 900).removeprefix("http://localhost:7860")
     assert error_of(client.get(url), 404, "PREVIEW_NOT_FOUND")
     assert error_of(client.get(f"{url}/thumbnail"), 404, "PREVIEW_NOT_FOUND")
+
+
+def test_a_job_in_a_folder_is_watched_by_the_owner(
+    client: TestClient, service: JobService, data: Path, tmp_path: Path
+) -> None:
+    write_job(tmp_path / "loras" / "fox", previews=False)
+    job_id = client.post(IMPORT, json={"folder": "fox"}).json()["id"]
+    watch = f"/v1/jobs/{job_id}/watch"
+    error_of(client.get(watch), 404, "NOT_WATCHED")
+    begun = client.post(watch)
+    assert begun.status_code == 200, begun.text
+    assert client.post(watch, json={"existing": True}).json() == begun.json()  # it is watched already
+    assert {**begun.json(), "started_at": ""} == {
+        "job_id": job_id, "started_at": "", "comparison": None, "rendered": 0, "waiting": 0, "problem": None,
+    }  # fmt: skip
+    guests = create_api(service, dict, lambda: Access(Identity("2" * 32, False), shared=True), scratch=data)
+    guest = TestClient(Starlette(routes=[Mount("/v1", app=guests)]), base_url="http://localhost:7860")
+    for method in ("POST", "GET", "DELETE"):
+        error_of(guest.request(method, watch), 403, "OWNER_ONLY")
+    assert client.delete(watch).status_code == 204
+    error_of(client.delete(watch), 404, "NOT_WATCHED")
+    assert client.post(watch, json={"existing": 1, "more": 2}).status_code == 422
+    error_of(client.post(f"/v1/jobs/{'0' * 32}/watch"), 404, "PREVIEW_NOT_FOUND")

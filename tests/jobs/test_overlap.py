@@ -36,7 +36,7 @@ class GatedWriter:
         self.written: list[int] = []
 
     def __call__(
-        self, path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
+        self, path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], **_: Any
     ) -> None:
         seed = metadata["generation"]["seed"]
         if seed in self.gates:
@@ -181,7 +181,7 @@ def test_a_file_that_cannot_be_written_ends_its_job_and_what_is_rendered_of_it(
     )
     assert (render.steps(2), render.steps(3)) == ([], [])
     assert writer.written == [4]
-    assert {path.suffix for path in (tmp_path / "clips").iterdir()} == {".mp4", ".jpg"}
+    assert {path.suffix for path in (tmp_path / "clips").iterdir()} == {".mp4", ".jpg", ".png"}
 
 
 def test_a_file_that_cannot_be_written_marks_its_cell_and_the_rest_goes_on(

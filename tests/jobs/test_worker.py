@@ -26,6 +26,7 @@ from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
 from wan_ui.media import poster, video
+from wan_ui.media.clip_frames import LAST_SUFFIX
 from wan_ui.request import parse, resolve
 
 
@@ -35,10 +36,11 @@ def ended(service: JobService, worker: Worker, job: Job) -> Job:
 
 
 def files(tmp_path: Path) -> set[str]:
-    """The clips, each of which has its still beside it, and nothing else."""
+    """The clips, each of which has its poster and its last frame beside it, and nothing else."""
     found = set((tmp_path / "clips").iterdir())
-    clips = {path for path in found if path.suffix != poster.SUFFIX}
-    assert found - clips == {path.with_suffix(poster.SUFFIX) for path in clips if path.suffix == ".mp4"}
+    beside = (poster.SUFFIX, LAST_SUFFIX)
+    clips = {path for path in found if path.suffix not in beside}
+    assert found - clips == {path.with_suffix(s) for path in clips if path.suffix == ".mp4" for s in beside}
     return {f"clips/{path.name}" for path in clips}
 
 
@@ -148,9 +150,7 @@ def test_progress_is_the_latest_moment_of_the_running_job(
 def test_writing_the_file_is_a_phase(store: Store, render: FakeRender, tmp_path: Path) -> None:
     gate = Gate()
 
-    def write(
-        path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
-    ) -> None:
+    def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], **_: Any) -> None:
         gate.hold()
         fake_write_video(path, frames, fps, metadata)
 
@@ -244,9 +244,7 @@ def test_cancel_while_the_last_file_is_written_ends_canceled_and_keeps_the_clip(
 ) -> None:
     gate = Gate()
 
-    def write(
-        path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
-    ) -> None:
+    def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], **_: Any) -> None:
         gate.hold()
         fake_write_video(path, frames, fps, metadata)
 
@@ -328,9 +326,7 @@ def test_an_unforeseen_failure_is_logged_whole_and_told_without_internals(
 
 
 def test_a_writer_that_fails_fails_the_job(store: Store, render: FakeRender, tmp_path: Path) -> None:
-    def write(
-        path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
-    ) -> None:
+    def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], **_: Any) -> None:
         raise VideoEncodingFailed("The encoder broke.")
 
     worker, service = _on(store, render, tmp_path, write)
@@ -414,9 +410,7 @@ def test_a_folder_that_cannot_be_written_fails_the_job_with_the_reason_and_the_l
 def test_a_full_disk_fails_the_job_with_the_reason_and_the_line_goes_on(
     store: Store, render: FakeRender, tmp_path: Path
 ) -> None:
-    def write(
-        path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
-    ) -> None:
+    def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], **_: Any) -> None:
         if metadata["generation"]["seed"] == 1:
             raise DiskFull("There is no space left on the disk for the video. Free some space and generate again.")
         fake_write_video(path, frames, fps, metadata)
@@ -511,9 +505,7 @@ def test_a_step_that_outlasts_the_stop_leaves_its_job_in_line_and_its_clip_is_dr
 ) -> None:
     gate, written = Gate(), []
 
-    def write(
-        path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
-    ) -> None:
+    def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], **_: Any) -> None:
         gate.hold()
         fake_write_video(path, frames, fps, metadata)
         written.append(path)

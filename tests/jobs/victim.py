@@ -54,9 +54,7 @@ class StuckStore(Store):
 
 
 def half_written(seed: int) -> WriteVideo:
-    def write(
-        path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
-    ) -> None:
+    def write(path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], **_: Any) -> None:
         if metadata["generation"]["seed"] == seed:
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
                 Path(folder, "clip.mp4").write_bytes(b"half")
@@ -83,7 +81,7 @@ class HalfWritten:
         self.begun = threading.Event()
 
     def __call__(
-        self, path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], *, beat: Any = None
+        self, path: Path, frames: npt.NDArray[np.uint8], fps: int, metadata: Mapping[str, Any], **_: Any
     ) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
             Path(folder, "clip.mp4").write_bytes(b"half")

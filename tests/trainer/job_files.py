@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.fakes import FakeRender
 from tests.lora_files import write_lora
+from tests.trainer.tiny_transformers import tiny as tiny
 from wan_ui.engine.result import Clip, OnProgress
-from wan_ui.models import WanModel
 from wan_ui.request import Generation
 from wan_ui.trainer.sample_files import Frames
 
@@ -57,21 +57,6 @@ def moving(seed: int, width: int = 96, height: int = 64, frames: int = 9) -> Fra
         cover = np.clip((height / 5 - apart) / 2, 0, 1)[..., None]
         made.append((ground * (1 - cover) + colour * cover).astype(np.uint8))
     return np.stack(made)
-
-
-def tiny(row: WanModel, component: str) -> dict[str, Any]:
-    """A transformer's config.json of checkpoints that these LoRA files fit."""
-    channels = {"latent_channels": 36, "first_latent": 48}.get(row.conditioning, 16)
-    return {
-        "num_attention_heads": 2,
-        "attention_head_dim": 24,
-        "ffn_dim": 96,
-        "num_layers": 3,
-        "in_channels": channels,
-        "out_channels": channels,
-        "added_kv_proj_dim": 48 if row.image_layers else None,
-        "image_dim": 16 if row.image_layers else None,
-    }
 
 
 class MovingRender(FakeRender):

@@ -81,7 +81,8 @@ class Server:
             assert cookie.name is not None and self.entry.login is not None
             client.cookies.clear()
             sessions = self.services.sessions
-            session = sessions.new("owner", sessions.mark(self.entry.login.password))
+            login = self.entry.login
+            session = sessions.new("owner", sessions.mark(f"{login.user}:{login.password}"))
             client.cookies.set(cookie.name, sessions.text(session), domain=cookie.domain, path="/")
             yield client
 

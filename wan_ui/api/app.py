@@ -11,7 +11,9 @@ from wan_ui.access import Access
 from wan_ui.api import (
     bases,
     comparisons,
+    continuation,
     docs,
+    events,
     gallery,
     health,
     judging,
@@ -22,9 +24,12 @@ from wan_ui.api import (
     shares,
     speed_loras,
     training_jobs,
+    uploads,
+    watches,
 )
 from wan_ui.api.dependencies import ApiState
 from wan_ui.api.error_responses import EXCEPTION_HANDLERS
+from wan_ui.api.event_streams import EventStreams
 from wan_ui.api.openapi import Api
 
 if TYPE_CHECKING:
@@ -34,12 +39,16 @@ BODY_LIMIT = 80 * 2**20  # bytes; control images are in the body as base64
 FILE_LIMIT = 8 << 30  # bytes of an uploaded file
 ROUTERS = (
     requests,
+    continuation,
+    events,
     comparisons,
     judging,
     gallery,
     shares,
     training_jobs,
+    watches,
     loras,
+    uploads,
     restore,
     models,
     speed_loras,
@@ -57,6 +66,7 @@ def create_api(
     *,
     file_limit: int = FILE_LIMIT,
     scratch: pathlib.Path | None = None,
+    streams: EventStreams | None = None,
     reference_errors: bool = False,
 ) -> Api:
     """The app to mount at /v1; ApiState says what the arguments are."""
@@ -69,7 +79,16 @@ def create_api(
         redirect_slashes=False,
         exception_handlers=EXCEPTION_HANDLERS,
     )
-    api.state.api = ApiState(service, health, access, body_limit, file_limit, scratch, reference_errors)
+    api.state.api = ApiState(
+        service,
+        health,
+        access,
+        body_limit,
+        file_limit,
+        scratch,
+        streams or EventStreams(lambda: service.pulse()),
+        reference_errors,
+    )
     for module in ROUTERS:
         api.include_router(module.router)
     return api

@@ -14,6 +14,7 @@ from fastapi import Depends, Path, Request
 from wan_ui.access import Access
 from wan_ui.api.bodies import Received, decode_json, is_form, read_body, receive_file
 from wan_ui.api.concurrency import BoundedThreads, Latest, OneAtATime
+from wan_ui.api.event_streams import EventStreams
 from wan_ui.files import PART_PREFIX
 from wan_ui.jobs.service import JobService
 
@@ -29,8 +30,8 @@ class ApiState:
 
     `health` returns `{status, version, device, queue}` and `access` the access of the request that is being answered.
     `body_limit` and `file_limit` are in bytes. Uploaded files lie in the folder `scratch` while they are handled.
-    `reference_errors`: errors have the reference server's form (--compat reference). `public_url` returns the address
-    of the public link, None while there is none.
+    `streams` are the open event streams. `reference_errors`: errors have the reference server's form
+    (--compat reference). `public_url` returns the address of the public link, None while there is none.
     """
 
     service: JobService
@@ -39,6 +40,7 @@ class ApiState:
     body_limit: int
     file_limit: int
     scratch: pathlib.Path | None
+    streams: EventStreams
     reference_errors: bool = False
     public_url: Callable[[], str | None] = lambda: None
     inspections: BoundedThreads = field(

@@ -14,7 +14,7 @@ from wan_ui.request import InferenceRequest
 ERRORS = {
     400: "The body is not JSON, or the request cannot be run as it stands.",
     404: "Not found: there is no such request, video, entry, training job or sample.",
-    409: "The request is still queued or running.",
+    409: "The request is still queued or running, or does not wait any more.",
     413: "The body, or what it unpacks to, is too large.",
     416: "The range lies outside the file.",
     422: "A field is missing, unknown, of the wrong type or out of bounds: details.fields has {loc, msg}.",
@@ -24,7 +24,7 @@ ERRORS = {
 ERRORS_OF_ALL = {
     401: "A password is needed: see the login.",
     403: "The request comes from another site's page, or has an unknown host name.",
-    429: "Too many wrong passwords, or the queue is full.",
+    429: "Too many wrong passwords or open event streams, or the queue is full.",
     500: "Internal error.",
 }
 """Errors of the middleware and of the server itself, which any route may answer with."""

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import FileResponse, Response
 
-from wan_ui.api.bodies import decode_json
+from wan_ui.api.bodies import decode_json, parse_json
 from wan_ui.api.dependencies import Body, CurrentAccess, RequestId, Root, Service, State
 from wan_ui.api.openapi import content, errors, reference, request_body
-from wan_ui.api.schemas import RequestResult, RequestStatus, Submitted
-from wan_ui.api.serializers import add_judging, result_of, status_of
+from wan_ui.api.schemas import RequestMove, RequestMoved, RequestResult, RequestStatus, Submitted
+from wan_ui.api.serializers import add_judging, job_progress, result_of, status_of
+from wan_ui.job import FINAL
 from wan_ui.request import InferenceRequest
 from wan_ui.web.ranges import check_range
 
@@ -24,6 +25,7 @@ _VIDEO_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "private",
 }
+_LIVE_HEADERS = {**_VIDEO_HEADERS, "Cache-Control": "no-store"}
 
 router = APIRouter()
 
@@ -56,8 +58,12 @@ def submit(service: Service, access: CurrentAccess, root: Root, body: Body) -> d
     responses=errors(404, 422),
 )
 def status(state: State, access: CurrentAccess, request_id: RequestId) -> dict[str, Any]:
-    """Cheap enough to be polled."""
-    return status_of(state.service.job(request_id, access), state.reference_errors)
+    """Cheap enough to be polled; `/events` sends the same when it changes."""
+    # The outlook first: what runs then has no clip yet in the job that is read after it, or is seen as finished.
+    outlook = state.service.outlook(request_id)
+    job = state.service.job(request_id, access)
+    progress = job_progress(outlook, state.service.progress(job.id)) if job.status not in FINAL else None
+    return {**status_of(job, state.reference_errors), "progress": progress}
 
 
 @router.get(
@@ -89,7 +95,22 @@ def result(state: State, access: CurrentAccess, root: Root, request_id: RequestI
 )
 def cancel(state: State, access: CurrentAccess, request_id: RequestId) -> dict[str, Any]:
     """A running request stops between two denoising steps."""
-    return status_of(state.service.cancel(request_id, access), state.reference_errors)
+    return {**status_of(state.service.cancel(request_id, access), state.reference_errors), "progress": None}
+
+
+@router.patch(
+    "/requests/{request_id}",
+    operation_id="move",
+    summary="Move a waiting request to another position of the queue",
+    response_model=RequestMoved,
+    responses=errors(400, 404, 409, 413, 422),
+    openapi_extra=request_body(RequestMove.model_json_schema()),
+)
+def move(service: Service, access: CurrentAccess, request_id: RequestId, body: Body) -> dict[str, Any]:
+    """The owner moves any request; everybody else their own ones among each other."""
+    wanted = parse_json(RequestMove, decode_json(body))
+    job = service.move(request_id, wanted.position, access)
+    return {"request_id": job.id, "status": job.status, "position": job.position}
 
 
 @router.post(
@@ -101,7 +122,19 @@ def cancel(state: State, access: CurrentAccess, request_id: RequestId) -> dict[s
 )
 def retry(state: State, access: CurrentAccess, request_id: RequestId) -> dict[str, Any]:
     """Finished videos are kept."""
-    return status_of(state.service.retry(request_id, access), state.reference_errors)
+    return {**status_of(state.service.retry(request_id, access), state.reference_errors), "progress": None}
+
+
+@router.get(
+    "/requests/{request_id}/live.webp",
+    operation_id="live_picture",
+    summary="A small moving picture of the video that is being denoised",
+    response_class=Response,
+    responses={**errors(404, 422), 200: {"description": "An animated WebP.", **content("image/webp")}},
+)
+def live_picture(service: Service, access: CurrentAccess, request_id: RequestId) -> Response:
+    """Changes at most twice a second. 404 before the first one and after the end."""
+    return Response(service.live_picture(request_id, access), media_type="image/webp", headers=_LIVE_HEADERS)
 
 
 @router.get(

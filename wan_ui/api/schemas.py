@@ -43,6 +43,26 @@ class Submitted(BaseModel):
     created_at: str = Field(description="ISO 8601, UTC, ending in Z; so are all times.")
 
 
+class JobProgress(BaseModel):
+    """How far a request is, all its videos with their decoding and encoding included."""
+
+    phase: Literal["checking", "downloading", "loading", "lora", "text", "image", "denoise", "decode", "encode"] | None
+    step: int = Field(description="Denoising steps of the present video that are finished.")
+    steps: int
+    phase_fraction: float | None = Field(description="How much of the phase is done, 0 to 1; null where unknown.")
+    seconds_per_step: float | None
+    note: str
+    video: int | None = Field(description="The index of the present video; null while the request waits.")
+    steps_done: int = Field(description="Denoising steps of all its videos that are finished.")
+    steps_total: int
+    fraction: float | None = Field(description="The share of its time that has passed, 0 to 1.")
+    seconds_left: float | None = Field(
+        description="Until all its videos are finished, what it waits for others included; null while nothing is known."
+    )
+    seconds_until_start: float | None = Field(description="Of a request that waits.")
+    about: bool = Field(description="Whether the seconds are rough: nothing of this model and size was measured here.")
+
+
 class RequestStatus(BaseModel):
     """The state of a request."""
 
@@ -52,6 +72,23 @@ class RequestStatus(BaseModel):
     started_at: str | None
     finished_at: str | None
     error: ErrorInfo | str | None = Field(description="Text with --compat reference.")
+    progress: JobProgress | None = Field(description="null of a finished request, and in the reply to a change.")
+
+
+class RequestMove(BaseModel):
+    """Where a waiting request is to stand in the queue."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    position: int = Field(description="From 1, the next to run; beyond the end is the end.", ge=1, le=1_000_000)
+
+
+class RequestMoved(BaseModel):
+    """A request that was moved."""
+
+    request_id: str
+    status: str
+    position: int | None = Field(description="From 1, the next to run; null once it runs.")
 
 
 class CellPlace(BaseModel):
@@ -204,6 +241,14 @@ class Pulse(BaseModel):
     pulse: str = Field(description="Stays the same while no request has changed; for clients that poll many.")
 
 
+class ContinuedRequest(BaseModel):
+    """The request of a clip's next part."""
+
+    request: dict[str, Any] = Field(description="A body for POST /inference.")
+    notes: list[str]
+    lossless: bool = Field(description="Whether it starts from the rendered frame, not from a compressed one.")
+
+
 class RestoredSettings(BaseModel):
     """The settings that a video carries, held against what is here now."""
 
@@ -214,16 +259,47 @@ class RestoredSettings(BaseModel):
     first_frame: Literal["none", "here", "missing", "from_video"] = Field(
         description="Whether the request needs no first frame, has its own, lacks it, or has the video's own instead."
     )
+    last_frame: Literal["none", "here", "missing", "from_video"] = Field(description="The same of its last frame.")
     made: dict[str, Any] = Field(description="By what: wan_ui, versions, device, checkpoint, seconds by phase.")
+
+
+class StoredFile(BaseModel):
+    """A file that a visitor has sent."""
+
+    kind: str = Field(description="lora, image (a first frame) or job (an imported training job).")
+    id: str
+    name: str = Field(description="As its sender named it; empty for a first frame.")
+    size: int = Field(description="Bytes.")
+
+
+class StoredFileList(BaseModel):
+    """What a visitor has sent."""
+
+    files: list[StoredFile]
+
+
+class SlotShown(BaseModel):
+    """A GPU that renders clips in a process of its own."""
+
+    name: str
+    device: str | None = Field(description="The GPU's model; null before it was first used.")
+    state: str = Field(description="rendering, idle, or stopped: without a process until a clip waits.")
+    model: str | None = Field(description="The model that is loaded.")
+    seconds_left: float | None = Field(description="Of the denoising of the clip that is rendered.")
+    failures: int = Field(description="How often its process ended in the middle of a clip.")
 
 
 class Health(BaseModel):
     """The state of the server."""
 
-    status: str = Field(description="starting, ready, or failed just before the server ends to be started again.")
+    status: str = Field(
+        description="starting, ready, or failed: it can render no more, or its database is gone. It must be restarted."
+    )
+    problem: str | None = Field(None, description="What is wrong, where status is failed.")
     version: str
     device: str | None
     queue: int = Field(description="Requests waiting.")
+    slots: list[SlotShown] = Field(default_factory=list, description="The GPUs, where several are in use; else empty.")
 
 
 class LoraShown(BaseModel):
@@ -514,3 +590,22 @@ class JudgingBody(BaseModel):
 
     mine: JudgementBody
     everybody: JudgementBody | None = Field(description="All sessions together; null unless you are the owner.")
+
+
+class WatchBody(BaseModel):
+    """How to watch a training job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    existing: bool = Field(False, description="Also render the saves that are there already.")
+
+
+class WatchInfo(BaseModel):
+    """A watched training job."""
+
+    job_id: str
+    started_at: str
+    comparison: str | None = Field(description="The request id of the standing comparison; null before its first clip.")
+    rendered: int = Field(description="Saves that are rendered with all samples.")
+    waiting: int = Field(description="Complete saves that are not.")
+    problem: str | None = Field(description="Why nothing is rendered now, or why a save was not.")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wan_ui.jobs.comparison_ranking import Place
     from wan_ui.jobs.gallery import Entry
     from wan_ui.jobs.judging import Judgement, Mark
+    from wan_ui.jobs.outlooks import JobOutlook, QueueOutlook
     from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
     from wan_ui.jobs.worker import Running
     from wan_ui.request import Generation, InferenceRequest
@@ -36,7 +37,7 @@ def _error_of(job: Job, as_text: bool) -> Mapping[str, Any] | str | None:
 
 
 def status_of(job: Job, error_as_text: bool = False) -> dict[str, Any]:
-    """A job as RequestStatus."""
+    """A job as RequestStatus, without its progress."""
     return {
         "request_id": job.id,
         "status": job.status,
@@ -45,6 +46,88 @@ def status_of(job: Job, error_as_text: bool = False) -> dict[str, Any]:
         "finished_at": job.finished_at,
         "error": _error_of(job, error_as_text),
     }
+
+
+def job_progress(outlook: JobOutlook | None, progress: Progress | None) -> dict[str, Any] | None:
+    """How far a job is, as JobProgress; None for a finished one. `progress` is that of what it is doing now."""
+    if outlook is None:
+        return None
+    own, running = outlook.own, outlook.running
+    return {
+        "phase": None if progress is None else progress.phase,
+        "step": 0 if progress is None else progress.step,
+        "steps": 0 if progress is None else progress.steps,
+        "phase_fraction": None if progress is None else _phase_fraction(progress),
+        "seconds_per_step": None if progress is None else _rounded(progress.seconds_per_step),
+        "note": "" if progress is None else progress.note,
+        "video": None if running is None else running.index,
+        "steps_done": own.steps_done,
+        "steps_total": own.steps_total,
+        "fraction": _rounded(own.fraction, 4),
+        "seconds_left": _rounded(outlook.seconds_left),
+        "seconds_until_start": None if running is not None else _rounded(outlook.wait),
+        "about": own.about,
+    }
+
+
+def _phase_fraction(progress: Progress) -> float | None:
+    if progress.fraction is not None:
+        return _rounded(progress.fraction, 4)
+    if progress.phase == "denoise" and progress.steps:
+        return _rounded(progress.step / progress.steps, 4)
+    return _rounded(progress.bytes_done / progress.bytes_total, 4) if progress.bytes_total else None
+
+
+def _rounded(value: float | None, digits: int = 2) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def picture_of(root: str, job_id: str, outlook: JobOutlook | None) -> dict[str, Any] | None:
+    """A job's live picture: which one it is of its clip, and where it is; None before the first."""
+    running = None if outlook is None else outlook.running
+    if running is None or not running.pictures:
+        return None
+    return {
+        "number": running.pictures,
+        "video": running.index,
+        "url": f"{root}/requests/{job_id}/live.webp?video={running.index}&number={running.pictures}",
+    }
+
+
+def queue_of(queue: QueueOutlook) -> dict[str, Any]:
+    """The whole queue: the number of unfinished jobs and the seconds until all are finished."""
+    return {"jobs": len(queue.jobs), "seconds_left": _rounded(queue.seconds_left), "about": queue.about}
+
+
+def listed_job(root: str, job: Job, is_own: bool) -> dict[str, Any]:
+    """A job in a list: what a page shows of it at a glance. Of another's job only model, position and status."""
+    first = job.generations[0]
+    return {
+        "request_id": job.id,
+        "status": job.status,
+        "position": job.position,
+        "model": first.model,
+        "model_label": MODELS[first.model].label if first.model in MODELS else first.model,
+        "prompt": "" if job.hidden else " ".join(first.prompt.split())[:160],
+        "own": is_own,
+        "hidden": job.hidden,
+        "cancel_requested": job.cancel_requested,
+        "videos": len(job.generations),
+        "cells": len(job.cells),
+        "made": len(job.clips),
+        "failed": len(job.failures),
+        "width": first.width,
+        "height": first.height,
+        "created_at": job.created_at,
+        "finished_at": job.finished_at,
+        "error_code": None if job.error is None else job.error["code"],
+        "thumbnail_url": f"{root}/gallery/{_entry_id(job)}/poster.jpg" if job.clips else None,
+    }
+
+
+def _entry_id(job: Job) -> str:
+    """The gallery's id of a job's first clip, or of the comparison that it is."""
+    return job.id if job.cells else f"{job.id}-{job.clips[0].index}"
 
 
 def result_of(root: str, job: Job, running: Running | None, error_as_text: bool = False) -> dict[str, Any]:
@@ -200,8 +283,13 @@ def _cell(root: str, job: Job, cell: PlannedCell, is_finished: bool, running: Ru
         "video": cell.generation if is_finished else None,
         "url": _video_url(root, job, cell.generation) if is_finished else None,
         "error": job.failures.get(cell.generation),
-        "progress": asdict(progress) if progress is not None and status == "running" else None,
+        "progress": _cell_progress(progress) if progress is not None and status == "running" else None,
     }
+
+
+def _cell_progress(progress: Progress) -> dict[str, Any]:
+    """A report as it is sent: live pictures have a route of their own."""
+    return {name: value for name, value in asdict(progress).items() if name != "picture"}
 
 
 def judging_body(mine: Judgement, everybody: Judgement | None) -> dict[str, Any]:

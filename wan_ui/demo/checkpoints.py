@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from safetensors import SafetensorError
 
-from wan_ui.demo.trained import write_trained
+from wan_ui.demo.trained import WEIGHTS, write_trained
 from wan_ui.errors import CheckpointNotFound, DiskFull
 from wan_ui.files import PART_PREFIX
 
@@ -25,6 +25,9 @@ DEMO_DEFAULTS: Mapping[str, int | float] = MappingProxyType(
     {"width": 128, "height": 128, "num_frames": 17, "sample_steps": 12, "guidance_scale": 2.0}
 )
 """The form's starting values with --demo, by wire name: the size of the training clips, and just enough steps."""
+
+LATENT_MAPS = WEIGHTS.parent / "latent_maps"
+"""The maps of the demo's VAEs for live pictures, as tools/fit_latent_maps.py writes them."""
 
 BANNER = (
     "Demo: a tiny model of coloured shapes that move, not Wan. For real videos, start without --demo on a machine with "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,7 +13,9 @@ from diffusers import WanTransformer3DModel
 from wan_ui.engine.compile import CompiledBlocks
 from wan_ui.engine.components import Components, build_scheduler
 from wan_ui.engine.conditioning import ConditionedNoise, generator_after_noise
+from wan_ui.engine.live_picture import WORTH_A_FIT, LatentToRgb, PictureMaker
 from wan_ui.engine.lora_slots import LoraSlots
+from wan_ui.engine.parallel import Group
 from wan_ui.engine.placement import DevicePlacement
 from wan_ui.engine.recipes import Recipe, SchedulerSpec
 from wan_ui.engine.runtime import Runtime
@@ -32,6 +35,8 @@ from wan_ui.engine.timing import RenderProgress, StepEstimate
 from wan_ui.errors import SpeedupNotSupported
 from wan_ui.render_order import high_noise_part
 from wan_ui.request import Generation
+
+log = logging.getLogger(__name__)
 
 BUILDING_NOTE = "The first step also builds this GPU's kernels. They are kept for the next start."
 
@@ -96,6 +101,7 @@ class Denoiser:
         self._loras = loras
         self._device = runtime.device
         self._group = runtime.group
+        self._pictures = runtime.pictures
 
     def run(self, plan: RenderPlan, noise: ConditionedNoise, guidance: Guidance, progress: RenderProgress) -> Denoised:
         """All steps of a generation, without the high-noise ones where the run before has done the same."""
@@ -139,15 +145,27 @@ class Denoiser:
             self.high_noise = HighNoiseRun(key, state, dict(changes), forwards)
 
         on_first_prediction = cache.uncounted(measure) if cache is not None else measure
+        first = resume.step if resume is not None else 0
+        pictures = None
+        if self._pictures is not None:
+            pictures = PictureMaker(self._maps, self._pictures.settings, generation.sample_steps, first)
+        reporter = StepReporter(plan, progress, first, self._group, pictures)
+
+        def on_step(step: int) -> None:
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            reporter.on_step(step)
+
         latents = denoise(
             self._experts(plan, cache),
             _schedule(plan, noise),
             noise,
             guidance,
             Callbacks(
-                on_step=self._step_reporter(plan, progress, resume.step if resume is not None else 0),
+                on_step=on_step,
                 on_first_prediction=on_first_prediction if generation.first_step_change else None,
                 on_switch=keep,
+                on_estimate=None if pictures is None else reporter.on_estimate,
                 before_prediction=lambda step: self._set_scales(step, cache),
             ),
             resume,
@@ -178,25 +196,54 @@ class Denoiser:
         switch = plan.generation.switch_step if plan.generation.switch_step is not None else plan.boundary
         return Experts(transformers["transformer"], transformers.get("transformer_2"), switch, onload)
 
-    def _step_reporter(self, plan: RenderPlan, progress: RenderProgress, first: int) -> Callable[[int], None]:
-        """A function that reports each finished step, with an estimate of the rest."""
-        estimate, graphs = StepEstimate(plan.generation.sample_steps, first), plan.graphs
+    def _maps(self, seconds: float) -> LatentToRgb | None:
+        """The maps of the live pictures of a run that takes so long; a long one fits them where there are none yet."""
+        pictures, files = self._pictures, self._components.files["vae"].files
+        if pictures is None:
+            return None
+        try:
+            return pictures.known(files) if seconds < WORTH_A_FIT else pictures.maps(files, self._components.vae)
+        except OSError as error:
+            log.warning("the maps of the live pictures cannot be stored: %s", error.strerror)
+            return pictures.known(files)
 
-        def on_step(step: int) -> None:
-            nonlocal graphs
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
-            if plan.graphs > graphs:  # the time to build a graph does not predict the steps to come
-                estimate.restart(step)
-                graphs = plan.graphs
-            is_building = step == 0 and plan.compiled is not None and not plan.graphs
-            note = BUILDING_NOTE if is_building else ""
-            if self._group is None:
-                progress.denoising(estimate, step, note)
-            else:
-                self._group.together(lambda: progress.denoising(estimate, step, note))
 
-        return on_step
+class StepReporter:
+    """Reports the steps of one run, each with an estimate of the rest and, where one is due, a live picture."""
+
+    def __init__(
+        self, plan: RenderPlan, progress: RenderProgress, first: int, group: Group | None, pictures: PictureMaker | None
+    ) -> None:
+        """`first` steps were done by an earlier run; `pictures` None makes no live picture."""
+        self._plan = plan
+        self._progress = progress
+        self._group = group
+        self._pictures = pictures
+        self._estimate = StepEstimate(plan.generation.sample_steps, first)
+        self._graphs = plan.graphs
+        self._picture: bytes | None = None
+
+    def on_estimate(self, step: int, estimate: Callable[[], torch.Tensor]) -> None:
+        """Makes the picture that the next report carries."""
+        if self._pictures is None:
+            return
+        paused = self._pictures.paused
+        self._picture = self._pictures.picture(step, estimate)
+        self._estimate.leave_out(self._pictures.paused - paused)
+
+    def on_step(self, step: int) -> None:
+        """Reports `step` finished steps."""
+        plan, estimate, picture = self._plan, self._estimate, self._picture
+        self._picture = None
+        if plan.graphs > self._graphs:  # the time to build a graph does not predict the steps to come
+            estimate.restart(step)
+            self._graphs = plan.graphs
+        is_building = step == 0 and plan.compiled is not None and not plan.graphs
+        note = BUILDING_NOTE if is_building else ""
+        if self._group is None:
+            self._progress.denoising(estimate, step, note, picture)
+        else:
+            self._group.together(lambda: self._progress.denoising(estimate, step, note, picture))
 
 
 def _schedule(plan: RenderPlan, noise: ConditionedNoise) -> Schedule:

@@ -30,6 +30,7 @@ from wan_ui.engine.components import (
     same_parts,
 )
 from wan_ui.engine.core import Pipeline, storage
+from wan_ui.engine.live_picture import LivePictures
 from wan_ui.engine.memory import MemoryPolicy, out_of_memory_mapped, release
 from wan_ui.engine.parallel import Group
 from wan_ui.engine.pipeline import WanPipeline
@@ -60,6 +61,7 @@ class Loader:
         compiler: BlockCompiler,
         fp8_weights: Fp8Weights = "auto",
         group: Group | None = None,
+        pictures: LivePictures | None = None,
     ) -> None:
         self.compiler = compiler
         self.memory = memory
@@ -71,6 +73,7 @@ class Loader:
         self._sources = sources
         self._fp8_weights = fp8_weights
         self._group = group
+        self._pictures = pictures
         self._device: torch.device = memory.device
         self._prefetched: str | None = None
         self._is_packed = False
@@ -134,7 +137,16 @@ class Loader:
         return self.memory.decide(model, sizes, generation) != "resident"
 
     def _runtime(self) -> Runtime:
-        return Runtime(self._device, self.memory, self.compiler, self.prompts, self.frames, self.forwards, self._group)
+        return Runtime(
+            self._device,
+            self.memory,
+            self.compiler,
+            self.prompts,
+            self.frames,
+            self.forwards,
+            self._group,
+            self._pictures,
+        )
 
     def prefetch(self, model: WanModel, base: Base = "auto") -> None:
         """Reads the files that a model has and the loaded one has not into the page cache, in the background.

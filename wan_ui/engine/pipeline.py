@@ -119,9 +119,9 @@ class WanPipeline:
             )
             mode = self._placement.mode
             with progress.phase("decode"):
-                progress.report("decode", generation.sample_steps, generation.sample_steps)
+                progress.decoding(generation.sample_steps, 0.0)
                 self._placement.offload_transformers()
-                frames, tiled = self._decode(denoised.latents, generation.vae_tiling)
+                frames, tiled = self._decode(denoised.latents, generation, progress)
         return Clip(
             frames=frames,
             width=generation.width,
@@ -199,13 +199,18 @@ class WanPipeline:
         with progress.phase("denoise"):
             return self._denoiser.run(plan, noise, guidance, progress)
 
-    def _decode(self, latents: torch.Tensor, tiled: bool) -> tuple[npt.NDArray[np.uint8], bool]:
+    def _decode(
+        self, latents: torch.Tensor, generation: Generation, progress: RenderProgress
+    ) -> tuple[npt.NDArray[np.uint8], bool]:
         """The frames, and whether they were decoded in tiles: as asked for, or because memory ran out."""
-        vae = self._components.vae
+        vae, tiled = self._components.vae, generation.vae_tiling
+        on_fraction = None  # the processes of a group must not be ended at different frames
+        if self._runtime.group is None:
+            on_fraction = partial(progress.decoding, generation.sample_steps)
         try:
             # In all modes but `resident` the VAE has the device to itself by now, so tightening would free nothing.
             frames = retry_with_less_memory(
-                lambda: decode(vae, latents, tiled),
+                lambda: decode(vae, latents, tiled, on_fraction),
                 self._placement,
                 lambda: self._placement.is_resident and self._may_tighten(),
             )
@@ -215,7 +220,7 @@ class WanPipeline:
                 raise
             log.warning("out of GPU memory while decoding whole frames, decoding in tiles: %s", str(error))
         release(self._runtime.device)
-        return decode(vae, latents, True), True
+        return decode(vae, latents, True, on_fraction), True
 
     def _change_mode(self, mode: PlacementMode) -> None:
         if mode != self._placement.mode:

@@ -19,6 +19,8 @@ class Progress:
     `step` of `steps` are denoising steps finished; `seconds_per_step` is the mean over the steps so far and
     `seconds_left` the estimate for the rest of the denoising. `bytes_done` of `bytes_total` belong to the phases
     downloading and loading, `bytes_per_second` to loading. `note` is one sentence to show, such as the memory mode.
+    `fraction` is how much of the decoding or encoding is done, 0 to 1. `picture` is a new live picture, an animated
+    WebP (see live_picture.py); most reports have none.
     """
 
     phase: Phase
@@ -30,6 +32,8 @@ class Progress:
     bytes_total: int = 0
     note: str = ""
     bytes_per_second: float | None = None
+    fraction: float | None = None
+    picture: bytes | None = field(default=None, repr=False)
 
 
 OnProgress = Callable[[Progress], None]

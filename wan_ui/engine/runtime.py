@@ -10,6 +10,7 @@ import torch
 from wan_ui.engine.caches import FrameCache, PromptCache
 from wan_ui.engine.compile import BlockCompiler
 from wan_ui.engine.components import model_dtype
+from wan_ui.engine.live_picture import LivePictures
 from wan_ui.engine.memory import MemoryPolicy
 from wan_ui.engine.parallel import Group
 
@@ -18,7 +19,8 @@ from wan_ui.engine.parallel import Group
 class Runtime:
     """Shared by the pipelines that a loader makes. `forwards` counts forwards by transformer component.
 
-    `group` are the GPUs that render each video together; None: this one alone.
+    `group` are the GPUs that render each video together; None: this one alone. `pictures` are the maps for live
+    pictures; None: none are made.
     """
 
     device: torch.device
@@ -28,6 +30,7 @@ class Runtime:
     frames: FrameCache
     forwards: Counter[str]
     group: Group | None = None
+    pictures: LivePictures | None = None
 
     @property
     def dtype(self) -> torch.dtype:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -121,13 +122,23 @@ class Callbacks:
 
     `on_step` gets the number of finished steps, before the first and after each. `on_switch` gets the state at the
     change from the high-noise to the low-noise transformer. `before_prediction` gets each step before its forwards, to
-    set what changes from step to step.
+    set what changes from step to step. `on_estimate` gets, after each step and before `on_step`, the number of finished
+    steps and a function that computes the estimated clean latents, (1, C, T, h, w).
     """
 
     on_step: Callable[[int], None]
     on_first_prediction: OnFirstPrediction | None = None
     on_switch: Callable[[DenoisingState], None] | None = None
     before_prediction: Callable[[ExpertStep], None] | None = None
+    on_estimate: Callable[[int, Callable[[], torch.Tensor]], None] | None = None
+
+
+def clean_estimate(
+    latents: torch.Tensor, velocity: torch.Tensor, sigma: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """The clean latents that a prediction at σ implies, float32: x₀ = x_t − σ·v; given latents (mask 0) as they are."""
+    clean = latents.float() - sigma.to(latents.device, torch.float32) * velocity.float()
+    return clean if mask is None else latents * (1 - mask) + clean * mask
 
 
 def predict(
@@ -252,9 +263,12 @@ def denoise(
         own_guidance = guidance.of_expert(transformer is experts.low)
         velocity = predict(transformer, start, before, timestep, own_guidance, on_first_prediction)
         # Flow matching: x_t = (1 − σ) × x_0 + σ × noise and v = noise − x_0; the scheduler integrates dx/dσ = v.
+        estimate = partial(clean_estimate, latents, velocity, scheduler.sigmas[index], start.mask)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False, **noise)[0]
         if start.mask is not None:
             # AI Toolkit's rule for 5B: given latents (mask 0) stay as they were, the others move.
             latents = before * (1 - start.mask) + latents * start.mask
+        if callbacks.on_estimate is not None:
+            callbacks.on_estimate(index + 1, estimate)
     callbacks.on_step(schedule.steps)
     return latents

@@ -30,10 +30,15 @@ class RenderProgress:
         """Reports that a phase is under way. May raise Cancelled, as every report may."""
         self._on_progress(Progress(phase, step, steps, note=self._note()))
 
-    def denoising(self, estimate: StepEstimate, step: int, note: str) -> None:
+    def denoising(self, estimate: StepEstimate, step: int, note: str, picture: bytes | None = None) -> None:
         """Reports `step` finished denoising steps, with the memory's note or, where there is none, `note`."""
         each, left = estimate.after(step)
-        self._on_progress(Progress("denoise", step, estimate.steps, each, left, note=self._note() or note))
+        note = self._note() or note
+        self._on_progress(Progress("denoise", step, estimate.steps, each, left, note=note, picture=picture))
+
+    def decoding(self, steps: int, fraction: float) -> None:
+        """Reports how much of the decoding is done, after all denoising steps."""
+        self._on_progress(Progress("decode", steps, steps, note=self._note(), fraction=fraction))
 
 
 class StepEstimate:
@@ -47,6 +52,10 @@ class StepEstimate:
     def restart(self, step: int) -> None:
         """Measures from here on: `step` steps are done, and what they took does not predict the rest."""
         self._first, self._began = step, time.perf_counter()
+
+    def leave_out(self, seconds: float) -> None:
+        """Does not count so many of the past seconds: they went into something else."""
+        self._began += seconds
 
     def after(self, step: int) -> tuple[float | None, float | None]:
         """Seconds per step and seconds left after `step` steps; None before the first measured step."""

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from wan_ui.compare import PlannedCell
 from wan_ui.engine.result import Phase
-from wan_ui.errors import CellsFailed, HostError, OutOfMemory, VideoEncodingFailed, WanUIError
+from wan_ui.errors import (
+    Cancelled,
+    CellsFailed,
+    HostError,
+    OutOfMemory,
+    RenderFailed,
+    VideoEncodingFailed,
+    WanUIError,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def attempt(work: Callable[[], T], job_id: str, index: int) -> T | WanUIError:
+    """The result of `work` for generation `index` of a job, or the error that it raised, logged. Raises Cancelled."""
+    about = {"request_id": job_id, "prompt": index}
+    try:
+        return work()
+    except Cancelled:
+        raise
+    except WanUIError as error:
+        log.warning("%s", error.message, extra={**about, "code": error.code})
+        # Tracebacks hold the frames in which the error happened, and those hold the tensors of a whole render.
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
+    except Exception:  # the server's only broad except: the queue goes on, whatever a job raises
+        log.exception("unexpected error", extra=about)
+        return RenderFailed(
+            "Unexpected error while generating. Details are in the server log "
+            f"(request id {job_id}). Try again, or with other values."
+        )
 
 
 def prompt_error(error: WanUIError, index: int, count: int) -> Mapping[str, Any]:

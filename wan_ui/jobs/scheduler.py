@@ -60,7 +60,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class SchedulerRules:
-    """`window`: how many waiting clips of a visitor are compared, of each job the first `of_each_job`.
+    """`window`: how many waiting clips of a visitor are compared: `of_first_job`, and `of_each_job` of the others.
 
     `passes`: a clip is overtaken by at most so many later clips of its visitor for each slot, so it waits no longer
     than so many clips take. `lead`: a visitor who has a clip of the loaded model goes first while ahead of the
@@ -68,7 +68,8 @@ class SchedulerRules:
     """
 
     window: int = 128
-    of_each_job: int = 16
+    of_first_job: int = 32
+    of_each_job: int = 4
     passes: int = 8
     lead: float = 0.5
 
@@ -158,9 +159,10 @@ class _WaitingJob:
     units: deque[Candidate] = field(default_factory=deque)
     passed: int = 0
 
-    def first(self, count: int) -> list[Candidate]:
-        """The first clips, with how often each was overtaken."""
-        return [replace(one, passed=one.passed + self.passed) for one in islice(self.units, count)]
+    @property
+    def first(self) -> Candidate:
+        """The first clip, with how often it was overtaken in all."""
+        return replace(self.units[0], passed=self.units[0].passed + self.passed)
 
 
 class _VisitorQueue:
@@ -188,9 +190,12 @@ class _VisitorQueue:
             _count(self.models, candidate.unit.needs.model, -1)
 
     def window(self, rules: SchedulerRules) -> list[Candidate]:
-        """The clips that may be chosen now, in their order."""
-        firsts = (job.first(rules.of_each_job) for job in self.jobs.values())
-        return list(islice(chain.from_iterable(firsts), rules.window))
+        """The clips that may be chosen now, in their order; how often one was overtaken counts for the first alone."""
+        jobs = iter(self.jobs.values())
+        first_job = next(jobs)
+        further = (islice(job.units, rules.of_each_job) for job in jobs)
+        units = chain([first_job.first], islice(first_job.units, 1, rules.of_first_job), chain.from_iterable(further))
+        return list(islice(units, rules.window))
 
     def take(self, unit: Unit) -> None:
         """Removes a clip of the window, and counts that it overtook all before it."""

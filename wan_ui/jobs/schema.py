@@ -232,6 +232,50 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         )
         """,
     ),
+    # Watched training jobs. A standing comparison names its watch; the saves of a deleted one are not rendered again.
+    (
+        """
+        CREATE TABLE watches (
+            job_id TEXT PRIMARY KEY, -- of the imported training job
+            visitor TEXT,
+            started_at TEXT NOT NULL,
+            skipped TEXT NOT NULL DEFAULT '[]',
+            problem TEXT
+        ) WITHOUT ROWID
+        """,
+        "ALTER TABLE jobs ADD COLUMN watch TEXT",
+        "CREATE INDEX jobs_watch ON jobs (watch) WHERE watch IS NOT NULL",
+        """
+        CREATE TRIGGER watched_gone AFTER DELETE ON jobs WHEN OLD.watch IS NOT NULL BEGIN
+            UPDATE watches SET skipped = (
+                SELECT json_group_array(label) FROM (
+                    SELECT saved.value AS label FROM json_each(watches.skipped) AS saved
+                    UNION SELECT json_extract(cell.value, '$.column_label') FROM json_each(OLD.cells) AS cell
+                )
+            ) WHERE job_id = OLD.watch;
+        END
+        """,
+    ),
+    # What clips of each size took on this machine, for estimates: seconds; runs counts the clips that were measured.
+    (
+        """
+        CREATE TABLE timings (
+            device TEXT NOT NULL,
+            model TEXT NOT NULL,
+            variant TEXT NOT NULL,
+            width INTEGER NOT NULL,
+            height INTEGER NOT NULL,
+            num_frames INTEGER NOT NULL,
+            load REAL NOT NULL,
+            prepare REAL NOT NULL,
+            forward REAL NOT NULL,
+            decode REAL NOT NULL,
+            encode REAL NOT NULL,
+            runs INTEGER NOT NULL,
+            PRIMARY KEY (device, model, variant, width, height, num_frames)
+        ) WITHOUT ROWID
+        """,
+    ),
     (
         # Fair turns among visitors: the waiting job with the smallest turn is next; see Store.add. 1: a guest's job.
         "ALTER TABLE jobs ADD COLUMN turn INTEGER NOT NULL DEFAULT 0",

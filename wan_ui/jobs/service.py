@@ -14,22 +14,35 @@ from typing import TYPE_CHECKING, Any
 
 from wan_ui.access import UploadedFiles
 from wan_ui.checkpoints.trainer_base import FOLDER_BASE, planned_precisions
-from wan_ui.errors import FetchFailed, InvalidRequest, PreviewNotFound, RequestNotFound, VideoNotFound
+from wan_ui.errors import (
+    FetchFailed,
+    InvalidRequest,
+    PictureNotFound,
+    PreviewNotFound,
+    RequestNotFound,
+    VideoEncodingFailed,
+    VideoNotFound,
+)
 from wan_ui.hub_token import NO_TOKEN, TOKEN_NOTE, secret
 from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.jobs import gallery
+from wan_ui.jobs.continuation import Continuation, check_continuable, continued
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.gallery import Gallery
 from wan_ui.jobs.judging import Judging
 from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
+from wan_ui.jobs.outlooks import Outlooks
+from wan_ui.jobs.queue_order import QueueOrder
 from wan_ui.jobs.sample_comparisons import SampleComparisons
 from wan_ui.jobs.shares import ShareLinks
+from wan_ui.jobs.stored_files import StoredFiles, expired, remove_leftovers, unlisted_clips
+from wan_ui.jobs.watcher import Watcher
 from wan_ui.lora.fit import check_fit
 from wan_ui.lora.header import pair_messages
 from wan_ui.lora.hub import SCHEME
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.lora.report import describe, inspect
-from wan_ui.media import video
+from wan_ui.media import clip_frames, video
 from wan_ui.provenance import restoring
 from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT
 from wan_ui.request import TrainingSample, find_model
@@ -42,8 +55,10 @@ if TYPE_CHECKING:
     from wan_ui.engine.result import Progress
     from wan_ui.errors import WanUIError
     from wan_ui.job import Job
+    from wan_ui.jobs.outlooks import JobOutlook, QueueOutlook
+    from wan_ui.jobs.runner import JobRunner
     from wan_ui.jobs.store import Store
-    from wan_ui.jobs.worker import Running, Worker
+    from wan_ui.jobs.worker import Running
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel
@@ -53,6 +68,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COUNTED_FOLDERS = ("clips", "uploads", "images", "gradio", "trainer", "compared")  # of the data folder
+LEFTOVERS_SECONDS = 3600.0  # between two searches for files that belong to nobody
 INSPECT_SECONDS = 120.0  # for downloading a LoRA that is inspected while the caller waits
 
 
@@ -65,8 +81,9 @@ class JobService:
     `library` and `images` hold the files that requests may name. `data_dir` is the folder that the clips' file names
     are relative to. `environment` is what this server renders with. `fetcher` downloads the LoRAs that requests name
     by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
-    trainer's samples, `gallery` lists finished clips, `shares` are the links that show one without the password, and
-    `judging` holds marks and votes on comparisons.
+    trainer's samples, `gallery` lists finished clips, `stored_files` deletes what visitors have sent, `shares` are the
+    links that show one entry without the password, `judging` holds marks and votes on comparisons, `watcher` renders
+    the new saves of watched training jobs, and `outlooks` estimates how long jobs still take.
     Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
@@ -75,7 +92,7 @@ class JobService:
         library: Library,
         images: ImageStore,
         store: Store,
-        worker: Worker,
+        worker: JobRunner,
         data_dir: Path,
         limits: Limits = NO_LIMITS,
         environment: Environment = UNKNOWN_ENVIRONMENT,
@@ -90,9 +107,10 @@ class JobService:
         self._configs = environment.transformer_config
         self._owned = UploadedFiles(store, "image")
         self._admission = threading.Lock()
+        self._next_sweep = 0.0
         self._published: frozenset[str] = frozenset()
         self._process_id = secrets.token_hex(8)  # another process may have counted as many changes
-        self._quota = DiskQuota(data_dir, COUNTED_FOLDERS, limits.disk)
+        self._quota = DiskQuota(data_dir, COUNTED_FOLDERS, limits.disk, database=store.size)
         self.fetcher = Fetcher(
             store, library, self._configs, worker.wake, guests_use_hub_token=limits.guests_use_hub_token
         )
@@ -103,8 +121,11 @@ class JobService:
             self.imported_jobs, library, data_dir / "compared", self._clip_path, self._precisions
         )
         self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
+        self.stored_files = StoredFiles(store, library, self.imported_jobs, data_dir)
+        self.outlooks = Outlooks(store, worker, environment)
         self.shares = ShareLinks(store, self.gallery)
         self.judging = Judging(store, self.job)
+        self.watcher = Watcher(store, self.imported_jobs, self.plan, self._quota.problem, worker.wake)
 
     def quota_problem(self, size: int) -> WanUIError | None:
         """Why a file of `size` bytes may not be stored, by the quota or by the free space; None if it may."""
@@ -119,6 +140,22 @@ class JobService:
         self.images.sweep()
         self.imported_jobs.sweep()
         self.sample_comparisons.sweep()
+        lost = unlisted_clips(self._store, self._data_dir)
+        if lost:
+            log.warning(
+                "there are videos without a row in the job database: it was removed, or an older one was put in place",
+                extra={"videos": len(lost), "first": lost[:3]},
+            )
+
+    def tidy(self, retention: gallery.Retention) -> None:
+        """Delete what is older than may be kept: clips, cancelled requests, and now and then files of nobody."""
+        self.gallery.tidy(retention)
+        now = time.monotonic()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + LEFTOVERS_SECONDS
+        days = None if retention.days is None else retention.days * 24 * 3600
+        remove_leftovers(self._data_dir, expired(self._store, self._data_dir, days, self._published))
 
     # Jobs
 
@@ -131,6 +168,7 @@ class JobService:
         self._check_queue(access)
         self._quota.check()
         prepared = self.plan(body, access)
+        self._limits.check_text(prepared.wire, prepared.generations)
         self._limits.check_cost(identity, prepared.generations)
         self._check_training_samples(prepared, access)
         from_hub = any(source.lower().startswith(SCHEME) for source in prepared.awaited)
@@ -219,6 +257,17 @@ class JobService:
         self.fetcher.wake()
         return self._store.job(job_id)
 
+    def move(self, job_id: str, position: int, access: Access) -> Job:
+        """Move a waiting job to a position of the queue and return it: the owner anywhere, others among their own.
+
+        Raises NotWaiting.
+        """
+        self._check_may_change(job_id, access)
+        with self._admission:
+            QueueOrder(self._store).move(job_id, position, own_only=not access.identity.owner)
+        self._worker.wake()
+        return self._store.job(job_id)
+
     def running(self, job_id: str, access: Access) -> Running | None:
         """Which of a job's generations is being rendered and its latest progress; None if the job does not run.
 
@@ -226,6 +275,17 @@ class JobService:
         """
         running = self._worker.running(job_id)
         return running if running is not None and access.may_read(self._store.job(job_id).visitor) else None
+
+    def live_picture(self, job_id: str, access: Access) -> bytes:
+        """The latest live picture of a job that is being denoised, an animated WebP. Raises PictureNotFound."""
+        self.job(job_id, access)
+        running = self._worker.running(job_id)
+        if running is None or running.picture is None:
+            raise PictureNotFound(
+                "This request has no live picture now. There is one from its first denoising steps on until its video "
+                "is finished."
+            )
+        return running.picture
 
     def progress(self, job_id: str) -> Progress | None:
         """The latest progress of a job that runs or whose LoRA files are being downloaded, else None.
@@ -237,6 +297,14 @@ class JobService:
         if running is not None and hidden_id(running.job_id) == job_id:
             return replace(running.progress, note="")
         return self._worker.progress(job_id) or self.fetcher.progress(job_id)
+
+    def outlook(self, job_id: str) -> JobOutlook | None:
+        """How far an unfinished job is and when it will be finished. The caller has read the job, or reads it next."""
+        return self.outlooks.of(job_id)
+
+    def queue_outlook(self) -> QueueOutlook:
+        """How far the unfinished jobs are and when all of them will be finished, by their real ids."""
+        return self.outlooks.queue()
 
     def queue(self, access: Access, limit: int | None = None) -> tuple[Job, ...]:
         """The running job and the waiting ones in their order, at most `limit`; others' jobs as `hidden_job`."""
@@ -262,7 +330,7 @@ class JobService:
         Clients poll it (`GET /v1/pulse`) and read the jobs again only when it has changed.
         """
         running = self._worker.at_work()
-        at_work = None if running is None else (running.job_id, running.progress)  # a finished write changes a job
+        at_work = None if running is None else (running.job_id, running.progress, running.pictures)
         state = repr((self._process_id, self._store.changes, at_work, self.fetcher.moments()))
         return hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -270,6 +338,21 @@ class JobService:
         """The file of the clip of generation `index`. Raises VideoNotFound if it is not finished or was deleted."""
         self.job(job_id, access)
         return self._clip_path(job_id, index)
+
+    def continue_clip(self, job_id: str, index: int, access: Access) -> Continuation:
+        """The request that continues a clip from its last frame, which is stored as an image of the caller.
+
+        Raises VideoNotFound, ControlImageNotSupported for a model without first frame, and what the quota raises.
+        """
+        job, clip = self.job(job_id, access), self.clip_path(job_id, index, access)
+        check_continuable(find_model(job.generations[index].model))
+        self._quota.check()
+        try:
+            image, is_lossless = clip_frames.last_frame(clip)
+        except VideoEncodingFailed as error:
+            raise VideoNotFound("The file of this video cannot be read.") from error
+        sha256 = self.images.put_bytes(image, access)
+        return continued(job.request_of(index), job.generations[index], sha256, is_lossless)
 
     def _clip_path(self, job_id: str, index: int) -> Path:
         for clip in self._store.job(job_id).clips:
@@ -366,11 +449,13 @@ class JobService:
     def restore(self, file: Path, access: Access, from_video: bool = False) -> Restoration:
         """The settings that a video carries, compared with what is on this machine now.
 
-        `from_video`: if the first frame it starts from is not found, the video's own first frame is stored and used
-        instead, except for a comparison's grid. Raises VideoInvalid and, for that frame, what ImageStore.put_bytes
-        raises, and DiskFull.
+        `from_video`: if its first or last frame is not found, the video's own one is stored and used instead, except
+        for a comparison's grid. Raises VideoInvalid and, for those frames, what ImageStore.put_bytes raises, and
+        DiskFull.
         """
         restoration = restoring.restoration(restoring.read(file), self.library, self.images, self._environment, access)
+        if from_video and restoration.wants_last_frame:
+            restoration = restoration.ending_with(self.images.put_bytes(video.last_frame(file), access))
         if not (from_video and restoration.wants_first_frame):
             return restoration
         self._quota.check()

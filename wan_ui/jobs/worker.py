@@ -19,14 +19,13 @@ from wan_ui.errors import (
     DeviceLost,
     HostError,
     QueueStopped,
-    RenderFailed,
     RenderTimedOut,
     RestartNeeded,
     WanUIError,
 )
 from wan_ui.job import FINAL, Job
 from wan_ui.jobs.clip_writer import ClipWriter, WriteVideo
-from wan_ui.jobs.job_errors import affects_every_cell, cells_failed, prompt_error
+from wan_ui.jobs.job_errors import affects_every_cell, attempt, cells_failed, prompt_error
 from wan_ui.jobs.store import MAX_ATTEMPTS, Store
 from wan_ui.jobs.writer import Writer
 from wan_ui.request import Generation
@@ -34,6 +33,8 @@ from wan_ui.request import Generation
 log = logging.getLogger(__name__)
 
 Render = Callable[[Generation, OnProgress], Clip]
+Measured = Callable[[Generation, Clip, Mapping[str, float], float], None]
+"""Called after a clip was written, with its seconds by phase and those of its encoding."""
 LAST_WRITES = 3  # tries to record a job's end before the process ends; an end that is not recorded counts as an attempt
 CHECKS_PER_TIMEOUT = 10
 JOBS_AHEAD = 3  # one that is rendered, one whose last file is written, and the next
@@ -61,19 +62,23 @@ class WorkerHooks:
     `check_device` after every failed render, when its tensors are released; it raises DeviceLost for a device that
     can no longer be used. `observe` after each phase, with its seconds. `next_up` while a clip denoises, with the
     first generation of the job that waits next. `tidy` before the first job and after each, to delete old clips.
+    `measured` after each written clip, with its seconds by phase and those of its encoding.
     """
 
     check_device: Callable[[], None] | None = None
     observe: Callable[[Phase, float], None] | None = None
     next_up: Callable[[Generation], None] | None = None
     tidy: Callable[[], None] | None = None
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)
 class Running:
     """A moment of a job that runs: generation `index` of `of` and its progress.
 
-    `writing`: the generation of the same job whose file is being written meanwhile.
+    `writing`: the generation of the same job whose file is being written meanwhile. `slot` names the GPU, where several
+    are in use. `picture` is the generation's latest live picture, an animated WebP, and `pictures` how many there were.
+    `phase_since` and `reported_at` are the start of the phase and the time of the report on the monotonic clock.
     """
 
     job_id: str
@@ -81,6 +86,11 @@ class Running:
     of: int
     progress: Progress
     writing: int | None = None
+    slot: str = ""
+    picture: bytes | None = field(default=None, repr=False)
+    pictures: int = 0
+    phase_since: float = field(default=0.0, repr=False, compare=False)
+    reported_at: float = field(default=0.0, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -350,7 +360,8 @@ class Worker:
         else:
             event, end = "canceled", partial(store.finish, job_id, "canceled")
         self._persist(end, tries)
-        del self._active[job_id]
+        if self._active.get(job_id) is active:  # else it was queued again and runs already
+            del self._active[job_id]
         log.info(event, extra={"request_id": job_id, "seconds": round(time.monotonic() - active.since, 3)})
         self._announce()
         if self._broken is None:
@@ -397,22 +408,7 @@ class Worker:
 
     def _attempt(self, running: Running, work: Callable[[], T]) -> T | WanUIError:
         """The result of `work`, or the error that it raised, logged. Raises Cancelled."""
-        about = {"request_id": running.job_id, "prompt": running.index}
-        try:
-            return work()
-        except Cancelled:
-            raise
-        except WanUIError as error:
-            log.warning("%s", error.message, extra={**about, "code": error.code})
-            # Tracebacks hold the frames in which the error happened, and those hold the tensors of a whole render.
-            error.__cause__ = error.__context__ = None
-            return error.with_traceback(None)
-        except Exception:  # the only broad except: the queue goes on, whatever a job raises
-            log.exception("unexpected error", extra=about)
-            return RenderFailed(
-                "Unexpected error while generating. Details are in the server log "
-                f"(request id {running.job_id}). Try again, or with other values."
-            )
+        return attempt(work, running.job_id, running.index)
 
     def _lost_device(self, running: Running, error: WanUIError) -> DeviceLost | None:
         """The error of a device that a failure has made unusable; None if it still works."""
@@ -449,13 +445,16 @@ class Worker:
 
     def _render_clip(self, job: Job, running: Running, generation: Generation, active: _ActiveJob) -> _RenderedClip:
         """Raises Cancelled, also if the job failed meanwhile."""
-        cell = _cell_note(job, running.index)
+        cell = cell_note(job, running.index)
         seconds: dict[str, float] = {}
         looked_ahead = False
+        shown = running
 
         def publish(progress: Progress) -> None:
+            nonlocal shown
             note = " · ".join(filter(None, (cell, progress.note)))
-            self._running = replace(running, progress=replace(progress, note=note))
+            shown = reported(shown, replace(progress, note=note))
+            self._running = shown
             stopped = self._stopping.is_set() or self._broken is not None or active.error is not None
             if stopped or self._store.cancel_requested(job.id):
                 raise Cancelled("Canceled.")
@@ -492,14 +491,27 @@ class Worker:
         self._writing = self._running
         self._timed_writing = _TimedClip(rendered.running, rendered.started)
 
+    def _report_writing(self, fraction: float) -> None:
+        """Called with the share of a clip's frames that are encoded."""
+        writing = self._writing
+        if writing is not None:
+            self._writing = reported(writing, replace(writing.progress, phase="encode", fraction=fraction))
+
     def _write(self, rendered: _RenderedClip, active: _ActiveJob) -> None:
         """Writes a clip on the writer's thread and records what goes wrong."""
         job, running = rendered.job, rendered.running
-        write = partial(self._clip_writer.write, job, running.index, rendered.clip, rendered.seconds)
+        write = partial(
+            self._clip_writer.write, job, running.index, rendered.clip, rendered.seconds, self._report_writing
+        )
+        start = time.monotonic()
         try:
             error = self._attempt(running, write)
             if error is not None:
                 self._record_failure(active, running, error, "encode")
+            elif self._hooks.measured is not None:
+                generation, seconds = job.generations[running.index], rendered.seconds
+                encode = time.monotonic() - start
+                self._persist(partial(self._hooks.measured, generation, rendered.clip, seconds, encode), 1)
         except Cancelled:
             active.canceled = True
         finally:
@@ -507,7 +519,21 @@ class Worker:
             self._writing = self._timed_writing = None
 
 
-def _cell_note(job: Job, index: int) -> str:
+def reported(running: Running, progress: Progress) -> Running:
+    """The moment after a report: its progress, the latest live picture, and since when its phase lasts."""
+    now = time.monotonic()
+    is_same_phase = progress.phase == running.progress.phase and running.phase_since
+    return replace(
+        running,
+        progress=replace(progress, picture=None),
+        picture=progress.picture or running.picture,
+        pictures=running.pictures + (progress.picture is not None),
+        phase_since=running.phase_since if is_same_phase else now,
+        reported_at=now,
+    )
+
+
+def cell_note(job: Job, index: int) -> str:
     """Which cell of a comparison is being rendered, in the order of rendering; empty for another job."""
     if not job.cells:
         return ""

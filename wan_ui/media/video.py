@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +59,10 @@ def no_beat() -> None:
     """A `beat` that never ends the encoder."""
 
 
+def ignore_fraction(fraction: float) -> None:
+    """An `on_fraction` that shows nothing."""
+
+
 def write(
     path: Path,
     frames: Frames,
@@ -67,13 +71,15 @@ def write(
     *,
     ffmpeg: str | None = None,
     beat: Callable[[], None] = no_beat,
+    on_fraction: Callable[[float], None] = ignore_fraction,
     least_seconds: float = LEAST_SECONDS,
 ) -> None:
     """Writes `frames` to `path` as H.264 yuv420p, BT.709 limited range, with `metadata` inside as JSON.
 
     `frames` is uint8, (T, H, W, 3), RGB, T at least 1, H and W even; `fps` a whole number. The file appears whole or
     not at all. `ffmpeg` is the encoder's program, imageio-ffmpeg's unless given. `beat` is called several times a
-    second and may raise to end it. It may take `least_seconds`, and a second more for each PIXELS_PER_SECOND.
+    second and may raise to end it, `on_fraction` with the share of the frames that the encoder has taken. It may take
+    `least_seconds`, and a second more for each PIXELS_PER_SECOND.
     Raises VideoEncodingFailed with ffmpeg's last line, DiskFull, and ValueError for frames of another shape.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
@@ -88,7 +94,8 @@ def write(
             tags, part = Path(folder, "tags.txt"), Path(folder, "clip.mp4")
             tags.write_text(f";FFMETADATA1\n{METADATA_KEY}={_escape(comment)}\n", encoding="ascii")
             command = _encoder(ffmpeg or _ffmpeg(), width, height, fps, tags, part)
-            _encode(command, frames, Path(folder), beat, least_seconds)
+            reported = _reported(frames, on_fraction)
+            _encode(command, reported, frames.size, Path(folder), beat, least_seconds)
             publish_file(part, path)
     except OSError as error:
         if is_disk_full(error):
@@ -113,7 +120,7 @@ def write_lossless(path: Path, frames: Frames, *, beat: Callable[[], None] = no_
                 *("-c:v", "ffv1", "-level", "3", "-g", "1", "-slices", "4", "-pix_fmt", "bgr0"),
                 *("-f", "matroska", f"file:{part}"),
             ]
-            _encode(command, frames, Path(folder), beat, LEAST_SECONDS)
+            _encode(command, _reported(frames, ignore_fraction), frames.size, Path(folder), beat, LEAST_SECONDS)
             publish_file(part, path)
     except OSError as error:
         if is_disk_full(error):
@@ -192,10 +199,21 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def first_frame(path: Path) -> bytes:
     """The first frame of an untrusted MP4, as a PNG. Raises VideoInvalid."""
+    return _untrusted_frame(path, "first", _FROM_BT709)
+
+
+def last_frame(path: Path) -> bytes:
+    """The last frame of an untrusted MP4, as a PNG. Raises VideoInvalid."""
+    boxes.check_sizes(path, MOST_SAMPLES, MOST_PIXELS)
+    index = boxes.track(path).samples - 1
+    return _untrusted_frame(path, "last", f"select=eq(n\\,{index}),{_FROM_BT709}")
+
+
+def _untrusted_frame(path: Path, which: str, filters: str) -> bytes:
     boxes.check_sizes(path, MOST_SAMPLES, MOST_PIXELS)  # also its start: ffmpeg would follow a playlist in disguise
     command = [
         *(_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", *_UNTRUSTED),
-        *("-f", "mov", "-i", f"file:{path}", "-map", "0:v:0", "-frames:v", "1", "-vf", _FROM_BT709),
+        *("-f", "mov", "-i", f"file:{path}", "-map", "0:v:0", "-frames:v", "1", "-vf", filters),
         *("-c:v", "png", "-f", "image2pipe", "-"),
     ]
     try:
@@ -203,7 +221,7 @@ def first_frame(path: Path) -> bytes:
     except (process.OutOfTime, process.TooMuchOutput):
         done = None
     if done is None or done.status or not done.output:
-        raise VideoInvalid("The first frame of this MP4 cannot be read. Choose the image that the video starts from.")
+        raise VideoInvalid(f"The {which} frame of this MP4 cannot be read. Choose the image that was used as it.")
     return bytes(done.output)
 
 
@@ -243,10 +261,24 @@ def _encoder(ffmpeg: str, width: int, height: int, fps: int, tags: Path, part: P
     ]
 
 
-def _encode(command: list[str], frames: Frames, folder: Path, beat: Callable[[], None], least_seconds: float) -> None:
-    """Runs the encoder, with the frames on its standard input."""
-    seconds = least_seconds + frames.size / 3 / PIXELS_PER_SECOND
-    pieces = (np.ascontiguousarray(frame).data for frame in frames)
+def _reported(frames: Frames, on_fraction: Callable[[float], None]) -> Iterator[memoryview]:
+    """The bytes of each frame; reports the share that was taken before each further one."""
+    for count, frame in enumerate(frames):
+        on_fraction(count / len(frames))
+        yield np.ascontiguousarray(frame).data
+    on_fraction(1.0)
+
+
+def _encode(
+    command: list[str],
+    pieces: Iterator[memoryview],
+    size: int,
+    folder: Path,
+    beat: Callable[[], None],
+    least_seconds: float,
+) -> None:
+    """Runs the encoder, with the frames on its standard input; `size` is their number of bytes."""
+    seconds = least_seconds + size / 3 / PIXELS_PER_SECOND
     try:
         # Its messages are read into memory: the disk may be full.
         done = process.run(command, process.Limits(seconds), pieces=pieces, beat=beat)

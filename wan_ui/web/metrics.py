@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
@@ -41,6 +41,36 @@ class _QueueCollector(Collector):
         yield info
 
 
+class SlotShown(Protocol):
+    """A slot as `jobs.dispatcher.SlotState` describes it."""
+
+    def body(self) -> Mapping[str, Any]:
+        """The slot as /v1/health sends it."""
+        ...
+
+
+class _SlotCollector(Collector):
+    """Reads the slots at each scrape."""
+
+    def __init__(self, slots: Callable[[], Iterable[SlotShown]]) -> None:
+        self._slots = slots
+
+    def collect(self) -> Iterable[Metric]:
+        state = GaugeMetricFamily(
+            "wan_ui_slot", "1 for each GPU's state and loaded model.", labels=["slot", "state", "model"]
+        )
+        left = GaugeMetricFamily("wan_ui_slot_seconds_left", "Of the denoising of a GPU's clip.", labels=["slot"])
+        failures = CounterMetricFamily(
+            "wan_ui_slot_failures", "How often a GPU's process ended in the middle of a clip.", labels=["slot"]
+        )
+        for slot in self._slots():
+            body = slot.body()
+            state.add_metric([body["name"], body["state"], body["model"] or ""], 1)
+            left.add_metric([body["name"]], body["seconds_left"] or 0.0)
+            failures.add_metric([body["name"]], body["failures"])
+        yield from (state, left, failures)
+
+
 class Metrics:
     """The metrics of one server. `observe` may be called from any thread."""
 
@@ -58,6 +88,10 @@ class Metrics:
     def watch(self, counts: Counts, is_ready: Callable[[], bool]) -> None:
         """Adds the number of jobs by state and whether the engine can render. To be called once."""
         self._registry.register(_QueueCollector(counts, is_ready))
+
+    def watch_slots(self, slots: Callable[[], Iterable[SlotShown]]) -> None:
+        """Adds what each GPU does, where several are in use. To be called once."""
+        self._registry.register(_SlotCollector(slots))
 
     def observe(self, phase: str, seconds: float) -> None:
         """Records a phase that ended."""

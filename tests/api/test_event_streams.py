@@ -1,0 +1,186 @@
+"""Event streams: what is sent when, heartbeats, the cap of each browser, their end, and those of real requests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.fakes import FakeRender, fake_service, fake_write_video
+from tests.jobs.helpers import body
+from tests.waiting import wait_until
+from wan_ui.access import LOCAL_ACCESS, Access
+from wan_ui.api import event_streams
+from wan_ui.api.app import create_api
+from wan_ui.api.event_streams import EventStreams
+from wan_ui.engine.result import Clip, OnProgress, Progress
+from wan_ui.errors import PictureNotFound, RequestNotFound, TooManyStreams
+from wan_ui.identity import Identity
+from wan_ui.jobs.service import JobService
+from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import Worker
+from wan_ui.request import Generation
+
+WEBP = b"RIFF....WEBP"
+
+
+def parsed(text: str) -> list[tuple[str, Any]]:
+    """The events of a stream's text: their names and data."""
+    events = []
+    for block in text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if "event" in lines:
+            events.append((lines["event"], json.loads(lines["data"])))
+    return events
+
+
+async def read(stream: AsyncIterator[str], count: int) -> list[str]:
+    return [await anext(stream) for _ in range(count)]
+
+
+class Snapshots:
+    """What a stream shows; its pulse follows its content."""
+
+    def __init__(self, **events: dict[str, Any]) -> None:
+        self.events = events
+
+    def __call__(self) -> dict[str, dict[str, Any]]:
+        return self.events
+
+    def pulse(self) -> str:
+        return json.dumps(self.events)
+
+
+def test_an_event_is_sent_when_its_data_has_changed() -> None:
+    shown = Snapshots(state={"status": "in_queue"}, progress={"step": 0})
+    streams = EventStreams(shown.pulse, look_seconds=0)
+
+    async def follow() -> list[tuple[str, Any]]:
+        stream = streams.stream("a", shown)
+        first = await read(stream, 3)
+        assert first[0].startswith("retry: ")
+        assert streams.count == 1
+        shown.events = {**shown.events, "progress": {"step": 1}}
+        second = await read(stream, 1)
+        shown.events = {"state": {"status": "succeeded"}, "end": {}}
+        rest = [text async for text in stream]
+        return parsed("".join([*first, *second, *rest]))
+
+    assert asyncio.run(follow()) == [
+        ("state", {"status": "in_queue"}),
+        ("progress", {"step": 0}),
+        ("progress", {"step": 1}),
+        ("state", {"status": "succeeded"}),
+        ("end", {}),
+    ]
+    assert streams.count == 0
+
+
+def test_a_quiet_stream_has_heartbeats_and_ends_when_the_server_stops() -> None:
+    shown = Snapshots(state={})
+    streams = EventStreams(shown.pulse, look_seconds=0, heartbeat_seconds=0)
+
+    async def follow() -> list[str]:
+        stream = streams.stream("a", shown)
+        texts = await read(stream, 4)
+        streams.close()
+        assert [text async for text in stream] in ([], [texts[-1]])
+        return texts
+
+    _, _, *heartbeats = asyncio.run(follow())
+    assert heartbeats == [": still here\n\n"] * 2
+
+
+def test_a_browser_has_a_cap_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = EventStreams(lambda: "0")
+
+    async def open_many() -> None:
+        opened = [streams.stream("a", dict) for _ in range(event_streams.MOST_EACH)]
+        for stream in opened:
+            streams.check("a")
+            await anext(stream)
+        with pytest.raises(TooManyStreams):
+            streams.check("a")
+        streams.check("b")
+        streams.check(None)
+        for stream in opened:
+            await stream.aclose()
+        streams.check("a")
+
+    asyncio.run(open_many())
+    assert streams.count == 0
+
+
+class PicturedRender:
+    """A render whose second step brings a live picture."""
+
+    def __init__(self, render: FakeRender) -> None:
+        self.render = render
+
+    def __call__(self, generation: Generation, on_progress: OnProgress) -> Clip:
+        def pictured(progress: Progress) -> None:
+            picture = WEBP if (progress.phase, progress.step) == ("denoise", 2) else None
+            on_progress(Progress(progress.phase, progress.step, progress.steps, picture=picture))
+
+        return self.render(generation, pictured)
+
+
+@pytest.fixture
+def pictured(store: Store, render: FakeRender, tmp_path: Path) -> Iterator[JobService]:
+    worker = Worker(store, PicturedRender(render), tmp_path / "clips", fake_write_video)
+    service = fake_service(store, worker, tmp_path)
+    worker.start()
+    yield service
+    for gate in render.gates.values():
+        gate.open()
+    assert worker.stop()
+
+
+def client_of(service: JobService, access: Access = LOCAL_ACCESS) -> TestClient:
+    streams = EventStreams(service.pulse, look_seconds=0.001)
+    return TestClient(create_api(service, dict, lambda: access, streams=streams))
+
+
+def test_a_request_can_be_followed_to_its_end(pictured: JobService, render: FakeRender) -> None:
+    gate = render.gate(1, 3)
+    job = pictured.submit(body(1, steps=4), LOCAL_ACCESS)
+    gate.await_arrival()
+    with client_of(pictured) as client:
+        status = client.get(f"/requests/{job.id}/status").json()
+        assert status["progress"]["phase"] == "denoise"
+        assert (status["progress"]["steps_done"], status["progress"]["steps_total"]) == (2, 4)
+        picture = client.get(f"/requests/{job.id}/live.webp")
+        assert (picture.content, picture.headers["content-type"]) == (WEBP, "image/webp")
+        assert picture.headers["cache-control"] == "no-store"
+        gate.open()
+        answer = client.get(f"/requests/{job.id}/events")
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = parsed(answer.text)
+        assert events[-1] == ("end", {"request_id": job.id, "status": "succeeded"})
+        assert {name for name, _ in events} <= {"state", "progress", "picture", "end"}
+        wait_until(lambda: client.get(f"/requests/{job.id}/live.webp").status_code == 404)
+        assert client.get(f"/requests/{job.id}/status").json()["progress"] is None
+
+
+def test_nobody_follows_another_browsers_request(pictured: JobService, render: FakeRender) -> None:
+    gate = render.gate(1, 3)
+    mine = Access(Identity("a" * 32, owner=False), shared=False)
+    job = pictured.submit(body(1, steps=4), mine)
+    gate.await_arrival()
+    assert pictured.live_picture(job.id, mine) == WEBP
+    other = Access(Identity("b" * 32, owner=False), shared=False)
+    with pytest.raises(RequestNotFound):
+        pictured.live_picture(job.id, other)
+    with client_of(pictured, other) as client:
+        for path in ("events", "live.webp", "status"):
+            assert client.get(f"/requests/{job.id}/{path}").status_code == 404
+    waiting = pictured.submit(body(2), mine)
+    with pytest.raises(PictureNotFound):
+        pictured.live_picture(waiting.id, mine)
+    outlook = pictured.outlook(waiting.id)
+    assert outlook is not None and outlook.running is None

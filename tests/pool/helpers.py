@@ -1,0 +1,56 @@
+"""Slots for the tests: fakes in this process, and real processes over a fake engine."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from tests.fakes import FakeRender
+from wan_ui.config import Settings
+from wan_ui.engine.result import Clip, OnProgress
+from wan_ui.errors import SlotLost
+from wan_ui.pool.messages import EngineOptions
+from wan_ui.pool.processes import ProcessLimits, ProcessSlot
+from wan_ui.pool.slots import Check, SlotDevice
+from wan_ui.request import Generation
+
+FAKE_PROGRAM = ("-m", "tests.pool.fake_slot")
+
+
+class FakeSlot:
+    """Renders in this process. `lose` makes so many renders raise SlotLost."""
+
+    device_name = "fake GPU"
+
+    def __init__(self, name: str, render: FakeRender) -> None:
+        self.name = name
+        self.is_started = False
+        self.rendered: list[int] = []
+        self.lose = 0
+        self.ended = threading.Event()
+        self._render = render
+
+    def render(self, generation: Generation, on_progress: OnProgress, check: Check) -> Clip:
+        self.is_started = True
+        if self.lose:
+            self.lose -= 1
+            raise SlotLost("The process ended.")
+        clip = self._render(generation, on_progress)
+        self.rendered.append(generation.seed)
+        return clip
+
+    def end(self) -> None:
+        self.is_started = False
+        self.ended.set()
+
+
+def options(data_dir: Path) -> EngineOptions:
+    return EngineOptions.of(Settings(data_dir=data_dir, lora_dir=data_dir / "loras"))
+
+
+def process_slots(
+    data_dir: Path, count: int, limits: ProcessLimits | None = None, device: str = "cpu"
+) -> list[ProcessSlot]:
+    """Slots with processes of their own over a fake engine."""
+    devices = [SlotDevice(f"GPU {number}", device=device) for number in range(count)]
+    return [ProcessSlot(each, options(data_dir), limits, FAKE_PROGRAM) for each in devices]

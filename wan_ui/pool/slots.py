@@ -1,0 +1,55 @@
+"""What a slot is: a place that holds one loaded model and renders one clip at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from wan_ui.engine.result import Clip, OnProgress
+from wan_ui.request import Generation
+
+Check = Callable[[], None]
+"""Called several times a second while a clip is rendered; what it raises ends the render."""
+
+
+@dataclass(frozen=True)
+class SlotDevice:
+    """A slot's device: `name` for people and the database, `visible` the value of CUDA_VISIBLE_DEVICES in its process.
+
+    `device` is what its engine is given; None: the GPU that it sees. `model` is the GPU's, where it is known.
+    """
+
+    name: str
+    visible: str = ""
+    device: str | None = None
+    model: str | None = None
+
+
+class Slot(Protocol):
+    """One GPU. Only one thread at a time may render on it."""
+
+    @property
+    def name(self) -> str:
+        """Its name, unique in the pool."""
+        ...
+
+    @property
+    def device_name(self) -> str | None:
+        """The GPU's model; None before it was first used."""
+        ...
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it may hold a loaded model now."""
+        ...
+
+    def render(self, generation: Generation, on_progress: OnProgress, check: Check) -> Clip:
+        """One clip. What `on_progress` or `check` raises ends the render and is raised again.
+
+        Raises SlotLost when the slot's process ended meanwhile; the next render starts another.
+        """
+        ...
+
+    def end(self) -> None:
+        """Free the model: end the process, at once. From any thread; a render that is under way raises SlotLost."""
