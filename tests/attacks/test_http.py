@@ -176,10 +176,10 @@ def assert_turns(server: Process) -> None:
         sent = [many.post("/v1/inference", json=BODY).json()["request_id"] for _ in range(4)]
         first = one.post("/v1/inference", json=BODY).json()["request_id"]
 
-        def ends() -> list[str | None]:
+        def ends() -> list[str]:
             clients = [*((many, job) for job in sent), (one, first)]
             states = [client.get(f"/v1/requests/{job}/status").json() for client, job in clients]
-            return [state["finished_at"] for state in states]
+            return [state["finished_at"] or "" for state in states]
 
         assert until(lambda: all(ends()), 120), server.output
         assert sorted(ends())[1] == ends()[-1]
