@@ -22,6 +22,7 @@ from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.api.app import create_api
 from wan_ui.api.event_streams import EventStreams
+from wan_ui.api.mcp_server import mcp_route
 from wan_ui.api.root import root_routes
 from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
@@ -35,6 +36,7 @@ from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.notifier import Notifier
 from wan_ui.jobs.service import JobService
+from wan_ui.jobs.slot_use import SlotRules
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
 from wan_ui.lora.library import COMFY_FOLDER, JOBS_FOLDER, Library
@@ -251,6 +253,7 @@ def _dispatcher(
         video.write,
         RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
         replace(hooks, observe=metrics.observe),
+        SlotRules(split=settings.split or len(devices)),
     )
 
 
@@ -321,7 +324,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         shared=settings.shared_gallery,
         sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
     )
-    own = (mount, guests, services.metrics.route(), *root_routes(services.health))
+    own = (mount, guests, mcp_route(api), services.metrics.route(), *root_routes(services.health))
     loop: Future[asyncio.AbstractEventLoop] = Future()
     within = _around_gradio(blocks, services.service, access, Path(os.environ["GRADIO_TEMP_DIR"]))
 

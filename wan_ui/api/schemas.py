@@ -609,3 +609,19 @@ class WatchInfo(BaseModel):
     rendered: int = Field(description="Saves that are rendered with all samples.")
     waiting: int = Field(description="Complete saves that are not.")
     problem: str | None = Field(description="Why nothing is rendered now, or why a save was not.")
+
+
+class RequestIdBody(BaseModel):
+    """A request by its id."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: str = Field(pattern="^[0-9A-Za-z-]{1,200}$", description="From submit or compare.")
+
+
+class RestoreBody(BaseModel):
+    """A video whose settings are read."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    video: str = Field(min_length=1, description="An MP4 as base64.")
