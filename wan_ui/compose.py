@@ -21,6 +21,7 @@ from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.api.app import create_api
 from wan_ui.api.event_streams import EventStreams
+from wan_ui.api.mcp_server import mcp_route
 from wan_ui.api.root import root_routes
 from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
@@ -313,7 +314,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         shared=settings.shared_gallery,
         sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
     )
-    own = (mount, guests, services.metrics.route(), *root_routes(services.health))
+    own = (mount, guests, mcp_route(api), services.metrics.route(), *root_routes(services.health))
     within = _around_gradio(blocks, services.service, access, Path(os.environ["GRADIO_TEMP_DIR"]))
 
     def wrap(app: ASGIApp) -> ASGIApp:

@@ -58,6 +58,7 @@ WanUIError
 │   ├── VideoEncodingFailed     500
 │   ├── DataFolderInUse         503  another server uses the data folder
 │   ├── ShareFailed             503  no public link
+│   ├── McpNotInstalled         501  the extra `mcp` is not installed
 │   ├── SlotLost                503  the process of a GPU ended
 │   └── RestartNeeded           503  this process cannot render any more and ends, to be started again
 │       ├── DeviceLost              503  the CUDA context is dead
@@ -440,6 +441,12 @@ class SlotLost(HostError):
     """The process of a GPU ended or its GPU failed; `details["started"]` is false if it never became ready."""
 
     code, status = "SLOT_LOST", 503
+
+
+class McpNotInstalled(HostError):
+    """The package `mcp`, an extra, is not installed."""
+
+    code, status = "MCP_NOT_INSTALLED", 501
 
 
 class RestartNeeded(HostError):

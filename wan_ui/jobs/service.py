@@ -14,10 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from wan_ui.access import UploadedFiles
 from wan_ui.checkpoints.trainer_base import FOLDER_BASE, planned_precisions
-from wan_ui.errors import FetchFailed, InvalidRequest, PictureNotFound, PreviewNotFound, RequestNotFound, VideoNotFound
+from wan_ui.errors import (
+    FetchFailed,
+    InvalidRequest,
+    PictureNotFound,
+    PreviewNotFound,
+    RequestNotFound,
+    VideoEncodingFailed,
+    VideoNotFound,
+)
 from wan_ui.hub_token import TOKEN_NOTE, secret
 from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.jobs import gallery
+from wan_ui.jobs.continuation import Continuation, check_continuable, continued
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.gallery import Gallery
 from wan_ui.jobs.judging import Judging
@@ -33,7 +42,7 @@ from wan_ui.lora.header import pair_messages
 from wan_ui.lora.hub import SCHEME
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.lora.report import describe, inspect
-from wan_ui.media import video
+from wan_ui.media import clip_frames, video
 from wan_ui.provenance import restoring
 from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT
 from wan_ui.request import TrainingSample, find_model
@@ -327,6 +336,21 @@ class JobService:
         self.job(job_id, access)
         return self._clip_path(job_id, index)
 
+    def continue_clip(self, job_id: str, index: int, access: Access) -> Continuation:
+        """The request that continues a clip from its last frame, which is stored as an image of the caller.
+
+        Raises VideoNotFound, ControlImageNotSupported for a model without first frame, and what the quota raises.
+        """
+        job, clip = self.job(job_id, access), self.clip_path(job_id, index, access)
+        check_continuable(find_model(job.generations[index].model))
+        self._quota.check()
+        try:
+            image, is_lossless = clip_frames.last_frame(clip)
+        except VideoEncodingFailed as error:
+            raise VideoNotFound("The file of this video cannot be read.") from error
+        sha256 = self.images.put_bytes(image, access)
+        return continued(job.request_of(index), job.generations[index], sha256, is_lossless)
+
     def _clip_path(self, job_id: str, index: int) -> Path:
         for clip in self._store.job(job_id).clips:
             path = self._data_dir / clip.file
@@ -416,11 +440,13 @@ class JobService:
     def restore(self, file: Path, access: Access, from_video: bool = False) -> Restoration:
         """The settings that a video carries, compared with what is on this machine now.
 
-        `from_video`: if the first frame it starts from is not found, the video's own first frame is stored and used
-        instead, except for a comparison's grid. Raises VideoInvalid and, for that frame, what ImageStore.put_bytes
-        raises, and DiskFull.
+        `from_video`: if its first or last frame is not found, the video's own one is stored and used instead, except
+        for a comparison's grid. Raises VideoInvalid and, for those frames, what ImageStore.put_bytes raises, and
+        DiskFull.
         """
         restoration = restoring.restoration(restoring.read(file), self.library, self.images, self._environment, access)
+        if from_video and restoration.wants_last_frame:
+            restoration = restoration.ending_with(self.images.put_bytes(video.last_frame(file), access))
         if not (from_video and restoration.wants_first_frame):
             return restoration
         self._quota.check()
