@@ -30,6 +30,7 @@ from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.config import Settings, is_loopback
 from wan_ui.demo.checkpoints import LATENT_MAPS, Demo
 from wan_ui.errors import HostError
+from wan_ui.files import create_folder
 from wan_ui.identity import EndedSessions, Sessions, current_identity, load_key
 from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.gallery import Retention
@@ -435,6 +436,6 @@ def own_address(host: str) -> str:
 def make_folder(folder: Path) -> None:
     """Creates a folder unless it is there. Raises HostError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        create_folder(folder)
     except OSError as error:
         raise HostError(f"The folder {folder.name} cannot be created ({error.strerror}).") from error

@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wan_ui.access import Access, FileOwners, UploadedFiles
 from wan_ui.errors import ControlImageInvalid, FetchFailed, PayloadTooLarge
-from wan_ui.files import disk_full_mapped, remove_parts, write_file
+from wan_ui.files import create_folder, disk_full_mapped, remove_parts, write_file
 from wan_ui.media import image_cost, image_decoder, process
 from wan_ui.media.image_decoder import UNREADABLE, as_rgb, is_16_bit
 from wan_ui.turns import Turns, TurnsEach
@@ -142,7 +142,7 @@ class ImageStore:
         """Stores an image that was checked, and the PNG of its `pixels`."""
         sha256 = hashlib.sha256(data).hexdigest()
         with disk_full_mapped("the first frame"):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            create_folder(self._folder)
             if pixels is not None:
                 self._save(self._pixels(sha256), pixels)
             self._save(self._folder / sha256, data)
