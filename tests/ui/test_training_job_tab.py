@@ -101,7 +101,10 @@ def test_from_a_zip_to_the_same_video_and_back_from_another_seed(page: Page, tra
     expect(rows.first.locator("img")).to_have_count(2)
     expect(page.get_by_label("Checkpoint to render with")).to_have_value("final (step 750)")
 
-    page.get_by_role("button", name="Reproduce sample 1 at step 500").click()
+    page.get_by_role("button", name="Enlarge sample 1 at step 500").click()
+    large = page.get_by_role("dialog", name="sample 1 at step 500")
+    expect(large.get_by_role("img")).to_be_visible()
+    large.get_by_role("button", name="Reproduce").click()
     expect(page.get_by_role("tab", name=SMALL, exact=True)).to_have_attribute("aria-selected", "true")
     expect(field(page, "Prompt")).to_have_value("a sks fox runs")
     expect(field(page, "Seed")).to_have_value("7")

@@ -23,7 +23,7 @@ from wan_ui.errors import (
     VideoEncodingFailed,
     VideoNotFound,
 )
-from wan_ui.hub_token import TOKEN_NOTE, secret
+from wan_ui.hub_token import NO_TOKEN, TOKEN_NOTE, secret
 from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.jobs import gallery
 from wan_ui.jobs.continuation import Continuation, check_continuable, continued
@@ -112,7 +112,9 @@ class JobService:
         self._published: frozenset[str] = frozenset()
         self._process_id = secrets.token_hex(8)  # another process may have counted as many changes
         self._quota = DiskQuota(data_dir, COUNTED_FOLDERS, limits.disk, database=store.size)
-        self.fetcher = Fetcher(store, library, self._configs, worker.wake)
+        self.fetcher = Fetcher(
+            store, library, self._configs, worker.wake, guests_use_hub_token=limits.guests_use_hub_token
+        )
         self.imported_jobs = ImportedJobs(
             data_dir / "trainer", library, images, check_quota=self._quota.check, owners=store
         )
@@ -183,6 +185,7 @@ class JobService:
                 ready=not prepared.awaited,
                 cells=prepared.cells,
                 visitor=identity.visitor,
+                from_guest=not identity.owner,
             )
             job = self.fetcher.admit(add, token)
         log.info("queued", extra={"request_id": job.id, "videos": len(job.generations)})
@@ -366,7 +369,12 @@ class JobService:
 
     def _check_queue(self, access: Access) -> None:
         visitor = access.identity.visitor
-        self._limits.check_queue(access.identity, self._store.waiting(), lambda: self._store.waiting_of(visitor))
+        self._limits.check_queue(
+            access.identity,
+            self._store.waiting(),
+            lambda: self._store.waiting_of(visitor),
+            self._store.waiting_of_guests,
+        )
 
     def _check_training_samples(self, prepared: PreparedRequest, access: Access) -> None:
         """Raises InvalidRequest if a prompt or a cell is to be compared with a sample that is not found."""
@@ -409,7 +417,8 @@ class JobService:
                     "waits for the download."
                 )
 
-        notes = self.library.fetch(source, check_deadline) if is_remote(source) else ()
+        token = None if access.identity.owner or self._limits.guests_use_hub_token else NO_TOKEN
+        notes = self.library.fetch(source, check_deadline, token) if is_remote(source) else ()
         report = self.library.inspect(source, access, self._configs)
         return {**report, "messages": [*notes, *report["messages"]]}
 

@@ -44,7 +44,7 @@ LAUNCH: dict[str, Any] = {
     "theme": gr.themes.Base(
         primary_hue=gr.themes.colors.pink, neutral_hue=gr.themes.colors.neutral, font=_FONT, font_mono=_MONO
     ),
-    "css": "\n".join(static_text(f"{name}.css") for name in ("tokens", "style", "form", "share")),
+    "css": "\n".join(static_text(f"{name}.css") for name in ("tokens", "style", "form", "share", "board")),
     "js": page_script(),
     "footer_links": [],
     "run_history": False,
