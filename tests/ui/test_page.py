@@ -483,3 +483,17 @@ def test_the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(brows
         expect(page.locator("#server-gone")).to_be_hidden()
         expect(field(page, "Prompt")).to_have_value("kept over a restart")
     context.close()
+
+
+def test_the_header_leads_to_the_prompt_and_keeps_light_or_dark(page: Page, app: App):
+    open_page(page, app)
+    page.get_by_role("link", name="Skip to prompt").focus()
+    page.keyboard.press("Enter")
+    expect(field(page, "Prompt")).to_be_focused()
+    before = page.locator("body").evaluate("body => body.classList.contains('dark')")
+    page.get_by_role("button", name="Light or dark").click()
+    page.reload()
+    filled(page)
+    assert page.locator("body").evaluate("body => body.classList.contains('dark')") is not before
+    page.get_by_role("button", name="Keyboard shortcuts").click()
+    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_contain_text("Generate")

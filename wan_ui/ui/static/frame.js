@@ -1,0 +1,53 @@
+// The page's frame: light or dark, the keys, and the link to the prompt.
+(() => {
+  const STORED = 'wan-ui-theme';
+  const setTheme = (theme) => document.body.classList.toggle('dark', theme === 'dark');
+  const stored = window.localStorage.getItem(STORED);
+  if (stored) setTheme(stored);
+
+  const KEYS = [
+    ['Ctrl/⌘ + Enter', 'Generate'], ['Space', 'Play or pause'], ['← →', 'Frame, tab or cell'],
+    ['S', 'Favourite a cell'], ['X', 'Reject a cell'], ['?', 'These keys'],
+  ];
+  const showKeys = () => {
+    let dialog = document.getElementById('keys');
+    if (!dialog) {
+      dialog = document.createElement('dialog');
+      dialog.id = 'keys';
+      dialog.setAttribute('aria-label', 'Keyboard shortcuts');
+      const list = document.createElement('dl');
+      for (const [key, what] of KEYS) {
+        const name = document.createElement('dt'), text = document.createElement('dd');
+        name.textContent = key;
+        text.textContent = what;
+        list.append(name, text);
+      }
+      const close = document.createElement('button');
+      close.type = 'button';
+      close.textContent = 'Close';
+      close.addEventListener('click', () => dialog.close());
+      dialog.append(list, close);
+      document.body.append(dialog);
+    }
+    if (!dialog.open) dialog.showModal();
+  };
+  const isTyping = (target) => target.closest && target.closest('input, textarea, select, [contenteditable]');
+  document.addEventListener('keydown', (event) => {
+    if (event.key === '?' && !isTyping(event.target) && !event.ctrlKey && !event.metaKey) showKeys();
+  });
+  document.addEventListener('click', (event) => {
+    const pressed = event.target.closest && event.target.closest('[data-do], [data-insert]');
+    if (!pressed) return;
+    if (pressed.dataset.insert) window.wanUi.dom.insert('prompt', pressed.dataset.insert);
+    else if (pressed.dataset.do === 'keys') showKeys();
+    else if (pressed.dataset.do === 'theme') {
+      const theme = document.body.classList.contains('dark') ? 'light' : 'dark';
+      setTheme(theme);
+      window.localStorage.setItem(STORED, theme);
+    } else if (pressed.dataset.do === 'skip') {
+      event.preventDefault();
+      const prompt = window.wanUi.dom.input('prompt');
+      if (prompt) prompt.focus();
+    }
+  });
+})();
