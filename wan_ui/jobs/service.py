@@ -38,6 +38,7 @@ from wan_ui.jobs.shares import ShareLinks
 from wan_ui.jobs.stored_files import StoredFiles, expired, remove_leftovers, unlisted_clips
 from wan_ui.jobs.watcher import Watcher
 from wan_ui.lora.fit import check_fit
+from wan_ui.lora.groups import LoraGroups
 from wan_ui.lora.header import pair_messages
 from wan_ui.lora.hub import SCHEME
 from wan_ui.lora.remote import is_remote, shown_name
@@ -121,6 +122,7 @@ class JobService:
             self.imported_jobs, library, data_dir / "compared", self._clip_path, self._precisions
         )
         self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
+        self.lora_groups = LoraGroups(library, self._configs)
         self.stored_files = StoredFiles(store, library, self.imported_jobs, data_dir)
         self.outlooks = Outlooks(store, worker, environment)
         self.shares = ShareLinks(store, self.gallery)
