@@ -1,4 +1,4 @@
-"""One forward on several ranks against one alone: `python -m tests.engine.heads_program HEADS GUIDANCE SEQUENCE FOLDER`.
+"""One forward on ranks against one alone: `python -m tests.engine.heads_program HEADS GUIDANCE SEQUENCE FOLDER`.
 
 Importing torch takes seconds, so one process imports it and forks the ranks. Each compares the predictions of a tiny
 transformer with so many heads, for even and uneven numbers of tokens, with its own without a group; exit code 0 when
