@@ -43,7 +43,7 @@ LAUNCH: dict[str, Any] = {
     "theme": gr.themes.Base(
         primary_hue=gr.themes.colors.indigo, neutral_hue=gr.themes.colors.zinc, font=_FONT, font_mono=_MONO
     ),
-    "css": static_text("style.css"),
+    "css": static_text("style.css") + static_text("stage.css"),
     "js": page_script(),
     "footer_links": [],
     "run_history": False,
@@ -87,6 +87,9 @@ class PageBlocks(gr.Blocks):
         for component in config["components"]:
             for name in API_KEYS:
                 component.pop(name, None)
+        # Gradio would hold a connection open for each tab, and browsers open six to a server over HTTP/1.1: with six
+        # tabs nothing else could be asked. What it serves for, forgetting a closed tab's state at once, is not needed.
+        config["connect_heartbeat"] = False
         return config
 
 

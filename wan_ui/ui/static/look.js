@@ -1,0 +1,30 @@
+// Lets the page look again when a job has begun, ended or moved, and while a comparison runs that is in view. A hidden
+// tab looks once it is shown.
+const EVERY = 400, OFTEN = 2000; // milliseconds between two looks
+let due = false, last = 0, timer = 0;
+const look = () => {
+  timer = 0;
+  if (!element.isConnected || !due || document.hidden) return;
+  due = false;
+  last = performance.now();
+  trigger('click', {});
+};
+const want = (every) => {
+  due = true;
+  if (!timer) timer = window.setTimeout(look, Math.max(0, last + every - performance.now()));
+};
+document.addEventListener('visibilitychange', () => {
+  if (!document.hidden && due) want(0);
+});
+const shown = (id) => {
+  const found = document.getElementById(id);
+  return found !== null && found.getClientRects().length > 0;
+};
+const start = () => {
+  window.wanUi.events.on('jobs', () => want(EVERY));
+  window.wanUi.events.on('progress', (jobs) => {
+    if (Object.keys(jobs).length && shown('player')) want(OFTEN);
+  });
+};
+if (window.wanUi && window.wanUi.events) start();
+else document.addEventListener('wan-ui-events', start, { once: true });
