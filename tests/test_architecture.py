@@ -56,6 +56,7 @@ ALLOWED_IMPORTERS = {
     "gradio": ("wan_ui.ui.", "wan_ui.server", "wan_ui.compose"),
     "fastapi": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server", "wan_ui.compose"),
     "starlette": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server", "wan_ui.compose"),
+    "mcp": ("wan_ui.api.mcp_server",),
     "uvicorn": (),
     "prometheus_client": ("wan_ui.web.",),
     "torch": (

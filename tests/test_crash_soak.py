@@ -94,7 +94,7 @@ def whole(data_dir: Path, added: list[Job]) -> str:
     listed = {clip.file: job.generations[clip.index] for job in ended for clip in job.clips}
     assert sum(len(job.generations) for job in ended) == len(listed)
     found = {f"clips/{path.name}" for path in (data_dir / "clips").iterdir()}
-    assert found == {*listed, *(name.replace(".mp4", ".jpg") for name in listed)}
+    assert found == {*listed, *(name.replace(".mp4", suffix) for name in listed for suffix in (".jpg", ".png"))}
     engine = Engine(data_dir / "demo" / "models", data_dir / "demo" / "loras", "cpu", data_dir=data_dir)
     for file, generation in listed.items():
         frames = video.read_frames(data_dir / file)

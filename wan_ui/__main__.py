@@ -1,4 +1,4 @@
-"""The command line: `wan-ui`, `python -m wan_ui` and `python app.py` all run `main`."""
+"""The command line: `wan-ui`, `python -m wan_ui` and `python app.py` all run `main`; `wan-ui cleanup` tidies."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import os
 import sys
 from typing import NoReturn
 
+from wan_ui.cleanup import COMMAND, cleanup
 from wan_ui.config import read
 from wan_ui.server import serve
 
 
 def main() -> NoReturn:
     """Serves until SIGTERM or Ctrl-C, then ends the process with the exit code of `server.serve`."""
+    if sys.argv[1:2] == [COMMAND]:
+        sys.exit(cleanup(sys.argv[2:], os.environ))
     code = serve(read(sys.argv[1:], os.environ))
     sys.stdout.flush()
     sys.stderr.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ from wan_ui.request import (
 )
 
 NO_LORA = "no LoRA"
+_VALUE = re.compile(r"(?P<word>[a-z][a-z -]*) (?P<value>-?[0-9.]+)")
+_CHECKPOINT = re.compile(r"(?P<job>.+?)[_-]?0*(?P<step>[0-9]{2,})")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,25 @@ class Grid:
     columns: tuple[str, ...]
     rows: tuple[str, ...]
     cells: tuple[Cell, ...]
+
+
+def short_labels(labels: Sequence[str]) -> tuple[str, list[str]]:
+    """What an axis's labels have in common, and each of them without it: `scale` and `0.5`, `rings_job` and `500`.
+
+    The label of a baseline stays. The checkpoint that a training job saved last has no step in its name: `final`.
+    ("", the labels) where they have nothing in common.
+    """
+    changing = [label for label in labels if label != NO_LORA]
+    for pattern, name, value in ((_VALUE, "word", "value"), (_CHECKPOINT, "job", "step")):
+        matches = {label: pattern.fullmatch(label) for label in changing}
+        common = {match[name] for match in matches.values() if match}
+        if len(common) != 1 or len(changing) < 2:
+            continue
+        (title,) = common
+        if all(match or (name == "job" and label == title) for label, match in matches.items()):
+            short = {label: match[value] if match else "final" for label, match in matches.items()}
+            return title, [short.get(label, label) for label in labels]
+    return "", list(labels)
 
 
 @dataclass(frozen=True)

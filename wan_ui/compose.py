@@ -21,6 +21,7 @@ from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.api.app import create_api
 from wan_ui.api.event_streams import EventStreams
+from wan_ui.api.mcp_server import mcp_route
 from wan_ui.api.root import root_routes
 from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
@@ -130,8 +131,10 @@ class Services:
     def health(self) -> dict[str, Any]:
         """The body of GET /v1/health: starting until the engine is built, failed when it can render no more."""
         is_ready = self.engine.done()
+        problem = self.worker.broken or self.store.problem()
         return {
-            "status": "failed" if self.worker.broken is not None else "ready" if is_ready else "starting",
+            "status": "failed" if problem is not None else "ready" if is_ready else "starting",
+            **({} if problem is None else {"problem": problem.message}),
             "version": __version__,
             "device": self.engine.result().device_name if is_ready else None,
             "queue": self.service.waiting(),
@@ -186,7 +189,7 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
     retention = Retention(settings.keep_days, _bytes(settings.keep_gb))
 
     def tidy() -> None:
-        service.gallery.tidy(retention)
+        service.tidy(retention)
 
     def measured(generation: Generation, clip: Clip, seconds: Mapping[str, float], encode: float) -> None:
         service.outlooks.timings.record(generation, clip, seconds, encode)
@@ -310,7 +313,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         shared=settings.shared_gallery,
         sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
     )
-    own = (mount, guests, services.metrics.route(), *root_routes(services.health))
+    own = (mount, guests, mcp_route(api), services.metrics.route(), *root_routes(services.health))
     within = _around_gradio(blocks, services.service, access, Path(os.environ["GRADIO_TEMP_DIR"]))
 
     def wrap(app: ASGIApp) -> ASGIApp:

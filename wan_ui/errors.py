@@ -34,10 +34,11 @@ WanUIError
 │   ├── TooManyRequests         429  one browser, or all guests, have too much under way at once
 │   ├── RequestNotFound         404
 │   ├── VideoNotFound           404
+│   ├── UploadNotFound          404
 │   ├── PictureNotFound         404  a request without a live picture: not denoising, or before its first
 │   ├── ShareNotFound           404  no open share link
 │   ├── ShareEnded              410  a share link that has ended or was withdrawn
-│   ├── StillRunning            409  a queued or running job cannot be deleted
+│   ├── StillRunning            409  a queued or running job, or a file that one uses, cannot be deleted
 │   ├── JobNotWatchable         409  a training job that is no folder of this machine, or has nothing to render
 │   ├── NotWatched              404  a training job that is not watched
 │   ├── NotWaiting              409  only a waiting job can be moved
@@ -57,6 +58,7 @@ WanUIError
 │   ├── VideoEncodingFailed     500
 │   ├── DataFolderInUse         503  another server uses the data folder
 │   ├── ShareFailed             503  no public link
+│   ├── McpNotInstalled         501  the extra `mcp` is not installed
 │   ├── SlotLost                503  the process of a GPU ended
 │   └── RestartNeeded           503  this process cannot render any more and ends, to be started again
 │       ├── DeviceLost              503  the CUDA context is dead
@@ -333,8 +335,14 @@ class TooManyVotes(RequestError):
     code, status = "TOO_MANY_VOTES", 429
 
 
+class UploadNotFound(RequestError):
+    """There is no such uploaded LoRA, first frame or training job, or it belongs to somebody else."""
+
+    code, status = "UPLOAD_NOT_FOUND", 404
+
+
 class StillRunning(RequestError):
-    """A queued or running job cannot be deleted."""
+    """A queued or running job cannot be deleted, nor a file that one uses."""
 
     code, status = "STILL_RUNNING", 409
 
@@ -433,6 +441,12 @@ class SlotLost(HostError):
     """The process of a GPU ended or its GPU failed; `details["started"]` is false if it never became ready."""
 
     code, status = "SLOT_LOST", 503
+
+
+class McpNotInstalled(HostError):
+    """The package `mcp`, an extra, is not installed."""
+
+    code, status = "MCP_NOT_INSTALLED", 501
 
 
 class RestartNeeded(HostError):

@@ -63,6 +63,17 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+def bytes_in(folder: Path) -> int:
+    """Bytes of all files under a folder."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue  # deleted since it was listed
+    return total
+
+
 def publish_file(part: Path, path: Path) -> None:
     """Gives the finished file `part` its name, to last through a power cut. Same file system; raises OSError."""
     _sync(part)

@@ -310,7 +310,7 @@ def test_models_is_the_table(client: TestClient) -> None:
 
 
 def test_health(client: TestClient) -> None:
-    assert client.get("/v1/health").json() == {**health(), "slots": []}
+    assert client.get("/v1/health").json() == {**health(), "slots": [], "problem": None}
 
 
 def test_cancel_is_idempotent(client: TestClient, service: ShelfDesk) -> None:
@@ -595,6 +595,10 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("patch", "/requests/{request_id}"),
         ("post", "/requests/{request_id}/retry"),
         ("get", "/requests/{request_id}/videos/{n}"),
+        ("get", "/requests/{request_id}/videos/{n}/last_frame.png"),
+        ("post", "/requests/{request_id}/videos/{n}/continue"),
+        ("get", "/joined.mp4"),
+        ("get", "/speed-loras"),
         ("get", "/requests/{request_id}/grid.mp4"),
         ("get", "/requests/{request_id}/sheet.png"),
         ("get", "/pulse"),
@@ -618,6 +622,10 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/gallery/{entry_id}/poster.jpg"),
         ("get", "/gallery/{entry_id}/settings.json"),
         ("post", "/jobs/import"),
+        ("delete", "/jobs/{job_id}"),
+        ("get", "/uploads"),
+        ("delete", "/uploads/loras/{file_id}"),
+        ("delete", "/uploads/images/{file_id}"),
         ("get", "/speed-loras"),
         ("get", "/shares"),
         ("post", "/shares"),
@@ -634,6 +642,9 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("post", "/loras/inspect"),
         ("get", "/models"),
         ("get", "/health"),
+        ("delete", "/shares/{share_id}"),
+        ("get", "/shares"),
+        ("post", "/shares"),
     }
     for operation in operations.values():
         for status, reply in operation["responses"].items():
@@ -675,7 +686,7 @@ def test_the_document_states_every_bound(client: TestClient) -> None:
 
 
 def test_every_request_error_can_be_met_in_the_document(client: TestClient) -> None:
-    """A status that submit can answer with is in the document."""
+    """A status that submit can answer with is in the document; 410 is that of a share link alone."""
     document = client.get("/v1/openapi.json").json()
     documented = {int(status) for status in document["paths"]["/inference"]["post"]["responses"]}
     raised = {kind.status for kind in _every_type(errors.WanUIError)} - {404, 409, 410}

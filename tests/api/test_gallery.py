@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,3 +146,24 @@ def test_what_runs_is_not_deleted_over_http(tmp_path: Path) -> None:
         server.services.store._execute("UPDATE jobs SET status = 'in_progress' WHERE id = :id", {"id": job})
         reply = client.delete(f"/v1/gallery/{job}-0")
         assert (reply.status_code, reply.json()["detail"]["error"]["code"]) == (409, "STILL_RUNNING")
+
+
+def test_entries_by_kind_and_oldest_first_and_as_a_zip_file(shared: Server) -> None:
+    with shared.browser() as one, shared.browser() as other:
+        jobs = [shared.finished_job(shared.visitor_of(one)) for _ in range(3)]
+        entries = [f"{job}-0" for job in jobs]
+        assert ids(one) == entries[::-1] and ids(one, order="oldest") == entries
+        assert ids(one, order="oldest", kind="video") == entries
+        assert ids(one, kind="comparison") == []
+        page = one.get("/v1/gallery", params={"order": "oldest", "limit": 2}).json()
+        assert [entry["id"] for entry in page["entries"]] == entries[:2] and page["newer"] is None
+        assert ids(one, order="oldest", limit=2, cursor=page["older"]) == entries[2:]
+        assert one.get("/v1/gallery", params={"kind": "x"}).status_code == 422
+        reply = one.get("/v1/gallery/clips.zip", params={"ids": ",".join(entries[:2])})
+        assert reply.headers["content-type"] == "application/zip"
+        names = zipfile.ZipFile(io.BytesIO(reply.content)).namelist()
+        assert names == ["001_a_garden.mp4", "002_a_garden.mp4"]
+        assert other.get("/v1/gallery/clips.zip", params={"ids": entries[0]}).status_code == 404
+        for wrong in ("", ",", ",".join(["x"] * 101), "nothing"):
+            assert one.get("/v1/gallery/clips.zip", params={"ids": wrong}).status_code in (404, 422)
+        assert one.get(f"/v1/gallery/{entries[0]}/poster.jpg", params={"video": 1}).status_code == 404

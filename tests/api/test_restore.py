@@ -86,7 +86,7 @@ def sent(client: TestClient, data: bytes, query: str = "", name: str = "clip.mp4
 def test_what_comes_back_runs_as_it_is(client: TestClient, service: JobService, worker: Worker) -> None:
     clip, image = made(service, worker)
     said = sent(client, clip.read_bytes())
-    assert list(said) == ["request", "comparison", "cell", "notes", "first_frame", "made"]
+    assert list(said) == ["request", "comparison", "cell", "notes", "first_frame", "last_frame", "made"]
     assert (said["comparison"], said["notes"], said["first_frame"]) == (None, [], "here")
     reply = client.post("/v1/inference", json=said["request"])
     assert reply.status_code == 200

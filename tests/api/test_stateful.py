@@ -31,7 +31,7 @@ GRID: dict[str, Any] = {**BODY, "compare": {"columns": {"field": "seed", "values
 
 
 class People:
-    """Who asks: a client each, and what the server knows a guest as."""
+    """The callers: a client each, and what the server knows a guest as."""
 
     def __init__(self, server: Server, stack: ExitStack) -> None:
         self.server = server

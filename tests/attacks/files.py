@@ -60,13 +60,15 @@ def film(samples: int, per_chunk: int, size: int = 1, width: int = 64, height: i
     entry += numbers(0x480000, 0x480000, 0) + b"\0\1" + bytes(32) + b"\0\x18\xff\xff"
     stbl = box(
         b"stbl",
-        box(b"stsd", numbers(0, 1), box(b"avc1", entry, box(b"avcC", b"\1\x42\0\x0a\xff\xe0\0"))),
+        box(b"stsd", numbers(0, 1), box(b"jpeg", entry)),
         box(b"stts", numbers(0, 1, samples, 1)),
         box(b"stsc", numbers(0, 1, 1, per_chunk, 1)),
         box(b"stsz", numbers(0, size, samples)),
         box(b"stco", numbers(0, chunks), numbers(len(start) + 8) * chunks),
     )
-    minf = box(b"minf", box(b"vmhd", bytes(12)), box(b"dinf", box(b"dref", numbers(0, 0))), stbl)
+    minf = box(
+        b"minf", box(b"vmhd", bytes(12)), box(b"dinf", box(b"dref", numbers(0, 1), box(b"url ", numbers(1)))), stbl
+    )
     mdhd, hdlr = box(b"mdhd", numbers(0, 0, 0, 1000, samples, 0)), box(b"hdlr", numbers(0, 0), b"vide", bytes(13))
     tkhd = box(b"tkhd", numbers(7, 0, 0, 1, 0, samples), bytes(52), numbers(width << 16, height << 16))
     mvhd = box(b"mvhd", numbers(0, 0, 0, 1000, samples, 0x10000), bytes(76))
@@ -85,8 +87,7 @@ def many_scans(side: int, scans: int) -> bytes:
 def squeezable(size: int, seed: int) -> bytes:
     """Bytes that a ZIP holds in about an eightieth of their size."""
     rng = random.Random(seed)
-    block = bytes(4000) + rng.randbytes(48)
-    return b"".join(block for _ in range(size // len(block)))
+    return b"".join(bytes(4000) + rng.randbytes(48) for _ in range(size // 4048))
 
 
 def png(side: int = 64, level: int = 90) -> bytes:

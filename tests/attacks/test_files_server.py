@@ -10,9 +10,11 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tests.attacks.files import config, film, many_scans, png, zipped
+from tests.attacks.files import config, film, many_scans, png, squeezable, zipped
 from tests.attacks.server import Server, until_ended, wait_for, watched_memory
 
 pytestmark = pytest.mark.slow
@@ -99,6 +101,34 @@ def test_f2_a_jpeg_of_many_scans_delays_nobody(server: Server, guest: httpx.Clie
     assert waited < 15, f"{waited:.1f} s"
 
 
+def test_f7_a_request_of_megabytes_of_text(server: Server, guest: httpx.Client) -> None:
+    prompts = [{"prompt": "a" * 14_000, "neg": "b" * 14_000, **VIDEO}] * 1_000
+    answer = guest.post("/v1/inference", json={"model": "wan21_1b", "prompts": prompts})
+    if answer.status_code == 200:
+        guest.delete(f"/v1/requests/{answer.json()['request_id']}")
+    assert answer.status_code in (413, 422), answer.text[:200]
+
+
+def test_f8_a_zip_that_unpacks_to_more_than_there_may_be(server: Server, guest: httpx.Client) -> None:
+    films = {f"samples/1__00000025{index}_0.mp4": squeezable(50_000_000, index) for index in range(6)}
+    answer = imported(guest, {"config.yaml": config(), **films})
+    sizes = [path.stat().st_size for path in (server.data / "trainer").rglob("*") if path.is_file()]
+    assert sum(sizes) < 100e6, f"{sum(sizes) / 1e6:.0f} MB stored"
+    assert answer.status_code == 507 and code_of(answer) == "DISK_FULL"
+    answer = guest.post("/v1/inference", json=BODY)
+    assert answer.status_code == 200, answer.text
+
+
+def test_f8_what_one_has_sent_can_be_deleted(server: Server, guest: httpx.Client) -> None:
+    made = imported(guest, {"config.yaml": config(), "samples/1__000000250_0.png": png()})
+    where = f"/v1/jobs/{made.json()['id']}"
+    with server.guest() as other:
+        assert other.delete(where).status_code == 404
+    assert guest.delete(where).status_code == 204
+    assert guest.delete(where).status_code == 404
+    assert not (server.data / "trainer" / made.json()["id"]).exists()
+
+
 def test_f17_a_picture_of_the_page_is_not_taken_away(server: Server, guest: httpx.Client) -> None:
     page = guest.get("/config").text
     paths = re.findall(r'"path": ?"([^"]+)"', page)
@@ -157,8 +187,26 @@ def test_f22_an_encoder_that_hangs_is_ended_by_a_cancel(server: Server, guest: h
     assert until_ended(guest, second)["status"] == "succeeded"
 
 
+def test_f24_without_its_data_folder_the_server_says_so(server: Server, guest: httpx.Client) -> None:
+    aside = server.folder / "aside"
+    server.data.rename(aside)
+    try:
+        wait_for(lambda: guest.get("/v1/health").json()["status"] == "failed", TROUBLE_SECONDS, every=0.5)
+        answers = [
+            guest.post("/v1/inference", json=BODY),
+            guest.post("/v1/jobs/import", files={"file": ("config.yaml", config())}),
+            guest.post("/v1/loras/inspect", files={"file": ("a.safetensors", b"x")}),
+        ]
+    finally:
+        aside.rename(server.data)
+    for answer in answers:
+        assert answer.status_code in (503, 507), answer.text
+        assert code_of(answer) in ("HOST_ERROR", "DISK_FULL")
+    wait_for(lambda: guest.get("/v1/health").json()["status"] == "ready", TROUBLE_SECONDS, every=0.5)
+
+
 def test_f22_an_encoder_that_hangs_does_not_outlive_the_server(server: Server, guest: httpx.Client) -> None:
-    (server.folder / "hanging").unlink()
+    (server.folder / "hanging").unlink(missing_ok=True)
     (server.folder / "hang").touch()
     guest.post("/v1/inference", json=BODY)
     hanging = wait_for(lambda: _written(server.folder / "hanging"))
@@ -171,6 +219,29 @@ def test_f22_an_encoder_that_hangs_does_not_outlive_the_server(server: Server, g
             os.killpg(os.getpgid(int(hanging)), signal.SIGKILL)
         server.restart()
         server.until_ready()
+
+
+def test_f23_a_database_that_vanishes_is_noticed_and_its_clips_are_named(server: Server) -> None:
+    with server.guest() as guest:
+        made = guest.post("/v1/inference", json=BODY).json()["request_id"]
+        assert until_ended(guest, made)["status"] == "succeeded"
+        for path in server.data.glob("jobs.sqlite*"):
+            path.unlink()
+        health = wait_for(lambda: _trouble(guest), TROUBLE_SECONDS, every=0.5)
+        assert "database" in json.dumps(health)
+        answer = guest.post("/v1/inference", json=BODY)
+        assert answer.status_code == 503 and code_of(answer) == "HOST_ERROR"
+    server.stop(signal.SIGKILL)
+    server.restart()
+    server.until_ready()
+    assert "without a row" in server.log
+    with closing(sqlite3.connect(server.data / "jobs.sqlite")) as database:
+        assert database.execute("SELECT count(*) FROM clips").fetchone() == (0,)
+
+
+def _trouble(client: httpx.Client) -> dict[str, Any] | None:
+    health: dict[str, Any] = client.get("/v1/health").json()
+    return None if health["status"] == "ready" else health
 
 
 def _written(path: Path) -> str:

@@ -143,9 +143,9 @@ def test_what_a_killed_process_wrote_and_did_not_list_is_removed(tmp_path: Path,
     kill(start_stuck(tmp_path, 2, where))
     (tmp_path / "clips" / "kept.mp4").write_bytes(b"of somebody else")
     listed = {Path(clip.file).name for clip in store.job(job.id).clips}
-    stills = {name.replace(".mp4", ".jpg") for name in listed}
+    stills = {name.replace(".mp4", suffix) for name in listed for suffix in (".jpg", ".png")}
     left = {path.name for path in (tmp_path / "clips").iterdir()} - listed - stills
-    assert {Path(name).suffix for name in left} == ({".mp4", ".jpg"} if where == "written" else {".mp4", ""})
+    assert {Path(name).suffix for name in left} == ({".mp4", ".jpg", ".png"} if where == "written" else {".mp4", ""})
     worker = Worker(store, FakeRender(), tmp_path / "clips", fake_write_video)
     worker.start()
     assert worker.wait(job.id, PATIENCE)
@@ -154,7 +154,7 @@ def test_what_a_killed_process_wrote_and_did_not_list_is_removed(tmp_path: Path,
     assert (done.status, len(done.clips)) == ("succeeded", 2)
     assert {path.name for path in (tmp_path / "clips").iterdir()} == {
         "kept.mp4",
-        *(Path(clip.file).with_suffix(suffix).name for clip in done.clips for suffix in (".mp4", ".jpg")),
+        *(Path(clip.file).with_suffix(suffix).name for clip in done.clips for suffix in (".mp4", ".jpg", ".png")),
     }
     store.close()
 

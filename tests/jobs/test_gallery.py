@@ -74,7 +74,7 @@ class Services:
     def clip(self, job_id: str, index: int, metadata: dict[str, Any] | None = None, size: int = 100) -> None:
         self.made += 1
         name = f"{self.made:032x}"
-        for suffix in (".mp4", ".jpg", ".mkv"):
+        for suffix in (".mp4", ".jpg", ".mkv", ".png"):
             (self.folder / "clips" / f"{name}{suffix}").write_bytes(b"x" * size)
         record = ClipRecord(index, 64, 32, 5, 16, 42, f"clips/{name}.mp4", metadata or {})
         assert self.store.add_clip(job_id, record)
@@ -251,7 +251,7 @@ def test_deleting_a_clip_leaves_no_file_and_no_request(services: Services) -> No
     stays = services.job("stays")
     kept = services.files()
     job = services.job("goes")
-    assert len(services.files()) == 6
+    assert len(services.files()) == 8
     services.gallery.delete(f"{job}-0")
     assert services.files() == kept and services.ids() == [f"{stays}-0"]
     with pytest.raises(RequestNotFound):
@@ -263,7 +263,7 @@ def test_deleting_a_clip_leaves_no_file_and_no_request(services: Services) -> No
 def test_deleting_one_of_several_leaves_the_others(services: Services) -> None:
     job = services.job("a", "b", "c")
     services.gallery.delete(f"{job}-1")
-    assert services.ids() == [f"{job}-2", f"{job}-0"] and len(services.files()) == 6
+    assert services.ids() == [f"{job}-2", f"{job}-0"] and len(services.files()) == 8
     assert [clip.index for clip in services.store.job(job).clips] == [0, 2]
     services.gallery.delete(f"{job}-0")
     services.gallery.delete(f"{job}-2")
@@ -286,7 +286,7 @@ def test_what_runs_is_not_deleted(services: Services, compared: bool) -> None:
     entry_id = job if compared else f"{job}-0"
     with pytest.raises(StillRunning):
         services.gallery.delete(entry_id)
-    assert len(services.files()) == 3 and services.ids() == [entry_id]
+    assert len(services.files()) == 4 and services.ids() == [entry_id]
     services.store.finish(job, "canceled")
     services.gallery.delete(entry_id)
     assert services.files() == []
@@ -344,12 +344,12 @@ def test_by_age_all_but_favourites_and_what_runs(services: Services) -> None:
     services.age(recent, days=1)
     services.gallery.tidy(Retention(days=2))
     assert services.ids() == [f"{recent}-0", f"{running}-0", f"{favourite}-0"]
-    assert len(services.files()) == 9
+    assert len(services.files()) == 12
     for job in (old, compared, failed.id):
         with pytest.raises(RequestNotFound):
             services.store.job(job)
     services.gallery.tidy(Retention())
-    assert len(services.files()) == 9
+    assert len(services.files()) == 12
 
 
 def test_by_size_the_oldest_first_until_it_fits(services: Services) -> None:
@@ -362,16 +362,16 @@ def test_by_size_the_oldest_first_until_it_fits(services: Services) -> None:
         services.job("h", size=1000),
     )
     services.gallery.keep(f"{favourite}-0", True)
-    whole = 7 * 3000
+    whole = 7 * 4000
     services.gallery.tidy(Retention(size=whole))
     assert len(services.ids()) == 6
     services.gallery.tidy(Retention(size=whole - 1))
     assert services.ids() == [f"{newest}-0", f"{newer}-0", f"{running}-0", compared, f"{favourite}-0"]
-    services.gallery.tidy(Retention(size=whole - 3001))
+    services.gallery.tidy(Retention(size=whole - 4001))
     assert services.ids() == [f"{newest}-0", f"{newer}-0", f"{running}-0", f"{favourite}-0"]
     services.gallery.tidy(Retention(size=1))
     assert services.ids() == [f"{newest}-0", f"{running}-0", f"{favourite}-0"]
-    assert len(services.files()) == 9 and oldest
+    assert len(services.files()) == 12 and oldest
 
 
 def test_by_size_what_was_compared_counts(services: Services) -> None:
@@ -493,4 +493,4 @@ def test_the_worker_tidies_at_its_start_and_after_each_job(tmp_path: Path, store
         assert worker.stop()
     # Each job's end is reported before the tidying that follows, of which the last ended with the thread.
     assert services.ids() == [f"{third.id}-0"]
-    assert sorted(Path(name).suffix for name in services.files()) == [".jpg", ".mp4"]
+    assert sorted(Path(name).suffix for name in services.files()) == [".jpg", ".mp4", ".png"]

@@ -181,7 +181,7 @@ def test_a_file_that_cannot_be_written_ends_its_job_and_what_is_rendered_of_it(
     )
     assert (render.steps(2), render.steps(3)) == ([], [])
     assert writer.written == [4]
-    assert {path.suffix for path in (tmp_path / "clips").iterdir()} == {".mp4", ".jpg"}
+    assert {path.suffix for path in (tmp_path / "clips").iterdir()} == {".mp4", ".jpg", ".png"}
 
 
 def test_a_file_that_cannot_be_written_marks_its_cell_and_the_rest_goes_on(

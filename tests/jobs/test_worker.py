@@ -26,6 +26,7 @@ from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
 from wan_ui.media import poster, video
+from wan_ui.media.clip_frames import LAST_SUFFIX
 from wan_ui.request import parse, resolve
 
 
@@ -35,10 +36,11 @@ def ended(service: JobService, worker: Worker, job: Job) -> Job:
 
 
 def files(tmp_path: Path) -> set[str]:
-    """The clips, each of which has its still beside it, and nothing else."""
+    """The clips, each of which has its poster and its last frame beside it, and nothing else."""
     found = set((tmp_path / "clips").iterdir())
-    clips = {path for path in found if path.suffix != poster.SUFFIX}
-    assert found - clips == {path.with_suffix(poster.SUFFIX) for path in clips if path.suffix == ".mp4"}
+    beside = (poster.SUFFIX, LAST_SUFFIX)
+    clips = {path for path in found if path.suffix not in beside}
+    assert found - clips == {path.with_suffix(s) for path in clips if path.suffix == ".mp4" for s in beside}
     return {f"clips/{path.name}" for path in clips}
 
 

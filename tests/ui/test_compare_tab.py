@@ -107,16 +107,16 @@ def test_a_grid_fills_and_keeps_two_cells_after_a_cancel_and_a_reload(
     expect(page.locator(".summary")).to_contain_text("cat × 1")
     axis(page, "Columns", "Seed", "1001..1003")
     axis(page, "Rows", "Guidance scale", "1, 2")
-    expect(count_line(page)).to_contain_text("6 cells")
+    expect(count_line(page)).to_contain_text("6 videos")
     start(page)
     # Row by row; the third seed waits at its gate.
     expect(cells(page, "done")).to_have_count(2)
     expect(cells(page, "running")).to_have_count(1)
     expect(cells(page, "waiting")).to_have_count(3)
     expect(cells(page, "running")).to_contain_text("step 1 of 3")
-    assert page.locator("#player thead th").all_inner_texts() == ["seed 1001", "seed 1002", "seed 1003"]
-    assert page.locator("#player tbody th").all_inner_texts() == ["guidance 1", "guidance 2"]
-    expect(page.locator(".board-line")).to_contain_text("2 of 6 cells")
+    assert page.locator("#player thead th").all_inner_texts() == ["1001", "1002", "1003"]
+    assert page.locator("#player tbody th").all_inner_texts() == ["1", "2"]
+    expect(page.locator(".board-line")).to_contain_text("2 of 6 videos")
     page.reload()
     expect(cells(page, "done")).to_have_count(2)
     expect(cells(page, "running")).to_contain_text("step 1 of 3")
@@ -130,7 +130,7 @@ def test_a_grid_fills_and_keeps_two_cells_after_a_cancel_and_a_reload(
     expect(cells(page, "done")).to_have_count(2)
     expect(cells(page, "canceled")).to_have_count(4)
     expect(page.locator("#player video")).to_have_count(2)
-    page.get_by_role("button", name="Render the rest").click()
+    page.get_by_role("button", name="Generate missing").click()
     expect(cells(page, "done")).to_have_count(6)
     expect(page.locator(".board-line")).to_contain_text("Done")
 
@@ -138,7 +138,7 @@ def test_a_grid_fills_and_keeps_two_cells_after_a_cancel_and_a_reload(
 def test_wrong_values_are_said_at_once(page: Page, compare_app: App) -> None:
     prepare(page, compare_app, 1101)
     compare_tab(page)
-    expect(count_line(page)).to_contain_text("4 cells")
+    expect(count_line(page)).to_contain_text("4 videos")
     for text, message in (
         ("0.5, x", "x is not a number"),
         ("0.5, 7", "7 must be at most 4."),
@@ -149,7 +149,7 @@ def test_wrong_values_are_said_at_once(page: Page, compare_app: App) -> None:
         expect(count_line(page)).to_contain_text(message)
         expect(count_line(page)).to_contain_text("Columns")
     field(page, "Columns: values").fill("0, 0.5")
-    expect(count_line(page)).to_contain_text("3 cells, 2 of them to render")
+    expect(count_line(page)).to_contain_text("3 videos, 2 to generate (the rest are identical)")
     field(page, "Columns: values").fill("")
     expect(count_line(page)).to_contain_text("Choose what changes")
     start(page)
@@ -173,12 +173,12 @@ def test_the_expected_time_is_said_once_a_step_is_known(browser: Browser, tmp_pa
         prepare(page, app, 1)
         compare_tab(page)
         axis(page, "Columns", "Seed", "1..12")
-        expect(count_line(page).locator(".counted")).to_have_text("12 cells")
+        expect(count_line(page).locator(".counted")).to_have_text("12 videos")
         expect(count_line(page)).to_be_visible()
         start(page)
         expect(cells(page, "done")).to_have_count(12)
         field(page, "Columns: values").fill("1..6")
-        expect(count_line(page)).to_contain_text("6 cells, about 6 min")
+        expect(count_line(page)).to_contain_text("6 videos, about 6 min")
 
 
 def test_a_failed_cell_is_marked_and_alone_rendered_again(page: Page, compare_app: App, render: FakeRender) -> None:
@@ -228,7 +228,7 @@ def test_checkpoints_of_a_job_in_the_order_of_training(page: Page, compare_app: 
     page.get_by_role("option", name="job", exact=True).click()
     names = [f"job/{name}.safetensors" for name in ("cat_000000500", "cat_000001000", "cat")]
     expect(field(page, "Columns: values")).to_have_value("\n".join(names))
-    expect(count_line(page)).to_contain_text("4 cells")  # with the baseline
+    expect(count_line(page)).to_contain_text("4 videos")  # with the baseline
     start(page)
     expect(cells(page, "done")).to_have_count(4)
     assert page.locator("#player thead th").all_inner_texts() == ["no LoRA", "cat_000000500", "cat_000001000", "cat"]
@@ -246,7 +246,7 @@ def test_a_cells_settings_go_back_into_the_form(page: Page, compare_app: App) ->
     pop = page.locator('#player [data-part="pop"]')
     expect(pop).to_contain_text("scale 1.5 · seed 1502")
     expect(pop).to_contain_text("cat × 1.5")
-    pop.get_by_role("button", name=re.compile("Use these settings")).click()
+    pop.get_by_role("button", name=re.compile("Use settings")).click()
     expect(page.get_by_role("tab", name="Wan 2.2 TI2V 5B")).to_have_attribute("aria-selected", "true")
     expect(field(page, "Seed")).to_have_value("1502")
     expect(field(page, "LoRA scale")).to_have_value("1.5")
@@ -269,9 +269,9 @@ def test_a_pasted_comparison_and_a_finished_one_fill_the_tab_again(page: Page, c
         expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
         expect(field(page, "Columns: values")).to_have_value("1, 2.5")
         expect(field(page, "Rows: values")).to_have_value("a cat, asleep\na dog")
-        expect(page.get_by_label("With a scale or a LoRA, add a baseline without LoRA")).not_to_be_checked()
+        expect(page.get_by_label("Include a baseline without LoRA")).not_to_be_checked()
         expect(page.locator(".summary")).to_contain_text("pasted, whole")
-        expect(count_line(page)).to_contain_text("4 cells")
+        expect(count_line(page)).to_contain_text("4 videos")
 
     open_page(page, compare_app)
     page.get_by_role("button", name="Request as JSON").click()
@@ -309,7 +309,7 @@ def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compa
             page.get_by_role("link", name=name).click()
         return download.value.path().read_bytes()
 
-    (tmp_path / "grid.mp4").write_bytes(saved("Grid as MP4"))
+    (tmp_path / "grid.mp4").write_bytes(saved("Download grid (MP4)"))
     frame = video.read_frames(tmp_path / "grid.mp4")[4].astype(int)
     job = compare_app.service.job(comparison(page, compare_app), LOCAL_ACCESS)
     made = board(compare_app.service, job, LOCAL_ACCESS)
@@ -319,9 +319,9 @@ def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compa
     assert drawn.max() > 200
     assert np.abs(frame[: layout.top] - drawn).mean() < 6
     page.locator('#player [data-part="scrub"]').fill("3")
-    assert saved("Contact sheet of this frame")[:4] == b"\x89PNG"
+    assert saved("Download contact sheet")[:4] == b"\x89PNG"
     assert "frame=3" in str(page.locator('#player [data-part="sheet"]').get_attribute("href"))
-    assert len(zipfile.ZipFile(io.BytesIO(saved("All cells (ZIP)"))).namelist()) == 4
+    assert len(zipfile.ZipFile(io.BytesIO(saved("Download all (ZIP)"))).namelist()) == 4
 
     other = new_context(browser).new_page()
     other.goto(f"{compare_app.url}?compare={job.id}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -109,10 +111,10 @@ def test_played_in_place_by_keyboard_with_all_its_settings(page: Page, here: App
     expect(video).to_have_js_property("readyState", 4)
     for text in ("a red fox", LABEL, "64 × 64", "5 at 16 fps", "fox.safetensors × 0.8", "SHA-256"):
         expect(opened).to_contain_text(text)
-    opened.get_by_text("Everything it was made with").click()
+    opened.get_by_text("All metadata").click()
     expect(opened.locator("pre")).to_contain_text('"seed": 7')
     with page.expect_download() as mp4:
-        opened.get_by_role("link", name="Download MP4").click()
+        opened.get_by_role("link", name="Download", exact=True).click()
     assert mp4.value.path().read_bytes() == here.service.clip_path(job.id, 0, LOCAL_ACCESS).read_bytes()
     with page.expect_download() as settings:
         opened.get_by_role("link", name="Download JSON").click()
@@ -131,12 +133,12 @@ def test_kept_and_deleted_with_a_question_before(page: Page, here: App, tmp_path
     for prompt in ("one", "two", "three"):
         made(here, prompt)
     gallery = open_gallery(page, here)
-    gallery.get_by_role("button", name="Keep: two").click()
-    expect(gallery.get_by_role("button", name="Keep: two")).to_have_attribute("aria-pressed", "true")
-    expect(gallery.locator(".count")).to_have_text("3 entries, 1 kept")
-    gallery.get_by_role("button", name="Kept only").click()
+    gallery.get_by_role("button", name="Favourite: two").click()
+    expect(gallery.get_by_role("button", name="Favourite: two")).to_have_attribute("aria-pressed", "true")
+    expect(gallery.locator(".count")).to_have_text("3 entries, 1 favourite")
+    gallery.get_by_role("button", name="Favourites", exact=True).click()
     expect(prompts(gallery)).to_have_text(["two"])
-    gallery.get_by_role("button", name="Kept only").click()
+    gallery.get_by_role("button", name="Favourites", exact=True).click()
     expect(prompts(gallery)).to_have_count(3)
     gallery.get_by_role("button", name="Delete: three").click()
     question = gallery.get_by_role("alertdialog")
@@ -151,17 +153,83 @@ def test_kept_and_deleted_with_a_question_before(page: Page, here: App, tmp_path
     expect(gallery.get_by_role("button", name="Play: two")).to_be_focused()
 
 
-def test_older_and_newer(page: Page, here: App) -> None:
-    made(here, *[f"clip {number}" for number in range(30)])
+def test_more_are_loaded_at_the_end_in_either_order(page: Page, here: App) -> None:
+    made(here, *[f"clip {number}" for number in range(65)])
     gallery = open_gallery(page, here)
-    expect(prompts(gallery)).to_have_count(24)
-    expect(gallery.get_by_role("button", name="Newer")).to_be_disabled()
-    gallery.get_by_role("button", name="Older").click()
-    expect(prompts(gallery)).to_have_text([f"clip {number}" for number in range(5, -1, -1)])
-    expect(gallery.get_by_role("button", name="Older")).to_be_disabled()
-    gallery.get_by_role("button", name="Newer").click()
-    expect(prompts(gallery).first).to_have_text("clip 29")
-    expect(gallery.get_by_role("button", name="Newer")).to_be_disabled()
+    expect(prompts(gallery)).to_have_count(60)
+    expect(prompts(gallery).first).to_have_text("clip 64")
+    gallery.locator(".more").scroll_into_view_if_needed()
+    expect(prompts(gallery)).to_have_text([f"clip {number}" for number in range(64, -1, -1)])
+    gallery.get_by_label("Order").select_option("oldest")
+    expect(prompts(gallery).first).to_have_text("clip 0")
+    gallery.locator(".more").scroll_into_view_if_needed()
+    expect(prompts(gallery)).to_have_text([f"clip {number}" for number in range(65)])
+
+
+def test_hovering_plays_and_leaving_shows_the_still_again(browser: Browser, here: App) -> None:
+    made(here, "a red fox")
+    with new_context(browser, viewport={"width": 1280, "height": 900}) as context:
+        page = context.new_page()
+        open_page(page, here)
+        choose(page, "Gallery")
+        still = page.get_by_role("button", name="Play: a red fox")
+        expect(still.locator("img")).to_have_count(1)
+        still.hover()
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('.still video')].some((video) => !video.paused && video.muted)"
+        )
+        page.get_by_role("searchbox").hover()
+        expect(still.locator("video")).to_have_count(0)
+        expect(still.locator("img")).to_have_count(1)
+
+
+def test_two_selected_videos_are_downloaded_and_compared(page: Page, here: App) -> None:
+    made(here, "a red fox", loras=[{"path": "fox.safetensors", "network_multiplier": 0.5}])
+    made(here, "a red fox", loras=[{"path": "fox.safetensors", "network_multiplier": 1}])
+    gallery = open_gallery(page, here)
+    bar = gallery.get_by_role("toolbar", name="Selected videos")
+    expect(bar).to_be_hidden()
+    picks = gallery.get_by_role("button", name="Select: a red fox")
+    picks.nth(0).click()
+    expect(bar).to_contain_text("1 selected")
+    expect(bar.get_by_role("button", name="Compare", exact=True)).to_be_disabled()
+    gallery.get_by_role("button", name="Play: a red fox").nth(1).click()  # adds to the selection while there is one
+    expect(bar).to_contain_text("2 selected")
+    with page.expect_download() as download:
+        bar.get_by_role("link", name="Download ZIP").click()
+    assert len(zipfile.ZipFile(download.value.path()).namelist()) == 2
+    page.keyboard.press("Escape")
+    expect(bar).to_be_hidden()
+    for index in (1, 0):
+        picks.nth(index).click()
+    bar.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.locator('#player td[data-state="done"] video')).to_have_count(2)
+    assert page.locator("#player thead th").all_inner_texts() == ["LoRA fox × 0.5", "LoRA fox × 1"]
+    page.get_by_role("button", name="Enlarge LoRA fox × 0.5").click()
+    page.get_by_role("button", name="Use settings: LoRA fox × 0.5").last.click()
+    expect(field(page, "Prompt")).to_have_value("a red fox")
+
+
+def test_the_owner_shares_a_video_and_withdraws_the_link(page: Page, browser: Browser, here: App) -> None:
+    made(here, "a red fox")
+    gallery = open_gallery(page, here)
+    gallery.get_by_role("button", name="Share: a red fox").click()
+    dialog = page.get_by_role("dialog", name="Share")
+    dialog.get_by_label("Ends after").select_option("30")
+    dialog.get_by_role("button", name="Create link").click()
+    address = dialog.get_by_label("Address")
+    expect(address).to_have_value(re.compile(r"/shared/[\w-]{22}$"))
+    with new_context(browser) as context:
+        guest = context.new_page()
+        guest.goto(address.input_value())
+        expect(guest.get_by_role("heading", name="a red fox")).to_be_visible()
+        dialog.get_by_role("button", name=re.compile("Withdraw")).click()
+        expect(address).to_be_hidden()
+        guest.reload()
+        expect(guest.get_by_role("heading", name="This link is closed")).to_be_visible()
+    dialog.get_by_role("button", name="Close").click()
+    expect(gallery.get_by_role("button", name="Share: a red fox")).to_be_focused()
 
 
 def test_a_comparison_is_one_entry_that_opens_in_its_tab(page: Page, here: App) -> None:
@@ -169,7 +237,7 @@ def test_a_comparison_is_one_entry_that_opens_in_its_tab(page: Page, here: App) 
     made(here, "a fox compared", loras=[{"path": "fox.safetensors"}], compare={"columns": axis, "baseline": False})
     gallery = open_gallery(page, here)
     expect(gallery.locator(".entry")).to_have_count(1)
-    expect(gallery.locator(".badge")).to_have_text("2 cells")
+    expect(gallery.locator(".badge")).to_have_text("2 videos")
     gallery.get_by_role("button", name="Open the comparison: a fox compared").click()
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
     expect(page.locator("#player td video")).to_have_count(2)
@@ -178,7 +246,7 @@ def test_a_comparison_is_one_entry_that_opens_in_its_tab(page: Page, here: App) 
 def use(page: Page, gallery: Locator, prompt: str) -> Locator:
     """The form's tab once the settings are in it."""
     gallery.get_by_role("button", name=f"Play: {prompt}").click()
-    gallery.get_by_role("button", name="Use these settings").click()
+    gallery.get_by_role("button", name="Use settings").click()
     expect(page.get_by_role("tab", name=LABEL, exact=True)).to_have_attribute("aria-selected", "true")
     expect(field(page, "Prompt")).to_have_value(prompt)
     return page.locator(".tabitem:visible")
@@ -215,7 +283,7 @@ def test_nothing_yet(page: Page, here: App) -> None:
     open_page(page, here)
     page.get_by_role("tab", name="Gallery", exact=True).click()
     expect(page.locator("#gallery").get_by_text("No videos yet")).to_be_visible()
-    expect(page.locator("#gallery").get_by_role("navigation")).not_to_be_visible()
+    expect(page.locator("#gallery .chosen")).to_be_hidden()
 
 
 def test_visitors_do_not_see_each_others(browser: Browser, tmp_path: Path) -> None:
@@ -249,6 +317,6 @@ def test_visitors_do_not_see_each_others(browser: Browser, tmp_path: Path) -> No
         page.get_by_role("alertdialog").get_by_role("button", name="Delete", exact=True).click()
         expect(page.locator("#gallery").get_by_text("No videos yet")).to_be_visible()
         other = pages[1][0]
-        other.get_by_role("button", name="Kept only").click()
-        other.get_by_role("button", name="Kept only").click()
+        other.get_by_role("button", name="Favourites", exact=True).click()
+        other.get_by_role("button", name="Favourites", exact=True).click()
         expect(other.locator("#gallery .entry .words")).to_have_text(["theirs"])

@@ -163,7 +163,7 @@ def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path:
         expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
         expect(page.get_by_label("Columns: values")).to_have_value("0.5, 1.25")
         expect(page.get_by_label("Rows: values")).to_have_value("3, 4")
-        expect(page.get_by_label("With a scale or a LoRA, add a baseline without LoRA")).not_to_be_checked()
+        expect(page.get_by_label("Include a baseline without LoRA")).not_to_be_checked()
         if start == "cell":
             page.get_by_label("Columns: values").fill("1")
             choose(page, tmp_path / "grid.mp4")

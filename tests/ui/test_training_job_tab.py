@@ -148,7 +148,7 @@ def test_the_difference_and_a_wipe_of_the_films(page: Page, trainer_app: App, jo
     expect(stage).to_be_visible()
     stage.get_by_role("button", name="Difference", exact=True).click()
     expect(stage).to_have_attribute("data-mode", "difference")
-    expect(page.locator("#match-player").get_by_role("button", name="Use these settings")).to_have_count(0)
+    expect(page.locator("#match-player").get_by_role("button", name="Use settings")).to_have_count(0)
     expect(page.locator('#match-player [data-part="links"]')).to_be_hidden()
 
 

@@ -11,6 +11,7 @@ from wan_ui.access import Access
 from wan_ui.api import (
     bases,
     comparisons,
+    continuation,
     docs,
     events,
     gallery,
@@ -23,6 +24,7 @@ from wan_ui.api import (
     shares,
     speed_loras,
     training_jobs,
+    uploads,
     watches,
 )
 from wan_ui.api.dependencies import ApiState
@@ -37,6 +39,7 @@ BODY_LIMIT = 80 * 2**20  # bytes; control images are in the body as base64
 FILE_LIMIT = 8 << 30  # bytes of an uploaded file
 ROUTERS = (
     requests,
+    continuation,
     events,
     comparisons,
     judging,
@@ -45,6 +48,7 @@ ROUTERS = (
     training_jobs,
     watches,
     loras,
+    uploads,
     restore,
     models,
     speed_loras,

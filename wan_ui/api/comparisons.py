@@ -105,10 +105,10 @@ def _embedded_metadata(clip: pathlib.Path, cell: PlannedCell) -> dict[str, Any]:
         raise VideoNotFound(f"The file of {position} cannot be read: {error.message}") from error
 
 
-def _download(
-    state: ApiState, request_id: str, name: str, media_type: str, write: Callable[[pathlib.Path], None]
+def download(
+    state: ApiState, shown_name: str, name: str, media_type: str, write: Callable[[pathlib.Path], None]
 ) -> Response:
-    """A file that is written for this response and removed after it. Raises ServerBusy."""
+    """A file that is written for this response, as `wan-ui-<shown_name>`, and removed after it. Raises ServerBusy."""
     folder = state.folder()
     path = pathlib.Path(folder.name, name)
     with ExitStack() as undo:
@@ -119,7 +119,7 @@ def _download(
     return FileResponse(
         path,
         media_type=media_type,
-        filename=f"wan-ui-{request_id[:8]}-{name}",
+        filename=f"wan-ui-{shown_name}",
         headers=_HEADERS,
         background=BackgroundTask(folder.cleanup),
     )
@@ -136,7 +136,8 @@ def grid_video(state: State, service: Service, access: CurrentAccess, request_id
     """With the comparison's settings in its metadata."""
     job = service.job(request_id, access)
     cells, about = board(service, job, access), embedded_metadata.of_grid(job)
-    return _download(state, request_id, "grid.mp4", "video/mp4", lambda path: grid.write(path, cells, about))
+    name = f"{request_id[:8]}-grid.mp4"
+    return download(state, name, "grid.mp4", "video/mp4", lambda path: grid.write(path, cells, about))
 
 
 @router.get(
@@ -175,6 +176,7 @@ def all_cells(state: State, service: Service, access: CurrentAccess, request_id:
     job = service.job(request_id, access)
     cells = board(service, job, access)
     mine, everybody = service.judging.judgement(job, access), service.judging.judgement_of_all(job, access)
-    return _download(
-        state, request_id, "cells.zip", "application/zip", lambda path: zip_cells(path, cells, job, mine, everybody)
+    name = f"{request_id[:8]}-cells.zip"
+    return download(
+        state, name, "cells.zip", "application/zip", lambda path: zip_cells(path, cells, job, mine, everybody)
     )

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import pathlib
+import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import FileResponse, Response
 
+from wan_ui.api import comparisons
 from wan_ui.api.dependencies import CurrentAccess, Json, Service, State
 from wan_ui.api.openapi import content, errors, request_body
 from wan_ui.api.schemas import GalleryChoices, GalleryEntry, GalleryPage, KeepBody
 from wan_ui.api.serializers import entry_body, model_label
 from wan_ui.errors import InvalidRequest, VideoEncodingFailed, VideoInvalid, VideoNotFound
-from wan_ui.jobs.gallery import LARGEST_PAGE, PAGE, Entry, Filter
-from wan_ui.media import video
+from wan_ui.jobs.gallery import LARGEST_PAGE, PAGE, Entry, Filter, Kind
+from wan_ui.media import video as mp4
 from wan_ui.provenance import embedded_metadata
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from wan_ui.jobs.service import JobService
 
 MAX_WORDS_LENGTH = 200
+MAX_INDEX = 999
 EntryId = Annotated[str, Path(description="`id` of an entry of the gallery.", max_length=200)]
 Cursor = Annotated[
     str | None, Query(description="`older` or `newer` of another page; left out: the newest.", max_length=40)
@@ -39,6 +44,14 @@ Words = Annotated[
     str | None, Query(description="Only entries whose prompt has all of these words.", max_length=MAX_WORDS_LENGTH)
 ]
 Kept = Annotated[bool, Query(description="Only favourites.")]
+OfKind = Annotated[Kind | None, Query(description="Only single videos, or only comparisons.")]
+Order = Annotated[
+    Literal["newest", "oldest"], Query(description="With `oldest`, `older` of a page is the cursor of the next one.")
+]
+OfVideo = Annotated[
+    int | None, Query(description="Of a comparison: the clip's number; left out, its first.", ge=0, le=MAX_INDEX)
+]
+Ids = Annotated[str, Query(description="`id`s of entries, separated by commas.", max_length=5000)]
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -49,16 +62,22 @@ router = APIRouter()
 
 
 def _filter(
-    model: ModelId = None, lora: LoraName = None, job: JobId = None, q: Words = None, kept: Kept = False
+    model: ModelId = None,
+    lora: LoraName = None,
+    job: JobId = None,
+    q: Words = None,
+    kept: Kept = False,
+    kind: OfKind = None,
+    order: Order = "newest",
 ) -> Filter:
-    return Filter(model or None, lora or None, job or None, q or None, kept)
+    return Filter(model or None, lora or None, job or None, q or None, kept, kind, order == "oldest")
 
 
 def settings_of(service: JobService, entry: Entry, access: Access) -> dict[str, Any]:
     """The metadata embedded in an entry's file, or in a comparison's grid. Raises VideoNotFound."""
     if entry.index is not None:
         try:
-            return video.read_metadata(service.clip_path(entry.job_id, entry.index, access))
+            return mp4.read_metadata(service.clip_path(entry.job_id, entry.index, access))
         except (VideoInvalid, VideoEncodingFailed) as error:
             raise VideoNotFound("The file of this video cannot be read.") from error
     return embedded_metadata.of_grid(service.job(entry.job_id, access))
@@ -104,6 +123,46 @@ def choices(service: Service, access: CurrentAccess) -> dict[str, Any]:
         "models": [{"id": model, "label": model_label(model), "entries": count} for model, count in found.models],
         "loras": [{**asdict(lora), "entries": count} for lora, count in found.loras],
     }
+
+
+@router.get(
+    "/gallery/clips.zip",
+    operation_id="gallery_zip",
+    summary="Several entries as a ZIP file: each clip as its MP4, a comparison's in a folder",
+    response_class=FileResponse,
+    responses={**errors(404, 422, 503, 507), 200: content("application/zip", is_described=False)},
+)
+def clips_zip(state: State, service: Service, access: CurrentAccess, ids: Ids) -> Response:
+    """At most 100 entries."""
+    wanted = list(dict.fromkeys(filter(None, ids.split(","))))
+    if not 0 < len(wanted) <= LARGEST_PAGE:
+        problem = {"loc": "query.ids", "msg": f"must name 1 to {LARGEST_PAGE} entries"}
+        raise InvalidRequest(f"Name 1 to {LARGEST_PAGE} entries.", fields=[problem])
+    clips: dict[str, pathlib.Path] = {}
+    for number, entry_id in enumerate(wanted, 1):
+        found = service.entry(entry_id, access)
+        name = f"{number:03}_{_file_name(found.generation.prompt)}"
+        if found.index is not None:
+            clips[f"{name}.mp4"] = service.clip_path(found.job_id, found.index, access)
+            continue
+        job = service.job(found.job_id, access)
+        finished = {clip.index for clip in job.clips}
+        for cell in job.cells:
+            if cell.generation in finished:
+                path = service.clip_path(job.id, cell.generation, access)
+                clips[f"{name}/{comparisons.file_name(cell)}.mp4"] = path
+
+    def write(path: pathlib.Path) -> None:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+            for file_name, clip in clips.items():
+                archive.write(clip, file_name)
+
+    return comparisons.download(state, "gallery.zip", "gallery.zip", "application/zip", write)
+
+
+def _file_name(prompt: str) -> str:
+    """A prompt's start in characters that every file system accepts."""
+    return re.sub(r"[^A-Za-z0-9]+", "_", prompt[:60]).strip("_") or "video"
 
 
 @router.get(
@@ -153,9 +212,11 @@ def delete(service: Service, access: CurrentAccess, entry_id: EntryId) -> Respon
     response_class=FileResponse,
     responses={**errors(404, 422, 503), 200: content("image/jpeg", is_described=False)},
 )
-def poster(state: State, service: Service, access: CurrentAccess, entry_id: EntryId) -> Response:
-    """Made at the first request and kept."""
+def poster(state: State, service: Service, access: CurrentAccess, entry_id: EntryId, video: OfVideo = None) -> Response:
+    """The clip's middle frame; made at the first request and kept."""
     found = service.entry(entry_id, access)
+    if video is not None:
+        found = service.gallery.of_clip(found, service.job(found.job_id, access), video)
     path = service.poster(found)
     if path is None:
         with state.posters.hold():

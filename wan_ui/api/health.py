@@ -14,7 +14,11 @@ router = APIRouter()
 
 
 @router.get(
-    "/health", operation_id="health", summary="Whether the server is up", response_model=Health, responses=errors()
+    "/health",
+    operation_id="health",
+    summary="Whether the server is up",
+    response_model=Health,
+    responses=errors(),
 )
 def health(state: State) -> dict[str, Any]:
     """Answered without a password, for health checks."""

@@ -13,7 +13,7 @@ from wan_ui.api.schemas import RestoredSettings
 
 router = APIRouter()
 FromVideo = Annotated[
-    bool, Query(description="If the first frame is not found, take the video's own first frame (not a grid's).")
+    bool, Query(description="If the first or last frame is not found, take the video's own one (not a grid's).")
 ]
 
 

@@ -241,6 +241,14 @@ class Pulse(BaseModel):
     pulse: str = Field(description="Stays the same while no request has changed; for clients that poll many.")
 
 
+class ContinuedRequest(BaseModel):
+    """The request of a clip's next part."""
+
+    request: dict[str, Any] = Field(description="A body for POST /inference.")
+    notes: list[str]
+    lossless: bool = Field(description="Whether it starts from the rendered frame, not from a compressed one.")
+
+
 class RestoredSettings(BaseModel):
     """The settings that a video carries, held against what is here now."""
 
@@ -251,7 +259,23 @@ class RestoredSettings(BaseModel):
     first_frame: Literal["none", "here", "missing", "from_video"] = Field(
         description="Whether the request needs no first frame, has its own, lacks it, or has the video's own instead."
     )
+    last_frame: Literal["none", "here", "missing", "from_video"] = Field(description="The same of its last frame.")
     made: dict[str, Any] = Field(description="By what: wan_ui, versions, device, checkpoint, seconds by phase.")
+
+
+class StoredFile(BaseModel):
+    """A file that a visitor has sent."""
+
+    kind: str = Field(description="lora, image (a first frame) or job (an imported training job).")
+    id: str
+    name: str = Field(description="As its sender named it; empty for a first frame.")
+    size: int = Field(description="Bytes.")
+
+
+class StoredFileList(BaseModel):
+    """What a visitor has sent."""
+
+    files: list[StoredFile]
 
 
 class SlotShown(BaseModel):
@@ -268,7 +292,10 @@ class SlotShown(BaseModel):
 class Health(BaseModel):
     """The state of the server."""
 
-    status: str = Field(description="starting, ready, or failed just before the server ends to be started again.")
+    status: str = Field(
+        description="starting, ready, or failed: it can render no more, or its database is gone. It must be restarted."
+    )
+    problem: str | None = Field(None, description="What is wrong, where status is failed.")
     version: str
     device: str | None
     queue: int = Field(description="Requests waiting.")
@@ -582,3 +609,19 @@ class WatchInfo(BaseModel):
     rendered: int = Field(description="Saves that are rendered with all samples.")
     waiting: int = Field(description="Complete saves that are not.")
     problem: str | None = Field(description="Why nothing is rendered now, or why a save was not.")
+
+
+class RequestIdBody(BaseModel):
+    """A request by its id."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    request_id: str = Field(pattern="^[0-9A-Za-z-]{1,200}$", description="From submit or compare.")
+
+
+class RestoreBody(BaseModel):
+    """A video whose settings are read."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    video: str = Field(min_length=1, description="An MP4 as base64.")

@@ -76,7 +76,7 @@ async def import_job(
         job = await run_in_threadpool(jobs.import_folder, parsed.folder, access)
     else:
         config = (parsed.config or "").encode("utf-8", "surrogatepass")
-        job = await run_in_threadpool(jobs.import_config, config, "config.yaml", parsed.loras)
+        job = await run_in_threadpool(jobs.import_config, config, "config.yaml", parsed.loras, access)
     return await run_in_threadpool(_imported, root, service, job)
 
 

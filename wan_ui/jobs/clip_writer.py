@@ -20,7 +20,8 @@ from wan_ui.errors import Cancelled, HostError
 from wan_ui.files import disk_full_mapped, remove_parts
 from wan_ui.job import ClipRecord, Job
 from wan_ui.jobs.store import Store
-from wan_ui.media import poster, video
+from wan_ui.media import clip_frames, poster, video
+from wan_ui.media.clip_frames import LAST_SUFFIX, LOSSLESS_SUFFIX
 from wan_ui.provenance import embedded_metadata
 
 log = logging.getLogger(__name__)
@@ -49,18 +50,17 @@ class WriteVideo(Protocol):
         """Write the file, whole or not at all."""
 
 
-LOSSLESS_SUFFIX = ".mkv"
-
-
-def clip_files(clip: Path) -> tuple[Path, Path, Path]:
-    """The files of a clip: the MP4, its frames without loss (only of clips that are compared) and its poster."""
-    return clip, clip.with_suffix(LOSSLESS_SUFFIX), clip.with_suffix(poster.SUFFIX)
+def clip_files(clip: Path) -> tuple[Path, Path, Path, Path]:
+    """The files of a clip: MP4, frames without loss (only of clips that are compared), poster and last frame."""
+    lossless, still, last = (clip.with_suffix(suffix) for suffix in (LOSSLESS_SUFFIX, poster.SUFFIX, LAST_SUFFIX))
+    return clip, lossless, still, last
 
 
 class ClipWriter:
     """Writes clips into `folder`, a folder of the data folder, under random names.
 
-    A clip that is compared with a trainer's sample also keeps its own frames, without loss, beside the MP4.
+    Beside the MP4 its last frame is kept without loss, for a request that continues it. A clip that is compared with
+    a trainer's sample also keeps its own frames, without loss.
     """
 
     def __init__(self, store: Store, folder: Path, write_video: WriteVideo) -> None:
@@ -105,11 +105,12 @@ class ClipWriter:
         beat = partial(self._check_cancelled, job.id)
         metadata = embedded_metadata.of_clip(job, index, clip, seconds)
         self._write_video(path, clip.frames, clip.fps, metadata, beat=beat, on_fraction=on_fraction)
-        _, lossless, still = clip_files(path)
+        _, lossless, still, last = clip_files(path)
         stored = False
         try:
-            with _host_errors("The poster of a video cannot be written"):
+            with _host_errors("The poster or the last frame of a video cannot be written"):
                 poster.write(still, clip.frames)
+                clip_frames.write_last(last, clip.frames)
             if job.training_sample(index) is not None:
                 video.write_lossless(lossless, clip.frames, beat=beat)
             stored = self._store.add_clip(

@@ -14,14 +14,15 @@ import sqlite3
 import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from wan_ui.access import Access
 from wan_ui.errors import HostError, InvalidRequest, StillRunning, VideoEncodingFailed, VideoNotFound
-from wan_ui.job import FINAL
+from wan_ui.job import FINAL, Job
 from wan_ui.jobs.clip_writer import clip_files
 from wan_ui.jobs.store import Store, load_generations
 from wan_ui.media import poster
@@ -31,8 +32,10 @@ log = logging.getLogger(__name__)
 
 PAGE = 24  # entries
 LARGEST_PAGE = 100
+Kind = Literal["video", "comparison"]
 COMPARISON = -1  # the clip's number of an entry that is a comparison
 SHA256 = re.compile(r"[0-9a-f]{64}")
+CANCELED_HOURS = 24  # that a cancelled request without a clip keeps its text
 AT_ONCE = 500  # clips deleted by one statement, which blocks the others
 
 _ENTRY = re.compile(r"([0-9a-f]{32})(?:-([0-9]{1,9}))?")
@@ -85,13 +88,18 @@ def scope_of(access: Access) -> Scope | None:
 
 @dataclass(frozen=True)
 class Filter:
-    """Conditions on entries; None: any. `lora`: a file's name or SHA-256. `words`: all of them occur in the prompt."""
+    """Conditions on entries; None: any. `lora`: a file's name or SHA-256. `words`: all of them occur in the prompt.
+
+    `kind`: only single videos, or only comparisons. `oldest_first`: their order.
+    """
 
     model: str | None = None
     lora: str | None = None
     job: str | None = None
     words: str | None = None
     kept: bool = False
+    kind: Kind | None = None
+    oldest_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,11 +189,16 @@ class Gallery:
     # Reading
 
     def page(self, scope: Scope, wanted: Filter, cursor: str | None = None, limit: int = PAGE) -> Page:
-        """A page of the newest entries, or of those next to the page that gave the cursor.
+        """A page of the newest (or oldest) entries, or of those next to the page that gave the cursor.
 
-        Raises InvalidRequest for an unknown cursor.
+        Oldest first, pages only go on: `older` is the cursor of the next one. Raises InvalidRequest for an unknown
+        cursor.
         """
         direction, number = _read_cursor(cursor)
+        if wanted.oldest_first:
+            candidates = self._entries(scope, wanted, "entries.seq > :number ORDER BY entries.seq", number, limit + 1)
+            entries = candidates[::-1][:limit]
+            return Page(entries, f"a{entries[-1].seq}" if len(candidates) > limit else None, None)
         if direction == "a":
             candidates = self._entries(scope, wanted, "entries.seq > :number ORDER BY entries.seq", number, limit + 1)
             if len(candidates) > limit:
@@ -243,6 +256,13 @@ class Gallery:
         if not entries:
             raise VideoNotFound("There is no such entry in the gallery, or it was deleted.")
         return entries[0]
+
+    def of_clip(self, entry: Entry, job: Job, index: int) -> Entry:
+        """An entry with another of its clips in front, for that clip's poster. Raises VideoNotFound."""
+        for clip in job.clips:
+            if clip.index == index and entry.index in (None, index):
+                return replace(entry, file=clip.file, num_frames=clip.num_frames)
+        raise VideoNotFound("This entry has no such video.")
 
     def poster(self, entry: Entry) -> Path | None:
         """The file of an entry's poster, None if it has none yet."""
@@ -309,12 +329,13 @@ class Gallery:
     def tidy(self, retention: Retention, now: datetime | None = None) -> None:
         """Delete entries that are older than may be kept or exceed the size, and the files of deleted clips.
 
-        Entries that are marked, waiting or running are never deleted; by size neither is the newest one, which its
-        sender may not have seen yet.
+        Cancelled requests without a clip go after CANCELED_HOURS. Entries that are marked, waiting or running are never
+        deleted; by size neither is the newest one, which its sender may not have seen yet.
         """
+        current = now or datetime.now(UTC)
+        self._store.forget_canceled(_stamp(current - timedelta(hours=CANCELED_HOURS)))
         if retention.days is not None:
-            oldest = (now or datetime.now(UTC)) - timedelta(days=retention.days)
-            self._delete_older(oldest.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+            self._delete_older(_stamp(current - timedelta(days=retention.days)))
         self.purge()
         if retention.size is not None:
             self._delete_above(retention.size)
@@ -340,6 +361,8 @@ class Gallery:
             where.append("entries.job_id = :job")
         if wanted.kept:
             where.append("entries.kept")
+        if wanted.kind is not None:
+            where.append(f"entries.clip_index {'=' if wanted.kind == 'comparison' else '<>'} {COMPARISON}")
         if wanted.lora is not None:
             column = "sha256" if SHA256.fullmatch(wanted.lora) else "name"
             where.append(f"entries.seq IN (SELECT entry FROM entry_loras WHERE {column} = :lora)")
@@ -425,6 +448,11 @@ class Gallery:
             )
             return False
         return True
+
+
+def _stamp(moment: datetime) -> str:
+    """A time as the database holds it."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _sizes(data_dir: Path) -> dict[str, int]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from wan_ui.errors import CostTooHigh, DiskFull, HostError, QueueFull, WanUIError
+from wan_ui.errors import CostTooHigh, DiskFull, HostError, PayloadTooLarge, QueueFull, WanUIError
 from wan_ui.files import free_bytes
 from wan_ui.identity import Identity
 from wan_ui.request import Generation
 
+MOST_TEXT = 1_000_000  # characters of one request, all its videos together
 VISITORS_WAITING = 20
 VISITORS_COST = 4_000_000_000  # frames × pixels: 36 videos of 1280 × 720 × 121
 RESERVED_BYTES = 32 << 20  # of the disk, so that the job database can still be written
@@ -44,6 +47,19 @@ class Limits:
                 limit=limit,
             )
 
+    def check_text(self, wire: Mapping[str, Any], generations: Sequence[Generation]) -> None:
+        """Raises PayloadTooLarge for more text than MOST_TEXT, as sent or with every video's prompts written out.
+
+        It is kept with the job and read with each list of jobs.
+        """
+        written = sum(len(video.prompt) + len(video.neg) for video in generations)
+        if max(written, len(json.dumps(wire))) > MOST_TEXT:
+            raise PayloadTooLarge(
+                f"The texts of this request, all its videos together, are longer than {MOST_TEXT} characters: send "
+                "fewer prompts at once, or shorter ones.",
+                limit=MOST_TEXT,
+            )
+
     def check_queue(self, identity: Identity, waiting: int, waiting_of_visitor: Callable[[], int]) -> None:
         """Raises QueueFull when no further job may wait, in all or for this identity."""
         if waiting >= self.waiting:
@@ -70,7 +86,8 @@ NO_LIMITS = Limits(waiting=10**9)
 class DiskQuota:
     """Checks new files against the free disk space and against `limit` bytes for the `folders` of the data folder.
 
-    The folders are measured every MEASURE_SECONDS at most. `free` returns the free bytes of a folder's disk.
+    The folders are measured every MEASURE_SECONDS at most. `free` returns the free bytes of a folder's disk,
+    `database` the bytes of the job database, which count too.
     """
 
     def __init__(
@@ -80,12 +97,14 @@ class DiskQuota:
         limit: int | None,
         clock: Callable[[], float] = time.monotonic,
         free: Callable[[Path], int] = free_bytes,
+        database: Callable[[], int] = lambda: 0,
     ) -> None:
         self._parent = parent
         self._folders = tuple(parent / name for name in folders)
         self._limit = limit
         self._clock = clock
         self._free = free
+        self._database = database
         self._measured: tuple[float, int] | None = None
 
     def problem(self, size: int = 0) -> WanUIError | None:
@@ -104,7 +123,7 @@ class DiskQuota:
             return None
         now = self._clock()
         if self._measured is None or now - self._measured[0] >= MEASURE_SECONDS:
-            self._measured = (now, sum(map(_size, self._folders)))
+            self._measured = (now, sum(map(_size, self._folders)) + self._database())
         if self._measured[1] + size < self._limit:
             return None
         return DiskFull(
@@ -112,11 +131,13 @@ class DiskQuota:
             "--max-disk-gb."
         )
 
-    def check(self) -> None:
-        """Raises DiskFull or HostError if nothing more may be stored."""
-        problem = self.problem()
+    def check(self, size: int = 0) -> None:
+        """Raises DiskFull or HostError if no `size` bytes more may be stored, and counts them if they may."""
+        problem = self.problem(size)
         if problem is not None:
             raise problem
+        if self._measured is not None:  # not measured again before the next one asks
+            self._measured = (self._measured[0], self._measured[1] + size)
 
 
 def _size(folder: Path) -> int:
@@ -131,7 +152,8 @@ def _size(folder: Path) -> int:
             total += _size(Path(entry.path))
         else:
             try:
-                total += entry.stat(follow_symlinks=False).st_size
+                state = entry.stat(follow_symlinks=False)
+                total += state.st_size // max(1, state.st_nlink)  # once for all its names
             except OSError:
                 continue  # deleted since it was listed
     return total

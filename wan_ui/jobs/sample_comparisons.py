@@ -15,8 +15,8 @@ import numpy as np
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.errors import DiskFull, LoraInvalid, LoraNotFound, PreviewNotFound
 from wan_ui.files import is_disk_full, remove_parts, write_file
-from wan_ui.jobs.clip_writer import LOSSLESS_SUFFIX
 from wan_ui.media import video
+from wan_ui.media.clip_frames import LOSSLESS_SUFFIX
 from wan_ui.request import TrainingSample
 from wan_ui.trainer import checklist, sample_comparison, sample_files
 from wan_ui.trainer.checklist import Row, Run

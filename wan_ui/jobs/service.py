@@ -14,10 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from wan_ui.access import UploadedFiles
 from wan_ui.checkpoints.trainer_base import FOLDER_BASE, planned_precisions
-from wan_ui.errors import FetchFailed, InvalidRequest, PictureNotFound, PreviewNotFound, RequestNotFound, VideoNotFound
+from wan_ui.errors import (
+    FetchFailed,
+    InvalidRequest,
+    PictureNotFound,
+    PreviewNotFound,
+    RequestNotFound,
+    VideoEncodingFailed,
+    VideoNotFound,
+)
 from wan_ui.hub_token import TOKEN_NOTE, secret
 from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.jobs import gallery
+from wan_ui.jobs.continuation import Continuation, check_continuable, continued
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.gallery import Gallery
 from wan_ui.jobs.judging import Judging
@@ -26,13 +35,14 @@ from wan_ui.jobs.outlooks import Outlooks
 from wan_ui.jobs.queue_order import QueueOrder
 from wan_ui.jobs.sample_comparisons import SampleComparisons
 from wan_ui.jobs.shares import ShareLinks
+from wan_ui.jobs.stored_files import StoredFiles, expired, remove_leftovers, unlisted_clips
 from wan_ui.jobs.watcher import Watcher
 from wan_ui.lora.fit import check_fit
 from wan_ui.lora.header import pair_messages
 from wan_ui.lora.hub import SCHEME
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.lora.report import describe, inspect
-from wan_ui.media import video
+from wan_ui.media import clip_frames, video
 from wan_ui.provenance import restoring
 from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT
 from wan_ui.request import TrainingSample, find_model
@@ -58,6 +68,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COUNTED_FOLDERS = ("clips", "uploads", "images", "gradio", "trainer", "compared")  # of the data folder
+LEFTOVERS_SECONDS = 3600.0  # between two searches for files that belong to nobody
 INSPECT_SECONDS = 120.0  # for downloading a LoRA that is inspected while the caller waits
 
 
@@ -70,9 +81,10 @@ class JobService:
     `library` and `images` hold the files that requests may name. `data_dir` is the folder that the clips' file names
     are relative to. `environment` is what this server renders with. `fetcher` downloads the LoRAs that requests name
     by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
-    trainer's samples, `gallery` lists finished clips, `shares` are the links that show one without the password,
-    `judging` holds marks and votes on comparisons, `watcher` renders the new saves of watched training jobs, and
-    `outlooks` estimates how long jobs still take. `process_id` is another in each process.
+    trainer's samples, `gallery` lists finished clips, `stored_files` deletes what visitors have sent, `shares` are the
+    links that show one entry without the password, `judging` holds marks and votes on comparisons, `watcher` renders
+    the new saves of watched training jobs, and `outlooks` estimates how long jobs still take. `process_id` is another
+    in each process.
     Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
@@ -96,9 +108,10 @@ class JobService:
         self._configs = environment.transformer_config
         self._owned = UploadedFiles(store, "image")
         self._admission = threading.Lock()
+        self._next_sweep = 0.0
         self._published: frozenset[str] = frozenset()
         self.process_id = secrets.token_hex(8)  # another process may have counted as many changes
-        self._quota = DiskQuota(data_dir, COUNTED_FOLDERS, limits.disk)
+        self._quota = DiskQuota(data_dir, COUNTED_FOLDERS, limits.disk, database=store.size)
         self.fetcher = Fetcher(store, library, self._configs, worker.wake)
         self.imported_jobs = ImportedJobs(
             data_dir / "trainer", library, images, check_quota=self._quota.check, owners=store
@@ -107,6 +120,7 @@ class JobService:
             self.imported_jobs, library, data_dir / "compared", self._clip_path, self._precisions
         )
         self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
+        self.stored_files = StoredFiles(store, library, self.imported_jobs, data_dir)
         self.outlooks = Outlooks(store, worker, environment)
         self.shares = ShareLinks(store, self.gallery)
         self.judging = Judging(store, self.job)
@@ -125,6 +139,22 @@ class JobService:
         self.images.sweep()
         self.imported_jobs.sweep()
         self.sample_comparisons.sweep()
+        lost = unlisted_clips(self._store, self._data_dir)
+        if lost:
+            log.warning(
+                "there are videos without a row in the job database: it was removed, or an older one was put in place",
+                extra={"videos": len(lost), "first": lost[:3]},
+            )
+
+    def tidy(self, retention: gallery.Retention) -> None:
+        """Delete what is older than may be kept: clips, cancelled requests, and now and then files of nobody."""
+        self.gallery.tidy(retention)
+        now = time.monotonic()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + LEFTOVERS_SECONDS
+        days = None if retention.days is None else retention.days * 24 * 3600
+        remove_leftovers(self._data_dir, expired(self._store, self._data_dir, days, self._published))
 
     # Jobs
 
@@ -137,6 +167,7 @@ class JobService:
         self._check_queue(access)
         self._quota.check()
         prepared = self.plan(body, access)
+        self._limits.check_text(prepared.wire, prepared.generations)
         self._limits.check_cost(identity, prepared.generations)
         self._check_training_samples(prepared, access)
         from_hub = any(source.lower().startswith(SCHEME) for source in prepared.awaited)
@@ -306,6 +337,21 @@ class JobService:
         self.job(job_id, access)
         return self._clip_path(job_id, index)
 
+    def continue_clip(self, job_id: str, index: int, access: Access) -> Continuation:
+        """The request that continues a clip from its last frame, which is stored as an image of the caller.
+
+        Raises VideoNotFound, ControlImageNotSupported for a model without first frame, and what the quota raises.
+        """
+        job, clip = self.job(job_id, access), self.clip_path(job_id, index, access)
+        check_continuable(find_model(job.generations[index].model))
+        self._quota.check()
+        try:
+            image, is_lossless = clip_frames.last_frame(clip)
+        except VideoEncodingFailed as error:
+            raise VideoNotFound("The file of this video cannot be read.") from error
+        sha256 = self.images.put_bytes(image, access)
+        return continued(job.request_of(index), job.generations[index], sha256, is_lossless)
+
     def _clip_path(self, job_id: str, index: int) -> Path:
         for clip in self._store.job(job_id).clips:
             path = self._data_dir / clip.file
@@ -395,11 +441,13 @@ class JobService:
     def restore(self, file: Path, access: Access, from_video: bool = False) -> Restoration:
         """The settings that a video carries, compared with what is on this machine now.
 
-        `from_video`: if the first frame it starts from is not found, the video's own first frame is stored and used
-        instead, except for a comparison's grid. Raises VideoInvalid and, for that frame, what ImageStore.put_bytes
-        raises, and DiskFull.
+        `from_video`: if its first or last frame is not found, the video's own one is stored and used instead, except
+        for a comparison's grid. Raises VideoInvalid and, for those frames, what ImageStore.put_bytes raises, and
+        DiskFull.
         """
         restoration = restoring.restoration(restoring.read(file), self.library, self.images, self._environment, access)
+        if from_video and restoration.wants_last_frame:
+            restoration = restoration.ending_with(self.images.put_bytes(video.last_frame(file), access))
         if not (from_video and restoration.wants_first_frame):
             return restoration
         self._quota.check()

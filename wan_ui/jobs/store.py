@@ -24,10 +24,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from cachetools import LRUCache, cached
+
+from wan_ui._version import __version__
 from wan_ui.access import FileKind
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import DiskFull, HostError, RenderFailed, RequestNotFound
@@ -36,6 +38,7 @@ from wan_ui.jobs.schema import MIGRATIONS
 from wan_ui.request import Generation
 
 MAX_ATTEMPTS = 3
+CACHED_TEXT = 16 << 20  # characters of generations whose records are kept in memory
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -45,7 +48,12 @@ def dump_generations(generations: Sequence[Generation]) -> str:
     return _json([generation_body(generation) for generation in generations])
 
 
-@lru_cache(maxsize=256)  # every poll of every page reads the same few dozen jobs again
+def _text_size(generations: tuple[Generation, ...]) -> int:
+    return sum(1000 + len(generation.prompt) + len(generation.neg) for generation in generations)
+
+
+# Every poll of every page reads the same few dozen jobs again. Bounded by their text, of which a job has a megabyte.
+@cached(LRUCache(CACHED_TEXT, getsizeof=_text_size), lock=threading.Lock())
 def load_generations(text: str) -> tuple[Generation, ...]:
     """The inverse of dump_generations."""
     return tuple(generation_from(body) for body in json.loads(text))
@@ -91,6 +99,17 @@ def _mapped_errors() -> Iterator[None]:
         raise
 
 
+def _check_version(connection: sqlite3.Connection, known: int) -> int:
+    """The number of migrations that a database has. Raises HostError for more than are known."""
+    applied: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if applied > known:
+        raise HostError(
+            f"The job database was written by a newer wan-ui (schema {applied}; this one, wan-ui {__version__}, knows "
+            f"{known}). It was left as it is. Update wan-ui, or choose another folder with --data-dir."
+        )
+    return applied
+
+
 # A waiting job's position, counted from the end of the queue that is nearer to the jobs that are read, since SQLite
 # counts by walking the index.
 _FROM_FRONT = """
@@ -122,17 +141,21 @@ class Store:
         migrations: Sequence[Sequence[str]] = MIGRATIONS,
     ) -> None:
         self._lock = threading.RLock()
+        self._path = path
         with _mapped_errors(), ExitStack() as undo:
             self._connection = sqlite3.connect(
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )
             undo.callback(self._connection.close)
             self._connection.row_factory = sqlite3.Row
+            _check_version(self._connection, len(migrations))  # before anything is written to the file
             self._connection.execute("PRAGMA journal_mode = WAL")
             # FULL: a job whose id was returned survives a power cut too, for one fsync per write.
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._migrate(migrations)
+            state = path.stat()
+            self._identity = (state.st_dev, state.st_ino)
             undo.pop_all()
 
     @property
@@ -149,12 +172,7 @@ class Store:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-            applied: int = connection.execute("PRAGMA user_version").fetchone()[0]
-            if applied > len(migrations):
-                raise HostError(
-                    f"The job database was written by a newer wan-ui (schema {applied}, this one knows "
-                    f"{len(migrations)}). Update wan-ui, or choose another folder with --data-dir."
-                )
+            applied = _check_version(connection, len(migrations))
             for statements in migrations[applied:]:
                 for statement in statements:
                     connection.execute(statement)
@@ -187,6 +205,9 @@ class Store:
         visitor: str | None = None,
     ) -> Job:
         """Add a job at the end of the queue and return it; without `ready` it waits for files first."""
+        problem = self.problem()
+        if problem is not None:
+            raise problem
         job_id = secrets.token_hex(16)  # 128 random bits: whoever knows the id of a program's job may read it
         self._execute(
             """
@@ -243,6 +264,42 @@ class Store:
             {"visitor": visitor, "kind": kind, "id": file_id},
         )[0]
         return not counts["all_of_it"] or bool(counts["mine"])
+
+    def forget_canceled(self, before: str) -> int:
+        """Delete cancelled jobs without a clip that ended before a time, with their text; returns how many."""
+        rows = self._execute(
+            """
+            DELETE FROM jobs WHERE status = 'canceled' AND finished_at < :before
+                AND NOT EXISTS (SELECT 1 FROM clips WHERE clips.job_id = jobs.id)
+            RETURNING seq
+            """,
+            {"before": before},
+        )
+        return len(rows)
+
+    def size(self) -> int:
+        """Bytes of the database that are in use."""
+        pages, free, each = (
+            self._execute(f"PRAGMA {name}", {})[0][0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        used: int = (pages - free) * each
+        return used
+
+    def problem(self) -> HostError | None:
+        """The error of a database file that was removed or replaced since it was opened; None while it is there.
+
+        SQLite goes on with the file that it has open, and all of that would be gone after a restart.
+        """
+        try:
+            state = self._path.stat()
+        except OSError:
+            state = None
+        if state is not None and (state.st_dev, state.st_ino) == self._identity:
+            return None
+        return HostError(
+            "The job database was removed or replaced while the server runs. Put it back, or restart the server; what "
+            "is rendered until then is not listed afterwards."
+        )
 
     def move_records(self, old: str, new: str) -> None:
         """Give everything that belongs to one browser to another: its jobs, its gallery entries, its uploads."""

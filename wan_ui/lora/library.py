@@ -25,7 +25,7 @@ from wan_ui.lora.metadata import ADAPTER_CONFIG
 from wan_ui.lora.pair_names import partner_name
 from wan_ui.lora.remote import RemoteFiles, is_remote
 from wan_ui.lora.report import describe
-from wan_ui.lora.uploads import Uploads
+from wan_ui.lora.uploads import Upload, Uploads
 from wan_ui.text import one_line
 
 SUFFIX = ".safetensors"
@@ -243,6 +243,15 @@ class Library:
         upload = self._uploads.add(file, shown, self._checked(file, shown).sha256)
         self._owned.record_owner(upload.id, access)
         return UPLOAD + upload.id
+
+    def uploads(self) -> tuple[Upload, ...]:
+        """All uploaded files, the oldest first."""
+        return () if self._uploads is None else self._uploads.all()
+
+    def delete_upload(self, upload_id: str) -> None:
+        """Removes an upload, whoever sent it. Raises OSError."""
+        if self._uploads is not None:
+            self._uploads.delete(upload_id)
 
     def partner(self, source: str, access: Access) -> str | None:
         """The source of the other half of a pair, by its name: in the same folder, or among the uploads; or None.

@@ -81,6 +81,23 @@ class Uploads:
             self._index[upload.id] = upload
             return upload
 
+    def all(self) -> tuple[Upload, ...]:
+        """All uploads, the oldest first."""
+        with self._lock:
+            return tuple(self._index.values())
+
+    def delete(self, upload_id: str) -> None:
+        """Removes an upload, and its file where no other upload has the same content. Raises OSError."""
+        with self._lock:
+            index = dict(self._index)
+            upload = index.pop(upload_id, None)
+            if upload is None:
+                return
+            self._write(index)
+            self._index = index
+            if all(other.sha256 != upload.sha256 for other in index.values()):
+                self.path(upload).unlink(missing_ok=True)
+
     def sweep(self) -> None:
         """Removes unfinished files of a killed process. Only for a process that owns the folder."""
         remove_parts(self._folder)

@@ -199,10 +199,21 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def first_frame(path: Path) -> bytes:
     """The first frame of an untrusted MP4, as a PNG. Raises VideoInvalid."""
+    return _untrusted_frame(path, "first", _FROM_BT709)
+
+
+def last_frame(path: Path) -> bytes:
+    """The last frame of an untrusted MP4, as a PNG. Raises VideoInvalid."""
+    boxes.check_sizes(path, MOST_SAMPLES, MOST_PIXELS)
+    index = boxes.track(path).samples - 1
+    return _untrusted_frame(path, "last", f"select=eq(n\\,{index}),{_FROM_BT709}")
+
+
+def _untrusted_frame(path: Path, which: str, filters: str) -> bytes:
     boxes.check_sizes(path, MOST_SAMPLES, MOST_PIXELS)  # also its start: ffmpeg would follow a playlist in disguise
     command = [
         *(_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", *_UNTRUSTED),
-        *("-f", "mov", "-i", f"file:{path}", "-map", "0:v:0", "-frames:v", "1", "-vf", _FROM_BT709),
+        *("-f", "mov", "-i", f"file:{path}", "-map", "0:v:0", "-frames:v", "1", "-vf", filters),
         *("-c:v", "png", "-f", "image2pipe", "-"),
     ]
     try:
@@ -210,7 +221,7 @@ def first_frame(path: Path) -> bytes:
     except (process.OutOfTime, process.TooMuchOutput):
         done = None
     if done is None or done.status or not done.output:
-        raise VideoInvalid("The first frame of this MP4 cannot be read. Choose the image that the video starts from.")
+        raise VideoInvalid(f"The {which} frame of this MP4 cannot be read. Choose the image that was used as it.")
     return bytes(done.output)
 
 

@@ -11,7 +11,7 @@ or cancel its job; no query of a URL, which may hold a token; and no path of thi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wan_ui import __version__
@@ -50,6 +50,11 @@ def of_clip(job: Job, index: int, clip: Clip, spent: Mapping[str, float]) -> dic
             "comparison": _seeded(job.request, job.generations[0].seed),
         }
     )
+
+
+def of_parts(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The metadata of clips that were joined: that of the first, and all of them as `parts`."""
+    return {**parts[0], "parts": [dict(part) for part in parts]}
 
 
 def of_grid(job: Job) -> dict[str, Any]:

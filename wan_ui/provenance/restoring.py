@@ -38,8 +38,11 @@ MISSING_IN_GRID = (
 )
 FROM_VIDEO = "It starts from the video's own first frame, which is close to the image but compressed."
 
+MISSING_LAST = "Its last frame is not on this server: choose the image again, or use the video's own last frame."
+LAST_FROM_VIDEO = "It ends with the video's own last frame, which is close to the image but compressed."
+
 FirstFrame = Literal["none", "here", "missing", "from_video"]
-"""Whether a request needs no first frame, has its own, lacks it, or starts from the video's own instead."""
+"""Whether a request needs no first (or last) frame, has its own, lacks it, or has the video's own instead."""
 
 
 class _Part(BaseModel):
@@ -146,6 +149,23 @@ class Restoration:
     made: dict[str, Any]
     comparison: dict[str, Any] | None = None
     cell: str | None = None
+    last_frame: FirstFrame = "none"
+
+    @property
+    def wants_last_frame(self) -> bool:
+        """Whether the video's own last frame could replace the missing one."""
+        return self.last_frame == "missing" and "compare" not in self.request
+
+    def ending_with(self, sha256: str) -> Restoration:
+        """The same with the stored image `sha256`, the video's own last frame, in place of the missing one."""
+        kept = UPLOAD + sha256
+        return replace(
+            self,
+            request=_with_image(self.request, "ctrl_img_last", kept),
+            comparison=None if self.comparison is None else _with_image(self.comparison, "ctrl_img_last", kept),
+            last_frame="from_video",
+            notes=tuple(LAST_FROM_VIDEO if note == MISSING_LAST else note for note in self.notes),
+        )
 
     @property
     def wants_first_frame(self) -> bool:
@@ -157,8 +177,8 @@ class Restoration:
         kept = UPLOAD + sha256
         return replace(
             self,
-            request=_starting(self.request, kept),
-            comparison=None if self.comparison is None else _starting(self.comparison, kept),
+            request=_with_image(self.request, "ctrl_img", kept),
+            comparison=None if self.comparison is None else _with_image(self.comparison, "ctrl_img", kept),
             first_frame="from_video",
             notes=tuple(FROM_VIDEO if note == MISSING_IMAGE else note for note in self.notes),
         )
@@ -213,17 +233,24 @@ def restoration(
         whole = locate_loras(_wire(_checked(carried.comparison, carried)), library, every, access)
         notes += whole.notes
     row = MODELS[request.model]
-    wire, first_frame = _with_first_frame(again.request, images, access)
+    wire, first_frame = _with_own_image(again.request, "ctrl_img", images, access)
+    wire, last_frame = _with_own_image(wire, "ctrl_img_last", images, access)
+    if last_frame == "missing":
+        notes.append(MISSING_LAST)
     if first_frame == "missing":
         notes.append(MISSING_IN_GRID if request.compare is not None else MISSING_IMAGE)
     notes += [*_checkpoint_notes(carried.render.checkpoint, row, here), *_version_notes(carried, here)]
+    if whole is not None:
+        comparison, _ = _with_own_image(whole.request, "ctrl_img", images, access)
+        comparison, _ = _with_own_image(comparison, "ctrl_img_last", images, access)
     return Restoration(
         request=wire,
         notes=tuple(dict.fromkeys(notes)),
         first_frame=first_frame,
         made={"wan_ui": carried.wan_ui, **carried.render.model_dump(mode="json")},
-        comparison=None if whole is None else _with_first_frame(whole.request, images, access)[0],
+        comparison=None if whole is None else comparison,
         cell=None if carried.cell is None else _place(carried.cell),
+        last_frame=last_frame,
     )
 
 
@@ -259,21 +286,23 @@ def _wire(request: InferenceRequest) -> dict[str, Any]:
     return wire_form(request)
 
 
-def _with_first_frame(wire: dict[str, Any], images: ImageStore, access: Access) -> tuple[dict[str, Any], FirstFrame]:
-    """The request, without a first frame that is not found or not the caller's."""
+def _with_own_image(
+    wire: dict[str, Any], field: str, images: ImageStore, access: Access
+) -> tuple[dict[str, Any], FirstFrame]:
+    """The request, without the image in `field` if that is not found or not the caller's."""
     item, *rest = wire["prompts"]
-    image = item.get("ctrl_img")
+    image = item.get(field)
     if not image:
         return wire, "none"
     if image.startswith(UPLOAD) and images.has(image.removeprefix(UPLOAD), access):
         return wire, "here"
-    kept = {name: value for name, value in item.items() if name != "ctrl_img"}
+    kept = {name: value for name, value in item.items() if name != field}
     return {**wire, "prompts": [kept, *rest]}, "missing"
 
 
-def _starting(wire: Mapping[str, Any], image: str) -> dict[str, Any]:
+def _with_image(wire: Mapping[str, Any], field: str, image: str) -> dict[str, Any]:
     item, *rest = wire["prompts"]
-    return {**wire, "prompts": [{**item, "ctrl_img": image}, *rest]}
+    return {**wire, "prompts": [{**item, field: image}, *rest]}
 
 
 def _checkpoint_notes(then: Sequence[EmbeddedCheckpoint], row: WanModel, here: Environment) -> list[str]:

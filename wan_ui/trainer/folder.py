@@ -193,12 +193,23 @@ def read_folder(folder: Path, within: Path | None = None) -> JobFolder:
     )
 
 
-def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[[Path], int] = free_bytes) -> JobFolder:
+def no_check(size: int) -> None:
+    """A `check_room` for which there is always room."""
+
+
+def unpack(
+    archive: Path,
+    into: Path,
+    limits: Limits = Limits(),
+    free: Callable[[Path], int] = free_bytes,
+    check_room: Callable[[int], None] = no_check,
+) -> JobFolder:
     """Unpacks a ZIP of a job to the new folder `into`, which appears complete or not at all.
 
     Only the kinds of files that a job has are unpacked; links, encrypted and odd entries are skipped, with a message.
     Raises JobConfigInvalid for what is not a ZIP, is damaged, has a name that leads out of the folder, is compressed
-    beyond `limits.ratio`, or has no config; PayloadTooLarge beyond the other limits; DiskFull.
+    beyond `limits.ratio`, or has no config; PayloadTooLarge beyond the other limits; DiskFull; and what `check_room`
+    raises, which is given the bytes of the unpacked files before the first of them is written.
     """
     try:
         with (
@@ -207,7 +218,7 @@ def unpack(archive: Path, into: Path, limits: Limits = Limits(), free: Callable[
         ):
             part = Path(folder, "job")
             part.mkdir()
-            messages = _unpack(file, part, limits, free(part))
+            messages = _unpack(file, part, limits, free(part), check_room)
             read_folder(part)  # without a config nothing is left behind
             part.rename(into)
     except _DAMAGED as error:
@@ -326,7 +337,7 @@ def _samples(files: list[Path]) -> tuple[SampleFile, ...]:
 # A ZIP
 
 
-def _unpack(file: BinaryIO, into: Path, limits: Limits, free: int) -> list[str]:
+def _unpack(file: BinaryIO, into: Path, limits: Limits, free: int, check_room: Callable[[int], None]) -> list[str]:
     """Unpacks the entries that a job has; returns messages about the others."""
     if _directory_bytes(file) > limits.entries * (46 + 1024):  # an entry's fixed part, and a generous name
         raise _too_many(limits)
@@ -341,6 +352,7 @@ def _unpack(file: BinaryIO, into: Path, limits: Limits, free: int) -> list[str]:
             raise _too_large(limits)
         if total > free:
             raise disk_full("the files of this job")
+        check_room(total)
         left = limits.total_bytes
         for entry, path in chosen:
             target = into / path

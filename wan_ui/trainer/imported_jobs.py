@@ -29,9 +29,9 @@ from wan_ui.errors import (
     PayloadTooLarge,
     PreviewNotFound,
 )
-from wan_ui.files import PART_PREFIX, disk_full_mapped, publish_file, remove_parts, write_file
+from wan_ui.files import PART_PREFIX, bytes_in, disk_full_mapped, publish_file, remove_parts, write_file
 from wan_ui.lora.header import LoraHeader
-from wan_ui.lora.library import below
+from wan_ui.lora.library import UPLOAD, below
 from wan_ui.models import MODELS
 from wan_ui.request import InferenceRequest, LoraItem, TrainingSample
 from wan_ui.text import one_line
@@ -61,6 +61,7 @@ RECORD, CONFIG, FILES = "job.json", "config.yaml", "files"
 PREVIEWS, LINKS, THUMBNAILS = "previews", "links", "thumbnails"
 DECODING_WAIT_SECONDS = 30.0  # for the sample that is being read: one at a time, each of hundreds of megabytes
 LIMITS = Limits()
+GUEST_LIMITS = Limits(entries=1_000, total_bytes=4 * 2**30)  # of a ZIP that a visitor sends
 MOST_CACHED = 64  # jobs, their requests by checkpoint, and facts of sample files
 _ID = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -132,7 +133,7 @@ def _distance(checkpoint: Checkpoint, step: int) -> int:
     return 10**9 if its_step is None else abs(its_step - step)
 
 
-def _no_quota() -> None:
+def _no_quota(size: int = 0) -> None:
     """Default `check_quota`: no limit."""
 
 
@@ -149,7 +150,7 @@ class ImportedJobs:
         library: Library,
         images: ImageStore,
         limits: Limits = LIMITS,
-        check_quota: Callable[[], None] = _no_quota,
+        check_quota: Callable[[int], None] = _no_quota,
         owners: FileOwners | None = None,
     ) -> None:
         self._folder = folder
@@ -180,12 +181,18 @@ class ImportedJobs:
             start = file.read(LARGEST_TEXT + 1)
         check_kind(start)
         if start[:2] != b"PK":
-            return self.import_config(start, one_line(name, 120))
+            return self.import_config(start, one_line(name, 120), access=access)
         with self._staged() as stage:
-            job = unpack(path, stage / FILES, self._limits)
+            job = unpack(path, stage / FILES, self._limits_of(access), check_room=self._check_quota)
             return self._store(stage, job, one_line(name, 120), access, moves=True)
 
-    def import_config(self, text: bytes, origin: str = "config.yaml", loras: Sequence[LoraItem] = ()) -> ImportedJob:
+    def import_config(
+        self,
+        text: bytes,
+        origin: str = "config.yaml",
+        loras: Sequence[LoraItem] = (),
+        access: Access = LOCAL_ACCESS,
+    ) -> ImportedJob:
         """Imports a config alone; `loras` are the files for its requests. Raises JobConfigInvalid or DiskFull."""
         import_job(text)  # before anything is written
         checkpoints: tuple[Checkpoint, ...] = ()
@@ -193,7 +200,8 @@ class ImportedJobs:
             files: dict[str, str] = {item.transformer or "whole": item.path for item in loras}
             checkpoints = (Checkpoint("LoRA", None, MappingProxyType(files), self._trained(tuple(files.values()))),)
         with self._staged() as stage:
-            return self._publish(stage, text, {"origin": origin, "saves": list(map(_checkpoint_body, checkpoints))})
+            record = {"origin": origin, "saves": list(map(_checkpoint_body, checkpoints))}
+            return self._publish(stage, text, record, access)
 
     def import_files(self, files: Sequence[tuple[Path, str]], access: Access) -> ImportedJob:
         """Imports files that were dropped together, with their names: a config or a ZIP, LoRA files and samples.
@@ -213,7 +221,7 @@ class ImportedJobs:
                 raise _invalid("there are several ZIPs: import one job at a time")
             if zips:
                 shutil.rmtree(root)
-                root = unpack(zips[0], root, self._limits).root
+                root = unpack(zips[0], root, self._limits_of(access), check_room=self._check_quota).root
             for path, name in files:
                 if path in zips:
                     continue
@@ -233,6 +241,39 @@ class ImportedJobs:
         with self._staged() as stage:
             return self._store(stage, job, source, access, moves=False)
 
+    def _limits_of(self, access: Access) -> Limits:
+        return self._limits if access.identity.owner else GUEST_LIMITS
+
+    def listing(self) -> tuple[tuple[str, str, int], ...]:
+        """Each imported job: its id, its origin, and the bytes of its files."""
+        try:
+            folders = sorted(path for path in self._folder.iterdir() if _ID.fullmatch(path.name))
+        except FileNotFoundError:
+            return ()
+        return tuple((folder.name, self._origin(folder), bytes_in(folder)) for folder in folders)
+
+    def _origin(self, folder: Path) -> str:
+        try:
+            return one_line(str(json.loads((folder / RECORD).read_text("utf-8"))["origin"]), 120)
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""  # a folder of another version, or deleted since it was listed
+
+    def delete(self, job_id: str) -> tuple[str, ...]:
+        """Removes an imported job, and returns the ids of the uploads that its checkpoints became.
+
+        A job's folder under the LoRA folder stays. Raises PreviewNotFound and OSError.
+        """
+        job = self.job(job_id)
+        with self._lock:
+            self._jobs.pop(job_id, None)
+        gone = self._folder / f"{PART_PREFIX}{job_id}"  # renamed first: never half there
+        (self._folder / job_id).replace(gone)
+        shutil.rmtree(gone)
+        for picture in (self._folder / THUMBNAILS).glob(f"{job_id}-*"):
+            picture.unlink(missing_ok=True)
+        sources = [source for checkpoint in job.checkpoints for source in checkpoint.files.values()]
+        return tuple(source.removeprefix(UPLOAD).split("/")[0] for source in sources if source.startswith(UPLOAD))
+
     def _located(self, source: str) -> tuple[Path, Path]:
         """A job's folder and the folder of the library that it is in. Raises JobConfigInvalid."""
         (_, lora_dir), *others = self._library.roots()
@@ -250,7 +291,7 @@ class ImportedJobs:
 
         Raises InvalidRequest for a file that is not a sample, PayloadTooLarge, DiskFull.
         """
-        self._check_quota()
+        self._check_quota(path.stat().st_size)
         with self._decoding.hold():
             decode(path)
         with path.open("rb") as file:
@@ -471,7 +512,7 @@ class ImportedJobs:
     @contextmanager
     def _staged(self) -> Iterator[Path]:
         """A folder that becomes a job's when it is complete, and is removed otherwise."""
-        self._check_quota()
+        self._check_quota(0)
         with disk_full_mapped("this file"):
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=self._folder) as folder:
@@ -501,7 +542,7 @@ class ImportedJobs:
             ],
             "notes": notes,
         }
-        return self._publish(stage, found.config_text, record)
+        return self._publish(stage, found.config_text, record, access)
 
     def _first_frames(self, found: JobFolder) -> list[Path]:
         """The first frames of the config's samples, as far as they are in the folder."""
@@ -548,13 +589,14 @@ class ImportedJobs:
                 None  # an address that is not downloaded yet; a missing file is reported when the request is submitted
             )
 
-    def _publish(self, stage: Path, text: bytes, record: Mapping[str, Any]) -> ImportedJob:
+    def _publish(self, stage: Path, text: bytes, record: Mapping[str, Any], access: Access) -> ImportedJob:
         job_id = secrets.token_hex(16)
         target = self._folder / job_id
         write_file(stage / CONFIG, text)
         write_file(stage / RECORD, json.dumps(record).encode())
         target.mkdir()
         stage.replace(target)
+        self._owned.record_owner(job_id, access)
         stage.mkdir()  # _staged removes it
         return self.job(job_id)
 

@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.components import Component
 
 from wan_ui.axes import ONE_PER_LINE, SCALES, by_training_step
-from wan_ui.errors import InvalidRequest, RequestNotFound, WanUIError
+from wan_ui.errors import InvalidRequest, RequestNotFound, VideoNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import comparison, form_schema, player, render
 from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled
@@ -23,13 +23,16 @@ from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
+    from wan_ui.job import ClipRecord, Job
     from wan_ui.jobs.service import JobService
+    from wan_ui.jobs.worker import Running
     from wan_ui.request import Compare
 
 ID = "compare"
 RECENT = 60  # jobs looked at for how long a step takes
 WITH_BASELINE = "0.5, 1, 1.5"  # scales beside a baseline without LoRA, which is scale 0
 NOT_READY = "The form above has to be in order first."
+NOTHING_RUNS = {"progress": None, "status": "", "cancel": False, "retry": ""}
 NO_VALUES = "Choose what changes and type its values."
 
 
@@ -76,7 +79,7 @@ class CompareTab:
                 with gr.Row(elem_classes="axes"):
                     columns = self._axis("columns", "Columns", "scale")
                     self.axes = (columns, self._axis("rows", "Rows", comparison.NOTHING))
-                self.baseline = gr.Checkbox(True, label="With a scale or a LoRA, add a baseline without LoRA")
+                self.baseline = gr.Checkbox(True, label="Include a baseline without LoRA")
                 with gr.Column(elem_classes="act"):
                     self.count = gr.HTML(elem_classes=["problems", "count-line"])
                     self.start = gr.Button("Start", variant="primary", elem_classes="generate")
@@ -291,11 +294,11 @@ class CompareTab:
         except WanUIError as error:
             return render.problem(error, lambda location: comparison.name_of(base, location))
         cells, distinct = len(prepared.cells), len(prepared.generations)
-        rest = f", {distinct} of them to render" if distinct < cells else ""
+        rest = f", {distinct} to generate (the rest are identical)" if distinct < cells else ""
         seconds = comparison.expected(prepared.generations, self.service.recent(RECENT, self.access()))
         if seconds is not None:
             rest += f", about {comparison.about(seconds)}"
-        return render_template("comparison_count", cells=render.plural(cells, "cell"), rest=rest)
+        return render_template("comparison_count", cells=render.plural(cells, "video"), rest=rest)
 
     def _jobs(self) -> list[tuple[str, str]]:
         """(label, folder) of the folders of the LoRA folder that hold more than one file."""
@@ -411,6 +414,16 @@ class CompareTab:
         """Opens the tab with a comparison on its board and leaves its form as it is."""
         return {**self._in_front(), self.shown: job_id, **self.look(job_id, board)}
 
+    def _seconds_left(self, job: Job, running: Running | None) -> float | None:
+        recent = () if job.clips or job.status not in render.LIVE else self.service.recent(RECENT, self.access())
+        return comparison.seconds_left(job, running, recent)
+
+    def _video(self, entry_id: str) -> tuple[Job, ClipRecord]:
+        """The job and the clip of an entry of the gallery. Raises VideoNotFound."""
+        entry = self.service.entry(entry_id, self.access())
+        job = self.service.job(entry.job_id, self.access())
+        return job, next(clip for clip in job.clips if clip.index == entry.shown)
+
     def on_cancel(self, shown: Any, seen: Any) -> Update:
         """Cancels the comparison on the board."""
         if shown:
@@ -448,21 +461,24 @@ class CompareTab:
 
     def _board(self, shown: Any, known: Mapping[str, Any]) -> dict[str, Any]:
         """Each part of the board, by its name in `seen`."""
+        videos = player.paired(str(shown)) if shown else None
         try:
+            if videos is not None:
+                return {**NOTHING_RUNS, "grid": player.side_by_side([self._video(entry_id) for entry_id in videos])}
             # Read before the job, so that the cell it names either has no clip yet or is seen to be done.
             running = self.service.running(shown, self.access()) if shown else None
             job = self.service.job(shown, self.access()) if shown else None
             may_change = job is not None and self.service.may_change(job, self.access())
             if job is not None and not job.cells:
                 raise RequestNotFound("This request is no comparison: its videos are in the list of finished jobs.")
-        except RequestNotFound as error:
-            return {"grid": None, "status": render.problem(error)}
+        except (RequestNotFound, VideoNotFound) as error:
+            return {**NOTHING_RUNS, "grid": None, "status": render.problem(error)}
         except WanUIError as error:
             return {**known, "status": render.trouble(error)}
         return {
-            "grid": None if job is None else player.grid(job, running),
+            "grid": None if job is None else player.grid(job, running, self.service.shares.may_share(self.access())),
             "progress": player.advance(running),
-            "status": comparison.status(job),
+            "status": comparison.status(job, None if job is None else self._seconds_left(job, running)),
             "cancel": job is not None and may_change and job.status in render.LIVE and not job.cancel_requested,
             "retry": comparison.rest(job) if may_change else "",
         }

@@ -20,6 +20,7 @@ from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
     from wan_ui.job import ClipRecord, Job
+    from wan_ui.jobs.worker import Running
     from wan_ui.request import Generation
 
 NOTHING = ""
@@ -159,8 +160,8 @@ def summary(model: WanModel, base: Mapping[str, Any]) -> Markup:
         ("Frames", f"{prompt['num_frames']} at {prompt['fps']} fps"),
         ("Steps", str(prompt["sample_steps"])),
         ("Guidance", f"{prompt['guidance_scale']:g}"),
-        ("Seed", "drawn once for all cells" if prompt["seed"] == -1 else str(prompt["seed"])),
-        ("Match", RECIPES[base["recipe"]].label if base["recipe"] in RECIPES else str(base["recipe"])),
+        ("Seed", "random, same for all" if prompt["seed"] == -1 else str(prompt["seed"])),
+        ("Sampling", RECIPES[base["recipe"]].label if base["recipe"] in RECIPES else str(base["recipe"])),
     ]
     if base.get("speedup", "none") != "none":
         pairs.append(("Speed-up", describe(base["speedup"])))
@@ -185,26 +186,49 @@ def rest(job: Job | None) -> str:
     if job.status == "failed" and job.failures:
         failed = sum(cell.generation in job.failures for cell in job.cells)
         return f"Retry failed ({failed})"
-    return "Render the rest"
+    return "Generate missing"
 
 
-def status(job: Job | None) -> Markup:
-    """One line on the comparison."""
+def seconds_left(job: Job, running: Running | None, recent: Sequence[Job]) -> float | None:
+    """Estimated seconds until all cells of a running comparison are there, the present one's rest included.
+
+    Measured by its own newest clip, or else by `recent` jobs; None where neither tells.
+    """
+    if job.status not in render.LIVE:
+        return None
+    ended = {clip.index for clip in job.clips} | set(job.failures)
+    at_work = None if running is None else running.index
+    waiting = [item for index, item in enumerate(job.generations) if index not in ended and index != at_work]
+    present = [] if at_work is None or at_work in ended else [job.generations[at_work]]
+    measured = (job,) if job.clips else tuple(recent)
+    rest = 0.0 if not waiting else expected(waiting, measured)
+    own = None if running is None else running.progress.seconds_left
+    if own is None:
+        own = expected(present, measured) if present else 0.0
+    return None if rest is None or own is None else rest + own
+
+
+def status(job: Job | None, left: float | None = None) -> Markup:
+    """One line on the comparison; `left` are the seconds until all of it is there."""
     if job is None:
         return render_template("comparison_status", job=None)
+    finished = {clip.index for clip in job.clips}
     return render_template(
         "comparison_status",
         job=job,
         state=render.STATES[job.status],
         model=render.label(job),
         facts=_status_facts(job),
+        left="" if left is None else f"{about(left)} left",
+        done=sum(cell.generation in finished for cell in job.cells),
+        total=len(job.cells) if job.status in render.LIVE else 0,
     )
 
 
 def _status_facts(job: Job) -> str:
     finished = {clip.index for clip in job.clips}
     done, total = sum(cell.generation in finished for cell in job.cells), len(job.cells)
-    progress = f"{done} of {render.plural(total, 'cell')}"
+    progress = f"{done} of {render.plural(total, 'video')}"
     match job.status:
         case "in_queue":
             return render.joined(f"position {job.position}" if job.position else "next", progress if done else "")
@@ -212,6 +236,6 @@ def _status_facts(job: Job) -> str:
             return render.joined(progress, "cancelling after this step" if job.cancel_requested else "")
         case "succeeded":
             spent = render.took(job)
-            return render.plural(total, "cell") + (f" in {render.seconds(spent)}" if spent else "")
+            return render.plural(total, "video") + (f" in {render.seconds(spent)}" if spent else "")
     error = str(job.error["message"]) if job.error and job.status == "failed" else ""
     return render.joined(f"{progress} kept" if done else "", error)

@@ -9,6 +9,7 @@ import gradio as gr
 
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import WanUIError
+from wan_ui.ui import player
 from wan_ui.ui.events import QUIET, Update, error_toast
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import static_text
@@ -51,8 +52,12 @@ class GalleryTab:
         return {self.model_tabs.open_tab: ID, self.model_tabs.text: ""}
 
     def on_press(self, uploads: Any, compared: Any, event: gr.EventData) -> Update:
-        """A comparison is opened in its tab, or the settings of an entry in a form."""
+        """A comparison, or two videos side by side, are opened in their tab, or the settings of an entry in a form."""
         try:
+            if event.do == "pair":
+                for entry_id in (event.first, event.second):
+                    self.service.entry(str(entry_id), self.access())
+                return self.compare.show(player.pair_id(str(event.first), str(event.second)), compared)
             if event.do == "use":
                 entry = self.service.entry(str(event.entry), self.access())
                 return self.loader.reopen(self.service.job(entry.job_id, self.access()), entry.index, uploads)

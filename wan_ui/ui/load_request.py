@@ -103,6 +103,8 @@ class RequestLoader:
         """The request of a comparison's cell in its model's form, with the seed that was used."""
         try:
             job = self.service.job(str(event.job), self.access())
+            if not job.cells:  # one of two videos that are compared side by side
+                return self.reopen(job, int(event.video), uploads)
             cell = next(cell for cell in job.cells if (cell.column, cell.row) == (event.column, event.row))
             return self.reopen_request(cell.request, job.generations[cell.generation :], uploads)
         except WanUIError as error:

@@ -43,7 +43,7 @@ LAUNCH: dict[str, Any] = {
     "theme": gr.themes.Base(
         primary_hue=gr.themes.colors.indigo, neutral_hue=gr.themes.colors.zinc, font=_FONT, font_mono=_MONO
     ),
-    "css": static_text("style.css") + static_text("stage.css"),
+    "css": "".join(map(static_text, ("style.css", "stage.css", "share.css"))),
     "js": page_script(),
     "footer_links": [],
     "run_history": False,

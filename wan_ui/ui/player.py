@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from wan_ui.compare import NO_LORA, short_labels
 from wan_ui.engine.recipes import RECIPES
+from wan_ui.models import MODELS
 from wan_ui.scale import scale_from, scale_words
 from wan_ui.ui import render
 from wan_ui.ui.static_files import shared_script, static_text
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
-    from wan_ui.job import Job
+    from wan_ui.job import ClipRecord, Job
     from wan_ui.jobs.worker import Running
+    from wan_ui.request import Generation
 
+PAIR = "pair:"
 SLOT_WORDS: Mapping[str, str] = {"high": "High-noise LoRA", "low": "Low-noise LoRA"}
 
 
@@ -41,13 +45,94 @@ def build(elem_id: str = "player", visible: bool = True) -> gr.HTML:
     )
 
 
-def grid(job: Job, running: Running | None) -> dict[str, Any]:
-    """A comparison's cells, JSON-ready. Changes when a cell begins or ends, not with its progress."""
+def grid(job: Job, running: Running | None, may_share: bool = False) -> dict[str, Any]:
+    """A comparison's cells, JSON-ready. Changes when a cell begins or ends, not with its progress.
+
+    `column_heads` and `row_heads` are the labels without what they have in common, which is `column_title` and
+    `row_title`. `baseline` is the column whose cells all show the same video without LoRA, which is shown once.
+    """
+    columns = list({cell.column: cell.column_label for cell in job.cells}.values())
+    rows = list({cell.row: cell.row_label for cell in job.cells}.values())
+    column_title, column_heads = short_labels(columns)
+    row_title, row_heads = short_labels(rows)
     return {
         "id": job.id,
-        "columns": list({cell.column: cell.column_label for cell in job.cells}.values()),
-        "rows": list({cell.row: cell.row_label for cell in job.cells}.values()),
+        "columns": columns,
+        "rows": rows,
+        "column_title": column_title,
+        "column_heads": column_heads,
+        "row_title": row_title,
+        "row_heads": row_heads,
+        "baseline": _shared_baseline(job),
+        "judged": True,
+        "share": job.id if may_share else None,
         "cells": [_cell(job, cell, running) for cell in job.cells],
+    }
+
+
+def _shared_baseline(job: Job) -> int | None:
+    """The column without LoRA of a grid with several rows, if the same video is in all of its cells."""
+    first = [cell for cell in job.cells if cell.column == 0]
+    is_baseline = len(first) > 1 and all(cell.column_label == NO_LORA for cell in first)
+    return 0 if is_baseline and len({cell.generation for cell in first}) == 1 else None
+
+
+def pair_id(first: str, second: str) -> str:
+    """What the Compare tab shows two videos of the gallery by: the ids of their entries."""
+    return f"{PAIR}{first},{second}"
+
+
+def paired(shown: str) -> tuple[str, str] | None:
+    """The ids in a text that pair_id gave, None for any other text."""
+    first, comma, second = shown.removeprefix(PAIR).partition(",")
+    return (first, second) if shown.startswith(PAIR) and comma else None
+
+
+def side_by_side(videos: Sequence[tuple[Job, ClipRecord]]) -> dict[str, Any]:
+    """Videos of any jobs as one row of cells, JSON-ready; each is headed by what differs from the others."""
+    facts = [_clip_facts(job, clip) for job, clip in videos]
+    names = list(dict.fromkeys(name for video in facts for name in video))
+    differing = [name for name in names if len({video.get(name) for video in facts}) > 1 and name != "Prompt"]
+    heads = [
+        ", ".join(f"{name} {video[name]}" for name in differing if name in video) or f"video {number}"
+        for number, video in enumerate(facts, 1)
+    ]
+    cells = []
+    for column, ((job, clip), head) in enumerate(zip(videos, heads, strict=True)):
+        generation = job.generations[clip.index]
+        cells.append(
+            {
+                "column": column,
+                "row": 0,
+                "label": head,
+                "state": "done",
+                "url": f"v1/requests/{job.id}/videos/{clip.index}",
+                "poster": f"v1/gallery/{job.id}-{clip.index}/poster.jpg",
+                "width": clip.width,
+                "height": clip.height,
+                "frames": clip.num_frames,
+                "fps": clip.fps,
+                "brief": "",
+                "error": None,
+                "facts": list(facts[column].items()),
+                "check": None,
+                "job": job.id,
+                "video": clip.index,
+                "prompt": generation.prompt,
+            }
+        )
+    return {"id": "pair", "pair": True, "columns": heads, "rows": [""], "cells": cells}
+
+
+def _clip_facts(job: Job, clip: ClipRecord) -> dict[str, str]:
+    generation = job.generations[clip.index]
+    model = MODELS[generation.model].label if generation.model in MODELS else generation.model
+    wire = job.request_of(clip.index)
+    return {
+        "Prompt": generation.prompt,
+        "Model": model,
+        **dict(lora_facts(wire.get("loras", ()))),
+        **dict(_generation_facts(generation)),
     }
 
 
@@ -101,11 +186,24 @@ def _cell(job: Job, cell: PlannedCell, running: Running | None) -> dict[str, Any
         "height": generation.height,
         "frames": generation.num_frames,
         "fps": generation.fps,
-        "brief": f"seed {generation.seed} · {render.plural(generation.sample_steps, 'step')}",
+        "brief": _brief(job, cell),
+        "video": cell.generation,
         "error": None if failure is None else str(failure["message"]),
         "facts": _facts(job, cell),
         "check": _checklist_url(job, cell, running),
     }
+
+
+def _brief(job: Job, cell: PlannedCell) -> str:
+    """The values that differ between the cells and are in no head of a column or row."""
+    generation = job.generations[cell.generation]
+    heads = f"{cell.column_label} {cell.row_label}"
+    seeds, steps = ({getattr(one, name) for one in job.generations} for name in ("seed", "sample_steps"))
+    seed = f"seed {generation.seed}"
+    return render.joined(
+        seed if len(seeds) > 1 and seed not in heads else "",
+        render.plural(generation.sample_steps, "step") if len(steps) > 1 and "steps" not in heads else "",
+    )
 
 
 def _checklist_url(job: Job, cell: PlannedCell, running: Running | None) -> str | None:
@@ -116,17 +214,19 @@ def _checklist_url(job: Job, cell: PlannedCell, running: Running | None) -> str 
 
 
 def _facts(job: Job, cell: PlannedCell) -> list[tuple[str, str]]:
-    generation = job.generations[cell.generation]
-    facts = [
+    # The cell's own LoRAs: a cell at scale 0 shares its video, and so its generation, with the base model's.
+    return _generation_facts(job.generations[cell.generation]) + lora_facts(cell.request.get("loras", ()))
+
+
+def _generation_facts(generation: Generation) -> list[tuple[str, str]]:
+    return [
         ("Seed", str(generation.seed)),
         ("Steps", str(generation.sample_steps)),
         ("Guidance", f"{generation.guidance_scale:g}"),
         ("Size", render.size(generation.width, generation.height)),
         ("Frames", f"{generation.num_frames} at {generation.fps} fps"),
-        ("Match", RECIPES[generation.recipe].label),
+        ("Sampling", RECIPES[generation.recipe].label),
     ]
-    # The cell's own LoRAs: a cell at scale 0 shares its video, and so its generation, with the base model's.
-    return facts + lora_facts(cell.request.get("loras", ()))
 
 
 def lora_facts(loras: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:

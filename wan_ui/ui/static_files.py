@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PAGE = ("page", "pressed", "stream", "stage", "progress_title", "autoplay", "comparison_link")
+PAGE = (
+    "page",
+    "pressed",
+    "stream",
+    "stage",
+    "progress_title",
+    "autoplay",
+    "comparison_link",
+    "share",
+    "judging",
+)
 """Scripts of the page itself, in the order in which they run."""
 SHARED = ("player", "pick_card_action")
 """Scripts of components that the page has more than once: they are sent once, with the page's own script."""
@@ -29,8 +39,9 @@ def shared_script(name: str) -> str:
 
 
 def page_script() -> str:
-    """The page's own script behind the shared ones, as the function that Gradio calls when the page has loaded."""
+    """The page's own script, then the shared ones, as the function that Gradio calls when the page has loaded."""
     functions = ",\n".join(f"{name}: ({_PARAMETERS}) => {{\n{static_text(f'{name}.js')}\n}}" for name in SHARED)
-    shared = f"window.wanUiScripts = {{\n{functions}\n}};\ndocument.dispatchEvent(new Event('wan-ui-scripts'));"
+    shared = f"window.wanUiScripts = {{\n{functions}\n}};"
     own = "\n".join(static_text(f"{name}.js") for name in PAGE)
-    return f"() => {{\nif (window.wanUiScripts) return;\n{shared}\n{own}\n}}"
+    ready = "document.dispatchEvent(new Event('wan-ui-scripts'));"
+    return f"() => {{\nif (window.wanUi) return;\n{own}\n{shared}\n{ready}\n}}"

@@ -258,7 +258,7 @@ class Auth:
         headers = {"Cache-Control": "no-store"}
         if isinstance(error, LoginLocked):
             headers["Retry-After"] = str(error.details["seconds"])
-        is_for_programs = scope["path"].startswith("/v1") or scope["path"] == "/metrics"
+        is_for_programs = scope["path"].startswith("/v1") or scope["path"] in ("/metrics", "/mcp")
         if error.status == 401 and is_for_programs:
             headers["WWW-Authenticate"] = 'Basic realm="wan-ui", charset="UTF-8"'
         wants_page = "text/html" in Headers(scope=scope).get("accept", "") or scope["path"] in ("/", LOGIN_PATH)

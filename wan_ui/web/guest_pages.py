@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,7 +129,7 @@ class GuestPages:
         """A still of one of its clips."""
         _, entry, job = self._open(request)
         clip = _clip(entry, job, request.path_params["index"])
-        of_clip = replace(entry, file=clip.file, num_frames=clip.num_frames)
+        of_clip = self._service.gallery.of_clip(entry, job, clip.index)
         path = self._service.poster(of_clip)
         if path is None:
             with self._make_posters():

@@ -139,6 +139,7 @@ const fill = (cell) => {
       'aria-label': name(data),
     });
     video.muted = true;
+    if (data.poster) video.poster = data.poster;
     const open = make('button', { type: 'button', class: 'screen', style: ratio, 'aria-label': `Enlarge ${name(data)}` }, video);
     open.append(make('span', { class: 'badge', 'aria-hidden': 'true' }));
     open.addEventListener('click', () => choose(cell.key));
@@ -151,9 +152,9 @@ const fill = (cell) => {
     });
     video.addEventListener('seeked', () => { cell.seekTook = performance.now() - (cell.soughtAt || 0); draw(); });
     video.addEventListener('loadeddata', draw);
-    video.addEventListener('error', () => { figure.querySelector('figcaption span').textContent = 'The file is gone.'; });
+    video.addEventListener('error', () => { figure.querySelector('figcaption span').textContent = 'File missing'; });
     const info = make('button', { type: 'button', class: 'info', 'aria-label': `Settings of ${name(data)}`, 'aria-expanded': 'false' }, 'i');
-    const caption = make('figcaption', {}, make('span', {}, data.brief), info);
+    const caption = make('figcaption', { class: data.brief ? '' : 'bare' }, make('span', {}, data.brief), info);
     info.addEventListener('click', () => (popped === cell ? unpop() : popOver(cell, info)));
     info.addEventListener('focus', () => popOver(cell, info));
     caption.addEventListener('pointerenter', (event) => { if (event.pointerType === 'mouse') popOver(cell, info); });
@@ -161,37 +162,87 @@ const fill = (cell) => {
     figure.append(open, caption);
     cell.video = video;
     cell.info = info;
+    open.addEventListener('keydown', (event) => onCellKey(cell, event));
   } else {
     const screen = make('div', { class: 'screen', style: ratio });
     if (data.state === 'running') {
       screen.append(make('strong', {}, 'Starting'), make('progress', { 'aria-label': `Progress of ${name(data)}` }), make('span', {}, ' '));
     } else if (data.state === 'failed') {
       screen.append(make('strong', {}, 'Failed'), make('span', { class: 'reason', title: data.error }, data.error));
-    } else screen.append(make('span', {}, { waiting: 'Waiting', writing: 'Writing the video', canceled: 'Cancelled', missing: 'Not made' }[data.state] || data.state));
-    figure.append(screen, make('figcaption', {}, make('span', {}, data.brief)));
+    } else screen.append(make('span', {}, { waiting: 'Waiting', writing: 'Writing the video', canceled: 'Cancelled', missing: 'Not generated' }[data.state] || data.state));
+    figure.append(screen, ...(data.brief ? [make('figcaption', {}, make('span', {}, data.brief))] : []));
   }
   node.replaceChildren(figure);
+  judging.adorn(cell);
+};
+// Within the grid S and X mark the focused cell, and the arrows go to the cell beside it.
+const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const onCellKey = (cell, event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const way = STEPS[event.key];
+  if (way) {
+    for (let at = [cell.data.column + way[0], cell.data.row + way[1]], tries = 0; tries < 64; tries += 1) {
+      const next = cells.get(at.join(','));
+      if (next && next.video && next.node.offsetParent) { next.node.querySelector('button.screen').focus(); break; }
+      at = [at[0] + way[0], at[1] + way[1]];
+    }
+  } else if (!judging.key(cell, event.key)) return;
+  event.preventDefault();
+  event.stopPropagation();
 };
 const rebuild = (value) => {
   cells.clear();
   const table = make('table', { 'aria-label': 'The comparison' });
   const heads = value.rows.some(Boolean);
   table.style.setProperty('--columns', value.columns.length);
+  table.style.setProperty('--rows', value.rows.length);
   table.classList.toggle('heads', heads);
+  const short = heads && value.columns.some(Boolean) ? value : { column_heads: value.columns, row_heads: value.row_heads || value.rows };
   if (value.columns.some(Boolean)) {
-    const line = make('tr', {}, ...(heads ? [make('td', { class: 'corner' })] : []));
-    for (const text of value.columns) line.append(make('th', { scope: 'col', title: text }, make('span', {}, text)));
+    const titles = [value.column_title && `${value.column_title} →`, value.row_title && `${value.row_title} ↓`].filter(Boolean);
+    const line = make('tr', {}, ...(heads ? [make('td', { class: 'corner' }, ...titles.map((text) => make('span', {}, text)))] : []));
+    value.columns.forEach((text, x) => line.append(make('th', { scope: 'col', title: text, 'data-column': x, class: x === value.baseline ? 'frozen' : '' },
+      make('span', {}, (short.column_heads || value.columns)[x]))));
     table.append(make('thead', {}, line));
   }
   const body = make('tbody');
   value.rows.forEach((text, y) => {
-    const line = make('tr', {}, ...(heads ? [make('th', { scope: 'row', title: text }, make('span', {}, text))] : []));
-    value.columns.forEach((_, x) => line.append(make('td', { 'data-key': `${x},${y}` })));
+    const line = make('tr', { 'data-row': y }, ...(heads ? [make('th', { scope: 'row', title: text }, make('span', {}, (short.row_heads || value.rows)[y]))] : []));
+    value.columns.forEach((_, x) => {
+      if (x !== value.baseline) line.append(make('td', { 'data-key': `${x},${y}`, 'data-column': x }));
+      // The same video for every row: shown once, and in view however far the others are scrolled.
+      else if (y === 0) line.append(make('td', { 'data-key': `${x},0`, 'data-column': x, class: 'frozen', rowspan: value.rows.length }));
+    });
     body.append(line);
   });
   table.append(body);
   board.replaceChildren(table);
+  fit();
 };
+
+// The size of the cells: as large as lets the whole grid be seen, or as it was chosen.
+
+const SMALLEST = 96, LARGEST = 460; // CSS pixels
+const size = part('size');
+let chosenSize = 0;
+const WIDE = 1100; // CSS pixels of the player from which the enlarged cell stands beside the grid
+const fit = () => {
+  const value = props.value, table = board.querySelector('table');
+  root.classList.toggle('beside', !stage.hidden && root.clientWidth >= WIDE);
+  if (!value || !table || !root.offsetParent) return;
+  const head = table.classList.contains('heads') ? (board.clientWidth < 520 ? 84 : 124) : 0;
+  const first = value.cells[0], ratio = first ? first.width / first.height : 1;
+  const room = root.classList.contains('beside') ? root.clientWidth * 0.6 : root.clientWidth;
+  const wide = (room - 2 - head) / value.columns.length - 12;
+  const high = (window.innerHeight * 0.74 / value.rows.length - 14) * ratio;
+  const fitting = Math.max(SMALLEST, Math.min(LARGEST, wide, high));
+  table.style.setProperty('--cell', `${Math.floor(chosenSize || fitting)}px`);
+  if (!chosenSize) size.value = fitting;
+};
+size.addEventListener('input', () => { chosenSize = Number(size.value); fit(); });
+part('fit').addEventListener('click', () => { chosenSize = 0; fit(); });
+new ResizeObserver(() => fit()).observe(root);
+
 const refresh = () => {
   const value = props.value;
   root.dataset.state = value ? 'filled' : 'empty';
@@ -208,6 +259,7 @@ const refresh = () => {
     rebuild(value);
   }
   for (const data of value.cells) {
+    if (data.column === value.baseline && data.row > 0) continue;
     const key = `${data.column},${data.row}`;
     const known = cells.get(key), text = JSON.stringify(data);
     if (known && known.text === text) continue;
@@ -216,8 +268,11 @@ const refresh = () => {
     fill(cell);
   }
   const made = value.cells.some((data) => data.state === 'done');
-  links.hidden = !made || Boolean(value.plain);
+  links.hidden = !made || Boolean(value.plain || value.pair);
   root.dataset.plain = value.plain ? 'yes' : 'no';
+  part('picks').hidden = !judged();
+  part('tools').hidden = Boolean(value.plain);
+  part('share').hidden = !value.share;
   if (made) {
     part('grid').href = `v1/requests/${value.id}/grid.mp4`;
     part('zip').href = `v1/requests/${value.id}/cells.zip`;
@@ -227,6 +282,7 @@ const refresh = () => {
   settle();
   options();
   advance();
+  if (judged()) judging.follow(value.id);
 };
 const advance = () => {
   const now = props.progress || {};
@@ -248,15 +304,18 @@ const facts = (data) => {
 };
 const use = (data) => {
   if (props.value.plain) return [];
-  const button = make('button', { type: 'button', class: 'small', 'aria-label': `Use these settings: ${name(data)}` }, 'Use these settings');
-  button.addEventListener('click', () => { unpop(); trigger('click', { column: data.column, row: data.row, job: props.value.id }); });
+  const button = make('button', { type: 'button', class: 'small', 'aria-label': `Use settings: ${name(data)}` }, 'Use settings');
+  button.addEventListener('click', () => { unpop(); load(data); });
   return [button];
 };
+const load = (data) => trigger('click', { column: data.column, row: data.row, job: data.job || props.value.id, video: data.video });
+const judged = () => Boolean(props.value && props.value.judged);
+const judging = window.wanUi.judging({ root, cells, make, judged, use: load });
 // Asked for when it is opened: the server compares frame by frame.
 const check = (data) => {
   if (!data.check) return [];
   const summary = make('p', { class: 'quiet', role: 'status' }), list = make('ul', { class: 'cell-checks' });
-  const box = make('details', { class: 'cell-check' }, make('summary', {}, 'Against the training preview'), summary, list);
+  const box = make('details', { class: 'cell-check' }, make('summary', {}, 'Against the training sample'), summary, list);
   box.addEventListener('toggle', async () => {
     if (!box.open || summary.textContent) return;
     summary.textContent = 'Comparing…';
@@ -265,7 +324,7 @@ const check = (data) => {
       if (!reply.ok) throw new Error(answer.detail.error.message);
       const count = (state, word) => { const all = answer.rows.filter((row) => row.state === state).length; return all ? `${all} ${word}` : ''; };
       const psnr = answer.comparison ? `PSNR ${answer.comparison.mean_psnr.toFixed(1)} dB` : '';
-      summary.textContent = [count('red', 'different'), count('amber', 'unsure'), count('green', 'matching'), psnr].filter(Boolean).join(' · ');
+      summary.textContent = [count('red', 'different'), count('amber', 'unknown'), count('green', 'matching'), psnr].filter(Boolean).join(' · ');
       for (const state of ['red', 'amber'])
         for (const row of answer.rows) if (row.state === state) list.append(make('li', { 'data-state': state }, row.message));
     } catch (error) {
@@ -384,6 +443,7 @@ const choose = (key) => {
   else if (key !== first) second = key;
   const hidden = stage.hidden;
   stage.hidden = false;
+  fit();
   arrange();
   if (hidden) {
     const calm = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
@@ -399,6 +459,7 @@ const closeStage = () => {
   if (stage.hidden) return;
   const back = first && cells.get(first);
   stage.hidden = true;
+  fit();
   mode = 'one';
   second = null;
   mark();
@@ -441,6 +502,7 @@ scrub.addEventListener('input', () => {
 part('speed').addEventListener('change', (event) => { rate = Number(event.target.value); settle(); });
 part('loop').addEventListener('click', () => { loop = !loop; part('loop').setAttribute('aria-pressed', String(loop)); settle(); });
 part('sheet').addEventListener('click', () => { part('sheet').href = `v1/requests/${props.value.id}/sheet.png?frame=${at}`; });
+part('share').addEventListener('click', () => window.wanUi.share(props.value.share));
 part('link').addEventListener('click', (event) => {
   if (!navigator.clipboard) return; // without TLS there is none: the link itself is the address then
   event.preventDefault();
@@ -466,6 +528,7 @@ root.addEventListener('keydown', (event) => {
 
 // A tab that was hidden stops the player; it goes on when it is seen again.
 new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) autoplay(); }).observe(root);
+for (const name of ['tools', 'picks']) part(name).addEventListener('keydown', (event) => event.stopPropagation());
 watch('value', refresh);
 watch('progress', advance);
 refresh();

@@ -1,0 +1,143 @@
+"""The MCP server over HTTP: a real client on a whole server with a password; and what is refused."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import httpx2
+import numpy as np
+import pytest
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from tests.web.strangers import BODY, Server, running
+from wan_ui.api.mcp_server import mcp_route
+from wan_ui.api.mcp_tools import TOOLS
+from wan_ui.media import video
+
+pytestmark = pytest.mark.slow
+PASSWORD = "a long password"
+INITIALIZE = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running("plain", tmp_path_factory.mktemp("mcp"), auth=("wan", PASSWORD), max_waiting_each=3) as server:
+        yield server
+
+
+def with_client(server: Server, work: Callable[[Client], Awaitable[None]]) -> None:
+    """Runs `work` with a client that signed in with the password."""
+
+    async def run() -> None:
+        headers = {"Authorization": f"Bearer {PASSWORD}"}
+        async with httpx2.AsyncClient(headers=headers, trust_env=False, timeout=60) as http:
+            async with Client(streamable_http_client(f"{server.url}/mcp", http_client=http)) as client:
+                await work(client)
+
+    anyio.run(run)
+
+
+async def answer(client: Client, name: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A tool's data. A refusal has an error in it."""
+    result = await client.call_tool(name, arguments or {})
+    data: dict[str, Any] = result.structured_content or {}
+    assert bool(result.is_error) is ("detail" in data)
+    return data
+
+
+def code(data: dict[str, Any]) -> str:
+    return str(data["detail"]["error"]["code"])
+
+
+def test_a_client_uses_every_tool(server: Server, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    generation = {**BODY, "prompts": [{**BODY["prompts"][0], "seed": 7}]}
+    video.write(clip, np.zeros((1, 64, 64, 3), np.uint8), 16, {"request": generation})
+    finished = server.finished_job(None)
+
+    async def work(client: Client) -> None:
+        assert [tool.name for tool in (await client.list_tools()).tools] == [tool.name for tool in TOOLS]
+        models = await answer(client, "list_models")
+        assert "wan21_1b" in {model["id"] for model in models["models"]}
+        report = await answer(client, "inspect_lora", {"path": "style.safetensors"})
+        assert (report["type"], report["fits"]["wan21_1b"]) == ("lora", "yes")
+        sent = await answer(client, "submit", BODY)
+        assert sent["result_url"] == f"{server.url}/v1/requests/{sent['request_id']}/result"
+        status = await answer(client, "status", {"request_id": sent["request_id"]})
+        assert status["status"] == "in_queue"
+        result = await answer(client, "result", {"request_id": finished})
+        assert result["outputs"]["videos"][0]["url"] == f"{server.url}/v1/requests/{finished}/videos/0"
+        axis = {"columns": {"field": "seed", "values": [1, 2]}}
+        grid = await answer(client, "compare", {**BODY, "compare": axis})
+        cells = (await answer(client, "result", {"request_id": grid["request_id"]}))["metadata"]["compare"]["cells"]
+        assert len(cells) == 2
+        restored = await answer(client, "restore", {"video": base64.b64encode(clip.read_bytes()).decode()})
+        assert restored["request"]["prompts"][0]["seed"] == 7
+
+    with_client(server, work)
+
+
+def test_what_a_client_may_not_do(server: Server) -> None:
+    with server.browser() as browser:
+        private = server.finished_job(server.visitor_of(browser))
+
+    async def work(client: Client) -> None:
+        for name in ("status", "result"):
+            assert code(await answer(client, name, {"request_id": private})) == "REQUEST_NOT_FOUND"
+            assert code(await answer(client, name, {"request_id": "../../health"})) == "INVALID_REQUEST"
+            assert code(await answer(client, name, {})) == "INVALID_REQUEST"
+        assert code(await answer(client, "inspect_lora", {"path": "../secret.safetensors"})) == "LORA_NOT_FOUND"
+        assert (
+            code(await answer(client, "submit", {"model": "none", "prompts": [{"prompt": "x"}]})) == "MODEL_NOT_FOUND"
+        )
+        assert code(await answer(client, "compare", BODY)) == "INVALID_REQUEST"
+        assert code(await answer(client, "restore", {"video": "no base64!"})) == "INVALID_REQUEST"
+        assert code(await answer(client, "no such tool")) == "TOOL_NOT_FOUND"
+        sent = [await answer(client, "submit", BODY) for _ in range(4)]
+        assert code(sent[-1]) == "QUEUE_FULL"  # the limits are those of the API
+
+    with_client(server, work)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "refusal"),
+    [
+        ({}, 401, "LOGIN_REQUIRED"),
+        ({"authorization": "Bearer wrong password"}, 401, "LOGIN_FAILED"),
+        ({"authorization": f"Bearer {PASSWORD}", "origin": "https://evil.example"}, 403, "ORIGIN_REFUSED"),
+        ({"authorization": f"Bearer {PASSWORD}", "host": "evil.example"}, 403, "ORIGIN_REFUSED"),
+    ],
+)
+def test_no_mcp_without_password_host_and_origin(
+    server: Server, headers: dict[str, str], status: int, refusal: str
+) -> None:
+    accept = {"accept": "application/json, text/event-stream"}
+    reply = httpx.post(f"{server.url}/mcp", json=INITIALIZE, headers={**accept, **headers}, trust_env=False)
+    assert (reply.status_code, code(reply.json())) == (status, refusal)
+    assert ("www-authenticate" in reply.headers) is (status == 401)
+
+
+def test_only_post(server: Server) -> None:
+    with server.client() as client:
+        for method in ("GET", "DELETE"):
+            reply = client.request(method, "/mcp")
+            assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
+
+
+def test_without_the_package_it_says_what_to_install() -> None:
+    async def nothing(*_: Any) -> None:
+        raise AssertionError("the API is not called")
+
+    client = TestClient(Starlette(routes=[mcp_route(nothing, installed=False)]))
+    for method in ("GET", "POST"):
+        reply = client.request(method, "/mcp")
+        assert (reply.status_code, code(reply.json())) == (501, "MCP_NOT_INSTALLED")
+        assert "pip install 'wan-ui[mcp]'" in reply.json()["detail"]["error"]["message"]

@@ -1,0 +1,86 @@
+"""Judging a comparison in a real browser: marks by keys and buttons, filters, blind votes, and the verdict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.fakes import FakeRender
+from tests.lora_files import write_lora
+from tests.ui.fake_app import App, running
+from tests.waiting import wait_until
+from wan_ui.access import LOCAL_ACCESS
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def judged_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    folder = tmp_path_factory.mktemp("judged")
+    for step in (500, 1000):
+        path = folder / "loras" / f"cat_{step:09d}.safetensors"
+        write_lora(path, width=1536, ffn=8960, blocks=1, rank=1, seed=step)
+    with running(folder, FakeRender()) as app:
+        yield app
+
+
+@pytest.fixture
+def board(page: Page, judged_app: App) -> Locator:
+    """A grid of two checkpoints and two scales with a baseline, all its cells finished."""
+    prompt = {"prompt": "a cat", "width": 64, "height": 64, "num_frames": 5, "sample_steps": 2, "seed": 7}
+    paths = [f"cat_{step:09d}.safetensors" for step in (500, 1000)]
+    axes = {"columns": {"field": "scale", "values": [0.5, 1]}, "rows": {"field": "lora", "values": paths}}
+    body = {"model": "wan21_1b", "prompts": [prompt], "loras": [{"path": paths[0]}], "compare": axes}
+    job = judged_app.service.submit(body, LOCAL_ACCESS)
+    wait_until(lambda: judged_app.service.job(job.id, LOCAL_ACCESS).status == "succeeded")
+    page.emulate_media(reduced_motion="reduce")
+    page.goto(f"{judged_app.url}?compare={job.id}")
+    player = page.locator("#player")
+    expect(player.locator('td[data-state="done"] video')).to_have_count(5)
+    return player
+
+
+def test_marks_by_keys_filter_the_grid_and_outlive_a_reload(page: Page, board: Locator) -> None:
+    assert board.locator("thead th").all_inner_texts() == ["no LoRA", "0.5", "1"]
+    assert board.locator("tbody th").all_inner_texts() == ["500", "1000"]
+    expect(board.locator('td[data-key="0,0"]')).to_have_attribute("rowspan", "2")
+    board.get_by_role("button", name="Enlarge scale 0.5 · cat_000000500").focus()
+    page.keyboard.press("s")
+    expect(board.locator('td[data-key="1,0"]')).to_have_attribute("data-mark", "favourite")
+    page.keyboard.press("ArrowRight")
+    expect(board.get_by_role("button", name="Enlarge scale 1 · cat_000000500")).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("x")
+    expect(board.locator('td[data-key="2,1"]')).to_have_attribute("data-mark", "rejected")
+    expect(board.locator(".verdict")).to_have_text("Favourite: scale 0.5 · cat_000000500")
+    board.get_by_role("button", name="Hide rejected (1)").click()
+    expect(board.locator('td[data-hidden="yes"]')).to_have_count(1)
+    board.get_by_role("button", name="Only favourites (1)").click()
+    expect(board.locator("td[data-key] video").locator("visible=true")).to_have_count(1)
+    page.reload()
+    expect(board.locator('td[data-mark="favourite"]')).to_have_count(1)
+    board.get_by_role("button", name="Favourite scale 0.5 · cat_000000500").click()
+    expect(board.locator('td[data-mark="favourite"]')).to_have_count(0)
+
+
+def test_blind_votes_lead_to_a_verdict_whose_settings_are_loaded(page: Page, board: Locator) -> None:
+    board.get_by_role("button", name="Blind A/B").click()
+    duel = page.get_by_role("dialog", name="Blind A/B")
+    expect(duel.get_by_role("status")).to_have_text(re.compile(r"^Pair 1 of \d+$"))
+    pairs = int(duel.get_by_role("status").inner_text().rpartition(" ")[2])
+    expect(duel).not_to_contain_text("scale")
+    page.keyboard.press("ArrowLeft")
+    expect(duel.get_by_role("status")).to_have_text(f"Pair 2 of {pairs}")
+    page.keyboard.press("Backspace")
+    expect(duel.get_by_role("status")).to_have_text(f"Pair 1 of {pairs}")
+    for number in range(1, pairs + 1):
+        expect(duel.get_by_role("status")).to_have_text(f"Pair {number} of {pairs}")
+        duel.get_by_role("button", name="A is better").click()
+    expect(duel.get_by_role("status")).to_have_text(f"{pairs} votes")
+    expect(duel.locator("li").first).to_contain_text("wins")
+    duel.get_by_role("button", name="Leave").click()
+    expect(board.locator(".verdict")).to_contain_text(f"({pairs} votes)")
+    expect(board.locator('[data-part="winner"]')).to_be_visible()

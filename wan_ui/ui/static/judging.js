@@ -1,0 +1,197 @@
+// Judging a comparison: marks on its cells, blind votes on pairs, and the verdict, all kept by the server (see
+// /v1/requests/{id}/judging). `player` gives the cells that are shown and loads a cell's settings into the form.
+window.wanUi.judging = (player) => {
+  const { root, cells, make } = player;
+  const part = (name) => root.querySelector(`[data-part="${name}"]`);
+  const marks = new Map(); // 'favourite' or 'rejected' by the clip's number
+  let shown = '', places = [], votes = 0;
+
+  const call = async (path, method = 'GET', body = null) => {
+    const answer = await window.fetch(`v1/requests/${shown}/${path}`, {
+      method, cache: 'no-store',
+      ...(body ? { body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } } : {}),
+    });
+    const reply = await answer.json();
+    if (!answer.ok) throw new Error(reply.detail.error.message);
+    return reply;
+  };
+  const say = (error) => {
+    part('verdict').textContent = error instanceof TypeError ? 'The server does not answer. Try again.' : error.message;
+  };
+
+  // Marks
+
+  const WORDS = { favourite: 'Favourite', rejected: 'Reject' };
+  const SHAPES = {
+    favourite: 'M8 2l1.8 3.8 4.2.5-3.1 2.9.8 4.1L8 11.3l-3.7 2 .8-4.1L2 6.3l4.2-.5z',
+    rejected: 'M8 2.5a5.5 5.5 0 1 0 0 11a5.5 5.5 0 1 0 0-11M4.2 4.2l7.6 7.6',
+  };
+  const buttons = (cell) => Object.entries(WORDS).map(([mark, word]) => {
+    const button = make('button', { type: 'button', class: mark, 'aria-label': `${word} ${cell.data.label}`, title: `${word} (${mark === 'favourite' ? 'S' : 'X'})` });
+    button.innerHTML = `<svg viewBox="0 0 16 16" aria-hidden="true"><path d="${SHAPES[mark]}"/></svg>`;
+    button.addEventListener('click', () => set(cell, mark));
+    return button;
+  });
+  const adorn = (cell) => {
+    if (!player.judged() || !cell.video) return;
+    cell.node.querySelector('figure').append(make('div', { class: 'marks' }, ...buttons(cell)));
+    show(cell);
+  };
+  const show = (cell) => {
+    const mark = marks.get(cell.data.video) || '';
+    cell.node.dataset.mark = mark;
+    for (const word of Object.keys(WORDS)) {
+      const button = cell.node.querySelector(`.marks .${word}`);
+      if (button) button.setAttribute('aria-pressed', String(word === mark));
+    }
+  };
+  const set = async (cell, mark) => {
+    const video = cell.data.video, before = marks.get(video), wanted = before === mark ? null : mark;
+    const keep = (value) => { if (value) marks.set(video, value); else marks.delete(video); showAll(); };
+    keep(wanted); // at once; taken back if the server refuses
+    try { await call(`marks/${video}`, 'PUT', { mark: wanted }); } catch (error) { keep(before); say(error); }
+  };
+  const count = (mark) => [...marks.values()].filter((value) => value === mark).length;
+  const showAll = () => {
+    for (const cell of cells.values()) show(cell);
+    const favourites = count('favourite'), rejected = count('rejected');
+    part('only').disabled = !favourites;
+    if (!favourites) part('only').setAttribute('aria-pressed', 'false');
+    part('only').textContent = favourites ? `Only favourites (${favourites})` : 'Only favourites';
+    part('hide').disabled = !rejected;
+    part('hide').textContent = rejected ? `Hide rejected (${rejected})` : 'Hide rejected';
+    part('blind').disabled = [...cells.values()].filter((cell) => cell.video).length < 2;
+    verdict();
+    filter();
+  };
+  const filter = () => {
+    const only = part('only').getAttribute('aria-pressed') === 'true', hide = part('hide').getAttribute('aria-pressed') === 'true';
+    const isHidden = (cell) => (only && marks.get(cell.data.video) !== 'favourite') || (hide && marks.get(cell.data.video) === 'rejected');
+    const columns = new Set(), rows = new Set();
+    for (const cell of cells.values()) {
+      cell.node.dataset.hidden = isHidden(cell) ? 'yes' : 'no';
+      if (isHidden(cell)) continue;
+      columns.add(String(cell.data.column));
+      rows.add(String(cell.data.row));
+    }
+    // A column or row of which nothing is left makes room for the others.
+    for (const node of root.querySelectorAll('.board [data-column]')) node.hidden = (only || hide) && !columns.has(node.dataset.column);
+    for (const node of root.querySelectorAll('.board tr[data-row]')) node.hidden = (only || hide) && !rows.has(node.dataset.row);
+  };
+  for (const name of ['only', 'hide']) {
+    part(name).addEventListener('click', () => {
+      const button = part(name);
+      button.setAttribute('aria-pressed', String(button.getAttribute('aria-pressed') !== 'true'));
+      filter();
+    });
+  }
+
+  // The verdict
+
+  const winner = () => {
+    const chosen = votes ? places[0] : null;
+    if (chosen) return [...cells.values()].find((cell) => cell.data.video === chosen.video);
+    const favourites = [...cells.values()].filter((cell) => marks.get(cell.data.video) === 'favourite');
+    return favourites.length === 1 ? favourites[0] : null;
+  };
+  const verdict = () => {
+    const best = winner();
+    const text = votes && places[0] ? `${places[0].text} (${votes} vote${votes === 1 ? '' : 's'})` : best ? `Favourite: ${best.data.label}` : '';
+    part('verdict').textContent = text;
+    part('winner').hidden = !best;
+    if (best) part('winner').setAttribute('aria-label', `Use settings: ${best.data.label}`);
+  };
+  part('winner').addEventListener('click', () => { const best = winner(); if (best) player.use(best.data); });
+
+  const load = async () => {
+    if (!player.judged()) return;
+    const id = shown;
+    try {
+      const { mine } = await call('judging');
+      if (id !== shown) return;
+      marks.clear();
+      for (const item of mine.marks) marks.set(item.video, item.favourite ? 'favourite' : 'rejected');
+      places = mine.cells;
+      votes = mine.votes;
+      showAll();
+    } catch (error) { say(error); }
+  };
+
+  // Blind votes
+
+  const duel = () => {
+    let ballot = null, before = null, isBusy = false;
+    const sides = ['a', 'b'].map((side) => {
+      const video = make('video', { muted: '', loop: '', playsinline: '', 'aria-hidden': 'true' });
+      video.muted = true;
+      const button = make('button', { type: 'button', class: 'option', 'aria-label': `${side.toUpperCase()} is better` }, make('b', {}, side.toUpperCase()), video, make('span', {}, `${side.toUpperCase()} is better`));
+      button.addEventListener('click', () => vote(side));
+      return { side, video, button };
+    });
+    const progress = make('span', { class: 'turn', role: 'status' }), result = make('ol', { class: 'result' });
+    const act = (text, press) => { const made = make('button', { type: 'button' }, text); made.addEventListener('click', press); return made; };
+    const tie = act('No difference', () => vote('tie')), undo = act('Undo', () => back());
+    const table = make('div', { class: 'sides' }, ...sides.map((item) => item.button));
+    const dialog = make('dialog', { class: 'duel', 'aria-label': 'Blind A/B' },
+      make('div', { class: 'line' }, act('Leave', () => dialog.close()), make('h2', {}, 'Which one is better?'), progress),
+      table, result,
+      make('div', { class: 'line' }, tie, undo, make('span', { class: 'hint' }, 'Sides are shuffled; what they are is shown after the votes. Keys: ← A, → B, ↓ no difference, Backspace undo.')));
+    const turn = (next) => {
+      ballot = next;
+      undo.disabled = !before;
+      const isOver = !ballot.id;
+      table.hidden = tie.hidden = isOver;
+      result.hidden = !isOver;
+      progress.textContent = isOver ? `${ballot.voted} votes` : `Pair ${ballot.voted + 1} of ${ballot.pairs}`;
+      if (isOver) { ranking(); return; }
+      for (const { side, video } of sides) { video.src = ballot[`${side}_url`]; video.play().catch(() => {}); }
+    };
+    const ranking = async () => {
+      await load();
+      result.replaceChildren(...places.slice(0, 5).map((place) => make('li', {}, place.text)));
+    };
+    const vote = async (choice) => {
+      if (isBusy || !ballot || !ballot.id) return;
+      isBusy = true;
+      try {
+        before = ballot;
+        await call(`pairs/${ballot.id}`, 'PUT', { choice });
+        turn(await call('pairs', 'POST'));
+      } catch (error) { progress.textContent = error.message; }
+      isBusy = false;
+    };
+    const back = () => { if (before) { const again = before; before = null; turn(again); } };
+    dialog.addEventListener('keydown', (event) => {
+      event.stopPropagation();
+      const press = { ArrowLeft: () => vote('a'), ArrowRight: () => vote('b'), ArrowDown: () => vote('tie'), Backspace: back }[event.key];
+      if (!press) return;
+      event.preventDefault();
+      press();
+    });
+    dialog.addEventListener('close', () => { dialog.remove(); load(); part('blind').focus(); });
+    root.append(dialog);
+    dialog.showModal();
+    call('pairs', 'POST').then(turn, (error) => { progress.textContent = error.message; });
+  };
+  part('blind').addEventListener('click', duel);
+
+  return {
+    adorn,
+    key: (cell, key) => {
+      const mark = { s: 'favourite', x: 'rejected' }[key.toLowerCase()];
+      if (!mark || !player.judged() || !cell.video) return false;
+      set(cell, mark);
+      return true;
+    },
+    follow: (id) => {
+      if (shown === id) { showAll(); return; }
+      shown = id;
+      marks.clear();
+      places = [];
+      votes = 0;
+      for (const name of ['only', 'hide']) part(name).setAttribute('aria-pressed', 'false');
+      showAll();
+      load();
+    },
+  };
+};
