@@ -24,7 +24,9 @@
     return `${Math.floor(minutes / 60)}:${two(minutes % 60)}:${two(whole % 60)}`;
   };
   const setText = (element, text) => {
-    if (element && element.textContent !== text) element.textContent = text;
+    if (!element || element.textContent === text) return;
+    if (element.childNodes.length === 1 && element.firstChild.nodeType === Node.TEXT_NODE) element.firstChild.data = text;
+    else element.textContent = text;
   };
 
   let jobs = [], progress = {}, heardAt = 0, spokenAt = 0, spokenStep = 0, timer = 0;
