@@ -160,3 +160,11 @@ def test_a_missing_last_frame_is_taken_from_the_video(services: Services) -> Non
     kept = taken.request["prompts"][0]["ctrl_img_last"].removeprefix("upload://")
     shown = np.asarray(services.service.images.open(kept, LOCAL_ACCESS)).astype(int)
     assert np.abs(shown - services.frames(first)[-1]).mean() < 4
+
+
+def test_a_request_is_exported_for_comfyui(services: Services) -> None:
+    first = services.made(OPTIONAL, neg="blurry")
+    reply = services.client.get(f"/v1/requests/{first}/comfyui.json")
+    assert reply.headers["content-disposition"] == f'attachment; filename="wan-ui-{first[:8]}-0-comfyui.json"'
+    assert "KSamplerAdvanced" in {node["class_type"] for node in reply.json().values()}
+    error_of(services.client.get(f"/v1/requests/{first}/comfyui.json?video=1"), 404, "VIDEO_NOT_FOUND")

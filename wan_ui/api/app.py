@@ -10,6 +10,7 @@ from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.api import (
     bases,
+    comfyui,
     comparisons,
     continuation,
     docs,
@@ -39,6 +40,7 @@ BODY_LIMIT = 80 * 2**20  # bytes; control images are in the body as base64
 FILE_LIMIT = 8 << 30  # bytes of an uploaded file
 ROUTERS = (
     requests,
+    comfyui,
     continuation,
     events,
     comparisons,
