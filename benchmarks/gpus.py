@@ -24,9 +24,10 @@ from wan_ui.engine.adapters import BaseWeights, TransformerAdapters
 from wan_ui.engine.compile import CompiledBlocks
 from wan_ui.engine.components import build_scheduler
 from wan_ui.engine.conditioning import from_text, noise
-from wan_ui.engine.parallel import Group, Split, choose_split
+from wan_ui.engine.parallel import Group
 from wan_ui.engine.recipes import unipc_config
 from wan_ui.engine.sampling import Callbacks, Experts, Guidance, Schedule, denoise
+from wan_ui.engine.split import Split, choose_split
 from wan_ui.models import MODELS
 
 MODEL = MODELS["wan22_14b_t2v"]

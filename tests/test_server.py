@@ -21,6 +21,7 @@ from wan_ui.config import Settings
 from wan_ui.errors import DeviceUnavailable, HostError, LoraNotFound
 from wan_ui.inference import choose_device
 from wan_ui.models import MODELS
+from wan_ui.pool.slots import SlotDevice
 from wan_ui.server import StopSignal, free_port, greeting, prepare_environment, wait_until, wants_demo
 from wan_ui.tunnel import Tunnel
 from wan_ui.web.origin import refusal
@@ -33,6 +34,14 @@ def settings(tmp_path: Path) -> Settings:
     (tmp_path / "data").mkdir()
     (tmp_path / "models").mkdir()
     return Settings(models_dir=tmp_path / "models", lora_dir=tmp_path / "loras", data_dir=tmp_path / "data")
+
+
+def test_several_gpus_need_no_engine_in_the_server(settings: Settings) -> None:
+    services = compose(settings, [SlotDevice("GPU 0", "GPU-a", model="NVIDIA H200"), SlotDevice("GPU 1", "GPU-b")])
+    body = services.health()
+    assert (body["status"], body["device"]) == ("ready", "NVIDIA H200, GPU 1")
+    assert [(slot["name"], slot["state"]) for slot in body["slots"]] == [("GPU 0", "stopped"), ("GPU 1", "stopped")]
+    services.close()
 
 
 def test_requests_are_taken_before_the_engine_is_there(settings: Settings) -> None:

@@ -35,6 +35,7 @@ from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.notifier import Notifier
 from wan_ui.jobs.service import JobService
+from wan_ui.jobs.slot_use import SlotRules
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
 from wan_ui.lora.library import COMFY_FOLDER, JOBS_FOLDER, Library
@@ -243,6 +244,7 @@ def _dispatcher(
         video.write,
         RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
         replace(hooks, observe=metrics.observe),
+        SlotRules(split=settings.split or len(devices)),
     )
 
 

@@ -132,6 +132,12 @@ def _gpus(text: str) -> Gpus:
     return tuple(int(part) for part in numbers)
 
 
+def _split(text: str) -> int:
+    """0 for all GPUs."""
+    named = {"auto": 0, "off": 1}
+    return named[text] if text in named else int(_COUNT(text))
+
+
 def _is_on(text: str) -> bool:
     return text.strip().lower() in {"1", "true", "yes", "on"}
 
@@ -191,6 +197,13 @@ class Settings:
         "the CPU; not beside --device (default: {default})",
         _gpus,
         "GPUS",
+    )
+    split: int = _setting(
+        0,
+        "auto: idle GPUs help to render a video while no other waits, with the same bits; off: one GPU for each video; "
+        "a number: at most so many for one (default: auto)",
+        _split,
+        "{auto,off,N}",
     )
     memory: MemoryMode = _setting(
         "auto",

@@ -22,8 +22,9 @@ from wan_ui.engine.live_picture import LivePictures, PictureSettings
 from wan_ui.engine.loader import Fp8Weights, Loader
 from wan_ui.engine.memory import MemoryPolicy, check_device, out_of_memory_mapped, release
 from wan_ui.engine.metadata import device_name, versions
-from wan_ui.engine.parallel import Group
+from wan_ui.engine.parallel import Group, Membership, join
 from wan_ui.engine.result import Clip, OnProgress, Progress, ignore_progress
+from wan_ui.engine.split import GroupPlace
 from wan_ui.errors import DeviceLost, DeviceUnavailable, OutOfMemory
 from wan_ui.intake import ResolvedRequest, prepare, resolve_downloaded
 from wan_ui.lora.library import COMFY_FOLDER, Library
@@ -93,7 +94,8 @@ class Engine:
         digest = self.checkpoints.folders.digest
         pictures = None if live_pictures is None else LivePictures(root / LATENT_MAPS, digest, live_pictures)
         policy = MemoryPolicy(memory, self.device)
-        self.loader = Loader(self.checkpoints, policy, compiler, fp8_weights, group, pictures)
+        self._membership = Membership(group)
+        self.loader = Loader(self.checkpoints, policy, compiler, fp8_weights, self._membership, pictures)
         self.core = Core(self.loader.load)
 
     def generate(self, request: Mapping[str, Any], on_progress: OnProgress | None = None) -> list[Clip]:
@@ -126,6 +128,19 @@ class Engine:
         except OutOfMemory:
             self.core.close()  # for one that was raised as another error inside the core
             raise
+
+    def join(self, place: GroupPlace) -> None:
+        """Render together with other processes from now on, once all have joined: each makes the same calls.
+
+        Only rank 0 gets the frames; the clips of the others have none.
+        """
+        self._membership.group = join(place, self.device)
+
+    def leave(self) -> None:
+        """Render alone from now on. Nothing is loaded again."""
+        group, self._membership.group = self._membership.group, None
+        if group is not None:
+            group.close()
 
     def check_speedup(self, speedup: Speedup) -> None:
         """Raises SpeedupNotSupported for a speed-up that this device cannot do."""

@@ -17,7 +17,8 @@ import torch.distributed as dist
 
 from tests.golden_cases import CHECKPOINTS, LORAS, cases
 from wan_ui import Engine
-from wan_ui.engine.parallel import Group, Split
+from wan_ui.engine.parallel import Group
+from wan_ui.engine.split import Split
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.golden_cases import CHECKPOINTS, LORAS, cases, differences
 from wan_ui import Engine
-from wan_ui.engine.parallel import Split, choose_split
+from wan_ui.engine.split import Split, choose_split
 
 CASES = (
     "wan21_1b",

@@ -18,8 +18,9 @@ from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import OutOfMemory, QueueStopped, SlotLost
 from wan_ui.job import Job
-from wan_ui.jobs.dispatcher import Dispatcher, SlotRules
+from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.service import JobService
+from wan_ui.jobs.slot_use import SlotRules
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import RenderLimits
 
@@ -238,3 +239,36 @@ def test_a_retried_job_that_lacks_nothing_ends_at_once(make: Make, store: Store,
     service.retry(job.id, LOCAL_ACCESS)
     wait_until(lambda: store.job(job.id).status == "succeeded")
     assert len(render.steps(1)) == rendered
+
+
+def test_idle_slots_help_with_the_only_clip_and_not_when_others_wait(make: Make, render: FakeRender) -> None:
+    dispatcher, service, slots = make(3, rules=SlotRules(split=3))
+    gate = render.gate(1, 1)
+    job = service.submit(body(1), LOCAL_ACCESS)
+    dispatcher.start()
+    gate.await_arrival()
+    leader = next(slot for slot in slots if slot.places and slot.places[0] is not None and slot.places[0].rank == 0)
+    wait_until(lambda: sum(bool(slot.places) for slot in slots) == 2)
+    assert [str(slot.places[0].split) for slot in slots if slot.places and slot.places[0]] == ["guidance 2"] * 2
+    other = service.submit(body(2), LOCAL_ACCESS)  # the third slot, alone
+    assert ended(service, dispatcher, other).status == "succeeded"
+    gate.open()
+    assert ended(service, dispatcher, job).status == "succeeded"
+    gates = [render.gate(seed, 1) for seed in (3, 4, 5)]
+    several = service.submit(body(3, 4, 5), LOCAL_ACCESS)
+    for each in gates:
+        each.await_arrival()
+    assert [slot.places[-1] for slot in slots] == [None] * 3
+    for each in gates:
+        each.open()
+    assert ended(service, dispatcher, several).status == "succeeded"
+    assert leader.rendered[0] == 1
+
+
+def test_a_group_that_loses_a_member_renders_the_clip_again(make: Make) -> None:
+    dispatcher, service, slots = make(2, rules=SlotRules(pause=0.01, longest_pause=0.02, split=2))
+    slots[0].lose = slots[1].lose = 1
+    job = service.submit(body(1), LOCAL_ACCESS)
+    dispatcher.start()
+    done = ended(service, dispatcher, job)
+    assert (done.status, len(done.clips)) == ("succeeded", 1)

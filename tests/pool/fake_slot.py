@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from tests.fakes import fake_frames
 from wan_ui.engine.result import Clip, OnProgress, Progress
+from wan_ui.engine.split import GroupPlace
 from wan_ui.errors import DeviceLost, DeviceUnavailable, OutOfMemory
 from wan_ui.pool.messages import EngineOptions
 from wan_ui.pool.slot_process import main
@@ -49,6 +50,12 @@ class FakeEngine:
         frames = fake_frames(generation)
         size = (generation.width, generation.height, generation.num_frames)
         return Clip(frames, *size, generation.fps, generation.seed, {"pid": os.getpid()})
+
+    def join(self, place: GroupPlace) -> None:
+        """It renders as alone."""
+
+    def leave(self) -> None:
+        """It renders as before."""
 
     def check(self) -> None:
         if self._is_lost:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import numpy as np
+
 from tests.fakes import FakeRender
 from wan_ui.config import Settings
 from wan_ui.engine.result import Clip, OnProgress
+from wan_ui.engine.split import GroupPlace
 from wan_ui.errors import SlotLost
 from wan_ui.pool.messages import EngineOptions
 from wan_ui.pool.processes import ProcessLimits, ProcessSlot
@@ -26,15 +29,21 @@ class FakeSlot:
         self.name = name
         self.is_started = False
         self.rendered: list[int] = []
+        self.places: list[GroupPlace | None] = []
         self.lose = 0
         self.ended = threading.Event()
         self._render = render
 
-    def render(self, generation: Generation, on_progress: OnProgress, check: Check) -> Clip:
+    def render(
+        self, generation: Generation, on_progress: OnProgress, check: Check, place: GroupPlace | None = None
+    ) -> Clip:
         self.is_started = True
         if self.lose:
             self.lose -= 1
             raise SlotLost("The process ended.")
+        self.places.append(place)
+        if place is not None and place.rank:
+            return Clip(np.empty((0, 1, 1, 3), np.uint8), 1, 1, 0, 16, generation.seed)
         clip = self._render(generation, on_progress)
         self.rendered.append(generation.seed)
         return clip

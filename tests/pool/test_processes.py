@@ -23,7 +23,8 @@ from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Progress, ignore_progress
 from wan_ui.errors import Cancelled, OutOfMemory, RenderFailed, RenderTimedOut, SlotLost
-from wan_ui.jobs.dispatcher import Dispatcher, SlotRules
+from wan_ui.jobs.dispatcher import Dispatcher
+from wan_ui.jobs.slot_use import SlotRules
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import RenderLimits
 from wan_ui.pool.processes import ProcessLimits, ProcessSlot

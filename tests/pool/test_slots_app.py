@@ -10,7 +10,7 @@ import pytest
 
 from tests.test_app import SMALL, App, finished
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak  # two processes that import torch, beside the server
 
 
 def test_two_slots_render_a_requests_videos_and_are_seen(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.trainer.job_files import (
 )
 from tests.ui.fake_app import App, running
 from tests.ui.test_page import choose_tab, field, fill, open_page
+from tests.waiting import wait_until
 from wan_ui.demo.checkpoints import ensure
 from wan_ui.lora.header import read_header
 from wan_ui.ui.training_job_tab import side_by_side
@@ -177,6 +179,10 @@ def test_one_sample_across_the_checkpoints(page: Page, trainer_app: App, job_zip
     expect(page.locator(".compare-form .summary")).to_contain_text("a sks fox sleeps")
 
 
+def watched_is(app: App, job_id: str, expected: bool) -> bool:
+    return app.service.watcher.is_watched(job_id) is expected
+
+
 def test_a_folder_under_the_lora_folder_and_a_config_with_its_lora(
     page: Page, trainer_app: App, tmp_path: Path
 ) -> None:
@@ -185,9 +191,19 @@ def test_a_folder_under_the_lora_folder_and_a_config_with_its_lora(
     page.get_by_role("option", name="wolf", exact=True).click()
     page.locator(".trainer-form").get_by_role("button", name="Open", exact=True).click()
     expect(page.locator("#wall tbody tr")).to_have_count(3)
+    switch = page.get_by_label("Watch for new saves")
+    match = re.search("v1/jobs/([0-9a-f]{32})/", page.locator("#wall").inner_html())
+    assert match is not None
+    for is_watched in (True, False):  # kept over a reload
+        switch.set_checked(is_watched)
+        wait_until(partial(watched_is, trainer_app, match[1], is_watched))
+        page.reload()
+        page.get_by_role("tab", name="Trainer job", exact=True).click()
+        expect(switch).to_be_checked(checked=is_watched)
     write_job(tmp_path / "job", previews=False)
     drop(page, tmp_path / "job" / "config.yaml", tmp_path / "job" / "fox_000000250.safetensors")
     expect(page.get_by_label("Checkpoint to render with")).to_have_value("step 250")
+    expect(switch).to_be_hidden()
     expect(page.locator("#wall")).to_be_hidden()
     page.get_by_role("button", name="Reproduce sample 1", exact=True).click()
     expect(field(page, "LoRA")).to_have_value(re.compile("fox_000000250"))

@@ -329,6 +329,7 @@ class GalleryEntry(BaseModel):
     model_label: str
     recipe: str
     speedup: str
+    speed_lora: str | None = Field(description="The speed LoRA of a fast look; null of a video in full.")
     prompt: str
     neg: str
     width: int = Field(description="Pixels.")

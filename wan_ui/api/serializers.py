@@ -363,6 +363,7 @@ def entry_body(entry: Entry, may_change: bool, may_share: bool) -> dict[str, Any
         "model_label": model_label(entry.model),
         "recipe": generation.recipe,
         "speedup": generation.speedup,
+        "speed_lora": generation.speed_lora,
         "prompt": generation.prompt,
         "neg": generation.neg,
         "width": entry.width,

@@ -100,23 +100,23 @@ class Denoiser:
         self._placement = placement
         self._loras = loras
         self._device = runtime.device
-        self._group = runtime.group
+        self._runtime = runtime
         self._pictures = runtime.pictures
 
     def run(self, plan: RenderPlan, noise: ConditionedNoise, guidance: Guidance, progress: RenderProgress) -> Denoised:
         """All steps of a generation, without the high-noise ones where the run before has done the same."""
         with ExitStack() as stack:
             cache = stack.enter_context(step_cache(plan.generation.speedup))
-            if self._group is not None:
-                if cache is not None and self._group.split.sequence > 1:
+            if self._runtime.group is not None:
+                if cache is not None and self._runtime.group.split.sequence > 1:
                     raise SpeedupNotSupported(
                         "step_cache cannot be combined with a video whose tokens are divided among GPUs: each of them "
                         "would skip other steps. Set speedup to none."
                     )
-                guidance = replace(guidance, group=self._group)
-                stack.enter_context(self._group.divided(list(self._components.transformers.values())))
+                guidance = replace(guidance, group=self._runtime.group)
+                stack.enter_context(self._runtime.group.divided(list(self._components.transformers.values())))
                 if plan.compiled is not None:
-                    stack.enter_context(plan.compiled.checked_together(self._group.all_agree))
+                    stack.enter_context(plan.compiled.checked_together(self._runtime.group.all_agree))
             return self._run(plan, noise, guidance, progress, cache)
 
     def _run(
@@ -130,6 +130,9 @@ class Denoiser:
         generation = plan.generation
         key, latest = high_noise_part(generation), self.high_noise
         shared = latest if latest is not None and latest.key == key else None
+        group = self._runtime.group
+        if group is not None and not group.all_agree(shared is not None):
+            shared = None  # one that joined lacks these steps, and all must do the same ones
         resume = shared.state if shared is not None else None
         changes = dict(shared.first_step_change) if shared is not None else {}
         if shared is not None and cache is not None:
@@ -149,7 +152,7 @@ class Denoiser:
         pictures = None
         if self._pictures is not None:
             pictures = PictureMaker(self._maps, self._pictures.settings, generation.sample_steps, first)
-        reporter = StepReporter(plan, progress, first, self._group, pictures)
+        reporter = StepReporter(plan, progress, first, self._runtime.group, pictures)
 
         def on_step(step: int) -> None:
             if self._device.type == "cuda":

@@ -32,7 +32,7 @@ from wan_ui.engine.components import (
 from wan_ui.engine.core import Pipeline, storage
 from wan_ui.engine.live_picture import LivePictures
 from wan_ui.engine.memory import MemoryPolicy, out_of_memory_mapped, release
-from wan_ui.engine.parallel import Group
+from wan_ui.engine.parallel import Membership
 from wan_ui.engine.pipeline import WanPipeline
 from wan_ui.engine.placement import DevicePlacement
 from wan_ui.engine.prefetch import Prefetcher
@@ -60,7 +60,7 @@ class Loader:
         memory: MemoryPolicy,
         compiler: BlockCompiler,
         fp8_weights: Fp8Weights = "auto",
-        group: Group | None = None,
+        membership: Membership | None = None,
         pictures: LivePictures | None = None,
     ) -> None:
         self.compiler = compiler
@@ -72,7 +72,7 @@ class Loader:
         self.forwards: Counter[str] = Counter()
         self._sources = sources
         self._fp8_weights = fp8_weights
-        self._group = group
+        self._membership = membership or Membership()
         self._pictures = pictures
         self._device: torch.device = memory.device
         self._prefetched: str | None = None
@@ -144,7 +144,7 @@ class Loader:
             self.prompts,
             self.frames,
             self.forwards,
-            self._group,
+            self._membership,
             self._pictures,
         )
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -27,38 +28,30 @@ from diffusers import WanTransformer3DModel
 from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from wan_ui.engine.split import GroupPlace, Split
 from wan_ui.errors import Cancelled
 
-
-@dataclass(frozen=True)
-class Split:
-    """How a video is divided: `guidance` is 1 or 2, `sequence` the number of parts of the tokens."""
-
-    guidance: int = 1
-    sequence: int = 1
-
-    @property
-    def ranks(self) -> int:
-        """The number of GPUs in use."""
-        return self.guidance * self.sequence
-
-    def __str__(self) -> str:
-        """For a clip's metadata, such as `guidance 2 × sequence 4`."""
-        parts = [f"guidance {self.guidance}"] * (self.guidance > 1) + [f"sequence {self.sequence}"] * (
-            self.sequence > 1
-        )
-        return " × ".join(parts) or "none"
+GROUP_SECONDS = 600.0  # without a word from the others, until a rank gives the group up
 
 
-def choose_split(gpus: int, guided: bool) -> Split:
-    """The fastest division for a number of GPUs: guidance first, which costs least, then the sequence.
+@dataclass
+class Membership:
+    """The group that this process renders with at the moment; None: it renders alone."""
 
-    Powers of two are used, because tokens and heads divide evenly by them: 3 GPUs count as 2, 5 to 7 as 4.
-    """
-    usable = 1 << (max(1, gpus).bit_length() - 1)
-    if usable == 1:
-        return Split()
-    return Split(2, usable // 2) if guided else Split(1, usable)
+    group: Group | None = None
+
+
+def join(place: GroupPlace, device: torch.device) -> Group:
+    """The group of a place, once all its ranks have joined: over NCCL on GPUs, over gloo on the CPU."""
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"file://{place.meeting}",
+        rank=place.rank,
+        world_size=place.split.ranks,
+        timeout=timedelta(seconds=GROUP_SECONDS),
+        device_id=device if device.type == "cuda" else None,
+    )
+    return Group(place.split, device)
 
 
 class Group:
@@ -126,6 +119,10 @@ class Group:
                 for transformer in transformers:
                     stack.enter_context(self._sequence(transformer))
             yield
+
+    def close(self) -> None:
+        """Leaves the group: nothing of it stays in this process. No transformer is divided outside of `divided`."""
+        dist.destroy_process_group()
 
     def _config(self, uneven: bool) -> ParallelConfig:
         config = ContextParallelConfig(ulysses_degree=self.split.sequence, mesh=self._mesh, ulysses_anything=uneven)

@@ -121,7 +121,11 @@ class WanPipeline:
             with progress.phase("decode"):
                 progress.decoding(generation.sample_steps, 0.0)
                 self._placement.offload_transformers()
-                frames, tiled = self._decode(denoised.latents, generation, progress)
+                group = self._runtime.group
+                if group is None or group.leads:
+                    frames, tiled = self._decode(denoised.latents, generation, progress)
+                else:  # the leader's frames are the video's
+                    frames, tiled = np.empty((0, generation.height, generation.width, 3), np.uint8), False
         return Clip(
             frames=frames,
             width=generation.width,

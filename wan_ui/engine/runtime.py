@@ -12,15 +12,15 @@ from wan_ui.engine.compile import BlockCompiler
 from wan_ui.engine.components import model_dtype
 from wan_ui.engine.live_picture import LivePictures
 from wan_ui.engine.memory import MemoryPolicy
-from wan_ui.engine.parallel import Group
+from wan_ui.engine.parallel import Group, Membership
 
 
 @dataclass(frozen=True)
 class Runtime:
     """Shared by the pipelines that a loader makes. `forwards` counts forwards by transformer component.
 
-    `group` are the GPUs that render each video together; None: this one alone. `pictures` are the maps for live
-    pictures; None: none are made.
+    `membership` names the GPUs that render each video together. `pictures` are the maps for live pictures; None: none
+    are made.
     """
 
     device: torch.device
@@ -29,8 +29,13 @@ class Runtime:
     prompts: PromptCache
     frames: FrameCache
     forwards: Counter[str]
-    group: Group | None = None
+    membership: Membership
     pictures: LivePictures | None = None
+
+    @property
+    def group(self) -> Group | None:
+        """The GPUs that render a video together now; None: this one alone."""
+        return self.membership.group
 
     @property
     def dtype(self) -> torch.dtype:

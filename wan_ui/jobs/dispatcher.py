@@ -6,107 +6,29 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from wan_ui.engine.result import Clip, Phase, Progress
+from wan_ui.engine.split import split_of
 from wan_ui.errors import Cancelled, HostError, QueueStopped, RenderTimedOut, RestartNeeded, SlotLost, WanUIError
 from wan_ui.job import FINAL, Job
 from wan_ui.jobs.clip_writer import ClipWriter, WriteVideo
 from wan_ui.jobs.job_errors import affects_every_cell, attempt, cells_failed, prompt_error
-from wan_ui.jobs.leases import Lease, Leases
+from wan_ui.jobs.leases import Leases
 from wan_ui.jobs.scheduler import Scheduler, Unit, units_of
+from wan_ui.jobs.slot_use import ActiveJob, SlotRules, SlotState, SlotUse, Task
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import LAST_WRITES, RenderLimits, Running, WorkerHooks, cell_note, reported
 from wan_ui.jobs.writer import Writer
+from wan_ui.pool.groups import SlotGroup
 from wan_ui.pool.slots import Slot
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class SlotRules:
-    """`idle`: seconds after which an unused slot is emptied. `pause`: after a first failure, doubled by each further.
-
-    After `starts` failed starts in a row on every slot the server ends.
-    """
-
-    idle: float = 900.0
-    pause: float = 1.0
-    longest_pause: float = 60.0
-    starts: int = 3
-
-
-@dataclass(frozen=True)
-class SlotState:
-    """A slot as the page, /v1/health and /metrics show it.
-
-    `model` is what it has loaded, as far as its clips tell. `failures`: how often its process ended in a render.
-    """
-
-    name: str
-    device: str | None
-    is_started: bool
-    model: str | None
-    running: Running | None
-    failures: int
-
-    def body(self) -> dict[str, Any]:
-        """The slot as it is sent: it names no job, since health is answered without a password."""
-        seconds_left = None if self.running is None else self.running.progress.seconds_left
-        return {
-            "name": self.name,
-            "device": self.device,
-            "state": "rendering" if self.running is not None else "idle" if self.is_started else "stopped",
-            "model": self.model,
-            "seconds_left": None if seconds_left is None else round(seconds_left, 1),
-            "failures": self.failures,
-        }
-
-
-@dataclass
-class _ActiveJob:
-    """A job of which clips are rendered or written; `at_work` are their indices."""
-
-    job: Job
-    since: float
-    at_work: set[int] = field(default_factory=set)
-    failures: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    error: Mapping[str, Any] | None = None
-    canceled: bool = False
-    is_settled: bool = False
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether no further clip of it is to be rendered."""
-        return self.canceled or self.error is not None
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A leased clip for a slot."""
-
-    unit: Unit
-    lease: Lease
-    active: _ActiveJob
-
-
-@dataclass
-class _SlotUse:
-    """What a slot does now: its task from the assignment until its clip is handed to the writer."""
-
-    slot: Slot
-    task: _Task | None = None
-    running: Running | None = None
-    model: str | None = None
-    failures: int = 0
-    in_a_row: int = 0
-    failed_starts: int = 0
-    paused_until: float = 0.0
 
 
 class Dispatcher:
@@ -134,8 +56,8 @@ class Dispatcher:
         self._hooks = hooks or WorkerHooks()
         self._rules = rules or SlotRules()
         self._scheduler = Scheduler(len(slots))
-        self._uses = {slot.name: _SlotUse(slot) for slot in slots}
-        self._active: dict[str, _ActiveJob] = {}
+        self._uses = {slot.name: SlotUse(slot) for slot in slots}
+        self._active: dict[str, ActiveJob] = {}
         self._latest: Running | None = None
         self._writing: Running | None = None
         self._broken: RestartNeeded | None = None
@@ -273,11 +195,33 @@ class Dispatcher:
             if assignment is None:
                 break
             self._give(self._uses[assignment.slot], assignment.unit)
+            if not len(self._scheduler):
+                self._lend_idle(self._uses[assignment.slot])
         return True
 
     def _idle(self) -> list[str]:
         now = time.monotonic()
-        return [name for name, use in self._uses.items() if use.task is None and use.paused_until <= now]
+        return [
+            name
+            for name, use in self._uses.items()
+            if use.task is None and use.lent_to is None and use.paused_until <= now
+        ]
+
+    def _lend_idle(self, use: SlotUse) -> None:
+        """Nothing else waits: lets idle slots help with a clip, where its bits stay the same."""
+        task, idle = use.task, self._idle()
+        if task is None or not idle:
+            return
+        generation = task.active.job.generations[task.unit.index]
+        split = split_of(generation, min(1 + len(idle), self._rules.split))
+        if split.ranks == 1:
+            return
+        fits = sorted(idle, key=lambda name: -task.unit.needs.fit(self._scheduler.loaded(name)))
+        members = tuple(self._uses[name] for name in fits[: split.ranks - 1])
+        for member in members:
+            member.lent_to = use.slot.name
+            self._scheduler.shares(member.slot.name, task.unit)
+        use.task = replace(task, members=members, split=split)
 
     def _until_resumed(self) -> float | None:
         """Seconds until a paused slot may be used again; None if no clip waits for one."""
@@ -301,12 +245,12 @@ class Dispatcher:
                 self._settle(self._activate(job))
         self._scheduler.reorder(listed)
 
-    def _activate(self, job: Job) -> _ActiveJob:
-        active = self._active[job.id] = _ActiveJob(job, time.monotonic(), failures=dict(job.failures))
+    def _activate(self, job: Job) -> ActiveJob:
+        active = self._active[job.id] = ActiveJob(job, time.monotonic(), failures=dict(job.failures))
         log.info("started", extra={"request_id": job.id})
         return active
 
-    def _give(self, use: _SlotUse, unit: Unit) -> None:
+    def _give(self, use: SlotUse, unit: Unit) -> None:
         """Leases a chosen clip to a slot; a job that was canceled or has ended meanwhile is forgotten."""
         name = use.slot.name
         try:
@@ -324,13 +268,13 @@ class Dispatcher:
             self._scheduler.discard(unit.job_id)
             return
         active.at_work.add(unit.index)
-        use.task = _Task(unit, lease, active)
+        use.task = Task(unit, lease, active)
         use.running = Running(unit.job_id, unit.index, len(active.job.generations), Progress("checking"), slot=name)
         self._changed.notify_all()
 
     # One slot
 
-    def _serve(self, use: _SlotUse) -> None:
+    def _serve(self, use: SlotUse) -> None:
         while not self._stopping.is_set() and self._broken is None:
             with self._changed:
                 has_task = self._changed.wait_for(
@@ -338,6 +282,8 @@ class Dispatcher:
                     self._rules.idle if use.slot.is_started else None,
                 )
                 task = use.task
+                if not has_task and use.lent_to is not None:
+                    continue
                 if not has_task:
                     self._scheduler.emptied(use.slot.name)
             if task is not None:
@@ -346,7 +292,7 @@ class Dispatcher:
                 log.info("slot unused", extra={"slot": use.slot.name, "seconds": self._rules.idle})
                 use.slot.end()
 
-    def _render(self, use: _SlotUse, task: _Task) -> None:
+    def _render(self, use: SlotUse, task: Task) -> None:
         """Renders a clip and hands it to the writer, or records why there is none."""
         seconds: dict[str, float] = {}
         start = time.monotonic()
@@ -369,7 +315,7 @@ class Dispatcher:
             self._free(use, task, None)
             self._leave(task)
 
-    def _render_clip(self, use: _SlotUse, task: _Task, seconds: dict[str, float]) -> Clip:
+    def _render_clip(self, use: SlotUse, task: Task, seconds: dict[str, float]) -> Clip:
         """Raises Cancelled, also if the job failed meanwhile, and RenderTimedOut."""
         job, index = task.active.job, task.unit.index
         note, limit, started = cell_note(job, index), self._limits.timeout, time.monotonic()
@@ -407,12 +353,18 @@ class Dispatcher:
 
         on_progress(Progress("checking"))
         use.model = job.generations[index].model
-        clip = use.slot.render(job.generations[index], on_progress, check)
+        for member in task.members:
+            member.model = use.model
+        if task.members:
+            group = SlotGroup([use.slot, *(member.slot for member in task.members)], task.split)
+            clip = group.render(job.generations[index], on_progress, check)
+        else:
+            clip = use.slot.render(job.generations[index], on_progress, check)
         enter("encode")
         on_progress(Progress("encode", job.generations[index].sample_steps, job.generations[index].sample_steps))
         return clip
 
-    def _lose(self, use: _SlotUse, task: _Task, error: SlotLost) -> None:
+    def _lose(self, use: SlotUse, task: Task, error: SlotLost) -> None:
         """Gives a clip back whose slot ended, and lets the slot pause; its job fails at its last attempt."""
         unit, active = task.unit, task.active
         self._persist(partial(self._leases.void, task.lease))
@@ -436,7 +388,7 @@ class Dispatcher:
             self._broken = QueueStopped(f"No GPU can be used. {error.message}")
             self._announce()
 
-    def _hand_over(self, use: _SlotUse, task: _Task, clip: Clip, seconds: Mapping[str, float], spent: float) -> None:
+    def _hand_over(self, use: SlotUse, task: Task, clip: Clip, seconds: Mapping[str, float], spent: float) -> None:
         """Queues a clip for the writer, once the one before is written; the slot is idle then."""
         running = use.running
         write = partial(self._write, task, clip, seconds)
@@ -449,13 +401,17 @@ class Dispatcher:
             raise Cancelled("No clip can be written any more.")
         self._free(use, task, spent)
 
-    def _free(self, use: _SlotUse, task: _Task, spent: float | None) -> None:
+    def _free(self, use: SlotUse, task: Task, spent: float | None) -> None:
         """Makes a slot idle again."""
         with self._changed:
             self._scheduler.ended(task.unit, spent)
             if self._latest is not None and self._latest == use.running:
                 self._latest = None
             use.task = use.running = None
+            for member in task.members:
+                member.lent_to = None
+                if not member.slot.is_started:
+                    self._scheduler.emptied(member.slot.name)
             self._changed.notify_all()
 
     def _report_writing(self, fraction: float) -> None:
@@ -464,7 +420,7 @@ class Dispatcher:
         if writing is not None:
             self._writing = reported(writing, replace(writing.progress, phase="encode", fraction=fraction))
 
-    def _write(self, task: _Task, clip: Clip, seconds: Mapping[str, float]) -> None:
+    def _write(self, task: Task, clip: Clip, seconds: Mapping[str, float]) -> None:
         """Writes a clip on the writer's thread and records what goes wrong."""
         active, index = task.active, task.unit.index
         start = time.monotonic()
@@ -486,7 +442,7 @@ class Dispatcher:
 
     # The end of a job
 
-    def _record_failure(self, active: _ActiveJob, index: int, error: WanUIError, phase: Phase) -> None:
+    def _record_failure(self, active: ActiveJob, index: int, error: WanUIError, phase: Phase) -> None:
         """Marks a cell as failed, or sets the error that ends the job."""
         job = active.job
         if not job.cells:
@@ -497,13 +453,13 @@ class Dispatcher:
             active.failures[index] = error.body()
             self._persist(partial(self._store.add_failure, job.id, index, error.body()))
 
-    def _leave(self, task: _Task) -> None:
+    def _leave(self, task: Task) -> None:
         """A clip is neither rendered nor written any more."""
         with self._changed:
             task.active.at_work.discard(task.unit.index)
             self._settle(task.active)
 
-    def _settle(self, active: _ActiveJob) -> None:
+    def _settle(self, active: ActiveJob) -> None:
         """Ends a job when nothing of it is at work and nothing waits, or nothing may be rendered any more."""
         job_id = active.job.id
         with self._changed:
@@ -516,7 +472,7 @@ class Dispatcher:
             active.is_settled = True
         self._writer.add(partial(self._end, active))
 
-    def _end(self, active: _ActiveJob) -> None:
+    def _end(self, active: ActiveJob) -> None:
         """Records the end of a job."""
         store, job = self._store, active.job
         error = active.error
@@ -580,5 +536,5 @@ class Dispatcher:
             self._ended.notify_all()
 
 
-def _phase(use: _SlotUse) -> Phase:
+def _phase(use: SlotUse) -> Phase:
     return "checking" if use.running is None else use.running.progress.phase

@@ -309,6 +309,10 @@ class Scheduler:
             rate, earlier = seconds / unit.cost, self._rates.get(unit.needs.model)
             self._rates[unit.needs.model] = rate if earlier is None else 0.7 * earlier + 0.3 * rate
 
+    def shares(self, slot: str, unit: Unit) -> None:
+        """A slot loads what an assigned clip needs, to help with it."""
+        self._set_loaded(slot, unit.needs)
+
     def emptied(self, slot: str) -> None:
         """A slot holds nothing any more: its process ended."""
         self._set_loaded(slot, None)

@@ -127,6 +127,10 @@ class Watcher:
         if not self._watches.remove(job_id):
             raise _not_watched()
 
+    def is_watched(self, job_id: str) -> bool:
+        """Whether a training job is watched; for the page, which shows it to the owner alone."""
+        return any(watch.job_id == job_id for watch in self._watches.all())
+
     def state(self, job_id: str, access: Access) -> WatchState:
         """A watch as it is now. Raises NotWatched."""
         _check_owner(access)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wan_ui.config import CompileMode, LogFormat, MemoryMode, Settings
 from wan_ui.engine.result import Clip, Progress
+from wan_ui.engine.split import GroupPlace
 from wan_ui.errors import WanUIError
 from wan_ui.request import Generation
 
@@ -51,10 +52,15 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class RenderClip:
-    """To the process: render this; `number` is repeated in every answer."""
+    """To the process: render this; `number` is repeated in every answer.
+
+    `place` is the process's place in a group that renders it together; None: it renders alone. A group is
+    joined before the clip and left after it.
+    """
 
     number: int
     generation: Generation
+    place: GroupPlace | None = None
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
 from wan_ui.engine.result import Clip, OnProgress, Progress
+from wan_ui.engine.split import GroupPlace
 from wan_ui.errors import Cancelled, RestartNeeded, SlotLost, WanUIError
 from wan_ui.pool.messages import Answer, Cancel, Command, EngineOptions, Failed, Ready, RenderClip, Rendered, Reported
 from wan_ui.pool.slots import Check, SlotDevice
@@ -89,34 +91,41 @@ class ProcessSlot:
         process = self._process
         return None if process is None else process.popen.pid
 
-    def render(self, generation: Generation, on_progress: OnProgress, check: Check) -> Clip:
-        """One clip, rendered by the process, which is started if there is none. See Slot.render."""
+    def render(
+        self, generation: Generation, on_progress: OnProgress, check: Check, place: GroupPlace | None = None
+    ) -> Clip:
+        """One clip, rendered by the process, which is started if there is none. See Slot.render.
+
+        With a `place` the process renders it together with those of the group's other slots.
+        """
         process = self._process
         if process is None or process.popen.poll() is not None:  # one that ended while nothing was rendered
             self.end()
             process = self._start(on_progress, check)
         self._number += 1
         number = self._number
-        self._send(process, RenderClip(number, generation))
+        self._send(process, RenderClip(number, generation, place))
+        while True:
+            answer = self._receive(process)
+            match answer:
+                case None:
+                    self._call(check, process, number)
+                case Reported(number=of, progress=progress) if of == number:
+                    self._call(partial(on_progress, progress), process, number)
+                case Rendered(number=of, clip=clip) if of == number:
+                    return clip
+                case Failed(number=of, error=error) if of == number:
+                    raise self._failure(error)
+
+    def _call(self, report: Callable[[], None], process: _Process, number: int) -> None:
+        """Calls the server's side of a render. A cancel from it is passed on; any other error ends the process."""
         try:
-            while True:
-                answer = self._receive(process)
-                match answer:
-                    case None:
-                        check()
-                    case Reported(number=of, progress=progress) if of == number:
-                        on_progress(progress)
-                    case Rendered(number=of, clip=clip) if of == number:
-                        return clip
-                    case Failed(number=of, error=error) if of == number:
-                        raise self._failure(error)
-        except SlotLost:
-            raise
-        except RestartNeeded:  # from `check`: the render took too long
-            self.end()
-            raise
+            report()
         except Cancelled:
             self._stop_render(process, number)
+            raise
+        except WanUIError:
+            self.end()
             raise
 
     def _failure(self, error: WanUIError) -> WanUIError:

@@ -13,12 +13,14 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import NoReturn, Protocol
 
 from wan_ui import logs
 from wan_ui.engine.result import Clip, OnProgress, Progress
+from wan_ui.engine.split import GroupPlace
 from wan_ui.errors import Cancelled, RenderFailed, RestartNeeded, WanUIError
 from wan_ui.pool.messages import Answer, Cancel, Command, EngineOptions, Failed, Ready, RenderClip, Rendered, Reported
 from wan_ui.request import Generation
@@ -42,6 +44,12 @@ class SlotEngine(Protocol):
     def render(self, generation: Generation, on_progress: OnProgress) -> Clip:
         """One clip."""
         ...
+
+    def join(self, place: GroupPlace) -> None:
+        """Render together with other processes from now on."""
+
+    def leave(self) -> None:
+        """Render alone from now on."""
 
     def check(self) -> None:
         """Raises DeviceLost when the device cannot be used any more."""
@@ -81,6 +89,19 @@ def build_engine(options: EngineOptions) -> SlotEngine:
     return engine
 
 
+@contextmanager
+def _joined(engine: SlotEngine, place: GroupPlace | None) -> Iterator[None]:
+    """Within it the engine renders at its place of a group, if it has one."""
+    if place is None:
+        yield
+        return
+    engine.join(place)
+    try:
+        yield
+    finally:
+        engine.leave()
+
+
 class SlotProcess:
     """The process's side of the pipe."""
 
@@ -113,7 +134,8 @@ class SlotProcess:
             self._send(Reported(number, progress))
 
         try:
-            clip = engine.render(command.generation, on_progress)
+            with _joined(engine, command.place):
+                clip = engine.render(command.generation, on_progress)
         except Exception as error:  # noqa: BLE001 - the process's only broad except: the server records what went wrong
             self._fail(engine, number, error)
         else:

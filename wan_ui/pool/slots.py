@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wan_ui.engine.result import Clip, OnProgress
+from wan_ui.engine.split import GroupPlace
 from wan_ui.request import Generation
 
 Check = Callable[[], None]
@@ -44,8 +45,12 @@ class Slot(Protocol):
         """Whether it may hold a loaded model now."""
         ...
 
-    def render(self, generation: Generation, on_progress: OnProgress, check: Check) -> Clip:
-        """One clip. What `on_progress` or `check` raises ends the render and is raised again.
+    def render(
+        self, generation: Generation, on_progress: OnProgress, check: Check, place: GroupPlace | None = None
+    ) -> Clip:
+        """One clip, with a `place` together with the slots of a group: without frames where it does not lead.
+
+        What `on_progress` or `check` raises ends the render and is raised again.
 
         Raises SlotLost when the slot's process ended meanwhile; the next render starts another.
         """

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from wan_ui.axes import OF_A_PROMPT
 from wan_ui.engine.recipes import RECIPES
-from wan_ui.errors import InvalidRequest, WanUIError
+from wan_ui.errors import InvalidRequest, NotWatched, WanUIError
 from wan_ui.models import MODELS
 from wan_ui.request import MOST_CELLS, InferenceRequest, parse
 from wan_ui.trainer.folder import CONFIG_NAMES
@@ -76,6 +76,11 @@ class TrainingJobTab:
                     with gr.Row(elem_classes="line"):
                         self.checkpoint = gr.Dropdown([], label="Checkpoint to render with", elem_classes="chooser")
                         self.all = gr.Button("Reproduce all", size="sm", scale=0)
+                    self.watch = gr.Checkbox(
+                        label="Watch for new saves",
+                        info="Renders each new save with these samples while nothing else waits, as one comparison.",
+                        visible=False,
+                    )
                     self.table = gr.HTML(js_on_load=static_text("pick_sample.js"), elem_id="samples")
                     self.wall = gr.HTML(js_on_load=static_text("pick_sample.js"), elem_id="wall")
 
@@ -86,7 +91,7 @@ class TrainingJobTab:
         tabs, compare, panel = self.model_tabs, self.compare, self.status_panel
         job_outputs: list[Any] = [
             self.opened, self.problem, self.body, self.about, self.checkpoint, self.all, self.table, self.wall,
-            self.drop, self.folder,
+            self.drop, self.folder, self.watch,
         ]  # fmt: skip
         followed: list[Any] = [panel.picked, *panel.view]
         outputs: list[Any] = [self.problem, preview_panel.pin, *loader.loaded, *compare.view, *followed]
@@ -96,6 +101,7 @@ class TrainingJobTab:
         self.drop.upload(self.on_drop, [self.drop], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
         self.read.click(self.on_folder, [self.folder], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
         self.checkpoint.input(self.on_checkpoint, [self.opened, self.checkpoint], [self.problem, self.table], **QUIET)
+        self.watch.input(self.on_watch, [self.opened, self.watch], [self.problem, self.watch], **QUIET)
         self.table.click(self.on_press, inputs, outputs, **QUIET)
         self.wall.click(self.on_press, inputs, outputs, **QUIET)
         self.all.click(self.on_all, inputs, outputs, **QUIET)
@@ -166,6 +172,10 @@ class TrainingJobTab:
                 visible=bool(job.checkpoints),
             ),
             self.all: gr.Button(visible=len(job.imported.samples) > 1),
+            self.watch: gr.Checkbox(
+                value=self.service.watcher.is_watched(job.id),
+                visible=job.folder is not None and self.access().identity.owner,
+            ),
             self.table: self._table(job, last),
             self.wall: wall(job),
         }
@@ -182,6 +192,19 @@ class TrainingJobTab:
             heads=("#", "Prompt", "Size", "Frames", "Seed", "Steps", "Guidance"),
             across=len(job.checkpoints) > 1,
         )
+
+    def on_watch(self, opened: Any, wanted: Any) -> Update:
+        """The switch was set: new saves of the job are rendered from now on, or no more."""
+        try:
+            if wanted:
+                self.service.watcher.begin(str(opened), False, self.access())
+            else:
+                self.service.watcher.end(str(opened), self.access())
+            return {self.problem: ""}
+        except NotWatched:  # ended elsewhere
+            return {self.problem: ""}
+        except WanUIError as error:
+            return {self.problem: render.problem(error), self.watch: not wanted}
 
     # Into the forms
 

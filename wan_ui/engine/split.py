@@ -1,0 +1,57 @@
+"""How one video is divided among several GPUs: a pure choice, without torch, so that the server can make it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wan_ui.request import Generation
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a video is divided: `guidance` is 1 or 2, `sequence` the number of parts of the tokens."""
+
+    guidance: int = 1
+    sequence: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """The number of GPUs in use."""
+        return self.guidance * self.sequence
+
+    def __str__(self) -> str:
+        """For a clip's metadata, such as `guidance 2 × sequence 4`."""
+        parts = [f"guidance {self.guidance}"] * (self.guidance > 1) + [f"sequence {self.sequence}"] * (
+            self.sequence > 1
+        )
+        return " × ".join(parts) or "none"
+
+
+@dataclass(frozen=True)
+class GroupPlace:
+    """A process's place in a group: its rank among those of the split, who meet at the file `meeting`, a new one."""
+
+    split: Split
+    rank: int
+    meeting: str
+
+
+def choose_split(gpus: int, guided: bool) -> Split:
+    """The fastest division for a number of GPUs: guidance first, which costs least, then the sequence.
+
+    Powers of two are used, because tokens and heads divide evenly by them: 3 GPUs count as 2, 5 to 7 as 4.
+    """
+    usable = 1 << (max(1, gpus).bit_length() - 1)
+    if usable == 1:
+        return Split()
+    return Split(2, usable // 2) if guided else Split(1, usable)
+
+
+def split_of(generation: Generation, gpus: int) -> Split:
+    """The division of a generation among at most so many GPUs, without what would change its bits.
+
+    Videos with a speed-up are not divided: a step cache decides by its own tokens which blocks to skip, and fp8
+    products are scaled by the tokens that a GPU has.
+    """
+    scales = (generation.guidance_scale, generation.guidance_scale_2 or 0.0)
+    return choose_split(gpus, guided=max(scales) > 1) if generation.speedup == "none" else Split()
