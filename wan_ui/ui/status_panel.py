@@ -100,7 +100,8 @@ class StatusPanel:
         for button, handler in ((self.cancel, self.on_cancel), (self.stop_sharing, self.on_stop_sharing)):
             button.click(handler, self.looking, self.view, **QUIET).then(**answered())
         self.queue.click(self.on_remove, self.looking, self.view, **QUIET)
-        self.pulse.click(self.look, self.looking, self.view, **POLL)
+        looked = "() => document.dispatchEvent(new Event('wan-ui-looked'))"
+        self.pulse.click(self.look, self.looking, self.view, **POLL).then(**POLL, fn=None, js=looked)
         blocks.load(self.look, self.looking, self.view, **POLL)
 
     def follow(self, seen: Mapping[str, Any]) -> Update:
