@@ -57,7 +57,7 @@ ALLOWED_IMPORTERS = {
     "fastapi": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server", "wan_ui.compose"),
     "starlette": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server", "wan_ui.compose"),
     "mcp": ("wan_ui.api.mcp_server",),
-    "uvicorn": (),
+    "uvicorn": ("wan_ui.web.connections",),
     "prometheus_client": ("wan_ui.web.",),
     "torch": (
         "wan_ui.engine.",

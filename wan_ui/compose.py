@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import secrets
@@ -29,6 +30,7 @@ from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.config import Settings, is_loopback
 from wan_ui.demo.checkpoints import LATENT_MAPS, Demo
 from wan_ui.errors import HostError
+from wan_ui.files import create_folder
 from wan_ui.identity import EndedSessions, Sessions, current_identity, load_key
 from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.gallery import Retention
@@ -52,6 +54,7 @@ from wan_ui.tunnel import Tunnel
 from wan_ui.web import guest_pages
 from wan_ui.web.auth import Auth, AuthRules, OwnerAddress, around
 from wan_ui.web.compression import Compression
+from wan_ui.web.connections import ConnectionLimits, guard_connections
 from wan_ui.web.gradio_events import EventLimits, Forget, GradioEvents, event_rules
 from wan_ui.web.gradio_files import GradioFiles, files_named_in
 from wan_ui.web.gradio_routes import GradioRoutes
@@ -204,7 +207,14 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
         worker = _worker(settings, store, engine, metrics, WorkerHooks(tidy=tidy, measured=measured))
     metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
-    limits = Limits(settings.max_waiting, settings.max_waiting_each, settings.max_cost, _bytes(settings.max_disk_gb))
+    limits = Limits(
+        settings.max_waiting,
+        settings.max_waiting_each,
+        settings.max_cost,
+        _bytes(settings.max_disk_gb),
+        settings.max_waiting_guests,
+        settings.guests_use_hf_token,
+    )
     jobs = () if settings.jobs_dir is None else (settings.jobs_dir,)
     further = {COMFY_FOLDER: checkpoints.catalog.lora_folders, JOBS_FOLDER: lambda: jobs}
     remote = RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts)
@@ -316,9 +326,11 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
     )
     own = (mount, guests, mcp_route(api), services.metrics.route(), *root_routes(services.health))
+    loop: Future[asyncio.AbstractEventLoop] = Future()
     within = _around_gradio(blocks, services.service, access, Path(os.environ["GRADIO_TEMP_DIR"]))
 
     def wrap(app: ASGIApp) -> ASGIApp:
+        loop.set_result(asyncio.get_running_loop())
         return _middleware(GradioRoutes(within(app), own), services, settings, sign_in)
 
     try:
@@ -346,6 +358,8 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         )
     except OSError as error:
         raise port_in_use(port, settings.host) from error
+    limits = ConnectionLimits(settings.max_connections, settings.slow_client_seconds)
+    guard_connections(blocks.server, loop.result(), limits)
     logs.adopt_server()
     return blocks
 
@@ -422,6 +436,6 @@ def own_address(host: str) -> str:
 def make_folder(folder: Path) -> None:
     """Creates a folder unless it is there. Raises HostError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        create_folder(folder)
     except OSError as error:
         raise HostError(f"The folder {folder.name} cannot be created ({error.strerror}).") from error

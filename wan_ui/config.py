@@ -271,6 +271,19 @@ class Settings:
         number(float, above=0, below=36_500),
         "DAYS",
     )
+    slow_client_seconds: float = _setting(
+        30.0,
+        "a client that sends, or takes, no byte of a request or response for so long is disconnected (default: "
+        "{default})",
+        _POSITIVE,
+        "SECONDS",
+    )
+    max_connections: int = _setting(
+        1000,
+        "connections at a time, at most half as many as the process may have open files (default: {default})",
+        _COUNT,
+        "N",
+    )
     max_sign_ins: int = _setting(60, "sign-ins a minute, of all browsers together (default: {default})", _COUNT, "N")
     shared_gallery: bool = _setting(False, "let visitors see each other's clips and settings", switch=True)
     share_server: str | None = _setting(None, "an FRP server of your own", metavar="HOST:PORT")
@@ -283,6 +296,12 @@ class Settings:
     max_waiting: int = _setting(1000, "requests that may wait in the queue (default: {default})", _COUNT, "N")
     max_waiting_each: int | None = _setting(
         None, "of these, by one visitor (default: 20, none for the owner)", _COUNT, "N"
+    )
+    max_waiting_guests: int = _setting(
+        500, "of these, by all guests and programs together (default: {default})", _COUNT, "N"
+    )
+    guests_use_hf_token: bool = _setting(
+        False, "download guests' hf:// LoRAs with this machine's HF_TOKEN, so its private ones too", switch=True
     )
     max_cost: int | None = _setting(
         None, "frames × pixels of one request, all its videos together (default: 4e9, none for the owner)", _whole, "N"

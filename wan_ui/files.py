@@ -74,6 +74,14 @@ def bytes_in(folder: Path) -> int:
     return total
 
 
+def create_folder(folder: Path) -> None:
+    """Creates a folder with its parents unless it is there, to last through a power cut. Raises OSError."""
+    missing = [each for each in (folder, *folder.parents) if not each.is_dir()]
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        _sync(each.parent)
+
+
 def publish_file(part: Path, path: Path) -> None:
     """Gives the finished file `part` its name, to last through a power cut. Same file system; raises OSError."""
     _sync(part)

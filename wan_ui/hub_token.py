@@ -10,6 +10,10 @@ TOKEN_NOTE = "The request's Hugging Face token is kept in memory until its LoRA 
 """A note of every job that waits for downloads with such a token: where it is gone, the job cannot go on."""
 
 
+NO_TOKEN = ""
+"""In place of a token's text: none is sent, not even this machine's own."""
+
+
 def _printable(token: SecretStr) -> SecretStr:
     text = token.get_secret_value()
     if not ((text.isascii() and text.isprintable()) or not text):

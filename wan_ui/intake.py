@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import MappingProxyType
@@ -13,7 +14,7 @@ from wan_ui.axes import Pair
 from wan_ui.compare import Grid, PlannedCell, expand
 from wan_ui.engine.recipes import RECIPES, merged_kinds
 from wan_ui.engine.speedups import CHOICES
-from wan_ui.errors import InvalidRequest, LoraInvalid, LoraMismatch, LoraNotFound
+from wan_ui.errors import ControlImageInvalid, InvalidRequest, LoraInvalid, LoraMismatch, LoraNotFound
 from wan_ui.lora.fit import Configs, check_fit
 from wan_ui.lora.remote import check_source, is_remote, shown_name
 from wan_ui.lora.speed_files import locate_speed_files
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from wan_ui.media.image import ImageStore
 
 UPLOAD_PREFIX = "upload://"
+MAX_ADDRESSES = 16  # of a request's control images
+FETCH_SECONDS = 30.0  # for all of them, after which no further one is downloaded
 _OTHER_SIDE: Mapping[str, str] = {"high": "low", "low": "high"}
 
 CheckFit = Callable[["LoraHeader", WanModel, str, Mapping[str, Any] | None], Sequence[str]]
@@ -132,7 +135,7 @@ def prepare(
     used = {use.path for draft in drafts for use in draft.loras}
     written = dict.fromkeys(image for draft in drafts for image in (draft.image, draft.image_last) if image is not None)
     put = images.put_upright if request.apply_exif else images.put
-    hashes = {image: put(image, access) for image in written}
+    hashes = _stored_images(written, partial(put, access=access))
     image_notes = [note for sha256 in dict.fromkeys(hashes.values()) for note in images.notes(sha256, access)]
     stored = _with_images(request, hashes)
     drafts = tuple(_with_hashes(draft, hashes) for draft in drafts)
@@ -271,6 +274,28 @@ def _resolved(
     generations, planned = plan_cells(replace(grid, cells=cells), drafts)
     notes = dict.fromkeys((*lora_notes, *_notes(model, drafts, cells=True)))
     return ResolvedRequest(generations, tuple(notes), planned)
+
+
+def _stored_images(written: Iterable[str], put: Callable[[str], str]) -> dict[str, str]:
+    """The SHA-256 of each image once it is stored. Raises what ImageStore.put raises, and InvalidRequest.
+
+    Images named by an address are few, and downloaded within FETCH_SECONDS in all, since each may keep its caller
+    waiting.
+    """
+    images = tuple(written)
+    if sum(image.strip()[:8].lower().startswith(("http://", "https://")) for image in images) > MAX_ADDRESSES:
+        problem = f"at most {MAX_ADDRESSES} of a request's images can be addresses; send the others as base64"
+        raise InvalidRequest(f"prompts: {problem}.", fields=[{"loc": "prompts", "msg": problem}])
+    deadline = time.monotonic() + FETCH_SECONDS
+    hashes: dict[str, str] = {}
+    for image in images:
+        if time.monotonic() > deadline and "://" in image[:8]:
+            raise ControlImageInvalid(
+                f"The first frames could not be downloaded within {FETCH_SECONDS:g} s. Name fewer, or send them as "
+                "base64."
+            )
+        hashes[image] = put(image)
+    return hashes
 
 
 def _kept_image(written: str | None) -> str | None:

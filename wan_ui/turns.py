@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 
 from wan_ui.errors import ServerBusy
 
@@ -26,3 +27,30 @@ class Turns:
             yield
         finally:
             self._places.release()
+
+
+class TurnsEach:
+    """At most `places` threads are inside `hold`, and at most `each` of one caller; a further one is refused."""
+
+    def __init__(self, places: int, each: int, refusal: str) -> None:
+        self._each = each
+        self._left = places
+        self._inside: Counter[str | None] = Counter()
+        self._lock = Lock()
+        self._refusal = refusal
+
+    @contextmanager
+    def hold(self, caller: str | None, is_limited: bool = True) -> Iterator[None]:
+        """Takes a place; `is_limited` False: however many this caller has. Raises ServerBusy."""
+        with self._lock:
+            if self._left <= 0 or (is_limited and self._inside[caller] >= self._each):
+                raise ServerBusy(self._refusal)
+            self._left -= 1
+            self._inside[caller] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._left += 1
+                self._inside[caller] -= 1
+                self._inside += Counter()  # drops those at zero

@@ -205,22 +205,6 @@ def test_f24_without_its_data_folder_the_server_says_so(server: Server, guest: h
     wait_for(lambda: guest.get("/v1/health").json()["status"] == "ready", TROUBLE_SECONDS, every=0.5)
 
 
-def test_f22_an_encoder_that_hangs_does_not_outlive_the_server(server: Server, guest: httpx.Client) -> None:
-    (server.folder / "hanging").unlink(missing_ok=True)
-    (server.folder / "hang").touch()
-    guest.post("/v1/inference", json=BODY)
-    hanging = wait_for(lambda: _written(server.folder / "hanging"))
-    server.stop(signal.SIGKILL)
-    try:
-        wait_for(lambda: not _runs(hanging), 20)
-    finally:
-        (server.folder / "hang").unlink()
-        if _runs(hanging):
-            os.killpg(os.getpgid(int(hanging)), signal.SIGKILL)
-        server.restart()
-        server.until_ready()
-
-
 def test_f23_a_database_that_vanishes_is_noticed_and_its_clips_are_named(server: Server) -> None:
     with server.guest() as guest:
         made = guest.post("/v1/inference", json=BODY).json()["request_id"]
@@ -237,6 +221,21 @@ def test_f23_a_database_that_vanishes_is_noticed_and_its_clips_are_named(server:
     assert "without a row" in server.log
     with closing(sqlite3.connect(server.data / "jobs.sqlite")) as database:
         assert database.execute("SELECT count(*) FROM clips").fetchone() == (0,)
+
+
+def test_f22_an_encoder_that_hangs_does_not_outlive_the_server(server: Server) -> None:
+    (server.folder / "hanging").unlink(missing_ok=True)
+    (server.folder / "hang").touch()
+    with server.guest() as guest:
+        guest.post("/v1/inference", json=BODY)
+    hanging = wait_for(lambda: _written(server.folder / "hanging"))
+    server.stop(signal.SIGKILL)
+    try:
+        wait_for(lambda: not _runs(hanging), 20)
+    finally:
+        (server.folder / "hang").unlink()
+        if _runs(hanging):
+            os.killpg(os.getpgid(int(hanging)), signal.SIGKILL)
 
 
 def _trouble(client: httpx.Client) -> dict[str, Any] | None:

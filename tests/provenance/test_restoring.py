@@ -50,6 +50,7 @@ from wan_ui.ui import form_schema
 
 PATIENCE = 120.0
 PAIR = ("fox_high_noise.safetensors", "fox_low_noise.safetensors")
+STACK = tuple(f"extra_{letter}.safetensors" for letter in "abcdef")
 TWO = next(row for row in MODELS.values() if row.two_transformers and row.control_image == "required")
 ONE = next(row for row in MODELS.values() if not row.two_transformers and row.control_image == "none")
 COMMIT = "1a2b3c4" + "0" * 33
@@ -464,10 +465,9 @@ def test_a_comparison_that_a_file_makes_up_names_no_file_of_this_machine(opened:
 
 
 def held_values(row: WanModel, recipe: RecipeId, image: str | None) -> form_schema.Values:
-    """A value for each control of the row's tab, none of them the one that it starts with where that is possible."""
+    """A value for each control of the model's form, none of them the one that it starts with where that is possible."""
     small = {"width": 96, "height": 64, "num_frames": 5, "sample_steps": 2, "fps": 12, "seed": 7}
-    files = {"single": ("fox.safetensors", "extra.safetensors"), "high": (PAIR[0], "extra.safetensors")}
-    files["low"] = (PAIR[1], "more.safetensors")
+    files = {"single": ("fox.safetensors", *STACK[:3]), "high": (PAIR[0], *STACK[:3]), "low": (PAIR[1], *STACK[3:])}
     found: form_schema.Values = {}
     for control in form_schema.controls(row):
         match control.kind:
@@ -477,16 +477,18 @@ def held_values(row: WanModel, recipe: RecipeId, image: str | None) -> form_sche
                 found[control.name] = "fp8_storage" if recipe == "reference" else "none"
             case "image":
                 found[control.name] = image
+            case "sampler" | "base":
+                found[control.name] = {"sampler": "lcm", "base": "folder"}[control.kind]
             case "switch":
                 found[control.name] = not control.default
             case "text" | "long_text":
                 found[control.name] = f"[trigger] {control.name} é" if control.name != "trigger_word" else "sks"
             case "number":
-                found[control.name] = 2.5
+                found[control.name] = 0.5 if control.name == "boundary" else 2.5
             case "scale":
                 found[control.name] = 0.65
             case "integer":
-                found[control.name] = small[control.name]
+                found[control.name] = small.get(control.name)  # no switch_step beside a boundary
             case "lora":
                 place = next(one for one in form_schema.lora_positions(row) if one.lora == control.name)
                 found[control.name] = files[place.slot][place.number - 1]
@@ -499,7 +501,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     from wan_ui.inference import Engine
 
     folder = tmp_path_factory.mktemp("workshop")
-    for seed, name in enumerate(("fox.safetensors", "extra.safetensors", "more.safetensors", *PAIR)):
+    for seed, name in enumerate(("fox.safetensors", *STACK, *PAIR)):
         write_lora(folder / "loras" / name, seed=seed)
     store = Store(folder / "jobs.sqlite")
     engine = Engine(CHECKPOINTS, folder / "loras", "cpu", data_dir=folder)
@@ -545,7 +547,9 @@ def test_form_to_video_to_form(
     assert {path: one["sha256"] for path, one in named.items()} == {
         path: sha256(workshop.folder / "loras" / path) for path in named
     }
-    assert all(one["name"] == path for path, one in named.items()) and len(named) == 2 * len(row.slots)
+    assert all(one["name"] == path for path, one in named.items()) and len(named) == form_schema.MOST_STACKED * len(
+        row.slots
+    )
     assert said["generation"]["seed"] == found.request["prompts"][0]["seed"] == 7
     text = json.dumps(said)
     for secret in (str(workshop.folder), str(CHECKPOINTS), str(Path.home()), "hf_very", job.id, os.getcwd()):
@@ -559,4 +563,4 @@ def test_the_forms_values_are_all_in_this_test() -> None:
         for recipe, but in cases:
             held = held_values(row, recipe, "upload://x")
             same = [one.name for one in form_schema.controls(row) if held[one.name] == one.default]
-            assert same == but
+            assert same == [*(["switch_step"] if row.two_transformers else []), *but]

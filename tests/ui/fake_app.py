@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from starlette.routing import Mount
 
@@ -23,6 +24,7 @@ from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.lora.library import Library
 from wan_ui.media import video
 from wan_ui.media.image import ImageStore
+from wan_ui.models import WanModel
 from wan_ui.provenance.restoring import Environment
 from wan_ui.request import Generation
 from wan_ui.server import prepare_environment
@@ -35,6 +37,29 @@ from wan_ui.web.auth import Auth, around
 class App:
     url: str
     service: JobService
+
+
+class FolderBases:
+    """Every model has its folder in diffusers layout, and no file beside it."""
+
+    def check_base(self, model: WanModel, base: str | tuple[tuple[str, str], ...]) -> None:
+        """Takes any base."""
+
+    def base_listing(self, model: WanModel) -> Mapping[str, Any]:
+        """The body of GET /v1/models/{id}/bases."""
+        option: dict[str, Any] = {
+            "name": model.base_model,
+            "source": "folder",
+            "repo": model.base_model,
+            "precision": "folder",
+        }
+        option |= {"precision": "folder", "size": 1_000_000, "grade": "green", "state": "complete"}
+        components = [{"component": "transformer", "options": [option]}]
+        auto = {"grade": "green", "reason": "The folder in diffusers layout.", "base": {"transformer": option["name"]}}
+        return {"model": model.id, "auto": auto, "components": components, "questions": [], "unusable": [], "notes": []}
+
+    def answer(self, model: WanModel, component: str, name: str) -> None:
+        """Keeps nothing."""
 
 
 def _no_fetch(url: str) -> bytes:
@@ -69,7 +94,7 @@ def running(
     store = Store(folder / "jobs.sqlite")
     worker = Worker(store, render, folder / "clips", video.write)
     images = ImageStore(folder / "images", _no_fetch, owners=store)
-    environment = Environment(transformer_config=configs)
+    environment = Environment(transformer_config=configs, bases=FolderBases())
     service = JobService(
         Library(lora_dir, uploads, owners=store), images, store, worker, folder, environment=environment
     )

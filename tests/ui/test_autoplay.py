@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser_fixture import new_context
 from tests.ui.fake_app import App
-from tests.ui.test_page import fill, generate, open_page, small, used
+from tests.ui.page_object import fill, generate, open_page, small, used
 from wan_ui.access import LOCAL_ACCESS
 
 pytestmark = pytest.mark.browser

@@ -17,8 +17,9 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
-from tests.ui.lora_fixtures import configs, lora
-from tests.ui.test_page import choose_tab, field, fill, open_page, panel_of
+from tests.ui.lora_fixtures import configs
+from tests.ui.lora_fixtures import lora as write_lora
+from tests.ui.page_object import choose_lora, choose_model, field, fill, form, lora, open_page, open_tab
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
 from wan_ui.errors import VideoEncodingFailed
@@ -44,8 +45,8 @@ def render() -> Iterator[FakeRender]:
 def compare_app(tmp_path_factory: pytest.TempPathFactory, render: FakeRender) -> Iterator[App]:
     folder = tmp_path_factory.mktemp("compare")
     for step in (500, 1000):
-        lora(folder / "loras" / "job" / f"cat_{step:09d}.safetensors", 48, step)
-    lora(folder / "loras" / "job" / "cat.safetensors", 48, 3)
+        write_lora(folder / "loras" / "job" / f"cat_{step:09d}.safetensors", 48, step)
+    write_lora(folder / "loras" / "job" / "cat.safetensors", 48, 3)
     with running(folder, render, configs=configs) as app:
         yield app
         for gate in render.gates.values():
@@ -57,9 +58,8 @@ def prepare(page: Page, app: App, seed: int, **values: str) -> None:
     page.emulate_media(reduced_motion="reduce")  # a page that glides takes things away from under the mouse
     open_page(page, app)
     fill(page, Prompt=f"compared {seed}", Seed=str(seed), **{**CLIP, **values})
-    field(page, "LoRA").fill("job/cat.safetensors")
-    field(page, "LoRA").press("Enter")
-    expect(panel_of(page).locator(".about").locator("visible=true").first).to_contain_text("rank")
+    choose_lora(page, "job/cat.safetensors")
+    expect(lora(page, "cat.safetensors")).to_contain_text("rank")
 
 
 def compare_tab(page: Page) -> None:
@@ -164,7 +164,7 @@ def test_the_expected_time_is_said_once_a_step_is_known(browser: Browser, tmp_pa
             clip = super().__call__(generation, on_progress)
             return type(clip)(**{**vars(clip), "metadata": {"seconds": {"denoise": 60.0, "decode": 0.0}}})
 
-    lora(tmp_path / "loras" / "job" / "cat.safetensors", 48)
+    write_lora(tmp_path / "loras" / "job" / "cat.safetensors", 48)
     with (
         running(tmp_path, Timed(), configs=configs) as app,
         new_context(browser, viewport={"width": 1280, "height": 900}) as context,
@@ -198,12 +198,12 @@ def test_a_failed_cell_is_marked_and_alone_rendered_again(page: Page, compare_ap
     expect(page.get_by_role("button", name=re.compile("Retry"))).to_have_count(0)
 
 
-def test_two_clicks_compare_scales_from_a_models_tab(page: Page, compare_app: App) -> None:
+def test_two_clicks_compare_strengths_from_the_form(page: Page, compare_app: App) -> None:
     prepare(page, compare_app, 1301)
-    panel = panel_of(page)
-    panel.get_by_role("button", name="Compare scales").click()
-    expect(field(page, "Scales to compare")).to_have_value("0, 0.5, 1, 1.5")
-    panel.get_by_role("button", name="Run the comparison").click()
+    panel = form(page)
+    panel.get_by_role("button", name="Compare strengths").click()
+    expect(field(page, "Strengths to compare")).to_have_value("0, 0.5, 1, 1.5")
+    panel.get_by_role("button", name="Compare", exact=True).click()
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
     expect(cells(page, "done")).to_have_count(4)
     assert page.locator("#player thead th").all_inner_texts() == ["scale 0", "scale 0.5", "scale 1", "scale 1.5"]
@@ -214,9 +214,9 @@ def test_two_clicks_compare_scales_from_a_models_tab(page: Page, compare_app: Ap
 
 def test_comparing_scales_without_a_lora_says_so(page: Page, compare_app: App) -> None:
     open_page(page, compare_app)
-    panel = panel_of(page)
-    panel.get_by_role("button", name="Compare scales").click()
-    panel.get_by_role("button", name="Run the comparison").click()
+    panel = form(page)
+    panel.get_by_role("button", name="Compare strengths").click()
+    panel.get_by_role("button", name="Compare", exact=True).click()
     expect(panel.locator(".scales .problem")).to_contain_text("there is no LoRA to scale")
 
 
@@ -249,7 +249,7 @@ def test_a_cells_settings_go_back_into_the_form(page: Page, compare_app: App) ->
     pop.get_by_role("button", name=re.compile("Use settings")).click()
     expect(page.get_by_role("tab", name="Wan 2.2 TI2V 5B")).to_have_attribute("aria-selected", "true")
     expect(field(page, "Seed")).to_have_value("1502")
-    expect(field(page, "LoRA scale")).to_have_value("1.5")
+    expect(lora(page, "cat.safetensors").get_by_role("spinbutton")).to_have_value("1.5")
     expect(field(page, "Prompt")).to_have_value("compared 1501")
 
 
@@ -280,21 +280,16 @@ def test_a_pasted_comparison_and_a_finished_one_fill_the_tab_again(page: Page, c
     is_filled()
     start(page)
     expect(page.locator(".board-line")).to_contain_text("Done")
-    other = compare_app.service.submit(
-        {**body, "prompts": [{**prompt, "prompt": "another"}], "compare": SEEDS}, LOCAL_ACCESS
-    )
     plain = compare_app.service.submit(
         {"model": "wan22_5b", "prompts": [{**prompt, "prompt": "a plain one"}]}, LOCAL_ACCESS
     )
+    open_tab(page, "Generate")
     finished = page.locator(".jobs button.show")
-    finished.filter(has_text="a plain one").click()  # which is shown in its model's tab
-    expect(page.get_by_role("tab", name="Wan 2.2 TI2V 5B")).to_have_attribute("aria-selected", "true")
+    finished.filter(has_text="a plain one").click()
     expect(page.locator("#result video")).to_have_attribute("src", re.compile(plain.id))
     finished.filter(has_text="a cat, asleep").click()
     page.get_by_role("button", name="Use these settings", exact=True).click()
     is_filled()
-    finished.filter(has_text="another").click()  # on the same board
-    expect(page.locator('#player [data-part="link"]')).to_have_attribute("href", f"?compare={other.id}")
 
 
 def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compare_app: App, tmp_path: Path) -> None:
@@ -375,4 +370,5 @@ def test_every_control_of_the_tab_has_a_name(page: Page, compare_app: App) -> No
             .map((e) => e.outerHTML)"""
     )
     assert nameless == []
-    choose_tab(page, "Wan 2.1 T2V 1.3B")
+    open_tab(page, "Generate")
+    choose_model(page, "Wan 2.1 T2V 1.3B")

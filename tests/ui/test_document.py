@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
-from tests.ui.test_page import open_page
+from tests.ui.page_object import open_page
 from wan_ui.ui.page import API_KEYS
 from wan_ui.ui.static_files import SHARED, static_text
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.ui.fake_app import App
-from tests.ui.test_page import choose_tab, field, fill, filled, open_page, panel_of
+from tests.ui.page_object import choose_model, field, fill, filled, form, open_more, open_page
 
 pytestmark = pytest.mark.browser
 
@@ -17,13 +17,14 @@ OTHER = "Wan 2.1 T2V 1.3B"
 
 
 def preview(page: Page) -> Locator:
-    return page.get_by_role("radio", name="Trainer preview", exact=True).locator("visible=true")
+    open_more(page)
+    return page.get_by_role("radio", name="Match training samples", exact=True).locator("visible=true")
 
 
 def effective(page: Page, width: int) -> None:
     """Gives a width and waits for what is said of it, which comes together with the draft that the browser keeps."""
     fill(page, Width=str(width))
-    expect(panel_of(page).locator(".effective")).to_contain_text(f"{width} × ")
+    expect(form(page).locator(".effective")).to_contain_text(f"{width} × ")
 
 
 @contextmanager
@@ -54,6 +55,7 @@ def test_what_is_typed_before_the_drafts_are_there_wins(page: Page, app: App) ->
         field(page, "Prompt").press_sequentially("typed at once")
         fill(page, Seed="12")
         preview(page).check()
+    open_more(page)
     expect(field(page, "Negative prompt")).to_have_value("kept negative words")
     expect(field(page, "Steps")).to_have_value("7")
     expect(field(page, "Width")).to_have_value("320")
@@ -63,6 +65,7 @@ def test_what_is_typed_before_the_drafts_are_there_wins(page: Page, app: App) ->
     effective(page, 352)
     page.reload()
     filled(page)
+    open_more(page)
     expect(field(page, "Prompt")).to_have_value("typed at once")
     expect(field(page, "Negative prompt")).to_have_value("kept negative words")
     expect(field(page, "Seed")).to_have_value("12")
@@ -84,18 +87,17 @@ def test_typing_goes_on_where_it_was(page: Page, app: App) -> None:
     expect(field(page, "Prompt")).to_have_value("a street in the rain and at night")
 
 
-def test_the_tab_that_was_chosen_meanwhile_stays(page: Page, app: App) -> None:
+def test_the_model_that_was_chosen_meanwhile_stays(page: Page, app: App) -> None:
     open_page(page, app)
     fill(page, Prompt="kept words")
     effective(page, 320)
     with opening(page, "kept words"):
-        choose_tab(page, OTHER)
-        fill(page, Prompt="typed in the other tab")
+        choose_model(page, OTHER)
+        fill(page, Prompt="typed for the other model")
     filled(page)
     expect(page.get_by_role("tab", name=OTHER, exact=True)).to_have_attribute("aria-selected", "true")
-    expect(field(page, "Prompt")).to_have_value("typed in the other tab")
-    page.get_by_role("tab").first.click()
-    expect(field(page, "Prompt")).to_have_value("kept words")
+    expect(field(page, "Prompt")).to_have_value("typed for the other model")
+    expect(field(page, "Width")).to_have_value("320")
 
 
 def test_what_is_typed_into_the_compare_tab_wins_too(page: Page, app: App) -> None:

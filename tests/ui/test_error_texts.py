@@ -34,9 +34,9 @@ def refused(**changes: Any) -> list[str]:
         ({"prompt": {"guidance_scale": float("nan")}}, "Guidance scale must be a finite number."),
         ({"prompt": {"prompt": 5}}, "Prompt must be text."),
         ({"prompt": {"fsp": 5}}, "prompts.0.fsp is not a known field."),
-        ({"recipe": "other"}, "Match must be 'reference', 'preview' or 'preview_unipc'."),
-        ({"loras": [{"path": "a", "network_multiplier": 7}]}, "LoRA scale must be between -4 and 4."),
-        ({"vae_tiling": "maybe"}, "Decode in tiles must be true or false."),
+        ({"recipe": "other"}, "Recipe must be 'reference', 'preview' or 'preview_unipc'."),
+        ({"loras": [{"path": "a", "network_multiplier": 7}]}, "LoRA scale (strength) must be between -4 and 4."),
+        ({"vae_tiling": "maybe"}, "Tiled VAE decoding must be true or false."),
     ],
 )
 def test_the_schemas_messages_become_sentences_about_the_control(changes: dict[str, Any], expected: str):

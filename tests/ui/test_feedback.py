@@ -9,13 +9,13 @@ from playwright.sync_api import Page, expect
 
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App
-from tests.ui.test_page import field, generate, now, open_page, small
+from tests.ui.page_object import field, generate, now, open_page, small
 
 pytestmark = pytest.mark.browser
 
 PRESS = """name => {
-    const buttons = [...document.querySelectorAll('button')].filter((button) => button.offsetParent);
-    const button = buttons.find((button) => button.textContent.trim() === name);
+    const buttons = [...document.querySelectorAll('button')].filter((one) => one.offsetParent);
+    const button = buttons.find((one) => one.textContent.trim() === name && one.matches('.generate, #cancel'));
     const began = performance.now();
     button.click();
     return {

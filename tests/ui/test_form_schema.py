@@ -10,7 +10,7 @@ import pytest
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import LoraItem, PromptItem, parse
-from wan_ui.ui import form_schema, model_tab
+from wan_ui.ui import form_layout, form_notes, form_schema
 
 ROWS = list(MODELS.values())
 SHA = "a" * 64
@@ -32,9 +32,16 @@ def filled(model: WanModel) -> form_schema.Values:
         "recipe": "preview",
         "vae_tiling": True,
         "speedup": "step_cache",
+        "sampler": "lcm",
+        "flow_shift": 3.5,
+        "base": {"transformer": "wan.safetensors"},
     }
     if model.control_image != "none":
         values |= {"ctrl_img": f"upload://{SHA}", "apply_exif": True}
+    if model.takes_last_frame:
+        values["ctrl_img_last"] = f"upload://{'b' * 64}"
+    if model.two_transformers:
+        values |= {"boundary": 0.8, "switch_step": None, "guidance_scale_2": 2.5}
     for position in form_schema.lora_positions(model):
         values |= {position.lora: form_schema.NO_LORA, position.scale: 1.0}
     for index, slot in enumerate(model.slots):
@@ -64,13 +71,16 @@ def test_one_side_of_a_pair_is_sent_alone(model, side):
 
 
 @pytest.mark.parametrize("model", ROWS, ids=lambda model: model.id)
-def test_each_tab_has_the_labels_of_its_row(model):
+def test_the_form_of_each_model_has_its_labels(model):
     labels = [control.label for control in form_schema.controls(model)]
     expected = ["Prompt", "Negative prompt", "Width", "Height", "Frames", "FPS", "Steps", "Guidance scale", "Seed"]
     expected += [] if model.control_image == "none" else ["First frame"]
-    expected += ["Trigger word", "Match"]
-    expected += [] if model.control_image == "none" else ["Turn by EXIF orientation"]
-    expected += ["Decode in tiles", "Speed-up"]
+    expected += ["Last frame"] if model.takes_last_frame else []
+    expected += ["Sampler", "Flow shift"]
+    expected += ["Boundary", "High-noise steps", "Low-noise guidance"] if model.two_transformers else []
+    expected += ["Trigger word", "Recipe"]
+    expected += [] if model.control_image == "none" else ["Apply EXIF orientation"]
+    expected += ["Tiled VAE decoding", "Speed-up", "Checkpoint files"]
     if model.two_transformers:
         sides = [("High-noise LoRA", "High-noise scale"), ("Low-noise LoRA", "Low-noise scale")]
     else:
@@ -89,13 +99,13 @@ def test_bounds_are_the_schemas():
     scale = controls["scale_single"]
     assert (scale.low, scale.high) == form_schema.bounds(LoraItem, "network_multiplier") == (-4, 4)
     for control in form_schema.controls(MODELS["wan22_5b"]):
-        if control.low is not None and control.high is not None:
+        if control.low is not None and control.high is not None and control.default is not None:
             assert control.low <= control.default <= control.high
 
 
 def test_no_number_that_bounds_a_control_is_written_in_the_modules():
     bounds = {form_schema.bounds(PromptItem, name)[1] for name in ("width", "num_frames", "fps", "sample_steps")}
-    for module in (form_schema, model_tab):
+    for module in (form_schema, form_layout, form_notes):
         numbers = {float(text) for text in re.findall(r"\b\d+\b", inspect.getsource(module))}
         assert not bounds & numbers
 
@@ -115,6 +125,26 @@ def test_the_chosen_prompt_of_several_and_its_own_trigger_word():
     model, values = form_schema.values(parse(body), 1)
     assert model.id == "wan22_5b"
     assert (values["prompt"], values["trigger_word"], values["width"], values["seed"]) == ("b", "own", 640, 43)
+
+
+def test_what_was_typed_is_carried_and_what_was_untouched_is_the_next_models():
+    before, after = started(MODELS["wan22_5b"]), started(MODELS["wan21_1b"])
+    values = {**before, "prompt": "kept", "width": 640}
+    carried = form_schema.carried(values, before, after)
+    assert (carried["prompt"], carried["width"]) == ("kept", 640)
+    assert carried["height"] == after["height"] != before["height"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "number"), [("", None), (" ", None), ("3", 3), ("0.5", 0.5), ("abc", "abc"), (None, None), ("nan", None)]
+)
+def test_an_optional_number_as_it_is_typed(typed, number):
+    assert form_schema.number_typed(typed) == number
+
+
+@pytest.mark.parametrize("number", [None, 3, 0.875])
+def test_an_optional_number_comes_back_as_it_was(number):
+    assert form_schema.number_typed(form_schema.number_shown(number)) == number
 
 
 def test_an_empty_number_is_named():
@@ -146,7 +176,7 @@ def test_a_draft_keeps_only_what_fits(draft, left):
     [
         ("prompts.0.width", "Width"),
         ("prompts.0.neg", "Negative prompt"),
-        ("loras.0.network_multiplier", "LoRA scale"),
+        ("loras.0.network_multiplier", "LoRA scale (strength)"),
         ("trigger_word", "Trigger word"),
         ("model", "model"),
     ],

@@ -17,12 +17,11 @@ from tests.browser_fixture import heard, new_context
 from tests.fakes import FakeRender
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
-from tests.ui.test_page import field, open_page
+from tests.ui.page_object import field, open_page
 from tests.waiting import wait_until
 from tests.web.strangers import running as whole_server
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.job import Job
-from wan_ui.ui import form_schema
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 MODEL, LABEL = "wan21_1b", "Wan 2.1 T2V 1.3B"
@@ -244,12 +243,12 @@ def test_a_comparison_is_one_entry_that_opens_in_its_tab(page: Page, here: App) 
 
 
 def use(page: Page, gallery: Locator, prompt: str) -> Locator:
-    """The form's tab once the settings are in it."""
+    """The form once the settings are in it."""
     gallery.get_by_role("button", name=f"Play: {prompt}").click()
     gallery.get_by_role("button", name="Use settings").click()
     expect(page.get_by_role("tab", name=LABEL, exact=True)).to_have_attribute("aria-selected", "true")
     expect(field(page, "Prompt")).to_have_value(prompt)
-    return page.locator(".tabitem:visible")
+    return page.locator("#bench")
 
 
 def test_its_settings_again_with_the_file_that_was_moved(page: Page, here: App, tmp_path: Path) -> None:
@@ -259,7 +258,7 @@ def test_its_settings_again_with_the_file_that_was_moved(page: Page, here: App, 
     gallery = open_gallery(page, here)
     form = use(page, gallery, "a red fox")
     expect(form.locator(".note.again")).to_contain_text("fox.safetensors was found by its content")
-    expect(field(page, "LoRA")).to_have_value("best/renamed.safetensors")
+    expect(page.locator('#loras [data-source="best/renamed.safetensors"]')).to_have_count(1)
     expect(field(page, "Seed")).to_have_value("7")
 
 
@@ -271,11 +270,11 @@ def test_its_settings_again_without_the_files_that_are_missing_or_others(page: P
     gallery = open_gallery(page, here)
     form = use(page, gallery, "a red fox")
     expect(form.locator(".note.again")).to_contain_text("fox.safetensors has changed")
-    expect(field(page, "LoRA")).to_have_value(form_schema.NO_LORA_LABEL)
+    expect(page.locator("#loras .lcard")).to_have_count(0)
     page.get_by_role("tab", name="Gallery", exact=True).click()
     form = use(page, gallery, "an owl")
     expect(form.locator(".note.again")).to_contain_text("owl.safetensors is missing")
-    expect(field(page, "LoRA")).to_have_value(form_schema.NO_LORA_LABEL)
+    expect(page.locator("#loras .lcard")).to_have_count(0)
 
 
 def test_nothing_yet(page: Page, here: App) -> None:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.lora.writers import FORMATS, Width
 from tests.ui.fake_app import App, running
-from tests.ui.lora_fixtures import EVIL, LARGE, configs, lora, write_loras
-from tests.ui.test_page import field, generate, give_file, now, open_page, panel_of, small, used
+from tests.ui.lora_fixtures import EVIL, LARGE, configs, write_loras
+from tests.ui.lora_fixtures import lora as write_lora
+from tests.ui.page_object import (
+    choose_lora,
+    choose_model,
+    field,
+    fill,
+    filled,
+    generate,
+    lora,
+    lora_block,
+    now,
+    open_page,
+    problem,
+    small,
+    tab,
+    type_lora,
+    upload_lora,
+    used,
+)
 from tests.ui.test_render import job
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Progress
@@ -35,26 +52,26 @@ def lora_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 
 def shown(app: App, model: WanModel, slot: str, source: str, trigger: str = "") -> str:
-    target = lora_card.Target(model, form_schema.lora_name(slot), trigger)
+    target = lora_card.Target(model, 0, trigger)
     return lora_card.html(lora_card.look(app.service, model, slot, source, LOCAL_ACCESS), target)
 
 
 @pytest.mark.parametrize(
     ("model", "slot", "source", "state", "texts"),
     [
-        (SMALL, "single", "small.safetensors", "good", ["Fits this tab", "Made for Wan 2.2 TI2V 5B", "rank 4"]),
+        (SMALL, "single", "small.safetensors", "good", ["Compatible", "Made for Wan 2.2 TI2V 5B", "rank 4"]),
         (SMALL, "single", "small.safetensors", "good", ["30 modules", "blocks 0–2", "ai-toolkit 0.12.26", "step 2000"]),
         (
             TINY,
             "single",
             "small.safetensors",
             "bad",
-            ["Does not fit", "hidden size of 48", "Open Wan 2.2 TI2V 5B with"],
+            ["Incompatible with this model", "hidden size of 48", "Switch to Wan 2.2 TI2V 5B"],
         ),
-        (SMALL, "single", "any_14b.safetensors", "bad", [f"Open {T2V.label} with", "Open Wan 2.1 T2V 14B with"]),
-        (T2V, "high", "any_14b.safetensors", "warn", ["May be for this tab", "Open Wan 2.1 T2V 14B with"]),
+        (SMALL, "single", "any_14b.safetensors", "bad", [f"Switch to {T2V.label}", "Switch to Wan 2.1 T2V 14B"]),
+        (T2V, "high", "any_14b.safetensors", "warn", ["Probably compatible", "Switch to Wan 2.1 T2V 14B"]),
         (T2V, "high", "cat_high_noise.safetensors", "warn", ["swapped names cannot be detected"]),
-        (T2V, "high", "cat_low_noise.safetensors", "warn", ["name says low noise", "Move it to low noise"]),
+        (T2V, "high", "cat_low_noise.safetensors", "warn", ["name says low noise", "Move to low noise"]),
         (T2V, "low", "both.safetensors", "warn", ["high and low noise in one file", "60 modules"]),
         (SMALL, "single", "page.safetensors", "bad", ["Cannot be used", "HTML page"]),
         (SMALL, "single", "gone.safetensors", "bad", ["Cannot be used", "There is no LoRA"]),
@@ -94,12 +111,12 @@ def pair(app: App, high: str, low: str) -> str:
     ("high", "low", "said"),
     [
         ("", "", ""),
-        ("cat_high_noise", "", "One side of a pair"),
+        ("cat_high_noise", "", "Only one of two LoRAs"),
         ("cat_high_noise", "cat_low_noise", ""),
         ("dog_high_noise", "cat_low_noise", "not from the same save"),
-        ("cat_high_noise", "cat_high_noise", "The same file stands on both sides"),
-        ("both", "", "One file fills both sides"),
-        ("both", "both", "One file fills both sides"),
+        ("cat_high_noise", "cat_high_noise", "The same file is chosen"),
+        ("both", "", "holds both halves"),
+        ("both", "both", "holds both halves"),
     ],
 )
 def test_what_is_said_of_a_pair(lora_app: App, high, low, said):
@@ -161,26 +178,14 @@ def test_a_stack_of_the_form_is_one_on_the_wire_and_comes_back():
 # In the browser
 
 
-def choose(page: Page, label: str, name: str) -> None:
-    field(page, label).click()
-    page.get_by_role("option", name=name, exact=True).locator("visible=true").click()
-
-
-def about(page: Page, index: int = 0) -> Locator:
-    return page.locator(".lora-card").locator("visible=true").nth(index)
-
-
 @pytest.mark.browser
-def test_a_wrong_file_is_opened_in_its_own_tab_and_generates(page: Page, lora_app: App):
+def test_a_chosen_file_chooses_its_model_and_says_so(page: Page, lora_app: App):
     open_page(page, lora_app, TINY.label)
-    choose(page, "LoRA", "small.safetensors")
-    expect(about(page)).to_contain_text("Does not fit this tab")
-    expect(about(page)).to_contain_text("Made for Wan 2.2 TI2V 5B")
-    about(page).get_by_role("button", name="Open Wan 2.2 TI2V 5B with this file").click()
-    expect(page.get_by_role("tab", name=SMALL.label)).to_have_attribute("aria-selected", "true")
-    expect(field(page, "LoRA")).to_have_value("small.safetensors")
-    expect(about(page)).to_contain_text("Fits this tab")
-    small(page, "the right tab", 901)
+    choose_lora(page, "small.safetensors")
+    expect(tab(page, SMALL.label)).to_have_attribute("aria-selected", "true")
+    expect(lora_block(page)).to_contain_text("Switched to Wan 2.2 TI2V 5B, which this LoRA was made for.")
+    expect(lora(page, "small")).to_contain_text("Compatible")
+    small(page, "the right model", 901)
     generate(page)
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("901")
@@ -190,48 +195,64 @@ def test_a_wrong_file_is_opened_in_its_own_tab_and_generates(page: Page, lora_ap
 
 
 @pytest.mark.browser
-def test_a_half_goes_to_its_side_of_the_tab_that_is_chosen_for_it(page: Page, lora_app: App):
+def test_a_lora_that_another_model_cannot_take_is_set_aside_and_comes_back(page: Page, lora_app: App):
     open_page(page, lora_app)
-    choose(page, "LoRA", "cat_low_noise.safetensors")
-    about(page).get_by_role("button", name=f"Open {T2V.label} with this file").click()
-    expect(page.get_by_role("tab", name=T2V.label)).to_have_attribute("aria-selected", "true")
-    expect(field(page, "Low-noise LoRA")).to_have_value("cat_low_noise.safetensors")
-    expect(field(page, "High-noise LoRA")).to_have_value("cat_high_noise.safetensors")
+    choose_lora(page, "small.safetensors")
+    lora(page, "small").get_by_role("spinbutton").fill("0.4")
+    choose_model(page, TINY.label)
+    expect(page.locator("#loras .lcard")).to_have_count(0)
+    expect(lora_block(page)).to_contain_text("Not for this model, kept for the others: small.safetensors")
+    choose_model(page, SMALL.label)
+    expect(lora(page, "small").get_by_role("spinbutton")).to_have_value("0.4")
+
+
+@pytest.mark.browser
+def test_a_half_goes_to_its_side_of_the_model_that_is_chosen_for_it(page: Page, lora_app: App):
+    open_page(page, lora_app)
+    choose_lora(page, "cat_low_noise.safetensors")
+    expect(tab(page, "Wan 2.2 I2V A14B")).to_have_attribute("aria-selected", "true")
+    expect(lora(page, "cat_low_noise", "low")).to_have_count(1)
+    expect(lora(page, "cat_high_noise", "high")).to_have_count(1)
+    choose_model(page, T2V.label)
+    expect(lora(page, "cat_low_noise", "low")).to_have_count(1)
+    expect(lora(page, "cat_high_noise", "high")).to_have_count(1)
 
 
 @pytest.mark.browser
 def test_the_other_half_is_filled_in_and_what_was_chosen_is_never_replaced(page: Page, lora_app: App):
     open_page(page, lora_app, T2V.label)
-    panel = panel_of(page)
-    choose(page, "High-noise LoRA", "cat_high_noise.safetensors")
-    expect(field(page, "Low-noise LoRA")).to_have_value("cat_low_noise.safetensors")
-    expect(panel).not_to_contain_text(lora_card.ONE_SIDE)
-    choose(page, "High-noise LoRA", "dog_high_noise.safetensors")
-    expect(field(page, "Low-noise LoRA")).to_have_value("None (base model)")  # it came with the cat
-    choose(page, "Low-noise LoRA", "cat_low_noise.safetensors")
-    expect(field(page, "High-noise LoRA")).to_have_value("dog_high_noise.safetensors")
-    expect(panel).to_contain_text("These two files are not from the same save")
-    about(page, 1).get_by_role("button", name="Use it").click()
-    expect(field(page, "High-noise LoRA")).to_have_value("cat_high_noise.safetensors")
-    choose(page, "High-noise LoRA", "cat_low_noise.safetensors")
-    expect(panel).to_contain_text("The same file stands on both sides")
-    expect(about(page)).to_contain_text("name says low noise")
+    choose_lora(page, "cat_high_noise.safetensors")
+    expect(lora(page, "cat_low_noise", "low")).to_have_count(1)
+    expect(lora_block(page)).not_to_contain_text(lora_card.ONE_SIDE)
+    choose_lora(page, "dog_high_noise.safetensors")
+    expect(page.locator("#loras .lcard")).to_have_count(1)  # the other half came with the cat
+    choose_lora(page, "cat_low_noise.safetensors")
+    expect(lora_block(page)).to_contain_text("These two files are not from the same save")
+    expect(lora(page, "dog_high_noise", "high")).to_have_count(1)
+    lora(page, "cat_low_noise").get_by_role("button", name="Use it").click()
+    expect(lora(page, "cat_high_noise", "high")).to_have_count(1)
+    expect(lora(page, "dog_high_noise")).to_have_count(0)
 
 
 @pytest.mark.browser
 def test_a_half_on_the_wrong_side_is_moved_by_one_click(page: Page, lora_app: App):
     open_page(page, lora_app, T2V.label)
-    choose(page, "High-noise LoRA", "cat_low_noise.safetensors")
-    about(page).get_by_role("button", name="Move it to low noise").click()
-    expect(field(page, "Low-noise LoRA")).to_have_value("cat_low_noise.safetensors")
-    expect(field(page, "High-noise LoRA")).to_have_value("None (base model)")
+    choose_lora(page, "cat_high_noise.safetensors")
+    expect(page.locator("#loras .lcard")).to_have_count(2)
+    lora(page, "cat_low_noise").get_by_role("button", name="Remove LoRA").click()
+    expect(page.locator("#loras .lcard")).to_have_count(1)
+    sides = lora(page, "cat_high_noise").get_by_role("group", name="Side of cat_high_noise.safetensors")
+    sides.get_by_role("button", name="Low noise").click()
+    expect(lora(page, "cat_high_noise", "low")).to_contain_text("name says high noise")
+    lora(page, "cat_high_noise").get_by_role("button", name="Move to high noise").click()
+    expect(lora(page, "cat_high_noise", "high")).to_have_count(1)
 
 
 @pytest.mark.browser
 def test_a_combined_file_fills_both_sides(page: Page, lora_app: App):
     open_page(page, lora_app, T2V.label)
-    choose(page, "High-noise LoRA", "both.safetensors")
-    expect(panel_of(page)).to_contain_text(lora_card.BOTH_SIDES)
+    choose_lora(page, "both.safetensors")
+    expect(lora_block(page)).to_contain_text(lora_card.BOTH_SIDES)
     small(page, "both sides", 902)
     generate(page)
     expect(now(page)).to_contain_text("Done")
@@ -242,18 +263,18 @@ def test_a_combined_file_fills_both_sides(page: Page, lora_app: App):
 @pytest.mark.browser
 def test_hostile_metadata_is_text_and_the_trigger_word_is_filled_in_only_on_a_press(page: Page, lora_app: App):
     open_page(page, lora_app)
-    choose(page, "LoRA", "evil.safetensors")
-    expect(about(page)).to_contain_text(EVIL)
-    expect(page.locator(".lora-card img")).to_have_count(0)
+    choose_lora(page, "evil.safetensors")
+    expect(lora(page, "evil")).to_contain_text(EVIL)
+    expect(page.locator("#loras img")).to_have_count(0)
     expect(field(page, "Trigger word")).to_have_value("")
-    about(page).get_by_role("button", name="Use trigger word").click()
+    lora(page, "evil").get_by_role("button", name="Use trigger word").click()
     expect(field(page, "Trigger word")).to_have_value(EVIL)
-    expect(about(page).get_by_role("button", name="Use trigger word")).to_have_count(0)
-    choose(page, "LoRA", "small.safetensors")
-    expect(about(page)).to_contain_text("sks cat")
-    expect(about(page).get_by_role("button", name="Use trigger word")).to_have_count(0)
+    expect(lora(page, "evil").get_by_role("button", name="Use trigger word")).to_have_count(0)
+    choose_lora(page, "small.safetensors")
+    expect(lora(page, "small")).to_contain_text("sks cat")
+    expect(lora(page, "small").get_by_role("button", name="Use trigger word")).to_have_count(0)
     field(page, "Trigger word").fill("")
-    about(page).get_by_role("button", name="Use trigger word").click()
+    lora(page, "small").get_by_role("button", name="Use trigger word").click()
     expect(field(page, "Trigger word")).to_have_value("sks cat")
 
 
@@ -262,47 +283,70 @@ def test_an_upload_finds_its_other_half_among_this_browsers_uploads(
     page: Page, browser: Browser, lora_app: App, tmp_path: Path
 ):
     for side, seed in (("high", 21), ("low", 22)):
-        lora(tmp_path / f"mine_{side}_noise.safetensors", LARGE, seed, ss_base_model_version="wan_2.2_14b")
+        write_lora(tmp_path / f"mine_{side}_noise.safetensors", LARGE, seed, ss_base_model_version="wan_2.2_14b")
     open_page(page, lora_app, T2V.label)
-    give_file(page, "Upload High-noise LoRA (.safetensors)", tmp_path / "mine_high_noise.safetensors")
-    expect(field(page, "High-noise LoRA")).to_have_value("mine_high_noise.safetensors (uploaded)")
-    expect(about(page)).to_contain_text("rank 4")
-    expect(panel_of(page)).to_contain_text(lora_card.ONE_SIDE)
+    upload_lora(page, tmp_path / "mine_high_noise.safetensors")
+    expect(lora(page, "mine_high_noise.safetensors (uploaded)", "high")).to_contain_text("rank 4")
+    expect(lora_block(page)).to_contain_text(lora_card.ONE_SIDE)
     stranger = new_context(browser)
     other = stranger.new_page()
     open_page(other, lora_app, T2V.label)
-    give_file(other, "Upload Low-noise LoRA (.safetensors)", tmp_path / "mine_low_noise.safetensors")
-    expect(about(other)).to_contain_text("rank 4")
-    expect(field(other, "High-noise LoRA")).to_have_value("None (base model)")
+    upload_lora(other, tmp_path / "mine_low_noise.safetensors")
+    expect(lora(other, "mine_low_noise", "low")).to_contain_text("rank 4")
+    expect(other.locator("#loras .lcard")).to_have_count(1)
     stranger.close()
-    give_file(page, "Upload Low-noise LoRA (.safetensors)", tmp_path / "mine_low_noise.safetensors")
-    expect(field(page, "Low-noise LoRA")).to_have_value("mine_low_noise.safetensors (uploaded)")
-    expect(panel_of(page)).not_to_contain_text(lora_card.ONE_SIDE)
+    upload_lora(page, tmp_path / "mine_low_noise.safetensors")
+    expect(lora(page, "mine_low_noise.safetensors (uploaded)", "low")).to_have_count(1)
+    expect(lora_block(page)).not_to_contain_text(lora_card.ONE_SIDE)
 
 
 @pytest.mark.browser
 def test_a_file_that_is_no_lora_and_an_address(page: Page, lora_app: App):
     open_page(page, lora_app)
-    choose(page, "LoRA", "page.safetensors")
-    expect(about(page)).to_contain_text("Cannot be used")
-    expect(about(page)).to_contain_text("This is an HTML page")
-    field(page, "LoRA").fill("hf://someone/wan-lora/style.safetensors")
-    field(page, "LoRA").press("Enter")
-    expect(about(page)).to_contain_text("Not checked yet")
-    about(page).get_by_role("button", name="Fetch and check it now").click()
-    expect(about(page)).to_contain_text("This server downloads no LoRAs")
+    choose_lora(page, "page.safetensors")
+    expect(lora(page, "page")).to_contain_text("Cannot be used")
+    expect(lora(page, "page")).to_contain_text("This is an HTML page")
+    type_lora(page, "hf://someone/wan-lora/style.safetensors")
+    expect(lora(page, "style")).to_contain_text("Not checked yet")
+    lora(page, "style").get_by_role("button", name="Download and check now").click()
+    expect(page.locator("#lora-problem")).to_contain_text("This server downloads no LoRAs")
+
+
+@pytest.mark.browser
+def test_it_is_asked_once_before_a_lora_runs_on_a_model_it_was_not_made_for(page: Page, lora_app: App):
+    open_page(page, lora_app, "Wan 2.1 T2V 14B")
+    choose_lora(page, "any_14b.safetensors")
+    choose_lora(page, "cat_high_noise.safetensors")
+    expect(tab(page, "Wan 2.2 I2V A14B")).to_have_attribute("aria-selected", "true")  # the file chose its model
+    choose_model(page, "Wan 2.1 T2V 14B")
+    expect(lora(page, "cat_high_noise")).to_contain_text("Probably for another model")
+    small(page, "on purpose", 904)
+    generate(page)
+    expect(problem(page)).to_contain_text("cat_high_noise.safetensors was made for")
+    expect(problem(page).get_by_role("button", name="Switch to Wan 2.2 I2V A14B")).to_be_visible()
+    problem(page).get_by_role("button", name="Run anyway").click()
+    expect(used(page, "Seed")).to_have_text("904")
+    expect(problem(page)).to_have_count(0)
+    fill(page, Seed="905")
+    generate(page)  # it is not asked again
+    expect(used(page, "Seed")).to_have_text("905")
+    page.reload()
+    filled(page)
+    generate(page)
+    problem(page).get_by_role("button", name="Switch to Wan 2.2 I2V A14B").click()
+    expect(tab(page, "Wan 2.2 I2V A14B")).to_have_attribute("aria-selected", "true")
+    expect(problem(page)).to_have_count(0)
+    assert lora_app.service.recent(1, LOCAL_ACCESS)[0].generations[0].seed == 905
 
 
 @pytest.mark.browser
 def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
     open_page(page, lora_app)
-    choose(page, "LoRA", "small.safetensors")
-    expect(field(page, "LoRA 2")).to_have_count(0)
-    page.get_by_role("button", name="Add another LoRA").locator("visible=true").click()
-    choose(page, "LoRA 2", "speed.safetensors")
-    expect(about(page, 1)).to_contain_text("Fits this tab")
-    field(page, "LoRA scale 2").fill("0.5")
-    field(page, "LoRA scale 2").press("Tab")
+    choose_lora(page, "small.safetensors")
+    expect(lora(page, "small")).to_contain_text("Compatible")
+    choose_lora(page, "speed.safetensors", add=True)
+    expect(lora(page, "speed")).to_contain_text("Compatible")
+    lora(page, "speed").get_by_role("spinbutton").fill("0.5")
     small(page, "stacked", 903)
     generate(page)
     expect(now(page)).to_contain_text("Done")
@@ -315,8 +359,8 @@ def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
     ]
     again = page.context.new_page()  # the same browser: what was in the form is there again
     open_page(again, lora_app)
-    expect(field(again, "LoRA 2")).to_have_value("speed.safetensors")
-    expect(about(again, 1)).to_contain_text("Fits this tab")
+    expect(lora(again, "speed")).to_contain_text("Compatible")
+    expect(lora(again, "speed").get_by_role("spinbutton")).to_have_value("0.5")
 
 
 @pytest.mark.browser
@@ -325,13 +369,13 @@ def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["ligh
     context = new_context(browser, viewport={"width": 390, "height": 844}, color_scheme=scheme)
     page = context.new_page()
     open_page(page, lora_app, T2V.label)
-    choose(page, "High-noise LoRA", "cat_high_noise.safetensors")
-    page.get_by_role("button", name="Add another LoRA").locator("visible=true").first.click()
-    choose(page, "High-noise LoRA 2", "any_14b.safetensors")
-    expect(about(page, 2)).to_contain_text(re.compile("May be for this tab"))
+    choose_lora(page, "cat_high_noise.safetensors")
+    expect(page.locator("#loras .lcard")).to_have_count(2)
+    choose_lora(page, "any_14b.safetensors", add=True)
+    expect(lora(page, "any_14b")).to_contain_text("Probably compatible")
     widths = page.evaluate(
         """() => [document.documentElement.scrollWidth, ...[...document.querySelectorAll('#workspace *')]
-            .filter((e) => e.offsetParent && !e.closest('.jobs, svg'))
+            .filter((e) => e.offsetParent && !e.closest('.jobs, svg, #size-chips .chips'))
             .map((e) => Math.ceil(e.getBoundingClientRect().right))]"""
     )
     assert max(widths) <= 390

@@ -8,84 +8,56 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.jobs.helpers import body
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
+from tests.ui.page_object import (
+    choose_lora,
+    choose_model,
+    field,
+    fill,
+    filled,
+    form,
+    generate,
+    give_file,
+    lora,
+    lora_block,
+    now,
+    open_more,
+    open_page,
+    open_tab,
+    problem,
+    recipe,
+    small,
+    tab,
+    type_lora,
+    upload_lora,
+    used,
+)
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import OutOfMemory
 from wan_ui.models import MODELS
+from wan_ui.ui import form_schema
 from wan_ui.ui.lora_card import ONE_SIDE
 
 pytestmark = pytest.mark.browser
 
-SMALL = {"Width": "64", "Height": "64", "Frames": "5", "Steps": "4"}
 PLAYED = "video => video.readyState >= 1 && [video.videoWidth, video.videoHeight].join('x')"
 
 
-def field(page: Page, label: str) -> Locator:
-    return page.get_by_label(label, exact=True).locator("visible=true")
-
-
-def fill(page: Page, **values: str) -> None:
-    for label, value in values.items():
-        field(page, label).fill(value)
-
-
-def filled(page: Page) -> None:
-    """Waits for the notes that come with the drafts, which would overwrite what is typed before."""
-    expect(page.locator(".effective").locator("visible=true")).to_have_count(1)
-
-
-def open_page(page: Page, app: App, tab: str | None = None) -> None:
-    page.goto(app.url)
-    expect(field(page, "Width")).to_be_visible()
-    filled(page)
-    if tab is not None:
-        choose_tab(page, tab)
-
-
-def choose_tab(page: Page, label: str) -> None:
-    page.get_by_role("tab", name=label, exact=True).click()
-    expect(page.get_by_role("tab", name=label, exact=True)).to_have_attribute("aria-selected", "true")
-    expect(field(page, "Width")).to_be_visible()
-
-
-def panel_of(page: Page) -> Locator:
-    """The open tab's form; the others stay in the document, hidden."""
-    return page.get_by_role("tabpanel").locator("visible=true")
-
-
-def give_file(page: Page, label: str, path: Path) -> None:
-    panel_of(page).get_by_label(label, exact=True).set_input_files(path)
-
-
-def generate(page: Page) -> None:
-    page.get_by_role("button", name="Generate", exact=True).click()
-
-
-def now(page: Page) -> Locator:
-    return page.locator("#now")
-
-
-def used(page: Page, name: str) -> Locator:
-    """The value of a fact beside the result."""
-    return page.locator("#result .used div").filter(has=page.get_by_text(name, exact=True)).locator("dd")
-
-
-def small(page: Page, prompt: str, seed: int) -> None:
-    fill(page, Prompt=prompt, Seed=str(seed), **SMALL)
-
-
-def test_the_tabs_are_the_rows_and_every_control_has_a_label(page: Page, app: App):
+def test_the_tabs_and_the_models_and_every_control_has_a_label(page: Page, app: App):
     open_page(page, app)
-    labels = [*(row.label for row in MODELS.values()), "Compare", "Trainer job", "Gallery"]
-    assert page.get_by_role("tab").all_inner_texts() == labels
-    for row in MODELS.values():
-        choose_tab(page, row.label)
+    models = [model.label for model in MODELS.values()]
+    tabs = ["Generate", "Compare", "Training job", "Gallery"]
+    assert page.get_by_role("tablist", name="Model").get_by_role("tab").all_inner_texts() == models
+    assert page.locator("#top > .tab-wrapper").get_by_role("tab").all_inner_texts() == tabs
+    open_more(page)
+    for model in MODELS.values():
+        choose_model(page, model.label)
         nameless = page.evaluate(
             """() => [...document.querySelectorAll('input, textarea, select, button, video')]
                 .filter((e) => e.offsetParent && e.type !== 'file')
@@ -93,21 +65,49 @@ def test_the_tabs_are_the_rows_and_every_control_has_a_label(page: Page, app: Ap
                 .map((e) => e.outerHTML)"""
         )
         assert nameless == []
-    for label in ("Prompt", "Negative prompt", "Trigger word", "Seed", "Guidance scale", "LoRA", "LoRA scale"):
+    for label in ("Prompt", "Negative prompt", "Trigger word", "Seed", "Guidance scale"):
         expect(field(page, label)).to_have_count(1)
-    for label in labels[len(MODELS) :]:
-        page.get_by_role("tab", name=label, exact=True).click()
-        expect(page.get_by_role("tab", name=label, exact=True)).to_have_attribute("aria-selected", "true")
+    expect(recipe(page, "Standard")).to_be_checked()
+    for label in tabs[1:]:
+        open_tab(page, label)
         expect(page.get_by_role("tabpanel").locator("visible=true")).to_have_count(1)
-        assert page.get_by_role("tab").all_inner_texts() == labels
-    choose_tab(page, labels[0])
-    expect(page.get_by_role("radio", name="Reference server").locator("visible=true")).to_be_checked()
     assert page.locator("footer").locator("visible=true").count() == 0
+
+
+def test_the_chosen_model_shows_exactly_its_fields(page: Page, app: App):
+    open_page(page, app)
+    open_more(page)
+    for model in MODELS.values():
+        choose_model(page, model.label)
+        expected = {f"field-{control.name.replace('_', '-')}" for control in form_schema.controls(model)
+                    if control.kind not in ("lora", "scale")}  # fmt: skip
+        shown = page.evaluate(
+            "() => [...document.querySelectorAll('[id^=field-]')].filter((e) => e.offsetParent).map((e) => e.id)"
+        )
+        assert set(shown) == expected
+
+
+def test_what_is_typed_stays_with_another_model_and_what_is_hidden_comes_back(page: Page, app: App, wide_image: Path):
+    open_page(page, app)
+    fill(page, Prompt="one prompt for all", Seed="77", Steps="7", Width="640", **{"Negative prompt": "blur"})
+    give_file(page, "First frame", wide_image)
+    expect(form(page)).to_contain_text("The image will be distorted")
+    choose_model(page, "Wan 2.1 T2V 14B")
+    expect(page.locator("#field-ctrl-img")).to_be_hidden()
+    for label, value in (("Prompt", "one prompt for all"), ("Seed", "77"), ("Steps", "7"), ("Width", "640")):
+        expect(field(page, label)).to_have_value(value)
+    expect(field(page, "Negative prompt")).to_have_value("blur")
+    choose_model(page, "Wan 2.1 T2V 1.3B")
+    expect(field(page, "Width")).to_have_value("640")
+    expect(field(page, "Height")).to_have_value("480")  # untouched: what this model starts with
+    choose_model(page, "Wan 2.1 I2V 14B 720P")
+    expect(form(page)).to_contain_text("The image will be distorted: 160 × 60 → 640 × 1024.")
 
 
 def test_the_effective_size_is_said_while_typing(page: Page, app: App):
     open_page(page, app)
-    panel = panel_of(page)
+    panel = form(page)
+    size = page.locator("#form .effective")
     field(page, "Width").press("ControlOrMeta+a")
     field(page, "Width").press_sequentially("1000")
     field(page, "Height").press("ControlOrMeta+a")
@@ -117,27 +117,27 @@ def test_the_effective_size_is_said_while_typing(page: Page, app: App):
     expect(panel).to_contain_text("40 → 37 frames")
     fill(page, Width="20")
     expect(panel).to_contain_text("Width must be a whole number between 64 and 4096.")
-    choose_tab(page, "Wan 2.2 T2V A14B")
+    choose_model(page, "Wan 2.2 T2V A14B")
     fill(page, Width="848", Height="480")
     expect(panel).to_contain_text("848 × 480 → 832 × 480")
-    page.get_by_text("Trainer preview", exact=True).locator("visible=true").click()
-    expect(panel).to_contain_text("848 × 480")
-    expect(panel).not_to_contain_text("832 × 480")
+    recipe(page, "Match training samples").check()
+    expect(size).to_contain_text("848 × 480")
+    expect(size).not_to_contain_text("832 × 480")
 
 
-def test_the_480p_tab_has_its_presets_and_its_note(page: Page, app: App):
+def test_the_480p_model_has_its_sizes_and_its_note(page: Page, app: App):
     open_page(page, app, "Wan 2.1 I2V 14B 480P")
     note = page.get_by_text("This checkpoint is tuned for 480p-ish sizes").locator("visible=true")
     expect(note).to_have_count(0)
     fill(page, Width="1280", Height="720")
     expect(note).to_be_visible()
-    page.get_by_role("button", name="848 × 480").locator("visible=true").click()
+    page.get_by_role("radio", name="848 × 480").click()
     expect(field(page, "Width")).to_have_value("848")
     expect(field(page, "Height")).to_have_value("480")
     expect(note).to_have_count(0)
 
 
-def test_generating_on_two_tabs(page: Page, app: App):
+def test_generating_with_two_models(page: Page, app: App):
     open_page(page, app)
     small(page, "a red kite", 101)
     fill(page, Width="100", Frames="8")
@@ -146,7 +146,7 @@ def test_generating_on_two_tabs(page: Page, app: App):
     expect(used(page, "Size")).to_have_text("100 × 64 → 96 × 64")
     expect(used(page, "Frames")).to_have_text("8 → 5")
     expect(used(page, "Seed")).to_have_text("101")
-    choose_tab(page, "Wan 2.1 T2V 1.3B")
+    choose_model(page, "Wan 2.1 T2V 1.3B")
     small(page, "a blue boat", 102)
     field(page, "Prompt").press("ControlOrMeta+Enter")
     expect(now(page)).to_contain_text("Wan 2.1 T2V 1.3B")
@@ -168,10 +168,11 @@ def test_a_reload_in_mid_run_goes_on(page: Page, app: App, held_render: FakeRend
     expect(now(page)).to_contain_text("step 2 of 4")
     page.reload()
     expect(now(page)).to_contain_text("step 2 of 4")
-    expect(page.get_by_role("tab", name="Wan 2.1 T2V 14B")).to_have_attribute("aria-selected", "true")
+    expect(tab(page, "Wan 2.1 T2V 14B")).to_have_attribute("aria-selected", "true")
     expect(field(page, "Prompt")).to_have_value("reloaded")
-    expect(field(page, "Negative prompt")).to_have_value("blur")
     expect(field(page, "Steps")).to_have_value("4")
+    open_more(page)
+    expect(field(page, "Negative prompt")).to_have_value("blur")
     gate.open()
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("201")
@@ -239,24 +240,23 @@ def test_a_copied_request_pasted_in_a_second_browser_is_the_same_form(
 ):
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     open_page(page, app, "Wan 2.2 I2V A14B")
-    panel = panel_of(page)
+    panel = form(page)
     fill(
         page,
         **{"Prompt": "[trigger] in the rain", "Negative prompt": "blur", "Trigger word": "sks", "Width": "1000"},
         **{"Height": "700", "Frames": "40", "FPS": "24", "Steps": "12", "Guidance scale": "3.5", "Seed": "7"},
     )
     give_file(page, "First frame", wide_image)
-    expect(panel).to_contain_text("The first frame will be stretched: 160 × 60 → 992 × 688.")
-    field(page, "High-noise LoRA").click()
-    page.get_by_role("option", name="job/job_high_noise.safetensors").click()
-    expect(panel).to_contain_text(ONE_SIDE)
+    expect(panel).to_contain_text("The image will be distorted: 160 × 60 → 992 × 688.")
+    choose_lora(page, "job/job_high_noise.safetensors")
+    expect(lora_block(page)).to_contain_text(ONE_SIDE)
     write_lora(tmp_path / "mine_low_noise.safetensors", seed=9)
-    give_file(page, "Upload Low-noise LoRA (.safetensors)", tmp_path / "mine_low_noise.safetensors")
-    expect(field(page, "Low-noise LoRA")).to_have_value("mine_low_noise.safetensors (uploaded)")
-    expect(panel).not_to_contain_text(ONE_SIDE)
-    field(page, "Low-noise scale").fill("0.5")
-    field(page, "Low-noise scale").press("Tab")
-    page.get_by_text("Trainer preview", exact=True).locator("visible=true").click()
+    upload_lora(page, tmp_path / "mine_low_noise.safetensors")
+    expect(lora(page, "mine_low_noise.safetensors (uploaded)", "low")).to_have_count(1)
+    expect(lora_block(page)).not_to_contain_text(ONE_SIDE)
+    strength = lora(page, "mine_low_noise").get_by_role("spinbutton")
+    strength.fill("0.5")
+    recipe(page, "Match training samples").check()
     page.get_by_role("button", name="Request as JSON").click()
     expect(page.get_by_label("This form's request")).to_have_value(re.compile('"recipe": "preview"'))
     expect(page.get_by_label("This form's request")).to_have_value(re.compile('"network_multiplier": 0.5'))
@@ -269,9 +269,9 @@ def test_a_copied_request_pasted_in_a_second_browser_is_the_same_form(
     paste(other, text)
     expect(other.get_by_role("tab", name="Wan 2.2 I2V A14B")).to_have_attribute("aria-selected", "true")
     expect(field(other, "Prompt")).to_have_value("[trigger] in the rain")
-    expect(field(other, "Low-noise LoRA")).to_have_value("mine_low_noise.safetensors (uploaded)")
-    expect(field(other, "High-noise LoRA")).to_have_value("job/job_high_noise.safetensors")
-    expect(panel_of(other)).to_contain_text("The first frame will be stretched")
+    expect(lora(other, "mine_low_noise.safetensors (uploaded)", "low")).to_have_count(1)
+    expect(lora(other, "job_high_noise.safetensors", "high")).to_have_count(1)
+    expect(form(other)).to_contain_text("The image will be distorted")
     expect(other.get_by_label("This form's request")).to_have_value(text)
     assert json.loads(copied_request(other)) == json.loads(text)
     # And what the form holds, not only what it says, is that request: a change shows in an otherwise equal one.
@@ -280,13 +280,13 @@ def test_a_copied_request_pasted_in_a_second_browser_is_the_same_form(
     other_context.close()
 
 
-def test_use_the_images_shape(page: Page, app: App, wide_image: Path):
+def test_use_the_images_aspect_ratio(page: Page, app: App, wide_image: Path):
     open_page(page, app, "Wan 2.1 I2V 14B 720P")
-    panel = panel_of(page)
-    button = page.get_by_role("button", name="Use the image's shape")
+    panel = form(page)
+    button = page.get_by_role("button", name="Use image aspect ratio")
     expect(button).to_be_disabled()
     give_file(page, "First frame", wide_image)
-    expect(panel).to_contain_text("The first frame will be stretched: 160 × 60 → 1024 × 1024.")
+    expect(panel).to_contain_text("The image will be distorted: 160 × 60 → 1024 × 1024.")
     button.click()
     expect(field(page, "Width")).to_have_value("1664")
     expect(field(page, "Height")).to_have_value("624")
@@ -328,16 +328,17 @@ def test_the_settings_of_a_result_come_back_with_the_seed_that_was_drawn(page: P
 
 def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page: Page, app: App):
     def choose(name: str) -> None:
+        open_more(page)
         page.get_by_role("radio", name=name, exact=True).locator("visible=true").check()
 
     def open_request() -> None:
-        panel_of(page).get_by_role("button", name="Faster or smaller, at a price").click()
+        open_more(page)
         expect(page.get_by_role("radio", name="Step cache").locator("visible=true")).to_have_count(1)
 
     open_page(page, app)
     small(page, "in a hurry", 611)
     open_request()
-    expect(panel_of(page)).to_contain_text("half the memory for the transformers' weights")
+    expect(form(page)).to_contain_text("half the memory for the transformers' weights")
     choose("Step cache")
     generate(page)
     expect(used(page, "Speed-up")).to_have_text("Step cache")
@@ -348,11 +349,9 @@ def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page:
     generate(page)
     expect(used(page, "Seed")).to_have_text("612")  # a press is passed over while the one before is not answered
     expect(used(page, "Speed-up")).to_have_text("Step cache")
-    choose("Trainer preview")
+    recipe(page, "Match training samples").check()
     generate(page)
-    expect(panel_of(page).locator(".problem")).to_contain_text(
-        "Speed-up: step_cache cannot be combined with the recipe preview"
-    )
+    expect(problem(page)).to_contain_text("Speed-up: step_cache cannot be combined with the recipe preview")
     open_request()
     expect(page.get_by_role("radio", name="Step cache").locator("visible=true")).to_be_checked()
     choose("None")
@@ -369,29 +368,32 @@ def test_wrong_input_shows_its_message_and_loses_nothing(page: Page, app: App):
         ("Wan 2.1 T2V 1.3B", {"Width": ""}, "Width is empty: enter a number."),
         ("Wan 2.2 T2V A14B", {"Seed": "1.5"}, "Seed must be a whole number."),
         ("Wan 2.1 I2V 14B 720P", {}, "needs a first frame"),
-        ("Wan 2.1 T2V 14B", {"LoRA": "nowhere.safetensors"}, "nowhere.safetensors"),
     )
-    for tab, values, message in wrong:
-        choose_tab(page, tab)
-        fill(page, Prompt="kept", **values)
-        if "LoRA" in values:
-            field(page, "LoRA").press("Enter")
+    usual = {"Width": "64", "Steps": "4", "Seed": "5"}
+    for model, values, message in wrong:
+        choose_model(page, model)
+        fill(page, **{"Prompt": "kept", **usual, **values})
         generate(page)
-        expect(panel_of(page).locator(".problem")).to_contain_text(message)
+        expect(problem(page)).to_contain_text(message)
         expect(field(page, "Prompt")).to_have_value("kept")
+    choose_model(page, "Wan 2.1 T2V 14B")
+    type_lora(page, "nowhere.safetensors")
+    expect(lora(page, "nowhere.safetensors")).to_contain_text("There is no LoRA")
+    generate(page)
+    expect(page.locator("#lora-problem .problem")).to_contain_text("nowhere.safetensors")
 
 
 def test_files_that_are_not_what_they_should_be(page: Page, app: App, tmp_path: Path):
     open_page(page, app)
-    panel = panel_of(page)
+    panel = form(page)
     (tmp_path / "no.png").write_text("no image")
     give_file(page, "First frame", tmp_path / "no.png")
     expect(panel).to_contain_text("Cannot read the first frame")
     generate(page)
-    expect(panel.locator(".problem")).to_contain_text("Cannot read the first frame")
+    expect(problem(page)).to_contain_text("Cannot read the first frame")
     (tmp_path / "no.safetensors").write_text("no LoRA")
-    give_file(page, "Upload LoRA (.safetensors)", tmp_path / "no.safetensors")
-    expect(panel.locator(".problem")).to_contain_text("it is empty or its download is incomplete")
+    upload_lora(page, tmp_path / "no.safetensors")
+    expect(page.locator("#lora-problem .problem")).to_contain_text("it is empty or its download is incomplete")
     for text, message in (
         ("", "Paste a request first"),
         ("{", "This is not JSON"),
@@ -445,7 +447,7 @@ def test_no_sideways_scrolling_on_a_phone_and_the_scheme_of_the_system(
     open_page(page, app)
     assert ("dark" in (page.locator("body").get_attribute("class") or "")) is (scheme == "dark")
     for row in MODELS.values():
-        choose_tab(page, row.label)
+        choose_model(page, row.label)
         widths = page.evaluate(
             """() => [document.documentElement.scrollWidth,
                 ...[...document.querySelectorAll('#workspace *')]
@@ -462,7 +464,7 @@ def test_the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(brows
     with running(tmp_path, FakeRender()) as app:
         open_page(page, app)
         fill(page, Prompt="kept over a restart")
-        page.wait_for_function("Object.keys(localStorage).some((key) => key.startsWith('wan-ui:draft:wan'))")
+        page.wait_for_function("Object.keys(localStorage).some((key) => key === 'wan-ui:draft:form')")
         port = int(app.url.rstrip("/").rsplit(":", 1)[1])
     expect(page.locator("#server-gone")).to_contain_text("The server does not answer")
     with running(tmp_path, FakeRender(), port=port):

@@ -277,6 +277,6 @@ def test_leaving_the_tab_stops_the_videos(browser: Browser, player_app: App) -> 
     player = opened(page, player_app, compare(player_app, {"field": "seed", "values": [1, 2]}), 2)
     player.get_by_role("button", name="Play", exact=True).click()
     page.wait_for_function("[...document.querySelectorAll('#player video')].every((v) => !v.paused)")
-    page.get_by_role("tab", name="Wan 2.1 T2V 1.3B").click()
+    page.get_by_role("tab", name="Generate", exact=True).click()
     page.wait_for_function("[...document.querySelectorAll('#player video')].every((v) => v.paused)")
     page.context.close()

@@ -21,7 +21,7 @@ from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from tests.mp4_boxes import carrying
 from tests.ui.fake_app import App, running
-from tests.ui.test_page import open_page
+from tests.ui.page_object import fill, open_page, open_tab
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
@@ -39,7 +39,7 @@ DROP = """([name, type, data]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
   const moved = new DataTransfer();
   moved.items.add(new File([bytes], name, {type}));
-  const target = document.querySelector('#models textarea');
+  const target = document.querySelector('#form textarea');
   for (const kind of ['dragover', 'drop']) {
     target.dispatchEvent(new DragEvent(kind, {dataTransfer: moved, bubbles: true, cancelable: true}));
   }
@@ -137,7 +137,7 @@ def test_what_differs_is_said_and_a_file_of_the_same_name_is_not_used(page: Page
     request = form_request(page)
     assert [item["path"] for item in request["loras"]] == [PAIR[0]] and "ctrl_img" not in request["prompts"][0]
     # What was changed meanwhile stays as the frame is brought in.
-    page.get_by_label("Negative prompt", exact=True).locator("visible=true").fill("grey")
+    fill(page, **{"Negative prompt": "grey"})
     expect(page.get_by_label("This form's request")).to_have_value(containing('"neg": "grey"'))
     box(page).get_by_role("button", name="Use the video's first frame").click()
     expect(notes.last).to_contain_text("It starts from the video's own first frame")
@@ -158,7 +158,7 @@ def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path:
     said(page, "The settings of cell.mp4 (low scale")
     expect(page.get_by_role("tab", name=ROW.label, exact=True)).to_have_attribute("aria-selected", "true")
     box(page).get_by_role("button", name="Open the whole comparison").click()
-    said(page, "The comparison of cell.mp4 is in the Compare tab.")
+    expect(page.locator("#toast")).to_have_text("The comparison of cell.mp4 is in the Compare tab.")
     for start in ("cell", "grid"):
         expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
         expect(page.get_by_label("Columns: values")).to_have_value("0.5, 1.25")
@@ -166,8 +166,9 @@ def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path:
         expect(page.get_by_label("Include a baseline without LoRA")).not_to_be_checked()
         if start == "cell":
             page.get_by_label("Columns: values").fill("1")
+            open_tab(page, "Generate")
             choose(page, tmp_path / "grid.mp4")
-            said(page, "The comparison of grid.mp4 is in the Compare tab.")
+            expect(page.locator("#toast")).to_have_text("The comparison of grid.mp4 is in the Compare tab.")
     page.get_by_role("button", name="Start", exact=True).click()
     expect(page.locator(".board-line")).to_contain_text("4 cells")
     again = app.service.recent(1, LOCAL_ACCESS)[0]

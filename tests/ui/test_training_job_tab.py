@@ -1,4 +1,4 @@
-"""The Trainer job tab and the panel of the training preview in a real browser: from a job's ZIP to the same video."""
+"""The Training job tab and the panel of the training preview in a real browser: from a job's ZIP to the same video."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.trainer.job_files import (
     zipped,
 )
 from tests.ui.fake_app import App, running
-from tests.ui.test_page import choose_tab, field, fill, open_page
+from tests.ui.page_object import choose_model, field, fill, lora, open_page
 from tests.waiting import wait_until
 from wan_ui.demo.checkpoints import ensure
 from wan_ui.lora.header import read_header
@@ -48,10 +48,10 @@ def job_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return zipped(write_job(folder / "fox"), folder / "fox.zip")
 
 
-def open_tab(page: Page, app: App) -> None:
+def open_training_tab(page: Page, app: App) -> None:
     page.emulate_media(reduced_motion="reduce")
     open_page(page, app)
-    page.get_by_role("tab", name="Trainer job", exact=True).click()
+    page.get_by_role("tab", name="Training job", exact=True).click()
     expect(page.locator(".trainer-form")).to_be_visible()
 
 
@@ -60,7 +60,7 @@ def drop(page: Page, *files: Path) -> None:
 
 
 def imported(page: Page, app: App, file: Path) -> None:
-    open_tab(page, app)
+    open_training_tab(page, app)
     drop(page, file)
     expect(page.locator("#samples tbody tr")).to_have_count(2)
 
@@ -101,11 +101,14 @@ def test_from_a_zip_to_the_same_video_and_back_from_another_seed(page: Page, tra
     expect(rows.first.locator("img")).to_have_count(2)
     expect(page.get_by_label("Checkpoint to render with")).to_have_value("final (step 750)")
 
-    page.get_by_role("button", name="Reproduce sample 1 at step 500").click()
+    page.get_by_role("button", name="Enlarge sample 1 at step 500").click()
+    large = page.get_by_role("dialog", name="sample 1 at step 500")
+    expect(large.get_by_role("img")).to_be_visible()
+    large.get_by_role("button", name="Reproduce").click()
     expect(page.get_by_role("tab", name=SMALL, exact=True)).to_have_attribute("aria-selected", "true")
     expect(field(page, "Prompt")).to_have_value("a sks fox runs")
     expect(field(page, "Seed")).to_have_value("7")
-    expect(field(page, "LoRA")).to_have_value(re.compile("fox_000000500"))
+    expect(lora(page, "fox_000000500")).to_have_count(1)
     expect(page.locator("#match .match-name")).to_have_text("fox · sample 1 · step 500")
     generate(page)
     expect(tally(page)).to_have_text("25 matching")
@@ -134,7 +137,7 @@ def test_from_a_zip_to_the_same_video_and_back_from_another_seed(page: Page, tra
     page.get_by_role("button", name="Stop comparing").click()
     expect(page.get_by_role("button", name="Stop comparing")).to_be_hidden()
     page.reload()
-    page.get_by_role("tab", name="Trainer job", exact=True).click()
+    page.get_by_role("tab", name="Training job", exact=True).click()
     expect(page.locator(".trainer-form .summary")).to_contain_text("fox")
 
 
@@ -186,7 +189,7 @@ def watched_is(app: App, job_id: str, expected: bool) -> bool:
 def test_a_folder_under_the_lora_folder_and_a_config_with_its_lora(
     page: Page, trainer_app: App, tmp_path: Path
 ) -> None:
-    open_tab(page, trainer_app)
+    open_training_tab(page, trainer_app)
     page.get_by_label("or a job's folder under the LoRA folder").click()
     page.get_by_role("option", name="wolf", exact=True).click()
     page.locator(".trainer-form").get_by_role("button", name="Open", exact=True).click()
@@ -198,7 +201,7 @@ def test_a_folder_under_the_lora_folder_and_a_config_with_its_lora(
         switch.set_checked(is_watched)
         wait_until(partial(watched_is, trainer_app, match[1], is_watched))
         page.reload()
-        page.get_by_role("tab", name="Trainer job", exact=True).click()
+        page.get_by_role("tab", name="Training job", exact=True).click()
         expect(switch).to_be_checked(checked=is_watched)
     write_job(tmp_path / "job", previews=False)
     drop(page, tmp_path / "job" / "config.yaml", tmp_path / "job" / "fox_000000250.safetensors")
@@ -206,7 +209,7 @@ def test_a_folder_under_the_lora_folder_and_a_config_with_its_lora(
     expect(switch).to_be_hidden()
     expect(page.locator("#wall")).to_be_hidden()
     page.get_by_role("button", name="Reproduce sample 1", exact=True).click()
-    expect(field(page, "LoRA")).to_have_value(re.compile("fox_000000250"))
+    expect(lora(page, "fox_000000250")).to_have_count(1)
     generate(page)
     expect(tally(page)).to_have_text("25 matching")
     expect(page.locator("#match-player")).to_be_hidden()
@@ -215,7 +218,7 @@ def test_a_folder_under_the_lora_folder_and_a_config_with_its_lora(
 def test_a_preview_of_ones_own_beside_a_result(page: Page, trainer_app: App, tmp_path: Path) -> None:
     page.emulate_media(reduced_motion="reduce")
     open_page(page, trainer_app)
-    choose_tab(page, SMALL)
+    choose_model(page, SMALL)
     fill(page, Prompt="mine", Width="96", Height="64", Frames="9", Steps="2", Seed="7")
     generate(page)
     expect(page.locator("#result figure")).to_contain_text("96 × 64")
@@ -236,7 +239,7 @@ def test_a_preview_of_ones_own_beside_a_result(page: Page, trainer_app: App, tmp
 
 
 def test_what_cannot_be_read_is_said(page: Page, trainer_app: App, tmp_path: Path) -> None:
-    open_tab(page, trainer_app)
+    open_training_tab(page, trainer_app)
     (tmp_path / "config.yaml").write_bytes(config({"arch": "flux"}))
     drop(page, tmp_path / "config.yaml")
     problem = page.locator(".trainer-form .problem")
@@ -249,7 +252,7 @@ def test_a_job_whose_texts_are_markup(page: Page, trainer_app: App, tmp_path: Pa
     evil = "<img src=x onerror=\"document.title='owned'\">"
     sample = {**SAMPLE, "samples": [{"prompt": evil}, {"prompt": "b", "ctrl_img": evil}]}
     (tmp_path / "config.yaml").write_bytes(config({"arch": "wan22_14b_i2v"}, sample, evil))
-    open_tab(page, trainer_app)
+    open_training_tab(page, trainer_app)
     drop(page, tmp_path / "config.yaml")
     expect(page.locator("#samples tbody tr")).to_have_count(2)
     expect(page.locator("#samples")).to_contain_text("<img src=x")
@@ -260,7 +263,7 @@ def test_a_job_whose_texts_are_markup(page: Page, trainer_app: App, tmp_path: Pa
 def test_a_quantised_base_is_said(page: Page, trainer_app: App, tmp_path: Path) -> None:
     model = {"arch": "wan21:1b", "quantize": True, "qtype": "uint3|ostris/accuracy"}
     (tmp_path / "config.yaml").write_bytes(config(model))
-    open_tab(page, trainer_app)
+    open_training_tab(page, trainer_app)
     drop(page, tmp_path / "config.yaml")
     expect(page.locator(".trainer-form .summary")).to_contain_text("quantised")
     page.get_by_role("button", name="Reproduce sample 1", exact=True).click()
@@ -271,7 +274,7 @@ def test_a_quantised_base_is_said(page: Page, trainer_app: App, tmp_path: Path) 
 
 def test_the_form_as_a_sample_block(page: Page, trainer_app: App) -> None:
     open_page(page, trainer_app)
-    choose_tab(page, SMALL)
+    choose_model(page, SMALL)
     fill(page, Prompt="a heron", Seed="11")
     page.get_by_role("button", name="As AI Toolkit sample block").click()
     block = page.get_by_label("For a job's config.yaml")
@@ -288,7 +291,7 @@ def test_a_narrow_window_has_no_sideways_scroll(browser: Browser, trainer_app: A
     generate(page)
     loaded(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.get_by_role("tab", name="Trainer job", exact=True).click()
+    page.get_by_role("tab", name="Training job", exact=True).click()
     expect(page.locator("#samples")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()
@@ -320,7 +323,7 @@ def test_on_the_demo_checkpoints(page: Page, tmp_path: Path) -> None:
     try:
         with running(data, lambda *given: engine.render(*given), configs=configs) as app:
             engine.library = app.service.library  # which knows what the page takes in
-            open_tab(page, app)
+            open_training_tab(page, app)
             drop(page, zipped(folder, tmp_path / "job.zip"))
             page.get_by_role("button", name=f"Reproduce sample 1 at step {step}").click()
             expect(field(page, "Seed")).to_have_value("5")

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App
-from tests.ui.test_page import generate, now, open_page, small
+from tests.ui.page_object import generate, now, open_page, small
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

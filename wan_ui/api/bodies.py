@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, TypeVar
@@ -14,13 +15,14 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge
+from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, WanUIError
 from wan_ui.field_errors import invalid_request
 from wan_ui.files import disk_full_mapped
 
 FIELD = "file"
 _OVERHEAD = 64 * 1024  # bytes of a form that are not the file: boundaries and headers
 _MAX_BOUNDARY = 200
+LOOK_BYTES = 1 << 20  # of a body between two checks of the disk
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -34,6 +36,22 @@ def _is_longer(request: Request, limit: int) -> bool:
     """Whether the Content-Length is more than `limit`; False without one."""
     length = request.headers.get("content-length", "")
     return length.isdecimal() and (len(length) > 18 or int(length) > limit)
+
+
+def _length(request: Request) -> int:
+    """The Content-Length; 0 without one."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() and len(length) <= 18 else 0
+
+
+def _no_problem(_size: int) -> None:
+    """Any file can be stored."""
+
+
+async def _check(problem: Callable[[int], WanUIError | None], size: int) -> None:
+    error = await run_in_threadpool(problem, size)
+    if error is not None:
+        raise error
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -92,12 +110,16 @@ class Received:
     name: str
 
 
-async def receive_file(request: Request, folder: Path, limit: int) -> Received:
+async def receive_file(
+    request: Request, folder: Path, limit: int, problem: Callable[[int], WanUIError | None] = _no_problem
+) -> Received:
     """The field `file` of a multipart form as a file in `folder`, of at most `limit` bytes.
 
-    Raises InvalidRequest for a body that is not such a form or is not complete, PayloadTooLarge as soon as it is known,
-    DiskFull.
+    `problem` returns why a file of so many bytes cannot be stored now; it is asked before the first byte, and after
+    each LOOK_BYTES. Raises InvalidRequest for a body that is not such a form or is not complete, PayloadTooLarge as
+    soon as it is known, DiskFull, and what `problem` returns.
     """
+    await _check(problem, _length(request))
     if _is_longer(request, limit + _OVERHEAD):
         raise _too_large(limit)
     _, options = parse_options_header(request.headers.get("content-type", ""))
@@ -107,8 +129,13 @@ async def receive_file(request: Request, folder: Path, limit: int) -> Received:
     with disk_full_mapped("this file"), (folder / "upload").open("wb") as out:
         form = _Form(out, limit, boundary)
         try:
+            unchecked = 0
             async for chunk in request.stream():
                 await run_in_threadpool(form.write, chunk)
+                unchecked += len(chunk)
+                if unchecked >= LOOK_BYTES:
+                    unchecked = 0
+                    await _check(problem, 0)
         except ClientDisconnect:
             raise _invalid("the connection closed before the body was complete") from None
         except MultipartParseError as error:

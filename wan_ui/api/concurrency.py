@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -52,3 +54,29 @@ class BoundedThreads:
             return await anyio.to_thread.run_sync(call, limiter=self._limiter)
         finally:
             self._free += 1
+
+
+class Latest(Generic[Result]):
+    """The latest result of a call that should be quick: it is made in a thread of its own, one at a time.
+
+    If it takes longer than `seconds`, the result of the call before is used. To be used from one event loop.
+    """
+
+    def __init__(self, call: Callable[[], Result], seconds: float = 0.25) -> None:
+        self._call = call
+        self._seconds = seconds
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="wan-ui-health")
+        self._running: Future[Result] | None = None
+        self._result: Result | None = None
+
+    async def get(self) -> Result:
+        """The result. Raises what the call raises."""
+        if self._running is None or self._running.done():
+            self._running = self._thread.submit(self._call)
+        running = asyncio.wrap_future(self._running)
+        seconds = None if self._result is None else self._seconds
+        done, _ = await asyncio.wait({running}, timeout=seconds)
+        if done:
+            self._result = running.result()
+        assert self._result is not None
+        return self._result

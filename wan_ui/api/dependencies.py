@@ -6,13 +6,14 @@ import pathlib
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request
 
 from wan_ui.access import Access
 from wan_ui.api.bodies import Received, decode_json, is_form, read_body, receive_file
-from wan_ui.api.concurrency import BoundedThreads, OneAtATime
+from wan_ui.api.concurrency import BoundedThreads, Latest, OneAtATime
 from wan_ui.api.event_streams import EventStreams
 from wan_ui.files import PART_PREFIX
 from wan_ui.jobs.service import JobService
@@ -56,6 +57,11 @@ class ApiState:
         default_factory=lambda: OneAtATime(POSTERS, "Many posters are being made. Try again in a few seconds.")
     )
 
+    @cached_property
+    def latest_health(self) -> Latest[Mapping[str, Any]]:
+        """`health`, called in a thread of its own."""
+        return Latest(self.health)
+
     def folder(self) -> tempfile.TemporaryDirectory[str]:
         """A new folder in `scratch` for files of one request."""
         return tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=self.scratch)
@@ -92,7 +98,7 @@ async def _json(request: Request, state: State) -> Any:
 
 async def _file(request: Request, state: State) -> AsyncIterator[Received]:
     with state.folder() as folder:
-        yield await receive_file(request, pathlib.Path(folder), state.file_limit)
+        yield await receive_file(request, pathlib.Path(folder), state.file_limit, state.service.quota_problem)
 
 
 async def _file_of_form(request: Request, state: State) -> AsyncIterator[Received | None]:
@@ -100,7 +106,7 @@ async def _file_of_form(request: Request, state: State) -> AsyncIterator[Receive
         yield None
         return
     with state.folder() as folder:
-        yield await receive_file(request, pathlib.Path(folder), state.file_limit)
+        yield await receive_file(request, pathlib.Path(folder), state.file_limit, state.service.quota_problem)
 
 
 Service = Annotated[JobService, Depends(_service)]

@@ -10,15 +10,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from wan_ui.api.concurrency import Latest
+
 HEALTH_PATH = "/health"
 
 
 def root_routes(health: Callable[[], Mapping[str, Any]]) -> list[Route]:
     """The route; `health` returns the body of GET /v1/health."""
 
-    def answer_health(_request: Request) -> Response:
+    latest = Latest(health)
+
+    async def answer_health(_request: Request) -> Response:
         """Healthy from the start of the server on; 503 when it can render no more and is about to end."""
-        if health()["status"] == "failed":
+        if (await latest.get())["status"] == "failed":
             return JSONResponse({"status": "unhealthy"}, HTTPStatus.SERVICE_UNAVAILABLE)
         return JSONResponse({"status": "healthy"})
 

@@ -47,11 +47,11 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "reference": Recipe("reference", "Reference server", "unipc", whole_bf16=False, lora="adapter"),
-        "preview": Recipe("preview", "Trainer preview", "euler", whole_bf16=True, lora="merge"),
+        "reference": Recipe("reference", "Standard", "unipc", whole_bf16=False, lora="adapter"),
+        "preview": Recipe("preview", "Match training samples", "euler", whole_bf16=True, lora="merge"),
         "preview_unipc": Recipe(
             "preview_unipc",
-            "Trainer preview up to 0.9.2",
+            "Match training samples, AI Toolkit ≤ 0.9.2",
             "unipc",
             whole_bf16=True,
             lora="merge",

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from wan_ui.engine.result import Clip
 from wan_ui.errors import Cancelled, HostError
-from wan_ui.files import disk_full_mapped, remove_parts
+from wan_ui.files import create_folder, disk_full_mapped, remove_parts
 from wan_ui.job import ClipRecord, Job
 from wan_ui.jobs.store import Store
 from wan_ui.media import clip_frames, poster, video
@@ -100,7 +100,10 @@ class ClipWriter:
         file = f"{self._folder.name}/{path.name}"
         with _host_errors("The folder for videos cannot be created"):
             # Not its parents: a data folder that is gone took the database with it, and a new one would hide that.
-            self._folder.mkdir(exist_ok=True)
+            if self._folder.parent.is_dir():
+                create_folder(self._folder)
+            else:
+                self._folder.mkdir()  # raises what is wrong
         self._store.begin_clip(job.id, file)
         beat = partial(self._check_cancelled, job.id)
         metadata = embedded_metadata.of_clip(job, index, clip, seconds)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from wan_ui.engine.result import Progress
 from wan_ui.errors import Cancelled, HostError, HubTokenNeeded, RenderFailed, WanUIError
-from wan_ui.hub_token import TOKEN_NOTE, secret
+from wan_ui.hub_token import NO_TOKEN, TOKEN_NOTE, secret
 from wan_ui.intake import CheckFit, resolve_downloaded
 from wan_ui.job import Job
 from wan_ui.jobs.store import Store
@@ -32,10 +32,14 @@ PARALLEL_DOWNLOADS = 3  # so that one slow host does not delay the others
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A URL to download and the token to send to the hub, if the request brought one."""
+    """A URL to download and the token to send to the hub, if the request brought one.
+
+    `anonymous`: without one, this machine's own token is not sent either.
+    """
 
     source: str
     token: SecretStr | None = None
+    anonymous: bool = False
 
 
 @dataclass
@@ -67,6 +71,7 @@ class Fetcher:
         *,
         parallel: int = PARALLEL_DOWNLOADS,
         retry_seconds: float = 5.0,
+        guests_use_hub_token: bool = True,
         check_fit: CheckFit = check_fit,
     ) -> None:
         self._store = store
@@ -75,6 +80,7 @@ class Fetcher:
         self._changed = changed
         self._parallel = parallel
         self._retry_seconds = retry_seconds
+        self._guests_use_hub_token = guests_use_hub_token
         self._check_fit = check_fit
         self._lock = threading.Lock()
         self._open = False
@@ -163,7 +169,9 @@ class Fetcher:
 
     def _of(self, job: Job, source: str) -> _Wanted:
         """One of a job's URLs, with the job's token if it is one of the hub."""
-        return _Wanted(source, self._tokens.get(job.id) if source.lower().startswith(SCHEME) else None)
+        if not source.lower().startswith(SCHEME):
+            return _Wanted(source)
+        return _Wanted(source, self._tokens.get(job.id), job.from_guest and not self._guests_use_hub_token)
 
     def _begin(self, wanted: _Wanted) -> None:
         note = f"downloading LoRA {shown_name(wanted.source)}"
@@ -173,14 +181,15 @@ class Fetcher:
         download.thread.start()
 
     def _run(self, download: _Download) -> None:
-        source, token = download.wanted.source, download.wanted.token
+        source, token = download.wanted.source, secret(download.wanted.token)
+        sent = NO_TOKEN if token is None and download.wanted.anonymous else token
         name = shown_name(source)
         # Used if the download raises something unexpected: the thread then ends with its traceback in the log.
         outcome: tuple[str, ...] | WanUIError = RenderFailed(
             f"Unexpected error while downloading {name}. Details are in the server log. Try again, or upload the file."
         )
         try:
-            outcome = self._library.fetch(source, partial(_report_progress, download, name), secret(token))
+            outcome = self._library.fetch(source, partial(_report_progress, download, name), sent)
         except WanUIError as error:
             outcome = error
         finally:

@@ -28,12 +28,16 @@ class Limits:
 
     `waiting` jobs in the queue, `waiting_each` of one visitor, `cost` of one request in frames × pixels; None: 20 and
     4e9 for visitors, no limit for the owner. `disk`: bytes of clips and uploads together, None for no limit.
+    `waiting_of_guests`: jobs of all but the owner. `guests_use_hub_token`: whether this machine's token for the hub is
+    sent for guests' LoRAs too.
     """
 
     waiting: int = 1000
     waiting_each: int | None = None
     cost: int | None = None
     disk: int | None = None
+    waiting_of_guests: int = 500
+    guests_use_hub_token: bool = True
 
     def check_cost(self, identity: Identity, generations: Sequence[Generation]) -> None:
         """Raises CostTooHigh for a request whose frames × pixels exceed the limit."""
@@ -60,12 +64,23 @@ class Limits:
                 limit=MOST_TEXT,
             )
 
-    def check_queue(self, identity: Identity, waiting: int, waiting_of_visitor: Callable[[], int]) -> None:
-        """Raises QueueFull when no further job may wait, in all or for this identity."""
+    def check_queue(
+        self,
+        identity: Identity,
+        waiting: int,
+        waiting_of_visitor: Callable[[], int],
+        waiting_of_guests: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Raises QueueFull when no further job may wait, in all, of all guests or for this identity."""
         if waiting >= self.waiting:
             raise QueueFull(
                 f"The queue is full ({waiting} jobs). Try again later.",
                 limit=self.waiting,
+            )
+        if not identity.owner and waiting_of_guests() >= self.waiting_of_guests:
+            raise QueueFull(
+                f"{self.waiting_of_guests} jobs of guests are waiting, which is the limit. Try again later.",
+                limit=self.waiting_of_guests,
             )
         limit = self._limit(self.waiting_each, VISITORS_WAITING, identity)
         if limit is not None and waiting_of_visitor() >= limit:
@@ -80,7 +95,7 @@ class Limits:
         return of_visitors if chosen is None and not identity.owner else chosen
 
 
-NO_LIMITS = Limits(waiting=10**9)
+NO_LIMITS = Limits(waiting=10**9, waiting_of_guests=10**9)
 
 
 class DiskQuota:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from wan_ui.errors import DataFolderInUse, HostError
+from wan_ui.files import create_folder
 
 LOCK_FILE = ".lock"
 
@@ -20,7 +21,7 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            create_folder(folder)
             self._descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise HostError(

@@ -49,18 +49,22 @@ class QueueOrder:
     def move(self, job_id: str, position: int, own_only: bool) -> None:
         """Move a waiting job as `moved` does. Raises NotWaiting."""
         rows = self._store.rows(
-            "SELECT id, visitor FROM jobs WHERE status = 'in_queue' ORDER BY ready DESC, seq",
+            "SELECT id, visitor, turn FROM jobs WHERE status = 'in_queue' ORDER BY ready DESC, turn, seq",
             {},
         )
         queue = [WaitingJob(row["id"], row["visitor"]) for row in rows]
         if job_id not in [job.job_id for job in queue]:
             raise NotWaiting("Only a request that waits can be moved, and this one does not wait any more.")
-        # New numbers behind all others: no two jobs have the same at any moment of the statement.
+        # New numbers behind all others: no two jobs have the same at any moment of the statement. The turns stay with
+        # the positions, so that jobs which are added later come where they would have come.
+        turns = sorted(row["turn"] for row in rows)
+        ordered = dict(zip(moved(queue, job_id, position, own_only), turns, strict=True))
         self._store.rows(
             """
-            UPDATE jobs SET seq = (SELECT max(seq) FROM jobs) + 1
-                + (SELECT key FROM json_each(:ids) WHERE value = jobs.id)
+            UPDATE jobs SET
+                seq = (SELECT max(seq) FROM jobs) + 1 + (SELECT key FROM json_each(:ids) WHERE value = jobs.id),
+                turn = (SELECT value FROM json_each(:turns) WHERE key = jobs.id)
             WHERE status = 'in_queue' AND id IN (SELECT value FROM json_each(:ids))
             """,
-            {"ids": json.dumps(moved(queue, job_id, position, own_only))},
+            {"ids": json.dumps(list(ordered)), "turns": json.dumps(ordered)},
         )

@@ -276,4 +276,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        # Fair turns among visitors: the waiting job with the smallest turn is next; see Store.add. 1: a guest's job.
+        "ALTER TABLE jobs ADD COLUMN turn INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN from_guest INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX jobs_turn ON jobs (status, ready DESC, turn, seq)",
+        "DROP INDEX jobs_place",
+    ),
 )

@@ -23,7 +23,7 @@ from wan_ui.errors import (
     VideoEncodingFailed,
     VideoNotFound,
 )
-from wan_ui.hub_token import TOKEN_NOTE, secret
+from wan_ui.hub_token import NO_TOKEN, TOKEN_NOTE, secret
 from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.jobs import gallery
 from wan_ui.jobs.continuation import Continuation, check_continuable, continued
@@ -38,6 +38,7 @@ from wan_ui.jobs.shares import ShareLinks
 from wan_ui.jobs.stored_files import StoredFiles, expired, remove_leftovers, unlisted_clips
 from wan_ui.jobs.watcher import Watcher
 from wan_ui.lora.fit import check_fit
+from wan_ui.lora.groups import LoraGroups
 from wan_ui.lora.header import pair_messages
 from wan_ui.lora.hub import SCHEME
 from wan_ui.lora.remote import is_remote, shown_name
@@ -112,7 +113,9 @@ class JobService:
         self._published: frozenset[str] = frozenset()
         self.process_id = secrets.token_hex(8)  # another process may have counted as many changes
         self._quota = DiskQuota(data_dir, COUNTED_FOLDERS, limits.disk, database=store.size)
-        self.fetcher = Fetcher(store, library, self._configs, worker.wake)
+        self.fetcher = Fetcher(
+            store, library, self._configs, worker.wake, guests_use_hub_token=limits.guests_use_hub_token
+        )
         self.imported_jobs = ImportedJobs(
             data_dir / "trainer", library, images, check_quota=self._quota.check, owners=store
         )
@@ -120,6 +123,7 @@ class JobService:
             self.imported_jobs, library, data_dir / "compared", self._clip_path, self._precisions
         )
         self.gallery = Gallery(store, data_dir, self.sample_comparisons.forget)
+        self.lora_groups = LoraGroups(library, self._configs)
         self.stored_files = StoredFiles(store, library, self.imported_jobs, data_dir)
         self.outlooks = Outlooks(store, worker, environment)
         self.shares = ShareLinks(store, self.gallery)
@@ -182,6 +186,7 @@ class JobService:
                 ready=not prepared.awaited,
                 cells=prepared.cells,
                 visitor=identity.visitor,
+                from_guest=not identity.owner,
             )
             job = self.fetcher.admit(add, token)
         log.info("queued", extra={"request_id": job.id, "videos": len(job.generations)})
@@ -365,7 +370,12 @@ class JobService:
 
     def _check_queue(self, access: Access) -> None:
         visitor = access.identity.visitor
-        self._limits.check_queue(access.identity, self._store.waiting(), lambda: self._store.waiting_of(visitor))
+        self._limits.check_queue(
+            access.identity,
+            self._store.waiting(),
+            lambda: self._store.waiting_of(visitor),
+            self._store.waiting_of_guests,
+        )
 
     def _check_training_samples(self, prepared: PreparedRequest, access: Access) -> None:
         """Raises InvalidRequest if a prompt or a cell is to be compared with a sample that is not found."""
@@ -408,7 +418,8 @@ class JobService:
                     "waits for the download."
                 )
 
-        notes = self.library.fetch(source, check_deadline) if is_remote(source) else ()
+        token = None if access.identity.owner or self._limits.guests_use_hub_token else NO_TOKEN
+        notes = self.library.fetch(source, check_deadline, token) if is_remote(source) else ()
         report = self.library.inspect(source, access, self._configs)
         return {**report, "messages": [*notes, *report["messages"]]}
 

@@ -34,6 +34,7 @@ from wan_ui.access import FileKind
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import DiskFull, HostError, RenderFailed, RequestNotFound
 from wan_ui.job import FINAL, ClipRecord, Job, Status, generation_body, generation_from
+from wan_ui.jobs.positions import FROM_END, FROM_FRONT, TURN
 from wan_ui.jobs.schema import MIGRATIONS
 from wan_ui.request import Generation
 
@@ -108,22 +109,6 @@ def _check_version(connection: sqlite3.Connection, known: int) -> int:
             f"{known}). It was left as it is. Update wan-ui, or choose another folder with --data-dir."
         )
     return applied
-
-
-# A waiting job's position, counted from the end of the queue that is nearer to the jobs that are read, since SQLite
-# counts by walking the index.
-_FROM_FRONT = """
-    (SELECT count(*) FROM jobs AS ahead
-     WHERE ahead.status = 'in_queue' AND ahead.ready = jobs.ready AND ahead.seq <= jobs.seq)
-    + CASE jobs.ready WHEN 1 THEN 0 ELSE
-      (SELECT count(*) FROM jobs AS ahead WHERE ahead.status = 'in_queue' AND ahead.ready = 1) END
-"""
-_FROM_END = """
-    CASE jobs.ready WHEN 1 THEN (SELECT count(*) FROM jobs AS waits WHERE waits.status = 'in_queue' AND waits.ready = 1)
-    ELSE (SELECT count(*) FROM jobs AS waits WHERE waits.status = 'in_queue') END
-    - (SELECT count(*) FROM jobs AS behind
-       WHERE behind.status = 'in_queue' AND behind.ready = jobs.ready AND behind.seq > jobs.seq)
-"""
 
 
 class Store:
@@ -203,16 +188,23 @@ class Store:
         ready: bool = True,
         cells: Sequence[PlannedCell] = (),
         visitor: str | None = None,
+        from_guest: bool = False,
     ) -> Job:
-        """Add a job at the end of the queue and return it; without `ready` it waits for files first."""
+        """Add a job to the queue and return it; without `ready` it waits for files first.
+
+        Visitors take turns: a job comes after those that its visitor has waiting, and before the second job of a
+        visitor who has sent two meanwhile. All programs count as one visitor.
+        """
         problem = self.problem()
         if problem is not None:
             raise problem
         job_id = secrets.token_hex(16)  # 128 random bits: whoever knows the id of a program's job may read it
         self._execute(
-            """
-            INSERT INTO jobs (id, status, request, generations, notes, total, ready, cells, visitor, created_at)
-            VALUES (:id, 'in_queue', :request, :generations, :notes, :total, :ready, :cells, :visitor, :now)
+            f"""
+            INSERT INTO jobs
+                (id, status, request, generations, notes, total, ready, cells, visitor, from_guest, turn, created_at)
+            VALUES (:id, 'in_queue', :request, :generations, :notes, :total, :ready, :cells, :visitor, :from_guest,
+                    {TURN.format(visitor=":visitor")}, :now)
             """,
             {
                 "id": job_id,
@@ -223,6 +215,7 @@ class Store:
                 "ready": ready,
                 "cells": _dump_cells(cells),
                 "visitor": visitor,
+                "from_guest": from_guest,
                 "now": _now(),
             },
         )
@@ -238,7 +231,7 @@ class Store:
     def recent(self, limit: int, visitor: str | None = None) -> tuple[Job, ...]:
         """The newest jobs, newest first; with `visitor`, only those of that browser."""
         where = "" if visitor is None else "WHERE visitor = :visitor "
-        return self._jobs(f"{where}ORDER BY seq DESC LIMIT :limit", {"limit": limit, "visitor": visitor}, _FROM_END)
+        return self._jobs(f"{where}ORDER BY seq DESC LIMIT :limit", {"limit": limit, "visitor": visitor}, FROM_END)
 
     def record_owner(self, visitor: str, kind: FileKind, file_id: str) -> None:
         """Record that a browser uploaded a file; recording it again changes nothing."""
@@ -325,8 +318,8 @@ class Store:
         return self._jobs(
             """
             WHERE seq IN (SELECT seq FROM jobs WHERE status IN ('in_progress', 'in_queue')
-                          ORDER BY status, ready DESC, seq LIMIT :limit)
-            ORDER BY status, ready DESC, seq
+                          ORDER BY status, ready DESC, turn, seq LIMIT :limit)
+            ORDER BY status, ready DESC, turn, seq
             """,
             {"limit": -1 if limit is None else limit},
         )
@@ -343,9 +336,16 @@ class Store:
         )[0]["jobs"]
         return count
 
+    def waiting_of_guests(self) -> int:
+        """The number of waiting jobs that guests and programs sent."""
+        count: int = self._execute("SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue' AND from_guest", {})[0][
+            "jobs"
+        ]
+        return count
+
     def unready(self) -> tuple[Job, ...]:
         """The waiting jobs whose files are not all downloaded, oldest first."""
-        return self._jobs("WHERE status = 'in_queue' AND ready = 0 ORDER BY seq", {})
+        return self._jobs("WHERE status = 'in_queue' AND ready = 0 ORDER BY turn, seq", {})
 
     def make_ready(
         self,
@@ -380,11 +380,12 @@ class Store:
         )
 
     def claim_next(self) -> str | None:
-        """Set the oldest ready job to in_progress and return its id, or None without one."""
+        """Set the ready job whose turn it is to in_progress and return its id, or None without one."""
         rows = self._execute(
             """
             UPDATE jobs SET status = 'in_progress', started_at = :now
-            WHERE seq = (SELECT min(seq) FROM jobs WHERE status = 'in_queue' AND ready = 1) AND status = 'in_queue'
+            WHERE seq = (SELECT seq FROM jobs WHERE status = 'in_queue' AND ready = 1 ORDER BY turn, seq LIMIT 1)
+                AND status = 'in_queue'
             RETURNING id
             """,
             {"now": _now()},
@@ -481,12 +482,13 @@ class Store:
         )
 
     def retry(self, job_id: str) -> None:
-        """Put a failed or canceled job at the end of the queue, keeping its clips; any other job is unchanged."""
+        """Put a failed or canceled job into the queue like a new one, keeping its clips; any other job is unchanged."""
         self._execute(
-            """
+            f"""
             UPDATE jobs SET
-                seq = (SELECT max(seq) + 1 FROM jobs), status = 'in_queue', attempts = 0, cancel_requested = 0,
-                error = NULL, failures = '{}', started_at = NULL, finished_at = NULL
+                seq = (SELECT max(seq) + 1 FROM jobs), turn = {TURN.format(visitor="jobs.visitor")},
+                status = 'in_queue', attempts = 0, cancel_requested = 0,
+                error = NULL, failures = '{{}}', started_at = NULL, finished_at = NULL
             WHERE id = :id AND status IN ('failed', 'canceled')
             """,
             {"id": job_id},
@@ -532,7 +534,7 @@ class Store:
         )
         return {row["id"]: row["status"] for row in rows}
 
-    def _jobs(self, where: str, values: Mapping[str, Any], place: str = _FROM_FRONT) -> tuple[Job, ...]:
+    def _jobs(self, where: str, values: Mapping[str, Any], place: str = FROM_FRONT) -> tuple[Job, ...]:
         with self._lock:  # both queries see the same state
             rows = self._execute(
                 f"SELECT *, CASE status WHEN 'in_queue' THEN {place} END AS position FROM jobs {where}", values
@@ -580,4 +582,5 @@ def _job(row: sqlite3.Row, clips: tuple[ClipRecord, ...]) -> Job:
         cells=_load_cells(row["cells"]),
         failures={int(index): error for index, error in json.loads(row["failures"]).items()},
         visitor=row["visitor"],
+        from_guest=bool(row["from_guest"]),
     )

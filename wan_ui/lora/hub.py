@@ -19,9 +19,10 @@ from wan_ui.hub_errors import TOKEN, hub_errors
 from wan_ui.text import one_line
 
 SCHEME = "hf://"
+MAX_NAME_BYTES = 200  # of each part of a file's path
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _SOURCE = re.compile(
-    r"hf://(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})/(?P<file>[^@\\]+\.safetensors)(?:@(?P<revision>[\w.+/-]{1,200}))?",
+    r"hf://(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})/(?P<file>[^@\\:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]{1,500}\.safetensors)(?:@(?P<revision>[\w.+/-]{1,200}))?",
     re.IGNORECASE | re.ASCII,
 )
 
@@ -42,7 +43,8 @@ def hub_file(source: str) -> HubFile:
     """The parts of `hf://org/name/path/to/file.safetensors[@revision]`. Raises LoraNotFound."""
     match = _SOURCE.fullmatch(source)
     parts = [] if match is None else f"{match['repo']}/{match['file']}/{match['revision'] or 'main'}".split("/")
-    if match is None or any(part in ("", ".", "..") for part in parts):
+    # A file system takes names of at most 255 bytes, and some are added to them while a file is being downloaded.
+    if match is None or any(part in ("", ".", "..") or len(part.encode()) > MAX_NAME_BYTES for part in parts):
         raise LoraNotFound(
             f"{one_line(source, 120)} is not a Hugging Face path: write hf://org/name/path/to/file.safetensors, with "
             "@revision behind it for another than the main branch."
@@ -73,11 +75,12 @@ def download_hub_file(
     """Downloads a file into `folder`: its path and its commit; None when that is still `version`.
 
     `check_space` is given the file's size before its bytes are asked for, and may raise. `token` takes the place of
-    this machine's own. Raises FetchFailed.
+    this machine's own, NO_TOKEN too. Raises FetchFailed.
     """
     on_bytes(0, 0)
     # False: no token at all, rather than one that somebody once stored on this machine.
-    common: dict[str, Any] = {"local_dir": folder, "token": token or os.environ.get(TOKEN) or False}
+    own = os.environ.get(TOKEN) if token is None else None
+    common: dict[str, Any] = {"local_dir": folder, "token": token or own or False}
     with hub_errors(FetchFailed, file.repo, file.file, file.revision):
         about = huggingface_hub.hf_hub_download(file.repo, file.file, revision=file.revision, dry_run=True, **common)
         if version == about.commit_hash:

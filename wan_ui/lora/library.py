@@ -143,6 +143,10 @@ class Library:
         path = self._inside(source)
         return self._checked(path, PurePosixPath(source).name, self._hashes.of)
 
+    def path_of(self, source: str) -> Path:
+        """The file of a path in requests, unread. Raises LoraNotFound or LoraInvalid."""
+        return self._inside(source)
+
     def fetch(self, source: str, on_bytes: OnBytes, token: str | None = None) -> tuple[str, ...]:
         """Downloads the current file of an address, so that locate finds it; returns sentences for the user.
 

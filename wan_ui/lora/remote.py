@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -38,7 +39,8 @@ _PAGES = ("text/html", "application/xhtml+xml")
 class DownloadedFile:
     """A stored file: its original name, its content, which version of its source it is, and since when (UTC).
 
-    `private`: it was downloaded with a request's own token, so others must be able to download it to use it.
+    `private`: it was downloaded with a request's own token, so others must be able to download it to use it. `gated`:
+    it was downloaded with this machine's token, so guests who may not use that one must be able to, too.
     """
 
     name: str
@@ -47,6 +49,7 @@ class DownloadedFile:
     version: str
     fetched_at: str
     private: bool = False
+    gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,13 @@ class RemoteFiles:
     def fetch(self, source: str, on_bytes: OnBytes, token: str | None = None) -> tuple[str, ...]:
         """Downloads the file of a source, unless the stored one is still current; returns sentences for the user.
 
-        `token` is sent to the hub only, and not stored. Where the source does not answer, a stored file is used, unless
-        it is private, and the sentences say so. Raises LoraNotFound,
+        `token` is sent to the hub only, and not stored; NO_TOKEN: not even this machine's own. Where the source does
+        not answer, a stored file is used, unless it is another's, and the sentences say so. Raises LoraNotFound,
         LoraInvalid, FetchFailed, DiskFull, HostError, and what `on_bytes` raises; then nothing is left behind.
         """
         check_source(source)
         stored = self.downloaded(source)
+        gated = token is None and source.lower().startswith(SCHEME) and bool(os.environ.get(TOKEN))
         with self._part_folder() as folder:
             try:
                 if source.lower().startswith(SCHEME):
@@ -152,13 +156,13 @@ class RemoteFiles:
                 else:
                     received = self._from_web(source, stored, folder, on_bytes)
             except FetchFailed as error:
-                if stored is None or stored.private:
+                if stored is None or stored.private or (stored.gated and token is not None):
                     raise
                 return (f"The copy of {stored.name} downloaded on {stored.fetched_at[:10]} is used: {error.message}",)
             if received is not None:
-                self._store(source, received, token is not None)
-            elif stored is not None and stored.private and token is None:
-                self._write_entry(source, replace(stored, private=False))
+                self._store(source, received, bool(token), gated)
+            elif stored is not None and not token and (stored.private or (stored.gated and not gated)):
+                self._write_entry(source, replace(stored, private=False, gated=gated))
         return ()
 
     @contextmanager
@@ -175,7 +179,7 @@ class RemoteFiles:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _store(self, source: str, received: _Received, private: bool) -> None:
+    def _store(self, source: str, received: _Received, private: bool, gated: bool) -> None:
         read_header(received.path, received.name)
         with received.path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -183,7 +187,7 @@ class RemoteFiles:
         if not self.path(sha256).is_file():
             publish_file(received.path, self.path(sha256))
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        self._write_entry(source, DownloadedFile(received.name, sha256, size, received.version, now, private))
+        self._write_entry(source, DownloadedFile(received.name, sha256, size, received.version, now, private, gated))
 
     def _write_entry(self, source: str, stored: DownloadedFile) -> None:
         write_file(self._entry(source), json.dumps(asdict(stored)).encode())

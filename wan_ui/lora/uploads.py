@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_ui.errors import HostError
-from wan_ui.files import PART_PREFIX, disk_full_mapped, remove_parts, write_file
+from wan_ui.files import PART_PREFIX, create_folder, disk_full_mapped, publish_file, remove_parts, write_file
 
 _INDEX = "uploads.json"
 
@@ -34,7 +34,7 @@ class Uploads:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True)
+        create_folder(folder)
         self._index = self._read()
 
     def find(self, upload_id: str) -> Upload | None:
@@ -104,7 +104,7 @@ class Uploads:
 
     def _move(self, file: Path, target: Path) -> None:
         try:
-            file.replace(target)
+            publish_file(file, target)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
@@ -112,7 +112,7 @@ class Uploads:
             partial = self._folder / f"{PART_PREFIX}{secrets.token_hex(8)}"
             try:
                 shutil.copyfile(file, partial)
-                partial.replace(target)
+                publish_file(partial, target)
             finally:
                 partial.unlink(missing_ok=True)
             file.unlink()

@@ -18,12 +18,13 @@ from PIL import Image, UnidentifiedImageError
 
 from wan_ui.access import Access, FileOwners, UploadedFiles
 from wan_ui.errors import ControlImageInvalid, FetchFailed, PayloadTooLarge
-from wan_ui.files import disk_full_mapped, remove_parts, write_file
+from wan_ui.files import create_folder, disk_full_mapped, remove_parts, write_file
 from wan_ui.media import image_cost, image_decoder, process
 from wan_ui.media.image_decoder import UNREADABLE, as_rgb, is_16_bit
-from wan_ui.turns import Turns
+from wan_ui.turns import Turns, TurnsEach
 
 MAX_BYTES = 50 * 2**20  # of the image file
+FETCHES, FETCHES_EACH = 12, 3  # downloads at a time, of all and of one visitor: each may take 20 s of a thread
 MAX_PIXELS = 8192 * 8192  # 64 Mi; 192 MiB as RGB
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 UPLOAD = "upload://"
@@ -100,6 +101,9 @@ class ImageStore:
     ) -> None:
         self._folder = folder
         self._fetch = fetch
+        self._fetches = TurnsEach(
+            FETCHES, FETCHES_EACH, "Several first frames are being downloaded. Try again in a few seconds."
+        )
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._save = save
@@ -120,7 +124,7 @@ class ImageStore:
         if start.startswith(UPLOAD):
             return self._kept(text[len(UPLOAD) :].lower(), access)
         if start.startswith(("http://", "https://")):
-            return self.put_bytes(self._fetched(text), access)
+            return self.put_bytes(self._fetched(text, access), access)
         return self.put_bytes(self._decoded(text), access)
 
     def put_bytes(self, data: bytes, access: Access) -> str:
@@ -138,7 +142,7 @@ class ImageStore:
         """Stores an image that was checked, and the PNG of its `pixels`."""
         sha256 = hashlib.sha256(data).hexdigest()
         with disk_full_mapped("the first frame"):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            create_folder(self._folder)
             if pixels is not None:
                 self._save(self._pixels(sha256), pixels)
             self._save(self._folder / sha256, data)
@@ -197,9 +201,11 @@ class ImageStore:
             raise _gone()
         return sha256
 
-    def _fetched(self, url: str) -> bytes:
+    def _fetched(self, url: str, access: Access) -> bytes:
+        identity = access.identity
         try:
-            return self._fetch(url)
+            with self._fetches.hold(identity.visitor, is_limited=not identity.owner):
+                return self._fetch(url)
         except FetchFailed as error:
             raise ControlImageInvalid(
                 f"The first frame could not be downloaded. {error.message}", **error.details

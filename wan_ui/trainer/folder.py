@@ -370,7 +370,7 @@ def _chosen(
     folders: set[PurePosixPath] = set()
     for entry in entries:
         path = _safe(entry)
-        if entry.is_dir():
+        if entry.filename.endswith("/"):  # is_dir fails for a name that starts with NUL, which zipfile cuts there
             continue
         lower = PurePosixPath(str(path).lower())
         problem = _problem(entry, path)

@@ -29,7 +29,7 @@ from wan_ui.errors import (
     PayloadTooLarge,
     PreviewNotFound,
 )
-from wan_ui.files import PART_PREFIX, bytes_in, disk_full_mapped, publish_file, remove_parts, write_file
+from wan_ui.files import PART_PREFIX, bytes_in, create_folder, disk_full_mapped, publish_file, remove_parts, write_file
 from wan_ui.lora.header import LoraHeader
 from wan_ui.lora.library import UPLOAD, below
 from wan_ui.models import MODELS
@@ -298,7 +298,7 @@ class ImportedJobs:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         target = self._folder / PREVIEWS / sha256
         with disk_full_mapped("this file"):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            create_folder(target.parent)
             if not target.exists():
                 # A copy within the folder first: the upload may be on another disk.
                 part = target.with_name(f"{PART_PREFIX}{secrets.token_hex(8)}")
@@ -314,7 +314,7 @@ class ImportedJobs:
         """Records the uploaded sample that a result's video is compared with, in place of another."""
         path = self._link(request_id, index)
         with disk_full_mapped("this file"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            create_folder(path.parent)
             write_file(path, sha256.encode("ascii"))
 
     def unlink(self, request_id: str, index: int) -> None:
@@ -514,7 +514,7 @@ class ImportedJobs:
         """A folder that becomes a job's when it is complete, and is removed otherwise."""
         self._check_quota(0)
         with disk_full_mapped("this file"):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            create_folder(self._folder)
             with tempfile.TemporaryDirectory(prefix=PART_PREFIX, dir=self._folder) as folder:
                 yield Path(folder)
 

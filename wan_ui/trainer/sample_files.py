@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from types import MappingProxyType
+from typing import IO, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +89,27 @@ def decode(path: Path) -> SampleVideo:
     return _video(path) if start[4:8] == b"ftyp" else _images(path)
 
 
+class _Clamped:
+    """An open file for Pillow. A read asks for no more than the file has: Python allocates what is asked for."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        """At most so many bytes; a chunk of a PNG may state four billion."""
+        return self._file.read(min(size, self._size))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves the position."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """The position."""
+        return self._file.tell()
+
+
 def first_frame(path: Path) -> Image.Image | None:
     """The first frame of an image file, as RGB, without decoding the others; None for a video.
 
@@ -96,7 +119,7 @@ def first_frame(path: Path) -> Image.Image | None:
         if file.read(12)[4:8] == b"ftyp":
             return None
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with path.open("rb") as file, Image.open(cast("IO[bytes]", _Clamped(file)), formats=FORMATS) as image:
             _check(*image.size, 1)
             _check_scans(path, image)
             return image.convert("RGB")
@@ -145,7 +168,7 @@ def _video(path: Path) -> SampleVideo:
 
 def _images(path: Path) -> SampleVideo:
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with path.open("rb") as file, Image.open(cast("IO[bytes]", _Clamped(file)), formats=FORMATS) as image:
             kind = image.format or ""
             # To count a GIF's frames here would decode it twice.
             _check(*image.size, getattr(image, "n_frames", 1) if kind == "WEBP" else 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,7 @@ from wan_ui.errors import InvalidRequest, RequestNotFound, VideoNotFound, WanUIE
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import comparison, form_schema, player, render
 from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled
-from wan_ui.ui.model_tab import FirstFrame, ModelTab
-from wan_ui.ui.model_tabs import ModelTabs
+from wan_ui.ui.form import Form, FormState
 from wan_ui.ui.status_panel import StatusPanel
 from wan_ui.ui.templating import render_template
 
@@ -53,15 +51,17 @@ class CompareTab:
         self,
         service: JobService,
         access: Callable[[], Access],
-        model_tabs: ModelTabs,
+        form: Form,
         status_panel: StatusPanel,
+        tabs: gr.Tabs,
         stored: tuple[gr.BrowserState, gr.BrowserState],
     ) -> None:
-        """Lays the tab out inside the surrounding gr.Tabs. `stored` are the shown comparison's id and the draft."""
+        """Lays the tab out inside the surrounding `tabs`. `stored` are the shown comparison's id and the draft."""
         self.service = service
         self.access = access
-        self.model_tabs = model_tabs
+        self.form = form
         self.status_panel = status_panel
+        self.tabs = tabs
         self.shown, self.draft = stored
         with gr.Tab("Compare", id=ID) as self.container:
             # In here: Gradio counts a component between two tabs as a tab, and drops one of them from the tab bar.
@@ -69,12 +69,6 @@ class CompareTab:
             self.seen = gr.State({})
             with gr.Column(elem_classes=["form", "compare-form"]):
                 with gr.Column(elem_classes="section"):
-                    self.model = gr.Dropdown(
-                        [(model.label, model.id) for model in MODELS.values()],
-                        value=next(iter(MODELS)),
-                        label="Compare with the values of this form",
-                        elem_classes="chooser",
-                    )
                     self.summary = gr.HTML()
                 with gr.Row(elem_classes="axes"):
                     columns = self._axis("columns", "Columns", "scale")
@@ -119,22 +113,22 @@ class CompareTab:
     def changed(self) -> list[Any]:
         """Everything that another request in the form changes."""
         fields = [axis.field for axis in self.axes]
-        return [self.model, self.base, self.summary, self.baseline, *fields, *self._axis_outputs]
+        return [self.base, self.summary, self.baseline, *fields, *self._axis_outputs]
 
     @property
     def view(self) -> list[Any]:
         """The board: which comparison it shows, and all that it shows of it."""
         return [self.shown, self.player, self.status, self.cancel, self.retry, self.seen]
 
-    def connect(self, opened: Any) -> None:
-        """Wires the events. `opened` is the event after which every form holds its values."""
+    def connect(self, opened: Any, page_opened: gr.JSON) -> None:
+        """Wires the events. `opened` is the event after which the form holds its values and `page_opened` is set."""
+        self.page_opened = page_opened
         view, looking = self.view[1:], [self.shown, self.seen]
-        tabs = self.model_tabs
-        drafts = [tab.draft for tab in tabs.by_model.values()]
+        form = self.form
         restored = opened.then(
             self.on_open,
-            [self.shown, tabs.open_tab, self.draft, *self._axis_inputs, *drafts],
-            [self.shown, tabs.tabs, tabs.open_tab, *self.changed, *view],
+            [self.shown, self.draft, *self._axis_inputs, form.draft],
+            [self.shown, self.tabs, form.open_tab, *self.changed, *view],
             **QUIET,
         )
         restored.then(**filled(".compare-form"))
@@ -144,14 +138,13 @@ class CompareTab:
         self._connect_board()
 
     def _connect_form(self) -> None:
-        tabs, form, outputs = self.model_tabs, [self.base, *self._axis_inputs], self._axis_outputs
+        form, outputs = [self.base, *self._axis_inputs], self._axis_outputs
         self.container.select(
             self.on_tab,
-            [tabs.opened, tabs.open_tab, self.model, *self._axis_inputs, *tabs.all_inputs],
-            [tabs.open_tab, tabs.text, *self.changed],
+            [self.page_opened, self.form.open_tab, *self._axis_inputs, *self.form.inputs],
+            [self.form.open_tab, *self.changed],
             **EDIT,
         )
-        self.model.input(self.on_model, [self.model, *self._axis_inputs, *tabs.all_inputs], self.changed, **EDIT)
         for axis in self.axes:
             axis.field.input(
                 lambda base, *axis_values, name=axis.name: self.on_field(name, base, axis_values),
@@ -169,7 +162,7 @@ class CompareTab:
         self.baseline.input(self.on_edit, form, outputs, **EDIT)
 
     def _connect_board(self) -> None:
-        panel, tabs, view, looking = self.status_panel, self.model_tabs, self.view[1:], [self.shown, self.seen]
+        panel, view, looking = self.status_panel, self.view[1:], [self.shown, self.seen]
         followed: list[Any] = [panel.picked, *panel.view]
         self.start.click(
             self.on_start,
@@ -184,48 +177,29 @@ class CompareTab:
         panel.pulse.click(self.look, looking, view, **POLL)
         self.cancel.click(self.on_cancel, looking, view, **QUIET)
         self.retry.click(self.on_retry, looking, view, **QUIET)
-        for tab in tabs.by_model.values():
-            scales = tab.loras.scales
-            scales.run.click(
-                lambda text, seen, board, *raw, tab=tab: self.on_scales(tab, text, seen, board, raw),
-                [scales.text, panel.seen, self.seen, *tab.inputs],
-                [scales.problem, tabs.tabs, tabs.open_tab, self.shown, *self.changed, *view, *followed],
-                api_visibility="private",
-                show_progress="minimal",
-                show_progress_on=[scales.problem],
-                preprocess=False,
-                concurrency_limit=8,
-            )
+        scales = self.form.parts.scales
+        scales.run.click(
+            self.on_scales,
+            [scales.text, panel.seen, self.seen, *self.form.inputs],
+            [scales.problem, self.tabs, self.form.open_tab, self.shown, *self.changed, *view, *followed],
+            api_visibility="private",
+            show_progress="minimal",
+            show_progress_on=[scales.problem],
+            preprocess=False,
+            concurrency_limit=8,
+        )
 
     # The form
 
-    def _read(self, tab: ModelTab, raw: Sequence[Any]) -> form_schema.Values:
-        """A tab's values. Raises what is wrong with its first frame."""
-        return _checked(self.model_tabs.read(tab, raw))
-
-    def _draft_values(self, tab: ModelTab, draft: Any) -> form_schema.Values:
-        """The values that a tab holds when a page opens. Raises what is wrong with its first frame."""
-        drafted = self.model_tabs.draft_values(tab, draft)
-        return _checked(self.model_tabs.starting_values(tab)) if drafted is None else drafted
-
-    def _form_of(self, model_id: Any, axis_values: Sequence[Any], raw: Sequence[Any]) -> Update:
-        """The form over one model's tab: that tab's request, its summary, the fields it can change."""
-        tab = self._tab_of(model_id)
-        parts = iter(raw)
-        raw_by_model = {
-            known: list(islice(parts, len(other.components))) for known, other in self.model_tabs.by_model.items()
-        }
-        return self._over(tab, lambda: self._read(tab, raw_by_model[tab.model.id]), axis_values)
-
-    def _tab_of(self, model_id: Any) -> ModelTab:
-        """The model's tab; the first one for an id that the table does not have."""
-        tabs = self.model_tabs.by_model
-        return tabs[model_id if model_id in tabs else next(iter(tabs))]
-
-    def _over(self, tab: ModelTab, read_values: Callable[[], form_schema.Values], axis_values: Sequence[Any]) -> Update:
-        model = tab.model
+    def _over(self, read: Callable[[], FormState], axis_values: Sequence[Any]) -> Update:
+        """The form of the tab over the Generate form's request: its summary, and the fields that it can change."""
+        model = next(iter(MODELS.values()))
         try:
-            base = form_schema.body(model, read_values())
+            state = read()
+            model = state.model
+            if state.image_error is not None:
+                raise state.image_error
+            base = form_schema.body(model, state.values)
         except WanUIError as error:
             problem = render.problem(error, lambda location: form_schema.label_of(model, location))
             return self._with(model, None, axis_values, problem)
@@ -235,12 +209,12 @@ class CompareTab:
         choices = comparison.fields(model)
         allowed = [value for _, value in choices]
         kept = list(axis_values)
-        updates: dict[Any, Any] = {self.model: model.id, self.base: base, self.summary: summary}
+        updates: dict[Any, Any] = {self.base: base, self.summary: summary}
         for index, axis in enumerate(self.axes):
             if kept[2 * index] not in allowed:
                 kept[2 * index] = comparison.NOTHING
             updates[axis.field] = gr.Dropdown(choices=choices, value=kept[2 * index])
-        return {**updates, **self._axis_updates(base, kept, model.id)}
+        return {**updates, **self._axis_updates(base, kept)}
 
     def open(self, model: WanModel, values: form_schema.Values, compare: Compare) -> Update:
         """The form over these values, with the axes of a request. Raises InvalidRequest where they cannot be typed."""
@@ -258,14 +232,11 @@ class CompareTab:
         }
 
     def _in_front(self) -> Update:
-        return {self.model_tabs.tabs: gr.Tabs(selected=ID), self.model_tabs.open_tab: ID}
+        return {self.tabs: gr.Tabs(selected=ID), self.form.open_tab: ID}
 
-    def _axis_updates(
-        self, base: Mapping[str, Any] | None, axis_values: Sequence[Any], model_id: str | None = None
-    ) -> Update:
+    def _axis_updates(self, base: Mapping[str, Any] | None, axis_values: Sequence[Any]) -> Update:
         """What follows from the axes: count and time, or what is wrong; the boxes that are needed; the draft."""
-        draft = {"model": model_id or (base or {}).get("model"), "axes": list(axis_values)}
-        updates: dict[Any, Any] = {self.draft: draft}
+        updates: dict[Any, Any] = {self.draft: {"axes": list(axis_values)}}
         for index, axis in enumerate(self.axes):
             chosen, text = axis_values[2 * index : 2 * index + 2]
             updates[axis.values] = gr.Textbox(value=text, **self._box(chosen))
@@ -308,21 +279,17 @@ class CompareTab:
             folders[folder] = folders.get(folder, 0) + 1
         return [("(the LoRA folder)" if name == "." else name, name) for name, count in folders.items() if count > 1]
 
-    def on_open(self, request: gr.Request, shown: Any, open_tab: Any, draft: Any, *rest: Any) -> Update:
+    def on_open(self, request: gr.Request, shown: Any, draft: Any, *rest: Any) -> Update:
         """A page opens: the comparison of its address or the one it showed last, and the form's draft."""
-        axis_values, drafts = self._split(rest)
-        model_id = open_tab
+        axis_values, (form_draft,) = self._split(rest)
         if isinstance(draft, Mapping):
             drafted = draft.get("axes")
             if isinstance(drafted, list) and [type(item) for item in drafted] == [str, str, str, str, bool]:
                 axis_values = drafted
-            model_id = draft.get("model") if open_tab == ID or open_tab not in MODELS else open_tab
         asked = dict(request.query_params).get(ID)
         shown = asked or (shown if isinstance(shown, str) else None)
-        tab = self._tab_of(model_id)
-        draft_of = dict(zip(self.model_tabs.by_model, drafts, strict=True))
         return {
-            **self._over(tab, lambda: self._draft_values(tab, draft_of[tab.model.id]), axis_values),
+            **self._over(lambda: self.form.state_of_draft(form_draft) or self.form.first_state(), axis_values),
             self.baseline: axis_values[4],
             self.shown: shown,
             **self.look(shown, {}),
@@ -334,16 +301,15 @@ class CompareTab:
         count = len(self._axis_inputs)
         return list(inputs[:count]), inputs[count:]
 
-    def on_tab(self, opened: Any, open_tab: Any, model_id: Any, *rest: Any) -> Update:
-        """The tab was selected: its form takes the values of the model's tab that was open."""
-        if open_tab == ID or not opened:
-            return {self.model_tabs.text: ""}  # the page itself selected it and fills it, or restores it
-        shown = self._form_of(open_tab if open_tab in MODELS else model_id, *self._split(rest))
-        return {self.model_tabs.open_tab: ID, self.model_tabs.text: "", **shown}
-
-    def on_model(self, model_id: Any, *rest: Any) -> Update:
-        """Another model's form was chosen."""
-        return self._form_of(model_id, *self._split(rest))
+    def on_tab(self, opened: Any, open_tab: Any, *rest: Any) -> Update:
+        """The tab was selected: it takes the values of the Generate form."""
+        if not opened or open_tab == ID:
+            return {self.count: gr.skip()}  # the page itself selected it, and has filled it or fills it
+        axis_values, raw = self._split(rest)
+        updates = self._over(lambda: self.form.read(raw), axis_values)
+        for index, axis in enumerate(self.axes):  # do not overwrite what is being typed meanwhile
+            updates[axis.values] = gr.Textbox(**self._box(axis_values[2 * index]))
+        return {self.form.open_tab: ID, **updates}
 
     def on_edit(self, base: Any, *axis_values: Any) -> Update:
         """The values of an axis, or the baseline, were changed."""
@@ -390,22 +356,24 @@ class CompareTab:
             return {self.count: render.problem(error, lambda location: comparison.name_of(base or {}, location))}
         return {self.shown: job.id, **self.look(job.id, board), **self.status_panel.follow(seen)}
 
-    def on_scales(self, tab: ModelTab, text: Any, seen: Any, board: Any, raw: Sequence[Any]) -> Update:
-        """ "Compare scales" of a tab: these scales as columns, with the tab's other values."""
+    def on_scales(self, text: Any, seen: Any, board: Any, *raw: Any) -> Update:
+        """ "Compare strengths" of the form: these scales as columns, with the form's other values."""
         axis_values = ("scale", str(text or ""), comparison.NOTHING, "", False)
-        problem = tab.loras.scales.problem
+        problem = self.form.parts.scales.problem
+        state = self.form.read(raw)
         try:
-            values = self._read(tab, raw)
-            base = form_schema.body(tab.model, values)
+            if state.image_error is not None:
+                raise state.image_error
+            base = form_schema.body(state.model, state.values)
             job = self.service.submit(comparison.body(base, axis_values), self.access())
         except WanUIError as error:
-            return {problem: render.problem(error, lambda location: form_schema.label_of(tab.model, location))}
+            return {problem: render.problem(error, lambda location: form_schema.label_of(state.model, location))}
         return {
             problem: "",
             **self._in_front(),
             self.baseline: axis_values[4],
             self.shown: job.id,
-            **self._over(tab, lambda: values, axis_values),
+            **self._over(lambda: state, axis_values),
             **self.look(job.id, board),
             **self.status_panel.follow(seen),
         }
@@ -482,10 +450,3 @@ class CompareTab:
             "cancel": job is not None and may_change and job.status in render.LIVE and not job.cancel_requested,
             "retry": comparison.rest(job) if may_change else "",
         }
-
-
-def _checked(read: tuple[form_schema.Values, FirstFrame]) -> form_schema.Values:
-    values, image = read
-    if image.error is not None:
-        raise image.error
-    return values

@@ -15,8 +15,10 @@ from pydantic import BaseModel
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.engine.speedups import CHOICES
 from wan_ui.errors import InvalidRequest
-from wan_ui.models import DEFAULT_SEED, RecipeId, WanModel
+from wan_ui.models import DEFAULT_SEED, MODELS, RecipeId, WanModel
 from wan_ui.request import (
+    SAMPLERS,
+    BaseFiles,
     InferenceRequest,
     LoraItem,
     PromptItem,
@@ -28,26 +30,35 @@ from wan_ui.request import (
 )
 from wan_ui.scale import LARGEST_SCALE, LEAST_SCALE, is_constant
 
-Kind = Literal["text", "long_text", "integer", "number", "recipe", "image", "lora", "scale", "switch", "speedup"]
+Kind = Literal[
+    "text", "long_text", "integer", "number", "recipe", "image", "lora", "scale", "switch", "speedup", "sampler", "base"
+]
 Values = dict[str, Any]
-"""What a tab's controls hold, by control name. `ctrl_img` is "upload://<sha256>" or None."""
+"""What the form's controls hold, by control name. Images are "upload://<sha256>" or None."""
 
 NO_LORA = ""
-MOST_STACKED = 2  # LoRAs per slot that a tab has room for, the usual pair; each more costs the page; HTTP takes more
-NO_LORA_LABEL = "None (base model)"
+MOST_STACKED = 4  # LoRAs per slot that the form has room for; HTTP takes more
+RECIPE_SAMPLER = ""  # the sampler that the recipe names
 LARGEST_EXACT = 2**53 - 1  # a browser's number control holds integers exactly up to here
 SLOT_LABELS: Mapping[str, tuple[str, str]] = {
     "single": ("LoRA", "LoRA scale"),
     "high": ("High-noise LoRA", "High-noise scale"),
     "low": ("Low-noise LoRA", "Low-noise scale"),
 }
-_STEPS: Mapping[str, float] = {"guidance_scale": 0.1, "network_multiplier": 0.05}  # of the arrows; typing is free
+_STEPS: Mapping[str, float] = {
+    "guidance_scale": 0.1,
+    "guidance_scale_2": 0.1,
+    "flow_shift": 0.1,
+    "boundary": 0.005,
+    "network_multiplier": 0.05,
+}  # of the arrows; typing is free
 _REQUEST_FIELDS: tuple[tuple[str, str, Kind], ...] = (
     ("trigger_word", "Trigger word", "text"),
-    ("recipe", "Match", "recipe"),
-    ("apply_exif", "Turn by EXIF orientation", "switch"),
-    ("vae_tiling", "Decode in tiles", "switch"),
+    ("recipe", "Recipe", "recipe"),
+    ("apply_exif", "Apply EXIF orientation", "switch"),
+    ("vae_tiling", "Tiled VAE decoding", "switch"),
     ("speedup", "Speed-up", "speedup"),
+    ("base", "Checkpoint files", "base"),
 )
 _PROMPT_FIELDS: tuple[tuple[str, str, Kind], ...] = (
     ("prompt", "Prompt", "long_text"),
@@ -60,13 +71,21 @@ _PROMPT_FIELDS: tuple[tuple[str, str, Kind], ...] = (
     ("guidance_scale", "Guidance scale", "number"),
     ("seed", "Seed", "integer"),
     ("ctrl_img", "First frame", "image"),
+    ("ctrl_img_last", "Last frame", "image"),
+    ("sampler", "Sampler", "sampler"),
+    ("flow_shift", "Flow shift", "number"),
+    ("boundary", "Boundary", "number"),
+    ("switch_step", "High-noise steps", "integer"),
+    ("guidance_scale_2", "Low-noise guidance", "number"),
 )
 _NUMBERS = ("integer", "number", "scale")
+OPTIONAL_NUMBERS = ("flow_shift", "boundary", "switch_step", "guidance_scale_2")
+"""Numbers that may stay empty: the recipe's own value is used."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """One control of a tab: its name in Values, label, kind, starting value, and bounds taken from the schema."""
+    """One control of the form: its name in Values, label, kind, starting value, and bounds taken from the schema."""
 
     name: str
     label: str
@@ -93,7 +112,7 @@ def bounds(schema: type[BaseModel], name: str) -> tuple[float | None, float | No
 
 @dataclass(frozen=True)
 class LoraPosition:
-    """Where one LoRA of a tab is chosen: the slot, and its number there (from 1) in a stack."""
+    """Where one LoRA of the form is chosen: the slot, and its number there (from 1) in a stack."""
 
     slot: str
     number: int = 1
@@ -120,7 +139,7 @@ def scale_name(slot: str, number: int = 1) -> str:
 
 
 def lora_positions(model: WanModel) -> tuple[LoraPosition, ...]:
-    """Where a model's tab takes LoRAs, slot by slot."""
+    """Where a model takes LoRAs, slot by slot."""
     return tuple(LoraPosition(slot, number) for slot in model.slots for number in range(1, MOST_STACKED + 1))
 
 
@@ -133,6 +152,17 @@ def visible_positions(model: WanModel, values: Mapping[str, Any]) -> dict[str, i
     return highest
 
 
+def applies(model: WanModel, field: str) -> bool:
+    """Whether a model has the request field `field`."""
+    if field in ("ctrl_img", "apply_exif"):
+        return model.control_image != "none"
+    if field == "ctrl_img_last":
+        return model.takes_last_frame
+    if field in ("boundary", "switch_step", "guidance_scale_2"):
+        return model.two_transformers
+    return True
+
+
 def controls(model: WanModel, starting: Mapping[str, Any] | None = None) -> tuple[Control, ...]:
     """The model's controls. `starting` holds values, by control name, that stand in for the schema's defaults."""
     starting = starting or {}
@@ -141,18 +171,17 @@ def controls(model: WanModel, starting: Mapping[str, Any] | None = None) -> tupl
 
     def add(schema: type[BaseModel], field: str, label: str, kind: Kind, name: str) -> None:
         standard = model_defaults.get(name, schema.model_fields[field].default)
-        if kind in ("text", "long_text") and not isinstance(standard, str):
+        if kind in ("text", "long_text", "sampler") and not isinstance(standard, str):
             standard = ""
         low, high = bounds(schema, field) if kind in _NUMBERS else (None, None)
         made.append(Control(name, label, kind, starting.get(name, standard), low, high, _STEPS.get(field, 1)))
 
     for field, label, kind in _PROMPT_FIELDS:
-        if kind != "image" or model.control_image != "none":
+        if applies(model, field):
             add(PromptItem, field, label, kind, field)
     for field, label, kind in _REQUEST_FIELDS:
-        if field == "apply_exif" and model.control_image == "none":
-            continue
-        add(InferenceRequest, field, label, kind, field)
+        if applies(model, field):
+            add(InferenceRequest, field, label, kind, field)
     for position in lora_positions(model):
         suffix = f" {position.number}" if position.number > 1 else ""
         lora, scale = (label + suffix for label in SLOT_LABELS[position.slot])
@@ -161,60 +190,91 @@ def controls(model: WanModel, starting: Mapping[str, Any] | None = None) -> tupl
     return tuple(made)
 
 
-def make(control: Control, choices: list[tuple[str, str]]) -> Component:
-    """The Gradio component of a control. `choices` are (label, source) of the LoRA files there are.
+def shared_controls(starting: Mapping[str, Any] | None = None) -> tuple[Control, ...]:
+    """The controls of all models, each once, without the LoRAs; they start with the first model's values."""
+    shared: dict[str, Control] = {}
+    for model in MODELS.values():
+        for control in controls(model, starting):
+            if control.kind not in ("lora", "scale"):
+                shared.setdefault(control.name, control)
+    return tuple(shared.values())
+
+
+def carried(values: Values, before: Mapping[str, Any], after: Mapping[str, Any]) -> Values:
+    """The values for another model: what was typed stays; what the first model started with becomes the other's."""
+    untouched = {
+        name: start
+        for name, start in after.items()
+        if name in before and name in values and values[name] == before[name] and before[name] != start
+    }
+    return {**values, **untouched}
+
+
+def make(control: Control, **options: Any) -> Component:
+    """The Gradio component of a control; `options` are further arguments of it.
 
     Handlers read these with preprocess=False: Gradio's own bounds check would answer with a passing toast and none
     at all to unqueued events, so values are judged once, by the request's schema.
     """
     kind, label, value = control.kind, control.label, control.default
+    options = {"elem_id": f"field-{control.name.replace('_', '-')}", **options}
     if kind == "recipe":
-        return gr.Radio([(recipe.label, recipe.id) for recipe in RECIPES.values()], value=value, label=label)
+        return gr.Radio([(recipe.label, recipe.id) for recipe in RECIPES.values()], value=value, label=label, **options)
     if kind == "speedup":
         speedups = [(choice.label, choice.id) for choice in CHOICES.values()]
-        return gr.Radio(speedups, value=value, label=label)
+        return gr.Radio(speedups, value=value, label=label, **options)
+    if kind == "sampler":
+        samplers = [("As the recipe", RECIPE_SAMPLER), *((name, name) for name in SAMPLERS)]
+        return gr.Dropdown(samplers, value=value, label=label, **{"elem_classes": "chooser", **options})
     if kind == "switch":
-        return gr.Checkbox(value, label=label)
+        return gr.Checkbox(value, label=label, **options)
     if kind == "image":
-        return gr.Image(value, label=label, type="filepath", sources=["upload", "clipboard"], height=208, buttons=[])
-    if kind == "lora":
-        return gr.Dropdown(
-            choices, value=value, label=label, allow_custom_value=True, filterable=True, elem_classes="chooser"
-        )
-    if kind == "scale":
-        low, high = control.low, control.high
-        if low is None or high is None:
-            raise ValueError(f"a slider needs both bounds, and the schema gives none for {control.name}")
-        return gr.Slider(low, high, value=value, step=control.step, label=label, buttons=[])
+        sources: list[Any] = ["upload", "clipboard"]
+        return gr.Image(value, label=label, type="filepath", sources=sources, height=132, buttons=[], **options)
     if kind in _NUMBERS:
         # Past 2**53 the attribute itself would be rounded; the schema still judges the value.
         high = None if control.high is not None and control.high > LARGEST_EXACT else control.high
-        return gr.Number(value, label=label, minimum=control.low, maximum=high, step=control.step, min_width=80)
-    lines = 4 if control.name == "prompt" else 1
-    return gr.Textbox(value, label=label, lines=lines, max_lines=12 if kind == "long_text" else 1)
+        bounds_: dict[str, Any] = {"minimum": control.low, "maximum": high, "step": control.step, "min_width": 80}
+        if control.name in OPTIONAL_NUMBERS:  # Gradio's number control makes 0 of an empty one
+            return gr.Textbox("", label=label, placeholder="as the recipe", min_width=80, max_lines=1, **options)
+        return gr.Number(value, label=label, **bounds_, **options)
+    lines = 3 if control.name == "prompt" else 1
+    return gr.Textbox(value, label=label, lines=lines, max_lines=12 if kind == "long_text" else 1, **options)
+
+
+def number_typed(text: Any) -> Any:
+    """What an optional number's text says: None where it is empty, and the text itself where it is no number."""
+    if text is None or isinstance(text, int | float):
+        return text
+    try:
+        number = float(str(text).strip() or "nan")
+    except ValueError:
+        return text
+    if math.isnan(number):
+        return None
+    return int(number) if number == int(number) else number
+
+
+def number_shown(value: Any) -> str:
+    """An optional number as its text."""
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def body(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The tab's values as a request body with wire names. Raises InvalidRequest for a number left empty."""
-    item: dict[str, Any] = {}
+    """The form's values as a request body with wire names. Raises InvalidRequest for a number left empty."""
     used = [position for position in lora_positions(model) if values.get(position.lora)]
     unused = {position.scale for position in lora_positions(model)}.difference(position.scale for position in used)
     for control in controls(model):
-        if control.kind in _NUMBERS and values.get(control.name) is None and control.name not in unused:
+        if control.kind not in _NUMBERS or control.name in OPTIONAL_NUMBERS or control.name in unused:
+            continue
+        if values.get(control.name) is None:
             raise InvalidRequest(
                 f"{control.label} is empty.", fields=[{"loc": control.name, "msg": "is empty: enter a number"}]
             )
-    for field, _, kind in _PROMPT_FIELDS:
-        value = values.get(field)
-        if kind == "image":
-            if value and model.control_image != "none":
-                item[field] = value
-        else:
-            item[field] = value if value is not None else ""
     request: dict[str, Any] = {"model": model.id, "recipe": values.get("recipe")}
     if values.get("trigger_word"):
         request["trigger_word"] = values["trigger_word"]
-    request["prompts"] = [item]
+    request["prompts"] = [_prompt_item(model, values)]
     request["loras"] = [
         {
             "path": values[position.lora],
@@ -225,13 +285,28 @@ def body(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
     ]
     if len({position.slot for position in used}) < len(used):
         request["stack"] = True
-    if values.get("vae_tiling"):
-        request["vae_tiling"] = True
-    if values.get("apply_exif"):
-        request["apply_exif"] = True
+    for name in ("vae_tiling", "apply_exif"):
+        if values.get(name) and applies(model, name):
+            request[name] = True
     if values.get("speedup", "none") != "none":
         request["speedup"] = values["speedup"]
+    if values.get("base") not in (None, "auto"):
+        request["base"] = values["base"]
     return request
+
+
+def _prompt_item(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
+    item: dict[str, Any] = {}
+    for field, _, kind in _PROMPT_FIELDS:
+        value = values.get(field)
+        if not applies(model, field):
+            continue
+        if kind in ("image", "sampler") or field in OPTIONAL_NUMBERS:
+            if value not in (None, ""):
+                item[field] = value
+        else:
+            item[field] = value if value is not None else ""
+    return item
 
 
 def values(
@@ -240,7 +315,7 @@ def values(
     """The model and the values that show prompt `index` of a request; `ctrl_img` as the request has it.
 
     `is_combined` as in request.assign_slots. Raises what assign_slots and find_model raise, and InvalidRequest for a
-    seed that no number control can hold and for a stack higher than a tab has room for.
+    seed that no number control can hold and for a stack higher than the form has room for.
     """
     model = find_model(request.model)
     item = request.prompts[index]
@@ -251,12 +326,14 @@ def values(
             "Send this request over HTTP instead.",
             fields=[{"loc": f"prompts.{index}.seed", "msg": "too large for the form"}],
         )
-    shown: Values = {field: getattr(item, field) for field, _, _ in _PROMPT_FIELDS}
+    shown: Values = {field: getattr(item, field) for field, _, _ in _PROMPT_FIELDS if applies(model, field)}
     shown["seed"] = seed
+    shown["sampler"] = item.sampler if item.sampler in SAMPLERS else RECIPE_SAMPLER
     shown["trigger_word"] = item.trigger_word or request.trigger_word or ""
     shown["recipe"] = request.recipe
     shown["vae_tiling"] = request.vae_tiling
     shown["speedup"] = request.speedup
+    shown["base"] = request.base if isinstance(request.base, str) else dict(request.base.named)
     uses = assign_slots(model, request.loras, request.stack, is_combined)
     for slot in model.slots:
         in_slot = [use for use in uses if use.slot == slot]
@@ -276,37 +353,48 @@ def values(
             use = in_slot[number - 1] if number <= len(in_slot) else None
             shown[lora_name(slot, number)] = use.path if use else NO_LORA
             shown[scale_name(slot, number)] = use.scale if use else LoraItem.model_fields["network_multiplier"].default
-    if model.control_image == "none":
-        del shown["ctrl_img"]
-    else:
+    if applies(model, "apply_exif"):
         shown["apply_exif"] = request.apply_exif
     return model, shown
 
 
 def kept(model: WanModel, draft: Any) -> Values:
-    """The parts of a draft, as a browser kept it, that still fit the model's controls; anything else is left out."""
+    """The parts of a draft, as a browser kept it, that still fit a control; anything else is left out.
+
+    Of the LoRAs those of `model`; of the rest also what only other models have.
+    """
     if not isinstance(draft, Mapping):
         return {}
-    fitting: Values = {}
-    for control in controls(model):
-        if control.name not in draft:
-            continue
-        value = draft[control.name]
-        if control.kind in _NUMBERS:
-            fits = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-        elif control.kind == "recipe":
-            fits = value in RECIPES
-        elif control.kind == "speedup":
-            fits = value in CHOICES
-        elif control.kind == "switch":
-            fits = isinstance(value, bool)
-        elif control.kind == "image":
-            fits = value is None or isinstance(value, str)
-        else:
-            fits = isinstance(value, str)
-        if fits:
-            fitting[control.name] = value
-    return fitting
+    known = {control.name: control for control in (*shared_controls(), *controls(model))}
+    return {name: draft[name] for name, control in known.items() if name in draft and _fits(control, draft[name])}
+
+
+def _fits(control: Control, value: Any) -> bool:
+    """Whether a control can hold the value."""
+    match control.kind:
+        case "integer" | "number" | "scale":
+            return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        case "recipe":
+            return value in RECIPES
+        case "speedup":
+            return value in CHOICES
+        case "sampler":
+            return value in (RECIPE_SAMPLER, *SAMPLERS)
+        case "switch":
+            return isinstance(value, bool)
+        case "image":
+            return value is None or isinstance(value, str)
+        case "base":
+            return value in ("auto", "folder") or is_base(value)
+        case _:
+            return isinstance(value, str)
+
+
+def is_base(value: Any) -> bool:
+    """Whether a value names checkpoint files by component."""
+    return isinstance(value, Mapping) and all(
+        name in BaseFiles.model_fields and isinstance(file, str) for name, file in value.items()
+    )
 
 
 def label_of(model: WanModel, location: str) -> str:
@@ -314,7 +402,7 @@ def label_of(model: WanModel, location: str) -> str:
     parts = location.split(".")
     name = parts[-1]
     if parts[0] == "loras" and len(parts) > 1:
-        return "LoRA scale" if name == "network_multiplier" else "LoRA"
+        return "LoRA scale (strength)" if name == "network_multiplier" else "LoRA"
     return next((control.label for control in controls(model) if control.name == name), location)
 
 

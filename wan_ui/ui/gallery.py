@@ -10,7 +10,7 @@ import gradio as gr
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import WanUIError
 from wan_ui.ui import player
-from wan_ui.ui.events import QUIET, Update, error_toast
+from wan_ui.ui.events import POLL, QUIET, Update, error_toast
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import static_text
 
@@ -41,15 +41,11 @@ class GalleryTab:
 
     def connect(self, loader: RequestLoader) -> None:
         """Wires the events."""
-        self.loader, self.model_tabs, self.compare = loader, loader.model_tabs, loader.compare
-        self.container.select(self.on_tab, [], [self.model_tabs.open_tab, self.model_tabs.text], **QUIET)
-        inputs = [self.model_tabs.uploads, self.compare.seen]
+        self.loader, self.form, self.compare = loader, loader.form, loader.compare
+        self.container.select(None, [], [self.form.open_tab], js=f"() => '{ID}'", **POLL)
+        inputs = [self.form.uploads, self.compare.seen]
         outputs: list[Any] = [*loader.loaded, *self.compare.view]
         self.board.click(self.on_press, inputs, outputs, concurrency_limit=8, **QUIET)
-
-    def on_tab(self) -> Update:
-        """The tab was selected: it has no form, so no request is shown."""
-        return {self.model_tabs.open_tab: ID, self.model_tabs.text: ""}
 
     def on_press(self, uploads: Any, compared: Any, event: gr.EventData) -> Update:
         """A comparison, or two videos side by side, are opened in their tab, or the settings of an entry in a form."""

@@ -1,4 +1,4 @@
-"""What the page says of a chosen LoRA file: the card under its control, and the note on a high- and low-noise pair."""
+"""What the page says of a chosen LoRA file: its card, and the note on a high- and low-noise pair."""
 
 from __future__ import annotations
 
@@ -30,25 +30,19 @@ TYPES: Mapping[str, str] = {
     "none": "no LoRA layers",
 }
 SIDES: Mapping[str, str] = {"high": "high noise", "low": "low noise", "combined": "high and low noise in one file"}
-ONE_SIDE = (
-    "One side of a pair: the effect will not match the trainer's samples. Wan 2.2 A14B LoRAs come in pairs; choose "
-    "the other file too."
-)
-BOTH_SIDES = "One file fills both sides: it holds the high- and the low-noise half. The other control may stay empty."
-SAME_TWICE = (
-    "The same file stands on both sides, and it does not hold both halves: one side gets the wrong half. Choose the "
-    "other file."
-)
-ADDRESS = "An address: the file is fetched and checked after you press Generate, before a model loads."
+ONE_SIDE = "Only one of two LoRAs chosen. Wan 2.2 A14B LoRAs come as a high-noise and a low-noise file."
+BOTH_SIDES = "This file holds both halves: high noise and low noise."
+SAME_TWICE = "The same file is chosen for high and low noise, but it holds only one half. Choose the other file too."
+ADDRESS = "The file is downloaded and checked after you press Generate, before a model loads."
 MOST_MESSAGES = 6  # of one card
 
 
 @dataclass(frozen=True)
 class Card:
-    """A chosen file as one control shows it. Texts are plain and untrusted; the template escapes them.
+    """A chosen file as the block shows it. Texts are plain and untrusted; the template escapes them.
 
     `about` is what JobService.inspect_lora returns, None for a file that is not on this machine. `other_models` are
-    ids of models it fits rather than (or as well as) this tab's; `swaps`: by its name it belongs in the other slot;
+    ids of models it fits rather than (or as well as) the chosen one; `swaps`: by its name it belongs in the other slot;
     `fetches`: it can be downloaded.
     """
 
@@ -71,6 +65,10 @@ class Card:
         """The trigger word in the file's metadata, or ""."""
         return "" if self.about is None else self.about["trigger_word"] or ""
 
+    def is_for_another(self, model: WanModel) -> bool:
+        """Whether the file was made for other models than this one."""
+        return self.about is not None and bool(self.about["candidates"]) and model.id not in self.about["candidates"]
+
     @property
     def partner(self) -> str | None:
         """The source of the other half, where it was found."""
@@ -79,16 +77,16 @@ class Card:
 
 @dataclass(frozen=True)
 class Target:
-    """The control that a card stands under: its tab's model, its name, and what the Trigger word field holds."""
+    """Where a card stands: the model, the LoRA's index in the block, and what the Trigger word field holds."""
 
     model: WanModel
-    control: str
+    index: int
     trigger_word: str = ""
 
     @property
     def data(self) -> dict[str, str]:
         """The attributes by which a pressed button says where it is."""
-        return {"data-tab": self.model.id, "data-control": self.control}
+        return {"data-index": str(self.index)}
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Action:
 
 
 def look(service: JobService, model: WanModel, slot: str, source: str, access: Access) -> Card | None:
-    """The card of a source in a slot of a model's tab; None for no file. Never raises for a wrong file."""
+    """The card of a source in a slot of a model; None for no file. Never raises for a wrong file."""
     if not source:
         return None
     try:
@@ -131,7 +129,7 @@ def judge(
         notes = service.check_lora(source, model, slot, access)
     except LoraMismatch as error:
         messages = _unique(f"{_sentence(error.details['why'])}.", *about["messages"])
-        return Card("bad", "Does not fit this tab", about, messages, elsewhere, name=about["name"])
+        return Card("bad", "Incompatible with this model", about, messages, elsewhere, name=about["name"])
     messages = _unique(*notes, *about["messages"])
     swaps = model.two_transformers and about["slot"] in model.slots and about["slot"] != slot
     share = about["coverage"][model.id]
@@ -141,12 +139,13 @@ def judge(
     if model.id not in candidates:
         return Card("warn", "Probably for another model", about, messages, elsewhere, swaps, name=about["name"])
     if about["fits"][model.id] != "yes":
-        return Card("warn", "May be for this tab", about, messages, elsewhere, swaps, name=about["name"])
+        return Card("warn", "Probably compatible", about, messages, elsewhere, swaps, name=about["name"])
     if swaps:
-        return Card("warn", "Fits, on the other side", about, messages, (), swaps, name=about["name"])
+        head = f"Compatible – belongs in the {about['slot']}-noise slot"
+        return Card("warn", head, about, messages, (), swaps, name=about["name"])
     if not model.two_transformers and about["slot"] in ("high", "low"):
         return Card("warn", "Looks like half of a pair", about, messages, elsewhere, name=about["name"])
-    return Card("good", "Fits this tab", about, messages, name=about["name"])
+    return Card("good", "Compatible", about, messages, name=about["name"])
 
 
 def _unique(*messages: str) -> tuple[str, ...]:
@@ -188,7 +187,7 @@ def _made_for(about: Mapping[str, Any]) -> str:
     """One line; "" where models of several kinds are possible, which the messages list."""
     candidates = [MODELS[model_id] for model_id in about["candidates"]]
     if not candidates:
-        return "Made for no model of this app"
+        return "Not a LoRA for a supported Wan model"
     if len({(model.family, model.conditioning) for model in candidates}) > 1:
         return ""
     return f"Made for {' or '.join(model.label for model in candidates)}"
@@ -196,15 +195,15 @@ def _made_for(about: Mapping[str, Any]) -> str:
 
 def _actions(card: Card) -> Iterator[Action]:
     if card.swaps:
-        yield Action(f"Move it to {SIDES[card.slot]}", "swap")
+        yield Action(f"Move to {SIDES[card.slot]}", "swap")
     for model_id in card.other_models:
-        yield Action(f"Open {MODELS[model_id].label} with this file", "open", {"data-model": model_id})
+        yield Action(f"Switch to {MODELS[model_id].label}", "open", {"data-model": model_id})
     if card.fetches:
-        yield Action("Fetch and check it now", "fetch")
+        yield Action("Download and check now", "fetch")
 
 
 def html(card: Card | None, target: Target, other_half: str = "") -> Markup | str:
-    """The card under a control. `other_half`: the label of the other half that was found and is not chosen yet."""
+    """The card of a chosen LoRA. `other_half`: the label of the other half that was found and is not chosen yet."""
     if card is None:
         return ""
     messages = list(card.messages[:MOST_MESSAGES])
@@ -221,6 +220,14 @@ def html(card: Card | None, target: Target, other_half: str = "") -> Markup | st
         trigger=target.trigger_word,
         other_half=other_half,
     )
+
+
+def question(card: Card, index: int) -> Markup:
+    """Whether a LoRA is to run on a model that it was not made for."""
+    assert card.about is not None
+    models = [MODELS[model_id] for model_id in card.about["candidates"]]
+    made_for = " or ".join(model.label for model in models)
+    return render_template("other_model", name=card.name, made_for=made_for, model=models[0], index=index)
 
 
 def pair(

@@ -1,4 +1,4 @@
-"""The Gradio page: tabs on the left, status, result and lists on the right. It submits, reads and cancels jobs."""
+"""The Gradio page: Generate, Compare, Training job and Gallery. It submits, reads and cancels jobs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from wan_ui.access import Access
-from wan_ui.errors import WanUIError
+from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound, WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
-from wan_ui.models import WanModel
-from wan_ui.ui import form_schema, render
+from wan_ui.models import MODELS, WanModel
+from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, error_toast, filled
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled
+from wan_ui.ui.form import Form, FormState, code_to_copy, stored
 from wan_ui.ui.gallery import ID as GALLERY
 from wan_ui.ui.gallery import GalleryTab
-from wan_ui.ui.load_request import RequestLoader
-from wan_ui.ui.model_tab import ModelTab
-from wan_ui.ui.model_tabs import ModelTabs, code_to_copy, stored
+from wan_ui.ui.load_request import GENERATE, RequestJson, RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.restore_box import RestoreBox
 from wan_ui.ui.static_files import page_script, static_text
@@ -33,17 +32,19 @@ if TYPE_CHECKING:
     from wan_ui.demo.checkpoints import Demo
     from wan_ui.jobs.service import JobService
 
-OTHERS = (COMPARE, TRAINER, GALLERY)
-"""The ids of the tabs that belong to no model."""
+TABS = (GENERATE, COMPARE, TRAINER, GALLERY)
+"""The ids of the page's tabs."""
+LORA_ERRORS = (LoraInvalid, LoraNotFound, LoraMismatch)
+"""What is shown in the LoRA block and not above Generate."""
 API_KEYS = ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs")
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
 LAUNCH: dict[str, Any] = {
     "theme": gr.themes.Base(
-        primary_hue=gr.themes.colors.indigo, neutral_hue=gr.themes.colors.zinc, font=_FONT, font_mono=_MONO
+        primary_hue=gr.themes.colors.pink, neutral_hue=gr.themes.colors.neutral, font=_FONT, font_mono=_MONO
     ),
-    "css": "".join(map(static_text, ("style.css", "stage.css", "share.css"))),
+    "css": "\n".join(static_text(f"{name}.css") for name in ("tokens", "style", "form", "stage", "share", "board")),
     "js": page_script(),
     "footer_links": [],
     "run_history": False,
@@ -135,90 +136,135 @@ class Page:
 
     def _lay_out(self, banner: str | None, demo: Demo | None, sharing: Sharing | None) -> None:
         service, access = self.service, self.access
-        gr.HTML(render_template("page_header"))
+        gr.HTML(render_template("page_header"), elem_id="header")
         if banner:
             gr.HTML(render.paragraph("banner", banner, role="note"))
-        if demo is not None:
-            from wan_ui.demo import examples
-
-            gr.HTML(render_template("demo_hint", lines=(examples.TRY, examples.WORDS)))
         self.status_panel = StatusPanel(service, access, sharing)
-        self.model_tabs = ModelTabs(service, access, OTHERS)
+        self.form = Form(service, access, lambda model: self._starting(model, demo))
         compared = (stored("comparison", None), stored("draft:comparison", None))
         pin, trained = stored("pin", None), stored("trainer", None)
+        # Empty until the page has opened the tab it was left with: before, Gradio itself selects the first one.
+        self.opened = gr.JSON({}, visible=False)
+        self.confirmed = gr.State(())
+        with gr.Tabs(elem_id="top") as self.tabs:
+            with gr.Tab("Generate", id=GENERATE) as self.generate_tab:
+                self._lay_out_generate(demo, pin)
+            self.compare = CompareTab(service, access, self.form, self.status_panel, self.tabs, compared)
+            self.loader = RequestLoader(service, access, self.form, self.compare, self.status_panel, self.json)
+            self.trainer = TrainingJobTab(service, access, trained)
+            self.gallery = GalleryTab(service, access)
+        self.status_panel.lay_out_pulse()
+
+    def _lay_out_generate(self, demo: Demo | None, pin: gr.BrowserState) -> None:
+        self.form.lay_out_strip()
         with gr.Row(elem_id="workspace"):
-            with gr.Tabs(overflow_behavior="wrap", elem_id="models") as tabs:
-                self.model_tabs.lay_out(tabs, lambda model: self._starting(model, demo))
-                self.compare = CompareTab(service, access, self.model_tabs, self.status_panel, compared)
-                self.trainer = TrainingJobTab(service, access, trained)
-                self.gallery = GalleryTab(service, access)
+            with gr.Column(elem_id="bench"):
+                if demo is not None:
+                    from wan_ui.demo import examples
+
+                    gr.HTML(render_template("demo_hint", lines=(examples.TRY, examples.WORDS)))
+                self.form.lay_out()
             with gr.Column(elem_id="side"):
                 self.status_panel.lay_out_now()
-                self.preview_panel = PreviewPanel(service, access, pin)
+                self.preview_panel = PreviewPanel(self.service, self.access, pin)
                 self.status_panel.lay_out_lists()
                 with gr.Column(elem_classes="list"):
                     self.restore = RestoreBox()
-                self.loader = RequestLoader(service, access, self.model_tabs, self.compare, self.status_panel)
+                self.json = RequestJson(self.form)
                 with gr.Accordion("As AI Toolkit sample block", open=False, elem_id="block"):
                     self.block = code_to_copy("For a job's config.yaml", 24)
-        self.status_panel.lay_out_pulse()
 
     def _connect(self) -> None:
-        tabs, panel = self.model_tabs, self.status_panel
-        tabs.connect()
-        for tab in tabs.by_model.values():
-            tab.generate.click(
-                lambda seen, pin, *raw, tab=tab: self.on_generate(tab, seen, pin, raw),
-                [panel.seen, self.preview_panel.pin, *tab.inputs],
-                [tab.problem, panel.picked, *panel.view],
-                api_visibility="private",
-                show_progress="minimal",
-                show_progress_on=[tab.problem],
-                preprocess=False,
-                concurrency_limit=8,
-            ).then(**answered())
+        form, panel = self.form, self.status_panel
+        form.connect()
+        self._connect_generate()
         panel.connect(self.blocks)
-        panel.finished.click(
-            self.on_pick,
-            [*panel.looking, tabs.open_tab, self.compare.seen],
-            [panel.picked, tabs.tabs, tabs.open_tab, *panel.view, *self.compare.view],
-            **QUIET,
+        panel.finished.click(self.on_pick, panel.looking, [panel.picked, *panel.view], **QUIET)
+        opened = self.blocks.load(
+            self.on_open,
+            [form.uploads, form.open_tab, form.draft, *form.old_drafts.values()],
+            [self.opened, self.tabs, form.open_tab, *form.filled],
+            **POLL,
         )
-        drafts = [tab.draft for tab in tabs.by_model.values()]
-        opened = self.blocks.load(tabs.on_open, [tabs.open_tab, tabs.uploads, *drafts], tabs.filled, **POLL)
-        opened.then(**filled("#models"))
-        self.compare.connect(opened)
+        opened.then(**filled("#form"))
+        # Gradio selects the first tab itself when a page opens, before the page has selected the one it was left with.
+        self.generate_tab.select(
+            None, [self.opened, form.open_tab], [form.open_tab],
+            js=f"(opened, tab) => opened && opened.tab ? '{GENERATE}' : tab", **POLL,
+        )  # fmt: skip
+        self.compare.connect(opened, self.opened)
         self.loader.connect()
         self.preview_panel.connect(self.loader)
         self.restore.connect(self.loader)
         self.trainer.connect(self.loader, self.preview_panel, opened)
         self.gallery.connect(self.loader)
-        tabs.text.change(as_block, [tabs.text], [self.block], **EDIT)
+        form.text.change(as_block, [form.text], [self.block], **EDIT)
 
-    def on_generate(self, tab: ModelTab, seen: Mapping[str, Any], pin: Any, raw: Sequence[Any]) -> Update:
-        """ "Generate" of a model's tab."""
-        values, image = self.model_tabs.read(tab, raw)
-        try:
-            if image.error is not None:
-                raise image.error
-            self.service.submit(self.preview_panel.pinned(form_schema.body(tab.model, values), pin), self.access())
-        except WanUIError as error:
-            return {tab.problem: render.problem(error, lambda location: form_schema.label_of(tab.model, location))}
-        return {tab.problem: "", **self.status_panel.follow(seen)}
+    def _connect_generate(self) -> None:
+        form, panel = self.form, self.status_panel
+        inputs = [panel.seen, self.preview_panel.pin, self.confirmed, form.uploads, *form.inputs]
+        problems = [form.parts.problem, form.parts.lora_problem, self.confirmed]
+        options: dict[str, Any] = {
+            "api_visibility": "private",
+            "show_progress": "minimal",
+            "show_progress_on": [form.parts.problem],
+            "preprocess": False,
+            "concurrency_limit": 8,
+        }
+        shown = [*problems, panel.picked, *panel.view]
+        form.parts.generate.click(self.on_generate, inputs, shown, **options).then(**answered())
+        form.parts.problem.click(self.on_answer, inputs, [*shown, *form.filled], **options).then(**answered())
 
-    def on_pick(
-        self, picked: str | None, seen: Mapping[str, Any], open_tab: Any, compared: Any, event: gr.EventData
+    def on_open(self, uploads: Any, open_tab: Any, draft: Any, *old_drafts: Any) -> Update:
+        """A page opens: the form as it was left, and the tab that was open."""
+        updates = self.form.on_open(uploads, open_tab, draft, *old_drafts)
+        # Until version 0.3 each model had a tab of its own.
+        tab = GENERATE if open_tab in MODELS else open_tab
+        if tab not in TABS:
+            return {**updates, self.opened: {"tab": GENERATE}}
+        return {**updates, self.opened: {"tab": tab}, self.tabs: gr.Tabs(selected=tab), self.form.open_tab: tab}
+
+    def on_generate(
+        self, seen: Mapping[str, Any], pin: Any, confirmed: Sequence[Any], uploads: Any, *raw: Any
     ) -> Update:
-        """A finished job was chosen: its result, and from the Compare tab its board or its model's tab."""
-        chosen = str(event.job)
-        updates = {self.status_panel.picked: chosen, **self.status_panel.look(chosen, seen)}
-        if open_tab != COMPARE:
-            return updates
+        """ "Generate": asks once before a LoRA runs on a model that it was not made for."""
+        state = self.form.read(raw, uploads)
+        asked = self.form.lora_for_another_model(state)
+        if asked is not None:
+            index, card = asked
+            if [state.loras.chosen[index].source, state.model.id] not in [list(pair) for pair in confirmed]:
+                return {self.form.parts.problem: lora_card.question(card, index)}
+        return self._submit(state, seen, pin)
+
+    def _submit(self, state: FormState, seen: Mapping[str, Any], pin: Any) -> Update:
+        parts = self.form.parts
         try:
-            job = self.service.job(chosen, self.access())
+            if state.image_error is not None:
+                raise state.image_error
+            body = self.preview_panel.pinned(form_schema.body(state.model, state.values), pin)
+            self.service.submit(body, self.access())
+        except LORA_ERRORS as error:
+            return {parts.lora_problem: render.problem(error), parts.problem: ""}
         except WanUIError as error:
-            raise error_toast(error) from error
-        if job.cells:
-            return {**updates, self.compare.shown: chosen, **self.compare.look(chosen, compared)}
-        model = job.generations[0].model
-        return {**updates, self.model_tabs.tabs: gr.Tabs(selected=model), self.model_tabs.open_tab: model}
+            problem = render.problem(error, lambda location: form_schema.label_of(state.model, location))
+            return {parts.problem: problem, parts.lora_problem: ""}
+        return {parts.problem: "", parts.lora_problem: "", **self.status_panel.follow(seen)}
+
+    def on_answer(
+        self, event: gr.EventData, seen: Any, pin: Any, confirmed: Sequence[Any], uploads: Any, *raw: Any
+    ) -> Update:
+        """The answer to whether a LoRA is to run on a model that it was not made for."""
+        pressed: Mapping[str, Any] = event.pressed
+        state = self.form.read(raw, uploads)
+        asked = self.form.lora_for_another_model(state)
+        if asked is None:
+            return {self.form.parts.problem: ""}
+        if pressed.get("do") == "open":
+            return self.form.press(state, pressed)
+        pair = [state.loras.chosen[asked[0]].source, state.model.id]
+        return {self.confirmed: (*confirmed, pair), **self._submit(state, seen, pin)}
+
+    def on_pick(self, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
+        """A finished job was chosen: its result."""
+        chosen = str(event.job)
+        return {self.status_panel.picked: chosen, **self.status_panel.look(chosen, seen)}

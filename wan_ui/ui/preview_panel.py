@@ -83,7 +83,7 @@ class PreviewPanel:
         gr.on([panel.seen.change, self.pin.change], self.look, looking, view, trigger_mode="always_last", **POLL)
         self.which.input(self.look, looking, view, **QUIET)
         outputs = [self.problem, self.pin, *loader.loaded]
-        inputs: list[Any] = [panel.seen, self.which, loader.model_tabs.uploads]
+        inputs: list[Any] = [panel.seen, self.which, loader.form.uploads]
         self.rows.click(self.on_fix, inputs, outputs, **QUIET)
         self.all.click(self.on_all, inputs, outputs, **QUIET)
         self.stop.click(self.on_stop, looking, [self.pin, *view], **QUIET)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 
-from wan_ui.errors import InvalidRequest, WanUIError
+from wan_ui.errors import WanUIError
 from wan_ui.request import find_model, parse
 from wan_ui.ui.events import Update
 from wan_ui.ui.load_request import RequestLoader
@@ -35,11 +35,10 @@ class RestoreBox:
 
     def connect(self, loader: RequestLoader) -> None:
         """Wires the event."""
-        self.loader, self.model_tabs = loader, loader.model_tabs
-        drafts = [tab.draft for tab in self.model_tabs.by_model.values()]  # the same values in fewer inputs
+        self.loader, self.form = loader, loader.form
         self.box.click(
             self.on_request,
-            [self.model_tabs.uploads, *drafts],
+            [self.form.uploads, self.form.draft],
             [self.box, *loader.loaded],
             api_visibility="private",
             show_progress="hidden",
@@ -47,25 +46,20 @@ class RestoreBox:
             concurrency_limit=4,
         )
 
-    def on_request(self, event: gr.EventData, uploads: Any, *drafts: Any) -> Update:
-        """The request of a dropped video into its form."""
+    def on_request(self, event: gr.EventData, uploads: Any, draft: Any) -> Update:
+        """The request of a dropped video into the form."""
         pressed: Mapping[str, Any] = event.pressed
         try:
             request = decoded(str(pressed.get("request") or ""))
             if pressed.get("do") == "frame":
-                updates = self._with_frame(request, drafts)
+                updates = self._with_frame(request, draft)
             else:
                 updates = self.loader.open_request(request, 0, uploads)
         except WanUIError as error:
             return {self.box: gr.HTML(value={"ticket": pressed.get("ticket"), "problem": error.message})}
         return {**updates, self.box: gr.HTML(value={"ticket": pressed.get("ticket"), "problem": ""})}
 
-    def _with_frame(self, request: Any, drafts: Sequence[Any]) -> Update:
+    def _with_frame(self, request: Any, draft: Any) -> Update:
         """A request's first frame in its model's form, whose other values stay as they are."""
         asked = parse(request)
-        tab = self.model_tabs.by_model[find_model(asked.model).id]
-        if "ctrl_img" not in tab.components:
-            raise InvalidRequest(f"{tab.model.label} takes no first frame.")
-        draft = dict(zip(self.model_tabs.by_model, drafts, strict=True))[tab.model.id]
-        values = self.model_tabs.draft_values(tab, draft) or self.model_tabs.starting_values(tab)[0]
-        return self.model_tabs.put_first_frame(tab, values, asked.prompts[0].ctrl_img or "")
+        return self.form.put_first_frame(find_model(asked.model), draft, asked.prompts[0].ctrl_img or "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 PAGE = (
+    "gradio_dom",
     "page",
     "pressed",
     "stream",

@@ -50,7 +50,7 @@ class TrainingJobTab:
         self.service = service
         self.access = access
         self.opened = opened
-        with gr.Tab("Trainer job", id=ID) as self.container:
+        with gr.Tab("Training job", id=ID) as self.container:
             with gr.Column(elem_classes=["form", "trainer-form"]):
                 with gr.Column(elem_classes="section"):
                     gr.HTML(render_template("training_job_lead"))
@@ -87,17 +87,17 @@ class TrainingJobTab:
     def connect(self, loader: RequestLoader, preview_panel: PreviewPanel, opened: Any) -> None:
         """Wires the events. `opened` is the event after which every form holds its values."""
         self.loader, self.preview_panel = loader, preview_panel
-        self.model_tabs, self.compare, self.status_panel = loader.model_tabs, loader.compare, loader.status_panel
-        tabs, compare, panel = self.model_tabs, self.compare, self.status_panel
+        self.form, self.compare, self.status_panel = loader.form, loader.compare, loader.status_panel
+        form, compare, panel = self.form, self.compare, self.status_panel
         job_outputs: list[Any] = [
             self.opened, self.problem, self.body, self.about, self.checkpoint, self.all, self.table, self.wall,
             self.drop, self.folder, self.watch,
         ]  # fmt: skip
         followed: list[Any] = [panel.picked, *panel.view]
         outputs: list[Any] = [self.problem, preview_panel.pin, *loader.loaded, *compare.view, *followed]
-        inputs: list[Any] = [self.opened, self.checkpoint, panel.seen, compare.seen, tabs.uploads]
+        inputs: list[Any] = [self.opened, self.checkpoint, panel.seen, compare.seen, form.uploads]
         opened.then(self.on_open, [self.opened], job_outputs, **QUIET)
-        self.container.select(self.on_tab, [], [tabs.open_tab, tabs.text, self.folder], **QUIET)
+        self.container.select(self.on_tab, [], [form.open_tab, self.folder], **QUIET)
         self.drop.upload(self.on_drop, [self.drop], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
         self.read.click(self.on_folder, [self.folder], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
         self.checkpoint.input(self.on_checkpoint, [self.opened, self.checkpoint], [self.problem, self.table], **QUIET)
@@ -120,11 +120,7 @@ class TrainingJobTab:
 
     def on_tab(self) -> Update:
         """The tab was selected: the job folders are listed again."""
-        return {
-            self.model_tabs.open_tab: ID,
-            self.model_tabs.text: "",
-            self.folder: gr.Dropdown(choices=self._folders()),
-        }
+        return {self.form.open_tab: ID, self.folder: gr.Dropdown(choices=self._folders())}
 
     def on_drop(self, files: Any) -> Update:
         """Files were uploaded: they are imported as one job."""
@@ -229,11 +225,11 @@ class TrainingJobTab:
         request = self.service.imported_jobs.request(job, index, checkpoint, step)
         updates = self.loader.open_request(_wire(request), 0, uploads)
         sample = next(sample for sample in job.imported.samples if sample.index == index)
-        tab = self.model_tabs.by_model[job.imported.model]
+        problem = self.form.parts.problem
         if sample.missing_image is not None:
-            updates[tab.problem] = render.note(f"Choose this sample's first frame: {sample.missing_image}.")
+            updates[problem] = render.note(f"Choose this sample's first frame: {sample.missing_image}.")
         elif job.imported.quantised is not None:
-            updates[tab.problem] = render.note(
+            updates[problem] = render.note(
                 f"The trainer's base was quantised ({job.imported.quantised}): its preview can be approached, not "
                 "equalled."
             )

@@ -18,14 +18,14 @@
 
   // Gradio's text boxes report an edit on keypress only, which deleting, pasting and dictating do not cause.
   document.addEventListener("input", (event) => {
-    if (event.target.closest("#models label.show_textbox_border")) {
+    if (event.target.closest("#top label.show_textbox_border")) {
       event.target.dispatchEvent(new KeyboardEvent("keypress", { bubbles: true }));
     }
   });
 
   // The page's first answers put into the forms what they held before, over what was typed meanwhile: that is put back
   // as soon as they are in.
-  const FORMS = [".compare-form", "#models"];
+  const FORMS = [".compare-form", "#form"];
   const waiting = new Set(FORMS);
   const typed = new Map();
   let chosenTab = null;
@@ -33,13 +33,13 @@
   const isChoice = (control) => control.type === "radio" || control.type === "checkbox";
   const keep = (event) => {
     const control = event.target;
-    if (!waiting.has(formOf(control)) || control.type === "file") return;
+    if (!waiting.has(formOf(control)) || control.type === "file" || control.closest("#loras")) return;
     const value = isChoice(control) ? control.checked : control.value;
     typed.set(control, { value, start: control.selectionStart, end: control.selectionEnd });
   };
   const keepTab = (event) => {
-    const tab = event.target.closest("#models > .tab-wrapper [role=tab]");
-    if (tab && waiting.has("#models")) chosenTab = tab;
+    const tab = event.target.closest("#models [role=tab]");
+    if (tab && waiting.has("#form")) chosenTab = tab;
   };
   document.addEventListener("input", keep, true);
   document.addEventListener("click", keepTab, true);
@@ -55,11 +55,11 @@
       typed.delete(control);
       putBack(control, was);
     }
-    if (form !== "#models" || !chosenTab) return;
+    if (form !== "#form" || !chosenTab) return;
     chosenTab.click();
     chosenTab = null;
   };
-  window.wanUi = { filled };
+  window.wanUi.filled = filled;
 
   // Below the two-column width the card is far under the form.
   document.addEventListener("click", (event) => {
@@ -99,6 +99,19 @@
   };
   new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
   name();
+
+  // One short message at a time, for what happened where nobody looks.
+  const toast = document.createElement("div");
+  toast.id = "toast";
+  toast.setAttribute("role", "status");
+  document.body.append(toast);
+  let gone = null;
+  window.wanUi.toast = (text) => {
+    toast.textContent = text;
+    toast.classList.add("on");
+    window.clearTimeout(gone);
+    gone = window.setTimeout(() => toast.classList.remove("on"), 4000);
+  };
 
   const notice = document.createElement("div");
   notice.id = "server-gone";

@@ -25,7 +25,7 @@
   document.addEventListener('click', (event) => {
     const button = event.target.closest('button');
     if (!button || button.disabled) return;
-    if (button.matches('#models .act button.generate')) {
+    if (button.matches('#bench button.generate')) {
       button.setAttribute('aria-busy', 'true');
       // A card that tells of a running job stays: the new one waits behind it.
       if (!card() || !card().classList.contains('running')) say('Adding to the queue…');

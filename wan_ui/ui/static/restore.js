@@ -75,6 +75,7 @@ const show = () => {
   if (answer.comparison && opens !== 'comparison') acts.append(button('comparison', 'Open the whole comparison'));
   acts.append(button('form', 'Show the form'));
   box.replaceChildren(make('p', {class: 'found'}, ...head));
+  window.wanUi.toast(box.textContent);
   if (answer.notes.length) box.append(make('p', {class: 'hint'}, 'What differs now:'), list);
   box.append(acts);
   inView();
@@ -95,7 +96,7 @@ input.addEventListener('change', () => {
 box.addEventListener('click', (event) => {
   const pressed = event.target.closest('button[data-do]');
   if (!pressed || !current) return;
-  if (pressed.dataset.do === 'form') document.getElementById('models').scrollIntoView({block: 'start'});
+  if (pressed.dataset.do === 'form') document.getElementById('bench').scrollIntoView({block: 'start'});
   else if (pressed.dataset.do === 'comparison') open(current.answer.comparison, 'comparison');
   else take(current.file, '?from_video=true', current.opens === 'comparison' ? 'comparison' : 'frame');
 });

@@ -1,0 +1,371 @@
+"""What guests and strangers did to the HTTP side of wan-ui 0.2.0, one test for each finding (docs/security.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.attacks.process import BODY, PASSWORD, USER, Process, SilentHost, error_code, running, until
+
+pytestmark = pytest.mark.slow
+
+DESCRIPTORS = 400
+SLOW_SECONDS = 4.0  # after which the server disconnects a client that sends nothing
+WAITING_GUESTS = 30
+QUICK = 3.0  # seconds; what was not delayed takes less on a busy machine
+EVENT_PATHS = ("call/x", "api/look", "run/look", "call/v2/x", "reset", "cancel", "component_server")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    settings = {
+        "WAN_UI_ALLOW_URL_HOST": "127.0.0.1",
+        "WAN_UI_SLOW_CLIENT_SECONDS": f"{SLOW_SECONDS:g}",
+        "WAN_UI_MAX_WAITING_GUESTS": f"{WAITING_GUESTS}",
+        "WAN_UI_MAX_DISK_GB": "0.05",
+    }
+    with running(tmp_path_factory.mktemp("server"), environment=settings, descriptors=DESCRIPTORS) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def ann(server: Process) -> Iterator[httpx.Client]:
+    """A guest."""
+    with server.guest() as guest:
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def bob(server: Process) -> Iterator[httpx.Client]:
+    """Another guest."""
+    with server.guest() as guest:
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def owner(server: Process) -> Iterator[httpx.Client]:
+    with server.client(accept="text/html") as client:
+        assert client.get(server.owner_path).status_code == 303
+        assert client.get("/").status_code == 200
+        yield client
+
+
+@pytest.fixture(scope="module")
+def silent() -> Iterator[SilentHost]:
+    host = SilentHost()
+    yield host
+    host.close()
+
+
+def event_of(client: httpx.Client, name: str, session: str) -> dict[str, Any]:
+    """The body of an event of the page, its inputs empty."""
+    for event in client.get("/config").json()["dependencies"]:
+        if event["api_name"] == name:
+            return {"fn_index": event["id"], "data": [None] * len(event["inputs"]), "session_hash": session}
+    raise LookupError(name)
+
+
+def answer_seconds(client: httpx.Client, event: dict[str, Any], limit: float) -> float:
+    """How long a queued event takes until its answer is there; infinity beyond the limit."""
+    begun = time.monotonic()
+    assert client.post("/gradio_api/queue/join", json=event).status_code == 200
+    query = {"session_hash": event["session_hash"]}
+    with (
+        contextlib.suppress(httpx.ReadTimeout),
+        client.stream("GET", "/gradio_api/queue/data", params=query, timeout=limit) as stream,
+    ):
+        for line in stream.iter_lines():
+            if '"process_completed"' in line:
+                return time.monotonic() - begun
+            if time.monotonic() - begun > limit:
+                break
+    return float("inf")
+
+
+# Gradio's sessions and events
+
+
+def test_f3_session_names_are_short(server: Process, ann: httpx.Client) -> None:
+    """60 MB of memory for each name of 15 MB, also on routes that do not exist."""
+    server.wait_ready()
+    before = server.memory
+    answers = set()
+    for index in range(6):
+        name = f"{index}" + "a" * (4 << 20)
+        for path in ("queue/join", "nothing"):
+            event = {"fn_index": 0, "data": [], "session_hash": name}
+            answers.add(ann.post(f"/gradio_api/{path}", json=event).status_code)
+    event = {"fn_index": 0, "data": [], "session_hash": "a" * 65}
+    answers.add(ann.post("/gradio_api/queue/join", json=event).status_code)
+    assert answers <= {404, 413, 422}
+    assert server.memory - before < 60 << 20
+
+
+def test_f6_answers_that_nobody_asks_for_are_few(server: Process) -> None:
+    """14 MB of memory for the answer to each event of 10 MB, for as long as nobody asks for it."""
+    with server.guest() as guest:
+        event = event_of(guest, "on_model", "unheard")
+        large = {**event, "data": ["a" * 1_000_000, *event["data"][1:]]}
+        assert guest.post("/gradio_api/queue/join", json=large).status_code == 413
+        answers = [guest.post("/gradio_api/queue/join", json=event).status_code for _ in range(40)]
+    assert answers[0] == 200 and answers[-1] == 429
+
+
+def test_f11_no_event_is_heard_by_another(server: Process, ann: httpx.Client, bob: httpx.Client) -> None:
+    event = event_of(ann, "on_load_text", "of-ann")
+    reply = ann.post("/gradio_api/queue/join", json={**event, "data": ["a secret", None]})
+    for name in (reply.json()["event_id"], "of-ann"):
+        with bob.stream("GET", f"/gradio_api/call/x/{name}", timeout=5) as stream:
+            assert stream.status_code == 404
+
+
+def test_f12_the_owners_session_is_its_own(owner: httpx.Client, ann: httpx.Client) -> None:
+    event = event_of(owner, "on_load_text", "of-the-owner")
+    assert owner.post("/gradio_api/queue/join", json=event).status_code == 200
+    for path in ("queue/data?session_hash=of-the-owner", "heartbeat/of-the-owner"):
+        with ann.stream("GET", f"/gradio_api/{path}", timeout=5) as stream:
+            assert stream.status_code == 404
+
+
+def test_f12_private_handlers_run_in_the_queue_alone(ann: httpx.Client) -> None:
+    event = event_of(ann, "on_load_text", "beside")
+    answers = {path: ann.post(f"/gradio_api/{path}", json=event).status_code for path in EVENT_PATHS}
+    answers["predict"] = ann.post("/gradio_api/run/predict", json=event).status_code
+    assert set(answers.values()) == {404}, answers
+
+
+def test_f26_an_events_id_is_a_text(server: Process, ann: httpx.Client) -> None:
+    lines = len(server.lines)
+    for path in ("queue/join", "run/predict", "cancel", "reset"):
+        event = {**event_of(ann, "look", "dict"), "event_id": {"a": 1}, "fn_index": 0}
+        assert ann.post(f"/gradio_api/{path}", json=event).status_code in (404, 422)
+    assert "Traceback" not in "\n".join(server.lines[lines:])
+
+
+# Sign-in and sessions
+
+
+def test_f5_the_right_password_passes_while_others_guess(server: Process, ann: httpx.Client) -> None:
+    with server.client() as stranger:
+        answers = [stranger.get("/v1/models", auth=(USER, f"wrong {index}")).status_code for index in range(30)]
+        assert set(answers) == {401, 429} and answers[-1] == 429
+        assert stranger.get("/v1/models", auth=(USER, PASSWORD)).status_code == 200
+        assert stranger.post("/login", data={"user": USER, "password": PASSWORD}).status_code == 303
+
+
+def test_f15_a_planted_cookie_ends_at_the_sign_in(server: Process) -> None:
+    """The guest keeps the cookie that is planted in another's browser, and lists what is sent after the sign-in."""
+    with server.guest() as attacker, server.client(accept="text/html") as victim:
+        for name, value in attacker.cookies.items():
+            victim.cookies.set(name, value, domain="127.0.0.1")
+        assert victim.post("/login", data={"user": USER, "password": PASSWORD}).status_code == 303
+        job = victim.post("/v1/inference", json=BODY).json()["request_id"]
+        assert victim.get(f"/v1/requests/{job}/status").status_code == 200
+        assert attacker.get(f"/v1/requests/{job}/status").status_code == 404
+
+
+def assert_turns(server: Process) -> None:
+    """A guest's first request comes before another's second (F13). Nothing is rendered yet: the engine is not there."""
+    with server.guest() as many, server.guest() as one:
+        sent = [many.post("/v1/inference", json=BODY).json()["request_id"] for _ in range(4)]
+        first = one.post("/v1/inference", json=BODY).json()["request_id"]
+
+        def ends() -> list[str]:
+            clients = [*((many, job) for job in sent), (one, first)]
+            states = [client.get(f"/v1/requests/{job}/status").json() for client, job in clients]
+            return [state["finished_at"] or "" for state in states]
+
+        assert until(lambda: all(ends()), 120), server.output
+        assert sorted(ends())[1] == ends()[-1]
+
+
+def test_f16_a_new_password_ends_the_owners_session(
+    server: Process, owner: httpx.Client, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """And a planted cookie ends at the owner's address too (F15)."""
+    folder = tmp_path_factory.mktemp("password")
+    with running(folder) as first, first.guest() as guest, first.client(accept="text/html") as kept:
+        planted = dict(guest.cookies.items())
+        for name, value in planted.items():
+            kept.cookies.set(name, value, domain="127.0.0.1")
+        assert kept.get(first.owner_path).status_code == 303
+        cookies = dict(kept.cookies.items())
+        assert cookies != planted
+        job = kept.post("/v1/inference", json=BODY).json()["request_id"]
+        assert kept.get(f"/v1/requests/{job}/status").status_code == 200
+        assert guest.get(f"/v1/requests/{job}/status").status_code == 404
+    with running(folder, password="another one") as second, second.client() as late:
+        assert_turns(second)
+        for name, value in cookies.items():
+            late.cookies.set(name, value, domain="127.0.0.1")
+        assert late.get("/v1/models").status_code == 401
+
+
+# Slow clients
+
+
+def test_f10_half_sent_requests_end(server: Process, ann: httpx.Client) -> None:
+    """More of them than the process may have open files; then it was silent until they went."""
+    server.wait_ready()
+    heads = (b"", b"GET / HTTP/1.1\r\nHost: ", server.head("POST", "/login", Content_Length="100") + b"\r\nuser=")
+    connections = []
+    try:
+        for index in range(DESCRIPTORS + 50):
+            with contextlib.suppress(OSError):
+                connections.append(server.connect(heads[index % 3], timeout=2))
+        assert server.health_seconds(timeout=QUICK) < QUICK
+        assert ann.get("/v1/models", timeout=QUICK).status_code == 200
+        latest = connections[-3:]
+        for connection in latest:
+            connection.settimeout(SLOW_SECONDS + 10)
+            with contextlib.suppress(ConnectionError):
+                while connection.recv(4096):  # a refusal, and then the end
+                    pass
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def test_f4_first_frames_that_never_come_delay_nobody(
+    server: Process, ann: httpx.Client, bob: httpx.Client, silent: SilentHost
+) -> None:
+    """They were fetched in the threads that serve all routes: health answered after 18 s."""
+    connections = []
+    for index in range(45):
+        url = f"http://127.0.0.1:{silent.port}/{index}.png"
+        body = json.dumps({"model": "wan21_i2v_14b", "prompts": [{"prompt": "a", "ctrl_img": url}]}).encode()
+        head = server.head(
+            "POST",
+            "/v1/inference",
+            (ann, bob)[index % 2],
+            Content_Type="application/json",
+            Content_Length=str(len(body)),
+        )
+        connections.append(server.connect(head + b"\r\n" + body))
+    try:
+        assert until(lambda: len(silent.connections) > 0, 10)
+        with server.program(timeout=QUICK) as program:
+            waits = [server.health_seconds(timeout=QUICK)]
+            begun = time.monotonic()
+            assert program.get("/v1/models").status_code == 200
+            waits.append(time.monotonic() - begun)
+        assert max(waits) < QUICK
+        body_of_many = {
+            "model": "wan21_i2v_14b",
+            "prompts": [
+                {"prompt": "a", "ctrl_img": f"http://127.0.0.1:{silent.port}/many-{index}.png"} for index in range(1000)
+            ],
+        }
+        with server.program(timeout=QUICK) as program:
+            assert error_code(program.post("/v1/inference", json=body_of_many)) == "INVALID_REQUEST"
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def test_f14_loading_into_the_form_delays_nobody(
+    server: Process, ann: httpx.Client, bob: httpx.Client, silent: SilentHost
+) -> None:
+    """One seat for everybody: four slow ones made all others wait 85 s."""
+    url = f"http://127.0.0.1:{silent.port}/slow.png"
+    slow = json.dumps({"model": "wan21_i2v_14b", "prompts": [{"prompt": "a", "ctrl_img": url}]})
+    event = event_of(bob, "on_load_text", "slow")
+    for _ in range(4):
+        sent = {**event, "data": [slow, None]}
+        assert bob.post("/gradio_api/queue/join", json=sent).status_code == 200
+    quick = {**event_of(ann, "on_load_text", "quick"), "data": [json.dumps(BODY), None]}
+    assert answer_seconds(ann, quick, 10) < 10
+
+
+def test_f9_an_upload_heeds_the_limit_of_the_disk_and_of_time(server: Process, ann: httpx.Client) -> None:
+    with contextlib.suppress(httpx.WriteError):
+        reply = ann.post("/v1/loras/inspect", files={"file": ("a.safetensors", bytes(60_000_000))})
+        assert reply.status_code == 507, reply.text
+    head = server.head(
+        "POST", "/v1/restore", ann, Content_Length="1000000", Content_Type="multipart/form-data; boundary=b"
+    )
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n'
+    with server.connect(head + b"\r\n" + part + bytes(1000), timeout=SLOW_SECONDS + 15) as held:
+        with contextlib.suppress(ConnectionError):
+            while held.recv(4096):
+                pass
+    uploads = server.folder / "data" / "uploads"
+    assert until(lambda: not [path for path in uploads.iterdir() if path.is_dir() and path.name != "fetched"], 5)
+
+
+# Values and headers
+
+
+@pytest.mark.parametrize("name", ["a/b/\0.safetensors", f"a/b/{'c' * 3000}.safetensors", "C:/b/c.safetensors"])
+def test_f20_strange_hub_names_are_refused(server: Process, ann: httpx.Client, name: str) -> None:
+    for path, body in (
+        ("inference", {**BODY, "loras": [{"path": f"hf://{name}"}]}),
+        ("loras/inspect", {"path": f"hf://{name}"}),
+    ):
+        reply = ann.post(f"/v1/{path}", json=body)
+        assert reply.status_code == 400 and error_code(reply) == "LORA_NOT_FOUND", reply.text
+
+
+def test_f21_no_header_moves_the_page_and_no_cache_keeps_it(ann: httpx.Client) -> None:
+    for path in ("/", "/config", "/v1/gallery", "/v1/models", "/v1/nothing"):
+        reply = ann.get(path, headers={"x-gradio-server": "http://evil.example"})
+        assert "evil.example" not in reply.text
+        assert "no-store" in reply.headers["cache-control"]
+    assets = [part.split('"')[0] for part in ann.get("/").text.split('"./assets/')[1:]]
+    assert "immutable" in ann.get(f"/assets/{assets[0]}").headers["cache-control"]
+
+
+# The queue
+
+
+def waiting_body(silent: SilentHost, number: int) -> dict[str, Any]:
+    """A request that waits for its LoRA's download."""
+    return {**BODY, "loras": [{"path": f"http://127.0.0.1:{silent.port}/{number}.safetensors"}]}
+
+
+def test_f13_all_guests_together_have_a_limit(
+    server: Process, owner: httpx.Client, ann: httpx.Client, silent: SilentHost
+) -> None:
+    """20 waiting requests each, and by signing in again 81 times as many."""
+    accepted = 0
+    with contextlib.ExitStack() as stack:
+        for guest in (ann, *(stack.enter_context(server.guest()) for _ in range(3))):
+            replies = [guest.post("/v1/inference", json=waiting_body(silent, number)) for number in range(15)]
+            accepted += [reply.status_code for reply in replies].count(200)
+    assert accepted <= WAITING_GUESTS
+    assert owner.post("/v1/inference", json=waiting_body(silent, 0)).status_code == 200
+
+
+def test_f13_sign_ins_are_few_a_minute(server: Process) -> None:
+    def sign_in() -> int:
+        with server.client() as client:
+            return client.post("/login", data={"user": USER, "password": PASSWORD}).status_code
+
+    answers = [sign_in() for _ in range(81)]
+    assert answers[0] == 303 and answers[-1] == 429
+
+
+def test_f24_a_data_folder_that_is_gone_is_the_machines_fault(
+    server: Process, owner: httpx.Client, ann: httpx.Client
+) -> None:
+    lines = len(server.lines)
+    data, away = server.folder / "data", server.folder / "away"
+    data.rename(away)
+    try:
+        replies = [
+            ann.post("/v1/loras/inspect", files={"file": ("a.safetensors", b"x")}),
+            ann.post("/v1/restore", files={"file": ("a.mp4", b"x")}),
+            ann.post("/v1/jobs/import", files={"file": ("a.zip", b"x")}),
+            owner.post("/v1/inference", json=BODY),
+            ann.post("/gradio_api/upload", files={"files": ("a.png", b"x")}),
+        ]
+    finally:
+        away.rename(data)
+    assert [reply.status_code for reply in replies] == [503] * 5, [reply.text[:200] for reply in replies]
+    assert "Traceback" not in "\n".join(server.lines[lines:])

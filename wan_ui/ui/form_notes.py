@@ -1,0 +1,100 @@
+"""The notes beside the form's controls as their values change, and its request as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from wan_ui.engine.recipes import RECIPES
+from wan_ui.errors import InvalidRequest, WanUIError
+from wan_ui.models import SIZE_480P_NOTE, WanModel
+from wan_ui.ui import form_schema, render
+from wan_ui.ui.error_texts import between
+from wan_ui.ui.templating import render_template
+
+UNKNOWN_TRIGGER = "[trigger] will not be replaced: set a trigger word."
+UNUSED_TRIGGER = "Your prompt does not contain the trigger word."
+OPTIONAL_FIRST_FRAME = "Optional. With a first frame the video starts from it."
+
+
+@dataclass(frozen=True)
+class FormImage:
+    """An image of the form: its reference on the wire and its size in pixels, or what is wrong with it."""
+
+    reference: str | None = None
+    size: tuple[int, int] | None = None
+    error: WanUIError | None = None
+
+
+def prompt_note(values: Mapping[str, Any]) -> Markup | str:
+    """What to say of the trigger word and the prompt."""
+    trigger, prompt = values.get("trigger_word"), str(values.get("prompt") or "")
+    if "[trigger]" in prompt and not trigger:
+        return render.note(UNKNOWN_TRIGGER)
+    if trigger and "[trigger]" not in prompt and trigger not in prompt:
+        return render_template("insert_trigger", text=UNUSED_TRIGGER)
+    return ""
+
+
+def image_note(model: WanModel, values: Mapping[str, Any], image: FormImage) -> tuple[Markup | str, bool]:
+    """The note on the first frame, and whether "Use image aspect ratio" would change anything."""
+    if image.error is not None:
+        return render.paragraph("wrong", image.error.message, role="alert"), False
+    size = form_schema.size(model, values)
+    if image.size is None or size is None:
+        if image.size is None and model.control_image == "optional":
+            return render.hint(OPTIONAL_FIRST_FRAME), False
+        return "", False
+    recipe = RECIPES[values["recipe"]].id
+    given, used = render.size(*image.size), render.size(*size[2:])
+    if form_schema.stretches(model, recipe, size[2:], image.size):
+        return render.note(f"The image will be distorted: {given} → {used}."), True
+    return render.hint(f"Image: {given}, resized to {used}."), False
+
+
+def last_image_note(image: FormImage) -> Markup | str:
+    """What is wrong with the last frame."""
+    return "" if image.error is None else render.paragraph("wrong", image.error.message, role="alert")
+
+
+def size_note(model: WanModel, values: Mapping[str, Any]) -> Markup:
+    """The size and length that will be used, or which of the numbers are out of bounds."""
+    size, frames = form_schema.size(model, values), form_schema.frames(model, values)
+    if size is None or frames is None:
+        return _bounds_note(model, values)
+    asked, effective, fps = frames
+    tuned = model.tuned_for
+    too_large = tuned is not None and size[2] * size[3] > tuned.width * tuned.height and SIZE_480P_NOTE in model.notes
+    return render_template(
+        "effective_size",
+        size=render.change(render.size(*size[:2]), render.size(*size[2:])),
+        count=render.change(str(asked), str(effective)),
+        unit="frame" if effective == 1 else "frames",
+        length=render.seconds(effective / fps),
+        divisor=model.divisor[RECIPES[values["recipe"]].id],
+        warning=SIZE_480P_NOTE if too_large else "",
+    )
+
+
+def _bounds_note(model: WanModel, values: Mapping[str, Any]) -> Markup:
+    sentences = [
+        f"{control.label} must be a whole number {between(control.low, control.high)}."
+        for control in form_schema.controls(model)
+        if control.name in ("width", "height", "num_frames", "fps")
+        and control.low is not None
+        and control.high is not None
+        and form_schema.whole(values.get(control.name), control.name) is None
+    ]
+    return render.paragraph("wrong", " ".join(sentences))
+
+
+def request_text(model: WanModel, values: form_schema.Values) -> str:
+    """The form's request as JSON text, or why there is none yet."""
+    try:
+        return json.dumps(form_schema.body(model, values), indent=2, ensure_ascii=False)
+    except InvalidRequest as error:
+        return f"({error.message})"

@@ -1,0 +1,37 @@
+// What this page relies on in Gradio's own elements, in one place: how a control is found by its name, read and written
+// to so that Gradio takes the value as typed.
+(() => {
+  const input = (name) => document.querySelector(`#field-${name} textarea, #field-${name} input:not([type=range])`);
+  const value = (name) => { const control = input(name); return control ? control.value : ''; };
+  // Gradio's numbers and text boxes take their value from an `input` event; text boxes report it on a `keypress`.
+  const announce = (control) => {
+    control.dispatchEvent(new Event('input', { bubbles: true }));
+    control.dispatchEvent(new Event('change', { bubbles: true }));
+  };
+  const fill = (name, text) => {
+    const control = input(name);
+    if (!control) return;
+    control.value = String(text);
+    announce(control);
+  };
+  const insert = (name, text) => {
+    const control = input(name);
+    if (!control) return;
+    const at = control.selectionStart === null ? control.value.length : control.selectionStart;
+    const before = control.value.slice(0, at), after = control.value.slice(control.selectionEnd || at);
+    const space = before && !before.endsWith(' ') ? ' ' : '';
+    const gap = after && !after.startsWith(' ') ? ' ' : '';
+    control.value = before + space + text + gap + after;
+    announce(control);
+    control.focus();
+    control.setSelectionRange(at + space.length + text.length, at + space.length + text.length);
+  };
+  // The lists of top-level tabs; each of Gradio's tabs is a stop of its own.
+  const topTabs = () => [...document.querySelectorAll('#top > .tab-wrapper [role=tab]')];
+  const openFold = (id) => {
+    const fold = document.querySelector(`#${id} > button.label-wrap`);
+    if (fold && !fold.classList.contains('open')) fold.click();
+  };
+  window.wanUi = window.wanUi || {};
+  window.wanUi.dom = { input, value, fill, insert, topTabs, openFold };
+})();

@@ -1,0 +1,239 @@
+// The LoRA block: files dropped or uploaded, the chosen ones with their cards and strengths, and the picker, which asks
+// GET /v1/loras when it is opened. Everything that is pressed goes to the server in one event, which answers with the
+// block's value; only a strength is written here.
+const part = (name) => element.querySelector(`[data-part="${name}"]`);
+const items = part('items'), drop = part('drop'), file = part('file'), picker = part('picker');
+const list = part('list'), search = part('search'), reading = part('reading');
+const SLOTS = { high: 'High noise', low: 'Low noise' };
+const [LOWEST, HIGHEST, STEP] = [0, 1.5, 0.05]; // of the slider; the number field takes all that the request does
+let adding = false, wantedSlot = null;
+
+const make = (tag, attributes = {}, ...children) => {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) if (value !== null && value !== undefined) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+};
+const press = (pressed) => trigger('click', { pressed });
+const isPair = () => document.documentElement.hasAttribute('data-pair');
+
+// The chosen files
+
+const strength = (item, index) => {
+  const many = (props.value.items || []).length > 1;
+  const label = many || isPair() ? `Strength of ${item.name}${isPair() ? `, ${SLOTS[item.slot]}` : ''}` : 'Strength';
+  const slider = make('input', { type: 'range', min: LOWEST, max: HIGHEST, step: STEP, 'aria-label': `${label}, slider` });
+  const number = make('input', { type: 'number', step: STEP, 'aria-label': label, 'data-strength': index });
+  const mark = (value) => {
+    slider.value = value === null ? 1 : value;
+    slider.style.setProperty('--v', `${(100 * (slider.value - LOWEST)) / (HIGHEST - LOWEST)}%`);
+  };
+  const set = (value, from) => {
+    const changed = [...props.value.items];
+    changed[index] = { ...changed[index], scale: value };
+    item.scale = value;
+    drawn = JSON.stringify({ ...props.value, items: changed });
+    props.value = { ...props.value, items: changed };
+    mark(value);
+    if (from !== number) number.value = value;
+    trigger('input', {});
+  };
+  mark(item.scale);
+  number.value = item.scale === null ? '' : item.scale;
+  slider.addEventListener('input', () => set(Number(slider.value), slider));
+  number.addEventListener('input', () => set(number.value === '' ? null : Number(number.value), number));
+  return make('div', { class: 'strength' }, make('span', {}, isPair() ? SLOTS[item.slot] || 'Strength' : 'Strength'), slider, number);
+};
+const sides = (item, index) => {
+  const choices = Object.entries(SLOTS).map(([slot, label]) => {
+    const side = make('button', { type: 'button', 'aria-pressed': String(item.slot === slot) }, label);
+    side.addEventListener('click', () => press({ do: 'slot', index, slot }));
+    return side;
+  });
+  return make('span', { class: 'seg', role: 'group', 'aria-label': `Side of ${item.name}` }, ...choices);
+};
+const row = (item, index) => {
+  const about = make('div', { class: 'about' });
+  about.innerHTML = item.html; // escaped by the server
+  const remove = make('button', { type: 'button', class: 'remove', 'aria-label': `Remove LoRA ${item.name}` }, '×');
+  remove.addEventListener('click', () => press({ do: 'remove', index }));
+  const [folder, name] = item.name.includes('/') ? [item.name.slice(0, item.name.lastIndexOf('/') + 1), item.name.slice(item.name.lastIndexOf('/') + 1)] : ['', item.name];
+  const title = make('div', { class: 'lname', title: item.name }, make('span', { class: 'folder' }, folder), make('b', {}, name));
+  const head = make('div', { class: 'lhead' }, title, remove);
+  const parts = [head, about];
+  if (isPair()) parts.push(sides(item, index));
+  return make('li', { class: `lcard ${item.state || ''}`, 'data-source': item.source, 'data-slot': item.slot }, ...parts, strength(item, index));
+};
+let drawn = null;
+const draw = () => {
+  const value = props.value || {};
+  const text = JSON.stringify(value);
+  if (text === drawn) return;
+  drawn = text;
+  const chosen = value.items || [];
+  items.replaceChildren(...chosen.map(row));
+  element.querySelector('.lora-block').dataset.state = chosen.length ? 'chosen' : 'empty';
+  part('pair').innerHTML = value.pair || ''; // escaped by the server
+  part('notice').textContent = value.notice || '';
+  const aside = value.aside || [];
+  part('aside').hidden = !aside.length;
+  part('aside').textContent = aside.length ? `Not for this model, kept for the others: ${aside.map((lora) => lora.name).join(', ')}` : '';
+  reading.hidden = true;
+  document.dispatchEvent(new CustomEvent('wan-ui-fits', { detail: value.fits || [] }));
+};
+watch('value', draw);
+document.addEventListener('wan-ui-model', () => { drawn = null; draw(); });
+
+// Uploads
+
+const send = async (files) => {
+  for (const one of files) {
+    reading.hidden = false;
+    reading.textContent = `Uploading ${one.name}…`;
+    try {
+      const stored = await upload(one);
+      reading.textContent = `Reading ${one.name}…`;
+      press({ do: 'upload', file: stored.path, name: one.name, add: adding || files.length > 1 });
+    } catch (error) {
+      reading.textContent = `${one.name} could not be uploaded. Try again.`;
+      return;
+    }
+  }
+};
+file.addEventListener('change', () => {
+  send([...file.files]);
+  file.value = ''; // so that the same file may be chosen again
+});
+const isLora = (event) => {
+  const held = event.dataTransfer ? [...event.dataTransfer.items] : [];
+  // While a file is over the page the browser names its type alone, and safetensors has none.
+  return held.some((item) => item.kind === 'file' && !item.type);
+};
+document.addEventListener('dragover', (event) => {
+  const over = isLora(event) && element.isConnected && element.offsetParent !== null && !event.target.closest('.trainer-form');
+  drop.classList.toggle('over', over);
+  if (over) event.preventDefault();
+});
+document.addEventListener('dragleave', (event) => { if (!event.relatedTarget) drop.classList.remove('over'); });
+document.addEventListener('drop', (event) => {
+  drop.classList.remove('over');
+  if (!isLora(event) || element.offsetParent === null || event.target.closest('.trainer-form')) return;
+  event.preventDefault();
+  send([...event.dataTransfer.files]);
+});
+
+// The picker
+
+const PAGE = 60;
+let asked = 0, query = null;
+const step = (entry, group) => {
+  const label = entry.label || 'final';
+  const button = make('button', { type: 'button', class: 'step', 'aria-label': `${group.name} ${label}${entry.slot ? `, ${entry.slot} noise` : ''}`, 'data-source': entry.source }, entry.slot ? `${label} ${entry.slot}` : label);
+  button.addEventListener('click', () => choose(entry.source));
+  return button;
+};
+const groupRow = (group) => {
+  const meta = [group.type, group.rank && `rank ${group.rank}`, group.trigger_word && `trigger ${group.trigger_word}`].filter(Boolean).join(' · ');
+  const name = make('div', { class: 'grow' }, make('b', {}, group.name), make('span', { class: 'meta' }, [group.folder, meta].filter(Boolean).join(' · ')));
+  return make('div', { class: `job${group.fits ? '' : ' no'}` }, name, make('div', { class: 'steps' }, ...group.files.map((entry) => step(entry, group))));
+};
+const uploads = () => {
+  const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+  return (props.value.uploads || []).filter((item) => words.every((word) => item.name.toLowerCase().includes(word)));
+};
+const heading = (text) => make('h3', {}, text);
+const show = (answer, more) => {
+  const parts = [];
+  if (!more) {
+    const mine = uploads();
+    if (mine.length) parts.push(heading('Uploaded by you'), ...mine.map((item) => groupRow({ name: item.name, folder: '', fits: true, files: [{ source: item.source, label: 'Choose' }] })));
+  }
+  let before = more ? list.dataset.fits : null;
+  for (const group of answer.groups) {
+    const fits = group.fits ? 'yes' : 'no';
+    if (fits !== before) parts.push(heading(fits === 'yes' ? 'For this model' : 'For other models'));
+    before = fits;
+    parts.push(groupRow(group));
+  }
+  list.dataset.fits = before || '';
+  if (more) list.append(...parts); else list.replaceChildren(...parts);
+  part('count').textContent = `${answer.files} ${answer.files === 1 ? 'file' : 'files'}`;
+  const shown = list.querySelectorAll('.job').length;
+  part('foot').textContent = !shown ? 'No LoRA found.' : answer.left ? `${answer.left} more: scroll or type to search` : '';
+  query.left = answer.left;
+};
+const ask = async (more = false) => {
+  const turn = ++asked;
+  const offset = more && query ? query.offset + PAGE : 0;
+  query = { offset, left: 0 };
+  list.setAttribute('aria-busy', 'true');
+  const wanted = new URLSearchParams({ search: search.value, model: document.documentElement.dataset.model, offset, limit: PAGE });
+  try {
+    const answer = await window.fetch(`v1/loras?${wanted}`, { cache: 'no-store' });
+    if (turn !== asked) return;
+    if (answer.ok) show(await answer.json(), more);
+    else part('foot').textContent = 'The list cannot be read. Try again.';
+  } catch (error) {
+    if (turn === asked) part('foot').textContent = 'The server does not answer. Try again.';
+  } finally {
+    if (turn === asked) list.setAttribute('aria-busy', 'false');
+  }
+};
+const open = (add) => {
+  adding = add;
+  search.value = '';
+  list.replaceChildren();
+  picker.showModal();
+  search.focus();
+  ask();
+};
+const choose = (source) => {
+  picker.close();
+  press({ do: 'choose', source, add: adding, slot: wantedSlot });
+  adding = false;
+};
+let typing = null;
+search.addEventListener('input', () => {
+  window.clearTimeout(typing);
+  typing = window.setTimeout(ask, 120);
+});
+search.addEventListener('keydown', (event) => {
+  if (event.key !== 'ArrowDown' && event.key !== 'Enter') return;
+  event.preventDefault();
+  const first = list.querySelector('.step');
+  if (first) { if (event.key === 'Enter') first.click(); else first.focus(); }
+});
+list.addEventListener('keydown', (event) => {
+  const all = [...list.querySelectorAll('.step')], at = all.indexOf(document.activeElement);
+  const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1 }[event.key];
+  if (at < 0 || to === undefined) return;
+  event.preventDefault();
+  if (to < 0) search.focus(); else if (all[to]) all[to].focus();
+});
+list.addEventListener('scroll', () => {
+  if (query && query.left && list.getAttribute('aria-busy') === 'false' && list.scrollTop + list.clientHeight > list.scrollHeight - 200) ask(true);
+});
+part('address').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const input = part('address').querySelector('input');
+  if (input.value.trim()) choose(input.value.trim());
+  input.value = '';
+});
+picker.addEventListener('click', (event) => { if (event.target === picker) picker.close(); });
+
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-do]');
+  if (!button) return;
+  const { do: what } = button.dataset;
+  if (what === 'browse') open('add' in button.dataset);
+  else if (what === 'close') picker.close();
+  else if (what === 'upload') { if (picker.open) picker.close(); file.click(); }
+  else {
+    if (what === 'fetch') {
+      button.disabled = true;
+      button.textContent = 'Downloading…';
+    }
+    press({ ...button.dataset });
+  }
+});
+draw();

@@ -1,0 +1,65 @@
+// The tabs of the models over the one form: the chosen one shows at once, and the server confirms with the form's values.
+// What a model has is said by attributes of the document, from which the style sheet shows and hides controls.
+const strip = element.querySelector('[role=tablist]'), about = element.querySelector('.about');
+const models = props.models;
+const tabs = Object.entries(models).map(([id, model]) => {
+  const tab = document.createElement('button');
+  tab.type = 'button';
+  tab.id = `model-${id}`;
+  tab.dataset.model = id;
+  tab.textContent = model.label;
+  tab.setAttribute('role', 'tab');
+  tab.setAttribute('aria-controls', 'bench');
+  return tab;
+});
+strip.replaceChildren(...tabs);
+let shown = null;
+
+const show = (id) => {
+  const model = models[id];
+  if (!model) return;
+  shown = id;
+  for (const tab of tabs) {
+    const chosen = tab.dataset.model === id;
+    tab.setAttribute('aria-selected', String(chosen));
+    tab.tabIndex = chosen ? 0 : -1;
+    // Only sideways: the page itself must not move when it opens.
+    if (chosen && strip.scrollWidth > strip.clientWidth) strip.scrollLeft = tab.offsetLeft - strip.clientWidth / 3;
+  }
+  about.textContent = model.about;
+  const root = document.documentElement;
+  root.dataset.model = id;
+  root.dataset.firstFrame = model.firstFrame;
+  root.toggleAttribute('data-last-frame', model.lastFrame);
+  root.toggleAttribute('data-pair', model.pair);
+  window.wanUiModel = { id, ...model };
+  document.dispatchEvent(new CustomEvent('wan-ui-model', { detail: window.wanUiModel }));
+};
+const choose = (id) => {
+  if (id === shown) return;
+  const previous = shown;
+  show(id);
+  props.value = id;
+  trigger('select', { previous });
+};
+strip.addEventListener('click', (event) => {
+  const tab = event.target.closest('[role=tab]');
+  if (tab) choose(tab.dataset.model);
+});
+strip.addEventListener('keydown', (event) => {
+  const at = tabs.indexOf(document.activeElement);
+  const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: tabs.length - 1 }[event.key];
+  if (at < 0 || to === undefined) return;
+  event.preventDefault();
+  const tab = tabs[(to + tabs.length) % tabs.length];
+  tab.focus();
+  choose(tab.dataset.model);
+});
+// Marks the models that the first LoRA was made for.
+document.addEventListener('wan-ui-fits', (event) => {
+  const fits = event.detail;
+  element.querySelector('.models').classList.toggle('filtered', fits.length > 0);
+  for (const tab of tabs) tab.classList.toggle('fits', fits.includes(tab.dataset.model));
+});
+watch('value', () => show(props.value));
+show(props.value);

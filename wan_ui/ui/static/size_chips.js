@@ -1,0 +1,78 @@
+// Sizes as chips, the swap of width and height, and the length in seconds: they write into the numbers below them,
+// which are what the request takes.
+const chips = element.querySelector('.chips'), slider = element.querySelector('input');
+const said = element.querySelector('.length-said');
+const MOST_SECONDS = 10, FRAMES_PER_STEP = 4; // of the slider; longer videos are typed
+let sizes = [];
+
+const dom = () => window.wanUi && window.wanUi.dom;
+const number = (name) => (dom() ? Number(dom().value(name)) : NaN);
+const mark = () => {
+  const width = number('width'), height = number('height');
+  const buttons = [...chips.children];
+  const chosen = buttons.find((chip) => chip.dataset.size === `${width}x${height}`);
+  for (const chip of buttons) {
+    chip.setAttribute('aria-checked', String(chip === chosen));
+    chip.tabIndex = chip === (chosen || buttons[0]) ? 0 : -1;
+  }
+  const frames = number('num-frames'), fps = number('fps');
+  if (!(frames > 0) || !(fps > 0)) return;
+  slider.max = String(Math.max(1, Math.floor((MOST_SECONDS * fps) / FRAMES_PER_STEP)));
+  slider.value = String(Math.round((frames - 1) / FRAMES_PER_STEP));
+  const seconds = (frames / fps).toFixed(1);
+  said.textContent = `${seconds} s · ${frames} frames`;
+  slider.setAttribute('aria-valuetext', `${seconds} seconds, ${frames} frames`);
+  slider.style.setProperty('--v', `${(100 * slider.value) / slider.max}%`);
+};
+const draw = () => {
+  chips.replaceChildren(...sizes.map(([width, height]) => {
+    const chip = document.createElement('button');
+    chip.type = 'button';
+    chip.className = 'chip';
+    chip.dataset.size = `${width}x${height}`;
+    chip.setAttribute('role', 'radio');
+    chip.setAttribute('aria-label', `${width} × ${height}`);
+    const shape = document.createElement('i');
+    shape.className = 'shape';
+    const longest = 16 / Math.max(width, height);
+    shape.style.width = `${Math.round(width * longest)}px`;
+    shape.style.height = `${Math.round(height * longest)}px`;
+    chip.append(shape, `${width} × ${height}`);
+    return chip;
+  }));
+  mark();
+};
+const choose = (width, height) => {
+  dom().fill('width', width);
+  dom().fill('height', height);
+  mark();
+};
+chips.addEventListener('click', (event) => {
+  const chip = event.target.closest('.chip');
+  if (chip) choose(...chip.dataset.size.split('x').map(Number));
+});
+chips.addEventListener('keydown', (event) => {
+  const all = [...chips.children], at = all.indexOf(document.activeElement);
+  const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1 }[event.key];
+  if (at < 0 || to === undefined) return;
+  event.preventDefault();
+  const chip = all[(to + all.length) % all.length];
+  chip.click();
+  chip.focus();
+});
+element.querySelector('[data-do=swap]').addEventListener('click', () => choose(number('height'), number('width')));
+slider.addEventListener('input', () => {
+  dom().fill('num-frames', 1 + FRAMES_PER_STEP * Number(slider.value));
+  mark();
+});
+document.addEventListener('wan-ui-model', (event) => { sizes = event.detail.sizes; draw(); });
+// The numbers change by typing and by the server's answers; both end in a note of the form.
+document.addEventListener('input', (event) => { if (event.target.closest('#form .sizes')) mark(); });
+const note = () => document.querySelector('#form .remarks.size');
+const watchNote = () => {
+  const shown = note();
+  if (shown) new MutationObserver(mark).observe(shown, { childList: true, subtree: true, characterData: true });
+  else requestAnimationFrame(watchNote);
+};
+watchNote();
+if (window.wanUiModel) { sizes = window.wanUiModel.sizes; draw(); }
