@@ -26,6 +26,7 @@ from wan_ui.errors import (
 from wan_ui.hub_token import NO_TOKEN, TOKEN_NOTE, secret
 from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.jobs import gallery
+from wan_ui.jobs.clock_watch import ClockWatch
 from wan_ui.jobs.continuation import Continuation, check_continuable, continued
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.gallery import Gallery
@@ -110,6 +111,7 @@ class JobService:
         self._owned = UploadedFiles(store, "image")
         self._admission = threading.Lock()
         self._next_sweep = 0.0
+        self._clock = ClockWatch()
         self._published: frozenset[str] = frozenset()
         self.process_id = secrets.token_hex(8)  # another process may have counted as many changes
         self._quota = DiskQuota(data_dir, COUNTED_FOLDERS, limits.disk, database=store.size)
@@ -152,8 +154,10 @@ class JobService:
 
     def tidy(self, retention: gallery.Retention) -> None:
         """Delete what is older than may be kept: clips, cancelled requests, and now and then files of nobody."""
-        self.gallery.tidy(retention)
         now = time.monotonic()
+        if self._clock.has_jumped():
+            retention = replace(retention, days=None)  # by a wrong clock every clip may be old
+        self.gallery.tidy(retention)
         if now < self._next_sweep:
             return
         self._next_sweep = now + LEFTOVERS_SECONDS
