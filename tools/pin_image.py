@@ -27,7 +27,7 @@ def digest_of(name: str, tag: str, registry: str = REGISTRY, tokens: str = TOKEN
     request.add_header("Authorization", f"Bearer {token}")
     request.add_header("Accept", INDEX)
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-        digest = answer.headers.get("Docker-Content-Digest", "")
+        digest = str(answer.headers.get("Docker-Content-Digest", ""))
     if not _DIGEST.fullmatch(digest):
         raise ValueError(f"the registry's answer has no digest: {digest[:80]!r}")
     return digest

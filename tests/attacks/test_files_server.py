@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slow
 
 VIDEO = {"width": 64, "height": 64, "num_frames": 5, "sample_steps": 1, "seed": 1}
 BODY: dict[str, Any] = {"model": "wan21_1b", "prompts": [{"prompt": "a garden", **VIDEO}]}
+OTHERS, TOKEN = "zqothersmarkerzq", "hf_zqtokenmarkerzq"
 TROUBLE_SECONDS = 30.0  # until the server notices that its database is gone
 
 
@@ -43,7 +44,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         f'exec "{imageio_ffmpeg.get_ffmpeg_exe()}" "$@"\n'
     )
     encoder.chmod(0o755)
-    server = Server(folder, "--max-disk-gb", "0.25", environment={"IMAGEIO_FFMPEG_EXE": str(encoder)})
+    server = Server(
+        folder, "--max-disk-gb", "0.25", environment={"IMAGEIO_FFMPEG_EXE": str(encoder), "HF_TOKEN": TOKEN}
+    )
     try:
         server.until_ready()
         yield server
@@ -173,6 +176,29 @@ def test_f19_finite_huge_weights_fail_with_a_code(server: Server, guest: httpx.C
     status = until_ended(guest, answer.json()["request_id"])
     assert status["status"] == "failed"
     assert status["error"]["code"] == "FRAMES_NOT_FINITE", status["error"]
+
+
+def test_a_guest_is_told_nothing_of_this_machine_and_of_others(server: Server, guest: httpx.Client) -> None:
+    """Markers in another guest's prompt, names and settings, and the server's own paths and token, in every answer."""
+    with server.guest() as other:
+        prompt = {**BODY["prompts"][0], "prompt": f"{OTHERS} prompt", "neg": f"{OTHERS} neg"}
+        theirs = other.post("/v1/inference", json={**BODY, "prompts": [prompt]}).json()["request_id"]
+        other.post("/v1/jobs/import", files={"file": (f"{OTHERS}.yaml", config())})
+        assert until_ended(other, theirs)["status"] == "succeeded"
+    own = guest.post("/v1/inference", json=BODY).json()["request_id"]
+    assert until_ended(guest, own)["status"] == "succeeded"
+    paths = ["/", "/config", "/metrics", "/v1/models", "/v1/health", "/v1/pulse", "/v1/gallery", "/v1/gallery/choices"]
+    paths += ["/v1/uploads", f"/v1/requests/{own}/status", f"/v1/requests/{own}/result", f"/v1/requests/{own}/videos/0"]
+    paths += [f"/v1/gallery?q={OTHERS[:6]}", f"/v1/gallery/{own}-0", f"/v1/gallery/{own}-0/settings.json"]
+    paths += [f"/v1/requests/{theirs}/{name}" for name in ("status", "result", "videos/0", "checklist")]
+    paths += [f"/v1/gallery/{theirs}-0", "/v1/requests/%2e%2e/status", "/v1/nowhere", "/gradio_api/file=/etc/passwd"]
+    secrets = [str(server.folder), str(server.data), TOKEN, OTHERS, "Traceback (most recent"]
+    for path in paths:
+        answer = guest.get(path)
+        told = [secret for secret in secrets if secret.encode() in answer.content or secret in str(answer.headers)]
+        assert told == [], f"{path} tells {told}"
+    events = [line for line in server.log.splitlines() if line.startswith("{")]
+    assert events and [line for line in events if any(secret in line for secret in (TOKEN, OTHERS))] == []
 
 
 def test_f22_an_encoder_that_hangs_is_ended_by_a_cancel(server: Server, guest: httpx.Client) -> None:

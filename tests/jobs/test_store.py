@@ -263,6 +263,18 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "jobs.sqlite")
 
 
+def test_a_newer_file_is_left_as_it_is_and_both_versions_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite"
+    Store(path, migrations=(*MIGRATIONS, ())).close()
+    before, names = path.read_bytes(), sorted(each.name for each in tmp_path.iterdir())
+    with pytest.raises(HostError) as refused:
+        Store(path)
+    assert (
+        f"schema {len(MIGRATIONS) + 1}" in refused.value.message and f"knows {len(MIGRATIONS)}" in refused.value.message
+    )
+    assert path.read_bytes() == before and sorted(each.name for each in tmp_path.iterdir()) == names
+
+
 def test_a_full_disk_is_said(store: Store) -> None:
     pages = store._execute("PRAGMA page_count", {})[0][0]
     store._execute(f"PRAGMA max_page_count = {pages}", {})

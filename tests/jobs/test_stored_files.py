@@ -18,6 +18,7 @@ from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.cleanup import cleanup
 from wan_ui.errors import DiskFull, PayloadTooLarge, StillRunning, UploadNotFound
 from wan_ui.identity import Identity
+from wan_ui.jobs.clock_watch import DISTRUST_SECONDS, ClockWatch
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.service import JobService
@@ -199,3 +200,17 @@ def test_a_guest_s_zip_is_smaller(service: JobService, tmp_path: Path) -> None:
     with pytest.raises(PayloadTooLarge, match="more than 1000 files"):
         service.imported_jobs.import_file(archive, "job.zip", ANN)
     service.imported_jobs.import_file(archive, "job.zip", OPERATOR)
+
+
+def test_a_clock_that_was_set_deletes_nothing_for_its_age_for_a_day() -> None:
+    passed, wrong = 0.0, 0.0
+    watch = ClockWatch(lambda: 1e9 + passed + wrong, lambda: passed)
+    for jump in (10 * 365 * 24 * 3600.0, -10 * 365 * 24 * 3600.0):
+        passed += 100
+        assert not watch.has_jumped()
+        wrong += jump
+        assert watch.has_jumped()
+        passed += DISTRUST_SECONDS - 1
+        assert watch.has_jumped()
+        passed += 2
+        assert not watch.has_jumped()
