@@ -62,17 +62,20 @@ def fake_frames(generation: Generation) -> npt.NDArray[np.uint8]:
 class FakeRender:
     """A render: `sample_steps` progress reports, then the decode. Nothing depends on time.
 
-    `gates` hold it before a (seed, step); `errors` make a seed's render raise before its first step.
+    `gates` hold it before a (seed, step); `errors` make a seed's render raise before its first step; `pictures` are the
+    live pictures that a (seed, step) brings.
     `seen` lists every (seed, phase, step) that was reported and not refused by a cancel.
     """
 
     gates: dict[tuple[int, int], Gate] = field(default_factory=dict)
     errors: dict[int, Exception] = field(default_factory=dict)
+    pictures: dict[tuple[int, int], bytes] = field(default_factory=dict)
     seen: list[tuple[int, str, int]] = field(default_factory=list)
 
     def __call__(self, generation: Generation, on_progress: OnProgress) -> Clip:
         def report(phase: Phase, step: int) -> None:
-            on_progress(Progress(phase, step, generation.sample_steps))
+            picture = self.pictures.get((generation.seed, step)) if phase == "denoise" else None
+            on_progress(Progress(phase, step, generation.sample_steps, picture=picture))
             self.seen.append((generation.seed, phase, step))
 
         report("loading", 0)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.golden_cases import CHECKPOINTS, LORAS, cases, differences
 from wan_ui import Engine
-from wan_ui.engine.split import Split, choose_split
+from wan_ui.engine.split import Split, choose_split, heads_divide
 
 CASES = (
     "wan21_1b",
@@ -83,3 +83,21 @@ def test_a_group_renders_the_golden_frames(split: Split, tmp_path: Path) -> None
             assert np.array_equal(alone.frames, rendered[name]), name
         engine.close()
     assert set(json.loads(out.with_suffix(".json").read_text()).values()) == {str(split)}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("split", [Split(1, 4), Split(2, 4), Split(1, 8)], ids=str)
+def test_eight_heads_are_divided_without_changing_a_bit(split: Split, tmp_path: Path) -> None:
+    arguments = ["8", str(split.guidance), str(split.sequence), str(tmp_path)]
+    program = [sys.executable, "-m", "tests.engine.heads_program", *arguments]
+    done = subprocess.run(
+        program, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("heads", "parts", "divides"), [(12, 4, True), (12, 8, False), (40, 8, True), (24, 8, True), (12, 1, True)]
+)
+def test_which_heads_can_be_divided(heads: int, parts: int, divides: bool) -> None:
+    assert heads_divide(heads, parts) is divides

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,9 +130,11 @@ def test_a_lost_member_ends_the_attempt_and_the_group(slots: list[ProcessSlot], 
         ({}, 7, Split(2, 2)),
         ({"guidance_scale": 1.0, "guidance_scale_2": None}, 4, Split(1, 4)),
         ({"guidance_scale": 1.0, "guidance_scale_2": 4.0}, 2, Split(2)),
+        ({"model": "wan21_1b"}, 16, Split(2, 4)),  # its 12 heads cannot be divided by 8
+        ({}, 16, Split(2, 8)),
         ({"speedup": "step_cache"}, 4, Split()),
         ({"speedup": "fp8_products"}, 4, Split()),
     ],
 )
-def test_what_is_divided(generation: Generation, changes: dict[str, float], gpus: int, split: Split) -> None:
-    assert split_of(replace(generation, **changes), gpus) == split  # type: ignore[arg-type]
+def test_what_is_divided(generation: Generation, changes: dict[str, Any], gpus: int, split: Split) -> None:
+    assert split_of(replace(generation, **changes), gpus) == split

@@ -431,17 +431,6 @@ def test_a_poll_leaves_a_playing_video_alone(page: Page, app: App):
     assert page.locator("#result video").get_attribute("data-mark") == "same"
 
 
-def test_a_page_at_rest_asks_for_the_pulse_alone(page: Page, app: App):
-    open_page(page, app)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url.removeprefix(app.url)))
-    with page.expect_request(lambda request: asked[-3:] == ["v1/pulse"] * 3):
-        pass
-    app.service.submit(body(604), LOCAL_ACCESS)
-    with page.expect_response(lambda response: "run/predict" in response.url):
-        pass
-
-
 def test_nothing_is_fetched_from_elsewhere(page: Page, app: App):
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

@@ -117,7 +117,7 @@ def test_what_the_page_uses_is_served(client: TestClient, method: str, path: str
      ("POST", "/gradio_api/run/predict/"), ("POST", "/gradio_api/run/predict%0a"), ("POST", "/gradio_api/cancel"),
      ("GET", "/gradio_api/info"), ("GET", "/gradio_api/file=http://a"), ("GET", "/gradio_api/file=%0ahttp://a"),
      ("GET", "/gradio_api/heartbeat/a/b"), ("GET", "/gradio_api//file=a"), ("GET", "/GRADIO_API/heartbeat/a"),
-     ("GET", "/v1/models/x"), ("GET", "/?deep_link=a"), ("GET", "/?de%65p_link=a"),
+     ("GET", "/v1/models/x"), ("GET", "/?deep_link=a"), ("GET", "/?page=x"), ("GET", "/?de%65p_link=a"),
      ("GET", "/proxy=http://a"),
      ("GET", "/config/"), ("DELETE", "/config"), ("PUT", "/gradio_api/file=a"), ("GET", "/file=/etc/passwd")],
 )  # fmt: skip

@@ -52,7 +52,8 @@ async def request_events(state: State, access: CurrentAccess, root: Root, reques
     responses={**errors(), **_STREAM},
 )
 async def events(state: State, access: CurrentAccess, root: Root) -> StreamingResponse:
-    """Events `jobs` (the queue and the latest finished requests), `progress` by request, `pictures` and `queue`.
+    """Events `jobs` (the queue and the latest finished requests), `progress` by request, `pictures`, `queue`,
+    and `server`, whose `id` is another after a restart.
 
     The stream has no end; a page keeps one of it open instead of asking again and again.
     """
@@ -99,4 +100,5 @@ def _of_all(service: JobService, access: Access, root: str) -> dict[str, dict[st
         "progress": progress,
         "pictures": pictures,
         "queue": queue_of(queue),
+        "server": {"id": service.process_id},
     }

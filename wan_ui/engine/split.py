@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wan_ui.request import Generation
+from wan_ui.request import Generation, find_model
+
+HEAD_SIZE = 128  # of all Wan transformers
 
 
 @dataclass(frozen=True)
@@ -53,5 +55,20 @@ def split_of(generation: Generation, gpus: int) -> Split:
     Videos with a speed-up are not divided: a step cache decides by its own tokens which blocks to skip, and fp8
     products are scaled by the tokens that a GPU has.
     """
+    if generation.speedup != "none":
+        return Split()
     scales = (generation.guidance_scale, generation.guidance_scale_2 or 0.0)
-    return choose_split(gpus, guided=max(scales) > 1) if generation.speedup == "none" else Split()
+    split = choose_split(gpus, guided=max(scales) > 1)
+    heads = find_model(generation.model).hidden_size // HEAD_SIZE
+    while not heads_divide(heads, split.sequence):
+        split = Split(split.guidance, split.sequence // 2)
+    return split
+
+
+def heads_divide(heads: int, parts: int) -> bool:
+    """Whether diffusers' exchange can divide so many heads: padded to a multiple, every part must have one of them.
+
+    12 heads cannot be divided by 8: two for each part, and nothing for the last two.
+    """
+    each = -(-heads // parts)
+    return each * parts - heads < each

@@ -85,7 +85,8 @@ class JobService:
     by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
     trainer's samples, `gallery` lists finished clips, `stored_files` deletes what visitors have sent, `shares` are the
     links that show one entry without the password, `judging` holds marks and votes on comparisons, `watcher` renders
-    the new saves of watched training jobs, and `outlooks` estimates how long jobs still take.
+    the new saves of watched training jobs, and `outlooks` estimates how long jobs still take. `process_id` is another
+    in each process.
     Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
@@ -112,7 +113,7 @@ class JobService:
         self._next_sweep = 0.0
         self._clock = ClockWatch()
         self._published: frozenset[str] = frozenset()
-        self._process_id = secrets.token_hex(8)  # another process may have counted as many changes
+        self.process_id = secrets.token_hex(8)  # another process may have counted as many changes
         self._quota = DiskQuota(data_dir, COUNTED_FOLDERS, limits.disk, database=store.size)
         self.fetcher = Fetcher(
             store, library, self._configs, worker.wake, guests_use_hub_token=limits.guests_use_hub_token
@@ -337,7 +338,7 @@ class JobService:
         """
         running = self._worker.at_work()
         at_work = None if running is None else (running.job_id, running.progress, running.pictures)
-        state = repr((self._process_id, self._store.changes, at_work, self.fetcher.moments()))
+        state = repr((self.process_id, self._store.changes, at_work, self.fetcher.moments()))
         return hashlib.sha256(state.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def clip_path(self, job_id: str, index: int, access: Access) -> Path:

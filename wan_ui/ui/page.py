@@ -44,7 +44,7 @@ LAUNCH: dict[str, Any] = {
     "theme": gr.themes.Base(
         primary_hue=gr.themes.colors.pink, neutral_hue=gr.themes.colors.neutral, font=_FONT, font_mono=_MONO
     ),
-    "css": "\n".join(static_text(f"{name}.css") for name in ("tokens", "style", "form", "share", "board")),
+    "css": "\n".join(static_text(f"{name}.css") for name in ("tokens", "style", "form", "stage", "share", "board")),
     "js": page_script(),
     "footer_links": [],
     "run_history": False,
@@ -88,6 +88,9 @@ class PageBlocks(gr.Blocks):
         for component in config["components"]:
             for name in API_KEYS:
                 component.pop(name, None)
+        # Gradio would hold a connection open for each tab, and browsers open six to a server over HTTP/1.1: with six
+        # tabs nothing else could be asked. What it serves for, forgetting a closed tab's state at once, is not needed.
+        config["connect_heartbeat"] = False
         return config
 
 

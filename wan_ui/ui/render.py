@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
     from wan_ui.job import ClipRecord, Job
+    from wan_ui.jobs.outlooks import JobOutlook
 
 PHASES = {
     "checking": "Checking the files",
@@ -82,6 +83,7 @@ class Card:
     problem: str = ""
     code: str | None = None
     tab_title: str = ""
+    job_id: str = ""
 
     @property
     def html(self) -> Markup:
@@ -209,18 +211,22 @@ def progress_line(progress: Progress | None) -> Line:
     return Line(head, bar, joined(*facts, progress.note or ""))
 
 
-def now(lead: Job | None, progress: Progress | None, ahead: RunningJob | None) -> Markup:
+def now(
+    lead: Job | None, progress: Progress | None, ahead: RunningJob | None, outlook: JobOutlook | None = None
+) -> Markup:
     """The status card. `lead` is the job it is about; `ahead` the one that runs while `lead` waits.
 
-    `progress` of a job that waits is that of the download of its LoRA.
+    `progress` of a job that waits is that of the download of its LoRA. `outlook` is that of `lead`.
     """
     if lead is None:
         return Card("empty", "Ready", text=IDLE).html
     if lead.status == "in_queue":
-        return _waiting_card(lead, progress, ahead).html
-    if lead.status == "in_progress":
-        return _running_card(lead, progress).html
-    return _ended_card(lead).html
+        card = _waiting_card(lead, progress, ahead)
+    elif lead.status == "in_progress":
+        card = _running_card(lead, progress, outlook)
+    else:
+        card = _ended_card(lead)
+    return replace(card, job_id=lead.id).html
 
 
 def _waiting_card(job: Job, progress: Progress | None, ahead: RunningJob | None) -> Card:
@@ -237,16 +243,30 @@ def _waiting_card(job: Job, progress: Progress | None, ahead: RunningJob | None)
     return Card("waiting", "Queued", title, Bar("Queued"), joined(position, running), text, tab_title="Queued")
 
 
-def _running_card(job: Job, progress: Progress | None) -> Card:
+def _running_card(job: Job, progress: Progress | None, outlook: JobOutlook | None) -> Card:
     title, text = label(job), _prompt(job)
     if job.cancel_requested:
         return Card("waiting", "Cancelling", title, Bar("Cancelling"), "after this step", text, tab_title="Cancelling")
     line = progress_line(progress)
+    if outlook is not None and outlook.own.fraction is not None and progress is not None:
+        line = replace(line, bar=Bar(line.head, f"{outlook.own.fraction:.4f}"), facts=_facts(outlook, progress))
     clip = ""
     if len(job.generations) > 1 and not job.cells:  # the progress of a comparison names its cell
         clip = f"clip {min(len(job.clips) + 1, len(job.generations))} of {len(job.generations)}"
     facts = joined(clip, line.facts)
     return Card("running", line.head, title, line.bar, facts, text, tab_title=_tab_title(progress, clip))
+
+
+def _facts(outlook: JobOutlook, progress: Progress) -> str:
+    """Steps and seconds left of the whole job, as stage.js shows them from the events."""
+    own, left = outlook.own, outlook.seconds_left
+    is_denoising = progress.phase == "denoise" and progress.seconds_per_step is not None
+    return joined(
+        f"step {own.steps_done} of {own.steps_total}" if own.steps_total else "",
+        f"{seconds(progress.seconds_per_step or 0)} per step" if is_denoising else "",
+        "" if left is None else f"{'about ' if own.about else ''}{seconds(left)} left",
+        progress.note,
+    )
 
 
 def _tab_title(progress: Progress | None, clip: str) -> str:
@@ -305,6 +325,7 @@ class ShownClip:
     """One finished video beside the values it was made with."""
 
     source: str
+    poster: str
     file_name: str
     width: int
     height: int
@@ -396,6 +417,7 @@ def _clip(job: Job, clip: ClipRecord) -> ShownClip:
     generation = job.generations[clip.index]
     return ShownClip(
         source=f"v1/requests/{job.id}/videos/{clip.index}",  # relative, so that the page works under a proxy's path
+        poster=f"v1/gallery/{job.id}-{clip.index}/poster.jpg",  # the middle frame
         file_name=f"wan-{job.id[:8]}-{clip.index}.mp4",
         width=clip.width,
         height=clip.height,
@@ -465,6 +487,14 @@ def _queue_text(job: Job, ahead: RunningJob | None, fetching: Mapping[str, Progr
     return _prompt(job)
 
 
+def _thumbnail(job: Job) -> str:
+    """The poster of a job's first clip, or of its comparison; "" where it has none."""
+    if not job.clips:
+        return ""
+    entry = job.id if job.cells else f"{job.id}-{job.clips[0].index}"
+    return f"v1/gallery/{entry}/poster.jpg"
+
+
 def finished(jobs: Sequence[Job], shown: str | None) -> Markup:
     """The jobs that ended, newest first; a press shows one. `shown` is the id of the one whose result is shown."""
     lines = []
@@ -475,6 +505,7 @@ def finished(jobs: Sequence[Job], shown: str | None) -> Markup:
                 "job_id": job.id,
                 "status": job.status,
                 "model": label(job),
+                "thumbnail": _thumbnail(job),
                 "prompt": _prompt(job),
                 "current": job.id == shown,
                 "state": joined(STATES[job.status], plural(len(job.cells), "cell") if job.cells else ""),

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PAGE = ("gradio_dom", "page", "pressed", "progress_title", "autoplay", "comparison_link", "share", "judging")
+PAGE = (
+    "gradio_dom",
+    "page",
+    "pressed",
+    "stream",
+    "stage",
+    "progress_title",
+    "autoplay",
+    "comparison_link",
+    "share",
+    "judging",
+)
 """Scripts of the page itself, in the order in which they run."""
 SHARED = ("player", "pick_card_action")
 """Scripts of components that the page has more than once: they are sent once, with the page's own script."""

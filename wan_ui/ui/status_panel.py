@@ -66,6 +66,7 @@ class StatusPanel:
         with gr.Column(elem_id="now"):
             self.now = gr.HTML(render.now(None, None, None))
             self.cancel = gr.Button("Cancel", interactive=False, size="sm", elem_id="cancel")
+            gr.HTML(render_template("stage", phases=render.PHASES, states=render.STATES))
         with gr.Column(elem_id="result"):
             self.result = gr.HTML(render.result(None))
             self.reuse = gr.Button("Use these settings", interactive=False, size="sm", elem_id="reuse")
@@ -80,8 +81,8 @@ class StatusPanel:
             self.finished = gr.HTML(render.finished((), None), js_on_load=static_text("pick_job.js"))
 
     def lay_out_pulse(self) -> None:
-        """The invisible component that asks every second whether anything changed, see pulse.js."""
-        self.pulse = gr.HTML("", js_on_load=static_text("pulse.js"), elem_id="pulse")
+        """The invisible component that lets the page look when something has changed, see look.js."""
+        self.pulse = gr.HTML("", js_on_load=static_text("look.js"), elem_id="pulse")
 
     @property
     def view(self) -> list[Any]:
@@ -99,7 +100,8 @@ class StatusPanel:
         for button, handler in ((self.cancel, self.on_cancel), (self.stop_sharing, self.on_stop_sharing)):
             button.click(handler, self.looking, self.view, **QUIET).then(**answered())
         self.queue.click(self.on_remove, self.looking, self.view, **QUIET)
-        self.pulse.click(self.look, self.looking, self.view, **POLL)
+        looked = "() => document.dispatchEvent(new Event('wan-ui-looked'))"
+        self.pulse.click(self.look, self.looking, self.view, **POLL).then(**POLL, fn=None, js=looked)
         blocks.load(self.look, self.looking, self.view, **POLL)
 
     def follow(self, seen: Mapping[str, Any]) -> Update:
@@ -150,7 +152,7 @@ class StatusPanel:
         removable = {job.id for job in others if self.service.may_change(job, self.access())}
         return self._changed(
             {
-                "now": render.now(lead, progress, ahead),
+                "now": render.now(lead, progress, ahead, None if lead is None else self.service.outlook(lead.id)),
                 "cancel": stoppable,
                 "result": render.result(shown),
                 "reuse": shown is not None,

@@ -15,8 +15,8 @@ from wan_ui.web.asgi import refuse
 # An address in place of a path: Gradio would fetch it.
 _ADDRESS = re.compile(r"/gradio_api/file=\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
-# Gradio would read a page's stored state from a folder of this name; %64 is "d".
-_DEEP_LINK = re.compile(rb"(?:^|&)[^=&]*(?:deep|%)[^=&]*=", re.IGNORECASE)
+# Gradio would read a page's stored state from a folder of this name, or fail for a page that there is not; %64 is "d".
+_DEEP_LINK = re.compile(rb"(?:^|&)(?:page|[^=&]*(?:deep|%)[^=&]*)=", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@
     }
   };
 
-  // The page polls every second; the fate of those calls tells whether the server is there.
+  window.wanUi.heard = heard; // stream.js says whether its connection stands
   const original = window.fetch.bind(window);
   window.fetch = async (...call) => {
     try {
@@ -144,8 +144,4 @@
       throw error;
     }
   };
-  // While it is gone Gradio stops polling, so ask on our own.
-  window.setInterval(() => {
-    if (failures > 0) window.fetch(window.location.pathname, { method: "HEAD", cache: "no-store" }).catch(() => {});
-  }, 2000);
 })();

@@ -14,6 +14,7 @@
     chip.firstChild.data = head;
   };
   const answered = () => {
+    document.dispatchEvent(new Event('wan-ui-answered'));
     for (const button of document.querySelectorAll('button.generate[aria-busy]')) button.removeAttribute('aria-busy');
     if (before && before.chip.data === before.pressed) {
       before.shown.className = before.name;

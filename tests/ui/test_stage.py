@@ -1,0 +1,133 @@
+"""The stage while a job runs, from the one event stream of a browser: no polls, live picture, whole job, many tabs."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
+
+from tests.browser_fixture import new_context
+from tests.fakes import FakeRender
+from tests.jobs.helpers import body
+from tests.ui.fake_app import App
+from wan_ui.access import LOCAL_ACCESS
+
+pytestmark = pytest.mark.browser
+
+TABS = 6
+HIDE = """hidden => {
+    Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden });
+    document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+# What the page asks for as it opens has been asked for.
+QUIET = "() => performance.getEntriesByType('resource').every((entry) => performance.now() - entry.startTime > 2000)"
+
+
+def webp(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "WEBP")
+    return buffer.getvalue()
+
+
+def opened(page: Page, app: App) -> Page:
+    """The page with its stream open: what the server sent first has come."""
+    page.goto(app.url)
+    page.wait_for_function("() => window.wanUi && window.wanUi.events && window.wanUiServer", timeout=None)
+    return page
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = new_context(browser, viewport={"width": 1280, "height": 900})
+    context.add_init_script(
+        """document.addEventListener('wan-ui-events', () => {
+            window.wanUi.events.on('server', () => { window.wanUiServer = true; });
+        });"""
+    )
+    yield context
+    context.close()
+
+
+def asked(page: Page, app: App) -> list[str]:
+    """The paths that a page asks for from now on, in a list that grows."""
+    paths: list[str] = []
+
+    def note(request: Request) -> None:
+        paths.append(request.url.removeprefix(app.url).split("?")[0])
+
+    page.on("request", note)
+    return paths
+
+
+def test_the_stage_follows_the_whole_job(page: Page, app: App, held_render: FakeRender):
+    gates = [held_render.gate(1801, 3), held_render.gate(1802, 2)]
+    held_render.pictures[1801, 2] = webp("red")
+    opened(page, app)
+    job = app.service.submit(body(1801, 1802, steps=4), LOCAL_ACCESS)
+    gates[0].await_arrival()
+    card = page.locator(f"#now .card[data-job='{job.id}']")
+    expect(card.locator(".facts")).to_contain_text("step 2 of 8")
+    live = page.locator("#live img")
+    expect(live).to_have_attribute("src", re.compile(f"{job.id}/live.webp"))
+    assert live.evaluate("image => image.decode().then(() => image.naturalWidth)") == 8
+    gates[0].open()
+    gates[1].await_arrival()
+    expect(card.locator(".facts")).to_contain_text("step 5 of 8")
+    expect(page.locator("#live")).to_be_hidden()  # the second video has no picture yet
+    gates[1].open()
+    expect(page.locator(f"#result video[src*='{job.id}']")).to_have_count(2)
+    poster = page.locator(f"#result video[src*='{job.id}/videos/0']").get_attribute("poster")
+    assert poster == f"v1/gallery/{job.id}-0/poster.jpg"
+    expect(page.locator(f".jobs img[src='v1/gallery/{job.id}-0/poster.jpg']")).to_have_count(1)
+
+
+def test_a_hidden_tab_asks_for_nothing_and_looks_when_it_is_shown(page: Page, app: App):
+    opened(page, app)
+    page.wait_for_function(QUIET)
+    page.evaluate(HIDE, True)
+    paths = asked(page, app)
+    job = app.service.submit(body(1803), LOCAL_ACCESS)
+    page.wait_for_function(
+        """id => new Promise((resolve) => window.wanUi.events.on('jobs', ({ jobs }) => {
+            if (jobs.some((job) => job.request_id === id && job.status === 'succeeded')) resolve(true);
+        }))""",
+        arg=job.id,
+    )
+    assert [path for path in paths if not path.startswith("gradio_api/queue/")] == []
+    page.evaluate(HIDE, False)
+    expect(page.locator(f"#result video[src*='{job.id}']")).to_have_count(1)
+
+
+def test_six_tabs_share_one_stream_and_stay_usable(context: BrowserContext, app: App):
+    streams: list[str] = []
+
+    def note(request: Request) -> None:
+        if request.url.endswith("/v1/events"):
+            streams.append(request.url)
+
+    context.on("request", note)
+    tabs = [opened(context.new_page(), app) for _ in range(TABS)]
+    assert len(streams) == 1
+    for tab in tabs:
+        assert tab.evaluate("fetch('v1/health').then((answer) => answer.status)") == 200
+    assert [tab.evaluate("window.wanUi.events.reads") for tab in tabs] == [True, *[False] * (TABS - 1)]
+    tabs[0].close()
+    tabs[1].wait_for_function("() => window.wanUi.events.reads")
+    job = app.service.submit(body(1804), LOCAL_ACCESS)
+    for tab in tabs[1:]:
+        expect(tab.locator(f"#result video[src*='{job.id}']")).to_have_count(1)
+
+
+def test_the_bell_is_remembered(page: Page, app: App):
+    opened(page, app)
+    bell = page.locator("#bell")
+    expect(bell).to_have_attribute("aria-pressed", "false")
+    bell.click()
+    expect(bell).to_have_attribute("aria-pressed", "true")
+    page.reload()
+    expect(bell).to_have_attribute("aria-pressed", "true")

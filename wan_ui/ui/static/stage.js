@@ -1,0 +1,162 @@
+// The stage while a job runs: the card's step, bar and time left, the live picture, what a screen reader says of it, and
+// the notification at the end. All of it comes from the event stream, see stream.js.
+(() => {
+  const LIVE = ['in_queue', 'in_progress'];
+  const SPOKEN = 10000; // milliseconds, at least, between two announcements of progress
+  const STEPS = [25, 50, 75]; // percent that are announced
+  const BELL = 'wan-ui:notify';
+  const TICK = 1000;
+  const byId = (id) => document.getElementById(id);
+  const card = () => document.querySelector('#now .card');
+
+  const seconds = (value) => {
+    const whole = Math.round(value);
+    if (value < 9.95) return `${value.toFixed(1)} s`;
+    if (whole < 60) return `${whole} s`;
+    if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+    return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  };
+  const clock = (value) => {
+    const whole = Math.max(0, Math.round(value));
+    const two = (number) => String(number).padStart(2, '0');
+    const minutes = Math.floor(whole / 60);
+    if (minutes < 60) return `${minutes}:${two(whole % 60)}`;
+    return `${Math.floor(minutes / 60)}:${two(minutes % 60)}:${two(whole % 60)}`;
+  };
+  const setText = (element, text) => {
+    if (!element || element.textContent === text) return;
+    if (element.childNodes.length === 1 && element.firstChild.nodeType === Node.TEXT_NODE) element.firstChild.data = text;
+    else element.textContent = text;
+  };
+
+  let jobs = [], progress = {}, heardAt = 0, spokenAt = 0, spokenStep = 0, timer = 0;
+  const status = new Map(); // of each job of this browser when it was last heard of
+
+  const leftOf = (one) => {
+    if (one.seconds_left === null) return null;
+    return Math.max(0, one.seconds_left - (performance.now() - heardAt) / 1000);
+  };
+
+  // The share of the job's time that has passed; of its steps, where nothing is known of the time.
+  const shareOf = (one) => one.fraction ?? (one.steps_done ? one.steps_done / one.steps_total : null);
+
+  // The card's own nodes are patched by Gradio when the page looks again: their texts are replaced, never the nodes.
+  const showProgress = () => {
+    const shown = card();
+    const one = shown && progress[shown.dataset.job];
+    if (!one || !one.phase || !shown.classList.contains('running')) return;
+    const names = JSON.parse(byId('stage-words').dataset.phases);
+    const bar = shown.querySelector('progress');
+    const share = shareOf(one);
+    if (bar && share !== null) {
+      bar.max = 1;
+      bar.value = share;
+    }
+    setText(shown.querySelector('.chip'), names[one.phase] || one.phase);
+    const left = leftOf(one);
+    const about = one.about ? 'about ' : '';
+    const facts = [
+      one.steps_total ? `step ${one.steps_done} of ${one.steps_total}` : '',
+      one.phase === 'denoise' && one.seconds_per_step ? `${seconds(one.seconds_per_step)} per step` : '',
+      left === null ? '' : `${about}${seconds(left)} left`,
+      one.note,
+    ].filter(Boolean);
+    setText(shown.querySelector('.facts'), facts.join(' · '));
+    const percent = share === null ? '' : `${Math.floor(100 * share)} %`;
+    shown.dataset.title = [percent, left === null ? '' : clock(left)].filter(Boolean).join(' · ') || names[one.phase];
+    announceProgress(one, left);
+  };
+
+  const say = (text) => setText(byId('announce'), text);
+  const announceProgress = (one, left) => {
+    const percent = 100 * (shareOf(one) || 0);
+    const step = STEPS.filter((each) => each <= percent).pop() || 0;
+    if (step < spokenStep) spokenStep = 0;
+    if (step === spokenStep || performance.now() - spokenAt < SPOKEN) return;
+    spokenStep = step;
+    spokenAt = performance.now();
+    say(`${step} percent${left === null ? '' : `, ${seconds(left)} left`}`);
+  };
+
+  const showPicture = (pictures) => {
+    const box = byId('live');
+    if (!box) return;
+    const shown = card();
+    const picture = shown && pictures[shown.dataset.job];
+    const image = box.querySelector('img');
+    box.hidden = !picture || !shown.classList.contains('running');
+    if (box.hidden || document.hidden) return;
+    const source = `v1/requests/${shown.dataset.job}/live.webp?video=${picture.video}&number=${picture.number}`;
+    if (image.getAttribute('src') === source) return;
+    // The next picture replaces the one before when it is there, so that the box never flashes.
+    const next = new Image();
+    next.onload = () => image.setAttribute('src', source);
+    next.src = source;
+  };
+
+  // The bell: a notification and a sound at the end of this browser's jobs, once a browser.
+  const bell = () => window.localStorage.getItem(BELL) === 'on';
+  const showBell = () => {
+    const button = byId('bell');
+    if (button) button.setAttribute('aria-pressed', String(bell()));
+  };
+  const sound = () => {
+    const context = new AudioContext();
+    const tone = context.createOscillator(), volume = context.createGain();
+    tone.frequency.value = 660;
+    volume.gain.setValueAtTime(0.15, context.currentTime);
+    volume.gain.exponentialRampToValueAtTime(0.001, context.currentTime + 0.5);
+    tone.connect(volume).connect(context.destination);
+    tone.start();
+    tone.stop(context.currentTime + 0.5);
+    tone.onended = () => context.close();
+  };
+  const ended = (job) => {
+    const words = JSON.parse(byId('stage-words').dataset.states);
+    say(`${words[job.status] || job.status}: ${job.model_label}`);
+    spokenStep = 0;
+    if (!bell() || !window.wanUi.events.reads || job.status === 'canceled') return;
+    sound();
+    if (document.hasFocus() || !('Notification' in window) || Notification.permission !== 'granted') return;
+    const notice = new Notification(`${words[job.status]} – wan-ui`, { body: `${job.model_label}: ${job.prompt}` });
+    notice.onclick = () => window.focus();
+  };
+  document.addEventListener('click', (event) => {
+    if (!event.target.closest('#bell')) return;
+    window.localStorage.setItem(BELL, bell() ? 'off' : 'on');
+    showBell();
+    if (bell() && 'Notification' in window && Notification.permission === 'default') Notification.requestPermission();
+  });
+
+  let pictures = {};
+  const refresh = () => {
+    showProgress();
+    showPicture(pictures);
+    const runs = jobs.some((job) => LIVE.includes(job.status));
+    if (runs && !timer) timer = window.setInterval(showProgress, TICK);
+    if (!runs && timer) timer = window.clearInterval(timer) || 0;
+  };
+  window.wanUi.events.on('jobs', (heard) => {
+    jobs = heard.jobs;
+    for (const job of jobs.filter((each) => each.own)) {
+      const before = status.get(job.request_id);
+      status.set(job.request_id, job.status);
+      if (LIVE.includes(before) && !LIVE.includes(job.status)) ended(job);
+    }
+    refresh();
+  });
+  window.wanUi.events.on('progress', (heard) => {
+    progress = heard;
+    heardAt = performance.now();
+    refresh();
+  });
+  window.wanUi.events.on('pictures', (heard) => {
+    pictures = heard;
+    refresh();
+  });
+  document.addEventListener('visibilitychange', refresh);
+  const now = byId('now');
+  // When the page looks again, the card shows what it knew then; it is the same job's card, or another's.
+  if (now) new MutationObserver(refresh).observe(now, { childList: true, subtree: true, attributeFilter: ['data-job'] });
+  showBell();
+})();
