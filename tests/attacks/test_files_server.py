@@ -195,8 +195,8 @@ def test_a_guest_is_told_nothing_of_this_machine_and_of_others(server: Server, g
     secrets = [str(server.folder), str(server.data), TOKEN, OTHERS, "Traceback (most recent"]
     for path in paths:
         answer = guest.get(path)
-        told = [secret for secret in secrets if secret.encode() in answer.content or secret in str(answer.headers)]
-        assert told == [], f"{path} tells {told}"
+        leaked = [secret for secret in secrets if secret.encode() in answer.content or secret in str(answer.headers)]
+        assert leaked == [], f"{path} tells {leaked}"
     events = [line for line in server.log.splitlines() if line.startswith("{")]
     assert events and [line for line in events if any(secret in line for secret in (TOKEN, OTHERS))] == []
 
