@@ -6,6 +6,7 @@ from pathlib import Path
 
 PAGE = (
     "gradio_dom",
+    "frame",
     "page",
     "pressed",
     "stream",
