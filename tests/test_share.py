@@ -16,6 +16,7 @@ from tests.browser_fixture import heard, new_context
 from tests.fake_frpc import program
 from tests.ports import reserve_port
 from tests.test_app import App
+from tests.ui.page_object import choose_model
 from tests.waiting import wait_until
 from wan_ui.tunnel import RECORD, _command_of
 
@@ -102,12 +103,12 @@ def test_a_guest_signs_in_and_renders_and_the_owner_stops_the_link(browser: Brow
     expect(guest.locator("#link")).to_contain_text("open to everybody who has its link")
     expect(guest.get_by_role("button", name="Stop sharing")).to_have_count(0)
     assert shared.password not in guest.content()
-    guest.get_by_role("tab", name="Wan 2.1 T2V 1.3B").click()
+    choose_model(guest, "Wan 2.1 T2V 1.3B")
     field = {"Prompt": "a guest", "Width": "64", "Height": "64", "Frames": "5", "Steps": "2"}
     for label, value in field.items():
         guest.get_by_label(label, exact=True).locator("visible=true").fill(value)
     guest.get_by_role("button", name="Generate", exact=True).click()
-    expect(guest.locator("#now").get_by_role("status")).to_have_text("Done")
+    expect(guest.locator("#now .chip")).to_have_text("Done")
     guest.wait_for_function("document.querySelector('#result video').readyState >= 1")
     # What a browser says of the login page's own answers.
     assert [text for text in wrong if "401" not in text] == []

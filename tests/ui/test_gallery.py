@@ -148,7 +148,7 @@ def test_kept_and_deleted_with_a_question_before(page: Page, here: App, tmp_path
     gallery.get_by_role("button", name="Delete: three").click()
     question.get_by_role("button", name="Delete", exact=True).click()
     expect(prompts(gallery)).to_have_text(["two", "one"])
-    assert len(list((tmp_path / "clips").iterdir())) == 4  # a still beside each of the two
+    assert len(list((tmp_path / "clips").iterdir())) == 6  # a still and the last frame beside each of the two
     expect(gallery.get_by_role("button", name="Play: two")).to_be_focused()
 
 

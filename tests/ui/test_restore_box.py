@@ -170,7 +170,7 @@ def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path:
             choose(page, tmp_path / "grid.mp4")
             expect(page.locator("#toast")).to_have_text("The comparison of grid.mp4 is in the Compare tab.")
     page.get_by_role("button", name="Start", exact=True).click()
-    expect(page.locator(".board-line")).to_contain_text("4 cells")
+    expect(page.locator(".board-line")).to_contain_text("4 videos")
     again = app.service.recent(1, LOCAL_ACCESS)[0]
     assert again.id != job.id and again.generations == job.generations
 

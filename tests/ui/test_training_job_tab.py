@@ -167,7 +167,7 @@ def test_all_samples_side_by_side_each_with_its_checklist(page: Page, trainer_ap
         page.get_by_role("button", name=f"Enlarge {head}").click()
         about = page.locator('#player [data-part="about"]')
         expect(about.locator(".title")).to_have_text(head)
-        about.get_by_text("Against the training preview").click()
+        about.get_by_text("Against the training sample").click()
         expect(about.get_by_role("status")).to_have_text(re.compile(r"25 matching · PSNR [34]\d\.\d dB"))
         page.locator('#player [data-part="close"]').click()
 

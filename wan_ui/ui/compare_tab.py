@@ -132,8 +132,8 @@ class CompareTab:
             **QUIET,
         )
         restored.then(**filled(".compare-form"))
-        # Again: the first update of the board may have arrived before the stored comparison's id.
-        restored.then(self.look, looking, view, **QUIET)
+        # Again: the browser may have put the stored comparison's id in the place of what the address asks for.
+        restored.then(self.on_restored, looking, [self.shown, *view], **QUIET)
         self._connect_form()
         self._connect_board()
 
@@ -295,6 +295,11 @@ class CompareTab:
             **self.look(shown, {}),
             **(self._in_front() if asked else {}),
         }
+
+    def on_restored(self, request: gr.Request, shown: Any, seen: Any) -> Update:
+        """The page was opened: the comparison of its address once more, or the one it showed last."""
+        shown = dict(request.query_params).get(ID) or shown
+        return {self.shown: shown, **self.look(shown, seen)}
 
     def _split(self, inputs: Sequence[Any]) -> tuple[list[Any], Sequence[Any]]:
         """The axis values, and the inputs behind them."""

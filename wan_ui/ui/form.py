@@ -17,7 +17,7 @@ from PIL import Image
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import form_layout, form_notes, form_schema, lora_block, lora_card, render
-from wan_ui.ui.events import EDIT, Update
+from wan_ui.ui.events import EDIT, Update, filled
 from wan_ui.ui.form_notes import FormImage
 from wan_ui.ui.lora_block import UPLOAD, LoraBlock, Loras, upload_names
 from wan_ui.ui.uploaded_files import taken_file, uploaded_files
@@ -147,7 +147,7 @@ class Form:
         parts.components["trigger_word"].input(
             self.on_trigger_word, whole, [*self._described, parts.loras], trigger_mode="always_last", **EDIT
         )
-        parts.strip.select(self.on_model, whole, self.filled, **EDIT)
+        parts.strip.select(self.on_model, whole, self.filled, **EDIT).then(**filled("#form"))
         parts.loras.click(
             self.on_lora,
             whole,

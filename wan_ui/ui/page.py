@@ -137,8 +137,6 @@ class Page:
     def _lay_out(self, banner: str | None, demo: Demo | None, sharing: Sharing | None) -> None:
         service, access = self.service, self.access
         gr.HTML(render_template("page_header"), elem_id="header")
-        if banner:
-            gr.HTML(render.paragraph("banner", banner, role="note"))
         self.status_panel = StatusPanel(service, access, sharing)
         self.form = Form(service, access, lambda model: self._starting(model, demo))
         compared = (stored("comparison", None), stored("draft:comparison", None))
@@ -148,17 +146,19 @@ class Page:
         self.confirmed = gr.State(())
         with gr.Tabs(elem_id="top") as self.tabs:
             with gr.Tab("Generate", id=GENERATE) as self.generate_tab:
-                self._lay_out_generate(demo, pin)
+                self._lay_out_generate(banner, demo, pin)
             self.compare = CompareTab(service, access, self.form, self.status_panel, self.tabs, compared)
             self.loader = RequestLoader(service, access, self.form, self.compare, self.status_panel, self.json)
             self.trainer = TrainingJobTab(service, access, trained)
             self.gallery = GalleryTab(service, access)
         self.status_panel.lay_out_pulse()
 
-    def _lay_out_generate(self, demo: Demo | None, pin: gr.BrowserState) -> None:
+    def _lay_out_generate(self, banner: str | None, demo: Demo | None, pin: gr.BrowserState) -> None:
         self.form.lay_out_strip()
         with gr.Row(elem_id="workspace"):
             with gr.Column(elem_id="bench"):
+                if banner:
+                    gr.HTML(render.paragraph("banner", banner, role="note"))
                 if demo is not None:
                     from wan_ui.demo import examples
 

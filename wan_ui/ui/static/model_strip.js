@@ -40,6 +40,7 @@ const choose = (id) => {
   const previous = shown;
   show(id);
   props.value = id;
+  window.wanUi.filling('#form');
   trigger('select', { previous });
 };
 strip.addEventListener('click', (event) => {

@@ -23,8 +23,8 @@
     }
   });
 
-  // The page's first answers put into the forms what they held before, over what was typed meanwhile: that is put back
-  // as soon as they are in.
+  // The page's first answers put into the forms what they held before, and those to the choice of a model what it starts
+  // with, over what was typed meanwhile: that is put back as soon as they are in.
   const FORMS = [".compare-form", "#form"];
   const waiting = new Set(FORMS);
   const typed = new Map();
@@ -60,6 +60,9 @@
     chosenTab = null;
   };
   window.wanUi.filled = filled;
+  // A choice of another model is answered with values for the whole form.
+  window.wanUi.filling = (form) => waiting.add(form);
+  window.wanUi.isFilling = (form) => waiting.has(form);
 
   // Below the two-column width the card is far under the form.
   document.addEventListener("click", (event) => {
