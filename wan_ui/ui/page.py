@@ -136,8 +136,8 @@ class Page:
 
     def _lay_out(self, banner: str | None, demo: Demo | None, sharing: Sharing | None) -> None:
         service, access = self.service, self.access
+        self.status_panel = StatusPanel(service, access, sharing)  # begins with the line of the public link
         gr.HTML(render_template("page_header"), elem_id="header")
-        self.status_panel = StatusPanel(service, access, sharing)
         self.form = Form(service, access, lambda model: self._starting(model, demo))
         compared = (stored("comparison", None), stored("draft:comparison", None))
         pin, trained = stored("pin", None), stored("trainer", None)
