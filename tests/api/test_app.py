@@ -641,6 +641,7 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("post", "/requests/{request_id}/preview"),
         ("get", "/requests/{request_id}/preview.mp4"),
         ("get", "/requests/{request_id}/difference.mp4"),
+        ("get", "/loras"),
         ("post", "/loras/inspect"),
         ("get", "/models"),
         ("get", "/health"),

@@ -12,14 +12,26 @@ from fastapi.responses import StreamingResponse
 from wan_ui.access import Access
 from wan_ui.api.dependencies import CurrentAccess, RequestId, Root, State
 from wan_ui.api.event_streams import HEADERS
-from wan_ui.api.openapi import content, errors
+from wan_ui.api.openapi import errors
 from wan_ui.api.serializers import job_progress, listed_job, picture_of, queue_of, status_of
 from wan_ui.job import FINAL
 from wan_ui.jobs.service import JobService, hidden_id
 
 QUEUE_LISTED = 60
 RECENT_LISTED = 40
-_STREAM: dict[int | str, dict[str, Any]] = {200: {"description": "The events.", **content("text/event-stream")}}
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"type": "string", "description": "What the data is about."},
+        "data": {"type": "string", "description": "A JSON object as text."},
+        "retry": {"type": "integer", "description": "Milliseconds until a client that lost the stream connects again."},
+    },
+}
+"""One event of a stream, in OpenAPI's terms."""
+
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The events.", "content": {"text/event-stream": {"schema": _EVENT}}}
+}
 
 router = APIRouter()
 
