@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from wan_ui.request import Generation, find_model
 
 HEAD_SIZE = 128  # of all Wan transformers
+EQUAL_PARTS = 2
+"""The most parts of the tokens with one GPU's bits: measured on H200s, 14B, 832×480×81 and 1280×720×81. A quarter of the
+tokens takes other matrix kernels, which add in another order (docs/performance.md, "One video on several GPUs")."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ def choose_split(gpus: int, guided: bool) -> Split:
 def split_of(generation: Generation, gpus: int) -> Split:
     """The division of a generation among at most so many GPUs, without what would change its bits.
 
+    The tokens are divided among EQUAL_PARTS at most, so a guided video takes four GPUs and another one two.
     Videos with a speed-up are not divided: a step cache decides by its own tokens which blocks to skip, and fp8
     products are scaled by the tokens that a GPU has.
     """
@@ -60,7 +64,7 @@ def split_of(generation: Generation, gpus: int) -> Split:
     scales = (generation.guidance_scale, generation.guidance_scale_2 or 0.0)
     split = choose_split(gpus, guided=max(scales) > 1)
     heads = find_model(generation.model).hidden_size // HEAD_SIZE
-    while not heads_divide(heads, split.sequence):
+    while split.sequence > EQUAL_PARTS or not heads_divide(heads, split.sequence):
         split = Split(split.guidance, split.sequence // 2)
     return split
 
