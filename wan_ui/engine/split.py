@@ -8,8 +8,11 @@ from wan_ui.request import Generation, find_model
 
 HEAD_SIZE = 128  # of all Wan transformers
 EQUAL_PARTS = 2
-"""The most parts of the tokens with one GPU's bits: measured on H200s, 14B, 832×480×81 and 1280×720×81. A quarter of the
-tokens takes other matrix kernels, which add in another order (docs/performance.md, "One video on several GPUs")."""
+"""The most parts of the tokens with one GPU's bits, as measured on H200s (14B, 832×480×81 and 1280×720×81).
+
+A quarter of the tokens takes other matrix kernels, which add in another order: docs/performance.md, "One video on several
+GPUs".
+"""
 
 
 @dataclass(frozen=True)
