@@ -175,7 +175,7 @@ def test_the_page_is_there_and_asks_for_nothing_outside(client: httpx.Client) ->
     assert reply.status_code == 200
     config = client.get("/config").json()
     assert config["analytics_enabled"] is False
-    assert "Compare scales" in client.get("/config").text and "The demo knows circle" in client.get("/config").text
+    assert "Compare strengths" in client.get("/config").text and "The demo knows circle" in client.get("/config").text
     assert all(row.label in reply.text for row in MODELS.values())
 
 

@@ -104,7 +104,7 @@ def pages(data_dir: Path, out: Path) -> None:
             expect(page.locator("#result video")).to_be_visible()
             expect(prompt).to_have_value(examples.FROM_IMAGE)
             shoot(page, out / "page.png")
-            page.get_by_role("button", name="Compare scales").locator("visible=true").click()
+            page.get_by_role("button", name="Compare strengths").locator("visible=true").click()
             page.get_by_role("button", name="Run the comparison").locator("visible=true").click()
             expect(page.locator(".board-line")).to_contain_text("Done")
             page.locator("#player").scroll_into_view_if_needed()

@@ -288,7 +288,7 @@ def test_a_pasted_comparison_and_a_finished_one_fill_the_tab_again(page: Page, c
     finished.filter(has_text="a plain one").click()
     expect(page.locator("#result video")).to_have_attribute("src", re.compile(plain.id))
     finished.filter(has_text="a cat, asleep").click()
-    page.get_by_role("button", name="Use these settings", exact=True).click()
+    page.get_by_role("button", name="Use settings", exact=True).click()
     is_filled()
 
 

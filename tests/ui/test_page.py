@@ -322,7 +322,7 @@ def test_the_settings_of_a_result_come_back_with_the_seed_that_was_drawn(page: P
     expect(used(page, "Seed")).to_have_text(re.compile(r"\d+"))
     seed = used(page, "Seed").inner_text()
     fill(page, Prompt="something else")
-    page.get_by_role("button", name="Use these settings").click()
+    page.get_by_role("button", name="Use settings", exact=True).click()
     expect(field(page, "Prompt")).to_have_value("drawn")
     expect(field(page, "Seed")).to_have_value(seed)
 

@@ -10,8 +10,8 @@ HEAD_SIZE = 128  # of all Wan transformers
 EQUAL_PARTS = 2
 """The most parts of the tokens with one GPU's bits, as measured on H200s (14B, 832×480×81 and 1280×720×81).
 
-A quarter of the tokens takes other matrix kernels, which add in another order: docs/performance.md, "One video on several
-GPUs".
+A quarter of the tokens takes other matrix kernels, which add in another order (docs/performance.md, "One video on
+several GPUs").
 """
 
 

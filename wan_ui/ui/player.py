@@ -28,7 +28,7 @@ SLOT_WORDS: Mapping[str, str] = {"high": "High-noise LoRA", "low": "Low-noise Lo
 def build(elem_id: str = "player", visible: bool = True) -> gr.HTML:
     """The component. `value` is what `grid` gives, or None; the prop `progress` is what `advance` gives.
 
-    A value may be `plain`: its cells belong to no comparison, so they have no downloads and no "Use these settings".
+    A value may be `plain`: its cells belong to no comparison, so they have no downloads and no "Use settings".
     Its `notes` are a line for each frame, shown beside the frame's number.
 
     The click event carries `job`, `column` and `row` of the cell whose settings go into the form.

@@ -69,7 +69,7 @@ class StatusPanel:
             gr.HTML(render_template("stage", phases=render.PHASES, states=render.STATES))
         with gr.Column(elem_id="result"):
             self.result = gr.HTML(render.result(None))
-            self.reuse = gr.Button("Use these settings", interactive=False, size="sm", elem_id="reuse")
+            self.reuse = gr.Button("Use settings", interactive=False, size="sm", elem_id="reuse")
 
     def lay_out_lists(self) -> None:
         """The queue and the finished jobs, in the surrounding column."""
