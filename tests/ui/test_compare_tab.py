@@ -69,6 +69,7 @@ def compare_tab(page: Page) -> None:
 
 
 def axis(page: Page, name: str, choice: str, values: str) -> None:
+    expect(page.get_by_role("option")).to_have_count(0)  # another list may still be closing
     page.get_by_label(name, exact=True).locator("visible=true").click()
     page.get_by_role("option", name=choice, exact=True).click()
     if choice != "Nothing":
@@ -288,6 +289,7 @@ def test_a_pasted_comparison_and_a_finished_one_fill_the_tab_again(page: Page, c
     finished.filter(has_text="a plain one").click()
     expect(page.locator("#result video")).to_have_attribute("src", re.compile(plain.id))
     finished.filter(has_text="a cat, asleep").click()
+    expect(finished.filter(has_text="a cat, asleep")).to_have_attribute("aria-current", "true")
     page.get_by_role("button", name="Use settings", exact=True).click()
     is_filled()
 

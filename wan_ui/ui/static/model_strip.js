@@ -36,9 +36,14 @@ const show = (id) => {
   document.dispatchEvent(new CustomEvent('wan-ui-model', { detail: window.wanUiModel }));
 };
 const choose = (id) => {
-  if (id === shown) return;
-  const previous = shown;
   show(id);
+  if (window.wanUi.isFilling('#form')) {
+    // The answer in flight shows another model: this one is chosen again as soon as it is in.
+    window.wanUi.afterFilling('#form', () => choose(id));
+    return;
+  }
+  if (id === props.value) return;
+  const previous = props.value;
   props.value = id;
   window.wanUi.filling('#form');
   trigger('select', { previous });

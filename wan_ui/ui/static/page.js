@@ -28,7 +28,7 @@
   const FORMS = [".compare-form", "#form"];
   const waiting = new Set(FORMS);
   const typed = new Map();
-  let chosenTab = null;
+  const next = new Map();
   const formOf = (element) => FORMS.find((form) => element.closest(form));
   const isChoice = (control) => control.type === "radio" || control.type === "checkbox";
   const keep = (event) => {
@@ -37,12 +37,7 @@
     const value = isChoice(control) ? control.checked : control.value;
     typed.set(control, { value, start: control.selectionStart, end: control.selectionEnd });
   };
-  const keepTab = (event) => {
-    const tab = event.target.closest("#models [role=tab]");
-    if (tab && waiting.has("#form")) chosenTab = tab;
-  };
   document.addEventListener("input", keep, true);
-  document.addEventListener("click", keepTab, true);
   const putBack = (control, { value, start, end }) => {
     control[isChoice(control) ? "checked" : "value"] = value;
     if (control === document.activeElement && typeof start === "number") control.setSelectionRange(start, end);
@@ -55,14 +50,15 @@
       typed.delete(control);
       putBack(control, was);
     }
-    if (form !== "#form" || !chosenTab) return;
-    chosenTab.click();
-    chosenTab = null;
+    const then = next.get(form);
+    next.delete(form);
+    if (then) then();
   };
   window.wanUi.filled = filled;
   // A choice of another model is answered with values for the whole form.
   window.wanUi.filling = (form) => waiting.add(form);
   window.wanUi.isFilling = (form) => waiting.has(form);
+  window.wanUi.afterFilling = (form, then) => next.set(form, then);
 
   // Below the two-column width the card is far under the form.
   document.addEventListener("click", (event) => {
