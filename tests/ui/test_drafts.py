@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.ui.fake_app import App
-from tests.ui.page_object import choose_model, field, fill, filled, form, open_more, open_page
+from tests.ui.page_object import field, fill, filled, form, open_more, open_page, tab
 
 pytestmark = pytest.mark.browser
 
@@ -92,7 +92,7 @@ def test_the_model_that_was_chosen_meanwhile_stays(page: Page, app: App) -> None
     fill(page, Prompt="kept words")
     effective(page, 320)
     with opening(page, "kept words"):
-        choose_model(page, OTHER)
+        tab(page, OTHER).click()
         fill(page, Prompt="typed for the other model")
     filled(page)
     expect(page.get_by_role("tab", name=OTHER, exact=True)).to_have_attribute("aria-selected", "true")
