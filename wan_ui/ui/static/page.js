@@ -43,7 +43,14 @@
     if (control === document.activeElement && typeof start === "number") control.setSelectionRange(start, end);
     for (const name of ["input", "change"]) control.dispatchEvent(new Event(name, { bubbles: true }));
   };
-  const filled = (form) => {
+  // Gradio draws an answer's values some frames after it has them; a hidden tab draws no frames.
+  const drawn = () =>
+    new Promise((resolve) => {
+      requestAnimationFrame(() => requestAnimationFrame(resolve));
+      setTimeout(resolve, 250);
+    });
+  const filled = async (form) => {
+    await drawn();
     waiting.delete(form);
     for (const [control, was] of typed) {
       if (formOf(control) !== form) continue;
