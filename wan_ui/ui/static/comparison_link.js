@@ -4,8 +4,8 @@
   document.getElementById('workspace').dataset.opened = 'comparison';
   const restored = window.wanUi.filled;
   let isShown = false;
-  window.wanUi.filled = (form) => {
-    restored(form);
+  window.wanUi.filled = async (form) => {
+    await restored(form);
     if (form !== '.compare-form' || isShown) return;
     isShown = true;
     const board = document.querySelector('.compare-board');
@@ -18,6 +18,6 @@
     for (const name of ['wheel', 'touchstart', 'keydown', 'pointerdown']) {
       window.addEventListener(name, leave, { once: true });
     }
-    window.setTimeout(leave, 3000);
+    window.setTimeout(leave, 15000);
   };
 })();
