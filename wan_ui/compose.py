@@ -36,10 +36,11 @@ from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.notifier import Notifier
+from wan_ui.jobs.runner import RenderLimits, WorkerHooks
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.slot_use import SlotRules
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
+from wan_ui.jobs.worker import Worker
 from wan_ui.lora.library import COMFY_FOLDER, JOBS_FOLDER, Library
 from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import image, video

@@ -20,8 +20,9 @@ import torch
 
 from wan_ui.inference import Engine
 from wan_ui.jobs.lock import FolderLock
+from wan_ui.jobs.runner import RenderLimits, WorkerHooks
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
+from wan_ui.jobs.worker import Worker
 from wan_ui.media import video
 
 MANY = 10**6  # attempts: a raised cap

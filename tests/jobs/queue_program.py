@@ -20,8 +20,9 @@ from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.errors import RestartNeeded
 from wan_ui.inference import Engine, device_lost
 from wan_ui.jobs.lock import FolderLock
+from wan_ui.jobs.runner import WorkerHooks
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker, WorkerHooks
+from wan_ui.jobs.worker import Worker
 from wan_ui.request import Generation
 
 TICK_SECONDS = 0.05

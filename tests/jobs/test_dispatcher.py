@@ -19,10 +19,10 @@ from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import OutOfMemory, QueueStopped, SlotLost
 from wan_ui.job import Job
 from wan_ui.jobs.dispatcher import Dispatcher
+from wan_ui.jobs.runner import RenderLimits
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.slot_use import SlotRules
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import RenderLimits
 
 SLOTS = ("GPU 0", "GPU 1", "GPU 2")
 QUICK = SlotRules(pause=0.01, longest_pause=0.02)

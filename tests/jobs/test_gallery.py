@@ -19,10 +19,11 @@ from wan_ui.errors import HostError, InvalidRequest, RequestNotFound, StillRunni
 from wan_ui.identity import Identity
 from wan_ui.job import ClipRecord, generation_body
 from wan_ui.jobs.gallery import BROWSERS, EVERYBODY, Filter, Gallery, Retention, scope_of
+from wan_ui.jobs.runner import WorkerHooks
 from wan_ui.jobs.schema import MIGRATIONS
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker, WorkerHooks
+from wan_ui.jobs.worker import Worker
 from wan_ui.media import poster, video
 from wan_ui.request import Generation, LoraUse, parse, resolve
 

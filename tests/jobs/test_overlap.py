@@ -21,9 +21,10 @@ from wan_ui.api.serializers import progress_of
 from wan_ui.engine.result import Progress
 from wan_ui.errors import DiskFull, QueueStopped, RenderTimedOut, VideoEncodingFailed, WanUIError
 from wan_ui.job import Job, Status
+from wan_ui.jobs.runner import RenderLimits, Running
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import RenderLimits, Running, Worker
+from wan_ui.jobs.worker import Worker
 from wan_ui.ui import player
 
 

@@ -21,8 +21,9 @@ from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.errors import DeviceLost, OutOfMemory, QueueStopped, RenderTimedOut
 from wan_ui.inference import Engine, device_lost
+from wan_ui.jobs.runner import RenderLimits, WorkerHooks
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
+from wan_ui.jobs.worker import Worker
 from wan_ui.request import Generation, parse, resolve
 
 pytestmark = pytest.mark.slow

@@ -22,9 +22,10 @@ from wan_ui.engine.result import Progress
 from wan_ui.errors import DiskFull, OutOfMemory, VideoEncodingFailed
 from wan_ui.job import Job
 from wan_ui.jobs.clip_writer import WriteVideo
+from wan_ui.jobs.runner import RenderLimits, WorkerHooks
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import RenderLimits, Worker, WorkerHooks
+from wan_ui.jobs.worker import Worker
 from wan_ui.media import poster, video
 from wan_ui.media.clip_frames import LAST_SUFFIX
 from wan_ui.request import parse, resolve
@@ -436,7 +437,7 @@ def test_an_end_that_cannot_be_written_is_written_later(render: FakeRender, tmp_
                 refused.set()
 
     handler = Refused()
-    logging.getLogger("wan_ui.jobs.worker").addHandler(handler)
+    logging.getLogger("wan_ui.jobs.runner").addHandler(handler)
     worker, service = _on(store, render, tmp_path, fake_write_video, retry_seconds=0.01)
     gate = render.gate(1, 1)
     first, second = service.submit(body(1), LOCAL_ACCESS), service.submit(body(2), LOCAL_ACCESS)
@@ -454,7 +455,7 @@ def test_an_end_that_cannot_be_written_is_written_later(render: FakeRender, tmp_
     assert (job.status, job.error["code"], job.clips) == ("failed", "HOST_ERROR", ())
     assert files(tmp_path) == {service.job(second.id, LOCAL_ACCESS).clips[0].file}
     assert worker.stop()
-    logging.getLogger("wan_ui.jobs.worker").removeHandler(handler)
+    logging.getLogger("wan_ui.jobs.runner").removeHandler(handler)
     store.close()
 
 

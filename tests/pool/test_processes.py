@@ -24,9 +24,9 @@ from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Progress, ignore_progress
 from wan_ui.errors import Cancelled, OutOfMemory, RenderFailed, RenderTimedOut, SlotLost
 from wan_ui.jobs.dispatcher import Dispatcher
+from wan_ui.jobs.runner import RenderLimits
 from wan_ui.jobs.slot_use import SlotRules
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import RenderLimits
 from wan_ui.pool.processes import ProcessLimits, ProcessSlot
 from wan_ui.request import Generation, parse, resolve
 

@@ -13,8 +13,9 @@ from tests.fakes import PATIENCE, FakeRender, fake_service, fake_write_video
 from tests.jobs.helpers import body
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import HostError, OutOfMemory
+from wan_ui.jobs.runner import WorkerHooks
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import Worker, WorkerHooks
+from wan_ui.jobs.worker import Worker
 from wan_ui.web.metrics import Metrics
 
 

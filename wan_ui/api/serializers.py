@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from wan_ui.jobs.gallery import Entry
     from wan_ui.jobs.judging import Judgement, Mark
     from wan_ui.jobs.outlooks import JobOutlook, QueueOutlook
+    from wan_ui.jobs.runner import Running
     from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
-    from wan_ui.jobs.worker import Running
     from wan_ui.request import Generation, InferenceRequest
     from wan_ui.trainer.imported_jobs import ImportedJob
 

@@ -13,15 +13,15 @@ from typing import TypeVar
 
 from wan_ui.engine.result import Clip, Phase, Progress
 from wan_ui.engine.split import split_of
-from wan_ui.errors import Cancelled, HostError, QueueStopped, RenderTimedOut, RestartNeeded, SlotLost, WanUIError
-from wan_ui.job import FINAL, Job
-from wan_ui.jobs.clip_writer import ClipWriter, WriteVideo
+from wan_ui.errors import Cancelled, HostError, QueueStopped, RenderTimedOut, SlotLost, WanUIError
+from wan_ui.job import Job
+from wan_ui.jobs.clip_writer import WriteVideo
 from wan_ui.jobs.job_errors import affects_every_cell, attempt, cells_failed, prompt_error
 from wan_ui.jobs.leases import Leases
+from wan_ui.jobs.runner import LAST_WRITES, JobRunner, RenderLimits, Running, WorkerHooks, cell_note, reported
 from wan_ui.jobs.scheduler import Scheduler, Unit, units_of
 from wan_ui.jobs.slot_use import ActiveJob, SlotRules, SlotState, SlotUse, Task
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.worker import LAST_WRITES, RenderLimits, Running, WorkerHooks, cell_note, reported
 from wan_ui.jobs.writer import Writer
 from wan_ui.pool.groups import SlotGroup
 from wan_ui.pool.slots import Slot
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Dispatcher:
+class Dispatcher(JobRunner):
     """Runs the store's jobs on slots, a clip at a time on each; the same calls as `Worker`, which has one slot.
 
     Clips are leased one by one and may be rendered in any order; a job ends when its last clip is written. A slot that
@@ -49,22 +49,16 @@ class Dispatcher:
         hooks: WorkerHooks | None = None,
         rules: SlotRules | None = None,
     ) -> None:
-        self._store = store
+        super().__init__(store, clips_dir, write_video, limits, hooks)
         self._leases = Leases(store)
-        self._clip_writer = ClipWriter(store, clips_dir, write_video)
-        self._limits = limits or RenderLimits()
-        self._hooks = hooks or WorkerHooks()
         self._rules = rules or SlotRules()
         self._scheduler = Scheduler(len(slots))
         self._uses = {slot.name: SlotUse(slot) for slot in slots}
         self._active: dict[str, ActiveJob] = {}
         self._latest: Running | None = None
         self._writing: Running | None = None
-        self._broken: RestartNeeded | None = None
         self._is_stale = True
-        self._stopping = threading.Event()
         self._changed = threading.Condition(threading.RLock())
-        self._ended = threading.Condition()
         self._writer = Writer("wan-ui-writer", self._check_stopped)
         self._threads = [
             threading.Thread(target=self._guarded, args=(self._dispatch,), name="wan-ui-dispatcher", daemon=True),
@@ -76,23 +70,12 @@ class Dispatcher:
 
     # The calls of Worker
 
-    def recover(self) -> None:
-        """Requeue the jobs that a dead process left running. Only before the start."""
-        self._clip_writer.remove_incomplete_files()
-        for job_id, status in self._store.recover(self._limits.max_attempts).items():
-            log.warning("the process ended while running this", extra={"request_id": job_id, "status": status})
-
     def start(self) -> None:
         """Recover and start the threads. Once per dispatcher."""
         self.recover()
         self._writer.start()
         for thread in self._threads:
             thread.start()
-
-    @property
-    def broken(self) -> RestartNeeded | None:
-        """Why this server can render no more, None while it can."""
-        return self._broken
 
     def stop(self, timeout: float = 8.0) -> bool:
         """End the slots and requeue their jobs, no attempt counted; rendered clips are written.
@@ -150,16 +133,6 @@ class Dispatcher:
     def at_work(self) -> Running | None:
         """The clip that progressed last."""
         return self._latest or self._writing
-
-    def progress(self, job_id: str) -> Progress | None:
-        """The latest progress of a job if it runs."""
-        running = self.running(job_id)
-        return None if running is None else running.progress
-
-    def wait(self, job_id: str, timeout: float) -> bool:
-        """Whether the job reached a final status within `timeout` seconds. Raises RequestNotFound."""
-        with self._ended:
-            return self._ended.wait_for(lambda: self._store.job(job_id).status in FINAL, timeout)
 
     def slots(self) -> tuple[SlotState, ...]:
         """The slots as they are now."""
@@ -498,17 +471,6 @@ class Dispatcher:
 
     # Helpers
 
-    def _persist(self, write: Callable[[], T], tries: int | None = None) -> T | None:
-        """Writes to the store, again and again while that fails. None when stopped meanwhile, or after `tries`."""
-        while True:
-            try:
-                return write()
-            except HostError as error:
-                log.error("%s Trying again in %s s.", error.message, self._limits.retry_seconds)
-                tries = None if tries is None else tries - 1
-                if tries == 0 or self._stopping.wait(self._limits.retry_seconds):
-                    return None
-
     def _guarded(self, work: Callable[[], None]) -> None:
         """Runs a thread's work; sets `broken` if it ends without being asked to."""
         try:
@@ -516,24 +478,10 @@ class Dispatcher:
         finally:
             self._check_stopped()
 
-    def _check_stopped(self) -> None:
-        if self._broken is None and not self._stopping.is_set():
-            self._broken = QueueStopped("The queue stopped after an unexpected error. Details are in the server log.")
-        self._announce()
-
-    def _tidy(self) -> None:
-        if self._hooks.tidy is not None:
-            self._persist(self._hooks.tidy, 1)
-
-    def _observe(self, phase: Phase, seconds: float) -> None:
-        if self._hooks.observe is not None:
-            self._hooks.observe(phase, seconds)
-
     def _announce(self) -> None:
         with self._changed:
             self._changed.notify_all()
-        with self._ended:
-            self._ended.notify_all()
+        super()._announce()
 
 
 def _phase(use: SlotUse) -> Phase:

@@ -13,9 +13,8 @@ from wan_ui.jobs.timings import UNKNOWN_DEVICE, Timings
 
 if TYPE_CHECKING:
     from wan_ui.job import Job
-    from wan_ui.jobs.runner import JobRunner
+    from wan_ui.jobs.runner import JobRunner, Running
     from wan_ui.jobs.store import Store
-    from wan_ui.jobs.worker import Running
     from wan_ui.provenance.restoring import Environment
 
 FRESH_SECONDS = 0.2  # for which a computed outlook of the queue is given again

@@ -1,47 +1,198 @@
-"""What the job service needs of whatever runs the jobs: `Worker` on one slot, `Dispatcher` on several."""
+"""What the two that run the store's jobs share: `Worker` on one slot, `Dispatcher` on several."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from wan_ui.engine.result import Progress
-    from wan_ui.errors import RestartNeeded
-    from wan_ui.jobs.worker import Running
+from wan_ui.engine.result import Clip, Phase, Progress
+from wan_ui.errors import HostError, QueueStopped, RestartNeeded
+from wan_ui.job import FINAL, Job
+from wan_ui.jobs.clip_writer import ClipWriter, WriteVideo
+from wan_ui.jobs.store import MAX_ATTEMPTS, Store
+from wan_ui.request import Generation
+
+log = logging.getLogger(__name__)
+
+Measured = Callable[[Generation, Clip, Mapping[str, float], float], None]
+"""Called after a clip was written, with its seconds by phase and those of its encoding."""
+LAST_WRITES = 3  # tries to record a job's end before the process ends; an end that is not recorded counts as an attempt
+
+T = TypeVar("T")
 
 
-class JobRunner(Protocol):
-    """Renders the store's jobs; any thread may call any method."""
+@dataclass(frozen=True)
+class RenderLimits:
+    """`timeout`: seconds that one clip may take until its file is written, downloads excluded; None for no limit.
+
+    A job fails after `max_attempts` processes ended while running it. While the database cannot be written, a write is
+    tried again every `retry_seconds`.
+    """
+
+    timeout: float | None = None
+    max_attempts: int = MAX_ATTEMPTS
+    retry_seconds: float = 5.0
+
+
+@dataclass(frozen=True)
+class WorkerHooks:
+    """What a worker calls beside the render, each where it is given.
+
+    `check_device` after every failed render, when its tensors are released; it raises DeviceLost for a device that
+    can no longer be used. `observe` after each phase, with its seconds. `next_up` while a clip denoises, with the
+    first generation of the job that waits next. `tidy` before the first job and after each, to delete old clips.
+    `measured` after each written clip, with its seconds by phase and those of its encoding.
+    """
+
+    check_device: Callable[[], None] | None = None
+    observe: Callable[[Phase, float], None] | None = None
+    next_up: Callable[[Generation], None] | None = None
+    tidy: Callable[[], None] | None = None
+    measured: Measured | None = None
+
+
+@dataclass(frozen=True)
+class Running:
+    """A moment of a job that runs: generation `index` of `of` and its progress.
+
+    `writing`: the generation of the same job whose file is being written meanwhile. `slot` names the GPU, where several
+    are in use. `picture` is the generation's latest live picture, an animated WebP, and `pictures` how many there were.
+    `phase_since` and `reported_at` are the start of the phase and the time of the report on the monotonic clock.
+    """
+
+    job_id: str
+    index: int
+    of: int
+    progress: Progress
+    writing: int | None = None
+    slot: str = ""
+    picture: bytes | None = field(default=None, repr=False)
+    pictures: int = 0
+    phase_since: float = field(default=0.0, repr=False, compare=False)
+    reported_at: float = field(default=0.0, repr=False, compare=False)
+
+
+class JobRunner(ABC):
+    """Renders the store's jobs; any thread may call any public method.
+
+    After a lost device, a timeout or the unexpected end of a thread, `broken` is set: no further job is started, and
+    the process should end with the error's exit code.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clips_dir: Path,
+        write_video: WriteVideo,
+        limits: RenderLimits | None = None,
+        hooks: WorkerHooks | None = None,
+    ) -> None:
+        self._store = store
+        self._clip_writer = ClipWriter(store, clips_dir, write_video)
+        self._limits = limits or RenderLimits()
+        self._hooks = hooks or WorkerHooks()
+        self._broken: RestartNeeded | None = None
+        self._stopping = threading.Event()
+        self._ended = threading.Condition()
 
     @property
     def broken(self) -> RestartNeeded | None:
-        """Why nothing can be rendered any more, None while it can."""
-        ...
+        """Why this process can render no more, None while it can. The job that it happened to has ended by then."""
+        return self._broken
 
     def recover(self) -> None:
         """Requeue the jobs that a dead process left running. Only before the start."""
+        self._clip_writer.remove_incomplete_files()
+        for job_id, status in self._store.recover(self._limits.max_attempts).items():
+            log.warning("the process ended while running this", extra={"request_id": job_id, "status": status})
 
+    @abstractmethod
     def start(self) -> None:
-        """Recover and start the threads."""
+        """Recover and start the threads. Once per runner."""
 
+    @abstractmethod
     def stop(self, timeout: float = 8.0) -> bool:
         """Stop, with the running jobs back in the queue; whether that took at most `timeout` seconds."""
-        ...
 
+    @abstractmethod
     def wake(self) -> None:
         """Notify that a job was added, can run now, has ended or was moved."""
 
+    @abstractmethod
     def cancel(self, job_id: str) -> None:
-        """Cancel a waiting job at once and a running one before its next step."""
+        """Cancel a waiting job at once and a running one before its next step; a finished job is unchanged."""
 
+    @abstractmethod
     def running(self, job_id: str) -> Running | None:
-        """What is rendered or written of a job."""
-        ...
+        """What is being rendered of a job if it runs, else what is being written of it."""
 
+    @abstractmethod
     def at_work(self) -> Running | None:
-        """What is rendered or written, of whichever job."""
-        ...
+        """What is being rendered, of whichever job, else what is being written."""
 
     def progress(self, job_id: str) -> Progress | None:
-        """The latest progress of a job that runs."""
-        ...
+        """The latest progress of a job if it runs."""
+        running = self.running(job_id)
+        return None if running is None else running.progress
+
+    def wait(self, job_id: str, timeout: float) -> bool:
+        """Whether the job reached a final status within `timeout` seconds. Raises RequestNotFound."""
+        with self._ended:
+            return self._ended.wait_for(lambda: self._store.job(job_id).status in FINAL, timeout)
+
+    def _persist(self, write: Callable[[], T], tries: int | None = None) -> T | None:
+        """Writes to the store, again and again while that fails. None when stopped meanwhile, or after `tries`."""
+        while True:
+            try:
+                return write()
+            except HostError as error:
+                log.error("%s Trying again in %s s.", error.message, self._limits.retry_seconds)
+                tries = None if tries is None else tries - 1
+                if tries == 0 or self._stopping.wait(self._limits.retry_seconds):
+                    return None
+
+    def _check_stopped(self) -> None:
+        """Sets `broken` if a thread ends that was not asked to."""
+        if self._broken is None and not self._stopping.is_set():
+            self._broken = QueueStopped("The queue stopped after an unexpected error. Details are in the server log.")
+        self._announce()
+
+    def _tidy(self) -> None:
+        if self._hooks.tidy is not None:
+            self._persist(self._hooks.tidy, 1)
+
+    def _observe(self, phase: Phase, seconds: float) -> None:
+        if self._hooks.observe is not None:
+            self._hooks.observe(phase, seconds)
+
+    def _announce(self) -> None:
+        with self._ended:
+            self._ended.notify_all()
+
+
+def reported(running: Running, progress: Progress) -> Running:
+    """The moment after a report: its progress, the latest live picture, and since when its phase lasts."""
+    now = time.monotonic()
+    is_same_phase = progress.phase == running.progress.phase and running.phase_since
+    return replace(
+        running,
+        progress=replace(progress, picture=None),
+        picture=progress.picture or running.picture,
+        pictures=running.pictures + (progress.picture is not None),
+        phase_since=running.phase_since if is_same_phase else now,
+        reported_at=now,
+    )
+
+
+def cell_note(job: Job, index: int) -> str:
+    """Which cell of a comparison is being rendered, in the order of rendering; empty for another job."""
+    if not job.cells:
+        return ""
+    before = sum(cell.generation < index for cell in job.cells)
+    return f"cell {before + 1} of {len(job.cells)}"

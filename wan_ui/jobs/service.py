@@ -58,9 +58,8 @@ if TYPE_CHECKING:
     from wan_ui.errors import WanUIError
     from wan_ui.job import Job
     from wan_ui.jobs.outlooks import JobOutlook, QueueOutlook
-    from wan_ui.jobs.runner import JobRunner
+    from wan_ui.jobs.runner import JobRunner, Running
     from wan_ui.jobs.store import Store
-    from wan_ui.jobs.worker import Running
     from wan_ui.lora.library import Library
     from wan_ui.media.image import ImageStore
     from wan_ui.models import WanModel

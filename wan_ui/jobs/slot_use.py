@@ -9,8 +9,8 @@ from typing import Any
 from wan_ui.engine.split import Split
 from wan_ui.job import Job
 from wan_ui.jobs.leases import Lease
+from wan_ui.jobs.runner import Running
 from wan_ui.jobs.scheduler import Unit
-from wan_ui.jobs.worker import Running
 from wan_ui.pool.slots import Slot
 
 ALONE = Split()

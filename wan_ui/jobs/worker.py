@@ -10,87 +10,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from wan_ui.compare import PlannedCell
 from wan_ui.engine.result import Clip, OnProgress, Phase, Progress
 from wan_ui.errors import (
     Cancelled,
     DeviceLost,
-    HostError,
-    QueueStopped,
     RenderTimedOut,
-    RestartNeeded,
     WanUIError,
 )
-from wan_ui.job import FINAL, Job
-from wan_ui.jobs.clip_writer import ClipWriter, WriteVideo
+from wan_ui.job import Job
+from wan_ui.jobs.clip_writer import WriteVideo
 from wan_ui.jobs.job_errors import affects_every_cell, attempt, cells_failed, prompt_error
-from wan_ui.jobs.store import MAX_ATTEMPTS, Store
+from wan_ui.jobs.runner import LAST_WRITES, JobRunner, RenderLimits, Running, WorkerHooks, cell_note, reported
+from wan_ui.jobs.store import Store
 from wan_ui.jobs.writer import Writer
 from wan_ui.request import Generation
 
 log = logging.getLogger(__name__)
 
 Render = Callable[[Generation, OnProgress], Clip]
-Measured = Callable[[Generation, Clip, Mapping[str, float], float], None]
-"""Called after a clip was written, with its seconds by phase and those of its encoding."""
-LAST_WRITES = 3  # tries to record a job's end before the process ends; an end that is not recorded counts as an attempt
 CHECKS_PER_TIMEOUT = 10
 JOBS_AHEAD = 3  # one that is rendered, one whose last file is written, and the next
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class RenderLimits:
-    """`timeout`: seconds that one clip may take until its file is written, downloads excluded; None for no limit.
-
-    A job fails after `max_attempts` processes ended while running it. While the database cannot be written, a write is
-    tried again every `retry_seconds`.
-    """
-
-    timeout: float | None = None
-    max_attempts: int = MAX_ATTEMPTS
-    retry_seconds: float = 5.0
-
-
-@dataclass(frozen=True)
-class WorkerHooks:
-    """What a worker calls beside the render, each where it is given.
-
-    `check_device` after every failed render, when its tensors are released; it raises DeviceLost for a device that
-    can no longer be used. `observe` after each phase, with its seconds. `next_up` while a clip denoises, with the
-    first generation of the job that waits next. `tidy` before the first job and after each, to delete old clips.
-    `measured` after each written clip, with its seconds by phase and those of its encoding.
-    """
-
-    check_device: Callable[[], None] | None = None
-    observe: Callable[[Phase, float], None] | None = None
-    next_up: Callable[[Generation], None] | None = None
-    tidy: Callable[[], None] | None = None
-    measured: Measured | None = None
-
-
-@dataclass(frozen=True)
-class Running:
-    """A moment of a job that runs: generation `index` of `of` and its progress.
-
-    `writing`: the generation of the same job whose file is being written meanwhile. `slot` names the GPU, where several
-    are in use. `picture` is the generation's latest live picture, an animated WebP, and `pictures` how many there were.
-    `phase_since` and `reported_at` are the start of the phase and the time of the report on the monotonic clock.
-    """
-
-    job_id: str
-    index: int
-    of: int
-    progress: Progress
-    writing: int | None = None
-    slot: str = ""
-    picture: bytes | None = field(default=None, repr=False)
-    pictures: int = 0
-    phase_since: float = field(default=0.0, repr=False, compare=False)
-    reported_at: float = field(default=0.0, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -129,7 +71,7 @@ class _RenderedClip:
     rendered: float
 
 
-class Worker:
+class Worker(JobRunner):
     """Runs the store's jobs one by one, oldest first, on one thread; a second thread writes the clips.
 
     A clip counts once its file and its database row are written. A job's end is recorded after its last clip's, and
@@ -154,28 +96,16 @@ class Worker:
         limits: RenderLimits | None = None,
         hooks: WorkerHooks | None = None,
     ) -> None:
-        self._store = store
+        super().__init__(store, clips_dir, write_video, limits, hooks)
         self._render = render
-        self._clip_writer = ClipWriter(store, clips_dir, write_video)
-        self._limits = limits or RenderLimits()
-        self._hooks = hooks or WorkerHooks()
-        self._broken: RestartNeeded | None = None
         self._timed: _TimedClip | None = None
         self._timed_writing: _TimedClip | None = None
-        self._stopping = threading.Event()
         self._wake = threading.Event()
-        self._ended = threading.Condition()
         self._running: Running | None = None
         self._writing: Running | None = None
         self._active: dict[str, _ActiveJob] = {}
         self._writer = Writer("wan-ui-writer", self._writer_ended)
         self._thread = threading.Thread(target=self._loop, name="wan-ui-worker", daemon=True)
-
-    def recover(self) -> None:
-        """Requeue the jobs that a dead process left running. Only before the start."""
-        self._clip_writer.remove_incomplete_files()
-        for job_id, status in self._store.recover(self._limits.max_attempts).items():
-            log.warning("the process ended while running this", extra={"request_id": job_id, "status": status})
 
     def start(self) -> None:
         """Recover and start the threads. Once per worker."""
@@ -185,11 +115,6 @@ class Worker:
         if self._limits.timeout is not None:
             watch = partial(self._watch, self._limits.timeout)
             threading.Thread(target=watch, name="wan-ui-watch", daemon=True).start()
-
-    @property
-    def broken(self) -> RestartNeeded | None:
-        """Why this process can render no more, None while it can. The job that it happened to has ended by then."""
-        return self._broken
 
     def stop(self, timeout: float = 8.0) -> bool:
         """Stop the render between two steps and requeue its job, no attempt counted; rendered clips are written.
@@ -234,16 +159,6 @@ class Worker:
         running, writing = self._running, self._writing
         return writing if running is None else running
 
-    def progress(self, job_id: str) -> Progress | None:
-        """The latest progress of a job if it is the one running."""
-        running = self.running(job_id)
-        return None if running is None else running.progress
-
-    def wait(self, job_id: str, timeout: float) -> bool:
-        """Whether the job reached a final status within `timeout` seconds. Raises RequestNotFound."""
-        with self._ended:
-            return self._ended.wait_for(lambda: self._store.job(job_id).status in FINAL, timeout)
-
     # Threads
 
     def _loop(self) -> None:
@@ -256,12 +171,6 @@ class Worker:
     def _writer_ended(self) -> None:
         self._check_stopped()
         self._wake.set()
-
-    def _check_stopped(self) -> None:
-        """Sets `broken` if a thread ends that was not asked to."""
-        if self._broken is None and not self._stopping.is_set():
-            self._broken = QueueStopped("The queue stopped after an unexpected error. Details are in the server log.")
-        self._announce()
 
     def _run_queue(self) -> None:
         self._tidy()
@@ -302,29 +211,6 @@ class Worker:
         self._broken = error
         self._announce()
 
-    def _persist(self, write: Callable[[], T], tries: int | None = None) -> T | None:
-        """Writes to the store, again and again while that fails. None when stopped meanwhile, or after `tries`."""
-        while True:
-            try:
-                return write()
-            except HostError as error:
-                log.error("%s Trying again in %s s.", error.message, self._limits.retry_seconds)
-                tries = None if tries is None else tries - 1
-                if tries == 0 or self._stopping.wait(self._limits.retry_seconds):
-                    return None
-
-    def _tidy(self) -> None:
-        if self._hooks.tidy is not None:
-            self._persist(self._hooks.tidy, 1)
-
-    def _observe(self, phase: Phase, seconds: float) -> None:
-        if self._hooks.observe is not None:
-            self._hooks.observe(phase, seconds)
-
-    def _announce(self) -> None:
-        with self._ended:
-            self._ended.notify_all()
-
     # One job
 
     def _run(self, job_id: str) -> DeviceLost | None:
@@ -334,7 +220,7 @@ class Worker:
         log.info("started", extra={"request_id": job_id})
         lost = None
         try:
-            job = self._attempt(running, partial(self._store.job, job_id))
+            job = attempt(partial(self._store.job, job_id), running.job_id, running.index)
             if isinstance(job, WanUIError):
                 active.error = prompt_error(job, running.index, running.of)
             else:
@@ -380,7 +266,7 @@ class Worker:
                 continue
             self._running = running = Running(job.id, index, len(job.generations), Progress("checking"))
             self._timed = _TimedClip(running, time.monotonic())
-            rendered = self._attempt(running, partial(self._render_clip, job, running, generation, active))
+            rendered = attempt(partial(self._render_clip, job, running, generation, active), job.id, running.index)
             if isinstance(rendered, WanUIError):
                 lost = self._lost_device(running, rendered)
                 self._timed = None
@@ -405,10 +291,6 @@ class Worker:
         else:
             active.failures[running.index] = error.body()
             self._persist(partial(self._store.add_failure, active.job_id, running.index, error.body()))
-
-    def _attempt(self, running: Running, work: Callable[[], T]) -> T | WanUIError:
-        """The result of `work`, or the error that it raised, logged. Raises Cancelled."""
-        return attempt(work, running.job_id, running.index)
 
     def _lost_device(self, running: Running, error: WanUIError) -> DeviceLost | None:
         """The error of a device that a failure has made unusable; None if it still works."""
@@ -505,7 +387,7 @@ class Worker:
         )
         start = time.monotonic()
         try:
-            error = self._attempt(running, write)
+            error = attempt(write, running.job_id, running.index)
             if error is not None:
                 self._record_failure(active, running, error, "encode")
             elif self._hooks.measured is not None:
@@ -517,25 +399,3 @@ class Worker:
         finally:
             self._observe("encode", time.monotonic() - rendered.rendered)
             self._writing = self._timed_writing = None
-
-
-def reported(running: Running, progress: Progress) -> Running:
-    """The moment after a report: its progress, the latest live picture, and since when its phase lasts."""
-    now = time.monotonic()
-    is_same_phase = progress.phase == running.progress.phase and running.phase_since
-    return replace(
-        running,
-        progress=replace(progress, picture=None),
-        picture=progress.picture or running.picture,
-        pictures=running.pictures + (progress.picture is not None),
-        phase_since=running.phase_since if is_same_phase else now,
-        reported_at=now,
-    )
-
-
-def cell_note(job: Job, index: int) -> str:
-    """Which cell of a comparison is being rendered, in the order of rendering; empty for another job."""
-    if not job.cells:
-        return ""
-    before = sum(cell.generation < index for cell in job.cells)
-    return f"cell {before + 1} of {len(job.cells)}"

@@ -20,7 +20,7 @@ from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
     from wan_ui.job import ClipRecord, Job
-    from wan_ui.jobs.worker import Running
+    from wan_ui.jobs.runner import Running
     from wan_ui.request import Generation
 
 NOTHING = ""

@@ -18,7 +18,7 @@ from wan_ui.ui.static_files import shared_script, static_text
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
     from wan_ui.job import ClipRecord, Job
-    from wan_ui.jobs.worker import Running
+    from wan_ui.jobs.runner import Running
     from wan_ui.request import Generation
 
 PAIR = "pair:"
