@@ -290,7 +290,7 @@ def _environment(engine: Future[Engine | SlotPool], checkpoints: CheckpointSourc
     return Environment(
         installed(),
         checkpoints.identity,
-        lambda: engine.result().device_name if engine.done() else None,
+        lambda: engine.result().render_device if engine.done() else None,
         check_speedup,
         checkpoints.transformer_config,
         checkpoints,

@@ -169,6 +169,11 @@ class Engine:
             self._scratch.cleanup()
 
     @property
+    def render_device(self) -> str | None:
+        """The device that a clip's metadata names."""
+        return self.device_name
+
+    @property
     def device_name(self) -> str:
         """The GPU's name, or the kind of device."""
         return device_name(self.device)

@@ -35,8 +35,9 @@ from wan_ui.request import (
     random_seed,
     resolve,
 )
-from wan_ui.scale import Ramp
+from wan_ui.scale import is_constant
 from wan_ui.speed_loras import SPEED_LORAS, own_values
+from wan_ui.text import is_web_address
 from wan_ui.wire import wire_form
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _expand(
     sha256s: dict[tuple[str, str], str] = {}
     notes: list[str] = []
     for recipe, use in dict.fromkeys((draft.recipe, use) for draft in drafts for use in draft.loras):
-        if use.path not in checks.awaited and isinstance(use.scale, tuple | Ramp):
+        if use.path not in checks.awaited and not is_constant(use.scale):
             _check_changing_scale(request, recipe, use, checks.library.locate(use.path, checks.access))
     for use in uses:
         if use.path in checks.awaited or (use.slot, use.path) in sha256s:
@@ -283,13 +284,13 @@ def _stored_images(written: Iterable[str], put: Callable[[str], str]) -> dict[st
     waiting.
     """
     images = tuple(written)
-    if sum(image.strip()[:8].lower().startswith(("http://", "https://")) for image in images) > MAX_ADDRESSES:
+    if sum(map(is_web_address, images)) > MAX_ADDRESSES:
         problem = f"at most {MAX_ADDRESSES} of a request's images can be addresses; send the others as base64"
         raise InvalidRequest(f"prompts: {problem}.", fields=[{"loc": "prompts", "msg": problem}])
     deadline = time.monotonic() + FETCH_SECONDS
     hashes: dict[str, str] = {}
     for image in images:
-        if time.monotonic() > deadline and "://" in image[:8]:
+        if time.monotonic() > deadline and is_web_address(image):
             raise ControlImageInvalid(
                 f"The first frames could not be downloaded within {FETCH_SECONDS:g} s. Name fewer, or send them as "
                 "base64."

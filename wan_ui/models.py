@@ -320,3 +320,8 @@ MODELS: Mapping[str, WanModel] = MappingProxyType(
         )
     }
 )
+
+
+def label_of(model_id: str) -> str:
+    """A model's name; its wire id if the table does not have the model, as for a job of another version."""
+    return MODELS[model_id].label if model_id in MODELS else model_id

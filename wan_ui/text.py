@@ -1,4 +1,4 @@
-"""Text for people: untrusted text as one safe line, and sizes in words."""
+"""Text for people: untrusted text as one safe line, sizes in words, and what an address is."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def one_line(text: str, longest: int = LONGEST_TEXT) -> str:
 def gigabytes(size: float, decimals: int = 1) -> str:
     """A number of bytes for people: `13.5 GB`, or `95.0 MB` below 0.1 GB (decimal units)."""
     return f"{size / 1e9:.{decimals}f} GB" if size >= 1e8 else f"{size / 1e6:.{decimals}f} MB"
+
+
+def is_web_address(text: str) -> bool:
+    """Whether a text is an http(s) address, white space around it aside."""
+    return text.strip()[:8].lower().startswith(("http://", "https://"))

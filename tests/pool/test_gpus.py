@@ -63,6 +63,7 @@ def test_they_are_read_from_nvidia_smi() -> None:
     assert list_gpus() == TWO
     devices = find_devices(Settings())
     assert SlotPool(devices).device_name == "2 × NVIDIA H200"
+    assert SlotPool(devices).render_device == "NVIDIA H200"  # as a clip's metadata names it
     assert find_devices(Settings(device="cuda:1")) == find_devices(Settings(gpus="none")) == ()
 
 
@@ -82,3 +83,4 @@ def test_a_wrong_flag_ends_the_program(flags: list[str], capsys: pytest.CaptureF
 
 def test_devices_without_a_known_model_are_named() -> None:
     assert SlotPool([SlotDevice("GPU 0"), SlotDevice("GPU 1")]).device_name == "GPU 0, GPU 1"
+    assert SlotPool([SlotDevice("GPU 0"), SlotDevice("GPU 1")]).render_device is None

@@ -39,10 +39,10 @@ def guest(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def finished(server: Server, *, compare: bool = False, visitor: str | None = "e" * 32) -> str:
+def finished(server: Server, *, compare: bool = False, visitor: str | None = "e" * 32, **fields: Any) -> str:
     """A finished job of a browser with real clips; its id."""
     prompt = {"prompt": "a <b>garden</b> at dawn", "width": 64, "height": 64, "num_frames": 5, "sample_steps": 4}
-    body = {"model": "wan21_1b", "prompts": [prompt], **({"compare": GRID} if compare else {})}
+    body = {"model": "wan21_1b", "prompts": [prompt], **({"compare": GRID} if compare else {}), **fields}
     service, store = server.services.service, server.services.store
     job = service.submit(body, LOCAL_ACCESS)
     with closing(sqlite3.connect(server.folder / "data" / "jobs.sqlite")) as database, database:
@@ -61,6 +61,13 @@ def share(server: Server, entry: str, days: int = 7) -> tuple[str, str]:
     """A link's id and the path of its page."""
     link, token = server.services.service.shares.create(entry, days, LOCAL_ACCESS)
     return link.id, f"/shared/{token}"
+
+
+def test_a_scale_that_changes_over_the_steps_is_shown(server: Server, guest: httpx.Client) -> None:
+    job = finished(server, loras=[{"path": "style.safetensors", "network_multiplier": {"from": 1, "to": 0.2}}])
+    _, path = share(server, f"{job}-0")
+    page = guest.get(path)
+    assert page.status_code == 200 and "style × 1 to 0.2" in page.text
 
 
 def test_a_link_opens_one_video_without_a_password_or_a_cookie(server: Server, guest: httpx.Client) -> None:

@@ -18,10 +18,11 @@ from wan_ui.api import comparisons
 from wan_ui.api.dependencies import CurrentAccess, Json, Service, State
 from wan_ui.api.openapi import content, errors, request_body
 from wan_ui.api.schemas import GalleryChoices, GalleryEntry, GalleryPage, KeepBody
-from wan_ui.api.serializers import entry_body, model_label
+from wan_ui.api.serializers import entry_body
 from wan_ui.errors import InvalidRequest, VideoEncodingFailed, VideoInvalid, VideoNotFound
 from wan_ui.jobs.gallery import LARGEST_PAGE, PAGE, Entry, Filter, Kind
 from wan_ui.media import video as mp4
+from wan_ui.models import label_of
 from wan_ui.provenance import embedded_metadata
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def choices(service: Service, access: CurrentAccess) -> dict[str, Any]:
     return {
         "entries": found.entries,
         "kept": found.kept,
-        "models": [{"id": model, "label": model_label(model), "entries": count} for model, count in found.models],
+        "models": [{"id": model, "label": label_of(model), "entries": count} for model, count in found.models],
         "loras": [{**asdict(lora), "entries": count} for lora, count in found.loras],
     }
 

@@ -12,7 +12,7 @@ from wan_ui.engine.result import Progress
 from wan_ui.job import lora_use_body
 from wan_ui.jobs.judging import MARKS
 from wan_ui.lora.remote import shown_name, without_queries
-from wan_ui.models import MODELS
+from wan_ui.models import label_of
 from wan_ui.scale import scale_body
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def listed_job(root: str, job: Job, is_own: bool) -> dict[str, Any]:
         "status": job.status,
         "position": job.position,
         "model": first.model,
-        "model_label": MODELS[first.model].label if first.model in MODELS else first.model,
+        "model_label": label_of(first.model),
         "prompt": "" if job.hidden else " ".join(first.prompt.split())[:160],
         "own": is_own,
         "hidden": job.hidden,
@@ -346,11 +346,6 @@ def _cell_status(job: Job, cell: PlannedCell, is_finished: bool, is_running: boo
     return "running" if is_running else "waiting"
 
 
-def model_label(model: str) -> str:
-    """A model's name; its wire id if this version does not have the model."""
-    return MODELS[model].label if model in MODELS else model
-
-
 def entry_body(entry: Entry, may_change: bool, may_share: bool) -> dict[str, Any]:
     """A gallery entry as GalleryEntry, with LoRA addresses without their query strings."""
     generation, job_id, is_comparison = entry.generation, entry.job_id, entry.index is None
@@ -360,7 +355,7 @@ def entry_body(entry: Entry, may_change: bool, may_share: bool) -> dict[str, Any
         "kind": "comparison" if is_comparison else "video",
         "video": entry.index,
         "model": entry.model,
-        "model_label": model_label(entry.model),
+        "model_label": label_of(entry.model),
         "recipe": generation.recipe,
         "speedup": generation.speedup,
         "speed_lora": generation.speed_lora,

@@ -21,6 +21,7 @@ from wan_ui.errors import ControlImageInvalid, FetchFailed, PayloadTooLarge
 from wan_ui.files import create_folder, disk_full_mapped, remove_parts, write_file
 from wan_ui.media import image_cost, image_decoder, process
 from wan_ui.media.image_decoder import UNREADABLE, as_rgb, is_16_bit
+from wan_ui.text import is_web_address
 from wan_ui.turns import Turns, TurnsEach
 
 MAX_BYTES = 50 * 2**20  # of the image file
@@ -123,7 +124,7 @@ class ImageStore:
         start = text[:_HEADER_LENGTH].lower()
         if start.startswith(UPLOAD):
             return self._kept(text[len(UPLOAD) :].lower(), access)
-        if start.startswith(("http://", "https://")):
+        if is_web_address(ctrl_img):
             return self.put_bytes(self._fetched(text, access), access)
         return self.put_bytes(self._decoded(text), access)
 
@@ -251,7 +252,7 @@ class ImageStore:
         if size is not None and size[0] * size[1] > self._max_pixels:
             raise self._too_many_pixels(f" ({size[0]} × {size[1]})")
         passes = self._read(data, lambda image: image_cost.passes(image, data))
-        if passes > MOST_PASSES or (image_cost.jpeg_scans(data) > image_cost.MOST_SCANS and data[:2] == b"\xff\xd8"):
+        if passes > MOST_PASSES or (data[:2] == b"\xff\xd8" and image_cost.jpeg_scans(data) > image_cost.MOST_SCANS):
             raise ControlImageInvalid(
                 "The first frame is stored in more passes over its pixels than any program needs: save it again, as "
                 "PNG or as an ordinary JPEG."

@@ -78,5 +78,11 @@ class SlotPool:
         models = Counter(device.model or device.name for device in self._devices)
         return ", ".join(f"{count} × {model}" if count > 1 else model for model, count in models.items())
 
+    @property
+    def render_device(self) -> str | None:
+        """The model of GPU that renders, which a clip's metadata names as its device; None where they differ."""
+        models = {device.model or device.name for device in self._devices}
+        return models.pop() if len(models) == 1 else None
+
     def check_speedup(self, speedup: Speedup) -> None:
         """Returns: what a GPU cannot do is known to its own process, which refuses it when the clip is rendered."""

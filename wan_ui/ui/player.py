@@ -10,7 +10,7 @@ import gradio as gr
 
 from wan_ui.compare import NO_LORA, short_labels
 from wan_ui.engine.recipes import RECIPES
-from wan_ui.models import MODELS
+from wan_ui.models import label_of
 from wan_ui.scale import scale_from, scale_words
 from wan_ui.ui import render
 from wan_ui.ui.static_files import shared_script, static_text
@@ -126,7 +126,7 @@ def side_by_side(videos: Sequence[tuple[Job, ClipRecord]]) -> dict[str, Any]:
 
 def _clip_facts(job: Job, clip: ClipRecord) -> dict[str, str]:
     generation = job.generations[clip.index]
-    model = MODELS[generation.model].label if generation.model in MODELS else generation.model
+    model = label_of(generation.model)
     wire = job.request_of(clip.index)
     return {
         "Prompt": generation.prompt,

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from wan_ui.engine.result import Progress
 from wan_ui.engine.speedups import describe
 from wan_ui.errors import WanUIError
-from wan_ui.models import MODELS
+from wan_ui.models import label_of
 from wan_ui.request import Generation
 from wan_ui.scale import scale_from, scale_words
 from wan_ui.ui.error_texts import sentences
@@ -166,8 +166,7 @@ def joined(*parts: str) -> str:
 
 def label(job: Job) -> str:
     """The model's name; the wire id where the table no longer has it."""
-    model = job.generations[0].model
-    return MODELS[model].label if model in MODELS else model
+    return label_of(job.generations[0].model)
 
 
 def took(job: Job) -> float | None:

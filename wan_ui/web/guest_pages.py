@@ -26,7 +26,8 @@ from wan_ui.access import LOCAL_ACCESS
 from wan_ui.compare import NO_LORA
 from wan_ui.errors import RequestNotFound, ShareEnded, ShareNotFound, VideoNotFound, WanUIError
 from wan_ui.lora.remote import shown_name
-from wan_ui.models import MODELS
+from wan_ui.models import label_of
+from wan_ui.scale import scale_words
 from wan_ui.web.ranges import check_range
 
 if TYPE_CHECKING:
@@ -206,7 +207,8 @@ def _page_of(share: Share, entry: Entry, job: Job) -> GuestPage:
     columns = _labels({cell.column: cell.column_label for cell in job.cells})
     rows = _labels({cell.row: cell.row_label for cell in job.cells})
     with_video = [cell for cell in cells if cell.index is not None]
-    baseline = next((cell.index for cell in with_video if NO_LORA in cell.label.split(", ")), None)
+    without_lora = (cell.generation for cell in job.cells if NO_LORA in (cell.column_label, cell.row_label))
+    baseline = next((index for index in without_lora if index in finished), None)
     axes = [("X", ", ".join(columns)), ("Y", ", ".join(rows))]
     return GuestPage(
         title=f"Comparison of {len({cell.index for cell in with_video})} videos",
@@ -256,7 +258,7 @@ def _facts(entry: Entry, only: frozenset[str] | None = None) -> tuple[tuple[str,
     generation = entry.generation
     frames = f"{entry.num_frames} frame{'' if entry.num_frames == 1 else 's'}"
     facts = (
-        ("Model", MODELS[entry.model].label if entry.model in MODELS else entry.model),
+        ("Model", label_of(entry.model)),
         ("Size", f"{entry.width} × {entry.height}"),
         ("Length", f"{frames}, {entry.num_frames / entry.fps:.1f} s"),
         ("Seed", str(entry.seed)),
@@ -271,7 +273,8 @@ def _lora_facts(entry: Entry) -> tuple[tuple[str, str], ...]:
     return tuple(
         (
             _SLOTS.get(use.slot, "LoRA"),
-            f"{(names.get(use.sha256 or '') or shown_name(use.path)).removesuffix('.safetensors')} × {use.scale:g}",
+            f"{(names.get(use.sha256 or '') or shown_name(use.path)).removesuffix('.safetensors')}"
+            f" × {scale_words(use.scale)}",
         )
         for use in entry.generation.loras
     )
