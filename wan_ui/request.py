@@ -347,6 +347,11 @@ class Generation:
     base: str | tuple[tuple[str, str], ...] = "auto"
 
     @property
+    def is_guided(self) -> bool:
+        """Whether a step predicts without the prompt too, for one of the transformers at least."""
+        return max(self.guidance_scale, self.guidance_scale_2 or 0) > 1
+
+    @property
     def replaced(self) -> dict[str, Any]:
         """Sampling values that replace the recipe's, by wire name; with one of them a video matches no reference."""
         values = {

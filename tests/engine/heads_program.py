@@ -57,7 +57,7 @@ def main() -> int:
         child = os.fork()
         if not child:
             try:
-                os._exit(0 if render(heads, GroupPlace(split, rank, f"{sys.argv[4]}/meeting")) else 1)
+                os._exit(0 if render(heads, GroupPlace(split, rank, f"{sys.argv[4]}/rendezvous")) else 1)
             finally:
                 os._exit(2)
         children.append(child)

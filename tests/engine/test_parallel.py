@@ -12,7 +12,7 @@ import pytest
 
 from tests.golden_cases import CHECKPOINTS, LORAS, cases, differences
 from wan_ui import Engine
-from wan_ui.engine.split import Split, choose_split, heads_divide
+from wan_ui.engine.split import Split, choose_split
 
 CASES = (
     "wan21_1b",
@@ -94,10 +94,3 @@ def test_eight_heads_are_divided_without_changing_a_bit(split: Split, tmp_path: 
         program, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, (done.stdout, done.stderr)
-
-
-@pytest.mark.parametrize(
-    ("heads", "parts", "divides"), [(12, 4, True), (12, 8, False), (40, 8, True), (24, 8, True), (12, 1, True)]
-)
-def test_which_heads_can_be_divided(heads: int, parts: int, divides: bool) -> None:
-    assert heads_divide(heads, parts) is divides

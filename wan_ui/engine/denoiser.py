@@ -150,9 +150,10 @@ class Denoiser:
         on_first_prediction = cache.uncounted(measure) if cache is not None else measure
         first = resume.step if resume is not None else 0
         pictures = None
-        if self._pictures is not None:
+        group = self._runtime.group
+        if self._pictures is not None and (group is None or group.leads):  # the others report to nobody
             pictures = PictureMaker(self._maps, self._pictures.settings, generation.sample_steps, first)
-        reporter = StepReporter(plan, progress, first, self._runtime.group, pictures)
+        reporter = StepReporter(plan, progress, first, group, pictures)
 
         def on_step(step: int) -> None:
             if self._device.type == "cuda":
@@ -184,8 +185,6 @@ class Denoiser:
 
     def _set_scales(self, step: ExpertStep, cache: StepCache | None) -> None:
         """Sets scales that change over the steps. What a step cache keeps is of the scales before, and is dropped."""
-        if not self._loras.change_over_steps(step.transformer):
-            return
         if self._loras.set_step(step.transformer, step.step, step.steps) and cache is not None:
             cache.enable(step.transformer)
 

@@ -43,8 +43,7 @@ class ConditionEncoder:
     def guidance(self, generation: Generation, on_encode: Callable[[], None]) -> Guidance:
         """The prompts' embeddings; `on_encode` is called where the text encoder has to run."""
         # The negative prompt matters only to guidance, which a scale of 1 or less turns off.
-        is_guided = max(generation.guidance_scale, generation.guidance_scale_2 or 0) > 1
-        wanted = (generation.prompt, generation.neg) if is_guided else (generation.prompt,)
+        wanted = (generation.prompt, generation.neg) if generation.is_guided else (generation.prompt,)
         missing = self._prompts.missing(wanted)
         if missing:
             on_encode()
@@ -53,7 +52,7 @@ class ConditionEncoder:
                     self._prompts.add(prompt, self._encode_text(prompt, device))
         return Guidance(
             positive=self._prompts.get(generation.prompt, self._device).to(self._dtype),
-            negative=self._prompts.get(generation.neg, self._device).to(self._dtype) if is_guided else None,
+            negative=self._prompts.get(generation.neg, self._device).to(self._dtype) if generation.is_guided else None,
             scale=generation.guidance_scale,
             low_scale=generation.guidance_scale_2,
         )

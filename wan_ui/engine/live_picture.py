@@ -223,6 +223,7 @@ class PictureMaker:
         self._began = clock()
         self._latest: float | None = None
         self._spent, self._cost = 0.0, FIRST_COST
+        self._found: LatentToRgb | None = None
         self.paused = 0.0  # seconds that went into fitting a map
 
     def picture(self, step: int, estimate: Callable[[], torch.Tensor]) -> bytes | None:
@@ -233,12 +234,13 @@ class PictureMaker:
         start = self._clock()
         if not self._is_due(step, start):
             return None
-        maps = self._maps(self._projected(step, start))
+        if self._found is None:  # the VAE's files are looked at until the maps are there, and not for each picture
+            self._found = self._maps(self._projected(step, start))
         fitted = self._clock()
         self.paused += fitted - start
-        if maps is None:
+        if self._found is None:
             return None
-        webp = as_webp(maps.frames(estimate()).cpu().numpy())
+        webp = as_webp(self._found.frames(estimate()).cpu().numpy())
         self._latest = self._clock()
         self._cost = self._latest - fitted
         self._spent += self._cost

@@ -86,10 +86,6 @@ class LoraSlots:
         self._scales[slot] = scales
         self._adapters[slot].set_scales({key: largest(scale) for key, scale in scales.items()})
 
-    def change_over_steps(self, transformer: WanTransformer3DModel) -> bool:
-        """Whether a LoRA on this transformer has a scale that changes over the steps."""
-        return any(not is_constant(scale) for slot in self._slots_of(transformer) for scale in self._in_force(slot))
-
     def set_step(self, transformer: WanTransformer3DModel, step: int, steps: int) -> bool:
         """Sets the scales for step `step` (from 0) of the transformer's own `steps`; returns whether any changed."""
         changed = False

@@ -45,7 +45,7 @@ def join(place: GroupPlace, device: torch.device) -> Group:
     """The group of a place, once all its ranks have joined: over NCCL on GPUs, over gloo on the CPU."""
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method=f"file://{place.meeting}",
+        init_method=f"file://{place.rendezvous}",
         rank=place.rank,
         world_size=place.split.ranks,
         timeout=timedelta(seconds=GROUP_SECONDS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from copy import deepcopy
@@ -69,11 +70,12 @@ class Experts:
     def schedule(self, timesteps: torch.Tensor) -> list[ExpertStep]:
         """Each step's transformer, with the step's number (from 0) among that transformer's own steps."""
         transformers = [self.at(step, timestep) for step, timestep in enumerate(timesteps)]
-        return [
-            ExpertStep(transformer, sum(t is transformer for t in transformers[:index]),
-                       sum(t is transformer for t in transformers))
-            for index, transformer in enumerate(transformers)
-        ]  # fmt: skip
+        totals, done = Counter(map(id, transformers)), Counter[int]()
+        steps = []
+        for transformer in transformers:
+            steps.append(ExpertStep(transformer, done[id(transformer)], totals[id(transformer)]))
+            done[id(transformer)] += 1
+        return steps
 
 
 @dataclass(frozen=True)

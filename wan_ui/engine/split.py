@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from wan_ui.request import Generation, find_model
+from wan_ui.request import Generation
 
-HEAD_SIZE = 128  # of all Wan transformers
 EQUAL_PARTS = 2
 """The most parts of the tokens with one GPU's bits, as measured on H200s (14B, 832×480×81 and 1280×720×81).
 
 A quarter of the tokens takes other matrix kernels, which add in another order (docs/performance.md, "One video on
-several GPUs").
+several GPUs"). With more than 4, the 12 heads of the 1.3B model would have to be divided unevenly too.
 """
 
 
@@ -28,7 +27,7 @@ class Split:
         return self.guidance * self.sequence
 
     def __str__(self) -> str:
-        """For a clip's metadata, such as `guidance 2 × sequence 4`."""
+        """For a clip's metadata, such as `guidance 2 × sequence 2`."""
         parts = [f"guidance {self.guidance}"] * (self.guidance > 1) + [f"sequence {self.sequence}"] * (
             self.sequence > 1
         )
@@ -37,11 +36,11 @@ class Split:
 
 @dataclass(frozen=True)
 class GroupPlace:
-    """A process's place in a group: its rank among those of the split, who meet at the file `meeting`, a new one."""
+    """A process's place in a group: its rank, and the new file through which the ranks find each other."""
 
     split: Split
     rank: int
-    meeting: str
+    rendezvous: str
 
 
 def choose_split(gpus: int, guided: bool) -> Split:
@@ -64,18 +63,5 @@ def split_of(generation: Generation, gpus: int) -> Split:
     """
     if generation.speedup != "none":
         return Split()
-    scales = (generation.guidance_scale, generation.guidance_scale_2 or 0.0)
-    split = choose_split(gpus, guided=max(scales) > 1)
-    heads = find_model(generation.model).hidden_size // HEAD_SIZE
-    while split.sequence > EQUAL_PARTS or not heads_divide(heads, split.sequence):
-        split = Split(split.guidance, split.sequence // 2)
-    return split
-
-
-def heads_divide(heads: int, parts: int) -> bool:
-    """Whether diffusers' exchange can divide so many heads: padded to a multiple, every part must have one of them.
-
-    12 heads cannot be divided by 8: two for each part, and nothing for the last two.
-    """
-    each = -(-heads // parts)
-    return each * parts - heads < each
+    split = choose_split(gpus, generation.is_guided)
+    return replace(split, sequence=min(split.sequence, EQUAL_PARTS))

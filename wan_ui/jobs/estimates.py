@@ -152,7 +152,7 @@ def size_key(generation: Generation, device: str) -> SizeKey:
 
 def forwards_per_step(generation: Generation) -> int:
     """Predictions of one step: with guidance two, the second without the prompt."""
-    return 2 if max(generation.guidance_scale, generation.guidance_scale_2 or 0) > 1 else 1
+    return 2 if generation.is_guided else 1
 
 
 def high_noise_steps(generation: Generation) -> int:

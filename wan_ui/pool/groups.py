@@ -34,18 +34,18 @@ class SlotGroup:
         """One clip. See Slot.render."""
         folder = Path(tempfile.mkdtemp(prefix="wan-ui-group-"))
         try:
-            return self._render(generation, on_progress, check, str(folder / "meeting"))
+            return self._render(generation, on_progress, check, str(folder / "rendezvous"))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _render(self, generation: Generation, on_progress: OnProgress, check: Check, meeting: str) -> Clip:
+    def _render(self, generation: Generation, on_progress: OnProgress, check: Check, rendezvous: str) -> Clip:
         leader, *members = self.slots
         errors: list[WanUIError] = []
         is_over = threading.Event()
         threads = [
             threading.Thread(
                 target=self._render_member,
-                args=(slot, generation, GroupPlace(self.split, rank, meeting), errors, is_over),
+                args=(slot, generation, GroupPlace(self.split, rank, rendezvous), errors, is_over),
                 name=f"group {slot.name}",
             )
             for rank, slot in enumerate(members, 1)
@@ -59,7 +59,7 @@ class SlotGroup:
         for thread in threads:
             thread.start()
         try:
-            clip = leader.render(generation, on_progress, check_group, GroupPlace(self.split, 0, meeting))
+            clip = leader.render(generation, on_progress, check_group, GroupPlace(self.split, 0, rendezvous))
         except Cancelled:
             is_over.set()
             self._stop(members, threads, STOP_SECONDS)
