@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -27,5 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, "/app")
     main()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -68,7 +68,7 @@ class SpeedLora:
     flow_shift: float
     source: str
     guidance_scale: float = 1.0
-    note: str = field(default="")
+    note: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pathlib
 import re
-from contextlib import ExitStack
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, Response
-from starlette.background import BackgroundTask
 
+from wan_ui.api.comparisons import download
 from wan_ui.api.dependencies import CurrentAccess, RequestId, Service, State
 from wan_ui.api.openapi import content, errors
 from wan_ui.api.requests import VideoIndex
@@ -80,22 +79,15 @@ def joined(state: State, service: Service, access: CurrentAccess, part: Parts) -
     clips = [service.clip_path(*_part(text), access) for text in part]
     try:
         metadata = embedded_metadata.of_parts([video.read_metadata(clip) for clip in clips])
-        folder = state.folder()
-        path = pathlib.Path(folder.name, "joined.mp4")
-        with ExitStack() as undo:
-            undo.callback(folder.cleanup)
-            with state.downloads.hold():
-                clip_frames.join(path, clips, metadata)
-            undo.pop_all()
+        return download(
+            state,
+            f"{part[0][:8]}-joined.mp4",
+            "joined.mp4",
+            "video/mp4",
+            lambda path: clip_frames.join(path, clips, metadata),
+        )
     except VideoInvalid as error:
         raise VideoNotFound("The file of one of these videos cannot be read.") from error
-    return FileResponse(
-        path,
-        media_type="video/mp4",
-        filename=f"wan-ui-{part[0][:8]}-joined.mp4",
-        headers=_HEADERS,
-        background=BackgroundTask(folder.cleanup),
-    )
 
 
 def _part(text: str) -> tuple[str, int]:

@@ -73,6 +73,7 @@ class EventStreams:
             yield
         finally:
             self._open[visitor] -= 1
+            self._open += Counter()  # without those at zero
 
     async def stream(self, visitor: str | None, snapshot: Snapshot) -> AsyncGenerator[str, None]:
         """The text of one stream: each event of a snapshot when its data has changed, and heartbeats between them."""

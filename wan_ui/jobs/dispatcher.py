@@ -321,8 +321,6 @@ class Dispatcher(JobRunner):
             text = " · ".join(filter(None, (note, progress.note)))
             use.running = self._latest = shown = reported(shown, replace(progress, note=text))
             check()
-            if self._store.cancel_requested(job.id):
-                raise Cancelled("Canceled.")
 
         on_progress(Progress("checking"))
         use.model = job.generations[index].model

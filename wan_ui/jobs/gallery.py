@@ -24,7 +24,7 @@ from wan_ui.access import Access
 from wan_ui.errors import HostError, InvalidRequest, StillRunning, VideoEncodingFailed, VideoNotFound
 from wan_ui.job import FINAL, Job
 from wan_ui.jobs.clip_writer import clip_files
-from wan_ui.jobs.store import Store, load_generations
+from wan_ui.jobs.store import Store, load_generations, timestamp
 from wan_ui.media import poster
 from wan_ui.request import Generation
 
@@ -333,9 +333,9 @@ class Gallery:
         deleted; by size neither is the newest one, which its sender may not have seen yet.
         """
         current = now or datetime.now(UTC)
-        self._store.forget_canceled(_stamp(current - timedelta(hours=CANCELED_HOURS)))
+        self._store.forget_canceled(timestamp(current - timedelta(hours=CANCELED_HOURS)))
         if retention.days is not None:
-            self._delete_older(_stamp(current - timedelta(days=retention.days)))
+            self._delete_older(timestamp(current - timedelta(days=retention.days)))
         self.purge()
         if retention.size is not None:
             self._delete_above(retention.size)
@@ -448,11 +448,6 @@ class Gallery:
             )
             return False
         return True
-
-
-def _stamp(moment: datetime) -> str:
-    """A time as the database holds it."""
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _sizes(data_dir: Path) -> dict[str, int]:

@@ -11,11 +11,11 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from wan_ui.errors import PairNotFound, TooManyVotes, VideoNotFound
 from wan_ui.jobs.comparison_ranking import ComparisonRanking, Pair, next_pair, pairs_to_vote_on, rank_comparison
+from wan_ui.jobs.store import timestamp
 from wan_ui.ranking import Vote
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Judging:
         job = self._comparison(job_id, access)
         if index not in {clip.index for clip in job.clips}:
             raise VideoNotFound(f"This comparison has no finished video {index}.")
-        values = {"job": job_id, "visitor": _session(access), "index": index, "mark": mark, "now": _now()}
+        values = {"job": job_id, "visitor": _session(access), "index": index, "mark": mark, "now": timestamp()}
         if mark is None:
             self._store.rows(
                 "DELETE FROM marks WHERE job_id = :job AND visitor = :visitor AND clip_index = :index", values
@@ -133,7 +133,7 @@ class Judging:
             UPDATE pair_votes SET choice = :choice, voted_at = :now
             WHERE id = :pair AND job_id = :job AND visitor = :visitor RETURNING id
             """,
-            {"pair": pair_id, "job": job_id, "visitor": _session(access), "choice": choice, "now": _now()},
+            {"pair": pair_id, "job": job_id, "visitor": _session(access), "choice": choice, "now": timestamp()},
         )
         if not changed:
             raise _no_pair()
@@ -233,7 +233,3 @@ def _ordered(pair: Pair) -> Pair:
 
 def _no_pair() -> PairNotFound:
     return PairNotFound("There is no such pair among those that were shown to you. Get one with POST …/pairs.")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

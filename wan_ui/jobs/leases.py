@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from wan_ui.errors import RenderFailed
 from wan_ui.job import Status
-from wan_ui.jobs.store import Store
+from wan_ui.jobs.store import Store, timestamp
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Leases:
             UPDATE jobs SET status = 'in_progress', started_at = coalesce(started_at, :now)
             WHERE id = :id AND (status = 'in_progress' OR (status = 'in_queue' AND ready = 1)) RETURNING id
             """,
-            {"id": job_id, "now": _now()},
+            {"id": job_id, "now": timestamp()},
         )
         return bool(rows)
 
@@ -54,7 +53,7 @@ class Leases:
             ON CONFLICT (job_id, clip_index) DO NOTHING
             RETURNING epoch
             """,
-            {"id": job_id, "index": index, "slot": slot, "now": _now()},
+            {"id": job_id, "index": index, "slot": slot, "now": timestamp()},
         )
         return Lease(job_id, index, slot, rows[0]["epoch"]) if rows else None
 
@@ -91,7 +90,3 @@ class Leases:
             {},
         )
         return tuple((row["id"], row["status"]) for row in rows)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -234,11 +234,6 @@ class Scheduler:
     def __len__(self) -> int:
         return sum(len(job.units) for queue in self._queues.values() for job in queue.jobs.values())
 
-    @property
-    def given(self) -> Mapping[str | None, float]:
-        """Seconds of rendering by visitor, since the server started."""
-        return dict(self._given)
-
     def loaded(self, slot: str) -> Affinity | None:
         """What a slot holds, as far as its clips tell."""
         return self._loaded.get(slot)

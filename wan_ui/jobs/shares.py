@@ -18,7 +18,7 @@ from typing import Literal
 from wan_ui.access import Access
 from wan_ui.errors import OwnerOnly, ShareEnded, ShareNotFound
 from wan_ui.jobs.gallery import Gallery
-from wan_ui.jobs.store import Store
+from wan_ui.jobs.store import Store, timestamp
 
 TOKEN_BYTES = 16  # of randomness, 22 characters
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -74,8 +74,8 @@ class ShareLinks:
                 "id": secrets.token_hex(8),
                 "digest": _digest(token),
                 "entry": entry.id,
-                "now": _text(now),
-                "end": _text(now + timedelta(days=days)),
+                "now": timestamp(now),
+                "end": timestamp(now + timedelta(days=days)),
             },
         )
         return self._share(rows[0], now), token
@@ -88,14 +88,14 @@ class ShareLinks:
             """
             SELECT * FROM shares WHERE withdrawn_at IS NULL AND ends_at > :now ORDER BY created_at DESC, rowid DESC
             """,
-            {"now": _text(now)},
+            {"now": timestamp(now)},
         )
         return tuple(self._share(row, now) for row in rows)
 
     def withdraw(self, share_id: str, access: Access) -> None:
         """Close a link at once. Raises OwnerOnly, and ShareNotFound if no open link has this id."""
         self._check_owner(access)
-        now = _text(self._clock())
+        now = timestamp(self._clock())
         rows = self._store.rows(
             """
             UPDATE shares SET withdrawn_at = :now WHERE id = :id AND withdrawn_at IS NULL AND ends_at > :now
@@ -121,7 +121,7 @@ class ShareLinks:
         return share
 
     def _forget_old(self, now: datetime) -> None:
-        oldest = _text(now - timedelta(days=KEEP_DAYS))
+        oldest = timestamp(now - timedelta(days=KEEP_DAYS))
         self._store.rows("DELETE FROM shares WHERE min(ends_at, coalesce(withdrawn_at, ends_at)) < :oldest",
                          {"oldest": oldest})  # fmt: skip
 
@@ -129,7 +129,7 @@ class ShareLinks:
         state: State = "active"
         if row["withdrawn_at"] is not None:
             state = "withdrawn"
-        elif row["ends_at"] <= _text(now):
+        elif row["ends_at"] <= timestamp(now):
             state = "ended"
         return Share(row["id"], row["entry"], row["created_at"], row["ends_at"], state)
 
@@ -140,7 +140,3 @@ class ShareLinks:
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _text(time: datetime) -> str:
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -72,8 +72,9 @@ def _json(value: Any) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def timestamp(moment: datetime | None = None) -> str:
+    """A moment, now if left out, as the database keeps it: UTC, to the millisecond, in an order that sorts as text."""
+    return (moment or datetime.now(UTC)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @contextmanager
@@ -216,7 +217,7 @@ class Store:
                 "cells": _dump_cells(cells),
                 "visitor": visitor,
                 "from_guest": from_guest,
-                "now": _now(),
+                "now": timestamp(),
             },
         )
         return self.job(job_id)
@@ -376,7 +377,7 @@ class Store:
             UPDATE jobs SET status = 'failed', error = :error, finished_at = :now
             WHERE id = :id AND status = 'in_queue' AND NOT ready
             """,
-            {"id": job_id, "error": _json(error), "now": _now()},
+            {"id": job_id, "error": _json(error), "now": timestamp()},
         )
 
     def claim_next(self) -> str | None:
@@ -388,7 +389,7 @@ class Store:
                 AND status = 'in_queue'
             RETURNING id
             """,
-            {"now": _now()},
+            {"now": timestamp()},
         )
         return rows[0]["id"] if rows else None
 
@@ -402,7 +403,7 @@ class Store:
                 finished_at = CASE status WHEN 'in_queue' THEN :now END
             WHERE id = :id AND status IN ('in_queue', 'in_progress')
             """,
-            {"id": job_id, "now": _now()},
+            {"id": job_id, "now": timestamp()},
         )
 
     def cancel_requested(self, job_id: str) -> bool:
@@ -447,7 +448,7 @@ class Store:
                 (SELECT 1 FROM leases WHERE epoch = :epoch AND job_id = :id AND clip_index = :index))
             RETURNING clip_index
             """,
-            {**vars(clip), "metadata": _json(dict(clip.metadata)), "id": job_id, "epoch": epoch, "now": _now()},
+            {**vars(clip), "metadata": _json(dict(clip.metadata)), "id": job_id, "epoch": epoch, "now": timestamp()},
         )
         return bool(rows)
 
@@ -467,7 +468,7 @@ class Store:
             WHERE id = :id AND status = 'in_progress'
             RETURNING status
             """,
-            {"id": job_id, "status": status, "error": None if error is None else _json(error), "now": _now()},
+            {"id": job_id, "status": status, "error": None if error is None else _json(error), "now": timestamp()},
         )
         return rows[0]["status"] if rows else None
 
@@ -504,7 +505,7 @@ class Store:
                 finished_at = CASE WHEN cancel_requested THEN :now END
             WHERE id = :id AND status = 'in_progress'
             """,
-            {"id": job_id, "now": _now()},
+            {"id": job_id, "now": timestamp()},
         )
 
     def recover(self, max_attempts: int = MAX_ATTEMPTS) -> dict[str, Status]:
@@ -530,7 +531,7 @@ class Store:
             WHERE status = 'in_progress'
             RETURNING id, status
             """,
-            {"max_attempts": max_attempts, "error": _json(error.body()), "now": _now()},
+            {"max_attempts": max_attempts, "error": _json(error.body()), "now": timestamp()},
         )
         return {row["id"]: row["status"] for row in rows}
 

@@ -10,10 +10,9 @@ import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from wan_ui.jobs.store import dump_generations
+from wan_ui.jobs.store import dump_generations, timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +62,7 @@ class WatchStore:
             INSERT INTO watches (job_id, visitor, started_at, skipped) VALUES (:job, :visitor, :now, :skipped)
             ON CONFLICT (job_id) DO NOTHING
             """,
-            {"job": job_id, "visitor": visitor, "now": _now(), "skipped": json.dumps(sorted(skipped))},
+            {"job": job_id, "visitor": visitor, "now": timestamp(), "skipped": json.dumps(sorted(skipped))},
         )
 
     def remove(self, job_id: str) -> bool:
@@ -114,7 +113,7 @@ class WatchStore:
                 **_columns(comparison),
                 "id": secrets.token_hex(16),
                 "visitor": watch.visitor,
-                "now": _now(),
+                "now": timestamp(),
                 "watch": watch.job_id,
             },
         )
@@ -144,7 +143,3 @@ def _columns(comparison: StandingComparison) -> dict[str, Any]:
         "total": len(comparison.generations),
         "cells": json.dumps([asdict(cell) for cell in comparison.cells]),
     }
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -109,15 +109,11 @@ def track(path: Path) -> Track:
     """The first video track. Raises VideoInvalid for a file without one, or with tables that contradict each other."""
     with path.open("rb") as opened:
         file = _File(opened)
-        tracks = [_track(file, box) for box in _tracks(file)]
-    first = next((each for each in tracks if each.width and each.height), None)
-    if first is None or not first.samples:
-        raise VideoInvalid("This MP4 holds no video.")
-    return first
+        return _first_video([_track(file, box) for box in _tracks(file, file.movie())])
 
 
 def check_sizes(path: Path, most_samples: int, most_pixels: int) -> Track:
-    """As `track`, of a stranger's file, which ffmpeg is only then given.
+    """As `track`, of an untrusted file, which ffmpeg is only then given.
 
     ffmpeg keeps a record of each sample that the tables state, and they may state millions in some bytes. Raises
     VideoInvalid for more than `most_samples` in all tracks together, for a frame of more than `most_pixels`, and for
@@ -125,21 +121,26 @@ def check_sizes(path: Path, most_samples: int, most_pixels: int) -> Track:
     """
     with path.open("rb") as opened:
         file = _File(opened)
-        kinds = {box.kind for box in file.boxes(0, file.size)} | {
-            box.kind for box in file.boxes(file.movie().start, file.movie().end)
-        }
+        movie = file.movie()
+        kinds = {box.kind for box in (*file.boxes(0, file.size), *file.boxes(movie.start, movie.end))}
         if kinds & {b"moof", b"mvex", b"cmov"}:
             raise VideoInvalid("This MP4 is in fragments. Save it as an ordinary MP4 first.")
-        tracks = [_track(file, box) for box in _tracks(file)]
+        tracks = [_track(file, box) for box in _tracks(file, movie)]
     if sum(each.samples for each in tracks) > most_samples:
         raise VideoInvalid(f"This MP4 states more than {most_samples} frames. Cut it.")
     if any(each.width * each.height > most_pixels for each in tracks):
         raise VideoInvalid(f"This MP4 has frames of more than {most_pixels} pixels. Make it smaller.")
-    return track(path)
+    return _first_video(tracks)
 
 
-def _tracks(file: _File) -> list[_Box]:
-    movie = file.movie()
+def _first_video(tracks: Sequence[Track]) -> Track:
+    first = next((each for each in tracks if each.width and each.height), None)
+    if first is None or not first.samples:
+        raise VideoInvalid("This MP4 holds no video.")
+    return first
+
+
+def _tracks(file: _File, movie: _Box) -> list[_Box]:
     return [box for box in file.boxes(movie.start, movie.end) if box.kind == b"trak"]
 
 

@@ -199,18 +199,23 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def first_frame(path: Path) -> bytes:
     """The first frame of an untrusted MP4, as a PNG. Raises VideoInvalid."""
+    _check_untrusted(path)
     return _untrusted_frame(path, "first", _FROM_BT709)
 
 
 def last_frame(path: Path) -> bytes:
     """The last frame of an untrusted MP4, as a PNG. Raises VideoInvalid."""
-    boxes.check_sizes(path, MOST_SAMPLES, MOST_PIXELS)
-    index = boxes.track(path).samples - 1
+    index = _check_untrusted(path).samples - 1
     return _untrusted_frame(path, "last", f"select=eq(n\\,{index}),{_FROM_BT709}")
 
 
+def _check_untrusted(path: Path) -> boxes.Track:
+    """The video track of an MP4 that ffmpeg may be given. Raises VideoInvalid."""
+    # Also its start is looked at: ffmpeg would follow a playlist in disguise.
+    return boxes.check_sizes(path, MOST_SAMPLES, MOST_PIXELS)
+
+
 def _untrusted_frame(path: Path, which: str, filters: str) -> bytes:
-    boxes.check_sizes(path, MOST_SAMPLES, MOST_PIXELS)  # also its start: ffmpeg would follow a playlist in disguise
     command = [
         *(_ffmpeg(), "-hide_banner", "-nostdin", "-loglevel", "error", *_UNTRUSTED),
         *("-f", "mov", "-i", f"file:{path}", "-map", "0:v:0", "-frames:v", "1", "-vf", filters),

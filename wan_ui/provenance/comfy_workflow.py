@@ -12,6 +12,8 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
+from wan_ui.engine.recipes import RECIPES
+from wan_ui.lora.library import COMFY_FOLDER
 from wan_ui.lora.remote import shown_name
 from wan_ui.models import (
     NUM_TRAIN_TIMESTEPS,
@@ -28,7 +30,7 @@ from wan_ui.models import (
 from wan_ui.request import Generation, find_model
 from wan_ui.scale import is_constant, largest, scale_words
 
-COMFY_LORAS = "ComfyUI/"  # what paths of files in ComfyUI's own folders start with
+COMFY_LORAS = f"{COMFY_FOLDER}/"  # what paths of files in ComfyUI's own folders start with
 TEXT_ENCODER, CLIP_VISION = "umt5_xxl_fp16.safetensors", "clip_vision_h.safetensors"
 TRANSFORMERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -87,12 +89,12 @@ class _Plan:
     @property
     def sampler(self) -> Sampler:
         """The sampler's name: the recipe's, where the request has none."""
-        return self.generation.sampler or ("euler" if self.generation.recipe == "preview" else "unipc")
+        return self.generation.sampler or RECIPES[self.generation.recipe].sampler
 
     @property
     def shift(self) -> float:
         """The shift of the noise schedule."""
-        used = self.clip.get("sampler", {}).get("shift") if self.clip else None
+        used = self.clip.get("sampler", {}).get("shift")
         built = self.model.euler_shift if self.sampler in ("euler", "lcm") else self.model.unipc_shift
         return float(used or self.generation.flow_shift or built or USUAL_SHIFT)
 

@@ -225,12 +225,12 @@ def restoration(
     """The settings of a video, with its files located on this machine. Raises VideoInvalid."""
     request = _checked(carried.request, carried)
     own = carried.loras if carried.generation is None else carried.generation.loras
-    again = locate_loras(_wire(request), library, hashes_of(use.model_dump() for use in own), access)
+    again = locate_loras(wire_form(request), library, hashes_of(use.model_dump() for use in own), access)
     notes = list(again.notes)
     whole = None
     if carried.comparison is not None:
         every = hashes_of(use.model_dump() for use in carried.loras)
-        whole = locate_loras(_wire(_checked(carried.comparison, carried)), library, every, access)
+        whole = locate_loras(wire_form(_checked(carried.comparison, carried)), library, every, access)
         notes += whole.notes
     row = MODELS[request.model]
     wire, first_frame = _with_own_image(again.request, "ctrl_img", images, access)
@@ -280,10 +280,6 @@ def _checked(request: Mapping[str, Any], carried: EmbeddedMetadata) -> Inference
             f"{one_line(error.message, 200)}. Update wan-ui, or choose another video.",
             **error.details,
         ) from error
-
-
-def _wire(request: InferenceRequest) -> dict[str, Any]:
-    return wire_form(request)
 
 
 def _with_own_image(

@@ -223,7 +223,7 @@ class TrainingJobTab:
     ) -> Update:
         """The sample in its model's form, pinned, so that what is generated is compared with its preview."""
         request = self.service.imported_jobs.request(job, index, checkpoint, step)
-        updates = self.loader.open_request(_wire(request), 0, uploads)
+        updates = self.loader.open_request(wire_form(request), 0, uploads)
         sample = next(sample for sample in job.imported.samples if sample.index == index)
         problem = self.form.parts.problem
         if sample.missing_image is not None:
@@ -241,7 +241,7 @@ class TrainingJobTab:
         """One sample with every checkpoint, as a comparison that runs at once."""
         request = self.service.imported_jobs.request(job, index, job.checkpoint(None))
         sample = request.prompts[0].training_sample
-        wire = _wire(request)
+        wire = wire_form(request)
         if sample is not None:  # each cell has another step
             wire["prompts"][0]["training_sample"] = sample.model_copy(update={"step": None}).model_dump(
                 exclude_none=True
@@ -284,7 +284,7 @@ def together(requests: Sequence[InferenceRequest]) -> list[dict[str, Any]]:
     """Requests that differ in their prompts alone as one body each, in order."""
     bodies: dict[str, dict[str, Any]] = {}
     for request in requests:
-        wire = _wire(request)
+        wire = wire_form(request)
         key = json.dumps({**wire, "prompts": None}, sort_keys=True)
         if key in bodies:
             bodies[key]["prompts"] += wire["prompts"]
@@ -304,10 +304,6 @@ def side_by_side(body: Mapping[str, Any]) -> dict[str, Any] | None:
     values = [{name: value for name, value in item.items() if name in own} for item in items]
     first = {name: value for name, value in items[0].items() if name != "training_sample"}
     return {**body, "prompts": [first], "compare": {"columns": {"field": "prompt", "values": values}}}
-
-
-def _wire(request: InferenceRequest) -> dict[str, Any]:
-    return wire_form(request)
 
 
 def _axis_value(checkpoint: Checkpoint, two: bool) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from starlette.routing import BaseRoute, Match, compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -32,8 +33,11 @@ class ServedRoute:
 
     def serves(self, method: str, path: str) -> bool:
         """Whether a request with this method and path is for this route."""
-        pattern = re.compile(re.escape(self.path) + r"\Z") if self.path else compile_path(self.template)[0]
-        return method in self.methods and pattern.match(path) is not None
+        return method in self.methods and self._pattern.match(path) is not None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(re.escape(self.path) + r"\Z") if self.path else compile_path(self.template)[0]
 
 
 def _served(template: str, methods: str = "GET", path: str | None = None) -> ServedRoute:
