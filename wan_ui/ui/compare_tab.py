@@ -197,9 +197,7 @@ class CompareTab:
         try:
             state = read()
             model = state.model
-            if state.image_error is not None:
-                raise state.image_error
-            base = form_schema.body(model, state.values)
+            base = state.body()
         except WanUIError as error:
             problem = render.problem(error, lambda location: form_schema.label_of(model, location))
             return self._with(model, None, axis_values, problem)
@@ -367,9 +365,7 @@ class CompareTab:
         problem = self.form.parts.scales.problem
         state = self.form.read(raw)
         try:
-            if state.image_error is not None:
-                raise state.image_error
-            base = form_schema.body(state.model, state.values)
+            base = state.body()
             job = self.service.submit(comparison.body(base, axis_values), self.access())
         except WanUIError as error:
             return {problem: render.problem(error, lambda location: form_schema.label_of(state.model, location))}
@@ -378,7 +374,7 @@ class CompareTab:
             **self._in_front(),
             self.baseline: axis_values[4],
             self.shown: job.id,
-            **self._over(lambda: state, axis_values),
+            **self._with(state.model, base, axis_values, comparison.summary(state.model, base)),
             **self.look(job.id, board),
             **self.status_panel.follow(seen),
         }

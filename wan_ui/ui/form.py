@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +57,7 @@ class FormState:
     loras: Loras
     first_frame: FormImage = NO_IMAGE
     last_frame: FormImage = NO_IMAGE
-    names: Mapping[str, str] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def with_loras(self, loras: Loras) -> FormState:
         """The same with other LoRAs."""
@@ -66,6 +66,12 @@ class FormState:
     def with_values(self, **values: Any) -> FormState:
         """The same with other values of some controls."""
         return replace(self, values={**self.values, **values})
+
+    def body(self) -> dict[str, Any]:
+        """The request. Raises what is wrong with an image that its model uses, or what form_schema.body raises."""
+        if self.image_error is not None:
+            raise self.image_error
+        return form_schema.body(self.model, self.values)
 
     @property
     def image_error(self) -> WanUIError | None:
@@ -228,13 +234,6 @@ class Form:
             return FormImage(error=error)
         return FormImage(reference, size)
 
-    def checked(self, raw: Sequence[Any]) -> FormState:
-        """The form's state. Raises what is wrong with an image that its model uses."""
-        state = self.read(raw)
-        if state.image_error is not None:
-            raise state.image_error
-        return state
-
     def describe(self, state: FormState) -> Update:
         """The notes on the values, the request as JSON, and the draft."""
         model, values = state.model, state.values
@@ -258,7 +257,7 @@ class Form:
 
     def _lora_value(self, state: FormState, notice: str = "") -> dict[str, Any]:
         trigger_word = str(state.values.get("trigger_word") or "")
-        return self.block.value(state.model, state.loras, state.names or {}, trigger_word, notice)
+        return self.block.value(state.model, state.loras, state.names, trigger_word, notice)
 
     def show(self, state: FormState, before: FormState | None = None, notice: str = "") -> Update:
         """Fills the form; with `before`, only what differs from it. `notice` is said in the LoRA block."""
@@ -387,7 +386,7 @@ class Form:
 
     def _pressed(self, state: FormState, index: int, pressed: Mapping[str, Any]) -> FormState:
         """The form after a button of a LoRA's card."""
-        chosen, names = state.loras.chosen, state.names or {}
+        chosen, names = state.loras.chosen, state.names
         lora = chosen[index]
         match pressed.get("do"):
             case "remove":
@@ -414,17 +413,17 @@ class Form:
         source = state.loras.chosen[index].source
         switched = self.switched(state, model)
         if all(lora.source != source for lora in switched.loras.chosen):
-            loras = self.block.choose(model, switched.loras, source, True, None, state.names or {})
+            loras = self.block.choose(model, switched.loras, source, True, None, state.names)
             return switched.with_loras(loras)
         place = next(place for place, lora in enumerate(switched.loras.chosen) if lora.source == source)
-        paired = self.block.paired(model, switched.loras.chosen, place, state.names or {})
+        paired = self.block.paired(model, switched.loras.chosen, place, state.names)
         return switched.with_loras(replace(switched.loras, chosen=paired))
 
     def _fetched(self, state: FormState, index: int) -> FormState:
         lora = state.loras.chosen[index]
         self.service.inspect(lora.source, self.access())
         return state.with_loras(
-            replace(state.loras, chosen=self.block.paired(state.model, state.loras.chosen, index, state.names or {}))
+            replace(state.loras, chosen=self.block.paired(state.model, state.loras.chosen, index, state.names))
         )
 
     def _choose(self, state: FormState, source: str, pressed: Mapping[str, Any], names: Any = None) -> Update:
@@ -438,7 +437,7 @@ class Form:
             state = self.switched(state, wanted)
             notice = f"Switched to {wanted.label}, which this LoRA was made for."
         add, slot = pressed.get("add") is True, pressed.get("slot")
-        loras = self.block.choose(wanted, state.loras, source, add, slot, state.names or {})
+        loras = self.block.choose(wanted, state.loras, source, add, slot, state.names)
         updates = self.show(state.with_loras(loras), before=before, notice=notice)
         return updates if names is None else {**updates, self.uploads: names}
 
@@ -450,7 +449,7 @@ class Form:
                 source = self.service.library.add_upload(taken, name, self.access())
         except WanUIError as error:
             return {self.parts.lora_problem: render.problem(error)}
-        others = {known: label for known, label in (state.names or {}).items() if known != source}
+        others = {known: label for known, label in (state.names).items() if known != source}
         names = dict(list({**others, source: name}.items())[-REMEMBERED:])
         return self._choose(replace(state, names=names), source, pressed, names)
 

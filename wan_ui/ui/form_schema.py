@@ -143,15 +143,6 @@ def lora_positions(model: WanModel) -> tuple[LoraPosition, ...]:
     return tuple(LoraPosition(slot, number) for slot in model.slots for number in range(1, MOST_STACKED + 1))
 
 
-def visible_positions(model: WanModel, values: Mapping[str, Any]) -> dict[str, int]:
-    """How many LoRAs of each slot are visible: up to the last one chosen, at least one."""
-    highest = dict.fromkeys(model.slots, 1)
-    for position in lora_positions(model):
-        if values.get(position.lora):
-            highest[position.slot] = position.number
-    return highest
-
-
 def applies(model: WanModel, field: str) -> bool:
     """Whether a model has the request field `field`."""
     if field in ("ctrl_img", "apply_exif"):

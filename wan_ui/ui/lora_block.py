@@ -109,6 +109,11 @@ def without(chosen: Chosen, index: int) -> Chosen:
     return tuple(lora for lora in left if not (lora.filled_in and _is_partner_slot(removed.slot, lora.slot)))
 
 
+def _fitting_models(card: lora_card.Card | None) -> list[str]:
+    """The ids of the models that a LoRA was made for; none where that is not known."""
+    return [] if card is None or card.about is None else list(card.about["candidates"])
+
+
 def _is_partner_slot(slot: str, other: str) -> bool:
     return {slot, other} == {"high", "low"}
 
@@ -145,7 +150,7 @@ class LoraBlock:
             "aside": [_entry(lora, self.name(lora.source, names)) for lora in loras.aside],
             "pair": str(self._pair_note(model, loras.chosen, cards)),
             "notice": notice,
-            "fits": self.fitting_models(loras.chosen),
+            "fits": _fitting_models(cards[0] if cards else None),
             "uploads": [{"source": source, "name": name} for source, name in reversed(list(names.items()))],
         }
 
@@ -154,11 +159,6 @@ class LoraBlock:
         if source in names:
             return f"{names[source]} (uploaded)"
         return shown_name(source) if is_remote(source) else source
-
-    def fitting_models(self, chosen: Chosen) -> list[str]:
-        """The ids of the models that the first LoRA was made for; none where that is not known."""
-        about = self._about(chosen[0].source) if chosen else None
-        return [] if about is None else list(about["candidates"])
 
     def _about(self, source: str) -> Mapping[str, Any] | None:
         """What a file is; None for one that is not on this machine or cannot be read."""

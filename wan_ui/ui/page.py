@@ -239,9 +239,7 @@ class Page:
     def _submit(self, state: FormState, seen: Mapping[str, Any], pin: Any) -> Update:
         parts = self.form.parts
         try:
-            if state.image_error is not None:
-                raise state.image_error
-            body = self.preview_panel.pinned(form_schema.body(state.model, state.values), pin)
+            body = self.preview_panel.pinned(state.body(), pin)
             self.service.submit(body, self.access())
         except LORA_ERRORS as error:
             return {parts.lora_problem: render.problem(error), parts.problem: ""}

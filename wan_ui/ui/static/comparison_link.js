@@ -1,7 +1,6 @@
-// A page that was opened by a comparison's link leads with the grid: it stands above the form and is scrolled to.
+// A page that was opened by a comparison's link scrolls to the grid.
 (() => {
   if (!new URLSearchParams(window.location.search).has('compare')) return;
-  document.getElementById('workspace').dataset.opened = 'comparison';
   const restored = window.wanUi.filled;
   let isShown = false;
   window.wanUi.filled = async (form) => {

@@ -26,12 +26,6 @@
     control.focus();
     control.setSelectionRange(at + space.length + text.length, at + space.length + text.length);
   };
-  // The lists of top-level tabs; each of Gradio's tabs is a stop of its own.
-  const topTabs = () => [...document.querySelectorAll('#top > .tab-wrapper [role=tab]')];
-  const openFold = (id) => {
-    const fold = document.querySelector(`#${id} > button.label-wrap`);
-    if (fold && !fold.classList.contains('open')) fold.click();
-  };
   window.wanUi = window.wanUi || {};
-  window.wanUi.dom = { input, value, fill, insert, topTabs, openFold };
+  window.wanUi.dom = { input, value, fill, insert };
 })();

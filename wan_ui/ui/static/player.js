@@ -446,8 +446,7 @@ const choose = (key) => {
   fit();
   arrange();
   if (hidden) {
-    const calm = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
-    root.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'start' });
+    root.scrollIntoView({ behavior: calm.matches ? 'auto' : 'smooth', block: 'start' });
   }
 };
 const turn = (kind) => {
