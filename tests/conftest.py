@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +16,9 @@ from tests.fakes import FakeRender, fake_service, fake_write_video
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
+
+if TYPE_CHECKING:
+    from wan_ui import Engine
 
 SECONDS = {"browser": 4.0, "slow": 5.0}  # of a test with the mark, roughly
 OTHERWISE = 0.05
@@ -86,3 +90,14 @@ def worker(store: Store, render: FakeRender, tmp_path: Path) -> Iterator[Worker]
 @pytest.fixture
 def service(store: Store, worker: Worker, tmp_path: Path) -> JobService:
     return fake_service(store, worker, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def engine(loras: Path) -> Iterator[Engine]:
+    """An engine on the golden checkpoints, on the CPU; `loras` is the module's own folder of LoRA files."""
+    from tests.golden_cases import CHECKPOINTS
+    from wan_ui import Engine
+
+    engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
+    yield engine
+    engine.close()

@@ -38,13 +38,6 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(loras: Path) -> Iterator[Engine]:
-    engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
 def alone(loras: Path) -> Iterator[Engine]:
     """For single requests: its model is freed after each, so that no two have anything in common."""
     engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.golden_cases import CHECKPOINTS, GOLDEN, differences
+from tests.golden_cases import GOLDEN, differences
 from wan_ui import Engine
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.errors import InvalidRequest, LoraNotFound
@@ -51,13 +50,6 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     older = folder / "lightx2v_T2V_14B_cfg_step_distill_v2_lora_rank64_bf16.safetensors"
     shutil.copy(FOLDER / "loras" / "speed_t2v.safetensors", older)
     return folder
-
-
-@pytest.fixture(scope="module")
-def engine(loras: Path) -> Iterator[Engine]:
-    engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
-    yield engine
-    engine.close()
 
 
 def golden(name: str) -> tuple[dict[str, Any], np.ndarray]:

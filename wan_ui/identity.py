@@ -136,7 +136,7 @@ class Sessions:
             return self._read_old(text)
         return Session(
             visitor, role, password, issued[0] if issued else 0, outdated=not issued
-        )  # wan-ui 0.2.0 gave no moment
+        )  # builds before 0.2.0 gave no moment
 
     def _read_old(self, text: str) -> Session | None:
         """The session of a cookie value as wan-ui 0.1 signed it: `visitor.role.password.signature`."""

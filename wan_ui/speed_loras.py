@@ -1,7 +1,7 @@
 """The table of speed LoRAs: distilled files that make a video in a few steps, and the settings they were distilled for.
 
 The files are linked, never shipped. Steps, guidance, shift and scale are those that the files' authors or the programs
-that use them state; `source` says where. Guidance must be 1: the files replace it, and with it the picture blurs.
+that use them state; `source` says where. Guidance must be 1: the files replace it, and above 1 the picture blurs.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ SPEED_LORAS: Mapping[str, SpeedLora] = MappingProxyType(
                 sampler="unipc",
                 flow_shift=7.0,
                 source="Kijai/WanVideo_comfy; Wan2GP's documentation: guidance 1, shift 7, strength 0.5-0.7 at 8 steps",
-                note="The first version flashes at full strength and hurts motion; the second does less.",
+                note="The first version flashes at full strength and reduces motion; the second does less.",
             ),
             SpeedLora(
                 "causvid_21_1b",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,6 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, kind in (("lokr", "ai-toolkit lokr, w2 factored"), ("full", "full layers"), ("speed", "lightx2v")):
         FORMATS[kind](Width(48, 2, 96, 3)).save(folder / f"{name}.safetensors")
     return folder
-
-
-@pytest.fixture(scope="module")
-def engine(loras: Path) -> Iterator[Engine]:
-    engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
-    yield engine
-    engine.close()
 
 
 def body(*scales: Any, model: str = ONE, recipe: str = "reference", **fields: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +48,6 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = f"job_{side}_noise.safetensors"
         (folder / name).write_bytes((GOLDEN_LORAS / name).read_bytes())
     return folder
-
-
-@pytest.fixture(scope="module")
-def engine(loras: Path) -> Iterator[Engine]:
-    engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
-    yield engine
-    engine.close()
 
 
 def request(items: list[dict[str, Any]], model: str = MODEL, recipe: str = "reference", **top: Any) -> dict[str, Any]:

@@ -44,13 +44,6 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(loras: Path) -> Iterator[Engine]:
-    engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     demo = ensure(tmp_path_factory.mktemp("trained") / "demo")
     engine = Engine(demo.models_dir, demo.lora_dir, device="cpu")

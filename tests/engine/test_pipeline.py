@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +66,6 @@ def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_lora(folder / "wide.safetensors", width=64, ffn=128)
     write_lora(folder / "deep.safetensors", blocks=5)
     return folder
-
-
-@pytest.fixture(scope="module")
-def engine(loras: Path) -> Iterator[Engine]:
-    engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
-    yield engine
-    engine.close()
 
 
 def frames(engine: Engine, body: dict[str, Any]) -> np.ndarray:

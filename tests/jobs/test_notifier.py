@@ -17,12 +17,12 @@ from tests.fakes import PATIENCE, FakeRender, Gate, fake_write_video
 from tests.jobs.supervised import add
 from tests.ports import reserve_port
 from tests.waiting import wait_until
-from wan_ui.jobs.notifier import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, Notifier, Patience, signature
+from wan_ui.jobs.notifier import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, Notifier, RetryTimes, signature
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 
 SECRET = "a secret of the operator"
-QUICK = Patience(answer=PATIENCE, first=0.01, largest=0.05, give_up=3600, poll=0.005)
+QUICK = RetryTimes(answer=PATIENCE, first=0.01, largest=0.05, drop_after=3600, poll=0.005)
 
 
 @dataclass
@@ -80,9 +80,9 @@ def receiver() -> Receiver:
 
 @contextmanager
 def notifying(
-    store: Store, receiver: Receiver, patience: Patience = QUICK, clock: Callable[[], float] = time.time
+    store: Store, receiver: Receiver, times: RetryTimes = QUICK, clock: Callable[[], float] = time.time
 ) -> Iterator[Notifier]:
-    notifier = Notifier(store, f"http://127.0.0.1:{receiver.port}/hook", SECRET, patience, clock)
+    notifier = Notifier(store, f"http://127.0.0.1:{receiver.port}/hook", SECRET, times, clock)
     notifier.start()
     yield notifier
     assert notifier.stop(PATIENCE)
@@ -148,7 +148,7 @@ def test_a_receiver_that_answers_late_blocks_neither_the_queue_nor_the_stop(
 ) -> None:
     receiver.gate = Gate()
     worker = Worker(store, FakeRender(), tmp_path / "clips", fake_write_video)
-    notifier = Notifier(store, f"http://127.0.0.1:{receiver.port}/", SECRET, Patience(answer=PATIENCE, poll=0.005))
+    notifier = Notifier(store, f"http://127.0.0.1:{receiver.port}/", SECRET, RetryTimes(answer=PATIENCE, poll=0.005))
     with receiver.serving():
         notifier.start()
         worker.start()
@@ -165,8 +165,8 @@ def test_a_receiver_that_answers_late_blocks_neither_the_queue_nor_the_stop(
 
 def test_an_answer_that_comes_too_late_is_not_waited_for(store: Store, receiver: Receiver) -> None:
     receiver.gate = Gate()
-    impatient = Patience(answer=0.2, first=0.01, largest=0.05, poll=0.005)
-    with receiver.serving(), notifying(store, receiver, impatient):
+    short = RetryTimes(answer=0.2, first=0.01, largest=0.05, poll=0.005)
+    with receiver.serving(), notifying(store, receiver, short):
         ended(store)
         wait_until(lambda: len(receiver.bodies) >= 2)
         receiver.gate.open()
@@ -200,10 +200,10 @@ def test_after_an_hour_it_is_given_up(store: Store, receiver: Receiver) -> None:
 
 
 def test_the_pauses_grow_within_an_hour() -> None:
-    patience = Patience()
-    pauses = [patience.pause(attempts) for attempts in range(1, 20)]
-    assert pauses[:4] == [2, 4, 8, 16] and pauses[-1] == 600 and patience.pause(10**6) == 600
-    attempts = next(count for count in range(1, 20) if sum(pauses[:count]) > patience.give_up)
+    times = RetryTimes()
+    pauses = [times.pause(attempts) for attempts in range(1, 20)]
+    assert pauses[:4] == [2, 4, 8, 16] and pauses[-1] == 600 and times.pause(10**6) == 600
+    attempts = next(count for count in range(1, 20) if sum(pauses[:count]) > times.drop_after)
     assert 10 <= attempts <= 15
 
 

@@ -11,6 +11,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests.fakes import FakeRender
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
+from tests.ui.page_object import field, tab
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 
@@ -83,4 +84,6 @@ def test_blind_votes_lead_to_a_verdict_whose_settings_are_loaded(page: Page, boa
     expect(duel.locator("li").first).to_contain_text("wins")
     duel.get_by_role("button", name="Leave").click()
     expect(board.locator(".best")).to_contain_text(f"({pairs} votes)")
-    expect(board.locator('[data-part="winner"]')).to_be_visible()
+    board.locator('[data-part="winner"]').click()
+    expect(tab(page, "Generate")).to_have_attribute("aria-selected", "true")
+    expect(field(page, "Prompt")).to_have_value("a cat")

@@ -18,7 +18,9 @@ from wan_ui.web.gradio_events import IDLE_SECONDS, LARGE_BYTES, MAX_DEPTH, Event
 
 QUEUED, AT_ONCE, LARGE = 1, 2, 3
 RULES = {QUEUED: EventRule(1000, True), AT_ONCE: EventRule(1000, False), LARGE: EventRule(LARGE_BYTES, True)}
-LIMITS = EventLimits(sessions=2, sessions_of_all=4, unheard=3, unheard_bytes=2000, streams=1, streams_of_guests=2)
+LIMITS = EventLimits(
+    sessions=2, sessions_of_all=4, undelivered=3, undelivered_bytes=2000, streams=1, streams_of_guests=2
+)
 ANN, BOB, OWNER = Identity("ann", False), Identity("bob", False), Identity("owner", True)
 
 
@@ -172,7 +174,7 @@ def test_only_the_pages_events_each_on_its_own_way_and_within_its_size(loop: Loo
 def test_few_answers_wait_for_a_browser_until_they_are_sent(loop: Loop) -> None:
     async def check() -> None:
         page = Page()
-        assert [await page.join() for _ in range(LIMITS.unheard + 1)][-1] == (429, "TOO_MANY_REQUESTS")
+        assert [await page.join() for _ in range(LIMITS.undelivered + 1)][-1] == (429, "TOO_MANY_REQUESTS")
         assert await page.join("other") == (429, "TOO_MANY_REQUESTS")
         assert await page.join("bobs", BOB) == (200, "")
         page.done = ["event-1"]

@@ -1,7 +1,7 @@
 """One video on several GPUs of a machine: the two guidance predictions side by side, and each one's tokens divided.
 
 Every rank of a group is a process with one GPU and the whole model, and runs the same denoising loop with the same
-numbers. Two divisions can be combined, both without changing a bit:
+numbers. Two divisions can be combined. With the tokens divided in two at most, they keep the bits of one GPU:
 
 * guidance: half of the ranks predict with the prompt, the others with the negative prompt. The predictions
   (1, C, T, h, w) are exchanged by an all-gather at each step.

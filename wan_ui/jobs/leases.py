@@ -1,7 +1,7 @@
 """Leases: which slot renders which clip of a running job, in the job database.
 
 A lease has an epoch, a number that is never used twice. A clip is stored only if the epoch that it was rendered under
-is still its lease's, so the late answer of a slot that was given up for dead is dropped. A lease ends with its clip,
+is still its lease's, so the late answer of a slot that was taken to have ended is dropped. A lease ends with its clip,
 with its job's run, or when it is voided.
 """
 

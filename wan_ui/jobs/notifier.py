@@ -42,16 +42,16 @@ _ON_END = f"""
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryTimes:
     """Seconds. `answer`: until an answer must have come. `first` to `largest`: pauses, each twice the one before.
 
-    A notification that could not be sent until `give_up` after its job's end is dropped.
+    A notification that could not be sent until `drop_after` after its job's end is dropped.
     """
 
     answer: float = 10.0
     first: float = 2.0
     largest: float = 600.0
-    give_up: float = 3600.0
+    drop_after: float = 3600.0
     poll: float = 0.5
 
     def pause(self, attempts: int) -> float:
@@ -95,13 +95,13 @@ class Notifier:
         store: Store,
         url: str,
         secret: str,
-        patience: Patience | None = None,
+        times: RetryTimes | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._url = url
         self._secret = secret
-        self._patience = patience or Patience()
+        self._times = times or RetryTimes()
         self._clock = clock
         self._stopping = threading.Event()
         self._resume_at = 0.0  # the receiver cannot be reached before
@@ -122,7 +122,7 @@ class Notifier:
     def _run(self) -> None:
         changes = -1
         next_due = 0.0
-        with httpx.Client(timeout=self._patience.answer, follow_redirects=False) as client:
+        with httpx.Client(timeout=self._times.answer, follow_redirects=False) as client:
             while not self._stopping.is_set():
                 now = self._clock()
                 if now >= self._resume_at and (self._store.changes != changes or now >= next_due):
@@ -131,8 +131,8 @@ class Notifier:
                         changes = self._store.changes
                     except HostError as error:  # of the database: it is tried again like a silent receiver
                         log.error("%s Notifications wait.", error.message)
-                        self._resume_at = now + self._patience.first
-                self._stopping.wait(self._patience.poll)
+                        self._resume_at = now + self._times.first
+                self._stopping.wait(self._times.poll)
 
     def _send_due(self, client: httpx.Client) -> float:
         """Sends what is due, oldest first, and returns when the next one is."""
@@ -145,10 +145,10 @@ class Notifier:
                 continue
             self._postpone(notification, problem)
             if unreachable:  # the others would not arrive either
-                self._resume_at = self._clock() + self._patience.pause(notification.attempts + 1)
+                self._resume_at = self._clock() + self._times.pause(notification.attempts + 1)
                 break
         due: float | None = self._store.rows("SELECT min(due_at) AS due FROM notifications", {})[0]["due"]
-        return self._clock() + self._patience.largest if due is None else due
+        return self._clock() + self._times.largest if due is None else due
 
     def _due(self) -> list[Notification]:
         rows = self._store.rows(
@@ -178,8 +178,8 @@ class Notifier:
     def _postpone(self, notification: Notification, problem: str) -> None:
         attempts, now = notification.attempts + 1, self._clock()
         about = {"request_id": notification.job_id, "attempts": attempts, "reason": problem}
-        due = now + self._patience.pause(attempts)
-        if due > notification.ended_at + self._patience.give_up:
+        due = now + self._times.pause(attempts)
+        if due > notification.ended_at + self._times.drop_after:
             log.warning("the notification is given up", extra=about)
             self._store.rows("DELETE FROM notifications WHERE id = :id", {"id": notification.id})
             return

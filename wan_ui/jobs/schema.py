@@ -180,7 +180,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "CREATE UNIQUE INDEX pair_votes_pair ON pair_votes (job_id, visitor, min(side_a, side_b), max(side_a, side_b))",
     ),
-    # Which slot renders which clip. A clip of an earlier epoch is not stored: its slot was given up for dead.
+    # Which slot renders which clip. A clip of an earlier epoch is not stored: its slot was taken to have ended.
     (
         """
         CREATE TABLE leases (

@@ -27,7 +27,7 @@ DECODER_MEMORY = 3 << 30  # bytes of address space for an untrusted file, most o
 # A run of ffmpeg may take so long, and a second for so many pixels: a hundredth of what a slow machine does.
 LEAST_SECONDS = 60.0
 PIXELS_PER_SECOND = 500_000
-UNTRUSTED_PIXELS_PER_SECOND = 10 * PIXELS_PER_SECOND  # others wait for a stranger's file
+UNTRUSTED_PIXELS_PER_SECOND = 10 * PIXELS_PER_SECOND  # others wait while it is decoded
 METADATA_KEY = "comment"  # MP4 keeps this one without -movflags use_metadata_tags
 _SCALER = "bicubic+accurate_rnd+full_chroma_int"
 # scale converts and tags the matrix and range. Primaries and transfer of rawvideo are "unknown", and the encoder
@@ -39,7 +39,7 @@ _TO_BT709 = (
 )
 _FROM_BT709 = f"scale=in_color_matrix=bt709:in_range=tv:out_range=pc:flags={_SCALER},format=rgb24"
 _BT709_TAGS = ("-color_primaries", "bt709", "-color_trc", "bt709", "-colorspace", "bt709", "-color_range", "tv")
-# Of a stranger's file: few threads, each of which has memory of its own, and no frame beyond a size.
+# Of an untrusted file: few threads, each of which has memory of its own, and no frame beyond a size.
 _UNTRUSTED = ("-threads", "2", "-max_pixels", str(MOST_PIXELS))
 _NO_SPACE_SIGNS = (b"No space left on device", b"Disk quota exceeded")
 
@@ -143,7 +143,7 @@ def read_frames(path: Path) -> Frames:
 
 
 def read_untrusted_frames(path: Path, most_bytes: int) -> Frames:
-    """As `read_frames`, of a file by a stranger, whose boxes `boxes.check_sizes` has checked.
+    """As `read_frames`, of an untrusted file, whose boxes `boxes.check_sizes` has checked.
 
     Raises VideoEncodingFailed, also for a stream of another size than the boxes state, and PayloadTooLarge for more
     than `most_bytes`.

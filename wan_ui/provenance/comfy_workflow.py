@@ -1,4 +1,4 @@
-"""A generation as a ComfyUI workflow: core nodes with its very files and scales, and a note of what cannot be equal.
+"""A generation as a ComfyUI workflow: core nodes with the same files and scales, and a note of what cannot be equal.
 
 The result is ComfyUI's API format, {id: {class_type, inputs, _meta}}, which its page opens and its /prompt runs. An
 input that comes from another node is [id, number of that node's output].
@@ -167,12 +167,12 @@ def _conditioned(
     inputs = {"positive": positive, "negative": negative, "vae": vae, **size, "start_image": first}
     if last is None:
         if plan.model.image_layers:
-            inputs["clip_vision_output"] = _seen(graph, plan, first)
+            inputs["clip_vision_output"] = _image_embedding(graph, plan, first)
         made = graph.add("WanImageToVideo", "First frame to video", **inputs)
     else:
         if plan.model.image_layers:
-            inputs |= {"clip_vision_start_image": _seen(graph, plan, first)}
-            inputs |= {"clip_vision_end_image": _seen(graph, plan, last)}
+            inputs |= {"clip_vision_start_image": _image_embedding(graph, plan, first)}
+            inputs |= {"clip_vision_end_image": _image_embedding(graph, plan, last)}
         made = graph.add("WanFirstLastFrameToVideo", "First and last frame to video", end_image=last, **inputs)
     return ([made, 0], [made, 1]), [made, 2]
 
@@ -186,7 +186,7 @@ def _image(graph: _Graph, generation: Generation, sha256: str | None, title: str
     return [graph.add("ImageScale", f"{title}, exact size", image=[loaded, 0], **sized), 0]
 
 
-def _seen(graph: _Graph, plan: _Plan, image: Link) -> Link:
+def _image_embedding(graph: _Graph, plan: _Plan, image: Link) -> Link:
     """A frame's CLIP embedding, which Wan 2.1 image-to-video takes."""
     name = _file(plan, "image_encoder", CLIP_VISION)
     loader = next((key for key, node in graph.nodes.items() if node["class_type"] == "CLIPVisionLoader"), None)
@@ -249,7 +249,7 @@ def _image_name(sha256: str) -> str:
 
 
 def _notes(plan: _Plan) -> Sequence[str]:
-    """What is to be put where, and what these nodes cannot say."""
+    """What is to be put where, and what these nodes cannot express."""
     generation, notes = plan.generation, []
     for use in generation.loras:
         if not use.path.startswith(COMFY_LORAS):

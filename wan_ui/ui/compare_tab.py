@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ID = "compare"
 RECENT = 60  # jobs looked at for how long a step takes
 WITH_BASELINE = "0.5, 1, 1.5"  # scales beside a baseline without LoRA, which is scale 0
-NOT_READY = "The form above has to be in order first."
+NOT_READY = "Correct the Generate form first."
 NOTHING_RUNS = {"progress": None, "status": "", "cancel": False, "retry": ""}
 NO_VALUES = "Choose what changes and type its values."
 

@@ -69,7 +69,7 @@ class PreviewPanel:
             with gr.Row(elem_classes="match-act"):
                 self.all = gr.Button("Make it all match", size="sm", visible=False)
                 self.stop = gr.Button("Stop comparing", size="sm", visible=False)
-            self.file = gr.File(label="Bring the trainer's preview (WebP, GIF, MP4)", file_types=FILES, height=84,
+            self.file = gr.File(label="Upload a training sample (WebP, GIF, MP4)", file_types=FILES, height=84,
                                 elem_classes="upload")  # fmt: skip
             self.problem = gr.HTML(elem_classes="problems")
 
@@ -355,7 +355,7 @@ def _check(check: Row) -> dict[str, Any]:
         "state": check.state,
         "name": ROW_NAMES.get(check.row, check.row),
         "verdict": STATES[check.state],
-        "compared": check.preview if same else f"preview {check.preview} · here {check.run}",
+        "compared": check.preview if same else f"sample {check.preview} · here {check.run}",
         "message": "" if check.state == "green" else check.message,
         "fixable": check.state == "red" and check.fix is not None,
     }

@@ -70,8 +70,8 @@ class EventLimits:
 
     sessions: int = 16
     sessions_of_all: int = 1000
-    unheard: int = 24
-    unheard_bytes: int = 16 << 20
+    undelivered: int = 24
+    undelivered_bytes: int = 16 << 20
     streams: int = 6
     streams_of_guests: int = 400
     at_once: int = 32
@@ -85,7 +85,7 @@ class _Session:
     owner: bool
     used: float
     streams: int = 0
-    unheard: dict[str, int] = field(default_factory=dict)
+    undelivered: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,15 +158,15 @@ class GradioEvents:
         receive = replay(body, receive)
         if route == RUN:
             return await self._run(identity, scope, receive, send)
-        self._check_unheard(identity, len(body))
+        self._check_undelivered(identity, len(body))
         response, reserved = HeldResponse(), f"reserved-{next(self._numbers)}"
-        session.unheard[reserved] = len(body)  # already now: other events may come before this one has its id
+        session.undelivered[reserved] = len(body)  # already now: other events may come before this one has its id
         try:
             await self._app(scope, receive, response)
             if response.status == 200:
-                session.unheard[str(json.loads(response.body)["event_id"])] = len(body)
+                session.undelivered[str(json.loads(response.body)["event_id"])] = len(body)
         finally:
-            session.unheard.pop(reserved, None)
+            session.undelivered.pop(reserved, None)
         await response.release(send)
 
     async def _body(self, identity: Identity, scope: Scope, receive: Receive) -> bytes:
@@ -198,12 +198,12 @@ class GradioEvents:
             self._running[identity.visitor] -= 1
             self._running += Counter()
 
-    def _check_unheard(self, identity: Identity, size: int) -> None:
+    def _check_undelivered(self, identity: Identity, size: int) -> None:
         """Raises TooManyRequests for a guest who has not asked for the answers to many events."""
         if identity.owner:
             return
-        waiting = [size for session in self._of(identity) for size in session.unheard.values()]
-        if len(waiting) >= self._limits.unheard or sum(waiting) + size > self._limits.unheard_bytes:
+        waiting = [size for session in self._of(identity) for size in session.undelivered.values()]
+        if len(waiting) >= self._limits.undelivered or sum(waiting) + size > self._limits.undelivered_bytes:
             raise TooManyRequests("This browser has not fetched the answers to its last requests. Reload the page.")
 
     # Sessions
@@ -251,10 +251,10 @@ class GradioEvents:
         for name, session in self._sessions.items():
             if session.used > oldest:
                 break  # they are in the order of their last use
-            if session.unheard and not session.streams:
+            if session.undelivered and not session.streams:
                 idle.append(name)
         for name in idle:
-            self._sessions[name].unheard.clear()
+            self._sessions[name].undelivered.clear()
             await self._forget(name, False)
 
     async def _end(self, name: str, with_state: bool) -> None:
@@ -274,7 +274,7 @@ class GradioEvents:
             await send(message)
             completed = _COMPLETED.match(message.get("body", b""))
             if completed is not None:  # only now: a client that reads nothing keeps `send` waiting
-                session.unheard.pop(completed["event"].decode("ascii", "replace"), None)
+                session.undelivered.pop(completed["event"].decode("ascii", "replace"), None)
 
         session.streams += 1
         try:

@@ -133,7 +133,7 @@ const show = () => {
   part('nothing').hidden = !none;
   if (!none) { if (isNear()) loadMore(); return; }
   const filtered = Object.entries(filter).some(([name, value]) => value && name !== 'order');
-  if (filtered) nothing('No video matches', 'Other words, or fewer of them, may find it.', 'Show all', clear);
+  if (filtered) nothing('No video matches', 'Try fewer or different words.', 'Show all', clear);
   else nothing('No videos yet', 'Every video you make is kept here, with all its settings, to be found and used again.', '', null);
 };
 const nothing = (head, text, act, press) => {

@@ -2,7 +2,7 @@
 const root = element.querySelector('.restore');
 const part = (name) => root.querySelector(`[data-part="${name}"]`);
 const box = part('message'), input = part('file');
-const TAKES_VIDEOS = '#match .upload, .trainer-form .upload'; // the trainer's previews are MP4s too
+const TAKES_VIDEOS = '#match .upload, .trainer-form .upload'; // training samples are MP4s too
 let current = null, ticket = 0;
 
 const make = (tag, attributes = {}, ...children) => {
