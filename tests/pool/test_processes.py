@@ -128,7 +128,7 @@ def test_one_that_ended_while_unused_is_replaced_unnoticed(shared: ProcessSlot) 
     assert shared.pid is not None
     process = psutil.Process(shared.pid)
     process.kill()
-    wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie has threads that still run, for a moment
     assert shared.render(clip_of("sea"), ignore_progress, no_check).metadata != {"pid": process.pid}
 
 
