@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 PAGE = (
@@ -16,12 +17,18 @@ PAGE = (
     "comparison_link",
     "share",
     "judging",
+    "first_frame",
+    "form_tools",
+    "field_errors",
+    "code",
 )
 """Scripts of the page itself, in the order in which they run."""
-SHARED = ("player", "pick_card_action")
+SHARED = ("player", "pick_card_action", "result_acts")
 """Scripts of components that the page has more than once: they are sent once, with the page's own script."""
 
 _FOLDER = Path(__file__).parent / "static"
+# Comments are for whoever reads the files; they were a tenth of the page's document.
+_COMMENTS = {"js": re.compile(r"^[ \t]*//.*\n", re.MULTILINE), "css": re.compile(r"/\*.*?\*/\s*", re.DOTALL)}
 _PARAMETERS = "element, props, trigger, watch"
 _RUN = """
 const run = () => window.wanUiScripts.NAME(PARAMETERS);
@@ -31,8 +38,10 @@ else document.addEventListener('wan-ui-scripts', run, {once: true});
 
 
 def static_text(name: str) -> str:
-    """The text of one file of the folder `static`."""
-    return (_FOLDER / name).read_text(encoding="utf-8")
+    """The text of one file of the folder `static`; of scripts and style sheets without comments that fill lines."""
+    text = (_FOLDER / name).read_text(encoding="utf-8")
+    comment = _COMMENTS.get(name.rpartition(".")[2])
+    return text if comment is None else comment.sub("", text)
 
 
 def shared_script(name: str) -> str:
