@@ -402,7 +402,7 @@ def _forgets(blocks: gr.Blocks) -> Forget:
 
 
 def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: SignIn) -> ASGIApp:
-    """An app inside authentication, the check of origins, the language, compression and the security headers, from the inside out."""
+    """An app inside authentication, origin check, language, compression and security headers, from the inside out."""
     auth = Auth(
         app,
         services.sessions,

@@ -41,7 +41,7 @@ def catalogue(language: str) -> Mapping[str, Text]:
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Text]]:
     for name, value in section.items():
-        if isinstance(value, str) or PLURAL == set(value):
+        if isinstance(value, str) or set(value) == PLURAL:
             yield prefix + name, value
         else:
             yield from _flat(value, f"{prefix}{name}.")

@@ -116,7 +116,10 @@ def running(
             quiet=True,
             share=False,
             _frontend=False,  # as serve does
-            app_kwargs={"routes": [Mount("/v1", app=api), guests], "lifespan": around(lambda app: PageLanguage(Auth(app, sessions)))},
+            app_kwargs={
+                "routes": [Mount("/v1", app=api), guests],
+                "lifespan": around(lambda app: PageLanguage(Auth(app, sessions))),
+            },
             **LAUNCH,
         )
         yield App(url, service)

@@ -122,7 +122,7 @@ class PageBlocks(gr.Blocks):
 
     def get_config_file(self) -> Any:  # a TypedDict that Gradio does not export
         """The configuration without the API schemas and example inputs of components."""
-        config = super().get_config_file()
+        config: Any = super().get_config_file()
         for component in config["components"]:
             for name in API_KEYS:
                 component.pop(name, None)
