@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wan_ui.job import Job
     from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
     from wan_ui.jobs.service import JobService
-    from wan_ui.trainer.checklist import Row
+    from wan_ui.trainer.checklist_rows import Row
 
 STATES: Mapping[str, str] = {"red": "differs", "amber": "unsure", "green": "matches"}
 TALLY: Mapping[str, str] = {"red": "different", "amber": "unsure", "green": "matching"}

@@ -31,7 +31,7 @@ from wan_ui.wire import wire_form
 if TYPE_CHECKING:
     from wan_ui.access import Access
     from wan_ui.jobs.service import JobService
-    from wan_ui.trainer.imported_jobs import Checkpoint, ImportedJob
+    from wan_ui.trainer.imported_job import Checkpoint, ImportedJob
     from wan_ui.trainer.job import Sample
 
 ID = "trainer"
