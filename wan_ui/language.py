@@ -63,9 +63,9 @@ def tag(language: str) -> str:
     return text_in(language, "language.tag")
 
 
-def names() -> Mapping[str, str]:
-    """What each language calls itself, by its code."""
-    return {language: text_in(language, "language.name") for language in languages()}
+def choices() -> list[tuple[str, str, str]]:
+    """Code, language tag and own name of each language."""
+    return [(language, tag(language), text_in(language, "language.name")) for language in languages()]
 
 
 def section(language: str, name: str) -> Mapping[str, Text]:

@@ -11,7 +11,7 @@ from gradio.context import Context, LocalContext
 from wan_ui.access import Access
 from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound, WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
-from wan_ui.language import DEFAULT, current_language, in_language, languages, names, section, tag
+from wan_ui.language import DEFAULT, choices, current_language, in_language, languages, section
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
@@ -185,7 +185,7 @@ class Page:
     def _lay_out(self, banner: str | None, demo: Demo | None, sharing: Sharing | None) -> None:
         service, access = self.service, self.access
         self.status_panel = StatusPanel(service, access, sharing)  # begins with the line of the public link
-        gr.HTML(render_template("page_header", languages=names(), tag=tag, chosen=language()), elem_id="header")
+        gr.HTML(render_template("page_header", languages=choices(), chosen=language()), elem_id="header")
         self.form = Form(service, access, lambda model: self._starting(model, demo))
         compared = (stored("comparison", None), stored("draft:comparison", None))
         pin, trained = stored("pin", None), stored("trainer", None)
