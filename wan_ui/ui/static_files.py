@@ -10,6 +10,7 @@ PAGE = (
     "page",
     "pressed",
     "stream",
+    "machine",
     "stage",
     "progress_title",
     "autoplay",
