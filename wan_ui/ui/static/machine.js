@@ -5,7 +5,6 @@
   const panel = document.getElementById('machine-panel');
   if (!line || !panel) return;
   const part = (name) => panel.querySelector(`[data-part="${name}"]`);
-  const words = line.dataset;
   const EVERY = 1500, STARTING = 4000; // milliseconds between two questions, and while the engine is being built
   let timer = 0, last = 0, due = false;
 
@@ -14,7 +13,6 @@
     const value = bytes / scale[0];
     return `${value < 10 && scale[1] === 'GB' ? value.toFixed(1) : Math.round(value)} ${scale[1]}`;
   };
-  const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
   const short = (label) => label.replace(/^Wan [\d.]+ /, '');
   const call = async (path, options = {}) => {
     const answer = await window.fetch(`v1/${path}`, { cache: 'no-store', ...options });
@@ -25,18 +23,18 @@
   const show = (state) => {
     const names = state.models.map((model) => model.label);
     const free = state.memory_free === null ? '' : size(state.memory_free);
-    const texts = [state.device || words.starting];
+    const texts = [state.device || textOf('machine.starting')];
     if (names.length) texts.push(names.map(short).join(', '));
-    if (free) texts.push(fill(words.free, { size: free }));
+    if (free) texts.push(textOf('machine.free', { size: free }));
     part('text').textContent = '';
     line.querySelector('.says').textContent = texts.join(' · ');
     line.classList.toggle('loaded', names.length > 0);
-    part('device').textContent = state.device || words.starting;
-    part('model').textContent = names.join(', ') || words.none;
+    part('device').textContent = state.device || textOf('machine.starting');
+    part('model').textContent = names.join(', ') || textOf('machine.none');
     part('unload').hidden = !state.owner || !names.length;
     for (const [name, value] of [
-      ['memory', free && fill(words.of, { free, total: size(state.memory_total) })],
-      ['disk', state.disk_free === null ? '' : fill(words.free, { size: size(state.disk_free) })],
+      ['memory', free && textOf('machine.of', { free, total: size(state.memory_total) })],
+      ['disk', state.disk_free === null ? '' : textOf('machine.free', { size: size(state.disk_free) })],
     ]) {
       part(name).textContent = value;
       part(name).parentElement.hidden = !value;
@@ -67,10 +65,10 @@
     part('unload').disabled = true;
     try {
       show(await call('models/unload', { method: 'POST' }));
-      window.wanUi.toast(words.unloaded);
+      window.wanUi.toast(textOf('machine.unloaded'));
       line.focus();
     } catch (error) {
-      part('text').textContent = error instanceof TypeError ? words.lost : error.message;
+      part('text').textContent = error instanceof TypeError ? textOf('machine.lost') : error.message;
     } finally {
       part('unload').disabled = false;
     }
@@ -84,21 +82,21 @@
     const made = document.createElement('li');
     const name = document.createElement('span'), bytes = document.createElement('span');
     const remove = document.createElement('button');
-    name.textContent = file.name || words[file.kind];
-    name.title = `${words[file.kind]} · ${file.id}`;
+    name.textContent = file.name || textOf(`machine.${file.kind}`);
+    name.title = `${textOf(`machine.${file.kind}`)} · ${file.id}`;
     bytes.textContent = size(file.size);
     bytes.className = 'size';
     remove.type = 'button';
     remove.className = 'tool';
     remove.textContent = '×';
-    remove.setAttribute('aria-label', fill(words.delete, { name: name.textContent }));
+    remove.setAttribute('aria-label', textOf('machine.delete', { name: name.textContent }));
     remove.title = remove.getAttribute('aria-label');
     // The first press asks, the second deletes.
     remove.addEventListener('blur', () => { made.classList.remove('sure'); remove.textContent = '×'; });
     remove.addEventListener('click', async () => {
       if (!made.classList.contains('sure')) {
         made.classList.add('sure');
-        remove.textContent = words.sure;
+        remove.textContent = textOf('machine.sure');
         return;
       }
       try {
@@ -109,7 +107,7 @@
         if (next) next.querySelector('button').focus();
         part('no-files').hidden = list.children.length > 0;
       } catch (error) {
-        part('text').textContent = error instanceof TypeError ? words.lost : error.message;
+        part('text').textContent = error instanceof TypeError ? textOf('machine.lost') : error.message;
       }
     });
     made.append(name, bytes, remove);
@@ -121,7 +119,7 @@
       list.replaceChildren(...files.map(entry));
       part('no-files').hidden = files.length > 0;
     } catch (error) {
-      part('text').textContent = words.lost;
+      part('text').textContent = textOf('machine.lost');
     }
   };
   uploads.addEventListener('toggle', () => { if (uploads.open) listUploads(); });
@@ -134,6 +132,13 @@
   });
 
   window.wanUi.events.on('jobs', want);
-  window.wanUi.events.on('progress', (jobs) => line.classList.toggle('busy', Object.keys(jobs).length > 0));
+  // A model is loaded in the middle of a job.
+  let phases = '';
+  window.wanUi.events.on('progress', (jobs) => {
+    line.classList.toggle('busy', Object.keys(jobs).length > 0);
+    const now = Object.values(jobs).map((job) => job.phase).join();
+    if (now !== phases) want();
+    phases = now;
+  });
   want();
 })();
