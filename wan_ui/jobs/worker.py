@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 Render = Callable[[Generation, OnProgress], Clip]
 CHECKS_PER_TIMEOUT = 10
-LEAVING_SECONDS = 0.5  # until the thread whose job has just ended has let go of the engine
+LEAVING_SECONDS = 0.5  # until the thread whose job has just ended frees the engine
 JOBS_AHEAD = 3  # one that is rendered, one whose last file is written, and the next
 
 
