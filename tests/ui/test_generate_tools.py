@@ -1,4 +1,4 @@
-"""What stands beside the form's fields and the result: the fast look, errors at their fields, a clip's buttons, tools."""
+"""Beside the form's fields and the result: the fast look, errors at their fields, a clip's buttons, and tools."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.ui.page_object import (
     field,
     fill,
     generate,
+    lora,
     now,
     open_more,
     open_page,
@@ -134,6 +135,7 @@ def test_an_error_about_a_lora_is_in_the_lora_block(page: Page, tools_app: App):
     page.get_by_role("button", name="Fast look (3 steps)").click()
     expect(page.locator(".speed-about")).to_be_visible()
     type_lora(page, f"fast/{FAST_FILE}")
+    expect(lora(page, FAST_FILE)).to_be_visible()
     generate(page)
     expect(page.locator("#lora-problem .problem")).to_contain_text("is the file of the speed LoRA")
     expect(problem(page)).to_have_count(0)
@@ -170,6 +172,7 @@ def test_the_last_frame_of_a_result_and_the_strengths_of_its_lora(page: Page, to
     open_page(page, tools_app)
     small(page, "striped", 76)
     type_lora(page, "small.safetensors")
+    expect(lora(page, "small.safetensors")).to_be_visible()
     generate(page)
     done(page, 76)
     act(page, "Use last frame").click()

@@ -21,6 +21,7 @@ from wan_ui.scale import scale_from, scale_words
 from wan_ui.speed_loras import SPEED_LORAS
 from wan_ui.ui.error_texts import problems
 from wan_ui.ui.templating import render_template
+from wan_ui.ui.texts import text_of
 from wan_ui.wire import without_training_samples
 
 if TYPE_CHECKING:
@@ -416,7 +417,7 @@ def _clip_facts(job: Job, clip: ClipRecord, generation: Generation) -> list[tupl
         ("Seed", str(clip.seed)),
     ]
     if generation.speed_lora is not None:
-        facts.insert(0, ("Fast look", SPEED_LORAS[generation.speed_lora].label))
+        facts.insert(0, (text_of("result.fast_look"), SPEED_LORAS[generation.speed_lora].label))
     if generation.speedup != "none":
         facts.append(("Speed-up", describe(generation.speedup, clip.metadata.get("forwards"))))
     base = clip.metadata.get("base")
@@ -490,7 +491,7 @@ def queue(
     fetching: Mapping[str, Progress] = MappingProxyType({}),
     removable: Collection[str] = (),
 ) -> Markup:
-    """The waiting jobs other than the status card's, in order; those `removable` have a button that removes them.
+    """The waiting jobs other than the status card's, in order; those `removable` can be removed, and run next.
 
     `fetching`: by job id, how far the downloads of LoRA files are that jobs wait for.
     """
@@ -503,6 +504,8 @@ def queue(
             "mine": job.id in mine,
             "text": _queue_text(job, ahead, fetching),
             "removable": job.id in removable,
+            "can_run_next": job.id in removable and job.status == "in_queue" and (job.position or 0) > 1,
+            "has_picture": job.status == "in_progress" and not job.hidden,
         }
         for job in jobs
     ]

@@ -10,6 +10,7 @@ from wan_ui.lora.speed_files import find_speed_file
 from wan_ui.models import WanModel
 from wan_ui.request import PromptItem
 from wan_ui.speed_loras import SPEED_FIELDS, SPEED_LORAS, SpeedLora, of_model
+from wan_ui.ui.texts import text_of
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -46,6 +47,14 @@ def chosen(model: WanModel, values: Values) -> SpeedLora | None:
 def of_request(speed: SpeedLora) -> dict[str, Any]:
     """The choice that shows a request with this speed LoRA; without it, the schema's defaults come back."""
     return {"id": speed.id, "full": _defaults()}
+
+
+def into_request(request: dict[str, Any], speed: SpeedLora | None) -> dict[str, Any]:
+    """The form's request with a speed LoRA, which sets what is equal to its own: a field that is given wins over it."""
+    if speed is None:
+        return request
+    item = {name: value for name, value in request["prompts"][0].items() if speed.settings.get(name) != value}
+    return {**request, "prompts": [item], "speed_lora": speed.id}
 
 
 def switched_on(values: Values, speed: SpeedLora) -> dict[str, Any]:
@@ -86,8 +95,13 @@ def facts(model: WanModel) -> list[dict[str, Any]]:
             "id": speed.id,
             "label": speed.label,
             "steps": speed.sample_steps,
-            "sets": f"{speed.sample_steps} steps · guidance {speed.guidance_scale:g} · {speed.sampler} · "
-            f"shift {speed.flow_shift:g}",
+            "sets": text_of(
+                "form.speed_sets",
+                steps=speed.sample_steps,
+                guidance=f"{speed.guidance_scale:g}",
+                sampler=speed.sampler,
+                shift=f"{speed.flow_shift:g}",
+            ),
         }
         for speed in of_model(model)
     ]
@@ -102,9 +116,10 @@ def shown(model: WanModel, values: Values, library: Library, access: Access) -> 
     located = {slot: find_speed_file(file, library, access, paths) for slot, file in speed.files.items()}
     missing = [speed.files[slot].hub for slot, path in located.items() if path is None]
     if not missing:
-        where = f"On this server: {', '.join(shown_name(str(path)) for path in located.values())}"
+        names = ", ".join(shown_name(str(path)) for path in located.values())
+        where = text_of("form.speed_here", files=names)
     elif library.may_download(access):
-        where = f"Downloaded when you press Generate: {', '.join(missing)}"
+        where = text_of("form.speed_downloads", files=", ".join(missing))
     else:
-        where = f"Not on this server, and its owner alone may download it: {', '.join(missing)}"
+        where = text_of("form.speed_missing", files=", ".join(missing))
     return {**(read(values.get(NAME)) or {}), "where": where, "missing": bool(missing), "note": speed.note}

@@ -13,7 +13,7 @@ from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.media.clip_frames import MOST_PARTS
 from wan_ui.ui import render
 from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast
-from wan_ui.ui.static_files import shared_script, static_text
+from wan_ui.ui.static_files import component_script, shared_script
 from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
@@ -76,14 +76,14 @@ class StatusPanel:
         """The queue and the finished jobs, in the surrounding column."""
         with gr.Column(elem_classes="list"):
             gr.HTML(render.heading("Queue"))
-            self.queue = gr.HTML(render.queue((), (), None), js_on_load=static_text("pick_job.js"))
+            self.queue = gr.HTML(render.queue((), (), None), js_on_load=component_script("pick_job"))
         with gr.Column(elem_classes="list"):
             gr.HTML(render.heading("Finished"))
-            self.finished = gr.HTML(render.finished((), None), js_on_load=static_text("pick_job.js"))
+            self.finished = gr.HTML(render.finished((), None), js_on_load=component_script("pick_job"))
 
     def lay_out_pulse(self) -> None:
         """The invisible component that lets the page look when something has changed, see look.js."""
-        self.pulse = gr.HTML("", js_on_load=static_text("look.js"), elem_id="pulse")
+        self.pulse = gr.HTML("", js_on_load=component_script("look"), elem_id="pulse")
 
     @property
     def view(self) -> list[Any]:
@@ -100,7 +100,7 @@ class StatusPanel:
         """Wires its buttons, its polls and its first update."""
         for button, handler in ((self.cancel, self.on_cancel), (self.stop_sharing, self.on_stop_sharing)):
             button.click(handler, self.looking, self.view, **QUIET).then(**answered())
-        self.queue.click(self.on_remove, self.looking, self.view, **QUIET)
+        self.queue.click(self.on_queue_press, self.looking, self.view, **QUIET)
         looked = "() => document.dispatchEvent(new Event('wan-ui-looked'))"
         self.pulse.click(self.look, self.looking, self.view, **POLL).then(**POLL, fn=None, js=looked)
         blocks.load(self.look, self.looking, self.view, **POLL)
@@ -121,10 +121,13 @@ class StatusPanel:
             self.sharing.link.stop()
         return self.look(picked, seen)
 
-    def on_remove(self, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
-        """Cancels the job of the queue whose button was pressed."""
+    def on_queue_press(self, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
+        """Cancels the job of the queue whose button was pressed, or moves it to the queue's head."""
         try:
-            self.service.cancel(str(event.job), self.access())
+            if event.do == "next":
+                self.service.move(str(event.job), 1, self.access())
+            else:
+                self.service.cancel(str(event.job), self.access())
         except WanUIError as error:
             raise error_toast(error) from error
         return self.look(picked, seen)

@@ -38,10 +38,10 @@ open("video.mp4", "wb").write(video.content)`;
 
   const dialog = document.createElement('dialog');
   dialog.id = 'code';
-  dialog.setAttribute('aria-label', 'This request over the API');
-  dialog.innerHTML = `<div class="bh"><h2>API</h2><span class="seg" role="group" aria-label="Language"></span></div>
-    <pre tabindex="0"></pre><p class="hint">With a password, add <code>-u USER:PASSWORD</code>, or <code>auth=("USER", "PASSWORD")</code> in Python.</p>
-    <div class="acts"><button type="button" class="small" data-do="copy">Copy</button><a class="small" href="v1/docs" target="_blank">API documentation</a><button type="button" class="small" data-do="close">Close</button></div>`;
+  dialog.setAttribute('aria-label', textOf('code.name'));
+  dialog.innerHTML = `<div class="bh"><h2>API</h2><span class="seg" role="group" aria-label="${textOf('code.language')}"></span></div>
+    <pre tabindex="0"></pre><p class="hint">${textOf('code.password')}</p>
+    <div class="acts"><button type="button" class="small" data-do="copy">${textOf('code.copy')}</button><a class="small" href="v1/docs" target="_blank">${textOf('code.docs')}</a><button type="button" class="small" data-do="close">${textOf('code.close')}</button></div>`;
   const group = dialog.querySelector('.seg'), text = dialog.querySelector('pre');
   let request = {}, kind = 'curl';
   const draw = () => {
@@ -63,8 +63,8 @@ open("video.mp4", "wb").write(video.content)`;
       document.execCommand('copy');
     }
     const button = dialog.querySelector('[data-do=copy]');
-    button.textContent = 'Copied';
-    window.setTimeout(() => { button.textContent = 'Copy'; }, 2000);
+    button.textContent = textOf('code.copied');
+    window.setTimeout(() => { button.textContent = textOf('code.copy'); }, 2000);
   };
   dialog.addEventListener('click', (event) => {
     const pressed = event.target.closest('[data-do]');
@@ -82,7 +82,7 @@ open("video.mp4", "wb").write(video.content)`;
     try {
       open(JSON.parse(document.querySelector('#json textarea').value));
     } catch (error) {
-      window.wanUi.toast('The form is not a complete request yet.');
+      window.wanUi.toast(textOf('code.incomplete'));
     }
   });
   window.wanUi.code = { open };

@@ -2,7 +2,7 @@
 // this page on it, by Ctrl/Cmd+V anywhere, or as the last frame of a result. What arrives goes the way of an upload.
 (() => {
   const DRAGGED = 'application/x-wan-ui-picture'; // a data URL, or the address of a video whose middle frame is meant
-  const MODES = { stretch: 'Stretch', crop: 'Crop', fit: 'Fit' };
+  const MODES = ['stretch', 'crop', 'fit'];
   const SETTLED = 500; // milliseconds after which a changed size is final
   const { dom, toast } = window.wanUi;
   const takes = () => (document.documentElement.dataset.firstFrame || 'none') !== 'none';
@@ -14,7 +14,7 @@
 
   const give = async (blob, name = 'first-frame.png') => {
     if (!takes()) {
-      toast('This model takes no first frame. Choose an image-to-video model.');
+      toast(textOf('first_frame.not_taken'));
       return false;
     }
     return dom.giveImage('ctrl-img', new File([blob], name, { type: blob.type || 'image/png' }));
@@ -28,7 +28,7 @@
     try {
       return await give(await blobAt(address));
     } catch (error) {
-      toast('This picture cannot be read. It may have been deleted.');
+      toast(textOf('first_frame.gone'));
       return false;
     }
   };
@@ -81,7 +81,7 @@
       await give(mode === 'stretch' ? frame.of : await shaped(frame.of, mode, size));
     } catch (error) {
       expected = false;
-      toast('This picture cannot be read.');
+      toast(textOf('first_frame.gone'));
     }
   };
 
@@ -89,12 +89,12 @@
   modes.className = 'seg fit';
   modes.id = 'first-frame-fit';
   modes.setAttribute('role', 'group');
-  modes.setAttribute('aria-label', 'Fit the first frame to the size');
-  for (const [mode, label] of Object.entries(MODES)) {
+  modes.setAttribute('aria-label', textOf('first_frame.modes'));
+  for (const mode of MODES) {
     const button = document.createElement('button');
     button.type = 'button';
     button.dataset.mode = mode;
-    button.textContent = label;
+    button.textContent = textOf(`first_frame.${mode}`);
     button.addEventListener('click', () => shape(mode));
     modes.append(button);
   }
@@ -160,7 +160,7 @@
     try {
       await give(dragged.startsWith('data:') ? await blobAt(dragged) : await middleOf(dragged));
     } catch (error) {
-      toast('This picture cannot be read. It may have been deleted.');
+      toast(textOf('first_frame.gone'));
     }
   }, true);
 
@@ -171,7 +171,7 @@
     if (!picture || !form || form.offsetParent === null || event.clipboardData.getData('text/plain')) return;
     event.preventDefault();
     event.stopPropagation();
-    if (await give(picture, picture.name || 'pasted.png')) toast('The pasted picture is the first frame.');
+    if (await give(picture, picture.name || 'pasted.png')) toast(textOf('first_frame.pasted'));
   }, true);
 
   window.wanUi.firstFrame = { fromAddress };

@@ -24,16 +24,16 @@
     const group = document.createElement('span');
     group.className = 'seed-acts';
     group.append(
-      button('', 'Random seed (−1)', DICE, () => dom.fill('seed', -1)),
-      button('', 'Reuse the seed of the result', REUSE, () => {
+      button('', textOf('form_tools.random'), DICE, () => dom.fill('seed', -1)),
+      button('', textOf('form_tools.reuse'), REUSE, () => {
         const result = document.querySelector('#result [data-seed]');
         if (result) dom.fill('seed', result.dataset.seed);
-        else toast('There is no result yet whose seed could be used.');
+        else toast(textOf('form_tools.no_seed'));
       }),
     );
     return group;
   };
-  const negative = () => button('chip dash negative', '', "Insert Wan's default", () => {
+  const negative = () => button('chip dash negative', '', textOf('form_tools.negative'), () => {
     const usual = window.wanUiModel.negative, typed = dom.value('neg').trim();
     if (typed.includes(usual)) return;
     dom.fill('neg', typed ? `${typed}, ${usual}` : usual);
@@ -42,8 +42,8 @@
 
   const recent = document.createElement('dialog');
   recent.id = 'recent-prompts';
-  recent.setAttribute('aria-label', 'Recent prompts');
-  recent.innerHTML = '<h2>Recent prompts</h2><p class="hint" role="status"></p><ul></ul><button type="button" class="small">Close</button>';
+  recent.setAttribute('aria-label', textOf('form_tools.recent'));
+  recent.innerHTML = `<h2>${textOf('form_tools.recent')}</h2><p class="hint" role="status"></p><ul></ul><button type="button" class="small">${textOf('form_tools.close')}</button>`;
   const [status, list, close] = recent.querySelectorAll('p, ul, button');
   close.addEventListener('click', () => recent.close());
   recent.addEventListener('click', (event) => { if (event.target === recent) recent.close(); });
@@ -56,7 +56,7 @@
     });
     const text = document.createElement('span'), about = document.createElement('small');
     text.textContent = prompt;
-    about.textContent = neg ? `${model} · with its negative prompt` : model;
+    about.textContent = neg ? textOf('form_tools.with_negative', { model }) : model;
     choose.append(text, about);
     row.append(choose);
     return row;
@@ -64,7 +64,7 @@
   const openRecent = async () => {
     (document.querySelector('.gradio-container') || document.body).append(recent);
     list.replaceChildren();
-    status.textContent = 'Reading…';
+    status.textContent = textOf('form_tools.reading');
     recent.showModal();
     try {
       const answer = await window.fetch('v1/gallery?limit=60', { cache: 'no-store' });
@@ -72,11 +72,11 @@
       const own = entries.filter((each) => each.may_change && each.prompt.trim());
       const distinct = [...new Map(own.reverse().map((each) => [`${each.prompt}\n${each.neg}`, each])).values()].reverse();
       list.replaceChildren(...distinct.slice(0, PROMPTS).map(entry));
-      status.textContent = distinct.length ? '' : 'No prompt yet: those of your finished videos are listed here.';
+      status.textContent = distinct.length ? '' : textOf('form_tools.none');
       const first = list.querySelector('button');
       if (first) first.focus();
     } catch (error) {
-      status.textContent = 'The server does not answer. Try again.';
+      status.textContent = textOf('form_tools.lost');
     }
   };
   list.addEventListener('keydown', (event) => {
@@ -91,7 +91,7 @@
   const PLACES = [
     ['#field-seed', seeds],
     ['#field-neg', negative],
-    ['#form .words', () => button('link recent', '', `${CLOCK}Recent prompts`, openRecent)],
+    ['#form .words', () => button('link recent', '', CLOCK + textOf('form_tools.recent'), openRecent)],
   ];
   const place = () => {
     for (const [where, make] of PLACES) {

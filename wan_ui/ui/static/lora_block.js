@@ -98,11 +98,11 @@ const drawFast = () => {
   if (!choice) return;
   fast.setAttribute('aria-pressed', String(value !== null));
   fast.innerHTML = BOLT;
-  fast.append(`Fast look (${choice.steps} steps)`);
+  fast.append(textOf('lora_block.fast_look', { steps: choice.steps }));
   if (!value) return;
   const parts = [];
   if (choices.length > 1) {
-    const menu = make('select', { 'aria-label': 'Speed LoRA' }, ...choices.map((each) => new Option(each.label, each.id)));
+    const menu = make('select', { 'aria-label': textOf('lora_block.speed_lora') }, ...choices.map((each) => new Option(each.label, each.id)));
     menu.value = choice.id;
     menu.addEventListener('change', () => press({ do: 'speed', on: true, id: menu.value }));
     parts.push(menu);

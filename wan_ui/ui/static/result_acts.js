@@ -2,18 +2,13 @@
 const ACTS = {
   seed: (clip) => {
     window.wanUi.dom.fill('seed', clip.seed);
-    window.wanUi.toast(`Seed ${clip.seed} is in the form.`);
+    window.wanUi.toast(textOf('result.seed', { seed: clip.seed }));
   },
   last: async (clip) => {
     const address = `v1/requests/${clip.job}/videos/${clip.video}/last_frame.png`;
-    if (await window.wanUi.firstFrame.fromAddress(address)) window.wanUi.toast('The last frame is the first frame now.');
+    if (await window.wanUi.firstFrame.fromAddress(address)) window.wanUi.toast(textOf('result.last'));
   },
   code: (clip) => window.wanUi.code.open(JSON.parse(clip.request)),
-};
-const SAID = {
-  continue: 'The settings are in the form, and the last frame is its first frame.',
-  full: 'Added to the queue: the same request in full.',
-  strengths: 'Comparing strengths…',
 };
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
@@ -23,6 +18,6 @@ element.addEventListener('click', (event) => {
     ACTS[act](clip);
     return;
   }
-  window.wanUi.toast(SAID[act]);
+  window.wanUi.toast(textOf(`result.${act}`));
   trigger('click', { act, job: clip.job, video: Number(clip.video) });
 });
