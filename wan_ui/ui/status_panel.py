@@ -182,8 +182,9 @@ class StatusPanel:
         }
         found = {}
         for clip in shown.clips:
-            image, parts = shown.generations[clip.index].image, []
-            while (part := ending.pop(image or "", None)) is not None and len(parts) < MOST_PARTS - 1:
+            image = shown.generations[clip.index].image
+            parts: list[str] = []
+            while (part := ending.get(image or "")) is not None and len(parts) < MOST_PARTS - 1:
                 parts.append(f"{part[0].id}-{part[1]}")
                 image = part[0].generations[part[1]].image
             if parts:
