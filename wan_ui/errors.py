@@ -443,6 +443,18 @@ class SlotLost(HostError):
     code, status = "SLOT_LOST", 503
 
 
+class SlotUnfit(HostError):
+    """A machine of the cluster lacks the model's checkpoint, or has another than the server."""
+
+    code, status = "SLOT_UNFIT", 503
+
+
+class ClusterUnavailable(HostError):
+    """The cluster cannot be joined, or the package `ray`, an extra, is not installed."""
+
+    code, status = "CLUSTER_UNAVAILABLE", 503
+
+
 class McpNotInstalled(HostError):
     """The package `mcp`, an extra, is not installed."""
 
