@@ -46,9 +46,11 @@ from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import Speedup
+from wan_ui.pool.cluster import Cluster, ClusterPool
 from wan_ui.pool.gpus import SlotPool
 from wan_ui.pool.messages import EngineOptions
 from wan_ui.pool.processes import ProcessSlot
+from wan_ui.pool.ray_cluster import files_of, join_cluster
 from wan_ui.pool.slots import SlotDevice
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
@@ -71,6 +73,8 @@ if TYPE_CHECKING:
     from wan_ui.engine.result import Clip, OnProgress
     from wan_ui.inference import Engine
     from wan_ui.request import Generation
+
+    AnyEngine = Engine | SlotPool | ClusterPool
 
 LOCALHOST = "127.0.0.1"
 DEFAULT_USER = "wan-ui"
@@ -126,12 +130,13 @@ class Services:
     store: Store
     worker: Worker | Dispatcher
     checkpoints: CheckpointSources
-    engine: Future[Engine | SlotPool]
+    engine: Future[AnyEngine]
     uploads: Path
     metrics: Metrics
     sessions: Sessions
     streams: EventStreams
     notifier: Notifier | None = None
+    cluster: Cluster | None = None
 
     def health(self) -> dict[str, Any]:
         """The body of GET /v1/health: starting until the engine is built, failed when it can render no more."""
@@ -144,6 +149,7 @@ class Services:
             "device": self.engine.result().device_name if is_ready else None,
             "queue": self.service.waiting(),
             "slots": [slot.body() for slot in self.worker.slots()] if isinstance(self.worker, Dispatcher) else [],
+            "machines": [] if self.cluster is None else [node.body() for node in self.cluster.states()],
         }
 
     def start(self) -> None:
@@ -155,6 +161,8 @@ class Services:
 
     def close(self) -> None:
         """Stops the render between two steps and puts its job back in the queue; stops all that works beside it."""
+        if self.cluster is not None:
+            self.cluster.stop()
         fetcher_ended = self.service.fetcher.stop(FETCHER_STOP_SECONDS)
         worker_ended = self.worker.stop(STOP_SECONDS)
         notifier_ended = self.notifier is None or self.notifier.stop(NOTIFIER_STOP_SECONDS)
@@ -181,7 +189,7 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
         settings = replace(settings, allow_url_hosts=())  # visitors must not reach the operator's own network
     data = settings.data_dir
     uploads = data / "uploads"
-    engine: Future[Engine | SlotPool] = Future()
+    engine: Future[AnyEngine] = Future()
     checkpoints = CheckpointSources(
         Checkpoints(settings.models_dir),
         comfy_dir=settings.comfy_dir,
@@ -200,7 +208,11 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
         service.outlooks.timings.record(generation, clip, seconds, encode)
 
     worker: Worker | Dispatcher
-    if devices:
+    if settings.cluster is not None:
+        worker = _dispatcher(settings, (), store, metrics, WorkerHooks(tidy=tidy, measured=measured))
+        engine.set_result(ClusterPool(worker.slots))
+        metrics.watch_slots(worker.slots)
+    elif devices:
         engine.set_result(SlotPool(devices))
         worker = _dispatcher(settings, devices, store, metrics, WorkerHooks(tidy=tidy, measured=measured))
         metrics.watch_slots(worker.slots)
@@ -219,9 +231,11 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
     jobs = () if settings.jobs_dir is None else (settings.jobs_dir,)
     further = {COMFY_FOLDER: checkpoints.catalog.lora_folders, JOBS_FOLDER: lambda: jobs}
     remote = RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts)
+    library = Library(settings.lora_dir, uploads, remote, store, further, settings.guest_downloads)
+    images = image.ImageStore(data / "images", download, owners=store)
     service: JobService = JobService(
-        Library(settings.lora_dir, uploads, remote, store, further, settings.guest_downloads),
-        image.ImageStore(data / "images", download, owners=store),
+        library,
+        images,
         store,
         worker,
         data,
@@ -231,7 +245,11 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
     streams = EventStreams(service.pulse)
     sessions = Sessions(load_key(data), EndedSessions(data))
     notifier = _notifier(settings, store)
-    return Services(service, store, worker, checkpoints, engine, uploads, metrics, sessions, streams, notifier)
+    cluster = None
+    if settings.cluster is not None and isinstance(worker, Dispatcher):
+        files = partial(files_of, library, images)
+        cluster = join_cluster(settings.cluster, _options(settings), worker, checkpoints, files, settings.max_gpus)
+    return Services(service, store, worker, checkpoints, engine, uploads, metrics, sessions, streams, notifier, cluster)
 
 
 def _notifier(settings: Settings, store: Store) -> Notifier | None:
@@ -247,7 +265,11 @@ def _bytes(gigabytes: float | None) -> int | None:
 def _dispatcher(
     settings: Settings, devices: Sequence[SlotDevice], store: Store, metrics: Metrics, hooks: WorkerHooks
 ) -> Dispatcher:
-    options = replace(EngineOptions.of(settings), latent_maps=LATENT_MAPS)
+    options = _options(settings)
+    # One video stays on one GPU of a cluster: its slots do not find each other for a group.
+    rules = SlotRules(split=settings.split or len(devices))
+    if settings.cluster is not None:
+        rules = SlotRules(starts=None)
     return Dispatcher(
         store,
         [ProcessSlot(device, options) for device in devices],
@@ -255,12 +277,20 @@ def _dispatcher(
         video.write,
         RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
         replace(hooks, observe=metrics.observe),
-        SlotRules(split=settings.split or len(devices)),
+        rules,
     )
 
 
+def _options(settings: Settings) -> EngineOptions:
+    return replace(EngineOptions.of(settings), latent_maps=LATENT_MAPS)
+
+
 def _worker(
-    settings: Settings, store: Store, future: Future[Engine | SlotPool], metrics: Metrics, hooks: WorkerHooks
+    settings: Settings,
+    store: Store,
+    future: Future[AnyEngine],
+    metrics: Metrics,
+    hooks: WorkerHooks,
 ) -> Worker:
     engine = cast("Future[Engine]", future)  # without slots it is one that renders
 
@@ -282,7 +312,7 @@ def _worker(
     )
 
 
-def _environment(engine: Future[Engine | SlotPool], checkpoints: CheckpointSources) -> Environment:
+def _environment(engine: Future[AnyEngine], checkpoints: CheckpointSources) -> Environment:
     def check_speedup(speedup: Speedup) -> None:
         if engine.done():  # before that, the render itself checks
             engine.result().check_speedup(speedup)

@@ -1,4 +1,4 @@
-"""Encodes a clip to bytes, where it is rendered on another machine than the server's: frames never cross the network."""
+"""Encodes a clip to bytes, where another machine than the server's renders it: no frames cross the network."""
 
 from __future__ import annotations
 

@@ -107,9 +107,9 @@ def write(
 def write_encoded(
     path: Path, encoded: bytes, metadata: Mapping[str, Any], *, beat: Callable[[], None] = no_beat
 ) -> None:
-    """Writes an MP4 that `write` made elsewhere to `path`, with `metadata` in place of its own; nothing is encoded anew.
+    """Writes an MP4 that `write` made elsewhere to `path`, with `metadata` in place of its own.
 
-    Raises as `write` does.
+    Nothing is encoded anew. Raises as `write` does.
     """
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:

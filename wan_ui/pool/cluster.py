@@ -1,18 +1,17 @@
-"""The machines of a Ray cluster: which are used, what is refused and why, and how many GPUs are asked for."""
+"""The machines of a cluster: which are used, which are refused and why, and how many GPUs are asked for."""
 
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from wan_ui.errors import ClusterUnavailable
-from wan_ui.pool.messages import EngineOptions
+from wan_ui.models import Speedup
 from wan_ui.pool.ray_slots import ClusterGpu
-from wan_ui.pool.slot_actor import NodeFacts, node_facts
+from wan_ui.pool.slot_actor import NodeFacts
 from wan_ui.pool.slots import Slot
 
 log = logging.getLogger(__name__)
@@ -56,6 +55,15 @@ class SlotHolder(Protocol):
 
     def wanted_slots(self) -> int:
         """How many slots would have work: the clips that are rendered and those that wait."""
+        ...
+
+
+class SlotDeviceShown(Protocol):
+    """A slot as far as its GPU goes."""
+
+    @property
+    def device(self) -> str | None:
+        """The GPU's model; None before it was first used."""
         ...
 
 
@@ -197,80 +205,22 @@ class Cluster:
             self._stopping.wait(self._seconds)
 
 
-def connect(address: str, options: EngineOptions) -> RayClient:
-    """Joins a cluster. Raises ClusterUnavailable, also where Ray is not installed."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ClusterUnavailable(
-            "--cluster needs Ray, which is not installed. Install it with: pip install 'wan-ui[cluster]'"
-        ) from error
-    on_term = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address=address, namespace="wan-ui", log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ClusterUnavailable(
-            f"The cluster {address} cannot be joined ({reason}). This machine must be one of it: see docs/cluster.md."
-        ) from error
-    finally:
-        signal.signal(signal.SIGTERM, on_term)  # Ray sets one of its own
-    return RayClient(options)
+class ClusterPool:
+    """What the server says about a cluster's GPUs in place of an engine of its own."""
 
+    def __init__(self, slots: Callable[[], Sequence[SlotDeviceShown]]) -> None:
+        self._slots = slots
 
-class RayClient:
-    """A Ray cluster that this process has joined."""
+    @property
+    def device_name(self) -> str:
+        """How many GPUs of the cluster are in use."""
+        return f"a cluster ({len(self._slots())} GPUs)"
 
-    def __init__(self, options: EngineOptions) -> None:
-        import ray
+    @property
+    def render_device(self) -> str | None:
+        """The model of GPU that renders, which a clip's metadata names as its device; None where they differ."""
+        models = {slot.device for slot in self._slots()}
+        return models.pop() if len(models) == 1 else None
 
-        self._ray = ray
-        self._options = options
-
-    def nodes(self) -> tuple[ClusterNode, ...]:
-        """The machines that are up. Raises ClusterUnavailable."""
-        try:
-            listed = self._ray.nodes()
-        except (self._ray.exceptions.RayError, ConnectionError, RuntimeError) as error:
-            raise ClusterUnavailable("The cluster's head does not answer.") from error
-        return tuple(
-            ClusterNode(each["NodeID"], _name(each), int(each["Resources"].get("GPU", 0)))
-            for each in listed
-            if each["Alive"]
-        )
-
-    def ask_facts(self, node: ClusterNode) -> Callable[[], NodeFacts | str | None]:
-        """Asks a machine for its facts, in a process of its own there."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        task = self._ray.remote(node_facts).options(
-            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-        )
-        asked = task.remote(self._options)
-
-        def answer() -> NodeFacts | str | None:
-            if not self._ray.wait([asked], timeout=0)[0]:
-                return None
-            try:
-                facts: NodeFacts = self._ray.get(asked)
-            except self._ray.exceptions.RayError as error:
-                lines = str(error).strip().splitlines()
-                return f"wan-ui does not run there: {lines[-1].strip()}"
-            return facts
-
-        return answer
-
-    def request_gpus(self, count: int) -> None:
-        """Asks the autoscaler for so many GPUs, in place of what was asked before."""
-        from ray.autoscaler.sdk import request_resources
-
-        request_resources(bundles=[{"GPU": 1}] * count)
-
-    def close(self) -> None:
-        """Leaves the cluster: all actors of this process end."""
-        self._ray.shutdown()
-
-
-def _name(listed: Mapping[str, Any]) -> str:
-    """A machine's name for people, with the start of its id: several may share a host."""
-    return f"{listed['NodeManagerHostname']} {listed['NodeID'][:6]}"
+    def check_speedup(self, speedup: Speedup) -> None:
+        """Returns: what a GPU cannot do is known to its own process, which refuses it when the clip is rendered."""
