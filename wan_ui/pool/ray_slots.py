@@ -146,13 +146,13 @@ class RaySlot(WorkerSlot[RayWorker]):
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        actor = ray.remote(SlotActor).options(
+        remote = ray.remote(concurrency_groups={RENDER: 1, CONTROL: 1, FILES: 1})(SlotActor)
+        actor = remote.options(
             num_cpus=0,
             num_gpus=1,
             max_restarts=0,
             max_task_retries=0,
             max_pending_calls=-1,
-            concurrency_groups={RENDER: 1, CONTROL: 1, FILES: 1},
             scheduling_strategy=NodeAffinitySchedulingStrategy(self._gpu.node, soft=False),
         )
         return RayWorker(actor.remote(self._program))
