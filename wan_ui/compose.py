@@ -47,11 +47,11 @@ from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import Speedup
 from wan_ui.pool.cluster import Cluster, ClusterPool
-from wan_ui.pool.gpus import SlotPool
+from wan_ui.pool.gpus import SlotPool, gpu_memory
 from wan_ui.pool.messages import EngineOptions
 from wan_ui.pool.processes import ProcessSlot
 from wan_ui.pool.ray_cluster import files_of, join_cluster
-from wan_ui.pool.slots import SlotDevice
+from wan_ui.pool.slots import Memory, SlotDevice
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
 from wan_ui.web import guest_pages
@@ -277,7 +277,7 @@ def _dispatcher(
         settings.data_dir / "clips",
         video.write,
         RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
-        replace(hooks, observe=metrics.observe),
+        replace(hooks, observe=metrics.observe, memory=lambda: gpu_memory(devices)),
         rules,
     )
 
@@ -298,6 +298,10 @@ def _worker(
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
         return engine.result().render(generation, on_progress)
 
+    def unload() -> None:
+        if engine.done():
+            engine.result().unload()
+
     return Worker(
         store,
         render,
@@ -309,6 +313,9 @@ def _worker(
             check_device=lambda: engine.result().check(),
             observe=metrics.observe,
             next_up=lambda generation: engine.result().prefetch(generation),
+            unload=unload,
+            loaded=lambda: engine.result().loaded_model if engine.done() else None,
+            memory=lambda: Memory(*engine.result().memory()) if engine.done() else None,
         ),
     )
 
