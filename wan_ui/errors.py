@@ -61,6 +61,8 @@ WanUIError
 │   ├── ShareFailed             503  no public link
 │   ├── McpNotInstalled         501  the extra `mcp` is not installed
 │   ├── SlotLost                503  the process of a GPU ended
+│   ├── SlotUnfit               503  a machine of the cluster lacks the checkpoint
+│   ├── ClusterUnavailable      503  the cluster cannot be joined, or `ray` is not installed
 │   └── RestartNeeded           503  this process cannot render any more and ends, to be started again
 │       ├── DeviceLost              503  the CUDA context is dead
 │       ├── RenderTimedOut          503  a render took longer than --job-timeout

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -40,9 +41,10 @@ def test_killed_workers_and_actors_end_every_job_once(tmp_path: Path) -> None:
                 wait_until(lambda: any(s.running and s.running.progress.step for s in dispatcher.slots()), LONG)
                 if victims := rendering_processes():
                     victim = draws.choice(victims)
-                    (victim if draws.random() < 0.5 else victim.parent() or victim).kill()
+                    with suppress(psutil.NoSuchProcess):
+                        (victim if draws.random() < 0.5 else victim.parent() or victim).kill()
                     killed += 1
-                    wait_until(lambda victim=victim: not victim.is_running())
+                    victim.wait(LONG)
             for job in jobs:
                 assert dispatcher.wait(job.id, LONG)
             ended = [service.job(job.id, LOCAL_ACCESS) for job in jobs]

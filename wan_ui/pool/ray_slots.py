@@ -146,7 +146,7 @@ class RaySlot(WorkerSlot[RayWorker]):
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        remote = ray.remote(concurrency_groups={RENDER: 1, CONTROL: 1, FILES: 1})(SlotActor)
+        remote = ray.remote(concurrency_groups={RENDER: 1, CONTROL: 1, FILES: 1})(SlotActor)  # type: ignore[call-overload]
         actor = remote.options(
             num_cpus=0,
             num_gpus=1,

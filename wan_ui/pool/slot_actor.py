@@ -1,7 +1,7 @@
 """A slot's part on another machine: an actor that starts the slot's process there, and passes on what both sides say.
 
 The process is that of a slot on the server's own machine. The actor keeps the files that the server sends, encodes the
-finished clip, and ends the process with itself. It knows nothing of Ray, whose methods run in threads: `receive` in
+finished clip, and ends the process with itself. Ray is not imported here. It calls the methods in threads: `receive` in
 one, `send` in another, and what concerns files in a third, so that a cancel never waits.
 """
 
