@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from wan_ui.engine.split import Split
 from wan_ui.job import Job
 from wan_ui.jobs.leases import Lease
-from wan_ui.jobs.runner import Running
+from wan_ui.jobs.runner import ActiveJob, Running
 from wan_ui.jobs.scheduler import Unit
 from wan_ui.pool.slots import Slot
 
@@ -58,22 +57,13 @@ class SlotState:
         }
 
 
-@dataclass
-class ActiveJob:
+@dataclass(kw_only=True)
+class LeasedJob(ActiveJob):
     """A job of which clips are rendered or written; `at_work` are their indices."""
 
     job: Job
-    since: float
     at_work: set[int] = field(default_factory=set)
-    failures: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    error: Mapping[str, Any] | None = None
-    canceled: bool = False
     is_settled: bool = False
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether no further clip of it is to be rendered."""
-        return self.canceled or self.error is not None
 
 
 @dataclass(frozen=True)
@@ -82,7 +72,7 @@ class Task:
 
     unit: Unit
     lease: Lease
-    active: ActiveJob
+    active: LeasedJob
     members: tuple[SlotUse, ...] = ()
     split: Split = ALONE
 
