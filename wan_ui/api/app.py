@@ -28,7 +28,7 @@ from wan_ui.api import (
     uploads,
     watches,
 )
-from wan_ui.api.dependencies import ApiState
+from wan_ui.api.dependencies import ApiState, SizeLimits
 from wan_ui.api.error_responses import EXCEPTION_HANDLERS
 from wan_ui.api.event_streams import EventStreams
 from wan_ui.api.openapi import Api
@@ -36,8 +36,7 @@ from wan_ui.api.openapi import Api
 if TYPE_CHECKING:
     from wan_ui.jobs.service import JobService
 
-BODY_LIMIT = 80 * 2**20  # bytes; control images are in the body as base64
-FILE_LIMIT = 8 << 30  # bytes of an uploaded file
+SIZE_LIMITS = SizeLimits()
 ROUTERS = (
     requests,
     comfyui,
@@ -64,9 +63,8 @@ def create_api(
     service: JobService,
     health: Callable[[], Mapping[str, Any]],
     access: Callable[[], Access],
-    body_limit: int = BODY_LIMIT,
     *,
-    file_limit: int = FILE_LIMIT,
+    limits: SizeLimits = SIZE_LIMITS,
     scratch: pathlib.Path | None = None,
     streams: EventStreams | None = None,
     reference_errors: bool = False,
@@ -85,8 +83,7 @@ def create_api(
         service,
         health,
         access,
-        body_limit,
-        file_limit,
+        limits,
         scratch,
         streams or EventStreams(lambda: service.pulse()),
         reference_errors,

@@ -140,7 +140,7 @@ async def bring_preview(
         raise RequestNotFound("There is no request of yours with this id.")
     with state.folder() as folder:
         file = await receive_file(
-            request, pathlib.Path(folder), min(state.file_limit, MOST_BYTES), service.quota_problem
+            request, pathlib.Path(folder), min(state.limits.file, MOST_BYTES), service.quota_problem
         )
         await run_in_threadpool(service.sample_comparisons.attach, job, video, file.path, access)
     return checklist_body(await run_in_threadpool(service.sample_comparisons.check, job, video))
