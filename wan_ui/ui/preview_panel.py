@@ -21,7 +21,7 @@ from wan_ui.ui import form_schema, player, render
 from wan_ui.ui.error_texts import sentences
 from wan_ui.ui.events import POLL, QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
-from wan_ui.ui.static_files import static_text
+from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.uploaded_files import taken_file
 from wan_ui.wire import wire_form
@@ -65,7 +65,7 @@ class PreviewPanel:
             self.head = gr.HTML()
             self.which = gr.Dropdown([], label="Video of this request", visible=False, elem_classes="chooser")
             self.player = player.build("match-player", visible=False)
-            self.rows = gr.HTML(js_on_load=static_text("pick_check.js"))
+            self.rows = gr.HTML(js_on_load=component_script("pick_check"))
             with gr.Row(elem_classes="match-act"):
                 self.all = gr.Button("Make it all match", size="sm", visible=False)
                 self.stop = gr.Button("Stop comparing", size="sm", visible=False)
@@ -342,7 +342,6 @@ def checklist_html(checked: ChecklistResult) -> Markup:
         "checklist",
         wrong=wrong,
         matching=matching,
-        matching_count=render.plural(len(matching), "row"),
         text=checked.text,
     )
 
