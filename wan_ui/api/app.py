@@ -78,6 +78,7 @@ def create_api(
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers=EXCEPTION_HANDLERS,
+        generate_unique_id_function=lambda route: route.name,  # a route's operation id is its function's name
     )
     api.state.api = ApiState(
         service,

@@ -25,12 +25,13 @@ from wan_ui.jobs.runner import (
     RenderedClip,
     RenderLimits,
     Running,
+    SlotState,
     WorkerHooks,
     cell_note,
     reported,
 )
 from wan_ui.jobs.scheduler import Scheduler, Unit, units_of
-from wan_ui.jobs.slot_use import LeasedJob, SlotRules, SlotState, SlotUse, Task
+from wan_ui.jobs.slot_use import LeasedJob, SlotRules, SlotUse, Task
 from wan_ui.jobs.store import Store
 from wan_ui.pool.groups import SlotGroup
 from wan_ui.pool.slots import Slot

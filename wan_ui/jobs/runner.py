@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from wan_ui.compare import PlannedCell
 from wan_ui.engine.result import Clip, Phase, Progress
@@ -21,9 +21,6 @@ from wan_ui.jobs.job_errors import affects_every_cell, attempt, cells_failed, pr
 from wan_ui.jobs.store import MAX_ATTEMPTS, Store
 from wan_ui.jobs.writer import Writer
 from wan_ui.request import Generation
-
-if TYPE_CHECKING:
-    from wan_ui.jobs.slot_use import SlotState
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +80,33 @@ class Running:
     pictures: int = 0
     phase_since: float = field(default=0.0, repr=False, compare=False)
     reported_at: float = field(default=0.0, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class SlotState:
+    """A slot as the page, /v1/health and /metrics show it.
+
+    `model` is what it has loaded, as far as its clips tell. `failures`: how often its process ended in a render.
+    """
+
+    name: str
+    device: str | None
+    is_started: bool
+    model: str | None
+    running: Running | None
+    failures: int
+
+    def body(self) -> dict[str, Any]:
+        """The slot as it is sent: it names no job, since health is answered without a password."""
+        seconds_left = None if self.running is None else self.running.progress.seconds_left
+        return {
+            "name": self.name,
+            "device": self.device,
+            "state": "rendering" if self.running is not None else "idle" if self.is_started else "stopped",
+            "model": self.model,
+            "seconds_left": None if seconds_left is None else round(seconds_left, 1),
+            "failures": self.failures,
+        }
 
 
 @dataclass(kw_only=True)

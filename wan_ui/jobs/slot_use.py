@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from wan_ui.engine.split import Split
 from wan_ui.job import Job
@@ -28,33 +27,6 @@ class SlotRules:
     longest_pause: float = 60.0
     starts: int = 3
     split: int = 1
-
-
-@dataclass(frozen=True)
-class SlotState:
-    """A slot as the page, /v1/health and /metrics show it.
-
-    `model` is what it has loaded, as far as its clips tell. `failures`: how often its process ended in a render.
-    """
-
-    name: str
-    device: str | None
-    is_started: bool
-    model: str | None
-    running: Running | None
-    failures: int
-
-    def body(self) -> dict[str, Any]:
-        """The slot as it is sent: it names no job, since health is answered without a password."""
-        seconds_left = None if self.running is None else self.running.progress.seconds_left
-        return {
-            "name": self.name,
-            "device": self.device,
-            "state": "rendering" if self.running is not None else "idle" if self.is_started else "stopped",
-            "model": self.model,
-            "seconds_left": None if seconds_left is None else round(seconds_left, 1),
-            "failures": self.failures,
-        }
 
 
 @dataclass(kw_only=True)
