@@ -47,10 +47,10 @@ from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import Speedup
-from wan_ui.pool.gpus import SlotPool
+from wan_ui.pool.gpus import SlotPool, gpu_memory
 from wan_ui.pool.messages import EngineOptions
 from wan_ui.pool.processes import ProcessSlot
-from wan_ui.pool.slots import SlotDevice
+from wan_ui.pool.slots import Memory, SlotDevice
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
 from wan_ui.web import guest_pages
@@ -296,7 +296,7 @@ def _dispatcher(settings: Settings, devices: Sequence[SlotDevice], store: Store,
         settings.data_dir / "clips",
         video.write,
         RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
-        hooks,
+        replace(hooks, memory=lambda: gpu_memory(devices)),
         SlotRules(split=settings.split or len(devices)),
     )
 
@@ -306,6 +306,10 @@ def _worker(settings: Settings, store: Store, future: Future[Engine | SlotPool],
 
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
         return engine.result().render(generation, on_progress)
+
+    def unload() -> None:
+        if engine.done():
+            engine.result().unload()
 
     return Worker(
         store,
@@ -317,6 +321,9 @@ def _worker(settings: Settings, store: Store, future: Future[Engine | SlotPool],
             hooks,
             check_device=lambda: engine.result().check(),
             next_up=lambda generation: engine.result().prefetch(generation),
+            unload=unload,
+            loaded=lambda: engine.result().loaded_model if engine.done() else None,
+            memory=lambda: Memory(*engine.result().memory()) if engine.done() else None,
         ),
     )
 

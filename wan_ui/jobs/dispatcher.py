@@ -28,6 +28,7 @@ from wan_ui.jobs.runner import (
     SlotState,
     WorkerHooks,
     cell_note,
+    model_in_use,
     reported,
 )
 from wan_ui.jobs.scheduler import Scheduler, Unit, units_of
@@ -136,6 +137,21 @@ class Dispatcher(JobRunner):
             )
             for name, use in self._uses.items()
         )
+
+    def models(self) -> tuple[str, ...]:
+        """The ids of the models that the slots have loaded, each once."""
+        return tuple(dict.fromkeys(slot.model for slot in self.slots() if slot.model is not None))
+
+    def unload(self) -> None:
+        """End the slots' processes, which hold the models. Raises ModelInUse while a clip is rendered."""
+        with self._changed:
+            uses = self._uses.values()
+            if any(use.task is not None or use.lent_to is not None for use in uses):
+                raise model_in_use()
+            for use in uses:
+                self._scheduler.emptied(use.slot.name)
+                use.slot.end()
+        self._announce()
 
     def _rendering(self, job_id: str) -> Running | None:
         """The first of a job's clips at work."""
