@@ -33,7 +33,7 @@ def machine(state: State, service: Service, access: CurrentAccess) -> dict[str, 
     response_model=MachineInfo,
     responses=errors(409, 503),
 )
-def unload(state: State, service: Service, access: CurrentAccess) -> dict[str, Any]:
+def unload_models(state: State, service: Service, access: CurrentAccess) -> dict[str, Any]:
     """Owner only; refused while a video is rendered. The next request loads its model again."""
     return _body(state.health().get("device"), service.machine.unload(access))
 
