@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 import httpx
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
 
 from tests.browser_fixture import ARGUMENTS, find_browser
 
@@ -33,8 +33,8 @@ START_SECONDS = 180.0
 IDLE_SECONDS = 30.0
 SLOW = {"offline": False, "latency": 150, "downloadThroughput": 1.6e6 / 8, "uploadThroughput": 1.6e6 / 8}
 """1.6 Mbit/s with 150 ms of latency: a phone."""
-PHONE = {"width": 390, "height": 844}
-DESKTOP = {"width": 1440, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1440, "height": 900}
 
 OBSERVE = """
 window.measured = { freeze: 0, shift: 0, usable: 0 };
@@ -126,9 +126,9 @@ def app(checkout: Path, data: Path, lora_dir: Path | None = None) -> tuple[list[
 
 
 @contextmanager
-def opened(browser: Browser, viewport: Mapping[str, int], **options: Any) -> Iterator[BrowserContext]:
+def opened(browser: Browser, viewport: ViewportSize) -> Iterator[BrowserContext]:
     """A fresh profile."""
-    context = browser.new_context(viewport={**viewport}, **options)  # type: ignore[typeddict-item]
+    context = browser.new_context(viewport=viewport)
     context.set_default_timeout(START_SECONDS * 1000)
     context.add_init_script(OBSERVE)
     yield context
