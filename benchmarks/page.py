@@ -29,7 +29,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, syn
 from tests.browser_fixture import ARGUMENTS, find_browser
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 180.0
+START_SECONDS = 60.0
 IDLE_SECONDS = 30.0
 SLOW = {"offline": False, "latency": 150, "downloadThroughput": 1.6e6 / 8, "uploadThroughput": 1.6e6 / 8}
 """1.6 Mbit/s with 150 ms of latency: a phone."""

@@ -29,7 +29,7 @@ def answered() -> dict[str, Any]:
 
 
 def looked_again() -> dict[str, Any]:
-    """An event in the browser alone: what a page shows as it opens may be older than what a look showed, see look.js."""
+    """An event in the browser alone: an opening page may show what is older than the last look, see look.js."""
     return {**POLL, "fn": None, "js": "() => document.dispatchEvent(new Event('wan-ui-answered'))"}
 
 
