@@ -1,4 +1,4 @@
-"""Sessions from sign-in to their end: signing out, "Sign all others out", age, a new password, and cookies over https."""
+"""Sessions from sign-in to their end: signing out, "Sign all others out", age, a new password; cookies over https."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Clock:
 
 @dataclass
 class Gate:
-    """A server with a password, whose sessions are of one data folder. A second one of that folder is its next start."""
+    """A server with a password and a data folder. A second one of the same folder is its next start."""
 
     folder: Path
     clock: Clock = field(default_factory=Clock)
