@@ -62,6 +62,7 @@ from wan_ui.web.gradio_routes import GradioRoutes
 from wan_ui.web.login import Login
 from wan_ui.web.metrics import Metrics
 from wan_ui.web.origin import OriginCheck
+from wan_ui.web.page_language import PageLanguage
 from wan_ui.web.security_headers import SecurityHeaders
 from wan_ui.web.upload_quota import UploadQuota
 
@@ -401,7 +402,7 @@ def _forgets(blocks: gr.Blocks) -> Forget:
 
 
 def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: SignIn) -> ASGIApp:
-    """An app inside authentication, the check of origins, compression and the security headers, from the inside out."""
+    """An app inside authentication, origin check, language, compression and security headers, from the inside out."""
     auth = Auth(
         app,
         services.sessions,
@@ -413,7 +414,7 @@ def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: S
         rules=AuthRules(settings.session_days, settings.max_sign_ins),
     )
     checked = OriginCheck(auth, partial(sign_in.hosts, settings), addresses=not is_loopback(settings.host))
-    return SecurityHeaders(Compression(checked))
+    return SecurityHeaders(Compression(PageLanguage(checked)))
 
 
 def close_page(blocks: gr.Blocks) -> None:

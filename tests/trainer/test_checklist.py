@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from tests.lora_files import lora_file
 from wan_ui.lora.header import LoraHeader
 from wan_ui.models import MODELS
 from wan_ui.request import InferenceRequest, LoraItem, parse, resolve
-from wan_ui.trainer.checklist import Row, Run, Target, apply, apply_all, as_text, checklist, red
+from wan_ui.trainer.checklist import apply, apply_all, as_text, checklist
+from wan_ui.trainer.checklist_rows import Row, Run, Target
 from wan_ui.trainer.job import import_job
 from wan_ui.trainer.sample_files import SampleFacts
 
@@ -37,6 +38,10 @@ ARCHES = {
 def header(version: str | None = "0.12.26", **changes: Any) -> LoraHeader:
     base = {"trainer": "ai-toolkit", "trainer_version": version, "step": 1000, "model_hash": "one", **changes}
     return replace(lora_file("x").header, **base)
+
+
+def red(rows: Sequence[Row]) -> list[str]:
+    return [row.row for row in rows if row.state == "red"]
 
 
 def loras(model: str) -> tuple[LoraItem, ...]:
@@ -222,7 +227,7 @@ def test_u5_a_single_file_in_place_of_the_trainers_folder_is_mended() -> None:
     mended = apply_all(checklist(wanted, run), request)
     assert mended.base == "folder"
     again = checklist(wanted, replace(run_of(mended), precisions=("GGUF Q8_0",)))
-    assert list(red(again)) == []
+    assert red(again) == []
 
 
 def test_a_runs_own_metadata() -> None:

@@ -31,6 +31,7 @@ from wan_ui.server import prepare_environment
 from wan_ui.ui.page import LAUNCH, build
 from wan_ui.web import guest_pages
 from wan_ui.web.auth import Auth, around
+from wan_ui.web.page_language import PageLanguage
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,10 @@ def running(
             quiet=True,
             share=False,
             _frontend=False,  # as serve does
-            app_kwargs={"routes": [Mount("/v1", app=api), guests], "lifespan": around(lambda app: Auth(app, sessions))},
+            app_kwargs={
+                "routes": [Mount("/v1", app=api), guests],
+                "lifespan": around(lambda app: PageLanguage(Auth(app, sessions))),
+            },
             **LAUNCH,
         )
         yield App(url, service)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wan_ui.jobs.runner import Running
     from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
     from wan_ui.request import Generation, InferenceRequest
-    from wan_ui.trainer.imported_jobs import ImportedJob
+    from wan_ui.trainer.imported_job import ImportedJob
 
 _PROMPT_FIELDS = (
     "prompt", "neg", "width", "height", "num_frames", "fps", "seed", "sample_steps", "guidance_scale", "image",

@@ -12,11 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from wan_ui.api.bodies import parse_json, receive_file
 from wan_ui.api.dependencies import CurrentAccess, FileOfForm, Json, RequestId, Root, Service, State
 from wan_ui.api.openapi import content, errors, request_body
-from wan_ui.api.schemas import Checklist, ImportBody, ImportedJob
 from wan_ui.api.serializers import checklist_body, imported_job_body
+from wan_ui.api.training_job_schemas import Checklist, ImportBody, ImportedJob
 from wan_ui.errors import InvalidRequest, RequestNotFound
 from wan_ui.jobs.service import JobService
-from wan_ui.trainer import imported_jobs
+from wan_ui.trainer import imported_job
 from wan_ui.trainer.sample_files import MOST_BYTES, media_type
 
 JobId = Annotated[str, Path(description="From the response to POST /jobs/import.", max_length=200)]
@@ -49,7 +49,7 @@ def _import_body(body: Any) -> ImportBody:
     return parsed
 
 
-def _imported(root: str, service: JobService, job: imported_jobs.ImportedJob) -> dict[str, Any]:
+def _imported(root: str, service: JobService, job: imported_job.ImportedJob) -> dict[str, Any]:
     last = job.checkpoint(None)
     requests = [service.imported_jobs.request(job, sample.index, last) for sample in job.imported.samples]
     return imported_job_body(root, job, requests)

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from wan_ui.api.bodies import decode_json, parse_json, read_body
 from wan_ui.api.dependencies import CurrentAccess, Service, State
 from wan_ui.api.openapi import errors, request_body
-from wan_ui.api.schemas import WatchBody, WatchInfo
+from wan_ui.api.training_job_schemas import WatchBody, WatchInfo
 from wan_ui.api.training_jobs import JobId
 
 _OPTIONAL_BODY = request_body(WatchBody.model_json_schema())

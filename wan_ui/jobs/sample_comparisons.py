@@ -19,7 +19,7 @@ from wan_ui.media import video
 from wan_ui.media.clip_frames import LOSSLESS_SUFFIX
 from wan_ui.request import TrainingSample
 from wan_ui.trainer import checklist, sample_comparison, sample_files
-from wan_ui.trainer.checklist import Row, Run
+from wan_ui.trainer.checklist_rows import Row, Run
 from wan_ui.trainer.sample_files import Frames
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from wan_ui.job import Job
     from wan_ui.jobs.store import Store
     from wan_ui.trainer.folder import CheckpointFiles, JobFolder
-    from wan_ui.trainer.imported_jobs import ImportedJob, ImportedJobs
+    from wan_ui.trainer.imported_job import ImportedJob
+    from wan_ui.trainer.imported_jobs import ImportedJobs
 
 log = logging.getLogger(__name__)
 

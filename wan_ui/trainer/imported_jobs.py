@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -32,10 +32,9 @@ from wan_ui.errors import (
 from wan_ui.files import PART_PREFIX, bytes_in, create_folder, disk_full_mapped, publish_file, remove_parts, write_file
 from wan_ui.lora.header import LoraHeader
 from wan_ui.lora.library import UPLOAD, below
-from wan_ui.models import MODELS
 from wan_ui.request import InferenceRequest, LoraItem, TrainingSample
 from wan_ui.text import one_line
-from wan_ui.trainer.checklist import Target
+from wan_ui.trainer.checklist_rows import Target
 from wan_ui.trainer.folder import (
     CheckpointFiles,
     JobFolder,
@@ -46,6 +45,7 @@ from wan_ui.trainer.folder import (
     read_folder,
     unpack,
 )
+from wan_ui.trainer.imported_job import Checkpoint, ImportedJob, lora_items
 from wan_ui.trainer.job import Imported, import_job, not_here
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
 from wan_ui.trainer.sample_files import SampleFacts, decode, thumbnail
@@ -66,71 +66,6 @@ MOST_CACHED = 64  # jobs, their requests by checkpoint, and facts of sample file
 _ID = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SAMPLE_NAME = re.compile(r"[0-9]{1,20}__[0-9]{9}_[0-9]{1,6}\.[a-z0-9]+")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint as LoRA sources for a request, by side: "high" and "low", or "whole". `step` None: the final one.
-
-    `trained` is the step that its own metadata states.
-    """
-
-    name: str
-    step: int | None
-    files: Mapping[str, str]
-    trained: int | None
-
-    @property
-    def key(self) -> str:
-        """The checkpoint's name in requests: its step, or "final"."""
-        return "final" if self.step is None else str(self.step)
-
-    @property
-    def label(self) -> str:
-        """The name for people: `step 500`, `final (step 2000)`."""
-        known = f" (step {self.trained})" if self.trained is not None else ""
-        half = f", {next(iter(self.files))} only" if len(self.files) == 1 and "whole" not in self.files else ""
-        return (f"final{known}" if self.step is None else f"step {self.step}") + half
-
-
-@dataclass(frozen=True)
-class ImportedJob:
-    """An imported job. `checkpoints` by step, the final one last; `samples`: its sample files; `notes` for the user.
-
-    `folder`: the folder that it was imported from, as a path of the library; None for a file or an upload.
-    """
-
-    id: str
-    origin: str
-    config: bytes
-    imported: Imported
-    checkpoints: tuple[Checkpoint, ...]
-    samples: tuple[SampleFile, ...]
-    images: Mapping[str, str]
-    notes: tuple[str, ...]
-    folder: str | None = None
-
-    def checkpoint(self, key: str | None) -> Checkpoint | None:
-        """A checkpoint by its key, "final" or its step; with None the last one, if there is any."""
-        if key is None:
-            return self.checkpoints[-1] if self.checkpoints else None
-        return next((each for each in self.checkpoints if each.key == key), None)
-
-    def checkpoint_at(self, step: int | None) -> Checkpoint | None:
-        """The checkpoint that a sample of a step was made with, else the nearest; None at step 0, before training."""
-        if step == 0 or not self.checkpoints:
-            return None
-        if step is None:
-            return self.checkpoints[-1]
-        exact = [each for each in self.checkpoints if step in (each.step, each.trained)]
-        last = max((each.step for each in self.checkpoints if each.step is not None), default=0)
-        final = [each for each in self.checkpoints if each.step is None and each.trained is None and step > last]
-        return (exact or final or [min(self.checkpoints, key=lambda each: _distance(each, step))])[0]
-
-
-def _distance(checkpoint: Checkpoint, step: int) -> int:
-    its_step = checkpoint.step if checkpoint.step is not None else checkpoint.trained
-    return 10**9 if its_step is None else abs(its_step - step)
 
 
 def _no_quota(size: int = 0) -> None:
@@ -200,7 +135,7 @@ class ImportedJobs:
             files: dict[str, str] = {item.transformer or "whole": item.path for item in loras}
             checkpoints = (Checkpoint("LoRA", None, MappingProxyType(files), self._trained(tuple(files.values()))),)
         with self._staged() as stage:
-            record = {"origin": origin, "saves": list(map(_checkpoint_body, checkpoints))}
+            record = {"origin": origin, "saves": [checkpoint.body() for checkpoint in checkpoints]}
             return self._publish(stage, text, record, access)
 
     def import_files(self, files: Sequence[tuple[Path, str]], access: Access) -> ImportedJob:
@@ -359,10 +294,7 @@ class ImportedJobs:
         return job
 
     def _read(self, job_id: str, text: bytes, record: Mapping[str, Any]) -> ImportedJob:
-        checkpoints = tuple(
-            Checkpoint(saved["name"], saved["step"], MappingProxyType(saved["files"]), saved["trained"])
-            for saved in record["saves"]
-        )
+        checkpoints = tuple(map(Checkpoint.read, record["saves"]))
         images = record.get("images", {})
         imported = self._import(text, checkpoints[-1] if checkpoints else None, images)
         return ImportedJob(
@@ -534,7 +466,7 @@ class ImportedJobs:
         record = {
             "origin": origin,
             "folder": None if moves else origin,
-            "saves": list(map(_checkpoint_body, checkpoints)),
+            "saves": [checkpoint.body() for checkpoint in checkpoints],
             "images": images,
             "samples": [
                 {"step": sample.step, "index": sample.index, "path": str(base / sample.path)}
@@ -605,41 +537,13 @@ class ImportedJobs:
         header = next(filter(None, map(self._header, sources)), None)
         plain = import_job(text, header=header)
         return import_job(
-            text, _loras(plain, checkpoint, header), header, partial(_find, images) if images else not_here
+            text, lora_items(plain, checkpoint, header), header, partial(_find, images) if images else not_here
         )
-
-
-def _loras(job: Imported, checkpoint: Checkpoint | None, header: LoraHeader | None) -> tuple[LoraItem, ...]:
-    """A checkpoint's files as a request for the job's model takes them."""
-    if checkpoint is None:
-        return ()
-    two = MODELS[job.model].two_transformers
-    items = []
-    for side, source in checkpoint.files.items():
-        slot: str | None = None
-        if two and side == "whole":
-            if header is not None and header.slot in ("high", "low"):
-                slot = header.slot
-            elif header is None or header.slot != "combined":
-                slot = job.slots[0] if len(job.slots) == 1 else None
-        elif two:
-            slot = side
-        items.append(LoraItem.model_validate({"path": source, "transformer": slot}))
-    return tuple(items if two else items[:1])
 
 
 def _find(images: Mapping[str, str], written: str) -> str | None:
     found = JobFolder(Path(), b"", (), (), tuple(map(Path, images))).find_image(written)
     return None if found is None else f"upload://{images[str(found)]}"
-
-
-def _checkpoint_body(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        "name": checkpoint.name,
-        "step": checkpoint.step,
-        "files": dict(checkpoint.files),
-        "trained": checkpoint.trained,
-    }
 
 
 def _invalid(problem: str) -> JobConfigInvalid:

@@ -11,7 +11,7 @@ import gradio as gr
 from wan_ui.engine.speedups import CHOICES, WARNING
 from wan_ui.models import MODELS, Preset, WanModel
 from wan_ui.ui import form_schema
-from wan_ui.ui.static_files import shared_script, static_text
+from wan_ui.ui.static_files import component_html, component_script, shared_script
 from wan_ui.ui.templating import render_template
 
 NEGATIVE_HINT = "not used at a guidance scale of 1 or less"
@@ -100,8 +100,8 @@ class _Layout:
         with gr.Column(elem_classes=["section", "loras"]):
             block = gr.HTML(
                 value,
-                html_template=static_text("lora_block.html"),
-                js_on_load=static_text("lora_block.js"),
+                html_template=component_html("lora_block"),
+                js_on_load=component_script("lora_block"),
                 apply_default_css=False,
                 elem_id="loras",
             )
@@ -130,8 +130,8 @@ class _Layout:
         with gr.Column(elem_classes=["section", "sizes"]):
             gr.HTML(
                 None,
-                html_template=static_text("size_chips.html"),
-                js_on_load=static_text("size_chips.js"),
+                html_template=component_html("size_chips"),
+                js_on_load=component_script("size_chips"),
                 apply_default_css=False,
                 elem_id="size-chips",
             )
@@ -161,8 +161,8 @@ class _Layout:
             gr.HTML(render_template("speedups", warning=WARNING, choices=choices))
             self.components["base"] = gr.HTML(
                 self.specs["base"].default,
-                html_template=static_text("base_choice.html"),
-                js_on_load=static_text("base_choice.js"),
+                html_template=component_html("base_choice"),
+                js_on_load=component_script("base_choice"),
                 apply_default_css=False,
                 elem_id="field-base",
             )
@@ -172,8 +172,8 @@ def model_strip(chosen: str) -> gr.HTML:
     """The tabs of the models; its value is the id of the chosen one."""
     return gr.HTML(
         chosen,
-        html_template=static_text("model_strip.html"),
-        js_on_load=static_text("model_strip.js"),
+        html_template=component_html("model_strip"),
+        js_on_load=component_script("model_strip"),
         apply_default_css=False,
         elem_id="models",
         models={model.id: model_facts(model) for model in MODELS.values()},

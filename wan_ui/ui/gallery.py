@@ -12,7 +12,7 @@ from wan_ui.errors import WanUIError
 from wan_ui.ui import player
 from wan_ui.ui.events import POLL, QUIET, Update, error_toast
 from wan_ui.ui.load_request import RequestLoader
-from wan_ui.ui.static_files import static_text
+from wan_ui.ui.static_files import component_html, component_script, static_text
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -31,9 +31,9 @@ class GalleryTab:
         with gr.Tab("Gallery", id=ID) as self.container:
             self.board = gr.HTML(
                 None,
-                html_template=static_text("gallery.html"),
+                html_template=component_html("gallery"),
                 css_template=static_text("gallery.css"),
-                js_on_load=static_text("gallery.js"),
+                js_on_load=component_script("gallery"),
                 apply_default_css=False,
                 elem_id="gallery",
                 recipes={recipe_id: recipe.label for recipe_id, recipe in RECIPES.items()},

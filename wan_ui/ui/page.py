@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from gradio.context import LocalContext
+from gradio.context import Context, LocalContext
 
 from wan_ui.access import Access
 from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound, WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
+from wan_ui.language import DEFAULT, choices, current_language, in_language, languages, section
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
@@ -25,6 +26,7 @@ from wan_ui.ui.restore_box import RestoreBox
 from wan_ui.ui.static_files import page_script, static_text
 from wan_ui.ui.status_panel import Sharing, StatusPanel
 from wan_ui.ui.templating import render_template
+from wan_ui.ui.texts import language, text_of
 from wan_ui.ui.training_job_tab import ID as TRAINER
 from wan_ui.ui.training_job_tab import TrainingJobTab, as_block
 
@@ -65,7 +67,18 @@ def build(
     `banner` is a line on top; `demo` gives the starting values of its checkpoints; `shared`: visitors see each
     other's finished jobs; `sharing`: there may be a public link.
     """
-    return Page(service, lambda: Access(asker(), shared), banner, demo, sharing).blocks
+
+    def laid_out() -> PageBlocks:
+        return Page(service, lambda: Access(asker(), shared), banner, demo, sharing).blocks
+
+    first_id = Context.id
+    blocks = laid_out()
+    for other in languages()[1:]:
+        # Laid out once more, with the same ids, for its configuration alone: events are handled by the first one.
+        Context.id = first_id
+        with in_language(other):
+            blocks.add_language(other, laid_out().get_config_file())
+    return blocks
 
 
 def asker() -> Identity:
@@ -79,19 +92,54 @@ def asker() -> Identity:
 class PageBlocks(gr.Blocks):
     """Blocks whose configuration, which the page's document carries, leaves out what only the API's page shows.
 
-    All events are private, so nobody asks for the schemas of components; they were a fifth of the document.
+    All events are private, so nobody asks for the schemas of components; they were a fifth of the document. The
+    configuration that is read while a request is answered has the texts of the request's language.
     """
+
+    def __init__(self, **options: Any) -> None:
+        """`options` are those of gr.Blocks."""
+        self._components: dict[str, Any] = {}
+        self._configs: dict[str, Any] = {}
+        super().__init__(**options)
+
+    @property
+    def config(self) -> Any:  # a TypedDict that Gradio does not export
+        """The configuration in the current language. Gradio sets it, in English, when the page is launched."""
+        wanted = current_language.get()
+        if wanted not in self._configs:
+            own = self._configs[DEFAULT]
+            components = with_strings_of(own["components"], self._components[wanted])
+            self._configs[wanted] = {**own, "components": components, "texts": section(wanted, "script")}
+        return self._configs[wanted]
+
+    @config.setter
+    def config(self, config: Any) -> None:
+        self._configs = {DEFAULT: config}
+
+    def add_language(self, code: str, config: Any) -> None:
+        """Takes the texts of a language from the configuration of the same page laid out in it."""
+        self._components[code] = config["components"]
 
     def get_config_file(self) -> Any:  # a TypedDict that Gradio does not export
         """The configuration without the API schemas and example inputs of components."""
-        config = super().get_config_file()
+        config: Any = super().get_config_file()
         for component in config["components"]:
             for name in API_KEYS:
                 component.pop(name, None)
         # Gradio would hold a connection open for each tab, and browsers open six to a server over HTTP/1.1: with six
         # tabs nothing else could be asked. What it serves for, forgetting a closed tab's state at once, is not needed.
         config["connect_heartbeat"] = False
+        config["texts"] = section(DEFAULT, "script")
         return config
+
+
+def with_strings_of(own: Any, other: Any) -> Any:
+    """A copy of nested JSON values, with the strings of others of the same shape in place of its own."""
+    if isinstance(own, dict):
+        return {name: with_strings_of(value, other.get(name)) for name, value in own.items()}
+    if isinstance(own, list | tuple) and isinstance(other, list | tuple) and len(own) == len(other):
+        return [with_strings_of(value, its) for value, its in zip(own, other, strict=True)]
+    return other if isinstance(own, str) and isinstance(other, str) else own
 
 
 class Page:
@@ -137,7 +185,7 @@ class Page:
     def _lay_out(self, banner: str | None, demo: Demo | None, sharing: Sharing | None) -> None:
         service, access = self.service, self.access
         self.status_panel = StatusPanel(service, access, sharing)  # begins with the line of the public link
-        gr.HTML(render_template("page_header"), elem_id="header")
+        gr.HTML(render_template("page_header", languages=choices(), chosen=language()), elem_id="header")
         self.form = Form(service, access, lambda model: self._starting(model, demo))
         compared = (stored("comparison", None), stored("draft:comparison", None))
         pin, trained = stored("pin", None), stored("trainer", None)
@@ -145,7 +193,7 @@ class Page:
         self.opened = gr.JSON({}, visible=False)
         self.confirmed = gr.State(())
         with gr.Tabs(elem_id="top") as self.tabs:
-            with gr.Tab("Generate", id=GENERATE) as self.generate_tab:
+            with gr.Tab(text_of("tab.generate"), id=GENERATE) as self.generate_tab:
                 self._lay_out_generate(banner, demo, pin)
             self.compare = CompareTab(service, access, self.form, self.status_panel, self.tabs, compared)
             self.loader = RequestLoader(service, access, self.form, self.compare, self.status_panel, self.json)

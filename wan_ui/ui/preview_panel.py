@@ -21,7 +21,7 @@ from wan_ui.ui import form_schema, player, render
 from wan_ui.ui.error_texts import sentences
 from wan_ui.ui.events import POLL, QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
-from wan_ui.ui.static_files import static_text
+from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.uploaded_files import taken_file
 from wan_ui.wire import wire_form
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wan_ui.job import Job
     from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
     from wan_ui.jobs.service import JobService
-    from wan_ui.trainer.checklist import Row
+    from wan_ui.trainer.checklist_rows import Row
 
 STATES: Mapping[str, str] = {"red": "differs", "amber": "unsure", "green": "matches"}
 TALLY: Mapping[str, str] = {"red": "different", "amber": "unsure", "green": "matching"}
@@ -65,7 +65,7 @@ class PreviewPanel:
             self.head = gr.HTML()
             self.which = gr.Dropdown([], label="Video of this request", visible=False, elem_classes="chooser")
             self.player = player.build("match-player", visible=False)
-            self.rows = gr.HTML(js_on_load=static_text("pick_check.js"))
+            self.rows = gr.HTML(js_on_load=component_script("pick_check"))
             with gr.Row(elem_classes="match-act"):
                 self.all = gr.Button("Make it all match", size="sm", visible=False)
                 self.stop = gr.Button("Stop comparing", size="sm", visible=False)

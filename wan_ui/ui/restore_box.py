@@ -11,7 +11,7 @@ from wan_ui.errors import WanUIError
 from wan_ui.request import find_model, parse
 from wan_ui.ui.events import Update
 from wan_ui.ui.load_request import RequestLoader
-from wan_ui.ui.static_files import static_text
+from wan_ui.ui.static_files import component_html, component_script
 from wan_ui.ui.uploaded_files import decoded
 
 
@@ -27,8 +27,8 @@ class RestoreBox:
         """Lays the box out in the surrounding column."""
         self.box = gr.HTML(
             None,
-            html_template=static_text("restore.html"),
-            js_on_load=static_text("restore.js"),
+            html_template=component_html("restore"),
+            js_on_load=component_script("restore"),
             apply_default_css=False,
             elem_id="restore",
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from wan_ui.ui.texts import with_texts
+
 PAGE = (
     "gradio_dom",
     "frame",
@@ -21,6 +23,9 @@ PAGE = (
 SHARED = ("player", "pick_card_action")
 """Scripts of components that the page has more than once: they are sent once, with the page's own script."""
 
+TEXTS = "texts"
+"""The script that gives the others the page's texts: it stands before each of them."""
+
 _FOLDER = Path(__file__).parent / "static"
 _PARAMETERS = "element, props, trigger, watch"
 _RUN = """
@@ -35,6 +40,16 @@ def static_text(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8")
 
 
+def component_html(name: str) -> str:
+    """The `html_template` of a component, in the current language: a `[[key]]` in it is a text of the catalogue."""
+    return with_texts(static_text(f"{name}.html"))
+
+
+def component_script(name: str) -> str:
+    """The `js_on_load` of a component with a script of its own."""
+    return f"{static_text(f'{TEXTS}.js')}\n{static_text(f'{name}.js')}"
+
+
 def shared_script(name: str) -> str:
     """The `js_on_load` of a component whose script is one of `SHARED`: runs it, or waits until the page defines it."""
     return _RUN.replace("NAME", name).replace("PARAMETERS", _PARAMETERS)
@@ -44,6 +59,6 @@ def page_script() -> str:
     """The page's own script, then the shared ones, as the function that Gradio calls when the page has loaded."""
     functions = ",\n".join(f"{name}: ({_PARAMETERS}) => {{\n{static_text(f'{name}.js')}\n}}" for name in SHARED)
     shared = f"window.wanUiScripts = {{\n{functions}\n}};"
-    own = "\n".join(static_text(f"{name}.js") for name in PAGE)
+    own = "\n".join(static_text(f"{name}.js") for name in (TEXTS, *PAGE))
     ready = "document.dispatchEvent(new Event('wan-ui-scripts'));"
     return f"() => {{\nif (window.wanUi) return;\n{own}\n{shared}\n{ready}\n}}"

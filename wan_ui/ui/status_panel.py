@@ -12,7 +12,7 @@ import gradio as gr
 from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.ui import render
 from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast
-from wan_ui.ui.static_files import static_text
+from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
 
 if TYPE_CHECKING:
@@ -75,14 +75,14 @@ class StatusPanel:
         """The queue and the finished jobs, in the surrounding column."""
         with gr.Column(elem_classes="list"):
             gr.HTML(render.heading("Queue"))
-            self.queue = gr.HTML(render.queue((), (), None), js_on_load=static_text("pick_job.js"))
+            self.queue = gr.HTML(render.queue((), (), None), js_on_load=component_script("pick_job"))
         with gr.Column(elem_classes="list"):
             gr.HTML(render.heading("Finished"))
-            self.finished = gr.HTML(render.finished((), None), js_on_load=static_text("pick_job.js"))
+            self.finished = gr.HTML(render.finished((), None), js_on_load=component_script("pick_job"))
 
     def lay_out_pulse(self) -> None:
         """The invisible component that lets the page look when something has changed, see look.js."""
-        self.pulse = gr.HTML("", js_on_load=static_text("look.js"), elem_id="pulse")
+        self.pulse = gr.HTML("", js_on_load=component_script("look"), elem_id="pulse")
 
     @property
     def view(self) -> list[Any]:

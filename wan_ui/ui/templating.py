@@ -10,6 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from jinja2.ext import Extension
 from markupsafe import Markup
 
+from wan_ui.ui.texts import text_of
+
 TEMPLATES = Path(__file__).parent / "templates"
 _VERBATIM = re.compile(r"(<script>.*?</script>|<style>.*?</style>)", re.DOTALL)
 _BESIDE_A_TAG = re.compile(r"(?<=[>}])\s*\n\s*|\s*\n\s*(?=<|\{[%#])")
@@ -44,6 +46,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, extensions=[JoinLines]
     )
     environment.filters["flag_parts"] = flag_parts
+    environment.globals["text_of"] = text_of
     return environment
 
 

@@ -23,7 +23,7 @@ from wan_ui.ui import render
 from wan_ui.ui.events import QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
-from wan_ui.ui.static_files import static_text
+from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.uploaded_files import taken_file
 from wan_ui.wire import wire_form
@@ -31,7 +31,7 @@ from wan_ui.wire import wire_form
 if TYPE_CHECKING:
     from wan_ui.access import Access
     from wan_ui.jobs.service import JobService
-    from wan_ui.trainer.imported_jobs import Checkpoint, ImportedJob
+    from wan_ui.trainer.imported_job import Checkpoint, ImportedJob
     from wan_ui.trainer.job import Sample
 
 ID = "trainer"
@@ -81,8 +81,8 @@ class TrainingJobTab:
                         info="Renders each new save with these samples while nothing else waits, as one comparison.",
                         visible=False,
                     )
-                    self.table = gr.HTML(js_on_load=static_text("pick_sample.js"), elem_id="samples")
-                    self.wall = gr.HTML(js_on_load=static_text("pick_sample.js"), elem_id="wall")
+                    self.table = gr.HTML(js_on_load=component_script("pick_sample"), elem_id="samples")
+                    self.wall = gr.HTML(js_on_load=component_script("pick_sample"), elem_id="wall")
 
     def connect(self, loader: RequestLoader, preview_panel: PreviewPanel, opened: Any) -> None:
         """Wires the events. `opened` is the event after which every form holds its values."""

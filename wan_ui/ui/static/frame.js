@@ -50,4 +50,11 @@
       if (prompt) prompt.focus();
     }
   });
+  // The server decides the language of a page by the cookie, so that it is right from the first paint on.
+  document.addEventListener('change', (event) => {
+    if (!event.target.matches || !event.target.matches('[data-do="language"]')) return;
+    const secure = window.location.protocol === 'https:' ? '; Secure' : '';
+    document.cookie = `wan_ui_language=${event.target.value}; Path=/; Max-Age=31536000; SameSite=Lax${secure}`;
+    window.location.reload();
+  });
 })();

@@ -28,8 +28,8 @@
     if (button.matches('#bench button.generate')) {
       button.setAttribute('aria-busy', 'true');
       // A card that tells of a running job stays: the new one waits behind it.
-      if (!card() || !card().classList.contains('running')) say('Adding to the queue…');
-    } else if (button.id === 'cancel') say('Cancelling…');
+      if (!card() || !card().classList.contains('running')) say(textOf('pressed.adding'));
+    } else if (button.id === 'cancel') say(textOf('pressed.cancelling'));
   }, true);
   window.wanUi.answered = answered;
 })();

@@ -1,0 +1,72 @@
+"""The catalogue of the page's texts, and which language a request is answered in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import pytest
+
+from wan_ui import language
+from wan_ui.language import DEFAULT, Text
+
+PLACEHOLDER = re.compile(r"\{(\w*)\}")
+MARKUP = re.compile(r"[<>]|&\w+;")
+OTHERS = [code for code in language.languages() if code != DEFAULT]
+
+
+def forms(text: Text) -> list[str]:
+    return list(text.values()) if isinstance(text, Mapping) else [text]
+
+
+def placeholders(text: Text) -> set[str]:
+    return {name for form in forms(text) for name in PLACEHOLDER.findall(form)}
+
+
+def test_english_and_chinese_are_there():
+    assert {"en", "zh"} <= set(language.languages())
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_every_language_has_every_text(code: str):
+    assert set(language.catalogue(code)) == set(language.catalogue(DEFAULT))
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_a_text_has_the_same_placeholders_in_every_language(code: str):
+    english, other = language.catalogue(DEFAULT), language.catalogue(code)
+    for key, text in other.items():
+        own, needed = placeholders(text), placeholders(english[key])
+        assert own <= needed and needed - own <= {"count"}, key
+
+
+@pytest.mark.parametrize("code", language.languages())
+def test_texts_are_no_markup_and_not_empty(code: str):
+    texts = [(key, form) for key, text in language.catalogue(code).items() for form in forms(text)]
+    assert [key for key, form in texts if MARKUP.search(form) or not form.strip()] == []
+
+
+def test_a_text_depends_on_its_count_where_the_language_has_such_forms():
+    assert language.text_in("en", "count.videos", count=1) == "1 video"
+    assert language.text_in("en", "count.videos", count=2) == "2 videos"
+    assert "2" in language.text_in("zh", "count.videos", count=2)
+
+
+@pytest.mark.parametrize(
+    ("cookies", "accepted", "chosen"),
+    [
+        ([], "", "en"),
+        ([], "zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ([], "en-GB,en;q=0.9,zh;q=0.8", "en"),
+        ([], "fr-FR,fr;q=0.9,zh;q=0.3,en;q=0.2", "zh"),
+        ([], "zh;q=0, fr", "en"),
+        ([], "zh;q=x", "en"),
+        (["wan_ui_language=zh"], "en", "zh"),
+        (["a=b; wan_ui_language=en; c=d"], "zh-CN", "en"),
+        (["wan_ui_language=xx"], "zh-CN", "zh"),
+        (["wan_ui_language=zh; wan_ui_language=en"], "", "en"),
+        (["wan_ui_language=../../etc/passwd"], "", "en"),
+    ],
+)
+def test_the_cookie_decides_and_else_the_browser(cookies: list[str], accepted: str, chosen: str):
+    assert language.preferred(cookies, accepted) == chosen

@@ -1,0 +1,117 @@
+"""The languages of the page: the catalogue of its texts in each, and the one that a request is answered in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+CATALOGUE = Path(__file__).parent / "ui" / "text"
+"""One JSON file for each language, named by its code: `zh.json`."""
+DEFAULT = "en"
+COOKIE = "wan_ui_language"
+SCOPE_KEY = "wan_ui.language"
+"""Where web.page_language notes a request's language in its ASGI scope."""
+PLURAL = frozenset({"one", "other"})
+"""The forms of a text that depends on its value `count`; a language without such forms has one text."""
+
+current_language: ContextVar[str] = ContextVar("current_language", default=DEFAULT)
+"""The language of the request that is being answered, or that the page is being built in."""
+
+Text = str | Mapping[str, str]
+"""A text with its placeholders in braces; or its form for one and for any other number."""
+
+
+@cache
+def languages() -> tuple[str, ...]:
+    """The codes of all languages, the default one first."""
+    codes = sorted(path.stem for path in CATALOGUE.glob("*.json"))
+    return (DEFAULT, *(code for code in codes if code != DEFAULT))
+
+
+@cache
+def catalogue(language: str) -> Mapping[str, Text]:
+    """The texts of a language by their keys, such as `form.first_frame`."""
+    return dict(_flat(json.loads((CATALOGUE / f"{language}.json").read_text(encoding="utf-8"))))
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Text]]:
+    for name, value in section.items():
+        if isinstance(value, str) or set(value) == PLURAL:
+            yield prefix + name, value
+        else:
+            yield from _flat(value, f"{prefix}{name}.")
+
+
+def text_in(language: str, key: str, /, **values: Any) -> str:
+    """The text of a key in a language, in English where the language has none; `values` fill its placeholders.
+
+    Raises KeyError for a key that the English catalogue does not have, or a placeholder without a value.
+    """
+    text = catalogue(language).get(key) or catalogue(DEFAULT)[key]
+    if not isinstance(text, str):
+        text = text["one" if values["count"] == 1 else "other"]
+    return text.format_map(values) if values else text
+
+
+def tag(language: str) -> str:
+    """The language tag for HTML's `lang`, such as `zh-CN`."""
+    return text_in(language, "language.tag")
+
+
+def choices() -> list[tuple[str, str, str]]:
+    """Code, language tag and own name of each language."""
+    return [(language, tag(language), text_in(language, "language.name")) for language in languages()]
+
+
+def section(language: str, name: str) -> Mapping[str, Text]:
+    """The texts of one section of the catalogue, by their keys without its name."""
+    start = f"{name}."
+    return {
+        key.removeprefix(start): catalogue(language).get(key) or text
+        for key, text in catalogue(DEFAULT).items()
+        if key.startswith(start)
+    }
+
+
+@contextmanager
+def in_language(language: str) -> Iterator[None]:
+    """Makes a language the current one."""
+    token = current_language.set(language)
+    try:
+        yield
+    finally:
+        current_language.reset(token)
+
+
+def preferred(cookies: Iterable[str], accept_language: str) -> str:
+    """The language that a request's Cookie headers name, else the best that its Accept-Language header accepts."""
+    chosen = {value.strip() for header in cookies for name, _, value in _pairs(header, "=") if name.strip() == COOKIE}
+    for language in languages():
+        if chosen == {language}:
+            return language
+    weighted = [(_weight(weight), name.strip().lower()) for name, _, weight in _pairs(accept_language, ";", ",")]
+    for weight, name in sorted(weighted, key=lambda item: -item[0]):
+        for language in languages():
+            if weight > 0 and name.partition("-")[0] == language:
+                return language
+    return DEFAULT
+
+
+def _pairs(header: str, within: str, between: str = ";") -> Iterator[tuple[str, str, str]]:
+    return (part.partition(within) for part in header.split(between))
+
+
+def _weight(parameter: str) -> float:
+    """The `q` of one entry of an Accept-Language header; 0 for one that is not a number."""
+    name, _, value = parameter.strip().partition("=")
+    if name.strip() != "q":
+        return 1.0
+    try:
+        return float(value)
+    except ValueError:
+        return 0.0

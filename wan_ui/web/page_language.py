@@ -1,0 +1,61 @@
+"""ASGI middleware that decides which language a request is answered in, and states it in the page's document."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wan_ui import language
+
+_GRADIO = b"window.gradio_config"
+"""What tells Gradio's document, whose template is its own, from the page to sign in."""
+_LANG = b'lang="en"'
+_HEAD = b"<head>"
+_NAVIGATOR = '<script>Object.defineProperty(navigator, "language", {value: "%s"})</script>'
+"""Gradio's own words, such as those of an empty image, follow the browser's language: the page's in its stead."""
+
+
+class PageLanguage:
+    """Notes each request's language for what answers it, see wan_ui.language; the API's answers stay English."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """`app` renders the page and the pages to sign in."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        chosen = language.preferred(headers.getlist("cookie"), headers.get("accept-language", ""))
+        with language.in_language(chosen):
+            sent = _stating(language.tag(chosen), send) if scope["path"] == "/" else send
+            await self._app({**scope, language.SCOPE_KEY: chosen}, receive, sent)
+
+
+def _stating(tag: str, send: Send) -> Send:
+    """A `send` that writes a language tag into Gradio's document, which arrives in one piece."""
+    start: Message | None = None
+
+    async def stated(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start" and _is_html(message):
+            start = message
+            return
+        if start is not None:
+            body = message.get("body", b"")
+            if _GRADIO in body and not message.get("more_body"):
+                body = body.replace(_LANG, f'lang="{tag}"'.encode(), 1)
+                body = body.replace(_HEAD, _HEAD + (_NAVIGATOR % tag).encode(), 1)
+                MutableHeaders(scope=start)["content-length"] = str(len(body))
+            await send(start)
+            start, message = None, {**message, "body": body}
+        await send(message)
+
+    return stated
+
+
+def _is_html(start: Message) -> bool:
+    headers = Headers(raw=start["headers"])
+    return headers.get("content-type", "").startswith("text/html") and "content-encoding" not in headers
