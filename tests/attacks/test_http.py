@@ -168,6 +168,20 @@ def test_f15_a_planted_cookie_ends_at_the_sign_in(server: Process) -> None:
         assert attacker.get(f"/v1/requests/{job}/status").status_code == 404
 
 
+def test_behind_a_proxy_with_https_the_cookie_is_secure(server: Process) -> None:
+    """The proxy is on this machine, as uvicorn asks of one that it believes."""
+    given = {"user": USER, "password": PASSWORD}
+    for headers, is_safe in (({"x-forwarded-proto": "https"}, True), ({}, False)):
+        with server.client() as browser:
+            cookie = browser.post("/login", data=given, headers=headers).headers["set-cookie"]
+            assert cookie.startswith("__Host-") == ("; Secure" in cookie) == is_safe
+            sent = {"cookie": cookie.partition(";")[0]}
+            assert browser.get("/v1/models", headers={**headers, **sent}).status_code == 200
+            browser.cookies.clear()
+            other = {} if is_safe else {"x-forwarded-proto": "https"}
+            assert browser.get("/v1/models", headers={**other, **sent}).status_code == 401
+
+
 def assert_turns(server: Process) -> None:
     """A guest's first request comes before another's second (F13). Nothing is rendered yet: the engine is not there."""
     with server.guest() as many, server.guest() as one:
@@ -425,12 +439,12 @@ def test_a_number_that_json_does_not_have_is_refused_by_mcp_too(
     assert "Traceback" not in "\n".join(server.lines[lines:])
 
 
-def test_bodies_of_unknown_fields_and_of_numbers_delay_nobody(server: Process, ann: httpx.Client) -> None:
+def test_bodies_of_unknown_fields_and_of_numbers_delay_nobody(owner: httpx.Client) -> None:
     """200,000 unknown fields took 10 s of validation; 30 MB of numbers kept all threads waiting while decoded."""
     unknown = json.dumps({**BODY, "loras": [{str(number): 1 for number in range(200_000)}]}).encode()
     numbers = b'{"prompts": [' + b"1," * 14_000_000 + b"1]}"
     for body, code in ((unknown, "INVALID_REQUEST"), (numbers, "BAD_JSON")):
         begun = time.monotonic()
-        reply = ann.post("/v1/inference", content=body, headers={"content-type": "application/json"})
+        reply = owner.post("/v1/inference", content=body, headers={"content-type": "application/json"})
         assert error_code(reply) == code and len(reply.content) < 100_000
         assert time.monotonic() - begun < QUICK
