@@ -53,6 +53,19 @@ def test_a_text_depends_on_its_count_where_the_language_has_such_forms():
 
 
 @pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("must be at least 64", "不能小于 64"),
+        ("Match training samples", "匹配训练样本"),
+        ("A sentence that nobody translated.", "A sentence that nobody translated."),
+    ],
+)
+def test_the_messages_of_the_api_are_told_by_their_english(english: str, chinese: str):
+    assert language.translate("zh", english) == chinese
+    assert language.translate("en", english) == english
+
+
+@pytest.mark.parametrize(
     ("cookies", "accepted", "chosen"),
     [
         ([], "", "en"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ SCOPE_KEY = "wan_ui.language"
 """Where web.page_language notes a request's language in its ASGI scope."""
 PLURAL = frozenset({"one", "other"})
 """The forms of a text that depends on its value `count`; a language without such forms has one text."""
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_SENTENCES = re.compile(r"(?<=[.!?]) +(?=[A-Z])")
 
 current_language: ContextVar[str] = ContextVar("current_language", default=DEFAULT)
 """The language of the request that is being answered, or that the page is being built in."""
@@ -56,6 +60,47 @@ def text_in(language: str, key: str, /, **values: Any) -> str:
     if not isinstance(text, str):
         text = text["one" if values["count"] == 1 else "other"]
     return text.format_map(values) if values else text
+
+
+def translate(language: str, sentence: str) -> str:
+    """An English sentence of the API, such as an error's message, in a language; itself where the catalogue has none.
+
+    The catalogue's section "messages" has the sentences with placeholders, and so tells the values in this one.
+    """
+    return sentence if language == DEFAULT else _translated(language, sentence)
+
+
+@lru_cache(maxsize=4096)
+def _translated(language: str, sentence: str) -> str:
+    whole = _as_one(language, sentence)
+    if whole is not None:
+        return whole
+    parts = [_as_one(language, part) for part in _SENTENCES.split(sentence)]
+    known = [part for part in parts if part is not None]
+    return "".join(known) if len(known) == len(parts) else sentence
+
+
+def _as_one(language: str, sentence: str) -> str | None:
+    """A sentence that one entry of the catalogue matches; None where there is none."""
+    for key, pattern in _patterns():
+        match = pattern.fullmatch(sentence)
+        if match is not None:
+            values = {name: _translated(language, value) for name, value in match.groupdict().items()}
+            return text_in(language, key, **values)
+    return None
+
+
+@cache
+def _patterns() -> list[tuple[str, re.Pattern[str]]]:
+    """The English messages as patterns, those that say most first."""
+    messages = {key: text for key, text in catalogue(DEFAULT).items() if key.startswith("messages.")}
+    patterns = []
+    for key, text in messages.items():
+        for form in [text] if isinstance(text, str) else text.values():
+            pieces = _PLACEHOLDER.split(form)
+            pattern = "".join(f"(?P<{p}>.+?)" if index % 2 else re.escape(p) for index, p in enumerate(pieces))
+            patterns.append((sum(map(len, pieces[::2])), key, re.compile(pattern, re.DOTALL)))
+    return [(key, pattern) for _, key, pattern in sorted(patterns, key=lambda item: -item[0])]
 
 
 def tag(language: str) -> str:

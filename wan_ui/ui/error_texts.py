@@ -9,6 +9,7 @@ from typing import Any
 from wan_ui.errors import WanUIError
 from wan_ui.request import LoraItem, PromptItem
 from wan_ui.ui.form_schema import bounds
+from wan_ui.ui.texts import text_of, translated
 
 MOST_SENTENCES = 8
 _BOUND = re.compile(r"(?P<value>.+: )?must be at (?P<which>least|most) (?P<bound>\S+)")
@@ -23,10 +24,10 @@ def sentences(error: WanUIError, label_of: Callable[[str], str] = str) -> list[s
     """
     fields: Sequence[Any] = error.details.get("fields") or []
     if not fields:
-        return [error.message]
+        return [translated(error.message)]
     texts = [field_sentence(label_of(item["loc"]), item["loc"], item["msg"]) for item in fields[:MOST_SENTENCES]]
     more = len(fields) - MOST_SENTENCES
-    return [*texts, f"and {more} more"] if more > 0 else texts
+    return [*texts, text_of("error.and_more", more=more)] if more > 0 else texts
 
 
 def field_sentence(label: str, location: str, message: str) -> str:
@@ -34,7 +35,9 @@ def field_sentence(label: str, location: str, message: str) -> str:
     bound = _BOUND.fullmatch(message)
     if bound is not None:
         return _bound_sentence(label, location, bound)
-    return f"{label} {message}." if message.startswith(_PREDICATES) else f"{label}: {message}"
+    if message.startswith(_PREDICATES):
+        return text_of("error.field", label=label, message=translated(message))
+    return text_of("error.field_says", label=label, message=translated(message))
 
 
 def _bound_sentence(label: str, location: str, match: re.Match[str]) -> str:
@@ -44,8 +47,8 @@ def _bound_sentence(label: str, location: str, match: re.Match[str]) -> str:
     else:
         subject = label
         if low is not None and high is not None:
-            return f"{subject} must be {between(low, high)}."
-    return f"{subject} must be at {match['which']} {match['bound']}."
+            return text_of("error.must_be", label=subject, bounds=between(low, high))
+    return text_of(f"error.at_{match['which']}", label=subject, bound=match["bound"])
 
 
 def field_bounds(location: str) -> tuple[float | None, float | None]:
@@ -59,4 +62,5 @@ def field_bounds(location: str) -> tuple[float | None, float | None]:
 
 def between(low: float, high: float) -> str:
     """`between 64 and 4096`."""
-    return f"between {int(low) if low == int(low) else low} and {int(high) if high == int(high) else high}"
+    shown = [int(bound) if bound == int(bound) else bound for bound in (low, high)]
+    return text_of("error.between", low=shown[0], high=shown[1])

@@ -9,6 +9,7 @@ import gradio as gr
 from markupsafe import escape
 
 from wan_ui.errors import WanUIError
+from wan_ui.ui.texts import translated
 
 Update = dict[Any, Any]
 """What a handler changes, by component; outputs it leaves out stay as they are."""
@@ -30,4 +31,4 @@ def answered() -> dict[str, Any]:
 
 def error_toast(error: WanUIError) -> gr.Error:
     """The error as a toast, to be raised. Gradio renders markup in toasts, so the message is escaped here."""
-    return gr.Error(str(escape(error.message)), print_exception=False)
+    return gr.Error(str(escape(translated(error.message))), print_exception=False)

@@ -20,6 +20,7 @@ from wan_ui.ui import form_layout, form_notes, form_schema, lora_block, lora_car
 from wan_ui.ui.events import EDIT, Update, filled
 from wan_ui.ui.form_notes import FormImage
 from wan_ui.ui.lora_block import UPLOAD, LoraBlock, Loras, upload_names
+from wan_ui.ui.texts import text_of
 from wan_ui.ui.uploaded_files import taken_file, uploaded_files
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Form:
 
     def lay_out_text(self) -> None:
         """The form's request as JSON, in the surrounding column."""
-        self.text = code_to_copy("This form's request", 16)
+        self.text = code_to_copy(text_of("form.request"), 16)
 
     @property
     def inputs(self) -> list[Component]:
@@ -435,7 +436,7 @@ class Form:
         wanted = MODELS.get(str(pressed.get("model"))) or self.block.model_for(source, state.model)
         if wanted.id != state.model.id:
             state = self.switched(state, wanted)
-            notice = f"Switched to {wanted.label}, which this LoRA was made for."
+            notice = text_of("form.switched", model=wanted.label)
         add, slot = pressed.get("add") is True, pressed.get("slot")
         loras = self.block.choose(wanted, state.loras, source, add, slot, state.names)
         updates = self.show(state.with_loras(loras), before=before, notice=notice)

@@ -13,13 +13,8 @@ from wan_ui.models import MODELS, Preset, WanModel
 from wan_ui.ui import form_schema
 from wan_ui.ui.static_files import component_html, component_script, shared_script
 from wan_ui.ui.templating import render_template
+from wan_ui.ui.texts import text_of, translated
 
-NEGATIVE_HINT = "not used at a guidance scale of 1 or less"
-RECIPE_HINT = (
-    "Standard gives the same video as ai-toolkit-inference. Match training samples uses the sampler and precision AI "
-    "Toolkit uses for its sample videos."
-)
-TILES_HINT = "Only needed to match samples of jobs with low_vram or vae_tiling."
 SCALE_VALUES = "0, 0.5, 1, 1.5"
 
 _WITH_FIRST_FRAME, _WITH_LAST_FRAME, _WITH_PAIR = "with-first-frame", "with-last-frame", "with-pair"
@@ -69,11 +64,14 @@ def model_facts(model: WanModel) -> dict[str, Any]:
     """What the browser knows of a model: its tab, which controls it has, its sizes, and how it rounds."""
     divisor = model.divisor["reference"]
     sizes = [*model.presets, model.form_size, *_COMMON_SIZES[16 if divisor < 32 else 32]]
-    images = {"none": "Text to video", "optional": "Text or image to video", "required": "Image to video"}
-    loras = "high and low LoRA" if model.two_transformers else "one transformer"
     return {
         "label": model.label,
-        "about": f"{images[model.control_image]} · {loras} · sizes in steps of {divisor}",
+        "about": text_of(
+            "form.about_model",
+            images=text_of(f"form.first_frame_{model.control_image}"),
+            loras=text_of("form.two_loras" if model.two_transformers else "form.one_transformer"),
+            divisor=divisor,
+        ),
         "firstFrame": model.control_image,
         "lastFrame": model.takes_last_frame,
         "pair": model.two_transformers,
@@ -106,14 +104,14 @@ class _Layout:
                 elem_id="loras",
             )
             problem = gr.HTML(elem_classes="problems", elem_id="lora-problem")
-            self.put("trigger_word", placeholder="replaces [trigger] in the prompt")
+            self.put("trigger_word", placeholder=text_of("form.trigger_word_hint"))
             scales = _scales()
         return block, problem, scales
 
     def words(self) -> None:
         """The prompt, with what is to be said of it."""
         with gr.Column(elem_classes=["section", "words"]):
-            self.put("prompt", placeholder="Describe the video: subject, motion, background")
+            self.put("prompt", placeholder=text_of("form.prompt_hint"))
             self.notes["prompt"] = gr.HTML(elem_classes="remarks", elem_id="prompt-note")
 
     def first_frame(self) -> gr.Button:
@@ -122,7 +120,7 @@ class _Layout:
             self.put("ctrl_img")
             with gr.Row(elem_classes="line"):
                 self.notes["image"] = gr.HTML(elem_classes="remarks")
-                shape = gr.Button("Use image aspect ratio", size="sm", interactive=False, scale=0)
+                shape = gr.Button(text_of("form.use_image_aspect"), size="sm", interactive=False, scale=0)
         return shape
 
     def size(self) -> None:
@@ -146,19 +144,25 @@ class _Layout:
 
     def more(self) -> None:
         """What is seldom changed, behind a fold."""
-        with gr.Accordion("More settings", open=False, elem_id="more"):
-            self.put("neg", placeholder=NEGATIVE_HINT)
-            self.put("recipe", info=RECIPE_HINT)
+        with gr.Accordion(text_of("form.more"), open=False, elem_id="more"):
+            self.put("neg", placeholder=text_of("form.negative_unused"))
+            self.put("recipe", info=text_of("form.recipe_hint"))
             with gr.Row(elem_classes="three"):
                 self.put("sampler", "flow_shift")
                 self.put("boundary", "switch_step", "guidance_scale_2", elem_classes=_WITH_PAIR)
             self.put("ctrl_img_last", elem_classes=_WITH_LAST_FRAME)
             self.notes["last_image"] = gr.HTML(elem_classes=["remarks", _WITH_LAST_FRAME])
             self.put("apply_exif", elem_classes=_WITH_FIRST_FRAME)
-            self.put("vae_tiling", info=TILES_HINT)
+            self.put("vae_tiling", info=text_of("form.tiles_hint"))
             self.put("speedup")
             choices = [choice for choice in CHOICES.values() if choice.distance is not None]
-            gr.HTML(render_template("speedups", warning=WARNING, choices=choices))
+            gr.HTML(
+                render_template(
+                    "speedups",
+                    warning=translated(WARNING),
+                    choices=[(translated(choice.label), translated(choice.sentence)) for choice in choices],
+                )
+            )
             self.components["base"] = gr.HTML(
                 self.specs["base"].default,
                 html_template=component_html("base_choice"),
@@ -196,7 +200,7 @@ def lay_out(strip: gr.HTML, starting: Mapping[str, Any], loras: Mapping[str, Any
         layout.more()
     with gr.Column(elem_classes="act"):
         problem = gr.HTML(elem_classes="problems", elem_id="form-problem", js_on_load=shared_script("pick_card_action"))
-        generate = gr.Button("Generate", variant="primary", elem_classes="generate")
+        generate = gr.Button(text_of("form.generate"), variant="primary", elem_classes="generate")
     return FormParts(
         strip=strip,
         loras=block,
@@ -212,9 +216,9 @@ def lay_out(strip: gr.HTML, starting: Mapping[str, Any], loras: Mapping[str, Any
 
 def _scales() -> Scales:
     """Lays out "Compare strengths"."""
-    with gr.Accordion("Compare strengths", open=False, elem_classes="scales"):
+    with gr.Accordion(text_of("form.compare_strengths"), open=False, elem_classes="scales"):
         with gr.Row(elem_classes="line"):
-            text = gr.Textbox(SCALE_VALUES, label="Strengths to compare", max_lines=1)
-            run = gr.Button("Compare", size="sm", scale=0)
+            text = gr.Textbox(SCALE_VALUES, label=text_of("form.strengths"), max_lines=1)
+            run = gr.Button(text_of("form.compare"), size="sm", scale=0)
         problem = gr.HTML(elem_classes="problems")
     return Scales(text, run, problem)

@@ -15,10 +15,7 @@ from wan_ui.models import SIZE_480P_NOTE, WanModel
 from wan_ui.ui import form_schema, render
 from wan_ui.ui.error_texts import between
 from wan_ui.ui.templating import render_template
-
-UNKNOWN_TRIGGER = "[trigger] will not be replaced: set a trigger word."
-UNUSED_TRIGGER = "Your prompt does not contain the trigger word."
-OPTIONAL_FIRST_FRAME = "Optional. With a first frame the video starts from it."
+from wan_ui.ui.texts import text_of, translated
 
 
 @dataclass(frozen=True)
@@ -34,31 +31,31 @@ def prompt_note(values: Mapping[str, Any]) -> Markup | str:
     """What to say of the trigger word and the prompt."""
     trigger, prompt = values.get("trigger_word"), str(values.get("prompt") or "")
     if "[trigger]" in prompt and not trigger:
-        return render.note(UNKNOWN_TRIGGER)
+        return render.note(text_of("form.trigger_unknown"))
     if trigger and "[trigger]" not in prompt and trigger not in prompt:
-        return render_template("insert_trigger", text=UNUSED_TRIGGER)
+        return render_template("insert_trigger", text=text_of("form.trigger_unused"))
     return ""
 
 
 def image_note(model: WanModel, values: Mapping[str, Any], image: FormImage) -> tuple[Markup | str, bool]:
     """The note on the first frame, and whether "Use image aspect ratio" would change anything."""
     if image.error is not None:
-        return render.paragraph("wrong", image.error.message, role="alert"), False
+        return render.paragraph("wrong", translated(image.error.message), role="alert"), False
     size = form_schema.size(model, values)
     if image.size is None or size is None:
         if image.size is None and model.control_image == "optional":
-            return render.hint(OPTIONAL_FIRST_FRAME), False
+            return render.hint(text_of("form.first_frame_is_optional")), False
         return "", False
     recipe = RECIPES[values["recipe"]].id
     given, used = render.size(*image.size), render.size(*size[2:])
     if form_schema.stretches(model, recipe, size[2:], image.size):
-        return render.note(f"The image will be distorted: {given} → {used}."), True
-    return render.hint(f"Image: {given}, resized to {used}."), False
+        return render.note(text_of("form.image_distorted", given=given, used=used)), True
+    return render.hint(text_of("form.image_resized", given=given, used=used)), False
 
 
 def last_image_note(image: FormImage) -> Markup | str:
     """What is wrong with the last frame."""
-    return "" if image.error is None else render.paragraph("wrong", image.error.message, role="alert")
+    return "" if image.error is None else render.paragraph("wrong", translated(image.error.message), role="alert")
 
 
 def size_note(model: WanModel, values: Mapping[str, Any]) -> Markup:
@@ -73,16 +70,16 @@ def size_note(model: WanModel, values: Mapping[str, Any]) -> Markup:
         "effective_size",
         size=render.change(render.size(*size[:2]), render.size(*size[2:])),
         count=render.change(str(asked), str(effective)),
-        unit="frame" if effective == 1 else "frames",
+        unit=text_of("form.frames_unit", count=effective),
         length=render.seconds(effective / fps),
         divisor=model.divisor[RECIPES[values["recipe"]].id],
-        warning=SIZE_480P_NOTE if too_large else "",
+        warning=translated(SIZE_480P_NOTE) if too_large else "",
     )
 
 
 def _bounds_note(model: WanModel, values: Mapping[str, Any]) -> Markup:
     sentences = [
-        f"{control.label} must be a whole number {between(control.low, control.high)}."
+        text_of("error.whole_number", label=control.label, bounds=between(control.low, control.high))
         for control in form_schema.controls(model)
         if control.name in ("width", "height", "num_frames", "fps")
         and control.low is not None
@@ -97,4 +94,4 @@ def request_text(model: WanModel, values: form_schema.Values) -> str:
     try:
         return json.dumps(form_schema.body(model, values), indent=2, ensure_ascii=False)
     except InvalidRequest as error:
-        return f"({error.message})"
+        return f"({translated(error.message)})"

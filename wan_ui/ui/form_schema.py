@@ -29,6 +29,7 @@ from wan_ui.request import (
     snap_size,
 )
 from wan_ui.scale import LARGEST_SCALE, LEAST_SCALE, is_constant
+from wan_ui.ui.texts import text_of, translated
 
 Kind = Literal[
     "text", "long_text", "integer", "number", "recipe", "image", "lora", "scale", "switch", "speedup", "sampler", "base"
@@ -40,11 +41,8 @@ NO_LORA = ""
 MOST_STACKED = 4  # LoRAs per slot that the form has room for; HTTP takes more
 RECIPE_SAMPLER = ""  # the sampler that the recipe names
 LARGEST_EXACT = 2**53 - 1  # a browser's number control holds integers exactly up to here
-SLOT_LABELS: Mapping[str, tuple[str, str]] = {
-    "single": ("LoRA", "LoRA scale"),
-    "high": ("High-noise LoRA", "High-noise scale"),
-    "low": ("Low-noise LoRA", "Low-noise scale"),
-}
+SLOTS = ("single", "high", "low")
+"""The slots of all models that a LoRA can be for."""
 _STEPS: Mapping[str, float] = {
     "guidance_scale": 0.1,
     "guidance_scale_2": 0.1,
@@ -52,31 +50,31 @@ _STEPS: Mapping[str, float] = {
     "boundary": 0.005,
     "network_multiplier": 0.05,
 }  # of the arrows; typing is free
-_REQUEST_FIELDS: tuple[tuple[str, str, Kind], ...] = (
-    ("trigger_word", "Trigger word", "text"),
-    ("recipe", "Recipe", "recipe"),
-    ("apply_exif", "Apply EXIF orientation", "switch"),
-    ("vae_tiling", "Tiled VAE decoding", "switch"),
-    ("speedup", "Speed-up", "speedup"),
-    ("base", "Checkpoint files", "base"),
+_REQUEST_FIELDS: tuple[tuple[str, Kind], ...] = (
+    ("trigger_word", "text"),
+    ("recipe", "recipe"),
+    ("apply_exif", "switch"),
+    ("vae_tiling", "switch"),
+    ("speedup", "speedup"),
+    ("base", "base"),
 )
-_PROMPT_FIELDS: tuple[tuple[str, str, Kind], ...] = (
-    ("prompt", "Prompt", "long_text"),
-    ("neg", "Negative prompt", "long_text"),
-    ("width", "Width", "integer"),
-    ("height", "Height", "integer"),
-    ("num_frames", "Frames", "integer"),
-    ("fps", "FPS", "integer"),
-    ("sample_steps", "Steps", "integer"),
-    ("guidance_scale", "Guidance scale", "number"),
-    ("seed", "Seed", "integer"),
-    ("ctrl_img", "First frame", "image"),
-    ("ctrl_img_last", "Last frame", "image"),
-    ("sampler", "Sampler", "sampler"),
-    ("flow_shift", "Flow shift", "number"),
-    ("boundary", "Boundary", "number"),
-    ("switch_step", "High-noise steps", "integer"),
-    ("guidance_scale_2", "Low-noise guidance", "number"),
+_PROMPT_FIELDS: tuple[tuple[str, Kind], ...] = (
+    ("prompt", "long_text"),
+    ("neg", "long_text"),
+    ("width", "integer"),
+    ("height", "integer"),
+    ("num_frames", "integer"),
+    ("fps", "integer"),
+    ("sample_steps", "integer"),
+    ("guidance_scale", "number"),
+    ("seed", "integer"),
+    ("ctrl_img", "image"),
+    ("ctrl_img_last", "image"),
+    ("sampler", "sampler"),
+    ("flow_shift", "number"),
+    ("boundary", "number"),
+    ("switch_step", "integer"),
+    ("guidance_scale_2", "number"),
 )
 _NUMBERS = ("integer", "number", "scale")
 OPTIONAL_NUMBERS = ("flow_shift", "boundary", "switch_step", "guidance_scale_2")
@@ -160,24 +158,24 @@ def controls(model: WanModel, starting: Mapping[str, Any] | None = None) -> tupl
     model_defaults = {"width": model.form_size.width, "height": model.form_size.height, "seed": DEFAULT_SEED}
     made: list[Control] = []
 
-    def add(schema: type[BaseModel], field: str, label: str, kind: Kind, name: str) -> None:
+    def add(schema: type[BaseModel], field: str, kind: Kind, name: str, label: str) -> None:
         standard = model_defaults.get(name, schema.model_fields[field].default)
         if kind in ("text", "long_text", "sampler") and not isinstance(standard, str):
             standard = ""
         low, high = bounds(schema, field) if kind in _NUMBERS else (None, None)
         made.append(Control(name, label, kind, starting.get(name, standard), low, high, _STEPS.get(field, 1)))
 
-    for field, label, kind in _PROMPT_FIELDS:
+    for field, kind in _PROMPT_FIELDS:
         if applies(model, field):
-            add(PromptItem, field, label, kind, field)
-    for field, label, kind in _REQUEST_FIELDS:
+            add(PromptItem, field, kind, field, text_of(f"field.{field}"))
+    for field, kind in _REQUEST_FIELDS:
         if applies(model, field):
-            add(InferenceRequest, field, label, kind, field)
+            add(InferenceRequest, field, kind, field, text_of(f"field.{field}"))
     for position in lora_positions(model):
         suffix = f" {position.number}" if position.number > 1 else ""
-        lora, scale = (label + suffix for label in SLOT_LABELS[position.slot])
+        lora, scale = (text_of(f"slot.{position.slot}.{part}") + suffix for part in ("lora", "scale"))
         made.append(Control(position.lora, lora, "lora", starting.get(position.lora, NO_LORA)))
-        add(LoraItem, "network_multiplier", scale, "scale", position.scale)
+        add(LoraItem, "network_multiplier", "scale", position.scale, scale)
     return tuple(made)
 
 
@@ -210,12 +208,13 @@ def make(control: Control, **options: Any) -> Component:
     kind, label, value = control.kind, control.label, control.default
     options = {"elem_id": f"field-{control.name.replace('_', '-')}", **options}
     if kind == "recipe":
-        return gr.Radio([(recipe.label, recipe.id) for recipe in RECIPES.values()], value=value, label=label, **options)
+        recipes = [(translated(recipe.label), recipe.id) for recipe in RECIPES.values()]
+        return gr.Radio(recipes, value=value, label=label, **options)
     if kind == "speedup":
-        speedups = [(choice.label, choice.id) for choice in CHOICES.values()]
+        speedups = [(translated(choice.label), choice.id) for choice in CHOICES.values()]
         return gr.Radio(speedups, value=value, label=label, **options)
     if kind == "sampler":
-        samplers = [("As the recipe", RECIPE_SAMPLER), *((name, name) for name in SAMPLERS)]
+        samplers = [(text_of("form.as_recipe"), RECIPE_SAMPLER), *((name, name) for name in SAMPLERS)]
         return gr.Dropdown(samplers, value=value, label=label, **{"elem_classes": "chooser", **options})
     if kind == "switch":
         return gr.Checkbox(value, label=label, **options)
@@ -227,7 +226,9 @@ def make(control: Control, **options: Any) -> Component:
         high = None if control.high is not None and control.high > LARGEST_EXACT else control.high
         bounds_: dict[str, Any] = {"minimum": control.low, "maximum": high, "step": control.step, "min_width": 80}
         if control.name in OPTIONAL_NUMBERS:  # Gradio's number control makes 0 of an empty one
-            return gr.Textbox("", label=label, placeholder="as the recipe", min_width=80, max_lines=1, **options)
+            return gr.Textbox(
+                "", label=label, placeholder=text_of("form.as_recipe_number"), min_width=80, max_lines=1, **options
+            )
         return gr.Number(value, label=label, **bounds_, **options)
     lines = 3 if control.name == "prompt" else 1
     return gr.Textbox(value, label=label, lines=lines, max_lines=12 if kind == "long_text" else 1, **options)
@@ -260,7 +261,8 @@ def body(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if values.get(control.name) is None:
             raise InvalidRequest(
-                f"{control.label} is empty.", fields=[{"loc": control.name, "msg": "is empty: enter a number"}]
+                text_of("form.is_empty", label=control.label),
+                fields=[{"loc": control.name, "msg": "is empty: enter a number"}],
             )
     request: dict[str, Any] = {"model": model.id, "recipe": values.get("recipe")}
     if values.get("trigger_word"):
@@ -288,7 +290,7 @@ def body(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _prompt_item(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
     item: dict[str, Any] = {}
-    for field, _, kind in _PROMPT_FIELDS:
+    for field, kind in _PROMPT_FIELDS:
         value = values.get(field)
         if not applies(model, field):
             continue
@@ -317,7 +319,7 @@ def values(
             "Send this request over HTTP instead.",
             fields=[{"loc": f"prompts.{index}.seed", "msg": "too large for the form"}],
         )
-    shown: Values = {field: getattr(item, field) for field, _, _ in _PROMPT_FIELDS if applies(model, field)}
+    shown: Values = {field: getattr(item, field) for field, _ in _PROMPT_FIELDS if applies(model, field)}
     shown["seed"] = seed
     shown["sampler"] = item.sampler if item.sampler in SAMPLERS else RECIPE_SAMPLER
     shown["trigger_word"] = item.trigger_word or request.trigger_word or ""
@@ -393,7 +395,7 @@ def label_of(model: WanModel, location: str) -> str:
     parts = location.split(".")
     name = parts[-1]
     if parts[0] == "loras" and len(parts) > 1:
-        return "LoRA scale (strength)" if name == "network_multiplier" else "LoRA"
+        return text_of("form.lora_scale" if name == "network_multiplier" else "slot.single.lora")
     return next((control.label for control in controls(model) if control.name == name), location)
 
 

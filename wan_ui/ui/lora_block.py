@@ -14,6 +14,7 @@ from wan_ui.models import MODELS, WanModel
 from wan_ui.request import LoraItem
 from wan_ui.ui import form_schema, lora_card
 from wan_ui.ui.form_schema import Values
+from wan_ui.ui.texts import text_of
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -68,7 +69,7 @@ def _read_list(items: Any) -> Chosen:
     chosen = []
     for item in items:
         source, slot = (item.get("source"), item.get("slot")) if isinstance(item, Mapping) else (None, None)
-        if isinstance(source, str) and 0 < len(source) <= LONGEST_SOURCE and slot in form_schema.SLOT_LABELS:
+        if isinstance(source, str) and 0 < len(source) <= LONGEST_SOURCE and slot in form_schema.SLOTS:
             scale = item.get("scale")
             number = float(scale) if isinstance(scale, int | float) and not isinstance(scale, bool) else None
             chosen.append(ChosenLora(source, str(slot), number, item.get("filled_in") is True))
@@ -157,7 +158,7 @@ class LoraBlock:
     def name(self, source: str, names: Mapping[str, str]) -> str:
         """A source in words: the name an upload had, the path of a file, an address without its query."""
         if source in names:
-            return f"{names[source]} (uploaded)"
+            return text_of("lora_block.uploaded", name=names[source])
         return shown_name(source) if is_remote(source) else source
 
     def _about(self, source: str) -> Mapping[str, Any] | None:

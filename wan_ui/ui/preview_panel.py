@@ -342,7 +342,6 @@ def checklist_html(checked: ChecklistResult) -> Markup:
         "checklist",
         wrong=wrong,
         matching=matching,
-        matching_count=render.plural(len(matching), "row"),
         text=checked.text,
     )
 

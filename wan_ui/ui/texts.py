@@ -26,6 +26,11 @@ def text_of(key: str, /, **values: Any) -> str:
     return languages.text_in(language(), key, **values)
 
 
+def translated(sentence: str) -> str:
+    """An English sentence from elsewhere, such as an error's message, in the current language where it is known."""
+    return languages.translate(language(), sentence)
+
+
 def with_texts(html: str) -> str:
     """HTML with the text of each `[[key]]` in its place."""
     return _KEY.sub(lambda match: str(escape(text_of(match[1]))), html)

@@ -337,7 +337,6 @@ def about(job: ImportedJob) -> Markup:
         title=imported.name or job.origin,
         pairs=pairs,
         notes=shown,
-        notes_count=render.plural(len(notes), "note"),
     )
 
 
