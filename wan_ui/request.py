@@ -29,7 +29,7 @@ from wan_ui.errors import (
     InvalidRequest,
     ModelNotFound,
 )
-from wan_ui.field_errors import check_count, invalid_request
+from wan_ui.field_errors import invalid_request
 from wan_ui.hub_token import HubToken
 from wan_ui.models import (
     DEFAULT_FPS,
@@ -372,7 +372,6 @@ def parse(body: Any) -> InferenceRequest:
 
     Raises InvalidRequest with one `{loc, msg}` per wrong field; values are never echoed.
     """
-    check_count(body)
     try:
         request = InferenceRequest.model_validate(body)
     except ValidationError as error:

@@ -76,7 +76,7 @@ def decode_json(data: bytes) -> Any:
     """A body's bytes as JSON values. Raises BadJson, also for NaN and infinities, which JSON does not have.
 
     And for millions of values: Python decodes them in one go, during which no other thread runs, not even that of
-    the server's health.
+    the server's health. Raises InvalidRequest for too many to validate.
     """
 
     def refuse(literal: str) -> NoReturn:
@@ -87,7 +87,7 @@ def decode_json(data: bytes) -> Any:
     if sum(data.count(mark) for mark in _MARKS) > MOST_MARKS:
         raise BadJson(f"The body has too many values: more than {MOST_MARKS:,} commas and brackets.")
     try:
-        return json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
+        body = json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
     except UnicodeDecodeError as error:
         raise BadJson(f"The body is not JSON: byte {error.start} is not UTF-8.") from None
     except json.JSONDecodeError as error:
@@ -100,11 +100,12 @@ def decode_json(data: bytes) -> Any:
         raise BadJson("The body is nested too deeply.") from None
     except ValueError:
         raise BadJson("The body has a number with too many digits.") from None
+    check_count(body)
+    return body
 
 
 def parse_json(model: type[Model], body: Any) -> Model:
     """JSON values as a model. Raises InvalidRequest with one `{loc, msg}` per wrong field."""
-    check_count(body)
     try:
         return model.model_validate(body)
     except ValidationError as error:
