@@ -120,7 +120,7 @@ def test_errors_stand_at_their_fields_until_they_change(page: Page, tools_app: A
     expect(problem(page)).to_be_hidden()
     choose_model(page, "Wan 2.2 I2V A14B")
     generate(page)
-    expect(page.locator("#wrong-ctrl_img")).to_contain_text("needs a first frame")
+    expect(page.locator("#form #wrong-ctrl_img")).to_contain_text("needs a first frame")
     choose_model(page, "Wan 2.2 T2V A14B")
     fill(page, **{"High-noise steps": "9"})  # in a fold
     page.locator("#more > button.label-wrap").click()
