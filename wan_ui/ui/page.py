@@ -26,7 +26,7 @@ from wan_ui.ui.restore_box import RestoreBox
 from wan_ui.ui.static_files import page_script, static_text
 from wan_ui.ui.status_panel import Sharing, StatusPanel
 from wan_ui.ui.templating import render_template
-from wan_ui.ui.texts import language, text_of
+from wan_ui.ui.texts import language, text_of, translated
 from wan_ui.ui.training_job_tab import ID as TRAINER
 from wan_ui.ui.training_job_tab import TrainingJobTab, as_block
 
@@ -206,11 +206,11 @@ class Page:
         with gr.Row(elem_id="workspace"):
             with gr.Column(elem_id="bench"):
                 if banner:
-                    gr.HTML(render.paragraph("banner", banner, role="note"))
+                    gr.HTML(render.paragraph("banner", translated(banner), role="note"))
                 if demo is not None:
                     from wan_ui.demo import examples
 
-                    gr.HTML(render_template("demo_hint", lines=(examples.TRY, examples.WORDS)))
+                    gr.HTML(render_template("demo_hint", lines=(translated(examples.TRY), translated(examples.WORDS))))
                 self.form.lay_out()
             with gr.Column(elem_id="side"):
                 self.status_panel.lay_out_now()
@@ -219,8 +219,8 @@ class Page:
                 with gr.Column(elem_classes="list"):
                     self.restore = RestoreBox()
                 self.json = RequestJson(self.form)
-                with gr.Accordion("As AI Toolkit sample block", open=False, elem_id="block"):
-                    self.block = code_to_copy("For a job's config.yaml", 24)
+                with gr.Accordion(text_of("json.block"), open=False, elem_id="block"):
+                    self.block = code_to_copy(text_of("json.block_label"), 24)
 
     def _connect(self) -> None:
         form, panel = self.form, self.status_panel
