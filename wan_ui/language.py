@@ -123,6 +123,13 @@ def section(language: str, name: str) -> Mapping[str, Text]:
     }
 
 
+def messages(language: str) -> dict[str, str]:
+    """What `translate` knows, for the page's scripts: the text in a language by the English one, longest first."""
+    english = section(DEFAULT, "messages")
+    pairs = {text: section(language, "messages")[key] for key, text in english.items()}
+    return {one: str(pairs[one]) for one in sorted(pairs, key=len, reverse=True)}
+
+
 @contextmanager
 def in_language(language: str) -> Iterator[None]:
     """Makes a language the current one."""

@@ -143,20 +143,25 @@ def summary(model: WanModel, base: Mapping[str, Any]) -> Markup:
     text = " ".join(str(prompt["prompt"]).split()) or render.no_prompt()
     recipe = translated(RECIPES[base["recipe"]].label) if base["recipe"] in RECIPES else str(base["recipe"])
     pairs = [
-        (text_of("fact.size"), render.size(prompt["width"], prompt["height"])),
-        (text_of("fact.frames"), text_of("fact.frames_at", frames=prompt["num_frames"], fps=prompt["fps"])),
-        (text_of("fact.steps"), str(prompt["sample_steps"])),
-        (text_of("fact.guidance"), f"{prompt['guidance_scale']:g}"),
-        (text_of("fact.seed"), text_of("axis.same_random") if prompt["seed"] == -1 else str(prompt["seed"])),
+        (text_of("script.fact.size"), render.size(prompt["width"], prompt["height"])),
         (
-            text_of("fact.sampling"),
+            text_of("script.fact.frames"),
+            text_of("script.fact.frames_at", frames=prompt["num_frames"], fps=prompt["fps"]),
+        ),
+        (text_of("script.fact.steps"), str(prompt["sample_steps"])),
+        (text_of("script.fact.guidance"), f"{prompt['guidance_scale']:g}"),
+        (text_of("script.fact.seed"), text_of("axis.same_random") if prompt["seed"] == -1 else str(prompt["seed"])),
+        (
+            text_of("script.fact.sampling"),
             recipe,
         ),
     ]
     if base.get("speedup", "none") != "none":
-        pairs.append((text_of("fact.speedup"), translated(describe(base["speedup"]))))
+        pairs.append((text_of("script.fact.speedup"), translated(describe(base["speedup"]))))
     if model.control_image != "none":
-        pairs.append((text_of("field.ctrl_img"), text_of("axis.as_in_form" if prompt.get("ctrl_img") else "fact.none")))
+        pairs.append(
+            (text_of("field.ctrl_img"), text_of("axis.as_in_form" if prompt.get("ctrl_img") else "script.fact.none"))
+        )
     pairs += player.lora_facts(base["loras"])
     return render_template("comparison_summary", prompt=text[:300], pairs=pairs)
 

@@ -11,7 +11,7 @@ from gradio.context import Context, LocalContext
 from wan_ui.access import Access
 from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound, WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
-from wan_ui.language import DEFAULT, choices, current_language, in_language, languages, section
+from wan_ui.language import DEFAULT, choices, current_language, in_language, languages, messages, section
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
@@ -109,7 +109,8 @@ class PageBlocks(gr.Blocks):
         if wanted not in self._configs:
             own = self._configs[DEFAULT]
             components = with_strings_of(own["components"], self._components[wanted])
-            self._configs[wanted] = {**own, "components": components, "texts": section(wanted, "script")}
+            texts = {"texts": section(wanted, "script"), "messages": messages(wanted)}
+            self._configs[wanted] = {**own, "components": components, **texts}
         return self._configs[wanted]
 
     @config.setter
@@ -129,7 +130,7 @@ class PageBlocks(gr.Blocks):
         # Gradio would hold a connection open for each tab, and browsers open six to a server over HTTP/1.1: with six
         # tabs nothing else could be asked. What it serves for, forgetting a closed tab's state at once, is not needed.
         config["connect_heartbeat"] = False
-        config["texts"] = section(DEFAULT, "script")
+        config |= {"texts": section(DEFAULT, "script"), "messages": {}}
         return config
 
 

@@ -133,7 +133,7 @@ def _clip_facts(job: Job, clip: ClipRecord) -> dict[str, str]:
     wire = job.request_of(clip.index)
     return {
         text_of("field.prompt"): generation.prompt,
-        text_of("fact.model"): model,
+        text_of("script.fact.model"): model,
         **dict(lora_facts(wire.get("loras", ()))),
         **dict(_generation_facts(generation)),
     }
@@ -227,12 +227,15 @@ def _facts(job: Job, cell: PlannedCell) -> list[tuple[str, str]]:
 
 def _generation_facts(generation: Generation) -> list[tuple[str, str]]:
     return [
-        (text_of("fact.seed"), str(generation.seed)),
-        (text_of("fact.steps"), str(generation.sample_steps)),
-        (text_of("fact.guidance"), f"{generation.guidance_scale:g}"),
-        (text_of("fact.size"), render.size(generation.width, generation.height)),
-        (text_of("fact.frames"), text_of("fact.frames_at", frames=generation.num_frames, fps=generation.fps)),
-        (text_of("fact.sampling"), translated(RECIPES[generation.recipe].label)),
+        (text_of("script.fact.seed"), str(generation.seed)),
+        (text_of("script.fact.steps"), str(generation.sample_steps)),
+        (text_of("script.fact.guidance"), f"{generation.guidance_scale:g}"),
+        (text_of("script.fact.size"), render.size(generation.width, generation.height)),
+        (
+            text_of("script.fact.frames"),
+            text_of("script.fact.frames_at", frames=generation.num_frames, fps=generation.fps),
+        ),
+        (text_of("script.fact.sampling"), translated(RECIPES[generation.recipe].label)),
     ]
 
 
@@ -243,4 +246,4 @@ def lora_facts(loras: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
         name = PurePosixPath(str(item["path"])).name.removesuffix(".safetensors")
         slot = text_of(f"slot.{item.get('transformer') or 'single'}.lora")
         facts.append((slot, f"{name} × {scale_words(scale_from(item['network_multiplier']))}"))
-    return facts or [(text_of("slot.single.lora"), text_of("fact.none"))]
+    return facts or [(text_of("slot.single.lora"), text_of("script.fact.none"))]

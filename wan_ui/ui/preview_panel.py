@@ -270,16 +270,16 @@ def comparison_grid(job: Job, index: int, beside: ComparedSample) -> dict[str, A
     token = hashlib.sha256(json.dumps([numbers, facts.width, facts.height]).encode()).hexdigest()[:12]
     base = f"v1/requests/{job.id}"
     size = (generation.width, generation.height)
-    of_size, of_frames, of_fps = (text_of(f"fact.{name}") for name in ("size", "frames", "fps"))
+    of_size, of_frames, of_fps = (text_of(f"script.fact.{name}") for name in ("size", "frames", "fps"))
     whole = [
         (text_of("sample.title"), f"{base}/preview.mp4?video={index}&v={token}", (facts.width, facts.height),
          len(pairs),
          [(of_size, render.size(facts.width, facts.height)), (of_frames, str(facts.num_frames)),
-          (of_fps, text_of("fact.unknown") if facts.fps is None else str(facts.fps)),
-          (text_of("fact.file"), facts.format)]),
+          (of_fps, text_of("script.fact.unknown") if facts.fps is None else str(facts.fps)),
+          (text_of("script.fact.file"), facts.format)]),
         (text_of("sample.this_video"), f"{base}/videos/{index}", size, generation.num_frames,
          [(of_size, render.size(*size)), (of_frames, str(generation.num_frames)), (of_fps, str(generation.fps)),
-          (text_of("fact.seed"), str(generation.seed))]),
+          (text_of("script.fact.seed"), str(generation.seed))]),
         (text_of("sample.difference"), f"{base}/difference.mp4?video={index}&v={token}", size, len(pairs),
          [(text_of("sample.black"), text_of("sample.same")), (text_of("sample.bright"), text_of("sample.far_apart"))]),
     ]  # fmt: skip

@@ -405,21 +405,23 @@ def base_fact(base: Mapping[str, Any]) -> str:
 def _clip_facts(job: Job, clip: ClipRecord, generation: Generation) -> list[tuple[str, str]]:
     asked = size(generation.requested_width, generation.requested_height)
     facts = [
-        (text_of("fact.size"), change(asked, size(clip.width, clip.height))),
-        (text_of("fact.frames"), change(str(generation.requested_num_frames), str(clip.num_frames))),
-        (text_of("fact.fps"), str(clip.fps)),
-        (text_of("fact.length"), seconds(clip.num_frames / clip.fps)),
-        (text_of("fact.seed"), str(clip.seed)),
+        (text_of("script.fact.size"), change(asked, size(clip.width, clip.height))),
+        (text_of("script.fact.frames"), change(str(generation.requested_num_frames), str(clip.num_frames))),
+        (text_of("script.fact.fps"), str(clip.fps)),
+        (text_of("script.fact.length"), seconds(clip.num_frames / clip.fps)),
+        (text_of("script.fact.seed"), str(clip.seed)),
     ]
     if generation.speedup != "none":
-        facts.append((text_of("fact.speedup"), translated(describe(generation.speedup, clip.metadata.get("forwards")))))
+        facts.append(
+            (text_of("script.fact.speedup"), translated(describe(generation.speedup, clip.metadata.get("forwards"))))
+        )
     base = clip.metadata.get("base")
     if base is not None and (base["grade"] != "green" or generation.base != "auto"):
-        facts.append((text_of("fact.base"), base_fact(base)))
+        facts.append((text_of("script.fact.base"), base_fact(base)))
     if clip.metadata.get("tiled") and not generation.vae_tiling:
-        facts.append((text_of("fact.decoded"), text_of("render.in_tiles")))
+        facts.append((text_of("script.fact.decoded"), text_of("render.in_tiles")))
     spent = took(job) if len(job.generations) == 1 else None
-    return facts if spent is None else [*facts, (text_of("fact.took"), seconds(spent))]
+    return facts if spent is None else [*facts, (text_of("script.fact.took"), seconds(spent))]
 
 
 def _clip(job: Job, clip: ClipRecord) -> ShownClip:

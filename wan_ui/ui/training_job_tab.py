@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ID = "trainer"
 FILES = [".yaml", ".yml", ".json", ".zip", ".safetensors", ".webp", ".gif", ".png", ".jpg", ".jpeg", ".mp4"]
 MOST_NOTES = 12
-_COLUMNS = ("fact.size", "fact.frames", "fact.seed", "fact.steps", "fact.guidance")
+_COLUMNS = ("script.fact.size", "script.fact.frames", "script.fact.seed", "script.fact.steps", "script.fact.guidance")
 
 _UPLOAD: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "concurrency_limit": 4}
 
@@ -322,17 +322,17 @@ def about(job: ImportedJob) -> Markup:
     slots = f", {' + '.join(imported.slots)}" if model.two_transformers else ""
     checkpoints = str(len(job.checkpoints)) if job.checkpoints else text_of("trainer.none_here")
     pairs = [
-        (text_of("fact.model"), model.label + (assumed if imported.model_assumed else "")),
+        (text_of("script.fact.model"), model.label + (assumed if imported.model_assumed else "")),
         (
             text_of("trainer.match"),
             recipe + ("" if imported.recipe_known else assumed),
         ),
-        (text_of("field.trigger_word"), imported.trigger_word or text_of("fact.none")),
+        (text_of("field.trigger_word"), imported.trigger_word or text_of("script.fact.none")),
         (
             text_of("slot.single.lora"),
             imported.network_type + slots,
         ),
-        (text_of("fact.base"), text_of("trainer.is_quantised") if imported.quantised else "bf16"),
+        (text_of("script.fact.base"), text_of("trainer.is_quantised") if imported.quantised else "bf16"),
         (
             text_of("trainer.checkpoints"),
             checkpoints,
@@ -360,11 +360,11 @@ def _sample_row(sample: Sample) -> dict[str, Any]:
         "prompt": prompt[:400],
         "missing_image": sample.missing_image,
         "cells": [
-            (text_of("fact.size"), render.size(item.width, item.height)),
-            (text_of("fact.frames"), text_of("trainer.frames_at", frames=item.num_frames, fps=item.fps)),
-            (text_of("fact.seed"), text_of("trainer.drawn") if item.seed == -1 else str(item.seed)),
-            (text_of("fact.steps"), str(item.sample_steps)),
-            (text_of("fact.guidance"), f"{item.guidance_scale:g}"),
+            (text_of("script.fact.size"), render.size(item.width, item.height)),
+            (text_of("script.fact.frames"), text_of("trainer.frames_at", frames=item.num_frames, fps=item.fps)),
+            (text_of("script.fact.seed"), text_of("trainer.drawn") if item.seed == -1 else str(item.seed)),
+            (text_of("script.fact.steps"), str(item.sample_steps)),
+            (text_of("script.fact.guidance"), f"{item.guidance_scale:g}"),
         ],
     }
 

@@ -13,12 +13,12 @@ const enlarge = (opener) => {
     made.append(...children);
     return made;
   };
-  const close = make('button', { type: 'button' }, 'Close');
+  const close = make('button', { type: 'button' }, textOf('sample.close'));
   const dialog = make('dialog', { class: 'sample-large', 'aria-label': opener.dataset.name },
     make('img', { src: opener.dataset.film, alt: opener.dataset.name }), make('p', {}, close));
   const again = opener.parentElement.querySelector('.again');
   if (again) {
-    const reproduce = make('button', { type: 'button', class: 'first' }, 'Reproduce');
+    const reproduce = make('button', { type: 'button', class: 'first' }, textOf('sample.reproduce'));
     reproduce.addEventListener('click', () => { dialog.close(); again.click(); });
     close.before(reproduce);
   }
