@@ -62,6 +62,11 @@ def text_in(language: str, key: str, /, **values: Any) -> str:
     return text.format_map(values) if values else text
 
 
+def text_of(key: str, /, **values: Any) -> str:
+    """The text of a key in the current language."""
+    return text_in(current_language.get(), key, **values)
+
+
 def translate(language: str, sentence: str) -> str:
     """An English sentence of the API, such as an error's message, in a language; itself where the catalogue has none.
 
