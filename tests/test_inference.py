@@ -59,6 +59,10 @@ def test_a_lora_by_address_is_fetched_and_renders_as_the_file_does(tmp_path: Pat
             engine.generate({"model": "wan21_1b", "prompts": [prompt], "loras": [{"path": path}]}, reports.append)[0]
             for path in (file_server.put("style.safetensors", content), "style.safetensors")
         ]
+    assert engine.loaded_model == "wan21_1b"
+    engine.unload()
+    assert engine.loaded_model is None and 0 < engine.memory()[0] < engine.memory()[1]
+    clips += engine.generate({"model": "wan21_1b", "prompts": [prompt], "loras": [{"path": "style.safetensors"}]})
     engine.close()
-    assert np.array_equal(clips[0].frames, clips[1].frames)
+    assert all(np.array_equal(clip.frames, clips[0].frames) for clip in clips)
     assert any(report.phase == "downloading" and report.bytes_done == len(content) for report in reports)

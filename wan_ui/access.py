@@ -6,6 +6,7 @@
 | a browser's job: cancel, retry, favourite, delete | yes | yes | no | no |
 | a browser's comparison: mark cells and vote, for one's own session | yes | yes | with a shared gallery | no |
 | a comparison: what all sessions say together | yes | no | no | no |
+| the loaded model: unload it; free memory and disk: read | yes | no | no | no |
 | a training job's folder: watch it, and end that | yes | no | no | no |
 | a job that a program sent over HTTP | yes | by its id | by its id | by its id |
 | a browser's uploaded LoRA, first frame or sample: use | yes | yes | no | no |

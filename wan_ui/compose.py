@@ -46,10 +46,10 @@ from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import Speedup
-from wan_ui.pool.gpus import SlotPool
+from wan_ui.pool.gpus import SlotPool, gpu_memory
 from wan_ui.pool.messages import EngineOptions
 from wan_ui.pool.processes import ProcessSlot
-from wan_ui.pool.slots import SlotDevice
+from wan_ui.pool.slots import Memory, SlotDevice
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
 from wan_ui.web import guest_pages
@@ -255,7 +255,7 @@ def _dispatcher(
         settings.data_dir / "clips",
         video.write,
         RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
-        replace(hooks, observe=metrics.observe),
+        replace(hooks, observe=metrics.observe, memory=lambda: gpu_memory(devices)),
         SlotRules(split=settings.split or len(devices)),
     )
 
@@ -268,6 +268,10 @@ def _worker(
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
         return engine.result().render(generation, on_progress)
 
+    def unload() -> None:
+        if engine.done():
+            engine.result().unload()
+
     return Worker(
         store,
         render,
@@ -279,6 +283,9 @@ def _worker(
             check_device=lambda: engine.result().check(),
             observe=metrics.observe,
             next_up=lambda generation: engine.result().prefetch(generation),
+            unload=unload,
+            loaded=lambda: engine.result().loaded_model if engine.done() else None,
+            memory=lambda: Memory(*engine.result().memory()) if engine.done() else None,
         ),
     )
 

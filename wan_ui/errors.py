@@ -42,6 +42,7 @@ WanUIError
 │   ├── JobNotWatchable         409  a training job that is no folder of this machine, or has nothing to render
 │   ├── NotWatched              404  a training job that is not watched
 │   ├── NotWaiting              409  only a waiting job can be moved
+│   ├── ModelInUse              409  the loaded model cannot be freed while a video is rendered
 │   ├── PairNotFound            404  a pair of clips that was not shown to this session
 │   ├── TooManyVotes            429  more votes on one comparison than a session may cast
 │   ├── PreviewNotFound         404  no such imported training job, or nothing to compare a video with
@@ -351,6 +352,12 @@ class NotWaiting(RequestError):
     """Only a waiting job can be moved to another position."""
 
     code, status = "NOT_WAITING", 409
+
+
+class ModelInUse(RequestError):
+    """The loaded model cannot be freed while a video is rendered with it."""
+
+    code, status = "MODEL_IN_USE", 409
 
 
 class PreviewNotFound(RequestError):

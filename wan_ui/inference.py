@@ -20,7 +20,7 @@ from wan_ui.engine.core import Core
 from wan_ui.engine.fp8 import check_supported
 from wan_ui.engine.live_picture import LivePictures, PictureSettings
 from wan_ui.engine.loader import Fp8Weights, Loader
-from wan_ui.engine.memory import MemoryPolicy, check_device, out_of_memory_mapped, release
+from wan_ui.engine.memory import MemoryPolicy, check_device, memory_bytes, out_of_memory_mapped, release
 from wan_ui.engine.metadata import device_name, versions
 from wan_ui.engine.parallel import Group, Membership, join
 from wan_ui.engine.result import Clip, OnProgress, Progress, ignore_progress
@@ -160,6 +160,22 @@ class Engine:
             check_device(self.device)
         except RuntimeError as error:
             raise device_lost(error) from error
+
+    def unload(self) -> None:
+        """Frees the loaded model and returns its memory to the device; the next clip loads its own again."""
+        self.loader.stop_prefetch()
+        self.core.close()
+        release(self.device)
+
+    @property
+    def loaded_model(self) -> str | None:
+        """The id of the model that is loaded."""
+        state = self.core.state
+        return None if state is None else state.model
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes of memory that no model uses, and all of it: the GPU's, or the machine's where the CPU renders."""
+        return memory_bytes(self.device)
 
     def close(self) -> None:
         """Frees the model, and deletes what was kept for the life of the object."""

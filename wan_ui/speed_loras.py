@@ -30,6 +30,7 @@ SPEED_FIELDS = ("sample_steps", "guidance_scale", "sampler", "flow_shift")
 _COMFY = "hf://Comfy-Org/Wan_2.2_ComfyUI_Repackaged/split_files/loras/"
 _KIJAI = "hf://Kijai/WanVideo_comfy/"
 _DISTILL_21, _DISTILL_22 = "hf://lightx2v/Wan2.1-Distill-Loras/", "hf://lightx2v/Wan2.2-Distill-Loras/"
+_DISTILL_I2V = "8833bd4fd7c8eabebf0bc8ee5cfaf47f4f310ce116928a02c1adf8941dd4b0f1"  # of 2.1 and of 2.2's low-noise half
 _SUFFIX = r"\.safetensors"
 
 
@@ -38,7 +39,8 @@ class SpeedFile:
     """One file of a speed LoRA for one slot, used at `scale`.
 
     `hub` is where it is downloaded from, as an `hf://` address. `names` are regular expressions for the end of a
-    path, in the order of preference: the same weights have several names. `sha256` is known of few files.
+    path, in the order of preference: the same weights have several names. `sha256` is known where a public listing
+    states it.
     """
 
     hub: str
@@ -97,11 +99,14 @@ def _lightning(kind: str, version: str, folder: str) -> Mapping[str, SpeedFile]:
     )
 
 
-def _distilled(kind: str, date: str) -> Mapping[str, SpeedFile]:
+def _distilled(kind: str, date: str, high_sha256: str, low_sha256: str) -> Mapping[str, SpeedFile]:
     return _pair(
         *(
-            SpeedFile(f"{_DISTILL_22}wan2.2_{kind}_A14b_{half}_noise_lora_rank64_lightx2v_4step_{date}.safetensors")
-            for half in ("high", "low")
+            SpeedFile(
+                f"{_DISTILL_22}wan2.2_{kind}_A14b_{half}_noise_lora_rank64_lightx2v_4step_{date}.safetensors",
+                sha256=sha256,
+            )
+            for half, sha256 in (("high", high_sha256), ("low", low_sha256))
         )
     )
 
@@ -128,7 +133,12 @@ SPEED_LORAS: Mapping[str, SpeedLora] = MappingProxyType(
                 "distill_22_t2v",
                 "LightX2V 4 steps (2.2 T2V, 1217)",
                 (WAN22_14B_T2V.id,),
-                _distilled("t2v", "1217"),
+                _distilled(
+                    "t2v",
+                    "1217",
+                    "89003385f8a9d53ba58fd6ede647fdc90292e8568a54683fcfe6db5556a31769",
+                    "4df7c206f3189472da2f92c0a42dcf308f04433d9c14302d08d56e99a3f51322",
+                ),
                 sample_steps=4,
                 sampler="euler",
                 flow_shift=5.0,
@@ -150,7 +160,9 @@ SPEED_LORAS: Mapping[str, SpeedLora] = MappingProxyType(
                 "distill_22_i2v",
                 "LightX2V 4 steps (2.2 I2V, 1022)",
                 (WAN22_14B_I2V.id,),
-                _distilled("i2v", "1022"),
+                _distilled(
+                    "i2v", "1022", "887c3bdeb74e83859c920438e16ca31f39ab18ce189abc5f0e36f8348c5bbb19", _DISTILL_I2V
+                ),
                 sample_steps=4,
                 sampler="euler",
                 flow_shift=5.0,
@@ -183,7 +195,7 @@ SPEED_LORAS: Mapping[str, SpeedLora] = MappingProxyType(
                     SpeedFile(
                         f"{_DISTILL_21}wan2.1_i2v_lora_rank64_lightx2v_4step.safetensors",
                         (rf"lightx2v_I2V_14B_480p_cfg_step_distill_rank\d+_bf16{_SUFFIX}",),
-                        sha256="8833bd4fd7c8eabebf0bc8ee5cfaf47f4f310ce116928a02c1adf8941dd4b0f1",
+                        sha256=_DISTILL_I2V,
                     )
                 ),
                 sample_steps=4,

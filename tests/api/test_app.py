@@ -643,6 +643,8 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/loras"),
         ("post", "/loras/inspect"),
         ("get", "/models"),
+        ("post", "/models/unload"),
+        ("get", "/machine"),
         ("get", "/health"),
     }
     for operation in operations.values():

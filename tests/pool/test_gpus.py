@@ -10,12 +10,13 @@ import pytest
 
 from wan_ui.config import Gpus, Settings, read
 from wan_ui.errors import DeviceUnavailable
-from wan_ui.pool.gpus import Gpu, SlotPool, list_gpus, slot_devices, visible
-from wan_ui.pool.slots import SlotDevice
+from wan_ui.pool.gpus import Gpu, SlotPool, gpu_memory, list_gpus, slot_devices, visible
+from wan_ui.pool.slots import Memory, SlotDevice
 from wan_ui.server import find_devices
 
 TWO = (Gpu(0, "GPU-a", "NVIDIA H200"), Gpu(1, "GPU-b", "NVIDIA H200"))
 LISTING = """#!/bin/sh
+case "$1" in *memory.free*) echo "GPU-a, 1000, 2000"; echo "GPU-b, 500, 2000"; exit;; esac
 echo "0, GPU-a, NVIDIA H200"
 echo "1, GPU-b, NVIDIA H200"
 """
@@ -65,6 +66,13 @@ def test_they_are_read_from_nvidia_smi() -> None:
     assert SlotPool(devices).device_name == "2 × NVIDIA H200"
     assert SlotPool(devices).render_device == "NVIDIA H200"  # as a clip's metadata names it
     assert find_devices(Settings(device="cuda:1")) == find_devices(Settings(gpus="none")) == ()
+
+
+@pytest.mark.usefixtures("nvidia_smi")
+def test_the_memory_of_the_slots_gpus_is_added_up() -> None:
+    assert gpu_memory(find_devices(Settings())) == Memory(1500 << 20, 4000 << 20)
+    assert gpu_memory(find_devices(Settings())[1:]) == Memory(500 << 20, 2000 << 20)
+    assert gpu_memory([SlotDevice("GPU 0", device="cpu")]) is None
 
 
 @pytest.mark.parametrize(

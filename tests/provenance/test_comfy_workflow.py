@@ -45,6 +45,10 @@ def check(graph: dict[str, Any]) -> None:
                 assert value % rule["step"] == 0
 
 
+def test_every_definition_says_where_it_was_checked() -> None:
+    assert all(definition["source"] and definition["checked"] for definition in DEFINITIONS.values())
+
+
 def nodes_of(graph: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [node["inputs"] for node in graph.values() if node["class_type"] == kind]
 

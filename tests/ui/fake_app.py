@@ -17,6 +17,7 @@ from wan_ui.access import Access
 from wan_ui.api.app import create_api
 from wan_ui.engine.result import Clip, OnProgress
 from wan_ui.identity import Sessions, current_identity, load_key
+from wan_ui.jobs.runner import WorkerHooks
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
@@ -25,6 +26,7 @@ from wan_ui.lora.library import Library
 from wan_ui.media import video
 from wan_ui.media.image import ImageStore
 from wan_ui.models import WanModel
+from wan_ui.pool.slots import Memory
 from wan_ui.provenance.restoring import Environment
 from wan_ui.request import Generation
 from wan_ui.server import prepare_environment
@@ -63,6 +65,22 @@ class FolderBases:
         """Keeps nothing."""
 
 
+class FakeModel:
+    """Remembers which model the last video was rendered with, until it is unloaded."""
+
+    def __init__(self, render: Callable[[Generation, OnProgress], Clip]) -> None:
+        self._render = render
+        self.loaded: str | None = None
+
+    def __call__(self, generation: Generation, on_progress: OnProgress) -> Clip:
+        self.loaded = generation.model
+        return self._render(generation, on_progress)
+
+    def unload(self) -> None:
+        """Forgets it."""
+        self.loaded = None
+
+
 def _no_fetch(url: str) -> bytes:
     raise AssertionError("these tests fetch nothing")
 
@@ -93,7 +111,9 @@ def running(
     for made in (lora_dir, uploads, folder / "clips"):
         made.mkdir(parents=True, exist_ok=True)
     store = Store(folder / "jobs.sqlite")
-    worker = Worker(store, render, folder / "clips", video.write)
+    model = FakeModel(render)
+    hooks = WorkerHooks(unload=model.unload, loaded=lambda: model.loaded, memory=lambda: Memory(6 * 10**9, 24 * 10**9))
+    worker = Worker(store, model, folder / "clips", video.write, hooks=hooks)
     images = ImageStore(folder / "images", _no_fetch, owners=store)
     environment = Environment(transformer_config=configs, bases=FolderBases())
     service = JobService(

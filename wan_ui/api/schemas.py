@@ -301,6 +301,25 @@ class Health(BaseModel):
     slots: list[SlotShown] = Field(default_factory=list, description="The GPUs, where several are in use; else empty.")
 
 
+class LoadedModel(BaseModel):
+    """A model that is loaded."""
+
+    id: str
+    label: str
+
+
+class MachineInfo(BaseModel):
+    """The machine that renders. Memory and disk, in bytes, are shown to the owner; null for others."""
+
+    version: str
+    device: str | None = Field(description="null until the engine is ready.")
+    models: list[LoadedModel] = Field(description="The models that are loaded; empty where none is.")
+    owner: bool = Field(description="Whether the sender is the owner, who may unload.")
+    memory_free: int | None = Field(description="Of the GPUs, or of the machine where the CPU renders.")
+    memory_total: int | None
+    disk_free: int | None = Field(description="On the disk of the data folder.")
+
+
 class LoraShown(BaseModel):
     """A LoRA file by name."""
 

@@ -44,6 +44,13 @@ def idle_bytes(device: torch.device) -> int:
     return free_bytes(device) - torch.cuda.memory_allocated(device)
 
 
+def memory_bytes(device: torch.device) -> tuple[int, int]:
+    """Bytes of memory for models that are free, and all there are: the device's, or the host's for the CPU."""
+    if device.type != "cuda":
+        return available_host_bytes(), psutil.virtual_memory().total
+    return idle_bytes(device), torch.cuda.mem_get_info(device)[1]
+
+
 def release(device: torch.device) -> None:
     """Returns freed memory to the device."""
     gc.collect()

@@ -10,8 +10,9 @@ numbers. Two divisions can be combined. With the tokens divided in two at most, 
   and heads / n of the heads; the order of every sum stays that of one GPU. Linear layers, norms and cross-attention
   work on each token by itself. The tokens are divided before the first block and gathered after the output projection.
 
-The all-to-all is that of diffusers' context parallelism. Its `enable_parallelism` cannot be undone, so the division is
-installed here with PyTorch's own hooks, for one video at a time, and removed after it.
+The all-to-all is that of diffusers' context parallelism where tokens and heads divide evenly, else `token_exchange`.
+diffusers' `enable_parallelism` cannot be undone, so the division is installed here with PyTorch's own hooks, for one
+video at a time, and removed after it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelC
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from wan_ui.engine.split import GroupPlace, Split
+from wan_ui.engine.token_exchange import DividedAttention, TokenExchange, part_sizes
 from wan_ui.errors import Cancelled
 
 GROUP_SECONDS = 600.0  # without a word from the others, until a rank gives the group up
@@ -71,7 +73,7 @@ class Group:
         self._halves = mesh["guidance"].get_group()
         self._parts = mesh["ulysses"].get_group()
         self._control = dist.new_group(backend="gloo")  # decisions of the leader, on the CPU
-        self._configs = {uneven: self._config(uneven) for uneven in (False, True)} if split.sequence > 1 else {}
+        self._even = self._config() if split.sequence > 1 else None
 
     @property
     def half(self) -> int:
@@ -124,8 +126,8 @@ class Group:
         """Leaves the group: nothing of it stays in this process. No transformer is divided outside of `divided`."""
         dist.destroy_process_group()
 
-    def _config(self, uneven: bool) -> ParallelConfig:
-        config = ContextParallelConfig(ulysses_degree=self.split.sequence, mesh=self._mesh, ulysses_anything=uneven)
+    def _config(self) -> ParallelConfig:
+        config = ContextParallelConfig(ulysses_degree=self.split.sequence, mesh=self._mesh)
         config.setup(self.rank, self.split.ranks, self.device, self._mesh)
         return ParallelConfig(context_parallel_config=config)
 
@@ -140,7 +142,7 @@ class Group:
         def rotary(module: Any, arguments: Any, outputs: tuple[torch.Tensor, torch.Tensor]) -> Any:
             nonlocal tokens  # (1, N, 1, head dimension) each
             tokens = outputs[0].shape[1]
-            self._use(transformer, uneven=bool(tokens % parts or transformer.config.num_attention_heads % parts))
+            self._use_exchange(transformer, tokens)
             return tuple(divide(output) for output in outputs)
 
         def conditions(module: Any, arguments: Any, outputs: tuple[Any, ...]) -> Any:
@@ -166,12 +168,19 @@ class Group:
         finally:
             for hook in hooks:
                 hook.remove()
-            self._use(transformer, None)
+            remove_exchange(transformer)
 
-    def _use(self, transformer: WanTransformer3DModel, uneven: bool | None) -> None:
-        """Gives the self-attentions the exchange for even or uneven parts; None takes it away."""
+    def _use_exchange(self, transformer: WanTransformer3DModel, tokens: int) -> None:
+        """Gives the self-attentions the exchange for so many tokens: diffusers' for even parts, else our own."""
+        remove_exchange(transformer)
+        parts, heads = self.split.sequence, transformer.config.num_attention_heads
         for block in transformer.blocks:
-            block.attn1.processor._parallel_config = None if uneven is None else self._configs[uneven]
+            if tokens % parts or heads % parts:
+                sizes = part_sizes(tokens, parts), part_sizes(heads, parts)
+                exchange = TokenExchange(self._parts, self.rank % parts, *sizes)
+                block.attn1.processor = DividedAttention(block.attn1.processor, exchange)
+            else:
+                block.attn1.processor._parallel_config = self._even
 
     def _gather(self, part: torch.Tensor, tokens: int) -> torch.Tensor:
         """All tokens (1, N, channels) from each rank's part; shorter parts are padded for the exchange."""
@@ -181,5 +190,13 @@ class Group:
         own = torch.nn.functional.pad(part, (0, 0, 0, short)).contiguous() if short else part.contiguous()
         parts = [torch.empty_like(own) for _ in range(count)]
         dist.all_gather(parts, own, group=self._parts)
-        sizes = [len(piece) for piece in torch.arange(tokens).tensor_split(count)]
+        sizes = part_sizes(tokens, count)
         return torch.cat([piece[:, :size] for piece, size in zip(parts, sizes, strict=True)], dim=1)
+
+
+def remove_exchange(transformer: WanTransformer3DModel) -> None:
+    """Gives the self-attentions back the processors of one rank."""
+    for block in transformer.blocks:
+        if isinstance(block.attn1.processor, DividedAttention):
+            block.attn1.processor = block.attn1.processor.original
+        block.attn1.processor._parallel_config = None

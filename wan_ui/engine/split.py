@@ -10,7 +10,7 @@ EQUAL_PARTS = 2
 """The most parts of the tokens with one GPU's bits, as measured on H200s (14B, 832×480×81 and 1280×720×81).
 
 A quarter of the tokens takes other matrix kernels, which add in another order (docs/performance.md, "One video on
-several GPUs"). With more than 4, the 12 heads of the 1.3B model would have to be divided unevenly too.
+several GPUs"). Heads need not divide evenly: the 12 of the 1.3B model go over 8 ranks too (`token_exchange`).
 """
 
 

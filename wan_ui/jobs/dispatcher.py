@@ -18,7 +18,16 @@ from wan_ui.job import Job
 from wan_ui.jobs.clip_writer import WriteVideo
 from wan_ui.jobs.job_errors import affects_every_cell, attempt, cells_failed, prompt_error
 from wan_ui.jobs.leases import Leases
-from wan_ui.jobs.runner import LAST_WRITES, JobRunner, RenderLimits, Running, WorkerHooks, cell_note, reported
+from wan_ui.jobs.runner import (
+    LAST_WRITES,
+    JobRunner,
+    RenderLimits,
+    Running,
+    WorkerHooks,
+    cell_note,
+    model_in_use,
+    reported,
+)
 from wan_ui.jobs.scheduler import Scheduler, Unit, units_of
 from wan_ui.jobs.slot_use import ActiveJob, SlotRules, SlotState, SlotUse, Task
 from wan_ui.jobs.store import Store
@@ -147,6 +156,21 @@ class Dispatcher(JobRunner):
             )
             for name, use in self._uses.items()
         )
+
+    def models(self) -> tuple[str, ...]:
+        """The ids of the models that the slots have loaded, each once."""
+        return tuple(dict.fromkeys(slot.model for slot in self.slots() if slot.model is not None))
+
+    def unload(self) -> None:
+        """End the slots' processes, which hold the models. Raises ModelInUse while a clip is rendered."""
+        with self._changed:
+            uses = self._uses.values()
+            if any(use.task is not None or use.lent_to is not None for use in uses):
+                raise model_in_use()
+            for use in uses:
+                self._scheduler.emptied(use.slot.name)
+                use.slot.end()
+        self._announce()
 
     # Choosing
 

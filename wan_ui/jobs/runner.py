@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from wan_ui.engine.result import Clip, Phase, Progress
-from wan_ui.errors import HostError, QueueStopped, RestartNeeded
+from wan_ui.errors import HostError, ModelInUse, QueueStopped, RestartNeeded
 from wan_ui.job import FINAL, Job
 from wan_ui.jobs.clip_writer import ClipWriter, WriteVideo
 from wan_ui.jobs.store import MAX_ATTEMPTS, Store
+from wan_ui.pool.slots import Memory
 from wan_ui.request import Generation
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class WorkerHooks:
     `check_device` after every failed render, when its tensors are released; it raises DeviceLost for a device that
     can no longer be used. `observe` after each phase, with its seconds. `next_up` while a clip denoises, with the
     first generation of the job that waits next. `tidy` before the first job and after each, to delete old clips.
-    `measured` after each written clip, with its seconds by phase and those of its encoding.
+    `measured` after each written clip, with its seconds by phase and those of its encoding. `unload` frees the model
+    that is loaded, `loaded` returns that model's id, `memory` what memory is free; None where that is not known.
     """
 
     check_device: Callable[[], None] | None = None
@@ -55,6 +57,9 @@ class WorkerHooks:
     next_up: Callable[[Generation], None] | None = None
     tidy: Callable[[], None] | None = None
     measured: Measured | None = None
+    unload: Callable[[], None] | None = None
+    loaded: Callable[[], str | None] | None = None
+    memory: Callable[[], Memory | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,18 @@ class JobRunner(ABC):
     def at_work(self) -> Running | None:
         """What is being rendered, of whichever job, else what is being written."""
 
+    @abstractmethod
+    def models(self) -> tuple[str, ...]:
+        """The ids of the models that are loaded."""
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Free the loaded models; the next job loads its own again. Raises ModelInUse while a clip is rendered."""
+
+    def memory(self) -> Memory | None:
+        """The memory that models are loaded into, as measured now; None where it cannot be measured."""
+        return None if self._hooks.memory is None else self._hooks.memory()
+
     def progress(self, job_id: str) -> Progress | None:
         """The latest progress of a job if it runs."""
         running = self.running(job_id)
@@ -188,6 +205,11 @@ def reported(running: Running, progress: Progress) -> Running:
         phase_since=running.phase_since if is_same_phase else now,
         reported_at=now,
     )
+
+
+def model_in_use() -> ModelInUse:
+    """The error for unloading while a clip is rendered."""
+    return ModelInUse("A video is being rendered with this model. Unload it when the video is finished, or cancel it.")
 
 
 def cell_note(job: Job, index: int) -> str:

@@ -32,6 +32,7 @@ from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.gallery import Gallery
 from wan_ui.jobs.judging import Judging
 from wan_ui.jobs.limits import NO_LIMITS, DiskQuota, Limits
+from wan_ui.jobs.machine import Machine
 from wan_ui.jobs.outlooks import Outlooks
 from wan_ui.jobs.queue_order import QueueOrder
 from wan_ui.jobs.sample_comparisons import SampleComparisons
@@ -84,8 +85,8 @@ class JobService:
     by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
     trainer's samples, `gallery` lists finished clips, `stored_files` deletes what visitors have sent, `shares` are the
     links that show one entry without the password, `judging` holds marks and votes on comparisons, `watcher` renders
-    the new saves of watched training jobs, and `outlooks` estimates how long jobs still take. `process_id` is another
-    in each process.
+    the new saves of watched training jobs, `machine` is what renders, and `outlooks` estimates how long jobs still
+    take. `process_id` is another in each process.
     Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
@@ -129,6 +130,7 @@ class JobService:
         self.outlooks = Outlooks(store, worker, environment)
         self.shares = ShareLinks(store, self.gallery)
         self.judging = Judging(store, self.job)
+        self.machine = Machine(worker, data_dir)
         self.watcher = Watcher(store, self.imported_jobs, self.plan, self._quota.problem, worker.wake)
 
     def quota_problem(self, size: int) -> WanUIError | None:

@@ -23,7 +23,16 @@ from wan_ui.errors import (
 from wan_ui.job import Job
 from wan_ui.jobs.clip_writer import WriteVideo
 from wan_ui.jobs.job_errors import affects_every_cell, attempt, cells_failed, prompt_error
-from wan_ui.jobs.runner import LAST_WRITES, JobRunner, RenderLimits, Running, WorkerHooks, cell_note, reported
+from wan_ui.jobs.runner import (
+    LAST_WRITES,
+    JobRunner,
+    RenderLimits,
+    Running,
+    WorkerHooks,
+    cell_note,
+    model_in_use,
+    reported,
+)
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.writer import Writer
 from wan_ui.request import Generation
@@ -32,6 +41,7 @@ log = logging.getLogger(__name__)
 
 Render = Callable[[Generation, OnProgress], Clip]
 CHECKS_PER_TIMEOUT = 10
+LEAVING_SECONDS = 0.5  # until the thread whose job has just ended frees the engine
 JOBS_AHEAD = 3  # one that is rendered, one whose last file is written, and the next
 
 
@@ -101,6 +111,7 @@ class Worker(JobRunner):
         self._timed: _TimedClip | None = None
         self._timed_writing: _TimedClip | None = None
         self._wake = threading.Event()
+        self._engine_turn = threading.Lock()  # of whoever uses the engine: a job, or the one who frees its model
         self._running: Running | None = None
         self._writing: Running | None = None
         self._active: dict[str, _ActiveJob] = {}
@@ -159,6 +170,22 @@ class Worker(JobRunner):
         running, writing = self._running, self._writing
         return writing if running is None else running
 
+    def models(self) -> tuple[str, ...]:
+        """The id of the loaded model, if there is one."""
+        model = None if self._hooks.loaded is None else self._hooks.loaded()
+        return () if model is None else (model,)
+
+    def unload(self) -> None:
+        """Free the loaded model. Raises ModelInUse while a clip is rendered."""
+        if not self._engine_turn.acquire(timeout=LEAVING_SECONDS):
+            raise model_in_use()
+        try:
+            if self._hooks.unload is not None:
+                self._hooks.unload()
+        finally:
+            self._engine_turn.release()
+        self._announce()
+
     # Threads
 
     def _loop(self) -> None:
@@ -182,7 +209,8 @@ class Worker(JobRunner):
             if job_id is None:
                 self._wake.wait()
                 continue
-            lost = self._run(job_id)
+            with self._engine_turn:
+                lost = self._run(job_id)
             self._running = None
             if lost is not None:
                 self._writer.drain()  # whoever sees `broken` finds the job ended

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from wan_ui.config import Gpus, Settings
 from wan_ui.errors import DeviceUnavailable
 from wan_ui.models import Speedup
-from wan_ui.pool.slots import SlotDevice
+from wan_ui.pool.slots import Memory, SlotDevice
 
 LIST_SECONDS = 20.0
+MEMORY_QUERY = ("--query-gpu=uuid,memory.free,memory.total", "--format=csv,noheader,nounits")  # in MiB
 QUERY = ("--query-gpu=index,uuid,name", "--format=csv,noheader")
 
 
@@ -28,17 +29,22 @@ class Gpu:
 
 def list_gpus() -> tuple[Gpu, ...]:
     """The GPUs that nvidia-smi lists; none where there is no such program or it fails."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    try:
-        listing = subprocess.run(
-            [program, *QUERY], capture_output=True, text=True, timeout=LIST_SECONDS, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
+    listing = _ask(QUERY)
     rows = [[field.strip() for field in line.split(",", 2)] for line in listing.splitlines()]
     return tuple(Gpu(int(row[0]), row[1], row[2]) for row in rows if len(row) == 3 and row[0].isdigit())
+
+
+def _ask(query: Sequence[str]) -> str:
+    """What nvidia-smi prints; nothing where there is no such program or it fails."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        return subprocess.run(
+            [program, *query], capture_output=True, text=True, timeout=LIST_SECONDS, check=False
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 def visible(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
@@ -61,6 +67,15 @@ def slot_devices(wanted: Gpus, gpus: Sequence[Gpu]) -> tuple[SlotDevice, ...]:
     if missing := [number for number in numbers if number >= len(gpus)]:
         raise DeviceUnavailable(f"--gpus names GPU {missing[0]}, and this machine has {len(gpus)} that can be used.")
     return tuple(SlotDevice(f"GPU {number}", gpus[number].uuid, model=gpus[number].model) for number in numbers)
+
+
+def gpu_memory(devices: Sequence[SlotDevice]) -> Memory | None:
+    """The memory of the slots' GPUs together, by nvidia-smi; None where it does not say, as for slots on the CPU."""
+    listing = _ask(MEMORY_QUERY)
+    rows = [[field.strip() for field in line.split(",", 2)] for line in listing.splitlines()]
+    visible_here = {device.visible for device in devices}
+    found = [(int(row[1]), int(row[2])) for row in rows if len(row) == 3 and row[0] in visible_here]
+    return Memory(sum(free for free, _ in found) << 20, sum(total for _, total in found) << 20) if found else None
 
 
 FindDevices = Callable[[Settings], Sequence[SlotDevice]]

@@ -27,6 +27,14 @@ class SlotDevice:
     model: str | None = None
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Memory that models are loaded into, in bytes: the GPUs' together, or the machine's where the CPU renders."""
+
+    free: int
+    total: int
+
+
 class Slot(Protocol):
     """One GPU. Only one thread at a time may render on it."""
 

@@ -129,7 +129,9 @@ def workflow(generation: Generation, clip: Mapping[str, Any] | None = None) -> d
     samples = _sampled(graph, plan, models, conditions, latent)
     images = graph.add("VAEDecode", "Decode", samples=samples, vae=[vae, 0])
     video = graph.add("CreateVideo", "Video", images=[images, 0], fps=float(generation.fps))
-    graph.add("SaveVideo", "Save", video=[video, 0], filename_prefix="video/wan-ui", format="mp4", codec="h264")
+    # Since 2026 the codec is an input of the format; older versions ask for it beside the format and ignore the other.
+    codec = {"codec": "h264", "format.codec": "h264"}
+    graph.add("SaveVideo", "Save", video=[video, 0], filename_prefix="video/wan-ui", format="mp4", **codec)
     graph.add("PrimitiveStringMultiline", "What cannot be equal", value="\n".join((NEVER_EQUAL, *_notes(plan))))
     return graph.nodes
 

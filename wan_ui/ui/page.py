@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.context import Context, LocalContext
 
+from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound, WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
@@ -42,11 +43,12 @@ API_KEYS = ("api_info", "api_info_as_input", "api_info_as_output", "example_inpu
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
+STYLE_SHEETS = ("tokens", "style", "form", "machine", "stage", "share", "board")
 LAUNCH: dict[str, Any] = {
     "theme": gr.themes.Base(
         primary_hue=gr.themes.colors.pink, neutral_hue=gr.themes.colors.neutral, font=_FONT, font_mono=_MONO
     ),
-    "css": "\n".join(static_text(f"{name}.css") for name in ("tokens", "style", "form", "stage", "share", "board")),
+    "css": "\n".join(static_text(f"{name}.css") for name in STYLE_SHEETS),
     "js": page_script(),
     "footer_links": [],
     "run_history": False,
@@ -186,7 +188,14 @@ class Page:
     def _lay_out(self, banner: str | None, demo: Demo | None, sharing: Sharing | None) -> None:
         service, access = self.service, self.access
         self.status_panel = StatusPanel(service, access, sharing)  # begins with the line of the public link
-        gr.HTML(render_template("page_header", languages=choices(), chosen=language()), elem_id="header")
+        header = render_template(
+            "page_header",
+            version=__version__,
+            signs_in=sharing is not None,
+            languages=choices(),
+            chosen=language(),
+        )
+        gr.HTML(header, elem_id="header")
         self.form = Form(service, access, lambda model: self._starting(model, demo))
         compared = (stored("comparison", None), stored("draft:comparison", None))
         pin, trained = stored("pin", None), stored("trainer", None)

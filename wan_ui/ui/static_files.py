@@ -12,6 +12,7 @@ PAGE = (
     "page",
     "pressed",
     "stream",
+    "machine",
     "stage",
     "progress_title",
     "autoplay",

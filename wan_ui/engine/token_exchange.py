@@ -1,0 +1,97 @@
+"""Self-attention with tokens divided among ranks, for numbers of tokens or heads that do not divide evenly.
+
+Each of n ranks has some of the N tokens with all H heads. The all-to-all before attention gives it all tokens with some
+of the heads, the one after it brings the tokens back (Ulysses, Jacobs et al., 2023, arXiv 2309.14509). diffusers'
+exchange for uneven parts pads the heads of the last rank alone, and refuses 12 heads over 8 ranks: 16 heads of which
+4 are padding leave it none. Here nothing is padded: rank r has the heads of `tensor_split`, 2 on the first four ranks
+and 1 on the others, and the parts that are exchanged have different lengths. The lengths follow from N, H and n, so the
+ranks need not ask each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed._functional_collectives as funcol
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+from wan_ui.engine.kernels import eager_rms_norm_rotary
+
+
+def part_sizes(count: int, parts: int) -> tuple[int, ...]:
+    """How many of `count` things each part has, as `torch.tensor_split` divides them: the first parts have one more."""
+    return tuple(count // parts + (part < count % parts) for part in range(parts))
+
+
+@dataclass(frozen=True)
+class TokenExchange:
+    """The exchange of one rank, `part`: `tokens` and `heads` of all ranks, in the order of their parts."""
+
+    group: dist.ProcessGroup
+    part: int
+    tokens: tuple[int, ...]
+    heads: tuple[int, ...]
+
+    def to_all_tokens(self, own: torch.Tensor) -> torch.Tensor:
+        """(1, own tokens, all heads, d) to (1, all tokens, own heads, d)."""
+        width, here = own.shape[-1], self.heads[self.part]
+        parts = [heads.reshape(-1) for heads in own[0].split(self.heads, dim=1)]
+        received = self._exchange(
+            torch.cat(parts),
+            [self.tokens[self.part] * heads * width for heads in self.heads],
+            [tokens * here * width for tokens in self.tokens],
+        )
+        return received.view(1, -1, here, width) if here else own.new_empty(1, sum(self.tokens), 0, width)
+
+    def to_all_heads(self, own: torch.Tensor) -> torch.Tensor:
+        """(1, all tokens, own heads, d) to (1, own tokens, all heads, d)."""
+        width, tokens, here = own.shape[-1], self.tokens[self.part], self.heads[self.part]
+        sizes = [tokens * heads * width for heads in self.heads]
+        received = self._exchange(own.reshape(-1), [count * here * width for count in self.tokens], sizes)
+        pieces = zip(received.split(sizes), self.heads, strict=True)
+        return torch.cat([piece.view(tokens, heads, width) for piece, heads in pieces], dim=1).unsqueeze(0)
+
+    def _exchange(self, values: torch.Tensor, sent: Sequence[int], received: Sequence[int]) -> torch.Tensor:
+        """The r-th of the received pieces comes from rank r, and the r-th of the sent ones goes there."""
+        return funcol.wait_tensor(funcol.all_to_all_single(values.contiguous(), list(received), list(sent), self.group))
+
+
+class DividedAttention:
+    """Takes the place of diffusers' processor of a Wan block's self-attention while the tokens are divided.
+
+    `original` is that processor. The arithmetic is diffusers' own, with the exchange around the attention.
+    """
+
+    def __init__(self, original: Any, exchange: TokenExchange) -> None:
+        self.original = original
+        self._exchange = exchange
+        self._attention_backend = original._attention_backend
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """The block's self-attention of this rank's tokens, (1, own tokens, channels)."""
+        if encoder_hidden_states is not None or attention_mask is not None or rotary_emb is None:
+            raise ValueError("only a Wan block's self-attention is divided")
+        query, key = (
+            eager_rms_norm_rotary(project(hidden_states), norm.weight, norm.eps, *rotary_emb)
+            for project, norm in ((attn.to_q, attn.norm_q), (attn.to_k, attn.norm_k))
+        )
+        query, key, value = (
+            self._exchange.to_all_tokens(each.unflatten(2, (attn.heads, -1)))
+            for each in (query, key, attn.to_v(hidden_states))
+        )
+        attended = query  # a rank without heads
+        if query.shape[2]:
+            attended = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
+        output: torch.Tensor = attn.to_out[0](self._exchange.to_all_heads(attended).flatten(2, 3).type_as(query))
+        return output

@@ -1,0 +1,144 @@
+// The header's line about the machine and the panel below it: device, loaded model, free memory and disk, Unload, and what
+// this visitor has uploaded. It asks /v1/machine when the page opens, when jobs change, and when the panel is opened.
+(() => {
+  const line = document.getElementById('machine');
+  const panel = document.getElementById('machine-panel');
+  if (!line || !panel) return;
+  const part = (name) => panel.querySelector(`[data-part="${name}"]`);
+  const EVERY = 1500, STARTING = 4000; // milliseconds between two questions, and while the engine is being built
+  let timer = 0, last = 0, due = false;
+
+  const size = (bytes) => {
+    const scale = bytes < 1e6 ? [1e3, 'kB'] : bytes < 1e9 ? [1e6, 'MB'] : [1e9, 'GB'];
+    const value = bytes / scale[0];
+    return `${value < 10 && scale[1] === 'GB' ? value.toFixed(1) : Math.round(value)} ${scale[1]}`;
+  };
+  const short = (label) => label.replace(/^Wan [\d.]+ /, '');
+  const call = async (path, options = {}) => {
+    const answer = await window.fetch(`v1/${path}`, { cache: 'no-store', ...options });
+    if (answer.ok) return answer.status === 204 ? null : answer.json();
+    throw new Error((await answer.json()).detail.error.message);
+  };
+
+  const show = (state) => {
+    const names = state.models.map((model) => model.label);
+    const free = state.memory_free === null ? '' : size(state.memory_free);
+    const texts = [state.device || textOf('machine.starting')];
+    if (names.length) texts.push(names.map(short).join(', '));
+    if (free) texts.push(textOf('machine.free', { size: free }));
+    part('text').textContent = '';
+    line.querySelector('.says').textContent = texts.join(' · ');
+    line.classList.toggle('loaded', names.length > 0);
+    part('device').textContent = state.device || textOf('machine.starting');
+    part('model').textContent = names.join(', ') || textOf('machine.none');
+    part('unload').hidden = !state.owner || !names.length;
+    for (const [name, value] of [
+      ['memory', free && textOf('machine.of', { free, total: size(state.memory_total) })],
+      ['disk', state.disk_free === null ? '' : textOf('machine.free', { size: size(state.disk_free) })],
+    ]) {
+      part(name).textContent = value;
+      part(name).parentElement.hidden = !value;
+    }
+  };
+  const look = async () => {
+    timer = 0;
+    if (document.hidden) return;
+    due = false;
+    last = performance.now();
+    try {
+      const state = await call('machine');
+      show(state);
+      if (!state.device) window.setTimeout(want, STARTING);
+    } catch (error) {
+      // The notice of a lost connection says so; the line keeps what it said.
+    }
+  };
+  const want = () => {
+    due = true;
+    if (!timer) timer = window.setTimeout(look, Math.max(0, last + EVERY - performance.now()));
+  };
+  document.addEventListener('visibilitychange', () => {
+    if (!document.hidden && due) want();
+  });
+
+  part('unload').addEventListener('click', async () => {
+    part('unload').disabled = true;
+    try {
+      show(await call('models/unload', { method: 'POST' }));
+      window.wanUi.toast(textOf('machine.unloaded'));
+      line.focus();
+    } catch (error) {
+      part('text').textContent = error instanceof TypeError ? textOf('machine.lost') : error.message;
+    } finally {
+      part('unload').disabled = false;
+    }
+  });
+
+  // Uploads
+
+  const FOLDERS = { lora: 'uploads/loras', image: 'uploads/images', job: 'jobs' };
+  const uploads = part('uploads'), list = part('files');
+  const entry = (file) => {
+    const made = document.createElement('li');
+    const name = document.createElement('span'), bytes = document.createElement('span');
+    const remove = document.createElement('button');
+    name.textContent = file.name || textOf(`machine.${file.kind}`);
+    name.title = `${textOf(`machine.${file.kind}`)} · ${file.id}`;
+    bytes.textContent = size(file.size);
+    bytes.className = 'size';
+    remove.type = 'button';
+    remove.className = 'tool';
+    remove.textContent = '×';
+    remove.setAttribute('aria-label', textOf('machine.delete', { name: name.textContent }));
+    remove.title = remove.getAttribute('aria-label');
+    // The first press asks, the second deletes.
+    remove.addEventListener('blur', () => { made.classList.remove('sure'); remove.textContent = '×'; });
+    remove.addEventListener('click', async () => {
+      if (!made.classList.contains('sure')) {
+        made.classList.add('sure');
+        remove.textContent = textOf('machine.sure');
+        return;
+      }
+      try {
+        await call(`${FOLDERS[file.kind]}/${file.id}`, { method: 'DELETE' });
+        const next = made.nextElementSibling || made.previousElementSibling;
+        made.remove();
+        uploads.querySelector('summary').focus();
+        if (next) next.querySelector('button').focus();
+        part('no-files').hidden = list.children.length > 0;
+      } catch (error) {
+        part('text').textContent = error instanceof TypeError ? textOf('machine.lost') : error.message;
+      }
+    });
+    made.append(name, bytes, remove);
+    return made;
+  };
+  const listUploads = async () => {
+    try {
+      const { files } = await call('uploads');
+      list.replaceChildren(...files.map(entry));
+      part('no-files').hidden = files.length > 0;
+    } catch (error) {
+      part('text').textContent = textOf('machine.lost');
+    }
+  };
+  uploads.addEventListener('toggle', () => { if (uploads.open) listUploads(); });
+  panel.addEventListener('toggle', (event) => {
+    if (event.target !== panel) return;
+    line.setAttribute('aria-expanded', String(event.newState === 'open'));
+    part('text').textContent = '';
+    if (event.newState === 'open') want();
+    if (event.newState === 'open' && uploads.open) listUploads();
+  });
+
+  window.wanUi.events.on('jobs', want);
+  // A model is loaded in the middle of a job.
+  let phases = '';
+  window.wanUi.events.on('progress', (jobs) => {
+    line.classList.toggle('busy', Object.keys(jobs).length > 0);
+    const now = Object.values(jobs).map((job) => job.phase).join();
+    if (now !== phases) want();
+    phases = now;
+  });
+  want();
+})();
