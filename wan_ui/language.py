@@ -20,6 +20,7 @@ SCOPE_KEY = "wan_ui.language"
 PLURAL = frozenset({"one", "other"})
 """The forms of a text that depends on its value `count`; a language without such forms has one text."""
 
+LONGEST = 2000  # characters of a sentence that is looked up
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _SENTENCES = re.compile(r"(?<=[.!?]) +(?=[A-Z])")
 
@@ -72,7 +73,7 @@ def translate(language: str, sentence: str) -> str:
 
     The catalogue's section "messages" has the sentences with placeholders, and so tells the values in this one.
     """
-    return sentence if language == DEFAULT else _translated(language, sentence)
+    return sentence if language == DEFAULT or len(sentence) > LONGEST else _translated(language, sentence)
 
 
 @lru_cache(maxsize=4096)

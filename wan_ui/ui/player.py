@@ -51,8 +51,8 @@ def grid(job: Job, running: Running | None, may_share: bool = False) -> dict[str
     `column_heads` and `row_heads` are the labels without what they have in common, which is `column_title` and
     `row_title`. `baseline` is the column whose cells all show the same video without LoRA, which is shown once.
     """
-    columns = list({cell.column: cell.column_label for cell in job.cells}.values())
-    rows = list({cell.row: cell.row_label for cell in job.cells}.values())
+    columns = [translated(label) for label in {cell.column: cell.column_label for cell in job.cells}.values()]
+    rows = [translated(label) for label in {cell.row: cell.row_label for cell in job.cells}.values()]
     column_title, column_heads = short_labels(columns)
     row_title, row_heads = short_labels(rows)
     return {
@@ -177,7 +177,9 @@ def state(job: Job, cell: PlannedCell, running: Running | None) -> str:
 
 def label(cell: PlannedCell) -> str:
     """A cell's name from the heads of its column and row."""
-    return " · ".join(filter(None, (cell.column_label, cell.row_label))) or text_of("player.the_video")
+    return " · ".join(translated(text) for text in (cell.column_label, cell.row_label) if text) or text_of(
+        "player.the_video"
+    )
 
 
 def _cell(job: Job, cell: PlannedCell, running: Running | None) -> dict[str, Any]:
