@@ -129,6 +129,11 @@ def section(language: str, name: str) -> Mapping[str, Text]:
     }
 
 
+def messages_path(language: str) -> str:
+    """Where web.page_language serves the messages of a language, relative to the page."""
+    return f"texts/{language}.json"
+
+
 def messages(language: str) -> dict[str, str]:
     """What `translate` knows, for the page's scripts: the text in a language by the English one, longest first."""
     english = section(DEFAULT, "messages")

@@ -12,7 +12,7 @@ from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound, WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
-from wan_ui.language import DEFAULT, choices, current_language, in_language, languages, messages, section
+from wan_ui.language import DEFAULT, choices, current_language, in_language, languages, messages_path, section
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
@@ -111,7 +111,7 @@ class PageBlocks(gr.Blocks):
         if wanted not in self._configs:
             own = self._configs[DEFAULT]
             components = with_strings_of(own["components"], self._components[wanted])
-            texts = {"texts": section(wanted, "script"), "messages": messages(wanted)}
+            texts = {"texts": section(wanted, "script"), "messages": messages_path(wanted)}
             self._configs[wanted] = {**own, "components": components, **texts}
         return self._configs[wanted]
 
@@ -132,7 +132,7 @@ class PageBlocks(gr.Blocks):
         # Gradio would hold a connection open for each tab, and browsers open six to a server over HTTP/1.1: with six
         # tabs nothing else could be asked. What it serves for, forgetting a closed tab's state at once, is not needed.
         config["connect_heartbeat"] = False
-        config |= {"texts": section(DEFAULT, "script"), "messages": {}}
+        config |= {"texts": section(DEFAULT, "script"), "messages": ""}
         return config
 
 

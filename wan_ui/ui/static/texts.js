@@ -6,7 +6,7 @@ const textOf = (key, values = {}) => {
 };
 // An English message of the API in the page's language where the catalogue has it, as wan_ui/language.py tells it.
 const translated = (message) => {
-  for (const [pattern, text] of Object.entries(window.gradio_config.messages)) {
+  for (const [pattern, text] of Object.entries(window.wanUiMessages || {})) {
     const names = [];
     const literal = (part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
     const source = pattern.split(/(\{\w+\})/).map((part, index) => {
