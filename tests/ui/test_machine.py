@@ -20,11 +20,11 @@ def test_the_owner_sees_the_machine_and_unloads_the_model(
     context: BrowserContext, app: App, held_render: FakeRender
 ) -> None:
     page = context.new_page()  # the refusal is an error on its console
-    gate = held_render.gate(1801, 2)
+    gate = held_render.gate(1851, 2)
     open_page(page, app)
     line, panel = page.locator("#machine"), page.locator("#machine-panel")
     expect(line).to_contain_text("cpu")
-    small(page, "loaded", 1801)
+    small(page, "loaded", 1851)
     generate(page)
     gate.await_arrival()
     expect(line).to_contain_text("cpu · TI2V 5B · 6.0 GB free")

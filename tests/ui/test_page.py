@@ -189,6 +189,11 @@ def test_cancel_a_running_and_a_waiting_job(page: Page, app: App, held_render: F
         small(page, prompt, seed)
         generate(page)
         expect(page.locator("#side .jobs").first).to_contain_text(prompt)
+    waiting = page.locator("#side ol.jobs li")
+    expect(waiting.first).to_contain_text("waits")
+    expect(page.get_by_role("button", name=re.compile("^Run next"))).to_have_count(1)  # the first one has none
+    page.get_by_role("button", name=re.compile("^Run next.*runs after")).click()
+    expect(waiting.first).to_contain_text("runs after")
     page.get_by_role("button", name=re.compile("Remove from the queue.*waits")).click()
     expect(page.locator(".jobs button.show").filter(has_text="waits")).to_contain_text("Cancelled")
     page.get_by_role("button", name="Cancel", exact=True).click()

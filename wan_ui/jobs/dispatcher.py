@@ -5,33 +5,35 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from wan_ui.engine.result import Clip, Phase, Progress
+from wan_ui.engine.result import Phase, Progress
 from wan_ui.engine.split import split_of
-from wan_ui.errors import Cancelled, HostError, QueueStopped, RenderTimedOut, SlotLost, WanUIError
+from wan_ui.errors import Cancelled, HostError, QueueStopped, RenderTimedOut, SlotLost, SlotUnfit, WanUIError
 from wan_ui.job import Job
 from wan_ui.jobs.clip_writer import WriteVideo
-from wan_ui.jobs.job_errors import affects_every_cell, attempt, cells_failed, prompt_error
+from wan_ui.jobs.job_errors import attempt
 from wan_ui.jobs.leases import Leases
 from wan_ui.jobs.runner import (
-    LAST_WRITES,
+    ActiveJob,
     JobRunner,
+    PhaseTimes,
+    RenderedClip,
     RenderLimits,
     Running,
+    SlotState,
     WorkerHooks,
     cell_note,
     model_in_use,
     reported,
 )
 from wan_ui.jobs.scheduler import Scheduler, Unit, units_of
-from wan_ui.jobs.slot_use import ActiveJob, SlotRules, SlotState, SlotUse, Task
+from wan_ui.jobs.slot_use import LeasedJob, SlotRules, SlotUse, Task
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.writer import Writer
 from wan_ui.pool.groups import SlotGroup
 from wan_ui.pool.slots import Slot
 
@@ -63,18 +65,12 @@ class Dispatcher(JobRunner):
         self._rules = rules or SlotRules()
         self._scheduler = Scheduler(len(slots))
         self._uses = {slot.name: SlotUse(slot) for slot in slots}
-        self._active: dict[str, ActiveJob] = {}
-        self._latest: Running | None = None
-        self._writing: Running | None = None
+        self._active: dict[str, LeasedJob] = {}
         self._is_stale = True
         self._changed = threading.Condition(threading.RLock())
-        self._writer = Writer("wan-ui-writer", self._check_stopped)
         self._threads = [
             threading.Thread(target=self._guarded, args=(self._dispatch,), name="wan-ui-dispatcher", daemon=True),
-            *(
-                threading.Thread(target=self._guarded, args=(partial(self._serve, use),), name=name, daemon=True)
-                for name, use in self._uses.items()
-            ),
+            *(self._thread_of(use) for use in self._uses.values()),
         ]
 
     # The calls of Worker
@@ -83,8 +79,9 @@ class Dispatcher(JobRunner):
         """Recover and start the threads. Once per dispatcher."""
         self.recover()
         self._writer.start()
-        for thread in self._threads:
-            thread.start()
+        with self._changed:
+            for thread in self._threads:
+                thread.start()
 
     def stop(self, timeout: float = 8.0) -> bool:
         """End the slots and requeue their jobs, no attempt counted; rendered clips are written.
@@ -98,16 +95,14 @@ class Dispatcher(JobRunner):
         if self._threads[0].ident is None:
             return True
         end = time.monotonic() + timeout
-        for thread in self._threads:
+        for thread in tuple(self._threads):
             thread.join(max(0.0, end - time.monotonic()))
         self._writer.close()
         ended = self._writer.join(max(0.0, end - time.monotonic()))
         ended = ended and not any(thread.is_alive() for thread in self._threads)
         for use in self._uses.values():
             use.slot.end()  # one that was being started when the others ended
-        for job_id in tuple(self._active):
-            log.warning("still running at the stop", extra={"request_id": job_id, "seconds": timeout})
-            self._persist(partial(self._store.requeue, job_id))
+        self._requeue_active(timeout)
         return ended
 
     def wake(self) -> None:
@@ -126,22 +121,6 @@ class Dispatcher(JobRunner):
                 active.canceled = True
                 self._settle(active)
         self._announce()
-
-    def running(self, job_id: str) -> Running | None:
-        """What is being rendered of a job, the first of its clips at work, else what is being written of it."""
-        uses = [use.running for use in self._uses.values()]
-        rendering = [running for running in uses if running is not None and running.job_id == job_id]
-        writing = self._writing
-        if writing is not None and writing.job_id != job_id:
-            writing = None
-        if not rendering:
-            return writing
-        first = min(rendering, key=lambda running: running.index)
-        return first if writing is None else replace(first, writing=writing.index)
-
-    def at_work(self) -> Running | None:
-        """The clip that progressed last."""
-        return self._latest or self._writing
 
     def slots(self) -> tuple[SlotState, ...]:
         """The slots as they are now."""
@@ -171,6 +150,47 @@ class Dispatcher(JobRunner):
                 self._scheduler.emptied(use.slot.name)
                 use.slot.end()
         self._announce()
+
+    # Slots that come and go
+
+    def add_slot(self, slot: Slot) -> None:
+        """Use a further slot from now on."""
+        with self._changed:
+            use = SlotUse(slot)
+            thread = self._thread_of(use)
+            self._uses = {**self._uses, slot.name: use}
+            self._threads = [*(each for each in self._threads if each.ident is None or each.is_alive()), thread]
+            self._scheduler.resize(len(self._uses))
+            if self._threads[0].ident is not None:
+                thread.start()
+        self._announce()
+
+    def remove_slot(self, name: str) -> None:
+        """Use a slot no more: it is ended, and the clip that it renders is rendered elsewhere."""
+        with self._changed:
+            use = self._uses.get(name)
+            if use is None:
+                return
+            use.has_left = True
+            self._uses = {key: other for key, other in self._uses.items() if key != name}
+            self._scheduler.left(name)
+            self._scheduler.resize(len(self._uses))
+        use.slot.end()
+        self._announce()
+
+    def wanted_slots(self) -> int:
+        """The number of clips that are rendered or wait."""
+        with self._changed:
+            return len(self._scheduler) + sum(use.task is not None for use in self._uses.values())
+
+    def _thread_of(self, use: SlotUse) -> threading.Thread:
+        return threading.Thread(target=self._serve_guarded, args=(use,), name=use.slot.name, daemon=True)
+
+    def _rendering(self, job_id: str) -> Running | None:
+        """The first of a job's clips at work."""
+        uses = [use.running for use in self._uses.values()]
+        rendering = [running for running in uses if running is not None and running.job_id == job_id]
+        return min(rendering, key=lambda running: running.index, default=None)
 
     # Choosing
 
@@ -242,8 +262,10 @@ class Dispatcher(JobRunner):
                 self._settle(self._activate(job))
         self._scheduler.reorder(listed)
 
-    def _activate(self, job: Job) -> ActiveJob:
-        active = self._active[job.id] = ActiveJob(job, time.monotonic(), failures=dict(job.failures))
+    def _activate(self, job: Job) -> LeasedJob:
+        active = self._active[job.id] = LeasedJob(
+            job_id=job.id, count=len(job.generations), cells=job.cells, failures=dict(job.failures), job=job
+        )
         log.info("started", extra={"request_id": job.id})
         return active
 
@@ -266,19 +288,30 @@ class Dispatcher(JobRunner):
             return
         active.at_work.add(unit.index)
         use.task = Task(unit, lease, active)
-        use.running = Running(unit.job_id, unit.index, len(active.job.generations), Progress("checking"), slot=name)
+        use.running = Running(unit.job_id, unit.index, active.count, Progress("checking"), slot=name)
         self._changed.notify_all()
 
     # One slot
 
-    def _serve(self, use: SlotUse) -> None:
+    def _serve_guarded(self, use: SlotUse) -> None:
+        has_left = False
+        try:
+            has_left = self._serve(use)
+        finally:
+            if not has_left:
+                self._check_stopped()
+
+    def _serve(self, use: SlotUse) -> bool:
+        """Renders what the slot is given; whether it has left, else the dispatcher stops."""
         while not self._stopping.is_set() and self._broken is None:
             with self._changed:
                 has_task = self._changed.wait_for(
-                    lambda: use.task is not None or self._stopping.is_set() or self._broken is not None,
+                    lambda: use.task is not None or use.has_left or self._stopping.is_set() or self._broken is not None,
                     self._rules.idle if use.slot.is_started else None,
                 )
                 task = use.task
+                if use.has_left and task is None:
+                    return True
                 if not has_task and use.lent_to is not None:
                     continue
                 if not has_task:
@@ -288,15 +321,18 @@ class Dispatcher(JobRunner):
             elif not has_task:
                 log.info("slot unused", extra={"slot": use.slot.name, "seconds": self._rules.idle})
                 use.slot.end()
+        return False
 
     def _render(self, use: SlotUse, task: Task) -> None:
         """Renders a clip and hands it to the writer, or records why there is none."""
-        seconds: dict[str, float] = {}
         start = time.monotonic()
         unit, active = task.unit, task.active
         try:
-            result = attempt(partial(self._render_clip, use, task, seconds), unit.job_id, unit.index)
+            result = attempt(partial(self._render_clip, use, task), unit.job_id, unit.index)
             spent, phase = time.monotonic() - start, _phase(use)
+            if isinstance(result, SlotUnfit):
+                self._give_elsewhere(use, task, result)
+                return
             if isinstance(result, SlotLost) and not self._stopping.is_set():
                 self._lose(use, task, result)
             elif isinstance(result, SlotLost):
@@ -306,17 +342,18 @@ class Dispatcher(JobRunner):
                 self._free(use, task, spent)
                 self._leave(task)
             else:
-                self._hand_over(use, task, result, seconds, spent)
+                self._hand_over(use, task, result, spent)
         except Cancelled:
             active.canceled = True
             self._free(use, task, None)
             self._leave(task)
 
-    def _render_clip(self, use: SlotUse, task: Task, seconds: dict[str, float]) -> Clip:
+    def _render_clip(self, use: SlotUse, task: Task) -> RenderedClip:
         """Raises Cancelled, also if the job failed meanwhile, and RenderTimedOut."""
         job, index = task.active.job, task.unit.index
-        note, limit, started = cell_note(job, index), self._limits.timeout, time.monotonic()
-        phase: tuple[Phase, float] = ("checking", started)
+        generation, note = job.generations[index], cell_note(job, index)
+        limit, started = self._limits.timeout, time.monotonic()
+        times = PhaseTimes(self._observe)
         shown = use.running or Running(job.id, index, len(job.generations), Progress("checking"), slot=use.slot.name)
 
         def check() -> None:
@@ -329,35 +366,43 @@ class Dispatcher(JobRunner):
                     seconds=limit,
                 )
 
-        def enter(entered: Phase) -> None:
-            nonlocal phase, started
-            now = time.monotonic()
-            if entered != phase[0]:
-                seconds[phase[0]] = seconds.get(phase[0], 0.0) + now - phase[1]
-                self._observe(phase[0], now - phase[1])
-                phase = (entered, now)
-            if entered == "downloading":
-                started = now
-
         def on_progress(progress: Progress) -> None:
-            nonlocal shown
-            enter(progress.phase)
+            nonlocal shown, started
+            times.enter(progress.phase)
+            if progress.phase == "downloading":
+                started = time.monotonic()
             text = " · ".join(filter(None, (note, progress.note)))
-            use.running = self._latest = shown = reported(shown, replace(progress, note=text))
+            use.running = self._running = shown = reported(shown, replace(progress, note=text))
             check()
 
         on_progress(Progress("checking"))
-        use.model = job.generations[index].model
+        use.model = generation.model
         for member in task.members:
             member.model = use.model
         if task.members:
             group = SlotGroup([use.slot, *(member.slot for member in task.members)], task.split)
-            clip = group.render(job.generations[index], on_progress, check)
+            clip = group.render(generation, on_progress, check)
         else:
-            clip = use.slot.render(job.generations[index], on_progress, check)
-        enter("encode")
-        on_progress(Progress("encode", job.generations[index].sample_steps, job.generations[index].sample_steps))
-        return clip
+            lossless = job.training_sample(index) is not None
+            clip = use.slot.render(generation, on_progress, check, lossless=lossless)
+        on_progress(Progress("encode", generation.sample_steps, generation.sample_steps))
+        return RenderedClip(job, index, clip, times.seconds)
+
+    def _give_elsewhere(self, use: SlotUse, task: Task, error: SlotUnfit) -> None:
+        """Leaves a clip to slots that can render its model; its job fails when none of those in use can."""
+        unit, active = task.unit, task.active
+        self._persist(partial(self._leases.void, task.lease))
+        with self._changed:
+            log.warning("slot cannot render", extra={"slot": use.slot.name, "reason": error.message})
+            self._scheduler.exclude(use.slot.name, unit)
+            self._scheduler.emptied(use.slot.name)
+            self._free(use, task, None)
+            if self._uses and not self._scheduler.can_render(tuple(self._uses), unit):
+                self._scheduler.readmit(unit)
+                self._record_failure(active, unit.index, error, "checking")
+            elif not active.is_stopped:
+                self._scheduler.requeue(unit)
+        self._leave(task)
 
     def _lose(self, use: SlotUse, task: Task, error: SlotLost) -> None:
         """Gives a clip back whose slot ended, and lets the slot pause; its job fails at its last attempt."""
@@ -379,14 +424,20 @@ class Dispatcher(JobRunner):
             if not active.is_stopped:
                 self._scheduler.requeue(unit)
         self._leave(task)
-        if all(each.failed_starts >= self._rules.starts for each in self._uses.values()):
+        starts = self._rules.starts
+        if starts is not None and all(each.failed_starts >= starts for each in self._uses.values()):
             self._broken = QueueStopped(f"No GPU can be used. {error.message}")
             self._announce()
 
-    def _hand_over(self, use: SlotUse, task: Task, clip: Clip, seconds: Mapping[str, float], spent: float) -> None:
+    def _hand_over(self, use: SlotUse, task: Task, rendered: RenderedClip, spent: float) -> None:
         """Queues a clip for the writer, once the one before is written; the slot is idle then."""
         running = use.running
-        write = partial(self._write, task, clip, seconds)
+
+        def write() -> None:
+            try:
+                self._write(task.active, rendered, task.lease.epoch)
+            finally:
+                self._leave(task)
 
         def taken() -> None:
             self._writing = running
@@ -400,8 +451,8 @@ class Dispatcher(JobRunner):
         """Makes a slot idle again."""
         with self._changed:
             self._scheduler.ended(task.unit, spent)
-            if self._latest is not None and self._latest == use.running:
-                self._latest = None
+            if self._running is not None and self._running == use.running:
+                self._running = None
             use.task = use.running = None
             for member in task.members:
                 member.lent_to = None
@@ -409,44 +460,7 @@ class Dispatcher(JobRunner):
                     self._scheduler.emptied(member.slot.name)
             self._changed.notify_all()
 
-    def _report_writing(self, fraction: float) -> None:
-        """Called with the share of a clip's frames that are encoded."""
-        writing = self._writing
-        if writing is not None:
-            self._writing = reported(writing, replace(writing.progress, phase="encode", fraction=fraction))
-
-    def _write(self, task: Task, clip: Clip, seconds: Mapping[str, float]) -> None:
-        """Writes a clip on the writer's thread and records what goes wrong."""
-        active, index = task.active, task.unit.index
-        start = time.monotonic()
-        writer = self._clip_writer
-        write = partial(writer.write, active.job, index, clip, seconds, self._report_writing, task.lease.epoch)
-        try:
-            error = attempt(write, active.job.id, index)
-            if error is not None:
-                self._record_failure(active, index, error, "encode")
-            elif self._hooks.measured is not None:
-                generation, encode = active.job.generations[index], time.monotonic() - start
-                self._persist(partial(self._hooks.measured, generation, clip, seconds, encode), 1)
-        except Cancelled:
-            active.canceled = True
-        finally:
-            self._observe("encode", time.monotonic() - start)
-            self._writing = None
-            self._leave(task)
-
     # The end of a job
-
-    def _record_failure(self, active: ActiveJob, index: int, error: WanUIError, phase: Phase) -> None:
-        """Marks a cell as failed, or sets the error that ends the job."""
-        job = active.job
-        if not job.cells:
-            active.error = active.error or prompt_error(error, index, len(job.generations))
-        elif affects_every_cell(error, phase):
-            active.error = active.error or error.body()
-        else:
-            active.failures[index] = error.body()
-            self._persist(partial(self._store.add_failure, job.id, index, error.body()))
 
     def _leave(self, task: Task) -> None:
         """A clip is neither rendered nor written any more."""
@@ -454,7 +468,7 @@ class Dispatcher(JobRunner):
             task.active.at_work.discard(task.unit.index)
             self._settle(task.active)
 
-    def _settle(self, active: ActiveJob) -> None:
+    def _settle(self, active: LeasedJob) -> None:
         """Ends a job when nothing of it is at work and nothing waits, or nothing may be rendered any more."""
         job_id = active.job.id
         with self._changed:
@@ -467,29 +481,10 @@ class Dispatcher(JobRunner):
             active.is_settled = True
         self._writer.add(partial(self._end, active))
 
-    def _end(self, active: ActiveJob) -> None:
-        """Records the end of a job."""
-        store, job = self._store, active.job
-        error = active.error
-        if error is None and active.failures and not active.canceled:
-            error = cells_failed(job.cells, active.failures).body()
-        end: Callable[[], object]
-        if error is not None:
-            event, end = "failed", partial(store.finish, job.id, "failed", error)
-        elif not active.canceled:
-            event, end = "succeeded", partial(store.finish, job.id, "succeeded")
-        elif self._stopping.is_set() or self._broken is not None:
-            event, end = "requeued: the server stops", partial(store.requeue, job.id)
-        else:
-            event, end = "canceled", partial(store.finish, job.id, "canceled")
-        self._persist(end, LAST_WRITES if self._stopping.is_set() else None)
+    def _forget(self, active: ActiveJob) -> None:
         with self._changed:
-            del self._active[job.id]
+            del self._active[active.job_id]
             self._is_stale = True  # it may have been retried meanwhile
-        log.info(event, extra={"request_id": job.id, "seconds": round(time.monotonic() - active.since, 3)})
-        self._announce()
-        if self._broken is None:
-            self._tidy()
 
     # Helpers
 

@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,23 +64,35 @@ def ignore_fraction(fraction: float) -> None:
     """An `on_fraction` that shows nothing."""
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """The program that encodes, imageio-ffmpeg's unless given.
+
+    It may take `least_seconds`, and a second more for each PIXELS_PER_SECOND.
+    """
+
+    program: str | None = None
+    least_seconds: float = LEAST_SECONDS
+
+
+ENCODER = Encoder()
+
+
 def write(
     path: Path,
     frames: Frames,
     fps: int,
     metadata: Mapping[str, Any],
     *,
-    ffmpeg: str | None = None,
+    encoder: Encoder = ENCODER,
     beat: Callable[[], None] = no_beat,
     on_fraction: Callable[[float], None] = ignore_fraction,
-    least_seconds: float = LEAST_SECONDS,
 ) -> None:
     """Writes `frames` to `path` as H.264 yuv420p, BT.709 limited range, with `metadata` inside as JSON.
 
     `frames` is uint8, (T, H, W, 3), RGB, T at least 1, H and W even; `fps` a whole number. The file appears whole or
-    not at all. `ffmpeg` is the encoder's program, imageio-ffmpeg's unless given. `beat` is called several times a
-    second and may raise to end it, `on_fraction` with the share of the frames that the encoder has taken. It may take
-    `least_seconds`, and a second more for each PIXELS_PER_SECOND.
+    not at all. `beat` is called several times a second and may raise to end it, `on_fraction` with the share of the
+    frames that the encoder has taken.
     Raises VideoEncodingFailed with ffmpeg's last line, DiskFull, and ValueError for frames of another shape.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
@@ -87,15 +100,42 @@ def write(
     height, width = frames.shape[1:3]
     if width % 2 or height % 2:
         raise ValueError(f"width and height must be even for 4:2:0 colour, not {width} × {height}")
-    comment = json.dumps(metadata)  # ASCII: a lone surrogate in a prompt cannot spoil a finished render
     try:
         # A folder beside the video, so that the last step is a rename and a failure leaves nothing behind.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
             tags, part = Path(folder, "tags.txt"), Path(folder, "clip.mp4")
-            tags.write_text(f";FFMETADATA1\n{METADATA_KEY}={_escape(comment)}\n", encoding="ascii")
-            command = _encoder(ffmpeg or _ffmpeg(), width, height, fps, tags, part)
+            _write_tags(tags, metadata)
+            command = _encoder(encoder.program or _ffmpeg(), width, height, fps, tags, part)
             reported = _reported(frames, on_fraction)
-            _encode(command, reported, frames.size, Path(folder), beat, least_seconds)
+            _encode(command, reported, frames.size, Path(folder), beat, encoder.least_seconds)
+            publish_file(part, path)
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full("the video") from error
+        raise VideoEncodingFailed(
+            f"The video could not be written ({error.strerror}). Check the data folder and its disk."
+        ) from error
+
+
+def write_encoded(
+    path: Path, encoded: bytes, metadata: Mapping[str, Any], *, beat: Callable[[], None] = no_beat
+) -> None:
+    """Writes an MP4 that `write` made elsewhere to `path`, with `metadata` in place of its own.
+
+    Nothing is encoded anew. Raises as `write` does.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
+            tags, source, part = Path(folder, "tags.txt"), Path(folder, "encoded.mp4"), Path(folder, "clip.mp4")
+            _write_tags(tags, metadata)
+            source.write_bytes(encoded)
+            command = [
+                *(_ffmpeg(), "-y", "-hide_banner", "-nostdin", "-nostats", "-loglevel", "error"),
+                *("-f", "mov", "-i", f"file:{source}", "-f", "ffmetadata", "-i", f"file:{tags}"),
+                *("-map", "0:v:0", "-map_metadata", "1", "-c", "copy", "-movflags", "+faststart"),
+                *("-f", "mp4", f"file:{part}"),
+            ]
+            _encode(command, iter(()), 0, Path(folder), beat, LEAST_SECONDS)
             publish_file(part, path)
     except OSError as error:
         if is_disk_full(error):
@@ -253,6 +293,11 @@ def _packets(path: Path) -> VideoInfo:
         raise VideoEncodingFailed(f"{path.name} holds no video.")
     width, height = (int(side) for side in head["dimensions"].split("x"))
     return VideoInfo(width, height, len(packets), 0.0)
+
+
+def _write_tags(path: Path, metadata: Mapping[str, Any]) -> None:
+    comment = json.dumps(metadata)  # ASCII: a lone surrogate in a prompt cannot spoil a finished render
+    path.write_text(f";FFMETADATA1\n{METADATA_KEY}={_escape(comment)}\n", encoding="ascii")
 
 
 def _encoder(ffmpeg: str, width: int, height: int, fps: int, tags: Path, part: Path) -> list[str]:

@@ -470,7 +470,7 @@ def queue(
     fetching: Mapping[str, Progress] = MappingProxyType({}),
     removable: Collection[str] = (),
 ) -> Markup:
-    """The waiting jobs other than the status card's, in order; those `removable` have a button that removes them.
+    """The waiting jobs other than the status card's, in order; those `removable` can be removed, and run next.
 
     `fetching`: by job id, how far the downloads of LoRA files are that jobs wait for.
     """
@@ -483,6 +483,8 @@ def queue(
             "mine": job.id in mine,
             "text": _queue_text(job, ahead, fetching),
             "removable": job.id in removable,
+            "can_run_next": job.id in removable and job.status == "in_queue" and (job.position or 0) > 1,
+            "has_picture": job.status == "in_progress" and not job.hidden,
         }
         for job in jobs
     ]

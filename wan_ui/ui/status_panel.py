@@ -11,7 +11,7 @@ import gradio as gr
 
 from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.ui import render
-from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast
+from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, looked_again
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of
@@ -101,10 +101,10 @@ class StatusPanel:
         """Wires its buttons, its polls and its first update."""
         for button, handler in ((self.cancel, self.on_cancel), (self.stop_sharing, self.on_stop_sharing)):
             button.click(handler, self.looking, self.view, **QUIET).then(**answered())
-        self.queue.click(self.on_remove, self.looking, self.view, **QUIET)
+        self.queue.click(self.on_queue_press, self.looking, self.view, **QUIET)
         looked = "() => document.dispatchEvent(new Event('wan-ui-looked'))"
         self.pulse.click(self.look, self.looking, self.view, **POLL).then(**POLL, fn=None, js=looked)
-        blocks.load(self.look, self.looking, self.view, **POLL)
+        blocks.load(self.look, self.looking, self.view, **POLL).then(**looked_again())
 
     def follow(self, seen: Mapping[str, Any]) -> Update:
         """The right column after a job was added: the status card shows it."""
@@ -122,10 +122,13 @@ class StatusPanel:
             self.sharing.link.stop()
         return self.look(picked, seen)
 
-    def on_remove(self, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
-        """Cancels the job of the queue whose button was pressed."""
+    def on_queue_press(self, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
+        """Cancels the job of the queue whose button was pressed, or moves it to the queue's head."""
         try:
-            self.service.cancel(str(event.job), self.access())
+            if event.do == "next":
+                self.service.move(str(event.job), 1, self.access())
+            else:
+                self.service.cancel(str(event.job), self.access())
         except WanUIError as error:
             raise error_toast(error) from error
         return self.look(picked, seen)

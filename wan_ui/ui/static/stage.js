@@ -76,7 +76,20 @@
     say(textOf(left === null ? 'stage.percent' : 'stage.percent_left', { step, seconds: left === null ? '' : seconds(left) }));
   };
 
+  // The next picture replaces the one before when it is there, so that the box never flashes.
+  const show = (image, job, picture) => {
+    const source = `v1/requests/${job}/live.webp?video=${picture.video}&number=${picture.number}`;
+    if (image.getAttribute('src') === source) return;
+    const next = new Image();
+    next.onload = () => image.setAttribute('src', source);
+    next.src = source;
+  };
   const showPicture = (pictures) => {
+    // Other jobs that run are in the queue.
+    for (const image of document.querySelectorAll('#side .jobs img[data-live]')) {
+      const of = pictures[image.dataset.live];
+      if (of && !document.hidden) show(image, image.dataset.live, of);
+    }
     const box = byId('live');
     if (!box) return;
     const shown = card();
@@ -84,12 +97,7 @@
     const image = box.querySelector('img');
     box.hidden = !picture || !shown.classList.contains('running');
     if (box.hidden || document.hidden) return;
-    const source = `v1/requests/${shown.dataset.job}/live.webp?video=${picture.video}&number=${picture.number}`;
-    if (image.getAttribute('src') === source) return;
-    // The next picture replaces the one before when it is there, so that the box never flashes.
-    const next = new Image();
-    next.onload = () => image.setAttribute('src', source);
-    next.src = source;
+    show(image, shown.dataset.job, picture);
   };
 
   // The bell: a notification and a sound at the end of this browser's jobs, once a browser.
