@@ -136,9 +136,9 @@ def messages_path(language: str) -> str:
 
 def messages(language: str) -> dict[str, str]:
     """What `translate` knows, for the page's scripts: the text in a language by the English one, longest first."""
-    english = section(DEFAULT, "messages")
-    pairs = {text: section(language, "messages")[key] for key, text in english.items()}
-    return {one: str(pairs[one]) for one in sorted(pairs, key=len, reverse=True)}
+    translations = section(language, "messages")
+    pairs = {str(text): str(translations[key]) for key, text in section(DEFAULT, "messages").items()}
+    return {english: pairs[english] for english in sorted(pairs, key=len, reverse=True)}
 
 
 @contextmanager
