@@ -21,9 +21,10 @@ from wan_ui import logs
 from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.api.app import create_api
+from wan_ui.api.dependencies import SizeLimits
 from wan_ui.api.event_streams import EventStreams
 from wan_ui.api.mcp_server import mcp_route
-from wan_ui.api.root import root_routes
+from wan_ui.api.root import health_route
 from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.checkpoints.sources import CheckpointSources
@@ -36,7 +37,7 @@ from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.gallery import Retention
 from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.notifier import Notifier
-from wan_ui.jobs.runner import RenderLimits, WorkerHooks
+from wan_ui.jobs.runner import JobRunner, RenderLimits, WorkerHooks
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.slot_use import SlotRules
 from wan_ui.jobs.store import Store
@@ -53,7 +54,7 @@ from wan_ui.pool.slots import Memory, SlotDevice
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
 from wan_ui.web import guest_pages
-from wan_ui.web.auth import Auth, AuthRules, OwnerAddress, around
+from wan_ui.web.auth import Auth, AuthRules, Credentials, OwnerAddress, around
 from wan_ui.web.compression import Compression
 from wan_ui.web.connections import ConnectionLimits, guard_connections
 from wan_ui.web.gradio_events import EventLimits, Forget, GradioEvents, event_rules
@@ -84,32 +85,54 @@ EVENTS_AT_ONCE = 16  # of one kind, so that a slow one for one visitor does not 
 EVENT_LIMITS = EventLimits()
 NOTIFIER_STOP_SECONDS = 0.5  # for the answer to a notification that is being sent
 FETCHER_STOP_SECONDS = 0.5  # it ends several times a second, except inside the hub's own download
+GRADIO_OPTIONS: Mapping[str, Any] = {
+    "prevent_thread_lock": True,
+    "quiet": True,
+    "share": False,
+    "inbrowser": False,
+    "ssr_mode": False,
+    "mcp_server": False,
+    "pwa": False,
+    "enable_monitoring": False,
+    "show_error": False,
+    "_frontend": False,  # else Gradio requests its own page and gives up after 3 seconds
+}
 
 
 @dataclass(frozen=True)
 class SignIn:
-    """How browsers sign in: password and owner address (None: only this machine reaches the server), public link."""
+    """How browsers sign in, None where only this machine reaches the server, and the public link."""
 
-    login: Login | None
-    owner: OwnerAddress | None
+    credentials: Credentials | None
     tunnel: Tunnel
 
     @classmethod
     def of(cls, settings: Settings, tunnel: Tunnel) -> SignIn:
         """With a random password if one is needed and none was chosen."""
         if not settings.is_open_to_others:
-            return cls(None, None, tunnel)
+            return cls(None, tunnel)
         user, password = settings.auth or (DEFAULT_USER, secrets.token_urlsafe(PASSWORD_BYTES))
-        return cls(Login(user, password), OwnerAddress(), tunnel)
+        return cls(Credentials(Login(user, password), OwnerAddress()), tunnel)
+
+    @property
+    def login(self) -> Login | None:
+        """Name and password."""
+        return None if self.credentials is None else self.credentials.login
+
+    @property
+    def owner(self) -> OwnerAddress | None:
+        """The address that makes a browser the owner's."""
+        return None if self.credentials is None else self.credentials.owner
 
     def greeting(self, settings: Settings, port: int) -> list[str]:
         """The lines about signing in that a start prints."""
-        if self.login is None or self.owner is None:
+        login, owner = self.login, self.owner
+        if login is None or owner is None:
             return []
-        password = "the password you chose" if settings.auth else f"password {self.login.password}"
+        password = "the password you chose" if settings.auth else f"password {login.password}"
         return [
-            f"Sign in: name {self.login.user}, {password}",
-            f"Owner: http://{own_address(settings.host)}:{port}{self.owner.path}   Opens once, for your own browser.",
+            f"Sign in: name {login.user}, {password}",
+            f"Owner: http://{own_address(settings.host)}:{port}{owner.path}   Opens once, for your own browser.",
         ]
 
     def hosts(self, settings: Settings) -> tuple[str, ...]:
@@ -125,7 +148,7 @@ class Services:
 
     service: JobService
     store: Store
-    worker: Worker | Dispatcher
+    worker: JobRunner
     checkpoints: CheckpointSources
     engine: Future[Engine | SlotPool]
     uploads: Path
@@ -144,7 +167,7 @@ class Services:
             "version": __version__,
             "device": self.engine.result().device_name if is_ready else None,
             "queue": self.service.waiting(),
-            "slots": [slot.body() for slot in self.worker.slots()] if isinstance(self.worker, Dispatcher) else [],
+            "slots": [slot.body() for slot in self.worker.slots()],
         }
 
     def start(self) -> None:
@@ -169,15 +192,7 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
 
     With `devices` each of them renders in a process of its own; the engine is then a SlotPool, which is there at once.
     """
-    for folder, flag, what in (
-        (settings.models_dir, "--models-dir", "the one with your checkpoints"),
-        (settings.comfy_dir, "--comfy-dir", "ComfyUI's models folder"),
-        (settings.configs_dir, "--configs-dir", "the one with your configs"),
-        (settings.jobs_dir, "--jobs-dir", "the one with your training jobs"),
-    ):
-        if folder is not None and not folder.is_dir():
-            raise HostError(f"There is no folder {folder}. Give {flag} {what}.")
-    make_folder(settings.lora_dir)
+    _check_folders(settings)
     if settings.share:
         settings = replace(settings, allow_url_hosts=())  # visitors must not reach the operator's own network
     data = settings.data_dir
@@ -200,16 +215,60 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
     def measured(generation: Generation, clip: Clip, seconds: Mapping[str, float], encode: float) -> None:
         service.outlooks.timings.record(generation, clip, seconds, encode)
 
-    worker: Worker | Dispatcher
+    hooks = WorkerHooks(tidy=tidy, measured=measured, observe=metrics.observe)
+    worker: JobRunner
     if devices:
         engine.set_result(SlotPool(devices))
-        worker = _dispatcher(settings, devices, store, metrics, WorkerHooks(tidy=tidy, measured=measured))
+        worker = _dispatcher(settings, devices, store, hooks)
         metrics.watch_slots(worker.slots)
     else:
-        worker = _worker(settings, store, engine, metrics, WorkerHooks(tidy=tidy, measured=measured))
+        worker = _worker(settings, store, engine, hooks)
     metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
-    limits = Limits(
+    service: JobService = JobService(
+        _library(settings, uploads, store, checkpoints),
+        image.ImageStore(data / "images", download, owners=store),
+        store,
+        worker,
+        data,
+        _limits(settings),
+        _environment(engine, checkpoints),
+    )
+    return Services(
+        service,
+        store,
+        worker,
+        checkpoints,
+        engine,
+        uploads,
+        metrics,
+        Sessions(load_key(data), EndedSessions(data)),
+        EventStreams(service.pulse),
+        _notifier(settings, store),
+    )
+
+
+def _check_folders(settings: Settings) -> None:
+    for folder, flag, what in (
+        (settings.models_dir, "--models-dir", "the one with your checkpoints"),
+        (settings.comfy_dir, "--comfy-dir", "ComfyUI's models folder"),
+        (settings.configs_dir, "--configs-dir", "the one with your configs"),
+        (settings.jobs_dir, "--jobs-dir", "the one with your training jobs"),
+    ):
+        if folder is not None and not folder.is_dir():
+            raise HostError(f"There is no folder {folder}. Give {flag} {what}.")
+    make_folder(settings.lora_dir)
+
+
+def _library(settings: Settings, uploads: Path, store: Store, checkpoints: CheckpointSources) -> Library:
+    jobs = () if settings.jobs_dir is None else (settings.jobs_dir,)
+    further = {COMFY_FOLDER: checkpoints.catalog.lora_folders, JOBS_FOLDER: lambda: jobs}
+    remote = RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts)
+    return Library(settings.lora_dir, uploads, remote, store, further, settings.guest_downloads)
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
         settings.max_waiting,
         settings.max_waiting_each,
         settings.max_cost,
@@ -217,22 +276,6 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
         settings.max_waiting_guests,
         settings.guests_use_hf_token,
     )
-    jobs = () if settings.jobs_dir is None else (settings.jobs_dir,)
-    further = {COMFY_FOLDER: checkpoints.catalog.lora_folders, JOBS_FOLDER: lambda: jobs}
-    remote = RemoteFiles(uploads, allow_hosts=settings.allow_url_hosts)
-    service: JobService = JobService(
-        Library(settings.lora_dir, uploads, remote, store, further, settings.guest_downloads),
-        image.ImageStore(data / "images", download, owners=store),
-        store,
-        worker,
-        data,
-        limits,
-        _environment(engine, checkpoints),
-    )
-    streams = EventStreams(service.pulse)
-    sessions = Sessions(load_key(data), EndedSessions(data))
-    notifier = _notifier(settings, store)
-    return Services(service, store, worker, checkpoints, engine, uploads, metrics, sessions, streams, notifier)
 
 
 def _notifier(settings: Settings, store: Store) -> Notifier | None:
@@ -245,9 +288,7 @@ def _bytes(gigabytes: float | None) -> int | None:
     return None if gigabytes is None else int(gigabytes * 1e9)
 
 
-def _dispatcher(
-    settings: Settings, devices: Sequence[SlotDevice], store: Store, metrics: Metrics, hooks: WorkerHooks
-) -> Dispatcher:
+def _dispatcher(settings: Settings, devices: Sequence[SlotDevice], store: Store, hooks: WorkerHooks) -> Dispatcher:
     options = replace(EngineOptions.of(settings), latent_maps=LATENT_MAPS)
     return Dispatcher(
         store,
@@ -255,14 +296,12 @@ def _dispatcher(
         settings.data_dir / "clips",
         video.write,
         RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
-        replace(hooks, observe=metrics.observe, memory=lambda: gpu_memory(devices)),
+        replace(hooks, memory=lambda: gpu_memory(devices)),
         SlotRules(split=settings.split or len(devices)),
     )
 
 
-def _worker(
-    settings: Settings, store: Store, future: Future[Engine | SlotPool], metrics: Metrics, hooks: WorkerHooks
-) -> Worker:
+def _worker(settings: Settings, store: Store, future: Future[Engine | SlotPool], hooks: WorkerHooks) -> Worker:
     engine = cast("Future[Engine]", future)  # without slots it is one that renders
 
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
@@ -281,7 +320,6 @@ def _worker(
         replace(
             hooks,
             check_device=lambda: engine.result().check(),
-            observe=metrics.observe,
             next_up=lambda generation: engine.result().prefetch(generation),
             unload=unload,
             loaded=lambda: engine.result().loaded_model if engine.done() else None,
@@ -317,14 +355,12 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         services.service,
         services.health,
         access,
-        file_limit=max_upload,
+        limits=SizeLimits(file=max_upload),
         scratch=services.uploads,
         streams=services.streams,
         reference_errors=settings.compat == "reference",
     )
     api.state.api = replace(api.state.api, public_url=lambda: sign_in.tunnel.url)
-    mount = Mount("/v1", app=api)
-    mount.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
     guests = guest_pages.mount(services.service, api.state.api.posters.hold)
     login = sign_in.login
     blocks = page.build(
@@ -334,7 +370,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         shared=settings.shared_gallery,
         sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
     )
-    own = (mount, guests, mcp_route(api), services.metrics.route(), *root_routes(services.health))
+    own = (_mounted(api), guests, mcp_route(api), services.metrics.route(), health_route(api.state.api.latest_health))
     loop: Future[asyncio.AbstractEventLoop] = Future()
     within = _around_gradio(blocks, services.service, access, Path(os.environ["GRADIO_TEMP_DIR"]))
 
@@ -346,23 +382,10 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         blocks.launch(
             server_name=settings.host,
             server_port=port,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            inbrowser=False,
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-            enable_monitoring=False,
-            show_error=False,
-            _frontend=False,  # else Gradio requests its own page and gives up after 3 seconds
             max_file_size=max_upload,
             state_session_capacity=EVENT_LIMITS.sessions_of_all,
-            app_kwargs={
-                "routes": list(own),
-                "lifespan": around(wrap),
-                "openapi_url": None,
-            },
+            app_kwargs={"routes": list(own), "lifespan": around(wrap), "openapi_url": None},
+            **GRADIO_OPTIONS,
             **page.LAUNCH,
         )
     except OSError as error:
@@ -371,6 +394,12 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
     guard_connections(blocks.server, loop.result(), limits)
     logs.adopt_server()
     return blocks
+
+
+def _mounted(api: ASGIApp) -> Mount:
+    mount = Mount("/v1", app=api)
+    mount.path_regex = re.compile(r"/v1/(?P<path>.*)", re.DOTALL)  # Mount's own lets a path with a newline past /v1
+    return mount
 
 
 def _around_gradio(
@@ -413,8 +442,7 @@ def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: S
     auth = Auth(
         app,
         services.sessions,
-        sign_in.login,
-        sign_in.owner,
+        sign_in.credentials,
         secure_host=lambda: sign_in.tunnel.host if (sign_in.tunnel.url or "").startswith("https:") else None,
         upload_problem=services.service.quota_problem,
         move_records=services.store.move_records,

@@ -86,6 +86,9 @@ class WanUIError(Exception):
     code: ClassVar[str] = "ERROR"
     status: ClassVar[int] = 500
 
+    def __init_subclass__(cls, code: str, status: int) -> None:
+        cls.code, cls.status = code, status
+
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
         self.message = message
@@ -96,410 +99,275 @@ class WanUIError(Exception):
         return {"code": self.code, "message": self.message, "details": self.details}
 
 
-class RequestError(WanUIError):
+class RequestError(WanUIError, code="BAD_REQUEST", status=400):
     """The client can fix this by changing the request."""
 
-    code, status = "BAD_REQUEST", 400
 
-
-class BadJson(RequestError):
+class BadJson(RequestError, code="BAD_JSON", status=400):
     """The body is not JSON."""
 
-    code, status = "BAD_JSON", 400
 
-
-class InvalidRequest(RequestError):
+class InvalidRequest(RequestError, code="INVALID_REQUEST", status=422):
     """`details["fields"]` is a list of `{loc, msg}`, `loc` being a path such as `prompts.0.width`."""
 
-    code, status = "INVALID_REQUEST", 422
 
-
-class JobConfigInvalid(RequestError):
+class JobConfigInvalid(RequestError, code="JOB_CONFIG_INVALID", status=422):
     """`details["fields"]` as in InvalidRequest, `loc` being a path such as `config.process.0.model.arch`."""
 
-    code, status = "JOB_CONFIG_INVALID", 422
 
-
-class ModelNotFound(RequestError):
+class ModelNotFound(RequestError, code="MODEL_NOT_FOUND", status=400):
     """There is no model of this id; `details["models"]` lists the ids, as does the reference's `supported_models`."""
 
-    code, status = "MODEL_NOT_FOUND", 400
 
-
-class BaseNotFound(RequestError):
+class BaseNotFound(RequestError, code="BASE_NOT_FOUND", status=400):
     """`details["candidates"]` lists the names that the request's `base` may hold for the component."""
 
-    code, status = "BASE_NOT_FOUND", 400
 
-
-class MoeFormatRequired(RequestError):
+class MoeFormatRequired(RequestError, code="MOE_FORMAT_REQUIRED", status=400):
     """A model with two transformers needs `transformer` on each LoRA."""
 
-    code, status = "MOE_FORMAT_REQUIRED", 400
 
-
-class MoeFormatNotSupported(RequestError):
+class MoeFormatNotSupported(RequestError, code="MOE_FORMAT_NOT_SUPPORTED", status=400):
     """`transformer` was given for a model with one transformer."""
 
-    code, status = "MOE_FORMAT_NOT_SUPPORTED", 400
 
-
-class SingleMoeConfigOnly(RequestError):
+class SingleMoeConfigOnly(RequestError, code="SINGLE_MOE_CONFIG_ONLY", status=400):
     """Two LoRAs for the same transformer of a pair, without `stack`."""
 
-    code, status = "SINGLE_MOE_CONFIG_ONLY", 400
 
-
-class SingleLoraOnly(RequestError):
+class SingleLoraOnly(RequestError, code="SINGLE_LORA_ONLY", status=400):
     """Two LoRAs for a model with one transformer, without `stack`."""
 
-    code, status = "SINGLE_LORA_ONLY", 400
 
-
-class LoraNotFound(RequestError):
+class LoraNotFound(RequestError, code="LORA_NOT_FOUND", status=400):
     """There is no such LoRA file, upload or address."""
 
-    code, status = "LORA_NOT_FOUND", 400
 
-
-class LoraInvalid(RequestError):
+class LoraInvalid(RequestError, code="LORA_INVALID", status=400):
     """The file is not a valid safetensors file, or holds no LoRA."""
 
-    code, status = "LORA_INVALID", 400
 
-
-class LoraMismatch(RequestError):
+class LoraMismatch(RequestError, code="LORA_MISMATCH", status=400):
     """The LoRA was made for another model; `details["fits"]` lists the ids of those it fits, where known."""
 
-    code, status = "LORA_MISMATCH", 400
 
-
-class ControlImageRequired(RequestError):
+class ControlImageRequired(RequestError, code="CONTROL_IMAGE_REQUIRED", status=400):
     """An image-to-video model was asked for a video without a first frame."""
 
-    code, status = "CONTROL_IMAGE_REQUIRED", 400
 
-
-class ControlImageNotSupported(RequestError):
+class ControlImageNotSupported(RequestError, code="CONTROL_IMAGE_NOT_SUPPORTED", status=400):
     """A text-to-video model was given a first frame."""
 
-    code, status = "CONTROL_IMAGE_NOT_SUPPORTED", 400
 
-
-class ControlImageInvalid(RequestError):
+class ControlImageInvalid(RequestError, code="CONTROL_IMAGE_INVALID", status=400):
     """The first frame is not an image, unreadable, too large, or could not be downloaded."""
 
-    code, status = "CONTROL_IMAGE_INVALID", 400
 
-
-class SpeedupNotSupported(RequestError):
+class SpeedupNotSupported(RequestError, code="SPEEDUP_NOT_SUPPORTED", status=400):
     """The device does not support a speed-up; `details["speedup"]` names it."""
 
-    code, status = "SPEEDUP_NOT_SUPPORTED", 400
 
-
-class FramesNotFinite(RequestError):
+class FramesNotFinite(RequestError, code="FRAMES_NOT_FINITE", status=400):
     """The denoised video holds values that are no numbers; `details["stage"]` is "denoise" or "decode"."""
 
-    code, status = "FRAMES_NOT_FINITE", 400
 
-
-class VideoInvalid(RequestError):
+class VideoInvalid(RequestError, code="VIDEO_INVALID", status=400):
     """The file is not an MP4, or carries no readable settings."""
 
-    code, status = "VIDEO_INVALID", 400
 
-
-class HubTokenNeeded(RequestError):
+class HubTokenNeeded(RequestError, code="HF_TOKEN_NEEDED", status=400):
     """The server ended before the downloads that need the request's `hf_token` were complete; tokens are not stored."""
 
-    code, status = "HF_TOKEN_NEEDED", 400
 
-
-class FetchFailed(RequestError):
+class FetchFailed(RequestError, code="FETCH_FAILED", status=400):
     """A download failed or was refused; `details["host"]` names the host."""
 
-    code, status = "FETCH_FAILED", 400
 
-
-class PayloadTooLarge(RequestError):
+class PayloadTooLarge(RequestError, code="PAYLOAD_TOO_LARGE", status=413):
     """A body, file or set of files is over its limit."""
 
-    code, status = "PAYLOAD_TOO_LARGE", 413
 
-
-class OriginRefused(RequestError):
+class OriginRefused(RequestError, code="ORIGIN_REFUSED", status=403):
     """The request comes from a page of another site, or names an unknown host."""
 
-    code, status = "ORIGIN_REFUSED", 403
 
-
-class OwnerOnly(RequestError):
+class OwnerOnly(RequestError, code="OWNER_ONLY", status=403):
     """The owner of the server may do it, visitors may not."""
 
-    code, status = "OWNER_ONLY", 403
 
-
-class CostTooHigh(RequestError):
+class CostTooHigh(RequestError, code="COST_TOO_HIGH", status=413):
     """The request asks for more frames × pixels than the server allows."""
 
-    code, status = "COST_TOO_HIGH", 413
 
-
-class LoginRequired(RequestError):
+class LoginRequired(RequestError, code="LOGIN_REQUIRED", status=401):
     """The request has no valid session, and the server has a password."""
 
-    code, status = "LOGIN_REQUIRED", 401
 
-
-class LoginFailed(RequestError):
+class LoginFailed(RequestError, code="LOGIN_FAILED", status=401):
     """The password is wrong."""
 
-    code, status = "LOGIN_FAILED", 401
 
-
-class LoginLocked(RequestError):
+class LoginLocked(RequestError, code="LOGIN_LOCKED", status=429):
     """Too many wrong passwords; `details["seconds"]`: how long to wait."""
 
-    code, status = "LOGIN_LOCKED", 429
 
-
-class QueueFull(RequestError):
+class QueueFull(RequestError, code="QUEUE_FULL", status=429):
     """The queue is full; `details["limit"]`: how many jobs may wait."""
 
-    code, status = "QUEUE_FULL", 429
 
-
-class TooManyStreams(RequestError):
+class TooManyStreams(RequestError, code="TOO_MANY_STREAMS", status=429):
     """One browser, or all of them together, have as many event streams open as may be."""
 
-    code, status = "TOO_MANY_STREAMS", 429
 
-
-class TooManyRequests(RequestError):
+class TooManyRequests(RequestError, code="TOO_MANY_REQUESTS", status=429):
     """One browser, or all guests together, have too much under way at once; the same request can be sent again."""
 
-    code, status = "TOO_MANY_REQUESTS", 429
 
-
-class RequestNotFound(RequestError):
+class RequestNotFound(RequestError, code="REQUEST_NOT_FOUND", status=404):
     """There is no job of this id, or it belongs to somebody else."""
 
-    code, status = "REQUEST_NOT_FOUND", 404
 
-
-class VideoNotFound(RequestError):
+class VideoNotFound(RequestError, code="VIDEO_NOT_FOUND", status=404):
     """The job has no such video, or its file was deleted."""
 
-    code, status = "VIDEO_NOT_FOUND", 404
 
-
-class PictureNotFound(RequestError):
+class PictureNotFound(RequestError, code="PICTURE_NOT_FOUND", status=404):
     """A request has no live picture now: it is not denoised, its first is still to come, or the VAE has no map."""
 
-    code, status = "PICTURE_NOT_FOUND", 404
 
-
-class JobNotWatchable(RequestError):
+class JobNotWatchable(RequestError, code="JOB_NOT_WATCHABLE", status=409):
     """The training job was not imported as a folder of this machine, or has no sample that can be rendered."""
 
-    code, status = "JOB_NOT_WATCHABLE", 409
 
-
-class NotWatched(RequestError):
+class NotWatched(RequestError, code="NOT_WATCHED", status=404):
     """The training job is not watched."""
 
-    code, status = "NOT_WATCHED", 404
 
-
-class ShareNotFound(RequestError):
+class ShareNotFound(RequestError, code="SHARE_NOT_FOUND", status=404):
     """There is no open share link of this id, or no link of this token."""
 
-    code, status = "SHARE_NOT_FOUND", 404
 
-
-class ShareEnded(RequestError):
+class ShareEnded(RequestError, code="SHARE_ENDED", status=410):
     """The share link has ended, was withdrawn, or what it showed was deleted."""
 
-    code, status = "SHARE_ENDED", 410
 
-
-class PairNotFound(RequestError):
+class PairNotFound(RequestError, code="PAIR_NOT_FOUND", status=404):
     """There is no such pair of a comparison's clips, or it was not shown to this session."""
 
-    code, status = "PAIR_NOT_FOUND", 404
 
-
-class TooManyVotes(RequestError):
+class TooManyVotes(RequestError, code="TOO_MANY_VOTES", status=429):
     """The session has cast as many votes on this comparison as it may; `details["limit"]` is that number."""
 
-    code, status = "TOO_MANY_VOTES", 429
 
-
-class UploadNotFound(RequestError):
+class UploadNotFound(RequestError, code="UPLOAD_NOT_FOUND", status=404):
     """There is no such uploaded LoRA, first frame or training job, or it belongs to somebody else."""
 
-    code, status = "UPLOAD_NOT_FOUND", 404
 
-
-class StillRunning(RequestError):
+class StillRunning(RequestError, code="STILL_RUNNING", status=409):
     """A queued or running job cannot be deleted, nor a file that one uses."""
 
-    code, status = "STILL_RUNNING", 409
 
-
-class NotWaiting(RequestError):
+class NotWaiting(RequestError, code="NOT_WAITING", status=409):
     """Only a waiting job can be moved to another position."""
 
-    code, status = "NOT_WAITING", 409
 
-
-class ModelInUse(RequestError):
+class ModelInUse(RequestError, code="MODEL_IN_USE", status=409):
     """The loaded model cannot be freed while a video is rendered with it."""
 
-    code, status = "MODEL_IN_USE", 409
 
-
-class PreviewNotFound(RequestError):
+class PreviewNotFound(RequestError, code="PREVIEW_NOT_FOUND", status=404):
     """There is no such imported training job, or nothing to compare a video with."""
 
-    code, status = "PREVIEW_NOT_FOUND", 404
 
-
-class RouteNotFound(RequestError):
+class RouteNotFound(RequestError, code="ROUTE_NOT_FOUND", status=404):
     """There is nothing at this address."""
 
-    code, status = "ROUTE_NOT_FOUND", 404
 
-
-class HostError(WanUIError):
+class HostError(WanUIError, code="HOST_ERROR", status=503):
     """The operator of this machine can fix this."""
 
-    code, status = "HOST_ERROR", 503
 
-
-class CheckpointNotFound(HostError):
+class CheckpointNotFound(HostError, code="CHECKPOINT_NOT_FOUND", status=503):
     """The checkpoint is not on this machine and cannot be downloaded."""
 
-    code, status = "CHECKPOINT_NOT_FOUND", 503
 
-
-class CheckpointIncomplete(HostError):
+class CheckpointIncomplete(HostError, code="CHECKPOINT_INCOMPLETE", status=503):
     """A file of the checkpoint is missing or damaged; the message names it."""
 
-    code, status = "CHECKPOINT_INCOMPLETE", 503
 
-
-class CheckpointInvalid(HostError):
+class CheckpointInvalid(HostError, code="CHECKPOINT_INVALID", status=503):
     """`details["file"]` is the file's name: a Git LFS pointer, a web page, damaged, or another model's weights."""
 
-    code, status = "CHECKPOINT_INVALID", 503
 
-
-class CheckpointUnsupported(HostError):
+class CheckpointUnsupported(HostError, code="CHECKPOINT_UNSUPPORTED", status=503):
     """`details["file"]` is the file's name: another family of Wan models, or numbers in a format we cannot read."""
 
-    code, status = "CHECKPOINT_UNSUPPORTED", 503
 
-
-class DiskFull(HostError):
+class DiskFull(HostError, code="DISK_FULL", status=507):
     """The disk, or a quota on it, is full."""
 
-    code, status = "DISK_FULL", 507
 
-
-class OutOfMemory(HostError):
+class OutOfMemory(HostError, code="OUT_OF_MEMORY", status=503):
     """The GPU memory does not suffice; the message says what to try."""
 
-    code, status = "OUT_OF_MEMORY", 503
 
-
-class TooManyOpenFiles(HostError):
+class TooManyOpenFiles(HostError, code="TOO_MANY_OPEN_FILES", status=503):
     """The process, or the machine, has no file descriptor left: nothing is wrong with the file that was opened."""
 
-    code, status = "TOO_MANY_OPEN_FILES", 503
 
-
-class DeviceUnavailable(HostError):
+class DeviceUnavailable(HostError, code="DEVICE_UNAVAILABLE", status=503):
     """The device that was asked for does not exist or does not work."""
 
-    code, status = "DEVICE_UNAVAILABLE", 503
 
-
-class VideoEncodingFailed(HostError):
+class VideoEncodingFailed(HostError, code="VIDEO_ENCODING_FAILED", status=500):
     """ffmpeg could not write or read a video."""
 
-    code, status = "VIDEO_ENCODING_FAILED", 500
 
-
-class DataFolderInUse(HostError):
+class DataFolderInUse(HostError, code="DATA_FOLDER_IN_USE", status=503):
     """Another server uses the data folder."""
 
-    code, status = "DATA_FOLDER_IN_USE", 503
 
-
-class ShareFailed(HostError):
+class ShareFailed(HostError, code="SHARE_FAILED", status=503):
     """The public link could not be opened."""
 
-    code, status = "SHARE_FAILED", 503
 
-
-class SlotLost(HostError):
+class SlotLost(HostError, code="SLOT_LOST", status=503):
     """The process of a GPU ended or its GPU failed; `details["started"]` is false if it never became ready."""
 
-    code, status = "SLOT_LOST", 503
 
-
-class McpNotInstalled(HostError):
+class McpNotInstalled(HostError, code="MCP_NOT_INSTALLED", status=501):
     """The package `mcp`, an extra, is not installed."""
 
-    code, status = "MCP_NOT_INSTALLED", 501
 
-
-class RestartNeeded(HostError):
+class RestartNeeded(HostError, code="RESTART_NEEDED", status=503):
     """This process cannot render any more: it ends with `exit_code`, so that a supervisor starts it again."""
 
-    code, status = "RESTART_NEEDED", 503
     exit_code: ClassVar[int] = 70  # EX_SOFTWARE of sysexits.h
 
 
-class DeviceLost(RestartNeeded):
+class DeviceLost(RestartNeeded, code="DEVICE_LOST", status=503):
     """The CUDA context is dead."""
 
-    code, status = "DEVICE_LOST", 503
 
-
-class RenderTimedOut(RestartNeeded):
+class RenderTimedOut(RestartNeeded, code="RENDER_TIMED_OUT", status=503):
     """A render took longer than --job-timeout."""
 
-    code, status = "RENDER_TIMED_OUT", 503
 
-
-class QueueStopped(RestartNeeded):
+class QueueStopped(RestartNeeded, code="LINE_STOPPED", status=503):
     """The worker's thread ended unexpectedly."""
 
-    code, status = "LINE_STOPPED", 503
 
-
-class RenderFailed(WanUIError):
+class RenderFailed(WanUIError, code="RENDER_FAILED", status=500):
     """An unexpected error while generating; the log has the traceback."""
 
-    code, status = "RENDER_FAILED", 500
 
-
-class CellsFailed(WanUIError):
+class CellsFailed(WanUIError, code="CELLS_FAILED", status=500):
     """`details["cells"]` lists `{column, row, column_label, row_label, error}`, `error` being a `body()`."""
 
-    code, status = "CELLS_FAILED", 500
 
-
-class ServerBusy(WanUIError):
+class ServerBusy(WanUIError, code="SERVER_BUSY", status=503):
     """Too many slow requests at once; the same request can be sent again."""
 
-    code, status = "SERVER_BUSY", 503
 
-
-class Cancelled(WanUIError):
+class Cancelled(WanUIError, code="CANCELED", status=409):
     """The job was cancelled; raised between two denoising steps."""
-
-    code, status = "CANCELED", 409

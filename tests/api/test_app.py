@@ -18,6 +18,7 @@ from wan_ui import errors
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import create_api
 from wan_ui.api.bodies import decode_json
+from wan_ui.api.dependencies import SizeLimits
 from wan_ui.errors import PictureNotFound, RenderFailed, VideoNotFound, WanUIError
 from wan_ui.job import ClipRecord, Job
 from wan_ui.jobs.service import JobService
@@ -117,7 +118,7 @@ def health() -> dict[str, Any]:
 
 @pytest.fixture
 def door(service: ShelfDesk) -> FastAPI:
-    return create_api(cast(JobService, service), health, lambda: LOCAL_ACCESS, body_limit=LIMIT)
+    return create_api(cast(JobService, service), health, lambda: LOCAL_ACCESS, limits=SizeLimits(LIMIT))
 
 
 @pytest.fixture

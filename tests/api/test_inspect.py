@@ -17,6 +17,7 @@ from tests.lora.writers import WIDTHS
 from tests.web_files import FileServer, lora_bytes, serving
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import create_api
+from wan_ui.api.dependencies import SizeLimits
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
@@ -46,9 +47,7 @@ def client(tmp_path: Path, render: FakeRender) -> Iterator[TestClient]:
     library = Library(tmp_path / "loras", uploads, RemoteFiles(uploads, allow_hosts=["127.0.0.1"], seconds=10))
     images: Any = FakeImages()
     service = JobService(library, images, store, worker, tmp_path, environment=Environment(transformer_config=config))
-    door = create_api(
-        service, dict, lambda: LOCAL_ACCESS, body_limit=1000, file_limit=LIMIT, scratch=tmp_path / "scratch"
-    )
+    door = create_api(service, dict, lambda: LOCAL_ACCESS, limits=SizeLimits(1000, LIMIT), scratch=tmp_path / "scratch")
     app = Starlette(routes=[Mount("/v1", app=door)])
     yield TestClient(app, base_url="http://localhost:7860", raise_server_exceptions=False)
     assert list((tmp_path / "scratch").iterdir()) == []  # whatever was asked

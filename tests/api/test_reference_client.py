@@ -24,7 +24,8 @@ from tests.lora_files import write_lora
 from tests.waiting import SECONDS, wait_until
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import create_api
-from wan_ui.api.root import root_routes
+from wan_ui.api.concurrency import Latest
+from wan_ui.api.root import health_route
 from wan_ui.api.serializers import result_of
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.errors import FetchFailed, LoraNotFound
@@ -182,7 +183,7 @@ def server(tmp_path: Path, render: FakeRender) -> Iterator[Server]:
     library = Library(loras, uploads, cast(RemoteFiles, hub), store, {JOBS_FOLDER: lambda: (jobs,)})
     service = JobService(library, images, store, worker, tmp_path, environment=environment)
     api = create_api(service, lambda: HEALTH, _access)
-    app = Starlette(routes=[Mount("/v1", app=api), *root_routes(lambda: HEALTH)])
+    app = Starlette(routes=[Mount("/v1", app=api), health_route(Latest(lambda: HEALTH))])
     client = TestClient(app, base_url="http://localhost")
     worker.start()
     yield Server(tmp_path, service, worker, client, hub)
@@ -283,7 +284,7 @@ def test_health_is_at_the_root(server: Server) -> None:
 
 @pytest.mark.parametrize(("status", "code"), [("starting", 200), ("ready", 200), ("failed", 503)])
 def test_health_at_the_root_follows_the_server(status: str, code: int) -> None:
-    reply = TestClient(Starlette(routes=root_routes(lambda: {"status": status}))).get("/health")
+    reply = TestClient(Starlette(routes=[health_route(Latest(lambda: {"status": status}))])).get("/health")
     assert (reply.status_code, reply.json()["status"] == "healthy") == (code, code == 200)
 
 

@@ -19,6 +19,7 @@ from tests.lora_files import write_lora
 from tests.mp4_boxes import box, carrying, film, mp4
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import create_api
+from wan_ui.api.dependencies import SizeLimits
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
@@ -58,7 +59,7 @@ def service(store: Store, worker: Worker, tmp_path: Path) -> JobService:
 @pytest.fixture
 def client(service: JobService, tmp_path: Path) -> Iterator[TestClient]:
     (tmp_path / "scratch").mkdir()
-    door = create_api(service, dict, lambda: LOCAL_ACCESS, file_limit=LIMIT, scratch=tmp_path / "scratch")
+    door = create_api(service, dict, lambda: LOCAL_ACCESS, limits=SizeLimits(file=LIMIT), scratch=tmp_path / "scratch")
     yield TestClient(Starlette(routes=[Mount("/v1", app=door)]), base_url="http://localhost:7860")
     assert list((tmp_path / "scratch").iterdir()) == []  # whatever was sent
 

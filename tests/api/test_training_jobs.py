@@ -34,6 +34,7 @@ from tests.trainer.job_files import (
 )
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import create_api
+from wan_ui.api.dependencies import SizeLimits
 from wan_ui.identity import Identity
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
@@ -81,7 +82,7 @@ def service(worker: Worker, data: Path, tmp_path: Path) -> JobService:
 @pytest.fixture
 def client(service: JobService, data: Path) -> Iterator[TestClient]:
     scratch = data / "uploads"
-    app = create_api(service, dict, lambda: LOCAL_ACCESS, body_limit=400_000, file_limit=LIMIT, scratch=scratch)
+    app = create_api(service, dict, lambda: LOCAL_ACCESS, limits=SizeLimits(400_000, LIMIT), scratch=scratch)
     yield TestClient(Starlette(routes=[Mount("/v1", app=app)]), base_url="http://localhost:7860")
     assert [path for path in scratch.iterdir() if path.is_dir()] == []  # whatever was sent
     assert list((data / "trainer").glob(".part*")) == []

@@ -83,7 +83,7 @@ def test_an_encoder_that_hangs_is_ended(tmp_path: Path) -> None:
     clips = tmp_path / "clips"
     clips.mkdir()
     with pytest.raises(VideoEncodingFailed, match="could not be encoded within"):
-        video.write(clips / "a.mp4", frames, 16, {}, ffmpeg=hanging(tmp_path), least_seconds=0.3)
+        video.write(clips / "a.mp4", frames, 16, {}, encoder=video.Encoder(hanging(tmp_path), 0.3))
     begun = threading.Event()
 
     def cancel() -> None:
@@ -91,7 +91,7 @@ def test_an_encoder_that_hangs_is_ended(tmp_path: Path) -> None:
         raise Cancelled("Canceled.")
 
     with pytest.raises(Cancelled):
-        video.write(clips / "a.mp4", frames, 16, {}, ffmpeg=hanging(tmp_path), beat=cancel)
+        video.write(clips / "a.mp4", frames, 16, {}, encoder=video.Encoder(hanging(tmp_path)), beat=cancel)
     assert begun.is_set() and list(clips.iterdir()) == []
     wait_until(lambda: not running_sleeps("1234.75"))
 

@@ -174,7 +174,7 @@ def test_an_encoder_that_fails_leaves_the_folder_as_it_was(
     path = clips / "clip.mp4"
     path.write_bytes(b"the clip before")
     with pytest.raises(error, match=message) as caught:
-        video.write(path, moving(256, 256, 9), 16, {}, ffmpeg=program(tmp_path, script))
+        video.write(path, moving(256, 256, 9), 16, {}, encoder=video.Encoder(program(tmp_path, script)))
     assert str(tmp_path) not in str(caught.value)
     assert path.read_bytes() == b"the clip before"
     assert [entry.name for entry in clips.iterdir()] == ["clip.mp4"]
@@ -183,13 +183,13 @@ def test_an_encoder_that_fails_leaves_the_folder_as_it_was(
 def test_ffmpeg_s_own_words_name_no_folder_of_the_server(tmp_path: Path) -> None:
     script = f'for last; do :; done; echo "$last: Permission denied" >&2; exit 1  # {tmp_path}'
     with pytest.raises(VideoEncodingFailed, match="Permission denied") as caught:
-        video.write(tmp_path / "clip.mp4", moving(64, 64, 1), 16, {}, ffmpeg=program(tmp_path, script))
+        video.write(tmp_path / "clip.mp4", moving(64, 64, 1), 16, {}, encoder=video.Encoder(program(tmp_path, script)))
     assert str(tmp_path) not in str(caught.value)
 
 
 def test_no_encoder_and_no_folder(tmp_path: Path) -> None:
     with pytest.raises(VideoEncodingFailed, match="No such file"):
-        video.write(tmp_path / "clip.mp4", moving(64, 64, 1), 16, {}, ffmpeg=str(tmp_path / "none"))
+        video.write(tmp_path / "clip.mp4", moving(64, 64, 1), 16, {}, encoder=video.Encoder(str(tmp_path / "none")))
     with pytest.raises(VideoEncodingFailed, match="No such file"):
         video.write(tmp_path / "nowhere" / "clip.mp4", moving(64, 64, 1), 16, {})
 

@@ -29,7 +29,7 @@ from wan_ui.api import (
     uploads,
     watches,
 )
-from wan_ui.api.dependencies import ApiState
+from wan_ui.api.dependencies import ApiState, SizeLimits
 from wan_ui.api.error_responses import EXCEPTION_HANDLERS
 from wan_ui.api.event_streams import EventStreams
 from wan_ui.api.openapi import Api
@@ -37,8 +37,7 @@ from wan_ui.api.openapi import Api
 if TYPE_CHECKING:
     from wan_ui.jobs.service import JobService
 
-BODY_LIMIT = 80 * 2**20  # bytes; control images are in the body as base64
-FILE_LIMIT = 8 << 30  # bytes of an uploaded file
+SIZE_LIMITS = SizeLimits()
 ROUTERS = (
     requests,
     comfyui,
@@ -66,9 +65,8 @@ def create_api(
     service: JobService,
     health: Callable[[], Mapping[str, Any]],
     access: Callable[[], Access],
-    body_limit: int = BODY_LIMIT,
     *,
-    file_limit: int = FILE_LIMIT,
+    limits: SizeLimits = SIZE_LIMITS,
     scratch: pathlib.Path | None = None,
     streams: EventStreams | None = None,
     reference_errors: bool = False,
@@ -82,13 +80,13 @@ def create_api(
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers=EXCEPTION_HANDLERS,
+        generate_unique_id_function=lambda route: route.name,  # a route's operation id is its function's name
     )
     api.state.api = ApiState(
         service,
         health,
         access,
-        body_limit,
-        file_limit,
+        limits,
         scratch,
         streams or EventStreams(lambda: service.pulse()),
         reference_errors,

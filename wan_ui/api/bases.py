@@ -92,7 +92,6 @@ class IdentifyBody(BaseModel):
 
 @router.get(
     "/models/{model}/bases",
-    operation_id="bases",
     summary="What a model can be loaded from",
     response_model=BaseListing,
     responses=errors(400, 422, 503),
@@ -104,7 +103,6 @@ async def bases(state: State, service: Service, model: ModelId) -> Mapping[str, 
 
 @router.post(
     "/models/{model}/bases",
-    operation_id="identify_base",
     summary="Say which model a checkpoint file is",
     response_model=BaseListing,
     responses=errors(400, 422, 503),

@@ -23,7 +23,6 @@ router = APIRouter()
 
 @router.get(
     "/requests/{request_id}/comfyui.json",
-    operation_id="comfyui",
     summary="A request as a ComfyUI workflow of core nodes",
     response_class=Response,
     responses={**errors(404, 422), 200: content("application/json", is_described=False)},

@@ -127,12 +127,11 @@ def download(
 
 @router.get(
     "/requests/{request_id}/grid.mp4",
-    operation_id="comparison_grid",
     summary="A comparison's finished cells as one labelled video",
     response_class=FileResponse,
     responses=errors(404, 422, 503, 507),
 )
-def grid_video(state: State, service: Service, access: CurrentAccess, request_id: RequestId) -> Response:
+def comparison_grid(state: State, service: Service, access: CurrentAccess, request_id: RequestId) -> Response:
     """With the comparison's settings in its metadata."""
     job = service.job(request_id, access)
     cells, about = board(service, job, access), embedded_metadata.of_grid(job)
@@ -142,12 +141,11 @@ def grid_video(state: State, service: Service, access: CurrentAccess, request_id
 
 @router.get(
     "/requests/{request_id}/sheet.png",
-    operation_id="comparison_sheet",
     summary="One frame of all finished cells as a labelled picture",
     response_class=Response,
     responses={**errors(404, 422, 503), 200: content("image/png", is_described=False)},
 )
-def contact_sheet(
+def comparison_sheet(
     state: State, service: Service, access: CurrentAccess, request_id: RequestId, frame: Frame = 0
 ) -> Response:
     """A PNG at the clips' own size."""
@@ -166,12 +164,11 @@ def contact_sheet(
 
 @router.get(
     "/requests/{request_id}/cells.zip",
-    operation_id="comparison_cells",
     summary="A comparison's finished clips with their JSON",
     response_class=FileResponse,
     responses=errors(404, 422, 503, 507),
 )
-def all_cells(state: State, service: Service, access: CurrentAccess, request_id: RequestId) -> Response:
+def comparison_cells(state: State, service: Service, access: CurrentAccess, request_id: RequestId) -> Response:
     """Each cell as an MP4 and a JSON file, named by position and labels."""
     job = service.job(request_id, access)
     cells = board(service, job, access)

@@ -39,7 +39,6 @@ router = APIRouter()
 
 @router.get(
     "/requests/{request_id}/videos/{n}/last_frame.png",
-    operation_id="last_frame",
     summary="The last frame of a finished clip",
     response_class=Response,
     responses={**errors(404, 422), 200: content("image/png", is_described=False)},
@@ -53,7 +52,6 @@ def last_frame(state: State, service: Service, access: CurrentAccess, request_id
 
 @router.post(
     "/requests/{request_id}/videos/{n}/continue",
-    operation_id="continue_video",
     summary="The request that continues a finished clip from its last frame",
     response_model=ContinuedRequest,
     responses=errors(400, 404, 422, 503, 507),
@@ -69,7 +67,6 @@ def continue_video(
 
 @router.get(
     "/joined.mp4",
-    operation_id="joined",
     summary="Several clips as one video, without the frame that a continued one repeats",
     response_class=FileResponse,
     responses={**errors(404, 422, 503, 507), 200: content("video/mp4", is_described=False)},

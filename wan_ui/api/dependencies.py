@@ -25,11 +25,19 @@ POSTERS = 8  # each runs ffmpeg
 
 
 @dataclass(frozen=True)
+class SizeLimits:
+    """The most bytes of a request's body and of an uploaded file. Control images are in the body as base64."""
+
+    body: int = 80 * 2**20
+    file: int = 8 << 30
+
+
+@dataclass(frozen=True)
 class ApiState:
     """What the routes of one server share; `app.state.api`.
 
     `health` returns `{status, version, device, queue}` and `access` the access of the request that is being answered.
-    `body_limit` and `file_limit` are in bytes. Uploaded files lie in the folder `scratch` while they are handled.
+    Uploaded files lie in the folder `scratch` while they are handled.
     `streams` are the open event streams. `reference_errors`: errors have the reference server's form
     (--compat reference). `public_url` returns the address of the public link, None while there is none.
     """
@@ -37,8 +45,7 @@ class ApiState:
     service: JobService
     health: Callable[[], Mapping[str, Any]]
     access: Callable[[], Access]
-    body_limit: int
-    file_limit: int
+    limits: SizeLimits
     scratch: pathlib.Path | None
     streams: EventStreams
     reference_errors: bool = False
@@ -89,16 +96,16 @@ async def _root(request: Request) -> str:
 
 
 async def _body(request: Request, state: State) -> bytes:
-    return await read_body(request, state.body_limit)
+    return await read_body(request, state.limits.body)
 
 
 async def _json(request: Request, state: State) -> Any:
-    return None if is_form(request) else decode_json(await read_body(request, state.body_limit))
+    return None if is_form(request) else decode_json(await read_body(request, state.limits.body))
 
 
 async def _file(request: Request, state: State) -> AsyncIterator[Received]:
     with state.folder() as folder:
-        yield await receive_file(request, pathlib.Path(folder), state.file_limit, state.service.quota_problem)
+        yield await receive_file(request, pathlib.Path(folder), state.limits.file, state.service.quota_problem)
 
 
 async def _file_of_form(request: Request, state: State) -> AsyncIterator[Received | None]:
@@ -106,7 +113,7 @@ async def _file_of_form(request: Request, state: State) -> AsyncIterator[Receive
         yield None
         return
     with state.folder() as folder:
-        yield await receive_file(request, pathlib.Path(folder), state.file_limit, state.service.quota_problem)
+        yield await receive_file(request, pathlib.Path(folder), state.limits.file, state.service.quota_problem)
 
 
 Service = Annotated[JobService, Depends(_service)]

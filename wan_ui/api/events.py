@@ -38,7 +38,6 @@ router = APIRouter()
 
 @router.get(
     "/requests/{request_id}/events",
-    operation_id="request_events",
     summary="What happens to a request, as Server-Sent Events",
     response_class=StreamingResponse,
     responses={**errors(404, 422), **_STREAM},
@@ -58,7 +57,6 @@ async def request_events(state: State, access: CurrentAccess, root: Root, reques
 
 @router.get(
     "/events",
-    operation_id="events",
     summary="What happens to all requests that you may see, as Server-Sent Events",
     response_class=StreamingResponse,
     responses={**errors(), **_STREAM},

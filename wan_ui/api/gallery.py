@@ -90,12 +90,11 @@ def _body(service: JobService, entry: Entry, access: Access) -> dict[str, Any]:
 
 @router.get(
     "/gallery",
-    operation_id="gallery",
     summary="Finished clips, newest first, a page at a time; comparisons are one entry each",
     response_model=GalleryPage,
     responses=errors(422, 503),
 )
-def page(
+def gallery(
     service: Service,
     access: CurrentAccess,
     wanted: Annotated[Filter, Depends(_filter)],
@@ -110,12 +109,11 @@ def page(
 
 @router.get(
     "/gallery/choices",
-    operation_id="gallery_choices",
     summary="What the gallery can be filtered by",
     response_model=GalleryChoices,
     responses=errors(503),
 )
-def choices(service: Service, access: CurrentAccess) -> dict[str, Any]:
+def gallery_choices(service: Service, access: CurrentAccess) -> dict[str, Any]:
     """The models and LoRAs of the entries, with their numbers."""
     found = service.entry_choices(access)
     return {
@@ -128,12 +126,11 @@ def choices(service: Service, access: CurrentAccess) -> dict[str, Any]:
 
 @router.get(
     "/gallery/clips.zip",
-    operation_id="gallery_zip",
     summary="Several entries as a ZIP file: each clip as its MP4, a comparison's in a folder",
     response_class=FileResponse,
     responses={**errors(404, 422, 503, 507), 200: content("application/zip", is_described=False)},
 )
-def clips_zip(state: State, service: Service, access: CurrentAccess, ids: Ids) -> Response:
+def gallery_zip(state: State, service: Service, access: CurrentAccess, ids: Ids) -> Response:
     """At most 100 entries."""
     wanted = list(dict.fromkeys(filter(None, ids.split(","))))
     if not 0 < len(wanted) <= LARGEST_PAGE:
@@ -168,25 +165,23 @@ def _file_name(prompt: str) -> str:
 
 @router.get(
     "/gallery/{entry_id}",
-    operation_id="gallery_entry",
     summary="One entry",
     response_model=GalleryEntry,
     responses=errors(404, 422, 503),
 )
-def entry(service: Service, access: CurrentAccess, entry_id: EntryId) -> dict[str, Any]:
+def gallery_entry(service: Service, access: CurrentAccess, entry_id: EntryId) -> dict[str, Any]:
     """A clip, or a comparison with all its clips."""
     return _body(service, service.entry(entry_id, access), access)
 
 
 @router.patch(
     "/gallery/{entry_id}",
-    operation_id="keep_entry",
     summary="Make an entry a favourite, which is never deleted automatically, or undo that",
     response_model=GalleryEntry,
     responses=errors(400, 404, 413, 422, 503),
     openapi_extra=request_body({**KeepBody.model_json_schema(), "additionalProperties": False}),
 )
-async def keep(service: Service, access: CurrentAccess, entry_id: EntryId, body: Json) -> dict[str, Any]:
+async def keep_entry(service: Service, access: CurrentAccess, entry_id: EntryId, body: Json) -> dict[str, Any]:
     """Only for entries that the sender may change."""
     kept = _kept(body)
     return await anyio.to_thread.run_sync(lambda: _body(service, service.keep_entry(entry_id, kept, access), access))
@@ -194,13 +189,12 @@ async def keep(service: Service, access: CurrentAccess, entry_id: EntryId, body:
 
 @router.delete(
     "/gallery/{entry_id}",
-    operation_id="delete_entry",
     summary="Delete an entry with all its files, and its request if nothing else is left of it",
     status_code=204,
     response_class=Response,
     responses=errors(404, 409, 422, 503),
 )
-def delete(service: Service, access: CurrentAccess, entry_id: EntryId) -> Response:
+def delete_entry(service: Service, access: CurrentAccess, entry_id: EntryId) -> Response:
     """Only for entries that the sender may change."""
     service.delete_entry(entry_id, access)
     return Response(status_code=204)
@@ -208,12 +202,13 @@ def delete(service: Service, access: CurrentAccess, entry_id: EntryId) -> Respon
 
 @router.get(
     "/gallery/{entry_id}/poster.jpg",
-    operation_id="entry_poster",
     summary="A still of the clip",
     response_class=FileResponse,
     responses={**errors(404, 422, 503), 200: content("image/jpeg", is_described=False)},
 )
-def poster(state: State, service: Service, access: CurrentAccess, entry_id: EntryId, video: OfVideo = None) -> Response:
+def entry_poster(
+    state: State, service: Service, access: CurrentAccess, entry_id: EntryId, video: OfVideo = None
+) -> Response:
     """The clip's middle frame; made at the first request and kept."""
     found = service.entry(entry_id, access)
     if video is not None:
@@ -228,12 +223,11 @@ def poster(state: State, service: Service, access: CurrentAccess, entry_id: Entr
 
 @router.get(
     "/gallery/{entry_id}/settings.json",
-    operation_id="entry_settings",
     summary="The settings of an entry, as its file carries them",
     response_class=Response,
     responses={**errors(404, 422, 503), 200: content("application/json", is_described=False)},
 )
-def settings(service: Service, access: CurrentAccess, entry_id: EntryId) -> Response:
+def entry_settings(service: Service, access: CurrentAccess, entry_id: EntryId) -> Response:
     """The metadata embedded in the MP4."""
     found = service.entry(entry_id, access)
     return Response(

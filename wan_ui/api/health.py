@@ -15,7 +15,6 @@ router = APIRouter()
 
 @router.get(
     "/health",
-    operation_id="health",
     summary="Whether the server is up",
     response_model=Health,
     responses=errors(),
@@ -25,9 +24,7 @@ async def health(state: State) -> dict[str, Any]:
     return dict(await state.latest_health.get())
 
 
-@router.get(
-    "/pulse", operation_id="pulse", summary="Whether anything has changed", response_model=Pulse, responses=errors()
-)
+@router.get("/pulse", summary="Whether anything has changed", response_model=Pulse, responses=errors())
 def pulse(service: Service) -> dict[str, str]:
     """A value that stays the same until a request changes."""
     return {"pulse": service.pulse()}

@@ -49,7 +49,6 @@ def _ballot(root: str, request_id: str, ballot: Ballot) -> dict[str, Any]:
 
 @router.get(
     "/requests/{request_id}/judging",
-    operation_id="judging",
     summary="A comparison's marks and its ranking from the votes",
     response_model=JudgingBody,
     responses=errors(404, 422, 503),
@@ -64,7 +63,6 @@ def judging(service: Service, access: CurrentAccess, request_id: RequestId) -> d
 
 @router.put(
     "/requests/{request_id}/marks/{n}",
-    operation_id="mark",
     summary="Mark a comparison's clip as favourite or rejected, or remove the mark",
     response_model=MarkBody,
     responses=errors(400, 404, 413, 422, 503),
@@ -81,7 +79,6 @@ async def mark(
 
 @router.post(
     "/requests/{request_id}/pairs",
-    operation_id="next_pair",
     summary="Two clips to vote on, without what they were made with",
     response_model=BallotBody,
     responses=errors(404, 422, 503),
@@ -93,7 +90,6 @@ def next_pair(service: Service, access: CurrentAccess, root: Root, request_id: R
 
 @router.put(
     "/requests/{request_id}/pairs/{pair_id}",
-    operation_id="vote",
     summary="Vote on a pair, or change your vote",
     response_model=BallotBody,
     responses=errors(400, 404, 413, 422, 503),
@@ -110,7 +106,6 @@ async def vote(
 
 @router.get(
     "/requests/{request_id}/pairs/{pair_id}/{side}.mp4",
-    operation_id="pair_clip",
     summary="One clip of a pair, without its settings",
     response_class=Response,
     responses={

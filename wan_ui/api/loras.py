@@ -47,7 +47,6 @@ class LoraListing(BaseModel):
 
 @router.get(
     "/loras",
-    operation_id="loras",
     summary="List the LoRA files by training job",
     response_model=LoraListing,
     responses=errors(422, 503),
@@ -66,7 +65,6 @@ async def loras(
 
 @router.post(
     "/loras/inspect",
-    operation_id="inspect_lora",
     summary="What a LoRA file is and which models it fits",
     response_model=Inspection,
     responses=errors(400, 413, 422, 503, 507),

@@ -18,7 +18,6 @@ router = APIRouter()
 
 @router.get(
     "/machine",
-    operation_id="machine",
     summary="The device, the loaded models, and how much memory and disk is free",
     response_model=MachineInfo,
     responses=errors(503),
@@ -30,12 +29,11 @@ def machine(state: State, service: Service, access: CurrentAccess) -> dict[str, 
 
 @router.post(
     "/models/unload",
-    operation_id="unload_models",
     summary="Free the loaded models",
     response_model=MachineInfo,
     responses=errors(409, 503),
 )
-def unload(state: State, service: Service, access: CurrentAccess) -> dict[str, Any]:
+def unload_models(state: State, service: Service, access: CurrentAccess) -> dict[str, Any]:
     """Owner only; refused while a video is rendered. The next request loads its model again."""
     return _body(state.health().get("device"), service.machine.unload(access))
 

@@ -13,7 +13,7 @@ from wan_ui.models import DEFAULT_FPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_NUM_FRAME
 router = APIRouter()
 
 
-@router.get("/models", operation_id="models", summary="List the models", response_model=ModelList, responses=errors())
+@router.get("/models", summary="List the models", response_model=ModelList, responses=errors())
 def models() -> dict[str, Any]:
     """The models in the order of the page's tabs."""
     return {

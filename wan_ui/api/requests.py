@@ -32,7 +32,6 @@ router = APIRouter()
 
 @router.post(
     "/inference",
-    operation_id="submit",
     summary="Queue a request",
     response_model=Submitted,
     responses=errors(400, 413, 422, 503, 507),
@@ -52,7 +51,6 @@ def submit(service: Service, access: CurrentAccess, root: Root, body: Body) -> d
 
 @router.get(
     "/requests/{request_id}/status",
-    operation_id="status",
     summary="The state of a request",
     response_model=RequestStatus,
     responses=errors(404, 422),
@@ -68,7 +66,6 @@ def status(state: State, access: CurrentAccess, request_id: RequestId) -> dict[s
 
 @router.get(
     "/requests/{request_id}/result",
-    operation_id="result",
     summary="The videos of a request and what they were made with",
     response_model=RequestResult,
     response_model_exclude_unset=True,  # so that only a comparison's videos have `cell`
@@ -88,7 +85,6 @@ def result(state: State, access: CurrentAccess, root: Root, request_id: RequestI
 
 @router.delete(
     "/requests/{request_id}",
-    operation_id="cancel",
     summary="Cancel a request; a finished one stays as it is",
     response_model=RequestStatus,
     responses=errors(404, 422),
@@ -100,7 +96,6 @@ def cancel(state: State, access: CurrentAccess, request_id: RequestId) -> dict[s
 
 @router.patch(
     "/requests/{request_id}",
-    operation_id="move",
     summary="Move a waiting request to another position of the queue",
     response_model=RequestMoved,
     responses=errors(400, 404, 409, 413, 422),
@@ -115,7 +110,6 @@ def move(service: Service, access: CurrentAccess, request_id: RequestId, body: B
 
 @router.post(
     "/requests/{request_id}/retry",
-    operation_id="retry",
     summary="Queue a failed or canceled request again for what it lacks; any other stays as it is",
     response_model=RequestStatus,
     responses=errors(404, 422, 507),
@@ -127,7 +121,6 @@ def retry(state: State, access: CurrentAccess, request_id: RequestId) -> dict[st
 
 @router.get(
     "/requests/{request_id}/live.webp",
-    operation_id="live_picture",
     summary="A small moving picture of the video that is being denoised",
     response_class=Response,
     responses={**errors(404, 422), 200: {"description": "An animated WebP.", **content("image/webp")}},
@@ -139,7 +132,6 @@ def live_picture(service: Service, access: CurrentAccess, request_id: RequestId)
 
 @router.get(
     "/requests/{request_id}/videos/{n}",
-    operation_id="video",
     summary="One finished clip, whole or by range",
     response_class=FileResponse,
     responses={

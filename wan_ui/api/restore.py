@@ -19,7 +19,6 @@ FromVideo = Annotated[
 
 @router.post(
     "/restore",
-    operation_id="restore",
     summary="The settings that a video carries, and what differs on this server",
     response_model=RestoredSettings,
     responses=errors(400, 413, 422, 503, 507),

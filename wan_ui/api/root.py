@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -15,10 +15,8 @@ from wan_ui.api.concurrency import Latest
 HEALTH_PATH = "/health"
 
 
-def root_routes(health: Callable[[], Mapping[str, Any]]) -> list[Route]:
-    """The route; `health` returns the body of GET /v1/health."""
-
-    latest = Latest(health)
+def health_route(latest: Latest[Mapping[str, Any]]) -> Route:
+    """The route; `latest` gives the body of GET /v1/health."""
 
     async def answer_health(_request: Request) -> Response:
         """Healthy from the start of the server on; 503 when it can render no more and is about to end."""
@@ -26,4 +24,4 @@ def root_routes(health: Callable[[], Mapping[str, Any]]) -> list[Route]:
             return JSONResponse({"status": "unhealthy"}, HTTPStatus.SERVICE_UNAVAILABLE)
         return JSONResponse({"status": "healthy"})
 
-    return [Route(HEALTH_PATH, answer_health)]
+    return Route(HEALTH_PATH, answer_health)

@@ -28,14 +28,13 @@ def _body(share: Share) -> dict[str, Any]:
 
 @router.post(
     "/shares",
-    operation_id="create_share",
     summary="Make an address that shows one entry of the gallery without the password, for some days",
     status_code=201,
     response_model=NewShare,
     responses=errors(400, 404, 413, 422, 503, 507),
     openapi_extra=request_body(ShareBody.model_json_schema()),
 )
-async def create(state: State, service: Service, access: CurrentAccess, root: Root, body: Json) -> dict[str, Any]:
+async def create_share(state: State, service: Service, access: CurrentAccess, root: Root, body: Json) -> dict[str, Any]:
     """Only for the owner. The address is in this response alone: the server keeps its hash."""
     wanted = parse_json(ShareBody, body)
     share, token = await anyio.to_thread.run_sync(service.shares.create, wanted.entry, wanted.days, access)
@@ -45,7 +44,6 @@ async def create(state: State, service: Service, access: CurrentAccess, root: Ro
 
 @router.get(
     "/shares",
-    operation_id="shares",
     summary="The share links that are open, newest first",
     response_model=ShareList,
     responses=errors(503),
@@ -57,13 +55,12 @@ def shares(service: Service, access: CurrentAccess) -> dict[str, Any]:
 
 @router.delete(
     "/shares/{share_id}",
-    operation_id="withdraw_share",
     summary="End a share link at once",
     status_code=204,
     response_class=Response,
     responses=errors(404, 422, 503),
 )
-def withdraw(service: Service, access: CurrentAccess, share_id: ShareId) -> Response:
+def withdraw_share(service: Service, access: CurrentAccess, share_id: ShareId) -> Response:
     """Only for the owner."""
     service.shares.withdraw(share_id, access)
     return Response(status_code=204)

@@ -16,7 +16,6 @@ router = APIRouter()
 
 @router.get(
     "/speed-loras",
-    operation_id="speed_loras",
     summary="List the speed LoRAs, and whether their files are here",
     response_model=SpeedLoraList,
     responses=errors(),

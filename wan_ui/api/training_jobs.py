@@ -57,7 +57,6 @@ def _imported(root: str, service: JobService, job: imported_job.ImportedJob) -> 
 
 @router.post(
     "/jobs/import",
-    operation_id="import_job",
     summary="An AI Toolkit job's config.yaml, its folder as a ZIP, or its folder, as requests",
     response_model=ImportedJob,
     responses=errors(400, 413, 422, 507),
@@ -82,7 +81,6 @@ async def import_job(
 
 @router.get(
     "/jobs/{job_id}/samples/{step}/{index}",
-    operation_id="sample_file",
     summary="A sample of an imported job",
     response_class=FileResponse,
     responses=errors(404, 422),
@@ -95,7 +93,6 @@ def sample_file(service: Service, job_id: JobId, step: Step, index: Index) -> Re
 
 @router.get(
     "/jobs/{job_id}/samples/{step}/{index}/thumbnail",
-    operation_id="sample_thumbnail",
     summary="The first frame of a sample, small",
     response_class=FileResponse,
     responses={**errors(404, 422, 503, 507), 200: content("image/webp", is_described=False)},
@@ -108,7 +105,6 @@ def sample_thumbnail(service: Service, job_id: JobId, step: Step, index: Index) 
 
 @router.get(
     "/requests/{request_id}/checklist",
-    operation_id="checklist",
     summary="A video against the trainer's sample, row by row",
     response_model=Checklist,
     responses=errors(404, 413, 422, 507),
@@ -120,7 +116,6 @@ def checklist(service: Service, access: CurrentAccess, request_id: RequestId, vi
 
 @router.post(
     "/requests/{request_id}/preview",
-    operation_id="bring_preview",
     summary="Upload the trainer's sample, a WebP, GIF or MP4, to compare a video with",
     response_model=Checklist,
     responses=errors(404, 413, 422, 507),
@@ -140,7 +135,7 @@ async def bring_preview(
         raise RequestNotFound("There is no request of yours with this id.")
     with state.folder() as folder:
         file = await receive_file(
-            request, pathlib.Path(folder), min(state.file_limit, MOST_BYTES), service.quota_problem
+            request, pathlib.Path(folder), min(state.limits.file, MOST_BYTES), service.quota_problem
         )
         await run_in_threadpool(service.sample_comparisons.attach, job, video, file.path, access)
     return checklist_body(await run_in_threadpool(service.sample_comparisons.check, job, video))
@@ -148,7 +143,6 @@ async def bring_preview(
 
 @router.get(
     "/requests/{request_id}/preview.mp4",
-    operation_id="preview_film",
     summary="The sample's frames, aligned with the video's",
     response_class=FileResponse,
     responses={**errors(404, 413, 422, 507), 200: content("video/mp4")},
@@ -160,7 +154,6 @@ def preview_film(service: Service, access: CurrentAccess, request_id: RequestId,
 
 @router.get(
     "/requests/{request_id}/difference.mp4",
-    operation_id="difference_film",
     summary="The difference of the sample's frames and the video's, four times as bright",
     response_class=FileResponse,
     responses={**errors(404, 413, 422, 507), 200: content("video/mp4")},

@@ -19,7 +19,6 @@ router = APIRouter()
 
 @router.get(
     "/uploads",
-    operation_id="uploads",
     summary="The LoRAs, first frames and training jobs that you have sent",
     response_model=StoredFileList,
     responses=errors(503),
@@ -31,7 +30,6 @@ def uploads(service: Service, access: CurrentAccess) -> dict[str, Any]:
 
 @router.delete(
     "/uploads/loras/{file_id}",
-    operation_id="delete_lora",
     summary="Delete an uploaded LoRA",
     status_code=204,
     response_class=Response,
@@ -45,7 +43,6 @@ def delete_lora(service: Service, access: CurrentAccess, file_id: FileId) -> Res
 
 @router.delete(
     "/uploads/images/{file_id}",
-    operation_id="delete_image",
     summary="Delete a first frame",
     status_code=204,
     response_class=Response,
@@ -59,7 +56,6 @@ def delete_image(service: Service, access: CurrentAccess, file_id: FileId) -> Re
 
 @router.delete(
     "/jobs/{job_id}",
-    operation_id="delete_job",
     summary="Delete an imported training job, with the LoRAs and samples that came with it",
     status_code=204,
     response_class=Response,

@@ -23,40 +23,37 @@ router = APIRouter()
 
 @router.post(
     "/jobs/{job_id}/watch",
-    operation_id="watch_job",
     summary="Watch a training job's folder and render each new save in idle time",
     response_model=WatchInfo,
     responses=errors(400, 404, 409, 413, 422, 503),
     openapi_extra=_OPTIONAL_BODY,
 )
-async def begin(request: Request, state: State, access: CurrentAccess, job_id: JobId) -> dict[str, Any]:
+async def watch_job(request: Request, state: State, access: CurrentAccess, job_id: JobId) -> dict[str, Any]:
     """Owner only, for a job that was imported as a folder. The body may be left out."""
-    data = await read_body(request, state.body_limit)
+    data = await read_body(request, state.limits.body)
     wanted = parse_json(WatchBody, decode_json(data) if data.strip() else {})
     return asdict(await run_in_threadpool(state.service.watcher.begin, job_id, wanted.existing, access))
 
 
 @router.get(
     "/jobs/{job_id}/watch",
-    operation_id="watch_state",
     summary="The state of a watched training job",
     response_model=WatchInfo,
     responses=errors(404, 422, 503),
 )
-def state(service: Service, access: CurrentAccess, job_id: JobId) -> dict[str, Any]:
+def watch_state(service: Service, access: CurrentAccess, job_id: JobId) -> dict[str, Any]:
     """Owner only."""
     return asdict(service.watcher.state(job_id, access))
 
 
 @router.delete(
     "/jobs/{job_id}/watch",
-    operation_id="end_watch",
     summary="End watching a training job; its comparison stays",
     status_code=204,
     response_class=Response,
     responses=errors(404, 422, 503),
 )
-def end(service: Service, access: CurrentAccess, job_id: JobId) -> Response:
+def end_watch(service: Service, access: CurrentAccess, job_id: JobId) -> Response:
     """Owner only."""
     service.watcher.end(job_id, access)
     return Response(status_code=204)

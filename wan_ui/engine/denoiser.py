@@ -128,11 +128,8 @@ class Denoiser:
         cache: StepCache | None,
     ) -> Denoised:
         generation = plan.generation
-        key, latest = high_noise_part(generation), self.high_noise
-        shared = latest if latest is not None and latest.key == key else None
-        group = self._runtime.group
-        if group is not None and not group.all_agree(shared is not None):
-            shared = None  # one that joined lacks these steps, and all must do the same ones
+        key = high_noise_part(generation)
+        shared = self._shared(key)
         resume = shared.state if shared is not None else None
         changes = dict(shared.first_step_change) if shared is not None else {}
         if shared is not None and cache is not None:
@@ -149,11 +146,8 @@ class Denoiser:
 
         on_first_prediction = cache.uncounted(measure) if cache is not None else measure
         first = resume.step if resume is not None else 0
-        pictures = None
-        group = self._runtime.group
-        if self._pictures is not None and (group is None or group.leads):  # the others report to nobody
-            pictures = PictureMaker(self._maps, self._pictures.settings, generation.sample_steps, first)
-        reporter = StepReporter(plan, progress, first, group, pictures)
+        pictures = self._picture_maker(generation, first)
+        reporter = StepReporter(plan, progress, first, self._runtime.group, pictures)
 
         def on_step(step: int) -> None:
             if self._device.type == "cuda":
@@ -182,6 +176,20 @@ class Denoiser:
             steps["shared"] = shared.state.step
         forwards = {} if cache is None else {"total": cache.forwards, "computed": cache.computed}
         return Denoised(latents, steps, forwards, changes)
+
+    def _shared(self, key: Hashable) -> HighNoiseRun | None:
+        """The latest run's high-noise half, where this run's is the same."""
+        latest, group = self.high_noise, self._runtime.group
+        shared = latest if latest is not None and latest.key == key else None
+        if group is not None and not group.all_agree(shared is not None):
+            return None  # one that joined lacks these steps, and all must do the same ones
+        return shared
+
+    def _picture_maker(self, generation: Generation, first: int) -> PictureMaker | None:
+        group = self._runtime.group
+        if self._pictures is None or (group is not None and not group.leads):  # the others report to nobody
+            return None
+        return PictureMaker(self._maps, self._pictures.settings, generation.sample_steps, first)
 
     def _set_scales(self, step: ExpertStep, cache: StepCache | None) -> None:
         """Sets scales that change over the steps. What a step cache keeps is of the scales before, and is dropped."""

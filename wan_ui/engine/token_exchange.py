@@ -39,7 +39,7 @@ class TokenExchange:
     def to_all_tokens(self, own: torch.Tensor) -> torch.Tensor:
         """(1, own tokens, all heads, d) to (1, all tokens, own heads, d)."""
         width, here = own.shape[-1], self.heads[self.part]
-        parts = [heads.reshape(-1) for heads in own[0].split(self.heads, dim=1)]
+        parts = [heads.reshape(-1) for heads in torch.split(own[0], list(self.heads), dim=1)]
         received = self._exchange(
             torch.cat(parts),
             [self.tokens[self.part] * heads * width for heads in self.heads],
@@ -52,12 +52,14 @@ class TokenExchange:
         width, tokens, here = own.shape[-1], self.tokens[self.part], self.heads[self.part]
         sizes = [tokens * heads * width for heads in self.heads]
         received = self._exchange(own.reshape(-1), [count * here * width for count in self.tokens], sizes)
-        pieces = zip(received.split(sizes), self.heads, strict=True)
+        pieces = zip(torch.split(received, sizes), self.heads, strict=True)
         return torch.cat([piece.view(tokens, heads, width) for piece, heads in pieces], dim=1).unsqueeze(0)
 
     def _exchange(self, values: torch.Tensor, sent: Sequence[int], received: Sequence[int]) -> torch.Tensor:
         """The r-th of the received pieces comes from rank r, and the r-th of the sent ones goes there."""
-        return funcol.wait_tensor(funcol.all_to_all_single(values.contiguous(), list(received), list(sent), self.group))
+        pending = funcol.all_to_all_single(values.contiguous(), list(received), list(sent), self.group)
+        arrived: torch.Tensor = funcol.wait_tensor(pending)  # type: ignore[no-untyped-call]
+        return arrived
 
 
 class DividedAttention:

@@ -5,33 +5,35 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from wan_ui.engine.result import Clip, Phase, Progress
+from wan_ui.engine.result import Phase, Progress
 from wan_ui.engine.split import split_of
 from wan_ui.errors import Cancelled, HostError, QueueStopped, RenderTimedOut, SlotLost, WanUIError
 from wan_ui.job import Job
 from wan_ui.jobs.clip_writer import WriteVideo
-from wan_ui.jobs.job_errors import affects_every_cell, attempt, cells_failed, prompt_error
+from wan_ui.jobs.job_errors import attempt
 from wan_ui.jobs.leases import Leases
 from wan_ui.jobs.runner import (
-    LAST_WRITES,
+    ActiveJob,
     JobRunner,
+    PhaseTimes,
+    RenderedClip,
     RenderLimits,
     Running,
+    SlotState,
     WorkerHooks,
     cell_note,
     model_in_use,
     reported,
 )
 from wan_ui.jobs.scheduler import Scheduler, Unit, units_of
-from wan_ui.jobs.slot_use import ActiveJob, SlotRules, SlotState, SlotUse, Task
+from wan_ui.jobs.slot_use import LeasedJob, SlotRules, SlotUse, Task
 from wan_ui.jobs.store import Store
-from wan_ui.jobs.writer import Writer
 from wan_ui.pool.groups import SlotGroup
 from wan_ui.pool.slots import Slot
 
@@ -63,12 +65,9 @@ class Dispatcher(JobRunner):
         self._rules = rules or SlotRules()
         self._scheduler = Scheduler(len(slots))
         self._uses = {slot.name: SlotUse(slot) for slot in slots}
-        self._active: dict[str, ActiveJob] = {}
-        self._latest: Running | None = None
-        self._writing: Running | None = None
+        self._active: dict[str, LeasedJob] = {}
         self._is_stale = True
         self._changed = threading.Condition(threading.RLock())
-        self._writer = Writer("wan-ui-writer", self._check_stopped)
         self._threads = [
             threading.Thread(target=self._guarded, args=(self._dispatch,), name="wan-ui-dispatcher", daemon=True),
             *(
@@ -105,9 +104,7 @@ class Dispatcher(JobRunner):
         ended = ended and not any(thread.is_alive() for thread in self._threads)
         for use in self._uses.values():
             use.slot.end()  # one that was being started when the others ended
-        for job_id in tuple(self._active):
-            log.warning("still running at the stop", extra={"request_id": job_id, "seconds": timeout})
-            self._persist(partial(self._store.requeue, job_id))
+        self._requeue_active(timeout)
         return ended
 
     def wake(self) -> None:
@@ -126,22 +123,6 @@ class Dispatcher(JobRunner):
                 active.canceled = True
                 self._settle(active)
         self._announce()
-
-    def running(self, job_id: str) -> Running | None:
-        """What is being rendered of a job, the first of its clips at work, else what is being written of it."""
-        uses = [use.running for use in self._uses.values()]
-        rendering = [running for running in uses if running is not None and running.job_id == job_id]
-        writing = self._writing
-        if writing is not None and writing.job_id != job_id:
-            writing = None
-        if not rendering:
-            return writing
-        first = min(rendering, key=lambda running: running.index)
-        return first if writing is None else replace(first, writing=writing.index)
-
-    def at_work(self) -> Running | None:
-        """The clip that progressed last."""
-        return self._latest or self._writing
 
     def slots(self) -> tuple[SlotState, ...]:
         """The slots as they are now."""
@@ -171,6 +152,12 @@ class Dispatcher(JobRunner):
                 self._scheduler.emptied(use.slot.name)
                 use.slot.end()
         self._announce()
+
+    def _rendering(self, job_id: str) -> Running | None:
+        """The first of a job's clips at work."""
+        uses = [use.running for use in self._uses.values()]
+        rendering = [running for running in uses if running is not None and running.job_id == job_id]
+        return min(rendering, key=lambda running: running.index, default=None)
 
     # Choosing
 
@@ -242,8 +229,10 @@ class Dispatcher(JobRunner):
                 self._settle(self._activate(job))
         self._scheduler.reorder(listed)
 
-    def _activate(self, job: Job) -> ActiveJob:
-        active = self._active[job.id] = ActiveJob(job, time.monotonic(), failures=dict(job.failures))
+    def _activate(self, job: Job) -> LeasedJob:
+        active = self._active[job.id] = LeasedJob(
+            job_id=job.id, count=len(job.generations), cells=job.cells, failures=dict(job.failures), job=job
+        )
         log.info("started", extra={"request_id": job.id})
         return active
 
@@ -266,7 +255,7 @@ class Dispatcher(JobRunner):
             return
         active.at_work.add(unit.index)
         use.task = Task(unit, lease, active)
-        use.running = Running(unit.job_id, unit.index, len(active.job.generations), Progress("checking"), slot=name)
+        use.running = Running(unit.job_id, unit.index, active.count, Progress("checking"), slot=name)
         self._changed.notify_all()
 
     # One slot
@@ -291,11 +280,10 @@ class Dispatcher(JobRunner):
 
     def _render(self, use: SlotUse, task: Task) -> None:
         """Renders a clip and hands it to the writer, or records why there is none."""
-        seconds: dict[str, float] = {}
         start = time.monotonic()
         unit, active = task.unit, task.active
         try:
-            result = attempt(partial(self._render_clip, use, task, seconds), unit.job_id, unit.index)
+            result = attempt(partial(self._render_clip, use, task), unit.job_id, unit.index)
             spent, phase = time.monotonic() - start, _phase(use)
             if isinstance(result, SlotLost) and not self._stopping.is_set():
                 self._lose(use, task, result)
@@ -306,17 +294,18 @@ class Dispatcher(JobRunner):
                 self._free(use, task, spent)
                 self._leave(task)
             else:
-                self._hand_over(use, task, result, seconds, spent)
+                self._hand_over(use, task, result, spent)
         except Cancelled:
             active.canceled = True
             self._free(use, task, None)
             self._leave(task)
 
-    def _render_clip(self, use: SlotUse, task: Task, seconds: dict[str, float]) -> Clip:
+    def _render_clip(self, use: SlotUse, task: Task) -> RenderedClip:
         """Raises Cancelled, also if the job failed meanwhile, and RenderTimedOut."""
         job, index = task.active.job, task.unit.index
-        note, limit, started = cell_note(job, index), self._limits.timeout, time.monotonic()
-        phase: tuple[Phase, float] = ("checking", started)
+        generation, note = job.generations[index], cell_note(job, index)
+        limit, started = self._limits.timeout, time.monotonic()
+        times = PhaseTimes(self._observe)
         shown = use.running or Running(job.id, index, len(job.generations), Progress("checking"), slot=use.slot.name)
 
         def check() -> None:
@@ -329,35 +318,26 @@ class Dispatcher(JobRunner):
                     seconds=limit,
                 )
 
-        def enter(entered: Phase) -> None:
-            nonlocal phase, started
-            now = time.monotonic()
-            if entered != phase[0]:
-                seconds[phase[0]] = seconds.get(phase[0], 0.0) + now - phase[1]
-                self._observe(phase[0], now - phase[1])
-                phase = (entered, now)
-            if entered == "downloading":
-                started = now
-
         def on_progress(progress: Progress) -> None:
-            nonlocal shown
-            enter(progress.phase)
+            nonlocal shown, started
+            times.enter(progress.phase)
+            if progress.phase == "downloading":
+                started = time.monotonic()
             text = " · ".join(filter(None, (note, progress.note)))
-            use.running = self._latest = shown = reported(shown, replace(progress, note=text))
+            use.running = self._running = shown = reported(shown, replace(progress, note=text))
             check()
 
         on_progress(Progress("checking"))
-        use.model = job.generations[index].model
+        use.model = generation.model
         for member in task.members:
             member.model = use.model
         if task.members:
             group = SlotGroup([use.slot, *(member.slot for member in task.members)], task.split)
-            clip = group.render(job.generations[index], on_progress, check)
+            clip = group.render(generation, on_progress, check)
         else:
-            clip = use.slot.render(job.generations[index], on_progress, check)
-        enter("encode")
-        on_progress(Progress("encode", job.generations[index].sample_steps, job.generations[index].sample_steps))
-        return clip
+            clip = use.slot.render(generation, on_progress, check)
+        on_progress(Progress("encode", generation.sample_steps, generation.sample_steps))
+        return RenderedClip(job, index, clip, times.seconds)
 
     def _lose(self, use: SlotUse, task: Task, error: SlotLost) -> None:
         """Gives a clip back whose slot ended, and lets the slot pause; its job fails at its last attempt."""
@@ -383,10 +363,15 @@ class Dispatcher(JobRunner):
             self._broken = QueueStopped(f"No GPU can be used. {error.message}")
             self._announce()
 
-    def _hand_over(self, use: SlotUse, task: Task, clip: Clip, seconds: Mapping[str, float], spent: float) -> None:
+    def _hand_over(self, use: SlotUse, task: Task, rendered: RenderedClip, spent: float) -> None:
         """Queues a clip for the writer, once the one before is written; the slot is idle then."""
         running = use.running
-        write = partial(self._write, task, clip, seconds)
+
+        def write() -> None:
+            try:
+                self._write(task.active, rendered, task.lease.epoch)
+            finally:
+                self._leave(task)
 
         def taken() -> None:
             self._writing = running
@@ -400,8 +385,8 @@ class Dispatcher(JobRunner):
         """Makes a slot idle again."""
         with self._changed:
             self._scheduler.ended(task.unit, spent)
-            if self._latest is not None and self._latest == use.running:
-                self._latest = None
+            if self._running is not None and self._running == use.running:
+                self._running = None
             use.task = use.running = None
             for member in task.members:
                 member.lent_to = None
@@ -409,44 +394,7 @@ class Dispatcher(JobRunner):
                     self._scheduler.emptied(member.slot.name)
             self._changed.notify_all()
 
-    def _report_writing(self, fraction: float) -> None:
-        """Called with the share of a clip's frames that are encoded."""
-        writing = self._writing
-        if writing is not None:
-            self._writing = reported(writing, replace(writing.progress, phase="encode", fraction=fraction))
-
-    def _write(self, task: Task, clip: Clip, seconds: Mapping[str, float]) -> None:
-        """Writes a clip on the writer's thread and records what goes wrong."""
-        active, index = task.active, task.unit.index
-        start = time.monotonic()
-        writer = self._clip_writer
-        write = partial(writer.write, active.job, index, clip, seconds, self._report_writing, task.lease.epoch)
-        try:
-            error = attempt(write, active.job.id, index)
-            if error is not None:
-                self._record_failure(active, index, error, "encode")
-            elif self._hooks.measured is not None:
-                generation, encode = active.job.generations[index], time.monotonic() - start
-                self._persist(partial(self._hooks.measured, generation, clip, seconds, encode), 1)
-        except Cancelled:
-            active.canceled = True
-        finally:
-            self._observe("encode", time.monotonic() - start)
-            self._writing = None
-            self._leave(task)
-
     # The end of a job
-
-    def _record_failure(self, active: ActiveJob, index: int, error: WanUIError, phase: Phase) -> None:
-        """Marks a cell as failed, or sets the error that ends the job."""
-        job = active.job
-        if not job.cells:
-            active.error = active.error or prompt_error(error, index, len(job.generations))
-        elif affects_every_cell(error, phase):
-            active.error = active.error or error.body()
-        else:
-            active.failures[index] = error.body()
-            self._persist(partial(self._store.add_failure, job.id, index, error.body()))
 
     def _leave(self, task: Task) -> None:
         """A clip is neither rendered nor written any more."""
@@ -454,7 +402,7 @@ class Dispatcher(JobRunner):
             task.active.at_work.discard(task.unit.index)
             self._settle(task.active)
 
-    def _settle(self, active: ActiveJob) -> None:
+    def _settle(self, active: LeasedJob) -> None:
         """Ends a job when nothing of it is at work and nothing waits, or nothing may be rendered any more."""
         job_id = active.job.id
         with self._changed:
@@ -467,29 +415,10 @@ class Dispatcher(JobRunner):
             active.is_settled = True
         self._writer.add(partial(self._end, active))
 
-    def _end(self, active: ActiveJob) -> None:
-        """Records the end of a job."""
-        store, job = self._store, active.job
-        error = active.error
-        if error is None and active.failures and not active.canceled:
-            error = cells_failed(job.cells, active.failures).body()
-        end: Callable[[], object]
-        if error is not None:
-            event, end = "failed", partial(store.finish, job.id, "failed", error)
-        elif not active.canceled:
-            event, end = "succeeded", partial(store.finish, job.id, "succeeded")
-        elif self._stopping.is_set() or self._broken is not None:
-            event, end = "requeued: the server stops", partial(store.requeue, job.id)
-        else:
-            event, end = "canceled", partial(store.finish, job.id, "canceled")
-        self._persist(end, LAST_WRITES if self._stopping.is_set() else None)
+    def _forget(self, active: ActiveJob) -> None:
         with self._changed:
-            del self._active[job.id]
+            del self._active[active.job_id]
             self._is_stale = True  # it may have been retried meanwhile
-        log.info(event, extra={"request_id": job.id, "seconds": round(time.monotonic() - active.since, 3)})
-        self._announce()
-        if self._broken is None:
-            self._tidy()
 
     # Helpers
 

@@ -69,7 +69,6 @@ class Fetcher:
         configs: Configs,
         changed: Callable[[], None],
         *,
-        parallel: int = PARALLEL_DOWNLOADS,
         retry_seconds: float = 5.0,
         guests_use_hub_token: bool = True,
         check_fit: CheckFit = check_fit,
@@ -78,7 +77,6 @@ class Fetcher:
         self._library = library
         self._configs = configs
         self._changed = changed
-        self._parallel = parallel
         self._retry_seconds = retry_seconds
         self._guests_use_hub_token = guests_use_hub_token
         self._check_fit = check_fit
@@ -126,7 +124,7 @@ class Fetcher:
                 if download.wanted not in wanted:
                     download.stop.set()
             for each in wanted:
-                if each not in self._running and len(self._running) < self._parallel:
+                if each not in self._running and len(self._running) < PARALLEL_DOWNLOADS:
                     self._begin(each)
 
     def moments(self) -> tuple[Progress, ...]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from wan_ui.engine.split import Split
 from wan_ui.job import Job
 from wan_ui.jobs.leases import Lease
-from wan_ui.jobs.runner import Running
+from wan_ui.jobs.runner import ActiveJob, Running
 from wan_ui.jobs.scheduler import Unit
 from wan_ui.pool.slots import Slot
 
@@ -31,49 +29,13 @@ class SlotRules:
     split: int = 1
 
 
-@dataclass(frozen=True)
-class SlotState:
-    """A slot as the page, /v1/health and /metrics show it.
-
-    `model` is what it has loaded, as far as its clips tell. `failures`: how often its process ended in a render.
-    """
-
-    name: str
-    device: str | None
-    is_started: bool
-    model: str | None
-    running: Running | None
-    failures: int
-
-    def body(self) -> dict[str, Any]:
-        """The slot as it is sent: it names no job, since health is answered without a password."""
-        seconds_left = None if self.running is None else self.running.progress.seconds_left
-        return {
-            "name": self.name,
-            "device": self.device,
-            "state": "rendering" if self.running is not None else "idle" if self.is_started else "stopped",
-            "model": self.model,
-            "seconds_left": None if seconds_left is None else round(seconds_left, 1),
-            "failures": self.failures,
-        }
-
-
-@dataclass
-class ActiveJob:
+@dataclass(kw_only=True)
+class LeasedJob(ActiveJob):
     """A job of which clips are rendered or written; `at_work` are their indices."""
 
     job: Job
-    since: float
     at_work: set[int] = field(default_factory=set)
-    failures: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    error: Mapping[str, Any] | None = None
-    canceled: bool = False
     is_settled: bool = False
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether no further clip of it is to be rendered."""
-        return self.canceled or self.error is not None
 
 
 @dataclass(frozen=True)
@@ -82,7 +44,7 @@ class Task:
 
     unit: Unit
     lease: Lease
-    active: ActiveJob
+    active: LeasedJob
     members: tuple[SlotUse, ...] = ()
     split: Split = ALONE
 

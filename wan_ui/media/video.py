@@ -6,6 +6,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,23 +64,35 @@ def ignore_fraction(fraction: float) -> None:
     """An `on_fraction` that shows nothing."""
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """The program that encodes, imageio-ffmpeg's unless given.
+
+    It may take `least_seconds`, and a second more for each PIXELS_PER_SECOND.
+    """
+
+    program: str | None = None
+    least_seconds: float = LEAST_SECONDS
+
+
+ENCODER = Encoder()
+
+
 def write(
     path: Path,
     frames: Frames,
     fps: int,
     metadata: Mapping[str, Any],
     *,
-    ffmpeg: str | None = None,
+    encoder: Encoder = ENCODER,
     beat: Callable[[], None] = no_beat,
     on_fraction: Callable[[float], None] = ignore_fraction,
-    least_seconds: float = LEAST_SECONDS,
 ) -> None:
     """Writes `frames` to `path` as H.264 yuv420p, BT.709 limited range, with `metadata` inside as JSON.
 
     `frames` is uint8, (T, H, W, 3), RGB, T at least 1, H and W even; `fps` a whole number. The file appears whole or
-    not at all. `ffmpeg` is the encoder's program, imageio-ffmpeg's unless given. `beat` is called several times a
-    second and may raise to end it, `on_fraction` with the share of the frames that the encoder has taken. It may take
-    `least_seconds`, and a second more for each PIXELS_PER_SECOND.
+    not at all. `beat` is called several times a second and may raise to end it, `on_fraction` with the share of the
+    frames that the encoder has taken.
     Raises VideoEncodingFailed with ffmpeg's last line, DiskFull, and ValueError for frames of another shape.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
@@ -93,9 +106,9 @@ def write(
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
             tags, part = Path(folder, "tags.txt"), Path(folder, "clip.mp4")
             tags.write_text(f";FFMETADATA1\n{METADATA_KEY}={_escape(comment)}\n", encoding="ascii")
-            command = _encoder(ffmpeg or _ffmpeg(), width, height, fps, tags, part)
+            command = _encoder(encoder.program or _ffmpeg(), width, height, fps, tags, part)
             reported = _reported(frames, on_fraction)
-            _encode(command, reported, frames.size, Path(folder), beat, least_seconds)
+            _encode(command, reported, frames.size, Path(folder), beat, encoder.least_seconds)
             publish_file(part, path)
     except OSError as error:
         if is_disk_full(error):

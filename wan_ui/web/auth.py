@@ -81,6 +81,14 @@ class OwnerAddress:
 
 
 @dataclass(frozen=True)
+class Credentials:
+    """What a browser signs in with: as a guest with name and password, as the owner with the owner address."""
+
+    login: Login
+    owner: OwnerAddress
+
+
+@dataclass(frozen=True)
 class AuthRules:
     """What sessions and sign-ins are limited to: days until a session ends, and sign-ins of all a minute."""
 
@@ -95,7 +103,7 @@ def _keep_records(old: str, new: str) -> None:
 class Auth:
     """ASGI middleware: a session cookie for each browser that opens the page, and an Identity in every scope.
 
-    `login` None: only this machine reaches the server, and every request is the owner's. `secure_host` returns the host
+    `credentials` None: only this machine reaches the server, and every request is the owner's. `secure_host`: the host
     of the public link, which is reached by https although its tunnel sends http. `upload_problem` returns why an
     upload of so many bytes cannot be stored now, or None. `move_records` gives what belongs to one browser to another:
     a browser gets a new id when it signs in, so that nobody who knew the old one has a part in what follows.
@@ -105,8 +113,7 @@ class Auth:
         self,
         app: ASGIApp,
         sessions: Sessions,
-        login: Login | None = None,
-        owner: OwnerAddress | None = None,
+        credentials: Credentials | None = None,
         *,
         rules: AuthRules = AuthRules(),
         secure_host: Callable[[], str | None] = lambda: None,
@@ -116,8 +123,8 @@ class Auth:
         self._app = app
         self._sessions = sessions
         self._cookies = SessionCookies(sessions)
-        self._login = login
-        self._owner = owner
+        self._login = None if credentials is None else credentials.login
+        self._owner = None if credentials is None else credentials.owner
         self._rules = rules
         self._throttle = LoginThrottle()
         self._sign_ins = SignInRate(rules.sign_ins)
