@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import random
 import signal
@@ -106,9 +107,15 @@ def test_the_whole_program_renders_on_a_cluster(tmp_path: Path) -> None:
             app.wait_for("Ready on ")
             with app.client() as client:
                 wait_until(lambda: client.get("/v1/health").json()["slots"], LONG)
-                prompts = [{"prompt": "a sea", **SMALL_CLIP, "seed": seed} for seed in (1, 2)]
-                result = finished(client, client.post("/v1/inference", json={"model": "wan21_1b", "prompts": prompts}))
+                group = client.get("/v1/loras?model=wan22_5b").json()["groups"][0]
+                lora = {"path": group["files"][0]["source"], "network_multiplier": 1.0}
+                picture = base64.b64encode((tmp_path / "server" / "demo" / "first_frame.png").read_bytes()).decode()
+                prompts = [{"prompt": "a sea", **SMALL_CLIP, "seed": seed, "ctrl_img": picture} for seed in (1, 2)]
+                request = {"model": "wan22_5b", "prompts": prompts, "loras": [lora]}
+                result = finished(client, client.post("/v1/inference", json=request))
                 assert (result["status"], len(result["outputs"]["videos"])) == ("succeeded", 2), result["error"]
+                sent = [path.name for path in (tmp_path / "machine" / "node").glob("[il]*/*")]
+                assert len(sent) == 2  # the LoRA and the first frame, each once
                 health = client.get("/v1/health").json()
                 assert [machine["state"] for machine in health["machines"]] == ["used"]
                 assert [(slot["device"], slot["failures"]) for slot in health["slots"]] == [("cpu", 0)]
