@@ -82,7 +82,7 @@ class TrainingJobTab:
                         visible=False,
                     )
                     self.table = gr.HTML(js_on_load=component_script("pick_sample"), elem_id="samples")
-                    self.wall = gr.HTML(js_on_load=component_script("pick_sample"), elem_id="wall")
+                    self.wall = gr.HTML(js_on_load=component_script("wall"), elem_id="wall")
 
     def connect(self, loader: RequestLoader, preview_panel: PreviewPanel, opened: Any) -> None:
         """Wires the events. `opened` is the event after which every form holds its values."""
@@ -214,9 +214,18 @@ class TrainingJobTab:
                 return self._across(job, index, seen, compared, uploads)
             step = int(pressed["step"]) if pressed.get("step") else None
             checkpoint = job.checkpoint(key) if step is None else job.checkpoint_at(step)
+            if pressed.get("do") == "render" and self._render(job, index, checkpoint, step):
+                return {self.problem: "", **self.status_panel.follow(seen)}
             return self._reproduce(job, index, checkpoint, step, uploads)
         except WanUIError as error:
             return {self.problem: render.problem(error)}
+
+    def _render(self, job: ImportedJob, index: int, checkpoint: Checkpoint | None, step: int | None) -> bool:
+        """Renders a sample from where it is shown; False for one whose first frame has to be chosen in the form."""
+        if any(sample.index == index and sample.missing_image is not None for sample in job.imported.samples):
+            return False
+        self.service.submit(wire_form(self.service.imported_jobs.request(job, index, checkpoint, step)), self.access())
+        return True
 
     def _reproduce(
         self, job: ImportedJob, index: int, checkpoint: Checkpoint | None, step: int | None, uploads: Any
@@ -379,7 +388,7 @@ def wall(job: ImportedJob) -> Markup | str:
         }
 
     rows = [(step, [cell(step, index) for index in columns]) for step in steps]
-    return render_template("samples_wall", columns=columns, rows=rows)
+    return render_template("samples_wall", job=job.id, columns=columns, rows=rows)
 
 
 def as_block(text: Any) -> str:
