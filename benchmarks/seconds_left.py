@@ -28,8 +28,8 @@ WITHIN = 0.2  # of the truth
 ASK_EVERY = 0.05  # seconds
 START_SECONDS, JOB_SECONDS = 300.0, 600.0
 MODELS = ("wan21_1b", "wan22_5b")
-SIZES = ((128, 128, 17), (192, 192, 33), (256, 256, 17))
-STEPS = (12, 20, 30)
+SIZES = ((64, 64, 9), (96, 96, 17), (128, 128, 17))
+STEPS = (8, 16, 24)
 
 
 @dataclass(frozen=True)
