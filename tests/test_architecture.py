@@ -60,6 +60,7 @@ ALLOWED_IMPORTERS = {
     "starlette": ("wan_ui.api.", "wan_ui.web.", "wan_ui.server", "wan_ui.compose"),
     "mcp": ("wan_ui.api.mcp_server",),
     "uvicorn": ("wan_ui.web.connections",),
+    "ray": ("wan_ui.pool.ray_",),
     "prometheus_client": ("wan_ui.web.",),
     "torch": (
         "wan_ui.engine.",

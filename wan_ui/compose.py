@@ -47,9 +47,11 @@ from wan_ui.lora.remote import RemoteFiles
 from wan_ui.media import image, video
 from wan_ui.media.fetch import fetch
 from wan_ui.models import Speedup
+from wan_ui.pool.cluster import Cluster, ClusterPool
 from wan_ui.pool.gpus import SlotPool, gpu_memory
 from wan_ui.pool.messages import EngineOptions
 from wan_ui.pool.processes import ProcessSlot
+from wan_ui.pool.ray_cluster import files_of, join_cluster
 from wan_ui.pool.slots import Memory, SlotDevice
 from wan_ui.provenance.restoring import Environment, installed
 from wan_ui.tunnel import Tunnel
@@ -73,6 +75,8 @@ if TYPE_CHECKING:
     from wan_ui.engine.result import Clip, OnProgress
     from wan_ui.inference import Engine
     from wan_ui.request import Generation
+
+    AnyEngine = Engine | SlotPool | ClusterPool
 
 LOCALHOST = "127.0.0.1"
 DEFAULT_USER = "wan-ui"
@@ -150,12 +154,13 @@ class Services:
     store: Store
     worker: JobRunner
     checkpoints: CheckpointSources
-    engine: Future[Engine | SlotPool]
+    engine: Future[AnyEngine]
     uploads: Path
     metrics: Metrics
     sessions: Sessions
     streams: EventStreams
     notifier: Notifier | None = None
+    cluster: Cluster | None = None
 
     def health(self) -> dict[str, Any]:
         """The body of GET /v1/health: starting until the engine is built, failed when it can render no more."""
@@ -168,6 +173,7 @@ class Services:
             "device": self.engine.result().device_name if is_ready else None,
             "queue": self.service.waiting(),
             "slots": [slot.body() for slot in self.worker.slots()],
+            "machines": [] if self.cluster is None else [node.body() for node in self.cluster.states()],
         }
 
     def start(self) -> None:
@@ -179,6 +185,8 @@ class Services:
 
     def close(self) -> None:
         """Stops the render between two steps and puts its job back in the queue; stops all that works beside it."""
+        if self.cluster is not None:
+            self.cluster.stop()
         fetcher_ended = self.service.fetcher.stop(FETCHER_STOP_SECONDS)
         worker_ended = self.worker.stop(STOP_SECONDS)
         notifier_ended = self.notifier is None or self.notifier.stop(NOTIFIER_STOP_SECONDS)
@@ -197,7 +205,7 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
         settings = replace(settings, allow_url_hosts=())  # visitors must not reach the operator's own network
     data = settings.data_dir
     uploads = data / "uploads"
-    engine: Future[Engine | SlotPool] = Future()
+    engine: Future[AnyEngine] = Future()
     checkpoints = CheckpointSources(
         Checkpoints(settings.models_dir),
         comfy_dir=settings.comfy_dir,
@@ -217,7 +225,12 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
 
     hooks = WorkerHooks(tidy=tidy, measured=measured, observe=metrics.observe)
     worker: JobRunner
-    if devices:
+    cluster_worker: Dispatcher | None = None
+    if settings.cluster is not None:
+        worker = cluster_worker = _dispatcher(settings, (), store, hooks)
+        engine.set_result(ClusterPool(worker.slots))
+        metrics.watch_slots(worker.slots)
+    elif devices:
         engine.set_result(SlotPool(devices))
         worker = _dispatcher(settings, devices, store, hooks)
         metrics.watch_slots(worker.slots)
@@ -225,9 +238,11 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
         worker = _worker(settings, store, engine, hooks)
     metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
+    library = _library(settings, uploads, store, checkpoints)
+    images = image.ImageStore(data / "images", download, owners=store)
     service: JobService = JobService(
-        _library(settings, uploads, store, checkpoints),
-        image.ImageStore(data / "images", download, owners=store),
+        library,
+        images,
         store,
         worker,
         data,
@@ -245,7 +260,22 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
         Sessions(load_key(data), EndedSessions(data)),
         EventStreams(service.pulse),
         _notifier(settings, store),
+        None if cluster_worker is None else _cluster(settings, cluster_worker, checkpoints, library, images),
     )
+
+
+def _cluster(
+    settings: Settings,
+    dispatcher: Dispatcher,
+    checkpoints: CheckpointSources,
+    library: Library,
+    images: image.ImageStore,
+) -> Cluster | None:
+    """The cluster of the settings, joined; its GPUs become slots of the dispatcher. Raises ClusterUnavailable."""
+    if settings.cluster is None:
+        return None
+    files = partial(files_of, library, images)
+    return join_cluster(settings.cluster, _options(settings), dispatcher, checkpoints, files, settings.max_gpus)
 
 
 def _check_folders(settings: Settings) -> None:
@@ -289,7 +319,9 @@ def _bytes(gigabytes: float | None) -> int | None:
 
 
 def _dispatcher(settings: Settings, devices: Sequence[SlotDevice], store: Store, hooks: WorkerHooks) -> Dispatcher:
-    options = replace(EngineOptions.of(settings), latent_maps=LATENT_MAPS)
+    options = _options(settings)
+    # One video stays on one GPU of a cluster: its slots do not find each other for a group.
+    rules = SlotRules(starts=None) if settings.cluster is not None else SlotRules(split=settings.split or len(devices))
     return Dispatcher(
         store,
         [ProcessSlot(device, options) for device in devices],
@@ -297,11 +329,15 @@ def _dispatcher(settings: Settings, devices: Sequence[SlotDevice], store: Store,
         video.write,
         RenderLimits(timeout=settings.job_timeout, max_attempts=settings.max_attempts),
         replace(hooks, memory=lambda: gpu_memory(devices)),
-        SlotRules(split=settings.split or len(devices)),
+        rules,
     )
 
 
-def _worker(settings: Settings, store: Store, future: Future[Engine | SlotPool], hooks: WorkerHooks) -> Worker:
+def _options(settings: Settings) -> EngineOptions:
+    return replace(EngineOptions.of(settings), latent_maps=LATENT_MAPS)
+
+
+def _worker(settings: Settings, store: Store, future: Future[AnyEngine], hooks: WorkerHooks) -> Worker:
     engine = cast("Future[Engine]", future)  # without slots it is one that renders
 
     def render(generation: Generation, on_progress: OnProgress) -> Clip:
@@ -328,7 +364,7 @@ def _worker(settings: Settings, store: Store, future: Future[Engine | SlotPool],
     )
 
 
-def _environment(engine: Future[Engine | SlotPool], checkpoints: CheckpointSources) -> Environment:
+def _environment(engine: Future[AnyEngine], checkpoints: CheckpointSources) -> Environment:
     def check_speedup(speedup: Speedup) -> None:
         if engine.done():  # before that, the render itself checks
             engine.result().check_speedup(speedup)

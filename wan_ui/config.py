@@ -205,6 +205,19 @@ class Settings:
         _split,
         "{auto,off,N}",
     )
+    cluster: str | None = _setting(
+        None,
+        "the GPUs of a Ray cluster render, of which this machine is one: auto, or its head as HOST:PORT; not beside "
+        "--device or --gpus; needs wan-ui[cluster], see docs/cluster.md (default: none)",
+        metavar="ADDRESS",
+    )
+    max_gpus: int | None = _setting(
+        None,
+        "of the cluster, at most so many at a time; its autoscaler is asked for as many as videos wait (default: those "
+        "that are there)",
+        _COUNT,
+        "N",
+    )
     memory: MemoryMode = _setting(
         "auto",
         "resident: the whole model on the GPU; pair: only the transformer at work; stream: block by block (default: "
@@ -412,6 +425,10 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         line.error("--share-server needs --share-program, the frpc that speaks to it")
     if chosen.get("device") and "gpus" in chosen:
         line.error("--gpus cannot be given beside --device, which names one device for the server's own process")
+    if chosen.get("cluster") and (chosen.get("device") or "gpus" in chosen):
+        line.error("--cluster cannot be given beside --device or --gpus: the cluster's GPUs render")
+    if chosen.get("max_gpus") and not chosen.get("cluster"):
+        line.error("--max-gpus is for the GPUs of a --cluster")
     secret = environment.get(NOTIFY_SECRET, "")
     if chosen.get("notify_url") and len(secret) < SHORTEST_SECRET:
         line.error(f"--notify-url needs a secret of at least {SHORTEST_SECRET} characters in {NOTIFY_SECRET}")

@@ -61,6 +61,8 @@ WanUIError
 │   ├── ShareFailed             503  no public link
 │   ├── McpNotInstalled         501  the extra `mcp` is not installed
 │   ├── SlotLost                503  the process of a GPU ended
+│   ├── SlotUnfit               503  a machine of the cluster lacks the checkpoint
+│   ├── ClusterUnavailable      503  the cluster cannot be joined, or `ray` is not installed
 │   └── RestartNeeded           503  this process cannot render any more and ends, to be started again
 │       ├── DeviceLost              503  the CUDA context is dead
 │       ├── RenderTimedOut          503  a render took longer than --job-timeout
@@ -333,6 +335,14 @@ class ShareFailed(HostError, code="SHARE_FAILED", status=503):
 
 class SlotLost(HostError, code="SLOT_LOST", status=503):
     """The process of a GPU ended or its GPU failed; `details["started"]` is false if it never became ready."""
+
+
+class SlotUnfit(HostError, code="SLOT_UNFIT", status=503):
+    """A machine of the cluster lacks the model's checkpoint, or has another than the server."""
+
+
+class ClusterUnavailable(HostError, code="CLUSTER_UNAVAILABLE", status=503):
+    """The cluster cannot be joined, or the package `ray`, an extra, is not installed."""
 
 
 class McpNotInstalled(HostError, code="MCP_NOT_INSTALLED", status=501):

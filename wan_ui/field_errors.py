@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 from wan_ui.errors import InvalidRequest
+
+MOST_VALUES = 100_000  # fields and list entries of a body; a request of 1,000 prompts has about 30,000
+MOST_FIELDS = 200  # wrong fields that a response names
 
 _MESSAGES = {
     "missing": "is missing",
@@ -38,6 +42,19 @@ _MESSAGES = {
 }
 
 
+def check_count(body: Any) -> None:
+    """Raises InvalidRequest for JSON values too many to validate: pydantic makes an error of every unknown field."""
+    count, containers = 0, [body]
+    while containers:
+        container = containers.pop()
+        count += len(container) if isinstance(container, (Mapping, list)) else 0
+        if count > MOST_VALUES:
+            text = f"has more than {MOST_VALUES:,} fields and entries"
+            raise InvalidRequest(f"body {text}.", fields=[{"loc": "body", "msg": text}])
+        values = container.values() if isinstance(container, Mapping) else container
+        containers += [value for value in values if isinstance(value, (Mapping, list))]
+
+
 def message(error: Mapping[str, Any]) -> str:
     """What one of pydantic's error items says about its field, as the end of a sentence that begins with its name."""
     text = _MESSAGES.get(error["type"])
@@ -55,8 +72,11 @@ def location(error: Mapping[str, Any]) -> str:
 
 
 def invalid_request(errors: Iterable[Any]) -> InvalidRequest:
-    """The error to answer with, for pydantic's error items; the message is about the first of them."""
-    fields = [{"loc": location(error), "msg": message(error)} for error in errors]
+    """The error to answer with, for pydantic's error items; the message is about the first of them.
+
+    Of more than MOST_FIELDS the first ones are named.
+    """
+    fields = [{"loc": location(error), "msg": message(error)} for error in islice(errors, MOST_FIELDS)]
     first = fields[0]
     colon = "" if first["msg"].startswith(("must ", "is ", "has ")) else ":"
     return InvalidRequest(f"{first['loc']}{colon} {first['msg'].rstrip('.')}.", fields=fields)

@@ -70,7 +70,7 @@ BuildEngine = Callable[[Settings, Library], "Engine"]
 
 def find_devices(settings: Settings) -> tuple[SlotDevice, ...]:
     """The GPUs that get a process each; none where the server's own process renders. Raises DeviceUnavailable."""
-    if settings.device is not None or settings.gpus == "none":
+    if settings.device is not None or settings.gpus == "none" or settings.cluster is not None:
         return ()
     return slot_devices(settings.gpus, visible(list_gpus(), os.environ))
 
@@ -157,6 +157,8 @@ def _run(
         closing.callback(tunnel.stop)
         print(f"Public link: {tunnel.start(_relay(settings), port)}/   It lasts up to a week.", flush=True)
     services.start()
+    if services.cluster is not None:
+        services.cluster.start()
     if not services.engine.done():
         # Only now: torch's import takes seconds, and the page is up.
         services.engine.set_result(build(settings, services.service.library))
@@ -201,8 +203,9 @@ def wants_demo(settings: Settings, has_cuda: Callable[[], bool]) -> bool:
 
 
 def _chose_model_files(settings: Settings) -> bool:
-    """Whether a device, or a folder with checkpoints, was named: then the real models are meant."""
-    return any(value is not None for value in (settings.device, settings.models_dir, settings.comfy_dir))
+    """Whether a device, a cluster or a folder with checkpoints was named: then the real models are meant."""
+    chosen = (settings.device, settings.models_dir, settings.comfy_dir, settings.cluster)
+    return any(value is not None for value in chosen)
 
 
 def _has_cuda() -> bool:

@@ -168,3 +168,10 @@ def test_a_request_is_exported_for_comfyui(services: Services) -> None:
     assert reply.headers["content-disposition"] == f'attachment; filename="wan-ui-{first[:8]}-0-comfyui.json"'
     assert "KSamplerAdvanced" in {node["class_type"] for node in reply.json().values()}
     error_of(services.client.get(f"/v1/requests/{first}/comfyui.json?video=1"), 404, "VIDEO_NOT_FOUND")
+
+
+def test_the_file_of_joined_frames_has_all_its_blocks(tmp_path: Path) -> None:
+    """Writing through a mapping into a hole of a file ends the process when the disk is full."""
+    frames = clip_frames.allocate_frames(tmp_path / "frames", (9, 64, 96, 3))
+    assert frames.shape == (9, 64, 96, 3) and not frames.any()
+    assert (tmp_path / "frames").stat().st_blocks * 512 >= frames.nbytes

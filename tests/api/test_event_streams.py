@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from wan_ui.jobs.worker import Worker
 from wan_ui.request import Generation
 
 WEBP = b"RIFF....WEBP"
+GUEST, OTHER = Identity("a" * 32, owner=False), Identity("b" * 32, owner=False)
+PROGRAM, OWNER = Identity(None, owner=False), Identity("c" * 32, owner=True)
 
 
 def parsed(text: str) -> list[tuple[str, Any]]:
@@ -61,7 +63,7 @@ def test_an_event_is_sent_when_its_data_has_changed() -> None:
     streams = EventStreams(shown.pulse, look_seconds=0)
 
     async def follow() -> list[tuple[str, Any]]:
-        stream = streams.stream("a", shown)
+        stream = streams.stream(GUEST, shown)
         first = await read(stream, 3)
         assert first[0].startswith("retry: ")
         assert streams.count == 1
@@ -86,7 +88,7 @@ def test_a_quiet_stream_has_heartbeats_and_ends_when_the_server_stops() -> None:
     streams = EventStreams(shown.pulse, look_seconds=0, heartbeat_seconds=0)
 
     async def follow() -> list[str]:
-        stream = streams.stream("a", shown)
+        stream = streams.stream(GUEST, shown)
         texts = await read(stream, 4)
         streams.close()
         assert [text async for text in stream] in ([], [texts[-1]])
@@ -96,23 +98,66 @@ def test_a_quiet_stream_has_heartbeats_and_ends_when_the_server_stops() -> None:
     assert heartbeats == [": still here\n\n"] * 2
 
 
-def test_a_browser_has_a_cap_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+async def open_streams(streams: EventStreams, *openers: tuple[Identity, int]) -> list[AsyncGenerator[str, None]]:
+    """So many streams of each caller, each begun after its check."""
+    opened = []
+    for identity, number in openers:
+        for _ in range(number):
+            streams.check(identity)
+            stream = streams.stream(identity, dict)
+            await anext(stream)
+            opened.append(stream)
+    return opened
+
+
+def test_a_browser_has_a_cap_of_its_own() -> None:
     streams = EventStreams(lambda: "0")
 
     async def open_many() -> None:
-        opened = [streams.stream("a", dict) for _ in range(event_streams.MOST_EACH)]
-        for stream in opened:
-            streams.check("a")
-            await anext(stream)
+        opened = await open_streams(streams, (GUEST, event_streams.MOST_EACH))
         with pytest.raises(TooManyStreams):
-            streams.check("a")
-        streams.check("b")
-        streams.check(None)
+            streams.check(GUEST)
+        streams.check(OTHER)
+        streams.check(PROGRAM)
         for stream in opened:
             await stream.aclose()
-        streams.check("a")
+        streams.check(GUEST)
 
     asyncio.run(open_many())
+    assert streams.count == 0
+
+
+def test_programs_and_guests_leave_streams_for_the_owner() -> None:
+    """Programs have no identity of their own: 270 of their streams once kept everybody else without any."""
+    streams = EventStreams(lambda: "0")
+    most, each = event_streams.MOST_OF_GUESTS - event_streams.MOST_OF_PROGRAMS, event_streams.MOST_EACH
+    guests = [(Identity(f"{number:032}", owner=False), each) for number in range(most // each)]
+
+    async def open_many() -> None:
+        opened = await open_streams(streams, (PROGRAM, event_streams.MOST_OF_PROGRAMS))
+        with pytest.raises(TooManyStreams):
+            streams.check(PROGRAM)
+        opened += await open_streams(streams, *guests, (OTHER, most % each))
+        with pytest.raises(TooManyStreams):
+            streams.check(GUEST)
+        opened += await open_streams(streams, (OWNER, each))
+        for stream in opened:
+            await stream.aclose()
+
+    asyncio.run(open_many())
+
+
+def test_streams_that_passed_their_check_at_once_are_counted_when_they_begin() -> None:
+    streams = EventStreams(lambda: "0")
+
+    async def open_many() -> list[str]:
+        begun = [streams.stream(GUEST, dict) for _ in range(3 * event_streams.MOST_EACH)]
+        texts = [await anext(stream, "ended") for stream in begun]
+        for stream in begun:
+            await stream.aclose()
+        return texts
+
+    assert asyncio.run(open_many()).count("ended") == 2 * event_streams.MOST_EACH
     assert streams.count == 0
 
 

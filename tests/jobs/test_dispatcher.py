@@ -49,6 +49,49 @@ def make(store: Store, render: FakeRender, tmp_path: Path) -> Iterator[Make]:
         assert dispatcher.stop()
 
 
+def test_a_slot_that_joins_takes_work_and_one_that_leaves_gives_it_back(make: Make, render: FakeRender) -> None:
+    dispatcher, service, (first,) = make(1, rules=SlotRules(starts=None))
+    gates = [render.gate(1, 1), render.gate(2, 1)]
+    job = service.submit(body(1, 2, 3), LOCAL_ACCESS)
+    dispatcher.start()
+    gates[0].await_arrival()
+    second = FakeSlot("GPU 1", render)
+    dispatcher.add_slot(second)
+    gates[1].await_arrival()
+    assert dispatcher.wanted_slots() == 3
+    dispatcher.remove_slot(first.name)
+    assert first.ended.is_set() and [state.name for state in dispatcher.slots()] == [second.name]
+    for gate in gates:
+        gate.open()
+    assert ended(service, dispatcher, job).status == "succeeded"
+    assert dispatcher.broken is None
+    job = service.submit(body(4), LOCAL_ACCESS)
+    assert ended(service, dispatcher, job).status == "succeeded" and second.rendered[-1] == 4
+
+
+def test_a_job_waits_for_a_first_slot(make: Make) -> None:
+    dispatcher, service, slots = make(1, rules=SlotRules(starts=None))
+    dispatcher.remove_slot(slots[0].name)
+    dispatcher.start()
+    job = service.submit(body(1), LOCAL_ACCESS)
+    assert dispatcher.wanted_slots() <= 1
+    dispatcher.add_slot(slots[0])
+    assert ended(service, dispatcher, job).status == "succeeded"
+
+
+def test_a_slot_that_lacks_the_checkpoint_leaves_the_clips_to_others(make: Make) -> None:
+    dispatcher, service, (first, second) = make(2)
+    first.lacks.add("wan21_1b")
+    dispatcher.start()
+    job = ended(service, dispatcher, service.submit(body(1, 2, 3), LOCAL_ACCESS))
+    assert (job.status, job.attempts, first.rendered, sorted(second.rendered)) == ("succeeded", 0, [], [1, 2, 3])
+    second.lacks.add("wan21_1b")
+    failed = ended(service, dispatcher, service.submit(body(4), LOCAL_ACCESS))
+    assert failed.status == "failed" and failed.error is not None and failed.error["code"] == "SLOT_UNFIT"
+    first.lacks.clear()  # its owner has copied the files: it is asked again
+    assert ended(service, dispatcher, service.submit(body(5), LOCAL_ACCESS)).status == "succeeded"
+
+
 def ended(service: JobService, dispatcher: Dispatcher, job: Job) -> Job:
     assert dispatcher.wait(job.id, PATIENCE), f"still {service.job(job.id, LOCAL_ACCESS).status}"
     return service.job(job.id, LOCAL_ACCESS)
@@ -183,7 +226,7 @@ def test_a_job_fails_at_its_last_attempt_and_the_next_one_runs(make: Make) -> No
 class Unusable(FakeSlot):
     """Cannot be started."""
 
-    def render(self, *_: Any) -> Any:
+    def render(self, *_: Any, **__: Any) -> Any:
         raise SlotLost("It cannot be used.", started=False)
 
 

@@ -14,8 +14,10 @@ from tests.fakes import IMAGE_NOTE, PATIENCE, FakeImages, FakeRender, Gate, fake
 from tests.jobs.helpers import body
 from tests.waiting import wait_until
 from tests.web_files import FileServer, lora_bytes, serving
-from wan_ui.access import LOCAL_ACCESS
+from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.errors import FetchFailed, HostError, LoraNotFound, MoeFormatRequired
+from wan_ui.hub_token import NO_TOKEN
+from wan_ui.identity import Identity
 from wan_ui.job import Job
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.schema import MIGRATIONS
@@ -315,6 +317,41 @@ def test_a_fetch_that_breaks_for_no_known_reason_fails_its_job(
     error = services.service.job(job.id, LOCAL_ACCESS).error
     assert error is not None and error["code"] == "RENDER_FAILED"
     wait_until(lambda: bool(traces))
+    assert fetcher.stop(PATIENCE)
+    services.close()
+
+
+@pytest.mark.parametrize(("guests_use_it", "guests_token"), [(False, NO_TOKEN), (True, None)])
+def test_guests_are_given_nothing_with_this_machine_s_token(
+    tmp_path: Path, render: FakeRender, guests_use_it: bool, guests_token: str | None
+) -> None:
+    """None stands for this machine's token, NO_TOKEN for none at all; addresses of the web never get one."""
+    services = Services(tmp_path, render)
+    asked: dict[str, str | None] = {}
+    ended = threading.Event()
+
+    class Asked(Library):
+        def fetch(self, source: str, on_bytes: Any, token: str | None = None) -> tuple[str, ...]:
+            asked[source] = token
+            raise FetchFailed("there is no such file")
+
+    def changed() -> None:
+        if len(asked) == 2:
+            ended.set()
+
+    fetcher = Fetcher(
+        services.store,
+        Asked(tmp_path),
+        lambda row, component: TINY,
+        changed,
+        guests_use_hub_token=guests_use_it,
+    )
+    guest = Access(Identity("a" * 32, owner=False), shared=False)
+    for access, source in ((guest, "hf://ann/guests/a.safetensors"), (LOCAL_ACCESS, "hf://ann/owners/a.safetensors")):
+        services.service.submit({**body(1), "loras": [{"path": source}]}, access)
+    fetcher.start()
+    assert ended.wait(PATIENCE)
+    assert asked == {"hf://ann/guests/a.safetensors": guests_token, "hf://ann/owners/a.safetensors": None}
     assert fetcher.stop(PATIENCE)
     services.close()
 

@@ -11,17 +11,18 @@ from tests.fakes import FakeRender
 from wan_ui.config import Settings
 from wan_ui.engine.result import Clip, OnProgress
 from wan_ui.engine.split import GroupPlace
-from wan_ui.errors import SlotLost
+from wan_ui.errors import SlotLost, SlotUnfit
 from wan_ui.pool.messages import EngineOptions
-from wan_ui.pool.processes import ProcessLimits, ProcessSlot
+from wan_ui.pool.processes import ProcessSlot
 from wan_ui.pool.slots import Check, SlotDevice
+from wan_ui.pool.worker_slot import ProcessLimits
 from wan_ui.request import Generation
 
 FAKE_PROGRAM = ("-m", "tests.pool.fake_slot")
 
 
 class FakeSlot:
-    """Renders in this process. `lose` makes so many renders raise SlotLost."""
+    """Renders in this process. `lose` makes so many renders raise SlotLost; `lacks` are models that it refuses."""
 
     device_name = "fake GPU"
 
@@ -31,12 +32,20 @@ class FakeSlot:
         self.rendered: list[int] = []
         self.places: list[GroupPlace | None] = []
         self.lose = 0
+        self.lacks: set[str] = set()
         self.ended = threading.Event()
         self._render = render
 
     def render(
-        self, generation: Generation, on_progress: OnProgress, check: Check, place: GroupPlace | None = None
+        self,
+        generation: Generation,
+        on_progress: OnProgress,
+        check: Check,
+        place: GroupPlace | None = None,
+        lossless: bool = False,
     ) -> Clip:
+        if generation.model in self.lacks:
+            raise SlotUnfit(f"{self.name} lacks the checkpoint.")
         self.is_started = True
         if self.lose:
             self.lose -= 1

@@ -26,8 +26,9 @@ from wan_ui.lora.library import Library
 from wan_ui.media.image import ImageStore
 from wan_ui.pool.groups import SlotGroup
 from wan_ui.pool.messages import EngineOptions
-from wan_ui.pool.processes import ProcessLimits, ProcessSlot
+from wan_ui.pool.processes import ProcessSlot
 from wan_ui.pool.slots import SlotDevice
+from wan_ui.pool.worker_slot import ProcessLimits
 from wan_ui.request import Generation
 
 pytestmark = pytest.mark.slow

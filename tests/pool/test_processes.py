@@ -28,7 +28,8 @@ from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.runner import RenderLimits
 from wan_ui.jobs.slot_use import SlotRules
 from wan_ui.jobs.store import Store
-from wan_ui.pool.processes import ProcessLimits, ProcessSlot
+from wan_ui.pool.processes import ProcessSlot
+from wan_ui.pool.worker_slot import ProcessLimits
 from wan_ui.request import Generation, parse, resolve
 
 pytestmark = pytest.mark.slow  # processes of their own

@@ -28,6 +28,15 @@ def effective(page: Page, width: int) -> None:
 
 
 @contextmanager
+def keeping(page: Page, name: str) -> Iterator[None]:
+    """Waits after the block until the browser has kept a new value under this name."""
+    kept = "name => localStorage.getItem(`wan-ui:${name}`)"
+    before = page.evaluate(kept, name)
+    yield
+    page.wait_for_function(f"([name, before]) => ({kept})(name) !== before", arg=[name, before])
+
+
+@contextmanager
 def opening(page: Page, words: str) -> Iterator[None]:
     """Loads the page again. The first event that says these words, of a draft, reaches the server after the block."""
     held: list[Route] = []
@@ -102,11 +111,14 @@ def test_the_model_that_was_chosen_meanwhile_stays(page: Page, app: App) -> None
 
 def test_what_is_typed_into_the_compare_tab_wins_too(page: Page, app: App) -> None:
     open_page(page, app)
-    page.get_by_role("tab", name="Compare", exact=True).click()
+    with keeping(page, "tab"):
+        tab(page, "Compare").click()
     values = page.get_by_label("Columns: values", exact=True)
     said, summary = page.locator(".count-line.block"), page.locator(".compare-form .summary")
-    values.fill("0.25, none")
-    expect(said).to_contain_text("none")
+    expect(summary).to_be_visible()
+    with keeping(page, "draft:comparison"):
+        values.fill("0.25, none")
+        expect(said).to_contain_text("none")
     with opening(page, "0.25, none"):
         values.fill("0.1, 0.2, 0.3")
         expect(summary).to_have_count(0)

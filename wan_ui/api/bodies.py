@@ -16,13 +16,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, WanUIError
-from wan_ui.field_errors import invalid_request
+from wan_ui.field_errors import check_count, invalid_request
 from wan_ui.files import disk_full_mapped
 
 FIELD = "file"
 _OVERHEAD = 64 * 1024  # bytes of a form that are not the file: boundaries and headers
 _MAX_BOUNDARY = 200
 LOOK_BYTES = 1 << 20  # of a body between two checks of the disk
+MOST_MARKS = 1_200_000  # commas and opening brackets of a JSON body, those of its texts too
+_MARKS = (b",", b"[", b"{")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -71,15 +73,21 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def decode_json(data: bytes) -> Any:
-    """A body's bytes as JSON values. Raises BadJson, also for NaN and infinities, which JSON does not have."""
+    """A body's bytes as JSON values. Raises BadJson, also for NaN and infinities, which JSON does not have.
+
+    And for millions of values: Python decodes them in one go, during which no other thread runs, not even that of
+    the server's health. Raises InvalidRequest for too many to validate.
+    """
 
     def refuse(literal: str) -> NoReturn:
         raise BadJson(f"The body is not JSON: {literal} is not a JSON number.")
 
     if not data.strip():
         raise BadJson("The body is empty: send the request as a JSON object.")
+    if sum(data.count(mark) for mark in _MARKS) > MOST_MARKS:
+        raise BadJson(f"The body has too many values: more than {MOST_MARKS:,} commas and brackets.")
     try:
-        return json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
+        body = json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
     except UnicodeDecodeError as error:
         raise BadJson(f"The body is not JSON: byte {error.start} is not UTF-8.") from None
     except json.JSONDecodeError as error:
@@ -92,6 +100,8 @@ def decode_json(data: bytes) -> Any:
         raise BadJson("The body is nested too deeply.") from None
     except ValueError:
         raise BadJson("The body has a number with too many digits.") from None
+    check_count(body)
+    return body
 
 
 def parse_json(model: type[Model], body: Any) -> Model:

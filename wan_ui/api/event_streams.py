@@ -14,9 +14,12 @@ from typing import Any
 import anyio.to_thread
 
 from wan_ui.errors import TooManyStreams
+from wan_ui.identity import Identity
 
 MOST = 256  # streams of all clients
-MOST_EACH = 12  # streams of one browser; programs without a browser share `MOST`
+MOST_OF_GUESTS = 224  # of these, of all but the owner
+MOST_OF_PROGRAMS = 96  # of these, of programs, which have no browser and so no identity of their own
+MOST_EACH = 12  # of one browser
 LOOK_SECONDS = 0.25  # between two looks for changes, and so between two events
 HEARTBEAT_SECONDS = 15.0  # proxies close connections on which nothing was sent for half a minute or more
 RETRY_MILLISECONDS = 2000  # after which a browser connects again
@@ -48,7 +51,7 @@ class EventStreams:
         self._look_seconds = look_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._closed = threading.Event()
-        self._open: Counter[str | None] = Counter()
+        self._open: Counter[Identity] = Counter()
 
     def close(self) -> None:
         """Ends all streams within a quarter of a second, and refuses new ones. Any thread may call it."""
@@ -59,25 +62,39 @@ class EventStreams:
         """How many streams are open."""
         return self._open.total()
 
-    def check(self, visitor: str | None) -> None:
-        """Raises TooManyStreams where a browser, None for a program, may open no further stream."""
-        if self.count >= MOST or (visitor is not None and self._open[visitor] >= MOST_EACH):
+    def check(self, identity: Identity) -> None:
+        """Raises TooManyStreams where a caller may open no further stream."""
+        if self._is_full(identity):
             raise TooManyStreams(
                 "Too many event streams are open. Close other tabs of this page, or read the status instead."
             )
 
+    def _is_full(self, identity: Identity) -> bool:
+        of_guests = sum(number for opener, number in self._open.items() if not opener.owner)
+        return (
+            self.count >= MOST
+            or (not identity.owner and of_guests >= MOST_OF_GUESTS)
+            or self._open[identity] >= (MOST_OF_PROGRAMS if identity.visitor is None else MOST_EACH)
+        )
+
     @contextmanager
-    def _counted(self, visitor: str | None) -> Iterator[None]:
-        self._open[visitor] += 1
+    def _counted(self, identity: Identity) -> Iterator[None]:
+        self._open[identity] += 1
         try:
             yield
         finally:
-            self._open[visitor] -= 1
+            self._open[identity] -= 1
             self._open += Counter()  # without those at zero
 
-    async def stream(self, visitor: str | None, snapshot: Snapshot) -> AsyncGenerator[str, None]:
-        """The text of one stream: each event of a snapshot when its data has changed, and heartbeats between them."""
-        with self._counted(visitor):
+    async def stream(self, identity: Identity, snapshot: Snapshot) -> AsyncGenerator[str, None]:
+        """The text of one stream: each event of a snapshot when its data has changed, and heartbeats between them.
+
+        It ends at once where `check` would refuse it now: many requests may have passed it at the same time, before
+        the first of their streams began.
+        """
+        if self._is_full(identity):
+            return
+        with self._counted(identity):
             yield f"retry: {RETRY_MILLISECONDS}\n\n"
             sent: dict[str, str] = {}
             pulse, last = None, time.monotonic()

@@ -48,11 +48,12 @@ async def request_events(state: State, access: CurrentAccess, root: Root, reques
     Each comes when its data has changed, at most four times a second; `end` is the last one. Comments in between keep
     the connection open.
     """
-    visitor = access.identity.visitor
-    state.streams.check(visitor)
+    state.streams.check(access.identity)
     snapshot = partial(_of_request, state.service, access, root, request_id, state.reference_errors)
     await anyio.to_thread.run_sync(snapshot)  # a request that is not there is answered with 404, not with a stream
-    return StreamingResponse(state.streams.stream(visitor, snapshot), media_type="text/event-stream", headers=HEADERS)
+    return StreamingResponse(
+        state.streams.stream(access.identity, snapshot), media_type="text/event-stream", headers=HEADERS
+    )
 
 
 @router.get(
@@ -67,10 +68,11 @@ async def events(state: State, access: CurrentAccess, root: Root) -> StreamingRe
 
     The stream has no end; a page keeps one of it open instead of asking again and again.
     """
-    visitor = access.identity.visitor
-    state.streams.check(visitor)
+    state.streams.check(access.identity)
     snapshot = partial(_of_all, state.service, access, root)
-    return StreamingResponse(state.streams.stream(visitor, snapshot), media_type="text/event-stream", headers=HEADERS)
+    return StreamingResponse(
+        state.streams.stream(access.identity, snapshot), media_type="text/event-stream", headers=HEADERS
+    )
 
 
 def _of_request(

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from wan_ui._version import __version__
 from wan_ui.api.bodies import FIELD
 from wan_ui.api.mcp_tools import TOOLS, ApiRequest, ApiTool
-from wan_ui.errors import McpNotInstalled, RequestError
+from wan_ui.errors import BadJson, McpNotInstalled, RequestError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, current_identity
 from wan_ui.web.asgi import error_response
 
@@ -125,9 +125,18 @@ async def _send(api: ASGIApp, wanted: ApiRequest, request: Request) -> httpx.Res
     transport = httpx.ASGITransport(app=api, raise_app_exceptions=False, root_path="/v1")
     base = f"{request.url.scheme}://{request.url.netloc}"
     files = None if wanted.file is None else {FIELD: ("video.mp4", wanted.file, "video/mp4")}
+    content = None if wanted.json is None else _encode(wanted.json)
     identity = current_identity.set(request.scope[IDENTITY_SCOPE_KEY])
     try:
         async with httpx.AsyncClient(transport=transport, base_url=base) as client:
-            return await client.request(wanted.method, f"/v1{wanted.path}", json=wanted.json, files=files)
+            return await client.request(wanted.method, f"/v1{wanted.path}", content=content, files=files)
     finally:
         current_identity.reset(identity)
+
+
+def _encode(value: Any) -> bytes:
+    """A body as JSON. Raises BadJson for NaN and infinities: the protocol's parser takes `NaN` and `1e999`."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        raise BadJson("The arguments hold a number that is not finite, which JSON does not have.") from None

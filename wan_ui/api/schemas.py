@@ -288,6 +288,15 @@ class SlotShown(BaseModel):
     failures: int = Field(description="How often its process ended in the middle of a clip.")
 
 
+class MachineShown(BaseModel):
+    """A machine of the cluster that has GPUs."""
+
+    name: str
+    state: str = Field(description="asked: it has not said what it has; used, or refused.")
+    reason: str | None = Field(description="Why it is refused.")
+    models: list[str] = Field(description="The models that it has complete.")
+
+
 class Health(BaseModel):
     """The state of the server."""
 
@@ -299,6 +308,7 @@ class Health(BaseModel):
     device: str | None
     queue: int = Field(description="Requests waiting.")
     slots: list[SlotShown] = Field(default_factory=list, description="The GPUs, where several are in use; else empty.")
+    machines: list[MachineShown] = Field(default_factory=list, description="Of the cluster, where there is one.")
 
 
 class LoadedModel(BaseModel):

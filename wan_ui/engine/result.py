@@ -45,11 +45,21 @@ def ignore_progress(progress: Progress) -> None:
 
 
 @dataclass(frozen=True)
+class ClipFiles:
+    """A clip's files as bytes: MP4, poster, last frame and, where they are wanted, all frames without loss."""
+
+    video: bytes = field(repr=False)
+    poster: bytes = field(repr=False)
+    last: bytes = field(repr=False)
+    lossless: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Clip:
     """A finished video: `frames` is uint8, (num_frames, height, width, 3), RGB.
 
     `metadata` is JSON-ready: recipe, effective sampler and shift, LoRA use per slot, memory mode, seconds by phase,
-    versions, what was adjusted or ignored.
+    versions, what was adjusted or ignored. A clip of another machine has `files` and no frames.
     """
 
     frames: npt.NDArray[np.uint8]
@@ -59,3 +69,4 @@ class Clip:
     fps: int
     seed: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    files: ClipFiles | None = None

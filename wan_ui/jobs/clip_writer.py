@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from wan_ui.engine.result import Clip
+from wan_ui.engine.result import Clip, ClipFiles
 from wan_ui.errors import Cancelled, HostError
-from wan_ui.files import create_folder, disk_full_mapped, remove_parts
+from wan_ui.files import create_folder, disk_full_mapped, remove_parts, write_file
 from wan_ui.job import ClipRecord, Job
 from wan_ui.jobs.store import Store
 from wan_ui.media import clip_frames, poster, video
@@ -107,15 +107,18 @@ class ClipWriter:
         self._store.begin_clip(job.id, file)
         beat = partial(self._check_cancelled, job.id)
         metadata = embedded_metadata.of_clip(job, index, clip, seconds)
-        self._write_video(path, clip.frames, clip.fps, metadata, beat=beat, on_fraction=on_fraction)
-        _, lossless, still, last = clip_files(path)
         stored = False
         try:
-            with _host_errors("The poster or the last frame of a video cannot be written"):
-                poster.write(still, clip.frames)
-                clip_frames.write_last(last, clip.frames)
-            if job.training_sample(index) is not None:
-                video.write_lossless(lossless, clip.frames, beat=beat)
+            if clip.files is not None:
+                _write_files(path, clip.files, metadata, beat)
+            else:
+                self._write_video(path, clip.frames, clip.fps, metadata, beat=beat, on_fraction=on_fraction)
+                _, lossless, still, last = clip_files(path)
+                with _host_errors("The poster or the last frame of a video cannot be written"):
+                    poster.write(still, clip.frames)
+                    clip_frames.write_last(last, clip.frames)
+                if job.training_sample(index) is not None:
+                    video.write_lossless(lossless, clip.frames, beat=beat)
             stored = self._store.add_clip(
                 job.id,
                 ClipRecord(
@@ -139,6 +142,17 @@ class ClipWriter:
     def _check_cancelled(self, job_id: str) -> None:
         if self._store.cancel_requested(job_id):
             raise Cancelled("The job was canceled while this video was being written.")
+
+
+def _write_files(path: Path, files: ClipFiles, metadata: Mapping[str, Any], beat: Callable[[], None]) -> None:
+    """Writes a clip that was encoded on another machine, with the metadata added to its MP4."""
+    _, lossless, still, last = clip_files(path)
+    video.write_encoded(path, files.video, metadata, beat=beat)
+    with _host_errors("The poster or the last frame of a video cannot be written"):
+        write_file(still, files.poster)
+        write_file(last, files.last)
+        if files.lossless is not None:
+            write_file(lossless, files.lossless)
 
 
 def finite(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

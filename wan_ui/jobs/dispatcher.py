@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from wan_ui.engine.result import Phase, Progress
 from wan_ui.engine.split import split_of
-from wan_ui.errors import Cancelled, HostError, QueueStopped, RenderTimedOut, SlotLost, WanUIError
+from wan_ui.errors import Cancelled, HostError, QueueStopped, RenderTimedOut, SlotLost, SlotUnfit, WanUIError
 from wan_ui.job import Job
 from wan_ui.jobs.clip_writer import WriteVideo
 from wan_ui.jobs.job_errors import attempt
@@ -70,10 +70,7 @@ class Dispatcher(JobRunner):
         self._changed = threading.Condition(threading.RLock())
         self._threads = [
             threading.Thread(target=self._guarded, args=(self._dispatch,), name="wan-ui-dispatcher", daemon=True),
-            *(
-                threading.Thread(target=self._guarded, args=(partial(self._serve, use),), name=name, daemon=True)
-                for name, use in self._uses.items()
-            ),
+            *(self._thread_of(use) for use in self._uses.values()),
         ]
 
     # The calls of Worker
@@ -82,8 +79,9 @@ class Dispatcher(JobRunner):
         """Recover and start the threads. Once per dispatcher."""
         self.recover()
         self._writer.start()
-        for thread in self._threads:
-            thread.start()
+        with self._changed:
+            for thread in self._threads:
+                thread.start()
 
     def stop(self, timeout: float = 8.0) -> bool:
         """End the slots and requeue their jobs, no attempt counted; rendered clips are written.
@@ -97,7 +95,7 @@ class Dispatcher(JobRunner):
         if self._threads[0].ident is None:
             return True
         end = time.monotonic() + timeout
-        for thread in self._threads:
+        for thread in tuple(self._threads):
             thread.join(max(0.0, end - time.monotonic()))
         self._writer.close()
         ended = self._writer.join(max(0.0, end - time.monotonic()))
@@ -152,6 +150,41 @@ class Dispatcher(JobRunner):
                 self._scheduler.emptied(use.slot.name)
                 use.slot.end()
         self._announce()
+
+    # Slots that come and go
+
+    def add_slot(self, slot: Slot) -> None:
+        """Use a further slot from now on."""
+        with self._changed:
+            use = SlotUse(slot)
+            thread = self._thread_of(use)
+            self._uses = {**self._uses, slot.name: use}
+            self._threads = [*(each for each in self._threads if each.ident is None or each.is_alive()), thread]
+            self._scheduler.resize(len(self._uses))
+            if self._threads[0].ident is not None:
+                thread.start()
+        self._announce()
+
+    def remove_slot(self, name: str) -> None:
+        """Use a slot no more: it is ended, and the clip that it renders is rendered elsewhere."""
+        with self._changed:
+            use = self._uses.get(name)
+            if use is None:
+                return
+            use.has_left = True
+            self._uses = {key: other for key, other in self._uses.items() if key != name}
+            self._scheduler.left(name)
+            self._scheduler.resize(len(self._uses))
+        use.slot.end()
+        self._announce()
+
+    def wanted_slots(self) -> int:
+        """The number of clips that are rendered or wait."""
+        with self._changed:
+            return len(self._scheduler) + sum(use.task is not None for use in self._uses.values())
+
+    def _thread_of(self, use: SlotUse) -> threading.Thread:
+        return threading.Thread(target=self._serve_guarded, args=(use,), name=use.slot.name, daemon=True)
 
     def _rendering(self, job_id: str) -> Running | None:
         """The first of a job's clips at work."""
@@ -260,14 +293,25 @@ class Dispatcher(JobRunner):
 
     # One slot
 
-    def _serve(self, use: SlotUse) -> None:
+    def _serve_guarded(self, use: SlotUse) -> None:
+        has_left = False
+        try:
+            has_left = self._serve(use)
+        finally:
+            if not has_left:
+                self._check_stopped()
+
+    def _serve(self, use: SlotUse) -> bool:
+        """Renders what the slot is given; whether it has left, else the dispatcher stops."""
         while not self._stopping.is_set() and self._broken is None:
             with self._changed:
                 has_task = self._changed.wait_for(
-                    lambda: use.task is not None or self._stopping.is_set() or self._broken is not None,
+                    lambda: use.task is not None or use.has_left or self._stopping.is_set() or self._broken is not None,
                     self._rules.idle if use.slot.is_started else None,
                 )
                 task = use.task
+                if use.has_left and task is None:
+                    return True
                 if not has_task and use.lent_to is not None:
                     continue
                 if not has_task:
@@ -277,6 +321,7 @@ class Dispatcher(JobRunner):
             elif not has_task:
                 log.info("slot unused", extra={"slot": use.slot.name, "seconds": self._rules.idle})
                 use.slot.end()
+        return False
 
     def _render(self, use: SlotUse, task: Task) -> None:
         """Renders a clip and hands it to the writer, or records why there is none."""
@@ -285,6 +330,9 @@ class Dispatcher(JobRunner):
         try:
             result = attempt(partial(self._render_clip, use, task), unit.job_id, unit.index)
             spent, phase = time.monotonic() - start, _phase(use)
+            if isinstance(result, SlotUnfit):
+                self._give_elsewhere(use, task, result)
+                return
             if isinstance(result, SlotLost) and not self._stopping.is_set():
                 self._lose(use, task, result)
             elif isinstance(result, SlotLost):
@@ -335,9 +383,26 @@ class Dispatcher(JobRunner):
             group = SlotGroup([use.slot, *(member.slot for member in task.members)], task.split)
             clip = group.render(generation, on_progress, check)
         else:
-            clip = use.slot.render(generation, on_progress, check)
+            lossless = job.training_sample(index) is not None
+            clip = use.slot.render(generation, on_progress, check, lossless=lossless)
         on_progress(Progress("encode", generation.sample_steps, generation.sample_steps))
         return RenderedClip(job, index, clip, times.seconds)
+
+    def _give_elsewhere(self, use: SlotUse, task: Task, error: SlotUnfit) -> None:
+        """Leaves a clip to slots that can render its model; its job fails when none of those in use can."""
+        unit, active = task.unit, task.active
+        self._persist(partial(self._leases.void, task.lease))
+        with self._changed:
+            log.warning("slot cannot render", extra={"slot": use.slot.name, "reason": error.message})
+            self._scheduler.exclude(use.slot.name, unit)
+            self._scheduler.emptied(use.slot.name)
+            self._free(use, task, None)
+            if self._uses and not self._scheduler.can_render(tuple(self._uses), unit):
+                self._scheduler.readmit(unit)
+                self._record_failure(active, unit.index, error, "checking")
+            elif not active.is_stopped:
+                self._scheduler.requeue(unit)
+        self._leave(task)
 
     def _lose(self, use: SlotUse, task: Task, error: SlotLost) -> None:
         """Gives a clip back whose slot ended, and lets the slot pause; its job fails at its last attempt."""
@@ -359,7 +424,8 @@ class Dispatcher(JobRunner):
             if not active.is_stopped:
                 self._scheduler.requeue(unit)
         self._leave(task)
-        if all(each.failed_starts >= self._rules.starts for each in self._uses.values()):
+        starts = self._rules.starts
+        if starts is not None and all(each.failed_starts >= starts for each in self._uses.values()):
             self._broken = QueueStopped(f"No GPU can be used. {error.message}")
             self._announce()
 

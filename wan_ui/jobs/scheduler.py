@@ -230,9 +230,31 @@ class Scheduler:
         self._loaded: dict[str, Affinity] = {}
         self._models: dict[str, int] = {}
         self._halves: dict[str, int] = {}
+        self._excluded: dict[str, frozenset[str]] = {}
 
     def __len__(self) -> int:
         return sum(len(job.units) for queue in self._queues.values() for job in queue.jobs.values())
+
+    def resize(self, slots: int) -> None:
+        """There are so many slots now."""
+        self._passes = self._rules.passes * max(1, slots)
+
+    def exclude(self, slot: str, unit: Unit) -> None:
+        """A slot cannot render clips of this model."""
+        self._excluded = {**self._excluded, slot: self._excluded.get(slot, frozenset()) | {unit.needs.model}}
+
+    def readmit(self, unit: Unit) -> None:
+        """Ask all slots again for clips of this model."""
+        self._excluded = {slot: models - {unit.needs.model} for slot, models in self._excluded.items()}
+
+    def left(self, slot: str) -> None:
+        """A slot is not used any more. The others are asked again for the models that they could not render."""
+        self.emptied(slot)
+        self._excluded = {}
+
+    def can_render(self, slots: Sequence[str], unit: Unit) -> bool:
+        """Whether one of these slots may render a clip, as far as is known."""
+        return any(unit.needs.model not in self._excluded.get(slot, ()) for slot in slots)
 
     def loaded(self, slot: str) -> Affinity | None:
         """What a slot holds, as far as its clips tell."""
@@ -275,15 +297,16 @@ class Scheduler:
         """
         if not idle or not self._queues:
             return None
-        loaded = self._loaded.get(idle[0]) if len(idle) == 1 else None
-        visitor = self._turn(loaded)
+        visitor = self._turn(self._loaded.get(idle[0]) if len(idle) == 1 else None)
+        chosen = self._choose(visitor, idle)
+        if chosen is None:  # what the visitor has next cannot be rendered on these slots
+            others = sorted(set(self._queues) - {visitor}, key=lambda who: self._given[who])
+            chosen = next((found for visitor in others if (found := self._choose(visitor, idle))), None)
+        if chosen is None:
+            return None
+        unit, slot = chosen
+        visitor = unit.visitor
         queue = self._queues[visitor]
-        if len(idle) > 1:
-            unit = next(iter(queue.jobs.values())).units[0].unit
-            slot = max(idle, key=lambda name: (unit.needs.fit(self._loaded.get(name)), name not in self._loaded))
-        else:
-            window, slot = queue.window(self._rules), idle[0]
-            unit = window[choose(window, loaded, Elsewhere(self._models, self._halves), self._passes)].unit
         queue.take(unit)
         if not queue.jobs:
             del self._queues[visitor]
@@ -294,6 +317,24 @@ class Scheduler:
         self._running[visitor] = self._running.get(visitor, 0) + 1
         self._set_loaded(slot, unit.needs)
         return assignment
+
+    def _choose(self, visitor: str | None, idle: Sequence[str]) -> tuple[Unit, str] | None:
+        """A clip of a visitor and the slot for it; None where no idle slot may render what could be chosen."""
+        queue = self._queues[visitor]
+        if len(idle) == 1:
+            window = [each for each in queue.window(self._rules) if self.can_render(idle, each.unit)]
+            if not window:
+                return None
+            loaded = self._loaded.get(idle[0])
+            return window[choose(window, loaded, Elsewhere(self._models, self._halves), self._passes)].unit, idle[0]
+        first = next(iter(queue.jobs.values())).units[0].unit
+        units = (each.unit for each in queue.window(self._rules)) if self._excluded else (first,)
+        for unit in units:
+            slots = [name for name in idle if self.can_render((name,), unit)]
+            if slots:
+                fits = {name: unit.needs.fit(self._loaded.get(name)) for name in slots}
+                return unit, max(slots, key=lambda name: (fits[name], name not in self._loaded))
+        return None
 
     def ended(self, unit: Unit, seconds: float | None) -> None:
         """An assigned clip is not rendered any more; its `seconds`, or None if nothing is to be counted."""

@@ -18,14 +18,14 @@ ALONE = Split()
 class SlotRules:
     """`idle`: seconds after which an unused slot is emptied. `pause`: after a first failure, doubled by each further.
 
-    After `starts` failed starts in a row on every slot the server ends. `split`: how many slots may render one clip
-    together while nothing else waits.
+    After `starts` failed starts in a row on every slot the server ends; None: never, since other slots may join.
+    `split`: how many slots may render one clip together while nothing else waits.
     """
 
     idle: float = 900.0
     pause: float = 1.0
     longest_pause: float = 60.0
-    starts: int = 3
+    starts: int | None = 3
     split: int = 1
 
 
@@ -53,7 +53,7 @@ class Task:
 class SlotUse:
     """What a slot does now: its task from the assignment until its clip is handed to the writer.
 
-    `lent_to` names the slot whose clip it helps to render.
+    `lent_to` names the slot whose clip it helps to render. `has_left`: it is not in the pool any more.
     """
 
     slot: Slot
@@ -65,3 +65,4 @@ class SlotUse:
     in_a_row: int = 0
     failed_starts: int = 0
     paused_until: float = 0.0
+    has_left: bool = False

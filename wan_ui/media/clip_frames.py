@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
+import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,8 +68,7 @@ def join(path: Path, clips: Sequence[Path], metadata: Mapping[str, Any]) -> None
         raise _refused("the parts have too many frames together; join fewer")
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
-            shape = (count, first.height, first.width, 3)
-            frames = np.memmap(Path(folder, "frames"), np.uint8, mode="w+", shape=shape)
+            frames = allocate_frames(Path(folder, "frames"), (count, first.height, first.width, 3))
             filled = 0
             for clip in clips:
                 part = read(clip)[1 if filled else 0 :]
@@ -78,6 +80,19 @@ def join(path: Path, clips: Sequence[Path], metadata: Mapping[str, Any]) -> None
         if is_disk_full(error):
             raise disk_full("the video") from error
         raise VideoEncodingFailed(f"The joined video could not be written: {error.strerror}.") from error
+
+
+def allocate_frames(path: Path, shape: tuple[int, int, int, int]) -> np.memmap[Any, np.dtype[np.uint8]]:
+    """Frames, uint8, (T, H, W, 3), in a new file whose blocks are all there. Raises OSError, also for a full disk.
+
+    A file with holes would end the process instead: writing through a mapping to a full disk raises SIGBUS.
+    """
+    with path.open("wb") as file:
+        if sys.platform == "darwin":  # has no such call
+            file.truncate(math.prod(shape))
+        else:
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+    return np.memmap(path, np.uint8, mode="r+", shape=shape)
 
 
 def _refused(message: str) -> InvalidRequest:

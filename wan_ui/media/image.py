@@ -198,9 +198,13 @@ class ImageStore:
         pixels = self._pixels(sha256)
         return self._rgb(pixels.read_bytes() if pixels.is_file() else data)
 
+    def path(self, sha256: str, access: Access) -> Path:
+        """The image's file. Raises ControlImageInvalid if it is gone."""
+        return self._folder / self._kept(sha256, access)
+
     def data(self, sha256: str, access: Access) -> bytes:
         """The file's bytes. Raises ControlImageInvalid if it is gone."""
-        path = self._folder / self._kept(sha256, access)
+        path = self.path(sha256, access)
         try:
             return path.read_bytes()
         except FileNotFoundError as error:

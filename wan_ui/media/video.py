@@ -100,15 +100,42 @@ def write(
     height, width = frames.shape[1:3]
     if width % 2 or height % 2:
         raise ValueError(f"width and height must be even for 4:2:0 colour, not {width} × {height}")
-    comment = json.dumps(metadata)  # ASCII: a lone surrogate in a prompt cannot spoil a finished render
     try:
         # A folder beside the video, so that the last step is a rename and a failure leaves nothing behind.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
             tags, part = Path(folder, "tags.txt"), Path(folder, "clip.mp4")
-            tags.write_text(f";FFMETADATA1\n{METADATA_KEY}={_escape(comment)}\n", encoding="ascii")
+            _write_tags(tags, metadata)
             command = _encoder(encoder.program or _ffmpeg(), width, height, fps, tags, part)
             reported = _reported(frames, on_fraction)
             _encode(command, reported, frames.size, Path(folder), beat, encoder.least_seconds)
+            publish_file(part, path)
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full("the video") from error
+        raise VideoEncodingFailed(
+            f"The video could not be written ({error.strerror}). Check the data folder and its disk."
+        ) from error
+
+
+def write_encoded(
+    path: Path, encoded: bytes, metadata: Mapping[str, Any], *, beat: Callable[[], None] = no_beat
+) -> None:
+    """Writes an MP4 that `write` made elsewhere to `path`, with `metadata` in place of its own.
+
+    Nothing is encoded anew. Raises as `write` does.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
+            tags, source, part = Path(folder, "tags.txt"), Path(folder, "encoded.mp4"), Path(folder, "clip.mp4")
+            _write_tags(tags, metadata)
+            source.write_bytes(encoded)
+            command = [
+                *(_ffmpeg(), "-y", "-hide_banner", "-nostdin", "-nostats", "-loglevel", "error"),
+                *("-f", "mov", "-i", f"file:{source}", "-f", "ffmetadata", "-i", f"file:{tags}"),
+                *("-map", "0:v:0", "-map_metadata", "1", "-c", "copy", "-movflags", "+faststart"),
+                *("-f", "mp4", f"file:{part}"),
+            ]
+            _encode(command, iter(()), 0, Path(folder), beat, LEAST_SECONDS)
             publish_file(part, path)
     except OSError as error:
         if is_disk_full(error):
@@ -266,6 +293,11 @@ def _packets(path: Path) -> VideoInfo:
         raise VideoEncodingFailed(f"{path.name} holds no video.")
     width, height = (int(side) for side in head["dimensions"].split("x"))
     return VideoInfo(width, height, len(packets), 0.0)
+
+
+def _write_tags(path: Path, metadata: Mapping[str, Any]) -> None:
+    comment = json.dumps(metadata)  # ASCII: a lone surrogate in a prompt cannot spoil a finished render
+    path.write_text(f";FFMETADATA1\n{METADATA_KEY}={_escape(comment)}\n", encoding="ascii")
 
 
 def _encoder(ffmpeg: str, width: int, height: int, fps: int, tags: Path, part: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the server and the process of a slot send each other, pickled, over one pipe."""
+"""What the server and the worker of a slot send each other, pickled: over a pipe, or through an actor's methods."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from wan_ui.config import CompileMode, LogFormat, MemoryMode, Settings
 from wan_ui.engine.result import Clip, Progress
 from wan_ui.engine.split import GroupPlace
 from wan_ui.errors import WanUIError
+from wan_ui.pool.node_files import SentFile
 from wan_ui.request import Generation
 
 
@@ -17,7 +18,8 @@ from wan_ui.request import Generation
 class EngineOptions:
     """What a slot's engine is built from. `device` None is the only GPU that its process sees, else the CPU.
 
-    `latent_maps` is a folder with maps for live pictures that were fitted before.
+    `latent_maps` is a folder with maps for live pictures that were fitted before. `received` is the index of the LoRA
+    files that a server on another machine has sent; None: they are found in the folders, as the server finds them.
     """
 
     models_dir: Path | None
@@ -32,6 +34,7 @@ class EngineOptions:
     log_format: LogFormat
     device: str | None = None
     latent_maps: Path | None = None
+    received: Path | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> EngineOptions:
@@ -55,12 +58,15 @@ class RenderClip:
     """To the process: render this; `number` is repeated in every answer.
 
     `place` is the process's place in a group that renders it together; None: it renders alone. A group is
-    joined before the clip and left after it.
+    joined before the clip and left after it. `lossless`: the clip's frames are kept without loss too. `files` are those
+    that an actor was sent for it.
     """
 
     number: int
     generation: Generation
     place: GroupPlace | None = None
+    lossless: bool = False
+    files: tuple[SentFile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class Rendered:
-    """From the process: the finished clip, its frames included."""
+    """From the process: the finished clip, with its frames; from an actor with the encoded files in their place."""
 
     number: int
     clip: Clip
@@ -105,4 +111,11 @@ class Failed:
     error: WanUIError
 
 
-Answer = Ready | Reported | Rendered | Failed
+@dataclass(frozen=True)
+class Ended:
+    """From an actor: its process has ended, and how."""
+
+    ending: str
+
+
+Answer = Ready | Reported | Rendered | Failed | Ended

@@ -64,10 +64,12 @@ def build_engine(options: EngineOptions) -> SlotEngine:
     from wan_ui.engine.live_picture import PictureSettings
     from wan_ui.inference import Engine
     from wan_ui.lora.library import COMFY_FOLDER, JOBS_FOLDER, Library
+    from wan_ui.lora.received import ReceivedLoras
     from wan_ui.lora.remote import RemoteFiles
 
     uploads = options.data_dir / "uploads"
     jobs = () if options.jobs_dir is None else (options.jobs_dir,)
+    library = None if options.received is None else ReceivedLoras(options.received)
     engine = Engine(
         options.models_dir,
         options.lora_dir,
@@ -75,7 +77,8 @@ def build_engine(options: EngineOptions) -> SlotEngine:
         options.memory,
         options.data_dir,
         options.allow_url_hosts,
-        Library(
+        library
+        or Library(
             options.lora_dir,
             uploads,
             RemoteFiles(uploads, allow_hosts=options.allow_url_hosts),

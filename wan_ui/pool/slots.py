@@ -54,13 +54,20 @@ class Slot(Protocol):
         ...
 
     def render(
-        self, generation: Generation, on_progress: OnProgress, check: Check, place: GroupPlace | None = None
+        self,
+        generation: Generation,
+        on_progress: OnProgress,
+        check: Check,
+        place: GroupPlace | None = None,
+        lossless: bool = False,
     ) -> Clip:
         """One clip, with a `place` together with the slots of a group: without frames where it does not lead.
 
+        A slot of another machine returns encoded files in place of frames, with `lossless` also those without loss.
         What `on_progress` or `check` raises ends the render and is raised again.
 
-        Raises SlotLost when the slot's process ended meanwhile; the next render starts another.
+        Raises SlotLost when the slot's process ended meanwhile; the next render starts another. Raises SlotUnfit when
+        the slot cannot render this model: another one may.
         """
         ...
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wan_ui import __version__
 from wan_ui.access import Access
 from wan_ui.errors import CheckpointIncomplete, CheckpointNotFound, InvalidRequest, VideoInvalid
+from wan_ui.field_errors import check_count
 from wan_ui.lora.fit import Configs, no_configs
 from wan_ui.media import boxes
 from wan_ui.media.image import UPLOAD
@@ -205,7 +206,8 @@ def read(path: Path) -> EmbeddedMetadata:
         )
     try:
         data = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        check_count(data)
+    except (ValueError, RecursionError, InvalidRequest) as error:
         raise _foreign() from error
     if not isinstance(data, dict) or not isinstance(data.get("request"), dict):
         raise _foreign()

@@ -14,7 +14,7 @@ from wan_ui.axes import ONE_PER_LINE, SCALES, by_training_step
 from wan_ui.errors import InvalidRequest, RequestNotFound, VideoNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import comparison, form_schema, player, render
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled, looked_again
 from wan_ui.ui.form import Form, FormState
 from wan_ui.ui.status_panel import StatusPanel
 from wan_ui.ui.templating import render_template
@@ -133,7 +133,7 @@ class CompareTab:
         )
         restored.then(**filled(".compare-form"))
         # Again: the browser may have put the stored comparison's id in the place of what the address asks for.
-        restored.then(self.on_restored, looking, [self.shown, *view], **QUIET)
+        restored.then(self.on_restored, looking, [self.shown, *view], **QUIET).then(**looked_again())
         self._connect_form()
         self._connect_board()
 

@@ -29,6 +29,11 @@ def answered() -> dict[str, Any]:
     return {**POLL, "fn": None, "js": "() => window.wanUi.answered()"}
 
 
+def looked_again() -> dict[str, Any]:
+    """An event in the browser alone: an opening page may show what is older than the last look, see look.js."""
+    return {**POLL, "fn": None, "js": "() => document.dispatchEvent(new Event('wan-ui-answered'))"}
+
+
 def error_toast(error: WanUIError) -> gr.Error:
     """The error as a toast, to be raised. Gradio renders markup in toasts, so the message is escaped here."""
     return gr.Error(str(escape(translated(error.message))), print_exception=False)

@@ -11,7 +11,7 @@ import gradio as gr
 
 from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.ui import render
-from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast
+from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, looked_again
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
 
@@ -102,7 +102,7 @@ class StatusPanel:
         self.queue.click(self.on_queue_press, self.looking, self.view, **QUIET)
         looked = "() => document.dispatchEvent(new Event('wan-ui-looked'))"
         self.pulse.click(self.look, self.looking, self.view, **POLL).then(**POLL, fn=None, js=looked)
-        blocks.load(self.look, self.looking, self.view, **POLL)
+        blocks.load(self.look, self.looking, self.view, **POLL).then(**looked_again())
 
     def follow(self, seen: Mapping[str, Any]) -> Update:
         """The right column after a job was added: the status card shows it."""

@@ -14,6 +14,7 @@ from typing import Any
 from gradio.utils import get_upload_folder
 
 from wan_ui.errors import BadJson, InvalidRequest
+from wan_ui.field_errors import check_count
 from wan_ui.files import PART_PREFIX, disk_full_mapped
 
 
@@ -53,12 +54,14 @@ def taken_file(path: Any, may_take: Callable[[str], bool]) -> Iterator[Path]:
 
 
 def decoded(text: str) -> Any:
-    """A request's text as JSON. Raises BadJson with the position of the mistake."""
+    """A request's text as JSON. Raises BadJson with the position of the mistake, InvalidRequest for too many values."""
     if not text.strip():
         raise BadJson("Paste a request first: the JSON that this page or POST /v1/inference takes.")
     try:
-        return json.loads(text)
+        body = json.loads(text)
     except ValueError as error:
         raise BadJson(f"This is not JSON: {error}.") from error
     except RecursionError as error:
         raise BadJson("This JSON is nested too deeply to be a request.") from error
+    check_count(body)
+    return body

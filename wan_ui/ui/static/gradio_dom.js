@@ -3,10 +3,21 @@
 (() => {
   const input = (name) => document.querySelector(`#field-${name} textarea, #field-${name} input:not([type=range])`);
   const value = (name) => { const control = input(name); return control ? control.value : ''; };
-  // Gradio's numbers and text boxes take their value from an `input` event; text boxes report it on a `keypress`.
+  // Gradio's numbers and text boxes take their value from an `input` event; text boxes report it on a `keypress`. Of two
+  // in one task Gradio starts both events at once, the first with the second's old value, and shows whichever answer
+  // comes last: so each change after the first is reported in a task of its own.
+  const waiting = [];
+  let isReporting = false;
+  const report = () => {
+    const control = waiting.shift();
+    isReporting = control !== undefined;
+    if (!isReporting) return;
+    for (const name of ['input', 'change']) control.dispatchEvent(new Event(name, { bubbles: true }));
+    setTimeout(report);
+  };
   const announce = (control) => {
-    control.dispatchEvent(new Event('input', { bubbles: true }));
-    control.dispatchEvent(new Event('change', { bubbles: true }));
+    waiting.push(control);
+    if (!isReporting) report();
   };
   const fill = (name, text) => {
     const control = input(name);
@@ -27,5 +38,5 @@
     control.setSelectionRange(at + space.length + text.length, at + space.length + text.length);
   };
   window.wanUi = window.wanUi || {};
-  window.wanUi.dom = { input, value, fill, insert };
+  window.wanUi.dom = { input, value, fill, insert, announce };
 })();

@@ -41,7 +41,7 @@
   const putBack = (control, { value, start, end }) => {
     control[isChoice(control) ? "checked" : "value"] = value;
     if (control === document.activeElement && typeof start === "number") control.setSelectionRange(start, end);
-    for (const name of ["input", "change"]) control.dispatchEvent(new Event(name, { bubbles: true }));
+    window.wanUi.dom.announce(control);
   };
   // Gradio draws an answer's values some frames after it has them; a hidden tab draws no frames.
   const drawn = () =>

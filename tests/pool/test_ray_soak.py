@@ -1,0 +1,118 @@
+"""The long forms of test_ray.py: kills on three machines, the whole program over a cluster, and the server killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.pool.ray_cluster import ROOT, SMALL, ray_machines
+from tests.pool.test_ray import LONG, MANY, server, slow_job
+from tests.test_app import SMALL as SMALL_CLIP
+from tests.test_app import App, finished
+from tests.waiting import wait_until
+from wan_ui.access import LOCAL_ACCESS
+from wan_ui.media import video
+
+pytestmark = pytest.mark.soak
+KILLS = int(os.environ.get("WAN_UI_CLUSTER_KILLS", "20"))
+
+
+def test_killed_workers_and_actors_end_every_job_once(tmp_path: Path) -> None:
+    """KILLS seeded SIGKILLs, of a rendering process or of its actor, on three machines."""
+    draws = random.Random(16)
+    with ray_machines(tmp_path, gpus_of_head=1) as machines:
+        for _ in range(2):
+            machines.add_node(**SMALL, num_gpus=1)
+        with server(tmp_path, machines, MANY) as (dispatcher, service, _):
+            wait_until(lambda: len(dispatcher.slots()) == 3, LONG)
+            killed, jobs, seed = 0, [], 0
+            while killed < KILLS:
+                if service.waiting() < 2:
+                    jobs.append(service.submit(slow_job(seed, 3, draws.randrange(20, 60)), LOCAL_ACCESS))
+                    seed += 3
+                wait_until(lambda: any(s.running and s.running.progress.step for s in dispatcher.slots()), LONG)
+                if victims := rendering_processes():
+                    victim = draws.choice(victims)
+                    with suppress(psutil.NoSuchProcess):
+                        (victim if draws.random() < 0.5 else victim.parent() or victim).kill()
+                    killed += 1
+                    victim.wait(LONG)
+            for job in jobs:
+                assert dispatcher.wait(job.id, LONG)
+            ended = [service.job(job.id, LOCAL_ACCESS) for job in jobs]
+            assert {job.status for job in ended} == {"succeeded"}
+            assert all([clip.index for clip in job.clips] == [0, 1, 2] for job in ended)
+            files = {clip.file for job in ended for clip in job.clips}
+            assert {f"clips/{path.name}" for path in (tmp_path / "clips").glob("*.mp4")} == files
+            assert all(video.probe(tmp_path / file).num_frames == 1 for file in files)
+            assert sum(job.attempts for job in ended) <= KILLS
+        wait_until(lambda: not rendering_processes(), 10.0)
+
+
+def rendering_processes() -> list[psutil.Process]:
+    """The processes of slots on this machine, each a child of its actor."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        command = process.info["cmdline"] or []
+        if "tests.pool.fake_slot" in command and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+def test_a_machine_that_joins_takes_over_from_one_that_is_lost(tmp_path: Path) -> None:
+    with ray_machines(tmp_path, gpus_of_head=0) as machines:
+        lost = machines.add_node(**SMALL, num_gpus=1)
+        with server(tmp_path, machines) as (dispatcher, service, cluster):
+            job = service.submit(slow_job(1, 2, steps=100), LOCAL_ACCESS)
+            wait_until(lambda: any(slot.running and slot.running.progress.step for slot in dispatcher.slots()), LONG)
+            ((first,), (slot,)) = (cluster.states(), dispatcher.slots())
+            assert (first.state, "wan21_1b" in first.models, slot.device) == ("used", True, "fake GPU")
+            machines.remove_node(lost, allow_graceful=False)
+            machines.add_node(**SMALL, num_gpus=1)
+            assert dispatcher.wait(job.id, LONG)
+            done = service.job(job.id, LOCAL_ACCESS)
+            assert (done.status, [clip.index for clip in done.clips], done.attempts) == ("succeeded", [0, 1], 1)
+            for clip in done.clips:
+                assert video.read_metadata(tmp_path / clip.file)["request"]["prompts"]
+            wait_until(lambda: first.slots[0] not in [slot.name for slot in dispatcher.slots()], LONG)
+
+
+def test_no_actor_outlives_a_killed_server(tmp_path: Path) -> None:
+    with ray_machines(tmp_path, gpus_of_head=1) as machines:
+        command = [sys.executable, "-m", "tests.pool.ray_program", str(tmp_path), machines.address]
+        program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert program.stdout is not None
+        process = psutil.Process(int(program.stdout.readline()))
+        actor = process.parent()
+        assert actor is not None and "SlotActor" in " ".join(actor.cmdline())
+        program.send_signal(signal.SIGKILL)
+        program.wait()
+        program.stdout.close()
+        wait_until(lambda: not process.is_running() and not actor.is_running(), 10.0)
+
+
+def test_the_whole_program_renders_on_a_cluster(tmp_path: Path) -> None:
+    with ray_machines(tmp_path / "machine", gpus_of_head=1) as machines:
+        app = App(tmp_path / "server", "--demo", "--cluster", machines.address)
+        try:
+            app.wait_for("Ready on ")
+            with app.client() as client:
+                wait_until(lambda: client.get("/v1/health").json()["slots"], LONG)
+                prompts = [{"prompt": "a sea", **SMALL_CLIP, "seed": seed} for seed in (1, 2)]
+                result = finished(client, client.post("/v1/inference", json={"model": "wan21_1b", "prompts": prompts}))
+                assert (result["status"], len(result["outputs"]["videos"])) == ("succeeded", 2), result["error"]
+                health = client.get("/v1/health").json()
+                assert [machine["state"] for machine in health["machines"]] == ["used"]
+                assert [(slot["device"], slot["failures"]) for slot in health["slots"]] == [("cpu", 0)]
+            assert app.stop(signal.SIGTERM)[0] == 0
+        finally:
+            app.process.kill()
+            app.process.wait()
