@@ -24,6 +24,7 @@ from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Progress, ignore_progress
 from wan_ui.errors import Cancelled, OutOfMemory, RenderFailed, RenderTimedOut, SlotLost
+from wan_ui.job import Job
 from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.runner import RenderLimits
 from wan_ui.jobs.slot_use import SlotRules
@@ -157,7 +158,8 @@ def test_killed_processes_end_every_job_once_with_whole_clips(tmp_path: Path) ->
     )
     service = fake_service(store, dispatcher, tmp_path)
     dispatcher.start()
-    killed, jobs, seed = 0, [], 0
+    jobs: list[Job] = []
+    killed, seed = 0, 0
     while killed < KILLS or len(jobs) < JOBS:
         if service.waiting() < 2:
             request = body(seed, seed + 1, seed + 2, steps=draws.randrange(5, 30))
