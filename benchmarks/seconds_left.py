@@ -112,6 +112,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         demo = ensure(Path(folder, "demo"))
         data = Path(folder, "data")
+        data.mkdir()
         settings = Settings(models_dir=demo.models_dir, lora_dir=demo.lora_dir, device="cpu", data_dir=data)
         services = compose(settings)
         services.engine.set_result(build_engine(settings, services.service.library))
