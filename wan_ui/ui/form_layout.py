@@ -10,8 +10,8 @@ import gradio as gr
 
 from wan_ui.engine.speedups import CHOICES, WARNING
 from wan_ui.models import MODELS, Preset, WanModel
-from wan_ui.ui import form_schema
-from wan_ui.ui.static_files import component_html, component_script, shared_script
+from wan_ui.ui import form_schema, speed_choice
+from wan_ui.ui.static_files import component_html, component_script, shared_script, static_text
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of, translated
 
@@ -60,6 +60,13 @@ class FormParts:
         return [*self.notes.values(), self.shape]
 
 
+def negative_prompt(model: WanModel) -> str:
+    """The negative prompt that Wan's own programs use where none is given; 2.1 image-to-video adds camera shake."""
+    usual = static_text("negative_prompt.txt").strip()
+    shakes = model.family.startswith("wan21") and model.control_image == "required"
+    return static_text("negative_prompt_shake.txt").strip() + usual if shakes else usual
+
+
 def model_facts(model: WanModel) -> dict[str, Any]:
     """What the browser knows of a model: its tab, which controls it has, its sizes, and how it rounds."""
     divisor = model.divisor["reference"]
@@ -77,6 +84,8 @@ def model_facts(model: WanModel) -> dict[str, Any]:
         "pair": model.two_transformers,
         "sizes": list(dict.fromkeys((size.width, size.height) for size in sizes)),
         "divisor": divisor,
+        "speed": speed_choice.facts(model),
+        "negative": negative_prompt(model),
     }
 
 

@@ -10,13 +10,14 @@ from gradio.context import Context, LocalContext
 
 from wan_ui._version import __version__
 from wan_ui.access import Access
-from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound, WanUIError
+from wan_ui.errors import WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
 from wan_ui.language import DEFAULT, choices, current_language, in_language, languages, section
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
+from wan_ui.ui.error_texts import concerns_loras
 from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled
 from wan_ui.ui.form import Form, FormState, code_to_copy, stored
 from wan_ui.ui.gallery import ID as GALLERY
@@ -24,6 +25,7 @@ from wan_ui.ui.gallery import GalleryTab
 from wan_ui.ui.load_request import GENERATE, RequestJson, RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.restore_box import RestoreBox
+from wan_ui.ui.result_actions import ResultActions
 from wan_ui.ui.static_files import page_script, static_text
 from wan_ui.ui.status_panel import Sharing, StatusPanel
 from wan_ui.ui.templating import render_template
@@ -37,9 +39,7 @@ if TYPE_CHECKING:
 
 TABS = (GENERATE, COMPARE, TRAINER, GALLERY)
 """The ids of the page's tabs."""
-LORA_ERRORS = (LoraInvalid, LoraNotFound, LoraMismatch)
-"""What is shown in the LoRA block and not above Generate."""
-API_KEYS = ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs")
+API_KEYS = ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs", "component_class_id")
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
@@ -251,6 +251,7 @@ class Page:
         )  # fmt: skip
         self.compare.connect(opened, self.opened)
         self.loader.connect()
+        ResultActions(self.service, self.access, self.loader).connect()
         self.preview_panel.connect(self.loader)
         self.restore.connect(self.loader)
         self.trainer.connect(self.loader, self.preview_panel, opened)
@@ -298,10 +299,10 @@ class Page:
         try:
             body = self.preview_panel.pinned(state.body(), pin)
             self.service.submit(body, self.access())
-        except LORA_ERRORS as error:
-            return {parts.lora_problem: render.problem(error), parts.problem: ""}
         except WanUIError as error:
             problem = render.problem(error, lambda location: form_schema.label_of(state.model, location))
+            if concerns_loras(error):
+                return {parts.lora_problem: problem, parts.problem: ""}
             return {parts.problem: problem, parts.lora_problem: ""}
         return {parts.problem: "", parts.lora_problem: "", **self.status_panel.follow(seen)}
 
