@@ -22,7 +22,7 @@ const isPair = () => document.documentElement.hasAttribute('data-pair');
 const strength = (item, index) => {
   const many = (props.value.items || []).length > 1;
   const label = many || isPair() ? `Strength of ${item.name}${isPair() ? `, ${SLOTS[item.slot]}` : ''}` : 'Strength';
-  const slider = make('input', { type: 'range', min: LOWEST, max: HIGHEST, step: STEP, 'aria-label': `${label}, slider` });
+  const slider = make('input', { type: 'range', tabindex: -1, min: LOWEST, max: HIGHEST, step: STEP, 'aria-label': `${label}, slider` });
   const number = make('input', { type: 'number', step: STEP, 'aria-label': label, 'data-strength': index });
   const mark = (value) => {
     slider.value = value === null ? 1 : value;
