@@ -625,6 +625,7 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("get", "/gallery/{entry_id}/poster.jpg"),
         ("get", "/gallery/{entry_id}/settings.json"),
         ("post", "/jobs/import"),
+        ("get", "/jobs/{job_id}/renders"),
         ("delete", "/jobs/{job_id}"),
         ("get", "/uploads"),
         ("delete", "/uploads/loras/{file_id}"),

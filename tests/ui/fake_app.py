@@ -33,7 +33,7 @@ from wan_ui.server import prepare_environment
 from wan_ui.ui.page import LAUNCH, build
 from wan_ui.web import guest_pages
 from wan_ui.web.auth import Auth, around
-from wan_ui.web.page_language import PageLanguage
+from wan_ui.web.page_language import PageLanguage, messages_route
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def running(
             share=False,
             _frontend=False,  # as serve does
             app_kwargs={
-                "routes": [Mount("/v1", app=api), guests],
+                "routes": [Mount("/v1", app=api), guests, messages_route()],
                 "lifespan": around(lambda app: PageLanguage(Auth(app, sessions))),
             },
             **LAUNCH,

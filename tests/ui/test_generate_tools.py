@@ -120,7 +120,7 @@ def test_errors_stand_at_their_fields_until_they_change(page: Page, tools_app: A
     expect(problem(page)).to_be_hidden()
     choose_model(page, "Wan 2.2 I2V A14B")
     generate(page)
-    expect(page.locator("#wrong-ctrl_img")).to_contain_text("needs a first frame")
+    expect(page.locator("#form #wrong-ctrl_img")).to_contain_text("needs a first frame")
     choose_model(page, "Wan 2.2 T2V A14B")
     fill(page, **{"High-noise steps": "9"})  # in a fold
     page.locator("#more > button.label-wrap").click()
@@ -232,7 +232,7 @@ def test_the_first_frame_is_cropped_fitted_and_stretched_in_the_browser(page: Pa
     fit.get_by_role("button", name="Fit").click()
     expect(remarks).to_contain_text("160 × 80")
     fitted = sent_image(page, tools_app, 80)
-    assert fitted.size == (160, 80) and fitted.getpixel((80, 5)) == (0, 0, 0)
+    assert fitted.size == (160, 80) and fitted.convert("RGB").getpixel((80, 5)) == (0, 0, 0)
     fit.get_by_role("button", name="Stretch").click()
     expect(remarks).to_contain_text("160 × 60")
     assert sent_image(page, tools_app, 81).tobytes() == Image.open(wide_image).tobytes()

@@ -65,6 +65,12 @@ def imported(page: Page, app: App, file: Path) -> None:
     expect(page.locator("#samples tbody tr")).to_have_count(2)
 
 
+def open_in_form(page: Page, name: str) -> None:
+    """Opens a sample of the wall in its model's form."""
+    page.get_by_role("button", name=f"Enlarge {name}").click()
+    page.get_by_role("dialog", name=name).get_by_role("button", name="Open in form").click()
+
+
 def generate(page: Page) -> None:
     page.locator("button.generate:visible").click()
 
@@ -104,7 +110,7 @@ def test_from_a_zip_to_the_same_video_and_back_from_another_seed(page: Page, tra
     page.get_by_role("button", name="Enlarge sample 1 at step 500").click()
     large = page.get_by_role("dialog", name="sample 1 at step 500")
     expect(large.get_by_role("img")).to_be_visible()
-    large.get_by_role("button", name="Reproduce").click()
+    large.get_by_role("button", name="Open in form").click()
     expect(page.get_by_role("tab", name=SMALL, exact=True)).to_have_attribute("aria-selected", "true")
     expect(field(page, "Prompt")).to_have_value("a sks fox runs")
     expect(field(page, "Seed")).to_have_value("7")
@@ -141,9 +147,24 @@ def test_from_a_zip_to_the_same_video_and_back_from_another_seed(page: Page, tra
     expect(page.locator(".trainer-form .summary")).to_contain_text("fox")
 
 
+def test_a_sample_is_reproduced_in_the_wall_and_compared_there(page: Page, trainer_app: App, job_zip: Path) -> None:
+    imported(page, trainer_app, job_zip)
+    name = "sample 2 at step 500"
+    pair = page.locator('#wall .pair[data-step="500"][data-sample="1"]')
+    pair.get_by_role("button", name=f"Reproduce {name}").click()
+    expect(pair.locator(".psnr")).to_have_text(re.compile(r"^[34]\d\.\d dB$"))
+    expect(page.get_by_role("tab", name="Training job", exact=True)).to_have_attribute("aria-selected", "true")
+    pair.get_by_role("button", name=f"Your render: {name}").click()
+    large = page.get_by_role("dialog", name=name)
+    expect(large.locator("video")).to_have_count(2)
+    expect(large.get_by_role("status")).to_contain_text("All settings match the training sample.")
+    large.get_by_role("button", name="Close").click()
+    expect(pair.get_by_role("button", name=f"Your render: {name}")).to_be_focused()
+
+
 def test_the_difference_and_a_wipe_of_the_films(page: Page, trainer_app: App, job_zip: Path) -> None:
     imported(page, trainer_app, job_zip)
-    page.get_by_role("button", name="Reproduce sample 2 at step 250").click()
+    open_in_form(page, "sample 2 at step 250")
     expect(field(page, "Seed")).to_have_value("9")
     generate(page)
     loaded(page)
@@ -325,7 +346,7 @@ def test_on_the_demo_checkpoints(page: Page, tmp_path: Path) -> None:
             engine.library = app.service.library  # which knows what the page takes in
             open_training_tab(page, app)
             drop(page, zipped(folder, tmp_path / "job.zip"))
-            page.get_by_role("button", name=f"Reproduce sample 1 at step {step}").click()
+            open_in_form(page, f"sample 1 at step {step}")
             expect(field(page, "Seed")).to_have_value("5")
             generate(page)
             expect(page.locator("#match .verdict")).to_contain_text("The same video")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wan_ui.jobs.outlooks import JobOutlook, QueueOutlook
     from wan_ui.jobs.runner import Running
     from wan_ui.jobs.sample_comparisons import ChecklistResult, ComparedSample
+    from wan_ui.jobs.sample_renders import SampleRender
     from wan_ui.request import Generation, InferenceRequest
     from wan_ui.trainer.imported_job import ImportedJob
 
@@ -426,6 +427,19 @@ def imported_job_body(root: str, job: ImportedJob, requests: list[InferenceReque
             for sample in job.samples
         ],
         "notes": [*job.imported.notes, *job.notes],
+    }
+
+
+def sample_render_body(root: str, render: SampleRender) -> dict[str, Any]:
+    """A render of a training job's sample as schemas.RenderOfSample."""
+    return {
+        "step": render.step,
+        "sample": render.sample,
+        "request_id": render.request_id,
+        "video": render.video,
+        "status": render.status,
+        "url": f"{root}/requests/{render.request_id}/videos/{render.video}" if render.is_done else None,
+        "poster_url": f"{root}/gallery/{render.request_id}-{render.video}/poster.jpg" if render.is_done else None,
     }
 
 

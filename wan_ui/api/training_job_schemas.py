@@ -71,6 +71,24 @@ class ImportedJob(BaseModel):
     unknown: dict[str, str] = Field(description="Keys of the config that nothing here reads.")
 
 
+class RenderOfSample(BaseModel):
+    """The newest render of a sample at a step."""
+
+    step: int | None
+    sample: int
+    request_id: str
+    video: int = Field(description="Which of the request's videos, from 0.")
+    status: str = Field(description="The request's.")
+    url: str | None = Field(description="The video; null until it is finished.")
+    poster_url: str | None
+
+
+class RendersOfSamples(BaseModel):
+    """What you have rendered of a training job's samples."""
+
+    renders: list[RenderOfSample]
+
+
 class ChecklistRow(BaseModel):
     """A setting that decides the frames, in the trainer and here."""
 

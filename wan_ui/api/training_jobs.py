@@ -12,8 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from wan_ui.api.bodies import parse_json, receive_file
 from wan_ui.api.dependencies import CurrentAccess, FileOfForm, Json, RequestId, Root, Service, State
 from wan_ui.api.openapi import content, errors, request_body
-from wan_ui.api.serializers import checklist_body, imported_job_body
-from wan_ui.api.training_job_schemas import Checklist, ImportBody, ImportedJob
+from wan_ui.api.serializers import checklist_body, imported_job_body, sample_render_body
+from wan_ui.api.training_job_schemas import Checklist, ImportBody, ImportedJob, RendersOfSamples
 from wan_ui.errors import InvalidRequest, RequestNotFound
 from wan_ui.jobs.service import JobService
 from wan_ui.trainer import imported_job
@@ -101,6 +101,18 @@ def sample_thumbnail(service: Service, job_id: JobId, step: Step, index: Index) 
     """A WebP picture."""
     path = service.imported_jobs.thumbnail(service.imported_jobs.job(job_id), step, index)
     return FileResponse(path, media_type="image/webp", headers=_HEADERS)
+
+
+@router.get(
+    "/jobs/{job_id}/renders",
+    operation_id="sample_renders",
+    summary="What you have rendered of a job's samples: the newest video of each sample at each step",
+    response_model=RendersOfSamples,
+    responses=errors(404, 422, 503),
+)
+def renders(service: Service, access: CurrentAccess, root: Root, job_id: JobId) -> dict[str, Any]:
+    """Requests that name the job in `training_sample`, of the 200 newest that you may list; those that wait, too."""
+    return {"renders": [sample_render_body(root, each) for each in service.sample_renders(job_id, access)]}
 
 
 @router.get(

@@ -36,6 +36,7 @@ from wan_ui.jobs.machine import Machine
 from wan_ui.jobs.outlooks import Outlooks
 from wan_ui.jobs.queue_order import QueueOrder
 from wan_ui.jobs.sample_comparisons import SampleComparisons
+from wan_ui.jobs.sample_renders import SampleRender, sample_renders
 from wan_ui.jobs.shares import ShareLinks
 from wan_ui.jobs.stored_files import StoredFiles, expired, remove_leftovers, unlisted_clips
 from wan_ui.jobs.watcher import Watcher
@@ -71,6 +72,7 @@ log = logging.getLogger(__name__)
 
 COUNTED_FOLDERS = ("clips", "uploads", "images", "gradio", "trainer", "compared")  # of the data folder
 LEFTOVERS_SECONDS = 3600.0  # between two searches for files that belong to nobody
+RENDERS_READ = 200  # of the newest jobs, for the renders of a training job's samples
 INSPECT_SECONDS = 120.0  # for downloading a LoRA that is inspected while the caller waits
 
 
@@ -327,6 +329,11 @@ class JobService:
             return tuple(job for job in self._store.recent(limit) if access.may_list(job.visitor))
         visitor = access.identity.visitor
         return () if visitor is None else self._store.recent(limit, visitor)
+
+    def sample_renders(self, job_id: str, access: Access) -> list[SampleRender]:
+        """The caller's newest renders of an imported job's samples. Raises PreviewNotFound."""
+        self.imported_jobs.job(job_id)
+        return sample_renders(self.recent(RENDERS_READ, access), job_id)
 
     def waiting(self) -> int:
         """The number of jobs that wait in the queue."""

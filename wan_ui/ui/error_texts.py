@@ -42,7 +42,9 @@ def problems(error: WanUIError, label_of: Callable[[str], str] = str) -> list[Pr
     """
     fields: Sequence[Any] = error.details.get("fields") or []
     if not fields:
-        return [Problem(translated(error.message), "ctrl_img" if isinstance(error, FIRST_FRAME_ERRORS) else "")]
+        # What follows the colon tells programs which field to set.
+        message = f"{error.message.partition(':')[0]}." if isinstance(error, ControlImageRequired) else error.message
+        return [Problem(translated(message), "ctrl_img" if isinstance(error, FIRST_FRAME_ERRORS) else "")]
     found = [
         Problem(field_sentence(label_of(item["loc"]), item["loc"], item["msg"]), field_of(item["loc"]))
         for item in fields[:MOST_SENTENCES]

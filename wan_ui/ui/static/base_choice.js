@@ -2,7 +2,7 @@
 const choices = element.querySelector('[data-part=choices]'), said = element.querySelector('[data-part=said]');
 let model = document.documentElement.dataset.model, listing = null, asked = null;
 const bytes = (size) => (size === null || size === undefined ? '' : size >= 1e9 ? `${(size / 1e9).toFixed(1)} GB` : `${Math.ceil(size / 1e6)} MB`);
-const OPTIONS = { auto: 'Automatic', folder: 'Diffusers folder', files: 'Choose files' };
+const OPTIONS = { auto: textOf('base.auto'), folder: textOf('base.folder'), files: textOf('base.files') };
 const kind = () => (typeof props.value === 'string' ? props.value : 'files');
 const set = (value) => { props.value = value; trigger('input', {}); draw(); };
 const files = () => (typeof props.value === 'object' && props.value ? props.value : {});
@@ -20,9 +20,9 @@ const radio = (name, label) => {
 const select = ({ component, options }) => {
   const wrap = document.createElement('label'), list = document.createElement('select');
   wrap.append(component.replace(/_/g, ' '), list);
-  list.append(new Option('automatic', ''));
+  list.append(new Option(textOf('base.automatic'), ''));
   for (const option of options) {
-    const size = bytes(option.size), state = option.state === 'complete' ? '' : `, ${option.state}`;
+    const size = bytes(option.size), state = option.state === 'complete' ? '' : `, ${textOf(`base.state_${option.state}`)}`;
     list.append(new Option(`${option.name} (${option.precision}${size && `, ${size}`}${state})`, option.name));
   }
   list.value = files()[component] || '';
@@ -44,9 +44,9 @@ const draw = () => {
   const sizes = lacking.map(({ options }) => options.map((option) => option.size).find((size) => size)).filter(Boolean);
   const total = sizes.reduce((sum, size) => sum + size, 0);
   const texts = [];
-  if (kind() === 'auto' && listing.auto) texts.push(listing.auto.reason);
-  if (lacking.length) texts.push(`Not on this server: ${lacking.map(({ component }) => component.replace(/_/g, ' ')).join(', ')}${total ? ` (${bytes(total)} to download)` : ''}.`);
-  said.textContent = [...texts, ...listing.notes].join(' ');
+  if (kind() === 'auto' && listing.auto) texts.push(translated(listing.auto.reason));
+  if (lacking.length) texts.push(textOf(total ? 'base.missing_bytes' : 'base.missing', { names: lacking.map(({ component }) => component.replace(/_/g, ' ')).join(', '), bytes: bytes(total) }));
+  said.textContent = [...texts, ...listing.notes.map(translated)].join(' ');
 };
 const ask = async () => {
   if (!element.isConnected || !element.offsetParent || asked === model) return;

@@ -24,7 +24,7 @@
     message.id = `wrong-${name}`;
     message.textContent = text;
     // Beneath the whole line of narrow fields, where there is room for a sentence.
-    (field.closest('.row') || field).insertAdjacentElement('afterend', message);
+    (field.closest('#form .row') || field).insertAdjacentElement('afterend', message);
     field.classList.add('invalid');
     control.setAttribute('aria-invalid', 'true');
     control.setAttribute('aria-describedby', message.id);

@@ -21,7 +21,7 @@ const mark = () => {
   slider.value = String(Math.round((frames - 1) / FRAMES_PER_STEP));
   const length = (frames / fps).toFixed(1);
   if (document.activeElement !== seconds) seconds.value = length;
-  slider.setAttribute('aria-valuetext', `${length} seconds, ${frames} frames`);
+  slider.setAttribute('aria-valuetext', textOf('size.length_spoken', { seconds: length, frames }));
   slider.style.setProperty('--v', `${(100 * slider.value) / slider.max}%`);
 };
 const draw = () => {
