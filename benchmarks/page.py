@@ -53,7 +53,7 @@ USABLE = """() => {
   return generate && [...document.querySelectorAll(".effective")].some(visible);
 }"""
 """Generate can be pressed and the size that will be rendered is said, which comes with the values kept from before."""
-BARE = "() => document.querySelectorAll('gradio-app .block, .gradio-container .block').length > 20"
+GRADIO_BLOCKS = "() => document.querySelectorAll('gradio-app .block, .gradio-container .block').length > 20"
 PRESS = """() => new Promise((resolve) => {
   const button = [...document.querySelectorAll("button.generate")].find((each) => each.offsetParent !== null);
   const start = performance.now();
@@ -269,7 +269,7 @@ def of_app(browser: Browser, address: str) -> dict[str, float]:
 
 def of_bare_page(browser: Browser, address: str) -> dict[str, float]:
     """What Gradio alone costs."""
-    return {**openings(browser, address, BARE), **slow_line(browser, address, BARE)}
+    return {**openings(browser, address, GRADIO_BLOCKS), **slow_line(browser, address, GRADIO_BLOCKS)}
 
 
 def types_of(address: str) -> Counter[str]:
