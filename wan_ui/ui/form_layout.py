@@ -102,8 +102,8 @@ class _Layout:
         for name in names:
             self.components[name] = form_schema.make(self.specs[name], **options)
 
-    def loras(self, value: Mapping[str, Any]) -> tuple[gr.HTML, gr.HTML, Scales]:
-        """The LoRA block: drop zone, chosen files, "Compare strengths" and the trigger word."""
+    def loras(self, value: Mapping[str, Any]) -> tuple[gr.HTML, gr.HTML]:
+        """The LoRA block, with the drop zone and the chosen files, and what is wrong with them."""
         with gr.Column(elem_classes=["section", "loras"]):
             block = gr.HTML(
                 value,
@@ -113,15 +113,14 @@ class _Layout:
                 elem_id="loras",
             )
             problem = gr.HTML(elem_classes="problems", elem_id="lora-problem")
-            self.put("trigger_word", placeholder=text_of("form.trigger_word_hint"))
-            scales = _scales()
-        return block, problem, scales
+        return block, problem
 
     def words(self) -> None:
-        """The prompt, with what is to be said of it."""
+        """The prompt, with what is to be said of it, and the trigger word."""
         with gr.Column(elem_classes=["section", "words"]):
             self.put("prompt", placeholder=text_of("form.prompt_hint"))
             self.notes["prompt"] = gr.HTML(elem_classes="remarks", elem_id="prompt-note")
+            self.put("trigger_word", placeholder=text_of("form.trigger_word_hint"))
 
     def first_frame(self) -> gr.Button:
         """The first frame, of models that take one; returns the button that takes its aspect ratio."""
@@ -201,15 +200,19 @@ def lay_out(strip: gr.HTML, starting: Mapping[str, Any], loras: Mapping[str, Any
     specs = {control.name: control for control in form_schema.shared_controls(starting)}
     layout = _Layout(specs)
     with gr.Column(elem_classes="form", elem_id="form"):
-        block, lora_problem, scales = layout.loras(loras)
+        block, lora_problem = layout.loras(loras)
         layout.words()
+        # The bar with Generate stays at the bottom of the window; here it is the stop of the Tab key after the prompt.
+        with gr.Column(elem_classes="act"):
+            problem = gr.HTML(
+                elem_classes="problems", elem_id="form-problem", js_on_load=shared_script("pick_card_action")
+            )
+            generate = gr.Button(text_of("form.generate"), variant="primary", elem_classes="generate")
+        scales = _scales()
         shape = layout.first_frame()
         layout.size()
         layout.sampling()
         layout.more()
-    with gr.Column(elem_classes="act"):
-        problem = gr.HTML(elem_classes="problems", elem_id="form-problem", js_on_load=shared_script("pick_card_action"))
-        generate = gr.Button(text_of("form.generate"), variant="primary", elem_classes="generate")
     return FormParts(
         strip=strip,
         loras=block,

@@ -188,14 +188,7 @@ class Page:
     def _lay_out(self, banner: str | None, demo: Demo | None, sharing: Sharing | None) -> None:
         service, access = self.service, self.access
         self.status_panel = StatusPanel(service, access, sharing)  # begins with the line of the public link
-        header = render_template(
-            "page_header",
-            version=__version__,
-            signs_in=sharing is not None,
-            languages=choices(),
-            chosen=language(),
-        )
-        gr.HTML(header, elem_id="header")
+        gr.HTML(render_template("page_header"), elem_id="header")
         self.form = Form(service, access, lambda model: self._starting(model, demo))
         compared = (stored("comparison", None), stored("draft:comparison", None))
         pin, trained = stored("pin", None), stored("trainer", None)
@@ -209,6 +202,14 @@ class Page:
             self.loader = RequestLoader(service, access, self.form, self.compare, self.status_panel, self.json)
             self.trainer = TrainingJobTab(service, access, trained)
             self.gallery = GalleryTab(service, access)
+        tools = render_template(
+            "page_tools",
+            version=__version__,
+            signs_in=sharing is not None,
+            languages=choices(),
+            chosen=language(),
+        )
+        gr.HTML(tools, elem_id="tools")
         self.status_panel.lay_out_pulse()
 
     def _lay_out_generate(self, banner: str | None, demo: Demo | None, pin: gr.BrowserState) -> None:

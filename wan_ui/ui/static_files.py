@@ -10,6 +10,7 @@ from wan_ui.ui.texts import with_texts
 PAGE = (
     "gradio_dom",
     "frame",
+    "roving",
     "page",
     "pressed",
     "stream",

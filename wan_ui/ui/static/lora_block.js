@@ -22,7 +22,7 @@ const isPair = () => document.documentElement.hasAttribute('data-pair');
 const strength = (item, index) => {
   const many = (props.value.items || []).length > 1;
   const label = many || isPair() ? textOf('lora.strength_of', { name: `${item.name}${isPair() ? `, ${SLOTS[item.slot]}` : ''}` }) : textOf('lora.strength');
-  const slider = make('input', { type: 'range', min: LOWEST, max: HIGHEST, step: STEP, 'aria-label': textOf('lora.slider', { label }) });
+  const slider = make('input', { type: 'range', tabindex: -1, min: LOWEST, max: HIGHEST, step: STEP, 'aria-label': textOf('lora.slider', { label }) });
   const number = make('input', { type: 'number', step: STEP, 'aria-label': label, 'data-strength': index });
   const mark = (value) => {
     slider.value = value === null ? 1 : value;
