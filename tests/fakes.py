@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tests.waiting import SECONDS
 from wan_ui.engine.result import Clip, OnProgress, Phase, Progress
 from wan_ui.errors import ControlImageInvalid, LoraNotFound
+from wan_ui.jobs.limits import Limits
 from wan_ui.jobs.runner import JobRunner
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
@@ -153,7 +154,17 @@ class FakeImages:
         return (IMAGE_NOTE,) if sha256 == hashlib.sha256(b"turned").hexdigest() else ()
 
 
-def fake_service(store: Store, worker: JobRunner, data_dir: Path, environment: Environment | None = None) -> JobService:
+UNLIMITED = Limits()
+
+
+def fake_service(
+    store: Store,
+    worker: JobRunner,
+    data_dir: Path,
+    environment: Environment | None = None,
+    limits: Limits = UNLIMITED,
+) -> JobService:
     """A job service over a fake library and image store, with no checkpoint on disk."""
     library, images = cast("Library", FakeLibrary()), cast("ImageStore", FakeImages())
-    return JobService(library, images, store, worker, data_dir, environment=environment or UNKNOWN_ENVIRONMENT)
+    environment = environment or UNKNOWN_ENVIRONMENT
+    return JobService(library, images, store, worker, data_dir, limits, environment)

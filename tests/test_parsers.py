@@ -39,6 +39,8 @@ from wan_ui.trainer.folder import unpack
 EXAMPLES = int(os.environ.get("WAN_UI_EXAMPLES", "12"))
 MOST_SECONDS = float(os.environ.get("WAN_UI_PARSER_SECONDS", "20"))  # generous: another process may have the processor
 MOST_MEMORY = 200 << 20
+MINUTES = float(os.environ.get("WAN_UI_PARSER_MINUTES", "2"))  # of the soak, for each parser
+LONG = 5  # times as long for the formats that are parsed in most places
 
 Parse = Callable[[Path], object]
 
@@ -108,6 +110,29 @@ def attempt(kind: str, content: bytes, folder: Path) -> None:
         tracemalloc.stop()
     assert seconds < MOST_SECONDS, f"{seconds:.1f} s"
     assert memory < MOST_MEMORY, f"{memory / 1e6:.0f} MB"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", SEEDS)
+def test_files_mutated_for_some_minutes(kind: str, tmp_path: Path) -> None:
+    """As many files as there is time for: each within 2 s of processor time and 200 MB."""
+    path, number, longest, most = tmp_path / f"file-{kind}", 0, 0.0, 0
+    end = time.monotonic() + 60 * MINUTES * (LONG if kind in ("mp4", "safetensors", "gguf") else 1)
+    while time.monotonic() < end:
+        number += 1
+        rng = random.Random(f"{kind} {number}")
+        path.write_bytes(mutated(rng.choice(SEEDS[kind][1]), rng))
+        tracemalloc.start()
+        begun = time.process_time()
+        try:
+            SEEDS[kind][0](path)
+        except WanUIError as error:
+            assert str(tmp_path) not in error.message
+        longest = max(longest, time.process_time() - begun)
+        most = max(most, tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert longest < 2 and most < MOST_MEMORY, f"file {number}: {longest:.1f} s, {most / 1e6:.0f} MB"
+    print(f"\n{kind}: {number:,} files, at most {longest:.2f} s and {most / 1e6:.0f} MB")
 
 
 def mutated(seed: bytes, rng: random.Random) -> bytes:

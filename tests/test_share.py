@@ -18,7 +18,7 @@ from tests.ports import reserve_port
 from tests.test_app import App
 from tests.ui.page_object import choose_model
 from tests.waiting import wait_until
-from wan_ui.tunnel import RECORD, _command_of
+from wan_ui.tunnel import RECORD, command_of
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ class Shared:
 
     def gone(self) -> None:
         """Waits until the tunnel's program has ended, and nobody answers at the link."""
-        wait_until(lambda: "frpc" not in _command_of(self.tunnel))
+        wait_until(lambda: "frpc" not in command_of(self.tunnel))
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"http://127.0.0.1:{self.link_port}/", trust_env=False)
 
@@ -150,7 +150,7 @@ def test_nothing_is_left_by_sigkill_once_it_is_started_again(data: Path, monkeyp
     assert (nameless / "files").readlink() == data / "gradio"
     shared.app.process.kill()
     shared.app.process.wait()
-    assert "frpc" in _command_of(shared.tunnel)
+    assert "frpc" in command_of(shared.tunnel)
     for name in LEFT:
         (data / name / "deep").mkdir(parents=True)
     for name in FOREIGN:

@@ -15,7 +15,7 @@ import pytest
 from tests.fake_frpc import program
 from tests.ports import reserve_port
 from wan_ui.errors import ShareFailed
-from wan_ui.tunnel import RECORD, Relay, Tunnel, _command_of
+from wan_ui.tunnel import RECORD, Relay, Tunnel, command_of
 
 pytestmark = pytest.mark.slow
 
@@ -29,10 +29,10 @@ def test_a_link_is_opened_and_closed(tmp_path: Path) -> None:
     url = tunnel.start(relay(tmp_path, f"abc:{port}"), reserve_port())
     assert (url, tunnel.url, tunnel.host) == (f"http://abc.localhost:{port}", url, f"abc.localhost:{port}")
     pid = json.loads((tmp_path / RECORD).read_text())["pid"]
-    assert "frpc" in _command_of(pid)
+    assert "frpc" in command_of(pid)
     tunnel.stop()
     tunnel.stop()
-    assert tunnel.url is None and _command_of(pid) == "" and not (tmp_path / RECORD).exists()
+    assert tunnel.url is None and command_of(pid) == "" and not (tmp_path / RECORD).exists()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/", trust_env=False)
 
@@ -68,9 +68,9 @@ def test_what_a_killed_server_left_is_ended(tmp_path: Path) -> None:
     server.send_signal(signal.SIGKILL)
     server.wait()
     pid = json.loads((tmp_path / RECORD).read_text())["pid"]
-    assert "frpc" in _command_of(pid)
+    assert "frpc" in command_of(pid)
     assert Tunnel(tmp_path).sweep()
-    assert "frpc" not in _command_of(pid) and not Tunnel(tmp_path).sweep()
+    assert "frpc" not in command_of(pid) and not Tunnel(tmp_path).sweep()
 
 
 def test_another_program_of_that_number_is_left_alone(tmp_path: Path) -> None:

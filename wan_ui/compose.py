@@ -65,7 +65,7 @@ from wan_ui.web.gradio_routes import GradioRoutes
 from wan_ui.web.login import Login
 from wan_ui.web.metrics import Metrics
 from wan_ui.web.origin import OriginCheck
-from wan_ui.web.page_language import PageLanguage
+from wan_ui.web.page_language import PageLanguage, messages_route
 from wan_ui.web.security_headers import SecurityHeaders
 from wan_ui.web.upload_quota import UploadQuota
 
@@ -406,7 +406,8 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         shared=settings.shared_gallery,
         sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
     )
-    own = (_mounted(api), guests, mcp_route(api), services.metrics.route(), health_route(api.state.api.latest_health))
+    health = health_route(api.state.api.latest_health)
+    own = (_mounted(api), guests, mcp_route(api), services.metrics.route(), messages_route(), health)
     loop: Future[asyncio.AbstractEventLoop] = Future()
     within = _around_gradio(blocks, services.service, access, Path(os.environ["GRADIO_TEMP_DIR"]))
 

@@ -20,6 +20,7 @@ SCOPE_KEY = "wan_ui.language"
 PLURAL = frozenset({"one", "other"})
 """The forms of a text that depends on its value `count`; a language without such forms has one text."""
 
+LONGEST = 2000  # characters of a sentence that is looked up
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _SENTENCES = re.compile(r"(?<=[.!?]) +(?=[A-Z])")
 
@@ -62,12 +63,17 @@ def text_in(language: str, key: str, /, **values: Any) -> str:
     return text.format_map(values) if values else text
 
 
+def text_of(key: str, /, **values: Any) -> str:
+    """The text of a key in the current language."""
+    return text_in(current_language.get(), key, **values)
+
+
 def translate(language: str, sentence: str) -> str:
     """An English sentence of the API, such as an error's message, in a language; itself where the catalogue has none.
 
     The catalogue's section "messages" has the sentences with placeholders, and so tells the values in this one.
     """
-    return sentence if language == DEFAULT else _translated(language, sentence)
+    return sentence if language == DEFAULT or len(sentence) > LONGEST else _translated(language, sentence)
 
 
 @lru_cache(maxsize=4096)
@@ -121,6 +127,18 @@ def section(language: str, name: str) -> Mapping[str, Text]:
         for key, text in catalogue(DEFAULT).items()
         if key.startswith(start)
     }
+
+
+def messages_path(language: str) -> str:
+    """Where web.page_language serves the messages of a language, relative to the page."""
+    return f"texts/{language}.json"
+
+
+def messages(language: str) -> dict[str, str]:
+    """What `translate` knows, for the page's scripts: the text in a language by the English one, longest first."""
+    translations = section(language, "messages")
+    pairs = {str(text): str(translations[key]) for key, text in section(DEFAULT, "messages").items()}
+    return {english: pairs[english] for english in sorted(pairs, key=len, reverse=True)}
 
 
 @contextmanager

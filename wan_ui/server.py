@@ -41,6 +41,7 @@ LINK_SECONDS = 20.0  # for the answer of Gradio's share server
 REQUEUE_SECONDS = 0.5  # for a denoising step to end at a stop, before its job is put back in the queue
 # With STOP_SECONDS and at most 5 s for the web server, a stop takes less than the 10 s that supervisors wait.
 TICK_SECONDS = 0.2
+SWITCH_SECONDS = 0.001  # after which a thread that waits for the interpreter gets it; 5 ms with Python's default
 SHOWN_VERSIONS = ("torch", "diffusers", "gradio")
 _HIDDEN_PREFIX = "wan-ui-"  # begins the name of a folder in the system's temporary one
 
@@ -132,6 +133,7 @@ def _run(
         print("Closed a public link that a killed server had left open.", flush=True)
     port = free_port(settings.port, settings.host)
     prepare_environment(os.environ, settings.data_dir)
+    sys.setswitchinterval(SWITCH_SECONDS)
     os.environ["GRADIO_TEMP_DIR"] = hidden_folder(settings.data_dir / "gradio", closing)
     remove_parts(settings.data_dir)
     demo = ensure(settings.data_dir / "demo") if wants_demo(settings, _has_cuda) else None

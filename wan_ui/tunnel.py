@@ -78,7 +78,7 @@ class Tunnel:
         except (ValueError, KeyError, TypeError):
             self._record.unlink(missing_ok=True)
             return False
-        left = token in _command_of(pid)  # another program may have this number by now, but not the token
+        left = token in command_of(pid)  # another program may have this number by now, but not the token
         if left:
             _end(pid, token)
         self._record.unlink(missing_ok=True)
@@ -171,7 +171,7 @@ def _failed(reason: str) -> ShareFailed:
     )
 
 
-def _command_of(pid: int) -> str:
+def command_of(pid: int) -> str:
     """A process's command line; "" when there is no such process."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
@@ -193,6 +193,6 @@ def _end(pid: int, token: str) -> None:
         end = time.monotonic() + seconds
         never = threading.Event()
         while time.monotonic() < end:
-            if token not in _command_of(pid):
+            if token not in command_of(pid):
                 return
             never.wait(0.05)

@@ -143,7 +143,7 @@ def test_poster_and_settings_of_a_real_clip(tmp_path: Path) -> None:
 def test_what_runs_is_not_deleted_over_http(tmp_path: Path) -> None:
     with running("plain", tmp_path) as server, server.client() as client:
         job = server.finished_job(None)
-        server.services.store._execute("UPDATE jobs SET status = 'in_progress' WHERE id = :id", {"id": job})
+        server.services.store.rows("UPDATE jobs SET status = 'in_progress' WHERE id = :id", {"id": job})
         reply = client.delete(f"/v1/gallery/{job}-0")
         assert (reply.status_code, reply.json()["detail"]["error"]["code"]) == (409, "STILL_RUNNING")
 

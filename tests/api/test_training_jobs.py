@@ -61,22 +61,27 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def worker(data: Path) -> Iterator[Worker]:
+def store(data: Path) -> Iterator[Store]:
     store = Store(data / "jobs.sqlite")
-    worker = Worker(store, MovingRender(), data / "clips", video.write)
-    worker.start()
-    yield worker
-    assert worker.stop()
+    yield store
     store.close()
 
 
 @pytest.fixture
-def service(worker: Worker, data: Path, tmp_path: Path) -> JobService:
+def worker(store: Store, data: Path) -> Iterator[Worker]:
+    worker = Worker(store, MovingRender(), data / "clips", video.write)
+    worker.start()
+    yield worker
+    assert worker.stop()
+
+
+@pytest.fixture
+def service(store: Store, worker: Worker, data: Path, tmp_path: Path) -> JobService:
     (tmp_path / "loras").mkdir()
     images = ImageStore(data / "images", _no_fetch)
     library = Library(tmp_path / "loras", data / "uploads")
     environment = Environment(transformer_config=tiny)
-    return JobService(library, images, worker._store, worker, data, environment=environment)
+    return JobService(library, images, store, worker, data, environment=environment)
 
 
 @pytest.fixture
@@ -270,26 +275,26 @@ def test_what_is_to_be_compared_must_be_here(client: TestClient) -> None:
 
 
 def test_jobs_outlast_the_process(
-    client: TestClient, service: JobService, worker: Worker, data: Path, tmp_path: Path
+    client: TestClient, service: JobService, store: Store, worker: Worker, data: Path, tmp_path: Path
 ) -> None:
     job = sent(client, zipped(write_job(tmp_path / "fox"), tmp_path / "job.zip").read_bytes())
     job_id = rendered(client, worker, job["requests"][0])
     environment = Environment(transformer_config=tiny)
-    again = JobService(service.library, service.images, worker._store, worker, data, environment=environment)
+    again = JobService(service.library, service.images, store, worker, data, environment=environment)
     assert [row.state for row in again.sample_comparisons.check(again.job(job_id, LOCAL_ACCESS), 0).rows] == [
         "green"
     ] * 25
 
 
 def test_a_job_of_the_jobs_folder_is_read_in_place_and_named_without_its_path(
-    service: JobService, worker: Worker, data: Path, tmp_path: Path
+    service: JobService, store: Store, worker: Worker, data: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "output"
     folder = write_job(output / "fox", PAIR, sides=("_high_noise", "_low_noise"))
     before = sorted(folder.rglob("*"))
     library = Library(tmp_path / "loras", data / "uploads", further={"jobs": lambda: (output,)})
     environment = Environment(transformer_config=tiny)
-    again = JobService(library, service.images, worker._store, worker, data, environment=environment)
+    again = JobService(library, service.images, store, worker, data, environment=environment)
     assert library.folders_with(("config.yaml",)) == ["jobs/fox"]
     guest = Access(Identity("guest", owner=False), shared=False)
     app = create_api(again, dict, lambda: guest, scratch=data / "uploads")

@@ -201,8 +201,9 @@ def test_the_documents_one_file_for_5b_also_fits_a_model_with_image_layers(engin
 
 
 @pytest.mark.slow
-@ROWS
-def test_a_request_of_the_forms_defaults_takes_seconds(engine: Engine, demo: Demo, model: WanModel) -> None:
+@pytest.mark.parametrize("model_id", ["wan21_1b", "wan22_5b", "wan22_14b_i2v"])  # also the other VAE, and a pair
+def test_a_request_of_the_forms_defaults_takes_seconds(engine: Engine, demo: Demo, model_id: str) -> None:
+    model = MODELS[model_id]
     start = time.monotonic()
     (clip,) = engine.generate(_request(demo, model, 1.0, DEMO_DEFAULTS))
     assert time.monotonic() - start < 30  # 3 at most on two idle cores

@@ -399,7 +399,7 @@ def test_a_random_seed_outlives_the_fetch(tmp_path: Path, render: FakeRender) ->
 
 def test_a_file_of_an_older_schema_has_jobs_without_cells(tmp_path: Path) -> None:
     old = Store(tmp_path / "jobs.sqlite", migrations=MIGRATIONS[:2])
-    old._execute(
+    old.rows(
         "INSERT INTO jobs (id, status, request, generations, notes, total, created_at) "
         "VALUES (:id, 'failed', '{}', '[]', '[]', 0, '2026-01-01T00:00:00.000Z')",
         {"id": "a" * 32},

@@ -122,7 +122,7 @@ def test_positions_put_those_that_could_run_first(store: Store) -> None:
 
 def test_a_file_of_schema_one_is_brought_up_with_its_jobs_ready(tmp_path: Path) -> None:
     old = Store(tmp_path / "jobs.sqlite", migrations=MIGRATIONS[:1])
-    old._execute(
+    old.rows(
         "INSERT INTO jobs (id, status, request, generations, notes, total, created_at) "
         "VALUES (:id, 'in_queue', '{}', '[]', '[]', 0, '2026-01-01T00:00:00.000Z')",
         {"id": "a" * 32},

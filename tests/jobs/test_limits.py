@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import fake_service
 from tests.jobs.helpers import body
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.errors import CostTooHigh, DiskFull, HostError, QueueFull
 from wan_ui.identity import LOCAL_IDENTITY, Identity
 from wan_ui.jobs.limits import MEASURE_SECONDS, RESERVED_BYTES, VISITORS_COST, VISITORS_WAITING, DiskQuota, Limits
-from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import Worker
 from wan_ui.request import parse, resolve
 
 GUEST, OWNER = Identity("1" * 32, False), Identity("2" * 32, True)
@@ -81,8 +82,8 @@ def test_a_data_folder_that_is_gone_is_said(tmp_path: Path) -> None:
         DiskQuota(tmp_path / "gone", ["clips"], None).check()
 
 
-def test_a_retry_waits_in_the_same_line(store: Store, service: JobService) -> None:
-    service._limits = Limits(waiting_each=2)
+def test_a_retry_waits_in_the_same_line(store: Store, worker: Worker, tmp_path: Path) -> None:
+    service = fake_service(store, worker, tmp_path, limits=Limits(waiting_each=2))
     canceled = [service.cancel(service.submit(body(1), GUEST_ACCESS).id, LOCAL_ACCESS) for _ in range(2)]
     waiting = [service.submit(body(1), GUEST_ACCESS) for _ in range(2)]
     for job in canceled:
@@ -94,8 +95,8 @@ def test_a_retry_waits_in_the_same_line(store: Store, service: JobService) -> No
     assert service.retry(canceled[0].id, GUEST_ACCESS).status == "in_queue"
 
 
-def test_not_one_more_than_may_wait_however_many_ask_at_once(store: Store, service: JobService) -> None:
-    service._limits = Limits(waiting=7)
+def test_not_one_more_than_may_wait_however_many_ask_at_once(store: Store, worker: Worker, tmp_path: Path) -> None:
+    service = fake_service(store, worker, tmp_path, limits=Limits(waiting=7))
     refused: list[QueueFull] = []
 
     def ask() -> None:

@@ -159,8 +159,8 @@ def test_a_cell_is_written_while_the_next_is_rendered(
 
 
 def until_failed(worker: Worker, job_id: str) -> None:
-    """Returns when the writer has noted what ends the job."""
-    wait_until(lambda: worker._active[job_id].error is not None)
+    """Returns when the writer has noted what ends the job: it writes nothing of it any more."""
+    wait_until(lambda: (running := worker.running(job_id)) is not None and running.writing is None)
 
 
 def test_a_file_that_cannot_be_written_ends_its_job_and_what_is_rendered_of_it(
@@ -255,7 +255,7 @@ def test_a_stop_writes_what_was_rendered(
     writing, rendering = both_held(writer, render, worker)
     stopper = threading.Thread(target=worker.stop, args=(PATIENCE,))
     stopper.start()
-    assert worker._stopping.wait(PATIENCE)
+    wait_until(lambda: worker.is_stopping)
     rendering.open()
     writing.open()
     stopper.join(PATIENCE)
@@ -285,7 +285,7 @@ def test_a_file_that_is_never_done_fails_its_job_and_the_next_stays_in_line(
 ) -> None:
     first, second = service.submit(body(1), LOCAL_ACCESS), service.submit(body(2), LOCAL_ACCESS)
     writing, rendering = both_held(writer, render, worker)
-    worker._watch(1e-6)  # both take longer than that by now; the older one is given up, and it ends
+    worker.watch(1e-6)  # both take longer than that by now; the older one is given up, and it ends
     job = service.job(first.id, LOCAL_ACCESS)
     assert job.error is not None
     assert (job.status, job.error["code"]) == ("failed", "RENDER_TIMED_OUT")
@@ -297,8 +297,7 @@ def test_a_file_that_is_never_done_fails_its_job_and_the_next_stays_in_line(
     )
     rendering.open()
     writing.open()
-    worker._thread.join(PATIENCE)
-    assert worker._writer.join(PATIENCE)
+    wait_until(worker.stop)  # when both threads have ended
     assert status(service, first, second) == ["failed", "in_queue"]
 
 

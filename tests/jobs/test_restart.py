@@ -133,8 +133,7 @@ def test_a_render_that_never_returns_fails_its_job(store: Store, tmp_path: Path)
     assert job.error["message"].startswith("Prompt 2 of 2: This took longer than the 2 s")
     assert not worker.stop(timeout=PATIENCE)  # at once: that thread will not come back
     render.over.set()  # should it come back before the process ends, it changes nothing any more
-    worker._thread.join(PATIENCE)
-    assert not worker._thread.is_alive()
+    wait_until(worker.stop)  # when its threads have ended
     assert service.job(stuck.id, LOCAL_ACCESS) == job
     assert (service.job(waiting.id, LOCAL_ACCESS).status, render.steps(3)) == ("in_queue", [])
 

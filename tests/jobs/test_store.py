@@ -218,11 +218,11 @@ def test_the_file_is_wal_durable_and_has_a_version(store: Store, tmp_path: Path)
         assert other.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
     other.close()
     with pytest.raises(sqlite3.IntegrityError):  # foreign keys are on
-        store._execute(
+        store.rows(
             "INSERT INTO clips VALUES ('none', 0, 1, 1, 1, 1, 1, 'f', '{}', 'now')",
             {},
         )
-    assert store._execute("PRAGMA synchronous", {})[0][0] == 2
+    assert store.rows("PRAGMA synchronous", {})[0][0] == 2
 
 
 def test_a_reopened_file_has_the_same_jobs(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_an_older_file_is_brought_up(tmp_path: Path) -> None:
     newer = (*MIGRATIONS, ("ALTER TABLE jobs ADD COLUMN flavour TEXT", "UPDATE jobs SET flavour = 'owner'"))
     new = Store(tmp_path / "jobs.sqlite", migrations=newer)
     assert new.job(job.id) == job
-    assert new._execute("SELECT flavour FROM jobs", {})[0]["flavour"] == "owner"
+    assert new.rows("SELECT flavour FROM jobs", {})[0]["flavour"] == "owner"
     new.close()
 
 
@@ -276,8 +276,8 @@ def test_a_newer_file_is_left_as_it_is_and_both_versions_are_named(tmp_path: Pat
 
 
 def test_a_full_disk_is_said(store: Store) -> None:
-    pages = store._execute("PRAGMA page_count", {})[0][0]
-    store._execute(f"PRAGMA max_page_count = {pages}", {})
+    pages = store.rows("PRAGMA page_count", {})[0][0]
+    store.rows(f"PRAGMA max_page_count = {pages}", {})
     with pytest.raises(DiskFull):
         store.add({"model": "x" * 100_000}, ())
     assert store.recent(9) == ()

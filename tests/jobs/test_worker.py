@@ -17,6 +17,7 @@ import pytest
 
 from tests.fakes import PATIENCE, FakeRender, Gate, fake_frames, fake_service, fake_write_video
 from tests.jobs.helpers import body, until_made
+from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Progress
 from wan_ui.errors import DiskFull, OutOfMemory, VideoEncodingFailed
@@ -471,7 +472,7 @@ def test_stop_puts_the_running_job_back_and_counts_no_attempt(
     gate.await_arrival()
     stopper = threading.Thread(target=worker.stop)
     stopper.start()
-    assert worker._stopping.wait(PATIENCE)
+    wait_until(lambda: worker.is_stopping)
     gate.open()
     stopper.join(PATIENCE)
     job = service.job(first.id, LOCAL_ACCESS)
@@ -495,7 +496,7 @@ def test_stop_of_a_canceled_job_cancels_it(service: JobService, worker: Worker, 
     service.cancel(job.id, LOCAL_ACCESS)
     stopper = threading.Thread(target=worker.stop)
     stopper.start()
-    assert worker._stopping.wait(PATIENCE)
+    wait_until(lambda: worker.is_stopping)
     gate.open()
     stopper.join(PATIENCE)
     assert service.job(job.id, LOCAL_ACCESS).status == "canceled"

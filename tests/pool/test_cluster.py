@@ -100,6 +100,21 @@ def test_a_machine_with_other_versions_is_refused_with_the_reason(facts: NodeFac
     ]
 
 
+def test_the_machines_have_one_build_of_torch_which_the_server_need_not_have() -> None:
+    cluster, client, holder = make()
+    client.listed = [FIRST]
+    client.facts = {"a": replace(GOOD, versions={**OWN, "torch": "2+cu130"})}
+    cluster.look()
+    client.listed = [FIRST, SECOND]
+    client.facts = {**client.facts, "b": replace(GOOD, versions={**OWN, "torch": "2+cu128"})}
+    cluster.look()
+    assert [state.reason for state in cluster.states()] == [
+        None,
+        "It has torch 2+cu128, the machines in use 2+cu130.",
+    ]
+    assert holder.slots == ["first GPU 0", "first GPU 1"]
+
+
 def test_at_most_so_many_gpus_are_used_and_asked_for() -> None:
     cluster, client, holder = make(max_gpus=4)
     client.listed, holder.wanted = [FIRST, SECOND], 9
@@ -119,7 +134,7 @@ def test_what_is_said_of_the_clusters_gpus() -> None:
 
     assert ClusterPool(lambda: [Shown("H200"), Shown("H200")]).render_device == "H200"
     assert ClusterPool(lambda: [Shown("H200"), Shown(None)]).render_device is None
-    assert ClusterPool(lambda: [Shown("H200")]).device_name == "a cluster (1 GPUs)"
+    assert ClusterPool(lambda: [Shown("H200")]).device_name == "a cluster, of which 1 GPU can be used now"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import random
 import signal
@@ -39,12 +40,12 @@ def test_killed_workers_and_actors_end_every_job_once(tmp_path: Path) -> None:
                     jobs.append(service.submit(slow_job(seed, 3, draws.randrange(20, 60)), LOCAL_ACCESS))
                     seed += 3
                 wait_until(lambda: any(s.running and s.running.progress.step for s in dispatcher.slots()), LONG)
-                if victims := rendering_processes():
+                if victims := rendering_processes(tmp_path):
                     victim = draws.choice(victims)
                     with suppress(psutil.NoSuchProcess):
                         (victim if draws.random() < 0.5 else victim.parent() or victim).kill()
                     killed += 1
-                    victim.wait(LONG)
+                    wait_until(lambda victim=victim: not is_alive(victim), LONG)  # type: ignore[misc]
             for job in jobs:
                 assert dispatcher.wait(job.id, LONG)
             ended = [service.job(job.id, LOCAL_ACCESS) for job in jobs]
@@ -54,17 +55,27 @@ def test_killed_workers_and_actors_end_every_job_once(tmp_path: Path) -> None:
             assert {f"clips/{path.name}" for path in (tmp_path / "clips").glob("*.mp4")} == files
             assert all(video.probe(tmp_path / file).num_frames == 1 for file in files)
             assert sum(job.attempts for job in ended) <= KILLS
-        wait_until(lambda: not rendering_processes(), 10.0)
+        wait_until(lambda: not rendering_processes(tmp_path), 10.0)
 
 
-def rendering_processes() -> list[psutil.Process]:
-    """The processes of slots on this machine, each a child of its actor."""
+def rendering_processes(data_dir: Path) -> list[psutil.Process]:
+    """The processes of this cluster's slots, each a child of its actor: others may run the same program."""
     found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        command = process.info["cmdline"] or []
-        if "tests.pool.fake_slot" in command and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
+    for process in psutil.process_iter(["cmdline"]):
+        if "tests.pool.fake_slot" not in (process.info["cmdline"] or []) or not is_alive(process):
+            continue
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.environ().get("WAN_UI_DATA_DIR") == str(data_dir):
+                found.append(process)
     return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs; one that nobody has waited for does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_machine_that_joins_takes_over_from_one_that_is_lost(tmp_path: Path) -> None:
@@ -96,7 +107,7 @@ def test_no_actor_outlives_a_killed_server(tmp_path: Path) -> None:
         program.send_signal(signal.SIGKILL)
         program.wait()
         program.stdout.close()
-        wait_until(lambda: not process.is_running() and not actor.is_running(), 10.0)
+        wait_until(lambda: not is_alive(process) and not is_alive(actor), 10.0)
 
 
 def test_the_whole_program_renders_on_a_cluster(tmp_path: Path) -> None:
@@ -106,9 +117,16 @@ def test_the_whole_program_renders_on_a_cluster(tmp_path: Path) -> None:
             app.wait_for("Ready on ")
             with app.client() as client:
                 wait_until(lambda: client.get("/v1/health").json()["slots"], LONG)
-                prompts = [{"prompt": "a sea", **SMALL_CLIP, "seed": seed} for seed in (1, 2)]
-                result = finished(client, client.post("/v1/inference", json={"model": "wan21_1b", "prompts": prompts}))
+                group = client.get("/v1/loras?model=wan22_5b").json()["groups"][0]
+                lora = {"path": group["files"][0]["source"], "network_multiplier": 1.0}
+                picture = base64.b64encode((tmp_path / "server" / "demo" / "first_frame.png").read_bytes()).decode()
+                prompts = [{"prompt": "a sea", **SMALL_CLIP, "seed": seed, "ctrl_img": picture} for seed in (1, 2)]
+                request = {"model": "wan22_5b", "prompts": prompts, "loras": [lora]}
+                result = finished(client, client.post("/v1/inference", json=request))
                 assert (result["status"], len(result["outputs"]["videos"])) == ("succeeded", 2), result["error"]
+                folders = [tmp_path / "machine" / "node" / name for name in ("images", "loras")]
+                sent = [path for folder in folders for path in folder.iterdir()]
+                assert len(sent) == 2  # the LoRA and the first frame, each once
                 health = client.get("/v1/health").json()
                 assert [machine["state"] for machine in health["machines"]] == ["used"]
                 assert [(slot["device"], slot["failures"]) for slot in health["slots"]] == [("cpu", 0)]

@@ -292,7 +292,7 @@ def test_visitors_do_not_see_each_others(browser: Browser, tmp_path: Path) -> No
             client = closing.enter_context(server.browser())
             visitor = server.visitor_of(client)
             server.finished_job(visitor)
-            server.services.store._execute(
+            server.services.store.rows(
                 "UPDATE jobs SET generations = json_set(generations, '$[0].prompt', :prompt) WHERE visitor = :visitor",
                 {"prompt": prompt, "visitor": visitor},
             )

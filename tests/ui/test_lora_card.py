@@ -39,6 +39,7 @@ from wan_ui.engine.result import Progress
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import parse
 from wan_ui.ui import form_schema, lora_card, render
+from wan_ui.ui.texts import text_of
 
 T2V, SMALL, TINY = MODELS["wan22_14b_t2v"], MODELS["wan22_5b"], MODELS["wan21_1b"]
 
@@ -223,7 +224,7 @@ def test_the_other_half_is_filled_in_and_what_was_chosen_is_never_replaced(page:
     open_page(page, lora_app, T2V.label)
     choose_lora(page, "cat_high_noise.safetensors")
     expect(lora(page, "cat_low_noise", "low")).to_have_count(1)
-    expect(lora_block(page)).not_to_contain_text(lora_card.ONE_SIDE)
+    expect(lora_block(page)).not_to_contain_text(text_of("lora_card.one_side"))
     choose_lora(page, "dog_high_noise.safetensors")
     expect(page.locator("#loras .lcard")).to_have_count(1)  # the other half came with the cat
     choose_lora(page, "cat_low_noise.safetensors")
@@ -252,7 +253,7 @@ def test_a_half_on_the_wrong_side_is_moved_by_one_click(page: Page, lora_app: Ap
 def test_a_combined_file_fills_both_sides(page: Page, lora_app: App):
     open_page(page, lora_app, T2V.label)
     choose_lora(page, "both.safetensors")
-    expect(lora_block(page)).to_contain_text(lora_card.BOTH_SIDES)
+    expect(lora_block(page)).to_contain_text(text_of("lora_card.both_sides"))
     small(page, "both sides", 902)
     generate(page)
     expect(now(page)).to_contain_text("Done")
@@ -287,7 +288,7 @@ def test_an_upload_finds_its_other_half_among_this_browsers_uploads(
     open_page(page, lora_app, T2V.label)
     upload_lora(page, tmp_path / "mine_high_noise.safetensors")
     expect(lora(page, "mine_high_noise.safetensors (uploaded)", "high")).to_contain_text("rank 4")
-    expect(lora_block(page)).to_contain_text(lora_card.ONE_SIDE)
+    expect(lora_block(page)).to_contain_text(text_of("lora_card.one_side"))
     stranger = new_context(browser)
     other = stranger.new_page()
     open_page(other, lora_app, T2V.label)
@@ -297,7 +298,7 @@ def test_an_upload_finds_its_other_half_among_this_browsers_uploads(
     stranger.close()
     upload_lora(page, tmp_path / "mine_low_noise.safetensors")
     expect(lora(page, "mine_low_noise.safetensors (uploaded)", "low")).to_have_count(1)
-    expect(lora_block(page)).not_to_contain_text(lora_card.ONE_SIDE)
+    expect(lora_block(page)).not_to_contain_text(text_of("lora_card.one_side"))
 
 
 @pytest.mark.browser

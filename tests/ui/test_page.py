@@ -43,7 +43,7 @@ from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import OutOfMemory
 from wan_ui.models import MODELS
 from wan_ui.ui import form_schema
-from wan_ui.ui.lora_card import ONE_SIDE
+from wan_ui.ui.texts import text_of
 
 pytestmark = pytest.mark.browser
 
@@ -255,11 +255,11 @@ def test_a_copied_request_pasted_in_a_second_browser_is_the_same_form(
     give_file(page, "First frame", wide_image)
     expect(panel).to_contain_text("The image will be distorted: 160 × 60 → 992 × 688.")
     choose_lora(page, "job/job_high_noise.safetensors")
-    expect(lora_block(page)).to_contain_text(ONE_SIDE)
+    expect(lora_block(page)).to_contain_text(text_of("lora_card.one_side"))
     write_lora(tmp_path / "mine_low_noise.safetensors", seed=9)
     upload_lora(page, tmp_path / "mine_low_noise.safetensors")
     expect(lora(page, "mine_low_noise.safetensors (uploaded)", "low")).to_have_count(1)
-    expect(lora_block(page)).not_to_contain_text(ONE_SIDE)
+    expect(lora_block(page)).not_to_contain_text(text_of("lora_card.one_side"))
     strength = lora(page, "mine_low_noise").get_by_role("spinbutton")
     strength.fill("0.5")
     recipe(page, "Match training samples").check()

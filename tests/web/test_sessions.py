@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from wan_ui.identity import ENDED_FILE, IDENTITY_SCOPE_KEY, EndedSessions, Sessions
-from wan_ui.web.auth import Auth, AuthRules, OwnerAddress
+from wan_ui.web.auth import Auth, AuthRules, Credentials, OwnerAddress
 from wan_ui.web.cookies import SECURE_PREFIX
 from wan_ui.web.login import Login
 
@@ -52,8 +52,7 @@ class Gate:
         self.app = Auth(
             Starlette(routes=[Route("/{path:path}", show)]),
             self.sessions,
-            Login("ann", self.password),
-            self.address,
+            Credentials(Login("ann", self.password), self.address),
             rules=AuthRules(self.session_days),
             move_records=lambda old, new: self.moved.append((old, new)),
         )

@@ -57,16 +57,22 @@ async def _check(problem: Callable[[int], WanUIError | None], size: int) -> None
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises PayloadTooLarge as soon as it passes `limit` bytes, BadJson if the connection closes."""
+    """The whole body. Raises PayloadTooLarge as soon as it passes `limit` bytes, BadJson if the connection closes.
+
+    BadJson too as soon as it has more values than `decode_json` takes.
+    """
     too_large = PayloadTooLarge(f"The body is larger than {limit} bytes.", limit=limit)
     if _is_longer(request, limit):
         raise too_large
-    data = bytearray()
+    data, marks = bytearray(), 0
     try:
         async for chunk in request.stream():
             data += chunk
+            marks += _count_marks(chunk)
             if len(data) > limit:
                 raise too_large
+            if marks > MOST_MARKS:
+                raise _too_many_values()
     except ClientDisconnect:
         raise BadJson("The connection closed before the body was complete.") from None
     return bytes(data)
@@ -84,8 +90,8 @@ def decode_json(data: bytes) -> Any:
 
     if not data.strip():
         raise BadJson("The body is empty: send the request as a JSON object.")
-    if sum(data.count(mark) for mark in _MARKS) > MOST_MARKS:
-        raise BadJson(f"The body has too many values: more than {MOST_MARKS:,} commas and brackets.")
+    if _count_marks(data) > MOST_MARKS:
+        raise _too_many_values()
     try:
         body = json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
     except UnicodeDecodeError as error:
@@ -102,6 +108,14 @@ def decode_json(data: bytes) -> Any:
         raise BadJson("The body has a number with too many digits.") from None
     check_count(body)
     return body
+
+
+def _count_marks(data: bytes) -> int:
+    return sum(data.count(mark) for mark in _MARKS)
+
+
+def _too_many_values() -> BadJson:
+    return BadJson(f"The body has too many values: more than {MOST_MARKS:,} commas and brackets.")
 
 
 def parse_json(model: type[Model], body: Any) -> Model:

@@ -20,6 +20,7 @@ MOST = 256  # streams of all clients
 MOST_OF_GUESTS = 224  # of these, of all but the owner
 MOST_OF_PROGRAMS = 96  # of these, of programs, which have no browser and so no identity of their own
 MOST_EACH = 12  # of one browser
+LOOKS_AT_ONCE = 2  # snapshots being read: more threads would only take the interpreter from the event loop
 LOOK_SECONDS = 0.25  # between two looks for changes, and so between two events
 HEARTBEAT_SECONDS = 15.0  # proxies close connections on which nothing was sent for half a minute or more
 RETRY_MILLISECONDS = 2000  # after which a browser connects again
@@ -51,6 +52,7 @@ class EventStreams:
         self._look_seconds = look_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._closed = threading.Event()
+        self._looks = anyio.CapacityLimiter(LOOKS_AT_ONCE)
         self._open: Counter[Identity] = Counter()
 
     def close(self) -> None:
@@ -102,7 +104,7 @@ class EventStreams:
                 now = self._pulse()
                 if now != pulse:
                     pulse = now
-                    events = await anyio.to_thread.run_sync(snapshot)
+                    events = await anyio.to_thread.run_sync(snapshot, limiter=self._looks)
                     for name, data in events.items():
                         text = json.dumps(data, allow_nan=False)
                         if sent.get(name) != text:

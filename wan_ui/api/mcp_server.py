@@ -5,12 +5,15 @@ A tool's request enters the API with the identity of the MCP request, so that ac
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -18,9 +21,10 @@ from starlette.routing import Route
 from wan_ui._version import __version__
 from wan_ui.api.bodies import FIELD
 from wan_ui.api.mcp_tools import TOOLS, ApiRequest, ApiTool
-from wan_ui.errors import BadJson, McpNotInstalled, RequestError
+from wan_ui.errors import BadJson, McpNotInstalled, PayloadTooLarge, RequestError, ServerBusy
 from wan_ui.identity import IDENTITY_SCOPE_KEY, current_identity
-from wan_ui.web.asgi import error_response
+from wan_ui.turns import TurnsEach
+from wan_ui.web.asgi import error_response, read_body, replay
 
 if TYPE_CHECKING:
     from mcp.server import Server, ServerRequestContext
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 
 MCP_PATH = "/mcp"
 BODY_LIMIT = 32 * 2**20  # bytes; first frames and MP4s are in the body as base64
+SMALL_BYTES = 256 << 10  # of a message that is handled at once, beside any others
+LARGE_AT_ONCE, LARGE_EACH = 4, 2  # larger messages being received, of all and of one browser
+REST = 3.0  # times as long as a large message took, until the next one: it is decoded in the event loop
 INSTRUCTIONS = (
     "Renders videos with LoRAs for Wan models. submit or compare queue a request and return its request_id; poll "
     "status until it is succeeded, failed or canceled, then read result, which has the videos' addresses."
@@ -54,20 +61,40 @@ async def _not_installed(_request: Request) -> JSONResponse:
 
 
 class McpEndpoint:
-    """The ASGI app of the route. It keeps nothing between requests: each is a new MCP connection."""
+    """The ASGI app of the route. It keeps nothing between requests: each is a new MCP connection.
+
+    Large messages are handled one after another, with rests in between in which others are answered.
+    """
 
     def __init__(self, api: ASGIApp) -> None:
         self._server = create_server(api)
+        self._large = TurnsEach(LARGE_AT_ONCE, LARGE_EACH, "Other large messages are being received. Try again.")
+        self._turn = asyncio.Lock()
         logging.getLogger("mcp").setLevel(logging.WARNING)  # it notes each request's start and end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a POST with JSON; no stream is kept open, so GET and DELETE are refused, as the protocol allows."""
-        from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-
         if scope["method"] != "POST":
             refusal = {"code": "METHOD_NOT_ALLOWED", "message": "MCP messages are sent with POST.", "details": {}}
             await JSONResponse({"detail": {"error": refusal}}, 405, {"Allow": "POST"})(scope, receive, send)
-            return
+            return None
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdecimal() and len(length) < 10 and int(length) <= SMALL_BYTES:
+            return await self._handle(scope, receive, send)
+        identity = scope[IDENTITY_SCOPE_KEY]
+        try:
+            with self._large.hold(identity.visitor, is_limited=not identity.owner):
+                body = await read_body(receive, "An MCP message", BODY_LIMIT)
+                async with self._turn:
+                    begun = time.monotonic()
+                    await self._handle(scope, replay(body, receive), send)
+                    await asyncio.sleep(REST * (time.monotonic() - begun))
+        except (PayloadTooLarge, ServerBusy) as error:
+            await error_response(error)(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
         manager = StreamableHTTPSessionManager(
             self._server, json_response=True, stateless=True, max_request_body_size=BODY_LIMIT
         )

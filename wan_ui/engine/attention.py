@@ -40,13 +40,13 @@ def _called(device: str, dtype: torch.dtype, heads: int, width: int, backend: An
     tokens = torch.zeros(1, TOKENS, heads, width, device=device, dtype=dtype)
     with torch.no_grad(), _OperatorRecorder() as recorder:
         dispatch_attention_fn(tokens, tokens, tokens, backend=backend)
-    name = _name(recorder.operators)
+    name = kernel_name(recorder.operators)
     log.info("attention runs on %s", name, extra={"device": device, "dtype": str(dtype).removeprefix("torch.")})
     return name
 
 
-def _name(operators: list[str]) -> str:
-    """From operators such as `aten::_scaled_dot_product_cudnn_attention.default`; an unknown one by its own name."""
+def kernel_name(operators: list[str]) -> str:
+    """The name from operators such as `aten::_scaled_dot_product_cudnn_attention.default`; an unknown one's own."""
     names = [operator.split(".")[0].removeprefix("aten::") for operator in operators]
     attention = [name for name in names if "attention" in name or "attn" in name]
     return KNOWN.get(attention[0], attention[0]) if attention else PLAIN

@@ -198,6 +198,11 @@ class JobRunner(ABC):
         self._writer = Writer("wan-ui-writer", self._writer_ended)
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stopping.is_set()
+
+    @property
     def broken(self) -> RestartNeeded | None:
         """Why this process can render no more, None while it can. The job that it happened to has ended by then."""
         return self._broken

@@ -170,16 +170,13 @@ class Store:
 
     def rows(self, sql: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
         """The rows of one statement, for a module with queries of its own; it is executed completely or not at all."""
-        return self._execute(sql, values)
+        with self._lock, _mapped_errors():
+            return self._connection.execute(sql, values).fetchall()
 
     def add_function(self, name: str, arguments: int, function: Callable[..., Any]) -> None:
         """Let statements call a pure function with that many arguments."""
         with self._lock:
             self._connection.create_function(name, arguments, function, deterministic=True)
-
-    def _execute(self, sql: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
-        with self._lock, _mapped_errors():
-            return self._connection.execute(sql, values).fetchall()
 
     def add(
         self,
@@ -200,7 +197,7 @@ class Store:
         if problem is not None:
             raise problem
         job_id = secrets.token_hex(16)  # 128 random bits: whoever knows the id of a program's job may read it
-        self._execute(
+        self.rows(
             f"""
             INSERT INTO jobs
                 (id, status, request, generations, notes, total, ready, cells, visitor, from_guest, turn, created_at)
@@ -237,14 +234,14 @@ class Store:
     def record_owner(self, visitor: str, kind: FileKind, file_id: str) -> None:
         """Record that a browser uploaded a file; recording it again changes nothing."""
         if not self.is_owner(visitor, kind, file_id):  # read first: even a write that changes nothing takes a lock
-            self._execute(
+            self.rows(
                 "INSERT OR IGNORE INTO holdings (visitor, kind, id) VALUES (:visitor, :kind, :id)",
                 {"visitor": visitor, "kind": kind, "id": file_id},
             )
 
     def is_owner(self, visitor: str, kind: FileKind, file_id: str) -> bool:
         """Whether a browser uploaded this file."""
-        rows = self._execute(
+        rows = self.rows(
             "SELECT 1 FROM holdings WHERE visitor = :visitor AND kind = :kind AND id = :id",
             {"visitor": visitor, "kind": kind, "id": file_id},
         )
@@ -252,7 +249,7 @@ class Store:
 
     def is_available_to(self, visitor: str | None, kind: FileKind, file_id: str) -> bool:
         """Whether a browser uploaded this file, or no browser did."""
-        counts = self._execute(
+        counts = self.rows(
             "SELECT count(*) AS all_of_it, sum(visitor IS :visitor) AS mine FROM holdings "
             "WHERE kind = :kind AND id = :id",
             {"visitor": visitor, "kind": kind, "id": file_id},
@@ -261,7 +258,7 @@ class Store:
 
     def forget_canceled(self, before: str) -> int:
         """Delete cancelled jobs without a clip that ended before a time, with their text; returns how many."""
-        rows = self._execute(
+        rows = self.rows(
             """
             DELETE FROM jobs WHERE status = 'canceled' AND finished_at < :before
                 AND NOT EXISTS (SELECT 1 FROM clips WHERE clips.job_id = jobs.id)
@@ -274,7 +271,7 @@ class Store:
     def size(self) -> int:
         """Bytes of the database that are in use."""
         pages, free, each = (
-            self._execute(f"PRAGMA {name}", {})[0][0] for name in ("page_count", "freelist_count", "page_size")
+            self.rows(f"PRAGMA {name}", {})[0][0] for name in ("page_count", "freelist_count", "page_size")
         )
         used: int = (pages - free) * each
         return used
@@ -327,19 +324,19 @@ class Store:
 
     def waiting(self) -> int:
         """The number of waiting jobs."""
-        count: int = self._execute("SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue'", {})[0]["jobs"]
+        count: int = self.rows("SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue'", {})[0]["jobs"]
         return count
 
     def waiting_of(self, visitor: str | None) -> int:
         """The number of waiting jobs that one browser sent; None: that programs sent."""
-        count: int = self._execute(
+        count: int = self.rows(
             "SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue' AND visitor IS :visitor", {"visitor": visitor}
         )[0]["jobs"]
         return count
 
     def waiting_of_guests(self) -> int:
         """The number of waiting jobs that guests and programs sent."""
-        count: int = self._execute("SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue' AND from_guest", {})[0][
+        count: int = self.rows("SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue' AND from_guest", {})[0][
             "jobs"
         ]
         return count
@@ -356,7 +353,7 @@ class Store:
         cells: Sequence[PlannedCell] = (),
     ) -> None:
         """Let a waiting job run, with generations that name its downloaded files. A canceled job is unchanged."""
-        self._execute(
+        self.rows(
             """
             UPDATE jobs SET ready = 1, generations = :generations, notes = :notes, total = :total, cells = :cells
             WHERE id = :id AND status = 'in_queue' AND NOT ready
@@ -372,7 +369,7 @@ class Store:
 
     def refuse(self, job_id: str, error: Mapping[str, Any]) -> None:
         """Fail a waiting job whose files cannot be downloaded or do not fit. A canceled job is unchanged."""
-        self._execute(
+        self.rows(
             """
             UPDATE jobs SET status = 'failed', error = :error, finished_at = :now
             WHERE id = :id AND status = 'in_queue' AND NOT ready
@@ -382,7 +379,7 @@ class Store:
 
     def claim_next(self) -> str | None:
         """Set the ready job whose turn it is to in_progress and return its id, or None without one."""
-        rows = self._execute(
+        rows = self.rows(
             """
             UPDATE jobs SET status = 'in_progress', started_at = :now
             WHERE seq = (SELECT seq FROM jobs WHERE status = 'in_queue' AND ready = 1 ORDER BY turn, seq LIMIT 1)
@@ -395,7 +392,7 @@ class Store:
 
     def request_cancel(self, job_id: str) -> None:
         """Cancel a waiting job at once and flag a running one for the worker; a finished job is unchanged."""
-        self._execute(
+        self.rows(
             """
             UPDATE jobs SET
                 cancel_requested = 1,
@@ -408,29 +405,29 @@ class Store:
 
     def cancel_requested(self, job_id: str) -> bool:
         """Whether the job's cancellation was requested."""
-        rows = self._execute("SELECT 1 FROM jobs WHERE id = :id AND cancel_requested", {"id": job_id})
+        rows = self.rows("SELECT 1 FROM jobs WHERE id = :id AND cancel_requested", {"id": job_id})
         return bool(rows)
 
     def begin_clip(self, job_id: str, file: str) -> None:
         """Record the file, relative to the data folder, that a running job's next clip is being written to."""
-        self._execute(
+        self.rows(
             "UPDATE jobs SET writing = :file WHERE id = :id AND status = 'in_progress'", {"id": job_id, "file": file}
         )
 
     def incomplete_files(self) -> tuple[str, ...]:
         """Files that were begun and never became a clip. Only for a process that alone uses the data folder."""
-        rows = self._execute(
+        rows = self.rows(
             "SELECT writing FROM jobs WHERE writing IS NOT NULL AND writing NOT IN (SELECT file FROM clips)", {}
         )
         return tuple(row["writing"] for row in rows)
 
     def forget_incomplete_files(self) -> None:
         """Record that the incomplete files were removed."""
-        self._execute("UPDATE jobs SET writing = NULL WHERE writing IS NOT NULL", {})
+        self.rows("UPDATE jobs SET writing = NULL WHERE writing IS NOT NULL", {})
 
     def counts(self) -> dict[Status, int]:
         """The number of jobs by status."""
-        rows = self._execute("SELECT status, count(*) AS jobs FROM jobs GROUP BY status", {})
+        rows = self.rows("SELECT status, count(*) AS jobs FROM jobs GROUP BY status", {})
         return {"in_queue": 0, "in_progress": 0, **dict.fromkeys(FINAL, 0)} | {
             row["status"]: row["jobs"] for row in rows
         }
@@ -440,7 +437,7 @@ class Store:
 
         With the `epoch` of a lease, also if the clip was leased again or its lease was voided meanwhile.
         """
-        rows = self._execute(
+        rows = self.rows(
             """
             INSERT INTO clips (job_id, clip_index, width, height, num_frames, fps, seed, file, metadata, created_at)
             SELECT id, :index, :width, :height, :num_frames, :fps, :seed, :file, :metadata, :now
@@ -460,7 +457,7 @@ class Store:
         A job whose cancellation was requested ends as canceled even if its last clip was finished, as the reply to
         that request promised.
         """
-        rows = self._execute(
+        rows = self.rows(
             """
             UPDATE jobs SET
                 status = CASE WHEN :status = 'succeeded' AND cancel_requested THEN 'canceled' ELSE :status END,
@@ -474,7 +471,7 @@ class Store:
 
     def add_failure(self, job_id: str, index: int, error: Mapping[str, Any]) -> None:
         """Record that a generation of a running job could not be rendered; any other job is unchanged."""
-        self._execute(
+        self.rows(
             """
             UPDATE jobs SET failures = json_set(failures, :path, json(:error))
             WHERE id = :id AND status = 'in_progress'
@@ -484,7 +481,7 @@ class Store:
 
     def retry(self, job_id: str) -> None:
         """Put a failed or canceled job into the queue like a new one, keeping its clips; any other job is unchanged."""
-        self._execute(
+        self.rows(
             f"""
             UPDATE jobs SET
                 seq = (SELECT max(seq) + 1 FROM jobs), turn = {TURN.format(visitor="jobs.visitor")},
@@ -497,7 +494,7 @@ class Store:
 
     def requeue(self, job_id: str) -> None:
         """Return a running job to its old position without counting an attempt; cancel it if that was requested."""
-        self._execute(
+        self.rows(
             """
             UPDATE jobs SET
                 status = CASE WHEN cancel_requested THEN 'canceled' ELSE 'in_queue' END,
@@ -519,7 +516,7 @@ class Store:
             f"The process ended {times} while running this. Try a smaller size, fewer frames or a lower memory mode.",
             attempts=max_attempts,
         )
-        rows = self._execute(
+        rows = self.rows(
             """
             UPDATE jobs SET
                 attempts = attempts + 1,
@@ -537,11 +534,11 @@ class Store:
 
     def _jobs(self, where: str, values: Mapping[str, Any], place: str = FROM_FRONT) -> tuple[Job, ...]:
         with self._lock:  # both queries see the same state
-            rows = self._execute(
+            rows = self.rows(
                 f"SELECT *, CASE status WHEN 'in_queue' THEN {place} END AS position FROM jobs {where}", values
             )
             clips: dict[str, list[ClipRecord]] = {row["id"]: [] for row in rows}
-            for clip in self._execute(
+            for clip in self.rows(
                 """
                 SELECT * FROM clips WHERE job_id IN (SELECT value FROM json_each(:ids)) ORDER BY job_id, clip_index
                 """,

@@ -92,7 +92,7 @@ class Worker(JobRunner):
         self._writer.start()
         self._thread.start()
         if self._limits.timeout is not None:
-            watch = partial(self._watch, self._limits.timeout)
+            watch = partial(self.watch, self._limits.timeout)
             threading.Thread(target=watch, name="wan-ui-watch", daemon=True).start()
 
     def stop(self, timeout: float = 8.0) -> bool:
@@ -170,7 +170,8 @@ class Worker(JobRunner):
                 self._broken = self._broken or lost
                 self._announce()
 
-    def _watch(self, timeout: float) -> None:
+    def watch(self, timeout: float) -> None:
+        """Fail the first job whose clip takes longer than `timeout` seconds; until then, or until the stop."""
         while self._broken is None and not self._stopping.wait(min(1.0, timeout / CHECKS_PER_TIMEOUT)):
             timed = min(filter(None, (self._timed, self._timed_writing)), key=lambda clip: clip.since, default=None)
             if timed is not None and time.monotonic() - timed.since > timeout:

@@ -84,23 +84,32 @@ class NodeState:
 
 @dataclass
 class _Known:
-    """What is known of a machine; `facts` answers once it has said what it is."""
+    """What is known of a machine; `facts` answers once it has said what it is. `torch` is its version and build."""
 
     node: ClusterNode
     facts: Callable[[], NodeFacts | str | None]
+    torch: str | None = None
     state: NodeState = field(init=False)
 
     def __post_init__(self) -> None:
         self.state = NodeState(self.node.name, "asked")
 
 
-def refusal(own: Mapping[str, str], facts: NodeFacts | str) -> str | None:
-    """Why a machine cannot be used; None if it can."""
+def refusal(own: Mapping[str, str], facts: NodeFacts | str, torch: str | None = None) -> str | None:
+    """Why a machine cannot be used; None if it can. `torch` is the version of the machines in use, with their build.
+
+    The server itself may have another build of torch (2.13.0+cpu): it computes no clip.
+    """
     if isinstance(facts, str):
         return facts
     for name in SAME_VERSIONS:
-        if own.get(name) != facts.versions.get(name):
-            return f"It has {name} {facts.versions.get(name, 'not installed')}, the server {own.get(name)}."
+        here, there = own.get(name, "not installed"), facts.versions.get(name, "not installed")
+        if name == "torch":
+            here, there = here.partition("+")[0], there.partition("+")[0]
+        if here != there:
+            return f"It has {name} {there}, the server {here}."
+    if torch is not None and facts.versions["torch"] != torch:
+        return f"It has torch {facts.versions['torch']}, the machines in use {torch}."
     return None
 
 
@@ -169,11 +178,13 @@ class Cluster:
 
     def _judged(self, known: _Known, facts: NodeFacts | str) -> NodeState:
         """A machine's state once it has answered."""
-        node, reason = known.node, refusal(self._versions, facts)
+        in_use = (each.torch for each in self._known.values() if each.state.state == "used")
+        node, reason = known.node, refusal(self._versions, facts, next(in_use, None))
         if isinstance(facts, str) or reason is not None:
             log.error("machine refused", extra={"machine": node.name, "reason": reason})
             return replace(known.state, state="refused", reason=reason)
         log.info("machine joined the cluster", extra={"machine": node.name, "gpus": node.gpus})
+        known.torch = facts.versions.get("torch")
         return replace(known.state, state="used", models=facts.models)
 
     def _fill(self, known: _Known) -> None:
@@ -214,7 +225,8 @@ class ClusterPool:
     @property
     def device_name(self) -> str:
         """How many GPUs of the cluster are in use."""
-        return f"a cluster ({len(self._slots())} GPUs)"
+        count = len(self._slots())
+        return f"a cluster, of which {count} GPU{'' if count == 1 else 's'} can be used now"
 
     @property
     def render_device(self) -> str | None:

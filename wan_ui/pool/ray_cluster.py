@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,7 @@ def files_of(library: Library, images: ImageStore, generation: Generation) -> tu
 
 def connect(address: str, options: EngineOptions) -> RayClient:
     """Joins a cluster. Raises ClusterUnavailable, also where Ray is not installed."""
+    on_term, record_factory = signal.getsignal(signal.SIGTERM), logging.getLogRecordFactory()
     try:
         import ray
     except ImportError as error:
@@ -67,7 +69,6 @@ def connect(address: str, options: EngineOptions) -> RayClient:
             "--cluster needs Ray, which is not installed. Install it with: pip install 'wan-ui[cluster]'"
         ) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    on_term = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, namespace="wan-ui", log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -76,7 +77,8 @@ def connect(address: str, options: EngineOptions) -> RayClient:
             f"The cluster {address} cannot be joined ({reason}). This machine must be one of it: see docs/cluster.md."
         ) from error
     finally:
-        signal.signal(signal.SIGTERM, on_term)  # Ray sets one of its own
+        signal.signal(signal.SIGTERM, on_term)  # Ray sets one of its own, and adds a field to every line of the log
+        logging.setLogRecordFactory(record_factory)
     return RayClient(options)
 
 

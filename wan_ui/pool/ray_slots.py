@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -104,7 +105,8 @@ class RayWorker:
     def kill(self) -> None:
         """Ends the actor's process, and with it the one that renders."""
         self._is_ended = True
-        self._ray.kill(self._actor)
+        with suppress(self._ray.exceptions.RayError):  # its machine, or the cluster's head, is gone already
+            self._ray.kill(self._actor)
 
     def ending(self) -> str:
         """How it ended."""

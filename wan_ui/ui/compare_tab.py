@@ -18,6 +18,7 @@ from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled, looked
 from wan_ui.ui.form import Form, FormState
 from wan_ui.ui.status_panel import StatusPanel
 from wan_ui.ui.templating import render_template
+from wan_ui.ui.texts import text_of
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
 ID = "compare"
 RECENT = 60  # jobs looked at for how long a step takes
 WITH_BASELINE = "0.5, 1, 1.5"  # scales beside a baseline without LoRA, which is scale 0
-NOT_READY = "Correct the Generate form first."
 NOTHING_RUNS = {"progress": None, "status": "", "cancel": False, "retry": ""}
-NO_VALUES = "Choose what changes and type its values."
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class CompareTab:
         self.status_panel = status_panel
         self.tabs = tabs
         self.shown, self.draft = stored
-        with gr.Tab("Compare", id=ID) as self.container:
+        with gr.Tab(text_of("tab.compare"), id=ID) as self.container:
             # In here: Gradio counts a component between two tabs as a tab, and drops one of them from the tab bar.
             self.base = gr.State(None)
             self.seen = gr.State({})
@@ -71,31 +70,34 @@ class CompareTab:
                 with gr.Column(elem_classes="section"):
                     self.summary = gr.HTML()
                 with gr.Row(elem_classes="axes"):
-                    columns = self._axis("columns", "Columns", "scale")
-                    self.axes = (columns, self._axis("rows", "Rows", comparison.NOTHING))
-                self.baseline = gr.Checkbox(True, label="Include a baseline without LoRA")
+                    columns = self._axis("columns", "scale")
+                    self.axes = (columns, self._axis("rows", comparison.NOTHING))
+                self.baseline = gr.Checkbox(True, label=text_of("axis.baseline"))
                 with gr.Column(elem_classes="act"):
                     self.count = gr.HTML(elem_classes=["problems", "count-line"])
-                    self.start = gr.Button("Start", variant="primary", elem_classes="generate")
+                    self.start = gr.Button(text_of("axis.start"), variant="primary", elem_classes="generate")
             with gr.Column(elem_classes="compare-board"):
                 with gr.Row(elem_classes="board-head"):
                     self.status = gr.HTML(comparison.status(None), elem_classes="board-status")
-                    self.cancel = gr.Button("Cancel the comparison", size="sm", visible=False)
-                    self.retry = gr.Button("Retry failed", size="sm", visible=False)
+                    self.cancel = gr.Button(text_of("axis.cancel"), size="sm", visible=False)
+                    self.retry = gr.Button(text_of("axis.retry_failed"), size="sm", visible=False)
                 self.player = player.build()
 
-    def _axis(self, name: str, title: str, field: str) -> Axis:
+    def _axis(self, name: str, field: str) -> Axis:
+        title = text_of(f"axis.{name}")
         with gr.Column(min_width=220, elem_classes="axis"):
             chosen = gr.Dropdown(comparison.fields(None), value=field, label=title, elem_classes="chooser")
             values = gr.Textbox(
                 WITH_BASELINE if field else "",
-                label=f"{title}: values",
-                placeholder=comparison.HINTS[field],
+                label=text_of("axis.values", axis=title),
+                placeholder=comparison.hint(field),
                 lines=1,
                 max_lines=8,
                 visible=bool(field),
             )
-            folder = gr.Dropdown([], label=f"{title}: all checkpoints of a job", visible=False, elem_classes="chooser")
+            folder = gr.Dropdown(
+                [], label=text_of("axis.all_checkpoints", axis=title), visible=False, elem_classes="chooser"
+            )
         return Axis(name, chosen, values, folder)
 
     @property
@@ -250,24 +252,24 @@ class CompareTab:
     def _box(field: str) -> dict[str, Any]:
         """How the box of an axis's values is shown."""
         lines = 4 if field in ONE_PER_LINE else 1
-        return {"visible": bool(field), "placeholder": comparison.HINTS.get(field, ""), "lines": lines}
+        return {"visible": bool(field), "placeholder": comparison.hint(field), "lines": lines}
 
     def _count(self, base: Mapping[str, Any] | None, axis_values: Sequence[Any]) -> str:
         """How many cells there will be and how long they take, or why that is not known yet."""
         if base is None:
-            return render.hint(NOT_READY)
+            return render.hint(text_of("axis.not_ready"))
         try:
             if not any(str(text or "").strip() for text in axis_values[1:4:2]):
-                return render.hint(NO_VALUES)
+                return render.hint(text_of("axis.no_values"))
             prepared = self.service.plan(comparison.body(base, axis_values), self.access())
         except WanUIError as error:
             return render.problem(error, lambda location: comparison.name_of(base, location))
         cells, distinct = len(prepared.cells), len(prepared.generations)
-        rest = f", {distinct} to generate (the rest are identical)" if distinct < cells else ""
+        rest = text_of("axis.to_generate", count=distinct) if distinct < cells else ""
         seconds = comparison.expected(prepared.generations, self.service.recent(RECENT, self.access()))
         if seconds is not None:
-            rest += f", about {comparison.about(seconds)}"
-        return render_template("comparison_count", cells=render.plural(cells, "video"), rest=rest)
+            rest += text_of("axis.about", seconds=comparison.about(seconds))
+        return render_template("comparison_count", cells=text_of("count.videos", count=cells), rest=rest)
 
     def _jobs(self) -> list[tuple[str, str]]:
         """(label, folder) of the folders of the LoRA folder that hold more than one file."""
@@ -275,7 +277,9 @@ class CompareTab:
         for path in self.service.library.listing():
             folder = str(PurePosixPath(path).parent)
             folders[folder] = folders.get(folder, 0) + 1
-        return [("(the LoRA folder)" if name == "." else name, name) for name, count in folders.items() if count > 1]
+        return [
+            (text_of("axis.lora_folder") if name == "." else name, name) for name, count in folders.items() if count > 1
+        ]
 
     def on_open(self, request: gr.Request, shown: Any, draft: Any, *rest: Any) -> Update:
         """A page opens: the comparison of its address or the one it showed last, and the form's draft."""
@@ -353,7 +357,7 @@ class CompareTab:
         """Starts the comparison."""
         try:
             if base is None:
-                raise InvalidRequest(NOT_READY)
+                raise InvalidRequest(text_of("axis.not_ready"))
             job = self.service.submit(comparison.body(base, axis_values), self.access())
         except WanUIError as error:
             return {self.count: render.problem(error, lambda location: comparison.name_of(base or {}, location))}
@@ -425,7 +429,9 @@ class CompareTab:
         if "cancel" in changed:
             updates[self.cancel] = gr.Button(visible=wanted["cancel"])
         if "retry" in changed:
-            updates[self.retry] = gr.Button(wanted["retry"] or "Retry failed", visible=bool(wanted["retry"]))
+            updates[self.retry] = gr.Button(
+                wanted["retry"] or text_of("axis.retry_failed"), visible=bool(wanted["retry"])
+            )
         return updates
 
     def _board(self, shown: Any, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -439,7 +445,7 @@ class CompareTab:
             job = self.service.job(shown, self.access()) if shown else None
             may_change = job is not None and self.service.may_change(job, self.access())
             if job is not None and not job.cells:
-                raise RequestNotFound("This request is no comparison: its videos are in the list of finished jobs.")
+                raise RequestNotFound(text_of("axis.no_comparison"))
         except (RequestNotFound, VideoNotFound) as error:
             return {**NOTHING_RUNS, "grid": None, "status": render.problem(error)}
         except WanUIError as error:

@@ -17,6 +17,7 @@ from wan_ui.models import MODELS, WanModel
 from wan_ui.render_order import Order, estimate
 from wan_ui.ui import form_schema, player, render
 from wan_ui.ui.templating import render_template
+from wan_ui.ui.texts import text_of, translated
 
 if TYPE_CHECKING:
     from wan_ui.job import ClipRecord, Job
@@ -24,35 +25,20 @@ if TYPE_CHECKING:
     from wan_ui.request import Generation
 
 NOTHING = ""
-FIELD_LABELS: Mapping[str, str] = {
-    "scale": "LoRA scale",
-    "scale_high": "High-noise scale",
-    "scale_low": "Low-noise scale",
-    "lora": "LoRA file or checkpoint",
-    "seed": "Seed",
-    "sample_steps": "Steps",
-    "guidance_scale": "Guidance scale",
-    "prompt": "Prompt",
-    "recipe": "Match",
-    "num_frames": "Frames",
-    "speedup": "Speed-up",
-    "base": "Checkpoint files",
-}
-HINTS: Mapping[str, str] = {
-    "scale": "0, 0.5, 1 or 0.2..1.0 step 0.2",
-    "scale_high": "0, 0.5, 1 or 0.2..1.0 step 0.2",
-    "scale_low": "0, 0.5, 1 or 0.2..1.0 step 0.2",
-    "lora": "one file per line, as in the list of LoRAs",
-    "seed": "42, 7 or 42..45",
-    "sample_steps": "10, 25, 40",
-    "guidance_scale": "1, 3.5, 5",
-    "prompt": "one prompt per line",
-    "recipe": ", ".join(RECIPES),
-    "num_frames": "41, 81",
-    "speedup": ", ".join(CHOICES),
-    "base": "auto, folder, or a file's name, one per line",
-    NOTHING: "",
-}
+AXIS_FIELDS = (
+    "scale", "scale_high", "scale_low", "lora", "seed", "sample_steps", "guidance_scale", "prompt", "recipe",
+    "num_frames", "speedup", "base",
+)  # fmt: skip
+"""The fields that the page offers for an axis, in this order."""
+_VALUE_HINTS: Mapping[str, str] = {"recipe": ", ".join(RECIPES), "speedup": ", ".join(CHOICES)}
+"""Examples of an axis's values that are ids; those of the other fields are texts of the catalogue."""
+
+
+def hint(field: str) -> str:
+    """An example of an axis's values, for its empty box."""
+    if field == NOTHING:
+        return ""
+    return _VALUE_HINTS.get(field) or text_of(f"axis.hint_{field}")
 
 
 def body(base: Mapping[str, Any], axes: Sequence[Any]) -> dict[str, Any]:
@@ -138,8 +124,8 @@ def _scaled(seconds_per_pixel: float, generation: Generation) -> float:
 def fields(model: WanModel | None) -> list[tuple[str, str]]:
     """(label, field) of what an axis may change, for a model or, with None, for any."""
     two = model is None or model.two_transformers
-    return [("Nothing", NOTHING)] + [
-        (label, field) for field, label in FIELD_LABELS.items() if two or SCALES.get(field) is None
+    return [(text_of("axis.nothing"), NOTHING)] + [
+        (text_of(f"axis.{field}"), field) for field in AXIS_FIELDS if two or SCALES.get(field) is None
     ]
 
 
@@ -147,26 +133,35 @@ def name_of(base: Mapping[str, Any], location: str) -> str:
     """The label of the control behind an error's `loc`."""
     parts = location.split(".")
     if parts[0] == "compare":
-        return parts[1].capitalize() if len(parts) > 1 else "Comparison"
+        return text_of(f"axis.{parts[1]}") if len(parts) > 1 else text_of("axis.comparison")
     return form_schema.label_of(MODELS[base["model"]], location) if base.get("model") in MODELS else location
 
 
 def summary(model: WanModel, base: Mapping[str, Any]) -> Markup:
     """The values that all cells share, from a form's request."""
     prompt = base["prompts"][0]
-    text = " ".join(str(prompt["prompt"]).split()) or "(no prompt)"
+    text = " ".join(str(prompt["prompt"]).split()) or render.no_prompt()
+    recipe = translated(RECIPES[base["recipe"]].label) if base["recipe"] in RECIPES else str(base["recipe"])
     pairs = [
-        ("Size", render.size(prompt["width"], prompt["height"])),
-        ("Frames", f"{prompt['num_frames']} at {prompt['fps']} fps"),
-        ("Steps", str(prompt["sample_steps"])),
-        ("Guidance", f"{prompt['guidance_scale']:g}"),
-        ("Seed", "random, same for all" if prompt["seed"] == -1 else str(prompt["seed"])),
-        ("Sampling", RECIPES[base["recipe"]].label if base["recipe"] in RECIPES else str(base["recipe"])),
+        (text_of("script.fact.size"), render.size(prompt["width"], prompt["height"])),
+        (
+            text_of("script.fact.frames"),
+            text_of("script.fact.frames_at", frames=prompt["num_frames"], fps=prompt["fps"]),
+        ),
+        (text_of("script.fact.steps"), str(prompt["sample_steps"])),
+        (text_of("script.fact.guidance"), f"{prompt['guidance_scale']:g}"),
+        (text_of("script.fact.seed"), text_of("axis.same_random") if prompt["seed"] == -1 else str(prompt["seed"])),
+        (
+            text_of("script.fact.sampling"),
+            recipe,
+        ),
     ]
     if base.get("speedup", "none") != "none":
-        pairs.append(("Speed-up", describe(base["speedup"])))
+        pairs.append((text_of("script.fact.speedup"), translated(describe(base["speedup"]))))
     if model.control_image != "none":
-        pairs.append(("First frame", "as in the form" if prompt.get("ctrl_img") else "none"))
+        pairs.append(
+            (text_of("field.ctrl_img"), text_of("axis.as_in_form" if prompt.get("ctrl_img") else "script.fact.none"))
+        )
     pairs += player.lora_facts(base["loras"])
     return render_template("comparison_summary", prompt=text[:300], pairs=pairs)
 
@@ -185,8 +180,8 @@ def rest(job: Job | None) -> str:
         return ""
     if job.status == "failed" and job.failures:
         failed = sum(cell.generation in job.failures for cell in job.cells)
-        return f"Retry failed ({failed})"
-    return "Generate missing"
+        return text_of("axis.retry_failed_count", count=failed)
+    return text_of("axis.generate_missing")
 
 
 def seconds_left(job: Job, running: Running | None, recent: Sequence[Job]) -> float | None:
@@ -216,10 +211,10 @@ def status(job: Job | None, left: float | None = None) -> Markup:
     return render_template(
         "comparison_status",
         job=job,
-        state=render.STATES[job.status],
+        state=render.state_name(job.status),
         model=render.label(job),
         facts=_status_facts(job),
-        left="" if left is None else f"{about(left)} left",
+        left="" if left is None else text_of("script.stage.left", seconds=about(left)),
         done=sum(cell.generation in finished for cell in job.cells),
         total=len(job.cells) if job.status in render.LIVE else 0,
     )
@@ -228,14 +223,15 @@ def status(job: Job | None, left: float | None = None) -> Markup:
 def _status_facts(job: Job) -> str:
     finished = {clip.index for clip in job.clips}
     done, total = sum(cell.generation in finished for cell in job.cells), len(job.cells)
-    progress = f"{done} of {render.plural(total, 'video')}"
+    progress = text_of("axis.videos_of", done=done, count=total)
     match job.status:
         case "in_queue":
-            return render.joined(f"position {job.position}" if job.position else "next", progress if done else "")
+            return render.joined(render.position_of(job), progress if done else "")
         case "in_progress":
-            return render.joined(progress, "cancelling after this step" if job.cancel_requested else "")
+            return render.joined(progress, text_of("axis.cancelling") if job.cancel_requested else "")
         case "succeeded":
             spent = render.took(job)
-            return render.plural(total, "video") + (f" in {render.seconds(spent)}" if spent else "")
-    error = str(job.error["message"]) if job.error and job.status == "failed" else ""
-    return render.joined(f"{progress} kept" if done else "", error)
+            made = text_of("count.videos", count=total)
+            return text_of("render.made_in", made=made, seconds=render.seconds(spent)) if spent else made
+    error = translated(str(job.error["message"])) if job.error and job.status == "failed" else ""
+    return render.joined(text_of("axis.kept", progress=progress) if done else "", error)

@@ -13,6 +13,7 @@ from wan_ui.ui import player
 from wan_ui.ui.events import POLL, QUIET, Update, error_toast
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import component_html, component_script, static_text
+from wan_ui.ui.texts import text_of, translated
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -28,7 +29,7 @@ class GalleryTab:
         """Lays the tab out inside the surrounding gr.Tabs."""
         self.service = service
         self.access = access
-        with gr.Tab("Gallery", id=ID) as self.container:
+        with gr.Tab(text_of("tab.gallery"), id=ID) as self.container:
             self.board = gr.HTML(
                 None,
                 html_template=component_html("gallery"),
@@ -36,7 +37,7 @@ class GalleryTab:
                 js_on_load=component_script("gallery"),
                 apply_default_css=False,
                 elem_id="gallery",
-                recipes={recipe_id: recipe.label for recipe_id, recipe in RECIPES.items()},
+                recipes={recipe_id: translated(recipe.label) for recipe_id, recipe in RECIPES.items()},
             )
 
     def connect(self, loader: RequestLoader) -> None:

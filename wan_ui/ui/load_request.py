@@ -18,6 +18,7 @@ from wan_ui.ui.events import QUIET, Update, error_toast
 from wan_ui.ui.form import Form
 from wan_ui.ui.lora_block import UPLOAD, upload_names
 from wan_ui.ui.status_panel import StatusPanel
+from wan_ui.ui.texts import text_of, translated
 from wan_ui.ui.uploaded_files import decoded
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from wan_ui.request import Generation
 
 GENERATE = "generate"  # the id of the tab with the form
-FIRST_FRAME_GONE = "The first frame is no longer on this server: choose it again."
 
 
 class RequestJson:
@@ -36,20 +36,20 @@ class RequestJson:
     def __init__(self, form: Form) -> None:
         """Lays them out in the surrounding column."""
         self.pasted = gr.State(None)
-        with gr.Accordion("Request as JSON", open=False, elem_id="json") as self.accordion:
+        with gr.Accordion(text_of("json.title"), open=False, elem_id="json") as self.accordion:
             form.lay_out_text()
             self.paste = gr.Textbox(
-                label="Paste a request",
+                label=text_of("json.paste"),
                 lines=4,
                 max_lines=12,
                 elem_classes="code",
                 placeholder=f'{{"model": "{next(iter(MODELS))}", "prompts": [{{"prompt": "…"}}]}}',
             )
             self.problem = gr.HTML(elem_classes="problems")
-            self.load = gr.Button("Load into the form", size="sm")
+            self.load = gr.Button(text_of("json.load"), size="sm")
             with gr.Column(visible=False) as self.many:
-                self.which = gr.Dropdown([], label="Prompt to show in the form", elem_classes="chooser")
-                self.run_all = gr.Button("Run all prompts as one job", size="sm")
+                self.which = gr.Dropdown([], label=text_of("json.which"), elem_classes="chooser")
+                self.run_all = gr.Button(text_of("json.run_all"), size="sm")
 
 
 class RequestLoader:
@@ -140,11 +140,11 @@ class RequestLoader:
             image = str(item.get("ctrl_img") or "").removeprefix(UPLOAD)
             if image and not self.service.images.has(image, self.access()):
                 del item["ctrl_img"]
-                notes.append(FIRST_FRAME_GONE)
+                notes.append(text_of("json.first_frame_gone"))
         sha256s = hashes_of(lora_use_body(use) for generation in made for use in generation.loras)
         located = locate_loras({**wire, "prompts": prompts}, self.service.library, sha256s, self.access())
         shown = self.open_request(located.request, 0, uploads)
-        notes += located.notes
+        notes += map(translated, located.notes)
         if not notes:
             return shown
         target = self.compare.count if wire.get("compare") else self.form.parts.problem
@@ -169,7 +169,7 @@ class RequestLoader:
         }
         if several:
             updates[json.which] = gr.Dropdown(choices=_prompt_names(request), value=index)
-            updates[json.run_all] = gr.Button(f"Run all {len(request.prompts)} prompts as one job")
+            updates[json.run_all] = gr.Button(text_of("json.run_all_count", number=len(request.prompts)))
             updates[json.accordion] = gr.Accordion(open=True)
         if request.compare is not None:
             updates |= self.compare.open(model, values, request.compare)
@@ -204,6 +204,6 @@ class RequestLoader:
 def _prompt_names(request: InferenceRequest) -> list[tuple[str, int]]:
     """(label, index) of each prompt of a request."""
     return [
-        (f"{index + 1}. {' '.join(item.prompt.split())[:80] or '(no prompt)'}", index)
+        (f"{index + 1}. {' '.join(item.prompt.split())[:80] or render.no_prompt()}", index)
         for index, item in enumerate(request.prompts)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,7 @@ from wan_ui.lora.remote import check_source, is_remote, shown_name
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import render
 from wan_ui.ui.templating import render_template
+from wan_ui.ui.texts import text_of, translated
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -20,20 +21,8 @@ if TYPE_CHECKING:
 
 State = Literal["good", "warn", "bad", "plain"]
 HALF = 0.5  # a share of a file's layers below which its card is red
-TYPES: Mapping[str, str] = {
-    "lora": "LoRA",
-    "dora": "DoRA",
-    "lokr": "LoKr",
-    "full": "full rank",
-    "diff": "full layers",
-    "mixed": "mixed types",
-    "none": "no LoRA layers",
-}
-SIDES: Mapping[str, str] = {"high": "high noise", "low": "low noise", "combined": "high and low noise in one file"}
-ONE_SIDE = "Only one of two LoRAs chosen. Wan 2.2 A14B LoRAs come as a high-noise and a low-noise file."
-BOTH_SIDES = "This file holds both halves: high noise and low noise."
-SAME_TWICE = "The same file is chosen for high and low noise, but it holds only one half. Choose the other file too."
-ADDRESS = "The file is downloaded and checked after you press Generate, before a model loads."
+TYPES = ("lora", "dora", "lokr", "full", "diff", "mixed", "none")
+SIDES = ("high", "low", "combined")
 MOST_MESSAGES = 6  # of one card
 
 
@@ -106,7 +95,13 @@ def look(service: JobService, model: WanModel, slot: str, source: str, access: A
         if is_remote(source):
             check_source(source)
             if service.needs_download(source):
-                return Card("plain", "Not checked yet", messages=(ADDRESS,), fetches=True, name=shown_name(source))
+                return Card(
+                    "plain",
+                    text_of("lora_card.not_checked"),
+                    messages=(text_of("lora_card.address"),),
+                    fetches=True,
+                    name=shown_name(source),
+                )
         about = service.inspect_lora(source, access)
     except WanUIError as error:
         return refused(source, error)
@@ -116,7 +111,7 @@ def look(service: JobService, model: WanModel, slot: str, source: str, access: A
 def refused(source: str, error: WanUIError) -> Card:
     """The card of a source that is no file, or no LoRA."""
     name = shown_name(source) if is_remote(source) else source.rsplit("/", 1)[-1]
-    return Card("bad", "Cannot be used", messages=(error.message,), name=name)
+    return Card("bad", text_of("lora_card.unusable"), messages=(translated(error.message),), name=name)
 
 
 def judge(
@@ -128,24 +123,24 @@ def judge(
     try:
         notes = service.check_lora(source, model, slot, access)
     except LoraMismatch as error:
-        messages = _unique(f"{_sentence(error.details['why'])}.", *about["messages"])
-        return Card("bad", "Incompatible with this model", about, messages, elsewhere, name=about["name"])
-    messages = _unique(*notes, *about["messages"])
+        messages = _unique(translated(f"{_sentence(error.details['why'])}."), *map(translated, about["messages"]))
+        return Card("bad", text_of("lora_card.incompatible"), about, messages, elsewhere, name=about["name"])
+    messages = _unique(*map(translated, (*notes, *about["messages"])))
     swaps = model.two_transformers and about["slot"] in model.slots and about["slot"] != slot
     share = about["coverage"][model.id]
     if share < 1:
-        head = f"Applies in part: {share:.0%} of its layers"
+        head = text_of("lora_card.in_part", share=f"{share:.0%}")
         return Card("warn" if share >= HALF else "bad", head, about, messages, elsewhere, swaps, name=about["name"])
     if model.id not in candidates:
-        return Card("warn", "Probably for another model", about, messages, elsewhere, swaps, name=about["name"])
+        return Card("warn", text_of("lora_card.probably_other"), about, messages, elsewhere, swaps, name=about["name"])
     if about["fits"][model.id] != "yes":
-        return Card("warn", "Probably compatible", about, messages, elsewhere, swaps, name=about["name"])
+        return Card("warn", text_of("lora_card.probably"), about, messages, elsewhere, swaps, name=about["name"])
     if swaps:
-        head = f"Compatible – belongs in the {about['slot']}-noise slot"
+        head = text_of(f"lora_card.belongs_{about['slot']}")
         return Card("warn", head, about, messages, (), swaps, name=about["name"])
     if not model.two_transformers and about["slot"] in ("high", "low"):
-        return Card("warn", "Looks like half of a pair", about, messages, elsewhere, name=about["name"])
-    return Card("good", "Compatible", about, messages, name=about["name"])
+        return Card("warn", text_of("lora_card.half"), about, messages, elsewhere, name=about["name"])
+    return Card("good", text_of("lora_card.compatible"), about, messages, name=about["name"])
 
 
 def _unique(*messages: str) -> tuple[str, ...]:
@@ -163,22 +158,23 @@ def spread(name: str, value: Mapping[str, float] | None) -> str:
     low, high = render.number(value["min"]), render.number(value["max"])
     if value["min"] == value["max"]:
         return f"{name} {low}"
-    return f"{name} {low}–{high}, median {render.number(value['median'])}"
+    median = render.number(value["median"])
+    return text_of("lora_card.spread", name=name, low=low, high=high, median=median)
 
 
 def _facts(about: Mapping[str, Any]) -> list[str]:
     """The file in a few words each, plain text."""
     blocks = about["blocks"].replace("-", "–")
     facts = (
-        TYPES.get(about["type"], about["type"]),
-        SIDES.get(about["slot"], ""),
+        text_of(f"lora_card.type_{about['type']}") if about["type"] in TYPES else about["type"],
+        text_of(f"lora_card.side_{about['slot']}") if about["slot"] in SIDES else "",
         spread("rank", about["rank"]),
         spread("alpha", about["alpha"]),
         about["dtype"],
-        render.plural(about["modules"], "module"),
-        f"blocks {blocks}" if blocks else "",
+        text_of("count.modules", count=about["modules"]),
+        text_of("lora_card.blocks", blocks=blocks) if blocks else "",
         about["trainer"] or "",
-        "" if about["step"] is None else f"step {about['step']}",
+        "" if about["step"] is None else text_of("lora_card.step", step=about["step"]),
     )
     return [fact for fact in facts if fact]
 
@@ -187,19 +183,23 @@ def _made_for(about: Mapping[str, Any]) -> str:
     """One line; "" where models of several kinds are possible, which the messages list."""
     candidates = [MODELS[model_id] for model_id in about["candidates"]]
     if not candidates:
-        return "Not a LoRA for a supported Wan model"
+        return text_of("lora_card.unsupported")
     if len({(model.family, model.conditioning) for model in candidates}) > 1:
         return ""
-    return f"Made for {' or '.join(model.label for model in candidates)}"
+    return text_of("lora_card.made_for", models=_any_of(candidates))
+
+
+def _any_of(models: Sequence[WanModel]) -> str:
+    return text_of("lora_card.or").join(model.label for model in models)
 
 
 def _actions(card: Card) -> Iterator[Action]:
     if card.swaps:
-        yield Action(f"Move to {SIDES[card.slot]}", "swap")
+        yield Action(text_of(f"lora_card.move_{card.slot}"), "swap")
     for model_id in card.other_models:
-        yield Action(f"Switch to {MODELS[model_id].label}", "open", {"data-model": model_id})
+        yield Action(text_of("other_model.switch_to", model=MODELS[model_id].label), "open", {"data-model": model_id})
     if card.fetches:
-        yield Action("Download and check now", "fetch")
+        yield Action(text_of("lora_card.check_now"), "fetch")
 
 
 def html(card: Card | None, target: Target, other_half: str = "") -> Markup | str:
@@ -226,8 +226,7 @@ def question(card: Card, index: int) -> Markup:
     """Whether a LoRA is to run on a model that it was not made for."""
     assert card.about is not None
     models = [MODELS[model_id] for model_id in card.about["candidates"]]
-    made_for = " or ".join(model.label for model in models)
-    return render_template("other_model", name=card.name, made_for=made_for, model=models[0], index=index)
+    return render_template("other_model", name=card.name, made_for=_any_of(models), model=models[0], index=index)
 
 
 def pair(
@@ -245,11 +244,13 @@ def pair(
         return ""
     combined = any(card is not None and card.slot == "combined" for card in cards.values())
     if len(chosen) == 1:
-        return render.hint(BOTH_SIDES) if combined else render.note(ONE_SIDE)
+        return render.hint(text_of("lora_card.both_sides")) if combined else render.note(text_of("lora_card.one_side"))
     try:
         same, notes = service.check_pair(chosen[0], chosen[1], access)
     except WanUIError:
         return ""  # the card of the file that cannot be used says why
     if same:
-        return render.hint(BOTH_SIDES) if combined else render.note(SAME_TWICE)
-    return Markup().join(render.note(text) for text in notes)
+        return (
+            render.hint(text_of("lora_card.both_sides")) if combined else render.note(text_of("lora_card.same_twice"))
+        )
+    return Markup().join(render.note(translated(text)) for text in notes)

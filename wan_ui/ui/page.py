@@ -12,7 +12,7 @@ from wan_ui._version import __version__
 from wan_ui.access import Access
 from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound, WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
-from wan_ui.language import DEFAULT, choices, current_language, in_language, languages, section
+from wan_ui.language import DEFAULT, choices, current_language, in_language, languages, messages_path, section
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
@@ -27,7 +27,7 @@ from wan_ui.ui.restore_box import RestoreBox
 from wan_ui.ui.static_files import page_script, static_text
 from wan_ui.ui.status_panel import Sharing, StatusPanel
 from wan_ui.ui.templating import render_template
-from wan_ui.ui.texts import language, text_of
+from wan_ui.ui.texts import language, text_of, translated
 from wan_ui.ui.training_job_tab import ID as TRAINER
 from wan_ui.ui.training_job_tab import TrainingJobTab, as_block
 
@@ -111,7 +111,8 @@ class PageBlocks(gr.Blocks):
         if wanted not in self._configs:
             own = self._configs[DEFAULT]
             components = with_strings_of(own["components"], self._components[wanted])
-            self._configs[wanted] = {**own, "components": components, "texts": section(wanted, "script")}
+            texts = {"texts": section(wanted, "script"), "messages": messages_path(wanted)}
+            self._configs[wanted] = {**own, "components": components, **texts}
         return self._configs[wanted]
 
     @config.setter
@@ -131,7 +132,7 @@ class PageBlocks(gr.Blocks):
         # Gradio would hold a connection open for each tab, and browsers open six to a server over HTTP/1.1: with six
         # tabs nothing else could be asked. What it serves for, forgetting a closed tab's state at once, is not needed.
         config["connect_heartbeat"] = False
-        config["texts"] = section(DEFAULT, "script")
+        config |= {"texts": section(DEFAULT, "script"), "messages": ""}
         return config
 
 
@@ -215,11 +216,11 @@ class Page:
         with gr.Row(elem_id="workspace"):
             with gr.Column(elem_id="bench"):
                 if banner:
-                    gr.HTML(render.paragraph("banner", banner, role="note"))
+                    gr.HTML(render.paragraph("banner", translated(banner), role="note"))
                 if demo is not None:
                     from wan_ui.demo import examples
 
-                    gr.HTML(render_template("demo_hint", lines=(examples.TRY, examples.WORDS)))
+                    gr.HTML(render_template("demo_hint", lines=(translated(examples.TRY), translated(examples.WORDS))))
                 self.form.lay_out()
             with gr.Column(elem_id="side"):
                 self.status_panel.lay_out_now()
@@ -228,8 +229,8 @@ class Page:
                 with gr.Column(elem_classes="list"):
                     self.restore = RestoreBox()
                 self.json = RequestJson(self.form)
-                with gr.Accordion("As AI Toolkit sample block", open=False, elem_id="block"):
-                    self.block = code_to_copy("For a job's config.yaml", 24)
+                with gr.Accordion(text_of("json.block"), open=False, elem_id="block"):
+                    self.block = code_to_copy(text_of("json.block_label"), 24)
 
     def _connect(self) -> None:
         form, panel = self.form, self.status_panel

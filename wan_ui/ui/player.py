@@ -14,6 +14,7 @@ from wan_ui.models import label_of
 from wan_ui.scale import scale_from, scale_words
 from wan_ui.ui import render
 from wan_ui.ui.static_files import component_html, shared_script, static_text
+from wan_ui.ui.texts import text_of, translated
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from wan_ui.request import Generation
 
 PAIR = "pair:"
-SLOT_WORDS: Mapping[str, str] = {"high": "High-noise LoRA", "low": "Low-noise LoRA"}
 
 
 def build(elem_id: str = "player", visible: bool = True) -> gr.HTML:
@@ -51,8 +51,8 @@ def grid(job: Job, running: Running | None, may_share: bool = False) -> dict[str
     `column_heads` and `row_heads` are the labels without what they have in common, which is `column_title` and
     `row_title`. `baseline` is the column whose cells all show the same video without LoRA, which is shown once.
     """
-    columns = list({cell.column: cell.column_label for cell in job.cells}.values())
-    rows = list({cell.row: cell.row_label for cell in job.cells}.values())
+    columns = [translated(label) for label in {cell.column: cell.column_label for cell in job.cells}.values()]
+    rows = [translated(label) for label in {cell.row: cell.row_label for cell in job.cells}.values()]
     column_title, column_heads = short_labels(columns)
     row_title, row_heads = short_labels(rows)
     return {
@@ -92,9 +92,12 @@ def side_by_side(videos: Sequence[tuple[Job, ClipRecord]]) -> dict[str, Any]:
     """Videos of any jobs as one row of cells, JSON-ready; each is headed by what differs from the others."""
     facts = [_clip_facts(job, clip) for job, clip in videos]
     names = list(dict.fromkeys(name for video in facts for name in video))
-    differing = [name for name in names if len({video.get(name) for video in facts}) > 1 and name != "Prompt"]
+    differing = [
+        name for name in names if len({video.get(name) for video in facts}) > 1 and name != text_of("field.prompt")
+    ]
     heads = [
-        ", ".join(f"{name} {video[name]}" for name in differing if name in video) or f"video {number}"
+        ", ".join(f"{name} {video[name]}" for name in differing if name in video)
+        or text_of("player.video", number=number)
         for number, video in enumerate(facts, 1)
     ]
     cells = []
@@ -129,8 +132,8 @@ def _clip_facts(job: Job, clip: ClipRecord) -> dict[str, str]:
     model = label_of(generation.model)
     wire = job.request_of(clip.index)
     return {
-        "Prompt": generation.prompt,
-        "Model": model,
+        text_of("field.prompt"): generation.prompt,
+        text_of("script.fact.model"): model,
         **dict(lora_facts(wire.get("loras", ()))),
         **dict(_generation_facts(generation)),
     }
@@ -141,14 +144,18 @@ def advance(running: Running | None) -> dict[str, Any] | None:
     if running is None:
         return None
     progress = running.progress
-    shown: dict[str, Any] = {"head": render.PHASES[progress.phase], "text": "", "value": 0, "max": 0}
+    shown: dict[str, Any] = {"head": render.phase_name(progress.phase), "text": "", "value": 0, "max": 0}
     if progress.phase == "denoise" and progress.steps:
-        shown |= {"text": f"step {progress.step} of {progress.steps}", "value": progress.step, "max": progress.steps}
+        shown |= {
+            "text": text_of("script.stage.step", step=progress.step, steps=progress.steps),
+            "value": progress.step,
+            "max": progress.steps,
+        }
         if progress.seconds_left is not None:
-            shown["text"] += f" · {render.seconds(progress.seconds_left)} left"
+            shown["text"] += " · " + text_of("script.stage.left", seconds=render.seconds(progress.seconds_left))
     elif progress.bytes_total:
         shown |= {
-            "text": f"{render.gigabytes(progress.bytes_done)} of {render.gigabytes(progress.bytes_total)}",
+            "text": render.bytes_of(progress.bytes_done, progress.bytes_total),
             "value": progress.bytes_done,
             "max": progress.bytes_total,
         }
@@ -170,7 +177,9 @@ def state(job: Job, cell: PlannedCell, running: Running | None) -> str:
 
 def label(cell: PlannedCell) -> str:
     """A cell's name from the heads of its column and row."""
-    return " · ".join(filter(None, (cell.column_label, cell.row_label))) or "the video"
+    return " · ".join(translated(text) for text in (cell.column_label, cell.row_label) if text) or text_of(
+        "player.the_video"
+    )
 
 
 def _cell(job: Job, cell: PlannedCell, running: Running | None) -> dict[str, Any]:
@@ -188,7 +197,7 @@ def _cell(job: Job, cell: PlannedCell, running: Running | None) -> dict[str, Any
         "fps": generation.fps,
         "brief": _brief(job, cell),
         "video": cell.generation,
-        "error": None if failure is None else str(failure["message"]),
+        "error": None if failure is None else translated(str(failure["message"])),
         "facts": _facts(job, cell),
         "check": _checklist_url(job, cell, running),
     }
@@ -201,8 +210,8 @@ def _brief(job: Job, cell: PlannedCell) -> str:
     seeds, steps = ({getattr(one, name) for one in job.generations} for name in ("seed", "sample_steps"))
     seed = f"seed {generation.seed}"
     return render.joined(
-        seed if len(seeds) > 1 and seed not in heads else "",
-        render.plural(generation.sample_steps, "step") if len(steps) > 1 and "steps" not in heads else "",
+        text_of("player.seed", seed=generation.seed) if len(seeds) > 1 and seed not in heads else "",
+        text_of("count.steps", count=generation.sample_steps) if len(steps) > 1 and "steps" not in heads else "",
     )
 
 
@@ -220,12 +229,15 @@ def _facts(job: Job, cell: PlannedCell) -> list[tuple[str, str]]:
 
 def _generation_facts(generation: Generation) -> list[tuple[str, str]]:
     return [
-        ("Seed", str(generation.seed)),
-        ("Steps", str(generation.sample_steps)),
-        ("Guidance", f"{generation.guidance_scale:g}"),
-        ("Size", render.size(generation.width, generation.height)),
-        ("Frames", f"{generation.num_frames} at {generation.fps} fps"),
-        ("Sampling", RECIPES[generation.recipe].label),
+        (text_of("script.fact.seed"), str(generation.seed)),
+        (text_of("script.fact.steps"), str(generation.sample_steps)),
+        (text_of("script.fact.guidance"), f"{generation.guidance_scale:g}"),
+        (text_of("script.fact.size"), render.size(generation.width, generation.height)),
+        (
+            text_of("script.fact.frames"),
+            text_of("script.fact.frames_at", frames=generation.num_frames, fps=generation.fps),
+        ),
+        (text_of("script.fact.sampling"), translated(RECIPES[generation.recipe].label)),
     ]
 
 
@@ -234,6 +246,6 @@ def lora_facts(loras: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     facts = []
     for item in loras:
         name = PurePosixPath(str(item["path"])).name.removesuffix(".safetensors")
-        slot = SLOT_WORDS.get(item.get("transformer") or "", "LoRA")
+        slot = text_of(f"slot.{item.get('transformer') or 'single'}.lora")
         facts.append((slot, f"{name} × {scale_words(scale_from(item['network_multiplier']))}"))
-    return facts or [("LoRA", "none")]
+    return facts or [(text_of("slot.single.lora"), text_of("script.fact.none"))]

@@ -23,6 +23,7 @@ from wan_ui.ui.events import POLL, QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
+from wan_ui.ui.texts import text_of, translated
 from wan_ui.ui.uploaded_files import taken_file
 from wan_ui.wire import wire_form
 
@@ -33,18 +34,7 @@ if TYPE_CHECKING:
     from wan_ui.jobs.service import JobService
     from wan_ui.trainer.checklist_rows import Row
 
-STATES: Mapping[str, str] = {"red": "differs", "amber": "unsure", "green": "matches"}
-TALLY: Mapping[str, str] = {"red": "different", "amber": "unsure", "green": "matching"}
-ROW_NAMES: Mapping[str, str] = {
-    "checkpoint": "Model", "base": "Base", "lora_sides": "LoRA files", "lora_step": "LoRA step", "size": "Size",
-    "frames": "Frames", "compile": "Compiled",
-    "fps": "FPS", "steps": "Steps", "sampler": "Sampler", "boundary": "Boundary", "guidance": "Guidance",
-    "seed": "Seed", "prompt": "Prompt", "trigger": "Trigger word", "negative": "Negative prompt",
-    "multiplier": "LoRA scale", "lora_applied": "LoRA applied", "control_image": "First frame",
-    "control_resize": "Its resize", "quantisation": "Quantisation", "dtype": "Precision", "decode": "Decode",
-    "versions": "Versions", "job": "Everything else", "flow_shift": "Shift", "switch_step": "High-noise steps",
-    "guidance_scale_2": "Low-noise guidance", "ctrl_img_last": "Last frame",
-}  # fmt: skip
+STATES = ("red", "amber", "green")
 FILES = [".webp", ".gif", ".mp4", ".png", ".jpg", ".jpeg"]
 CHART = (320, 56)  # units of the drawing
 
@@ -63,13 +53,13 @@ class PreviewPanel:
         self.shown_state = gr.State({})
         with gr.Column(elem_id="match", visible=False) as self.panel:
             self.head = gr.HTML()
-            self.which = gr.Dropdown([], label="Video of this request", visible=False, elem_classes="chooser")
+            self.which = gr.Dropdown([], label=text_of("sample.which"), visible=False, elem_classes="chooser")
             self.player = player.build("match-player", visible=False)
             self.rows = gr.HTML(js_on_load=component_script("pick_check"))
             with gr.Row(elem_classes="match-act"):
-                self.all = gr.Button("Make it all match", size="sm", visible=False)
-                self.stop = gr.Button("Stop comparing", size="sm", visible=False)
-            self.file = gr.File(label="Upload a training sample (WebP, GIF, MP4)", file_types=FILES, height=84,
+                self.all = gr.Button(text_of("sample.all"), size="sm", visible=False)
+                self.stop = gr.Button(text_of("sample.stop"), size="sm", visible=False)
+            self.file = gr.File(label=text_of("sample.upload"), file_types=FILES, height=84,
                                 elem_classes="upload")  # fmt: skip
             self.problem = gr.HTML(elem_classes="problems")
 
@@ -135,7 +125,10 @@ class PreviewPanel:
             return self._empty_parts(sample)
         which = None
         if len(job.clips) > 1:
-            which = {"choices": [(f"Video {clip.index + 1}", clip.index) for clip in job.clips], "value": index}
+            which = {
+                "choices": [(text_of("sample.video", number=clip.index + 1), clip.index) for clip in job.clips],
+                "value": index,
+            }
         if not self.service.sample_comparisons.is_compared(job, index):
             return {**self._empty_parts(sample), "panel": True, "which": which}
         checked = self.service.sample_comparisons.check(job, index)
@@ -153,13 +146,15 @@ class PreviewPanel:
     def _name(self, sample: TrainingSample | None) -> str:
         """fox · sample 1 · step 500."""
         if sample is None or sample.job is None:
-            return "an uploaded file"
+            return text_of("sample.uploaded")
         try:
             job = self.service.imported_jobs.job(sample.job)
         except PreviewNotFound:
-            return "a training job that was deleted"
-        step = "" if sample.step is None else f"step {sample.step}"
-        return render.joined(job.imported.name or job.origin, f"sample {(sample.sample or 0) + 1}", step)
+            return text_of("sample.deleted")
+        step = "" if sample.step is None else text_of("lora_card.step", step=sample.step)
+        return render.joined(
+            job.imported.name or job.origin, text_of("sample.number", number=(sample.sample or 0) + 1), step
+        )
 
     def _pinned_head(self, sample: TrainingSample | None) -> Markup:
         if sample is None:
@@ -222,7 +217,7 @@ class PreviewPanel:
         except ValidationError as error:
             refusal = field_errors.invalid_request(error.errors(include_url=False, include_input=False)[:1])
             (text,) = sentences(refusal, lambda location: form_schema.label_of(MODELS[wire["model"]], location))
-            return {self.problem: render.note(f"This value cannot be set here: {text}")}
+            return {self.problem: render.note(text_of("sample.cannot_be_set", text=text))}
         sample = {} if checked.sample is None else checked.sample.model_dump(exclude_none=True)
         pin = {**sample, **({} if linked is None else {"file": linked})}
         return {**filled, self.pin: pin, self.problem: ""}
@@ -275,15 +270,18 @@ def comparison_grid(job: Job, index: int, beside: ComparedSample) -> dict[str, A
     token = hashlib.sha256(json.dumps([numbers, facts.width, facts.height]).encode()).hexdigest()[:12]
     base = f"v1/requests/{job.id}"
     size = (generation.width, generation.height)
+    of_size, of_frames, of_fps = (text_of(f"script.fact.{name}") for name in ("size", "frames", "fps"))
     whole = [
-        ("Preview", f"{base}/preview.mp4?video={index}&v={token}", (facts.width, facts.height), len(pairs),
-         [("Size", render.size(facts.width, facts.height)), ("Frames", str(facts.num_frames)),
-          ("FPS", "unknown" if facts.fps is None else str(facts.fps)), ("File", facts.format)]),
-        ("This video", f"{base}/videos/{index}", size, generation.num_frames,
-         [("Size", render.size(*size)), ("Frames", str(generation.num_frames)), ("FPS", str(generation.fps)),
-          ("Seed", str(generation.seed))]),
-        ("Difference × 4", f"{base}/difference.mp4?video={index}&v={token}", size, len(pairs),
-         [("Black", "the same"), ("Bright", "far apart")]),
+        (text_of("sample.title"), f"{base}/preview.mp4?video={index}&v={token}", (facts.width, facts.height),
+         len(pairs),
+         [(of_size, render.size(facts.width, facts.height)), (of_frames, str(facts.num_frames)),
+          (of_fps, text_of("script.fact.unknown") if facts.fps is None else str(facts.fps)),
+          (text_of("script.fact.file"), facts.format)]),
+        (text_of("sample.this_video"), f"{base}/videos/{index}", size, generation.num_frames,
+         [(of_size, render.size(*size)), (of_frames, str(generation.num_frames)), (of_fps, str(generation.fps)),
+          (text_of("script.fact.seed"), str(generation.seed))]),
+        (text_of("sample.difference"), f"{base}/difference.mp4?video={index}&v={token}", size, len(pairs),
+         [(text_of("sample.black"), text_of("sample.same")), (text_of("sample.bright"), text_of("sample.far_apart"))]),
     ]  # fmt: skip
     return {
         "id": job.id,
@@ -302,9 +300,10 @@ def comparison_grid(job: Job, index: int, beside: ComparedSample) -> dict[str, A
 
 
 def _compared_head(name: str, checked: ChecklistResult) -> Markup:
-    tally = [(state, sum(check.state == state for check in checked.rows), word) for state, word in TALLY.items()]
+    counts = [(state, sum(check.state == state for check in checked.rows)) for state in STATES]
+    tally = [(state, text_of(f"sample.tally_{state}", count=count)) for state, count in counts if count]
     frames = None if checked.beside is None else _frames(checked.beside)
-    return render_template("preview_compared", name=name, tally=[entry for entry in tally if entry[1]], frames=frames)
+    return render_template("preview_compared", name=name, tally=tally, frames=frames)
 
 
 def _frames(beside: ComparedSample) -> dict[str, Any]:
@@ -312,7 +311,7 @@ def _frames(beside: ComparedSample) -> dict[str, Any]:
     numbers = beside.comparison
     return {
         "numbers": f"PSNR {numbers['mean_psnr']:.1f} dB, SSIM {numbers['mean_ssim']:.3f}",
-        "causes": [cause["message"] for cause in numbers["causes"]],
+        "causes": [translated(cause["message"]) for cause in numbers["causes"]],
         "exact": beside.exact,
         "chart": chart(numbers["psnr"]),
     }
@@ -330,7 +329,7 @@ def chart(values: Sequence[float]) -> Markup | str:
         f"{index / (len(values) - 1) * width:.1f},{height - 4 - (value - floor) / span * (height - 8):.1f}"
         for index, value in enumerate(values)
     )
-    label = f"PSNR by frame, {low:.1f} to {high:.1f} dB"
+    label = text_of("sample.psnr_by_frame", low=f"{low:.1f}", high=f"{high:.1f}")
     return render_template("chart", width=width, height=height, points=points, label=label)
 
 
@@ -348,13 +347,13 @@ def checklist_html(checked: ChecklistResult) -> Markup:
 
 def _check(check: Row) -> dict[str, Any]:
     """One row of the checklist as its template takes it."""
-    same = check.preview == check.run
+    same, sample = check.preview == check.run, translated(check.preview)
     return {
         "row": check.row,
         "state": check.state,
-        "name": ROW_NAMES.get(check.row, check.row),
-        "verdict": STATES[check.state],
-        "compared": check.preview if same else f"sample {check.preview} · here {check.run}",
-        "message": "" if check.state == "green" else check.message,
+        "name": text_of(f"check.{check.row}"),
+        "verdict": text_of(f"sample.state_{check.state}"),
+        "compared": sample if same else text_of("sample.compared", sample=sample, run=translated(check.run)),
+        "message": "" if check.state == "green" else translated(check.message),
         "fixable": check.state == "red" and check.fix is not None,
     }

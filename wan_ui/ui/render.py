@@ -18,34 +18,13 @@ from wan_ui.request import Generation
 from wan_ui.scale import scale_from, scale_words
 from wan_ui.ui.error_texts import sentences
 from wan_ui.ui.templating import render_template
+from wan_ui.ui.texts import text_of, translated
 
 if TYPE_CHECKING:
     from wan_ui.job import ClipRecord, Job
     from wan_ui.jobs.outlooks import JobOutlook
 
-PHASES = {
-    "checking": "Checking the files",
-    "downloading": "Downloading the model",
-    "loading": "Loading the model",
-    "lora": "Attaching the LoRA",
-    "text": "Reading the prompt",
-    "image": "Encoding the first frame",
-    "denoise": "Denoising",
-    "decode": "Decoding the video",
-    "encode": "Writing the video",
-}
-STATES = {
-    "in_queue": "Queued",
-    "in_progress": "Running",
-    "succeeded": "Done",
-    "failed": "Failed",
-    "canceled": "Cancelled",
-}
 LIVE = ("in_queue", "in_progress")
-IN_TILES = "in tiles: the GPU had no room for whole frames, so faint seams may differ"
-SLOT_HEADS = {"single": "LoRA", "high": "High", "low": "Low"}
-IDLE = "Nothing is running. Fill in the form and press Generate, or Ctrl/⌘ + Enter."
-CANCELLED = "Cancelled. The form is as you left it: press Generate to run it again."
 _JOINT = " · "
 
 
@@ -102,6 +81,16 @@ class RunningJob:
 # Words and numbers
 
 
+def phase_name(phase: str) -> str:
+    """A phase of a render, such as `Denoising`."""
+    return text_of(f"script.phase.{phase}")
+
+
+def state_name(status: str) -> str:
+    """A job's state, such as `Queued`."""
+    return text_of(f"script.state.{status}")
+
+
 def sentence(text: str) -> Markup:
     """Text as HTML; the flags of a command line in it are not broken over two lines."""
     return render_template("sentence", text=text)
@@ -124,6 +113,11 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
+def bytes_of(done: float, total: float) -> str:
+    """`3.2 GB of 40.0 GB`."""
+    return text_of("render.bytes", done=gigabytes(done), total=gigabytes(total))
+
+
 def size(width: int, height: int) -> str:
     """`832 × 480`."""
     return f"{width} × {height}"
@@ -132,11 +126,6 @@ def size(width: int, height: int) -> str:
 def change(asked: str, effective: str) -> str:
     """`asked → effective` where they differ, else the one value."""
     return asked if asked == effective else f"{asked} → {effective}"
-
-
-def plural(count: int, word: str) -> str:
-    """`1 cell`, `2 cells`."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def number(value: float) -> str:
@@ -152,11 +141,11 @@ def scale_text(body: Any) -> str:
 def percent(value: float | None) -> str:
     """A fraction as a percentage, with enough digits that a small one does not read as zero; None: not a number."""
     if value is None:
-        return "an unknown share"
+        return text_of("render.unknown_share")
     share = value * 100
     if share >= 10:
         return f"{share:.0f} %"
-    return f"{share:.2g} %" if share >= 0.01 or share == 0 else "under 0.01 %"
+    return f"{share:.2g} %" if share >= 0.01 or share == 0 else text_of("render.under")
 
 
 def joined(*parts: str) -> str:
@@ -178,11 +167,17 @@ def took(job: Job) -> float | None:
 
 def _prompt(job: Job) -> str:
     if job.hidden:
-        return "someone’s job"
-    text = (" ".join(job.generations[0].prompt.split()) or "(no prompt)")[:240]
+        return text_of("render.someones_job")
+    prompt = (" ".join(job.generations[0].prompt.split()) or no_prompt())[:240]
     if job.cells:
-        return f"{text} ({plural(len(job.cells), 'cell')})"
-    return f"{text} (+{len(job.generations) - 1} more)" if len(job.generations) > 1 else text
+        return text_of("render.prompt_of_cells", prompt=prompt, cells=text_of("count.cells", count=len(job.cells)))
+    more = len(job.generations) - 1
+    return text_of("render.prompt_and_more", prompt=prompt, more=more) if more else prompt
+
+
+def no_prompt() -> str:
+    """What stands for an empty prompt."""
+    return text_of("render.no_prompt")
 
 
 # The status card
@@ -191,23 +186,23 @@ def _prompt(job: Job) -> str:
 def progress_line(progress: Progress | None) -> Line:
     """How far a running render is."""
     if progress is None:
-        return Line("Starting", Bar("Starting"))
-    head = PHASES[progress.phase]
+        return Line(text_of("render.starting"), Bar(text_of("render.starting")))
+    head = phase_name(progress.phase)
     facts: list[str] = []
     bar = Bar(head)
     if progress.phase == "denoise" and progress.steps:
         bar = Bar(head, f"{progress.step:g}", f"{progress.steps:g}")
-        facts.append(f"step {progress.step} of {progress.steps}")
+        facts.append(text_of("script.stage.step", step=progress.step, steps=progress.steps))
         if progress.seconds_per_step is not None:
-            facts.append(f"{seconds(progress.seconds_per_step)} per step")
+            facts.append(text_of("script.stage.per_step", seconds=seconds(progress.seconds_per_step)))
         if progress.seconds_left is not None:
-            facts.append(f"{seconds(progress.seconds_left)} left")
+            facts.append(text_of("script.stage.left", seconds=seconds(progress.seconds_left)))
     elif progress.bytes_total:
         bar = Bar(head, f"{progress.bytes_done:g}", f"{progress.bytes_total:g}")
-        facts.append(f"{gigabytes(progress.bytes_done)} of {gigabytes(progress.bytes_total)}")
+        facts.append(bytes_of(progress.bytes_done, progress.bytes_total))
         if progress.bytes_per_second is not None:
             facts.append(f"{gigabytes(progress.bytes_per_second)}/s")
-    return Line(head, bar, joined(*facts, progress.note or ""))
+    return Line(head, bar, joined(*facts, translated(progress.note or "")))
 
 
 def now(
@@ -218,7 +213,7 @@ def now(
     `progress` of a job that waits is that of the download of its LoRA. `outlook` is that of `lead`.
     """
     if lead is None:
-        return Card("empty", "Ready", text=IDLE).html
+        return Card("empty", text_of("render.ready"), text=text_of("render.idle")).html
     if lead.status == "in_queue":
         card = _waiting_card(lead, progress, ahead)
     elif lead.status == "in_progress":
@@ -230,28 +225,36 @@ def now(
 
 def _waiting_card(job: Job, progress: Progress | None, ahead: RunningJob | None) -> Card:
     title, text = label(job), _prompt(job)
-    position = f"position {job.position}" if job.position else "next"
+    position, head = position_of(job), state_name(job.status)
     if progress is not None:
         line = progress_line(progress)
         facts = joined(line.facts, position)
-        return Card("waiting", "Fetching the LoRA", title, line.bar, facts, text, tab_title="Queued")
+        return Card("waiting", text_of("render.fetching"), title, line.bar, facts, text, tab_title=head)
     running = ""
     if ahead is not None:
         line = progress_line(ahead.progress)
-        running = f"now: {label(ahead.job)}, {', '.join(filter(None, (line.head.lower(), line.facts)))}"
-    return Card("waiting", "Queued", title, Bar("Queued"), joined(position, running), text, tab_title="Queued")
+        doing = ", ".join(filter(None, (line.head.lower(), line.facts)))
+        running = text_of("render.now", model=label(ahead.job), doing=doing)
+    return Card("waiting", head, title, Bar(head), joined(position, running), text, tab_title=head)
+
+
+def position_of(job: Job) -> str:
+    """A waiting job's place in the queue."""
+    return text_of("render.position", position=job.position) if job.position else text_of("render.next")
 
 
 def _running_card(job: Job, progress: Progress | None, outlook: JobOutlook | None) -> Card:
     title, text = label(job), _prompt(job)
     if job.cancel_requested:
-        return Card("waiting", "Cancelling", title, Bar("Cancelling"), "after this step", text, tab_title="Cancelling")
+        head = text_of("render.cancelling")
+        return Card("waiting", head, title, Bar(head), text_of("render.after_step"), text, tab_title=head)
     line = progress_line(progress)
     if outlook is not None and outlook.own.fraction is not None and progress is not None:
         line = replace(line, bar=Bar(line.head, f"{outlook.own.fraction:.4f}"), facts=_facts(outlook, progress))
     clip = ""
     if len(job.generations) > 1 and not job.cells:  # the progress of a comparison names its cell
-        clip = f"clip {min(len(job.clips) + 1, len(job.generations))} of {len(job.generations)}"
+        count = len(job.generations)
+        clip = text_of("render.clip", number=min(len(job.clips) + 1, count), total=count)
     facts = joined(clip, line.facts)
     return Card("running", line.head, title, line.bar, facts, text, tab_title=_tab_title(progress, clip))
 
@@ -261,49 +264,63 @@ def _facts(outlook: JobOutlook, progress: Progress) -> str:
     own, left = outlook.own, outlook.seconds_left
     is_denoising = progress.phase == "denoise" and progress.seconds_per_step is not None
     return joined(
-        f"step {own.steps_done} of {own.steps_total}" if own.steps_total else "",
-        f"{seconds(progress.seconds_per_step or 0)} per step" if is_denoising else "",
-        "" if left is None else f"{'about ' if own.about else ''}{seconds(left)} left",
-        progress.note,
+        text_of("script.stage.step", step=own.steps_done, steps=own.steps_total) if own.steps_total else "",
+        text_of("script.stage.per_step", seconds=seconds(progress.seconds_per_step or 0)) if is_denoising else "",
+        ""
+        if left is None
+        else text_of("script.stage.about_left" if own.about else "script.stage.left", seconds=seconds(left)),
+        translated(progress.note or ""),
     )
+
+
+def _made(job: Job) -> str:
+    """`4 cells`, or `1 clip`."""
+    count = len(job.cells) or len(job.clips)
+    return text_of("count.cells" if job.cells else "count.clips", count=count)
 
 
 def _tab_title(progress: Progress | None, clip: str) -> str:
     """`clip 2 of 3 · 43 % · 27 s left`, or the phase where it has no steps."""
     if progress is None or progress.phase != "denoise" or not progress.steps:
         return joined(clip, progress_line(progress).head)
-    left = "" if progress.seconds_left is None else f"{seconds(progress.seconds_left)} left"
+    left = "" if progress.seconds_left is None else text_of("script.stage.left", seconds=seconds(progress.seconds_left))
     return joined(clip, f"{100 * progress.step // progress.steps} %", left)
 
 
 def _ended_card(job: Job) -> Card:
     title, spent = label(job), took(job)
     if job.status == "succeeded":
-        made = plural(len(job.cells), "cell") if job.cells else plural(len(job.clips), "clip")
+        made = _made(job)
         return Card(
             "done",
-            "Done",
+            state_name(job.status),
             title,
-            Bar("Done", "1"),
-            f"{made} in {seconds(spent or 0)}",
+            Bar(state_name(job.status), "1"),
+            text_of("render.made_in", made=made, seconds=seconds(spent or 0)),
             _prompt(job),
-            tab_title="✓ Done",
+            tab_title=f"✓ {state_name(job.status)}",
         )
     facts = joined(
-        f"after {seconds(spent)}" if spent is not None and spent >= 1 else "",
-        f"{plural(len(job.clips), 'finished clip')} kept" if job.clips else "",
+        text_of("render.after", seconds=seconds(spent)) if spent is not None and spent >= 1 else "",
+        text_of("render.clips_kept", count=len(job.clips)) if job.clips else "",
     )
     if job.status == "canceled":
-        return Card("stopped", "Cancelled", title, facts=facts, text=CANCELLED)
-    error = job.error or {"code": "", "message": "The reason was not recorded."}
+        return Card("stopped", state_name(job.status), title, facts=facts, text=text_of("render.cancelled"))
+    error = job.error or {"code": "", "message": text_of("render.no_reason")}
     return Card(
-        "failed", "Failed", title, facts=facts, problem=error["message"], code=error["code"], tab_title="✗ Failed"
+        "failed",
+        state_name(job.status),
+        title,
+        facts=facts,
+        problem=translated(error["message"]),
+        code=error["code"],
+        tab_title=f"✗ {state_name(job.status)}",
     )
 
 
 def trouble(error: WanUIError) -> Markup:
     """The status card while the jobs cannot be read."""
-    return Card("failed", "No answer", problem=error.message).html
+    return Card("failed", text_of("render.no_answer"), problem=translated(error.message)).html
 
 
 # The result
@@ -359,57 +376,52 @@ def _effect_line(slot: str, report: Mapping[str, Any]) -> EffectLine:
     files = report.get("files", [])
     state = ""
     facts = [
-        f"{in_use} of {in_file} modules",
-        f"weights changed by {percent(report['weight_change']['median'])} (median)",
+        text_of("effect.modules", used=in_use, total=in_file),
+        text_of("effect.weights", share=percent(report["weight_change"]["median"])),
     ]
     if files and all(file["network_multiplier"] == 0 for file in files):
-        facts = ["not attached: its scale is 0"]
+        facts = [text_of("effect.not_attached")]
     elif change_of_first_step is not None and change_of_first_step == 0:
         state = "dead"
-        facts.append("the first prediction did not change: this LoRA has no effect here")
+        facts.append(text_of("effect.dead"))
     elif change_of_first_step is not None:
-        facts.append(f"first prediction by {percent(change_of_first_step)}")
-    text = f"{', '.join(facts)}."
+        facts.append(text_of("effect.first_prediction", share=percent(change_of_first_step)))
+    text = text_of("effect.facts", facts=text_of("effect.comma").join(facts))
     if dropped:
         state = state or ("lost" if 2 * in_use >= in_file else "dead")
         reasons = sorted({str(item["why"]) for item in dropped})
-        text += f" {plural(len(dropped), 'module')} left out: {'; '.join(reasons[:3])}."
+        text += " " + text_of("effect.left_out", count=len(dropped), reasons="; ".join(map(translated, reasons[:3])))
     names = " + ".join(f"{file['name']} × {scale_text(file['network_multiplier'])}" for file in files)
-    return EffectLine(SLOT_HEADS.get(slot, slot), state, text, names)
-
-
-_BASE_GRADES: Mapping[str, str] = {
-    "green": "the reference's numbers",
-    "amber": "the last bit of bf16 may differ from the reference's",
-    "red": "other numbers than the reference's; choose the folder or a bf16 file to match it",
-}
+    return EffectLine(text_of(f"effect.{slot}"), state, text, names)
 
 
 def base_fact(base: Mapping[str, Any]) -> str:
     """What a clip was loaded from, by the transformer's file, and how near its numbers are to the reference's."""
     first = next(item for item in base["components"] if item["component"] == "transformer")
-    name = "folder" if first["precision"] == "folder" else f"{first['name']} ({first['precision']})"
-    return f"{name}: {_BASE_GRADES[base['grade']]}"
+    name = text_of("render.folder") if first["precision"] == "folder" else f"{first['name']} ({first['precision']})"
+    return f"{name}: {text_of('base.' + base['grade'])}"
 
 
 def _clip_facts(job: Job, clip: ClipRecord, generation: Generation) -> list[tuple[str, str]]:
     asked = size(generation.requested_width, generation.requested_height)
     facts = [
-        ("Size", change(asked, size(clip.width, clip.height))),
-        ("Frames", change(str(generation.requested_num_frames), str(clip.num_frames))),
-        ("FPS", str(clip.fps)),
-        ("Length", seconds(clip.num_frames / clip.fps)),
-        ("Seed", str(clip.seed)),
+        (text_of("script.fact.size"), change(asked, size(clip.width, clip.height))),
+        (text_of("script.fact.frames"), change(str(generation.requested_num_frames), str(clip.num_frames))),
+        (text_of("script.fact.fps"), str(clip.fps)),
+        (text_of("script.fact.length"), seconds(clip.num_frames / clip.fps)),
+        (text_of("script.fact.seed"), str(clip.seed)),
     ]
     if generation.speedup != "none":
-        facts.append(("Speed-up", describe(generation.speedup, clip.metadata.get("forwards"))))
+        facts.append(
+            (text_of("script.fact.speedup"), translated(describe(generation.speedup, clip.metadata.get("forwards"))))
+        )
     base = clip.metadata.get("base")
     if base is not None and (base["grade"] != "green" or generation.base != "auto"):
-        facts.append(("Base", base_fact(base)))
+        facts.append((text_of("script.fact.base"), base_fact(base)))
     if clip.metadata.get("tiled") and not generation.vae_tiling:
-        facts.append(("Decoded", IN_TILES))
+        facts.append((text_of("script.fact.decoded"), text_of("render.in_tiles")))
     spent = took(job) if len(job.generations) == 1 else None
-    return facts if spent is None else [*facts, ("Took", seconds(spent))]
+    return facts if spent is None else [*facts, (text_of("script.fact.took"), seconds(spent))]
 
 
 def _clip(job: Job, clip: ClipRecord) -> ShownClip:
@@ -420,7 +432,7 @@ def _clip(job: Job, clip: ClipRecord) -> ShownClip:
         file_name=f"wan-{job.id[:8]}-{clip.index}.mp4",
         width=clip.width,
         height=clip.height,
-        name=" ".join(generation.prompt.split())[:160] or "(no prompt)",
+        name=" ".join(generation.prompt.split())[:160] or no_prompt(),
         facts=_clip_facts(job, clip, generation),
         effect=effect(clip.metadata.get("lora")),
     )
@@ -433,7 +445,7 @@ def result(job: Job | None) -> Markup:
     if job.cells:
         # As links and not as players: the grid that plays them is in the Compare tab.
         done = sum(any(clip.index == cell.generation for clip in job.clips) for cell in job.cells)
-        comparison = f"{done} of {plural(len(job.cells), 'cell')} finished"
+        comparison = text_of("render.cells_finished", done=done, count=len(job.cells))
         return render_template("result", result=ShownResult(job.id, label(job), _prompt(job), comparison))
     several = len(job.generations) > 1
     spent = took(job) if several else None
@@ -484,7 +496,7 @@ def _queue_text(job: Job, ahead: RunningJob | None, fetching: Mapping[str, Progr
         line = progress_line(ahead.progress)
         return joined(_prompt(job) if job.hidden else "", line.head, line.facts)
     if job.id in fetching:
-        return progress_line(fetching[job.id]).facts or "fetching its LoRA"
+        return progress_line(fetching[job.id]).facts or text_of("render.fetching_its_lora")
     return _prompt(job)
 
 
@@ -509,7 +521,7 @@ def finished(jobs: Sequence[Job], shown: str | None) -> Markup:
                 "thumbnail": _thumbnail(job),
                 "prompt": _prompt(job),
                 "current": job.id == shown,
-                "state": joined(STATES[job.status], plural(len(job.cells), "cell") if job.cells else ""),
+                "state": joined(state_name(job.status), _made(job) if job.cells else ""),
                 "size": size(job.clips[0].width, job.clips[0].height) if job.clips and not job.cells else "",
                 "took": "" if spent is None else f"{_JOINT}{seconds(spent)}",
             }

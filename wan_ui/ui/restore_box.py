@@ -12,6 +12,7 @@ from wan_ui.request import find_model, parse
 from wan_ui.ui.events import Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import component_html, component_script
+from wan_ui.ui.texts import translated
 from wan_ui.ui.uploaded_files import decoded
 
 
@@ -56,7 +57,7 @@ class RestoreBox:
             else:
                 updates = self.loader.open_request(request, 0, uploads)
         except WanUIError as error:
-            return {self.box: gr.HTML(value={"ticket": pressed.get("ticket"), "problem": error.message})}
+            return {self.box: gr.HTML(value={"ticket": pressed.get("ticket"), "problem": translated(error.message)})}
         return {**updates, self.box: gr.HTML(value={"ticket": pressed.get("ticket"), "problem": ""})}
 
     def _with_frame(self, request: Any, draft: Any) -> Update:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from wan_ui.ui.texts import with_texts
@@ -27,6 +28,7 @@ SHARED = ("player", "pick_card_action")
 TEXTS = "texts"
 """The script that gives the others the page's texts: it stands before each of them."""
 
+_COMMENT_LINE = re.compile(r"^ *//.*\n", re.MULTILINE)
 _FOLDER = Path(__file__).parent / "static"
 _PARAMETERS = "element, props, trigger, watch"
 _RUN = """
@@ -37,8 +39,9 @@ else document.addEventListener('wan-ui-scripts', run, {once: true});
 
 
 def static_text(name: str) -> str:
-    """The text of one file of the folder `static`."""
-    return (_FOLDER / name).read_text(encoding="utf-8")
+    """The text of one file of the folder `static`, of a script without its lines of comment."""
+    text = (_FOLDER / name).read_text(encoding="utf-8")
+    return _COMMENT_LINE.sub("", text) if name.endswith(".js") else text
 
 
 def component_html(name: str) -> str:

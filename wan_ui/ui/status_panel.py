@@ -14,6 +14,7 @@ from wan_ui.ui import render
 from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, looked_again
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
+from wan_ui.ui.texts import text_of
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 RECENT = 40  # jobs read for the list of finished ones
 QUEUE_SHOWN = 60  # waiting jobs shown; each more is sent to every page at every poll
-OTHERS_NOTE = "This page is open to everybody who has its link and password."
 
 
 class Link(Protocol):
@@ -55,7 +55,9 @@ class StatusPanel:
         self.sharing = sharing
         with gr.Row(elem_id="link-line", visible=False) as self.link_line:
             self.link = gr.HTML("", elem_id="link")
-            self.stop_sharing = gr.Button("Stop sharing", size="sm", scale=0, visible=False, elem_id="stop-sharing")
+            self.stop_sharing = gr.Button(
+                text_of("link.stop"), size="sm", scale=0, visible=False, elem_id="stop-sharing"
+            )
         self.picked = gr.State(None)
         # Fingerprints of what the page shows. In the browser and not in gr.State: answers may overtake each other, and
         # only the browser knows which one was applied last.
@@ -65,19 +67,19 @@ class StatusPanel:
         """The status card and the result, in the surrounding column."""
         with gr.Column(elem_id="now"):
             self.now = gr.HTML(render.now(None, None, None))
-            self.cancel = gr.Button("Cancel", interactive=False, size="sm", elem_id="cancel")
-            gr.HTML(render_template("stage", phases=render.PHASES, states=render.STATES))
+            self.cancel = gr.Button(text_of("render.cancel"), interactive=False, size="sm", elem_id="cancel")
+            gr.HTML(render_template("stage"))
         with gr.Column(elem_id="result"):
             self.result = gr.HTML(render.result(None))
-            self.reuse = gr.Button("Use settings", interactive=False, size="sm", elem_id="reuse")
+            self.reuse = gr.Button(text_of("result.use_settings"), interactive=False, size="sm", elem_id="reuse")
 
     def lay_out_lists(self) -> None:
         """The queue and the finished jobs, in the surrounding column."""
         with gr.Column(elem_classes="list"):
-            gr.HTML(render.heading("Queue"))
+            gr.HTML(render.heading(text_of("queue.title")))
             self.queue = gr.HTML(render.queue((), (), None), js_on_load=component_script("pick_job"))
         with gr.Column(elem_classes="list"):
-            gr.HTML(render.heading("Finished"))
+            gr.HTML(render.heading(text_of("finished.title")))
             self.finished = gr.HTML(render.finished((), None), js_on_load=component_script("pick_job"))
 
     def lay_out_pulse(self) -> None:
@@ -175,7 +177,7 @@ class StatusPanel:
         if self.sharing is None or url is None:
             return ""
         if not self.access().identity.owner:
-            return render.paragraph("banner", OTHERS_NOTE, role="note")
+            return render.paragraph("banner", text_of("link.open_to_everybody"), role="note")
         return render_template("link", url=url, user=self.sharing.user, password=self.sharing.password)
 
     def _changed(self, wanted: Mapping[str, Any], seen: Mapping[str, Any]) -> Update:

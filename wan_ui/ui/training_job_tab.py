@@ -25,6 +25,7 @@ from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
+from wan_ui.ui.texts import text_of, translated
 from wan_ui.ui.uploaded_files import taken_file
 from wan_ui.wire import wire_form
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 ID = "trainer"
 FILES = [".yaml", ".yml", ".json", ".zip", ".safetensors", ".webp", ".gif", ".png", ".jpg", ".jpeg", ".mp4"]
 MOST_NOTES = 12
-SIDES: Mapping[str, str] = {"high": "high", "low": "low", "whole": ""}
+_COLUMNS = ("script.fact.size", "script.fact.frames", "script.fact.seed", "script.fact.steps", "script.fact.guidance")
 
 _UPLOAD: dict[str, Any] = {"api_visibility": "private", "preprocess": False, "concurrency_limit": 4}
 
@@ -50,12 +51,12 @@ class TrainingJobTab:
         self.service = service
         self.access = access
         self.opened = opened
-        with gr.Tab("Training job", id=ID) as self.container:
+        with gr.Tab(text_of("tab.training_job"), id=ID) as self.container:
             with gr.Column(elem_classes=["form", "trainer-form"]):
                 with gr.Column(elem_classes="section"):
                     gr.HTML(render_template("training_job_lead"))
                     self.drop = gr.File(
-                        label="config.yaml, LoRA files, or a ZIP of the job's folder",
+                        label=text_of("trainer.drop"),
                         file_types=FILES,
                         file_count="multiple",
                         height=110,
@@ -65,20 +66,20 @@ class TrainingJobTab:
                         self.folder = gr.Dropdown(
                             [],
                             value=None,
-                            label="or a job's folder under the LoRA folder",
+                            label=text_of("trainer.folder"),
                             allow_custom_value=True,
                             elem_classes="chooser",
                         )
-                        self.read = gr.Button("Open", size="sm", scale=0)
+                        self.read = gr.Button(text_of("trainer.open"), size="sm", scale=0)
                     self.problem = gr.HTML(elem_classes="problems")
                 with gr.Column(visible=False, elem_classes="job") as self.body:
                     self.about = gr.HTML()
                     with gr.Row(elem_classes="line"):
-                        self.checkpoint = gr.Dropdown([], label="Checkpoint to render with", elem_classes="chooser")
-                        self.all = gr.Button("Reproduce all", size="sm", scale=0)
+                        self.checkpoint = gr.Dropdown([], label=text_of("trainer.checkpoint"), elem_classes="chooser")
+                        self.all = gr.Button(text_of("trainer.reproduce_all"), size="sm", scale=0)
                     self.watch = gr.Checkbox(
-                        label="Watch for new saves",
-                        info="Renders each new save with these samples while nothing else waits, as one comparison.",
+                        label=text_of("trainer.watch"),
+                        info=text_of("trainer.watch_info"),
                         visible=False,
                     )
                     self.table = gr.HTML(js_on_load=component_script("pick_sample"), elem_id="samples")
@@ -185,7 +186,7 @@ class TrainingJobTab:
         return render_template(
             "samples_table",
             samples=[_sample_row(sample) for sample in samples],
-            heads=("#", "Prompt", "Size", "Frames", "Seed", "Steps", "Guidance"),
+            heads=("#", text_of("field.prompt"), *map(text_of, _COLUMNS)),
             across=len(job.checkpoints) > 1,
         )
 
@@ -236,12 +237,9 @@ class TrainingJobTab:
         sample = next(sample for sample in job.imported.samples if sample.index == index)
         problem = self.form.parts.problem
         if sample.missing_image is not None:
-            updates[problem] = render.note(f"Choose this sample's first frame: {sample.missing_image}.")
+            updates[problem] = render.note(text_of("trainer.choose_first_frame", name=sample.missing_image))
         elif job.imported.quantised is not None:
-            updates[problem] = render.note(
-                f"The trainer's base was quantised ({job.imported.quantised}): its preview can be approached, not "
-                "equalled."
-            )
+            updates[problem] = render.note(text_of("trainer.quantised", kind=job.imported.quantised))
         pin = request.prompts[0].training_sample
         pinned = None if pin is None else pin.model_dump(exclude_none=True)
         return {**updates, self.problem: "", self.preview_panel.pin: pinned}
@@ -281,7 +279,7 @@ class TrainingJobTab:
                 self.service.plan(body, self.access())  # all or none
             started = [self.service.submit(body, self.access()) for body in bodies]
             if not started:
-                raise InvalidRequest("This job has no sample that can be rendered.")
+                raise InvalidRequest(text_of("samples_table.this_job_has_no"))
         except WanUIError as error:
             return {self.problem: render.problem(error)}
         grid = next((job for job in started if job.cells), None)
@@ -321,26 +319,38 @@ def _axis_value(checkpoint: Checkpoint, two: bool) -> Any:
 
 
 def _checkpoint_label(checkpoint: Checkpoint) -> str:
-    sides = " + ".join(side for side in ("high", "low") if side in checkpoint.files)
+    sides = " + ".join(text_of(f"trainer.side_{side}") for side in ("high", "low") if side in checkpoint.files)
     return checkpoint.label if len(checkpoint.files) < 2 else f"{checkpoint.label}, {sides}"
 
 
 def about(job: ImportedJob) -> Markup:
     """What the job is, and what to know before rendering it."""
     imported = job.imported
-    model = MODELS[imported.model]
+    model, assumed = MODELS[imported.model], text_of("trainer.assumed")
+    recipe = translated(RECIPES[imported.recipe].label)
+    slots = f", {' + '.join(imported.slots)}" if model.two_transformers else ""
+    checkpoints = str(len(job.checkpoints)) if job.checkpoints else text_of("trainer.none_here")
     pairs = [
-        ("Model", model.label + (", assumed" if imported.model_assumed else "")),
-        ("Match", RECIPES[imported.recipe].label + ("" if imported.recipe_known else ", assumed")),
-        ("Trigger word", imported.trigger_word or "none"),
-        ("LoRA", imported.network_type + (f", {' + '.join(imported.slots)}" if model.two_transformers else "")),
-        ("Base", "quantised" if imported.quantised else "bf16"),
-        ("Checkpoints", str(len(job.checkpoints)) if job.checkpoints else "none here"),
+        (text_of("script.fact.model"), model.label + (assumed if imported.model_assumed else "")),
+        (
+            text_of("trainer.match"),
+            recipe + ("" if imported.recipe_known else assumed),
+        ),
+        (text_of("field.trigger_word"), imported.trigger_word or text_of("script.fact.none")),
+        (
+            text_of("slot.single.lora"),
+            imported.network_type + slots,
+        ),
+        (text_of("script.fact.base"), text_of("trainer.is_quantised") if imported.quantised else "bf16"),
+        (
+            text_of("trainer.checkpoints"),
+            checkpoints,
+        ),
     ]
     notes = list(dict.fromkeys([*imported.notes, *job.notes]))
-    shown = notes[:MOST_NOTES]
+    shown = [translated(note) for note in notes[:MOST_NOTES]]
     if len(notes) > MOST_NOTES:
-        shown.append(f"and {len(notes) - MOST_NOTES} more")
+        shown.append(text_of("error.and_more", more=len(notes) - MOST_NOTES))
     return render_template(
         "training_job_about",
         title=imported.name or job.origin,
@@ -352,18 +362,18 @@ def about(job: ImportedJob) -> Markup:
 def _sample_row(sample: Sample) -> dict[str, Any]:
     """One sample of the config as the table's template takes it."""
     item = sample.request.prompts[0]
-    prompt = " ".join(item.prompt.split()) or "(no prompt)"
+    prompt = " ".join(item.prompt.split()) or render.no_prompt()
     return {
         "index": sample.index,
         "number": sample.index + 1,
         "prompt": prompt[:400],
         "missing_image": sample.missing_image,
         "cells": [
-            ("Size", render.size(item.width, item.height)),
-            ("Frames", f"{item.num_frames} at {item.fps}"),
-            ("Seed", "drawn" if item.seed == -1 else str(item.seed)),
-            ("Steps", str(item.sample_steps)),
-            ("Guidance", f"{item.guidance_scale:g}"),
+            (text_of("script.fact.size"), render.size(item.width, item.height)),
+            (text_of("script.fact.frames"), text_of("trainer.frames_at", frames=item.num_frames, fps=item.fps)),
+            (text_of("script.fact.seed"), text_of("trainer.drawn") if item.seed == -1 else str(item.seed)),
+            (text_of("script.fact.steps"), str(item.sample_steps)),
+            (text_of("script.fact.guidance"), f"{item.guidance_scale:g}"),
         ],
     }
 
@@ -383,7 +393,7 @@ def wall(job: ImportedJob) -> Markup | str:
         return {
             "index": index,
             "film": f"v1/jobs/{job.id}/samples/{step}/{index}",  # relative, for a proxy's path
-            "name": f"sample {index + 1} at step {step}",
+            "name": text_of("trainer.sample_at", number=index + 1, step=step),
             "reproducible": index in reproducible,
         }
 

@@ -25,6 +25,7 @@ from starlette.routing import Mount, Route
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.compare import NO_LORA
 from wan_ui.errors import RequestNotFound, ShareEnded, ShareNotFound, VideoNotFound, WanUIError
+from wan_ui.language import choices, current_language, tag, text_of, translate
 from wan_ui.lora.remote import shown_name
 from wan_ui.models import label_of
 from wan_ui.scale import scale_words
@@ -41,10 +42,10 @@ SHARED_PATH = "/shared/"
 CLIP_SECONDS = 600  # that a browser may keep a clip: the grid and the large player show the same one
 _INDEX = re.compile(r"[0-9]{1,3}")
 _LONGEST_TITLE = 80  # characters
-_SLOTS = {"high": "High-noise LoRA", "low": "Low-noise LoRA"}
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
 )
+_TEMPLATES.globals |= {"text_of": text_of, "lang": lambda: tag(current_language.get()), "languages": choices}
 
 
 @dataclass(frozen=True)
@@ -174,9 +175,11 @@ def _html(template: str, status: int, **values: Any) -> Response:
 async def _closed(_request: Request, error: Exception) -> Response:
     """The page for a link that shows nothing (any more)."""
     assert isinstance(error, WanUIError)
-    titles: dict[type[WanUIError], str] = {ShareNotFound: "This link does not exist", ShareEnded: "This link is closed"}
-    title = titles.get(type(error), "This cannot be shown")
-    return _html("guest_closed.html", error.status, title=title, reason=error.message)
+    titles: dict[type[WanUIError], str] = {ShareNotFound: "guest.not_found", ShareEnded: "guest.closed"}
+    title = text_of(titles.get(type(error), "guest.cannot_be_shown"))
+    return _html(
+        "guest_closed.html", error.status, title=title, reason=translate(current_language.get(), error.message)
+    )
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -196,7 +199,7 @@ def _clip(entry: Entry, job: Job, index: str) -> ClipRecord:
 
 def _page_of(share: Share, entry: Entry, job: Job) -> GuestPage:
     prompt = " ".join(entry.generation.prompt.split())
-    title = prompt[:_LONGEST_TITLE] or "A video"
+    title = prompt[:_LONGEST_TITLE] or text_of("guest.a_video")
     until = _day(share.ends_at)
     if entry.index is not None:
         cell = Cell(title, entry.index, 0, 0)
@@ -211,7 +214,7 @@ def _page_of(share: Share, entry: Entry, job: Job) -> GuestPage:
     baseline = next((index for index in without_lora if index in finished), None)
     axes = [("X", ", ".join(columns)), ("Y", ", ".join(rows))]
     return GuestPage(
-        title=f"Comparison of {len({cell.index for cell in with_video})} videos",
+        title=text_of("guest.comparison", number=len({cell.index for cell in with_video})),
         prompt=prompt,
         until=until,
         width=entry.width,
@@ -228,7 +231,7 @@ def _page_of(share: Share, entry: Entry, job: Job) -> GuestPage:
 def _cell(cell: PlannedCell, finished: set[int]) -> Cell:
     label = ", ".join(filter(None, (cell.row_label, cell.column_label)))
     index = cell.generation if cell.generation in finished else None
-    return Cell(label or "the video", index, cell.column, cell.row)
+    return Cell(label or text_of("player.the_video"), index, cell.column, cell.row)
 
 
 def _labels(labels: Mapping[int, str]) -> tuple[str, ...]:
@@ -241,12 +244,12 @@ def _shared_values(job: Job) -> frozenset[str]:
     for generation in job.generations:
         size = (generation.width, generation.height)
         named = {
-            "Size": size,
-            "Length": (generation.num_frames, generation.fps),
-            "Seed": generation.seed,
-            "Steps": generation.sample_steps,
-            "Guidance": generation.guidance_scale,
-            "Model": generation.model,
+            "size": size,
+            "length": (generation.num_frames, generation.fps),
+            "seed": generation.seed,
+            "steps": generation.sample_steps,
+            "guidance": generation.guidance_scale,
+            "model": generation.model,
         }
         for name, value in named.items():
             values.setdefault(name, set()).add(value)
@@ -254,25 +257,24 @@ def _shared_values(job: Job) -> frozenset[str]:
 
 
 def _facts(entry: Entry, only: frozenset[str] | None = None) -> tuple[tuple[str, str], ...]:
-    """The values of an entry's video; `only` those names."""
+    """The values of an entry's video; `only` those of these keys."""
     generation = entry.generation
-    frames = f"{entry.num_frames} frame{'' if entry.num_frames == 1 else 's'}"
     facts = (
-        ("Model", label_of(entry.model)),
-        ("Size", f"{entry.width} × {entry.height}"),
-        ("Length", f"{frames}, {entry.num_frames / entry.fps:.1f} s"),
-        ("Seed", str(entry.seed)),
-        ("Steps", str(generation.sample_steps)),
-        ("Guidance", f"{generation.guidance_scale:g}"),
+        ("model", label_of(entry.model)),
+        ("size", f"{entry.width} × {entry.height}"),
+        ("length", text_of("guest.length", count=entry.num_frames, seconds=f"{entry.num_frames / entry.fps:.1f}")),
+        ("seed", str(entry.seed)),
+        ("steps", str(generation.sample_steps)),
+        ("guidance", f"{generation.guidance_scale:g}"),
     )
-    return tuple(fact for fact in facts if only is None or fact[0] in only)
+    return tuple((text_of(f"script.fact.{name}"), value) for name, value in facts if only is None or name in only)
 
 
 def _lora_facts(entry: Entry) -> tuple[tuple[str, str], ...]:
     names = {lora.sha256: lora.name for lora in entry.loras if lora.sha256}
     return tuple(
         (
-            _SLOTS.get(use.slot, "LoRA"),
+            text_of(f"slot.{use.slot}.lora"),
             f"{(names.get(use.sha256 or '') or shown_name(use.path)).removesuffix('.safetensors')}"
             f" × {scale_words(use.scale)}",
         )
@@ -283,10 +285,4 @@ def _lora_facts(entry: Entry) -> tuple[tuple[str, str], ...]:
 def _day(time: str) -> str:
     """`3 December` of an ISO 8601 time."""
     day = datetime.fromisoformat(time)
-    return f"{day.day} {_MONTHS[day.month - 1]}"
-
-
-_MONTHS = (
-    "January", "February", "March", "April", "May", "June",
-    "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
+    return text_of("guest.day", day=day.day, month=text_of(f"month.{day.month}"))

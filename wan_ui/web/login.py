@@ -16,6 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from wan_ui.errors import LoginFailed, LoginLocked
+from wan_ui.language import choices, current_language, tag, text_of, translate
 
 TRIES = 5  # wrong passwords of one visitor before it has to wait
 TRY_SECONDS = 60.0  # until it has one more try
@@ -134,6 +135,7 @@ def credentials(header: str) -> tuple[str | None, str] | None:
 
 
 _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
+_TEMPLATES.globals |= {"text_of": text_of, "lang": lambda: tag(current_language.get()), "languages": choices}
 
 
 def page(user: str, error: str = "", query: str = "", seconds: int = 0) -> str:
@@ -141,7 +143,9 @@ def page(user: str, error: str = "", query: str = "", seconds: int = 0) -> str:
 
     `seconds`: how long no further password is tried; the button counts down.
     """
-    return _TEMPLATES.get_template("sign_in.html").render(user=user, error=error, query=query, seconds=seconds)
+    return _TEMPLATES.get_template("sign_in.html").render(
+        user=user, error=translate(current_language.get(), error), query=query, seconds=seconds
+    )
 
 
 def sign_out_page(is_owner: bool) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wan_ui import language
 
+MESSAGES_SECONDS = 3600  # that a browser keeps them
 _GRADIO = b"window.gradio_config"
 """What tells Gradio's document, whose template is its own, from the page to sign in."""
 _LANG = b'lang="en"'
@@ -32,6 +36,17 @@ class PageLanguage:
         with language.in_language(chosen):
             sent = _stating(language.tag(chosen), send) if scope["path"] == "/" else send
             await self._app({**scope, language.SCOPE_KEY: chosen}, receive, sent)
+
+
+def messages_route() -> Route:
+    """GET /texts/{code}.json: the API's messages in a language, for the page's scripts."""
+
+    def messages(request: Request) -> JSONResponse:
+        code = request.path_params["code"]
+        known = language.messages(code) if code in language.languages() else {}
+        return JSONResponse(known, headers={"Cache-Control": f"private, max-age={MESSAGES_SECONDS}"})
+
+    return Route("/" + language.messages_path("{code}"), messages)
 
 
 def _stating(tag: str, send: Send) -> Send:

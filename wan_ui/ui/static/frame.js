@@ -6,25 +6,25 @@
   if (stored) setTheme(stored);
 
   const KEYS = [
-    ['Ctrl/⌘ + Enter', 'Generate'], ['Space', 'Play or pause'], ['← →', 'Frame, tab or cell'],
-    ['S', 'Favourite a cell'], ['X', 'Reject a cell'], ['?', 'These keys'],
+    ['Ctrl/⌘ + Enter', 'generate'], [textOf('keys.space'), 'play'], ['← →', 'arrows'],
+    ['S', 'favourite'], ['X', 'reject'], ['?', 'keys'],
   ];
   const showKeys = () => {
     let dialog = document.getElementById('keys');
     if (!dialog) {
       dialog = document.createElement('dialog');
       dialog.id = 'keys';
-      dialog.setAttribute('aria-label', 'Keyboard shortcuts');
+      dialog.setAttribute('aria-label', textOf('keys.title'));
       const list = document.createElement('dl');
       for (const [key, what] of KEYS) {
         const name = document.createElement('dt'), text = document.createElement('dd');
         name.textContent = key;
-        text.textContent = what;
+        text.textContent = textOf(`keys.${what}`);
         list.append(name, text);
       }
       const close = document.createElement('button');
       close.type = 'button';
-      close.textContent = 'Close';
+      close.textContent = textOf('keys.close');
       close.addEventListener('click', () => dialog.close());
       dialog.append(list, close);
       document.body.append(dialog);

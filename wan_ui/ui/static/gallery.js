@@ -36,15 +36,16 @@ const button = (attributes, press, ...children) => {
   return made;
 };
 // A LoRA's scale as in a request: a number, a list over the steps, or from one number to another.
-const scaleText = (scale) => (Array.isArray(scale) ? scale.join(', ') : scale && scale.from !== undefined ? `${scale.from} to ${scale.to}` : String(scale));
-const plural = (count, word) => `${count.toLocaleString('en')} ${word}${count === 1 ? '' : 's'}`;
-const brief = (entry) => entry.prompt.replace(/\s+/g, ' ').trim().slice(0, 200) || '(no prompt)';
+const scaleText = (scale) => (Array.isArray(scale) ? scale.join(', ') : scale && scale.from !== undefined ? textOf('gallery.ramp', scale) : String(scale));
+const LOCALE = textOf('locale');
+const counted = (what, count) => textOf(`gallery.${what}`, { count, shown: count.toLocaleString(LOCALE) });
+const brief = (entry) => entry.prompt.replace(/\s+/g, ' ').trim().slice(0, 200) || textOf('gallery.no_prompt');
 const ago = (text) => {
   const seconds = (Date.now() - Date.parse(text)) / 1000;
-  if (seconds < 60) return 'just now';
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
-  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h ago`;
-  return new Date(text).toLocaleDateString('en-GB', { day: 'numeric', month: 'short', year: 'numeric' });
+  if (seconds < 60) return textOf('gallery.just_now');
+  if (seconds < 3600) return textOf('gallery.minutes_ago', { minutes: Math.floor(seconds / 60) });
+  if (seconds < 86400) return textOf('gallery.hours_ago', { hours: Math.floor(seconds / 3600) });
+  return new Date(text).toLocaleDateString(LOCALE, { day: 'numeric', month: 'short', year: 'numeric' });
 };
 const calm = () => window.matchMedia('(prefers-reduced-motion: reduce)').matches;
 
@@ -53,11 +54,11 @@ const calm = () => window.matchMedia('(prefers-reduced-motion: reduce)').matches
 const call = async (path, options = {}) => {
   const answer = await window.fetch(`v1/${path}`, { cache: 'no-store', ...options });
   if (answer.ok) return answer.status === 204 ? null : answer.json();
-  let message = 'The server could not do this. Try again.';
-  try { message = (await answer.json()).detail.error.message; } catch (error) { /* no error of ours: the sentence above */ }
+  let message = textOf('server.refused');
+  try { message = translated((await answer.json()).detail.error.message); } catch (error) { /* no error of ours: the sentence above */ }
   throw new Error(message);
 };
-const reason = (error) => (error instanceof TypeError ? 'The server does not answer. Try again.' : error.message);
+const reason = (error) => (error instanceof TypeError ? textOf('server.gone') : error.message);
 const query = (cursor = '') => {
   const asking = new URLSearchParams({ limit: PAGE });
   for (const [name, value] of Object.entries(filter)) if (value) asking.set(name, value);
@@ -91,7 +92,7 @@ const loadMore = async () => {
     const added = answer.entries.filter((entry) => !known.has(entry.id));
     page = { ...page, entries: [...page.entries, ...added], older: answer.older };
     cards.append(...added.map((entry) => card(entry)));
-    status.textContent = `${page.entries.length} shown.`;
+    status.textContent = textOf('gallery.shown', { number: page.entries.length });
   } catch (error) {
     status.textContent = reason(error);
   } finally {
@@ -103,10 +104,10 @@ const isNear = () => root.offsetParent !== null && more.getBoundingClientRect().
 const loadChoices = async () => {
   try {
     const options = await call('gallery/choices');
-    part('count').textContent = options.entries ? `${options.entries.toLocaleString('en')} ${options.entries === 1 ? 'entry' : 'entries'}` + (options.kept ? `, ${plural(options.kept, 'favourite')}` : '') : '';
-    choices(part('model'), 'All models', filter.model, options.models.map((item) => [item.id, `${item.label} (${item.entries})`]));
+    part('count').textContent = options.entries ? counted('entries', options.entries) + (options.kept ? textOf('gallery.and', { more: counted('favourites', options.kept) }) : '') : '';
+    choices(part('model'), textOf('gallery.all_models'), filter.model, options.models.map((item) => [item.id, `${item.label} (${item.entries})`]));
     const names = options.loras.map((item) => item.name);
-    choices(part('lora'), 'All LoRAs', filter.lora, options.loras.map((item) => {
+    choices(part('lora'), textOf('gallery.all_loras'), filter.lora, options.loras.map((item) => {
       const twin = names.filter((name) => name === item.name).length > 1 && item.sha256;
       return [item.sha256 || item.name, `${item.name.replace(/\.safetensors$/i, '')}${twin ? ` · ${item.sha256.slice(0, 8)}` : ''} (${item.entries})`];
     }));
@@ -115,7 +116,7 @@ const loadChoices = async () => {
   }
 };
 const choices = (select, all, chosen, options) => {
-  if (chosen && !options.some(([value]) => value === chosen)) options.push([chosen, 'Not found']);
+  if (chosen && !options.some(([value]) => value === chosen)) options.push([chosen, textOf('gallery.not_found')]);
   select.replaceChildren(make('option', { value: '' }, all), ...options.map(([value, text]) => make('option', { value }, text)));
   select.value = chosen;
 };
@@ -133,8 +134,8 @@ const show = () => {
   part('nothing').hidden = !none;
   if (!none) { if (isNear()) loadMore(); return; }
   const filtered = Object.entries(filter).some(([name, value]) => value && name !== 'order');
-  if (filtered) nothing('No video matches', 'Try fewer or different words.', 'Show all', clear);
-  else nothing('No videos yet', 'Every video you make is kept here, with all its settings, to be found and used again.', '', null);
+  if (filtered) nothing(textOf('gallery.none_matches'), textOf('gallery.other_words'), textOf('gallery.show_all'), clear);
+  else nothing(textOf('gallery.empty'), textOf('gallery.empty_text'), '', null);
 };
 const nothing = (head, text, act, press) => {
   part('nothing-head').textContent = head;
@@ -148,7 +149,7 @@ const fail = (message) => {
   cards.replaceChildren();
   cards.hidden = true;
   part('nothing').hidden = false;
-  nothing('The gallery cannot be shown', message, 'Try again', refresh);
+  nothing(textOf('gallery.failed'), message, textOf('gallery.try_again'), refresh);
 };
 const clear = () => {
   for (const name of Object.keys(filter)) if (name !== 'order') filter[name] = '';
@@ -161,22 +162,22 @@ const controls = () => {
   part('kept').setAttribute('aria-pressed', String(Boolean(filter.kept)));
   part('job').hidden = !filter.job;
   part('job').setAttribute('aria-pressed', 'true');
-  part('job').setAttribute('aria-label', 'Videos of one request only: show all');
+  part('job').setAttribute('aria-label', textOf('gallery.one_request'));
 };
 
 const keepButton = (entry) => {
-  const name = `Favourite: ${brief(entry).slice(0, 80)}`;
-  return button({ class: 'icon keep', 'aria-pressed': String(entry.kept), 'aria-label': name, title: entry.kept ? 'Favourite: never deleted automatically' : 'Favourite' },
+  const name = textOf('gallery.favourite_which', { name: brief(entry).slice(0, 80) });
+  return button({ class: 'icon keep', 'aria-pressed': String(entry.kept), 'aria-label': name, title: textOf(entry.kept ? 'gallery.never_deleted' : 'gallery.favourite') },
     () => keep(entry), icon('star'));
 };
-const binButton = (entry) => button({ class: 'icon bin', 'aria-label': `Delete: ${brief(entry).slice(0, 80)}`, title: 'Delete' },
+const binButton = (entry) => button({ class: 'icon bin', 'aria-label': textOf('gallery.delete_which', { name: brief(entry).slice(0, 80) }), title: textOf('gallery.delete') },
   () => sure(entry), icon('bin'));
-const shareButton = (entry) => button({ class: 'icon', 'aria-label': `Share: ${brief(entry).slice(0, 80)}`, title: 'Share' },
+const shareButton = (entry) => button({ class: 'icon', 'aria-label': textOf('gallery.share_which', { name: brief(entry).slice(0, 80) }), title: textOf('gallery.share') },
   () => window.wanUi.share(entry.id), icon('share'));
 const acts = (entry) => make('div', { class: 'acts' },
   ...(entry.may_change ? [keepButton(entry)] : []), ...(entry.may_share ? [shareButton(entry)] : []), ...(entry.may_change ? [binButton(entry)] : []));
 const pickButton = (entry) => {
-  const made = button({ class: 'pick', 'aria-pressed': String(selected.has(entry.id)), 'aria-label': `Select: ${brief(entry).slice(0, 80)}`, title: 'Select' },
+  const made = button({ class: 'pick', 'aria-pressed': String(selected.has(entry.id)), 'aria-label': textOf('gallery.select_which', { name: brief(entry).slice(0, 80) }), title: textOf('gallery.select') },
     () => pick(entry), icon('check'));
   return made;
 };
@@ -226,67 +227,67 @@ const stopHovered = (still) => {
 };
 const closedCard = (entry) => {
   const comparison = entry.kind === 'comparison';
-  const still = button({ class: 'still', 'aria-label': `${comparison ? 'Open the comparison' : 'Play'}: ${brief(entry)}` },
+  const still = button({ class: 'still', 'aria-label': textOf(comparison ? 'gallery.open_which' : 'gallery.play_which', { name: brief(entry) }) },
     () => (selected.size ? pick(entry) : comparison ? compare(entry) : open(entry)));
-  still.append(screenOf(entry, still), make('span', { class: 'lost' }, 'File missing'));
+  still.append(screenOf(entry, still), make('span', { class: 'lost' }, textOf('gallery.file_missing')));
   still.addEventListener('pointerenter', (event) => { if (event.pointerType === 'mouse') playHovered(still); });
   still.addEventListener('pointerleave', () => stopHovered(still));
   still.addEventListener('focus', () => { if (still.matches(':focus-visible')) playHovered(still); });
   still.addEventListener('blur', () => stopHovered(still));
-  const part = entry.made < entry.videos ? `${entry.made} of ${plural(entry.videos, 'video')}` : plural(entry.videos, 'video');
+  const part = entry.made < entry.videos ? textOf('gallery.made_of', { made: entry.made, videos: counted('videos', entry.videos) }) : counted('videos', entry.videos);
   still.append(make('span', { class: 'badge' }, ...(comparison ? [icon('grid'), part] : [seconds(entry)])));
   const loras = entry.loras.map((item) => `${item.name.replace(/\.safetensors$/i, '')}${item.network_multiplier === null ? '' : ` × ${item.network_multiplier}`}`).join(', ');
-  const size = comparison ? 'Comparison' : `${entry.width} × ${entry.height}`;
+  const size = comparison ? textOf('gallery.comparison') : `${entry.width} × ${entry.height}`;
   return make('li', { class: selected.has(entry.id) ? 'entry selected' : 'entry', 'data-id': entry.id, 'data-kind': entry.kind }, still, pickButton(entry),
     make('div', { class: 'about-it' },
       make('p', { class: entry.prompt.trim() ? 'words' : 'words none', title: entry.prompt.slice(0, 600) }, brief(entry)),
       make('p', { class: 'facts', title: entry.model_label }, comparison ? `${size} · ${entry.model_label}` : `${entry.model_label} · ${size}`),
-      make('p', { class: 'facts', title: loras || 'no LoRA' }, `${ago(entry.made_at)}${loras ? ` · ${loras}` : ''}`),
+      make('p', { class: 'facts', title: loras || textOf('gallery.no_lora') }, `${ago(entry.made_at)}${loras ? ` · ${loras}` : ''}`),
       acts(entry)));
 };
 const fact = (term, text, wide = false) => make('div', wide ? { class: 'wide' } : {}, make('dt', {}, term), make('dd', {}, ...[].concat(text)));
-const SLOTS = { high: 'High-noise LoRA', low: 'Low-noise LoRA' };
+const SLOTS = { high: textOf('slot.high'), low: textOf('slot.low') };
 const openCard = (entry) => {
   const screen = make('div', { class: 'screen' });
   const video = make('video', { src: `v1/${entry.url}`, poster: `v1/${entry.poster_url}`, controls: '', loop: '', playsinline: '', muted: '', preload: 'auto', 'aria-label': brief(entry) });
   video.muted = true;
   video.style.aspectRatio = `${entry.width} / ${entry.height}`;
   video.style.maxWidth = `${2 * entry.width}px`; // larger, it would only be blurred
-  video.addEventListener('error', () => screen.replaceChildren(make('span', { class: 'lost' }, 'File missing')));
+  video.addEventListener('error', () => screen.replaceChildren(make('span', { class: 'lost' }, textOf('gallery.file_missing'))));
   screen.append(video);
   const list = make('dl', {},
-    fact('Model', entry.model_label, true),
-    fact('Size', `${entry.width} × ${entry.height}`),
-    fact('Frames', `${entry.num_frames} at ${entry.fps} fps`),
-    fact('Seed', String(entry.seed)),
-    fact('Steps', String(entry.sample_steps)),
-    fact('Guidance', String(entry.guidance_scale)),
-    fact('Sampling', recipes[entry.recipe] || entry.recipe),
-    fact('First frame', entry.has_first_frame ? 'an image' : 'none'),
-    fact('Made', new Date(entry.made_at).toLocaleString('en-GB', { dateStyle: 'medium', timeStyle: 'short' })));
+    fact(textOf('fact.model'), entry.model_label, true),
+    fact(textOf('fact.size'), `${entry.width} × ${entry.height}`),
+    fact(textOf('fact.frames'), textOf('fact.frames_at', { frames: entry.num_frames, fps: entry.fps })),
+    fact(textOf('fact.seed'), String(entry.seed)),
+    fact(textOf('fact.steps'), String(entry.sample_steps)),
+    fact(textOf('fact.guidance'), String(entry.guidance_scale)),
+    fact(textOf('fact.sampling'), recipes[entry.recipe] || entry.recipe),
+    fact(textOf('fact.first_frame'), textOf(entry.has_first_frame ? 'fact.an_image' : 'fact.none')),
+    fact(textOf('fact.made'), new Date(entry.made_at).toLocaleString(LOCALE, { dateStyle: 'medium', timeStyle: 'short' })));
   for (const item of entry.loras) {
     const scale = item.network_multiplier === null ? '' : ` × ${scaleText(item.network_multiplier)}`;
     list.append(fact(SLOTS[item.slot] || 'LoRA', [`${item.name}${scale}`, make('small', { title: item.sha256 }, item.sha256 ? `SHA-256 ${item.sha256.slice(0, 16)}…` : '')], true));
   }
-  if (!entry.loras.length) list.append(fact('LoRA', 'none'));
-  if (entry.neg) list.append(fact('Negative prompt', entry.neg, true));
-  const use = button({ class: 'first' }, () => { use.disabled = true; setTimeout(() => { use.disabled = false; }, 3000); trigger('click', { do: 'use', entry: entry.id }); }, 'Use settings');
+  if (!entry.loras.length) list.append(fact('LoRA', textOf('fact.none')));
+  if (entry.neg) list.append(fact(textOf('fact.neg'), entry.neg, true));
+  const use = button({ class: 'first' }, () => { use.disabled = true; setTimeout(() => { use.disabled = false; }, 3000); trigger('click', { do: 'use', entry: entry.id }); }, textOf('gallery.use'));
   const links = make('div', { class: 'card-acts' }, use,
-    make('a', { href: `v1/${entry.url}`, download: `wan-ui-${entry.id.slice(0, 8)}-${entry.video}.mp4` }, 'Download'),
-    make('a', { href: `v1/${entry.json_url}`, download: `wan-ui-${entry.id.slice(0, 8)}-${entry.video}.json` }, 'Download JSON'));
-  if (entry.made > 1) links.append(button({}, () => { filter.job = entry.request_id; controls(); anew(); }, `All ${entry.made} of this request`));
-  const whole = make('details', {}, make('summary', {}, 'All metadata'));
+    make('a', { href: `v1/${entry.url}`, download: `wan-ui-${entry.id.slice(0, 8)}-${entry.video}.mp4` }, textOf('gallery.download')),
+    make('a', { href: `v1/${entry.json_url}`, download: `wan-ui-${entry.id.slice(0, 8)}-${entry.video}.json` }, textOf('gallery.download_json')));
+  if (entry.made > 1) links.append(button({}, () => { filter.job = entry.request_id; controls(); anew(); }, textOf('gallery.all_of_request', { number: entry.made })));
+  const whole = make('details', {}, make('summary', {}, textOf('gallery.metadata')));
   whole.addEventListener('toggle', async () => {
     if (!whole.open || whole.querySelector('pre')) return;
-    const text = make('pre', { tabindex: '0', 'aria-label': 'All metadata, as JSON' }, 'Loading…');
+    const text = make('pre', { tabindex: '0', 'aria-label': textOf('gallery.metadata_json') }, textOf('gallery.loading'));
     whole.append(text);
     try { text.textContent = JSON.stringify(await call(entry.json_url), null, 2); } catch (error) { text.textContent = reason(error); }
   });
-  const close = button({ class: 'icon', 'aria-label': 'Close', title: 'Close' }, () => shut(entry), icon('close'));
+  const close = button({ class: 'icon', 'aria-label': textOf('gallery.close'), title: textOf('gallery.close') }, () => shut(entry), icon('close'));
   const buttons = acts(entry);
   buttons.append(close);
-  const head = make('div', { class: 'head' }, make('strong', {}, entry.kept ? 'Favourite' : ago(entry.made_at)), buttons);
-  const details = make('div', { class: 'details' }, head, make('p', { class: 'prompt' }, entry.prompt.trim() || '(no prompt)'), links, list, whole);
+  const head = make('div', { class: 'head' }, make('strong', {}, entry.kept ? textOf('gallery.favourite') : ago(entry.made_at)), buttons);
+  const details = make('div', { class: 'details' }, head, make('p', { class: 'prompt' }, entry.prompt.trim() || textOf('gallery.no_prompt')), links, list, whole);
   const made = make('li', { class: 'entry open', 'data-id': entry.id, 'data-kind': entry.kind }, screen, details);
   made.addEventListener('keydown', (event) => {
     if (event.key === 'Escape' && !made.querySelector('.sure')) { event.stopPropagation(); shut(entry); }
@@ -329,14 +330,14 @@ const showSelection = () => {
   const chosen = [...selected.values()];
   part('chosen').hidden = !chosen.length;
   root.dataset.selecting = chosen.length ? 'yes' : 'no';
-  part('chosen-count').textContent = `${chosen.length} selected`;
+  part('chosen-count').textContent = textOf('gallery.selected', { number: chosen.length });
   const videos = chosen.length === 2 && chosen.every((entry) => entry.kind === 'video');
   part('chosen-compare').disabled = !videos;
-  part('chosen-compare').title = videos ? 'Compare side by side' : 'Select two videos to compare them';
+  part('chosen-compare').title = textOf(videos ? 'gallery.side_by_side' : 'gallery.select_two');
   part('chosen-zip').href = `v1/gallery/clips.zip?ids=${chosen.map((entry) => entry.id).join(',')}`;
   const mine = chosen.length && chosen.every((entry) => entry.may_change);
   part('chosen-keep').hidden = part('chosen-delete').hidden = !mine;
-  part('chosen-keep').textContent = chosen.every((entry) => entry.kept) ? 'Not favourite' : 'Favourite';
+  part('chosen-keep').textContent = textOf(chosen.every((entry) => entry.kept) ? 'gallery.not_favourite' : 'gallery.favourite');
 };
 const clearSelection = () => {
   for (const entry of [...selected.values()]) pick(entry);
@@ -355,19 +356,19 @@ part('chosen-keep').addEventListener('click', async () => {
 part('chosen-delete').addEventListener('click', () => {
   const chosen = [...selected.values()], bar = part('chosen');
   if (bar.querySelector('.sure')) return;
-  const cancel = button({ class: 'small cancel' }, () => { box.remove(); part('chosen-delete').focus(); }, 'Cancel');
-  const box = make('div', { class: 'sure', role: 'alertdialog', 'aria-label': 'Delete?' },
-    make('p', {}, `Delete ${plural(chosen.length, 'entry').replace('entrys', 'entries')} and all their files? This cannot be undone.`),
+  const cancel = button({ class: 'small cancel' }, () => { box.remove(); part('chosen-delete').focus(); }, textOf('gallery.cancel'));
+  const box = make('div', { class: 'sure', role: 'alertdialog', 'aria-label': textOf('gallery.delete_sure') },
+    make('p', {}, textOf('gallery.delete_entries', { entries: counted('entries', chosen.length) })),
     make('div', { class: 'pair' }, button({ class: 'danger' }, async () => {
       box.remove();
       clearSelection();
       const failed = [];
       for (const entry of chosen) await call(`gallery/${entry.id}`, { method: 'DELETE' }).catch((error) => failed.push([entry, reason(error)]));
-      status.textContent = failed.length ? failed[0][1] : 'Deleted.';
+      status.textContent = failed.length ? failed[0][1] : textOf('gallery.deleted');
       await refresh();
       for (const [entry, message] of failed) refuse(entry, message);
       search.focus();
-    }, 'Delete'), cancel));
+    }, textOf('gallery.delete')), cancel));
   bar.append(box);
   cancel.focus();
 });
@@ -387,7 +388,7 @@ const keep = async (entry) => {
   try {
     const now = await call(`gallery/${entry.id}`, { method: 'PATCH', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ kept: !entry.kept }) });
     Object.assign(entry, now);
-    status.textContent = now.kept ? 'Added to favourites.' : 'Removed from favourites.';
+    status.textContent = textOf(now.kept ? 'gallery.added' : 'gallery.removed');
     if (filter.kept && !now.kept) await load();
     else {
       const card = node(entry);
@@ -395,7 +396,7 @@ const keep = async (entry) => {
         const fresh = keepButton(entry);
         card.querySelector('.keep').replaceWith(fresh);
         const head = card.querySelector('.head strong');
-        if (head) head.textContent = now.kept ? 'Favourite' : ago(entry.made_at);
+        if (head) head.textContent = now.kept ? textOf('gallery.favourite') : ago(entry.made_at);
         if (!selected.size) fresh.focus();
       }
     }
@@ -408,12 +409,12 @@ const sure = (entry) => {
   const card = node(entry);
   const old = card.querySelector('.sure');
   if (old) { old.querySelector('.cancel').focus(); return; }
-  const what = entry.kind === 'comparison' ? `this comparison with ${plural(entry.made, 'video')}` : 'this video';
+  const what = entry.kind === 'comparison' ? textOf('gallery.this_comparison', { videos: counted('videos', entry.made) }) : textOf('gallery.this_video');
   const back = () => { box.remove(); card.querySelector('.bin').focus(); };
-  const cancel = button({ class: 'small cancel' }, back, 'Cancel');
-  const box = make('div', { class: 'sure', role: 'alertdialog', 'aria-label': 'Delete?' },
-    make('p', {}, `Delete ${what} and all its files? ${entry.kept ? 'It is a favourite. ' : ''}This cannot be undone.`),
-    make('div', { class: 'pair' }, button({ class: 'danger' }, () => remove(entry), 'Delete'), cancel));
+  const cancel = button({ class: 'small cancel' }, back, textOf('gallery.cancel'));
+  const box = make('div', { class: 'sure', role: 'alertdialog', 'aria-label': textOf('gallery.delete_sure') },
+    make('p', {}, textOf(entry.kept ? 'gallery.delete_favourite' : 'gallery.delete_this', { what })),
+    make('div', { class: 'pair' }, button({ class: 'danger' }, () => remove(entry), textOf('gallery.delete')), cancel));
   box.addEventListener('keydown', (event) => { if (event.key === 'Escape') { event.stopPropagation(); back(); } });
   (card.querySelector('.details .head') || card.querySelector('.about-it')).after(box);
   cancel.focus();
@@ -428,7 +429,7 @@ const remove = async (entry) => {
     refuse(entry, reason(error));
     return;
   }
-  status.textContent = 'Deleted.';
+  status.textContent = textOf('gallery.deleted');
   if (selected.has(entry.id)) pick(entry);
   if (opened === entry.id) opened = null;
   await load();

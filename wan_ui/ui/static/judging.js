@@ -12,22 +12,22 @@ window.wanUi.judging = (player) => {
       ...(body ? { body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } } : {}),
     });
     const reply = await answer.json();
-    if (!answer.ok) throw new Error(reply.detail.error.message);
+    if (!answer.ok) throw new Error(translated(reply.detail.error.message));
     return reply;
   };
   const say = (error) => {
-    part('verdict').textContent = error instanceof TypeError ? 'The server does not answer. Try again.' : error.message;
+    part('verdict').textContent = error instanceof TypeError ? textOf('server.gone') : error.message;
   };
 
   // Marks
 
-  const WORDS = { favourite: 'Favourite', rejected: 'Reject' };
+  const MARKS = ['favourite', 'rejected'];
   const SHAPES = {
     favourite: 'M8 2l1.8 3.8 4.2.5-3.1 2.9.8 4.1L8 11.3l-3.7 2 .8-4.1L2 6.3l4.2-.5z',
     rejected: 'M8 2.5a5.5 5.5 0 1 0 0 11a5.5 5.5 0 1 0 0-11M4.2 4.2l7.6 7.6',
   };
-  const buttons = (cell) => Object.entries(WORDS).map(([mark, word]) => {
-    const button = make('button', { type: 'button', class: mark, 'aria-label': `${word} ${cell.data.label}`, title: `${word} (${mark === 'favourite' ? 'S' : 'X'})` });
+  const buttons = (cell) => MARKS.map((mark) => {
+    const button = make('button', { type: 'button', class: mark, 'aria-label': textOf(`judging.${mark}_which`, { name: cell.data.label }), title: textOf(`judging.${mark}_key`) });
     button.innerHTML = `<svg viewBox="0 0 16 16" aria-hidden="true"><path d="${SHAPES[mark]}"/></svg>`;
     button.addEventListener('click', () => set(cell, mark));
     return button;
@@ -40,7 +40,7 @@ window.wanUi.judging = (player) => {
   const show = (cell) => {
     const mark = marks.get(cell.data.video) || '';
     cell.node.dataset.mark = mark;
-    for (const word of Object.keys(WORDS)) {
+    for (const word of MARKS) {
       const button = cell.node.querySelector(`.marks .${word}`);
       if (button) button.setAttribute('aria-pressed', String(word === mark));
     }
@@ -57,9 +57,9 @@ window.wanUi.judging = (player) => {
     const favourites = count('favourite'), rejected = count('rejected');
     part('only').disabled = !favourites;
     if (!favourites) part('only').setAttribute('aria-pressed', 'false');
-    part('only').textContent = favourites ? `Only favourites (${favourites})` : 'Only favourites';
+    part('only').textContent = textOf(favourites ? 'judging.only_count' : 'judging.only', { number: favourites });
     part('hide').disabled = !rejected;
-    part('hide').textContent = rejected ? `Hide rejected (${rejected})` : 'Hide rejected';
+    part('hide').textContent = textOf(rejected ? 'judging.hide_count' : 'judging.hide', { number: rejected });
     part('blind').disabled = [...cells.values()].filter((cell) => cell.video).length < 2;
     verdict();
     filter();
@@ -96,10 +96,10 @@ window.wanUi.judging = (player) => {
   };
   const verdict = () => {
     const best = winner();
-    const text = votes && places[0] ? `${places[0].text} (${votes} vote${votes === 1 ? '' : 's'})` : best ? `Favourite: ${best.data.label}` : '';
+    const text = votes && places[0] ? textOf('judging.verdict', { text: translated(places[0].text), count: votes }) : best ? textOf('judging.favourite', { name: best.data.label }) : '';
     part('verdict').textContent = text;
     part('winner').hidden = !best;
-    if (best) part('winner').setAttribute('aria-label', `Use settings: ${best.data.label}`);
+    if (best) part('winner').setAttribute('aria-label', textOf('player.use_which', { name: best.data.label }));
   };
   part('winner').addEventListener('click', () => { const best = winner(); if (best) player.use(best.data); });
 
@@ -124,31 +124,31 @@ window.wanUi.judging = (player) => {
     const sides = ['a', 'b'].map((side) => {
       const video = make('video', { muted: '', loop: '', playsinline: '', 'aria-hidden': 'true' });
       video.muted = true;
-      const button = make('button', { type: 'button', class: 'option', 'aria-label': `${side.toUpperCase()} is better` }, make('b', {}, side.toUpperCase()), video, make('span', {}, `${side.toUpperCase()} is better`));
+      const button = make('button', { type: 'button', class: 'option', 'aria-label': textOf('judging.better', { side: side.toUpperCase() }) }, make('b', {}, side.toUpperCase()), video, make('span', {}, textOf('judging.better', { side: side.toUpperCase() })));
       button.addEventListener('click', () => vote(side));
       return { side, video, button };
     });
     const progress = make('span', { class: 'turn', role: 'status' }), result = make('ol', { class: 'result' });
     const act = (text, press) => { const made = make('button', { type: 'button' }, text); made.addEventListener('click', press); return made; };
-    const tie = act('No difference', () => vote('tie')), undo = act('Undo', () => back());
+    const tie = act(textOf('judging.tie'), () => vote('tie')), undo = act(textOf('judging.undo'), () => back());
     const table = make('div', { class: 'sides' }, ...sides.map((item) => item.button));
-    const dialog = make('dialog', { class: 'duel', 'aria-label': 'Blind A/B' },
-      make('div', { class: 'line' }, act('Leave', () => dialog.close()), make('h2', {}, 'Which one is better?'), progress),
+    const dialog = make('dialog', { class: 'duel', 'aria-label': textOf('judging.blind') },
+      make('div', { class: 'line' }, act(textOf('judging.leave'), () => dialog.close()), make('h2', {}, textOf('judging.which')), progress),
       table, result,
-      make('div', { class: 'line' }, tie, undo, make('span', { class: 'hint' }, 'Sides are shuffled; what they are is shown after the votes. Keys: ← A, → B, ↓ no difference, Backspace undo.')));
+      make('div', { class: 'line' }, tie, undo, make('span', { class: 'hint' }, textOf('judging.hint'))));
     const turn = (next) => {
       ballot = next;
       undo.disabled = !before;
       const isOver = !ballot.id;
       table.hidden = tie.hidden = isOver;
       result.hidden = !isOver;
-      progress.textContent = isOver ? `${ballot.voted} votes` : `Pair ${ballot.voted + 1} of ${ballot.pairs}`;
+      progress.textContent = isOver ? textOf('judging.votes', { number: ballot.voted }) : textOf('judging.pair', { number: ballot.voted + 1, pairs: ballot.pairs });
       if (isOver) { ranking(); return; }
       for (const { side, video } of sides) { video.src = ballot[`${side}_url`]; video.play().catch(() => {}); }
     };
     const ranking = async () => {
       await load();
-      result.replaceChildren(...places.slice(0, 5).map((place) => make('li', {}, place.text)));
+      result.replaceChildren(...places.slice(0, 5).map((place) => make('li', {}, translated(place.text))));
     };
     const vote = async (choice) => {
       if (isBusy || !ballot || !ballot.id) return;

@@ -4,7 +4,7 @@
 const part = (name) => element.querySelector(`[data-part="${name}"]`);
 const items = part('items'), drop = part('drop'), file = part('file'), picker = part('picker');
 const list = part('list'), search = part('search'), reading = part('reading');
-const SLOTS = { high: 'High noise', low: 'Low noise' };
+const SLOTS = { high: textOf('lora.high'), low: textOf('lora.low') };
 const [LOWEST, HIGHEST, STEP] = [0, 1.5, 0.05]; // of the slider; the number field takes all that the request does
 let adding = false, wantedSlot = null;
 
@@ -21,8 +21,8 @@ const isPair = () => document.documentElement.hasAttribute('data-pair');
 
 const strength = (item, index) => {
   const many = (props.value.items || []).length > 1;
-  const label = many || isPair() ? `Strength of ${item.name}${isPair() ? `, ${SLOTS[item.slot]}` : ''}` : 'Strength';
-  const slider = make('input', { type: 'range', min: LOWEST, max: HIGHEST, step: STEP, 'aria-label': `${label}, slider` });
+  const label = many || isPair() ? textOf('lora.strength_of', { name: `${item.name}${isPair() ? `, ${SLOTS[item.slot]}` : ''}` }) : textOf('lora.strength');
+  const slider = make('input', { type: 'range', min: LOWEST, max: HIGHEST, step: STEP, 'aria-label': textOf('lora.slider', { label }) });
   const number = make('input', { type: 'number', step: STEP, 'aria-label': label, 'data-strength': index });
   const mark = (value) => {
     slider.value = value === null ? 1 : value;
@@ -42,7 +42,7 @@ const strength = (item, index) => {
   number.value = item.scale === null ? '' : item.scale;
   slider.addEventListener('input', () => set(Number(slider.value), slider));
   number.addEventListener('input', () => set(number.value === '' ? null : Number(number.value), number));
-  return make('div', { class: 'strength' }, make('span', {}, isPair() ? SLOTS[item.slot] || 'Strength' : 'Strength'), slider, number);
+  return make('div', { class: 'strength' }, make('span', {}, (isPair() && SLOTS[item.slot]) || textOf('lora.strength')), slider, number);
 };
 const sides = (item, index) => {
   const choices = Object.entries(SLOTS).map(([slot, label]) => {
@@ -50,12 +50,12 @@ const sides = (item, index) => {
     side.addEventListener('click', () => press({ do: 'slot', index, slot }));
     return side;
   });
-  return make('span', { class: 'seg', role: 'group', 'aria-label': `Side of ${item.name}` }, ...choices);
+  return make('span', { class: 'seg', role: 'group', 'aria-label': textOf('lora.side_of', { name: item.name }) }, ...choices);
 };
 const row = (item, index) => {
   const about = make('div', { class: 'about' });
   about.innerHTML = item.html; // escaped by the server
-  const remove = make('button', { type: 'button', class: 'remove', 'aria-label': `Remove LoRA ${item.name}` }, '×');
+  const remove = make('button', { type: 'button', class: 'remove', 'aria-label': textOf('lora.remove', { name: item.name }) }, '×');
   remove.addEventListener('click', () => press({ do: 'remove', index }));
   const [folder, name] = item.name.includes('/') ? [item.name.slice(0, item.name.lastIndexOf('/') + 1), item.name.slice(item.name.lastIndexOf('/') + 1)] : ['', item.name];
   const title = make('div', { class: 'lname', title: item.name }, make('span', { class: 'folder' }, folder), make('b', {}, name));
@@ -77,7 +77,7 @@ const draw = () => {
   part('notice').textContent = value.notice || '';
   const aside = value.aside || [];
   part('aside').hidden = !aside.length;
-  part('aside').textContent = aside.length ? `Not for this model, kept for the others: ${aside.map((lora) => lora.name).join(', ')}` : '';
+  part('aside').textContent = aside.length ? textOf('lora.aside', { names: aside.map((lora) => lora.name).join(', ') }) : '';
   reading.hidden = true;
   document.dispatchEvent(new CustomEvent('wan-ui-fits', { detail: value.fits || [] }));
 };
@@ -89,13 +89,13 @@ document.addEventListener('wan-ui-model', () => { drawn = null; draw(); });
 const send = async (files) => {
   for (const one of files) {
     reading.hidden = false;
-    reading.textContent = `Uploading ${one.name}…`;
+    reading.textContent = textOf('lora.uploading', { name: one.name });
     try {
       const stored = await upload(one);
-      reading.textContent = `Reading ${one.name}…`;
+      reading.textContent = textOf('lora.reading', { name: one.name });
       press({ do: 'upload', file: stored.path, name: one.name, add: adding || files.length > 1 });
     } catch (error) {
-      reading.textContent = `${one.name} could not be uploaded. Try again.`;
+      reading.textContent = textOf('lora.upload_failed', { name: one.name });
       return;
     }
   }
@@ -127,13 +127,13 @@ document.addEventListener('drop', (event) => {
 const PAGE = 60;
 let asked = 0, query = null;
 const step = (entry, group) => {
-  const label = entry.label || 'final';
-  const button = make('button', { type: 'button', class: 'step', 'aria-label': `${group.name} ${label}${entry.slot ? `, ${entry.slot} noise` : ''}`, 'data-source': entry.source }, entry.slot ? `${label} ${entry.slot}` : label);
+  const label = entry.label || textOf('lora.final');
+  const button = make('button', { type: 'button', class: 'step', 'aria-label': `${group.name} ${label}${entry.slot ? `, ${SLOTS[entry.slot].toLowerCase()}` : ''}`, 'data-source': entry.source }, entry.slot ? `${label} ${textOf(`lora.short_${entry.slot}`)}` : label);
   button.addEventListener('click', () => choose(entry.source));
   return button;
 };
 const groupRow = (group) => {
-  const meta = [group.type, group.rank && `rank ${group.rank}`, group.trigger_word && `trigger ${group.trigger_word}`].filter(Boolean).join(' · ');
+  const meta = [group.type, group.rank && `rank ${group.rank}`, group.trigger_word && textOf('lora.trigger', { word: group.trigger_word })].filter(Boolean).join(' · ');
   const name = make('div', { class: 'grow' }, make('b', {}, group.name), make('span', { class: 'meta' }, [group.folder, meta].filter(Boolean).join(' · ')));
   return make('div', { class: `job${group.fits ? '' : ' no'}` }, name, make('div', { class: 'steps' }, ...group.files.map((entry) => step(entry, group))));
 };
@@ -146,20 +146,20 @@ const show = (answer, more) => {
   const parts = [];
   if (!more) {
     const mine = uploads();
-    if (mine.length) parts.push(heading('Uploaded by you'), ...mine.map((item) => groupRow({ name: item.name, folder: '', fits: true, files: [{ source: item.source, label: 'Choose' }] })));
+    if (mine.length) parts.push(heading(textOf('lora.yours')), ...mine.map((item) => groupRow({ name: item.name, folder: '', fits: true, files: [{ source: item.source, label: textOf('lora.choose') }] })));
   }
   let before = more ? list.dataset.fits : null;
   for (const group of answer.groups) {
     const fits = group.fits ? 'yes' : 'no';
-    if (fits !== before) parts.push(heading(fits === 'yes' ? 'For this model' : 'For other models'));
+    if (fits !== before) parts.push(heading(textOf(fits === 'yes' ? 'lora.for_this' : 'lora.for_others')));
     before = fits;
     parts.push(groupRow(group));
   }
   list.dataset.fits = before || '';
   if (more) list.append(...parts); else list.replaceChildren(...parts);
-  part('count').textContent = `${answer.files} ${answer.files === 1 ? 'file' : 'files'}`;
+  part('count').textContent = textOf('lora.files', { count: answer.files });
   const shown = list.querySelectorAll('.job').length;
-  part('foot').textContent = !shown ? 'No LoRA found.' : answer.left ? `${answer.left} more: scroll or type to search` : '';
+  part('foot').textContent = !shown ? textOf('lora.none') : answer.left ? textOf('lora.more', { number: answer.left }) : '';
   query.left = answer.left;
 };
 const ask = async (more = false) => {
@@ -172,9 +172,9 @@ const ask = async (more = false) => {
     const answer = await window.fetch(`v1/loras?${wanted}`, { cache: 'no-store' });
     if (turn !== asked) return;
     if (answer.ok) show(await answer.json(), more);
-    else part('foot').textContent = 'The list cannot be read. Try again.';
+    else part('foot').textContent = textOf('lora.unreadable');
   } catch (error) {
-    if (turn === asked) part('foot').textContent = 'The server does not answer. Try again.';
+    if (turn === asked) part('foot').textContent = textOf('server.gone');
   } finally {
     if (turn === asked) list.setAttribute('aria-busy', 'false');
   }
@@ -231,7 +231,7 @@ element.addEventListener('click', (event) => {
   else {
     if (what === 'fetch') {
       button.disabled = true;
-      button.textContent = 'Downloading…';
+      button.textContent = textOf('lora.downloading');
     }
     press({ ...button.dataset });
   }

@@ -1,6 +1,10 @@
 // What only the browser can do: Ctrl/Cmd+Enter, the notice that the server is gone, bringing the card into view, and
 // keeping what is typed while the page still opens.
 (() => {
+  // What `translated` knows, which would be a fifth of the document; it is needed when something goes wrong.
+  const { messages } = window.gradio_config;
+  if (messages) window.fetch(messages).then((answer) => answer.json()).then((known) => { window.wanUiMessages = known; }, () => {});
+
   const visible = (element) => element && element.offsetParent !== null;
 
   document.addEventListener(
@@ -88,7 +92,7 @@
       const label = input.getAttribute("aria-label").slice(prefix.length);
       input.setAttribute("aria-label", label);
       const range = input.closest(".block").querySelector('input[type="range"]');
-      if (range) range.setAttribute("aria-label", `${label}, slider`);
+      if (range) range.setAttribute("aria-label", textOf('page.slider', { label }));
     }
     for (const area of document.querySelectorAll("label:has(button) textarea:not([aria-label])")) {
       const label = area.closest("label").querySelector('[data-testid="block-info"]');
@@ -100,7 +104,7 @@
       input.dataset.named = "";
       input.setAttribute("aria-label", label.textContent.trim());
       const button = input.closest("button");
-      if (button) button.setAttribute("aria-label", `${label.textContent.trim()}: click, or drop a file`);
+      if (button) button.setAttribute("aria-label", textOf('page.click_or_drop', { label: label.textContent.trim() }));
     }
   };
   new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
@@ -130,7 +134,7 @@
     failures = well ? 0 : failures + 1;
     if (failures >= 2 && notice.hidden) {
       notice.textContent =
-        "The server does not answer. What you typed and your jobs are kept; this page goes on as soon as it is back.";
+        textOf('page.server_gone');
       notice.hidden = false;
     } else if (well && !notice.hidden) {
       notice.hidden = true;

@@ -12,5 +12,5 @@ element.addEventListener('click', (event) => {
   };
   if (!navigator.clipboard) { marked(); return; }  // without TLS there is none
   navigator.clipboard.writeText(text.textContent).then(
-    () => { copy.textContent = 'Copied'; setTimeout(() => { copy.textContent = 'Copy'; }, 2000); }, marked);
+    () => { copy.textContent = textOf('check.copied'); setTimeout(() => { copy.textContent = textOf('check.copy'); }, 2000); }, marked);
 });

@@ -33,7 +33,7 @@ const show = (frame) => {
   const last = lastFrame();
   if (scrub.max !== String(last)) scrub.max = last;
   if (scrub.value !== String(frame)) scrub.value = frame;
-  scrub.setAttribute('aria-valuetext', `frame ${frame + 1} of ${last + 1}`);
+  scrub.setAttribute('aria-valuetext', textOf('player.frame_of', { frame: frame + 1, frames: last + 1 }));
   const text = `${frame + 1} / ${last + 1}`;
   if (count.textContent !== text) count.textContent = text;
   const notes = (props.value && props.value.notes) || [], note = notes[Math.min(frame, notes.length - 1)] || '';
@@ -66,7 +66,7 @@ const pause = () => {
     const one = master();
     if (one) toFrame(frameOf(one, one.video.currentTime));
   }
-  playButton.setAttribute('aria-label', 'Play');
+  playButton.setAttribute('aria-label', textOf('player.play'));
   root.dataset.playing = 'no';
 };
 const play = () => {
@@ -75,7 +75,7 @@ const play = () => {
   playing = true;
   settle();
   for (const cell of clips()) cell.video.play().catch(() => {});
-  playButton.setAttribute('aria-label', 'Pause');
+  playButton.setAttribute('aria-label', textOf('player.pause'));
   root.dataset.playing = 'yes';
   requestAnimationFrame(tick);
 };
@@ -140,7 +140,7 @@ const fill = (cell) => {
     });
     video.muted = true;
     if (data.poster) video.poster = data.poster;
-    const open = make('button', { type: 'button', class: 'screen', style: ratio, 'aria-label': `Enlarge ${name(data)}` }, video);
+    const open = make('button', { type: 'button', class: 'screen', style: ratio, 'aria-label': textOf('player.enlarge', { name: name(data) }) }, video);
     open.append(make('span', { class: 'badge', 'aria-hidden': 'true' }));
     open.addEventListener('click', () => choose(cell.key));
     video.addEventListener('loadedmetadata', () => {
@@ -152,8 +152,8 @@ const fill = (cell) => {
     });
     video.addEventListener('seeked', () => { cell.seekTook = performance.now() - (cell.soughtAt || 0); draw(); });
     video.addEventListener('loadeddata', draw);
-    video.addEventListener('error', () => { figure.querySelector('figcaption span').textContent = 'File missing'; });
-    const info = make('button', { type: 'button', class: 'info', 'aria-label': `Settings of ${name(data)}`, 'aria-expanded': 'false' }, 'i');
+    video.addEventListener('error', () => { figure.querySelector('figcaption span').textContent = textOf('player.file_missing'); });
+    const info = make('button', { type: 'button', class: 'info', 'aria-label': textOf('player.settings_of', { name: name(data) }), 'aria-expanded': 'false' }, 'i');
     const caption = make('figcaption', { class: data.brief ? '' : 'bare' }, make('span', {}, data.brief), info);
     info.addEventListener('click', () => (popped === cell ? unpop() : popOver(cell, info)));
     info.addEventListener('focus', () => popOver(cell, info));
@@ -166,10 +166,10 @@ const fill = (cell) => {
   } else {
     const screen = make('div', { class: 'screen', style: ratio });
     if (data.state === 'running') {
-      screen.append(make('strong', {}, 'Starting'), make('progress', { 'aria-label': `Progress of ${name(data)}` }), make('span', {}, ' '));
+      screen.append(make('strong', {}, textOf('player.starting')), make('progress', { 'aria-label': textOf('player.progress_of', { name: name(data) }) }), make('span', {}, ' '));
     } else if (data.state === 'failed') {
-      screen.append(make('strong', {}, 'Failed'), make('span', { class: 'reason', title: data.error }, data.error));
-    } else screen.append(make('span', {}, { waiting: 'Waiting', writing: 'Writing the video', canceled: 'Cancelled', missing: 'Not generated' }[data.state] || data.state));
+      screen.append(make('strong', {}, textOf('state.failed')), make('span', { class: 'reason', title: data.error }, data.error));
+    } else screen.append(make('span', {}, textOf(`player.${data.state}`)));
     figure.append(screen, ...(data.brief ? [make('figcaption', {}, make('span', {}, data.brief))] : []));
   }
   node.replaceChildren(figure);
@@ -192,7 +192,7 @@ const onCellKey = (cell, event) => {
 };
 const rebuild = (value) => {
   cells.clear();
-  const table = make('table', { 'aria-label': 'The comparison' });
+  const table = make('table', { 'aria-label': textOf('player.the_comparison') });
   const heads = value.rows.some(Boolean);
   table.style.setProperty('--columns', value.columns.length);
   table.style.setProperty('--rows', value.rows.length);
@@ -289,7 +289,7 @@ const advance = () => {
   for (const cell of cells.values()) {
     if (cell.data.state !== 'running') continue;
     const [head, meter, text] = cell.node.querySelector('.screen').children;
-    head.textContent = now.head || 'Starting';
+    head.textContent = now.head || textOf('player.starting');
     text.textContent = now.text || '\u00a0';
     if (now.max) { meter.max = now.max; meter.value = now.value; } else meter.removeAttribute('value');
   }
@@ -304,7 +304,7 @@ const facts = (data) => {
 };
 const use = (data) => {
   if (props.value.plain) return [];
-  const button = make('button', { type: 'button', class: 'small', 'aria-label': `Use settings: ${name(data)}` }, 'Use settings');
+  const button = make('button', { type: 'button', class: 'small', 'aria-label': textOf('player.use_which', { name: name(data) }) }, textOf('player.use'));
   button.addEventListener('click', () => { unpop(); load(data); });
   return [button];
 };
@@ -315,18 +315,18 @@ const judging = window.wanUi.judging({ root, cells, make, judged, use: load });
 const check = (data) => {
   if (!data.check) return [];
   const summary = make('p', { class: 'quiet', role: 'status' }), list = make('ul', { class: 'cell-checks' });
-  const box = make('details', { class: 'cell-check' }, make('summary', {}, 'Against the training sample'), summary, list);
+  const box = make('details', { class: 'cell-check' }, make('summary', {}, textOf('player.against_sample')), summary, list);
   box.addEventListener('toggle', async () => {
     if (!box.open || summary.textContent) return;
-    summary.textContent = 'Comparing…';
+    summary.textContent = textOf('player.comparing');
     try {
       const reply = await fetch(data.check), answer = await reply.json();
-      if (!reply.ok) throw new Error(answer.detail.error.message);
-      const count = (state, word) => { const all = answer.rows.filter((row) => row.state === state).length; return all ? `${all} ${word}` : ''; };
+      if (!reply.ok) throw new Error(translated(answer.detail.error.message));
+      const count = (state) => { const number = answer.rows.filter((row) => row.state === state).length; return number ? textOf(`player.checks_${state}`, { number }) : ''; };
       const psnr = answer.comparison ? `PSNR ${answer.comparison.mean_psnr.toFixed(1)} dB` : '';
-      summary.textContent = [count('red', 'different'), count('amber', 'unknown'), count('green', 'matching'), psnr].filter(Boolean).join(' · ');
+      summary.textContent = [count('red'), count('amber'), count('green'), psnr].filter(Boolean).join(' · ');
       for (const state of ['red', 'amber'])
-        for (const row of answer.rows) if (row.state === state) list.append(make('li', { 'data-state': state }, row.message));
+        for (const row of answer.rows) if (row.state === state) list.append(make('li', { 'data-state': state }, translated(row.message)));
     } catch (error) {
       summary.textContent = error.message;
     }
@@ -431,7 +431,7 @@ const arrange = () => {
   const sheets = [[a, 'A'], ...(pair ? [[b, 'B']] : [])].filter(([cell]) => cell);
   part('about').replaceChildren(...sheets.map(([cell, letter]) => make('div', { class: 'side' },
     make('p', { class: 'title' }, ...(pair ? [make('b', {}, letter), ' '] : []), name(cell.data)), facts(cell.data), ...check(cell.data), ...use(cell.data))));
-  canvas.setAttribute('aria-label', { one: a && name(a.data), wipe: 'A left of the divider, B right of it', difference: 'How A and B differ' }[mode] || '');
+  canvas.setAttribute('aria-label', { one: a && name(a.data), wipe: textOf('player.wipe_sides'), difference: textOf('player.how_differ') }[mode] || '');
   if (a) part('frame').style.setProperty('--ratio', a.data.width / a.data.height);
   options();
   mark();
@@ -506,7 +506,7 @@ part('link').addEventListener('click', (event) => {
   if (!navigator.clipboard) return; // without TLS there is none: the link itself is the address then
   event.preventDefault();
   navigator.clipboard.writeText(event.currentTarget.href).then(
-    () => { part('link').textContent = 'Link copied'; setTimeout(() => { part('link').textContent = 'Copy link'; }, 2000); },
+    () => { part('link').textContent = textOf('player.copied'); setTimeout(() => { part('link').textContent = textOf('player.copy'); }, 2000); },
     () => { window.location.assign(part('link').href); },
   );
 });

@@ -13,6 +13,11 @@ const make = (tag, attributes = {}, ...children) => {
 };
 const state = (name) => { root.dataset.state = name; };
 const named = (file) => make('b', {}, file.name);
+// A sentence with the file's name in it, in bold.
+const around = (key, file, more = '') => {
+  const [before, after] = textOf(key, { name: '\u0000' }).split('\u0000');
+  return [before, named(file), `${more}${after}`];
+};
 const problem = (message) => {
   state('wrong');
   box.replaceChildren(make('div', {class: 'problem', role: 'alert'}, message));
@@ -36,7 +41,7 @@ const ask = async (file, query) => {
   body.append('file', file);
   const reply = await fetch(`v1/restore${query}`, {method: 'POST', body}); // relative, for a proxy's path
   const answer = await reply.json();
-  if (!reply.ok) throw new Error(answer.detail.error.message);
+  if (!reply.ok) throw new Error(translated(answer.detail.error.message));
   return answer;
 };
 const open = (request, what) => {
@@ -49,7 +54,7 @@ const take = async (file, query, what) => {
   ticket += 1;
   const mine = ticket;
   state('reading');
-  box.replaceChildren(make('p', {class: 'hint'}, 'Reading ', named(file), '…'));
+  box.replaceChildren(make('p', {class: 'hint'}, ...around('restore.reading', file)));
   inView();
   try {
     const answer = await ask(file, query);
@@ -59,24 +64,23 @@ const take = async (file, query, what) => {
   } catch (error) {
     if (mine !== ticket) return;
     const gone = error instanceof TypeError || error instanceof SyntaxError;
-    problem(gone ? 'The server did not answer. Try again.' : error.message);
+    problem(gone ? textOf('restore.no_answer') : error.message);
   }
 };
 const show = () => {
   const {file, answer, opens} = current;
   state('done');
-  const cell = answer.cell ? [` (${answer.cell})`] : [];
+  const cell = answer.cell ? ` (${answer.cell})` : '';
   const head = opens === 'comparison' || answer.request.compare
-    ? ['The comparison of ', named(file), ' is in the Compare tab.']
-    : ['The settings of ', named(file), ...cell, ' are in the form.'];
-  const list = make('ul', {}, ...answer.notes.map((note) => make('li', {}, note)));
+    ? around('restore.comparison_of', file) : around('restore.settings_of', file, cell);
+  const list = make('ul', {}, ...answer.notes.map((note) => make('li', {}, translated(note))));
   const acts = make('div', {class: 'acts'});
-  if (answer.first_frame === 'missing' && !answer.request.compare) acts.append(button('frame', "Use the video's first frame"));
-  if (answer.comparison && opens !== 'comparison') acts.append(button('comparison', 'Open the whole comparison'));
-  acts.append(button('form', 'Show the form'));
+  if (answer.first_frame === 'missing' && !answer.request.compare) acts.append(button('frame', textOf('restore.use_frame')));
+  if (answer.comparison && opens !== 'comparison') acts.append(button('comparison', textOf('restore.whole')));
+  acts.append(button('form', textOf('restore.show_form')));
   box.replaceChildren(make('p', {class: 'found'}, ...head));
   window.wanUi.toast(box.textContent);
-  if (answer.notes.length) box.append(make('p', {class: 'hint'}, 'What differs now:'), list);
+  if (answer.notes.length) box.append(make('p', {class: 'hint'}, textOf('restore.differs')), list);
   box.append(acts);
   inView();
   stayInView();

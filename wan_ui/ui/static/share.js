@@ -4,11 +4,11 @@
   const call = async (path, options = {}) => {
     const answer = await window.fetch(`v1/${path}`, { cache: 'no-store', ...options });
     if (answer.ok) return answer.status === 204 ? null : answer.json();
-    let message = 'The server could not do this. Try again.';
-    try { message = (await answer.json()).detail.error.message; } catch (error) { /* not an error of the API */ }
+    let message = textOf('server.refused');
+    try { message = translated((await answer.json()).detail.error.message); } catch (error) { /* not an error of the API */ }
     throw new Error(message);
   };
-  const day = (time) => new Date(time).toLocaleDateString('en-GB', { day: 'numeric', month: 'long' });
+  const day = (time) => new Date(time).toLocaleDateString(textOf('locale'), { day: 'numeric', month: 'long' });
   const make = (tag, attributes = {}, ...children) => {
     const made = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(name, value);
@@ -23,35 +23,35 @@
 
   window.wanUi.share = (entryId) => {
     const opener = document.activeElement;
-    const days = make('select', { 'aria-label': 'Ends after' },
-      ...[[1, '1 day'], [7, '7 days'], [30, '30 days'], [90, '90 days']].map(([value, text]) => make('option', { value }, text)));
+    const days = make('select', { 'aria-label': textOf('share.ends_after') },
+      ...[1, 7, 30, 90].map((count) => make('option', { value: count }, textOf('share.days', { count }))));
     days.value = '7';
     const status = make('p', { class: 'share-status', role: 'status' }), list = make('ul', { class: 'share-list' });
-    const address = make('input', { readonly: '', 'aria-label': 'Address' });
-    const copy = button('Copy link', async () => {
+    const address = make('input', { readonly: '', 'aria-label': textOf('share.address') });
+    const copy = button(textOf('share.copy'), async () => {
       address.select();
       if (navigator.clipboard) await navigator.clipboard.writeText(address.value);
       else document.execCommand('copy'); // without TLS there is no clipboard API
-      status.textContent = 'Link copied.';
+      status.textContent = textOf('share.copied');
     });
     const made = make('p', { class: 'share-address' }, address, copy);
     made.hidden = true;
     const problem = (error) => {
-      status.textContent = error instanceof TypeError ? 'The server does not answer. Try again.' : error.message;
+      status.textContent = error instanceof TypeError ? textOf('server.gone') : error.message;
     };
     const refresh = async () => {
       const links = (await call('shares')).shares.filter((link) => link.entry === entryId);
-      list.replaceChildren(...links.map((link) => make('li', {}, `Link until ${day(link.ends_at)}`,
-        button('Withdraw', async () => {
+      list.replaceChildren(...links.map((link) => make('li', {}, textOf('share.until', { day: day(link.ends_at) }),
+        button(textOf('share.withdraw'), async () => {
           try {
             await call(`shares/${link.id}`, { method: 'DELETE' });
             if (made.dataset.id === link.id) made.hidden = true;
-            status.textContent = 'Link withdrawn. Its address opens nothing now.';
+            status.textContent = textOf('share.withdrawn');
             await refresh();
           } catch (error) { problem(error); }
-        }, { 'aria-label': `Withdraw the link until ${day(link.ends_at)}` }))));
+        }, { 'aria-label': textOf('share.withdraw_which', { day: day(link.ends_at) }) }))));
     };
-    const create = button('Create link', async () => {
+    const create = button(textOf('share.create'), async () => {
       create.disabled = true;
       try {
         const link = await call('shares', {
@@ -61,18 +61,18 @@
         address.value = link.url;
         made.dataset.id = link.id;
         made.hidden = false;
-        status.textContent = `Whoever has this address sees it without the password until ${day(link.ends_at)}.`;
+        status.textContent = textOf('share.created', { day: day(link.ends_at) });
         await refresh();
         address.select();
       } catch (error) { problem(error); }
       create.disabled = false;
     }, { class: 'share-main' });
-    const dialog = make('dialog', { class: 'share-dialog', 'aria-label': 'Share' },
-      make('h2', {}, 'Share'),
-      make('p', {}, 'Makes an address that opens only this page, without the password, on a phone too.'),
-      make('p', { class: 'share-new' }, 'Ends after ', days, create),
+    const dialog = make('dialog', { class: 'share-dialog', 'aria-label': textOf('share.title') },
+      make('h2', {}, textOf('share.title')),
+      make('p', {}, textOf('share.about')),
+      make('p', { class: 'share-new' }, `${textOf('share.ends_after')} `, days, create),
       made, status, list,
-      button('Close', () => dialog.close()));
+      button(textOf('share.close'), () => dialog.close()));
     dialog.addEventListener('close', () => { dialog.remove(); if (opener && opener.isConnected) opener.focus(); });
     dialog.addEventListener('keydown', (event) => event.stopPropagation()); // Space and arrows belong to its controls
     // Within Gradio's own element, whose class holds the page's colours.

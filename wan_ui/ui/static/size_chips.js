@@ -20,8 +20,8 @@ const mark = () => {
   slider.max = String(Math.max(1, Math.floor((MOST_SECONDS * fps) / FRAMES_PER_STEP)));
   slider.value = String(Math.round((frames - 1) / FRAMES_PER_STEP));
   const seconds = (frames / fps).toFixed(1);
-  said.textContent = `${seconds} s · ${frames} frames`;
-  slider.setAttribute('aria-valuetext', `${seconds} seconds, ${frames} frames`);
+  said.textContent = textOf('size.length', { seconds, frames });
+  slider.setAttribute('aria-valuetext', textOf('size.length_spoken', { seconds, frames }));
   slider.style.setProperty('--v', `${(100 * slider.value) / slider.max}%`);
 };
 const draw = () => {

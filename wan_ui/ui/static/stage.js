@@ -45,25 +45,23 @@
     const shown = card();
     const one = shown && progress[shown.dataset.job];
     if (!one || !one.phase || !shown.classList.contains('running')) return;
-    const names = JSON.parse(byId('stage-words').dataset.phases);
     const bar = shown.querySelector('progress');
     const share = shareOf(one);
     if (bar && share !== null) {
       bar.max = 1;
       bar.value = share;
     }
-    setText(shown.querySelector('.chip'), names[one.phase] || one.phase);
+    setText(shown.querySelector('.chip'), textOf(`phase.${one.phase}`));
     const left = leftOf(one);
-    const about = one.about ? 'about ' : '';
     const facts = [
-      one.steps_total ? `step ${one.steps_done} of ${one.steps_total}` : '',
-      one.phase === 'denoise' && one.seconds_per_step ? `${seconds(one.seconds_per_step)} per step` : '',
-      left === null ? '' : `${about}${seconds(left)} left`,
-      one.note,
+      one.steps_total ? textOf('stage.step', { step: one.steps_done, steps: one.steps_total }) : '',
+      one.phase === 'denoise' && one.seconds_per_step ? textOf('stage.per_step', { seconds: seconds(one.seconds_per_step) }) : '',
+      left === null ? '' : textOf(one.about ? 'stage.about_left' : 'stage.left', { seconds: seconds(left) }),
+      one.note, // in English, as the API has it
     ].filter(Boolean);
     setText(shown.querySelector('.facts'), facts.join(' · '));
     const percent = share === null ? '' : `${Math.floor(100 * share)} %`;
-    shown.dataset.title = [percent, left === null ? '' : clock(left)].filter(Boolean).join(' · ') || names[one.phase];
+    shown.dataset.title = [percent, left === null ? '' : clock(left)].filter(Boolean).join(' · ') || textOf(`phase.${one.phase}`);
     announceProgress(one, left);
   };
 
@@ -75,7 +73,7 @@
     if (step === spokenStep || performance.now() - spokenAt < SPOKEN) return;
     spokenStep = step;
     spokenAt = performance.now();
-    say(`${step} percent${left === null ? '' : `, ${seconds(left)} left`}`);
+    say(textOf(left === null ? 'stage.percent' : 'stage.percent_left', { step, seconds: left === null ? '' : seconds(left) }));
   };
 
   // The next picture replaces the one before when it is there, so that the box never flashes.
@@ -120,13 +118,13 @@
     tone.onended = () => context.close();
   };
   const ended = (job) => {
-    const words = JSON.parse(byId('stage-words').dataset.states);
-    say(`${words[job.status] || job.status}: ${job.model_label}`);
+    const state = textOf(`state.${job.status}`);
+    say(`${state}: ${job.model_label}`);
     spokenStep = 0;
     if (!bell() || !window.wanUi.events.reads || job.status === 'canceled') return;
     sound();
     if (document.hasFocus() || !('Notification' in window) || Notification.permission !== 'granted') return;
-    const notice = new Notification(`${words[job.status]} – wan-ui`, { body: `${job.model_label}: ${job.prompt}` });
+    const notice = new Notification(`${state} – wan-ui`, { body: `${job.model_label}: ${job.prompt}` });
     notice.onclick = () => window.focus();
   };
   document.addEventListener('click', (event) => {

@@ -4,3 +4,18 @@ const textOf = (key, values = {}) => {
   const text = typeof entry === 'object' ? entry[values.count === 1 ? 'one' : 'other'] : entry ?? key;
   return text.replace(/\{(\w+)\}/g, (placeholder, name) => (name in values ? values[name] : placeholder));
 };
+// An English message of the API in the page's language where the catalogue has it, as wan_ui/language.py tells it.
+const translated = (message) => {
+  for (const [pattern, text] of Object.entries(window.wanUiMessages || {})) {
+    const names = [];
+    const literal = (part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+    const source = pattern.split(/(\{\w+\})/).map((part, index) => {
+      if (index % 2 === 0) return literal(part);
+      names.push(part.slice(1, -1));
+      return '([^]+?)';
+    });
+    const found = new RegExp(`^${source.join('')}$`).exec(message);
+    if (found) return names.reduce((made, name, index) => made.replaceAll(`{${name}}`, found[index + 1]), text);
+  }
+  return message;
+};

@@ -6,12 +6,14 @@
   const baseline = document.getElementById('baseline'), download = document.getElementById('download');
   const links = [...document.querySelectorAll('a[data-video]')];
   const calm = matchMedia('(prefers-reduced-motion: reduce)');
-  const ICONS = { Play: 'M5 3v10l8-5z', Pause: 'M5 3.5v9M11 3.5v9' };
+  const ICONS = {
+    play: ['M5 3v10l8-5z', {{ text_of("player.play")|tojson }}], pause: ['M5 3.5v9M11 3.5v9', {{ text_of("script.player.pause")|tojson }}],
+  };
 
   const showState = () => {
-    const name = video.paused ? 'Play' : 'Pause', path = play.querySelector('path');
+    const [shape, name] = ICONS[video.paused ? 'play' : 'pause'], path = play.querySelector('path');
     play.setAttribute('aria-label', name);
-    path.setAttribute('d', ICONS[name]);
+    path.setAttribute('d', shape);
     path.setAttribute('fill', video.paused ? 'currentColor' : 'none');
     for (const cell of playing()) video.paused ? cell.pause() : cell.play().catch(() => {});
   };
@@ -91,7 +93,7 @@
     copy.hidden = !navigator.clipboard;
     copy.addEventListener('click', async () => {
       await navigator.clipboard.writeText(location.href);
-      document.getElementById('status').textContent = copy.querySelector('span').textContent = 'Link copied';
+      document.getElementById('status').textContent = copy.querySelector('span').textContent = {{ text_of("script.player.copied")|tojson }};
     });
   }
 }

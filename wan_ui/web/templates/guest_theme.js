@@ -6,4 +6,11 @@
     root.dataset.theme = (root.dataset.theme || system) === 'dark' ? 'light' : 'dark';
     try { localStorage.setItem('wan-ui-theme', root.dataset.theme); } catch (error) { /* for this page alone, then */ }
   });
+  const language = document.getElementById('language');
+  language.hidden = false;
+  language.addEventListener('change', () => {
+    const secure = location.protocol === 'https:' ? '; Secure' : '';
+    document.cookie = `wan_ui_language=${language.value}; Path=/; Max-Age=31536000; SameSite=Lax${secure}`;
+    location.reload();
+  });
 }
