@@ -63,13 +63,13 @@ def test_a_power_user_votes_takes_the_zip_and_the_winners_settings(page: Page, a
     axis(page, "Columns", "LoRA scale", "0.5, 1")
     axis(page, "Rows", "Seed", "1863, 1864")
     start(page)
-    expect(cells(page, "done")).to_have_count(4)
+    expect(cells(page, "done")).to_have_count(6)  # two seeds: without the LoRA and at two scales
     expect(page.locator(".board-line")).to_contain_text("Done")
     player = page.locator("#player")
     with page.expect_download() as download:
         player.get_by_role("link", name="Download all (ZIP)").click()
     names = zipfile.ZipFile(io.BytesIO(download.value.path().read_bytes())).namelist()
-    assert len([name for name in names if name.endswith(".mp4")]) == 4
+    assert len([name for name in names if name.endswith(".mp4")]) == 6
 
     player.get_by_role("button", name="Blind A/B").click()
     duel = page.get_by_role("dialog", name="Blind A/B")
