@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -145,21 +145,26 @@ def test_without_the_package_it_says_what_to_install() -> None:
 
 
 def test_few_large_messages_are_received_at_a_time() -> None:
-    scope = {"type": "http", "method": "POST", "path": "/mcp", "headers": [(b"content-length", b"20000000")]}
+    scope: MutableMapping[str, Any] = {"type": "http", "method": "POST", "path": "/mcp"}
+    scope["headers"] = [(b"content-length", b"20000000")]
     scope[IDENTITY_SCOPE_KEY] = Identity("a" * 32, owner=False)
-    sent: list[dict[str, Any]] = []
+    sent: list[MutableMapping[str, Any]] = []
 
-    async def send(message: Any) -> None:
+    async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
+
+    async def receive() -> MutableMapping[str, Any]:
+        await anyio.sleep_forever()
+        raise AssertionError("it never ends")
 
     async def send_three() -> None:
         async with anyio.create_task_group() as group:
             endpoint = McpEndpoint(Starlette())
             for _ in range(LARGE_EACH):
-                group.start_soon(endpoint, scope, anyio.sleep_forever, send)
+                group.start_soon(endpoint, scope, receive, send)
             await anyio.wait_all_tasks_blocked()
             assert sent == []
-            await endpoint(scope, anyio.sleep_forever, send)
+            await endpoint(scope, receive, send)
             group.cancel_scope.cancel()
 
     anyio.run(send_three)
