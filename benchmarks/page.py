@@ -1,6 +1,6 @@
 """How light the page is in a browser: `python -m benchmarks.page [--before CHECKOUT] [--runs 5]`.
 
-Opens the demo's page in Chromium, and beside it a bare Blocks page of the same component types, which is what Gradio
+Opens the demo's page in Chromium, and beside it a plain Blocks page of the same component types, which is what Gradio
 itself costs; `--before` measures another checkout of this app in the same run. Prints medians as a table and as JSON.
 Everything else on the machine should be idle: the load average is printed with the figures.
 """
@@ -53,7 +53,7 @@ USABLE = """() => {
   return generate && [...document.querySelectorAll(".effective")].some(visible);
 }"""
 """Generate can be pressed and the size that will be rendered is said, which comes with the values kept from before."""
-BARE = "() => document.querySelectorAll('gradio-app .block, .gradio-container .block').length > 20"
+PLAIN = "() => document.querySelectorAll('gradio-app .block, .gradio-container .block').length > 20"
 PRESS = """() => new Promise((resolve) => {
   const button = [...document.querySelectorAll("button.generate")].find((each) => each.offsetParent !== null);
   const start = performance.now();
@@ -267,9 +267,9 @@ def of_app(browser: Browser, address: str) -> dict[str, float]:
     return figures
 
 
-def of_bare_page(browser: Browser, address: str) -> dict[str, float]:
+def of_plain_page(browser: Browser, address: str) -> dict[str, float]:
     """What Gradio alone costs."""
-    return {**openings(browser, address, BARE), **slow_line(browser, address, BARE)}
+    return {**openings(browser, address, PLAIN), **slow_line(browser, address, PLAIN)}
 
 
 def types_of(address: str) -> Counter[str]:
@@ -278,7 +278,7 @@ def types_of(address: str) -> Counter[str]:
     return Counter(component["type"] for component in components)
 
 
-def serve_bare_page(types: Mapping[str, int], port: int) -> None:
+def serve_plain_page(types: Mapping[str, int], port: int) -> None:
     """A Blocks page with as many components of each type, and nothing of this app."""
     import gradio as gr
 
@@ -309,11 +309,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--before", type=Path, help="another checkout, measured in the same run")
     parser.add_argument("--skip-documents", action="store_true", help="leave out the sizes with many LoRA files")
-    parser.add_argument("--bare", help=argparse.SUPPRESS)
+    parser.add_argument("--plain", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.bare:
-        serve_bare_page(json.loads(options.bare), options.port)
+    if options.plain:
+        serve_plain_page(json.loads(options.plain), options.port)
         return
     columns: dict[str, dict[str, float]] = {}
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
@@ -331,9 +331,9 @@ def main(arguments: Sequence[str]) -> None:
             if not options.skip_documents:
                 columns[name].update(document_sizes(checkout))
         port = free_port()
-        bare = [sys.executable, "-m", "benchmarks.page", "--bare", json.dumps(types), "--port", str(port)]
-        with serving(bare, ROOT, port) as address:
-            columns["bare Blocks page"] = medians(lambda: of_bare_page(browser, address), options.runs)
+        plain = [sys.executable, "-m", "benchmarks.page", "--plain", json.dumps(types), "--port", str(port)]
+        with serving(plain, ROOT, port) as address:
+            columns["plain Blocks page"] = medians(lambda: of_plain_page(browser, address), options.runs)
         browser.close()
     names = list(dict.fromkeys(name for figures in columns.values() for name in figures))
     print(f"load average {os.getloadavg()[0]:.1f}, {options.runs} runs, medians")

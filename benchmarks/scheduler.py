@@ -3,7 +3,8 @@
 Slots are simulated and fail now and then; the choice of clips, the leases and the clips' rows are the real ones, in a
 SQLite file that syncs each commit. The server is one process: while it chooses for one slot the others wait, so its
 measured seconds are added to the simulated time. Prints one line of JSON for each number of slots; with `--plot FILE`
-draws clips per hour against slots as SVG.
+draws clips per hour against slots as SVG. `--folder DIR` keeps the database there; a folder in memory leaves the disk
+out of the figures.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 from wan_ui.job import ClipRecord
 from wan_ui.jobs.leases import Lease, Leases
-from wan_ui.jobs.scheduler import Scheduler, SchedulerRules, Unit, units_of
+from wan_ui.jobs.scheduler import Affinity, Scheduler, SchedulerRules, Unit, units_of
 from wan_ui.jobs.store import Store
 from wan_ui.models import MODELS
 from wan_ui.request import Generation, LoraUse, parse, resolve
@@ -32,14 +33,15 @@ VISITORS, LORA_SETS = 50, 20
 LOAD_SECONDS = 45.0
 FAILURES = 0.005  # of the renders
 DOWN_SECONDS = 30.0  # until a slot that failed renders again
-PLOT_SLOTS = (1, 4, 16, 64, 256, 1000, 4000, 16000)
+PLOT_SLOTS = (1, 4, 16, 64, 256, 1000)
 
 
 @dataclass
 class Figures:
-    """What a run measured. Seconds are real ones, except `simulated`."""
+    """What a run measured. Seconds are real ones, except `simulated`; `choices` are of the thread's own time."""
 
     choices: list[float] = field(default_factory=list)
+    choice_walls: list[float] = field(default_factory=list)
     leases: list[float] = field(default_factory=list)
     stores: list[float] = field(default_factory=list)
     loads: int = 0
@@ -53,7 +55,10 @@ class Figures:
             "slots": slots,
             "units": units,
             "failures": self.failures,
-            **{f"{name}_ms": _percentiles(getattr(self, f"{name}s")) for name in ("choice", "lease", "store")},
+            **{
+                f"{name}_ms": _percentiles(getattr(self, f"{name}s"))
+                for name in ("choice", "choice_wall", "lease", "store")
+            },
             "loads": self.loads,
             "best_possible_loads": best,
             "loads_per_unit": round(self.loads / units, 4),
@@ -89,6 +94,7 @@ def _small(generation: Generation, lora: LoraUse) -> Generation:
 def simulate(slots: int, units: int, rules: SchedulerRules, mean_seconds: float, folder: Path) -> dict[str, Any]:
     """Renders all units on simulated slots, each clip in `mean_seconds` give or take a half."""
     store, draws, figures = Store(folder / "jobs.sqlite"), random.Random(1), Figures()
+    units -= units % PROMPTS  # whole jobs
     leases, scheduler = Leases(store), Scheduler(slots, rules)
     for job_units in fill(store, units, draws):
         scheduler.add(job_units)
@@ -117,9 +123,10 @@ def simulate(slots: int, units: int, rules: SchedulerRules, mean_seconds: float,
             if left[unit.job_id] == PROMPTS:
                 store.finish(unit.job_id, "succeeded")
             figures.stores.append(time.perf_counter() - began)
-        chosen = time.thread_time()  # what it takes of this thread, whatever else the machine does
+        chosen, chosen_wall = time.thread_time(), time.perf_counter()
         assignment = scheduler.assign([slot])
-        figures.choices.append(time.thread_time() - chosen)
+        figures.choices.append(time.thread_time() - chosen)  # what it takes, whatever else the machine does
+        figures.choice_walls.append(time.perf_counter() - chosen_wall)
         if assignment is not None:
             leased = time.perf_counter()
             assert leases.claim(assignment.unit.job_id)
@@ -135,6 +142,35 @@ def simulate(slots: int, units: int, rules: SchedulerRules, mean_seconds: float,
         figures.simulated = max(now, free_at)
     store.close()
     return figures.summary(slots, units)
+
+
+def decide(slots: int, units: int, count: int, rules: SchedulerRules) -> dict[str, Any]:
+    """What a choice costs while about so many units wait: `count` choices on slots that end by turns, no database."""
+    draws, scheduler, figures = random.Random(1), Scheduler(slots, rules), Figures()
+    for job in range(units // PROMPTS):
+        model, loras, visitor = draws.randrange(len(MODELS)), draws.randrange(LORA_SETS), draws.randrange(VISITORS)
+        needs = [Affinity(f"{model}", f"{loras}", f"{job} {index}", f"{job} {index}") for index in range(PROMPTS)]
+        scheduler.add([Unit(f"{job}", index, f"{visitor}", need) for index, need in enumerate(needs)])
+    running: list[Unit | None] = [None] * slots
+    for turn in range(slots + count):
+        slot = turn % slots
+        if (ended := running[slot]) is not None:
+            scheduler.ended(ended, draws.uniform(60, 180))
+        began, began_wall = time.thread_time(), time.perf_counter()
+        assignment = scheduler.assign([f"gpu {slot}"])
+        if turn >= slots:
+            figures.choices.append(time.thread_time() - began)
+            figures.choice_walls.append(time.perf_counter() - began_wall)
+        running[slot] = None if assignment is None else assignment.unit
+        figures.loads += turn >= slots and assignment is not None and assignment.loads
+    return {
+        "slots": slots,
+        "waiting": units - slots - count,
+        "choices": count,
+        "choice_ms": _percentiles(figures.choices),
+        "choice_wall_ms": _percentiles(figures.choice_walls),
+        "loads_per_unit": round(figures.loads / count, 4),
+    }
 
 
 def _clip(unit: Unit) -> ClipRecord:
@@ -184,13 +220,19 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=SchedulerRules.passes)
     parser.add_argument("--seconds", type=float, default=120.0, help="of a clip")
     parser.add_argument("--plot", type=Path, help="draw clips per hour against slots into this SVG file")
+    parser.add_argument("--folder", type=Path, help="for the database; the system's temporary folder by default")
+    parser.add_argument("--decide", type=int, help="only time so many choices while the units wait, without a database")
     options = parser.parse_args()
+    if options.decide is not None:
+        rules = SchedulerRules(passes=options.passes)
+        print(json.dumps(decide(options.slots, options.units, options.decide, rules)))
+        return
     runs = [(options.slots, options.units)]
     if options.plot is not None:
-        runs = [(slots, max(1000, 3 * slots)) for slots in PLOT_SLOTS]
+        runs = [(slots, max(300, 4 * slots)) for slots in PLOT_SLOTS]
     results = []
     for slots, units in runs:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             rules = SchedulerRules(passes=options.passes)
             results.append(simulate(slots, units, rules, options.seconds, Path(folder)))
         print(json.dumps(results[-1]), flush=True)

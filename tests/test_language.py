@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from wan_ui import language
 from wan_ui.language import DEFAULT, Text
 
+ROOT = Path(language.__file__).parent
+TEMPLATES = (*ROOT.glob("*/templates/*.html"), *ROOT.glob("ui/static/*.html"))
+SCRIPTS = tuple(ROOT.glob("ui/static/*.js"))
+NAMES = {"wan-ui", "config.yaml", "MP4"}  # that stand in templates as they are
+EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|\[\[.*?\]\]|\$\{.*?\}", re.DOTALL)
+CODE = re.compile(r"<(script|style|svg|code)\b.*?</\1>|&\w+;", re.DOTALL)
+ATTRIBUTE = re.compile(r'\b(?:aria-label|title|placeholder|alt)="([^"]*)"')
+SENTENCE = re.compile(r"""(['"`])[A-Z][a-z]+ [a-z]+(?:(?!\1).)*\1""")
 PLACEHOLDER = re.compile(r"\{(\w*)\}")
 MARKUP = re.compile(r"[<>]|&\w+;")
 OTHERS = [code for code in language.languages() if code != DEFAULT]
@@ -44,6 +53,37 @@ def test_a_text_has_the_same_placeholders_in_every_language(code: str):
 def test_texts_are_no_markup_and_not_empty(code: str):
     texts = [(key, form) for key, text in language.catalogue(code).items() for form in forms(text)]
     assert [key for key, form in texts if MARKUP.search(form) or not form.strip()] == []
+
+
+def words(html: str) -> set[str]:
+    """The words of a template outside its expressions: text nodes, and attributes that are read out or shown."""
+    plain = CODE.sub("", EXPRESSION.sub("", html))
+    texts = [*ATTRIBUTE.findall(plain), *re.sub(r"<[^>]*>", "\n", plain).split("\n")]
+    named = {text.strip(" –:") for text in texts if re.search(r"[A-Za-z]{2}", text) and "--" not in text}  # no style
+    return named - NAMES
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_a_template_has_no_text_of_its_own(path: Path):
+    assert words(path.read_text(encoding="utf-8")) == set()
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_has_no_sentence_of_its_own(path: Path):
+    code = re.sub(r"^\s*//.*$|\s// .*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert [match[0] for match in SENTENCE.finditer(code)] == []
+
+
+def test_every_key_that_is_named_is_in_the_catalogue():
+    known = set(language.catalogue(DEFAULT))
+    named: set[str] = set()
+    for path in (*ROOT.rglob("*.py"), *TEMPLATES):
+        named |= set(re.findall(r"""\btext_of\(\s*"([\w.]+)\"""", path.read_text(encoding="utf-8")))
+    for path in TEMPLATES:
+        named |= set(re.findall(r"\[\[([\w.]+)\]\]", path.read_text(encoding="utf-8")))
+    for path in SCRIPTS:
+        named |= {f"script.{key}" for key in re.findall(r"\btextOf\('([\w.]+)'", path.read_text(encoding="utf-8"))}
+    assert named - known == set()
 
 
 def test_a_text_depends_on_its_count_where_the_language_has_such_forms():

@@ -206,13 +206,7 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
     data = settings.data_dir
     uploads = data / "uploads"
     engine: Future[AnyEngine] = Future()
-    checkpoints = CheckpointSources(
-        Checkpoints(settings.models_dir),
-        comfy_dir=settings.comfy_dir,
-        models_dir=settings.models_dir,
-        configs_dir=settings.configs_dir,
-        answers=Answers(data / ANSWERS),
-    )
+    checkpoints = _checkpoint_sources(settings)
     store = Store(data / "jobs.sqlite")
     metrics = Metrics()
     retention = Retention(settings.keep_days, _bytes(settings.keep_gb))
@@ -229,25 +223,19 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
     if settings.cluster is not None:
         worker = cluster_worker = _dispatcher(settings, (), store, hooks)
         engine.set_result(ClusterPool(worker.slots))
-        metrics.watch_slots(worker.slots)
     elif devices:
-        engine.set_result(SlotPool(devices))
         worker = _dispatcher(settings, devices, store, hooks)
-        metrics.watch_slots(worker.slots)
+        engine.set_result(SlotPool(devices))
     else:
         worker = _worker(settings, store, engine, hooks)
+    if settings.cluster is not None or devices:
+        metrics.watch_slots(worker.slots)
     metrics.watch(store.counts, lambda: engine.done() and worker.broken is None)
     download = partial(fetch, max_bytes=image.MAX_BYTES, seconds=FETCH_SECONDS, allow_hosts=settings.allow_url_hosts)
     library = _library(settings, uploads, store, checkpoints)
     images = image.ImageStore(data / "images", download, owners=store)
     service: JobService = JobService(
-        library,
-        images,
-        store,
-        worker,
-        data,
-        _limits(settings),
-        _environment(engine, checkpoints),
+        library, images, store, worker, data, _limits(settings), _environment(engine, checkpoints)
     )
     return Services(
         service,
@@ -288,6 +276,16 @@ def _check_folders(settings: Settings) -> None:
         if folder is not None and not folder.is_dir():
             raise HostError(f"There is no folder {folder}. Give {flag} {what}.")
     make_folder(settings.lora_dir)
+
+
+def _checkpoint_sources(settings: Settings) -> CheckpointSources:
+    return CheckpointSources(
+        Checkpoints(settings.models_dir),
+        comfy_dir=settings.comfy_dir,
+        models_dir=settings.models_dir,
+        configs_dir=settings.configs_dir,
+        answers=Answers(settings.data_dir / ANSWERS),
+    )
 
 
 def _library(settings: Settings, uploads: Path, store: Store, checkpoints: CheckpointSources) -> Library:

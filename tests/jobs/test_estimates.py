@@ -143,6 +143,12 @@ def test_cells_that_differ_on_the_low_noise_side_share_the_high_steps() -> None:
     assert computed_steps(cells) == [20, 20 - high]
 
 
+def test_what_the_first_run_alone_prepared_is_forgotten_at_once() -> None:
+    first, later = replace(TIMING, prepare=20.0), replace(TIMING, prepare=2.0)
+    assert first.after(later).prepare == 2.0
+    assert later.after(first).prepare == 11.0
+
+
 def test_timings_are_kept(store: Store) -> None:
     timings, wanted = Timings(store), clip(guidance_scale=1.0)
     made = Clip(

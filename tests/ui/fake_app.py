@@ -40,10 +40,15 @@ from wan_ui.web.page_language import PageLanguage, messages_route
 class App:
     url: str
     service: JobService
+    bases: FolderBases
 
 
 class FolderBases:
-    """Every model has its folder in diffusers layout, and no file beside it."""
+    """Every model has its folder in diffusers layout, and beside it the files of `unknown`, by model: as questions."""
+
+    def __init__(self) -> None:
+        self.unknown: dict[str, list[dict[str, Any]]] = {}
+        self.answers: list[tuple[str, str, str]] = []
 
     def check_base(self, model: WanModel, base: str | tuple[tuple[str, str], ...]) -> None:
         """Takes any base."""
@@ -59,10 +64,21 @@ class FolderBases:
         option |= {"precision": "folder", "size": 1_000_000, "grade": "green", "state": "complete"}
         components = [{"component": "transformer", "options": [option]}]
         auto = {"grade": "green", "reason": "The folder in diffusers layout.", "base": {"transformer": option["name"]}}
-        return {"model": model.id, "auto": auto, "components": components, "questions": [], "unusable": [], "notes": []}
+        questions = list(self.unknown.get(model.id, ()))
+        return {
+            "model": model.id,
+            "auto": auto,
+            "components": components,
+            "questions": questions,
+            "unusable": [],
+            "notes": [],
+        }
 
     def answer(self, model: WanModel, component: str, name: str) -> None:
-        """Keeps nothing."""
+        """Keeps the answer, and asks no more about that file."""
+        self.answers.append((model.id, component, name))
+        for questions in self.unknown.values():
+            questions[:] = [question for question in questions if question["name"] != name]
 
 
 class FakeModel:
@@ -115,7 +131,8 @@ def running(
     hooks = WorkerHooks(unload=model.unload, loaded=lambda: model.loaded, memory=lambda: Memory(6 * 10**9, 24 * 10**9))
     worker = Worker(store, model, folder / "clips", video.write, hooks=hooks)
     images = ImageStore(folder / "images", _no_fetch, owners=store)
-    environment = Environment(transformer_config=configs, bases=FolderBases())
+    bases = FolderBases()
+    environment = Environment(transformer_config=configs, bases=bases)
     service = JobService(
         Library(lora_dir, uploads, owners=store), images, store, worker, folder, environment=environment
     )
@@ -142,7 +159,7 @@ def running(
             },
             **LAUNCH,
         )
-        yield App(url, service)
+        yield App(url, service, bases)
     finally:
         stop_server(blocks)
         worker.stop()

@@ -60,7 +60,7 @@ def test_uploads_are_listed_and_deleted(page: Page, app: App, tmp_path: Path) ->
 
 
 def header(signs_in: bool) -> str:
-    return render_template("page_header", version="1", signs_in=signs_in, languages=[], chosen="en")
+    return render_template("page_tools", version="1", signs_in=signs_in, languages=[], chosen="en")
 
 
 def test_signing_out_is_offered_where_there_is_a_password() -> None:

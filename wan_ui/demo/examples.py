@@ -37,8 +37,8 @@ PROMPTS = (
 )
 
 TRY = (
-    "Try: press Generate. Then open “Compare strengths” below the LoRA and run the comparison: the new look comes with "
-    "the scale. Empty the trigger word, or remove the LoRA, and it is gone."
+    "Try: press Generate. Then open “Compare strengths” below the prompt and run the comparison: the new look comes "
+    "with the scale. Empty the trigger word, or remove the LoRA, and it is gone."
 )
 WORDS = (
     f"The demo knows {', '.join(SHAPES)}; {', '.join(COLOURS)}; on {', '.join(BACKGROUNDS)}; "

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from wan_ui.errors import ControlImageNotSupported
@@ -48,3 +51,9 @@ def continued(request: Mapping[str, Any], generation: Generation, image: str, is
     if generation.image_last is not None:
         notes += ("The last frame that this clip was given is not carried over.",)
     return Continuation({**carried, "prompts": [item]}, notes, is_lossless)
+
+
+@lru_cache(maxsize=1024)
+def hash_of_last_frame(path: Path) -> str:
+    """The SHA-256 of a kept last frame, read once: the files of clips never change. Raises OSError."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -76,14 +76,17 @@ class Timing:
     encode: float
 
     def after(self, newest: Timing) -> Timing:
-        """What is kept once another run was measured."""
+        """What is kept once another run was measured.
+
+        `prepare` falls at once: the first run also reads files, and hashes them, that later ones find known.
+        """
 
         def mixed(old: float, new: float) -> float:
             return old + NEWEST_SHARE * (new - old)
 
         return Timing(
             load=newest.load if not self.load else self.load if not newest.load else mixed(self.load, newest.load),
-            prepare=mixed(self.prepare, newest.prepare),
+            prepare=min(newest.prepare, mixed(self.prepare, newest.prepare)),
             forward=mixed(self.forward, newest.forward),
             decode=mixed(self.decode, newest.decode),
             encode=mixed(self.encode, newest.encode),

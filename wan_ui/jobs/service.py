@@ -27,7 +27,7 @@ from wan_ui.hub_token import NO_TOKEN, TOKEN_NOTE, secret
 from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.jobs import gallery
 from wan_ui.jobs.clock_watch import ClockWatch
-from wan_ui.jobs.continuation import Continuation, check_continuable, continued
+from wan_ui.jobs.continuation import Continuation, check_continuable, continued, hash_of_last_frame
 from wan_ui.jobs.fetcher import Fetcher
 from wan_ui.jobs.gallery import Gallery
 from wan_ui.jobs.judging import Judging
@@ -368,6 +368,13 @@ class JobService:
             raise VideoNotFound("The file of this video cannot be read.") from error
         sha256 = self.images.put_bytes(image, access)
         return continued(job.request_of(index), job.generations[index], sha256, is_lossless)
+
+    def last_frame_hash(self, job_id: str, index: int) -> str | None:
+        """The SHA-256 of a clip's kept last frame, which a clip that continues it starts from; None where none is."""
+        try:
+            return hash_of_last_frame(self._clip_path(job_id, index).with_suffix(clip_frames.LAST_SUFFIX))
+        except (OSError, VideoNotFound):
+            return None
 
     def _clip_path(self, job_id: str, index: int) -> Path:
         for clip in self._store.job(job_id).clips:

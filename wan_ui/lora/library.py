@@ -176,7 +176,7 @@ class Library:
     def listing(self, search: str = "") -> tuple[str, ...]:
         """The relative paths, sorted, of the .safetensors files in the folders that locate would open.
 
-        With `search`, those that hold each of its words, in any case.
+        Hidden ones are left out. With `search`, those that hold each of its words, in any case.
         """
         words = search.lower().split()
         paths = (path for prefix, root in self.roots() for path in _listed(prefix, root))
@@ -370,9 +370,12 @@ def _by_name(path: str) -> tuple[str, str]:
 
 
 def _listed(prefix: str, root: Path) -> Iterator[str]:
-    """The .safetensors files of a folder tree, as requests name them; no links that lead out of it."""
+    """The .safetensors files of a folder tree, as requests name them; no hidden ones, no links that lead out of it.
+
+    A folder that a Mac wrote to a USB drive or a share has `._name.safetensors`, 4 kB of its own, beside each file.
+    """
     for folder, _, files in os.walk(root):
-        for file in files:
+        for file in (name for name in files if not name.startswith(".")):
             path = Path(folder, file)
             if path.suffix.lower() == SUFFIX and path.is_file() and path.resolve().is_relative_to(root):
                 yield str(PurePosixPath(prefix, path.relative_to(root).as_posix()))

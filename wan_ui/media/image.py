@@ -40,6 +40,15 @@ _TURNS: Mapping[int, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})
+_OTHER_KINDS: Mapping[bytes, str] = {
+    b"\x1aE\xdf\xa3".lower(): "a video",
+    b"<svg": "an SVG drawing",
+    b"<?xml": "an SVG drawing",
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"%pdf": "a PDF",
+}
 Taken = TypeVar("Taken")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DATA_HEADER = re.compile(r"data:[^,;]*(?:;[^,;]*)*,", re.IGNORECASE)
@@ -289,7 +298,10 @@ class ImageStore:
                         raise self._too_many_pixels(f" ({width} × {height})")
                     return take(image)
             except UnidentifiedImageError as error:
-                raise ControlImageInvalid(f"Cannot read the first frame. Use {', '.join(FORMATS)}.") from error
+                what = _other_kind(data)
+                raise ControlImageInvalid(
+                    f"Cannot read the first frame{f': it is {what}' if what else ''}. Use {', '.join(FORMATS)}."
+                ) from error
             except Image.DecompressionBombError as error:
                 raise self._too_many_pixels("") from error
             except UNREADABLE as error:
@@ -315,6 +327,16 @@ def _orientation(data: bytes, image: Image.Image) -> int:
         return 1
     stated = image.getexif().get(ORIENTATION, 1)
     return stated if isinstance(stated, int) else 1
+
+
+def _other_kind(data: bytes) -> str:
+    """What a file that is no image of ours is, for the kinds that people take for one; empty where that is unknown."""
+    if data[4:8] == b"ftyp":  # ISO base media: the brand tells photos from videos
+        brand = data[8:12]
+        if brand == b"avif":
+            return "an AVIF image"
+        return "a HEIC photo" if brand in _HEIC_BRANDS else "a video"
+    return next((kind for start, kind in _OTHER_KINDS.items() if data.lstrip()[:64].lower().startswith(start)), "")
 
 
 def _damaged() -> ControlImageInvalid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import Any
 
@@ -14,17 +15,26 @@ MOST_NODES = 20_000  # with every alias counted as what it stands for
 DEEPEST = 40
 
 
+def decode(data: bytes) -> str:
+    """The text of a config: UTF-8, or UTF-16 with its mark, which Windows' editors and PowerShell write.
+
+    Raises UnicodeDecodeError.
+    """
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig")
+
+
 def load(text: str | bytes) -> Any:
     """The document as plain data; dates stay text.
 
     JSON is read by its own reader, because YAML takes no tabs and the trainer's own JSON configs are indented by them.
-    Raises JobConfigInvalid, with the line, for text that is not YAML, not UTF-8, too large, too deep, or too large once
+    Raises JobConfigInvalid, with the line, for text that is not YAML, not text, too large, too deep, or too large once
     its aliases are expanded, and for any tag: a document must not choose which Python objects are built.
     """
     if len(text) > LARGEST_TEXT:
         raise _invalid(f"it is larger than {LARGEST_TEXT // 1024} KB")
     try:
-        decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        decoded = decode(text) if isinstance(text, bytes) else text.removeprefix("\ufeff")
         document = _json_object(decoded)
         if document is not None:
             return document

@@ -365,20 +365,22 @@ class CompareTab:
 
     def on_scales(self, text: Any, seen: Any, board: Any, *raw: Any) -> Update:
         """ "Compare strengths" of the form: these scales as columns, with the form's other values."""
-        axis_values = ("scale", str(text or ""), comparison.NOTHING, "", False)
         problem = self.form.parts.scales.problem
         state = self.form.read(raw)
         try:
-            base = state.body()
-            job = self.service.submit(comparison.body(base, axis_values), self.access())
+            return {problem: "", **self.compare_scales(state.model, state.body(), str(text or ""), seen, board)}
         except WanUIError as error:
             return {problem: render.problem(error, lambda location: form_schema.label_of(state.model, location))}
+
+    def compare_scales(self, model: WanModel, base: dict[str, Any], scales: str, seen: Any, board: Any) -> Update:
+        """Runs a request at several LoRA scales and shows the comparison. Raises what JobService.submit raises."""
+        axis_values = ("scale", scales, comparison.NOTHING, "", False)
+        job = self.service.submit(comparison.body(base, axis_values), self.access())
         return {
-            problem: "",
             **self._in_front(),
             self.baseline: axis_values[4],
             self.shown: job.id,
-            **self._with(state.model, base, axis_values, comparison.summary(state.model, base)),
+            **self._with(model, base, axis_values, comparison.summary(model, base)),
             **self.look(job.id, board),
             **self.status_panel.follow(seen),
         }

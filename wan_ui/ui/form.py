@@ -16,7 +16,7 @@ from PIL import Image
 
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import MODELS, WanModel
-from wan_ui.ui import form_layout, form_notes, form_schema, lora_block, lora_card, render
+from wan_ui.ui import form_layout, form_notes, form_schema, lora_block, lora_card, render, speed_choice
 from wan_ui.ui.events import EDIT, Update, filled
 from wan_ui.ui.form_notes import FormImage
 from wan_ui.ui.lora_block import UPLOAD, LoraBlock, Loras, upload_names
@@ -221,6 +221,7 @@ class Form:
         named = {**named, "ctrl_img": first.reference, "ctrl_img_last": last.reference}
         named |= {name: form_schema.number_typed(named[name]) for name in form_schema.OPTIONAL_NUMBERS}
         named |= lora_block.to_values(model, kept.chosen)
+        named[speed_choice.NAME] = speed_choice.read(block.get("speed")) if isinstance(block, Mapping) else None
         return FormState(model, named, kept, first, last, upload_names(uploads))
 
     def _read_image(self, payload: Any) -> FormImage:
@@ -258,7 +259,9 @@ class Form:
 
     def _lora_value(self, state: FormState, notice: str = "") -> dict[str, Any]:
         trigger_word = str(state.values.get("trigger_word") or "")
-        return self.block.value(state.model, state.loras, state.names, trigger_word, notice)
+        value = self.block.value(state.model, state.loras, state.names, trigger_word, notice)
+        speed = speed_choice.shown(state.model, state.values, self.service.library, self.access())
+        return {**value, "speed": speed}
 
     def show(self, state: FormState, before: FormState | None = None, notice: str = "") -> Update:
         """Fills the form; with `before`, only what differs from it. `notice` is said in the LoRA block."""
@@ -319,6 +322,7 @@ class Form:
         """The form for another model: what was typed stays, and LoRAs that it cannot take are set aside."""
         before, after = self.starting[state.model.id], self.starting[model.id]
         values = {name: value for name, value in state.values.items() if not name.startswith(("lora_", "scale_"))}
+        values = speed_choice.for_model(model, values)
         values = form_schema.carried(values, _without_images(before), _without_images(after))
         started = lora_block.from_values(state.model, before)
         if state.loras.chosen == started and started != lora_block.from_values(model, after):
@@ -373,7 +377,18 @@ class Form:
             return self._upload(state, pressed)
         if pressed.get("do") == "choose":
             return self._choose(state, str(pressed.get("source") or ""), pressed)
+        if pressed.get("do") == "speed":
+            return self._switch_speed(state, pressed)
         return self.press(state, pressed)
+
+    def _switch_speed(self, state: FormState, pressed: Mapping[str, Any]) -> Update:
+        """The fast look was switched on, with one of the model's speed LoRAs, or off."""
+        values = speed_choice.switched_off(state.values)
+        if pressed.get("on") is True:
+            wanted = str(pressed.get("id") or "")
+            speed = speed_choice.pick(state.model, wanted, self.service.library, self.access())
+            values = values if speed is None else speed_choice.switched_on(values, speed)
+        return self.show(replace(state, values=values), before=state)
 
     def press(self, state: FormState, pressed: Mapping[str, Any]) -> Update:
         """What a button of a LoRA's card does; which LoRA is in `pressed`."""

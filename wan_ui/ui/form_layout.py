@@ -10,8 +10,8 @@ import gradio as gr
 
 from wan_ui.engine.speedups import CHOICES, WARNING
 from wan_ui.models import MODELS, Preset, WanModel
-from wan_ui.ui import form_schema
-from wan_ui.ui.static_files import component_html, component_script, shared_script
+from wan_ui.ui import form_schema, speed_choice
+from wan_ui.ui.static_files import component_html, component_script, shared_script, static_text
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of, translated
 
@@ -60,6 +60,13 @@ class FormParts:
         return [*self.notes.values(), self.shape]
 
 
+def negative_prompt(model: WanModel) -> str:
+    """The negative prompt that Wan's own programs use where none is given; 2.1 image-to-video adds camera shake."""
+    usual = static_text("negative_prompt.txt").strip()
+    shakes = model.family.startswith("wan21") and model.control_image == "required"
+    return static_text("negative_prompt_shake.txt").strip() + usual if shakes else usual
+
+
 def model_facts(model: WanModel) -> dict[str, Any]:
     """What the browser knows of a model: its tab, which controls it has, its sizes, and how it rounds."""
     divisor = model.divisor["reference"]
@@ -77,6 +84,8 @@ def model_facts(model: WanModel) -> dict[str, Any]:
         "pair": model.two_transformers,
         "sizes": list(dict.fromkeys((size.width, size.height) for size in sizes)),
         "divisor": divisor,
+        "speed": speed_choice.facts(model),
+        "negative": negative_prompt(model),
     }
 
 
@@ -93,8 +102,8 @@ class _Layout:
         for name in names:
             self.components[name] = form_schema.make(self.specs[name], **options)
 
-    def loras(self, value: Mapping[str, Any]) -> tuple[gr.HTML, gr.HTML, Scales]:
-        """The LoRA block: drop zone, chosen files, "Compare strengths" and the trigger word."""
+    def loras(self, value: Mapping[str, Any]) -> tuple[gr.HTML, gr.HTML]:
+        """The LoRA block, with the drop zone and the chosen files, and what is wrong with them."""
         with gr.Column(elem_classes=["section", "loras"]):
             block = gr.HTML(
                 value,
@@ -104,15 +113,14 @@ class _Layout:
                 elem_id="loras",
             )
             problem = gr.HTML(elem_classes="problems", elem_id="lora-problem")
-            self.put("trigger_word", placeholder=text_of("form.trigger_word_hint"))
-            scales = _scales()
-        return block, problem, scales
+        return block, problem
 
     def words(self) -> None:
-        """The prompt, with what is to be said of it."""
+        """The prompt, with what is to be said of it, and the trigger word."""
         with gr.Column(elem_classes=["section", "words"]):
             self.put("prompt", placeholder=text_of("form.prompt_hint"))
             self.notes["prompt"] = gr.HTML(elem_classes="remarks", elem_id="prompt-note")
+            self.put("trigger_word", placeholder=text_of("form.trigger_word_hint"))
 
     def first_frame(self) -> gr.Button:
         """The first frame, of models that take one; returns the button that takes its aspect ratio."""
@@ -192,15 +200,19 @@ def lay_out(strip: gr.HTML, starting: Mapping[str, Any], loras: Mapping[str, Any
     specs = {control.name: control for control in form_schema.shared_controls(starting)}
     layout = _Layout(specs)
     with gr.Column(elem_classes="form", elem_id="form"):
-        block, lora_problem, scales = layout.loras(loras)
+        block, lora_problem = layout.loras(loras)
         layout.words()
+        # The bar with Generate stays at the bottom of the window; here it is the stop of the Tab key after the prompt.
+        with gr.Column(elem_classes="act"):
+            problem = gr.HTML(
+                elem_classes="problems", elem_id="form-problem", js_on_load=shared_script("pick_card_action")
+            )
+            generate = gr.Button(text_of("form.generate"), variant="primary", elem_classes="generate")
+        scales = _scales()
         shape = layout.first_frame()
         layout.size()
         layout.sampling()
         layout.more()
-    with gr.Column(elem_classes="act"):
-        problem = gr.HTML(elem_classes="problems", elem_id="form-problem", js_on_load=shared_script("pick_card_action"))
-        generate = gr.Button(text_of("form.generate"), variant="primary", elem_classes="generate")
     return FormParts(
         strip=strip,
         loras=block,

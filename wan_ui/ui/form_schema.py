@@ -24,11 +24,13 @@ from wan_ui.request import (
     PromptItem,
     assign_slots,
     find_model,
+    find_speed_lora,
     never_combined,
     round_frames,
     snap_size,
 )
 from wan_ui.scale import LARGEST_SCALE, LEAST_SCALE, is_constant
+from wan_ui.ui import speed_choice
 from wan_ui.ui.texts import text_of, translated
 
 Kind = Literal[
@@ -285,7 +287,7 @@ def body(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
         request["speedup"] = values["speedup"]
     if values.get("base") not in (None, "auto"):
         request["base"] = values["base"]
-    return request
+    return speed_choice.into_request(request, speed_choice.chosen(model, values))
 
 
 def _prompt_item(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -327,6 +329,10 @@ def values(
     shown["vae_tiling"] = request.vae_tiling
     shown["speedup"] = request.speedup
     shown["base"] = request.base if isinstance(request.base, str) else dict(request.base.named)
+    speed = find_speed_lora(request)
+    if speed is not None:
+        shown[speed_choice.NAME] = speed_choice.of_request(speed)
+        shown |= {name: value for name, value in speed.settings.items() if name not in item.model_fields_set}
     uses = assign_slots(model, request.loras, request.stack, is_combined)
     for slot in model.slots:
         in_slot = [use for use in uses if use.slot == slot]
@@ -359,7 +365,9 @@ def kept(model: WanModel, draft: Any) -> Values:
     if not isinstance(draft, Mapping):
         return {}
     known = {control.name: control for control in (*shared_controls(), *controls(model))}
-    return {name: draft[name] for name, control in known.items() if name in draft and _fits(control, draft[name])}
+    fitting = {name: draft[name] for name, control in known.items() if name in draft and _fits(control, draft[name])}
+    speed = speed_choice.read(draft.get(speed_choice.NAME))
+    return fitting if speed is None else {**fitting, speed_choice.NAME: speed}
 
 
 def _fits(control: Control, value: Any) -> bool:

@@ -18,6 +18,7 @@ from wan_ui.ui.events import QUIET, Update, error_toast
 from wan_ui.ui.form import Form
 from wan_ui.ui.lora_block import UPLOAD, upload_names
 from wan_ui.ui.status_panel import StatusPanel
+from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of, translated
 from wan_ui.ui.uploaded_files import decoded
 
@@ -38,6 +39,7 @@ class RequestJson:
         self.pasted = gr.State(None)
         with gr.Accordion(text_of("json.title"), open=False, elem_id="json") as self.accordion:
             form.lay_out_text()
+            gr.HTML(render_template("code_button"))
             self.paste = gr.Textbox(
                 label=text_of("json.paste"),
                 lines=4,
@@ -134,6 +136,15 @@ class RequestLoader:
 
         Notes in the form say what differs. Raises what open_request raises.
         """
+        located, notes = self.located(wire, made)
+        shown = self.open_request(located, 0, uploads)
+        if not notes:
+            return shown
+        target = self.compare.count if wire.get("compare") else self.form.parts.problem
+        return {**shown, target: render.notes(notes)}
+
+    def located(self, wire: Mapping[str, Any], made: Sequence[Generation]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """A stored request with the seeds that were used and its LoRA files as they are here, and what differs."""
         prompts = [{**item, "seed": generation.seed} for item, generation in zip(wire["prompts"], made, strict=False)]
         notes = []
         for item in prompts:
@@ -143,12 +154,7 @@ class RequestLoader:
                 notes.append(text_of("json.first_frame_gone"))
         sha256s = hashes_of(lora_use_body(use) for generation in made for use in generation.loras)
         located = locate_loras({**wire, "prompts": prompts}, self.service.library, sha256s, self.access())
-        shown = self.open_request(located.request, 0, uploads)
-        notes += map(translated, located.notes)
-        if not notes:
-            return shown
-        target = self.compare.count if wire.get("compare") else self.form.parts.problem
-        return {**shown, target: render.notes(tuple(dict.fromkeys(notes)))}
+        return dict(located.request), tuple(dict.fromkeys([*notes, *map(translated, located.notes)]))
 
     def open_request(self, body: Any, index: int, uploads: Any) -> Update:
         """Shows one prompt of a request in the form; with several prompts, lets choose or run them all."""

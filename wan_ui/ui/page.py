@@ -10,13 +10,14 @@ from gradio.context import Context, LocalContext
 
 from wan_ui._version import __version__
 from wan_ui.access import Access
-from wan_ui.errors import LoraInvalid, LoraMismatch, LoraNotFound, WanUIError
+from wan_ui.errors import WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
 from wan_ui.language import DEFAULT, choices, current_language, in_language, languages, messages_path, section
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
+from wan_ui.ui.error_texts import concerns_loras
 from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled
 from wan_ui.ui.form import Form, FormState, code_to_copy, stored
 from wan_ui.ui.gallery import ID as GALLERY
@@ -24,6 +25,7 @@ from wan_ui.ui.gallery import GalleryTab
 from wan_ui.ui.load_request import GENERATE, RequestJson, RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.restore_box import RestoreBox
+from wan_ui.ui.result_actions import ResultActions
 from wan_ui.ui.static_files import page_script, static_text
 from wan_ui.ui.status_panel import Sharing, StatusPanel
 from wan_ui.ui.templating import render_template
@@ -37,9 +39,7 @@ if TYPE_CHECKING:
 
 TABS = (GENERATE, COMPARE, TRAINER, GALLERY)
 """The ids of the page's tabs."""
-LORA_ERRORS = (LoraInvalid, LoraNotFound, LoraMismatch)
-"""What is shown in the LoRA block and not above Generate."""
-API_KEYS = ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs")
+API_KEYS = ("api_info", "api_info_as_input", "api_info_as_output", "example_inputs", "component_class_id")
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
@@ -188,14 +188,7 @@ class Page:
     def _lay_out(self, banner: str | None, demo: Demo | None, sharing: Sharing | None) -> None:
         service, access = self.service, self.access
         self.status_panel = StatusPanel(service, access, sharing)  # begins with the line of the public link
-        header = render_template(
-            "page_header",
-            version=__version__,
-            signs_in=sharing is not None,
-            languages=choices(),
-            chosen=language(),
-        )
-        gr.HTML(header, elem_id="header")
+        gr.HTML(render_template("page_header"), elem_id="header")
         self.form = Form(service, access, lambda model: self._starting(model, demo))
         compared = (stored("comparison", None), stored("draft:comparison", None))
         pin, trained = stored("pin", None), stored("trainer", None)
@@ -209,6 +202,14 @@ class Page:
             self.loader = RequestLoader(service, access, self.form, self.compare, self.status_panel, self.json)
             self.trainer = TrainingJobTab(service, access, trained)
             self.gallery = GalleryTab(service, access)
+        tools = render_template(
+            "page_tools",
+            version=__version__,
+            signs_in=sharing is not None,
+            languages=choices(),
+            chosen=language(),
+        )
+        gr.HTML(tools, elem_id="tools")
         self.status_panel.lay_out_pulse()
 
     def _lay_out_generate(self, banner: str | None, demo: Demo | None, pin: gr.BrowserState) -> None:
@@ -252,6 +253,7 @@ class Page:
         )  # fmt: skip
         self.compare.connect(opened, self.opened)
         self.loader.connect()
+        ResultActions(self.service, self.access, self.loader).connect()
         self.preview_panel.connect(self.loader)
         self.restore.connect(self.loader)
         self.trainer.connect(self.loader, self.preview_panel, opened)
@@ -299,10 +301,10 @@ class Page:
         try:
             body = self.preview_panel.pinned(state.body(), pin)
             self.service.submit(body, self.access())
-        except LORA_ERRORS as error:
-            return {parts.lora_problem: render.problem(error), parts.problem: ""}
         except WanUIError as error:
             problem = render.problem(error, lambda location: form_schema.label_of(state.model, location))
+            if concerns_loras(error):
+                return {parts.lora_problem: problem, parts.problem: ""}
             return {parts.problem: problem, parts.lora_problem: ""}
         return {parts.problem: "", parts.lora_problem: "", **self.status_panel.follow(seen)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,12 +14,15 @@ from markupsafe import Markup
 from wan_ui.engine.result import Progress
 from wan_ui.engine.speedups import describe
 from wan_ui.errors import WanUIError
-from wan_ui.models import label_of
+from wan_ui.lora.remote import without_queries
+from wan_ui.models import MODELS, label_of
 from wan_ui.request import Generation
 from wan_ui.scale import scale_from, scale_words
-from wan_ui.ui.error_texts import sentences
+from wan_ui.speed_loras import SPEED_LORAS
+from wan_ui.ui.error_texts import problems
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of, translated
+from wan_ui.wire import without_training_samples
 
 if TYPE_CHECKING:
     from wan_ui.job import ClipRecord, Job
@@ -338,7 +342,10 @@ class EffectLine:
 
 @dataclass(frozen=True)
 class ShownClip:
-    """One finished video beside the values it was made with."""
+    """One finished video beside the values it was made with.
+
+    `request` is its request as JSON; `parts_before` names the clips that it continues, as in the gallery.
+    """
 
     source: str
     poster: str
@@ -348,6 +355,13 @@ class ShownClip:
     name: str
     facts: Sequence[tuple[str, str]]
     effect: Markup | str
+    index: int
+    seed: int
+    request: str
+    is_fast: bool
+    is_continuable: bool
+    has_lora: bool
+    parts_before: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -411,6 +425,8 @@ def _clip_facts(job: Job, clip: ClipRecord, generation: Generation) -> list[tupl
         (text_of("script.fact.length"), seconds(clip.num_frames / clip.fps)),
         (text_of("script.fact.seed"), str(clip.seed)),
     ]
+    if generation.speed_lora is not None:
+        facts.insert(0, (text_of("result.fast_look"), SPEED_LORAS[generation.speed_lora].label))
     if generation.speedup != "none":
         facts.append(
             (text_of("script.fact.speedup"), translated(describe(generation.speedup, clip.metadata.get("forwards"))))
@@ -424,7 +440,13 @@ def _clip_facts(job: Job, clip: ClipRecord, generation: Generation) -> list[tupl
     return facts if spent is None else [*facts, (text_of("script.fact.took"), seconds(spent))]
 
 
-def _clip(job: Job, clip: ClipRecord) -> ShownClip:
+def request_of(job: Job, index: int) -> dict[str, Any]:
+    """The request of one clip with the seed that was used, as other people may see it."""
+    wire = without_queries(without_training_samples(job.request_of(index)))
+    return {**wire, "prompts": [{**wire["prompts"][0], "seed": job.generations[index].seed}]}
+
+
+def _clip(job: Job, clip: ClipRecord, parts_before: Sequence[str]) -> ShownClip:
     generation = job.generations[clip.index]
     return ShownClip(
         source=f"v1/requests/{job.id}/videos/{clip.index}",  # relative, so that the page works under a proxy's path
@@ -435,11 +457,21 @@ def _clip(job: Job, clip: ClipRecord) -> ShownClip:
         name=" ".join(generation.prompt.split())[:160] or no_prompt(),
         facts=_clip_facts(job, clip, generation),
         effect=effect(clip.metadata.get("lora")),
+        index=clip.index,
+        seed=clip.seed,
+        request=json.dumps(request_of(job, clip.index), ensure_ascii=False),
+        is_fast=generation.speed_lora is not None,
+        is_continuable=generation.model in MODELS and MODELS[generation.model].control_image != "none",
+        has_lora=any(not use.is_speed for use in generation.loras),
+        parts_before=parts_before,
     )
 
 
-def result(job: Job | None) -> Markup:
-    """The finished clips of a job with the values that were used beside each."""
+def result(job: Job | None, parts_before: Mapping[int, Sequence[str]] = MappingProxyType({})) -> Markup:
+    """The finished clips of a job with the values that were used beside each.
+
+    `parts_before`: by the clip's index, the clips that it continues.
+    """
     if job is None or not job.clips:
         return render_template("result", result=None)
     if job.cells:
@@ -453,7 +485,7 @@ def result(job: Job | None) -> Markup:
         job.id,
         label(job),
         _prompt(job),
-        clips=[_clip(job, clip) for clip in job.clips],
+        clips=[_clip(job, clip, parts_before.get(clip.index, ())) for clip in job.clips],
         titled=several,
         took="" if spent is None else seconds(spent),
     )
@@ -534,7 +566,7 @@ def finished(jobs: Sequence[Job], shown: str | None) -> Markup:
 
 def problem(error: WanUIError, label_of: Callable[[str], str] = str) -> Markup:
     """A refused request: one sentence for each wrong field. `label_of` turns a field's `loc` into its label."""
-    return render_template("problem", sentences=sentences(error, label_of))
+    return render_template("problem", problems=problems(error, label_of))
 
 
 def notes(texts: Sequence[str]) -> Markup:

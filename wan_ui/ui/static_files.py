@@ -10,6 +10,7 @@ from wan_ui.ui.texts import with_texts
 PAGE = (
     "gradio_dom",
     "frame",
+    "roving",
     "page",
     "pressed",
     "stream",
@@ -20,16 +21,21 @@ PAGE = (
     "comparison_link",
     "share",
     "judging",
+    "first_frame",
+    "form_tools",
+    "field_errors",
+    "code",
 )
 """Scripts of the page itself, in the order in which they run."""
-SHARED = ("player", "pick_card_action")
+SHARED = ("player", "pick_card_action", "result_acts")
 """Scripts of components that the page has more than once: they are sent once, with the page's own script."""
 
 TEXTS = "texts"
 """The script that gives the others the page's texts: it stands before each of them."""
 
-_COMMENT_LINE = re.compile(r"^ *//.*\n", re.MULTILINE)
 _FOLDER = Path(__file__).parent / "static"
+# Comments are for whoever reads the files; they were a tenth of the page's document.
+_COMMENTS = {"js": re.compile(r"^[ \t]*//.*\n", re.MULTILINE), "css": re.compile(r"/\*.*?\*/\s*", re.DOTALL)}
 _PARAMETERS = "element, props, trigger, watch"
 _RUN = """
 const run = () => window.wanUiScripts.NAME(PARAMETERS);
@@ -39,9 +45,10 @@ else document.addEventListener('wan-ui-scripts', run, {once: true});
 
 
 def static_text(name: str) -> str:
-    """The text of one file of the folder `static`, of a script without its lines of comment."""
+    """The text of one file of the folder `static`; of scripts and style sheets without comments that fill lines."""
     text = (_FOLDER / name).read_text(encoding="utf-8")
-    return _COMMENT_LINE.sub("", text) if name.endswith(".js") else text
+    comment = _COMMENTS.get(name.rpartition(".")[2])
+    return text if comment is None else comment.sub("", text)
 
 
 def component_html(name: str) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import gradio as gr
 
 from wan_ui.errors import RequestNotFound, WanUIError
+from wan_ui.media.clip_frames import MOST_PARTS
 from wan_ui.ui import render
 from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, looked_again
-from wan_ui.ui.static_files import component_script
+from wan_ui.ui.static_files import component_script, shared_script
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of
 
@@ -70,7 +71,7 @@ class StatusPanel:
             self.cancel = gr.Button(text_of("render.cancel"), interactive=False, size="sm", elem_id="cancel")
             gr.HTML(render_template("stage"))
         with gr.Column(elem_id="result"):
-            self.result = gr.HTML(render.result(None))
+            self.result = gr.HTML(render.result(None), js_on_load=shared_script("result_acts"))
             self.reuse = gr.Button(text_of("result.use_settings"), interactive=False, size="sm", elem_id="reuse")
 
     def lay_out_lists(self) -> None:
@@ -159,7 +160,7 @@ class StatusPanel:
             {
                 "now": render.now(lead, progress, ahead, None if lead is None else self.service.outlook(lead.id)),
                 "cancel": stoppable,
-                "result": render.result(shown),
+                "result": render.result(shown, self._parts_before(shown, recent)),
                 "reuse": shown is not None,
                 "queue": render.queue(others, own, ahead, fetching, removable),
                 "finished": render.finished(ended, shown.id if shown else None),
@@ -170,6 +171,27 @@ class StatusPanel:
             },
             seen,
         )
+
+    def _parts_before(self, shown: Job | None, recent: Sequence[Job]) -> dict[int, tuple[str, ...]]:
+        """By a shown clip's index, the recent clips that it continues, the first part first, as in the gallery."""
+        if shown is None or shown.cells or not any(generation.image for generation in shown.generations):
+            return {}
+        ending = {
+            sha256: (job, clip.index)
+            for job in reversed(recent)
+            for clip in job.clips
+            if job.id != shown.id and (sha256 := self.service.last_frame_hash(job.id, clip.index)) is not None
+        }
+        found = {}
+        for clip in shown.clips:
+            image = shown.generations[clip.index].image
+            parts: list[str] = []
+            while (part := ending.get(image or "")) is not None and len(parts) < MOST_PARTS - 1:
+                parts.append(f"{part[0].id}-{part[1]}")
+                image = part[0].generations[part[1]].image
+            if parts:
+                found[clip.index] = tuple(reversed(parts))
+        return found
 
     def _link(self) -> str:
         """The line about the public link: everybody reads that it is on, the owner also its address and password."""

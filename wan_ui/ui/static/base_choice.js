@@ -1,4 +1,5 @@
-// Which checkpoint files the model is loaded from: asks GET /v1/models/{id}/bases when it comes into view.
+// Which checkpoint files the model is loaded from: asks GET /v1/models/{id}/bases when it comes into view. Where neither
+// header nor name tell what a file is, the owner is asked once in a dialog; POST keeps the answer by the file's content.
 const choices = element.querySelector('[data-part=choices]'), said = element.querySelector('[data-part=said]');
 let model = document.documentElement.dataset.model, listing = null, asked = null;
 const bytes = (size) => (size === null || size === undefined ? '' : size >= 1e9 ? `${(size / 1e9).toFixed(1)} GB` : `${Math.ceil(size / 1e6)} MB`);
@@ -47,14 +48,76 @@ const draw = () => {
   if (kind() === 'auto' && listing.auto) texts.push(translated(listing.auto.reason));
   if (lacking.length) texts.push(textOf(total ? 'base.missing_bytes' : 'base.missing', { names: lacking.map(({ component }) => component.replace(/_/g, ' ')).join(', '), bytes: bytes(total) }));
   said.textContent = [...texts, ...listing.notes.map(translated)].join(' ');
+  drawQuestion();
 };
+
+const part = (name) => element.querySelector(`[data-part=${name}]`);
+const dialog = element.querySelector('dialog'), keep = part('keep');
+let owner = null, postponed = false; // whether this browser may answer; whether it was asked and said later
+const labelOf = (id) => {
+  const tab = document.querySelector(`[role=tab][data-model="${id}"]`);
+  return tab ? tab.textContent : id;
+};
+const drawQuestion = () => {
+  const questions = owner && listing ? listing.questions : [];
+  part('asks').hidden = !questions.length;
+  part('open').textContent = textOf('base_choice.unknown', { count: questions.length });
+  if (questions.length && !postponed && !dialog.open) showQuestion();
+};
+const showQuestion = () => {
+  const { name, candidates } = listing.questions[0];
+  const halves = new Set(candidates.map((candidate) => candidate.model)).size < candidates.length;
+  part('lead').textContent = textOf('base_choice.not_told', { name });
+  part('refused').textContent = '';
+  keep.disabled = true;
+  part('candidates').replaceChildren(...candidates.map(({ model: id, component }) => {
+    const wrap = document.createElement('label'), input = document.createElement('input');
+    const half = halves ? `, ${textOf(`base_choice.${component}`)}` : '';
+    Object.assign(input, { type: 'radio', name: 'base-candidate', value: JSON.stringify({ model: id, component, name }) });
+    input.addEventListener('change', () => { keep.disabled = false; });
+    wrap.append(input, `${labelOf(id)}${half}`);
+    return wrap;
+  }));
+  if (!dialog.open) dialog.showModal();
+};
+const answerQuestion = async (event) => {
+  event.preventDefault();
+  const chosen = part('candidates').querySelector('input:checked');
+  if (!chosen) return;
+  const { model: id, component, name } = JSON.parse(chosen.value);
+  keep.disabled = true;
+  try {
+    const reply = await window.fetch(`v1/models/${id}/bases`, {
+      method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ name, component }),
+    });
+    if (!reply.ok) throw new Error((await reply.json()).detail.error.message);
+  } catch (error) {
+    part('refused').textContent = error instanceof TypeError ? textOf('base_choice.lost') : error.message;
+    keep.disabled = false;
+    return;
+  }
+  dialog.close();
+  asked = null;
+  await ask(); // asks the next question, if any
+};
+const mayAnswer = async () => {
+  const reply = await window.fetch('v1/machine', { cache: 'no-store' });
+  return reply.ok && (await reply.json()).owner;
+};
+element.querySelector('dialog form').addEventListener('submit', answerQuestion);
+part('open').addEventListener('click', showQuestion);
+part('later').addEventListener('click', () => { postponed = true; dialog.close(); });
+dialog.addEventListener('cancel', () => { postponed = true; });
+dialog.addEventListener('keydown', (event) => event.stopPropagation()); // the page's own keys
 const ask = async () => {
   if (!element.isConnected || !element.offsetParent || asked === model) return;
   asked = model;
   listing = null;
   try {
     const answer = await window.fetch(`v1/models/${model}/bases`, { cache: 'no-store' });
-    if (answer.ok && asked === model) listing = await answer.json();
+    const told = answer.ok ? await answer.json() : null;
+    if (told && told.questions.length && owner === null) owner = await mayAnswer();
+    if (asked === model) listing = told;
   } catch (error) {
     asked = null; // the server is gone; the next look asks again
   }

@@ -37,6 +37,16 @@
     control.focus();
     control.setSelectionRange(at + space.length + text.length, at + space.length + text.length);
   };
+  // An image control keeps its file input while it shows an image; what is put there is uploaded as if it were chosen.
+  const giveImage = (name, file) => {
+    const chooser = document.querySelector(`#field-${name} input[type=file]`);
+    if (!chooser) return false;
+    const files = new DataTransfer();
+    files.items.add(file);
+    chooser.files = files.files;
+    chooser.dispatchEvent(new Event('change', { bubbles: true }));
+    return true;
+  };
   window.wanUi = window.wanUi || {};
-  window.wanUi.dom = { input, value, fill, insert, announce };
+  window.wanUi.dom = { input, value, fill, insert, announce, giveImage };
 })();

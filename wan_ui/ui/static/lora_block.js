@@ -22,7 +22,7 @@ const isPair = () => document.documentElement.hasAttribute('data-pair');
 const strength = (item, index) => {
   const many = (props.value.items || []).length > 1;
   const label = many || isPair() ? textOf('lora.strength_of', { name: `${item.name}${isPair() ? `, ${SLOTS[item.slot]}` : ''}` }) : textOf('lora.strength');
-  const slider = make('input', { type: 'range', min: LOWEST, max: HIGHEST, step: STEP, 'aria-label': textOf('lora.slider', { label }) });
+  const slider = make('input', { type: 'range', tabindex: -1, min: LOWEST, max: HIGHEST, step: STEP, 'aria-label': textOf('lora.slider', { label }) });
   const number = make('input', { type: 'number', step: STEP, 'aria-label': label, 'data-strength': index });
   const mark = (value) => {
     slider.value = value === null ? 1 : value;
@@ -79,10 +79,44 @@ const draw = () => {
   part('aside').hidden = !aside.length;
   part('aside').textContent = aside.length ? textOf('lora.aside', { names: aside.map((lora) => lora.name).join(', ') }) : '';
   reading.hidden = true;
+  drawFast();
   document.dispatchEvent(new CustomEvent('wan-ui-fits', { detail: value.fits || [] }));
 };
 watch('value', draw);
 document.addEventListener('wan-ui-model', () => { drawn = null; draw(); });
+
+// The fast look: a speed LoRA of the model beside the chosen LoRAs. What it sets is filled into the form by the server.
+
+const fast = part('speed'), fastAbout = part('speed-about');
+const BOLT = '<svg class="i" viewBox="0 0 16 16" aria-hidden="true"><path d="M9 1.5 3.5 9H8l-1 5.5L12.5 7H8z"/></svg>';
+const drawFast = () => {
+  const choices = (window.wanUiModel && window.wanUiModel.speed) || [];
+  const value = (props.value && props.value.speed) || null;
+  const choice = choices.find((each) => value && each.id === value.id) || choices[0];
+  fast.hidden = !choice;
+  fastAbout.hidden = !value || !choice;
+  if (!choice) return;
+  fast.setAttribute('aria-pressed', String(value !== null));
+  fast.innerHTML = BOLT;
+  fast.append(textOf('lora_block.fast_look', { steps: choice.steps }));
+  if (!value) return;
+  const parts = [];
+  if (choices.length > 1) {
+    const menu = make('select', { 'aria-label': textOf('lora_block.speed_lora') }, ...choices.map((each) => new Option(each.label, each.id)));
+    menu.value = choice.id;
+    menu.addEventListener('change', () => press({ do: 'speed', on: true, id: menu.value }));
+    parts.push(menu);
+  } else parts.push(make('b', {}, choice.label));
+  parts.push(make('p', { class: 'sets' }, choice.sets));
+  parts.push(make('p', { class: value.missing ? 'where missing' : 'where' }, value.where));
+  if (value.note) parts.push(make('p', {}, value.note));
+  fastAbout.replaceChildren(...parts);
+};
+fast.addEventListener('click', () => {
+  const on = fast.getAttribute('aria-pressed') !== 'true';
+  fast.setAttribute('aria-pressed', String(on)); // at once; the answer confirms
+  press({ do: 'speed', on });
+});
 
 // Uploads
 

@@ -94,6 +94,9 @@
       const range = input.closest(".block").querySelector('input[type="range"]');
       if (range) range.setAttribute("aria-label", textOf('page.slider', { label }));
     }
+    for (const button of document.querySelectorAll('button[aria-label^=Paste]')) {
+      button.setAttribute("aria-label", textOf("page.paste"));
+    }
     for (const area of document.querySelectorAll("label:has(button) textarea:not([aria-label])")) {
       const label = area.closest("label").querySelector('[data-testid="block-info"]');
       if (label) area.setAttribute("aria-label", label.textContent.trim());

@@ -1,7 +1,7 @@
 // Sizes as chips, the swap of width and height, and the length in seconds: they write into the numbers below them,
 // which are what the request takes.
-const chips = element.querySelector('.chips'), slider = element.querySelector('input');
-const said = element.querySelector('.length-said');
+const chips = element.querySelector('.chips'), slider = element.querySelector('input[type=range]');
+const seconds = element.querySelector('input[type=number]');
 const MOST_SECONDS = 10, FRAMES_PER_STEP = 4; // of the slider; longer videos are typed
 let sizes = [];
 
@@ -19,9 +19,9 @@ const mark = () => {
   if (!(frames > 0) || !(fps > 0)) return;
   slider.max = String(Math.max(1, Math.floor((MOST_SECONDS * fps) / FRAMES_PER_STEP)));
   slider.value = String(Math.round((frames - 1) / FRAMES_PER_STEP));
-  const seconds = (frames / fps).toFixed(1);
-  said.textContent = textOf('size.length', { seconds, frames });
-  slider.setAttribute('aria-valuetext', textOf('size.length_spoken', { seconds, frames }));
+  const length = (frames / fps).toFixed(1);
+  if (document.activeElement !== seconds) seconds.value = length;
+  slider.setAttribute('aria-valuetext', textOf('size.length_spoken', { seconds: length, frames }));
   slider.style.setProperty('--v', `${(100 * slider.value) / slider.max}%`);
 };
 const draw = () => {
@@ -65,6 +65,13 @@ slider.addEventListener('input', () => {
   dom().fill('num-frames', 1 + FRAMES_PER_STEP * Number(slider.value));
   mark();
 });
+seconds.addEventListener('input', () => {
+  const wanted = Number(seconds.value) * number('fps');
+  if (!(wanted > 0)) return;
+  dom().fill('num-frames', 1 + FRAMES_PER_STEP * Math.max(0, Math.round((wanted - 1) / FRAMES_PER_STEP)));
+  mark();
+});
+seconds.addEventListener('blur', mark); // shows the length that these frames have
 document.addEventListener('wan-ui-model', (event) => { sizes = event.detail.sizes; draw(); });
 // The numbers change by typing and by the server's answers; both end in a note of the form.
 document.addEventListener('input', (event) => { if (event.target.closest('#form .sizes')) mark(); });

@@ -1,0 +1,106 @@
+// What is wrong with a request, beneath the fields it concerns: the server names them in the message above Generate.
+// The first one is brought into view with the focus; a mark goes when its field changes.
+(() => {
+  const MORE = '#more';
+  const fieldOf = (name) => document.getElementById(`field-${name.replace(/_/g, '-')}`);
+  const controlOf = (field) => field.querySelector('textarea, input:not([type=file]), select, button');
+  const marks = new Map(); // by field: its message and its control
+
+  const clear = (field) => {
+    const mark = marks.get(field);
+    if (!mark) return;
+    marks.delete(field);
+    mark.message.remove();
+    field.classList.remove('invalid');
+    mark.control.removeAttribute('aria-invalid');
+    mark.control.removeAttribute('aria-describedby');
+  };
+  const mark = (field, name, text) => {
+    clear(field);
+    const control = controlOf(field);
+    if (!control) return null;
+    const message = document.createElement('p');
+    message.className = 'wrong at-field';
+    message.id = `wrong-${name}`;
+    message.textContent = text;
+    // Beneath the whole line of narrow fields, where there is room for a sentence.
+    (field.closest('#form .row') || field).insertAdjacentElement('afterend', message);
+    field.classList.add('invalid');
+    control.setAttribute('aria-invalid', 'true');
+    control.setAttribute('aria-describedby', message.id);
+    marks.set(field, { message, control });
+    return control;
+  };
+  const isHidden = (element) => element.offsetParent === null;
+  const openFold = (field) => {
+    const fold = field.closest(MORE);
+    const button = fold && isHidden(field) && fold.querySelector(':scope > button.label-wrap');
+    if (button) button.click();
+  };
+  const foldFor = (name) => {
+    // The fold's fields are made when it is first opened.
+    const fold = document.querySelector(MORE);
+    return !fieldOf(name) && fold && fold.querySelector(':scope > button.label-wrap:not(.open)');
+  };
+  const show = (problem) => {
+    problem.hidden = false;
+    const items = [...problem.querySelectorAll('[data-field]')];
+    const closed = items.map((item) => foldFor(item.dataset.field)).find(Boolean);
+    if (closed) {
+      closed.click();
+      window.setTimeout(() => show(problem), 100);
+      return;
+    }
+    let first = null;
+    for (const item of items) {
+      const name = item.dataset.field, field = fieldOf(name);
+      if (!field) continue;
+      openFold(field);
+      const control = mark(field, name, item.textContent.trim());
+      first = first || control;
+      item.hidden = control !== null;
+    }
+    problem.classList.toggle('placed', items.length > 0 && items.every((item) => item.hidden) && !problem.querySelector('[data-other]'));
+    if (first) {
+      first.focus({ preventScroll: true });
+      const calm = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
+      first.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'center' });
+    }
+  };
+  const look = () => {
+    for (const field of [...marks.keys()]) clear(field);
+    const problem = document.querySelector('#form-problem .problem[data-fields]');
+    if (problem) show(problem);
+  };
+  const lookAtLoras = () => {
+    const problem = document.querySelector('#lora-problem .problem');
+    if (problem) problem.scrollIntoView({ block: 'nearest' });
+  };
+  const changed = (event) => {
+    const field = event.target.closest('[id^="field-"]');
+    if (!field || !marks.has(field)) return;
+    clear(field);
+    const problem = document.querySelector('#form-problem .problem.placed');
+    if (problem && !marks.size) problem.hidden = true;
+  };
+  for (const name of ['input', 'change']) document.addEventListener(name, changed);
+  const watch = () => {
+    const home = document.getElementById('form-problem');
+    if (!home) {
+      requestAnimationFrame(watch);
+      return;
+    }
+    // Only a new message counts: this script itself changes attributes of the one that is shown.
+    new MutationObserver(look).observe(home, { childList: true, subtree: true, characterData: true });
+    new MutationObserver(lookAtLoras).observe(document.getElementById('lora-problem'), { childList: true, subtree: true });
+    look();
+  };
+  watch();
+  // The same answer again changes nothing that could be observed.
+  let asked = false;
+  document.addEventListener('click', (event) => { if (event.target.closest('#bench button.generate')) asked = true; }, true);
+  document.addEventListener('wan-ui-answered', () => {
+    if (asked) look();
+    asked = false;
+  });
+})();
