@@ -235,13 +235,7 @@ def compose(settings: Settings, devices: Sequence[SlotDevice] = ()) -> Services:
     library = _library(settings, uploads, store, checkpoints)
     images = image.ImageStore(data / "images", download, owners=store)
     service: JobService = JobService(
-        library,
-        images,
-        store,
-        worker,
-        data,
-        _limits(settings),
-        _environment(engine, checkpoints),
+        library, images, store, worker, data, _limits(settings), _environment(engine, checkpoints)
     )
     return Services(
         service,
