@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from tests.web.strangers import BODY, Server, running
-from wan_ui.api.mcp_server import mcp_route
+from wan_ui.api.mcp_server import LARGE_EACH, McpEndpoint, mcp_route
 from wan_ui.api.mcp_tools import TOOLS
+from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
 from wan_ui.media import video
 
 pytestmark = pytest.mark.slow
@@ -141,3 +142,30 @@ def test_without_the_package_it_says_what_to_install() -> None:
         reply = client.request(method, "/mcp")
         assert (reply.status_code, code(reply.json())) == (501, "MCP_NOT_INSTALLED")
         assert "pip install 'wan-ui[mcp]'" in reply.json()["detail"]["error"]["message"]
+
+
+def test_few_large_messages_are_received_at_a_time() -> None:
+    scope: MutableMapping[str, Any] = {"type": "http", "method": "POST", "path": "/mcp"}
+    scope["headers"] = [(b"content-length", b"20000000")]
+    scope[IDENTITY_SCOPE_KEY] = Identity("a" * 32, owner=False)
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    async def receive() -> MutableMapping[str, Any]:
+        await anyio.sleep_forever()
+        raise AssertionError("it never ends")
+
+    async def send_three() -> None:
+        async with anyio.create_task_group() as group:
+            endpoint = McpEndpoint(Starlette())
+            for _ in range(LARGE_EACH):
+                group.start_soon(endpoint, scope, receive, send)
+            await anyio.wait_all_tasks_blocked()
+            assert sent == []
+            await endpoint(scope, receive, send)
+            group.cancel_scope.cancel()
+
+    anyio.run(send_three)
+    assert sent[0]["status"] == 503
