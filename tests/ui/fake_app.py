@@ -32,7 +32,8 @@ from wan_ui.request import Generation
 from wan_ui.server import prepare_environment
 from wan_ui.ui.page import LAUNCH, build
 from wan_ui.web import guest_pages
-from wan_ui.web.auth import Auth, around
+from wan_ui.web.auth import Auth, Credentials, OwnerAddress, around
+from wan_ui.web.login import Login
 from wan_ui.web.page_language import PageLanguage, messages_route
 
 
@@ -117,10 +118,12 @@ def running(
     banner: str | None = None,
     port: int | None = None,
     configs: Configs = no_configs,
+    login: Login | None = None,
 ) -> Iterator[App]:
     """Serves the page from a data folder until the block ends. LoRA files are those in `folder/loras`.
 
-    `configs` stand in for the checkpoints' own; without them the table's sizes are used.
+    `configs` stand in for the checkpoints' own; without them the table's sizes are used. With a `login`
+    browsers sign in as guests.
     """
     _set_up_gradio()
     lora_dir, uploads = folder / "loras", folder / "uploads"
@@ -136,6 +139,7 @@ def running(
     service = JobService(
         Library(lora_dir, uploads, owners=store), images, store, worker, folder, environment=environment
     )
+    credentials = None if login is None else Credentials(login, OwnerAddress())
     blocks = build(service, banner=banner)
     api = create_api(
         service,
@@ -155,7 +159,7 @@ def running(
             _frontend=False,  # as serve does
             app_kwargs={
                 "routes": [Mount("/v1", app=api), guests, messages_route()],
-                "lifespan": around(lambda app: PageLanguage(Auth(app, sessions))),
+                "lifespan": around(lambda app: PageLanguage(Auth(app, sessions, credentials))),
             },
             **LAUNCH,
         )

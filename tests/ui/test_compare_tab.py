@@ -69,7 +69,7 @@ def compare_tab(page: Page) -> None:
 
 
 def axis(page: Page, name: str, choice: str, values: str) -> None:
-    expect(page.get_by_role("option")).to_have_count(0)  # another list may still be closing
+    expect(page.locator('[role="option"]')).to_have_count(0)  # another list may still be closing
     page.get_by_label(name, exact=True).locator("visible=true").click()
     page.get_by_role("option", name=choice, exact=True).click()
     if choice != "Nothing":
