@@ -14,7 +14,7 @@ from wan_ui.language import DEFAULT, Text
 ROOT = Path(language.__file__).parent
 TEMPLATES = (*ROOT.glob("*/templates/*.html"), *ROOT.glob("ui/static/*.html"))
 SCRIPTS = tuple(ROOT.glob("ui/static/*.js"))
-NAMES = {"wan-ui", "config.yaml", "MP4"}  # that stand in templates as they are
+NAMES = {"wan-ui", "config.yaml", "MP4", "API"}  # that stand in templates as they are
 EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|\[\[.*?\]\]|\$\{.*?\}", re.DOTALL)
 CODE = re.compile(r"<(script|style|svg|code)\b.*?</\1>|&\w+;", re.DOTALL)
 ATTRIBUTE = re.compile(r'\b(?:aria-label|title|placeholder|alt)="([^"]*)"')
