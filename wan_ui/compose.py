@@ -66,6 +66,7 @@ from wan_ui.web.login import Login
 from wan_ui.web.metrics import Metrics
 from wan_ui.web.origin import OriginCheck
 from wan_ui.web.page_language import PageLanguage, messages_route
+from wan_ui.web.page_script import PageScript
 from wan_ui.web.security_headers import SecurityHeaders
 from wan_ui.web.upload_quota import UploadQuota
 
@@ -404,14 +405,15 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         shared=settings.shared_gallery,
         sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
     )
-    health = health_route(api.state.api.latest_health)
-    own = (_mounted(api), guests, mcp_route(api), services.metrics.route(), messages_route(), health)
+    health, script = health_route(api.state.api.latest_health), PageScript(page.SCRIPT)
+    routes = (messages_route(), script.route, services.metrics.route(), health)
+    own = (_mounted(api), guests, mcp_route(api), *routes)
     loop: Future[asyncio.AbstractEventLoop] = Future()
     within = _around_gradio(blocks, services.service, access, Path(os.environ["GRADIO_TEMP_DIR"]))
 
     def wrap(app: ASGIApp) -> ASGIApp:
         loop.set_result(asyncio.get_running_loop())
-        return _middleware(GradioRoutes(within(app), own), services, settings, sign_in)
+        return _middleware(GradioRoutes(within(app), own), services, settings, sign_in, script.tag)
 
     try:
         blocks.launch(
@@ -472,7 +474,7 @@ def _forgets(blocks: gr.Blocks) -> Forget:
     return forget
 
 
-def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: SignIn) -> ASGIApp:
+def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: SignIn, head: str) -> ASGIApp:
     """An app inside authentication, origin check, language, compression and security headers, from the inside out."""
     auth = Auth(
         app,
@@ -484,7 +486,7 @@ def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: S
         rules=AuthRules(settings.session_days, settings.max_sign_ins),
     )
     checked = OriginCheck(auth, partial(sign_in.hosts, settings), addresses=not is_loopback(settings.host))
-    return SecurityHeaders(Compression(PageLanguage(checked)))
+    return SecurityHeaders(Compression(PageLanguage(checked, head)))
 
 
 def close_page(blocks: gr.Blocks) -> None:

@@ -30,11 +30,12 @@ from wan_ui.pool.slots import Memory
 from wan_ui.provenance.restoring import Environment
 from wan_ui.request import Generation
 from wan_ui.server import prepare_environment
-from wan_ui.ui.page import LAUNCH, build
+from wan_ui.ui.page import LAUNCH, SCRIPT, build
 from wan_ui.web import guest_pages
 from wan_ui.web.auth import Auth, Credentials, OwnerAddress, around
 from wan_ui.web.login import Login
 from wan_ui.web.page_language import PageLanguage, messages_route
+from wan_ui.web.page_script import PageScript
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def running(
         lambda: Access(current_identity.get(), shared=False),
     )
     guests = guest_pages.mount(service, nullcontext)
-    sessions = Sessions(load_key(folder))
+    sessions, script = Sessions(load_key(folder)), PageScript(SCRIPT)
     worker.start()
     try:
         _, url, _ = blocks.launch(
@@ -158,8 +159,8 @@ def running(
             share=False,
             _frontend=False,  # as serve does
             app_kwargs={
-                "routes": [Mount("/v1", app=api), guests, messages_route()],
-                "lifespan": around(lambda app: PageLanguage(Auth(app, sessions, credentials))),
+                "routes": [Mount("/v1", app=api), guests, messages_route(), script.route],
+                "lifespan": around(lambda app: PageLanguage(Auth(app, sessions, credentials), script.tag)),
             },
             **LAUNCH,
         )

@@ -13,11 +13,12 @@ from playwright.sync_api import Page, expect
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
 from tests.ui.page_object import open_page
-from wan_ui.ui.page import API_KEYS
+from wan_ui.ui.page import API_KEYS, SCRIPT
 from wan_ui.ui.static_files import SHARED, static_text
 from wan_ui.web.compression import BROTLI_QUALITY
+from wan_ui.web.security_headers import IMMUTABLE
 
-MOST_BYTES = 75_000  # of the document as brotli
+MOST_BYTES = 60_000  # of the document as brotli
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,17 @@ def test_no_component_has_an_api_schema_and_no_event_needs_one(document: str):
 
 @pytest.mark.parametrize("name", SHARED)
 def test_a_shared_script_is_sent_once(document: str, name: str):
-    assert json.dumps(config(document)).count(json.dumps(static_text(f"{name}.js"))[1:-1]) == 1
+    assert SCRIPT.count(static_text(f"{name}.js")) == 1
+    assert json.dumps(static_text(f"{name}.js"))[1:-1] not in json.dumps(config(document))
+
+
+def test_the_page_s_script_is_a_file_that_browsers_keep(app: App, document: str):
+    (path,) = re.findall(r'<script src="(scripts/page-[0-9a-f]{16}\.js)"></script>', document)
+    answer = httpx.get(app.url + path)
+    assert (answer.status_code, answer.text) == (200, SCRIPT)
+    assert answer.headers["content-type"].startswith("text/javascript")
+    assert answer.headers["cache-control"] == IMMUTABLE
+    assert httpx.get(f"{app.url}scripts/page-{'0' * 16}.js").status_code == 404
 
 
 def test_the_document_is_small_on_the_wire(document: str):

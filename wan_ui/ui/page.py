@@ -44,12 +44,14 @@ _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
 STYLE_SHEETS = ("tokens", "style", "form", "machine", "stage", "share", "board")
+SCRIPT = f"window.wanUiPage = {page_script()};"
+"""The page's script: it is loaded before Gradio, which calls the function once its components are there."""
 LAUNCH: dict[str, Any] = {
     "theme": gr.themes.Base(
         primary_hue=gr.themes.colors.pink, neutral_hue=gr.themes.colors.neutral, font=_FONT, font_mono=_MONO
     ),
     "css": "\n".join(static_text(f"{name}.css") for name in STYLE_SHEETS),
-    "js": page_script(),
+    "js": "() => window.wanUiPage()",
     "footer_links": [],
     "run_history": False,
 }

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 SMALLEST = 1000  # bytes; below this, the headers cost more than compression saves
 GZIP_LEVEL = 6
 BROTLI_QUALITY = 9  # 0 to 11; 9 takes about 36 ms for the page's document, 5 takes 8 and gives 6 % more bytes
-TYPES = ("text/html", "application/json")
+TYPES = ("text/html", "application/json", "text/javascript")
 
 
 class Compression:

@@ -22,9 +22,10 @@ _NAVIGATOR = '<script>Object.defineProperty(navigator, "language", {value: "%s"}
 class PageLanguage:
     """Notes each request's language for what answers it, see wan_ui.language; the API's answers stay English."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        """`app` renders the page and the pages to sign in."""
+    def __init__(self, app: ASGIApp, head: str = "") -> None:
+        """`app` renders the page and the pages to sign in; `head` is put into the head of the page's document."""
         self._app = app
+        self._head = head
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
@@ -34,7 +35,7 @@ class PageLanguage:
         headers = Headers(scope=scope)
         chosen = language.preferred(headers.getlist("cookie"), headers.get("accept-language", ""))
         with language.in_language(chosen):
-            sent = _stating(language.tag(chosen), send) if scope["path"] == "/" else send
+            sent = _stating(language.tag(chosen), self._head, send) if scope["path"] == "/" else send
             await self._app({**scope, language.SCOPE_KEY: chosen}, receive, sent)
 
 
@@ -49,8 +50,8 @@ def messages_route() -> Route:
     return Route("/" + language.messages_path("{code}"), messages)
 
 
-def _stating(tag: str, send: Send) -> Send:
-    """A `send` that writes a language tag into Gradio's document, which arrives in one piece."""
+def _stating(tag: str, head: str, send: Send) -> Send:
+    """A `send` that writes a language tag and `head` into Gradio's document, which arrives in one piece."""
     start: Message | None = None
 
     async def stated(message: Message) -> None:
@@ -62,7 +63,7 @@ def _stating(tag: str, send: Send) -> Send:
             body = message.get("body", b"")
             if _GRADIO in body and not message.get("more_body"):
                 body = body.replace(_LANG, f'lang="{tag}"'.encode(), 1)
-                body = body.replace(_HEAD, _HEAD + (_NAVIGATOR % tag).encode(), 1)
+                body = body.replace(_HEAD, _HEAD + (_NAVIGATOR % tag + head).encode(), 1)
                 MutableHeaders(scope=start)["content-length"] = str(len(body))
             await send(start)
             start, message = None, {**message, "body": body}
