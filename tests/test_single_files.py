@@ -44,7 +44,6 @@ def engine() -> Iterator[Engine]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_frames_are_those_of_the_files_numbers(engine: Engine, case: dict[str, Any]) -> None:
-    pytest.importorskip("gguf")
     (clip,) = engine.generate(request_of(case))
     wanted = np.load(SINGLE / "frames" / f"{case['name']}.npz")["frames"]
     mean, most = differences(clip.frames, wanted)

@@ -6,6 +6,7 @@ import random
 import struct
 from pathlib import Path
 
+import gguf
 import pytest
 
 from tests.checkpoints.published_files import header_bytes, write_sparse
@@ -95,7 +96,6 @@ def test_long_metadata_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_gguf_header_is_read_as_the_package_reads_it() -> None:
-    gguf = pytest.importorskip("gguf")
     for path in (GGUF, SINGLE / "models/unet/wan2.1-t2v-14b-Q8_0.gguf", TEXT_GGUF):
         header = read_header(path, path.name)
         reader = gguf.GGUFReader(path)
@@ -108,7 +108,6 @@ def test_a_gguf_header_is_read_as_the_package_reads_it() -> None:
 
 
 def test_block_sizes_are_the_packages() -> None:
-    gguf = pytest.importorskip("gguf")
     for number, (name, values, size) in gguf_files.BLOCKS.items():
         kind = gguf.GGMLQuantizationType(number)
         assert (kind.name, gguf.GGML_QUANT_SIZES[kind]) == (name, (values, size))
