@@ -82,6 +82,20 @@ def new_context(browser: Browser, **options: Any) -> BrowserContext:
     return context
 
 
+@pytest.fixture(autouse=True)
+def close_contexts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Closes what a test that failed has left open: its page would play videos beside all later tests."""
+    if "browser" not in request.fixturenames:
+        yield
+        return
+    browser: Browser = request.getfixturevalue("browser")
+    kept = list(browser.contexts)
+    yield
+    for context in browser.contexts:
+        if context not in kept:
+            context.close()
+
+
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A fresh profile: a second one of these is a second visitor."""
