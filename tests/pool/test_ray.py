@@ -21,7 +21,7 @@ from wan_ui.jobs.store import Store
 from wan_ui.media import video
 from wan_ui.pool.cluster import Cluster
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak  # Ray starts half a dozen processes of its own, within 30 s or not at all
 KILLS = 20
 LONG = 240.0  # seconds for what starts several processes on a busy machine
 MANY = 10**6  # attempts
