@@ -48,7 +48,7 @@ def test_requests_are_taken_before_the_engine_is_there(settings: Settings) -> No
     services = compose(settings)
     job = services.service.submit(BODY, LOCAL_ACCESS)
     assert (job.status, job.position) == ("in_queue", 1)
-    same = {"version": __version__, "queue": 1, "slots": []}
+    same = {"version": __version__, "queue": 1, "slots": [], "machines": []}
     assert services.health() == {**same, "status": "starting", "device": None}
     services.engine.set_result(cast(Any, SimpleNamespace(device_name="a device")))
     assert services.health() == {
@@ -57,6 +57,7 @@ def test_requests_are_taken_before_the_engine_is_there(settings: Settings) -> No
         "device": "a device",
         "queue": 1,
         "slots": [],
+        "machines": [],
     }
     services.close()
 

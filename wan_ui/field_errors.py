@@ -44,10 +44,10 @@ _MESSAGES = {
 
 def check_count(body: Any) -> None:
     """Raises InvalidRequest for JSON values too many to validate: pydantic makes an error of every unknown field."""
-    count, containers = 0, [body]
+    count, containers = 0, [body] if isinstance(body, (Mapping, list)) else []
     while containers:
         container = containers.pop()
-        count += len(container) if isinstance(container, (Mapping, list)) else 0
+        count += len(container)
         if count > MOST_VALUES:
             text = f"has more than {MOST_VALUES:,} fields and entries"
             raise InvalidRequest(f"body {text}.", fields=[{"loc": "body", "msg": text}])

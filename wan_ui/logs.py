@@ -19,8 +19,8 @@ _SERVERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
 
 def facts(record: logging.LogRecord) -> dict[str, Any]:
-    """The fields of a logging call's `extra`."""
-    return {name: value for name, value in vars(record).items() if name not in _OWN}
+    """The fields of a logging call's `extra`; not those that a library adds to all records, as Ray does."""
+    return {name: value for name, value in vars(record).items() if name not in _OWN and not name.startswith("_")}
 
 
 def _time(record: logging.LogRecord) -> str:

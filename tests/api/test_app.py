@@ -311,7 +311,7 @@ def test_models_is_the_table(client: TestClient) -> None:
 
 
 def test_health(client: TestClient) -> None:
-    assert client.get("/v1/health").json() == {**health(), "slots": [], "problem": None}
+    assert client.get("/v1/health").json() == {**health(), "slots": [], "machines": [], "problem": None}
 
 
 def test_cancel_is_idempotent(client: TestClient, service: ShelfDesk) -> None:
