@@ -86,6 +86,13 @@ def test_every_key_that_is_named_is_in_the_catalogue():
     assert named - known == set()
 
 
+def test_every_row_of_the_checklist_has_a_name():
+    source = (ROOT / "trainer/checklist_rows.py").read_text(encoding="utf-8")
+    rows = set(re.findall(r'\b(?:Row|compared)\(\s*"(\w+)"', source))
+    assert len(rows) > 20
+    assert {row for row in rows if f"check.{row}" not in language.catalogue(DEFAULT)} == set()
+
+
 def test_a_text_depends_on_its_count_where_the_language_has_such_forms():
     assert language.text_in("en", "count.videos", count=1) == "1 video"
     assert language.text_in("en", "count.videos", count=2) == "2 videos"

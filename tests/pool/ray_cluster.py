@@ -47,7 +47,7 @@ def ray_machines(data_dir: Path, gpus_of_head: int) -> Iterator[Any]:
         patch.undo()
 
 
-def _started(head: Mapping[str, Any]) -> Any:
+def _started(head: dict[str, Any]) -> Any:
     """A cluster of a head alone. Ray gives its start 30 s, which cannot be changed and a busy machine may exceed."""
     from ray.cluster_utils import Cluster as RayMachines
 

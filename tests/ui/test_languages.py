@@ -27,7 +27,8 @@ VISIBLE_TEXTS = """() => {
   const nodes = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (nodes.nextNode()) {
     const { data, parentElement } = nodes.currentNode;
-    if (!['SCRIPT', 'STYLE', 'TEXTAREA'].includes(parentElement.tagName) && parentElement.getClientRects().length) {
+    if (parentElement.closest('script, style, textarea, .jobs')) continue; // lists have prompts of other tests
+    if (parentElement.getClientRects().length) {
       found.push(data);
     }
   }
