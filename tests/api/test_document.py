@@ -40,10 +40,13 @@ SECONDS_A_REQUEST = 30
 
 
 @pytest.fixture
-def services(tmp_path: Path) -> Iterator[Services]:
+def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
     data_dir = tmp_path / "data"
     data_dir.mkdir()
-    prepare_environment(os.environ, data_dir)
+    environment: dict[str, str] = {}
+    prepare_environment(environment, data_dir)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     services = compose(Settings(models_dir=tmp_path, lora_dir=tmp_path / "loras", data_dir=data_dir))
     yield services
     services.close()

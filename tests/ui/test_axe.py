@@ -33,7 +33,14 @@ def axe() -> str:
     return (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
 
 
+STILL = """() => document.getAnimations().every(
+    (each) => each.playState !== 'running' || each.effect.getTiming().iterations === Infinity)"""
+"""What fades in has the contrast of neither state."""
+
+
 def findings(page: Page, axe: str) -> list[Any]:
+    """axe's findings, once nothing on the page changes its colours any more."""
+    page.wait_for_function(STILL)
     page.evaluate(axe)
     found: list[Any] = page.evaluate(RUN)
     return found
@@ -73,6 +80,7 @@ def test_the_page_has_no_finding(
     page.keyboard.press("Escape")
     open_tab(page, "Gallery")
     expect(page.locator(".gallery .cards > li").nth(1)).to_be_visible()
+    expect(page.locator(".gallery .cards")).to_have_attribute("aria-busy", "false")
     found["gallery"] = findings(page, axe)
     open_tab(page, "Training job")
     page.locator(".trainer-form input[type=file]").set_input_files(job_zip)

@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import httpx
 
@@ -133,7 +134,8 @@ def running(mode: Mode, folder: Path, **changes: Any) -> Iterator[Server]:
     here = Path.cwd()
     with ExitStack() as stack:
         stack.callback(os.chdir, here)
-        kept = os.environ.get("GRADIO_TEMP_DIR")
+        # Other servers of this process keep their uploads elsewhere.
+        stack.enter_context(mock.patch.dict(os.environ))
         prepare_environment(os.environ, data)
         os.environ["GRADIO_TEMP_DIR"] = hidden_folder(data / "gradio", stack)
         (data / "empty").mkdir()
@@ -151,5 +153,3 @@ def running(mode: Mode, folder: Path, **changes: Any) -> Iterator[Server]:
             stack.callback(tunnel.stop)
             tunnel.start(Relay(program(folder), f"stranger:{link_port}", "http"), port)
         yield Server(mode, services, entry, folder, port, link_port)
-        if kept is not None:
-            os.environ["GRADIO_TEMP_DIR"] = kept
