@@ -26,7 +26,6 @@
     const texts = [state.device || textOf('machine.starting')];
     if (names.length) texts.push(names.map(short).join(', '));
     if (free) texts.push(textOf('machine.free', { size: free }));
-    part('text').textContent = '';
     line.querySelector('.says').textContent = texts.join(' · ');
     line.classList.toggle('loaded', names.length > 0);
     part('device').textContent = state.device || textOf('machine.starting');
@@ -63,6 +62,7 @@
 
   part('unload').addEventListener('click', async () => {
     part('unload').disabled = true;
+    part('text').textContent = '';
     try {
       show(await call('models/unload', { method: 'POST' }));
       window.wanUi.toast(textOf('machine.unloaded'));
