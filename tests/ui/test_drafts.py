@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.ui.fake_app import App
 from tests.ui.page_object import field, fill, filled, form, open_more, open_page, tab
+from tests.waiting import wait_until
+from wan_ui.ui.form import STORAGE_SECRET
 
 pytestmark = pytest.mark.browser
 
 OTHER = "Wan 2.1 T2V 1.3B"
+KEY_BYTES, IV_BYTES, MD5_BYTES = 32, 16, 16
 
 
 def preview(page: Page) -> Locator:
@@ -27,13 +35,18 @@ def effective(page: Page, width: int) -> None:
     expect(form(page).locator(".effective")).to_contain_text(f"{width} × ")
 
 
-@contextmanager
-def keeping(page: Page, name: str) -> Iterator[None]:
-    """Waits after the block until the browser has kept a new value under this name."""
-    kept = "name => localStorage.getItem(`wan-ui:${name}`)"
-    before = page.evaluate(kept, name)
-    yield
-    page.wait_for_function(f"([name, before]) => ({kept})(name) !== before", arg=[name, before])
+def kept(page: Page, name: str) -> Any:
+    """What the browser keeps under a name. Gradio encrypts it as CryptoJS does: OpenSSL's salted AES, keys by MD5."""
+    text = page.evaluate("name => localStorage.getItem(`wan-ui:${name}`)", name)
+    if text is None:
+        return None
+    data, key = base64.b64decode(text.rpartition(":")[2]), b""
+    secret = hashlib.sha256(STORAGE_SECRET.encode()).hexdigest().encode()
+    while len(key) < KEY_BYTES + IV_BYTES:
+        key += hashlib.md5(key[-MD5_BYTES:] + secret + data[8:16]).digest()
+    cipher = Cipher(algorithms.AES(key[:KEY_BYTES]), modes.CBC(key[KEY_BYTES:])).decryptor()
+    padded = cipher.update(data[16:]) + cipher.finalize()
+    return json.loads(padded[: -padded[-1]])
 
 
 @contextmanager
@@ -111,14 +124,13 @@ def test_the_model_that_was_chosen_meanwhile_stays(page: Page, app: App) -> None
 
 def test_what_is_typed_into_the_compare_tab_wins_too(page: Page, app: App) -> None:
     open_page(page, app)
-    with keeping(page, "tab"):
-        tab(page, "Compare").click()
+    tab(page, "Compare").click()
     values = page.get_by_label("Columns: values", exact=True)
     said, summary = page.locator(".count-line.block"), page.locator(".compare-form .summary")
     expect(summary).to_be_visible()
-    with keeping(page, "draft:comparison"):
-        values.fill("0.25, none")
-        expect(said).to_contain_text("none")
+    values.fill("0.25, none")
+    expect(said).to_contain_text("none")
+    wait_until(lambda: kept(page, "tab") == "compare" and "0.25, none" in kept(page, "draft:comparison")["axes"])
     with opening(page, "0.25, none"):
         values.fill("0.1, 0.2, 0.3")
         expect(summary).to_have_count(0)

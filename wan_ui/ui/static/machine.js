@@ -7,6 +7,7 @@
   const part = (name) => panel.querySelector(`[data-part="${name}"]`);
   const EVERY = 1500, STARTING = 4000; // milliseconds between two questions, and while the engine is being built
   let timer = 0, last = 0, due = false;
+  let turn = 0; // of what was asked; an older answer may come later and is not shown
 
   const size = (bytes) => {
     const scale = bytes < 1e6 ? [1e3, 'kB'] : bytes < 1e9 ? [1e6, 'MB'] : [1e9, 'GB'];
@@ -44,9 +45,10 @@
     if (document.hidden) return;
     due = false;
     last = performance.now();
+    const own = ++turn;
     try {
       const state = await call('machine');
-      show(state);
+      if (own === turn) show(state);
       if (!state.device) window.setTimeout(want, STARTING);
     } catch (error) {
       // The notice of a lost connection says so; the line keeps what it said.
@@ -64,7 +66,9 @@
     part('unload').disabled = true;
     part('text').textContent = '';
     try {
-      show(await call('models/unload', { method: 'POST' }));
+      const state = await call('models/unload', { method: 'POST' });
+      turn += 1;
+      show(state);
       window.wanUi.toast(textOf('machine.unloaded'));
       line.focus();
     } catch (error) {
