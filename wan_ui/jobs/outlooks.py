@@ -73,15 +73,16 @@ class Outlooks:
     def _queue(self) -> QueueOutlook:
         outlooks: dict[str, JobOutlook] = {}
         wait: float | None = 0.0
-        about, loaded = False, None
+        about, before = False, None
         for job in self._jobs():
             model = (job.generations[0].model, job.generations[0].base)
             running = self._worker.running(job.id)
-            own = self._outlook(job, running, loads=loaded is not None and loaded != model)
+            loads = model[0] not in self._worker.models() if before is None else model != before
+            own = self._outlook(job, running, loads)
             outlooks[job.id] = JobOutlook(own, wait, running)
             wait = None if wait is None or own.seconds_left is None else wait + own.seconds_left
             about = about or own.about
-            loaded = model
+            before = model
         return QueueOutlook(outlooks, wait, about)
 
     def of(self, job_id: str) -> JobOutlook | None:
