@@ -36,7 +36,7 @@ STEPS = (16, 32, 48)
 
 @dataclass(frozen=True)
 class Reading:
-    """Seconds since the job was sent, the seconds of CPU that it took until then, and the seconds left that were said."""
+    """Seconds since the job was sent, the seconds of CPU that it took so far, and the seconds left that were said."""
 
     at: float
     cpu: float
@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--at-equal-share", action="store_true", help="judge by the CPU's time, on a machine that is busy")
+    parser.add_argument("--at-equal-share", action="store_true", help="judge by the time of the CPU")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         demo = ensure(Path(folder, "demo"))

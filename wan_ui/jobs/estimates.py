@@ -6,8 +6,8 @@ A clip costs
 
 seconds, `forwards` being the predictions of one step: 2 with guidance, 1 without. Checking the checkpoint and starting
 a process belong to the load, for a clip whose model is there does neither. Each of these is measured per device, model,
-variant (recipe and speed-up) and size; the load per device and model. For a size that was never rendered they are scaled from the nearest one,
-and the estimate is marked "about".
+variant (recipe and speed-up) and size; the load per device and model. For a size that was never rendered they are
+scaled from the nearest one, and the estimate is marked "about".
 """
 
 from __future__ import annotations
