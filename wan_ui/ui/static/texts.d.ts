@@ -1,2 +1,0 @@
-declare const textOf: (key: any, values?: {}) => string;
-declare const translated: (message: any) => any;
