@@ -54,7 +54,8 @@ def test_what_is_shown_is_read_as_the_same_scale(scale: Scale) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "read"), [(1, 1.0), ("1, 0", "1, 0"), (None, None), ("", None), (True, None), ([1], None), ("1" * 2001, None)]
+    ("sent", "read"),
+    [(1, 1.0), ("1, 0", "1, 0"), (None, None), ("", None), (True, None), ([1], None), ("1" * 2001, None)],
 )
 def test_what_a_browser_sends(sent: Any, read: Any) -> None:
     assert lora_strength.read(sent) == read

@@ -69,9 +69,8 @@ def field_of(location: str) -> str:
 def concerns_loras(error: WanUIError) -> bool:
     """Whether an error is about the LoRAs alone, and is shown where they are chosen."""
     fields: Sequence[Any] = error.details.get("fields") or []
-    return isinstance(error, LORA_ERRORS) or (
-        bool(fields) and all(field_of(item["loc"]).partition(".")[0] in ("loras", "speed_lora", "stack") for item in fields)
-    )
+    named = {field_of(item["loc"]).partition(".")[0] for item in fields}
+    return isinstance(error, LORA_ERRORS) or (bool(named) and named <= {"loras", "speed_lora", "stack"})
 
 
 def field_sentence(label: str, location: str, message: str) -> str:

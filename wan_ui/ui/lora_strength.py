@@ -12,7 +12,7 @@ LONGEST = 2000  # characters: more than a list of the most values needs
 WRONG = "must be a number, several such as 1, 0.5, 0, or two ends such as 1 to 0.2"
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RAMP = re.compile(rf"({_NUMBER})\s*(?:to|->|→|到|至)\s*({_NUMBER})")
-_SEPARATOR = re.compile(r"[,;，、；]")
+_SEPARATOR = re.compile("[,;\uff0c\u3001\uff1b]")  # with those of Chinese
 
 
 def typed(text: str) -> float | Sequence[float] | Mapping[str, float]:
