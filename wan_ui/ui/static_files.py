@@ -79,7 +79,7 @@ def component_script(name: str) -> str:
 
 
 def page_script() -> str:
-    """The page's script, as the function that Gradio calls when the page has loaded: helpers, its own, the components'."""
+    """All scripts as the function that Gradio calls when the page has loaded: helpers, page, components."""
     functions = ",\n".join(f"{name}: ({_PARAMETERS}) => {{\n{static_text(f'{name}.js')}\n}}" for name in COMPONENTS)
     components = f"window.wanUiScripts = {{\n{functions}\n}};"
     own = "\n".join(static_text(f"{name}.js") for name in (*HELPERS, *PAGE))
