@@ -72,8 +72,7 @@
     problem.classList.toggle('placed', items.length > 0 && items.every((item) => item.hidden) && !problem.querySelector('[data-other]'));
     if (first) {
       first.focus({ preventScroll: true });
-      const calm = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
-      first.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'center' });
+      first.scrollIntoView({ behavior: reducedMotion.matches ? 'auto' : 'smooth', block: 'center' });
     }
   };
   const clearAll = (ofLoras) => {

@@ -9,12 +9,6 @@ const [LOWEST, HIGHEST, STEP] = [0, 1.5, 0.05]; // of the slider; the field take
 const LARGEST = 4; // of a strength, and -4 the least
 let adding = false, wantedSlot = null;
 
-const make = (tag, attributes = {}, ...children) => {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) if (value !== null && value !== undefined) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-};
 const press = (pressed) => trigger('click', { pressed });
 const isPair = () => document.documentElement.hasAttribute('data-pair');
 
@@ -221,14 +215,12 @@ const ask = async (more = false) => {
   const offset = more && query ? query.offset + PAGE : 0;
   query = { offset, left: 0 };
   list.setAttribute('aria-busy', 'true');
-  const wanted = new URLSearchParams({ search: search.value, model: document.documentElement.dataset.model, offset, limit: PAGE });
+  const wanted = new URLSearchParams({ search: search.value, model: document.documentElement.dataset.model, offset: String(offset), limit: String(PAGE) });
   try {
-    const answer = await window.fetch(`v1/loras?${wanted}`, { cache: 'no-store' });
-    if (turn !== asked) return;
-    if (answer.ok) show(await answer.json(), more);
-    else part('foot').textContent = textOf('lora.unreadable');
+    const answer = await callApi(`loras?${wanted}`);
+    if (turn === asked) show(answer, more);
   } catch (error) {
-    if (turn === asked) part('foot').textContent = textOf('server.gone');
+    if (turn === asked) part('foot').textContent = error instanceof TypeError ? textOf('server.gone') : textOf('lora.unreadable');
   } finally {
     if (turn === asked) list.setAttribute('aria-busy', 'false');
   }
