@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, WanUIError
-from wan_ui.field_errors import check_count, invalid_request
+from wan_ui.field_errors import check_count, invalid_request, items_of
 from wan_ui.files import disk_full_mapped
 
 FIELD = "file"
@@ -38,6 +38,11 @@ def _is_longer(request: Request, limit: int) -> bool:
     """Whether the Content-Length is more than `limit`; False without one."""
     length = request.headers.get("content-length", "")
     return length.isdecimal() and (len(length) > 18 or int(length) > limit)
+
+
+def most_bytes(request: Request, limit: int) -> int:
+    """How large a body may become: its Content-Length, or `limit` without one."""
+    return min(_length(request), limit) if "content-length" in request.headers else limit
 
 
 def _length(request: Request) -> int:
@@ -78,11 +83,11 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(data)
 
 
-def decode_json(data: bytes) -> Any:
+def decode_json(data: bytes, *, is_counted: bool = False) -> Any:
     """A body's bytes as JSON values. Raises BadJson, also for NaN and infinities, which JSON does not have.
 
     And for millions of values: Python decodes them in one go, during which no other thread runs, not even that of
-    the server's health. Raises InvalidRequest for too many to validate.
+    the server's health. `is_counted`: `read_body` has counted them. Raises InvalidRequest for too many to validate.
     """
 
     def refuse(literal: str) -> NoReturn:
@@ -90,7 +95,7 @@ def decode_json(data: bytes) -> Any:
 
     if not data.strip():
         raise BadJson("The body is empty: send the request as a JSON object.")
-    if _count_marks(data) > MOST_MARKS:
+    if not is_counted and _count_marks(data) > MOST_MARKS:
         raise _too_many_values()
     try:
         body = json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
@@ -123,7 +128,7 @@ def parse_json(model: type[Model], body: Any) -> Model:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise invalid_request(error.errors(include_url=False, include_input=False)) from None
+        raise invalid_request(items_of(error)) from None
 
 
 @dataclass(frozen=True)
