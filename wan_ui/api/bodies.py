@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, WanUIError
 from wan_ui.field_errors import check_count, invalid_request, items_of
 from wan_ui.files import disk_full_mapped
+from wan_ui.web.asgi import BodyPieces
 
 FIELD = "file"
 _OVERHEAD = 64 * 1024  # bytes of a form that are not the file: boundaries and headers
@@ -64,30 +65,30 @@ async def _check(problem: Callable[[int], WanUIError | None], size: int) -> None
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body. Raises PayloadTooLarge as soon as it passes `limit` bytes, BadJson if the connection closes.
 
-    BadJson too as soon as it has more values than `decode_json` takes.
+    BadJson too as soon as it has more commas than `decode_json` takes.
     """
     too_large = PayloadTooLarge(f"The body is larger than {limit} bytes.", limit=limit)
     if _is_longer(request, limit):
         raise too_large
-    data, marks = bytearray(), 0
+    pieces, commas = BodyPieces(), 0
     try:
         async for chunk in request.stream():
-            data += chunk
-            marks += _count_marks(chunk)
-            if len(data) > limit:
+            await pieces.add(chunk)
+            commas += chunk.count(b",")  # brackets are counted when the whole is decoded, in a thread
+            if pieces.size > limit:
                 raise too_large
-            if marks > MOST_MARKS:
+            if commas > MOST_MARKS:
                 raise _too_many_values()
     except ClientDisconnect:
         raise BadJson("The connection closed before the body was complete.") from None
-    return bytes(data)
+    return await pieces.whole()
 
 
-def decode_json(data: bytes, *, is_counted: bool = False) -> Any:
+def decode_json(data: bytes) -> Any:
     """A body's bytes as JSON values. Raises BadJson, also for NaN and infinities, which JSON does not have.
 
     And for millions of values: Python decodes them in one go, during which no other thread runs, not even that of
-    the server's health. `is_counted`: `read_body` has counted them. Raises InvalidRequest for too many to validate.
+    the server's health. Raises InvalidRequest for too many to validate.
     """
 
     def refuse(literal: str) -> NoReturn:
@@ -95,7 +96,7 @@ def decode_json(data: bytes, *, is_counted: bool = False) -> Any:
 
     if not data.strip():
         raise BadJson("The body is empty: send the request as a JSON object.")
-    if not is_counted and _count_marks(data) > MOST_MARKS:
+    if _count_marks(data) > MOST_MARKS:
         raise _too_many_values()
     try:
         body = json.loads(data.decode("utf-8-sig"), parse_constant=refuse)

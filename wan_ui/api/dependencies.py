@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Annotated, Any
 
 import anyio
@@ -90,7 +90,7 @@ class ApiState:
         async with self.decoding:
             begun = time.monotonic()
             try:
-                return await anyio.to_thread.run_sync(partial(decode_json, data, is_counted=True))
+                return await anyio.to_thread.run_sync(decode_json, data)
             finally:
                 await anyio.sleep(time.monotonic() - begun)
 
