@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from tests.waiting import wait_until
 from tests.web.strangers import BODY, Server, running
-from wan_ui.api.long_texts import LONG, MOST_DEPTH, MOST_LEFT, put_back, take_out
+from wan_ui.api.long_texts import LONG, MOST_DEPTH, MOST_LEFT, extract_texts, insert_texts
 from wan_ui.api.mcp_server import LARGE_EACH, McpEndpoint, mcp_route
 from wan_ui.api.mcp_tools import TOOLS
 from wan_ui.errors import BadJson, PayloadTooLarge
@@ -117,10 +117,10 @@ def test_long_texts_of_a_large_message_reach_the_tool(server: Server) -> None:
 def test_the_texts_of_a_message_are_put_back() -> None:
     arguments = {"prompts": [{"prompt": "a" * LONG}, {"prompt": "b" * (LONG + 1), "seed": 3}], "none": None}
     message = {"jsonrpc": "2.0", "id": 1, "params": {"name": "submit", "arguments": arguments}}
-    short, texts = take_out(json.dumps(message).encode())
+    short, texts = extract_texts(json.dumps(message).encode())
     decoded = json.loads(short)
     assert list(texts.values()) == ["b" * (LONG + 1)]
-    assert put_back(decoded["params"]["arguments"], texts) == arguments
+    assert insert_texts(decoded["params"]["arguments"], texts) == arguments
     deep: Any = "a"
     for _ in range(2 * MOST_DEPTH):
         deep = [deep]
@@ -130,7 +130,7 @@ def test_the_texts_of_a_message_are_put_back() -> None:
         ({"id": "a" * MOST_LEFT}, PayloadTooLarge),
     ):
         with pytest.raises(error):
-            take_out(json.dumps(wrong).encode())
+            extract_texts(json.dumps(wrong).encode())
 
 
 def test_what_a_client_may_not_do(server: Server) -> None:

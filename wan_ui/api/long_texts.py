@@ -18,7 +18,7 @@ Texts = Mapping[str, str]
 """The long texts of a message by what stands in their place."""
 
 
-def take_out(message: bytes) -> tuple[bytes, Texts]:
+def extract_texts(message: bytes) -> tuple[bytes, Texts]:
     """A message with a short text in place of each long one of its tool's arguments, and those texts.
 
     Raises what decode_json raises, BadJson for arguments that are nested too deeply, and PayloadTooLarge for a message
@@ -44,7 +44,7 @@ def take_out(message: bytes) -> tuple[bytes, Texts]:
     return short, texts
 
 
-def put_back(arguments: Any, texts: Texts) -> Any:
+def insert_texts(arguments: Any, texts: Texts) -> Any:
     """A tool's arguments with the long texts in their places again."""
     return _replaced(arguments, lambda text: texts.get(text, text)) if texts else arguments
 

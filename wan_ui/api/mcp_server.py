@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from wan_ui._version import __version__
 from wan_ui.api.bodies import FIELD
-from wan_ui.api.long_texts import Texts, put_back, take_out
+from wan_ui.api.long_texts import Texts, extract_texts, insert_texts
 from wan_ui.api.mcp_tools import TOOLS, ApiRequest, ApiTool
 from wan_ui.errors import BadJson, McpNotInstalled, RequestError, WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, current_identity
@@ -100,7 +100,7 @@ class McpEndpoint:
                 body = await read_body(receive, "An MCP message", BODY_LIMIT)
                 async with self._turn:
                     begun = time.monotonic()
-                    short, texts = await anyio.to_thread.run_sync(take_out, body)
+                    short, texts = await anyio.to_thread.run_sync(extract_texts, body)
                     scope = {**scope, _LONG_TEXTS: texts, "headers": _headers_for(short, scope)}
                     await self._handle(scope, replay(short, receive), send)
                     await asyncio.sleep(REST * (time.monotonic() - begun))
@@ -166,7 +166,7 @@ async def _call(api: ASGIApp, tool: ApiTool | None, params: CallToolRequestParam
 
 def _wanted(tool: ApiTool, arguments: dict[str, Any], texts: Texts) -> tuple[ApiRequest, bytes | None]:
     """The API's request for a tool's arguments, and its JSON body. Raises RequestError."""
-    wanted = tool.request(put_back(arguments, texts))
+    wanted = tool.request(insert_texts(arguments, texts))
     return wanted, None if wanted.json is None else _encode(wanted.json)
 
 
