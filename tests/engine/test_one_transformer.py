@@ -107,7 +107,7 @@ def test_the_loader_decides_by_the_free_memory_of_the_host() -> None:
 
     def load(available: int, on_progress: OnProgress = ignore_progress) -> WanPipeline:
         memory = TightCard("auto", CPU, lambda: available)
-        loader = Loader(sources, memory, BlockCompiler(False, CPU), fp8_weights="packed")
+        loader = Loader(sources, memory, BlockCompiler("off", CPU), fp8_weights="packed")
         return loader.load(MODEL, generation, None, on_progress)
 
     for available in (both, both - 1, one):
