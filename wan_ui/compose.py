@@ -413,7 +413,7 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
 
     def wrap(app: ASGIApp) -> ASGIApp:
         loop.set_result(asyncio.get_running_loop())
-        return _middleware(GradioRoutes(within(app), own), services, settings, sign_in, script.tag)
+        return _middleware(GradioRoutes(within(app), own), services, settings, sign_in, page.FONTS + script.tag)
 
     try:
         blocks.launch(

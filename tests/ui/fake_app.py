@@ -30,7 +30,7 @@ from wan_ui.pool.slots import Memory
 from wan_ui.provenance.restoring import Environment
 from wan_ui.request import Generation
 from wan_ui.server import prepare_environment
-from wan_ui.ui.page import LAUNCH, SCRIPT, build
+from wan_ui.ui.page import FONTS, LAUNCH, SCRIPT, build
 from wan_ui.web import guest_pages
 from wan_ui.web.auth import Auth, Credentials, OwnerAddress, around
 from wan_ui.web.login import Login
@@ -160,7 +160,7 @@ def running(
             _frontend=False,  # as serve does
             app_kwargs={
                 "routes": [Mount("/v1", app=api), guests, messages_route(), script.route],
-                "lifespan": around(lambda app: PageLanguage(Auth(app, sessions, credentials), script.tag)),
+                "lifespan": around(lambda app: PageLanguage(Auth(app, sessions, credentials), FONTS + script.tag)),
             },
             **LAUNCH,
         )

@@ -58,6 +58,13 @@ def test_the_document_is_small_on_the_wire(document: str):
     assert len(brotli.compress(document.encode(), quality=BROTLI_QUALITY)) < MOST_BYTES
 
 
+def test_the_fonts_are_loaded_with_the_document(app: App, document: str):
+    used = re.findall(r"font-display: optional; src: url\((\S+?)\)", static_text("tokens.css"))
+    assert re.findall(r'<link rel="preload" href="(\S+\.woff2)" as="font"', document) == used
+    assert len(used) == 2
+    assert {httpx.get(app.url + path).status_code for path in used} == {200}
+
+
 @pytest.mark.browser
 def test_the_api_page_still_answers(page: Page, app: App):
     open_page(page, app)

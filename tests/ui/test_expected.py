@@ -1,4 +1,4 @@
-"""The expected time of a comparison, from what an earlier clip took."""
+"""The expected time of a comparison, from what an earlier clip took, and its time left on the board."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
+from tests.ui.test_render import job as whole_job
 from wan_ui.job import Job
+from wan_ui.jobs.estimates import Outlook
+from wan_ui.jobs.outlooks import JobOutlook
 from wan_ui.request import Generation, LoraUse, parse, resolve
-from wan_ui.ui.comparison import expected
+from wan_ui.ui.comparison import expected, status
 
 PROMPT = {"prompt": "a kite", "width": 64, "height": 64, "num_frames": 5, "sample_steps": 10, "seed": 1}
 
@@ -45,3 +50,18 @@ def test_another_model_or_a_clip_without_times_tells_nothing() -> None:
     assert expected([generation()], []) is None
     assert expected([generation()], [job(generation("wan22_5b"), {"seconds": {"denoise": 1.0}})]) is None
     assert expected([generation()], [job(generation(), {})]) is None
+
+
+@pytest.mark.parametrize(
+    ("left", "about", "wait", "shown"),
+    [
+        (15.0, False, 0.0, "15 s left"),
+        (15.0, True, 6.0, "about 21 s left"),
+        (None, False, 0.0, ""),
+        (15.0, False, None, ""),
+    ],
+)
+def test_the_board_shows_the_time_left_of_the_job_s_outlook(left: Any, about: bool, wait: Any, shown: str) -> None:
+    outlook = JobOutlook(Outlook(left, about, 0, 0, None), wait, None)
+    html = status(whole_job("in_progress"), outlook)
+    assert (f'<b class="left">{shown}</b>' in html) if shown else ("left" not in html)

@@ -127,6 +127,12 @@ def test_errors_stand_at_their_fields_until_they_change(page: Page, tools_app: A
     generate(page)
     expect(page.locator("#wrong-switch_step")).to_contain_text("must be at most")
     expect(page.locator("#wrong-switch_step")).to_be_visible()
+    in_size_note = page.locator('#form .size [data-wrong="width"]')
+    fill(page, **{"High-noise steps": "2", "Width": "20"})
+    expect(in_size_note).to_be_visible()
+    generate(page)
+    expect(page.locator("#wrong-width")).to_be_visible()
+    expect(in_size_note).to_be_hidden()
 
 
 def test_an_error_about_a_lora_is_in_the_lora_block(page: Page, tools_app: App):

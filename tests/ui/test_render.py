@@ -59,15 +59,15 @@ CLIP = ClipRecord(0, 992, 672, 41, 16, 42, "clips/x.mp4", {})
         (
             job("in_progress", prompts=3, clips=(CLIP,)),
             Progress("denoise", 3, 25, 1.24, 27.3),
-            ["Denoising", "clip 2 of 3", "step 3 of 25", "1.2 s per step", "27 s left", 'max="25" value="3"'],
+            ["Denoising", "video 2 of 3", "step 3 of 25", "1.2 s per step", "27 s left", 'max="25" value="3"'],
         ),
         (job("in_progress", cancel_requested=True), Progress("denoise", 3, 25), ["Cancelling"]),
-        (job("succeeded", clips=(CLIP,)), None, ["Done", "1 clip in 12 s"]),
+        (job("succeeded", clips=(CLIP,)), None, ["Done", "1 video in 12 s"]),
         (job("canceled"), None, ["Cancelled", "after 12 s"]),
         (
             job("failed", prompts=2, clips=(CLIP,), error={"code": "OUT_OF_MEMORY", "message": EVIL, "details": {}}),
             None,
-            ["Failed", "OUT_OF_MEMORY", "1 finished clip kept"],
+            ["Failed", "OUT_OF_MEMORY", "1 finished video kept"],
         ),
     ],
 )

@@ -19,7 +19,6 @@ PAIR: Mapping[str, str] = {
     "high": "my_lora_job/my_high_noise.safetensors",
     "low": "my_lora_job/my_low_noise.safetensors",
 }
-COMBINED = "my_lora_job/my_combined.safetensors"
 IMAGE = "my_wan_job/my_wan_job.safetensors"
 JOB = "rings_job/rings_job.safetensors"
 JOB_STEPS = (500, 1000, 1500, 2000)

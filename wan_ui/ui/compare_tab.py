@@ -23,7 +23,6 @@ from wan_ui.ui.texts import text_of
 if TYPE_CHECKING:
     from wan_ui.access import Access
     from wan_ui.job import ClipRecord, Job
-    from wan_ui.jobs.runner import Running
     from wan_ui.jobs.service import JobService
     from wan_ui.request import Compare
 
@@ -389,10 +388,6 @@ class CompareTab:
         """Opens the tab with a comparison on its board and leaves its form as it is."""
         return {**self._in_front(), self.shown: job_id, **self.look(job_id, board)}
 
-    def _seconds_left(self, job: Job, running: Running | None) -> float | None:
-        recent = () if job.clips or job.status not in render.LIVE else self.service.recent(RECENT, self.access())
-        return comparison.seconds_left(job, running, recent)
-
     def _video(self, entry_id: str) -> tuple[Job, ClipRecord]:
         """The job and the clip of an entry of the gallery. Raises VideoNotFound."""
         entry = self.service.entry(entry_id, self.access())
@@ -445,6 +440,7 @@ class CompareTab:
             # Read before the job, so that the cell it names either has no clip yet or is seen to be done.
             running = self.service.running(shown, self.access()) if shown else None
             job = self.service.job(shown, self.access()) if shown else None
+            outlook = None if job is None else self.service.outlook(job.id)
             may_change = job is not None and self.service.may_change(job, self.access())
             if job is not None and not job.cells:
                 raise RequestNotFound(text_of("axis.no_comparison"))
@@ -455,7 +451,7 @@ class CompareTab:
         return {
             "grid": None if job is None else player.grid(job, running, self.service.shares.may_share(self.access())),
             "progress": player.advance(running),
-            "status": comparison.status(job, None if job is None else self._seconds_left(job, running)),
+            "status": comparison.status(job, outlook),
             "cancel": job is not None and may_change and job.status in render.LIVE and not job.cancel_requested,
             "retry": comparison.rest(job) if may_change else "",
         }

@@ -21,7 +21,7 @@ from wan_ui.ui.texts import text_of, translated
 
 if TYPE_CHECKING:
     from wan_ui.job import ClipRecord, Job
-    from wan_ui.jobs.runner import Running
+    from wan_ui.jobs.outlooks import JobOutlook
     from wan_ui.request import Generation
 
 NOTHING = ""
@@ -184,27 +184,8 @@ def rest(job: Job | None) -> str:
     return text_of("axis.generate_missing")
 
 
-def seconds_left(job: Job, running: Running | None, recent: Sequence[Job]) -> float | None:
-    """Estimated seconds until all cells of a running comparison are there, the present one's rest included.
-
-    Measured by its own newest clip, or else by `recent` jobs; None where neither tells.
-    """
-    if job.status not in render.LIVE:
-        return None
-    ended = {clip.index for clip in job.clips} | set(job.failures)
-    at_work = None if running is None else running.index
-    waiting = [item for index, item in enumerate(job.generations) if index not in ended and index != at_work]
-    present = [] if at_work is None or at_work in ended else [job.generations[at_work]]
-    measured = (job,) if job.clips else tuple(recent)
-    rest = 0.0 if not waiting else expected(waiting, measured)
-    own = None if running is None else running.progress.seconds_left
-    if own is None:
-        own = expected(present, measured) if present else 0.0
-    return None if rest is None or own is None else rest + own
-
-
-def status(job: Job | None, left: float | None = None) -> Markup:
-    """One line on the comparison; `left` are the seconds until all of it is there."""
+def status(job: Job | None, outlook: JobOutlook | None = None) -> Markup:
+    """One line on the comparison; `outlook` is its own, None once it has ended."""
     if job is None:
         return render_template("comparison_status", job=None)
     finished = {clip.index for clip in job.clips}
@@ -214,10 +195,18 @@ def status(job: Job | None, left: float | None = None) -> Markup:
         state=render.state_name(job.status),
         model=render.label(job),
         facts=_status_facts(job),
-        left="" if left is None else text_of("script.stage.left", seconds=about(left)),
+        left="" if outlook is None else _left(outlook),
         done=sum(cell.generation in finished for cell in job.cells),
         total=len(job.cells) if job.status in render.LIVE else 0,
     )
+
+
+def _left(outlook: JobOutlook) -> str:
+    """The seconds until all cells are there, as the status card has them; "" where they are unknown."""
+    if outlook.seconds_left is None:
+        return ""
+    name = "script.stage.about_left" if outlook.own.about else "script.stage.left"
+    return text_of(name, seconds=about(outlook.seconds_left))
 
 
 def _status_facts(job: Job) -> str:

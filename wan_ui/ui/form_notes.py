@@ -80,15 +80,16 @@ def size_note(model: WanModel, values: Mapping[str, Any]) -> Markup:
 
 
 def _bounds_note(model: WanModel, values: Mapping[str, Any]) -> Markup:
-    sentences = [
-        text_of("error.whole_number", label=control.label, bounds=between(control.low, control.high))
+    """Which numbers are out of bounds. The style sheet hides a sentence whose field has its own message."""
+    wrong = {
+        control.name: text_of("error.whole_number", label=control.label, bounds=between(control.low, control.high))
         for control in form_schema.controls(model)
         if control.name in ("width", "height", "num_frames", "fps")
         and control.low is not None
         and control.high is not None
         and form_schema.whole(values.get(control.name), control.name) is None
-    ]
-    return render.paragraph("wrong", " ".join(sentences))
+    }
+    return render_template("wrong_size", wrong=wrong)
 
 
 def request_text(model: WanModel, values: form_schema.Values) -> str:

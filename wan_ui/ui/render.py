@@ -278,13 +278,13 @@ def _facts(outlook: JobOutlook, progress: Progress) -> str:
 
 
 def _made(job: Job) -> str:
-    """`4 cells`, or `1 clip`."""
+    """`4 cells`, or `1 video`."""
     count = len(job.cells) or len(job.clips)
-    return text_of("count.cells" if job.cells else "count.clips", count=count)
+    return text_of("count.cells" if job.cells else "count.videos", count=count)
 
 
 def _tab_title(progress: Progress | None, clip: str) -> str:
-    """`clip 2 of 3 · 43 % · 27 s left`, or the phase where it has no steps."""
+    """`video 2 of 3 · 43 % · 27 s left`, or the phase where it has no steps."""
     if progress is None or progress.phase != "denoise" or not progress.steps:
         return joined(clip, progress_line(progress).head)
     left = "" if progress.seconds_left is None else text_of("script.stage.left", seconds=seconds(progress.seconds_left))

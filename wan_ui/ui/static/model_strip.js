@@ -26,7 +26,7 @@ const show = (id) => {
     // Only sideways: the page itself must not move when it opens.
     if (chosen && strip.scrollWidth > strip.clientWidth) strip.scrollLeft = tab.offsetLeft - strip.clientWidth / 3;
   }
-  about.textContent = model.about;
+  about.textContent = about.title = model.about;
   const root = document.documentElement;
   root.dataset.model = id;
   root.dataset.firstFrame = model.firstFrame;
