@@ -44,11 +44,7 @@ _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
 STYLE_SHEETS = ("tokens", "style", "form", "machine", "stage", "share", "board")
-FONTS = "".join(
-    f'<link rel="preload" href="static/fonts/IBMPlexSans/IBMPlexSans-{weight}.woff2"'
-    ' as="font" type="font/woff2" crossorigin>'
-    for weight in ("Regular", "Bold")
-)
+FONTS = str(render_template("fonts", weights=("Regular", "Bold")))
 """Loads the page's fonts with its document: `font-display: optional` drops what comes later than the first paint."""
 SCRIPT = f"window.wanUiPage = {page_script()};"
 """The page's script: it is loaded before Gradio, which calls the function once its components are there."""
