@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -52,12 +53,17 @@ UMT5_XXL = UMT5Config(
 )
 
 
-def write(model: WanModel, folder: Path, text_layers: int = 24, layers: int | None = None) -> None:
-    """The model's checkpoint under `folder/<org>/<name>/`; the second transformer of a pair is a link to the first."""
+def write(
+    model: WanModel, folder: Path, text_layers: int = 24, layers: int | None = None, without: Collection[str] = ()
+) -> None:
+    """The model's checkpoint under `folder/<org>/<name>/`; the second transformer of a pair is a link to the first.
+
+    The components in `without` are left out.
+    """
     torch.manual_seed(0)
     for name, source in model.components.items():
         target = folder / source.repo / source.subfolder
-        if target.exists() and name != "model_index":
+        if name in without or (target.exists() and name != "model_index"):
             continue
         target.mkdir(parents=True, exist_ok=True)
         if name == "transformer":
