@@ -38,21 +38,19 @@ PERIOD = 0.05  # seconds between two looks at the memory
 STATUS = ("VmRSS", "RssAnon", "RssFile", "RssShmem", "VmLck", "VmPin")
 
 
-def files(folder: Path, layers: int | None, text_layers: int) -> None:
+def files(folder: Path) -> None:
     """What the pair is loaded from; files that are there are used again."""
-    config = dict(ModelConfigs().config(MODEL, "transformer") or {})
-    if layers is not None:
-        config["num_layers"] = layers
+    config = ModelConfigs().config(MODEL, "transformer") or {}
     for seed, (component, name) in enumerate(NAMES.items()):
         path = folder / "comfy" / "diffusion_models" / f"{name}_fp8_scaled.safetensors"
         if not path.is_file():
             began = time.monotonic()
             write_safetensors(path, config, "fp8_scaled", seed)
             print(f"{component}: {path.stat().st_size / 1e9:.1f} GB in {time.monotonic() - began:.0f} s", flush=True)
-    write(MODEL, folder / "models", text_layers, without=NAMES)
+    write(MODEL, folder / "models", without=NAMES)
     lora = folder / "loras" / "lora.safetensors"
     if not lora.is_file():
-        write_lora(lora, MODEL, RANK, 0, layers)
+        write_lora(lora, MODEL, RANK, 0)
 
 
 class HostMemory:
@@ -152,14 +150,12 @@ def main() -> None:
     flags.add_argument("--size", type=int, nargs=3, default=SIZE, metavar=("W", "H", "FRAMES"))
     flags.add_argument("--steps", type=int, nargs=2, default=(2, 5), help="of the first and the second video")
     flags.add_argument("--host", type=int, help="GiB of host memory, by a cgroup's memory.max")
-    flags.add_argument("--layers", type=int, help="blocks, for a quick look")
-    flags.add_argument("--text-layers", type=int, default=24)
     flags.add_argument("--compile", default="auto", choices=get_args(CompileMode))
     flags.add_argument("--json", type=Path, help="a file for the figures")
     chosen = flags.parse_args()
     SIZE = tuple(chosen.size)
     torch.set_grad_enabled(False)
-    files(chosen.folder, chosen.layers, chosen.text_layers)
+    files(chosen.folder)
     bound = bound_host(chosen.host) if chosen.host else None
     first = chosen.folder / "frames.sha256"
     found = []

@@ -16,6 +16,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from tests.golden_cases import CHECKPOINTS
 from wan_ui.models import WanModel
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TRANSFORMERS = {
     "wan22_5b": {
         "num_attention_heads": 24,
@@ -72,7 +73,7 @@ def write(
                 config["num_layers"] = layers
             if model.conditioning == "latent_channels":
                 config["in_channels"] = 36
-            with torch.device("cuda"):
+            with torch.device(DEVICE):
                 transformer = WanTransformer3DModel(**config)
             _save(transformer.to(torch.bfloat16), target, "diffusion_pytorch_model")
         elif name == "transformer_2":
@@ -80,11 +81,11 @@ def write(
             for file in first.iterdir():
                 os.link(file, target / file.name)
         elif name == "vae":
-            with torch.device("cuda"):
+            with torch.device(DEVICE):
                 vae = AutoencoderKLWan(**(VAE_5B if model.spatial_compression == 16 else {}))
             _save(vae.to(torch.bfloat16), target, "diffusion_pytorch_model")
         elif name == "text_encoder":
-            with torch.device("cuda"):
+            with torch.device(DEVICE):
                 encoder = UMT5EncoderModel(UMT5Config(**UMT5_XXL.to_dict() | {"num_layers": text_layers}))
             encoder = encoder.to(torch.bfloat16)
             encoder.config.save_pretrained(target)
