@@ -13,7 +13,7 @@ from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.media.clip_frames import MOST_PARTS
 from wan_ui.ui import render
 from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, look_ended, looked_again
-from wan_ui.ui.static_files import component_script, shared_script
+from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of
 
@@ -71,7 +71,7 @@ class StatusPanel:
             self.cancel = gr.Button(text_of("render.cancel"), interactive=False, size="sm", elem_id="cancel")
             gr.HTML(render_template("stage"))
         with gr.Column(elem_id="result"):
-            self.result = gr.HTML(render.result(None), js_on_load=shared_script("result_acts"))
+            self.result = gr.HTML(render.result(None), js_on_load=component_script("result_acts"))
             self.reuse = gr.Button(text_of("result.use_settings"), interactive=False, size="sm", elem_id="reuse")
 
     def lay_out_lists(self) -> None:
