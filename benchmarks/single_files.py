@@ -34,6 +34,7 @@ from wan_ui.models import MODELS
 MODEL = MODELS["wan22_14b_t2v"]
 NAMES = {"transformer": "wan2.2_t2v_high_noise_14B", "transformer_2": "wan2.2_t2v_low_noise_14B"}
 CGROUP = Path("/sys/fs/cgroup")
+SIZE = (832, 480, 81)
 PERIOD = 0.05  # seconds between two looks at the memory
 STATUS = ("VmRSS", "RssAnon", "RssFile", "RssShmem", "VmLck", "VmPin")
 
@@ -96,7 +97,12 @@ def bound_host(gibibytes: int) -> str:
 
 
 def render(
-    folder: Path, weights: Fp8Weights, cap: int | None, steps: tuple[int, int], compile: CompileMode
+    folder: Path,
+    weights: Fp8Weights,
+    cap: int | None,
+    size: tuple[int, int, int],
+    steps: tuple[int, int],
+    compile: CompileMode,
 ) -> dict[str, Any]:
     """Two videos, the second of another scale: seconds, memory, and a digest of the frames."""
     total = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
@@ -118,7 +124,7 @@ def render(
             ends: list[float] = []
             began = time.monotonic()
             (clip,) = engine.generate(
-                request(MODEL, SIZE, count, scale),
+                request(MODEL, size, count, scale),
                 lambda progress, ends=ends: ends.append(time.monotonic()) if progress.phase == "denoise" else None,
             )
             result[f"{name}, s"] = round(time.monotonic() - began, 2)
@@ -135,12 +141,8 @@ def render(
     return result
 
 
-SIZE = (832, 480, 81)
-
-
 def main() -> None:
     """Renders in each way, and writes the figures after each."""
-    global SIZE
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("folder", type=Path)
     flags.add_argument(
@@ -153,7 +155,6 @@ def main() -> None:
     flags.add_argument("--compile", default="auto", choices=get_args(CompileMode))
     flags.add_argument("--json", type=Path, help="a file for the figures")
     chosen = flags.parse_args()
-    SIZE = tuple(chosen.size)
     torch.set_grad_enabled(False)
     files(chosen.folder)
     bound = bound_host(chosen.host) if chosen.host else None
@@ -162,7 +163,12 @@ def main() -> None:
     for way in chosen.ways:
         weights, _, cap = way.partition(":")
         result = render(
-            chosen.folder, cast(Fp8Weights, weights), int(cap or 0) or None, tuple(chosen.steps), chosen.compile
+            chosen.folder,
+            cast(Fp8Weights, weights),
+            int(cap or 0) or None,
+            tuple(chosen.size),
+            tuple(chosen.steps),
+            chosen.compile,
         )
         if not first.is_file():
             first.write_text(result["frames"], encoding="ascii")

@@ -1,4 +1,4 @@
-"""Single checkpoint files of full size with random numbers, as people download them: bf16, fp8_scaled and GGUF."""
+"""Single checkpoint files of full size with random numbers, as people download them: bf16 and fp8_scaled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import gguf
 import numpy as np
 import torch
 
@@ -58,35 +57,3 @@ def write_safetensors(path: Path, config: Mapping[str, Any], precision: Precisio
             else:
                 width = 2 if dtype == "BF16" else 1
                 file.write(stored[dtype][start * width : (start + math.prod(shape)) * width].data)
-
-
-def write_gguf(path: Path, config: Mapping[str, Any], seed: int) -> None:
-    """A transformer in Q8_0: blocks of 32 signed bytes with a scale in float16; what is small in float32."""
-    random = np.random.default_rng(seed)
-    block = np.dtype([("scale", "<f2"), ("values", "i1", 32)])
-    blocks = np.empty(POOL // 32, block)
-    blocks["scale"], blocks["values"] = SPREAD / 64, random.integers(-127, 128, (len(blocks), 32), np.int8)
-    small = random.standard_normal(POOL // 2, np.float32) * np.float32(SPREAD)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(path, "wan")
-    shapes = {
-        name: tuple(size for size in shape if size > 1) or (1,) for name, shape in transformer_shapes(config).items()
-    }
-    for name, shape in shapes.items():
-        if is_quantized(name, shape):
-            packed = (shape[0], shape[1] // 32 * block.itemsize)
-            writer.add_tensor_info(name, packed, np.dtype(np.uint8), math.prod(packed), gguf.GGMLQuantizationType.Q8_0)
-        else:
-            writer.add_tensor_info(name, shape, np.dtype(np.float32), 4 * math.prod(shape))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for (name, shape), start in zip(shapes.items(), _starts(seed), strict=False):
-        count = math.prod(shape)
-        values = (
-            blocks[start // 64 : start // 64 + count // 32]
-            if is_quantized(name, shape)
-            else small[start // 2 :][:count]
-        )
-        writer.write_tensor_data(values.view(np.uint8) if is_quantized(name, shape) else values)
-    writer.close()

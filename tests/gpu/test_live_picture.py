@@ -41,7 +41,7 @@ def frames_are_the_same(folder: Path, device: str) -> int:
         (clip,) = engine.generate(body, on_progress)
         found.append(clip.frames)
         engine.close()
-    assert np.array_equal(*found)
+    assert np.array_equal(found[0], found[1])
     return len(pictures)
 
 
