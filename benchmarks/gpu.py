@@ -14,7 +14,8 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from benchmarks import comparison, counts
 from tests.gpu.full_size import TRANSFORMERS, write, write_lora
 from wan_ui import Engine
 from wan_ui.config import CompileMode, MemoryMode
-from wan_ui.engine import kernels
+from wan_ui.engine import flash, kernels
 from wan_ui.engine.adapters import Adapter, BaseWeights, TransformerAdapters
 from wan_ui.engine.compile import Arithmetic, CompiledBlocks
+from wan_ui.engine.fp8 import pack_blocks
 from wan_ui.engine.timesteps import Tokens, embedded_once
 from wan_ui.lora.convert import LowRank
 from wan_ui.models import MODELS, WanModel
@@ -39,14 +41,18 @@ from wan_ui.models import MODELS, WanModel
 GIB = 1 << 30
 DEVICE = torch.device("cuda")
 RANK = 32
+LONG_FORWARD = 5.0  # seconds; of such forwards fewer are timed
 REFERENCE = "reference's way"
 ARITHMETICS: tuple[Arithmetic, ...] = ("exact", "fast")
 SIZES = {  # model, (width, height, frames)
     "14B": ("wan22_14b_t2v", [(832, 480, 81), (1024, 1024, 41)]),
+    "14B 720p": ("wan22_14b_t2v", [(1280, 720, 81)]),
     "14B I2V": ("wan22_14b_i2v", [(832, 480, 81)]),
     "5B": ("wan22_5b", [(1280, 704, 121), (1024, 1024, 41), (832, 480, 81)]),
     "1.3B": ("wan21_1b", [(832, 480, 81)]),
 }
+WAYS = ("off", "eager", "exact", "fast", "no-lora", "fp8")
+"""What is timed beside plain diffusers; `fp8` packs the weights, so it comes last."""
 CONFIGS = TRANSFORMERS | {"wan21_1b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}}
 
 
@@ -161,6 +167,11 @@ class Bench:
                 (prediction,) = self.model(**inputs)
         return prediction
 
+    def note(self, name: str, took: float) -> None:
+        """Notes the seconds of a way, and prints them: a run that is cut short keeps what it printed."""
+        self.figures["seconds"][name] = took
+        print(f"{self.figures['model']} {self.figures['size']} {name}: {took:.3f}", flush=True)
+
     def first(self, name: str, *arguments: bool) -> torch.Tensor:
         """The first forward of a way, with its seconds noted: graphs and kernels are built in it."""
         began = time.monotonic()
@@ -181,8 +192,8 @@ class Bench:
 
 
 def forwards(label: str, row: WanModel, size: tuple[int, int, int], model: WanTransformer3DModel, top: dict[str, float],
-             reference: comparison.ReferenceMode | None) -> dict[str, Any]:  # fmt: skip
-    """Seconds of one forward in every way, and how far each prediction is from plain diffusers'."""
+             ways: Sequence[str], reference: comparison.ReferenceMode | None) -> dict[str, Any]:  # fmt: skip
+    """Seconds of one forward in these ways, and how far each prediction is from plain diffusers'."""
     here = case(row, model, size)
     figures: dict[str, Any] = {
         "model": label,
@@ -197,27 +208,57 @@ def forwards(label: str, row: WanModel, size: tuple[int, int, int], model: WanTr
     adapters = TransformerAdapters(model, weights)
     bench.attach(adapters, usual, 1.0)
     plain = bench.predict(True)
-    figures["seconds"]["plain diffusers"] = seconds(lambda: bench.predict(True), 2, 0)
-    figures["seconds"]["--compile off"] = seconds(bench.predict, 2, 1)
+    bench.note("plain diffusers", seconds(lambda: bench.predict(True), 2, 0))
+    if "off" in ways:
+        bench.note("--compile off", seconds(bench.predict, 2, 1))
     adapters.attach([])
     adapters = TransformerAdapters(model, weights, DEVICE)
     bench.attach(adapters, usual, 1.0)
-    figures["seconds"]["eager, as where nothing can be compiled"] = seconds(bench.predict, 2, 1)
+    if "eager" in ways:
+        bench.note("eager, as where nothing can be compiled", seconds(bench.predict, 2, 1))
     for arithmetic in ARITHMETICS:
-        compiled_forwards(bench, arithmetic, plain, adapters, other)
-        bench.attach(adapters, usual, 1.0)
+        if arithmetic in ways:
+            compiled_forwards(bench, arithmetic, plain, adapters, other)
+            bench.attach(adapters, usual, 1.0)
     adapters.attach([])
-    compiled = CompiledBlocks("exact")
-    compiled.install(model)
-    figures["seconds"]["exact, no LoRA"] = seconds(bench.predict)
-    compiled.remove(model)
+    if "no-lora" in ways:
+        with installed(model, "exact"):
+            bench.note("exact, no LoRA", seconds(bench.predict))
     figures["peak GiB"] = torch.cuda.max_memory_allocated() / GIB
     figures["kernels refused"] = kernels.states()
+    figures["FlashAttention-4"] = flash.available(DEVICE)
     assert not any(isinstance(module, LoraLayer) for module in model.modules())
     print_forwards(figures)
     if reference is not None:
         reference_forward(bench, reference, TransformerAdapters(model, weights), usual)
+    if "fp8" in ways:
+        fp8_forwards(bench, plain, TransformerAdapters(model, weights, DEVICE), usual)
     return figures
+
+
+@contextmanager
+def installed(model: WanTransformer3DModel, arithmetic: Arithmetic) -> Iterator[None]:
+    """Within it the model's blocks run compiled."""
+    compiled = CompiledBlocks(arithmetic)
+    compiled.install(model)
+    try:
+        yield
+    finally:
+        compiled.remove(model)
+
+
+def fp8_forwards(bench: Bench, plain: torch.Tensor, adapters: TransformerAdapters, adapter: Adapter) -> None:
+    """Products in fp8, compiled in both arithmetics. The model's weights stay packed."""
+    pack_blocks(bench.model, DEVICE, products=True)
+    bench.attach(adapters, adapter, 1.0)
+    for arithmetic in ARITHMETICS:
+        with installed(bench.model, arithmetic):
+            name = f"fp8 products, {arithmetic}"
+            first = bench.first(name)
+            bench.note(name, seconds(bench.predict))
+            bench.figures["distance"][name] = float((first.float() - plain.float()).norm() / plain.float().norm())
+    adapters.attach([])
+    print({name: value for name, value in bench.figures["seconds"].items() if "fp8" in name}, flush=True)
 
 
 def reference_forward(
@@ -229,7 +270,7 @@ def reference_forward(
     with comparison.as_shipped():
         comparison.compile_as_reference(bench.model, mode)
         bench.first("reference", True)
-        bench.figures["seconds"][REFERENCE] = seconds(lambda: bench.predict(True), 2, 1)
+        bench.note(REFERENCE, seconds(lambda: bench.predict(True), 2, 1))
     for block in bench.model.blocks:
         block._compiled_call_impl = None
     torch._dynamo.reset()
@@ -244,9 +285,13 @@ def compiled_forwards(
     figures, compiled = bench.figures, CompiledBlocks(arithmetic)
     compiled.install(bench.model)
     first = bench.first(arithmetic)
-    figures["seconds"][arithmetic] = seconds(bench.predict)
+    bench.note(arithmetic, seconds(bench.predict, *((2, 0) if figures["roofline"] > LONG_FORWARD else (3, 1))))
     away = float((first.float() - plain.float()).norm() / plain.float().norm())
     figures["distance"][arithmetic] = 0.0 if torch.equal(first, plain) else away
+    figures[f"{arithmetic}, refused"] = compiled.refused
+    if figures["roofline"] > LONG_FORWARD:
+        compiled.remove(bench.model)
+        return
     graphs = compiled.graphs
     began = time.monotonic()
     bench.attach(adapters, other, 0.5)
@@ -255,7 +300,6 @@ def compiled_forwards(
     figures[f"{arithmetic}, another file"] = time.monotonic() - began
     bench.predict()
     figures[f"{arithmetic}, rebuilt"] = compiled.graphs - graphs
-    figures[f"{arithmetic}, refused"] = compiled.refused
     graphs, began = compiled.graphs, time.monotonic()
     bench.predict_shorter()
     torch.cuda.synchronize()
@@ -347,6 +391,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--forwards", nargs="*", default=[], choices=list(SIZES), help="models to time a forward of")
     parser.add_argument("--sizes", type=int, help="how many of each model's sizes (default: all)")
+    parser.add_argument("--ways", nargs="*", default=WAYS, choices=WAYS, help="what is timed (default: all)")
     parser.add_argument("--layers", type=int, help="blocks of each model, for a quick look (default: all)")
     parser.add_argument(
         "--reference",
@@ -377,7 +422,7 @@ def main() -> None:
         model_id, sizes = SIZES[label]
         model = built(MODELS[model_id], chosen.layers)
         for size in sizes[: chosen.sizes]:
-            found["forwards"].append(forwards(label, MODELS[model_id], size, model, top, chosen.reference))
+            found["forwards"].append(forwards(label, MODELS[model_id], size, model, top, chosen.ways, chosen.reference))
             write_json(chosen.json, found)
         del model
         torch._dynamo.reset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from tests.golden_cases import CHECKPOINTS
 from wan_ui.models import WanModel
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TRANSFORMERS = {
     "wan22_5b": {
         "num_attention_heads": 24,
@@ -52,12 +54,17 @@ UMT5_XXL = UMT5Config(
 )
 
 
-def write(model: WanModel, folder: Path, text_layers: int = 24, layers: int | None = None) -> None:
-    """The model's checkpoint under `folder/<org>/<name>/`; the second transformer of a pair is a link to the first."""
+def write(
+    model: WanModel, folder: Path, text_layers: int = 24, layers: int | None = None, without: Collection[str] = ()
+) -> None:
+    """The model's checkpoint under `folder/<org>/<name>/`; the second transformer of a pair is a link to the first.
+
+    The components in `without` are left out.
+    """
     torch.manual_seed(0)
     for name, source in model.components.items():
         target = folder / source.repo / source.subfolder
-        if target.exists() and name != "model_index":
+        if name in without or (target.exists() and name != "model_index"):
             continue
         target.mkdir(parents=True, exist_ok=True)
         if name == "transformer":
@@ -66,7 +73,7 @@ def write(model: WanModel, folder: Path, text_layers: int = 24, layers: int | No
                 config["num_layers"] = layers
             if model.conditioning == "latent_channels":
                 config["in_channels"] = 36
-            with torch.device("cuda"):
+            with torch.device(DEVICE):
                 transformer = WanTransformer3DModel(**config)
             _save(transformer.to(torch.bfloat16), target, "diffusion_pytorch_model")
         elif name == "transformer_2":
@@ -74,11 +81,11 @@ def write(model: WanModel, folder: Path, text_layers: int = 24, layers: int | No
             for file in first.iterdir():
                 os.link(file, target / file.name)
         elif name == "vae":
-            with torch.device("cuda"):
+            with torch.device(DEVICE):
                 vae = AutoencoderKLWan(**(VAE_5B if model.spatial_compression == 16 else {}))
             _save(vae.to(torch.bfloat16), target, "diffusion_pytorch_model")
         elif name == "text_encoder":
-            with torch.device("cuda"):
+            with torch.device(DEVICE):
                 encoder = UMT5EncoderModel(UMT5Config(**UMT5_XXL.to_dict() | {"num_layers": text_layers}))
             encoder = encoder.to(torch.bfloat16)
             encoder.config.save_pretrained(target)
