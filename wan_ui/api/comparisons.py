@@ -100,7 +100,8 @@ def zip_cells(
 ) -> None:
     """Writes the finished cells to a ZIP file, each as its MP4 and as JSON: labels, embedded metadata, request, mark.
 
-    `clips` are the files of the finished generations. `judging.json` has the marks and the ranking as GET …/judging does, if anything was judged.
+    `clips` are the files of the finished generations. `judging.json` has the marks and the ranking as GET …/judging
+    does, if anything was judged.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for cell in job.cells:
