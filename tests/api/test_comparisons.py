@@ -133,7 +133,7 @@ def test_pages_in_the_downloads(client: TestClient, service: JobService, worker:
     archive = zipfile.ZipFile(io.BytesIO(client.get(f"/v1/requests/{job.id}/cells.zip").content))
     assert "page2_row1_column2_seed_6_steps_2.mp4" in archive.namelist()
     assert json.loads(archive.read("page2_row1_column2_seed_6_steps_2.json"))["cell"]["page"] == 1
-    compare = client.get(f"/v1/requests/{job.id}").json()["metadata"]["compare"]
+    compare = client.get(f"/v1/requests/{job.id}/result").json()["metadata"]["compare"]
     assert compare["pages"] == {"field": "sample_steps", "values": [1, 2], "labels": ["steps 1", "steps 2"]}
     assert [cell["page"] for cell in compare["cells"]] == [0, 0, 1, 1]
 
