@@ -14,11 +14,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 from tests.browser_fixture import find_browser
 from tools import demo_evaluate, demo_scenes
@@ -76,11 +78,12 @@ def film(folder: Path, path: Path) -> None:
     print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
 
 
-def pages(data_dir: Path, out: Path) -> None:
-    """Starts the app with --demo, generates once, compares scales once, and takes a picture after each."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
+@contextmanager
+def opened_demo(data_dir: Path, viewport: ViewportSize, *, reduced_motion: bool = False) -> Iterator[Page]:
+    """A page of the app started with --demo, with the first model's form filled in."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "app.py", "--demo", "--data-dir", str(data_dir), "--port", str(port)]
     app = subprocess.Popen(command, cwd=ROOT)
@@ -90,29 +93,35 @@ def pages(data_dir: Path, out: Path) -> None:
             flags = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
             browser = playwright.chromium.launch(executable_path=find_browser(), args=flags)
             expect.set_options(timeout=WAIT)
-            page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
-            page.emulate_media(reduced_motion="reduce")
+            page = browser.new_page(viewport=viewport, color_scheme="light", locale="en")
+            page.emulate_media(reduced_motion="reduce" if reduced_motion else "no-preference")
             page.goto(url)
             # Said once the drafts are in place; a page that still restores them would go back to its first tab.
             expect(page.locator(".effective").locator("visible=true")).to_have_count(1)
             tab = page.get_by_role("tab", name=MODELS[SHOWN].label, exact=True)
             tab.click()
             expect(tab).to_have_attribute("aria-selected", "true")
-            prompt = page.get_by_label("Prompt", exact=True).locator("visible=true")
-            expect(prompt).to_have_value(examples.FROM_IMAGE)
-            page.get_by_role("button", name="Generate", exact=True).locator("visible=true").click()
-            expect(page.locator("#result video")).to_be_visible()
-            expect(prompt).to_have_value(examples.FROM_IMAGE)
-            shoot(page, out / "page.png")
-            page.get_by_role("button", name="Compare strengths").locator("visible=true").click()
-            page.get_by_role("button", name="Run the comparison").locator("visible=true").click()
-            expect(page.locator(".board-line")).to_contain_text("Done")
-            page.locator("#player").scroll_into_view_if_needed()
-            shoot(page, out / "compare.png")
+            expect(page.get_by_label("Prompt", exact=True).locator("visible=true")).to_have_value(examples.FROM_IMAGE)
+            yield page
             browser.close()
     finally:
         app.terminate()
         app.wait()
+
+
+def pages(data_dir: Path, out: Path) -> None:
+    """Generates once, compares scales once, and takes a picture after each."""
+    with opened_demo(data_dir, {"width": 1280, "height": 900}, reduced_motion=True) as page:
+        page.get_by_role("button", name="Generate", exact=True).locator("visible=true").click()
+        expect(page.locator("#result video")).to_be_visible()
+        page.evaluate("() => window.scrollTo(0, 0)")
+        shoot(page, out / "page.png")
+        form = page.locator("#form")
+        form.get_by_role("button", name="Compare strengths").click()
+        form.get_by_role("button", name="Compare", exact=True).click()
+        expect(page.locator(".board-line")).to_contain_text("Done")
+        page.locator("#player").scroll_into_view_if_needed()
+        shoot(page, out / "compare.png")
 
 
 def shoot(page: Page, path: Path) -> None:

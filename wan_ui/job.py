@@ -66,6 +66,12 @@ class Job:
     from_guest: bool = False
     hidden: bool = False
 
+    @property
+    def gpu_models(self) -> tuple[str, ...]:
+        """The GPUs' models that the finished clips were rendered on, in the clips' order; each once."""
+        devices = (clip.metadata.get("device") for clip in self.clips)
+        return tuple(dict.fromkeys(device for device in devices if isinstance(device, str)))
+
     def request_of(self, index: int) -> Mapping[str, Any]:
         """The request of one generation, with one prompt. Raises VideoNotFound for an index that the job lacks."""
         if not 0 <= index < len(self.generations):

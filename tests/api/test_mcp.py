@@ -17,6 +17,7 @@ from mcp.client.streamable_http import streamable_http_client
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from tests.waiting import wait_until
 from tests.web.strangers import BODY, Server, running
 from wan_ui.api.mcp_server import LARGE_EACH, McpEndpoint, mcp_route
 from wan_ui.api.mcp_tools import TOOLS
@@ -34,11 +35,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server behind a public link, whose password is its own. Its `url` is the link."""
+    with running("share", tmp_path_factory.mktemp("mcp link")) as server:
+        yield server
+
+
 def with_client(server: Server, work: Callable[[Client], Awaitable[None]]) -> None:
-    """Runs `work` with a client that signed in with the password."""
+    """Runs `work` with a client that has the password."""
 
     async def run() -> None:
-        headers = {"Authorization": f"Bearer {PASSWORD}"}
+        assert server.entry.login is not None
+        headers = {"Authorization": f"Bearer {server.entry.login.password}", "Host": server.host}
         async with httpx2.AsyncClient(headers=headers, trust_env=False, timeout=60) as http:
             async with Client(streamable_http_client(f"{server.url}/mcp", http_client=http)) as client:
                 await work(client)
@@ -124,6 +133,59 @@ def test_no_mcp_without_password_host_and_origin(
     reply = httpx.post(f"{server.url}/mcp", json=INITIALIZE, headers={**accept, **headers}, trust_env=False)
     assert (reply.status_code, code(reply.json())) == (status, refusal)
     assert ("www-authenticate" in reply.headers) is (status == 401)
+
+
+def test_a_client_of_a_public_link_is_a_program_with_the_password(linked: Server) -> None:
+    """The link always has a password. What is sent is a program's: read by its id, no browser's, in no list."""
+    downloads: list[str] = []
+    with linked.browser() as browser:
+        private = linked.finished_job(linked.visitor_of(browser))
+
+    async def work(client: Client) -> None:
+        assert (await answer(client, "list_models"))["models"]
+        sent = await answer(client, "submit", BODY)
+        assert sent["status_url"].startswith(f"http://{linked.host}/v1/requests/{sent['request_id']}")  # of the link
+        assert (await answer(client, "status", {"request_id": sent["request_id"]}))["status"] == "in_queue"
+        assert code(await answer(client, "status", {"request_id": private})) == "REQUEST_NOT_FOUND"
+        # A link's visitors must not reach the operator's own network, nor files outside the LoRA folder.
+        download = {**BODY, "loras": [{"path": f"http://127.0.0.1:{linked.port}/style.safetensors"}]}
+        downloads.append((await answer(client, "submit", download))["request_id"])
+        assert code(await answer(client, "inspect_lora", {"path": "../secret.safetensors"})) == "LORA_NOT_FOUND"
+
+    with_client(linked, work)
+    store = linked.services.store
+    wait_until(lambda: store.job(downloads[0]).status == "failed")
+    assert (store.job(downloads[0]).error or {})["code"] == "FETCH_FAILED"
+
+
+def test_the_owners_client_may_use_the_owners_session(linked: Server) -> None:
+    """On the machine itself, past the link: the password there too, or the cookie of the owner's browser."""
+    direct = f"http://127.0.0.1:{linked.port}/mcp"
+    with linked.browser() as browser:
+        private = linked.finished_job(linked.visitor_of(browser))
+    call = {"method": "tools/call", "params": {"name": "status", "arguments": {"request_id": private}}}
+    message = {"jsonrpc": "2.0", "id": 1, **call}
+    accept = {"accept": "application/json, text/event-stream"}
+    assert httpx.post(direct, json=message, headers=accept, trust_env=False).status_code == 401
+    with linked.owner() as owner:
+        (cookie,) = owner.cookies.jar
+        headers = {**accept, "cookie": f"{cookie.name}={cookie.value}"}
+        reply = httpx.post(direct, json=message, headers=headers, trust_env=False)
+    assert reply.json()["result"]["structuredContent"]["status"] == "succeeded"
+
+
+def test_a_wrong_password_at_the_link_is_refused_and_slowed_down(linked: Server) -> None:
+    headers = {"accept": "application/json, text/event-stream", "host": linked.host}
+    codes = []
+    for attempt in range(12):
+        guess = {**headers, "authorization": f"Bearer guess {attempt}"}
+        codes.append(code(httpx.post(f"{linked.url}/mcp", json=INITIALIZE, headers=guess, trust_env=False).json()))
+    assert codes[0] == "LOGIN_FAILED" and codes[-1] == "LOGIN_LOCKED"
+
+    async def work(client: Client) -> None:  # the right one passes all the same
+        assert (await answer(client, "list_models"))["models"]
+
+    with_client(linked, work)
 
 
 def test_only_post(server: Server) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from tools.memory_table import Files, choice
 from wan_ui.engine.budget import (
     MODES,
+    MemoryPlan,
     PlacementMode,
     Sizes,
     activation_bytes,
@@ -74,3 +78,33 @@ def test_a_host_without_room_is_said_before_anything_is_loaded() -> None:
         check_host("auto", "stream", PAIR, 60 * GB, packable=False)
     check_host("auto", "stream", packed_sizes(PAIR), 60 * GB, packable=False)
     check_host("stream", "stream", PAIR, 60 * GB, packable=True)
+
+
+PAIR_MODEL, SINGLE_MODEL = "wan22_14b_t2v", "wan21_14b"
+FP8, ONE = MemoryPlan("stream", fp8_in_memory=True), MemoryPlan("stream", fp8_in_memory=True, one_transformer=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "fp8", "host", "on_24", "on_16_and_12"),
+    [
+        (PAIR_MODEL, True, 64, replace(FP8, mode="pair"), FP8),
+        (PAIR_MODEL, True, 32, replace(ONE, mode="pair"), ONE),
+        (PAIR_MODEL, True, 24, None, None),
+        (PAIR_MODEL, False, 128, MemoryPlan("stream"), MemoryPlan("stream")),
+        (PAIR_MODEL, False, 64, None, None),
+        (PAIR_MODEL, False, 32, None, None),
+        (SINGLE_MODEL, True, 64, replace(FP8, mode="pair"), FP8),
+        (SINGLE_MODEL, True, 32, replace(FP8, mode="pair"), FP8),
+        (SINGLE_MODEL, False, 64, MemoryPlan("stream"), MemoryPlan("stream")),
+        (SINGLE_MODEL, False, 32, None, None),
+    ],
+)
+def test_14b_models_on_common_hosts_and_cards(
+    model: str, fp8: bool, host: int, on_24: MemoryPlan | None, on_16_and_12: MemoryPlan | None
+) -> None:
+    files = Files(model, fp8)
+    assert [choice(files, host, card) for card in (24, 16, 12)] == [on_24, on_16_and_12, on_16_and_12]
+
+
+def test_on_a_large_card_nothing_is_packed_or_kept_on_the_host() -> None:
+    assert choice(Files(PAIR_MODEL, fp8=True), 16, 80) == MemoryPlan("resident")

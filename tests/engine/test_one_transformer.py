@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,26 @@ from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.checkpoints.fp8_linear import packed_layers
 from wan_ui.checkpoints.modules import map_packed, open_file
 from wan_ui.checkpoints.sources import CheckpointSources
-from wan_ui.engine.budget import HOST_RESERVE, Sizes, holds_one_transformer
-from wan_ui.engine.components import Components, Target, load_components
+from wan_ui.engine.budget import HOST_RESERVE, PlacementMode, Sizes, holds_one_transformer
+from wan_ui.engine.compile import BlockCompiler
+from wan_ui.engine.components import Components, Target, component_bytes, load_components, model_dtype
+from wan_ui.engine.loader import Loader
+from wan_ui.engine.memory import MemoryPolicy
+from wan_ui.engine.pipeline import WanPipeline
 from wan_ui.engine.placement import DevicePlacement
-from wan_ui.models import MODELS
+from wan_ui.engine.result import OnProgress, Progress, ignore_progress
+from wan_ui.errors import OutOfMemory
+from wan_ui.models import MODELS, WanModel
+from wan_ui.request import Generation, parse, resolve
 
 SINGLE = GOLDEN / "single_files"
 MODEL = MODELS["wan22_14b_t2v"]
 CPU = torch.device("cpu")
 GB = 1 << 30
+BASE = {
+    "transformer": "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors",
+    "text_encoder": "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+}
 
 
 @pytest.mark.parametrize(("available", "one"), [(64, False), (40, False), (35, True), (29, True), (20, False)])
@@ -35,12 +47,8 @@ def test_when_one_is_held(available: int, one: bool) -> None:
 
 
 def components() -> Components:
-    base = {
-        "transformer": "wan2.2_t2v_high_noise_14B_fp8_scaled.safetensors",
-        "text_encoder": "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
-    }
     sources = CheckpointSources(Checkpoints(None, offline=True), SINGLE / "models", configs_dir=SINGLE / "configs")
-    files = sources.fetch(MODEL, base, lambda progress: None).components
+    files = sources.fetch(MODEL, BASE, lambda progress: None).components
     target = Target(CPU, torch.float32, packed=True)
     return load_components(files, target, {}, lambda size: True, lambda progress: None)
 
@@ -77,6 +85,37 @@ def test_transformers_take_turns_in_memory() -> None:
     assert all(
         layer.packed.dtype is torch.float8_e4m3fn for _, layer in packed_layers(paired.transformers["transformer"])
     )
+
+
+@dataclass(frozen=True)
+class TightCard(MemoryPolicy):
+    """A card that has room for one transformer at a time, on a host with so many bytes free."""
+
+    def decide(self, model: WanModel, sizes: Sizes, generation: Generation) -> PlacementMode:
+        return "pair"
+
+
+def test_the_loader_decides_by_the_free_memory_of_the_host() -> None:
+    """A host that lacks one byte for both transformers holds one at a time; lacking one for that, nothing is loaded."""
+    sources = CheckpointSources(Checkpoints(None, offline=True), SINGLE / "models", configs_dir=SINGLE / "configs")
+    files = sources.fetch(MODEL, BASE, ignore_progress).components
+    encoder, *transformers = (
+        component_bytes(MODEL, files[name], model_dtype(CPU), True) for name in ("text_encoder", *MODEL.slots.values())
+    )
+    one, both = (HOST_RESERVE + encoder + size for size in (max(transformers), sum(transformers)))
+    (generation,) = resolve(parse({"model": MODEL.id, "prompts": [{"prompt": "a", "seed": 1}], "base": BASE}), str)
+
+    def load(available: int, on_progress: OnProgress = ignore_progress) -> WanPipeline:
+        memory = TightCard("auto", CPU, lambda: available)
+        loader = Loader(sources, memory, BlockCompiler("off", CPU), fp8_weights="packed")
+        return loader.load(MODEL, generation, None, on_progress)
+
+    for available in (both, both - 1, one):
+        assert set(load(available).components.transformers) == set(MODEL.slots.values())
+    reports: list[Progress] = []
+    with pytest.raises(OutOfMemory, match="the computer's memory, where its weights would stay"):
+        load(one - 1, reports.append)
+    assert "loading" not in {report.phase for report in reports}
 
 
 def test_both_stay_where_there_is_room(tmp_path: Path) -> None:

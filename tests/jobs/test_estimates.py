@@ -21,6 +21,7 @@ from wan_ui.jobs.estimates import (
     estimate,
     forwards_per_step,
     high_noise_steps,
+    measured,
     outlook,
     size_key,
 )
@@ -82,10 +83,46 @@ def test_a_waiting_job_takes_all_its_clips_and_the_last_encoding() -> None:
         (running("decode", 20, passed=4.0, fraction=0.5), 4 + 3),
         (running("encode", 20, passed=1.5, fraction=0.5), 1.5),
         (running("loading", passed=15.0, bytes_done=1, bytes_total=2), 15 + 2 + 40 + 8 + 3),
+        (running("downloading", passed=15.0, bytes_done=1, bytes_total=4), 45 + 30 + 2 + 40 + 8 + 3),
+        (running("checking", passed=0.5), 1.5 + 40 + 8 + 3),
     ],
 )
 def test_what_is_left_of_the_running_clip(now: RunningClip, left: float) -> None:
     assert outlook(JobWork((clip(),), running=now), KNOWN, DEVICE).seconds_left == pytest.approx(left)
+
+
+def test_a_clip_whose_model_is_not_loaded_still_loads_it_while_the_checkpoint_is_checked() -> None:
+    work = JobWork((clip(),), running=running("checking", passed=5.0), loads=True)
+    assert outlook(work, KNOWN, DEVICE).seconds_left == 25 + 2 + 40 + 8 + 3
+
+
+def test_checking_belongs_to_the_load_where_there_was_one() -> None:
+    seconds = {"checking": 8.0, "loading": 22.0, "text": 2.0, "denoise": 40.0, "decode": 8.0}
+    assert measured(clip(), seconds, 3.0, 20) == TIMING
+    del seconds["loading"]
+    assert measured(clip(), {**seconds, "checking": 0.5}, 3.0, 20) == replace(TIMING, load=0.0, prepare=2.5)
+
+
+def test_how_long_a_model_loads_is_known_from_any_of_its_sizes() -> None:
+    key, small = size_key(clip(), DEVICE), size_key(clip(width=416, height=240), DEVICE)
+    known = {key: replace(TIMING, load=0.0), small: TIMING, replace(small, model="wan21_1b"): replace(TIMING, load=5.0)}
+    for wanted in (key, small, size_key(clip(width=480, height=272), DEVICE)):
+        found = estimate(wanted, known)
+        assert found is not None and found.timing.load == 30.0
+
+
+def test_what_only_the_first_run_of_all_prepared_is_not_expected_again() -> None:
+    """The clip that loads a model also reads the text encoder and chooses kernels; another size tells what is usual."""
+    key, half = size_key(clip(), DEVICE), size_key(clip(width=416), DEVICE)
+    cold = replace(TIMING, prepare=20.0, decode=16.0)
+    warm = Timing(load=0.0, prepare=2.0, forward=0.4, decode=4.0, encode=2.0)
+    assert cold.is_cold and not warm.is_cold
+    found = estimate(key, {key: cold, half: warm})
+    assert found is not None and not found.about
+    assert found.timing == replace(cold, prepare=2.0, decode=8.0)  # encode stays 3: less than twice the half's
+    assert estimate(key, {key: cold, replace(half, variant="other"): warm}).timing == cold  # type: ignore[union-attr]
+    again = cold.after(replace(warm, prepare=3.0))
+    assert estimate(key, {key: again, half: warm}).timing == again  # type: ignore[union-attr]
 
 
 def test_a_slower_run_slows_everything_that_follows() -> None:
@@ -158,9 +195,9 @@ def test_timings_are_kept(store: Store) -> None:
     timings.record(wanted, made, seconds, 2.0)
     key = size_key(wanted, DEVICE)
     assert forwards_per_step(wanted) == 1
-    assert timings.known == {key: Timing(load=5.0, prepare=2.0, forward=2.0, decode=4.0, encode=2.0)}
-    timings.record(wanted, made, {**seconds, "loading": 0.0, "denoise": 12.0}, 2.0)
-    assert timings.known[key] == Timing(load=5.0, prepare=2.0, forward=1.5, decode=4.0, encode=2.0)
+    assert timings.known == {key: Timing(load=6.0, prepare=1.0, forward=2.0, decode=4.0, encode=2.0)}
+    timings.record(wanted, made, {"text": 1.0, "denoise": 12.0, "decode": 4.0}, 2.0)
+    assert timings.known[key] == Timing(load=6.0, prepare=1.0, forward=1.5, decode=4.0, encode=2.0, runs=2)
     assert Timings(store).known == timings.known
 
 

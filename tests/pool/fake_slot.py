@@ -25,12 +25,13 @@ from wan_ui.request import Generation
 class FakeEngine:
     """See the module."""
 
-    device_name = "fake GPU"
     versions: Mapping[str, str] = {}
 
     def __init__(self, options: EngineOptions) -> None:
         self._folder = options.data_dir
         self._is_lost = False
+        is_named = (options.device or "").startswith("fake ")
+        self.device_name = str(options.device) if is_named else "fake GPU"
         if options.device == "unusable":
             raise DeviceUnavailable("This device cannot be used.")
 

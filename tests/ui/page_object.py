@@ -130,6 +130,8 @@ def choose_lora(page: Page, source: str, add: bool = False) -> None:
     button = "Add LoRA" if add else "Browse"
     lora_block(page).get_by_role("button", name=button).locator("visible=true").first.click()
     page.locator(f'#loras .picker .step[data-source="{source}"]').click()
+    # The block is drawn anew, with other buttons, when the answer is there.
+    expect(page.locator(f'#loras .lcard[data-source="{source}"]').first).to_be_visible()
 
 
 def type_lora(page: Page, address: str) -> None:

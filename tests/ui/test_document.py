@@ -14,7 +14,7 @@ from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
 from tests.ui.page_object import open_page
 from wan_ui.ui.page import API_KEYS, SCRIPT
-from wan_ui.ui.static_files import SHARED, static_text
+from wan_ui.ui.static_files import COMPONENTS, static_text
 from wan_ui.web.compression import BROTLI_QUALITY
 from wan_ui.web.security_headers import IMMUTABLE
 
@@ -39,8 +39,8 @@ def test_no_component_has_an_api_schema_and_no_event_needs_one(document: str):
     assert {event["api_visibility"] for event in shown["dependencies"]} == {"private"}
 
 
-@pytest.mark.parametrize("name", SHARED)
-def test_a_shared_script_is_sent_once(document: str, name: str):
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_component_s_script_is_sent_once(document: str, name: str):
     assert SCRIPT.count(static_text(f"{name}.js")) == 1
     assert json.dumps(static_text(f"{name}.js"))[1:-1] not in json.dumps(config(document))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +39,7 @@ from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Progress
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import parse
-from wan_ui.ui import form_schema, lora_card, render
+from wan_ui.ui import form_schema, lora_card, lora_strength, render
 from wan_ui.ui.texts import text_of
 
 T2V, SMALL, TINY = MODELS["wan22_14b_t2v"], MODELS["wan22_5b"], MODELS["wan21_1b"]
@@ -205,6 +206,50 @@ def test_a_lora_that_another_model_cannot_take_is_set_aside_and_comes_back(page:
     expect(lora_block(page)).to_contain_text("Not for this model, kept for the others: small.safetensors")
     choose_model(page, SMALL.label)
     expect(lora(page, "small").get_by_role("spinbutton")).to_have_value("0.4")
+
+
+@pytest.mark.browser
+def test_a_strength_is_a_number_or_changes_over_the_steps(page: Page, lora_app: App):
+    open_page(page, lora_app)
+    choose_lora(page, "small.safetensors")
+    card = lora(page, "small")
+    strength, slider = card.get_by_role("spinbutton"), card.get_by_role("slider")
+    page.get_by_role("button", name="Request as JSON").click()
+    request = page.get_by_label("This form's request")
+    for typed in ("-4", "4", "0.333"):
+        strength.fill(typed)
+        expect(request).to_have_value(re.compile(f'"network_multiplier": {re.escape(typed)}[.0]*\\n'))
+    strength.fill("1")
+    strength.press("ArrowUp")
+    expect(strength).to_have_value("1.05")
+    strength.fill("4.5")
+    small(page, "too strong", 906)
+    generate(page)
+    wrong = card.locator(".at-field")
+    expect(wrong).to_have_text(text_of("error.must_be", label=text_of("form.lora_scale"), bounds="between -4 and 4"))
+    expect(strength).to_be_focused()
+    expect(strength).to_have_attribute("aria-invalid", "true")
+    strength.fill("1 and 0")
+    expect(wrong).to_have_count(0)
+    generate(page)
+    expect(wrong).to_contain_text(lora_strength.WRONG)
+    strength.fill("1, 0.5, 0")
+    expect(card).to_contain_text(text_of("script.lora.over_steps"))
+    expect(slider).to_be_hidden()
+    expect(request).to_have_value(re.compile(r'"network_multiplier": \[\s*1.0,\s*0.5,\s*0.0\s*\]'))
+    generate(page)
+    expect(now(page)).to_contain_text("Done")
+    expect(used(page, "Seed")).to_have_text("906")
+    newest = lora_app.service.recent(1, LOCAL_ACCESS)[0]
+    assert [item["network_multiplier"] for item in newest.request["loras"]] == [[1.0, 0.5, 0.0]]
+    again = page.context.new_page()  # the same browser: its draft
+    open_page(again, lora_app)
+    expect(lora(again, "small").get_by_role("spinbutton")).to_have_value("1, 0.5, 0")
+    lora(again, "small").get_by_role("spinbutton").fill("1 to 0.2")
+    again.get_by_role("button", name="Request as JSON").click()
+    expect(again.get_by_label("This form's request")).to_have_value(re.compile(r'"from": 1.0,\s*"to": 0.2'))
+    again.get_by_role("button", name=text_of("result.use_settings"), exact=True).click()
+    expect(lora(again, "small").get_by_role("spinbutton")).to_have_value("1, 0.5, 0")
 
 
 @pytest.mark.browser

@@ -135,9 +135,9 @@ class RequestResult(BaseModel):
     finished_at: str | None
     metadata: dict[str, Any] = Field(
         description="What was ignored and adjusted, and every value that was used. Of a comparison also `compare`, "
-        "from the start: `columns`, `rows` and `pages` (field, values, labels), `baseline`, and `cells` page by page "
-        "and row by row (column, row, page, status, video and its url, error, progress, your mark); a status is "
-        "waiting, running, succeeded, failed or missing; `judging` is what GET …/judging returns."
+        "from the start: `columns`, `rows` and `pages` (field, values, labels), `baseline`, `gpu_models`, and `cells` "
+        "page by page and row by row (column, row, page, status, video and its url, error, progress, your mark); a "
+        "status is waiting, running, succeeded, failed or missing; `judging` is what GET …/judging returns."
     )
 
 

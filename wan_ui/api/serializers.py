@@ -193,7 +193,7 @@ def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
         "speed_lora": first.speed_lora,
         "ignored": sorted({name for generation in job.generations for name in generation.ignored}),
         "adjusted": _adjusted(job.generations),
-        "notes": list(job.notes),
+        "notes": [*job.notes, *gpu_notes(job)],
         "lora": without_queries([lora_use_body(use) for use in first.loras]),
         "prompts": [
             _prompt(generation, clips.get(index), bool(job.cells)) for index, generation in enumerate(job.generations)
@@ -266,7 +266,18 @@ def _compare(root: str, job: Job, running: Running | None) -> dict[str, Any]:
         "pages": _axis(compare.get("pages", {}), list(pages.values())),
         "baseline": compare.get("baseline", True),
         "cells": [_cell(root, job, cell, cell.generation in finished, running) for cell in job.cells],
+        "gpu_models": list(job.gpu_models),
     }
+
+
+def gpu_notes(job: Job) -> list[str]:
+    """The note on a comparison that was rendered on several models of GPU."""
+    if not job.cells or len(job.gpu_models) < 2:
+        return []
+    return [
+        f"This comparison was rendered on several models of GPU ({', '.join(job.gpu_models)}): its videos may differ "
+        "in their last bits because of that alone."
+    ]
 
 
 def _axis(axis: Mapping[str, Any], labels: list[str]) -> dict[str, Any]:

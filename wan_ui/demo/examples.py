@@ -37,7 +37,7 @@ PROMPTS = (
 )
 
 TRY = (
-    "Try: press Generate. Then open “Compare strengths” below the prompt and run the comparison: the new look comes "
+    "Try: press Generate. Then open “Compare strengths” below the prompt and press Compare: the new look comes "
     "with the scale. Empty the trigger word, or remove the LoRA, and it is gone."
 )
 WORDS = (

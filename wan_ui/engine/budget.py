@@ -130,6 +130,30 @@ def holds_one_transformer(mode: PlacementMode, sizes: Sizes, available: int) -> 
     return one <= available < host_bytes(mode, sizes) + HOST_RESERVE
 
 
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Where weights lie: `fp8_in_memory` as in their files, `one_transformer` of a pair on the host at a time."""
+
+    mode: PlacementMode
+    fp8_in_memory: bool = False
+    one_transformer: bool = False
+
+
+def plan(unpacked: Sizes, packed: Sizes | None, activations: tuple[int, int], free: int, available: int) -> MemoryPlan:
+    """What `--memory auto` does on a GPU with `free` bytes and a host with `available` bytes.
+
+    `packed` are the sizes with fp8 weights as in the files, None where the files have none; `activations` those of a
+    whole decode and of one in tiles. Raises OutOfMemory where the weights fit neither the GPU nor the host.
+    """
+    is_packed = packed is not None and decide("auto", unpacked, *activations, free) != "resident"
+    sizes = packed if is_packed and packed is not None else unpacked
+    mode = decide("auto", sizes, *activations, free)
+    holds_one = is_packed and holds_one_transformer(mode, sizes, available)
+    needed = replace(sizes, transformers=(max(sizes.transformers),)) if holds_one else sizes
+    check_host("auto", mode, needed, available, packable=False)
+    return MemoryPlan(mode, is_packed, holds_one)
+
+
 def check_host(wanted: MemoryMode, mode: PlacementMode, sizes: Sizes, available: int, packable: bool) -> None:
     """Raises OutOfMemory where the host has no room for the weights that a mode keeps there, unless it was asked for.
 

@@ -65,6 +65,8 @@ class Dispatcher(JobRunner):
         self._rules = rules or SlotRules()
         self._scheduler = Scheduler(len(slots))
         self._uses = {slot.name: SlotUse(slot) for slot in slots}
+        for slot in slots:
+            self._scheduler.gpus.set_slot(slot.name, slot.device_name)
         self._active: dict[str, LeasedJob] = {}
         self._is_stale = True
         self._changed = threading.Condition(threading.RLock())
@@ -159,6 +161,7 @@ class Dispatcher(JobRunner):
             use = SlotUse(slot)
             thread = self._thread_of(use)
             self._uses = {**self._uses, slot.name: use}
+            self._scheduler.gpus.set_slot(slot.name, slot.device_name)
             self._threads = [*(each for each in self._threads if each.ident is None or each.is_alive()), thread]
             self._scheduler.resize(len(self._uses))
             if self._threads[0].ident is not None:
@@ -233,7 +236,12 @@ class Dispatcher(JobRunner):
         split = split_of(generation, min(1 + len(idle), self._rules.split))
         if split.ranks == 1:
             return
-        fits = sorted(idle, key=lambda name: -task.unit.needs.fit(self._scheduler.loaded(name)))
+        able = (name for name in idle if self._scheduler.may_take(name, task.unit))
+        fits = sorted(able, key=lambda name: -task.unit.needs.fit(self._scheduler.loaded(name)))
+        if len(fits) < split.ranks - 1:
+            split = split_of(generation, min(1 + len(fits), self._rules.split))
+            if split.ranks == 1:
+                return
         members = tuple(self._uses[name] for name in fits[: split.ranks - 1])
         for member in members:
             member.lent_to = use.slot.name
@@ -257,6 +265,8 @@ class Dispatcher(JobRunner):
                 continue
             job = self._store.job(job_id)
             units = units_of(job)
+            if job.cells:
+                self._scheduler.gpus.begin(job_id, next(iter(job.gpu_models), None))
             self._scheduler.add(units)
             if not units and self._leases.claim(job_id):
                 self._settle(self._activate(job))
@@ -448,9 +458,13 @@ class Dispatcher(JobRunner):
         self._free(use, task, spent)
 
     def _free(self, use: SlotUse, task: Task, spent: float | None) -> None:
-        """Makes a slot idle again."""
+        """Makes a slot idle again, whose GPU's model is known once it was started."""
         with self._changed:
             self._scheduler.ended(task.unit, spent)
+            if not use.has_left:
+                self._scheduler.gpus.set_slot(use.slot.name, use.slot.device_name)
+            if task.active.cells and spent is not None:
+                self._scheduler.gpus.begin(task.unit.job_id, use.slot.device_name)
             if self._running is not None and self._running == use.running:
                 self._running = None
             use.task = use.running = None
@@ -484,6 +498,7 @@ class Dispatcher(JobRunner):
     def _forget(self, active: ActiveJob) -> None:
         with self._changed:
             del self._active[active.job_id]
+            self._scheduler.gpus.forget(active.job_id)
             self._is_stale = True  # it may have been retried meanwhile
 
     # Helpers

@@ -4,15 +4,17 @@ A clip costs
 
     load (where the model is not loaded yet) + prepare + steps · forwards · forward + decode + encode
 
-seconds, `forwards` being the predictions of one step: 2 with guidance, 1 without. Each of these is measured per device,
-model, variant (recipe and speed-up) and size. For a size that was never rendered they are scaled from the nearest one,
-and the estimate is marked "about".
+seconds, `forwards` being the predictions of one step: 2 with guidance, 1 without. Checking the checkpoint and starting
+a process belong to the load, for a clip whose model is there does neither. Each of these is measured per device, model,
+variant (recipe and speed-up) and size; the load per device and model. For a size that was never rendered they are
+scaled from the nearest one, and the estimate is marked "about".
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 from wan_ui.engine.result import Phase, Progress
 from wan_ui.models import MODELS, TEMPORAL_COMPRESSION
@@ -25,8 +27,10 @@ LEARNED_STEPS = 2.0  # measured steps that count as much as what was learned fro
 SCALED_STEPS = 0.5  # the same, for what was scaled from another size
 DECODE_STEPS = 2.0  # steps that a decoding is taken to last on a machine that has finished no clip yet
 DEFAULT_BOUNDARY = 0.9  # of a pair whose checkpoint says where its transformers change
-_BEFORE: tuple[Phase, ...] = ("checking", "lora", "text", "image")
-"""The phases that make up `prepare`."""
+_LOAD: tuple[Phase, ...] = ("checking", "loading")
+"""The phases that make up `load`; `checking` only where a model was loaded, else it is a part of `prepare`."""
+_PREPARE: tuple[Phase, ...] = ("lora", "text", "image")
+"""The other phases that make up `prepare`."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,22 @@ class SizeKey:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a clip of one size: `load` of the model (0: never measured), one `forward` of the transformer."""
+    """Seconds of a clip of one size: `load` of the model (0: never measured), one `forward` of the transformer.
+
+    `runs` is how many clips of it were measured.
+    """
 
     load: float
     prepare: float
     forward: float
     decode: float
     encode: float
+    runs: int = 1
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether the only clip of this size also loaded the model: first uses of everything are slower."""
+        return self.runs == 1 and self.load > 0
 
     def after(self, newest: Timing) -> Timing:
         """What is kept once another run was measured.
@@ -90,6 +103,7 @@ class Timing:
             forward=mixed(self.forward, newest.forward),
             decode=mixed(self.decode, newest.decode),
             encode=mixed(self.encode, newest.encode),
+            runs=self.runs + newest.runs,
         )
 
 
@@ -118,7 +132,7 @@ class RunningClip:
 class JobWork:
     """A job as the estimate sees it: its generations, those that are finished or failed, and the running one.
 
-    `loads` says whether its first clip has to load its model.
+    `loads` says whether its model is not loaded, so that the first clip that is not finished loads it.
     """
 
     generations: Sequence[Generation]
@@ -190,9 +204,11 @@ def computed_steps(generations: Sequence[Generation]) -> list[int]:
 def measured(generation: Generation, seconds: Mapping[str, float], encode: float, steps: int) -> Timing:
     """The timing of a finished clip, whose phases took so many `seconds`, `steps` steps being computed."""
     forwards = max(1, steps) * forwards_per_step(generation)
+    before_load = sum(seconds.get(phase, 0.0) for phase in _LOAD)
+    has_loaded = "loading" in seconds
     return Timing(
-        load=seconds.get("loading", 0.0),
-        prepare=sum(seconds.get(phase, 0.0) for phase in _BEFORE),
+        load=before_load if has_loaded else 0.0,
+        prepare=sum(seconds.get(phase, 0.0) for phase in _PREPARE) + (0.0 if has_loaded else before_load),
         forward=seconds.get("denoise", 0.0) / forwards,
         decode=seconds.get("decode", 0.0),
         encode=encode,
@@ -202,10 +218,39 @@ def measured(generation: Generation, seconds: Mapping[str, float], encode: float
 def estimate(key: SizeKey, known: Known) -> Estimate | None:
     """The timing of a size: as measured, else scaled from the nearest one; None while nothing is known of the device.
 
-    The nearest has the same model and variant if there is one, then the nearest number of tokens.
+    The nearest has the same model and variant if there is one, then the nearest number of tokens. How long the model
+    loads does not depend on the size, so any clip that loaded it tells.
     """
-    if key in known:
-        return Estimate(known[key], about=False)
+    own, load = known.get(key), _load(key, known)
+    if own is None:
+        scaled = _scaled(key, known)
+        return None if scaled is None else Estimate(replace(scaled, load=load), about=True)
+    if own.is_cold:
+        own = _warm(own, key, known)
+    return Estimate(own if own.load else replace(own, load=load), about=False)
+
+
+def _warm(cold: Timing, key: SizeKey, known: Known) -> Timing:
+    """A cold timing without what only a first run does, as far as warm clips of the same model tell."""
+    kind = (key.device, key.model, key.variant)
+    others = {
+        other: timing
+        for other, timing in known.items()
+        if (other.device, other.model, other.variant) == kind and not timing.is_cold
+    }
+    warm = _scaled(key, others)
+    if warm is None:
+        return cold
+    return replace(
+        cold,
+        prepare=min(cold.prepare, warm.prepare),
+        decode=min(cold.decode, warm.decode),
+        encode=min(cold.encode, warm.encode),
+    )
+
+
+def _scaled(key: SizeKey, known: Known) -> Timing | None:
+    """The timing of the nearest size on the same device, scaled to this one."""
     candidates = [other for other in known if other.device == key.device]
     if not candidates:
         return None
@@ -216,14 +261,19 @@ def estimate(key: SizeKey, known: Known) -> Estimate | None:
 
     nearest = min(candidates, key=distance)
     timing, pixels = known[nearest], key.pixels / nearest.pixels
-    scaled = replace(
+    return replace(
         timing,
-        load=timing.load if nearest.model == key.model else 0.0,
         forward=timing.forward * key.work / nearest.work,
         decode=timing.decode * pixels,
         encode=timing.encode * pixels,
     )
-    return Estimate(scaled, about=True)
+
+
+def _load(key: SizeKey, known: Known) -> float:
+    """Seconds in which the model of a size is loaded, from clips of any size; 0 where none loaded it."""
+    same = ((other.device, other.model) == (key.device, key.model) for other in known)
+    loads = [timing.load for is_same, timing in zip(same, known.values(), strict=True) if is_same and timing.load]
+    return median(loads) if loads else 0.0
 
 
 def outlook(work: JobWork, known: Known, device: str) -> Outlook:
@@ -248,9 +298,12 @@ def outlook(work: JobWork, known: Known, device: str) -> Outlook:
         cost = timing.prepare + steps[index] * step + timing.decode + tail
         whole += cost
         if running is not None and running.index == index and index not in ended:
-            left += _left_of_clip(running, timing, steps[index], generation.sample_steps, step) + (
-                0.0 if running.progress.phase == "encode" else tail
-            )
+            if work.loads and running.progress.phase == "checking":
+                left += _rest(timing.load, running.seconds_in_phase, None) + cost
+            else:
+                left += _left_of_clip(running, timing, steps[index], generation.sample_steps, step) + (
+                    0.0 if running.progress.phase == "encode" else tail
+                )
         elif index in open_clips:
             left += cost
             if work.loads and running is None and index == open_clips[0]:
@@ -312,12 +365,17 @@ def _left_of_clip(running: RunningClip, timing: Timing, computed: int, total: in
         case "denoise":
             ahead = (total - max(progress.step, total - computed)) * step
             return max(0.0, ahead - min(running.seconds_since_report, step)) + timing.decode
-        case "loading" | "downloading":
-            share = progress.bytes_done / progress.bytes_total if progress.bytes_total else None
-            before = _rest(timing.load, passed, share) + timing.prepare
+        case "downloading":  # of which nothing is known but its own speed
+            before = _rest(0.0, passed, _share_of_bytes(progress)) + timing.load + timing.prepare
+        case "loading":
+            before = _rest(timing.load, passed, _share_of_bytes(progress)) + timing.prepare
         case _:
             before = max(0.0, timing.prepare - passed)
     return before + computed * step + timing.decode
+
+
+def _share_of_bytes(progress: Progress) -> float | None:
+    return progress.bytes_done / progress.bytes_total if progress.bytes_total else None
 
 
 def _rest(expected: float, passed: float, share: float | None) -> float:

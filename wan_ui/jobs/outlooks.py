@@ -60,28 +60,30 @@ class Outlooks:
         self._clock = clock
         self._lock = threading.Lock()
         self._read: tuple[int, tuple[Job, ...]] | None = None
-        self._computed: tuple[float, int, QueueOutlook] | None = None
+        self._computed: tuple[float, tuple[int, Running | None], QueueOutlook] | None = None
 
     def queue(self) -> QueueOutlook:
         """The running job and those that wait, in their order."""
-        now, changes = self._clock(), self._store.changes
+        # What is compared is read first, as the event streams do: an outlook is never older than what it is kept under.
+        now, state = self._clock(), (self._store.changes, self._worker.at_work())
         known = self._computed
-        if known is None or known[1] != changes or now - known[0] > FRESH_SECONDS:
-            known = self._computed = now, changes, self._queue()
+        if known is None or known[1] != state or now - known[0] > FRESH_SECONDS:
+            known = self._computed = now, state, self._queue()
         return known[2]
 
     def _queue(self) -> QueueOutlook:
         outlooks: dict[str, JobOutlook] = {}
         wait: float | None = 0.0
-        about, loaded = False, None
+        about, before = False, None
         for job in self._jobs():
             model = (job.generations[0].model, job.generations[0].base)
             running = self._worker.running(job.id)
-            own = self._outlook(job, running, loads=loaded is not None and loaded != model)
+            loads = model[0] not in self._worker.models() if before is None else model != before
+            own = self._outlook(job, running, loads)
             outlooks[job.id] = JobOutlook(own, wait, running)
             wait = None if wait is None or own.seconds_left is None else wait + own.seconds_left
             about = about or own.about
-            loaded = model
+            before = model
         return QueueOutlook(outlooks, wait, about)
 
     def of(self, job_id: str) -> JobOutlook | None:

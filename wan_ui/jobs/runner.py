@@ -373,9 +373,12 @@ class JobRunner(ABC):
 
 
 def reported(running: Running, progress: Progress) -> Running:
-    """The moment after a report: its progress, the latest live picture, and since when its phase lasts."""
-    now = time.monotonic()
-    is_same_phase = progress.phase == running.progress.phase and running.phase_since
+    """The moment after a report: its progress, the latest live picture, and since when its phase lasts.
+
+    Loading lasts since the checkpoint is checked, as in the timings that it is compared with.
+    """
+    now, phases = time.monotonic(), (running.progress.phase, progress.phase)
+    is_same_phase = running.phase_since and (phases[0] == phases[1] or phases == ("checking", "loading"))
     return replace(
         running,
         progress=replace(progress, picture=None),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 from wan_ui.job import Job
+from wan_ui.jobs.comparison_gpus import ComparisonGpus
 from wan_ui.render_order import high_noise_part
 from wan_ui.request import Generation
 
@@ -48,7 +49,8 @@ class Affinity:
 class Unit:
     """A clip to render: generation `index` of a job.
 
-    `cost` is proportional to its seconds among clips of the same model; the seconds are learned.
+    `cost` is proportional to its seconds among clips of the same model; the seconds are learned. `is_compared`: it is a
+    cell of a comparison, which stays on one model of GPU.
     """
 
     job_id: str
@@ -56,6 +58,7 @@ class Unit:
     visitor: str | None
     needs: Affinity
     cost: float = 1.0
+    is_compared: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def units_of(job: Job) -> tuple[Unit, ...]:
     """The clips that a job lacks, in its order; a failed cell of a comparison is not rendered again."""
     finished = {clip.index for clip in job.clips} | set(job.failures)
     return tuple(
-        Unit(job.id, index, job.visitor, affinity_of(generation), cost_of(generation))
+        Unit(job.id, index, job.visitor, affinity_of(generation), cost_of(generation), bool(job.cells))
         for index, generation in enumerate(job.generations)
         if index not in finished
     )
@@ -231,6 +234,7 @@ class Scheduler:
         self._models: dict[str, int] = {}
         self._halves: dict[str, int] = {}
         self._excluded: dict[str, frozenset[str]] = {}
+        self.gpus = ComparisonGpus()
 
     def __len__(self) -> int:
         return sum(len(job.units) for queue in self._queues.values() for job in queue.jobs.values())
@@ -250,11 +254,19 @@ class Scheduler:
     def left(self, slot: str) -> None:
         """A slot is not used any more. The others are asked again for the models that they could not render."""
         self.emptied(slot)
+        self.gpus.set_slot(slot, None)
         self._excluded = {}
 
     def can_render(self, slots: Sequence[str], unit: Unit) -> bool:
         """Whether one of these slots may render a clip, as far as is known."""
         return any(unit.needs.model not in self._excluded.get(slot, ()) for slot in slots)
+
+    def may_take(self, slot: str, unit: Unit) -> bool:
+        """Whether a slot may render a clip, or help with it: it can, and a comparison stays on one model of GPU."""
+        if not self.can_render((slot,), unit):
+            return False
+        preferred = self.gpus.preferred(unit.job_id, slot) if unit.is_compared else frozenset()
+        return not preferred or not self.can_render(tuple(preferred), unit)
 
     def loaded(self, slot: str) -> Affinity | None:
         """What a slot holds, as far as its clips tell."""
@@ -310,6 +322,8 @@ class Scheduler:
         queue.take(unit)
         if not queue.jobs:
             del self._queues[visitor]
+        if unit.is_compared:
+            self.gpus.begin_on(unit.job_id, slot)
         assignment = Assignment(unit, slot, loads=not unit.needs.fit(self._loaded.get(slot)))
         seconds = self.estimate(unit)
         self._charged[unit.job_id, unit.index] = seconds
@@ -322,15 +336,15 @@ class Scheduler:
         """A clip of a visitor and the slot for it; None where no idle slot may render what could be chosen."""
         queue = self._queues[visitor]
         if len(idle) == 1:
-            window = [each for each in queue.window(self._rules) if self.can_render(idle, each.unit)]
+            window = [each for each in queue.window(self._rules) if self.may_take(idle[0], each.unit)]
             if not window:
                 return None
             loaded = self._loaded.get(idle[0])
             return window[choose(window, loaded, Elsewhere(self._models, self._halves), self._passes)].unit, idle[0]
         first = next(iter(queue.jobs.values())).units[0].unit
-        units = (each.unit for each in queue.window(self._rules)) if self._excluded else (first,)
-        for unit in units:
-            slots = [name for name in idle if self.can_render((name,), unit)]
+        is_free = not self._excluded and not first.is_compared  # any idle slot may take it
+        for unit in (first,) if is_free else (each.unit for each in queue.window(self._rules)):
+            slots = [name for name in idle if self.may_take(name, unit)]
             if slots:
                 fits = {name: unit.needs.fit(self._loaded.get(name)) for name in slots}
                 return unit, max(slots, key=lambda name: (fits[name], name not in self._loaded))

@@ -17,8 +17,8 @@ _KEYS = tuple(column.name for column in fields(SizeKey))
 _VALUES = tuple(column.name for column in fields(Timing))
 _NAMES = (*_KEYS, *_VALUES)
 _WRITE = (
-    f"INSERT INTO timings ({', '.join(_NAMES)}, runs) VALUES ({', '.join(f':{name}' for name in _NAMES)}, 1) "
-    "ON CONFLICT DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in _VALUES) + ", runs = runs + 1"
+    f"INSERT INTO timings ({', '.join(_NAMES)}) VALUES ({', '.join(f':{name}' for name in _NAMES)}) "
+    "ON CONFLICT DO UPDATE SET " + ", ".join(f"{name} = excluded.{name}" for name in _VALUES)
 )
 
 

@@ -83,7 +83,7 @@ class ProcessSlot(WorkerSlot[SlotProcessHandle]):
         limits: ProcessLimits | None = None,
         program: Sequence[str] = PROGRAM,
     ) -> None:
-        super().__init__(device.name, replace(options, device=device.device), limits)
+        super().__init__(device.name, replace(options, device=device.device), limits, device.model)
         self._visible = device.visible
         self._program = tuple(program)
 

@@ -69,8 +69,12 @@ class WorkerSlot(ABC, Generic[AnyWorker]):
     A kind of slot says how its worker is launched, and may do something before each render.
     """
 
-    def __init__(self, name: str, options: EngineOptions, limits: ProcessLimits | None = None) -> None:
+    def __init__(
+        self, name: str, options: EngineOptions, limits: ProcessLimits | None = None, gpu_model: str | None = None
+    ) -> None:
+        """`gpu_model` is the GPU's model, where it is known before a worker has started."""
         self._name = name
+        self._gpu_model = gpu_model
         self._options = options
         self._limits = limits or ProcessLimits()
         self._lock = threading.Lock()
@@ -94,8 +98,8 @@ class WorkerSlot(ABC, Generic[AnyWorker]):
 
     @property
     def device_name(self) -> str | None:
-        """The GPU's model, as the worker said when it was first ready."""
-        return None if self._ready is None else self._ready.device_name
+        """The GPU's model, as the worker said when it was first ready, or as it was known before."""
+        return self._gpu_model if self._ready is None else self._ready.device_name
 
     @property
     def is_started(self) -> bool:

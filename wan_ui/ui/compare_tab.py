@@ -14,7 +14,7 @@ from wan_ui.models import MODELS, WanModel
 from wan_ui.request import AXES
 from wan_ui.ui import comparison, form_schema, player, render
 from wan_ui.ui.comparison import TypedAxes
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled, looked_again
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled, look_ended, looked_again
 from wan_ui.ui.form import Form, FormState
 from wan_ui.ui.static_files import component_html, component_script
 from wan_ui.ui.status_panel import StatusPanel
@@ -129,9 +129,9 @@ class CompareTab:
             preprocess=False,
             concurrency_limit=8,
         ).then(**answered())
-        panel.pulse.click(self.look, looking, view, **POLL)
-        self.cancel.click(self.on_cancel, looking, view, **QUIET)
-        self.retry.click(self.on_retry, looking, view, **QUIET)
+        panel.pulse.click(self.look, looking, view, **POLL).then(**look_ended("comparison"))
+        self.cancel.click(self.on_cancel, looking, view, **QUIET).then(**answered())
+        self.retry.click(self.on_retry, looking, view, **QUIET).then(**answered())
         scales = self.form.parts.scales
         scales.run.click(
             self.on_scales,

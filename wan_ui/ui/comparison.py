@@ -293,6 +293,8 @@ def _status_facts(job: Job) -> str:
         case "succeeded":
             spent = render.took(job)
             made = text_of("count.videos", count=total)
+            if len(job.gpu_models) > 1:
+                made = render.joined(made, text_of("axis.several_gpus", models=", ".join(job.gpu_models)))
             return text_of("render.made_in", made=made, seconds=render.seconds(spent)) if spent else made
     error = translated(str(job.error["message"])) if job.error and job.status == "failed" else ""
     return render.joined(text_of("axis.kept", progress=progress) if done else "", error)

@@ -54,8 +54,13 @@ def problems(error: WanUIError, label_of: Callable[[str], str] = str) -> list[Pr
 
 
 def field_of(location: str) -> str:
-    """The field of a request at a `loc`: `width` of `prompts.0.width`, `loras` of `loras.1.path`."""
+    """The field of a request at a `loc`: `width` of `prompts.0.width`, `loras` of `loras.1.path`.
+
+    Each LoRA has a strength of its own: `loras.1.network_multiplier`, without what follows it.
+    """
     parts = location.split(".")
+    if parts[0] == "loras" and parts[2:3] == ["network_multiplier"]:
+        return ".".join(parts[:3])
     if parts[0] != "prompts":
         return parts[0]
     return parts[2] if len(parts) > 2 else ""
@@ -64,9 +69,8 @@ def field_of(location: str) -> str:
 def concerns_loras(error: WanUIError) -> bool:
     """Whether an error is about the LoRAs alone, and is shown where they are chosen."""
     fields: Sequence[Any] = error.details.get("fields") or []
-    return isinstance(error, LORA_ERRORS) or (
-        bool(fields) and all(field_of(item["loc"]) in ("loras", "speed_lora", "stack") for item in fields)
-    )
+    named = {field_of(item["loc"]).partition(".")[0] for item in fields}
+    return isinstance(error, LORA_ERRORS) or (bool(named) and named <= {"loras", "speed_lora", "stack"})
 
 
 def field_sentence(label: str, location: str, message: str) -> str:
@@ -92,7 +96,8 @@ def _bound_sentence(label: str, location: str, match: re.Match[str]) -> str:
 
 def field_bounds(location: str) -> tuple[float | None, float | None]:
     """The smallest and largest value of the field at a `loc`; None for a side without a bound."""
-    name = location.rsplit(".", 1)[-1]
+    parts = location.split(".")
+    name = "network_multiplier" if "network_multiplier" in parts else parts[-1]  # one of several values has its bounds
     for schema in (PromptItem, LoraItem):
         if name in schema.model_fields:
             return bounds(schema, name)

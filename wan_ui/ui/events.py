@@ -34,6 +34,12 @@ def looked_again() -> dict[str, Any]:
     return {**POLL, "fn": None, "js": "() => document.dispatchEvent(new Event('wan-ui-answered'))"}
 
 
+def look_ended(part: str) -> dict[str, Any]:
+    """An event in the browser alone: this part of the page has its answer to the last look, see look.js."""
+    detail = json.dumps({"detail": part})
+    return {**POLL, "fn": None, "js": f"() => document.dispatchEvent(new CustomEvent('wan-ui-looked', {detail}))"}
+
+
 def error_toast(error: WanUIError) -> gr.Error:
     """The error as a toast, to be raised. Gradio renders markup in toasts, so the message is escaped here."""
     return gr.Error(str(escape(translated(error.message))), print_exception=False)

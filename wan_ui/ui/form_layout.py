@@ -11,7 +11,7 @@ import gradio as gr
 from wan_ui.engine.speedups import CHOICES, WARNING
 from wan_ui.models import MODELS, Preset, WanModel
 from wan_ui.ui import form_schema, speed_choice
-from wan_ui.ui.static_files import component_html, component_script, shared_script, static_text
+from wan_ui.ui.static_files import component_html, component_script, static_text
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of, translated
 
@@ -205,7 +205,7 @@ def lay_out(strip: gr.HTML, starting: Mapping[str, Any], loras: Mapping[str, Any
         # The bar with Generate stays at the bottom of the window; here it is the stop of the Tab key after the prompt.
         with gr.Column(elem_classes="act"):
             problem = gr.HTML(
-                elem_classes="problems", elem_id="form-problem", js_on_load=shared_script("pick_card_action")
+                elem_classes="problems", elem_id="form-problem", js_on_load=component_script("pick_card_action")
             )
             generate = gr.Button(text_of("form.generate"), variant="primary", elem_classes="generate")
         scales = _scales()

@@ -29,8 +29,8 @@ from wan_ui.request import (
     round_frames,
     snap_size,
 )
-from wan_ui.scale import LARGEST_SCALE, LEAST_SCALE, is_constant
-from wan_ui.ui import speed_choice
+from wan_ui.scale import LARGEST_SCALE, LEAST_SCALE
+from wan_ui.ui import lora_strength, speed_choice
 from wan_ui.ui.texts import text_of, translated
 
 Kind = Literal[
@@ -274,9 +274,9 @@ def body(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
         {
             "path": values[position.lora],
             **({"transformer": position.slot} if model.two_transformers else {}),
-            "network_multiplier": values[position.scale],
+            "network_multiplier": _strength(values[position.scale], index),
         }
-        for position in used
+        for index, position in enumerate(used)
     ]
     if len({position.slot for position in used}) < len(used):
         request["stack"] = True
@@ -288,6 +288,18 @@ def body(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("base") not in (None, "auto"):
         request["base"] = values["base"]
     return speed_choice.into_request(request, speed_choice.chosen(model, values))
+
+
+def _strength(value: Any, index: int) -> Any:
+    """A strength as the field of LoRA `index` holds it, in wire form. Raises InvalidRequest for a text that is none."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return lora_strength.typed(value)
+    except ValueError as error:
+        loc, wrong = f"loras.{index}.network_multiplier", str(error)
+        message = f"{text_of('form.lora_scale')} {translated(wrong)}"
+        raise InvalidRequest(message, fields=[{"loc": loc, "msg": wrong}]) from error
 
 
 def _prompt_item(model: WanModel, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,16 +354,11 @@ def values(
                 "over HTTP instead.",
                 fields=[{"loc": "loras", "msg": "too many for the form"}],
             )
-        if not all(is_constant(use.scale) for use in in_slot):
-            raise InvalidRequest(
-                "The form has one number for a LoRA's scale, and this request changes it over the steps. Send it over "
-                "HTTP instead.",
-                fields=[{"loc": "loras", "msg": "a scale that changes over the steps"}],
-            )
         for number in range(1, MOST_STACKED + 1):
             use = in_slot[number - 1] if number <= len(in_slot) else None
             shown[lora_name(slot, number)] = use.path if use else NO_LORA
-            shown[scale_name(slot, number)] = use.scale if use else LoraItem.model_fields["network_multiplier"].default
+            usual = LoraItem.model_fields["network_multiplier"].default
+            shown[scale_name(slot, number)] = lora_strength.shown(use.scale) if use else usual
     if applies(model, "apply_exif"):
         shown["apply_exif"] = request.apply_exif
     return model, shown
@@ -373,7 +380,9 @@ def kept(model: WanModel, draft: Any) -> Values:
 def _fits(control: Control, value: Any) -> bool:
     """Whether a control can hold the value."""
     match control.kind:
-        case "integer" | "number" | "scale":
+        case "scale":
+            return value is None or lora_strength.read(value) is not None
+        case "integer" | "number":
             return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
         case "recipe":
             return value in RECIPES
@@ -403,7 +412,7 @@ def label_of(model: WanModel, location: str) -> str:
     parts = location.split(".")
     name = parts[-1]
     if parts[0] == "loras" and len(parts) > 1:
-        return text_of("form.lora_scale" if name == "network_multiplier" else "slot.single.lora")
+        return text_of("form.lora_scale" if "network_multiplier" in parts else "slot.single.lora")
     return next((control.label for control in controls(model) if control.name == name), location)
 
 

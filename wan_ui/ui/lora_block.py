@@ -12,7 +12,7 @@ from wan_ui.errors import WanUIError
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import LoraItem
-from wan_ui.ui import form_schema, lora_card
+from wan_ui.ui import form_schema, lora_card, lora_strength
 from wan_ui.ui.form_schema import Values
 from wan_ui.ui.texts import text_of
 
@@ -27,14 +27,14 @@ LONGEST_SOURCE = 4096
 
 @dataclass(frozen=True)
 class ChosenLora:
-    """One LoRA of the form: its source, its slot of the model, its scale (None: left empty).
+    """One LoRA of the form: its source, its slot of the model, its scale as lora_strength.read gives it.
 
     `filled_in`: it came as the other half of a pair and goes with it.
     """
 
     source: str
     slot: str
-    scale: float | None = USUAL_SCALE
+    scale: float | str | None = USUAL_SCALE
     filled_in: bool = False
 
 
@@ -70,9 +70,8 @@ def _read_list(items: Any) -> Chosen:
     for item in items:
         source, slot = (item.get("source"), item.get("slot")) if isinstance(item, Mapping) else (None, None)
         if isinstance(source, str) and 0 < len(source) <= LONGEST_SOURCE and slot in form_schema.SLOTS:
-            scale = item.get("scale")
-            number = float(scale) if isinstance(scale, int | float) and not isinstance(scale, bool) else None
-            chosen.append(ChosenLora(source, str(slot), number, item.get("filled_in") is True))
+            scale = lora_strength.read(item.get("scale"))
+            chosen.append(ChosenLora(source, str(slot), scale, item.get("filled_in") is True))
     return tuple(chosen)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from wan_ui.ui.texts import with_texts
 
+HELPERS = ("texts", "arithmetic", "snippets", "elements")
+"""Scripts whose functions all others use."""
 PAGE = (
     "gradio_dom",
     "frame",
@@ -27,16 +29,31 @@ PAGE = (
     "code",
 )
 """Scripts of the page itself, in the order in which they run."""
-SHARED = ("player", "pick_card_action", "result_acts")
-"""Scripts of components that the page has more than once: they are sent once, with the page's own script."""
-
-TEXTS = "texts"
-"""The script that gives the others the page's texts: it stands before each of them."""
+COMPONENTS = (
+    "model_strip",
+    "lora_block",
+    "size_chips",
+    "base_choice",
+    "look",
+    "player",
+    "result_acts",
+    "pick_card_action",
+    "pick_job",
+    "restore",
+    "pick_check",
+    "pick_sample",
+    "wall",
+    "gallery",
+)
+"""Scripts of components, each the body of a function: they are sent once, with the page's own script."""
 
 _FOLDER = Path(__file__).parent / "static"
 # Comments are for whoever reads the files; they were a tenth of the page's document.
-_COMMENTS = {"js": re.compile(r"^[ \t]*//.*\n", re.MULTILINE), "css": re.compile(r"/\*.*?\*/\s*", re.DOTALL)}
-_PARAMETERS = "element, props, trigger, watch"
+_COMMENTS = {
+    "js": re.compile(r"^[ \t]*(?://.*|/\*\*(?s:.*?)\*/)\n", re.MULTILINE),
+    "css": re.compile(r"/\*.*?\*/\s*", re.DOTALL),
+}
+_PARAMETERS = "element, props, trigger, watch, upload"
 _RUN = """
 const run = () => window.wanUiScripts.NAME(PARAMETERS);
 if (window.wanUiScripts) run();
@@ -57,19 +74,14 @@ def component_html(name: str) -> str:
 
 
 def component_script(name: str) -> str:
-    """The `js_on_load` of a component with a script of its own."""
-    return f"{static_text(f'{TEXTS}.js')}\n{static_text(f'{name}.js')}"
-
-
-def shared_script(name: str) -> str:
-    """The `js_on_load` of a component whose script is one of `SHARED`: runs it, or waits until the page defines it."""
+    """The `js_on_load` of a component: runs its script of `COMPONENTS`, or waits until the page's script defines it."""
     return _RUN.replace("NAME", name).replace("PARAMETERS", _PARAMETERS)
 
 
 def page_script() -> str:
-    """The page's own script, then the shared ones, as the function that Gradio calls when the page has loaded."""
-    functions = ",\n".join(f"{name}: ({_PARAMETERS}) => {{\n{static_text(f'{name}.js')}\n}}" for name in SHARED)
-    shared = f"window.wanUiScripts = {{\n{functions}\n}};"
-    own = "\n".join(static_text(f"{name}.js") for name in (TEXTS, *PAGE))
+    """All scripts as the function that Gradio calls when the page has loaded: helpers, page, components."""
+    functions = ",\n".join(f"{name}: ({_PARAMETERS}) => {{\n{static_text(f'{name}.js')}\n}}" for name in COMPONENTS)
+    components = f"window.wanUiScripts = {{\n{functions}\n}};"
+    own = "\n".join(static_text(f"{name}.js") for name in (*HELPERS, *PAGE))
     ready = "document.dispatchEvent(new Event('wan-ui-scripts'));"
-    return f"() => {{\nif (window.wanUi) return;\n{own}\n{shared}\n{ready}\n}}"
+    return f"() => {{\nif (window.wanUi) return;\n{own}\n{components}\n{ready}\n}}"

@@ -12,8 +12,8 @@ import gradio as gr
 from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.media.clip_frames import MOST_PARTS
 from wan_ui.ui import render
-from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, looked_again
-from wan_ui.ui.static_files import component_script, shared_script
+from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, look_ended, looked_again
+from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of
 
@@ -71,7 +71,7 @@ class StatusPanel:
             self.cancel = gr.Button(text_of("render.cancel"), interactive=False, size="sm", elem_id="cancel")
             gr.HTML(render_template("stage"))
         with gr.Column(elem_id="result"):
-            self.result = gr.HTML(render.result(None), js_on_load=shared_script("result_acts"))
+            self.result = gr.HTML(render.result(None), js_on_load=component_script("result_acts"))
             self.reuse = gr.Button(text_of("result.use_settings"), interactive=False, size="sm", elem_id="reuse")
 
     def lay_out_lists(self) -> None:
@@ -103,8 +103,7 @@ class StatusPanel:
         for button, handler in ((self.cancel, self.on_cancel), (self.stop_sharing, self.on_stop_sharing)):
             button.click(handler, self.looking, self.view, **QUIET).then(**answered())
         self.queue.click(self.on_queue_press, self.looking, self.view, **QUIET)
-        looked = "() => document.dispatchEvent(new Event('wan-ui-looked'))"
-        self.pulse.click(self.look, self.looking, self.view, **POLL).then(**POLL, fn=None, js=looked)
+        self.pulse.click(self.look, self.looking, self.view, **POLL).then(**look_ended("status"))
         blocks.load(self.look, self.looking, self.view, **POLL).then(**looked_again())
 
     def follow(self, seen: Mapping[str, Any]) -> Update:

@@ -2,7 +2,6 @@
 // header nor name tell what a file is, the owner is asked once in a dialog; POST keeps the answer by the file's content.
 const choices = element.querySelector('[data-part=choices]'), said = element.querySelector('[data-part=said]');
 let model = document.documentElement.dataset.model, listing = null, asked = null;
-const bytes = (size) => (size === null || size === undefined ? '' : size >= 1e9 ? `${(size / 1e9).toFixed(1)} GB` : `${Math.ceil(size / 1e6)} MB`);
 const OPTIONS = { auto: textOf('base.auto'), folder: textOf('base.folder'), files: textOf('base.files') };
 const kind = () => (typeof props.value === 'string' ? props.value : 'files');
 const set = (value) => { props.value = value; trigger('input', {}); draw(); };
@@ -23,7 +22,7 @@ const select = ({ component, options }) => {
   wrap.append(component.replace(/_/g, ' '), list);
   list.append(new Option(textOf('base.automatic'), ''));
   for (const option of options) {
-    const size = bytes(option.size), state = option.state === 'complete' ? '' : `, ${textOf(`base.state_${option.state}`)}`;
+    const size = option.size ? bytesText(option.size) : '', state = option.state === 'complete' ? '' : `, ${textOf(`base.state_${option.state}`)}`;
     list.append(new Option(`${option.name} (${option.precision}${size && `, ${size}`}${state})`, option.name));
   }
   list.value = files()[component] || '';
@@ -46,7 +45,7 @@ const draw = () => {
   const total = sizes.reduce((sum, size) => sum + size, 0);
   const texts = [];
   if (kind() === 'auto' && listing.auto) texts.push(translated(listing.auto.reason));
-  if (lacking.length) texts.push(textOf(total ? 'base.missing_bytes' : 'base.missing', { names: lacking.map(({ component }) => component.replace(/_/g, ' ')).join(', '), bytes: bytes(total) }));
+  if (lacking.length) texts.push(textOf(total ? 'base.missing_bytes' : 'base.missing', { names: lacking.map(({ component }) => component.replace(/_/g, ' ')).join(', '), bytes: bytesText(total) }));
   said.textContent = [...texts, ...listing.notes.map(translated)].join(' ');
   drawQuestion();
 };
@@ -87,12 +86,11 @@ const answerQuestion = async (event) => {
   const { model: id, component, name } = JSON.parse(chosen.value);
   keep.disabled = true;
   try {
-    const reply = await window.fetch(`v1/models/${id}/bases`, {
+    await callApi(`models/${id}/bases`, {
       method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ name, component }),
     });
-    if (!reply.ok) throw new Error((await reply.json()).detail.error.message);
   } catch (error) {
-    part('refused').textContent = error instanceof TypeError ? textOf('base_choice.lost') : error.message;
+    part('refused').textContent = reasonOf(error);
     keep.disabled = false;
     return;
   }

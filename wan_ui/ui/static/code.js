@@ -1,51 +1,17 @@
 // "API": a request as a call with curl and with Python, to copy.
 (() => {
   const server = () => new URL('.', document.baseURI).href.replace(/\/$/, '');
-  const curl = (request) => `curl -s '${server()}/v1/inference' -H 'Content-Type: application/json' -d @- <<'JSON'
-${JSON.stringify(request, null, 2)}
-JSON
-# {"request_id": "…", …}; then, until it has succeeded:
-curl -s '${server()}/v1/requests/REQUEST_ID/status'
-curl -s '${server()}/v1/requests/REQUEST_ID/result'`;
-  const WORDS = new Map([[true, 'True'], [false, 'False'], [null, 'None']]);
-  // JSON's strings and numbers are Python's too.
-  const literal = (value, indent = '') => {
-    const inner = `${indent}    `;
-    if (WORDS.has(value)) return WORDS.get(value);
-    if (typeof value !== 'object') return JSON.stringify(value);
-    const [open, end] = Array.isArray(value) ? '[]' : '{}';
-    const items = Array.isArray(value)
-      ? value.map((item) => literal(item, inner))
-      : Object.entries(value).map(([name, item]) => `${JSON.stringify(name)}: ${literal(item, inner)}`);
-    return items.length ? `${open}\n${items.map((item) => `${inner}${item},\n`).join('')}${indent}${end}` : open + end;
-  };
-  const python = (request) => `import time
+  /** @type {Record<string, [string, (server: string, request: object) => string]>} */
+  const KINDS = { curl: ['curl', curlCall], python: ['Python', pythonCall] };
 
-import requests
-
-SERVER = ${JSON.stringify(`${server()}/v1`)}
-REQUEST = ${literal(request)}
-
-answer = requests.post(f"{SERVER}/inference", json=REQUEST, timeout=60)
-answer.raise_for_status()
-address = f"{SERVER}/requests/{answer.json()['request_id']}"
-while requests.get(f"{address}/status", timeout=60).json()["status"] not in ("succeeded", "failed", "canceled"):
-    time.sleep(2)
-result = requests.get(f"{address}/result", timeout=60).json()
-video = requests.get(result["outputs"]["videos"][0]["url"], timeout=600)
-open("video.mp4", "wb").write(video.content)`;
-  const KINDS = { curl: ['curl', curl], python: ['Python', python] };
-
-  const dialog = document.createElement('dialog');
-  dialog.id = 'code';
-  dialog.setAttribute('aria-label', textOf('code.name'));
+  const dialog = make('dialog', { id: 'code', 'aria-label': textOf('code.name') });
   dialog.innerHTML = `<div class="bh"><h2>API</h2><span class="seg" role="group" aria-label="${textOf('code.language')}"></span></div>
     <pre tabindex="0"></pre><p class="hint">${textOf('code.password')}</p>
     <div class="acts"><button type="button" class="small" data-do="copy">${textOf('code.copy')}</button><a class="small" href="v1/docs" target="_blank">${textOf('code.docs')}</a><button type="button" class="small" data-do="close">${textOf('code.close')}</button></div>`;
   const group = dialog.querySelector('.seg'), text = dialog.querySelector('pre');
   let request = {}, kind = 'curl';
   const draw = () => {
-    text.textContent = KINDS[kind][1](request);
+    text.textContent = KINDS[kind][1](server(), request);
     for (const button of group.children) button.setAttribute('aria-pressed', String(button.dataset.kind === kind));
   };
   for (const [id, [label]] of Object.entries(KINDS)) {

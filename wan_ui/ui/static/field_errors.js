@@ -1,9 +1,18 @@
-// What is wrong with a request, beneath the fields it concerns: the server names them in the message above Generate.
+// What is wrong with a request, beneath the fields it concerns: the server names them in the message above Generate, or
+// in the one of the LoRA block, where each LoRA has a strength.
 // The first one is brought into view with the focus; a mark goes when its field changes.
 (() => {
   const MORE = '#more';
   const fieldOf = (name) => document.getElementById(`field-${name.replace(/_/g, '-')}`);
-  const controlOf = (field) => field.querySelector('textarea, input:not([type=file]), select, button');
+  const STRENGTH = '.strength', LORA_SLOTS = ['single', 'high', 'low']; // in the order of a request
+  const strengthOf = (name) => {
+    const index = /^loras\.(\d+)\.network_multiplier$/.exec(name);
+    if (!index) return null;
+    const cards = [...document.querySelectorAll('#loras .lcard')];
+    const card = LORA_SLOTS.flatMap((slot) => cards.filter((each) => each.dataset.slot === slot))[Number(index[1])];
+    return card ? card.querySelector(STRENGTH) : null;
+  };
+  const controlOf = (field) => field.querySelector('[data-strength]') || field.querySelector('textarea, input:not([type=file]), select, button');
   const marks = new Map(); // by field: its message and its control
 
   const clear = (field) => {
@@ -63,25 +72,40 @@
     problem.classList.toggle('placed', items.length > 0 && items.every((item) => item.hidden) && !problem.querySelector('[data-other]'));
     if (first) {
       first.focus({ preventScroll: true });
-      const calm = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
-      first.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'center' });
+      first.scrollIntoView({ behavior: reducedMotion.matches ? 'auto' : 'smooth', block: 'center' });
     }
   };
+  const clearAll = (ofLoras) => {
+    for (const field of [...marks.keys()]) if (field.matches(STRENGTH) === ofLoras) clear(field);
+  };
   const look = () => {
-    for (const field of [...marks.keys()]) clear(field);
+    clearAll(false);
     const problem = document.querySelector('#form-problem .problem[data-fields]');
     if (problem) show(problem);
   };
   const lookAtLoras = () => {
+    clearAll(true);
     const problem = document.querySelector('#lora-problem .problem');
-    if (problem) problem.scrollIntoView({ block: 'nearest' });
+    if (!problem) return;
+    problem.hidden = false;
+    const items = [...problem.querySelectorAll('[data-field]')];
+    const controls = items.map((item) => {
+      const field = strengthOf(item.dataset.field);
+      return field && mark(field, item.dataset.field.replaceAll('.', '-'), item.textContent.trim());
+    });
+    items.forEach((item, index) => { item.hidden = Boolean(controls[index]); });
+    problem.classList.toggle('placed', items.length > 0 && controls.every(Boolean) && !problem.querySelector('[data-other]'));
+    const first = controls.find(Boolean);
+    if (first) first.focus({ preventScroll: true });
+    (first || problem).scrollIntoView({ block: 'nearest' });
   };
   const changed = (event) => {
-    const field = event.target.closest('[id^="field-"]');
+    const field = event.target.closest(`[id^="field-"], ${STRENGTH}`);
     if (!field || !marks.has(field)) return;
     clear(field);
-    const problem = document.querySelector('#form-problem .problem.placed');
-    if (problem && !marks.size) problem.hidden = true;
+    const ofLoras = field.matches(STRENGTH);
+    const problem = document.querySelector(`${ofLoras ? '#lora-problem' : '#form-problem'} .problem.placed`);
+    if (problem && ![...marks.keys()].some((each) => each.matches(STRENGTH) === ofLoras)) problem.hidden = true;
   };
   for (const name of ['input', 'change']) document.addEventListener(name, changed);
   const watch = () => {
@@ -100,7 +124,7 @@
   let asked = false;
   document.addEventListener('click', (event) => { if (event.target.closest('#bench button.generate')) asked = true; }, true);
   document.addEventListener('wan-ui-answered', () => {
-    if (asked) look();
+    if (asked) { look(); lookAtLoras(); }
     asked = false;
   });
 })();

@@ -54,20 +54,16 @@
     const note = document.querySelector('#form .effective');
     return note ? [Number(note.dataset.width), Number(note.dataset.height)] : null;
   };
-  // Crop takes the largest part of the video's aspect from the middle; Fit puts black beside the picture. Neither scales:
-  // that is the server's, with the reference's filter.
-  const shaped = async (blob, mode, [width, height]) => {
+  // The picture with the video's aspect, not scaled: that is the server's, with the reference's filter.
+  const shaped = async (blob, mode, size) => {
     const upright = document.querySelector('#field-apply-exif input');
     const picture = await createImageBitmap(blob, { imageOrientation: upright && upright.checked ? 'from-image' : 'none' });
-    const wide = picture.width / picture.height > width / height;
-    const keepsHeight = mode === 'crop' ? wide : !wide;
-    const canvas = document.createElement('canvas');
-    canvas.width = keepsHeight ? Math.max(1, Math.round((picture.height * width) / height)) : picture.width;
-    canvas.height = keepsHeight ? picture.height : Math.max(1, Math.round((picture.width * height) / width));
+    const { width, height, x, y } = reshaped(mode, picture, size);
+    const canvas = make('canvas', { width, height });
     const context = canvas.getContext('2d');
     context.fillStyle = '#000';
     context.fillRect(0, 0, canvas.width, canvas.height);
-    context.drawImage(picture, Math.round((canvas.width - picture.width) / 2), Math.round((canvas.height - picture.height) / 2));
+    context.drawImage(picture, x, y);
     return toPng(canvas);
   };
   const shape = async (mode) => {

@@ -81,13 +81,14 @@
   };
   list.addEventListener('keydown', (event) => {
     const all = [...list.querySelectorAll('button')], at = all.indexOf(document.activeElement);
-    const to = { ArrowDown: at + 1, ArrowUp: at - 1 }[event.key];
-    if (at < 0 || to === undefined || !all[to]) return;
+    const to = indexAfterKey(event.key, at, all.length, { previous: ['ArrowUp'], next: ['ArrowDown'], wraps: false });
+    if (to === null) return;
     event.preventDefault();
     all[to].focus();
   });
 
   // Gradio makes its controls when they first come into view.
+  /** @type {[string, () => HTMLElement][]} */
   const PLACES = [
     ['#field-seed', seeds],
     ['#field-neg', negative],

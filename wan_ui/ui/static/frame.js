@@ -12,9 +12,7 @@
   const showKeys = () => {
     let dialog = document.getElementById('keys');
     if (!dialog) {
-      dialog = document.createElement('dialog');
-      dialog.id = 'keys';
-      dialog.setAttribute('aria-label', textOf('keys.title'));
+      dialog = make('dialog', { id: 'keys', 'aria-label': textOf('keys.title') });
       const list = document.createElement('dl');
       for (const [key, what] of KEYS) {
         const name = document.createElement('dt'), text = document.createElement('dd');

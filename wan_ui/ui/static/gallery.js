@@ -24,12 +24,6 @@ const icon = (name) => {
   holder.innerHTML = `<svg viewBox="0 0 20 20" aria-hidden="true">${SHAPES[name]}</svg>`;
   return holder.firstChild;
 };
-const make = (tag, attributes = {}, ...children) => {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-};
 const button = (attributes, press, ...children) => {
   const made = make('button', { type: 'button', ...attributes }, ...children);
   made.addEventListener('click', press);
@@ -47,20 +41,11 @@ const ago = (text) => {
   if (seconds < 86400) return textOf('gallery.hours_ago', { hours: Math.floor(seconds / 3600) });
   return new Date(text).toLocaleDateString(LOCALE, { day: 'numeric', month: 'short', year: 'numeric' });
 };
-const calm = () => window.matchMedia('(prefers-reduced-motion: reduce)').matches;
 
 // The server
 
-const call = async (path, options = {}) => {
-  const answer = await window.fetch(`v1/${path}`, { cache: 'no-store', ...options });
-  if (answer.ok) return answer.status === 204 ? null : answer.json();
-  let message = textOf('server.refused');
-  try { message = translated((await answer.json()).detail.error.message); } catch (error) { /* no error of ours: the sentence above */ }
-  throw new Error(message);
-};
-const reason = (error) => (error instanceof TypeError ? textOf('server.gone') : error.message);
 const query = (cursor = '') => {
-  const asking = new URLSearchParams({ limit: PAGE });
+  const asking = new URLSearchParams({ limit: String(PAGE) });
   for (const [name, value] of Object.entries(filter)) if (value) asking.set(name, value);
   if (cursor) asking.set('cursor', cursor);
   return asking.toString();
@@ -69,13 +54,13 @@ const load = async () => {
   const turnOf = ++asked;
   cards.setAttribute('aria-busy', 'true');
   try {
-    const answer = await call(`gallery?${query()}`);
+    const answer = await callApi(`gallery?${query()}`);
     if (turnOf !== asked) return false;
     page = answer;
     show();
     return true;
   } catch (error) {
-    if (turnOf === asked) fail(reason(error));
+    if (turnOf === asked) fail(reasonOf(error));
     return false;
   } finally {
     if (turnOf === asked) cards.setAttribute('aria-busy', 'false');
@@ -86,7 +71,7 @@ const loadMore = async () => {
   const turnOf = asked;
   more.dataset.loading = 'yes';
   try {
-    const answer = await call(`gallery?${query(page.older)}`);
+    const answer = await callApi(`gallery?${query(page.older)}`);
     if (turnOf !== asked) return; // another filter meanwhile
     const known = new Set(page.entries.map((entry) => entry.id));
     const added = answer.entries.filter((entry) => !known.has(entry.id));
@@ -94,7 +79,7 @@ const loadMore = async () => {
     cards.append(...added.map((entry) => card(entry)));
     status.textContent = textOf('gallery.shown', { number: page.entries.length });
   } catch (error) {
-    status.textContent = reason(error);
+    status.textContent = reasonOf(error);
   } finally {
     delete more.dataset.loading;
   }
@@ -103,7 +88,7 @@ const loadMore = async () => {
 const isNear = () => root.offsetParent !== null && more.getBoundingClientRect().top < window.innerHeight + 600;
 const loadChoices = async () => {
   try {
-    const options = await call('gallery/choices');
+    const options = await callApi('gallery/choices');
     part('count').textContent = options.entries ? counted('entries', options.entries) + (options.kept ? textOf('gallery.and', { more: counted('favourites', options.kept) }) : '') : '';
     choices(part('model'), textOf('gallery.all_models'), filter.model, options.models.map((item) => [item.id, `${item.label} (${item.entries})`]));
     const names = options.loras.map((item) => item.name);
@@ -193,9 +178,7 @@ const seconds = (entry) => `${(entry.num_frames / entry.fps).toFixed(1)} s`;
 // A comparison's card shows a few of its videos, evenly chosen; a single video's its middle frame.
 const shownOf = (entry) => {
   if (entry.kind === 'video') return [[`v1/${entry.poster_url}`, `v1/${entry.url}`]];
-  const count = Math.min(MOST_SHOWN, entry.videos);
-  const indexes = [...Array(count).keys()].map((place) => Math.floor(place * entry.videos / count));
-  return indexes.map((index) => [`v1/${entry.poster_url}?video=${index}`, `v1/requests/${entry.request_id}/videos/${index}`]);
+  return spread(MOST_SHOWN, entry.videos).map((index) => [`v1/${entry.poster_url}?video=${index}`, `v1/requests/${entry.request_id}/videos/${index}`]);
 };
 const screenOf = (entry, still) => {
   const images = shownOf(entry).map(([poster, url]) => {
@@ -212,7 +195,7 @@ const screenOf = (entry, still) => {
 };
 // Hovering, or the focus of the keyboard, plays what the card shows; nothing else on the page of cards plays.
 const playHovered = (still) => {
-  if (calm()) return;
+  if (reducedMotion.matches) return;
   for (const image of still.querySelectorAll('img')) {
     const video = make('video', { src: image.dataset.url, loop: '', playsinline: '', muted: '', tabindex: '-1', 'aria-hidden': 'true', poster: image.src });
     video.muted = true;
@@ -281,7 +264,7 @@ const openCard = (entry) => {
     if (!whole.open || whole.querySelector('pre')) return;
     const text = make('pre', { tabindex: '0', 'aria-label': textOf('gallery.metadata_json') }, textOf('gallery.loading'));
     whole.append(text);
-    try { text.textContent = JSON.stringify(await call(entry.json_url), null, 2); } catch (error) { text.textContent = reason(error); }
+    try { text.textContent = JSON.stringify(await callApi(entry.json_url), null, 2); } catch (error) { text.textContent = reasonOf(error); }
   });
   const close = button({ class: 'icon', 'aria-label': textOf('gallery.close'), title: textOf('gallery.close') }, () => shut(entry), icon('close'));
   const buttons = acts(entry);
@@ -305,7 +288,7 @@ const open = (entry) => {
   const video = made.querySelector('video');
   video.play().catch(() => {});
   video.focus({ preventScroll: true });
-  made.scrollIntoView({ behavior: calm() ? 'auto' : 'smooth', block: 'nearest' });
+  made.scrollIntoView({ behavior: reducedMotion.matches ? 'auto' : 'smooth', block: 'nearest' });
 };
 const shut = (entry) => {
   opened = null;
@@ -363,7 +346,7 @@ part('chosen-delete').addEventListener('click', () => {
       box.remove();
       clearSelection();
       const failed = [];
-      for (const entry of chosen) await call(`gallery/${entry.id}`, { method: 'DELETE' }).catch((error) => failed.push([entry, reason(error)]));
+      for (const entry of chosen) await callApi(`gallery/${entry.id}`, { method: 'DELETE' }).catch((error) => failed.push([entry, reasonOf(error)]));
       status.textContent = failed.length ? failed[0][1] : textOf('gallery.deleted');
       await refresh();
       for (const [entry, message] of failed) refuse(entry, message);
@@ -386,7 +369,7 @@ const refuse = (entry, message) => {
 };
 const keep = async (entry) => {
   try {
-    const now = await call(`gallery/${entry.id}`, { method: 'PATCH', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ kept: !entry.kept }) });
+    const now = await callApi(`gallery/${entry.id}`, { method: 'PATCH', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ kept: !entry.kept }) });
     Object.assign(entry, now);
     status.textContent = textOf(now.kept ? 'gallery.added' : 'gallery.removed');
     if (filter.kept && !now.kept) await load();
@@ -402,7 +385,7 @@ const keep = async (entry) => {
     }
     loadChoices();
   } catch (error) {
-    refuse(entry, reason(error));
+    refuse(entry, reasonOf(error));
   }
 };
 const sure = (entry) => {
@@ -422,11 +405,11 @@ const sure = (entry) => {
 const remove = async (entry) => {
   const index = page.entries.findIndex((item) => item.id === entry.id);
   try {
-    await call(`gallery/${entry.id}`, { method: 'DELETE' });
+    await callApi(`gallery/${entry.id}`, { method: 'DELETE' });
   } catch (error) {
     const box = node(entry) && node(entry).querySelector('.sure');
     if (box) box.remove();
-    refuse(entry, reason(error));
+    refuse(entry, reasonOf(error));
     return;
   }
   status.textContent = textOf('gallery.deleted');

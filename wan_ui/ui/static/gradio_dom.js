@@ -47,6 +47,6 @@
     chooser.dispatchEvent(new Event('change', { bubbles: true }));
     return true;
   };
-  window.wanUi = window.wanUi || {};
+  window.wanUi = /** @type {WanUi} */ (window.wanUi || {}); // the other scripts add their parts
   window.wanUi.dom = { input, value, fill, insert, announce, giveImage };
 })();

@@ -2,22 +2,17 @@
 // /v1/requests/{id}/judging). `player` gives the cells that are shown, the data of those of all pages, and loads a
 // cell's settings into the form.
 window.wanUi.judging = (player) => {
-  const { root, cells, make } = player;
+  const { root, cells } = player;
   const part = (name) => root.querySelector(`[data-part="${name}"]`);
   const marks = new Map(); // 'favourite' or 'rejected' by the clip's number
   let shown = '', places = [], votes = 0;
 
-  const call = async (path, method = 'GET', body = null) => {
-    const answer = await window.fetch(`v1/requests/${shown}/${path}`, {
-      method, cache: 'no-store',
-      ...(body ? { body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } } : {}),
-    });
-    const reply = await answer.json();
-    if (!answer.ok) throw new Error(translated(reply.detail.error.message));
-    return reply;
-  };
+  const call = (path, method = 'GET', body = null) => callApi(`requests/${shown}/${path}`, {
+    method,
+    ...(body ? { body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } } : {}),
+  });
   const say = (error) => {
-    part('verdict').textContent = error instanceof TypeError ? textOf('server.gone') : error.message;
+    part('verdict').textContent = reasonOf(error);
   };
 
   // Marks

@@ -5,27 +5,35 @@ const part = (name) => element.querySelector(`[data-part="${name}"]`);
 const items = part('items'), drop = part('drop'), file = part('file'), picker = part('picker');
 const list = part('list'), search = part('search'), reading = part('reading');
 const SLOTS = { high: textOf('lora.high'), low: textOf('lora.low') };
-const [LOWEST, HIGHEST, STEP] = [0, 1.5, 0.05]; // of the slider; the number field takes all that the request does
+const [LOWEST, HIGHEST, STEP] = [0, 1.5, 0.05]; // of the slider; the field takes all that the request does
+const LARGEST = 4; // of a strength, and -4 the least
 let adding = false, wantedSlot = null;
 
-const make = (tag, attributes = {}, ...children) => {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) if (value !== null && value !== undefined) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-};
 const press = (pressed) => trigger('click', { pressed });
 const isPair = () => document.documentElement.hasAttribute('data-pair');
 
 // The chosen files
 
+const CHANGES = /[,;，、；]|\d\s*(?:to|->|→|到|至)/; // a strength of several values; the server reads them
+const strengthTyped = (text) => {
+  const typed = text.trim();
+  return !typed ? null : Number.isFinite(Number(typed)) ? Number(typed) : typed;
+};
+
 const strength = (item, index) => {
   const many = (props.value.items || []).length > 1;
+  const about = make('p', { class: 'hint' }, textOf('lora.over_steps'));
   const label = many || isPair() ? textOf('lora.strength_of', { name: `${item.name}${isPair() ? `, ${SLOTS[item.slot]}` : ''}` }) : textOf('lora.strength');
   const slider = make('input', { type: 'range', tabindex: -1, min: LOWEST, max: HIGHEST, step: STEP, 'aria-label': textOf('lora.slider', { label }) });
-  const number = make('input', { type: 'number', step: STEP, 'aria-label': label, 'data-strength': index });
+  const number = make('input', { type: 'text', role: 'spinbutton', inputmode: 'text', autocomplete: 'off', spellcheck: 'false', 'aria-label': label, title: textOf('lora.strength_title'), 'data-strength': index });
+  const line = make('div', { class: 'strength' }, make('span', {}, (isPair() && SLOTS[item.slot]) || textOf('lora.strength')), slider, number);
   const mark = (value) => {
-    slider.value = value === null ? 1 : value;
+    const changes = typeof value === 'string' && CHANGES.test(value);
+    line.classList.toggle('changes', changes);
+    if (changes) line.append(about); else about.remove();
+    if (typeof value === 'number') number.setAttribute('aria-valuenow', value); else number.removeAttribute('aria-valuenow');
+    if (typeof value === 'string') number.setAttribute('aria-valuetext', value); else number.removeAttribute('aria-valuetext');
+    slider.value = typeof value === 'number' ? value : 1;
     slider.style.setProperty('--v', `${(100 * (slider.value - LOWEST)) / (HIGHEST - LOWEST)}%`);
   };
   const set = (value, from) => {
@@ -41,8 +49,14 @@ const strength = (item, index) => {
   mark(item.scale);
   number.value = item.scale === null ? '' : item.scale;
   slider.addEventListener('input', () => set(Number(slider.value), slider));
-  number.addEventListener('input', () => set(number.value === '' ? null : Number(number.value), number));
-  return make('div', { class: 'strength' }, make('span', {}, (isPair() && SLOTS[item.slot]) || textOf('lora.strength')), slider, number);
+  number.addEventListener('input', () => set(strengthTyped(number.value), number));
+  number.addEventListener('keydown', (event) => {
+    const by = { ArrowUp: STEP, ArrowDown: -STEP }[event.key], value = strengthTyped(number.value);
+    if (!by || typeof value === 'string') return;
+    event.preventDefault();
+    set(Math.max(-LARGEST, Math.min(LARGEST, Math.round(100 * ((value || 0) + by)) / 100)));
+  });
+  return line;
 };
 const sides = (item, index) => {
   const choices = Object.entries(SLOTS).map(([slot, label]) => {
@@ -201,14 +215,12 @@ const ask = async (more = false) => {
   const offset = more && query ? query.offset + PAGE : 0;
   query = { offset, left: 0 };
   list.setAttribute('aria-busy', 'true');
-  const wanted = new URLSearchParams({ search: search.value, model: document.documentElement.dataset.model, offset, limit: PAGE });
+  const wanted = new URLSearchParams({ search: search.value, model: document.documentElement.dataset.model, offset: String(offset), limit: String(PAGE) });
   try {
-    const answer = await window.fetch(`v1/loras?${wanted}`, { cache: 'no-store' });
-    if (turn !== asked) return;
-    if (answer.ok) show(await answer.json(), more);
-    else part('foot').textContent = textOf('lora.unreadable');
+    const answer = await callApi(`loras?${wanted}`);
+    if (turn === asked) show(answer, more);
   } catch (error) {
-    if (turn === asked) part('foot').textContent = textOf('server.gone');
+    if (turn === asked) part('foot').textContent = error instanceof TypeError ? textOf('server.gone') : textOf('lora.unreadable');
   } finally {
     if (turn === asked) list.setAttribute('aria-busy', 'false');
   }

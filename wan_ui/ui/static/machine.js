@@ -9,21 +9,11 @@
   let timer = 0, last = 0, due = false;
   let turn = 0; // of what was asked; an older answer may come later and is not shown
 
-  const size = (bytes) => {
-    const scale = bytes < 1e6 ? [1e3, 'kB'] : bytes < 1e9 ? [1e6, 'MB'] : [1e9, 'GB'];
-    const value = bytes / scale[0];
-    return `${value < 10 && scale[1] === 'GB' ? value.toFixed(1) : Math.round(value)} ${scale[1]}`;
-  };
   const short = (label) => label.replace(/^Wan [\d.]+ /, '');
-  const call = async (path, options = {}) => {
-    const answer = await window.fetch(`v1/${path}`, { cache: 'no-store', ...options });
-    if (answer.ok) return answer.status === 204 ? null : answer.json();
-    throw new Error((await answer.json()).detail.error.message);
-  };
 
   const show = (state) => {
     const names = state.models.map((model) => model.label);
-    const free = state.memory_free === null ? '' : size(state.memory_free);
+    const free = state.memory_free === null ? '' : bytesText(state.memory_free);
     const texts = [state.device || textOf('machine.starting')];
     if (names.length) texts.push(names.map(short).join(', '));
     if (free) texts.push(textOf('machine.free', { size: free }));
@@ -33,8 +23,8 @@
     part('model').textContent = names.join(', ') || textOf('machine.none');
     part('unload').hidden = !state.owner || !names.length;
     for (const [name, value] of [
-      ['memory', free && textOf('machine.of', { free, total: size(state.memory_total) })],
-      ['disk', state.disk_free === null ? '' : textOf('machine.free', { size: size(state.disk_free) })],
+      ['memory', free && textOf('machine.of', { free, total: bytesText(state.memory_total) })],
+      ['disk', state.disk_free === null ? '' : textOf('machine.free', { size: bytesText(state.disk_free) })],
     ]) {
       part(name).textContent = value;
       part(name).parentElement.hidden = !value;
@@ -47,7 +37,7 @@
     last = performance.now();
     const own = ++turn;
     try {
-      const state = await call('machine');
+      const state = await callApi('machine');
       if (own === turn) show(state);
       if (!state.device) window.setTimeout(want, STARTING);
     } catch (error) {
@@ -66,13 +56,13 @@
     part('unload').disabled = true;
     part('text').textContent = '';
     try {
-      const state = await call('models/unload', { method: 'POST' });
+      const state = await callApi('models/unload', { method: 'POST' });
       turn += 1;
       show(state);
       window.wanUi.toast(textOf('machine.unloaded'));
       line.focus();
     } catch (error) {
-      part('text').textContent = error instanceof TypeError ? textOf('machine.lost') : error.message;
+      part('text').textContent = reasonOf(error);
     } finally {
       part('unload').disabled = false;
     }
@@ -88,7 +78,7 @@
     const remove = document.createElement('button');
     name.textContent = file.name || textOf(`machine.${file.kind}`);
     name.title = `${textOf(`machine.${file.kind}`)} · ${file.id}`;
-    bytes.textContent = size(file.size);
+    bytes.textContent = bytesText(file.size);
     bytes.className = 'size';
     remove.type = 'button';
     remove.className = 'tool';
@@ -104,14 +94,14 @@
         return;
       }
       try {
-        await call(`${FOLDERS[file.kind]}/${file.id}`, { method: 'DELETE' });
+        await callApi(`${FOLDERS[file.kind]}/${file.id}`, { method: 'DELETE' });
         const next = made.nextElementSibling || made.previousElementSibling;
         made.remove();
         uploads.querySelector('summary').focus();
         if (next) next.querySelector('button').focus();
         part('no-files').hidden = list.children.length > 0;
       } catch (error) {
-        part('text').textContent = error instanceof TypeError ? textOf('machine.lost') : error.message;
+        part('text').textContent = reasonOf(error);
       }
     });
     made.append(name, bytes, remove);
@@ -119,7 +109,7 @@
   };
   const listUploads = async () => {
     try {
-      const { files } = await call('uploads');
+      const { files } = await callApi('uploads');
       list.replaceChildren(...files.map(entry));
       part('no-files').hidden = files.length > 0;
     } catch (error) {

@@ -53,11 +53,11 @@ strip.addEventListener('click', (event) => {
   if (tab) choose(tab.dataset.model);
 });
 strip.addEventListener('keydown', (event) => {
-  const at = tabs.indexOf(document.activeElement);
-  const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: tabs.length - 1 }[event.key];
-  if (at < 0 || to === undefined) return;
+  const at = [...strip.children].indexOf(document.activeElement);
+  const to = indexAfterKey(event.key, at, tabs.length);
+  if (to === null) return;
   event.preventDefault();
-  const tab = tabs[(to + tabs.length) % tabs.length];
+  const tab = tabs[to];
   tab.focus();
   choose(tab.dataset.model);
 });

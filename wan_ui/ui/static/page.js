@@ -79,8 +79,7 @@
     const card = started && visible(player) ? player : document.getElementById(started ? "now" : "result");
     const box = card && card.getBoundingClientRect();
     if (box && (box.top > window.innerHeight - (card === player ? 360 : 120) || box.bottom < 0)) {
-      const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-      card.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+      card.scrollIntoView({ behavior: reducedMotion.matches ? "auto" : "smooth", block: "start" });
     }
   });
 

@@ -8,24 +8,16 @@ const cells = new Map();
 const DRIFT = 1.5; // frames; more than that is led back by a seek, less by the playing speed
 let shape = '', playing = false, rate = 1, loop = true, at = 0, opened = '', popped = null, asked = 0;
 // Whether a person has chosen a frame or to play, and whether it is to play: by itself unless motion is unwanted.
-const calm = window.matchMedia('(prefers-reduced-motion: reduce)');
-let touched = false, shouldPlay = !calm.matches;
+let touched = false, shouldPlay = !reducedMotion.matches;
 let page = 0; // of the third axis: only its cells are made, so that no video of another page is loaded
 let mode = 'one', first = null, second = null, wipe = 0.5, gain = 4;
 
-const make = (tag, attributes = {}, ...children) => {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-};
 const clips = () => [...cells.values()].filter((cell) => cell.video && cell.video.readyState >= 1);
 const length = (cell) => cell.data.frames / cell.data.fps;
 const master = () => clips().reduce((best, cell) => (best && length(best) >= length(cell) - 1e-6 ? best : cell), null);
 const lastFrame = () => { const lead = master(); return lead ? lead.data.frames - 1 : 0; };
-// The middle of a frame: its edges belong to one or the other by how a browser rounds.
-const timeOf = (cell, frame) => (Math.min(frame, cell.data.frames - 1) + 0.5) / cell.data.fps;
-const frameOf = (cell, time) => Math.max(0, Math.min(cell.data.frames - 1, Math.floor(time * cell.data.fps + 0.02)));
+const timeOf = (cell, frame) => timeOfFrame(frame, cell.data.frames, cell.data.fps);
+const frameOf = (cell, time) => frameAtTime(time, cell.data.frames, cell.data.fps);
 
 // Time
 
@@ -98,9 +90,7 @@ const follow = (cell, leader) => {
     if (!leader.video.ended) { lead(cell, now); video.play().catch(() => {}); }
     return;
   }
-  let drift = video.currentTime - now;
-  if (video.loop && drift > longest / 2) drift -= longest;
-  if (video.loop && drift < -longest / 2) drift += longest;
+  const drift = video.loop ? loopedDrift(video.currentTime, now, longest) : video.currentTime - now;
   const frames = Math.abs(drift) * cell.data.fps;
   if (frames > DRIFT) {
     // Aims at where the master will be once the seek has ended, which is what the last one took.
@@ -308,7 +298,7 @@ const refresh = () => {
     shape = wanted;
     at = 0;
     touched = false;
-    shouldPlay = !calm.matches;
+    shouldPlay = !reducedMotion.matches;
     page = 0;
     drawPages(value);
     rebuild(value);
@@ -357,7 +347,7 @@ const use = (data) => {
 };
 const load = (data) => trigger('click', { page: data.page || 0, column: data.column, row: data.row, job: data.job || props.value.id, video: data.video });
 const judged = () => Boolean(props.value && props.value.judged);
-const judging = window.wanUi.judging({ root, cells, make, judged, use: load, all: () => (props.value ? props.value.cells : []) });
+const judging = window.wanUi.judging({ root, cells, judged, use: load, all: () => (props.value ? props.value.cells : []) });
 // Asked for when it is opened: the server compares frame by frame.
 const check = (data) => {
   if (!data.check) return [];
@@ -493,7 +483,7 @@ const choose = (key) => {
   fit();
   arrange();
   if (hidden) {
-    root.scrollIntoView({ behavior: calm.matches ? 'auto' : 'smooth', block: 'start' });
+    root.scrollIntoView({ behavior: reducedMotion.matches ? 'auto' : 'smooth', block: 'start' });
   }
 };
 const turn = (kind) => {

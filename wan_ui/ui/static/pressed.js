@@ -8,10 +8,11 @@
   const say = (head) => {
     const shown = card();
     const chip = shown && shown.querySelector('.chip');
-    if (!chip || !chip.firstChild) return;
-    before = { shown, chip: chip.firstChild, name: shown.className, head: chip.firstChild.data, pressed: head };
+    const text = chip && chip.firstChild;
+    if (!(text instanceof Text)) return;
+    before = { shown, chip: text, name: shown.className, head: text.data, pressed: head };
     shown.className = 'card waiting';
-    chip.firstChild.data = head;
+    text.data = head;
   };
   const answered = () => {
     document.dispatchEvent(new Event('wan-ui-answered'));

@@ -5,12 +5,6 @@ const box = part('message'), input = part('file');
 const TAKES_VIDEOS = '#match .upload, .trainer-form .upload'; // training samples are MP4s too
 let current = null, ticket = 0;
 
-const make = (tag, attributes = {}, ...children) => {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-};
 const state = (name) => { root.dataset.state = name; };
 const named = (file) => make('b', {}, file.name);
 // A sentence with the file's name in it, in bold.
@@ -22,17 +16,9 @@ const problem = (message) => {
   state('wrong');
   box.replaceChildren(make('div', {class: 'problem', role: 'alert'}, message));
 };
-const inView = () => {
-  const box = root.getBoundingClientRect();
-  if (box.top < 0 || box.bottom > window.innerHeight) root.scrollIntoView({block: 'nearest'});
-};
-// While the form takes its values the page grows and shrinks above this box.
-const stayInView = () => {
-  const grown = new ResizeObserver(inView);
-  grown.observe(document.body);
-  const leave = () => grown.disconnect();
-  for (const name of ['wheel', 'touchstart', 'keydown', 'pointerdown']) window.addEventListener(name, leave, {once: true});
-  setTimeout(leave, 1500);
+const showBox = () => {
+  const { top, bottom } = root.getBoundingClientRect();
+  if (top < 0 || bottom > window.innerHeight) root.scrollIntoView({block: 'nearest'});
 };
 const button = (what, label) => make('button', {type: 'button', class: 'small', 'data-do': what}, label);
 
@@ -55,7 +41,7 @@ const take = async (file, query, what) => {
   const mine = ticket;
   state('reading');
   box.replaceChildren(make('p', {class: 'hint'}, ...around('restore.reading', file)));
-  inView();
+  showBox();
   try {
     const answer = await ask(file, query);
     if (mine !== ticket) return;
@@ -82,8 +68,7 @@ const show = () => {
   window.wanUi.toast(box.textContent);
   if (answer.notes.length) box.append(make('p', {class: 'hint'}, textOf('restore.differs')), list);
   box.append(acts);
-  inView();
-  stayInView();
+  showWhileGrowing(showBox, 1500); // the form above takes its values meanwhile
 };
 
 watch('value', () => {

@@ -20,15 +20,14 @@
     const group = event.target.closest(GROUPS);
     if (!group || event.altKey || event.ctrlKey || event.metaKey) return;
     const members = membersOf(group);
-    const at = members.indexOf(event.target);
-    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: members.length - 1 }[event.key];
-    if (at < 0 || to === undefined) return;
+    const to = indexAfterKey(event.key, members.indexOf(event.target), members.length);
+    if (to === null) return;
     event.preventDefault();
-    members[(to + members.length) % members.length].focus();
+    members[to].focus();
   });
   for (const name of ['focusin', 'focusout']) {
     document.addEventListener(name, (event) => {
-      const group = event.target.closest(GROUPS);
+      const group = event.target instanceof Element && event.target.closest(GROUPS);
       if (group) giveStop(group);
     });
   }

@@ -1,20 +1,7 @@
 // Share links, for the owner: `window.wanUi.share(entryId)` opens a dialog that makes an address for one gallery entry,
 // lists the open links to it and ends them.
 (() => {
-  const call = async (path, options = {}) => {
-    const answer = await window.fetch(`v1/${path}`, { cache: 'no-store', ...options });
-    if (answer.ok) return answer.status === 204 ? null : answer.json();
-    let message = textOf('server.refused');
-    try { message = translated((await answer.json()).detail.error.message); } catch (error) { /* not an error of the API */ }
-    throw new Error(message);
-  };
   const day = (time) => new Date(time).toLocaleDateString(textOf('locale'), { day: 'numeric', month: 'long' });
-  const make = (tag, attributes = {}, ...children) => {
-    const made = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(name, value);
-    made.append(...children);
-    return made;
-  };
   const button = (text, press, attributes = {}) => {
     const made = make('button', { type: 'button', ...attributes }, text);
     made.addEventListener('click', press);
@@ -37,14 +24,14 @@
     const made = make('p', { class: 'share-address' }, address, copy);
     made.hidden = true;
     const problem = (error) => {
-      status.textContent = error instanceof TypeError ? textOf('server.gone') : error.message;
+      status.textContent = reasonOf(error);
     };
     const refresh = async () => {
-      const links = (await call('shares')).shares.filter((link) => link.entry === entryId);
+      const links = (await callApi('shares')).shares.filter((link) => link.entry === entryId);
       list.replaceChildren(...links.map((link) => make('li', {}, textOf('share.until', { day: day(link.ends_at) }),
         button(textOf('share.withdraw'), async () => {
           try {
-            await call(`shares/${link.id}`, { method: 'DELETE' });
+            await callApi(`shares/${link.id}`, { method: 'DELETE' });
             if (made.dataset.id === link.id) made.hidden = true;
             status.textContent = textOf('share.withdrawn');
             await refresh();
@@ -54,7 +41,7 @@
     const create = button(textOf('share.create'), async () => {
       create.disabled = true;
       try {
-        const link = await call('shares', {
+        const link = await callApi('shares', {
           method: 'POST', headers: { 'Content-Type': 'application/json' },
           body: JSON.stringify({ entry: entryId, days: Number(days.value) }),
         });

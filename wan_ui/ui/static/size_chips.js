@@ -2,7 +2,7 @@
 // which are what the request takes.
 const chips = element.querySelector('.chips'), slider = element.querySelector('input[type=range]');
 const seconds = element.querySelector('input[type=number]');
-const MOST_SECONDS = 10, FRAMES_PER_STEP = 4; // of the slider; longer videos are typed
+const MOST_SECONDS = 10; // of the slider; longer videos are typed
 let sizes = [];
 
 const dom = () => window.wanUi && window.wanUi.dom;
@@ -17,8 +17,8 @@ const mark = () => {
   }
   const frames = number('num-frames'), fps = number('fps');
   if (!(frames > 0) || !(fps > 0)) return;
-  slider.max = String(Math.max(1, Math.floor((MOST_SECONDS * fps) / FRAMES_PER_STEP)));
-  slider.value = String(Math.round((frames - 1) / FRAMES_PER_STEP));
+  slider.max = String(Math.max(1, Math.floor((MOST_SECONDS * fps) / FRAMES_PER_LATENT)));
+  slider.value = String(Math.round((frames - 1) / FRAMES_PER_LATENT));
   const length = (frames / fps).toFixed(1);
   if (document.activeElement !== seconds) seconds.value = length;
   slider.setAttribute('aria-valuetext', textOf('size.length_spoken', { seconds: length, frames }));
@@ -34,9 +34,7 @@ const draw = () => {
     chip.setAttribute('aria-label', `${width} × ${height}`);
     const shape = document.createElement('i');
     shape.className = 'shape';
-    const longest = 16 / Math.max(width, height);
-    shape.style.width = `${Math.round(width * longest)}px`;
-    shape.style.height = `${Math.round(height * longest)}px`;
+    [shape.style.width, shape.style.height] = outlineOf(width, height, 16).map((side) => `${side}px`);
     chip.append(shape, `${width} × ${height}`);
     return chip;
   }));
@@ -53,22 +51,22 @@ chips.addEventListener('click', (event) => {
 });
 chips.addEventListener('keydown', (event) => {
   const all = [...chips.children], at = all.indexOf(document.activeElement);
-  const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1 }[event.key];
-  if (at < 0 || to === undefined) return;
+  const to = indexAfterKey(event.key, at, all.length, { previous: ['ArrowLeft', 'ArrowUp'], next: ['ArrowRight', 'ArrowDown'] });
+  if (to === null) return;
   event.preventDefault();
-  const chip = all[(to + all.length) % all.length];
+  const chip = all[to];
   chip.click();
   chip.focus();
 });
 element.querySelector('[data-do=swap]').addEventListener('click', () => choose(number('height'), number('width')));
 slider.addEventListener('input', () => {
-  dom().fill('num-frames', 1 + FRAMES_PER_STEP * Number(slider.value));
+  dom().fill('num-frames', 1 + FRAMES_PER_LATENT * Number(slider.value));
   mark();
 });
 seconds.addEventListener('input', () => {
-  const wanted = Number(seconds.value) * number('fps');
-  if (!(wanted > 0)) return;
-  dom().fill('num-frames', 1 + FRAMES_PER_STEP * Math.max(0, Math.round((wanted - 1) / FRAMES_PER_STEP)));
+  const length = Number(seconds.value), fps = number('fps');
+  if (!(length * fps > 0)) return;
+  dom().fill('num-frames', framesOfLength(length, fps));
   mark();
 });
 seconds.addEventListener('blur', mark); // shows the length that these frames have

@@ -9,20 +9,6 @@
   const byId = (id) => document.getElementById(id);
   const card = () => document.querySelector('#now .card');
 
-  const seconds = (value) => {
-    const whole = Math.round(value);
-    if (value < 9.95) return `${value.toFixed(1)} s`;
-    if (whole < 60) return `${whole} s`;
-    if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-    return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
-  };
-  const clock = (value) => {
-    const whole = Math.max(0, Math.round(value));
-    const two = (number) => String(number).padStart(2, '0');
-    const minutes = Math.floor(whole / 60);
-    if (minutes < 60) return `${minutes}:${two(whole % 60)}`;
-    return `${Math.floor(minutes / 60)}:${two(minutes % 60)}:${two(whole % 60)}`;
-  };
   const setText = (element, text) => {
     if (!element || element.textContent === text) return;
     if (element.childNodes.length === 1 && element.firstChild.nodeType === Node.TEXT_NODE) element.firstChild.data = text;
@@ -37,16 +23,13 @@
     return Math.max(0, one.seconds_left - (performance.now() - heardAt) / 1000);
   };
 
-  // The share of the job's time that has passed; of its steps, where nothing is known of the time.
-  const shareOf = (one) => one.fraction ?? (one.steps_done ? one.steps_done / one.steps_total : null);
-
   // The card's own nodes are patched by Gradio when the page looks again: their texts are replaced, never the nodes.
   const showProgress = () => {
     const shown = card();
     const one = shown && progress[shown.dataset.job];
     if (!one || !one.phase || !shown.classList.contains('running')) return;
     const bar = shown.querySelector('progress');
-    const share = shareOf(one);
+    const share = shareDone(one);
     if (bar && share !== null) {
       bar.max = 1;
       bar.value = share;
@@ -55,25 +38,25 @@
     const left = leftOf(one);
     const facts = [
       one.steps_total ? textOf('stage.step', { step: one.steps_done, steps: one.steps_total }) : '',
-      one.phase === 'denoise' && one.seconds_per_step ? textOf('stage.per_step', { seconds: seconds(one.seconds_per_step) }) : '',
-      left === null ? '' : textOf(one.about ? 'stage.about_left' : 'stage.left', { seconds: seconds(left) }),
+      one.phase === 'denoise' && one.seconds_per_step ? textOf('stage.per_step', { seconds: durationText(one.seconds_per_step) }) : '',
+      left === null ? '' : textOf(one.about ? 'stage.about_left' : 'stage.left', { seconds: durationText(left) }),
       one.note, // in English, as the API has it
     ].filter(Boolean);
     setText(shown.querySelector('.facts'), facts.join(' · '));
     const percent = share === null ? '' : `${Math.floor(100 * share)} %`;
-    shown.dataset.title = [percent, left === null ? '' : clock(left)].filter(Boolean).join(' · ') || textOf(`phase.${one.phase}`);
+    shown.dataset.title = [percent, left === null ? '' : clockText(left)].filter(Boolean).join(' · ') || textOf(`phase.${one.phase}`);
     announceProgress(one, left);
   };
 
   const say = (text) => setText(byId('announce'), text);
   const announceProgress = (one, left) => {
-    const percent = 100 * (shareOf(one) || 0);
-    const step = STEPS.filter((each) => each <= percent).pop() || 0;
+    const percent = 100 * (shareDone(one) || 0);
+    const step = lastReached(percent, STEPS);
     if (step < spokenStep) spokenStep = 0;
     if (step === spokenStep || performance.now() - spokenAt < SPOKEN) return;
     spokenStep = step;
     spokenAt = performance.now();
-    say(textOf(left === null ? 'stage.percent' : 'stage.percent_left', { step, seconds: left === null ? '' : seconds(left) }));
+    say(textOf(left === null ? 'stage.percent' : 'stage.percent_left', { step, seconds: left === null ? '' : durationText(left) }));
   };
 
   // The next picture replaces the one before when it is there, so that the box never flashes.
@@ -140,7 +123,9 @@
     showPicture(pictures);
     const runs = jobs.some((job) => LIVE.includes(job.status));
     if (runs && !timer) timer = window.setInterval(showProgress, TICK);
-    if (!runs && timer) timer = window.clearInterval(timer) || 0;
+    if (runs || !timer) return;
+    window.clearInterval(timer);
+    timer = 0;
   };
   window.wanUi.events.on('jobs', (heard) => {
     jobs = heard.jobs;

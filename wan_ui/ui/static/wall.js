@@ -1,34 +1,18 @@
 // The wall of a training job: each sample beside the newest render of it here. The renders come from /v1/jobs/ID/renders,
 // when the wall is drawn and when jobs change; each pair is compared with its sample once it has been in view.
-const CLOSE = 36, NEAR = 25; // decibels: as good as equal, and near
-const calm = () => window.matchMedia('(prefers-reduced-motion: reduce)').matches;
-const make = (tag, attributes, ...children) => {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-};
-const call = async (path) => {
-  const answer = await window.fetch(`v1/${path}`, { cache: 'no-store' });
-  if (!answer.ok) throw new Error(String(answer.status));
-  return answer.json();
-};
 const renders = new Map(); // by step and sample
 const checklists = new Map(); // promises of the checklist of a finished render, by its video
 const keyOf = (pair) => `${pair.dataset.step} ${pair.dataset.sample}`;
 const checked = (render) => {
   const path = `requests/${render.request_id}/checklist?video=${render.video}`;
   if (!checklists.has(path)) {
-    const answer = call(path);
+    const answer = callApi(path);
     answer.catch(() => checklists.delete(path));
     checklists.set(path, answer);
   }
   return checklists.get(path);
 };
-const decibels = (comparison) => {
-  const grade = comparison.mean_psnr >= CLOSE ? 'good' : comparison.mean_psnr >= NEAR ? 'near' : 'far';
-  return make('span', { class: `psnr ${grade}` }, `${comparison.mean_psnr.toFixed(1)} dB`);
-};
+const decibels = ({ mean_psnr: psnr }) => make('span', { class: `psnr ${nearness(psnr)}` }, `${psnr.toFixed(1)} dB`);
 const mark = async (pair, render) => {
   const { comparison } = await checked(render);
   const own = pair.querySelector('.own');
@@ -67,13 +51,13 @@ const draw = (pair) => {
     own.replaceChildren(make('span', {}, textOf(render.status === 'in_progress' ? 'wall.running' : 'wall.waiting')));
   }
 };
-const job = () => (element.querySelector('.wall') || { dataset: {} }).dataset.job;
+const job = () => element.querySelector('.wall')?.dataset.job;
 let asked = 0;
 const look = async () => {
   const of = job(), turn = ++asked;
   if (!of || document.hidden) return;
   try {
-    const answer = await call(`jobs/${of}/renders`);
+    const answer = await callApi(`jobs/${of}/renders`);
     if (turn !== asked || of !== job()) return;
     renders.clear();
     for (const render of answer.renders) renders.set(`${render.step} ${render.sample}`, render);
@@ -120,7 +104,7 @@ const enlarge = (pair, opener) => {
     film(textOf('wall.own'), pairOf[1]);
     for (const one of pairOf) one.muted = true;
     const play = () => { for (const one of pairOf) { one.currentTime = 0; one.play().catch(() => {}); } };
-    if (calm()) for (const one of pairOf) one.controls = true;
+    if (reducedMotion.matches) for (const one of pairOf) one.controls = true;
     else for (const one of pairOf) one.addEventListener('canplay', () => { if (pairOf.every((each) => each.readyState > 2)) play(); }, { once: true });
     report.append(make('p', {}, textOf('wall.checking')));
     checked(render).then(({ rows, comparison }) => {
@@ -128,7 +112,7 @@ const enlarge = (pair, opener) => {
       const red = wrong.filter((row) => row.state === 'red').length;
       const head = make('p', { class: 'sum' }, red ? textOf('wall.differ', { count: red }) : textOf('wall.all_match'));
       if (comparison) head.append(' ', decibels(comparison));
-      report.replaceChildren(head, make('ul', {}, ...wrong.map((row) => make('li', { class: row.state }, row.message))));
+      report.replaceChildren(head, make('ul', {}, ...wrong.map((row) => make('li', { class: row.state }, translated(row.message)))));
       const listed = document.querySelector(`.jobs button.show[data-job="${render.request_id}"]`);
       if (red && listed) close.before(button(textOf('wall.fix'), leave(() => {
         document.querySelector('#top [role="tab"]').click();
@@ -181,7 +165,7 @@ for (const name of ['pointerout', 'focusout']) element.addEventListener(name, (e
 
 // Gradio draws the wall of another job into the same element.
 new MutationObserver((changes) => {
-  if (changes.some((change) => [...change.addedNodes].some((node) => node.querySelector && (node.matches('.wall') || node.querySelector('.wall'))))) look();
+  if (changes.some((change) => [...change.addedNodes].some((node) => node instanceof Element && (node.matches('.wall') || node.querySelector('.wall'))))) look();
 }).observe(element, { childList: true, subtree: true });
 document.addEventListener('visibilitychange', look);
 const start = () => {

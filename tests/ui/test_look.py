@@ -1,0 +1,48 @@
+"""What the page shows keeps up with the queue, however late the answers to its looks come."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import APIResponse, Page, Route, expect
+
+from tests.fakes import FakeRender
+from tests.ui.fake_app import App
+from tests.ui.test_autoplay import PROMPT
+from wan_ui.access import LOCAL_ACCESS
+
+pytestmark = pytest.mark.browser
+
+GRID = {"columns": {"field": "seed", "values": [1811, 1812]}}
+
+# The page has heard of the job's end, and the time between two looks has passed since.
+TOLD = """id => new Promise((resolve) => window.wanUi.events.on('jobs', ({ jobs }) => {
+    if (jobs.some((job) => job.request_id === id && job.status === 'succeeded')) setTimeout(resolve, 1000, true);
+}))"""
+
+
+def test_a_late_answer_to_a_look_at_the_comparison_is_followed_by_another_look(
+    page: Page, app: App, held_render: FakeRender
+):
+    gates = [held_render.gate(seed, 1) for seed in (1811, 1812)]
+    job = app.service.submit({"model": "wan22_5b", "prompts": [PROMPT], "compare": GRID}, LOCAL_ACCESS)
+    page.goto(f"{app.url}?compare={job.id}")
+    expect(page.locator('#player td[data-state="running"]')).to_have_count(1)
+    late: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        """The answer to the first look at the comparison is read, and kept back."""
+        if not late and f'"data":["{job.id}"' in (route.request.post_data or ""):
+            late.append((route, route.fetch()))
+        else:
+            route.fallback()
+
+    page.route("**/gradio_api/run/**", hold)
+    gates[0].open()
+    gates[1].await_arrival()
+    with page.expect_request(lambda request: f'"data":["{job.id}"' in (request.post_data or "")):
+        pass
+    gates[1].open()
+    page.evaluate(TOLD, job.id)
+    ((route, answer),) = late
+    route.fulfill(response=answer)
+    expect(page.locator('#player td[data-state="done"]')).to_have_count(2)
