@@ -42,8 +42,8 @@ class Job:
     Times are ISO 8601 in UTC ending in Z. `position` is 1 for the next job to run, None unless in_queue. `ready` is
     False while its LoRA files are downloaded; such jobs come after those that could run now. `cells` are a
     comparison's, page by page and row by row, and `failures` the errors of its generations that could not be rendered,
-    by index. `visitor` is the browser that sent it, None for a program; `from_guest`: not the owner. `hidden`: another's
-    job, with everything but model, position and status left out.
+    by index. `visitor` is the browser that sent it, None for a program; `from_guest`: not the owner. `hidden`:
+    another's job, with everything but model, position and status left out.
     """
 
     id: str
