@@ -83,8 +83,8 @@ class FakeRender:
         if generation.seed in self.errors:
             raise self.errors[generation.seed]
         for step in range(1, generation.sample_steps + 1):
-            if (generation.seed, step) in self.gates:
-                self.gates[generation.seed, step].hold()
+            if (gate := self.gates.get((generation.seed, step))) is not None:
+                gate.hold()
             report("denoise", step)
         report("decode", generation.sample_steps)
         frames = fake_frames(generation)
@@ -95,6 +95,14 @@ class FakeRender:
         """A new gate before this step of this seed's render."""
         gate = self.gates[seed, step] = Gate()
         return gate
+
+    def reset(self) -> None:
+        """Opens and forgets all gates, errors and pictures, so that no later render meets them."""
+        gates = list(self.gates.values())
+        for planned in (self.gates, self.errors, self.pictures):
+            planned.clear()
+        for gate in gates:
+            gate.open()
 
     def steps(self, seed: int) -> list[int]:
         """The denoising steps done for this seed."""

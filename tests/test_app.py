@@ -305,22 +305,6 @@ def test_wrong_requests_are_refused_with_their_code(client: httpx.Client) -> Non
         assert error["code"] == code
 
 
-def test_the_demo_takes_the_lora_folder_that_was_named_if_it_holds_any(
-    own_data: Path, tmp_path: Path, start: Start
-) -> None:
-    named = tmp_path / "named"
-    named.mkdir()
-    app = start(own_data, "--demo", "--lora-dir", str(named))
-    app.wait_for(f"LoRAs: {own_data / 'demo' / 'loras'}")
-    assert app.stop(signal.SIGTERM)[0] == 0
-    write_lora(named / "mine.safetensors")
-    app = start(own_data, "--demo", "--lora-dir", str(named))
-    app.wait_for(f"LoRAs: {named}")
-    app.wait_for("Ready on ")
-    with app.client() as client:
-        assert client.post("/v1/loras/inspect", json={"path": "mine.safetensors"}).json()["type"] == "lora"
-
-
 def test_a_second_server_on_the_same_folder_refuses_to_start(app: App, data_dir: Path, start: Start) -> None:
     code, said = start(data_dir, "--demo").ended()
     assert code == 1
@@ -357,9 +341,13 @@ def test_a_data_folder_that_is_a_file_is_one_line(tmp_path: Path, start: Start) 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_in_the_middle_of_a_render(own_data: Path, start: Start, number: int) -> None:
     """With a page open: it ends in time and releases the folder, and the request stays queued for the next start."""
-    app = start(own_data, "--demo")
+    named = own_data.parent / "named"
+    write_lora(named / "mine.safetensors")
+    app = start(own_data, "--demo", "--lora-dir", str(named))
+    app.wait_for(f"LoRAs: {named}")  # the folder that was named, since it holds a file
     app.wait_for("Ready on ")
     with app.client() as client:
+        assert client.post("/v1/loras/inspect", json={"path": "mine.safetensors"}).json()["type"] == "lora"
         request_id = client.post("/v1/inference", json=LONG).json()["request_id"]
         until(client, f"/v1/requests/{request_id}/status", {"in_progress"})
         with client.stream("GET", "/gradio_api/heartbeat/abc"):

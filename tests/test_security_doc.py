@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wan_ui import config, field_errors
-from wan_ui.api import bodies, event_streams
+from wan_ui.api import bodies, dependencies, event_streams
 from wan_ui.jobs import gallery, judging, limits
 from wan_ui.media import clip_frames
 from wan_ui.web import login
@@ -77,6 +77,9 @@ def test_every_budget_has_a_flag_or_a_constant_and_a_test() -> None:
         ("votes on pairs", judging.MOST_VOTES),
         ("a JSON body", bodies.MOST_MARKS),
         ("a JSON body", field_errors.MOST_VALUES),
+        ("a JSON body", field_errors.MOST_ERRORS),
+        ("JSON bodies of more", dependencies.BODIES_OF_ALL >> 20),
+        ("JSON bodies of more", dependencies.BODIES_EACH >> 20),
         ("clips joined", clip_frames.MOST_PARTS),
         ("text of a request", limits.MOST_TEXT),
         ("a cancelled request", gallery.CANCELED_HOURS),

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.lora_files import write_lora
 from wan_ui import __version__
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.checkpoints.folders import Checkpoints
@@ -22,7 +23,7 @@ from wan_ui.errors import DeviceUnavailable, HostError, LoraNotFound
 from wan_ui.inference import choose_device
 from wan_ui.models import MODELS
 from wan_ui.pool.slots import SlotDevice
-from wan_ui.server import StopSignal, free_port, greeting, prepare_environment, wait_until, wants_demo
+from wan_ui.server import StopSignal, demo_loras, free_port, greeting, prepare_environment, wait_until, wants_demo
 from wan_ui.tunnel import Tunnel
 from wan_ui.web.origin import refusal
 
@@ -123,6 +124,15 @@ def test_the_address_that_is_printed_is_answered(settings: Settings, host: str, 
 )
 def test_when_the_demo_is_used(settings: Settings, cuda: bool, demo: bool) -> None:
     assert wants_demo(settings, lambda: cuda) is demo
+
+
+def test_the_demo_takes_the_lora_folder_that_was_named_if_it_holds_any(settings: Settings, tmp_path: Path) -> None:
+    settings.lora_dir.mkdir()
+    named, own = replace(settings, chose_lora_dir=True), tmp_path / "own"
+    assert demo_loras(named, own) == own
+    write_lora(settings.lora_dir / "mine.safetensors")
+    assert demo_loras(named, own) == settings.lora_dir
+    assert demo_loras(settings, own) == own
 
 
 def test_the_gpu_is_not_asked_for_when_it_does_not_matter() -> None:

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
+from pydantic import ValidationError
+
 from wan_ui.errors import InvalidRequest
 
 MOST_VALUES = 100_000  # fields and list entries of a body; a request of 1,000 prompts has about 30,000
 MOST_FIELDS = 200  # wrong fields that a response names
+MOST_ERRORS = 5_000  # of a body, that are looked at: pydantic hands them over in one go, in which no other thread runs
 
 _MESSAGES = {
     "missing": "is missing",
@@ -53,6 +56,14 @@ def check_count(body: Any) -> None:
             raise InvalidRequest(f"body {text}.", fields=[{"loc": "body", "msg": text}])
         values = container.values() if isinstance(container, Mapping) else container
         containers += [value for value in values if isinstance(value, (Mapping, list))]
+
+
+def items_of(error: ValidationError) -> list[Any]:
+    """What pydantic says of each wrong field. Raises InvalidRequest, which names none, for more than MOST_ERRORS."""
+    if error.error_count() > MOST_ERRORS:
+        text = f"has {error.error_count():,} wrong or unknown fields, too many to name"
+        raise InvalidRequest(f"body {text}.", fields=[{"loc": "body", "msg": text}])
+    return list(error.errors(include_url=False, include_input=False))
 
 
 def message(error: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from wan_ui.errors import (
     InvalidRequest,
     ModelNotFound,
 )
-from wan_ui.field_errors import invalid_request
+from wan_ui.field_errors import invalid_request, items_of
 from wan_ui.hub_token import HubToken
 from wan_ui.models import (
     DEFAULT_FPS,
@@ -385,7 +385,7 @@ def parse(body: Any) -> InferenceRequest:
     try:
         request = InferenceRequest.model_validate(body)
     except ValidationError as error:
-        items = error.errors(include_url=False, include_input=False)
+        items = items_of(error)
         # pydantic counts only a list's valid entries: one wrong prompt would also be reported as an empty list.
         within = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
         raise invalid_request(item for item in items if item["loc"] not in within) from None

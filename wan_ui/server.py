@@ -139,9 +139,7 @@ def _run(
     demo = ensure(settings.data_dir / "demo") if wants_demo(settings, _has_cuda) else None
     if demo is not None:
         print(demo.banner, flush=True)
-        chose_loras = settings.chose_lora_dir and bool(Library(settings.lora_dir).listing())
-        loras = settings.lora_dir if chose_loras else demo.lora_dir
-        settings = replace(settings, models_dir=demo.models_dir, lora_dir=loras)
+        settings = replace(settings, models_dir=demo.models_dir, lora_dir=demo_loras(settings, demo.lora_dir))
     _enter_empty_folder(settings.data_dir / "empty")
     if settings.gpus == "none":
         settings = replace(settings, device="cpu")
@@ -202,6 +200,11 @@ def greeting(settings: Settings, port: int, checkpoints: CheckpointSources) -> l
 def wants_demo(settings: Settings, has_cuda: Callable[[], bool]) -> bool:
     """Whether to use the demo: it was asked for, or nothing was chosen and there is no GPU for the real models."""
     return settings.demo or (not _chose_model_files(settings) and not has_cuda())
+
+
+def demo_loras(settings: Settings, own: Path) -> Path:
+    """The demo's LoRA folder: the one that was named if it holds any file, else its own."""
+    return settings.lora_dir if settings.chose_lora_dir and Library(settings.lora_dir).listing() else own
 
 
 def _chose_model_files(settings: Settings) -> bool:

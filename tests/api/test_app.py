@@ -555,6 +555,14 @@ def test_a_body_over_the_limit(client: TestClient, make: Callable[[int], Any]) -
     assert error["details"] == {"limit": LIMIT}
 
 
+def test_a_small_body_over_its_limit(client: TestClient) -> None:
+    """Only a request for videos has images in it."""
+    body = b'{"entry_id": "' + b"a" * SizeLimits().small_body + b'"}'
+    for method, path in (("POST", "/v1/shares"), ("PATCH", "/v1/gallery/x-0"), ("PATCH", "/v1/requests/x")):
+        reply = client.request(method, path, content=body)
+        assert error_of(reply, 413, "PAYLOAD_TOO_LARGE")["details"] == {"limit": SizeLimits().small_body}
+
+
 def test_a_length_that_is_a_lie(client: TestClient) -> None:
     data = json.dumps(BODY).encode()
     for length in ("9" * 30, str(LIMIT + 1)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,30 @@ def test_an_event_is_sent_when_its_data_has_changed() -> None:
         ("end", {}),
     ]
     assert streams.count == 0
+
+
+def test_streams_of_the_same_view_read_one_snapshot_for_each_change() -> None:
+    """Each of 250 streams once read the database for itself."""
+    shown, looks = Snapshots(state={"number": 0}), list[str]()
+    streams = EventStreams(shown.pulse, look_seconds=0)
+
+    def look(key: str) -> dict[str, dict[str, Any]]:
+        looks.append(key)
+        return shown()
+
+    async def follow() -> None:
+        opened = [streams.stream(GUEST, partial(look, key), key) for key in "aaaaab"]
+        for stream in opened:
+            await anext(stream)
+        for number in (0, 1):
+            shown.events = {"state": {"number": number}}
+            texts = await asyncio.gather(*(anext(stream) for stream in opened))
+            assert [parsed(text) for text in texts] == [[("state", {"number": number})]] * len(opened)
+        for stream in opened:
+            await stream.aclose()
+
+    asyncio.run(follow())
+    assert sorted(looks) == ["a", "a", "b", "b"]
 
 
 def test_a_quiet_stream_has_heartbeats_and_ends_when_the_server_stops() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from starlette.testclient import TestClient
 
 from tests.waiting import wait_until
 from tests.web.strangers import BODY, Server, running
+from wan_ui.api.long_texts import LONG, MOST_DEPTH, MOST_LEFT, extract_texts, insert_texts
 from wan_ui.api.mcp_server import LARGE_EACH, McpEndpoint, mcp_route
 from wan_ui.api.mcp_tools import TOOLS
+from wan_ui.errors import BadJson, PayloadTooLarge
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Identity
 from wan_ui.media import video
 
@@ -93,6 +96,41 @@ def test_a_client_uses_every_tool(server: Server, tmp_path: Path) -> None:
         assert restored["request"]["prompts"][0]["seed"] == 7
 
     with_client(server, work)
+
+
+def test_long_texts_of_a_large_message_reach_the_tool(server: Server) -> None:
+    """They are taken out before the protocol's library decodes the message in the event loop."""
+    long = "a garden " * 40_000
+    problems = [
+        ("submit", {**BODY, "prompts": [{**BODY["prompts"][0], "prompt": long}]}, "INVALID_REQUEST"),
+        ("restore", {"video": base64.b64encode(bytes(1 << 20)).decode()}, "VIDEO_INVALID"),
+        ("restore", {"video": "!" * (1 << 20)}, "INVALID_REQUEST"),
+    ]
+
+    async def work(client: Client) -> None:
+        for name, arguments, refusal in problems:
+            assert code(await answer(client, name, arguments)) == refusal, name
+
+    with_client(server, work)
+
+
+def test_the_texts_of_a_message_are_put_back() -> None:
+    arguments = {"prompts": [{"prompt": "a" * LONG}, {"prompt": "b" * (LONG + 1), "seed": 3}], "none": None}
+    message = {"jsonrpc": "2.0", "id": 1, "params": {"name": "submit", "arguments": arguments}}
+    short, texts = extract_texts(json.dumps(message).encode())
+    decoded = json.loads(short)
+    assert list(texts.values()) == ["b" * (LONG + 1)]
+    assert insert_texts(decoded["params"]["arguments"], texts) == arguments
+    deep: Any = "a"
+    for _ in range(2 * MOST_DEPTH):
+        deep = [deep]
+    for wrong, error in (
+        ({"params": {"arguments": deep}}, BadJson),
+        ({"params": {"arguments": {"a" * MOST_LEFT: 1}}}, PayloadTooLarge),
+        ({"id": "a" * MOST_LEFT}, PayloadTooLarge),
+    ):
+        with pytest.raises(error):
+            extract_texts(json.dumps(wrong).encode())
 
 
 def test_what_a_client_may_not_do(server: Server) -> None:

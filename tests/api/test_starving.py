@@ -19,9 +19,10 @@ from tests.jobs.helpers import body
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import create_api
-from wan_ui.api.concurrency import OneAtATime
+from wan_ui.api.concurrency import ByteBudget, OneAtATime
 from wan_ui.api.dependencies import INSPECT_THREADS, INSPECT_WAITING
 from wan_ui.errors import ServerBusy
+from wan_ui.identity import Identity
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 
@@ -105,4 +106,19 @@ def test_turns_are_one_at_a_time_and_few_wait() -> None:
                 refused += 1
     assert (refused, most) == (CROWD - 3, [1])
     with turns.hold():
+        pass
+
+
+def test_large_bodies_have_a_budget_of_memory() -> None:
+    budget = ByteBudget(total=10, each=6, refusal="busy")
+    one, other, owner = Identity("a" * 32, owner=False), Identity("b" * 32, owner=False), Identity("c" * 32, owner=True)
+    with budget.hold(one, 4):
+        with pytest.raises(ServerBusy), budget.hold(one, 3):
+            pass
+        with budget.hold(one, 0), budget.hold(other, 6):
+            with pytest.raises(ServerBusy), budget.hold(Identity(None, owner=False), 1):
+                pass
+            with budget.hold(owner, 100):
+                pass
+    with budget.hold(one, 6):
         pass

@@ -135,6 +135,10 @@ class Server:
         """The most bytes that the server and each of its children now hold, together."""
         return sum(_resident(pid) for pid in (self.process.pid, *self.children()))
 
+    def cpu_seconds(self) -> float:
+        """The CPU time that the server and its children have used."""
+        return sum(_cpu_seconds(pid) for pid in (self.process.pid, *self.children()))
+
     def children(self) -> list[int]:
         """The processes that the server has started, and theirs."""
         parents: dict[int, int] = {}
@@ -158,6 +162,14 @@ def _resident(pid: int) -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0  # it has ended
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0.0  # it has ended
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # in user mode and in the kernel
 
 
 @contextmanager

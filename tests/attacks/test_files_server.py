@@ -92,8 +92,9 @@ def test_f2_a_jpeg_of_many_scans_delays_nobody(server: Server, guest: httpx.Clie
     answers: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: answers.append(guest.post("/v1/inference", json=attack)))
     with server.guest() as other:
+        before = server.cpu_seconds()
         thread.start()
-        time.sleep(1.5)  # until it is decoded, as far as it is
+        wait_for(lambda: not thread.is_alive() or server.cpu_seconds() > before + 1)  # it is being decoded, or refused
         start = time.monotonic()
         answer = other.post("/v1/inference", json=with_image(png()))
         waited = time.monotonic() - start

@@ -17,25 +17,28 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def held_render() -> Iterator[FakeRender]:
-    """The render behind `app`; tests share it, so each uses seeds of its own."""
-    render = FakeRender()
-    yield render
-    for gate in render.gates.values():
-        gate.open()
+def shared_render() -> FakeRender:
+    """The render behind `app`."""
+    return FakeRender()
+
+
+@pytest.fixture
+def held_render(shared_render: FakeRender) -> Iterator[FakeRender]:
+    """The render behind `app`, whose gates and errors end with the test; tests share it, so each uses its own seeds."""
+    yield shared_render
+    shared_render.reset()
 
 
 @pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory, held_render: FakeRender) -> Iterator[App]:
+def app(tmp_path_factory: pytest.TempPathFactory, shared_render: FakeRender) -> Iterator[App]:
     from tests.ui.fake_app import running  # only now: Gradio takes seconds to import
 
     folder = tmp_path_factory.mktemp("page")
     for name in ("style", "job_high_noise", "job_low_noise"):
         write_lora(folder / "loras" / "job" / f"{name}.safetensors", seed=len(name))
-    with running(folder, held_render) as app:
+    with running(folder, shared_render) as app:
         yield app
-        for gate in held_render.gates.values():
-            gate.open()
+        shared_render.reset()
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def port() -> Iterator[int]:
     started = threading.Event()
 
     async def serve() -> None:
-        serving = asyncio.ensure_future(server._serve())
+        serving = asyncio.ensure_future(server.serve())
         while not server.started:
             await asyncio.sleep(0.01)
         started.set()

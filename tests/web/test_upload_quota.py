@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from unittest import mock
 
+import gradio
+import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from tests.api.test_app import error_of
 from tests.fakes import PATIENCE
+from tests.ports import reserve_port
 from tests.waiting import wait_until
 from tests.web.strangers import Server, running
 from wan_ui.errors import DiskFull, WanUIError
-from wan_ui.jobs.limits import RESERVED_BYTES
+from wan_ui.jobs.limits import RESERVED_BYTES, DiskQuota
 from wan_ui.web.auth import UPLOAD_PATH
 from wan_ui.web.upload_quota import LOOK_BYTES, UploadQuota
 
@@ -60,9 +69,26 @@ def finish(line: socket.socket) -> bytes:
     return line.recv(4096)
 
 
-def test_a_disk_that_fills_under_an_upload_of_unknown_length(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def gradio_over(folder: Path, quota: DiskQuota) -> Iterator[str]:
+    """Gradio's own app behind UploadQuota, on a real port: its address."""
+    with mock.patch.dict(os.environ, {"GRADIO_TEMP_DIR": str(folder)}):
+        app = UploadQuota(gradio.mount_gradio_app(FastAPI(), gradio.Blocks(), "/"), quota.problem, folder)
+    port = reserve_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_until(lambda: server.started)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
+
+
+def test_a_disk_that_fills_under_an_upload_of_unknown_length(tmp_path: Path) -> None:
     left = [RESERVED_BYTES + (1 << 30)]
-    monkeypatch.setattr(server.services.service._quota, "_free", lambda folder: left[0])
+    quota = DiskQuota(tmp_path, (), None, free=lambda folder: left[0])
 
     def pieces() -> Iterator[bytes]:
         yield HEAD
@@ -72,11 +98,11 @@ def test_a_disk_that_fills_under_an_upload_of_unknown_length(server: Server, mon
             yield bytes(LOOK_BYTES)
         yield TAIL
 
-    with server.client() as client:
+    with gradio_over(tmp_path, quota) as url, httpx.Client(base_url=url, trust_env=False) as client:
         reply = client.post(UPLOAD_PATH, content=pieces(), headers=FORM)
         assert "content-length" not in reply.request.headers
         error_of(reply, 507, "DISK_FULL")
-        assert parts(server) == [] and not list((server.folder / "data" / "gradio").rglob("a.png"))
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
         left[0] = RESERVED_BYTES + (1 << 30)
         reply = client.post(UPLOAD_PATH, content=iter([HEAD, bytes(3 * LOOK_BYTES), TAIL]), headers=FORM)
         assert reply.status_code == 200 and Path(reply.json()[0]).read_bytes() == bytes(3 * LOOK_BYTES)

@@ -16,8 +16,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, WanUIError
-from wan_ui.field_errors import check_count, invalid_request
+from wan_ui.field_errors import check_count, invalid_request, items_of
 from wan_ui.files import disk_full_mapped
+from wan_ui.web.asgi import BodyPieces
 
 FIELD = "file"
 _OVERHEAD = 64 * 1024  # bytes of a form that are not the file: boundaries and headers
@@ -40,6 +41,11 @@ def _is_longer(request: Request, limit: int) -> bool:
     return length.isdecimal() and (len(length) > 18 or int(length) > limit)
 
 
+def most_bytes(request: Request, limit: int) -> int:
+    """How large a body may become: its Content-Length, or `limit` without one."""
+    return min(_length(request), limit) if "content-length" in request.headers else limit
+
+
 def _length(request: Request) -> int:
     """The Content-Length; 0 without one."""
     length = request.headers.get("content-length", "")
@@ -59,23 +65,23 @@ async def _check(problem: Callable[[int], WanUIError | None], size: int) -> None
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body. Raises PayloadTooLarge as soon as it passes `limit` bytes, BadJson if the connection closes.
 
-    BadJson too as soon as it has more values than `decode_json` takes.
+    BadJson too as soon as it has more commas than `decode_json` takes.
     """
     too_large = PayloadTooLarge(f"The body is larger than {limit} bytes.", limit=limit)
     if _is_longer(request, limit):
         raise too_large
-    data, marks = bytearray(), 0
+    pieces, commas = BodyPieces(), 0
     try:
         async for chunk in request.stream():
-            data += chunk
-            marks += _count_marks(chunk)
-            if len(data) > limit:
+            await pieces.add(chunk)
+            commas += chunk.count(b",")  # brackets are counted when the whole is decoded, in a thread
+            if pieces.size > limit:
                 raise too_large
-            if marks > MOST_MARKS:
+            if commas > MOST_MARKS:
                 raise _too_many_values()
     except ClientDisconnect:
         raise BadJson("The connection closed before the body was complete.") from None
-    return bytes(data)
+    return await pieces.whole()
 
 
 def decode_json(data: bytes) -> Any:
@@ -123,7 +129,7 @@ def parse_json(model: type[Model], body: Any) -> Model:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        raise invalid_request(error.errors(include_url=False, include_input=False)) from None
+        raise invalid_request(items_of(error)) from None
 
 
 @dataclass(frozen=True)

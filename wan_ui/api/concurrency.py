@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import anyio
 import anyio.to_thread
 
 from wan_ui.errors import ServerBusy
+from wan_ui.identity import Identity
 
 Result = TypeVar("Result")
 
@@ -35,6 +37,32 @@ class OneAtATime:
                 yield
         finally:
             self._places.release()
+
+
+class ByteBudget:
+    """Memory for what is being received: at most `total` bytes at a time, and `each` of one caller.
+
+    The owner is not limited. To be used from the event loop alone.
+    """
+
+    def __init__(self, total: int, each: int, refusal: str) -> None:
+        self._total = total
+        self._each = each
+        self._refusal = refusal
+        self._taken: Counter[str | None] = Counter()
+
+    @contextmanager
+    def hold(self, identity: Identity, size: int) -> Iterator[None]:
+        """Takes so many bytes for the block. Raises ServerBusy."""
+        taken, visitor = self._taken, identity.visitor
+        if size and not identity.owner and (taken[visitor] + size > self._each or taken.total() + size > self._total):
+            raise ServerBusy(self._refusal)
+        taken[visitor] += size
+        try:
+            yield
+        finally:
+            taken[visitor] -= size
+            self._taken += Counter()  # drops those at zero
 
 
 class BoundedThreads:
@@ -62,7 +90,7 @@ class Latest(Generic[Result]):
     If it takes longer than `seconds`, the result of the call before is used. To be used from one event loop.
     """
 
-    def __init__(self, call: Callable[[], Result], seconds: float = 0.25) -> None:
+    def __init__(self, call: Callable[[], Result], seconds: float = 0.05) -> None:
         self._call = call
         self._seconds = seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="wan-ui-health")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any
 
+import anyio
+import anyio.to_thread
 from fastapi import Depends, Path, Request
 
 from wan_ui.access import Access
-from wan_ui.api.bodies import Received, decode_json, is_form, read_body, receive_file
-from wan_ui.api.concurrency import BoundedThreads, Latest, OneAtATime
+from wan_ui.api.bodies import Received, decode_json, is_form, most_bytes, read_body, receive_file
+from wan_ui.api.concurrency import BoundedThreads, ByteBudget, Latest, OneAtATime
 from wan_ui.api.event_streams import EventStreams
 from wan_ui.files import PART_PREFIX
 from wan_ui.jobs.service import JobService
@@ -22,13 +25,19 @@ INSPECT_THREADS = 4  # each may wait minutes for another host, so they are not t
 INSPECT_WAITING = 16
 DOWNLOADS = 8  # of comparisons: one is being made, the others wait for it
 POSTERS = 8  # each runs ffmpeg
+LARGE_BYTES = 1 << 20  # of a body that is decoded in a thread, one at a time
+BODIES_OF_ALL, BODIES_EACH = 320 << 20, 160 << 20  # bytes of larger bodies being received, of all and of one browser
 
 
 @dataclass(frozen=True)
 class SizeLimits:
-    """The most bytes of a request's body and of an uploaded file. Control images are in the body as base64."""
+    """The most bytes of a request for videos, of any other JSON body, and of an uploaded file.
+
+    Control images are in a request for videos as base64.
+    """
 
     body: int = 80 * 2**20
+    small_body: int = 256 * 2**10
     file: int = 8 << 30
 
 
@@ -64,6 +73,27 @@ class ApiState:
         default_factory=lambda: OneAtATime(POSTERS, "Many posters are being made. Try again in a few seconds.")
     )
 
+    bodies: ByteBudget = field(
+        default_factory=lambda: ByteBudget(
+            BODIES_OF_ALL, BODIES_EACH, "Other large requests are being received. Try again in a few seconds."
+        )
+    )
+    decoding: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
+
+    async def decode(self, data: bytes) -> Any:
+        """A body as JSON values. Large ones one at a time, with as long a rest: no other thread runs meanwhile.
+
+        Raises what `decode_json` raises.
+        """
+        if len(data) <= self.limits.small_body:
+            return decode_json(data)
+        async with self.decoding:
+            begun = time.monotonic()
+            try:
+                return await anyio.to_thread.run_sync(decode_json, data)
+            finally:
+                await anyio.sleep(time.monotonic() - begun)
+
     @cached_property
     def latest_health(self) -> Latest[Mapping[str, Any]]:
         """`health`, called in a thread of its own."""
@@ -95,12 +125,14 @@ async def _root(request: Request) -> str:
     return f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '').rstrip('/')}"
 
 
-async def _body(request: Request, state: State) -> bytes:
-    return await read_body(request, state.limits.body)
-
-
 async def _json(request: Request, state: State) -> Any:
-    return None if is_form(request) else decode_json(await read_body(request, state.limits.body))
+    return None if is_form(request) else decode_json(await read_body(request, state.limits.small_body))
+
+
+async def _large_json(request: Request, state: State, access: Annotated[Access, Depends(_access)]) -> Any:
+    most = most_bytes(request, state.limits.body)
+    with state.bodies.hold(access.identity, 0 if most <= LARGE_BYTES else most):
+        return await state.decode(await read_body(request, state.limits.body))
 
 
 async def _file(request: Request, state: State) -> AsyncIterator[Received]:
@@ -119,9 +151,10 @@ async def _file_of_form(request: Request, state: State) -> AsyncIterator[Receive
 Service = Annotated[JobService, Depends(_service)]
 CurrentAccess = Annotated[Access, Depends(_access)]
 Root = Annotated[str, Depends(_root)]
-Body = Annotated[bytes, Depends(_body)]
 Json = Annotated[Any, Depends(_json)]
-"""The JSON body; None if the body is a form."""
+"""The JSON body, a small one; None if the body is a form."""
+LargeJson = Annotated[Any, Depends(_large_json)]
+"""The JSON body of a request for videos."""
 UploadedFile = Annotated[Received, Depends(_file)]
 """The file of a form. Raises InvalidRequest for any other body."""
 FileOfForm = Annotated[Received | None, Depends(_file_of_form)]

@@ -52,7 +52,9 @@ async def request_events(state: State, access: CurrentAccess, root: Root, reques
     snapshot = partial(_of_request, state.service, access, root, request_id, state.reference_errors)
     await anyio.to_thread.run_sync(snapshot)  # a request that is not there is answered with 404, not with a stream
     return StreamingResponse(
-        state.streams.stream(access.identity, snapshot), media_type="text/event-stream", headers=HEADERS
+        state.streams.stream(access.identity, snapshot, (access, root, request_id)),
+        media_type="text/event-stream",
+        headers=HEADERS,
     )
 
 
@@ -71,7 +73,9 @@ async def events(state: State, access: CurrentAccess, root: Root) -> StreamingRe
     state.streams.check(access.identity)
     snapshot = partial(_of_all, state.service, access, root)
     return StreamingResponse(
-        state.streams.stream(access.identity, snapshot), media_type="text/event-stream", headers=HEADERS
+        state.streams.stream(access.identity, snapshot, (access, root)),
+        media_type="text/event-stream",
+        headers=HEADERS,
     )
 
 

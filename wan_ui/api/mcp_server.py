@@ -12,6 +12,7 @@ import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
 import httpx
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -20,13 +21,16 @@ from starlette.routing import Route
 
 from wan_ui._version import __version__
 from wan_ui.api.bodies import FIELD
+from wan_ui.api.long_texts import Texts, extract_texts, insert_texts
 from wan_ui.api.mcp_tools import TOOLS, ApiRequest, ApiTool
-from wan_ui.errors import BadJson, McpNotInstalled, PayloadTooLarge, RequestError, ServerBusy
+from wan_ui.errors import BadJson, McpNotInstalled, RequestError, WanUIError
 from wan_ui.identity import IDENTITY_SCOPE_KEY, current_identity
 from wan_ui.turns import TurnsEach
 from wan_ui.web.asgi import error_response, read_body, replay
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from mcp.server import Server, ServerRequestContext
     from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult, PaginatedRequestParams
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -35,11 +39,15 @@ MCP_PATH = "/mcp"
 BODY_LIMIT = 32 * 2**20  # bytes; first frames and MP4s are in the body as base64
 SMALL_BYTES = 256 << 10  # of a message that is handled at once, beside any others
 LARGE_AT_ONCE, LARGE_EACH = 4, 2  # larger messages being received, of all and of one browser
-REST = 3.0  # times as long as a large message took, until the next one: it is decoded in the event loop
+REST = 1.0  # times as long as a large message took, until the next one
+PIECE = 256 << 10  # bytes of a body that the API receives at a time
 INSTRUCTIONS = (
     "Renders videos with LoRAs for Wan models. submit or compare queue a request and return its request_id; poll "
     "status until it is succeeded, failed or canceled, then read result, which has the videos' addresses."
 )
+
+
+_LONG_TEXTS = "wan_ui.long_texts"  # in the scope: what was taken out of the message
 
 
 def is_installed() -> bool:
@@ -51,6 +59,11 @@ def mcp_route(api: ASGIApp, installed: bool | None = None) -> Route:
     """The route of the MCP server over the API's app. Without the package it answers with what to install."""
     there = is_installed() if installed is None else installed
     return Route(MCP_PATH, McpEndpoint(api) if there else _not_installed, methods=None if there else ["GET", "POST"])
+
+
+def _headers_for(body: bytes, scope: Scope) -> list[tuple[bytes, bytes]]:
+    others = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-length"]
+    return [*others, (b"content-length", str(len(body)).encode())]
 
 
 async def _not_installed(_request: Request) -> JSONResponse:
@@ -87,9 +100,11 @@ class McpEndpoint:
                 body = await read_body(receive, "An MCP message", BODY_LIMIT)
                 async with self._turn:
                     begun = time.monotonic()
-                    await self._handle(scope, replay(body, receive), send)
+                    short, texts = await anyio.to_thread.run_sync(extract_texts, body)
+                    scope = {**scope, _LONG_TEXTS: texts, "headers": _headers_for(short, scope)}
+                    await self._handle(scope, replay(short, receive), send)
                     await asyncio.sleep(REST * (time.monotonic() - begun))
-        except (PayloadTooLarge, ServerBusy) as error:
+        except WanUIError as error:
             await error_response(error)(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -139,7 +154,9 @@ async def _call(api: ASGIApp, tool: ApiTool | None, params: CallToolRequestParam
         is_error = True
     else:
         try:
-            response = await _send(api, tool.request(params.arguments or {}), request)
+            texts: Texts = request.scope.get(_LONG_TEXTS, {})
+            wanted, body = await anyio.to_thread.run_sync(_wanted, tool, params.arguments or {}, texts)
+            response = await _send(api, wanted, body, request)
             answer, is_error = response.json(), response.is_error
         except RequestError as error:
             answer, is_error = {"detail": {"error": error.body()}}, True
@@ -147,16 +164,29 @@ async def _call(api: ASGIApp, tool: ApiTool | None, params: CallToolRequestParam
     return CallToolResult(content=[text], structured_content=answer, is_error=is_error)
 
 
-async def _send(api: ASGIApp, wanted: ApiRequest, request: Request) -> httpx.Response:
+def _wanted(tool: ApiTool, arguments: dict[str, Any], texts: Texts) -> tuple[ApiRequest, bytes | None]:
+    """The API's request for a tool's arguments, and its JSON body. Raises RequestError."""
+    wanted = tool.request(insert_texts(arguments, texts))
+    return wanted, None if wanted.json is None else _encode(wanted.json)
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), PIECE):
+        yield body[start : start + PIECE]
+
+
+async def _send(api: ASGIApp, wanted: ApiRequest, body: bytes | None, request: Request) -> httpx.Response:
     """Sends a request to the API's app in this process, as the sender of the MCP request."""
     transport = httpx.ASGITransport(app=api, raise_app_exceptions=False, root_path="/v1")
     base = f"{request.url.scheme}://{request.url.netloc}"
     files = None if wanted.file is None else {FIELD: ("video.mp4", wanted.file, "video/mp4")}
-    content = None if wanted.json is None else _encode(wanted.json)
+    content = None if body is None else _pieces(body)
+    headers = None if body is None else {"Content-Length": str(len(body))}
     identity = current_identity.set(request.scope[IDENTITY_SCOPE_KEY])
     try:
         async with httpx.AsyncClient(transport=transport, base_url=base) as client:
-            return await client.request(wanted.method, f"/v1{wanted.path}", content=content, files=files)
+            path = f"/v1{wanted.path}"
+            return await client.request(wanted.method, path, content=content, files=files, headers=headers)
     finally:
         current_identity.reset(identity)
 

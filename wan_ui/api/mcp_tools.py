@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +11,7 @@ from wan_ui.api.bodies import parse_json
 from wan_ui.api.schemas import InspectBody, RequestIdBody, RestoreBody
 from wan_ui.errors import InvalidRequest
 from wan_ui.request import InferenceRequest
+from wan_ui.text import decode_base64
 
 _NOTHING: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -55,8 +54,8 @@ def _compare(arguments: Mapping[str, Any]) -> ApiRequest:
 def _restore(arguments: Mapping[str, Any]) -> ApiRequest:
     text = parse_json(RestoreBody, arguments).video
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+        data = decode_base64(text)
+    except ValueError as error:
         problem = {"loc": "video", "msg": "must be base64"}
         raise InvalidRequest("video: must be the MP4's bytes as base64.", fields=[problem]) from error
     return ApiRequest("POST", "/restore", file=data)

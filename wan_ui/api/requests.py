@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import FileResponse, Response
 
-from wan_ui.api.bodies import decode_json, parse_json
-from wan_ui.api.dependencies import Body, CurrentAccess, RequestId, Root, Service, State
+from wan_ui.api.bodies import parse_json
+from wan_ui.api.dependencies import CurrentAccess, Json, LargeJson, RequestId, Root, Service, State
 from wan_ui.api.openapi import content, errors, reference, request_body
 from wan_ui.api.schemas import RequestMove, RequestMoved, RequestResult, RequestStatus, Submitted
 from wan_ui.api.serializers import add_judging, job_progress, result_of, status_of
@@ -37,9 +37,9 @@ router = APIRouter()
     responses=errors(400, 413, 422, 503, 507),
     openapi_extra=request_body(reference(InferenceRequest)),
 )
-def submit(service: Service, access: CurrentAccess, root: Root, body: Body) -> dict[str, Any]:
+def submit(service: Service, access: CurrentAccess, root: Root, body: LargeJson) -> dict[str, Any]:
     """Checks a request whole, then puts it in the queue."""
-    job = service.submit(decode_json(body), access)
+    job = service.submit(body, access)
     return {
         "request_id": job.id,
         "status": "queued",
@@ -101,9 +101,9 @@ def cancel(state: State, access: CurrentAccess, request_id: RequestId) -> dict[s
     responses=errors(400, 404, 409, 413, 422),
     openapi_extra=request_body(RequestMove.model_json_schema()),
 )
-def move(service: Service, access: CurrentAccess, request_id: RequestId, body: Body) -> dict[str, Any]:
+def move(service: Service, access: CurrentAccess, request_id: RequestId, body: Json) -> dict[str, Any]:
     """The owner moves any request; everybody else their own ones among each other."""
-    wanted = parse_json(RequestMove, decode_json(body))
+    wanted = parse_json(RequestMove, body)
     job = service.move(request_id, wanted.position, access)
     return {"request_id": job.id, "status": job.status, "position": job.position}
 

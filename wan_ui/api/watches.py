@@ -30,7 +30,7 @@ router = APIRouter()
 )
 async def watch_job(request: Request, state: State, access: CurrentAccess, job_id: JobId) -> dict[str, Any]:
     """Owner only, for a job that was imported as a folder. The body may be left out."""
-    data = await read_body(request, state.limits.body)
+    data = await read_body(request, state.limits.small_body)
     wanted = parse_json(WatchBody, decode_json(data) if data.strip() else {})
     return asdict(await run_in_threadpool(state.service.watcher.begin, job_id, wanted.existing, access))
 

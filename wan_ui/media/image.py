@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import re
@@ -21,7 +20,7 @@ from wan_ui.errors import ControlImageInvalid, FetchFailed, PayloadTooLarge
 from wan_ui.files import create_folder, disk_full_mapped, remove_parts, write_file
 from wan_ui.media import image_cost, image_decoder, process
 from wan_ui.media.image_decoder import UNREADABLE, as_rgb, is_16_bit
-from wan_ui.text import is_web_address
+from wan_ui.text import decode_base64, is_web_address
 from wan_ui.turns import Turns, TurnsEach
 
 MAX_BYTES = 50 * 2**20  # of the image file
@@ -238,7 +237,7 @@ class ImageStore:
         if len(payload) > (self._max_bytes + 2) // 3 * 4:
             raise self._too_large()
         try:
-            data = base64.b64decode(payload, validate=True)
+            data = decode_base64(payload)
         except ValueError as error:
             raise ControlImageInvalid(
                 "The first frame is neither base64 nor an address: send the image file as base64, with or without "

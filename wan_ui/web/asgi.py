@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import anyio
+import anyio.to_thread
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from wan_ui.errors import PayloadTooLarge, WanUIError
 
+REST_BYTES = 1 << 20  # of a body, between two rests
+REST_SECONDS = 0.005  # in which others are answered
 _POLICY_VIOLATION = 1008  # RFC 6455's close code
 
 
@@ -64,16 +68,40 @@ class HeldResponse:
             await send(message)
 
 
+class BodyPieces:
+    """A body as it arrives. Receiving a large one rests after each MiB, so that others are answered meanwhile."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._unrested = 0
+        self.size = 0
+
+    async def add(self, piece: bytes) -> None:
+        """Adds the next bytes."""
+        self._pieces.append(piece)
+        self.size += len(piece)
+        self._unrested += len(piece)
+        if self._unrested >= REST_BYTES:
+            self._unrested = 0
+            await anyio.sleep(REST_SECONDS)
+
+    async def whole(self) -> bytes:
+        """All bytes. Joining many of them takes tens of milliseconds, so a thread does it."""
+        if self.size < REST_BYTES:
+            return b"".join(self._pieces)
+        return await anyio.to_thread.run_sync(b"".join, self._pieces)
+
+
 async def read_body(receive: Receive, what: str, limit: int) -> bytes:
     """All bytes of a request's body; `what` names it. Raises PayloadTooLarge as soon as they are more than `limit`."""
-    data = bytearray()
+    pieces = BodyPieces()
     while True:
         message = await receive()
-        data += message.get("body", b"")
-        if len(data) > limit:
+        await pieces.add(message.get("body", b""))
+        if pieces.size > limit:
             raise PayloadTooLarge(f"{what} may have at most {limit} bytes.", limit=limit)
         if not message.get("more_body"):
-            return bytes(data)
+            return await pieces.whole()
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
