@@ -19,7 +19,7 @@ from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
 from tests.ui.lora_fixtures import configs
 from tests.ui.lora_fixtures import lora as write_lora
-from tests.ui.page_object import choose_lora, choose_model, field, fill, form, lora, open_page, open_tab
+from tests.ui.page_object import choose_lora, choose_model, field, fill, filled, form, lora, open_page, open_tab
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
 from wan_ui.errors import VideoEncodingFailed
@@ -244,8 +244,9 @@ def test_a_third_axis_makes_pages_of_which_one_is_loaded(page: Page, compare_app
     expect(field(page, "Seed")).to_have_value("1852")
 
     page.reload()
-    expect(player.get_by_role("tab")).to_have_count(3)
+    filled(page)
     open_tab(page, "Compare")
+    expect(player.get_by_role("tab")).to_have_count(3)
     expect(field(page, "Pages: values")).to_have_value("2, 4, 5")
 
 

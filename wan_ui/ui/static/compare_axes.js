@@ -47,7 +47,7 @@ const drawChoices = () => {
   drawnChoices = text;
   for (const axis of axes) {
     const chosen = axis.field.value;
-    axis.field.replaceChildren(...props.choices.map((choice) => new Option(choice.label, choice.field)));
+    axis.field.replaceChildren(...(props.choices || []).map((choice) => new Option(choice.label, choice.field)));
     axis.field.value = choiceOf(chosen).field;
   }
   arrange();
@@ -68,7 +68,7 @@ const drawFolders = () => {
   if (text === drawnFolders) return;
   drawnFolders = text;
   for (const { jobs } of axes) {
-    jobs.replaceChildren(new Option('', ''), ...props.folders.map(([label, folder]) => new Option(label, folder)));
+    jobs.replaceChildren(new Option('', ''), ...(props.folders || []).map(([label, folder]) => new Option(label, folder)));
   }
 };
 for (const axis of axes) {
