@@ -172,7 +172,7 @@ def test_a_request_with_a_comparison() -> None:
         "compare": {"columns": {"field": "seed", "values": [1, 2]}, "rows": None, "baseline": None},
     }
     asked = parse(body)
-    assert asked.compare == Compare(columns=Axis(field="seed", values=(1, 2)), rows=None, baseline=True)
+    assert asked.compare == Compare(columns=Axis(field="seed", values=(1, 2)), rows=None, pages=None, baseline=True)
     assert asked.model_copy(update={"compare": None}) == request() == parse({**body, "compare": None})
 
 
@@ -513,7 +513,7 @@ def test_a_refusal_draws_no_seed() -> None:
     def draw() -> int:
         raise AssertionError("drawn")
 
-    compare = Compare(columns=Axis(field="num_frames", values=(0,)), rows=None, baseline=True)
+    compare = Compare(columns=Axis(field="num_frames", values=(0,)), rows=None, pages=None, baseline=True)
     with pytest.raises(InvalidRequest):
         expand(request(prompt={"seed": -1}), compare, random_seed=draw)
 
