@@ -1,7 +1,7 @@
 """What a shorter switch interval costs a render, and gives those who wait: `python -m benchmarks.switch_interval`.
 
-In one process: the demo's default video, of a few steps, with Python's own interval and with the server's, in turns, while two threads
-keep the interpreter busy and a third measures how late it is woken. Prints the medians and their ratios.
+In one process: a video of the demo, of a few steps, with Python's own interval and with the server's, in turns, while
+two threads keep the interpreter busy and a third measures how late it is woken. Prints the medians and their ratios.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise, permutations
+from itertools import pairwise, permutations, product
 from typing import Any
 
 import pytest
@@ -172,7 +172,7 @@ def test_a_request_with_a_comparison() -> None:
         "compare": {"columns": {"field": "seed", "values": [1, 2]}, "rows": None, "baseline": None},
     }
     asked = parse(body)
-    assert asked.compare == Compare(columns=Axis(field="seed", values=(1, 2)), rows=None, baseline=True)
+    assert asked.compare == Compare(columns=Axis(field="seed", values=(1, 2)), rows=None, pages=None, baseline=True)
     assert asked.model_copy(update={"compare": None}) == request() == parse({**body, "compare": None})
 
 
@@ -216,6 +216,42 @@ def test_two_axes_make_a_grid_row_by_row() -> None:
         ("seed 3", "steps 10"),
         ("seed 1", "steps 20"),
     ]
+
+
+def test_a_third_axis_makes_pages() -> None:
+    compare = Compare.model_validate(
+        {
+            "columns": {"field": "seed", "values": [1, 2]},
+            "rows": {"field": "sample_steps", "values": [10, 20]},
+            "pages": {"field": "guidance_scale", "values": [1, 3.5, 5]},
+        }
+    )
+    made = expand(request(), compare)
+    assert made.pages == ("guidance 1", "guidance 3.5", "guidance 5")
+    assert [(cell.page, cell.row, cell.column) for cell in made.cells] == list(product(range(3), range(2), range(2)))
+    assert [(one.guidance_scale, one.sample_steps, one.seed) for one in generations(made)] == list(
+        product((1, 3.5, 5), (10, 20), (1, 2))
+    )
+    assert {cell.page_label for cell in made.cells if cell.page == 1} == {"guidance 3.5"}
+
+
+@pytest.mark.parametrize(
+    ("axes", "loc", "message"),
+    [
+        ({"rows": ("seed", [1]), "pages": ("seed", [2])}, "compare.pages.field", "seed sets what the rows' seed sets"),
+        ({"columns": ("seed", range(1, 9)), "rows": ("sample_steps", range(1, 9)), "pages": ("num_frames", [1, 5])},
+         "compare", "8 columns × 8 rows × 2 pages are more than 64 cells"),
+        ({"columns": ("prompt", [{"prompt": "a", "seed": 1}]), "pages": ("seed", [1])},
+         "compare.pages.field", "the prompts set seed too"),
+    ],
+)  # fmt: skip
+def test_three_axes_that_do_not_go_together(axes: dict[str, Any], loc: str, message: str) -> None:
+    compare = Compare.model_validate(
+        {name: {"field": field, "values": list(values)} for name, (field, values) in axes.items()}
+    )
+    with pytest.raises(InvalidRequest) as refusal:
+        expand(request(), compare)
+    assert refusal.value.details["fields"] == [{"loc": loc, "msg": message}]
 
 
 @pytest.mark.parametrize(
@@ -477,7 +513,7 @@ def test_a_refusal_draws_no_seed() -> None:
     def draw() -> int:
         raise AssertionError("drawn")
 
-    compare = Compare(columns=Axis(field="num_frames", values=(0,)), rows=None, baseline=True)
+    compare = Compare(columns=Axis(field="num_frames", values=(0,)), rows=None, pages=None, baseline=True)
     with pytest.raises(InvalidRequest):
         expand(request(prompt={"seed": -1}), compare, random_seed=draw)
 

@@ -1,10 +1,11 @@
-"""A comparison: two axes of values over one request become labelled cells, each a request of its own."""
+"""A comparison: up to three axes of values over one request become labelled cells, each a request of its own."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, permutations
 from typing import Any
 
 from wan_ui.axes import (
@@ -19,9 +20,11 @@ from wan_ui.axes import (
 )
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import (
+    AXES,
     MOST_CELLS,
     Axis,
     AxisField,
+    AxisName,
     Compare,
     InferenceRequest,
     LoraItem,
@@ -37,22 +40,25 @@ _CHECKPOINT = re.compile(r"(?P<job>.+?)[_-]?0*(?P<step>[0-9]{2,})")
 
 @dataclass(frozen=True)
 class Cell:
-    """One video of a grid: its column and row, from 0, their labels, and its request."""
+    """One video of a grid: its column, row and page, from 0, their labels, and its request."""
 
     column: int
     row: int
     column_label: str
     row_label: str
     request: InferenceRequest
+    page: int = 0
+    page_label: str = ""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """`cells` row by row; `columns` and `rows` are the labels, ("",) where there is no such axis."""
+    """`cells` page by page and row by row; the others are the labels, ("",) where there is no such axis."""
 
     columns: tuple[str, ...]
     rows: tuple[str, ...]
     cells: tuple[Cell, ...]
+    pages: tuple[str, ...] = ("",)
 
 
 def short_labels(labels: Sequence[str]) -> tuple[str, list[str]]:
@@ -76,9 +82,9 @@ def short_labels(labels: Sequence[str]) -> tuple[str, list[str]]:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell of a queued job: its column and row, from 0, their labels, and the index of the generation that it shows.
+    """A cell of a queued job: its column, row and page, from 0, their labels, and the generation that it shows.
 
-    `request` is the cell's own request for this one video, in wire form without nulls.
+    `generation` is an index. `request` is the cell's own request for this one video, in wire form without nulls.
     """
 
     column: int
@@ -87,6 +93,26 @@ class PlannedCell:
     row_label: str
     generation: int
     request: Mapping[str, Any]
+    page: int = 0
+    page_label: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the axes that the comparison has."""
+        return tuple(filter(None, (self.column_label, self.row_label, self.page_label)))
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Position and labels as they are stored: without the page where the comparison has no third axis."""
+        place = {"column": self.column, "row": self.row}
+        labels = {"column_label": self.column_label, "row_label": self.row_label}
+        page = {"page": self.page, "page_label": self.page_label} if self.page_label else {}
+        return {**place, **labels, **page}
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """The cell as the database holds it."""
+        return {**self.place, "generation": self.generation, "request": self.request}
 
 
 def no_pair(path: str) -> None:
@@ -106,8 +132,8 @@ def expand(
     A cell's request is what a single request for that video would be, without the measuring forward. A seed of -1 is
     replaced by one random seed for all cells; on a seed axis it is refused, since the label would not state the seed.
     An axis without values is ignored. In a stack, a scale or lora axis applies to each slot's first entry. With
-    `baseline`, a first column (or row) without LoRA is added when an axis is a scale or a LoRA; where both are, the
-    column, whose cells are all the same video.
+    `baseline`, a first column (or row, or page) without LoRA is added when an axis is a scale or a LoRA; where several
+    are, the column, whose cells are all the same video.
     Raises InvalidRequest naming each wrong value with its axis, when two axes set the same thing, when there is no
     LoRA to scale, or when there are more than 64 cells; ModelNotFound.
     """
@@ -115,39 +141,38 @@ def expand(
     problems: list[tuple[str, str]] = []
     if len(request.prompts) != 1:
         problems.append(("prompts", "a comparison takes exactly one prompt; other prompts are an axis"))
-    named = {"columns": compare.columns, "rows": compare.rows}
-    axes = {name: axis for name, axis in named.items() if axis is not None and axis.values}
+    axes = compare.axes
     values = {name: check_values(name, axis, model, pair, problems) for name, axis in axes.items()}
     problems += _conflicts(axes, values, _by_slot(request.loras, model, pair), model)
     if problems:
         raise invalid_values(problems)
 
     base = _base(request, model, pair, random_seed)
-    sides = {name: _side(axes.get(name), values.get(name, [])) for name in named}
+    sides = {name: _side(axes.get(name), values.get(name, [])) for name in AXES}
     if compare.baseline:
-        for name in named:
-            if name in axes and axes[name].field in LORA_FIELDS:
-                sides[name].insert(0, _Side(NO_LORA, None, None))
-                break
-    columns, rows = sides["columns"], sides["rows"]
-    if len(columns) * len(rows) > MOST_CELLS:
-        raise invalid_values(
-            [("compare", f"{len(columns)} columns × {len(rows)} rows are more than {MOST_CELLS} cells")]
-        )
+        changing = next((name for name in axes if axes[name].field in LORA_FIELDS), None)
+        if changing is not None:
+            sides[changing].insert(0, _Side(NO_LORA, None, None))
+    columns, rows, pages = sides["columns"], sides["rows"], sides["pages"]
+    if len(columns) * len(rows) * len(pages) > MOST_CELLS:
+        counts = f"{len(columns)} columns × {len(rows)} rows" + (f" × {len(pages)} pages" if "pages" in axes else "")
+        raise invalid_values([("compare", f"{counts} are more than {MOST_CELLS} cells")])
     return Grid(
         columns=tuple(side.label for side in columns),
         rows=tuple(side.label for side in rows),
         cells=tuple(
-            Cell(x, y, column.label, row_side.label, _cell(base, (column, row_side)))
-            for y, row_side in enumerate(rows)
+            Cell(x, y, column.label, row.label, _cell(base, (column, row, page)), z, page.label)
+            for z, page in enumerate(pages)
+            for y, row in enumerate(rows)
             for x, column in enumerate(columns)
         ),
+        pages=tuple(side.label for side in pages),
     )
 
 
 @dataclass(frozen=True)
 class _Side:
-    """One column or row. `field` None: nothing changes or, labelled NO_LORA, the LoRAs are removed."""
+    """One column, row or page. `field` None: nothing changes or, labelled NO_LORA, the LoRAs are removed."""
 
     label: str
     field: AxisField | None
@@ -161,14 +186,18 @@ def _side(axis: Axis | None, values: Sequence[Value]) -> list[_Side]:
 
 
 def _conflicts(
-    axes: Mapping[str, Axis], values: Mapping[str, list[Value]], loras: tuple[LoraItem, ...], model: WanModel
+    axes: Mapping[AxisName, Axis],
+    values: Mapping[AxisName, list[Value]],
+    loras: tuple[LoraItem, ...],
+    model: WanModel,
 ) -> list[tuple[str, str]]:
     problems: list[tuple[str, str]] = []
-    fields = [axis.field for axis in axes.values()]
-    if len(fields) == 2 and (fields[0] == fields[1] or ("scale" in fields and set(fields) <= set(SCALES))):
-        problems.append(("compare.rows.field", f"{fields[1]} sets what the columns' {fields[0]} sets"))
-    for name, other in (("columns", "rows"), ("rows", "columns")):
-        if name not in axes or other not in axes or axes[name].field != "prompt":
+    for (name, axis), (other, later) in combinations(axes.items(), 2):
+        fields = (axis.field, later.field)
+        if axis.field == later.field or ("scale" in fields and set(fields) <= set(SCALES)):
+            problems.append((f"compare.{other}.field", f"{later.field} sets what the {name}' {axis.field} sets"))
+    for name, other in permutations(axes, 2):
+        if axes[name].field != "prompt":
             continue
         if any(isinstance(value, Mapping) and axes[other].field in value for value in values[name]):
             problems.append((f"compare.{other}.field", f"the prompts set {axes[other].field} too"))
@@ -212,20 +241,19 @@ def _with_prompt(request: InferenceRequest, update: Mapping[str, Any]) -> Infere
     return request.model_copy(update={"prompts": (request.prompts[0].model_copy(update=dict(update)),)})
 
 
-def _cell(base: InferenceRequest, sides: tuple[_Side, _Side]) -> InferenceRequest:
+def _cell(base: InferenceRequest, sides: Sequence[_Side]) -> InferenceRequest:
     if any(side.label == NO_LORA and side.field is None for side in sides):
         sides = _without_lora(sides)
         base = base.model_copy(update={"loras": ()})
-    # The files first: a scale on the other axis applies to them.
+    # The files first: a scale on another axis applies to them.
     for side in sorted(sides, key=lambda side: side.field != "lora"):
         if side.field is not None and side.value is not None:
             base = _applied(base, side.field, side.value)
     return base
 
 
-def _without_lora(sides: tuple[_Side, _Side]) -> tuple[_Side, _Side]:
-    first, second = (_Side(side.label, None, None) if side.field in LORA_FIELDS else side for side in sides)
-    return first, second
+def _without_lora(sides: Sequence[_Side]) -> list[_Side]:
+    return [_Side(side.label, None, None) if side.field in LORA_FIELDS else side for side in sides]
 
 
 def _applied(request: InferenceRequest, field: AxisField, value: Value) -> InferenceRequest:

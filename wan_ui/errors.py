@@ -372,7 +372,10 @@ class RenderFailed(WanUIError, code="RENDER_FAILED", status=500):
 
 
 class CellsFailed(WanUIError, code="CELLS_FAILED", status=500):
-    """`details["cells"]` lists `{column, row, column_label, row_label, error}`, `error` being a `body()`."""
+    """`details["cells"]` lists `{column, row, column_label, row_label, error}`, `error` being a `body()`.
+
+    Where the comparison has a third axis, `page` and `page_label` too.
+    """
 
 
 class ServerBusy(WanUIError, code="SERVER_BUSY", status=503):

@@ -101,7 +101,7 @@ class Engine:
     def generate(self, request: Mapping[str, Any], on_progress: OnProgress | None = None) -> list[Clip]:
         """One clip per prompt of the request, in order. LoRAs given as a URL are downloaded first.
 
-        A comparison gives one clip per cell, row by row; cells that are the same video share one clip.
+        A comparison gives one clip per cell, page by page and row by row; cells that are the same video share one clip.
         Raises what is wrong with the request (RequestError) or with this machine (HostError).
         """
         report, configs = on_progress or ignore_progress, self.checkpoints.transformer_config

@@ -333,8 +333,8 @@ def _with_sources(request: InferenceRequest, source_of: Callable[[str], str]) ->
             return {half: value_of(path) for half, path in value.items()}
         return source_of(value) if isinstance(value, str) else value
 
-    def axis_of(axis: Axis | None) -> Axis | None:
-        if axis is None or axis.field != "lora":
+    def axis_of(axis: Axis) -> Axis:
+        if axis.field != "lora":
             return axis
         return axis.model_copy(update={"values": tuple(map(value_of, axis.values))})
 
@@ -342,7 +342,7 @@ def _with_sources(request: InferenceRequest, source_of: Callable[[str], str]) ->
         "loras": tuple(item.model_copy(update={"path": source_of(item.path)}) for item in request.loras)
     }
     if request.compare is not None:
-        axes = {"columns": axis_of(request.compare.columns), "rows": axis_of(request.compare.rows)}
+        axes: dict[str, Any] = {name: axis_of(axis) for name, axis in request.compare.axes.items()}
         update["compare"] = request.compare.model_copy(update=axes)
     return request.model_copy(update=update)
 

@@ -41,9 +41,9 @@ class Job:
     by index. `error` is an error's `body()`. `attempts` counts the processes that ended while running the job.
     Times are ISO 8601 in UTC ending in Z. `position` is 1 for the next job to run, None unless in_queue. `ready` is
     False while its LoRA files are downloaded; such jobs come after those that could run now. `cells` are a
-    comparison's, row by row, and `failures` the errors of its generations that could not be rendered, by index.
-    `visitor` is the browser that sent it, None for a program; `from_guest`: not the owner. `hidden`: another's job,
-    with everything but model, position and status left out.
+    comparison's, page by page and row by row, and `failures` the errors of its generations that could not be rendered,
+    by index. `visitor` is the browser that sent it, None for a program; `from_guest`: not the owner. `hidden`:
+    another's job, with everything but model, position and status left out.
     """
 
     id: str

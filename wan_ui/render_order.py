@@ -107,6 +107,8 @@ def plan_cells(grid: Grid, generations: Sequence[Generation]) -> tuple[tuple[Gen
             row_label=cell.row_label,
             generation=index,
             request=wire_form(cell.request),
+            page=cell.page,
+            page_label=cell.page_label,
         )
         for cell, index in zip(grid.cells, order.of_cell, strict=True)
     )

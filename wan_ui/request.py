@@ -64,6 +64,9 @@ FOREIGN_FIELDS = ("kv_cache", "match_target_res")
 FOREIGN_PROMPT_FIELDS = ("ctrl_img_1", "ctrl_img_2", "ctrl_img_3", "resolution")
 """Fields of the reference server that no model here uses: a request is stored without them."""
 
+AxisName = Literal["columns", "rows", "pages"]
+AXES: tuple[AxisName, ...] = get_args(AxisName)
+
 AxisField = Literal[
     "scale",
     "scale_high",
@@ -257,7 +260,14 @@ class Compare(Wire):
 
     columns: Axis | None = Field(None, description="What changes from left to right.")
     rows: Axis | None = Field(None, description="What changes from top to bottom.")
+    pages: Axis | None = Field(None, description="What changes from one page of the grid to the next.")
     baseline: Bool = Field(True, description="Add cells without LoRA when an axis is a scale or a LoRA.")
+
+    @property
+    def axes(self) -> dict[AxisName, Axis]:
+        """The axes that have values, by name."""
+        named: dict[AxisName, Axis | None] = {"columns": self.columns, "rows": self.rows, "pages": self.pages}
+        return {name: axis for name, axis in named.items() if axis is not None and axis.values}
 
 
 class InferenceRequest(Wire):
@@ -304,7 +314,7 @@ class InferenceRequest(Wire):
     kv_cache: Bool | None = Field(None, description="Ignored: for image models of the reference server.")
     match_target_res: Bool | None = Field(None, description="Ignored: for image models of the reference server.")
     # Here and not in compare.py, which needs the request to make cells of it.
-    compare: Compare | None = Field(None, description="Make a grid of videos of the one prompt, by one or two axes.")
+    compare: Compare | None = Field(None, description="Make a grid of videos of the one prompt, by one to three axes.")
 
 
 @dataclass(frozen=True)
@@ -405,9 +415,8 @@ def find_speed_lora(request: InferenceRequest) -> SpeedLora | None:
 def named_loras(request: InferenceRequest) -> dict[str, bool]:
     """Every LoRA path of a request and of its axes -> whether some entry leaves its transformer open."""
     named = {item.path: item.transformer is None for item in request.loras}
-    compare = request.compare or Compare.model_validate({})
-    for axis in (compare.columns, compare.rows):
-        if axis is None or axis.field != "lora":
+    for axis in () if request.compare is None else request.compare.axes.values():
+        if axis.field != "lora":
             continue
         for value in axis.values:
             open_to_both = not isinstance(value, Mapping)

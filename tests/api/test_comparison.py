@@ -76,7 +76,9 @@ def test_the_grid_fills_in(client: TestClient, store: Store, worker: Worker, ren
     assert [(one["cell"]["column"], one["cell"]["row"], one["seed"]) for one in videos] == [
         (0, 0, 5), (1, 0, 5), (2, 0, 5), (0, 1, 6), (1, 1, 6), (2, 1, 6),
     ]  # fmt: skip
-    assert videos[1]["cell"] == {"column": 1, "row": 0, "column_label": "steps 2", "row_label": "seed 5"}
+    assert videos[1]["cell"] == {
+        "column": 1, "row": 0, "page": 0, "column_label": "steps 2", "row_label": "seed 5", "page_label": "",
+    }  # fmt: skip
     assert videos[4]["url"] == videos[5]["url"] and videos[4]["file_path"] == videos[5]["file_path"]
     assert len({one["file_path"] for one in videos}) == 4
     for cell, one in zip(said["metadata"]["compare"]["cells"], videos, strict=True):

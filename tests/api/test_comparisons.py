@@ -115,6 +115,29 @@ def test_all_cells_with_their_json(client: TestClient, service: JobService, work
         assert archive.read(f"{name}.mp4")[4:8] == b"ftyp"
 
 
+def test_pages_in_the_downloads(client: TestClient, service: JobService, worker: Worker) -> None:
+    axes = {"columns": {"field": "seed", "values": [5, 6]}, "pages": {"field": "sample_steps", "values": [1, 2]}}
+    job = service.submit({**body(1), "compare": axes}, LOCAL_ACCESS)
+    worker.start()
+    assert worker.wait(job.id, PATIENCE)
+    job = service.job(job.id, LOCAL_ACCESS)
+    whole, second = board(service, job, LOCAL_ACCESS), board(service, job, LOCAL_ACCESS, 1)
+    assert (whole.rows, second.rows) == (("steps 1", "steps 2"), ("steps 2",))
+    assert [second.cells[column, 0] for column in (0, 1)] == [whole.cells[column, 1] for column in (0, 1)]
+    heights = [
+        Image.open(io.BytesIO(client.get(f"/v1/requests/{job.id}/sheet.png{query}").content)).height
+        for query in ("", "?page=0")
+    ]
+    assert heights[0] > heights[1]
+    assert client.get(f"/v1/requests/{job.id}/grid.mp4?page=2").status_code == 404
+    archive = zipfile.ZipFile(io.BytesIO(client.get(f"/v1/requests/{job.id}/cells.zip").content))
+    assert "page2_row1_column2_seed_6_steps_2.mp4" in archive.namelist()
+    assert json.loads(archive.read("page2_row1_column2_seed_6_steps_2.json"))["cell"]["page"] == 1
+    compare = client.get(f"/v1/requests/{job.id}/result").json()["metadata"]["compare"]
+    assert compare["pages"] == {"field": "sample_steps", "values": [1, 2], "labels": ["steps 1", "steps 2"]}
+    assert [cell["page"] for cell in compare["cells"]] == [0, 0, 1, 1]
+
+
 def test_a_failed_cell_and_one_not_made_are_words(
     client: TestClient, service: JobService, worker: Worker, render: FakeRender
 ) -> None:

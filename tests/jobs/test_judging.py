@@ -62,6 +62,26 @@ def test_pairs_differ_along_the_axis_of_a_setting(service: JobService, store: St
     assert pairs_to_vote_on(seeds) == ((0, 1),)
 
 
+def test_pages_are_compared_and_ranked_like_columns(service: JobService, store: Store) -> None:
+    pages = {"field": "guidance_scale", "values": [1, 2, 3]}
+    columns = {"field": "sample_steps", "values": [1, 2]}
+    job = service.job(finished(service, store, columns=columns, rows=SEEDS, pages=pages), ONE)
+    place_of = {cell.generation: (cell.column, cell.row, cell.page) for cell in job.cells}
+    pairs = pairs_to_vote_on(job)
+    assert len(pairs) == 2 * (3 * 1 + 2 * 3)  # of each seed: the columns of three pages, the pages of two columns
+    for first, second in pairs:
+        assert sum(a != b for a, b in zip(place_of[first], place_of[second], strict=True)) == 1
+        assert place_of[first][1] == place_of[second][1]
+    by_page = [sorted(pair, key=lambda index: place_of[index][2]) for pair in pairs]
+    votes = [Vote(better, worse) for worse, better in by_page if place_of[worse][2] != place_of[better][2]]
+    ranking = rank_comparison(job, votes)
+    assert [(place.label, place.page) for place in ranking.pages] == [
+        ("guidance 3", 2), ("guidance 2", 1), ("guidance 1", 0),
+    ]  # fmt: skip
+    assert ranking.columns == ()
+    assert ranking.cells[0].label.endswith("guidance 3") and ranking.cells[0].page == 2
+
+
 def test_only_finished_clips_are_paired(service: JobService) -> None:
     job = service.submit({**body(1), "compare": {"columns": STEPS}}, ONE)
     ballot = service.judging.next_pair(job.id, ONE)

@@ -166,6 +166,7 @@ SMALLEST: dict[str, Any] = {"prompt": "x", "width": 64, "height": 64, "num_frame
 COMPARE: dict[str, Any] = {
     "columns": {"field": "lora", "values": [PAIR[0], {"high": "other.safetensors", "low": PAIR[1]}]},
     "rows": {"field": "guidance_scale", "values": [1, 3.5]},
+    "pages": {"field": "flow_shift", "values": [3, 5]},
     "baseline": False,
 }
 NOT_WITH_THAT_RECIPE = {"speedup", "speed_lora"}  # have tests of their own; tests/test_speed_loras.py
@@ -252,7 +253,7 @@ def test_a_comparison_comes_back_from_its_grid_and_from_each_cell(opened: Open, 
     for cell in job.cells:
         found = services.service.restore(services.clip(job, cell.generation), LOCAL_ACCESS)
         assert found.comparison == wanted
-        assert (found.notes, found.cell) == ((), f"{cell.column_label} · {cell.row_label}")
+        assert (found.notes, found.cell) == ((), " · ".join((cell.column_label, cell.row_label, cell.page_label)))
         assert services.service.plan(found.request, LOCAL_ACCESS).generations == (job.generations[cell.generation],)
     about = video.read_metadata(services.clip(job, 0))
     assert about["comparison"]["compare"] == COMPARE

@@ -19,13 +19,12 @@ from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
 from tests.ui.lora_fixtures import configs
 from tests.ui.lora_fixtures import lora as write_lora
-from tests.ui.page_object import choose_lora, choose_model, field, fill, form, lora, open_page, open_tab
+from tests.ui.page_object import choose_lora, choose_model, field, fill, filled, form, lora, open_page, open_tab
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
 from wan_ui.errors import VideoEncodingFailed
 from wan_ui.media import grid, video
 from wan_ui.models import MODELS
-from wan_ui.ui.compare_tab import WITH_BASELINE
 
 pytestmark = pytest.mark.browser
 SEEDS = {"columns": {"field": "seed", "values": [1552, 1553]}}
@@ -69,14 +68,9 @@ def compare_tab(page: Page) -> None:
 
 
 def axis(page: Page, name: str, choice: str, values: str) -> None:
-    expect(page.locator('[role="option"]')).to_have_count(0)  # another list may still be closing
-    page.get_by_label(name, exact=True).locator("visible=true").click()
-    page.get_by_role("option", name=choice, exact=True).click()
-    if choice != "Nothing":
-        # Another field empties the values, so what is typed before that would be lost.
-        expect(field(page, f"{name}: values")).to_have_value(WITH_BASELINE if choice == "LoRA scale" else "")
-        if values:
-            field(page, f"{name}: values").fill(values)
+    field(page, name).select_option(label=choice)
+    if values:
+        field(page, f"{name}: values").fill(values)
 
 
 def start(page: Page) -> None:
@@ -221,12 +215,46 @@ def test_comparing_scales_without_a_lora_says_so(page: Page, compare_app: App) -
     expect(panel.locator(".scales .problem")).to_contain_text("there is no LoRA to scale")
 
 
+def test_a_third_axis_makes_pages_of_which_one_is_loaded(page: Page, compare_app: App) -> None:
+    prepare(page, compare_app, 1851)
+    compare_tab(page)
+    axis(page, "Columns", "Seed", "1851, 1852")
+    axis(page, "Rows", "Guidance scale", "1, 2")
+    axis(page, "Pages", "Steps", "2, 4, 5")
+    expect(count_line(page)).to_contain_text("12 videos")
+    start(page)
+    expect(page.locator(".board-line")).to_contain_text("Done")
+    player, pages = page.locator("#player"), page.locator("#player").get_by_role("tab")
+    assert pages.all_inner_texts() == ["2", "4", "5"]
+    expect(cells(page, "done")).to_have_count(4)
+    expect(player.locator("video")).to_have_count(4)
+    first = player.locator("video").first.get_attribute("src")
+
+    pages.first.focus()
+    page.keyboard.press("ArrowLeft")  # to the last one
+    expect(player.get_by_role("tab", name="steps 5")).to_be_focused()
+    expect(player.get_by_role("tab", selected=True)).to_have_text("5")
+    expect(player.locator("video").first).not_to_have_attribute("src", str(first))
+    expect(player.locator("video")).to_have_count(4)
+    expect(player.get_by_role("link", name="Download grid (MP4)")).to_have_attribute("href", re.compile(r"page=2$"))
+    player.locator("figcaption").last.hover()
+    player.locator("[data-part=pop]").get_by_role("button", name=re.compile("Use settings")).click()
+    expect(page.get_by_role("tab", name="Generate", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(field(page, "Steps")).to_have_value("5")
+    expect(field(page, "Seed")).to_have_value("1852")
+
+    page.reload()
+    filled(page)
+    open_tab(page, "Compare")
+    expect(player.get_by_role("tab")).to_have_count(3)
+    expect(field(page, "Pages: values")).to_have_value("2, 4, 5")
+
+
 def test_checkpoints_of_a_job_in_the_order_of_training(page: Page, compare_app: App) -> None:
     prepare(page, compare_app, 1401)
     compare_tab(page)
     axis(page, "Columns", "LoRA file or checkpoint", "")
-    page.get_by_label("Columns: all checkpoints of a job").locator("visible=true").click()
-    page.get_by_role("option", name="job", exact=True).click()
+    field(page, "Columns: all checkpoints of a job").select_option(label="job")
     names = [f"job/{name}.safetensors" for name in ("cat_000000500", "cat_000001000", "cat")]
     expect(field(page, "Columns: values")).to_have_value("\n".join(names))
     expect(count_line(page)).to_contain_text("4 videos")  # with the baseline

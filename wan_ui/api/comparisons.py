@@ -6,7 +6,7 @@ import json
 import pathlib
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +23,7 @@ from wan_ui.media import grid
 from wan_ui.media import video as mp4
 from wan_ui.media.grid import Board
 from wan_ui.provenance import embedded_metadata
+from wan_ui.request import MOST_CELLS
 from wan_ui.wire import without_training_samples
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from wan_ui.jobs.service import JobService
 
 MAX_FRAME = 9999
+Page = Annotated[
+    int | None,
+    Query(description="One page of the grid, from 0. Left out: all pages below one another.", ge=0, lt=MOST_CELLS),
+]
 Frame = Annotated[int, Query(description="From 0; a shorter clip shows its last frame.", ge=0, le=MAX_FRAME)]
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -43,15 +48,19 @@ _HEADERS = {
 router = APIRouter()
 
 
-def board(service: JobService, job: Job, access: Access) -> Board:
+def board(service: JobService, job: Job, access: Access, page: int | None = None) -> Board:
     """The grid of a comparison: a clip's path for each finished cell, a word for each other.
 
-    Raises VideoNotFound for a job that is not a comparison or has no finished cell.
+    The pages of a third axis stand below one another; with `page`, only that one is there.
+    Raises VideoNotFound for a job that is not a comparison, has no such page or no finished cell.
     """
     if not job.cells:
         raise VideoNotFound("This request is not a comparison: it has videos, but no grid.")
     finished = {clip.index for clip in job.clips}
-    if not finished:
+    cells = [cell for cell in job.cells if page in (None, cell.page)]
+    if not cells:
+        raise VideoNotFound(f"This comparison has no page {page}.")
+    if not any(cell.generation in finished for cell in cells):
         raise VideoNotFound("No cell of this comparison is finished yet.")
 
     def content_of(cell: PlannedCell) -> pathlib.Path | str:
@@ -59,33 +68,49 @@ def board(service: JobService, job: Job, access: Access) -> Board:
             return service.clip_path(job.id, cell.generation, access)
         return "failed" if cell.generation in job.failures else "not made"
 
-    columns = {cell.column: cell.column_label for cell in job.cells}
-    rows = {cell.row: cell.row_label for cell in job.cells}
+    columns = {cell.column: cell.column_label for cell in cells}
+    lines = {(cell.page, cell.row): " · ".join(filter(None, (cell.page_label, cell.row_label))) for cell in cells}
+    line_of = {place: index for index, place in enumerate(sorted(lines))}
     return Board(
         columns=tuple(columns[index] for index in sorted(columns)),
-        rows=tuple(rows[index] for index in sorted(rows)),
-        cells={(cell.column, cell.row): content_of(cell) for cell in job.cells},
+        rows=tuple(lines[place] for place in line_of),
+        cells={(cell.column, line_of[cell.page, cell.row]): content_of(cell) for cell in cells},
     )
+
+
+def clips_of(service: JobService, job: Job, access: Access) -> dict[int, pathlib.Path]:
+    """The files of a comparison's finished generations. Raises VideoNotFound as `board` does."""
+    board(service, job, access)
+    return {clip.index: service.clip_path(job.id, clip.index, access) for clip in job.clips}
 
 
 def file_name(cell: PlannedCell) -> str:
     """A cell's file name without extension: position and labels, in characters that every file system accepts."""
-    label = re.sub(r"[^A-Za-z0-9.+-]+", "_", "_".join(filter(None, (cell.column_label, cell.row_label)))).strip("._")
-    return f"row{cell.row + 1}_column{cell.column + 1}{'_' + label[:80] if label else ''}"
+    label = re.sub(r"[^A-Za-z0-9.+-]+", "_", "_".join(cell.labels)).strip("._")
+    page = f"page{cell.page + 1}_" if cell.page_label else ""
+    return f"{page}row{cell.row + 1}_column{cell.column + 1}{'_' + label[:80] if label else ''}"
 
 
-def zip_cells(path: pathlib.Path, cells: Board, job: Job, mine: Judgement, everybody: Judgement | None) -> None:
+def zip_cells(
+    path: pathlib.Path,
+    clips: Mapping[int, pathlib.Path],
+    job: Job,
+    mine: Judgement,
+    everybody: Judgement | None,
+) -> None:
     """Writes the finished cells to a ZIP file, each as its MP4 and as JSON: labels, embedded metadata, request, mark.
 
-    `judging.json` has the marks and the ranking as GET …/judging does, if anything was judged.
+    `clips` are the files of the finished generations. `judging.json` has the marks and the ranking as GET …/judging
+    does, if anything was judged.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for cell in job.cells:
-            clip = cells.cells[cell.column, cell.row]
-            if isinstance(clip, pathlib.Path):
+            clip = clips.get(cell.generation)
+            if clip is not None:
                 about = {
                     "column": cell.column_label,
                     "row": cell.row_label,
+                    **({"page": cell.page_label} if cell.page_label else {}),
                     **_embedded_metadata(clip, cell),
                     "request": without_queries(without_training_samples(cell.request)),
                     "mark": mark_of(mine, cell.generation),
@@ -131,10 +156,12 @@ def download(
     response_class=FileResponse,
     responses=errors(404, 422, 503, 507),
 )
-def comparison_grid(state: State, service: Service, access: CurrentAccess, request_id: RequestId) -> Response:
+def comparison_grid(
+    state: State, service: Service, access: CurrentAccess, request_id: RequestId, page: Page = None
+) -> Response:
     """With the comparison's settings in its metadata."""
     job = service.job(request_id, access)
-    cells, about = board(service, job, access), embedded_metadata.of_grid(job)
+    cells, about = board(service, job, access, page), embedded_metadata.of_grid(job)
     name = f"{request_id[:8]}-grid.mp4"
     return download(state, name, "grid.mp4", "video/mp4", lambda path: grid.write(path, cells, about))
 
@@ -146,11 +173,11 @@ def comparison_grid(state: State, service: Service, access: CurrentAccess, reque
     responses={**errors(404, 422, 503), 200: content("image/png", is_described=False)},
 )
 def comparison_sheet(
-    state: State, service: Service, access: CurrentAccess, request_id: RequestId, frame: Frame = 0
+    state: State, service: Service, access: CurrentAccess, request_id: RequestId, frame: Frame = 0, page: Page = None
 ) -> Response:
     """A PNG at the clips' own size."""
     job = service.job(request_id, access)
-    cells = board(service, job, access)
+    cells = board(service, job, access, page)
     last = max(clip.num_frames for clip in job.clips) - 1
     if frame > last:
         problem = {"loc": "query.frame", "msg": f"must be at most {last}"}
@@ -171,9 +198,9 @@ def comparison_sheet(
 def comparison_cells(state: State, service: Service, access: CurrentAccess, request_id: RequestId) -> Response:
     """Each cell as an MP4 and a JSON file, named by position and labels."""
     job = service.job(request_id, access)
-    cells = board(service, job, access)
+    clips = clips_of(service, job, access)
     mine, everybody = service.judging.judgement(job, access), service.judging.judgement_of_all(job, access)
     name = f"{request_id[:8]}-cells.zip"
     return download(
-        state, name, "cells.zip", "application/zip", lambda path: zip_cells(path, cells, job, mine, everybody)
+        state, name, "cells.zip", "application/zip", lambda path: zip_cells(path, clips, job, mine, everybody)
     )

@@ -46,8 +46,8 @@ def _of_request(method: str, what: str) -> Callable[[Mapping[str, Any]], ApiRequ
 
 def _compare(arguments: Mapping[str, Any]) -> ApiRequest:
     if arguments.get("compare") is None:
-        problem = {"loc": "compare", "msg": "one or two axes are needed"}
-        raise InvalidRequest("compare: one or two axes are needed; without them, use submit.", fields=[problem])
+        problem = {"loc": "compare", "msg": "one to three axes are needed"}
+        raise InvalidRequest("compare: one to three axes are needed; without them, use submit.", fields=[problem])
     return ApiRequest("POST", "/inference", json=arguments)
 
 
@@ -99,7 +99,7 @@ TOOLS: tuple[ApiTool, ...] = (
     ),
     ApiTool(
         "compare",
-        "Queue a comparison: one prompt as a grid over one or two axes, such as LoRA scale, LoRA file or seed.",
+        "Queue a comparison: one prompt as a grid over one to three axes, such as LoRA scale, LoRA file or seed.",
         _comparison_schema(),
         _compare,
     ),

@@ -95,8 +95,10 @@ class CellPlace(BaseModel):
 
     column: int = Field(description="From 0, from the left; metadata.compare has the columns.")
     row: int = Field(description="From 0, from the top.")
+    page: int = Field(description="From 0; the values of the third axis, one grid for each.")
     column_label: str
     row_label: str
+    page_label: str
 
 
 class VideoOutput(BaseModel):
@@ -133,9 +135,9 @@ class RequestResult(BaseModel):
     finished_at: str | None
     metadata: dict[str, Any] = Field(
         description="What was ignored and adjusted, and every value that was used. Of a comparison also `compare`, "
-        "from the start: `columns` and `rows` (field, values, labels), `baseline`, `gpu_models`, and `cells` row by "
-        "row (column, row, status, video and its url, error, progress, your mark); a status is waiting, running, "
-        "succeeded, failed or missing; `judging` is what GET …/judging returns."
+        "from the start: `columns`, `rows` and `pages` (field, values, labels), `baseline`, `gpu_models`, and `cells` "
+        "page by page and row by row (column, row, page, status, video and its url, error, progress, your mark); a "
+        "status is waiting, running, succeeded, failed or missing; `judging` is what GET …/judging returns."
     )
 
 
@@ -253,7 +255,7 @@ class RestoredSettings(BaseModel):
 
     request: dict[str, Any] = Field(description="A body for POST /inference, without what is not here.")
     comparison: dict[str, Any] | None = Field(description="The whole comparison, where the video is one of its cells.")
-    cell: str | None = Field(description="Which cell that is, by the heads of its column and row.")
+    cell: str | None = Field(description="Which cell that is, by the heads of its column, row and page.")
     notes: list[str] = Field(description="What is not as it was, one sentence each; empty: all is here.")
     first_frame: Literal["none", "here", "missing", "from_video"] = Field(
         description="Whether the request needs no first frame, has its own, lacks it, or has the video's own instead."
@@ -489,9 +491,10 @@ class PlaceBody(BaseModel):
 
     label: str
     text: str = Field(description="`step 1500 wins 71 % ± 9`.")
-    video: int | None = Field(description="The clip's number; null of a column or row.")
+    video: int | None = Field(description="The clip's number; null of a column, row or page.")
     column: int | None
     row: int | None
+    page: int | None
     wins: float = Field(description="A tie is half a win.")
     votes: int
     share: float = Field(description="The probability that it is preferred to another one chosen at random.")
@@ -508,6 +511,7 @@ class JudgementBody(BaseModel):
     cells: list[PlaceBody] = Field(description="Finished clips, best first (Bradley-Terry).")
     columns: list[PlaceBody] = Field(description="By column value; empty without votes between columns.")
     rows: list[PlaceBody] = Field(description="By row value; empty without votes between rows.")
+    pages: list[PlaceBody] = Field(description="By page value; empty without votes between pages.")
 
 
 class JudgingBody(BaseModel):

@@ -178,7 +178,7 @@ def _outputs(root: str, job: Job) -> dict[str, Any] | None:
 
 
 def _cell_position(cell: PlannedCell) -> dict[str, Any]:
-    return {name: getattr(cell, name) for name in ("column", "row", "column_label", "row_label")}
+    return {"page": cell.page, "page_label": cell.page_label, **cell.place}
 
 
 def _metadata(root: str, job: Job, running: Running | None) -> dict[str, Any]:
@@ -259,9 +259,11 @@ def _compare(root: str, job: Job, running: Running | None) -> dict[str, Any]:
     finished = {clip.index for clip in job.clips}
     columns = {cell.column: cell.column_label for cell in job.cells}
     rows = {cell.row: cell.row_label for cell in job.cells}
+    pages = {cell.page: cell.page_label for cell in job.cells}
     return {
         "columns": _axis(compare.get("columns", {}), list(columns.values())),
         "rows": _axis(compare.get("rows", {}), list(rows.values())),
+        "pages": _axis(compare.get("pages", {}), list(pages.values())),
         "baseline": compare.get("baseline", True),
         "cells": [_cell(root, job, cell, cell.generation in finished, running) for cell in job.cells],
         "gpu_models": list(job.gpu_models),
@@ -291,6 +293,7 @@ def _cell(root: str, job: Job, cell: PlannedCell, is_finished: bool, running: Ru
     return {
         "column": cell.column,
         "row": cell.row,
+        "page": cell.page,
         "status": status,
         "video": cell.generation if is_finished else None,
         "url": _video_url(root, job, cell.generation) if is_finished else None,
@@ -333,6 +336,7 @@ def _judgement(judgement: Judgement) -> dict[str, Any]:
         "cells": [_place(place) for place in ranking.cells],
         "columns": [_place(place) for place in ranking.columns],
         "rows": [_place(place) for place in ranking.rows],
+        "pages": [_place(place) for place in ranking.pages],
     }
 
 

@@ -1,4 +1,4 @@
-"""Which two clips of a comparison a voter is shown, and the ranking of cells, columns and rows from the votes."""
+"""Which two clips of a comparison a voter is shown, and the ranking of cells and of axis values from the votes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from wan_ui.ranking import Ranking, Vote, rank, rank_groups
+from wan_ui.request import AXES, AxisName
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from wan_ui.compare import PlannedCell
     from wan_ui.job import Job
 
 Pair = tuple[int, int]
 """Two generations of a comparison by their indices, the smaller one first."""
 
-Direction = Literal["columns", "rows"]
 NUISANCE_FIELDS = ("prompt", "seed")
 """Axes that repeat an experiment rather than being its subject."""
 
@@ -28,8 +29,9 @@ NUISANCE_FIELDS = ("prompt", "seed")
 class Place:
     """One place of a ranking; `share` and `margin` as in `ranking.Rank`.
 
-    `video` is the generation of a cell, None for a column or row; `column` and `row` are the position, None where they
-    do not apply. `is_certain`: that this place is better than the next one is certain enough to be stated.
+    `video` is the generation of a cell, None for a column, row or page; `column`, `row` and `page` are the position,
+    None where they do not apply. `is_certain`: that this place is better than the next one is certain enough to be
+    stated.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Place:
     share: float
     margin: float
     is_certain: bool
+    page: int | None = None
 
     @property
     def text(self) -> str:
@@ -50,31 +53,31 @@ class Place:
 
 @dataclass(frozen=True)
 class ComparisonRanking:
-    """The places of a comparison's cells and, where votes compared them, of its columns and rows, best first."""
+    """The places of a comparison's cells and, where votes compared them, of the values of its axes, best first."""
 
     votes: int
     cells: tuple[Place, ...]
     columns: tuple[Place, ...]
     rows: tuple[Place, ...]
+    pages: tuple[Place, ...] = ()
 
 
 def pairs_to_vote_on(job: Job) -> tuple[Pair, ...]:
     """Every pair of finished clips that differ along one axis only.
 
-    Clips of different prompts or seeds are compared only where the other axis has no values of its own: the question
-    is which setting is better, not which prompt is. A clip that several cells share counts once.
+    Clips of different prompts or seeds are compared only where no other axis has values of its own: the question is
+    which setting is better, not which prompt is. A clip that several cells share counts once.
     """
     finished = {clip.index for clip in job.clips}
-    by_line: dict[tuple[Direction, int], list[int]] = {}
+    by_line: dict[tuple[AxisName, tuple[int, ...]], list[int]] = {}
     for cell in job.cells:
         if cell.generation in finished:
-            by_line.setdefault(("columns", cell.row), []).append(cell.generation)
-            by_line.setdefault(("rows", cell.column), []).append(cell.generation)
-    compared = _compared_axes(job)
+            for axis in _compared_axes(job):
+                others = tuple(_position(cell, other) for other in AXES if other != axis)
+                by_line.setdefault((axis, others), []).append(cell.generation)
     pairs = {
         (min(first, second), max(first, second))
-        for (direction, _), generations in by_line.items()
-        if direction in compared
+        for generations in by_line.values()
         for first, second in combinations(generations, 2)
         if first != second
     }
@@ -101,7 +104,7 @@ def rank_comparison(job: Job, votes: Sequence[Vote[int]]) -> ComparisonRanking:
     ranking = rank(generations, votes)
     places = tuple(
         Place(
-            label=" · ".join(filter(None, (cells[place.item].column_label, cells[place.item].row_label))),
+            label=" · ".join(cells[place.item].labels),
             video=place.item,
             column=cells[place.item].column,
             row=cells[place.item].row,
@@ -110,32 +113,35 @@ def rank_comparison(job: Job, votes: Sequence[Vote[int]]) -> ComparisonRanking:
             share=place.share,
             margin=place.margin,
             is_certain=_is_certain(ranking, index),
+            page=cells[place.item].page,
         )
         for index, place in enumerate(ranking.ranks)
     )
     counted = sum(vote.winner in cells and vote.loser in cells for vote in votes)
-    return ComparisonRanking(counted, places, _places_of(job, votes, "columns"), _places_of(job, votes, "rows"))
+    return ComparisonRanking(counted, places, *(_places_of(job, votes, axis) for axis in AXES))
 
 
-def _compared_axes(job: Job) -> tuple[Direction, ...]:
-    """The axes along which clips are compared: those of settings, or both if there are only prompts and seeds."""
-    directions: tuple[Direction, ...] = ("columns", "rows")
-    sizes = {"columns": len({cell.column for cell in job.cells}), "rows": len({cell.row for cell in job.cells})}
-    used = [direction for direction in directions if sizes[direction] > 1]
+def _position(cell: PlannedCell, axis: AxisName) -> int:
+    return {"columns": cell.column, "rows": cell.row, "pages": cell.page}[axis]
+
+
+def _compared_axes(job: Job) -> tuple[AxisName, ...]:
+    """The axes along which clips are compared: those of settings, or all if there are only prompts and seeds."""
+    used = [axis for axis in AXES if len({_position(cell, axis) for cell in job.cells}) > 1]
     compare = job.request["compare"]
     settings = [name for name in used if (compare.get(name) or {}).get("field") not in NUISANCE_FIELDS]
     return tuple(settings or used)
 
 
-def _places_of(job: Job, votes: Iterable[Vote[int]], direction: Direction) -> tuple[Place, ...]:
-    """The places of the columns or the rows; none if no vote compared two of them."""
+def _places_of(job: Job, votes: Iterable[Vote[int]], axis: AxisName) -> tuple[Place, ...]:
+    """The places of the values of one axis; none if no vote compared two of them."""
     labels: dict[int, str] = {}
     lines: dict[int, set[int]] = {}
     for cell in job.cells:
-        position, label = (cell.column, cell.column_label) if direction == "columns" else (cell.row, cell.row_label)
-        labels[position] = label
+        position = _position(cell, axis)
+        labels[position] = {"columns": cell.column_label, "rows": cell.row_label, "pages": cell.page_label}[axis]
         lines.setdefault(cell.generation, set()).add(position)
-    # A clip that cells of several columns share says nothing about one of them.
+    # A clip that cells of several columns share says nothing about one of them; so it is with rows and pages.
     group_of: Mapping[int, Hashable] = {
         generation: next(iter(positions)) for generation, positions in lines.items() if len(positions) == 1
     }
@@ -149,13 +155,14 @@ def _places_of(job: Job, votes: Iterable[Vote[int]], direction: Direction) -> tu
             Place(
                 label=labels[position],
                 video=None,
-                column=position if direction == "columns" else None,
-                row=position if direction == "rows" else None,
+                column=position if axis == "columns" else None,
+                row=position if axis == "rows" else None,
                 wins=place.wins,
                 votes=place.votes,
                 share=place.share,
                 margin=place.margin,
                 is_certain=_is_certain(ranking, index),
+                page=position if axis == "pages" else None,
             )
         )
     return tuple(places)

@@ -64,19 +64,10 @@ def affects_every_cell(error: WanUIError, phase: Phase) -> bool:
 def cells_failed(cells: Sequence[PlannedCell], failures: Mapping[int, Mapping[str, Any]]) -> CellsFailed:
     """The error of a comparison, some of whose cells failed. `failures` are error bodies by generation index."""
     failed = [cell for cell in cells if cell.generation in failures]
-    first = ", ".join(filter(None, (failed[0].column_label, failed[0].row_label)))
+    first = ", ".join(failed[0].labels)
     rest = " The others are kept, and a retry renders only what failed." if len(failed) < len(cells) else ""
     return CellsFailed(
         f"{len(failed)} of {len(cells)} cells failed{f'; {first}' if first else ''}: "
         f"{failures[failed[0].generation]['message']}{rest}",
-        cells=[
-            {
-                "column": cell.column,
-                "row": cell.row,
-                "column_label": cell.column_label,
-                "row_label": cell.row_label,
-                "error": failures[cell.generation],
-            }
-            for cell in failed
-        ],
+        cells=[{**cell.place, "error": failures[cell.generation]} for cell in failed],
     )

@@ -406,7 +406,8 @@ class JobService:
             fields = cell.request["prompts"][0].get("training_sample")
             sample = None if fields is None else TrainingSample.model_validate(fields)
             if sample not in samples.values():
-                samples[f"compare.cells.{cell.row}.{cell.column}.training_sample"] = sample
+                place = f"{cell.page}.{cell.row}.{cell.column}" if cell.page_label else f"{cell.row}.{cell.column}"
+                samples[f"compare.cells.{place}.training_sample"] = sample
         for loc, sample in samples.items():
             if sample is None:
                 continue

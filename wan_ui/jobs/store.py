@@ -22,7 +22,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -61,7 +60,7 @@ def load_generations(text: str) -> tuple[Generation, ...]:
 
 
 def _dump_cells(cells: Sequence[PlannedCell]) -> str:
-    return _json([asdict(cell) for cell in cells])
+    return _json([cell.stored for cell in cells])
 
 
 def _load_cells(text: str) -> tuple[PlannedCell, ...]:

@@ -41,12 +41,11 @@ def of_clip(job: Job, index: int, clip: Clip, spent: Mapping[str, float]) -> dic
     cells = [cell for cell in job.cells if cell.generation == index]
     if not cells:
         return _public({**about, "loras": _loras((generation,), (clip.metadata,))})
-    places = ("column", "row", "column_label", "row_label")
     return _public(
         {
             **about,
             "loras": _loras(job.generations, (clip.metadata, *(made.metadata for made in job.clips))),
-            "cell": {name: getattr(cells[0], name) for name in places},
+            "cell": cells[0].place,
             "comparison": _seeded(job.request, job.generations[0].seed),
         }
     )

@@ -11,6 +11,7 @@ from wan_ui.access import Access
 from wan_ui.errors import LoraInvalid, LoraNotFound
 from wan_ui.lora.pair_names import partner_name
 from wan_ui.lora.remote import is_remote, shown_name
+from wan_ui.request import AXES
 from wan_ui.text import one_line
 
 if TYPE_CHECKING:
@@ -67,8 +68,7 @@ def locate_loras(
     ]
     if request.get("compare"):
         located["compare"] = {
-            name: _axis(axis, here) if name in ("columns", "rows") and axis else axis
-            for name, axis in request["compare"].items()
+            name: _axis(axis, here) if name in AXES and axis else axis for name, axis in request["compare"].items()
         }
     return LocatedRequest(located, tuple(dict.fromkeys(notes)))
 
@@ -133,7 +133,7 @@ def _name(path: str, library: Library, access: Access) -> str:
 
 def _axis_paths(request: Mapping[str, Any]) -> list[str]:
     paths = []
-    for name in ("columns", "rows"):
+    for name in AXES:
         axis = (request.get("compare") or {}).get(name) or {}
         if axis.get("field") == "lora":
             for value in axis.get("values", ()):

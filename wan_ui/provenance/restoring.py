@@ -87,6 +87,7 @@ class EmbeddedCell(_Part):
 
     column_label: str = Field("", max_length=1000)
     row_label: str = Field("", max_length=1000)
+    page_label: str = Field("", max_length=1000)
 
 
 class EmbeddedMetadata(_Part):
@@ -257,7 +258,7 @@ def restoration(
 
 
 def _place(cell: EmbeddedCell) -> str:
-    return one_line(" · ".join(filter(None, (cell.column_label, cell.row_label))), 120)
+    return one_line(" · ".join(filter(None, (cell.column_label, cell.row_label, cell.page_label))), 120)
 
 
 def _foreign() -> VideoInvalid:

@@ -1,21 +1,22 @@
-"""The Compare tab: the values along a grid's columns and rows, starting a comparison, and its player."""
+"""The Compare tab: the values along a grid's columns, rows and pages, starting a comparison, and its player."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from gradio.components import Component
 
-from wan_ui.axes import ONE_PER_LINE, SCALES, by_training_step
+from wan_ui.axes import by_training_step
 from wan_ui.errors import InvalidRequest, RequestNotFound, VideoNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
+from wan_ui.request import AXES
 from wan_ui.ui import comparison, form_schema, player, render
+from wan_ui.ui.comparison import TypedAxes
 from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled, look_ended, looked_again
 from wan_ui.ui.form import Form, FormState
+from wan_ui.ui.static_files import component_html, component_script
 from wan_ui.ui.status_panel import StatusPanel
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of
@@ -28,18 +29,7 @@ if TYPE_CHECKING:
 
 ID = "compare"
 RECENT = 60  # jobs looked at for how long a step takes
-WITH_BASELINE = "0.5, 1, 1.5"  # scales beside a baseline without LoRA, which is scale 0
 NOTHING_RUNS = {"progress": None, "status": "", "cancel": False, "retry": ""}
-
-
-@dataclass(frozen=True)
-class Axis:
-    """The controls of one axis."""
-
-    name: str
-    field: gr.Dropdown
-    values: gr.Textbox
-    folder: gr.Dropdown
 
 
 class CompareTab:
@@ -68,10 +58,15 @@ class CompareTab:
             with gr.Column(elem_classes=["form", "compare-form"]):
                 with gr.Column(elem_classes="section"):
                     self.summary = gr.HTML()
-                with gr.Row(elem_classes="axes"):
-                    columns = self._axis("columns", "scale")
-                    self.axes = (columns, self._axis("rows", comparison.NOTHING))
-                self.baseline = gr.Checkbox(True, label=text_of("axis.baseline"))
+                self.axes = gr.HTML(
+                    comparison.TypedAxes().value,
+                    html_template=component_html("compare_axes"),
+                    js_on_load=component_script("compare_axes"),
+                    apply_default_css=False,
+                    elem_id="axes",
+                    choices=comparison.choices(None),
+                    folders=[],
+                )
                 with gr.Column(elem_classes="act"):
                     self.count = gr.HTML(elem_classes=["problems", "count-line"])
                     self.start = gr.Button(text_of("axis.start"), variant="primary", elem_classes="generate")
@@ -82,39 +77,10 @@ class CompareTab:
                     self.retry = gr.Button(text_of("axis.retry_failed"), size="sm", visible=False)
                 self.player = player.build()
 
-    def _axis(self, name: str, field: str) -> Axis:
-        title = text_of(f"axis.{name}")
-        with gr.Column(min_width=220, elem_classes="axis"):
-            chosen = gr.Dropdown(comparison.fields(None), value=field, label=title, elem_classes="chooser")
-            values = gr.Textbox(
-                WITH_BASELINE if field else "",
-                label=text_of("axis.values", axis=title),
-                placeholder=comparison.hint(field),
-                lines=1,
-                max_lines=8,
-                visible=bool(field),
-            )
-            folder = gr.Dropdown(
-                [], label=text_of("axis.all_checkpoints", axis=title), visible=False, elem_classes="chooser"
-            )
-        return Axis(name, chosen, values, folder)
-
-    @property
-    def _axis_inputs(self) -> list[Component]:
-        """Field and values of the columns, field and values of the rows, baseline: `axis_values` of the handlers."""
-        return [component for axis in self.axes for component in (axis.field, axis.values)] + [self.baseline]
-
-    @property
-    def _axis_outputs(self) -> list[Any]:
-        """What depends on the axes."""
-        texts = [axis.values for axis in self.axes]
-        return [self.count, self.draft, *texts, *(axis.folder for axis in self.axes)]
-
     @property
     def changed(self) -> list[Any]:
         """Everything that another request in the form changes."""
-        fields = [axis.field for axis in self.axes]
-        return [self.base, self.summary, self.baseline, *fields, *self._axis_outputs]
+        return [self.base, self.summary, self.axes, self.count, self.draft]
 
     @property
     def view(self) -> list[Any]:
@@ -128,7 +94,7 @@ class CompareTab:
         form = self.form
         restored = opened.then(
             self.on_open,
-            [self.shown, self.draft, *self._axis_inputs, form.draft],
+            [self.shown, self.draft, self.axes, form.draft],
             [self.shown, self.tabs, form.open_tab, *self.changed, *view],
             **QUIET,
         )
@@ -139,35 +105,22 @@ class CompareTab:
         self._connect_board()
 
     def _connect_form(self) -> None:
-        form, outputs = [self.base, *self._axis_inputs], self._axis_outputs
         self.container.select(
             self.on_tab,
-            [self.page_opened, self.form.open_tab, *self._axis_inputs, *self.form.inputs],
+            [self.page_opened, self.form.open_tab, self.axes, *self.form.inputs],
             [self.form.open_tab, *self.changed],
             **EDIT,
         )
-        for axis in self.axes:
-            axis.field.input(
-                lambda base, *axis_values, name=axis.name: self.on_field(name, base, axis_values),
-                form,
-                outputs,
-                **EDIT,
-            )
-            axis.values.input(self.on_edit, form, outputs, trigger_mode="always_last", **EDIT)
-            axis.folder.input(
-                lambda folder, base, *axis_values, name=axis.name: self.on_folder(name, folder, base, axis_values),
-                [axis.folder, *form],
-                outputs,
-                **EDIT,
-            )
-        self.baseline.input(self.on_edit, form, outputs, **EDIT)
+        edited = [self.base, self.axes]
+        self.axes.input(self.on_edit, edited, [self.count, self.draft], trigger_mode="always_last", **EDIT)
+        self.axes.click(self.on_folder, edited, [self.axes, self.count, self.draft], **EDIT)
 
     def _connect_board(self) -> None:
         panel, view, looking = self.status_panel, self.view[1:], [self.shown, self.seen]
         followed: list[Any] = [panel.picked, *panel.view]
         self.start.click(
             self.on_start,
-            [panel.seen, self.seen, self.base, *self._axis_inputs],
+            [panel.seen, self.seen, self.base, self.axes],
             [self.count, self.shown, *view, *followed],
             api_visibility="private",
             show_progress="minimal",
@@ -175,7 +128,7 @@ class CompareTab:
             preprocess=False,
             concurrency_limit=8,
         ).then(**answered())
-        panel.pulse.click(self.look, looking, view, **POLL).then(**look_ended("comparison"))
+        panel.pulse.click(self.on_pulse, looking, [self.shown, *view], **POLL).then(**look_ended("comparison"))
         self.cancel.click(self.on_cancel, looking, view, **QUIET).then(**answered())
         self.retry.click(self.on_retry, looking, view, **QUIET).then(**answered())
         scales = self.form.parts.scales
@@ -192,8 +145,11 @@ class CompareTab:
 
     # The form
 
-    def _over(self, read: Callable[[], FormState], axis_values: Sequence[Any]) -> Update:
-        """The form of the tab over the Generate form's request: its summary, and the fields that it can change."""
+    def _over(self, read: Callable[[], FormState], axes: TypedAxes, fill: bool = False) -> Update:
+        """The form of the tab over the Generate form's request: its summary, and the fields that it can change.
+
+        With `fill`, the axes are put into their controls.
+        """
         model = next(iter(MODELS.values()))
         try:
             state = read()
@@ -201,66 +157,46 @@ class CompareTab:
             base = state.body()
         except WanUIError as error:
             problem = render.problem(error, lambda location: form_schema.label_of(model, location))
-            return self._with(model, None, axis_values, problem)
-        return self._with(model, base, axis_values, comparison.summary(model, base))
+            return self._with(model, None, axes, problem, fill)
+        return self._with(model, base, axes, comparison.summary(model, base), fill)
 
-    def _with(self, model: WanModel, base: dict[str, Any] | None, axis_values: Sequence[Any], summary: str) -> Update:
-        choices = comparison.fields(model)
-        allowed = [value for _, value in choices]
-        kept = list(axis_values)
-        updates: dict[Any, Any] = {self.base: base, self.summary: summary}
-        for index, axis in enumerate(self.axes):
-            if kept[2 * index] not in allowed:
-                kept[2 * index] = comparison.NOTHING
-            updates[axis.field] = gr.Dropdown(choices=choices, value=kept[2 * index])
-        return {**updates, **self._axis_updates(base, kept)}
+    def _with(
+        self, model: WanModel, base: dict[str, Any] | None, axes: TypedAxes, summary: str, fill: bool = False
+    ) -> Update:
+        kept, choices = axes.of(model), comparison.choices(model)
+        return {
+            self.base: base,
+            self.summary: summary,
+            self.axes: gr.HTML(kept.value, choices=choices) if fill else gr.HTML(choices=choices),
+            **self._counted(base, kept),
+        }
 
     def open(self, model: WanModel, values: form_schema.Values, compare: Compare) -> Update:
         """The form over these values, with the axes of a request. Raises InvalidRequest where they cannot be typed."""
-        axis_values: list[Any] = []
-        for axis in (compare.columns, compare.rows):
-            if axis is None or not axis.values:
-                axis_values += [comparison.NOTHING, ""]
-            else:
-                axis_values += [axis.field, comparison.typed(axis.field, axis.values)]
+        pairs: list[tuple[str, str]] = []
+        for name in AXES:
+            axis = compare.axes.get(name)
+            pairs.append(
+                (comparison.NOTHING, "") if axis is None else (axis.field, comparison.typed(axis.field, axis.values))
+            )
+        axes = TypedAxes(tuple(field for field, _ in pairs), tuple(text for _, text in pairs), compare.baseline)
         base = form_schema.body(model, values)
-        return {
-            **self._with(model, base, [*axis_values, compare.baseline], comparison.summary(model, base)),
-            self.baseline: compare.baseline,
-            **self._in_front(),
-        }
+        return {**self._with(model, base, axes, comparison.summary(model, base), fill=True), **self._in_front()}
 
     def _in_front(self) -> Update:
         return {self.tabs: gr.Tabs(selected=ID), self.form.open_tab: ID}
 
-    def _axis_updates(self, base: Mapping[str, Any] | None, axis_values: Sequence[Any]) -> Update:
-        """What follows from the axes: count and time, or what is wrong; the boxes that are needed; the draft."""
-        updates: dict[Any, Any] = {self.draft: {"axes": list(axis_values)}}
-        for index, axis in enumerate(self.axes):
-            chosen, text = axis_values[2 * index : 2 * index + 2]
-            updates[axis.values] = gr.Textbox(value=text, **self._box(chosen))
-            updates[axis.folder] = (
-                gr.Dropdown(choices=self._jobs(), value=None, visible=True)
-                if chosen == "lora"
-                else gr.Dropdown(visible=False)
-            )
-        updates[self.count] = self._count(base, axis_values)
-        return updates
+    def _counted(self, base: Mapping[str, Any] | None, axes: TypedAxes) -> Update:
+        """How many cells there will be and how long they take, or why that is not known yet; and the draft."""
+        return {self.draft: axes.value, self.count: self._count(base, axes)}
 
-    @staticmethod
-    def _box(field: str) -> dict[str, Any]:
-        """How the box of an axis's values is shown."""
-        lines = 4 if field in ONE_PER_LINE else 1
-        return {"visible": bool(field), "placeholder": comparison.hint(field), "lines": lines}
-
-    def _count(self, base: Mapping[str, Any] | None, axis_values: Sequence[Any]) -> str:
-        """How many cells there will be and how long they take, or why that is not known yet."""
+    def _count(self, base: Mapping[str, Any] | None, axes: TypedAxes) -> str:
         if base is None:
             return render.hint(text_of("axis.not_ready"))
         try:
-            if not any(str(text or "").strip() for text in axis_values[1:4:2]):
+            if axes.are_empty:
                 return render.hint(text_of("axis.no_values"))
-            prepared = self.service.plan(comparison.body(base, axis_values), self.access())
+            prepared = self.service.plan(comparison.body(base, axes), self.access())
         except WanUIError as error:
             return render.problem(error, lambda location: comparison.name_of(base, location))
         cells, distinct = len(prepared.cells), len(prepared.generations)
@@ -280,84 +216,66 @@ class CompareTab:
             (text_of("axis.lora_folder") if name == "." else name, name) for name, count in folders.items() if count > 1
         ]
 
-    def on_open(self, request: gr.Request, shown: Any, draft: Any, *rest: Any) -> Update:
+    def on_open(self, request: gr.Request, shown: Any, draft: Any, axes: Any, form_draft: Any) -> Update:
         """A page opens: the comparison of its address or the one it showed last, and the form's draft."""
-        axis_values, (form_draft,) = self._split(rest)
-        if isinstance(draft, Mapping):
-            drafted = draft.get("axes")
-            if isinstance(drafted, list) and [type(item) for item in drafted] == [str, str, str, str, bool]:
-                axis_values = drafted
+        kept = comparison.typed_axes(draft) or comparison.typed_axes(axes) or TypedAxes()
         asked = dict(request.query_params).get(ID)
         shown = asked or (shown if isinstance(shown, str) else None)
         return {
-            **self._over(lambda: self.form.state_of_draft(form_draft) or self.form.first_state(), axis_values),
-            self.baseline: axis_values[4],
+            **self._over(lambda: self.form.state_of_draft(form_draft) or self.form.first_state(), kept, fill=True),
             self.shown: shown,
             **self.look(shown, {}),
             **(self._in_front() if asked else {}),
         }
+
+    def on_pulse(self, request: gr.Request, shown: Any, seen: Any) -> Update:
+        """Something has changed. The browser may have put what it stored, nothing, over the address's comparison."""
+        asked = None if shown else dict(request.query_params).get(ID)
+        return self.look(shown, seen) if asked is None else {self.shown: asked, **self.look(asked, seen)}
 
     def on_restored(self, request: gr.Request, shown: Any, seen: Any) -> Update:
         """The page was opened: the comparison of its address once more, or the one it showed last."""
         shown = dict(request.query_params).get(ID) or shown
         return {self.shown: shown, **self.look(shown, seen)}
 
-    def _split(self, inputs: Sequence[Any]) -> tuple[list[Any], Sequence[Any]]:
-        """The axis values, and the inputs behind them."""
-        count = len(self._axis_inputs)
-        return list(inputs[:count]), inputs[count:]
-
-    def on_tab(self, opened: Any, open_tab: Any, *rest: Any) -> Update:
+    def on_tab(self, opened: Any, open_tab: Any, axes: Any, *raw: Any) -> Update:
         """The tab was selected: it takes the values of the Generate form."""
         if not opened or open_tab == ID:
             return {self.count: gr.skip()}  # the page itself selected it, and has filled it or fills it
-        axis_values, raw = self._split(rest)
-        updates = self._over(lambda: self.form.read(raw), axis_values)
-        for index, axis in enumerate(self.axes):  # do not overwrite what is being typed meanwhile
-            updates[axis.values] = gr.Textbox(**self._box(axis_values[2 * index]))
-        return {self.form.open_tab: ID, **updates}
+        typed = comparison.typed_axes(axes) or TypedAxes()
+        return {self.form.open_tab: ID, **self._over(lambda: self.form.read(raw), typed)}
 
-    def on_edit(self, base: Any, *axis_values: Any) -> Update:
-        """The values of an axis, or the baseline, were changed."""
-        updates = self._axis_updates(base, axis_values)
-        for axis in self.axes:
-            del updates[axis.values], updates[axis.folder]  # do not overwrite what is being typed
-        return updates
+    def on_edit(self, base: Any, axes: Any) -> Update:
+        """An axis, or the baseline, was changed."""
+        return self._counted(base, comparison.typed_axes(axes) or TypedAxes())
 
-    def on_field(self, name: str, base: Any, axis_values: Sequence[Any]) -> Update:
-        """Another field was chosen, for which the values of the one before make no sense."""
-        kept = list(axis_values)
-        index = [axis.name for axis in self.axes].index(name)
-        kept[2 * index + 1] = WITH_BASELINE if kept[2 * index] in SCALES else ""
-        updates = self._axis_updates(base, kept)
-        for number, axis in enumerate(self.axes):
-            if kept[2 * number + 1] == axis_values[2 * number + 1]:
-                # Do not overwrite what is being typed meanwhile.
-                updates[axis.values] = gr.Textbox(**self._box(kept[2 * number]))
-        return updates
-
-    def on_folder(self, name: str, folder: Any, base: Any, axis_values: Sequence[Any]) -> Update:
-        """Every checkpoint of a job as a value, in training order; of a pair one half stands for both."""
-        paths = [path for path in self.service.library.listing() if str(PurePosixPath(path).parent) == folder]
+    def on_folder(self, base: Any, axes: Any, event: gr.EventData) -> Update:
+        """The training jobs to choose from, or every checkpoint of one as the values of the axis `name`."""
+        typed = comparison.typed_axes(axes) or TypedAxes()
+        folder = str(event.folder)
+        if not folder:
+            return {self.axes: gr.HTML(folders=self._jobs())}
         two = base is not None and MODELS[base["model"]].two_transformers
+        typed = typed.with_text(str(event.name), "\n".join(self._checkpoints(folder, two)))
+        return {self.axes: gr.HTML(typed.value), **self._counted(base, typed)}
+
+    def _checkpoints(self, folder: str, two: bool) -> list[str]:
+        """The files of a training job in training order; of a pair one half stands for both."""
+        paths = [path for path in self.service.library.listing() if str(PurePosixPath(path).parent) == folder]
         lines: list[str] = []
         for save in by_training_step(paths):
-            if isinstance(save, str):
-                lines.append(save)
-            else:
-                lines += list(save.values())[: 1 if two else None]
-        kept = list(axis_values)
-        kept[2 * [axis.name for axis in self.axes].index(name) + 1] = "\n".join(lines)
-        return self._axis_updates(base, kept)
+            lines += [save] if isinstance(save, str) else list(save.values())[: 1 if two else None]
+        return lines
 
     # The comparison
 
-    def on_start(self, seen: Any, board: Any, base: Any, *axis_values: Any) -> Update:
+    def on_start(self, seen: Any, board: Any, base: Any, axes: Any) -> Update:
         """Starts the comparison."""
         try:
             if base is None:
                 raise InvalidRequest(text_of("axis.not_ready"))
-            job = self.service.submit(comparison.body(base, axis_values), self.access())
+            typed = comparison.typed_axes(axes) or TypedAxes()
+            job = self.service.submit(comparison.body(base, typed), self.access())
         except WanUIError as error:
             return {self.count: render.problem(error, lambda location: comparison.name_of(base or {}, location))}
         return {self.shown: job.id, **self.look(job.id, board), **self.status_panel.follow(seen)}
@@ -373,13 +291,12 @@ class CompareTab:
 
     def compare_scales(self, model: WanModel, base: dict[str, Any], scales: str, seen: Any, board: Any) -> Update:
         """Runs a request at several LoRA scales and shows the comparison. Raises what JobService.submit raises."""
-        axis_values = ("scale", scales, comparison.NOTHING, "", False)
-        job = self.service.submit(comparison.body(base, axis_values), self.access())
+        axes = TypedAxes(texts=(scales, "", ""), baseline=False)
+        job = self.service.submit(comparison.body(base, axes), self.access())
         return {
             **self._in_front(),
-            self.baseline: axis_values[4],
             self.shown: job.id,
-            **self._with(model, base, axis_values, comparison.summary(model, base)),
+            **self._with(model, base, axes, comparison.summary(model, base), fill=True),
             **self.look(job.id, board),
             **self.status_panel.follow(seen),
         }

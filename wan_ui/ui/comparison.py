@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from wan_ui.engine.speedups import CHOICES, describe
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import MODELS, WanModel
 from wan_ui.render_order import Order, estimate
+from wan_ui.request import AXES
 from wan_ui.ui import form_schema, player, render
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of, translated
@@ -34,25 +35,85 @@ _VALUE_HINTS: Mapping[str, str] = {"recipe": ", ".join(RECIPES), "speedup": ", "
 """Examples of an axis's values that are ids; those of the other fields are texts of the catalogue."""
 
 
-def hint(field: str) -> str:
-    """An example of an axis's values, for its empty box."""
+SCALES_WITH_BASELINE = "0.5, 1, 1.5"
+"""What an axis of scales starts with: beside a baseline without LoRA, which is scale 0."""
+
+
+@dataclass(frozen=True)
+class TypedAxes:
+    """The axes as a person fills them in: field and text of the columns, the rows and the pages, and the baseline."""
+
+    fields: tuple[str, ...] = ("scale", NOTHING, NOTHING)
+    texts: tuple[str, ...] = (SCALES_WITH_BASELINE, "", "")
+    baseline: bool = True
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """Of the component in the browser, and of the draft that it keeps."""
+        pairs = zip(self.fields, self.texts, strict=True)
+        return {"axes": [*(part for pair in pairs for part in pair), self.baseline]}
+
+    @property
+    def are_empty(self) -> bool:
+        """Whether no axis has values."""
+        return not any(text.strip() for text in self.texts)
+
+    def of(self, model: WanModel) -> TypedAxes:
+        """The same without the fields that a model's comparison does not take."""
+        allowed = {field for _, field in fields(model)}
+        return replace(self, fields=tuple(field if field in allowed else NOTHING for field in self.fields))
+
+    def with_text(self, name: str, text: str) -> TypedAxes:
+        """The same with the values of the axis of this name replaced."""
+        pairs = zip(AXES, self.texts, strict=True)
+        return replace(self, texts=tuple(text if axis == name else before for axis, before in pairs))
+
+
+def typed_axes(value: Any) -> TypedAxes | None:
+    """The axes of a value that `TypedAxes.value` gave, or a version that had no pages; None for anything else."""
+    parts = value.get("axes") if isinstance(value, Mapping) else None
+    if not isinstance(parts, list) or not parts or not isinstance(parts[-1], bool):
+        return None
+    texts = parts[:-1]
+    if len(texts) not in (4, 6) or not all(isinstance(text, str) for text in texts):
+        return None
+    texts += [NOTHING, ""] * (len(AXES) - len(texts) // 2)
+    return TypedAxes(tuple(texts[::2]), tuple(texts[1::2]), parts[-1])
+
+
+def choices(model: WanModel | None) -> list[dict[str, Any]]:
+    """The fields of an axis as its control lists them, each with an example of its values and what it starts with."""
+    return [
+        {
+            "field": field,
+            "label": label,
+            "hint": _hint(field),
+            "lines": 4 if field in ONE_PER_LINE else 1,
+            "start": SCALES_WITH_BASELINE if field in SCALES else "",
+        }
+        for label, field in fields(model)
+    ]
+
+
+def _hint(field: str) -> str:
     if field == NOTHING:
         return ""
     return _VALUE_HINTS.get(field) or text_of(f"axis.hint_{field}")
 
 
-def body(base: Mapping[str, Any], axes: Sequence[Any]) -> dict[str, Any]:
-    """A request to compare, from a form's request and the axes' fields, values as typed, and the baseline.
+def body(base: Mapping[str, Any], axes: TypedAxes) -> dict[str, Any]:
+    """A request to compare, from a form's request and the axes.
 
     Raises InvalidRequest for values that cannot be read, and where nothing changes.
     """
-    compare: dict[str, Any] = {"baseline": bool(axes[4])}
-    for name, field, text in (("columns", axes[0], axes[1]), ("rows", axes[2], axes[3])):
-        if field in FIELDS and str(text or "").strip():
-            values = parse_values(str(text), field, f"compare.{name}.values")
+    compare: dict[str, Any] = {"baseline": axes.baseline}
+    for name, field, text in zip(AXES, axes.fields, axes.texts, strict=True):
+        known = next((known for known in FIELDS if known == field), None)
+        if known is not None and text.strip():
+            values = parse_values(text, known, f"compare.{name}.values")
             compare[name] = {"field": field, "values": list(values)}
     if len(compare) == 1:
-        raise InvalidRequest("Choose what changes along the columns or rows, and type its values.")
+        raise InvalidRequest("Choose what changes along the columns, rows or pages, and type its values.")
     return {**base, "compare": compare}
 
 

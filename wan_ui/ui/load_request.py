@@ -117,7 +117,8 @@ class RequestLoader:
             job = self.service.job(str(event.job), self.access())
             if not job.cells:  # one of two videos that are compared side by side
                 return self.reopen(job, int(event.video), uploads)
-            cell = next(cell for cell in job.cells if (cell.column, cell.row) == (event.column, event.row))
+            place = (event.page, event.column, event.row)
+            cell = next(cell for cell in job.cells if (cell.page, cell.column, cell.row) == place)
             return self.reopen_request(cell.request, job.generations[cell.generation :], uploads)
         except WanUIError as error:
             raise error_toast(error) from error

@@ -48,13 +48,16 @@ def build(elem_id: str = "player", visible: bool = True) -> gr.HTML:
 def grid(job: Job, running: Running | None, may_share: bool = False) -> dict[str, Any]:
     """A comparison's cells, JSON-ready. Changes when a cell begins or ends, not with its progress.
 
-    `column_heads` and `row_heads` are the labels without what they have in common, which is `column_title` and
-    `row_title`. `baseline` is the column whose cells all show the same video without LoRA, which is shown once.
+    `column_heads`, `row_heads` and `page_heads` are the labels without what they have in common, which is
+    `column_title` and so on. `pages` is [""] without a third axis. `baseline` is the column whose cells of a page all
+    show the same video without LoRA, which is shown once.
     """
     columns = [translated(label) for label in {cell.column: cell.column_label for cell in job.cells}.values()]
     rows = [translated(label) for label in {cell.row: cell.row_label for cell in job.cells}.values()]
+    pages = [translated(label) for label in {cell.page: cell.page_label for cell in job.cells}.values()]
     column_title, column_heads = short_labels(columns)
     row_title, row_heads = short_labels(rows)
+    page_title, page_heads = short_labels(pages)
     return {
         "id": job.id,
         "columns": columns,
@@ -63,6 +66,9 @@ def grid(job: Job, running: Running | None, may_share: bool = False) -> dict[str
         "column_heads": column_heads,
         "row_title": row_title,
         "row_heads": row_heads,
+        "pages": pages,
+        "page_title": page_title,
+        "page_heads": page_heads,
         "baseline": _shared_baseline(job),
         "judged": True,
         "share": job.id if may_share else None,
@@ -73,8 +79,9 @@ def grid(job: Job, running: Running | None, may_share: bool = False) -> dict[str
 def _shared_baseline(job: Job) -> int | None:
     """The column without LoRA of a grid with several rows, if the same video is in all of its cells."""
     first = [cell for cell in job.cells if cell.column == 0]
-    is_baseline = len(first) > 1 and all(cell.column_label == NO_LORA for cell in first)
-    return 0 if is_baseline and len({cell.generation for cell in first}) == 1 else None
+    is_baseline = any(cell.row > 0 for cell in first) and all(cell.column_label == NO_LORA for cell in first)
+    shown = {(cell.page, cell.generation) for cell in first}
+    return 0 if is_baseline and len(shown) == len({cell.page for cell in first}) else None
 
 
 def pair_id(first: str, second: str) -> str:
@@ -177,9 +184,7 @@ def state(job: Job, cell: PlannedCell, running: Running | None) -> str:
 
 def label(cell: PlannedCell) -> str:
     """A cell's name from the heads of its column and row."""
-    return " · ".join(translated(text) for text in (cell.column_label, cell.row_label) if text) or text_of(
-        "player.the_video"
-    )
+    return " · ".join(map(translated, cell.labels)) or text_of("player.the_video")
 
 
 def _cell(job: Job, cell: PlannedCell, running: Running | None) -> dict[str, Any]:
@@ -188,6 +193,7 @@ def _cell(job: Job, cell: PlannedCell, running: Running | None) -> dict[str, Any
     return {
         "column": cell.column,
         "row": cell.row,
+        "page": cell.page,
         "label": label(cell),
         "state": state(job, cell, running),
         "url": f"v1/requests/{job.id}/videos/{cell.generation}",  # relative, for a proxy's path
@@ -206,7 +212,7 @@ def _cell(job: Job, cell: PlannedCell, running: Running | None) -> dict[str, Any
 def _brief(job: Job, cell: PlannedCell) -> str:
     """The values that differ between the cells and are in no head of a column or row."""
     generation = job.generations[cell.generation]
-    heads = f"{cell.column_label} {cell.row_label}"
+    heads = " ".join(cell.labels)
     seeds, steps = ({getattr(one, name) for one in job.generations} for name in ("seed", "sample_steps"))
     seed = f"seed {generation.seed}"
     return render.joined(

@@ -33,6 +33,7 @@ COMPONENTS = (
     "model_strip",
     "lora_block",
     "size_chips",
+    "compare_axes",
     "base_choice",
     "look",
     "player",

@@ -206,13 +206,22 @@ def _page_of(share: Share, entry: Entry, job: Job) -> GuestPage:
         facts = (*_lora_facts(entry), *_facts(entry))
         return GuestPage(title, prompt, until, entry.width, entry.height, facts, (cell,), cell)
     finished = {clip.index for clip in job.clips}
-    cells = tuple(_cell(cell, finished) for cell in job.cells)
     columns = _labels({cell.column: cell.column_label for cell in job.cells})
-    rows = _labels({cell.row: cell.row_label for cell in job.cells})
+    # The pages of a third axis stand below one another.
+    lines = {(cell.page, cell.row): " · ".join(filter(None, (cell.page_label, cell.row_label))) for cell in job.cells}
+    line_of = {place: index for index, place in enumerate(sorted(lines))}
+    cells = tuple(_cell(cell, line_of[cell.page, cell.row], finished) for cell in job.cells)
     with_video = [cell for cell in cells if cell.index is not None]
-    without_lora = (cell.generation for cell in job.cells if NO_LORA in (cell.column_label, cell.row_label))
+    without_lora = (cell.generation for cell in job.cells if NO_LORA in cell.labels)
     baseline = next((index for index in without_lora if index in finished), None)
-    axes = [("X", ", ".join(columns)), ("Y", ", ".join(rows))]
+    axes = [
+        (name, ", ".join(_labels(labels)))
+        for name, labels in (
+            ("X", {cell.column: cell.column_label for cell in job.cells}),
+            ("Y", {cell.row: cell.row_label for cell in job.cells}),
+            ("Z", {cell.page: cell.page_label for cell in job.cells}),
+        )
+    ]
     return GuestPage(
         title=text_of("guest.comparison", number=len({cell.index for cell in with_video})),
         prompt=prompt,
@@ -223,15 +232,15 @@ def _page_of(share: Share, entry: Entry, job: Job) -> GuestPage:
         cells=cells,
         shown=next((cell for cell in with_video if cell.index != baseline), with_video[0]),
         columns=columns,
-        rows=rows,
+        rows=_labels({line_of[place]: label for place, label in lines.items()}),
         baseline=baseline,
     )
 
 
-def _cell(cell: PlannedCell, finished: set[int]) -> Cell:
-    label = ", ".join(filter(None, (cell.row_label, cell.column_label)))
+def _cell(cell: PlannedCell, row: int, finished: set[int]) -> Cell:
+    label = ", ".join(filter(None, (cell.page_label, cell.row_label, cell.column_label)))
     index = cell.generation if cell.generation in finished else None
-    return Cell(label or text_of("player.the_video"), index, cell.column, cell.row)
+    return Cell(label or text_of("player.the_video"), index, cell.column, row)
 
 
 def _labels(labels: Mapping[int, str]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 // Judging a comparison: marks on its cells, blind votes on pairs, and the verdict, all kept by the server (see
-// /v1/requests/{id}/judging). `player` gives the cells that are shown and loads a cell's settings into the form.
+// /v1/requests/{id}/judging). `player` gives the cells that are shown, the data of those of all pages, and loads a
+// cell's settings into the form.
 window.wanUi.judging = (player) => {
   const { root, cells } = player;
   const part = (name) => root.querySelector(`[data-part="${name}"]`);
@@ -55,7 +56,7 @@ window.wanUi.judging = (player) => {
     part('only').textContent = textOf(favourites ? 'judging.only_count' : 'judging.only', { number: favourites });
     part('hide').disabled = !rejected;
     part('hide').textContent = textOf(rejected ? 'judging.hide_count' : 'judging.hide', { number: rejected });
-    part('blind').disabled = [...cells.values()].filter((cell) => cell.video).length < 2;
+    part('blind').disabled = player.all().filter((data) => data.state === 'done').length < 2;
     verdict();
     filter();
   };
@@ -85,18 +86,18 @@ window.wanUi.judging = (player) => {
 
   const winner = () => {
     const chosen = votes ? places[0] : null;
-    if (chosen) return [...cells.values()].find((cell) => cell.data.video === chosen.video);
-    const favourites = [...cells.values()].filter((cell) => marks.get(cell.data.video) === 'favourite');
+    if (chosen) return player.all().find((data) => data.video === chosen.video);
+    const favourites = player.all().filter((data) => marks.get(data.video) === 'favourite');
     return favourites.length === 1 ? favourites[0] : null;
   };
   const verdict = () => {
     const best = winner();
-    const text = votes && places[0] ? textOf('judging.verdict', { text: translated(places[0].text), count: votes }) : best ? textOf('judging.favourite', { name: best.data.label }) : '';
+    const text = votes && places[0] ? textOf('judging.verdict', { text: translated(places[0].text), count: votes }) : best ? textOf('judging.favourite', { name: best.label }) : '';
     part('verdict').textContent = text;
     part('winner').hidden = !best;
-    if (best) part('winner').setAttribute('aria-label', textOf('player.use_which', { name: best.data.label }));
+    if (best) part('winner').setAttribute('aria-label', textOf('player.use_which', { name: best.label }));
   };
-  part('winner').addEventListener('click', () => { const best = winner(); if (best) player.use(best.data); });
+  part('winner').addEventListener('click', () => { const best = winner(); if (best) player.use(best); });
 
   const load = async () => {
     if (!player.judged()) return;

@@ -37,7 +37,7 @@
   const isChoice = (control) => control.type === "radio" || control.type === "checkbox";
   const keep = (event) => {
     const control = event.target;
-    if (!waiting.has(formOf(control)) || control.type === "file" || control.closest("#loras")) return;
+    if (!waiting.has(formOf(control)) || control.type === "file" || control.closest("#loras, #axes")) return;
     const value = isChoice(control) ? control.checked : control.value;
     typed.set(control, { value, start: control.selectionStart, end: control.selectionEnd });
   };

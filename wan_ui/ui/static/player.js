@@ -9,6 +9,7 @@ const DRIFT = 1.5; // frames; more than that is led back by a seek, less by the 
 let shape = '', playing = false, rate = 1, loop = true, at = 0, opened = '', popped = null, asked = 0;
 // Whether a person has chosen a frame or to play, and whether it is to play: by itself unless motion is unwanted.
 let touched = false, shouldPlay = !reducedMotion.matches;
+let page = 0; // of the third axis: only its cells are made, so that no video of another page is loaded
 let mode = 'one', first = null, second = null, wipe = 0.5, gain = 4;
 
 const clips = () => [...cells.values()].filter((cell) => cell.video && cell.video.readyState >= 1);
@@ -233,22 +234,49 @@ size.addEventListener('input', () => { chosenSize = Number(size.value); fit(); }
 part('fit').addEventListener('click', () => { chosenSize = 0; fit(); });
 new ResizeObserver(() => fit()).observe(root);
 
-const refresh = () => {
-  const value = props.value;
-  root.dataset.state = value ? 'filled' : 'empty';
-  if (!value) return;
-  const wanted = JSON.stringify([value.id, value.columns, value.rows]);
-  if (wanted !== shape) {
-    pause();
-    unpop();
-    closeStage();
-    shape = wanted;
-    at = 0;
-    touched = false;
-    shouldPlay = !reducedMotion.matches;
-    rebuild(value);
-  }
-  for (const data of value.cells) {
+// The pages of the third axis, one at a time: a list of tabs over the grid.
+const pages = part('pages');
+const drawPages = (value) => {
+  const labels = value.pages || [''];
+  pages.hidden = labels.length < 2;
+  const title = value.page_title ? [make('span', { class: 'title', 'aria-hidden': 'true' }, value.page_title)] : [];
+  pages.replaceChildren(...title, ...(pages.hidden ? [] : labels.map((text, number) => {
+    const tab = make('button', { type: 'button', role: 'tab', 'aria-label': text }, value.page_heads[number]);
+    tab.addEventListener('click', () => turnTo(number));
+    return tab;
+  })));
+  markPage();
+};
+const tabs = () => [...pages.querySelectorAll('[role="tab"]')];
+const markPage = () => tabs().forEach((tab, number) => {
+  tab.setAttribute('aria-selected', String(number === page));
+  tab.tabIndex = number === page ? 0 : -1;
+});
+const turnTo = (number) => {
+  if (number === page) return;
+  const plays = shouldPlay;
+  pause();
+  unpop();
+  closeStage();
+  page = number;
+  shouldPlay = plays;
+  markPage();
+  rebuild(props.value);
+  refresh();
+};
+pages.addEventListener('keydown', (event) => {
+  const all = tabs(), at = all.indexOf(event.target);
+  const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: all.length - 1 }[event.key];
+  event.stopPropagation();
+  if (at < 0 || to === undefined) return;
+  event.preventDefault();
+  turnTo((to + all.length) % all.length);
+  tabs()[page].focus();
+});
+const isOnPage = (data) => (data.page || 0) === page;
+
+const fillCells = (value) => {
+  for (const data of value.cells.filter(isOnPage)) {
     if (data.column === value.baseline && data.row > 0) continue;
     const key = `${data.column},${data.row}`;
     const known = cells.get(key), text = JSON.stringify(data);
@@ -257,6 +285,25 @@ const refresh = () => {
     cells.set(key, cell);
     fill(cell);
   }
+};
+const refresh = () => {
+  const value = props.value;
+  root.dataset.state = value ? 'filled' : 'empty';
+  if (!value) return;
+  const wanted = JSON.stringify([value.id, value.columns, value.rows, value.pages]);
+  if (wanted !== shape) {
+    pause();
+    unpop();
+    closeStage();
+    shape = wanted;
+    at = 0;
+    touched = false;
+    shouldPlay = !reducedMotion.matches;
+    page = 0;
+    drawPages(value);
+    rebuild(value);
+  }
+  fillCells(value);
   const made = value.cells.some((data) => data.state === 'done');
   links.hidden = !made || Boolean(value.plain || value.pair);
   root.dataset.plain = value.plain ? 'yes' : 'no';
@@ -264,7 +311,7 @@ const refresh = () => {
   part('tools').hidden = Boolean(value.plain);
   part('share').hidden = !value.share;
   if (made) {
-    part('grid').href = `v1/requests/${value.id}/grid.mp4`;
+    part('grid').href = `v1/requests/${value.id}/grid.mp4${pages.hidden ? '' : `?page=${page}`}`;
     part('zip').href = `v1/requests/${value.id}/cells.zip`;
     part('sheet').href = `v1/requests/${value.id}/sheet.png?frame=0`;
   }
@@ -298,9 +345,9 @@ const use = (data) => {
   button.addEventListener('click', () => { unpop(); load(data); });
   return [button];
 };
-const load = (data) => trigger('click', { column: data.column, row: data.row, job: data.job || props.value.id, video: data.video });
+const load = (data) => trigger('click', { page: data.page || 0, column: data.column, row: data.row, job: data.job || props.value.id, video: data.video });
 const judged = () => Boolean(props.value && props.value.judged);
-const judging = window.wanUi.judging({ root, cells, judged, use: load });
+const judging = window.wanUi.judging({ root, cells, judged, use: load, all: () => (props.value ? props.value.cells : []) });
 // Asked for when it is opened: the server compares frame by frame.
 const check = (data) => {
   if (!data.check) return [];
@@ -490,7 +537,7 @@ scrub.addEventListener('input', () => {
 });
 part('speed').addEventListener('change', (event) => { rate = Number(event.target.value); settle(); });
 part('loop').addEventListener('click', () => { loop = !loop; part('loop').setAttribute('aria-pressed', String(loop)); settle(); });
-part('sheet').addEventListener('click', () => { part('sheet').href = `v1/requests/${props.value.id}/sheet.png?frame=${at}`; });
+part('sheet').addEventListener('click', () => { part('sheet').href = `v1/requests/${props.value.id}/sheet.png?frame=${at}${pages.hidden ? '' : `&page=${page}`}`; });
 part('share').addEventListener('click', () => window.wanUi.share(props.value.share));
 part('link').addEventListener('click', (event) => {
   if (!navigator.clipboard) return; // without TLS there is none: the link itself is the address then
