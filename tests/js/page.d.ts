@@ -3,6 +3,7 @@
 
 /** An element that a query finds: which kind it is follows from the template, so that all their properties are there. */
 interface PageElement extends HTMLElement {
+  rows: number;
   alt: string;
   checked: boolean;
   content: DocumentFragment;
