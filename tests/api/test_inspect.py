@@ -47,7 +47,13 @@ def client(tmp_path: Path, render: FakeRender) -> Iterator[TestClient]:
     library = Library(tmp_path / "loras", uploads, RemoteFiles(uploads, allow_hosts=["127.0.0.1"], seconds=10))
     images: Any = FakeImages()
     service = JobService(library, images, store, worker, tmp_path, environment=Environment(transformer_config=config))
-    door = create_api(service, dict, lambda: LOCAL_ACCESS, limits=SizeLimits(1000, LIMIT), scratch=tmp_path / "scratch")
+    door = create_api(
+        service,
+        dict,
+        lambda: LOCAL_ACCESS,
+        limits=SizeLimits(small_body=1000, file=LIMIT),
+        scratch=tmp_path / "scratch",
+    )
     app = Starlette(routes=[Mount("/v1", app=door)])
     yield TestClient(app, base_url="http://localhost:7860", raise_server_exceptions=False)
     assert list((tmp_path / "scratch").iterdir()) == []  # whatever was asked

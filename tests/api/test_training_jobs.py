@@ -87,7 +87,9 @@ def service(store: Store, worker: Worker, data: Path, tmp_path: Path) -> JobServ
 @pytest.fixture
 def client(service: JobService, data: Path) -> Iterator[TestClient]:
     scratch = data / "uploads"
-    app = create_api(service, dict, lambda: LOCAL_ACCESS, limits=SizeLimits(400_000, LIMIT), scratch=scratch)
+    app = create_api(
+        service, dict, lambda: LOCAL_ACCESS, limits=SizeLimits(small_body=400_000, file=LIMIT), scratch=scratch
+    )
     yield TestClient(Starlette(routes=[Mount("/v1", app=app)]), base_url="http://localhost:7860")
     assert [path for path in scratch.iterdir() if path.is_dir()] == []  # whatever was sent
     assert list((data / "trainer").glob(".part*")) == []

@@ -314,7 +314,7 @@ def test_several_prompts_choose_one_or_run_all(page: Page, app: App):
     expect(field(page, "Seed")).to_have_value("402")
     page.get_by_role("button", name="Run all 2 prompts as one job").click()
     expect(now(page)).to_contain_text("Done")
-    expect(now(page)).to_contain_text("2 clips")
+    expect(now(page)).to_contain_text("2 videos")
     expect(page.locator("#result video")).to_have_count(2)
     expect(used(page, "Seed")).to_have_text(["401", "402"])
 
