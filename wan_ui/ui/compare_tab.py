@@ -110,7 +110,7 @@ class CompareTab:
             [self.page_opened, self.form.open_tab, self.axes, *self.form.inputs],
             [self.form.open_tab, *self.changed],
             **EDIT,
-        )
+        ).then(**POLL, fn=None, js="() => document.dispatchEvent(new Event('wan-ui-axes'))")
         edited = [self.base, self.axes]
         self.axes.input(self.on_edit, edited, [self.count, self.draft], trigger_mode="always_last", **EDIT)
         self.axes.click(self.on_folder, edited, [self.axes, self.count, self.draft], **EDIT)
@@ -243,7 +243,9 @@ class CompareTab:
         if not opened or open_tab == ID:
             return {self.count: gr.skip()}  # the page itself selected it, and has filled it or fills it
         typed = comparison.typed_axes(axes) or TypedAxes()
-        return {self.form.open_tab: ID, **self._over(lambda: self.form.read(raw), typed)}
+        updates = self._over(lambda: self.form.read(raw), typed)
+        del updates[self.count], updates[self.draft]  # the axes tell theirs afterwards, which may be others by then
+        return {self.form.open_tab: ID, **updates}
 
     def on_edit(self, base: Any, axes: Any) -> Update:
         """An axis, or the baseline, was changed."""

@@ -83,6 +83,10 @@ for (const axis of axes) {
   });
 }
 baseline.addEventListener('change', send);
+// The form's request is another one: what the axes make of it is asked for, after what is typed meanwhile.
+document.addEventListener('wan-ui-axes', () => {
+  if (element.isConnected && !(window.wanUi && window.wanUi.isFilling(FORM))) tell();
+});
 watch('choices', drawChoices);
 watch('value', drawValue);
 watch('folders', drawFolders);
