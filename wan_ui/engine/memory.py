@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from wan_ui.config import MemoryMode
-from wan_ui.engine import budget
+from wan_ui.engine import budget, cgroup
 from wan_ui.engine.budget import HOST_RESERVE, PlacementMode, Sizes
 from wan_ui.errors import OutOfMemory
 from wan_ui.models import WanModel
@@ -69,9 +69,10 @@ def check_device(device: torch.device) -> None:
 
 
 def available_host_bytes() -> int:
-    """Host memory that can be allocated without swapping, the page cache included."""
+    """Host memory that can be allocated without swapping, the page cache included, within a container's limit."""
     available: int = psutil.virtual_memory().available
-    return available
+    allowed = cgroup.free_bytes()
+    return available if allowed is None else min(available, allowed)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-import psutil
 import torch
 from diffusers import WanTransformer3DModel
 
 from wan_ui.engine.budget import HOST_RESERVE
+from wan_ui.engine.memory import available_host_bytes
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class CudaStreams:
 
         PyTorch's own pinned allocator rounds sizes up to a power of two, which wastes a third of a large host memory.
         """
-        if psutil.virtual_memory().available < HOST_RESERVE:
+        if available_host_bytes() < HOST_RESERVE:
             return None
         address = buffer.data_ptr()
         if int(torch.cuda.cudart().cudaHostRegister(address, buffer.nbytes, 0)):
