@@ -115,6 +115,12 @@ class PlannedCell:
         return {**self.place, "generation": self.generation, "request": self.request}
 
 
+def stacked_rows(cells: Sequence[PlannedCell]) -> dict[tuple[int, int], str]:
+    """The labels of all rows by (page, row), in order: the pages of a third axis below one another."""
+    labels = {(cell.page, cell.row): " · ".join(filter(None, (cell.page_label, cell.row_label))) for cell in cells}
+    return dict(sorted(labels.items()))
+
+
 def no_pair(path: str) -> None:
     """The Pair where no files can be read: both halves must be named."""
     return

@@ -17,6 +17,7 @@ from starlette.background import BackgroundTask
 from wan_ui.api.dependencies import ApiState, CurrentAccess, RequestId, Service, State
 from wan_ui.api.openapi import content, errors
 from wan_ui.api.serializers import judging_body, mark_of
+from wan_ui.compare import stacked_rows
 from wan_ui.errors import InvalidRequest, VideoInvalid, VideoNotFound
 from wan_ui.lora.remote import without_queries
 from wan_ui.media import grid
@@ -69,12 +70,12 @@ def board(service: JobService, job: Job, access: Access, page: int | None = None
         return "failed" if cell.generation in job.failures else "not made"
 
     columns = {cell.column: cell.column_label for cell in cells}
-    lines = {(cell.page, cell.row): " · ".join(filter(None, (cell.page_label, cell.row_label))) for cell in cells}
-    line_of = {place: index for index, place in enumerate(sorted(lines))}
+    rows = stacked_rows(cells)
+    row_of = {place: index for index, place in enumerate(rows)}
     return Board(
         columns=tuple(columns[index] for index in sorted(columns)),
-        rows=tuple(lines[place] for place in line_of),
-        cells={(cell.column, line_of[cell.page, cell.row]): content_of(cell) for cell in cells},
+        rows=tuple(rows.values()),
+        cells={(cell.column, row_of[cell.page, cell.row]): content_of(cell) for cell in cells},
     )
 
 

@@ -229,7 +229,7 @@ class CompareTab:
         }
 
     def on_pulse(self, request: gr.Request, shown: Any, seen: Any) -> Update:
-        """Something has changed. The browser may have put what it stored, nothing, over the address's comparison."""
+        """Something has changed. Without a comparison, that of the address: the stored value may have replaced it."""
         asked = None if shown else dict(request.query_params).get(ID)
         return self.look(shown, seen) if asked is None else {self.shown: asked, **self.look(asked, seen)}
 
@@ -244,7 +244,7 @@ class CompareTab:
             return {self.count: gr.skip()}  # the page itself selected it, and has filled it or fills it
         typed = comparison.typed_axes(axes) or TypedAxes()
         updates = self._over(lambda: self.form.read(raw), typed)
-        del updates[self.count], updates[self.draft]  # the axes tell theirs afterwards, which may be others by then
+        del updates[self.count], updates[self.draft]  # counted afterwards, with what has been typed since
         return {self.form.open_tab: ID, **updates}
 
     def on_edit(self, base: Any, axes: Any) -> Update:

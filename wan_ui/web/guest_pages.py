@@ -23,7 +23,7 @@ from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 
 from wan_ui.access import LOCAL_ACCESS
-from wan_ui.compare import NO_LORA
+from wan_ui.compare import NO_LORA, stacked_rows
 from wan_ui.errors import RequestNotFound, ShareEnded, ShareNotFound, VideoNotFound, WanUIError
 from wan_ui.language import choices, current_language, tag, text_of, translate
 from wan_ui.lora.remote import shown_name
@@ -207,19 +207,18 @@ def _page_of(share: Share, entry: Entry, job: Job) -> GuestPage:
         return GuestPage(title, prompt, until, entry.width, entry.height, facts, (cell,), cell)
     finished = {clip.index for clip in job.clips}
     columns = _labels({cell.column: cell.column_label for cell in job.cells})
-    # The pages of a third axis stand below one another.
-    lines = {(cell.page, cell.row): " · ".join(filter(None, (cell.page_label, cell.row_label))) for cell in job.cells}
-    line_of = {place: index for index, place in enumerate(sorted(lines))}
-    cells = tuple(_cell(cell, line_of[cell.page, cell.row], finished) for cell in job.cells)
+    rows = stacked_rows(job.cells)
+    row_of = {place: index for index, place in enumerate(rows)}
+    cells = tuple(_cell(cell, row_of[cell.page, cell.row], finished) for cell in job.cells)
     with_video = [cell for cell in cells if cell.index is not None]
     without_lora = (cell.generation for cell in job.cells if NO_LORA in cell.labels)
     baseline = next((index for index in without_lora if index in finished), None)
     axes = [
-        (name, ", ".join(_labels(labels)))
+        (name, ", ".join(labels))
         for name, labels in (
-            ("X", {cell.column: cell.column_label for cell in job.cells}),
-            ("Y", {cell.row: cell.row_label for cell in job.cells}),
-            ("Z", {cell.page: cell.page_label for cell in job.cells}),
+            ("X", columns),
+            ("Y", _labels({cell.row: cell.row_label for cell in job.cells})),
+            ("Z", _labels({cell.page: cell.page_label for cell in job.cells})),
         )
     ]
     return GuestPage(
@@ -232,7 +231,7 @@ def _page_of(share: Share, entry: Entry, job: Job) -> GuestPage:
         cells=cells,
         shown=next((cell for cell in with_video if cell.index != baseline), with_video[0]),
         columns=columns,
-        rows=_labels({line_of[place]: label for place, label in lines.items()}),
+        rows=_labels({row_of[place]: label for place, label in rows.items()}),
         baseline=baseline,
     )
 

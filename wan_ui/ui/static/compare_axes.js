@@ -83,7 +83,7 @@ for (const axis of axes) {
   });
 }
 baseline.addEventListener('change', send);
-// The form's request is another one: what the axes make of it is asked for, after what is typed meanwhile.
+// Opening the tab may have changed the request: the cells are counted again, with what has been typed since.
 document.addEventListener('wan-ui-axes', () => {
   if (element.isConnected && !(window.wanUi && window.wanUi.isFilling(FORM))) tell();
 });

@@ -1,7 +1,7 @@
 // A page that was opened by a comparison's link shows that one, and scrolls to the grid.
 (() => {
   if (!new URLSearchParams(window.location.search).has('compare')) return;
-  window.localStorage.removeItem('wan-ui:comparison'); // the one shown last would come over that of the address
+  window.localStorage.removeItem('wan-ui:comparison'); // else the comparison shown last could replace that of the address
   const restored = window.wanUi.filled;
   let isShown = false;
   window.wanUi.filled = async (form) => {

@@ -265,12 +265,11 @@ const turnTo = (number) => {
   refresh();
 };
 pages.addEventListener('keydown', (event) => {
-  const all = tabs(), at = all.indexOf(event.target);
-  const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: all.length - 1 }[event.key];
+  const all = tabs(), to = indexAfterKey(event.key, all.indexOf(event.target), all.length);
   event.stopPropagation();
-  if (at < 0 || to === undefined) return;
+  if (to === null) return;
   event.preventDefault();
-  turnTo((to + all.length) % all.length);
+  turnTo(to);
   tabs()[page].focus();
 });
 const isOnPage = (data) => (data.page || 0) === page;
