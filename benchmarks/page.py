@@ -30,6 +30,7 @@ from tests.browser_fixture import ARGUMENTS, find_browser
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 180.0
+STOP_SECONDS = 15.0
 IDLE_SECONDS = 30.0
 SLOW = {"offline": False, "latency": 150, "downloadThroughput": 1.6e6 / 8, "uploadThroughput": 1.6e6 / 8}
 """1.6 Mbit/s with 150 ms of latency: a phone."""
@@ -114,7 +115,11 @@ def serving(command: Sequence[str], folder: Path, port: int) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:  # an older checkout may miss a signal during its start
+            process.kill()
+            process.wait()
 
 
 def app(checkout: Path, data: Path, lora_dir: Path | None = None) -> tuple[list[str], int]:
