@@ -30,8 +30,8 @@ class _LongText:
     value: str
 
 
-def decode(data: bytes, parse_constant: Callable[[str], NoReturn]) -> Any:
-    """The values of a JSON document, as json.loads gives them.
+def decode(data: bytes, parse_constant: Callable[[str], NoReturn], piece: int = PIECE) -> Any:
+    """The values of a JSON document, as json.loads gives them. `piece` is how many bytes of a text are decoded at once.
 
     Long texts are decoded by themselves, and the rest as a short document with a mark in the place of each. Raises
     what json.loads raises, with the same positions, and PayloadTooLarge for a document of more than MOST_LEFT bytes
@@ -43,7 +43,7 @@ def decode(data: bytes, parse_constant: Callable[[str], NoReturn]) -> Any:
     done = start
     for text_start, text_end in _long_texts(data, start):
         name = f"{mark}-{len(texts)}"
-        texts[name] = _LongText(text_start, text_end, _text(data, text_start, text_end))
+        texts[name] = _LongText(text_start, text_end, _text(data, text_start, text_end, piece))
         parts += (data[done:text_start], name.encode())
         done = text_end
     parts.append(data[done:])
@@ -91,11 +91,12 @@ def _is_escaped(data: bytes, at: int) -> bool:
     return (at - first) % 2 == 1
 
 
-def _text(data: bytes, start: int, end: int) -> str:
+def _text(data: bytes, start: int, end: int, piece: int) -> str:
+    """What a text says, without its quotes."""
     pieces = []
     while start < end:
         stop = end
-        if end - start > PIECE and (cut := _CUT.search(data, start + PIECE, min(end, start + PIECE + _CUT_BYTES))):
+        if end - start > piece and (cut := _CUT.search(data, start + piece, min(end, start + piece + _CUT_BYTES))):
             stop = cut.end() - 1
         try:
             raw = data[start:stop].decode()

@@ -12,6 +12,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wan_ui.errors import DiskFull, InvalidRequest, WanUIError
@@ -49,6 +50,8 @@ class UploadQuota:
         try:
             await self._app(scope, upload.receive, response)
             is_complete = upload.error is None
+        except ClientDisconnect:
+            return  # nobody waits for the response
         except OSError as error:
             if not is_disk_full(error):
                 raise
@@ -59,7 +62,7 @@ class UploadQuota:
             if self._has_partial_files and self._running == 0:
                 self._remove_partial_files()
             if upload.error is None:
-                await response.release(send)
+                await response.release(send)  # nothing, after a client has gone
             else:
                 await error_response(upload.error, {"Cache-Control": "no-store"})(scope, receive, send)
 
