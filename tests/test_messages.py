@@ -73,7 +73,8 @@ COMPOSED = {
     "checkpoints/sources.py: The files here lack {}, which no single file of theirs holds. "
     "Put {} under the models folder.{}",
     "engine/budget.py: This model does not fit the GPU, and the computer's memory, where its weights would stay, has "
-    "{} free of about {}. Close other programs, choose a smaller model{} or start with --memory {} to try all the same.",
+    "{} free of about {}. Close other programs, choose a smaller model{} or start with --memory {} to try "
+    "all the same.",
     "jobs/clip_writer.py: {} ({}). Check the data folder and its disk.",
     "jobs/store.py: The process ended {} while running this. Try a smaller size, fewer frames or a lower memory mode.",
     "lora/report.py: That it is the {}-noise half is guessed from the file name: swapped names cannot be detected.",
@@ -240,24 +241,24 @@ def test_sentences_about_fields_are_in_the_catalogue(field_message: str):
         ("a.pt is a PyTorch pickle (.pt, .pth, .ckpt, .bin). Pickles can run code and are not opened. Use the same "
          "weights as a .safetensors file.", "请使用相同权重的"),
         ("The folder for videos cannot be created (Read-only file system). Check the data folder and its disk.",
-         "无法创建视频文件夹（Read-only file system）"),
+         "无法创建视频文件夹"),
         ("The process ended 3 times while running this. Try a smaller size, fewer frames or a lower memory mode.",
          "进程退出了 3 次"),
-        ("The first frame has more than 9 pixels (5 × 4): make it smaller.", "首帧超过 9 像素（5 × 4）"),
+        ("The first frame has more than 9 pixels (5 × 4): make it smaller.", "首帧超过 9 像素"),
         ("the GPU 1: The video was cancelled.", "视频已取消。"),
         ("a.png is encrypted: it is skipped.", "已加密"),
         ("That it is the high-noise half is guessed from the file name: swapped names cannot be detected.", "高噪"),
-        ("The sample's base model was quantized: it cannot be matched exactly. Trainers of before and after 10 July 2026 "
-         "leave out other layers.", "跳过的层不同"),
+        ("The sample's base model was quantized: it cannot be matched exactly. Trainers of before and after 10 July "
+         "2026 leave out other layers.", "跳过的层不同"),
         ("The trainer's base model was quantized (qfloat8) with an accuracy recovery adapter: its samples cannot be "
          "matched exactly.", "并带精度恢复适配器"),
         ("2 of 4 cells failed; scale 1: The GPU ran out of memory. Try a smaller width, height or frame count, close "
          "other programs that use the GPU, or start with --memory stream where it is not on yet. The others are kept, "
-         "and a retry renders only what failed.", "4 个单元格中有 2 个失败；强度 1：显存不足。"),
+         "and a retry renders only what failed.", "显存不足。"),
         ("The job cannot be read: this is a RAR archive. Give the job's config.yaml, or its folder as a ZIP.",
          "这是RAR 压缩包。"),
         ("Prompt 2: 100 × 60 became 96 × 32: Wan 2.2 TI2V 5B takes sides that are multiples of 32.",
-         "提示词 2：100 × 60 已改为 96 × 32"),
+         "100 × 60 已改为 96 × 32"),
     ],
 )  # fmt: skip
 def test_composed_messages_are_told_by_their_parts(english: str, chinese: str):
@@ -329,8 +330,8 @@ PUT_TOGETHER = {
     "{field} sets what the columns' {other} sets",
     "{field} sets what the rows' {other} sets",
     "{field} sets what the pages' {other} sets",
-    "This model does not fit the GPU, and the computer's memory, where its weights would stay, has {free} free of about "
-    "{needed}. Close other programs, choose a smaller model or start with --memory {mode} to try all the same.",
+    "This model does not fit the GPU, and the computer's memory, where its weights would stay, has {free} free of "
+    "about {needed}. Close other programs, choose a smaller model or start with --memory {mode} to try all the same.",
     "The computer's memory holds one of the two transformers at a time: each change between them reads it again from "
     "the page cache or the disk.",
     "The process ended once while running this. Try a smaller size, fewer frames or a lower memory mode.",
