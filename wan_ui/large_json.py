@@ -117,14 +117,15 @@ def _with_texts(value: Any, texts: dict[str, str]) -> Any:
     containers = [value] if texts and isinstance(value, dict | list) else []
     while containers:
         container = containers.pop()
-        items = list(container.items()) if isinstance(container, dict) else list(enumerate(container))
-        changed = [(key, texts.get(item, item) if isinstance(item, str) else item) for key, item in items]
         if isinstance(container, list):
-            container[:] = [item for _, item in changed]
+            container[:] = [texts.get(item, item) if isinstance(item, str) else item for item in container]
         else:
+            items = list(container.items())
             container.clear()
-            container.update((texts.get(key, key), item) for key, item in changed)
-        containers += [item for _, item in changed if isinstance(item, dict | list)]
+            for name, item in items:
+                container[texts.get(name, name)] = texts.get(item, item) if isinstance(item, str) else item
+        inside = container.values() if isinstance(container, dict) else container
+        containers += [item for item in inside if isinstance(item, dict | list)]
     return value
 
 
@@ -132,7 +133,7 @@ def _with_texts(value: Any, texts: dict[str, str]) -> Any:
 
 
 def _byte(at: int, start: int, parts: list[bytes], texts: dict[str, _LongText]) -> int:
-    """The position in the document of a byte of the short one; `parts` are what is between long texts, and their marks."""
+    """Where a byte of the short document is in the whole one. `parts`: what is between long texts, and their marks."""
     for before, name, text in zip(parts[::2], parts[1::2], texts.values(), strict=False):
         if at < len(before):
             break

@@ -46,7 +46,8 @@ class Page:
 
         task = asyncio.create_task(self.app(scope, receive, send))
         answered = await status
-        self.ends.is_set() and await task
+        if self.ends.is_set():
+            await task
         return answered
 
 

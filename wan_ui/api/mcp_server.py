@@ -180,7 +180,7 @@ async def _send(api: ASGIApp, wanted: ApiRequest, body: bytes | None, request: R
     """Sends a request to the API's app in this process, as the sender of the MCP request."""
     transport = httpx.ASGITransport(app=api, raise_app_exceptions=False, root_path="/v1")
     base = f"{request.url.scheme}://{request.url.netloc}"
-    # As a file, of which httpx reads a little at a time: it sends bytes in one piece, which the API would parse at once.
+    # A file, which httpx sends little by little: bytes go in one piece, and the API would parse that in one go.
     files = None if wanted.file is None else {FIELD: ("video.mp4", io.BytesIO(wanted.file), "video/mp4")}
     content = None if body is None else _pieces(body)
     headers = None if body is None else {"Content-Length": str(len(body))}

@@ -221,8 +221,8 @@ def _named(
     if broken is not None and broken.problem is not None:
         raise broken.problem
     raise BaseNotFound(
-        f"There is no {component.replace('_', ' ')} named {one_line(name)} for {model.label}. GET /v1/models/{model.id}/bases "
-        "lists the names.",
+        f"There is no {component.replace('_', ' ')} named {one_line(name)} for {model.label}. "
+        f"GET /v1/models/{model.id}/bases lists the names.",
         component=component,
         candidates=candidates,
     )

@@ -379,7 +379,9 @@ def _listed(prefix: str, root: Path) -> Iterator[str]:
     for folder, _, files in os.walk(root):
         for file in (name for name in files if not name.startswith(".")):
             path = Path(folder, file)
-            if is_utf8(str(path)) and path.suffix.lower() == SUFFIX and path.is_file() and path.resolve().is_relative_to(root):
+            if path.suffix.lower() != SUFFIX or not is_utf8(str(path)):
+                continue
+            if path.is_file() and path.resolve().is_relative_to(root):
                 yield str(PurePosixPath(prefix, path.relative_to(root).as_posix()))
 
 

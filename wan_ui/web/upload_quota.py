@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -19,6 +20,9 @@ from wan_ui.errors import DiskFull, InvalidRequest, WanUIError
 from wan_ui.files import is_disk_full
 from wan_ui.web.asgi import HeldResponse, error_response
 from wan_ui.web.auth import UPLOAD_PATH
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 LOOK_BYTES = 1 << 20  # of a body between two checks of the disk
 _PARTS = "tmp*"  # the names of Python's tempfile, which Gradio writes a body under until it is complete
@@ -51,7 +55,7 @@ class UploadQuota:
             await self._app(scope, upload.receive, response)
             is_complete = upload.error is None
         except ClientDisconnect:
-            return  # nobody waits for the response
+            return None  # nobody waits for the response
         except OSError as error:
             if not is_disk_full(error):
                 raise
@@ -101,8 +105,11 @@ class _FormCheck:
     """Finds the parts of a form that are no files, as its body arrives. What is no form, Gradio refuses itself."""
 
     def __init__(self, content_type: str) -> None:
+        self._header = (bytearray(), bytearray())
+        self._disposition = b""
+        self._error: WanUIError | None = None
         boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
-        callbacks = {
+        callbacks: MultipartCallbacks = {
             "on_part_begin": self._begin_part,
             "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
@@ -113,9 +120,6 @@ class _FormCheck:
             self._parser = MultipartParser(boundary, callbacks) if boundary else None
         except MultipartParseError:  # a boundary that is too long
             self._parser = None
-        self._header = (bytearray(), bytearray())
-        self._disposition = b""
-        self._error: WanUIError | None = None
 
     def error_after(self, data: bytes) -> WanUIError | None:
         """What is wrong with the form up to the end of the next bytes of it."""
