@@ -26,7 +26,6 @@ from wan_ui.ui.load_request import GENERATE, RequestJson, RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.restore_box import RestoreBox
 from wan_ui.ui.result_actions import ResultActions
-from wan_ui.ui.static_files import page_script, static_text
 from wan_ui.ui.status_panel import Sharing, StatusPanel
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import language, text_of, translated
@@ -43,16 +42,10 @@ API_KEYS = ("api_info", "api_info_as_input", "api_info_as_output", "example_inpu
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
-STYLE_SHEETS = ("tokens", "style", "form", "machine", "stage", "share", "board")
-FONTS = str(render_template("fonts", weights=("Regular", "Bold")))
-"""Loads the page's fonts with its document: `font-display: optional` drops what comes later than the first paint."""
-SCRIPT = f"window.wanUiPage = {page_script()};"
-"""The page's script: it is loaded before Gradio, which calls the function once its components are there."""
 LAUNCH: dict[str, Any] = {
     "theme": gr.themes.Base(
         primary_hue=gr.themes.colors.pink, neutral_hue=gr.themes.colors.neutral, font=_FONT, font_mono=_MONO
     ),
-    "css": "\n".join(static_text(f"{name}.css") for name in STYLE_SHEETS),
     "js": "() => window.wanUiPage()",
     "footer_links": [],
     "run_history": False,
@@ -67,7 +60,7 @@ def build(
     demo: Demo | None = None,
     shared: bool = False,
     sharing: Sharing | None = None,
-) -> gr.Blocks:
+) -> PageBlocks:
     """The page over a job service. Serve it behind web.auth, which identifies the visitor of each event.
 
     `banner` is a line on top; `demo` gives the starting values of its checkpoints; `shared`: visitors see each
@@ -122,6 +115,11 @@ class PageBlocks(gr.Blocks):
     @config.setter
     def config(self, config: Any) -> None:
         self._configs = {DEFAULT: config}
+
+    def shown_types(self) -> list[str]:
+        """The types of components that a browser draws, in the page's order, each once."""
+        components = self.get_config_file()["components"]
+        return list(dict.fromkeys(each["type"] for each in components if each["props"].get("visible") is not False))
 
     def add_language(self, code: str, config: Any) -> None:
         """Takes the texts of a language from the configuration of the same page laid out in it."""
