@@ -18,7 +18,7 @@ from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.error_texts import concerns_loras
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled, look_ended
 from wan_ui.ui.form import Form, FormState, code_to_copy, stored
 from wan_ui.ui.gallery import ID as GALLERY
 from wan_ui.ui.gallery import GalleryTab
@@ -240,6 +240,13 @@ class Page:
         form.connect()
         self._connect_generate()
         panel.connect(self.blocks)
+        compare, sample = self.compare, self.preview_panel
+        panel.pulse.click(
+            self.on_look,
+            [compare.shown, compare.seen, *panel.looking, *sample.looking],
+            [*compare.view, *panel.view, *sample.view],
+            **POLL,
+        ).then(**look_ended())
         panel.finished.click(self.on_pick, panel.looking, [panel.picked, *panel.view], **QUIET)
         opened = self.blocks.load(
             self.on_open,
@@ -323,6 +330,16 @@ class Page:
             return self.form.press(state, pressed)
         pair = [state.loras.chosen[asked[0]].source, state.model.id]
         return {self.confirmed: (*confirmed, pair), **self._submit(state, seen, pin)}
+
+    def on_look(self, request: gr.Request, shown: Any, board: Any, picked: Any, seen: Any, *sample: Any) -> Update:
+        """Something has changed, see look.js: one look at the queue, the comparison and the training sample."""
+        status = self.status_panel.look(picked, seen)
+        news = status.get(self.status_panel.seen)
+        return {
+            **status,
+            **self.compare.look_again(request, shown, board),
+            **self.preview_panel.look(news if isinstance(news, Mapping) and "shown" in news else seen, *sample),
+        }
 
     def on_pick(self, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
         """A finished job was chosen: its result."""

@@ -13,6 +13,8 @@ from wan_ui.web.page_files import PageFile
 from wan_ui.web.page_language import Additions
 
 STYLE_SHEETS = ("tokens", "style", "form", "machine", "stage", "share", "board")
+# Gradio's SemiBold file lacks most letters, which would be drawn in another font.
+FONTS = {400: "Regular", 600: "Bold"}
 SCRIPT = f"window.wanUiPage = {page_script()};"
 """The page's script: it is loaded before Gradio, which calls the function once its components are there."""
 
@@ -27,11 +29,13 @@ class PageDocument:
 
 def page_document(types: Iterable[str]) -> PageDocument:
     """For a page with components of these types."""
-    opening = [PageFile(f"assets/{name}", (FRONTEND / "assets" / name).read_bytes()) for name in opening_files(types)]
-    fonts = {
-        weight: PageFile.named_by_content("fonts", f"plex-{weight}", "woff2", _font(name))
-        for weight, name in ((400, "Regular"), (600, "Bold"))
-    }
+    names = opening_files(types)
+    scripts = [PageFile(f"assets/{name}", _asset(name)) for name in names if name.endswith(".js")]
+    # Gradio loads these one by one, each as its component's script is there; together they are one request. The first
+    # one stands in Gradio's own document.
+    _, *styles = [name for name in names if name.endswith(".css")] or [""]
+    gradio_style = PageFile.named_by_content("assets", "opening", "css", b"\n".join(map(_asset, styles)))
+    fonts = {weight: PageFile.named_by_content("fonts", f"plex-{weight}", "woff2", _font(weight)) for weight in FONTS}
     css = "\n".join(static_text(f"{name}.css") for name in STYLE_SHEETS)
     for weight, font in fonts.items():
         css = css.replace(f"FONT-{weight}", f"../{font.path}")
@@ -40,14 +44,18 @@ def page_document(types: Iterable[str]) -> PageDocument:
     head = render_template(
         "document_head",
         fonts=[font.path for font in fonts.values()],
-        style=style.path,
+        styles=[gradio_style.path, style.path],
+        contained=[f"assets/{name}" for name in styles],
         script=script.path,
-        scripts=[file.path for file in opening if file.suffix == "js"],
-        styles=[file.path for file in opening if file.suffix == "css"],
+        scripts=[file.path for file in scripts],
     )
-    additions = Additions(str(head), str(render_template("skeleton", style=style.path)))
-    return PageDocument(additions, (style, script, *fonts.values(), *opening))
+    body = render_template("skeleton", styles=[gradio_style.path, style.path])
+    return PageDocument(Additions(str(head), str(body)), (gradio_style, style, script, *fonts.values(), *scripts))
 
 
-def _font(name: str) -> bytes:
-    return (FRONTEND / "static" / "fonts" / "IBMPlexSans" / f"IBMPlexSans-{name}.woff2").read_bytes()
+def _asset(name: str) -> bytes:
+    return (FRONTEND / "assets" / name).read_bytes()
+
+
+def _font(weight: int) -> bytes:
+    return (FRONTEND / "static" / "fonts" / "IBMPlexSans" / f"IBMPlexSans-{FONTS[weight]}.woff2").read_bytes()

@@ -12,7 +12,7 @@ import gradio as gr
 from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.media.clip_frames import MOST_PARTS
 from wan_ui.ui import render
-from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, look_ended, looked_again
+from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, looked_again
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of
@@ -103,7 +103,6 @@ class StatusPanel:
         for button, handler in ((self.cancel, self.on_cancel), (self.stop_sharing, self.on_stop_sharing)):
             button.click(handler, self.looking, self.view, **QUIET).then(**answered())
         self.queue.click(self.on_queue_press, self.looking, self.view, **QUIET)
-        self.pulse.click(self.look, self.looking, self.view, **POLL).then(**look_ended("status"))
         blocks.load(self.look, self.looking, self.view, **POLL).then(**looked_again())
 
     def follow(self, seen: Mapping[str, Any]) -> Update:

@@ -20,7 +20,7 @@ from wan_ui.request import MOST_CELLS, InferenceRequest, parse
 from wan_ui.trainer.folder import CONFIG_NAMES
 from wan_ui.trainer.sample_block import sample_block
 from wan_ui.ui import render
-from wan_ui.ui.events import QUIET, Update
+from wan_ui.ui.events import POLL, QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.static_files import component_script
@@ -97,7 +97,7 @@ class TrainingJobTab:
         followed: list[Any] = [panel.picked, *panel.view]
         outputs: list[Any] = [self.problem, preview_panel.pin, *loader.loaded, *compare.view, *followed]
         inputs: list[Any] = [self.opened, self.checkpoint, panel.seen, compare.seen, form.uploads]
-        opened.then(self.on_open, [self.opened], job_outputs, **QUIET)
+        opened.then(self.on_open, [self.opened], job_outputs, **POLL)
         self.container.select(self.on_tab, [], [form.open_tab, self.folder], **QUIET)
         self.drop.upload(self.on_drop, [self.drop], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
         self.read.click(self.on_folder, [self.folder], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
