@@ -383,7 +383,9 @@ def main(arguments: Sequence[str]) -> None:
         columns, loads = measure(browser, options, Path(folder))
         browser.close()
     names = list(dict.fromkeys(name for figures in columns.values() for name in figures))
-    print(f"{options.runs} runs, medians; load average {min(loads):.1f} to {max(loads):.1f}, median {median(loads):.1f}")
+    print(
+        f"{options.runs} runs, medians; load average {min(loads):.1f} to {max(loads):.1f}, median {median(loads):.1f}"
+    )
     print("| |", " | ".join(columns), "|")
     for name in names:
         print(f"| {name} |", " | ".join(f"{each[name]:.3g}" if name in each else "" for each in columns.values()), "|")

@@ -56,8 +56,7 @@ class CompareTab:
             self.base = gr.State(None)
             self.seen = gr.State({})
             with gr.Column(elem_classes=["form", "compare-form"]):
-                with gr.Column(elem_classes="section"):
-                    self.summary = gr.HTML()
+                self.summary = gr.HTML()
                 self.axes = gr.HTML(
                     comparison.TypedAxes().value,
                     html_template=component_html("compare_axes"),
@@ -228,7 +227,10 @@ class CompareTab:
         }
 
     def look_again(self, request: gr.Request, shown: Any, seen: Any) -> Update:
-        """What the board shows after something has changed. Without a comparison, that of the address: the stored value may have replaced it."""
+        """What the board shows after something has changed.
+
+        Without a comparison, that of the address: the browser's stored value may have replaced it.
+        """
         asked = None if shown else dict(request.query_params).get(ID)
         return self.look(shown, seen) if asked is None else {self.shown: asked, **self.look(asked, seen)}
 

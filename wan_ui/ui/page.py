@@ -26,6 +26,7 @@ from wan_ui.ui.load_request import GENERATE, RequestJson, RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.restore_box import RestoreBox
 from wan_ui.ui.result_actions import ResultActions
+from wan_ui.ui.static_files import component_script
 from wan_ui.ui.status_panel import Sharing, StatusPanel
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import language, text_of, translated
@@ -147,6 +148,15 @@ def with_strings_of(own: Any, other: Any) -> Any:
     return other if isinstance(own, str) and isinstance(other, str) else own
 
 
+def _demo_lines(demo: Demo | None) -> tuple[str, ...]:
+    """What the demo's model understands."""
+    if demo is None:
+        return ()
+    from wan_ui.demo import examples
+
+    return translated(examples.TRY), translated(examples.WORDS)
+
+
 class Page:
     """Holds the parts of the page; every method named `on_…` is an event's handler."""
 
@@ -211,26 +221,21 @@ class Page:
             languages=choices(),
             chosen=language(),
         )
-        gr.HTML(tools, elem_id="tools")
-        self.status_panel.lay_out_pulse()
+        # Its script also lets the page look when something has changed.
+        self.pulse = gr.HTML(tools, elem_id="tools", js_on_load=component_script("look"))
 
     def _lay_out_generate(self, banner: str | None, demo: Demo | None, pin: gr.BrowserState) -> None:
         self.form.lay_out_strip()
         with gr.Row(elem_id="workspace"):
             with gr.Column(elem_id="bench"):
-                if banner:
-                    gr.HTML(render.paragraph("banner", translated(banner), role="note"))
-                if demo is not None:
-                    from wan_ui.demo import examples
-
-                    gr.HTML(render_template("demo_hint", lines=(translated(examples.TRY), translated(examples.WORDS))))
+                if banner or demo is not None:
+                    gr.HTML(render_template("banner", text=translated(banner or ""), lines=_demo_lines(demo)))
                 self.form.lay_out()
             with gr.Column(elem_id="side"):
                 self.status_panel.lay_out_now()
                 self.preview_panel = PreviewPanel(self.service, self.access, pin)
                 self.status_panel.lay_out_lists()
-                with gr.Column(elem_classes="list"):
-                    self.restore = RestoreBox()
+                self.restore = RestoreBox()
                 self.json = RequestJson(self.form)
                 with gr.Accordion(text_of("json.block"), open=False, elem_id="block"):
                     self.block = code_to_copy(text_of("json.block_label"), 24)
@@ -241,7 +246,7 @@ class Page:
         self._connect_generate()
         panel.connect(self.blocks)
         compare, sample = self.compare, self.preview_panel
-        panel.pulse.click(
+        self.pulse.click(
             self.on_look,
             [compare.shown, compare.seen, *panel.looking, *sample.looking],
             [*compare.view, *panel.view, *sample.view],

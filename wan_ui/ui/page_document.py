@@ -33,10 +33,10 @@ def page_document(types: Iterable[str]) -> PageDocument:
     scripts = [PageFile(f"assets/{name}", _asset(name)) for name in names if name.endswith(".js")]
     # Gradio loads these one by one, each as its component's script is there; together they are one request. The first
     # one stands in Gradio's own document.
-    _, *styles = [name for name in names if name.endswith(".css")] or [""]
+    first, *styles = [name for name in names if name.endswith(".css")]
     gradio_style = PageFile.named_by_content("assets", "opening", "css", b"\n".join(map(_asset, styles)))
     fonts = {weight: PageFile.named_by_content("fonts", f"plex-{weight}", "woff2", _font(weight)) for weight in FONTS}
-    css = "\n".join(static_text(f"{name}.css") for name in STYLE_SHEETS)
+    css = style_sheet()
     for weight, font in fonts.items():
         css = css.replace(f"FONT-{weight}", f"../{font.path}")
     style = PageFile.named_by_content("styles", "page", "css", above_gradio(css).encode())
@@ -50,7 +50,13 @@ def page_document(types: Iterable[str]) -> PageDocument:
         scripts=[file.path for file in scripts],
     )
     body = render_template("skeleton", styles=[gradio_style.path, style.path])
-    return PageDocument(Additions(str(head), str(body)), (gradio_style, style, script, *fonts.values(), *scripts))
+    files = (PageFile(f"assets/{first}", _asset(first)), gradio_style, style, script, *fonts.values(), *scripts)
+    return PageDocument(Additions(str(head), str(body)), files)
+
+
+def style_sheet() -> str:
+    """The page's style sheet as it is written."""
+    return "\n".join(static_text(f"{name}.css") for name in STYLE_SHEETS)
 
 
 def _asset(name: str) -> bytes:

@@ -24,16 +24,16 @@ def opening_files(types: Iterable[str]) -> list[str]:
     A name that this version of Gradio spells differently is left out: the browser then finds it as late as before.
     """
     names = _ENTRY.findall((FRONTEND / "index.html").read_text(encoding="utf-8"))
-    entry = next((name for name in names if name.endswith(".js")), None)
-    if entry is None:
-        return names
-    names += _imported(entry, "Index-")
-    page = next((name for name in names if name.startswith("Index-") and name.endswith(".js")), None)
-    names += _imported(page, "Blocks-") if page else []
-    table = next((name for name in names if name.startswith("core-") and name.endswith(".js")), None)
-    for kind in types if table else ():
-        names += _imported(table, "", after=f"{kind}:{{")
+    for name in ("Index-", "Blocks-"):
+        names += [found for script in _scripts(names) for found in _imported(script, name)]
+    tables = [name for name in _scripts(names) if name.startswith("core-")]
+    for kind in types:
+        names += [found for table in tables for found in _imported(table, "", after=f"{kind}:{{")]
     return list(dict.fromkeys(names))
+
+
+def _scripts(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.endswith(".js")]
 
 
 def _imported(script: str, name: str, after: str = "") -> list[str]:

@@ -56,9 +56,8 @@ class PreviewPanel:
             self.which = gr.Dropdown([], label=text_of("sample.which"), visible=False, elem_classes="chooser")
             self.player = player.build("match-player", visible=False)
             self.rows = gr.HTML(js_on_load=component_script("pick_check"))
-            with gr.Row(elem_classes="match-act"):
-                self.all = gr.Button(text_of("sample.all"), size="sm", visible=False)
-                self.stop = gr.Button(text_of("sample.stop"), size="sm", visible=False)
+            self.all = gr.Button(text_of("sample.all"), size="sm", visible=False, elem_classes="match-act")
+            self.stop = gr.Button(text_of("sample.stop"), size="sm", visible=False, elem_classes="match-act")
             self.file = gr.File(label=text_of("sample.upload"), file_types=FILES, height=84,
                                 elem_classes="upload")  # fmt: skip
             self.problem = gr.HTML(elem_classes="problems")

@@ -11,7 +11,10 @@ GROUPS = ("@media", "@supports", "@container")
 
 
 def above_gradio(css: str) -> str:
-    """The style sheet with each rule for what is inside of Gradio's page as well, where it outranks Gradio's own."""
+    """The style sheet with each rule for what is inside of Gradio's page as well, where it outranks Gradio's own.
+
+    No selector of it may have a comma in parentheses.
+    """
     return "\n".join(_raised(css))
 
 
@@ -28,14 +31,8 @@ def _raised(css: str) -> Iterator[str]:
 def _selectors(head: str) -> Iterator[str]:
     """A rule's selectors, and the same inside of Gradio's page."""
     yield head
-    # Gradio's own way splits at every comma; a rule with one in parentheses never outranked anything.
-    if not _has_comma_in_parentheses(head):
-        for selector in map(str.strip, head.split(",")):
-            yield f".dark {WITHIN}{selector.removeprefix('.dark ')}" if selector.startswith(".dark ") else WITHIN + selector
-
-
-def _has_comma_in_parentheses(head: str) -> bool:
-    return any("," in part.split(")")[0] for part in head.split("(")[1:])
+    for selector in map(str.strip, head.split(",")):
+        yield f".dark {WITHIN}{selector.removeprefix('.dark ')}" if selector.startswith(".dark ") else WITHIN + selector
 
 
 def _rules(css: str) -> Iterator[tuple[str, str]]:

@@ -53,25 +53,24 @@ class TrainingJobTab:
         self.opened = opened
         with gr.Tab(text_of("tab.training_job"), id=ID) as self.container:
             with gr.Column(elem_classes=["form", "trainer-form"]):
-                with gr.Column(elem_classes="section"):
-                    gr.HTML(render_template("training_job_lead"))
-                    self.drop = gr.File(
-                        label=text_of("trainer.drop"),
-                        file_types=FILES,
-                        file_count="multiple",
-                        height=110,
-                        elem_classes="upload",
+                gr.HTML(render_template("training_job_lead"))
+                self.drop = gr.File(
+                    label=text_of("trainer.drop"),
+                    file_types=FILES,
+                    file_count="multiple",
+                    height=110,
+                    elem_classes="upload",
+                )
+                with gr.Row(elem_classes="line"):
+                    self.folder = gr.Dropdown(
+                        [],
+                        value=None,
+                        label=text_of("trainer.folder"),
+                        allow_custom_value=True,
+                        elem_classes="chooser",
                     )
-                    with gr.Row(elem_classes="line"):
-                        self.folder = gr.Dropdown(
-                            [],
-                            value=None,
-                            label=text_of("trainer.folder"),
-                            allow_custom_value=True,
-                            elem_classes="chooser",
-                        )
-                        self.read = gr.Button(text_of("trainer.open"), size="sm", scale=0)
-                    self.problem = gr.HTML(elem_classes="problems")
+                    self.read = gr.Button(text_of("trainer.open"), size="sm", scale=0)
+                self.problem = gr.HTML(elem_classes="problems")
                 with gr.Column(visible=False, elem_classes="job") as self.body:
                     self.about = gr.HTML()
                     with gr.Row(elem_classes="line"):
