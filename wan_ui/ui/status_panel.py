@@ -11,7 +11,7 @@ import gradio as gr
 
 from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.media.clip_frames import MOST_PARTS
-from wan_ui.ui import render
+from wan_ui.ui import job_lists, render
 from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, looked_again
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
@@ -74,10 +74,10 @@ class StatusPanel:
         """The queue and the finished jobs, in the surrounding column."""
         with gr.Column(elem_classes="list"):
             gr.HTML(render.heading(text_of("queue.title")))
-            self.queue = gr.HTML(render.queue((), (), None), js_on_load=component_script("pick_job"))
+            self.queue = gr.HTML(job_lists.queue((), (), None), js_on_load=component_script("pick_job"))
         with gr.Column(elem_classes="list"):
             gr.HTML(render.heading(text_of("finished.title")))
-            self.finished = gr.HTML(render.finished((), None), js_on_load=component_script("pick_job"))
+            self.finished = gr.HTML(job_lists.finished((), None), js_on_load=component_script("pick_job"))
 
     @property
     def view(self) -> list[Any]:
@@ -152,8 +152,8 @@ class StatusPanel:
                 "cancel": stoppable,
                 "result": render.result(shown, self._parts_before(shown, recent)),
                 "reuse": shown is not None,
-                "queue": render.queue(others, own, ahead, fetching, removable),
-                "finished": render.finished(ended, shown.id if shown else None),
+                "queue": job_lists.queue(others, own, ahead, fetching, removable),
+                "finished": job_lists.finished(ended, shown.id if shown else None),
                 "link": self._link(),
                 "lead": lead.id if lead else None,
                 "shown": shown.id if shown else None,
