@@ -54,7 +54,7 @@ class StatusPanel:
         self.service = service
         self.access = access
         self.sharing = sharing
-        self.link = gr.HTML("", elem_id="link-line", js_on_load=component_script("pick_card_action"))
+        self.link = gr.HTML("", elem_id="link", js_on_load=component_script("pick_card_action"))
         self.picked = gr.State(None)
         # Fingerprints of what the page shows. In the browser and not in gr.State: answers may overtake each other, and
         # only the browser knows which one was applied last.
