@@ -1,4 +1,4 @@
-"""The program under a supervisor: a render that never returns, SIGKILL, SIGINT in a render, and its logs and metrics."""
+"""The program under a supervisor: a render that never returns, SIGKILL and SIGINT in renders, its logs and metrics."""
 
 from __future__ import annotations
 
