@@ -385,6 +385,7 @@ class Dispatcher(JobRunner):
         limit, started = self._limits.timeout, time.monotonic()
         times = PhaseTimes(self._observe)
         shown = use.running or Running(job.id, index, len(job.generations), Progress("checking"), slot=use.slot.name)
+        shown = replace(shown, gpus=task.split.ranks)
 
         def check() -> None:
             if self._stopping.is_set() or self._broken is not None or task.active.is_stopped:
