@@ -65,7 +65,8 @@ class FolderBases:
         }
         option |= {"precision": "folder", "size": 1_000_000, "grade": "green", "state": "complete"}
         components = [{"component": "transformer", "options": [option]}]
-        auto = {"grade": "green", "reason": "The folder in diffusers layout.", "base": {"transformer": option["name"]}}
+        reason = "The folder in diffusers format is on this machine."
+        auto = {"grade": "green", "reason": reason, "base": {"transformer": option["name"]}}
         questions = list(self.unknown.get(model.id, ()))
         return {
             "model": model.id,

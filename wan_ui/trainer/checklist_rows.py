@@ -233,7 +233,7 @@ def _slots(pair: Pair) -> Row:
     if pair.target.step == 0:
         wrong = "At step 0 the LoRA was not trained yet: the sample shows the base model."
         return compared(
-            "lora_sides", not uses, "no LoRA yet", run, wrong, Fix(loras=()), "The base model on both pair."
+            "lora_sides", not uses, "no LoRA yet", run, wrong, Fix(loras=()), "The base model on both sides."
         )
     fix = Fix(loras=pair.job_loras) if pair.job_loras else None
     swapped = [slot for slot, header in headers.items() if header.slot in ("high", "low") and header.slot != slot]

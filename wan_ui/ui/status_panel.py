@@ -11,7 +11,7 @@ import gradio as gr
 
 from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.media.clip_frames import MOST_PARTS
-from wan_ui.ui import render
+from wan_ui.ui import job_lists, render
 from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, look_ended, looked_again
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
@@ -78,10 +78,10 @@ class StatusPanel:
         """The queue and the finished jobs, in the surrounding column."""
         with gr.Column(elem_classes="list"):
             gr.HTML(render.heading(text_of("queue.title")))
-            self.queue = gr.HTML(render.queue((), (), None), js_on_load=component_script("pick_job"))
+            self.queue = gr.HTML(job_lists.queue((), (), None), js_on_load=component_script("pick_job"))
         with gr.Column(elem_classes="list"):
             gr.HTML(render.heading(text_of("finished.title")))
-            self.finished = gr.HTML(render.finished((), None), js_on_load=component_script("pick_job"))
+            self.finished = gr.HTML(job_lists.finished((), None), js_on_load=component_script("pick_job"))
 
     def lay_out_pulse(self) -> None:
         """The invisible component that lets the page look when something has changed, see look.js."""
@@ -161,8 +161,8 @@ class StatusPanel:
                 "cancel": stoppable,
                 "result": render.result(shown, self._parts_before(shown, recent)),
                 "reuse": shown is not None,
-                "queue": render.queue(others, own, ahead, fetching, removable),
-                "finished": render.finished(ended, shown.id if shown else None),
+                "queue": job_lists.queue(others, own, ahead, fetching, removable),
+                "finished": job_lists.finished(ended, shown.id if shown else None),
                 "link": self._link(),
                 "stop": self._link() != "" and self.access().identity.owner,
                 "lead": lead.id if lead else None,
