@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from wan_ui.engine.result import Clip, OnProgress, ignore_progress
@@ -15,8 +16,16 @@ from wan_ui.errors import Cancelled, GroupLost, RenderTimedOut, RequestError, Wa
 from wan_ui.pool.slots import Check, Slot
 from wan_ui.request import Generation
 
-STOP_SECONDS = 5.0  # for the others to stop after a cancel, or after an error of the request
-LEAVE_SECONDS = 60.0  # for the others to leave the group after the leader has sent the clip
+
+@dataclass(frozen=True)
+class GroupLimits:
+    """Seconds for those that do not lead, until they are ended.
+
+    `stop`: after a cancel, or an error of the request. `leave`: after the leader has sent the clip.
+    """
+
+    stop: float = 5.0
+    leave: float = 60.0
 
 
 class SlotGroup:
@@ -28,9 +37,10 @@ class SlotGroup:
     not there, leaves those that have ended the clip by themselves as they are.
     """
 
-    def __init__(self, slots: Sequence[Slot], split: Split) -> None:
+    def __init__(self, slots: Sequence[Slot], split: Split, limits: GroupLimits | None = None) -> None:
         self.slots = tuple(slots)
         self.split = split
+        self._limits = limits or GroupLimits()
 
     def render(self, generation: Generation, on_progress: OnProgress, check: Check) -> Clip:
         """One clip. See Slot.render. Raises GroupLost when one of the slots fails: another way may succeed."""
@@ -63,9 +73,9 @@ class SlotGroup:
             thread.start()
         try:
             clip = leader.render(generation, on_progress, check_group, GroupPlace(self.split, 0, rendezvous))
-            seconds = LEAVE_SECONDS
+            seconds = self._limits.leave
         except (Cancelled, RequestError):
-            seconds = STOP_SECONDS
+            seconds = self._limits.stop
             raise
         except (GroupLost, RenderTimedOut):
             leader.end()
