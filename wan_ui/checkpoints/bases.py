@@ -17,6 +17,7 @@ from wan_ui.checkpoints.detection import Candidate, pair_key
 from wan_ui.checkpoints.quantization import Precision, gguf_bits
 from wan_ui.errors import BaseNotFound
 from wan_ui.models import WanModel
+from wan_ui.text import one_line
 
 FOLDER: Literal["folder"] = "folder"
 AUTO: Literal["auto"] = "auto"
@@ -220,8 +221,8 @@ def _named(
     if broken is not None and broken.problem is not None:
         raise broken.problem
     raise BaseNotFound(
-        f"There is no {component.replace('_', ' ')} named {name} for {model.label}. GET /v1/models/{model.id}/bases "
-        "lists the names.",
+        f"There is no {component.replace('_', ' ')} named {one_line(name)} for {model.label}. "
+        f"GET /v1/models/{model.id}/bases lists the names.",
         component=component,
         candidates=candidates,
     )
