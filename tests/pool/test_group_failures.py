@@ -56,7 +56,7 @@ def renders(check: Check) -> None:
 
 def waits(check: Check) -> None:
     """Renders until it is told to stop: a slot that has not started yet, or waits for the others."""
-    wait_until(lambda: check())  # type: ignore[func-returns-value]
+    wait_until(lambda: check())
 
 
 def fails(error: Exception) -> Callable[[Check], None]:
