@@ -21,6 +21,8 @@ PLURAL = frozenset({"one", "other"})
 """The forms of a text that depends on its value `count`; a language without such forms has one text."""
 
 LONGEST = 2000  # characters of a sentence that is looked up
+MOST_SENTENCES = 8  # of a message that is translated sentence by sentence
+MOST_COLONS = 8  # of a message, after one of which a known one may begin
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _SENTENCES = re.compile(r"(?<=[.!?]) +(?=[A-Z])")
 
@@ -69,21 +71,35 @@ def text_of(key: str, /, **values: Any) -> str:
 
 
 def translate(language: str, sentence: str) -> str:
-    """An English sentence of the API, such as an error's message, in a language; itself where the catalogue has none.
+    """An English message of the API, such as an error's, in a language; itself where the catalogue has none.
 
-    The catalogue's section "messages" has the sentences with placeholders, and so tells the values in this one.
+    The catalogue's section "messages" has sentences with placeholders, and so tells the values in this one. A message
+    may be several of them, or one after a name and a colon.
     """
     return sentence if language == DEFAULT or len(sentence) > LONGEST else _translated(language, sentence)
 
 
 @lru_cache(maxsize=4096)
 def _translated(language: str, sentence: str) -> str:
-    whole = _as_one(language, sentence)
-    if whole is not None:
-        return whole
-    parts = [_as_one(language, part) for part in _SENTENCES.split(sentence)]
-    known = [part for part in parts if part is not None]
-    return "".join(known) if len(known) == len(parts) else sentence
+    parts = _SENTENCES.split(sentence)
+    known = _joined(language, parts if len(parts) <= MOST_SENTENCES else [sentence])
+    if known is not None:
+        return known
+    name, _, rest = sentence.partition(": ")
+    known = _translated(language, rest) if 0 < sentence.count(": ") <= MOST_COLONS else rest
+    return sentence if known == rest else f"{_translated(language, name)}: {known}"
+
+
+def _joined(language: str, parts: list[str]) -> str | None:
+    """The translation of several sentences, of which entries of the catalogue match one or more; None without one."""
+    made = ""
+    while parts:
+        ends = range(len(parts), 0, -1)
+        end, known = next(((end, one) for end in ends if (one := _as_one(language, " ".join(parts[:end])))), (0, None))
+        if known is None:
+            return None
+        made, parts = made + known, parts[end:]
+    return made
 
 
 def _as_one(language: str, sentence: str) -> str | None:
@@ -104,9 +120,17 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
     for key, text in messages.items():
         for form in [text] if isinstance(text, str) else text.values():
             pieces = _PLACEHOLDER.split(form)
-            pattern = "".join(f"(?P<{p}>.+?)" if index % 2 else re.escape(p) for index, p in enumerate(pieces))
+            last = len(pieces) - 2 if len(pieces[-1]) <= 1 else -1
+            pattern = "".join(_piece(text, index, last) for index, text in enumerate(pieces))
             patterns.append((sum(map(len, pieces[::2])), key, re.compile(pattern, re.DOTALL)))
     return [(key, pattern) for _, key, pattern in sorted(patterns, key=lambda item: -item[0])]
+
+
+def _piece(text: str, index: int, last: int) -> str:
+    """A part of a pattern: text, or a value. Only the value that ends a message (`last`) may hold several sentences."""
+    if index % 2 == 0:
+        return re.escape(text)
+    return f"(?P<{text}>.+?)" if index == last else rf"(?P<{text}>(?:(?![.!?] +[A-Z]).)+?)"
 
 
 def tag(language: str) -> str:

@@ -175,3 +175,19 @@ def test_the_file_of_joined_frames_has_all_its_blocks(tmp_path: Path) -> None:
     frames = clip_frames.allocate_frames(tmp_path / "frames", (9, 64, 96, 3))
     assert frames.shape == (9, 64, 96, 3) and not frames.any()
     assert (tmp_path / "frames").stat().st_blocks * 512 >= frames.nbytes
+
+
+def test_the_first_frame_that_a_request_starts_from_as_a_small_picture(services: Services) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (800, 400), (200, 30, 30)).save(buffer, "PNG")
+    started = services.made(OPTIONAL, ctrl_img=base64.b64encode(buffer.getvalue()).decode())
+    reply = services.client.get(f"/v1/requests/{started}/first_frame.jpg")
+    with Image.open(io.BytesIO(reply.content)) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (264, 132))
+    without = services.client.get(f"/v1/requests/{services.made(OPTIONAL)}/first_frame.jpg")
+    assert "no first frame" in error_of(without, 404, "PICTURE_NOT_FOUND")["message"]
+    error_of(services.client.get(f"/v1/requests/{'0' * 32}/first_frame.jpg"), 404, "REQUEST_NOT_FOUND")
+    for stored in services.service.stored_files.listing(LOCAL_ACCESS):
+        services.service.stored_files.delete(stored.kind, stored.id, LOCAL_ACCESS)
+    gone = services.client.get(f"/v1/requests/{started}/first_frame.jpg")
+    assert "deleted" in error_of(gone, 404, "PICTURE_NOT_FOUND")["message"]

@@ -89,6 +89,7 @@ interface WanUi {
     insert(name: string, text: string): void;
     announce(control: PageElement): void;
     giveImage(name: string, file: File): boolean;
+    takeToasts(show: (text: string, isError: boolean) => void): void;
   };
   events: {
     on(name: 'jobs' | 'progress' | 'pictures' | 'queue' | 'server', listener: (data: any) => void): void;
@@ -104,7 +105,7 @@ interface WanUi {
   heard(well: boolean): void;
   judging(player: any): any;
   share(entryId: string): void;
-  toast(text: string): void;
+  toast(text: string, isError?: boolean): void;
 }
 interface Window {
   gradio_config: { texts: Record<string, string | { one: string; other: string }>; messages?: string };

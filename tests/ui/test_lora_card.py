@@ -39,7 +39,7 @@ from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Progress
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import parse
-from wan_ui.ui import form_schema, lora_card, lora_strength, render
+from wan_ui.ui import form_schema, job_lists, lora_card, lora_strength, render
 from wan_ui.ui.texts import text_of
 
 T2V, SMALL, TINY = MODELS["wan22_14b_t2v"], MODELS["wan22_5b"], MODELS["wan21_1b"]
@@ -160,7 +160,7 @@ def test_a_clip_without_a_report_has_no_line():
 def test_while_a_lora_is_fetched_the_card_and_the_queue_say_so():
     waiting = job(position=2)
     progress = Progress("downloading", bytes_done=40, bytes_total=100, note="downloading LoRA cat.safetensors, 40 %")
-    for html in (render.now(waiting, progress, None), render.queue([waiting], (), None, {waiting.id: progress})):
+    for html in (render.now(waiting, progress, None), job_lists.queue([waiting], (), None, {waiting.id: progress})):
         assert "downloading LoRA cat.safetensors, 40 %" in html
     assert 'max="100" value="40"' in render.now(waiting, progress, None)
 

@@ -11,7 +11,7 @@ from wan_ui.engine.result import Progress
 from wan_ui.errors import HostError, InvalidRequest, LoraNotFound
 from wan_ui.job import ClipRecord, Job, Status
 from wan_ui.request import parse, resolve
-from wan_ui.ui import render
+from wan_ui.ui import job_lists, render
 
 EVIL = '<img src=x onerror="alert(1)">'
 
@@ -107,9 +107,11 @@ def test_a_base_that_is_not_the_references_is_named_with_the_way_to_match():
 
 def test_the_lists_escape_what_people_wrote():
     for html in (
-        render.queue([job(position=1)], [], None),
-        render.queue([job("in_progress")], [], render.RunningJob(job("in_progress"), Progress("loading", note=EVIL))),
-        render.finished([job("succeeded", clips=(CLIP,))], None),
+        job_lists.queue([job(position=1)], [], None),
+        job_lists.queue(
+            [job("in_progress")], [], render.RunningJob(job("in_progress"), Progress("loading", note=EVIL))
+        ),
+        job_lists.finished([job("succeeded", clips=(CLIP,))], None),
         render.problem(LoraNotFound(EVIL)),
         render.problem(InvalidRequest("x", fields=[{"loc": EVIL, "msg": EVIL}])),
         render.trouble(HostError(EVIL)),
@@ -145,6 +147,6 @@ def test_durations_as_people_say_them(value, said):
 
 def test_another_visitors_job_says_neither_its_prompt_nor_lets_itself_be_removed():
     hidden = dataclasses.replace(job(position=1), hidden=True)
-    html = render.queue([hidden], [], None)
+    html = job_lists.queue([hidden], [], None)
     assert "someone’s job" in html and "<button" not in html and "onerror" not in html
-    assert "<button" in render.queue([job(position=1)], [], None, removable=[job().id])
+    assert "<button" in job_lists.queue([job(position=1)], [], None, removable=[job().id])

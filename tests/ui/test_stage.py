@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -84,6 +86,29 @@ def test_the_stage_follows_the_whole_job(page: Page, app: App, held_render: Fake
     poster = page.locator(f"#result video[src*='{job.id}/videos/0']").get_attribute("poster")
     assert poster == f"v1/gallery/{job.id}-0/poster.jpg"
     expect(page.locator(f".jobs img[src='v1/gallery/{job.id}-0/poster.jpg']")).to_have_count(1)
+
+
+def test_waiting_jobs_have_the_first_frame_or_the_first_words_as_thumbnail(
+    page: Page, app: App, held_render: FakeRender, wide_image: Path
+):
+    gate = held_render.gate(1811, 1)
+    image = base64.b64encode(wide_image.read_bytes()).decode()
+    app.service.submit(body(1811), LOCAL_ACCESS)
+    gate.await_arrival()
+    with_image = body(1812)
+    with_image["prompts"][0]["ctrl_img"] = image
+    started = app.service.submit({**with_image, "model": "wan22_5b"}, LOCAL_ACCESS)
+    in_words = body(1813)
+    in_words["prompts"][0]["prompt"] = "a lighthouse in a storm with very high waves"
+    app.service.submit(in_words, LOCAL_ACCESS)
+    opened(page, app)
+    thumbnails = page.locator("#side ol.jobs .thumb")
+    picture = thumbnails.locator(f"img[src='v1/requests/{started.id}/first_frame.jpg']")
+    expect(picture).to_have_count(1)
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth / image.naturalHeight)") > 2
+    expect(thumbnails.locator(".words").last).to_have_text("a lighthouse in a storm…")
+    gate.open()
+    expect(page.locator("#side ol.jobs .thumb")).to_have_count(0)
 
 
 def test_a_hidden_tab_asks_for_nothing_and_looks_when_it_is_shown(page: Page, app: App):

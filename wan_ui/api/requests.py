@@ -25,6 +25,7 @@ _VIDEO_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "private",
 }
+_PICTURE_HEADERS = {**_VIDEO_HEADERS, "Cache-Control": "private, max-age=3600"}
 _LIVE_HEADERS = {**_VIDEO_HEADERS, "Cache-Control": "no-store"}
 
 router = APIRouter()
@@ -128,6 +129,19 @@ def retry(state: State, access: CurrentAccess, request_id: RequestId) -> dict[st
 def live_picture(service: Service, access: CurrentAccess, request_id: RequestId) -> Response:
     """Changes at most twice a second. 404 before the first one and after the end."""
     return Response(service.live_picture(request_id, access), media_type="image/webp", headers=_LIVE_HEADERS)
+
+
+@router.get(
+    "/requests/{request_id}/first_frame.jpg",
+    summary="A small picture of the first frame that a request starts from",
+    response_class=Response,
+    responses={**errors(404, 422, 503), 200: {"description": "A JPEG.", **content("image/jpeg")}},
+)
+def first_frame(state: State, service: Service, access: CurrentAccess, request_id: RequestId) -> Response:
+    """Of several prompts, that of the first one that has one. 404 for a request without."""
+    with state.posters.hold():
+        picture = service.first_frame(request_id, access)
+    return Response(picture, media_type="image/jpeg", headers=_PICTURE_HEADERS)
 
 
 @router.get(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wan_ui.access import UploadedFiles
 from wan_ui.checkpoints.trainer_base import FOLDER_BASE, planned_precisions
 from wan_ui.errors import (
+    ControlImageInvalid,
     FetchFailed,
     InvalidRequest,
     PictureNotFound,
@@ -46,7 +47,7 @@ from wan_ui.lora.header import pair_messages
 from wan_ui.lora.hub import SCHEME
 from wan_ui.lora.remote import is_remote, shown_name
 from wan_ui.lora.report import describe, inspect
-from wan_ui.media import clip_frames, video
+from wan_ui.media import clip_frames, poster, video
 from wan_ui.provenance import restoring
 from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT
 from wan_ui.request import TrainingSample, find_model
@@ -296,6 +297,17 @@ class JobService:
                 "is finished."
             )
         return running.picture
+
+    def first_frame(self, job_id: str, access: Access) -> bytes:
+        """A small JPEG of the first frame that a job starts from, its first one. Raises PictureNotFound."""
+        job = self.job(job_id, access)
+        sha256 = next((generation.image for generation in job.generations if generation.image), None)
+        if sha256 is None:
+            raise PictureNotFound("This request has no first frame.")
+        try:
+            return poster.of_image(self.images.open(sha256, access))
+        except ControlImageInvalid as error:
+            raise PictureNotFound("The first frame of this request was deleted.") from error
 
     def progress(self, job_id: str) -> Progress | None:
         """The latest progress of a job that runs or whose LoRA files are being downloaded, else None.

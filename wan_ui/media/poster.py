@@ -12,6 +12,7 @@ from wan_ui.media import video
 
 SUFFIX = ".jpg"  # beside a video's MP4, with the same stem
 SIDE = 480  # pixels, the longer one: twice what the gallery shows, for dense screens
+THUMBNAIL_SIDE = 264  # pixels, the longer one: twice what the queue shows
 QUALITY = 82
 
 
@@ -28,10 +29,18 @@ def of_clip(path: Path, clip: Path, num_frames: int) -> None:
     write_file(path, _picture(video.read_frame(clip, num_frames // 2)))
 
 
+def of_image(image: Image.Image) -> bytes:
+    """An RGB image as a JPEG of the size of a thumbnail."""
+    return _jpeg(image, THUMBNAIL_SIDE)
+
+
 def _picture(frame: video.Frames) -> bytes:
     """A frame, uint8, (H, W, 3), as a JPEG."""
-    image = Image.fromarray(frame)
-    image.thumbnail((SIDE, SIDE))
+    return _jpeg(Image.fromarray(frame), SIDE)
+
+
+def _jpeg(image: Image.Image, side: int) -> bytes:
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return buffer.getvalue()

@@ -1,9 +1,9 @@
-"""The page's HTML fragments from jobs and errors: status card, result, queue, finished jobs, messages."""
+"""The page's HTML fragments from jobs and errors: status card, result, messages."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
@@ -169,7 +169,8 @@ def took(job: Job) -> float | None:
     return (datetime.fromisoformat(job.finished_at) - datetime.fromisoformat(job.started_at)).total_seconds()
 
 
-def _prompt(job: Job) -> str:
+def prompt_of(job: Job) -> str:
+    """A job's first prompt, and how many more or how many cells it has."""
     if job.hidden:
         return text_of("render.someones_job")
     prompt = (" ".join(job.generations[0].prompt.split()) or no_prompt())[:240]
@@ -228,7 +229,7 @@ def now(
 
 
 def _waiting_card(job: Job, progress: Progress | None, ahead: RunningJob | None) -> Card:
-    title, text = label(job), _prompt(job)
+    title, text = label(job), prompt_of(job)
     position, head = position_of(job), state_name(job.status)
     if progress is not None:
         line = progress_line(progress)
@@ -248,7 +249,7 @@ def position_of(job: Job) -> str:
 
 
 def _running_card(job: Job, progress: Progress | None, outlook: JobOutlook | None) -> Card:
-    title, text = label(job), _prompt(job)
+    title, text = label(job), prompt_of(job)
     if job.cancel_requested:
         head = text_of("render.cancelling")
         return Card("waiting", head, title, Bar(head), text_of("render.after_step"), text, tab_title=head)
@@ -277,7 +278,7 @@ def _facts(outlook: JobOutlook, progress: Progress) -> str:
     )
 
 
-def _made(job: Job) -> str:
+def made_of(job: Job) -> str:
     """`4 cells`, or `1 video`."""
     count = len(job.cells) or len(job.clips)
     return text_of("count.cells" if job.cells else "count.videos", count=count)
@@ -294,14 +295,14 @@ def _tab_title(progress: Progress | None, clip: str) -> str:
 def _ended_card(job: Job) -> Card:
     title, spent = label(job), took(job)
     if job.status == "succeeded":
-        made = _made(job)
+        made = made_of(job)
         return Card(
             "done",
             state_name(job.status),
             title,
             Bar(state_name(job.status), "1"),
             text_of("render.made_in", made=made, seconds=seconds(spent or 0)),
-            _prompt(job),
+            prompt_of(job),
             tab_title=f"✓ {state_name(job.status)}",
         )
     facts = joined(
@@ -478,87 +479,18 @@ def result(job: Job | None, parts_before: Mapping[int, Sequence[str]] = MappingP
         # As links and not as players: the grid that plays them is in the Compare tab.
         done = sum(any(clip.index == cell.generation for clip in job.clips) for cell in job.cells)
         comparison = text_of("render.cells_finished", done=done, count=len(job.cells))
-        return render_template("result", result=ShownResult(job.id, label(job), _prompt(job), comparison))
+        return render_template("result", result=ShownResult(job.id, label(job), prompt_of(job), comparison))
     several = len(job.generations) > 1
     spent = took(job) if several else None
     shown = ShownResult(
         job.id,
         label(job),
-        _prompt(job),
+        prompt_of(job),
         clips=[_clip(job, clip, parts_before.get(clip.index, ())) for clip in job.clips],
         titled=several,
         took="" if spent is None else seconds(spent),
     )
     return render_template("result", result=shown)
-
-
-# The lists
-
-
-def queue(
-    jobs: Sequence[Job],
-    mine: Collection[str],
-    ahead: RunningJob | None,
-    fetching: Mapping[str, Progress] = MappingProxyType({}),
-    removable: Collection[str] = (),
-) -> Markup:
-    """The waiting jobs other than the status card's, in order; those `removable` can be removed, and run next.
-
-    `fetching`: by job id, how far the downloads of LoRA files are that jobs wait for.
-    """
-    lines = [
-        {
-            "job_id": job.id,
-            "position": job.position or "▸",
-            "model": label(job),
-            "prompt": _prompt(job),
-            "mine": job.id in mine,
-            "text": _queue_text(job, ahead, fetching),
-            "removable": job.id in removable,
-            "can_run_next": job.id in removable and job.status == "in_queue" and (job.position or 0) > 1,
-            "has_picture": job.status == "in_progress" and not job.hidden,
-        }
-        for job in jobs
-    ]
-    return render_template("queue", lines=lines)
-
-
-def _queue_text(job: Job, ahead: RunningJob | None, fetching: Mapping[str, Progress]) -> str:
-    if ahead is not None and job.id == ahead.job.id:
-        line = progress_line(ahead.progress)
-        return joined(_prompt(job) if job.hidden else "", line.head, line.facts)
-    if job.id in fetching:
-        return progress_line(fetching[job.id]).facts or text_of("render.fetching_its_lora")
-    return _prompt(job)
-
-
-def _thumbnail(job: Job) -> str:
-    """The poster of a job's first clip, or of its comparison; "" where it has none."""
-    if not job.clips:
-        return ""
-    entry = job.id if job.cells else f"{job.id}-{job.clips[0].index}"
-    return f"v1/gallery/{entry}/poster.jpg"
-
-
-def finished(jobs: Sequence[Job], shown: str | None) -> Markup:
-    """The jobs that ended, newest first; a press shows one. `shown` is the id of the one whose result is shown."""
-    lines = []
-    for job in jobs:
-        spent = took(job)
-        lines.append(
-            {
-                "job_id": job.id,
-                "status": job.status,
-                "model": label(job),
-                "thumbnail": _thumbnail(job),
-                "prompt": _prompt(job),
-                "current": job.id == shown,
-                "state": joined(state_name(job.status), _made(job) if job.cells else ""),
-                "size": size(job.clips[0].width, job.clips[0].height) if job.clips and not job.cells else "",
-                "took": "" if spent is None else f"{_JOINT}{seconds(spent)}",
-            }
-        )
-    return render_template("finished", lines=lines)
 
 
 # Messages

@@ -47,6 +47,18 @@
     chooser.dispatchEvent(new Event('change', { bubbles: true }));
     return true;
   };
+  // Gradio says what goes wrong in an event or an upload in toasts of its own: each is given to `show`, and closed.
+  const takeToasts = (show) => {
+    const take = () => {
+      for (const toast of document.querySelectorAll('[data-testid="toast-body"]:not([data-taken])')) {
+        toast.dataset.taken = '';
+        for (const text of toast.querySelectorAll('[data-testid="toast-text"]')) show(text.textContent.trim(), toast.classList.contains('error'));
+        const close = toast.querySelector('[data-testid="toast-close"]');
+        if (close) close.click();
+      }
+    };
+    new MutationObserver(take).observe(document.body, { childList: true, subtree: true });
+  };
   window.wanUi = /** @type {WanUi} */ (window.wanUi || {}); // the other scripts add their parts
-  window.wanUi.dom = { input, value, fill, insert, announce, giveImage };
+  window.wanUi.dom = { input, value, fill, insert, announce, giveImage, takeToasts };
 })();

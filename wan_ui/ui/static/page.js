@@ -61,6 +61,9 @@
       typed.delete(control);
       putBack(control, was);
     }
+    // What covers the page while it opens, see skeleton.html; a comparison's link opens on its board.
+    const last = new URLSearchParams(window.location.search).has('compare') ? '.compare-form' : '#form';
+    if (form === last) document.dispatchEvent(new Event('wan-ui-shown'));
     const then = next.get(form);
     next.delete(form);
     if (then) then();
@@ -112,18 +115,24 @@
   new MutationObserver(name).observe(document.body, { childList: true, subtree: true });
   name();
 
-  // One short message at a time, for what happened where nobody looks.
-  const toast = document.createElement("div");
-  toast.id = "toast";
-  toast.setAttribute("role", "status");
+  // One short message at a time, for what happened where nobody looks. What went wrong stays longer, and can be closed.
+  const toastText = make("span");
+  const toastClose = make("button", { type: "button", "aria-label": textOf("page.close"), hidden: "" });
+  const toast = make("div", { id: "toast", role: "status" }, toastText, toastClose);
   document.body.append(toast);
   let gone = null;
-  window.wanUi.toast = (text) => {
-    toast.textContent = text;
+  const hideToast = () => toast.classList.remove("on");
+  window.wanUi.toast = (text, isError = false) => {
+    toast.setAttribute("role", isError ? "alert" : "status");
+    toast.classList.toggle("error", isError);
+    toastClose.hidden = !isError;
+    toastText.textContent = text;
     toast.classList.add("on");
     window.clearTimeout(gone);
-    gone = window.setTimeout(() => toast.classList.remove("on"), 4000);
+    gone = window.setTimeout(hideToast, isError ? 10000 : 4000);
   };
+  toastClose.addEventListener("click", hideToast);
+  window.wanUi.dom.takeToasts((text, isError) => window.wanUi.toast(translated(text), isError));
 
   const notice = document.createElement("div");
   notice.id = "server-gone";
