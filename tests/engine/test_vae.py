@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
@@ -58,7 +56,6 @@ def test_the_norm_is_diffusers_own(silu: bool, dtype: torch.dtype) -> None:
 def test_zeros_around_a_frame_may_be_left_to_the_convolution(padding: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(1, 4, 3, 6, 7, generator=generator), torch.randn(5, 4, 1, 3, 3, generator=generator)
-    operations: tuple[Callable[..., torch.Tensor], ...]
-    operations = kernels.padded_convolution, kernels.eager_padded_convolution
-    found, expected = (operation(hidden, weight, None, (1, 1, 1), padding) for operation in operations)
+    arguments = hidden, weight, None, (1, 1, 1), padding
+    found, expected = kernels.padded_convolution(*arguments), kernels.eager_padded_convolution(*arguments)
     torch.testing.assert_close(found, expected)

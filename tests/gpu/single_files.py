@@ -50,7 +50,7 @@ class Pool:
         """The bytes of `count` numbers from about the number `start` on."""
         blocks, needed = len(self.data) // self.size, count // self.values
         first = start // self.values % (blocks - needed + 1)
-        return memoryview(self.data[first * self.size : (first + needed) * self.size])
+        return self.data[first * self.size : (first + needed) * self.size].data
 
 
 def _pools(dtypes: Iterable[str], seed: int) -> dict[str, Pool]:

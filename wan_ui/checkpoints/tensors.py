@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HOST = torch.device("cpu")
 GGUF_BYTES_AT_ONCE = 4 << 20  # bytes of packed blocks that a thread dequantizes at a time; 8 times that in float32
-GGUF_THREADS = min(8, os.cpu_count() or 1)  # numpy lets go of the interpreter while it computes
+GGUF_THREADS = min(8, os.cpu_count() or 1)  # numpy releases the GIL while it computes
 
 
 class TensorReader:
