@@ -132,7 +132,8 @@ class Bench:
         store = Store(folder / "jobs.sqlite")
         dispatcher = Dispatcher(store, slots, folder / "clips", video.write)
         self._at_work.append((dispatcher, store))
-        job = store.add({"model": MODEL.id, "prompts": []}, generations)
+        prompts = [{"prompt": generation.prompt} for generation in generations]
+        job = store.add({"model": MODEL.id, "prompts": prompts}, generations)
         began = time.perf_counter()
         dispatcher.start()
         dispatcher.wait(job.id, 3600.0)

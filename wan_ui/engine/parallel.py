@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 from diffusers import WanTransformer3DModel
 from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
+from torch._C._distributed_c10d import FileStore, Store
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from wan_ui.engine.split import GroupPlace, Split
@@ -54,7 +55,7 @@ def join(place: GroupPlace, device: torch.device) -> Group:
     Raises ExchangeFailed where a known tensor does not arrive as it was sent. This process must end then: what was sent
     may still be on its way, and can be neither waited for nor called back.
     """
-    store = dist.FileStore(place.rendezvous, place.split.ranks)
+    store = FileStore(place.rendezvous, place.split.ranks)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=store,
@@ -75,7 +76,7 @@ class Group:
     lets a rank wait for the others and be cancelled meanwhile.
     """
 
-    def __init__(self, split: Split, device: torch.device, store: dist.Store | None = None) -> None:
+    def __init__(self, split: Split, device: torch.device, store: Store | None = None) -> None:
         self.split = split
         self.device = device
         self.rank = dist.get_rank()
