@@ -214,6 +214,7 @@ class Page:
             chosen=language(),
         )
         gr.HTML(tools, elem_id="tools")
+        gr.HTML(render_template("page_footer", version=__version__), elem_id="footer")
         self.status_panel.lay_out_pulse()
 
     def _lay_out_generate(self, banner: str | None, demo: Demo | None, pin: gr.BrowserState) -> None:
