@@ -18,6 +18,15 @@ def test_no_selector_has_a_comma_in_parentheses() -> None:
     assert [one.strip() for one in selectors if re.search(r"\([^()]*,[^()]*\)", one)] == []
 
 
+def test_no_selector_of_a_media_query_is_outside_of_what_gradio_puts_before_it() -> None:
+    """`.gradio-container .contain :root` matches nothing: sizes for touch were without effect for that reason."""
+    text = re.sub(r"/\*.*?\*/", "", str(page.LAUNCH["css"]), flags=re.DOTALL)
+    inside = re.findall(r"@media[^{]*\{((?:[^{}]*\{[^{}]*\})*)[^{}]*\}", text)
+    selectors = [each.strip() for rules in inside for each in re.findall(r"([^{},]+)(?=[,{][^{}]*[{}]|\{)", rules)]
+    assert len(selectors) > 30
+    assert [each for each in selectors if re.match(r"(:root|html|body|\.dark|\.gradio-container)\b", each)] == []
+
+
 @pytest.mark.browser
 def test_no_flag_of_the_banner_is_broken_at_any_width(context: BrowserContext) -> None:
     window = context.new_page()
