@@ -68,6 +68,7 @@ from wan_ui.web.origin import OriginCheck
 from wan_ui.web.page_language import PageLanguage, messages_route
 from wan_ui.web.page_script import PageScript
 from wan_ui.web.security_headers import SecurityHeaders
+from wan_ui.web.upload_progress import UploadProgress
 from wan_ui.web.upload_quota import UploadQuota
 
 if TYPE_CHECKING:
@@ -449,10 +450,19 @@ def _around_gradio(
     rules, forget = event_rules(config), _forgets(blocks)
 
     def wrap(app: ASGIApp) -> ASGIApp:
-        uploads = GradioFiles(UploadQuota(app, service.quota_problem, files), service, access, files)
+        watched = UploadProgress(UploadQuota(app, service.quota_problem, files), access, _forget_upload)
+        uploads = GradioFiles(watched, service, access, files)
         return GradioEvents(uploads, access, rules, forget, EVENT_LIMITS)
 
     return wrap
+
+
+def _forget_upload(name: str) -> None:
+    """Drops what Gradio keeps for the name of an upload whose progress was asked for. It drops none itself."""
+    from gradio.routes import file_upload_statuses
+
+    file_upload_statuses.stop_tracking(name)
+    file_upload_statuses._signals.pop(name, None)
 
 
 def _forgets(blocks: gr.Blocks) -> Forget:

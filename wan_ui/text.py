@@ -15,6 +15,15 @@ def one_line(text: str, longest: int = LONGEST_TEXT) -> str:
     return printable if len(printable) <= longest else printable[: longest - 1] + "…"
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is UTF-8: one of an old archive may not be, and no JSON can state it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def gigabytes(size: float, decimals: int = 1) -> str:
     """A number of bytes for people: `13.5 GB`, or `95.0 MB` below 0.1 GB (decimal units)."""
     return f"{size / 1e9:.{decimals}f} GB" if size >= 1e8 else f"{size / 1e6:.{decimals}f} MB"

@@ -460,3 +460,68 @@ def test_bodies_of_unknown_fields_and_of_numbers_delay_nobody(owner: httpx.Clien
         reply = owner.post("/v1/inference", content=body, headers={"content-type": "application/json"})
         assert error_code(reply) == code and len(reply.content) < 100_000
         assert time.monotonic() - begun < QUICK
+
+
+def test_a_part_of_a_form_that_is_no_file_is_not_kept(server: Process, ann: httpx.Client) -> None:
+    """300 MB of one took 895 MB of memory, and health 3 s."""
+
+    def pieces() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n'
+        yield from (bytes(1 << 20) for _ in range(40))
+        yield b"\r\n--b--\r\n"
+
+    before, lines = server.memory, len(server.lines)
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    with contextlib.suppress(httpx.WriteError):
+        assert ann.post("/gradio_api/upload", content=pieces(), headers=form).status_code == 422
+    assert server.memory - before < 30 << 20
+    nameless = b"--b\r\nContent-Disposition: form-data; name=\"files\"; filename*=utf-8''a\r\n\r\nx\r\n--b--\r\n"
+    assert ann.post("/gradio_api/upload", content=nameless, headers=form).status_code == 422
+    assert "Traceback" not in "\n".join(server.lines[lines:])
+
+
+def test_few_progress_streams_of_short_names(server: Process, ann: httpx.Client, bob: httpx.Client) -> None:
+    """600 streams took health 1.2 s, and Gradio kept each name that was asked for, of up to 60 kB."""
+    upload, progress = "/gradio_api/upload?upload_id=slow", "/gradio_api/upload_progress?upload_id="
+    lines = len(server.lines)
+    head = server.head("POST", upload, ann, Content_Type="multipart/form-data; boundary=b", Content_Length="1000")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(server.connect(head + b"\r\n--b\r\n"))
+        stream = server.head("GET", f"{progress}slow", ann) + b"\r\n"
+        streams = [stack.enter_context(server.connect(stream)) for _ in range(12)]
+        assert until(lambda: sum(map(is_refused, streams)) == 6, QUICK)
+        assert bob.get(f"{progress}slow").status_code == 404
+    assert ann.get(progress + "a" * 65).status_code == 422
+    assert until(lambda: ann.get(f"{progress}a b").status_code == 422, QUICK)
+    assert "Traceback" not in "\n".join(server.lines[lines:])  # the upload that was given up is no fault
+
+
+def test_a_request_states_its_length_once(server: Process, ann: httpx.Client) -> None:
+    """A proxy that heeds the other one would take what follows for a request of somebody else."""
+    head = server.head("POST", "/v1/inference", ann, Content_Length="4", Transfer_Encoding="chunked")
+    inner = server.head("GET", "/v1/models", ann) + b"\r\n"
+    with server.connect(head + b"\r\n0\r\n\r\n" + inner) as connection:
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
+
+
+def test_few_cookies_of_one_name_are_looked_at(server: Process, ann: httpx.Client) -> None:
+    """2,500 of them in one head of a stranger took 100 ms of computing."""
+    (name, value), *_ = ann.cookies.items()
+    for others, status in ((6, 200), (600, 401)):
+        cookies = "; ".join([f"{name}={number}" for number in range(others)] + [f"{name}={value}"])
+        with server.client() as client:
+            assert client.get("/v1/models", headers={"cookie": cookies}).status_code == status
+
+
+def test_an_answer_with_a_file_repeats_no_header_of_its_request(server: Process, ann: httpx.Client) -> None:
+    """Gradio answered a range with the request's own headers, the session's cookie among them; `bytes=--1` failed."""
+    lines = len(server.lines)
+    (path,) = ann.post("/gradio_api/upload", files={"files": ("a.png", b"0123456789")}).json()
+    sent = {"range": "bytes=0-3", "refresh": "0; url=http://evil.example"}
+    answer = ann.get(f"/gradio_api/file={path}", headers=sent)
+    assert (answer.status_code, answer.content) == (206, b"0123")
+    assert not {"cookie", "refresh", "user-agent"} & set(answer.headers)
+    for odd in ("bytes=--1", "bytes=0-1,3-4", "bytes=-", "bytes=a-b", "lines=0-1"):
+        assert ann.get(f"/gradio_api/file={path}", headers={"range": odd}).content == b"0123456789"
+    assert "Traceback" not in "\n".join(server.lines[lines:])

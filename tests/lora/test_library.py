@@ -119,6 +119,12 @@ def test_the_list_is_sorted_and_searched(library: Library, tmp_path: Path) -> No
     assert Library(tmp_path / "none").listing() == ()
 
 
+def test_a_name_that_is_not_utf8_is_not_listed(library: Library, tmp_path: Path) -> None:
+    """No JSON can state it: the list of all files was an internal error."""
+    (tmp_path / "loras" / os.fsdecode(b"caf\xe9.safetensors")).write_bytes(b"")
+    assert library.listing() == ("job.safetensors",)
+
+
 def test_a_file_is_read_once_until_it_changes(library: Library, tmp_path: Path) -> None:
     path = tmp_path / "loras" / "job.safetensors"
     first = library.locate("job.safetensors", LOCAL_ACCESS)

@@ -61,8 +61,9 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     return prepared.generations[0]
 
 
-def test_joining_and_leaving_ten_times_gives_the_golden_frames(
-    slots: list[ProcessSlot], generation: Generation
+@pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.soak)])
+def test_joining_and_leaving_again_and_again_gives_the_golden_frames(
+    slots: list[ProcessSlot], generation: Generation, times: int
 ) -> None:
     (case,) = (case for case in cases() if case.name == CASE)
     split = split_of(generation, 2)
@@ -71,7 +72,7 @@ def test_joining_and_leaving_ten_times_gives_the_golden_frames(
     mean, most = differences(first.frames, case.cpu_frames)
     assert mean <= 0.1 and most <= 2 and "split" not in first.metadata
     pids = None
-    for number in range(10):
+    for number in range(times):
         varied = replace(generation, seed=generation.seed + number % 2)  # nothing is kept from the run before
         together = group.render(varied, ignore_progress, no_check)
         assert together.metadata["split"] == "guidance 2"

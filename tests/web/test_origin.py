@@ -129,6 +129,13 @@ def test_a_refusal_has_the_shape_of_every_error(client: TestClient, sent: dict[s
         assert "evil" not in error["message"]
 
 
+def test_a_request_that_states_its_length_in_two_ways_is_refused(client: TestClient) -> None:
+    both = {"Content-Length": "2", "Transfer-Encoding": "chunked"}
+    reply = client.post("/", content=b"{}", headers=both)
+    assert reply.status_code == 400 and reply.headers["connection"] == "close"
+    assert reply.json()["detail"]["error"]["code"] == "BAD_REQUEST"
+
+
 def test_a_websocket_passes_or_is_refused(client: TestClient) -> None:
     url = "ws://localhost:7860/ws"
     with client.websocket_connect(url) as socket:

@@ -6,6 +6,7 @@ A tool's request enters the API with the identity of the MCP request, so that ac
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import time
@@ -179,7 +180,8 @@ async def _send(api: ASGIApp, wanted: ApiRequest, body: bytes | None, request: R
     """Sends a request to the API's app in this process, as the sender of the MCP request."""
     transport = httpx.ASGITransport(app=api, raise_app_exceptions=False, root_path="/v1")
     base = f"{request.url.scheme}://{request.url.netloc}"
-    files = None if wanted.file is None else {FIELD: ("video.mp4", wanted.file, "video/mp4")}
+    # A file, which httpx sends little by little: bytes go in one piece, and the API would parse that in one go.
+    files = None if wanted.file is None else {FIELD: ("video.mp4", io.BytesIO(wanted.file), "video/mp4")}
     content = None if body is None else _pieces(body)
     headers = None if body is None else {"Content-Length": str(len(body))}
     identity = current_identity.set(request.scope[IDENTITY_SCOPE_KEY])

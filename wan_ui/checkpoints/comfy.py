@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from wan_ui.errors import JobConfigInvalid
+from wan_ui.text import is_utf8
 from wan_ui.trainer import safe_yaml
 
 Category = Literal["diffusion_models", "text_encoders", "vae", "clip_vision", "loras"]
@@ -173,4 +174,5 @@ def _walk(folder: Path, left_out: frozenset[Path]) -> Iterator[Path]:
             count += 1
             if count > MOST_FILES:
                 return
-            yield here / name
+            if is_utf8(str(here / name)):
+                yield here / name

@@ -17,6 +17,7 @@ video at a time, and removed after it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,9 +32,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from wan_ui.engine.split import GroupPlace, Split
 from wan_ui.engine.token_exchange import DividedAttention, TokenExchange, part_sizes
-from wan_ui.errors import Cancelled
+from wan_ui.errors import Cancelled, ExchangeFailed
 
-GROUP_SECONDS = 600.0  # without a word from the others, until a rank gives the group up
+EXCHANGE_SECONDS = 600.0  # for an exchange of tensors: all ranks are at the same step, and one may build a kernel first
+WAIT_SECONDS = 24 * 3600.0  # for the others before the first step: one of them may load its model, or download it
+CHECK_SECONDS = 60.0  # for the exchange of a known tensor, which takes milliseconds
+CHECKED_VALUES = 1 << 20  # of that tensor: 4 MB, which NCCL sends through all its channels
 
 
 @dataclass
@@ -44,16 +48,22 @@ class Membership:
 
 
 def join(place: GroupPlace, device: torch.device) -> Group:
-    """The group of a place, once all its ranks have joined: over NCCL on GPUs, over gloo on the CPU."""
+    """The group of a place, once all its ranks have joined: over NCCL on GPUs, over gloo on the CPU.
+
+    Raises ExchangeFailed where a known tensor does not arrive as it was sent. This process must end then: what was sent
+    may still be on its way, and can be neither waited for nor called back.
+    """
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         init_method=f"file://{place.rendezvous}",
         rank=place.rank,
         world_size=place.split.ranks,
-        timeout=timedelta(seconds=GROUP_SECONDS),
+        timeout=timedelta(seconds=EXCHANGE_SECONDS),
         device_id=device if device.type == "cuda" else None,
     )
-    return Group(place.split, device)
+    group = Group(place.split, device)
+    group.check()
+    return group
 
 
 class Group:
@@ -72,7 +82,9 @@ class Group:
         self._mesh: DeviceMesh = mesh
         self._halves = mesh["guidance"].get_group()
         self._parts = mesh["ulysses"].get_group()
-        self._control = dist.new_group(backend="gloo")  # decisions of the leader, on the CPU
+        # Decisions of the leader, on the CPU. A rank that ends closes its connections, so no short time limit is needed
+        # to notice it.
+        self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=WAIT_SECONDS))
         self._even = self._config() if split.sequence > 1 else None
 
     @property
@@ -84,6 +96,26 @@ class Group:
     def leads(self) -> bool:
         """Whether this rank decodes the video and answers for the group."""
         return self.rank == 0
+
+    def check(self, seconds: float = CHECK_SECONDS) -> None:
+        """Exchanges a known tensor with the other ranks. Raises ExchangeFailed, see `join`.
+
+        Between some GPUs a transfer never ends, or brings other values: where a virtual machine's or a mainboard's I/O
+        protection redirects what they send each other.
+        """
+        for group in (self._halves, self._parts):
+            count, end = dist.get_world_size(group), time.monotonic() + seconds
+            own = torch.arange(CHECKED_VALUES, dtype=torch.int32, device=self.device) + self.rank
+            parts = [torch.empty_like(own) for _ in range(count)]
+            work = dist.all_gather(parts, own, group=group, async_op=True)
+            while not work.is_completed():
+                if time.monotonic() > end:
+                    raise ExchangeFailed(f"The GPUs sent each other nothing within {seconds:g} s.")
+                time.sleep(0.001)
+            work.wait()
+            for rank, part in zip(dist.get_process_group_ranks(group), parts, strict=True):
+                if not torch.equal(part - rank, own - self.rank):
+                    raise ExchangeFailed("The GPUs receive other values than those that were sent.")
 
     def exchange(self, prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Both halves' predictions, (with prompt, with negative prompt), from this rank's own."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, replace
 
 from wan_ui.request import Generation
@@ -41,6 +43,11 @@ class GroupPlace:
     split: Split
     rank: int
     rendezvous: str
+
+
+def ranks_of(split: str | None) -> int:
+    """The number of GPUs of a split as a clip's metadata names it; None: one GPU."""
+    return 1 if split is None else math.prod(map(int, re.findall(r"\d+", split)))
 
 
 def choose_split(gpus: int, guided: bool) -> Split:

@@ -26,7 +26,7 @@ from wan_ui.lora.pair_names import partner_name
 from wan_ui.lora.remote import RemoteFiles, is_remote
 from wan_ui.lora.report import describe
 from wan_ui.lora.uploads import Upload, Uploads
-from wan_ui.text import one_line
+from wan_ui.text import is_utf8, one_line
 
 SUFFIX = ".safetensors"
 COMFY_FOLDER, JOBS_FOLDER = "ComfyUI", "jobs"  # the first part of a path in those folders, in requests and lists
@@ -370,14 +370,18 @@ def _by_name(path: str) -> tuple[str, str]:
 
 
 def _listed(prefix: str, root: Path) -> Iterator[str]:
-    """The .safetensors files of a folder tree, as requests name them; no hidden ones, no links that lead out of it.
+    """The .safetensors files of a folder tree, as requests name them.
+
+    No hidden ones, no links that lead out of the tree, and none whose name is not UTF-8, which no request can state.
 
     A folder that a Mac wrote to a USB drive or a share has `._name.safetensors`, 4 kB of its own, beside each file.
     """
     for folder, _, files in os.walk(root):
         for file in (name for name in files if not name.startswith(".")):
             path = Path(folder, file)
-            if path.suffix.lower() == SUFFIX and path.is_file() and path.resolve().is_relative_to(root):
+            if path.suffix.lower() != SUFFIX or not is_utf8(str(path)):
+                continue
+            if path.is_file() and path.resolve().is_relative_to(root):
                 yield str(PurePosixPath(prefix, path.relative_to(root).as_posix()))
 
 

@@ -19,7 +19,7 @@ from typing import IO, BinaryIO
 
 from wan_ui.errors import JobConfigInvalid, PayloadTooLarge
 from wan_ui.files import PART_PREFIX, disk_full, free_bytes, is_disk_full
-from wan_ui.text import one_line
+from wan_ui.text import is_utf8, one_line
 from wan_ui.trainer.config_reader import job_name
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
 
@@ -264,7 +264,9 @@ def _files(folder: Path, within: Path, messages: list[str]) -> Iterator[Path]:
             path = Path(at, name)
             if path.suffix.lower() not in KEPT or (name.startswith(".") and name not in CONFIG_NAMES):
                 continue
-            if path.is_symlink() and not path.resolve().is_relative_to(within):
+            if not is_utf8(str(path)):
+                messages.append(f"{one_line(name, 120)} has a name that is not UTF-8: it is skipped.")
+            elif path.is_symlink() and not path.resolve().is_relative_to(within):
                 messages.append(f"{one_line(name, 120)} is a link that leads out of the folder: it is skipped.")
             elif path.is_file():
                 yield path.relative_to(folder)

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs
 import anyio.to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wan_ui import large_json
 from wan_ui.errors import InvalidRequest, PayloadTooLarge, RouteNotFound, TooManyRequests, WanUIError
 from wan_ui.web.asgi import HeldResponse, error_response, read_body, replay
 
@@ -317,8 +318,12 @@ def _session_named(route: str, scope: Scope) -> str | None:
 def _parse(body: bytes) -> _Event:
     """Raises InvalidRequest for a body that is not an event as the page sends it."""
     try:
-        fields = json.loads(body, parse_constant=_refuse_constant)
-        json.dumps(fields, ensure_ascii=False).encode("utf-8")  # raises for half of a surrogate pair
+        if len(body) > large_json.PIECE:
+            fields = large_json.decode(body, _refuse_constant)
+        else:
+            fields = json.loads(body.decode(), parse_constant=_refuse_constant)
+        if b"\\u" in body:
+            json.dumps(fields, ensure_ascii=False).encode("utf-8")  # raises for half of a surrogate pair
     except (ValueError, RecursionError):
         raise _invalid("body", "not the JSON of an event") from None
     if not isinstance(fields, dict) or _depth(fields) > MAX_DEPTH:

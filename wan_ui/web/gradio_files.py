@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
     from wan_ui.access import Access
     from wan_ui.jobs.service import JobService
 
+# What Gradio may know of a request for a file: it repeats all headers in its answer to a range, Cookie among them.
+_FILE_HEADERS = frozenset({b"host", b"range", b"if-range", b"if-none-match", b"if-modified-since"})
+_RANGE = re.compile(rb"bytes=[0-9]{1,18}-[0-9]{0,18}")  # Gradio fails at others
 _FILE = re.compile(r"/(?:gradio_api/)?file[=/](?P<path>.+)", re.DOTALL)
 
 
@@ -42,9 +44,13 @@ class GradioFiles:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI app."""
-        if scope["type"] != "http" or self._access().identity.owner:
+        if scope["type"] != "http":
             return await self._app(scope, receive, send)
         path = scope["path"]
+        if _FILE.fullmatch(path) is not None:
+            scope = _for_file(scope)
+        if self._access().identity.owner:
+            return await self._app(scope, receive, send)
         try:
             if path.rstrip("/") == UPLOAD_PATH:
                 response = HeldResponse()
@@ -65,10 +71,23 @@ class GradioFiles:
 
     async def _record_owner(self, response: HeldResponse) -> None:
         """Records who uploaded the files that a response names, before it is sent."""
-        for path in _paths(response.body) if response.status == 200 else ():
-            file_id = file_id_of(path, self._folder)
-            if file_id is not None:
-                await anyio.to_thread.run_sync(partial(self._service.record_owner, file_id, self._access()))
+        if response.status != 200:
+            return
+        access = self._access()
+
+        def record() -> None:
+            for path in _paths(response.body):
+                file_id = file_id_of(path, self._folder)
+                if file_id is not None:
+                    self._service.record_owner(file_id, access)
+
+        await anyio.to_thread.run_sync(record)  # in one thread: an upload has up to a thousand files
+
+
+def _for_file(scope: Scope) -> Scope:
+    """A request for a file with the headers that Gradio needs. The whole file answers an odd range (RFC 9110, 14.2)."""
+    pairs = [(name.lower(), value) for name, value in scope["headers"] if name.lower() in _FILE_HEADERS]
+    return {**scope, "headers": [pair for pair in pairs if pair[0] != b"range" or _RANGE.fullmatch(pair[1])]}
 
 
 def file_id_of(path: str, folder: Path) -> str | None:

@@ -1,7 +1,10 @@
-"""The check of Host and Origin headers: only this server's own page may send requests through a browser.
+"""The check of the headers that say where a request goes, where it comes from and where it ends.
+
+Only this server's own page may send requests through a browser.
 
 A web page of another site could use this server through its visitor's browser in two ways: by a cross-origin request
-(the Origin header names the other site) or by DNS rebinding (the Host header does).
+(the Origin header names the other site) or by DNS rebinding (the Host header does). A request that states its length
+in two ways may end at different places for this server and for a proxy before it (RFC 9112, 6.1).
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ from collections.abc import Callable, Collection, Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from wan_ui.errors import OriginRefused
-from wan_ui.web.asgi import refuse
+from wan_ui.errors import OriginRefused, RequestError
+from wan_ui.web.asgi import error_response, refuse
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -52,6 +55,11 @@ def refusal(
     return None
 
 
+def _states_two_lengths(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    names = {name.lower() for name, _ in headers}
+    return {b"content-length", b"transfer-encoding"} <= names
+
+
 def _is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name.strip("[]"))
@@ -77,6 +85,9 @@ class OriginCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI app."""
+        if scope["type"] == "http" and _states_two_lengths(scope["headers"]):
+            both = RequestError("Send either Content-Length or Transfer-Encoding, not both.")
+            return await error_response(both, {"Connection": "close"})(scope, receive, send)
         hosts = self._hosts() if callable(self._hosts) else self._hosts
         error = None if scope["type"] == "lifespan" else refusal(scope["headers"], hosts, self._addresses)
         if error is None:

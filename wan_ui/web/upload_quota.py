@@ -1,17 +1,28 @@
-"""Disk checks for Gradio's upload route: 507 instead of its 500, and no partial file is left behind."""
+"""Checks of Gradio's upload route: 507 instead of its 500 for a full disk, no partial file left, parts that are files.
+
+Gradio keeps a part of a form that is no file in memory, whatever its size.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wan_ui.errors import DiskFull, WanUIError
+from wan_ui.errors import DiskFull, InvalidRequest, WanUIError
 from wan_ui.files import is_disk_full
 from wan_ui.web.asgi import HeldResponse, error_response
 from wan_ui.web.auth import UPLOAD_PATH
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 LOOK_BYTES = 1 << 20  # of a body between two checks of the disk
 _PARTS = "tmp*"  # the names of Python's tempfile, which Gradio writes a body under until it is complete
@@ -36,12 +47,15 @@ class UploadQuota:
         """The ASGI app."""
         if scope["type"] != "http" or scope["path"].rstrip("/") != UPLOAD_PATH:
             return await self._app(scope, receive, send)
-        upload, response = _Upload(receive, self._problem), HeldResponse()
+        form = _FormCheck(Headers(scope=scope).get("content-type", ""))
+        upload, response = _Upload(receive, self._problem, form), HeldResponse()
         self._running += 1
         is_complete = False
         try:
             await self._app(scope, upload.receive, response)
             is_complete = upload.error is None
+        except ClientDisconnect:
+            return None  # nobody waits for the response
         except OSError as error:
             if not is_disk_full(error):
                 raise
@@ -52,7 +66,7 @@ class UploadQuota:
             if self._has_partial_files and self._running == 0:
                 self._remove_partial_files()
             if upload.error is None:
-                await response.release(send)
+                await response.release(send)  # nothing, after a client has gone
             else:
                 await error_response(upload.error, {"Cache-Control": "no-store"})(scope, receive, send)
 
@@ -65,21 +79,69 @@ class UploadQuota:
 
 
 class _Upload:
-    """The body of one upload, with a check of the disk after every LOOK_BYTES."""
+    """The body of one upload, with a check of the disk after every LOOK_BYTES and of each part's head."""
 
-    def __init__(self, receive: Receive, problem: Callable[[int], WanUIError | None]) -> None:
+    def __init__(self, receive: Receive, problem: Callable[[int], WanUIError | None], form: _FormCheck) -> None:
         self._receive = receive
         self._problem = problem
+        self._form = form
         self._unchecked = 0
         self.error: WanUIError | None = None
 
     async def receive(self) -> Message:
-        """The next part of the body. Raises MultiPartException, at which Gradio stops reading, if the disk is full."""
+        """The next part of the body. Raises MultiPartException, at which Gradio stops reading, for `error`."""
         message = await self._receive()
         self._unchecked += len(message.get("body", b""))
-        if self._unchecked >= LOOK_BYTES:
+        self.error = self._form.error_after(message.get("body", b""))
+        if self.error is None and self._unchecked >= LOOK_BYTES:
             self._unchecked = 0
             self.error = self._problem(0)
-            if self.error is not None:
-                raise MultiPartException(self.error.message)
+        if self.error is not None:
+            raise MultiPartException(self.error.message)
         return message
+
+
+class _FormCheck:
+    """Finds the parts of a form that are no files, as its body arrives. What is no form, Gradio refuses itself."""
+
+    def __init__(self, content_type: str) -> None:
+        self._header = (bytearray(), bytearray())
+        self._disposition = b""
+        self._error: WanUIError | None = None
+        boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+        callbacks: MultipartCallbacks = {
+            "on_part_begin": self._begin_part,
+            "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._check_part,
+        }
+        try:
+            self._parser = MultipartParser(boundary, callbacks) if boundary else None
+        except MultipartParseError:  # a boundary that is too long
+            self._parser = None
+
+    def error_after(self, data: bytes) -> WanUIError | None:
+        """What is wrong with the form up to the end of the next bytes of it."""
+        if self._parser is not None and self._error is None:
+            try:
+                self._parser.write(data)
+            except MultipartParseError as error:
+                self._parser = None
+                problem = f"not a valid form: {error}"
+                self._error = InvalidRequest(f"The body is {problem}.", fields=[{"loc": "body", "msg": problem}])
+        return self._error
+
+    def _begin_part(self) -> None:
+        self._disposition = b""
+
+    def _end_header(self) -> None:
+        name, value = (bytes(part) for part in self._header)
+        self._header = (bytearray(), bytearray())
+        if name.lower() == b"content-disposition":
+            self._disposition = value
+
+    def _check_part(self) -> None:
+        if b"filename" not in parse_options_header(self._disposition)[1]:
+            problem = "every part of the form must be a file"
+            self._error = InvalidRequest(f"body: {problem}.", fields=[{"loc": "body", "msg": problem}])
