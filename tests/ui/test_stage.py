@@ -28,6 +28,11 @@ HIDE = """hidden => {
     document.dispatchEvent(new Event('visibilitychange'));
 }"""
 
+SMALL_TARGETS = """() => [...document.querySelectorAll('button, select, #footer a, input:not([type=file])')]
+    .filter((each) => each.checkVisibility({ visibilityProperty: true }))
+    .map((each) => [each.outerHTML.slice(0, 90), Math.round(each.getBoundingClientRect().height)])
+    .filter(([, height]) => height < 40)"""
+
 # What the page asks for as it opens has been asked for.
 QUIET = "() => performance.getEntriesByType('resource').every((entry) => performance.now() - entry.startTime > 2000)"
 
@@ -126,6 +131,14 @@ def test_a_failed_job_of_the_strip_says_why_and_is_run_again(page: Page, app: Ap
     ended.get_by_role("button", name="Retry").click()
     expect(page.locator("#toast")).to_have_text("Added to the queue again.")
     expect(used(page, "Seed")).to_have_text("1821")
+
+
+def test_targets_on_touch_are_large(browser: Browser, app: App):
+    with new_context(browser, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
+        page = context.new_page()
+        open_page(page, app)
+        small_ones = page.evaluate(SMALL_TARGETS)
+        assert small_ones == []
 
 
 def test_a_hidden_tab_asks_for_nothing_and_looks_when_it_is_shown(page: Page, app: App):

@@ -71,6 +71,9 @@
       typed.delete(control);
       putBack(control, was);
     }
+    // What covers the page while it opens, see skeleton.html; a comparison's link opens on its board.
+    const last = new URLSearchParams(window.location.search).has('compare') ? '.compare-form' : '#form';
+    if (form === last) document.dispatchEvent(new Event('wan-ui-shown'));
     const then = next.get(form);
     next.delete(form);
     if (then) then();
