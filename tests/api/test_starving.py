@@ -25,6 +25,7 @@ from wan_ui.errors import PreviewNotFound, ServerBusy
 from wan_ui.identity import Identity
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
+from wan_ui.turns import MOST_WAITING, Turns
 
 CROWD = 60  # more than the threads that a server answers on
 
@@ -170,3 +171,22 @@ def test_large_bodies_have_a_budget_of_memory() -> None:
                 pass
     with budget.hold(one, 6):
         pass
+
+
+def test_few_threads_wait_for_a_turn() -> None:
+    """40 images that are costly to decode held all threads that serve routes, each for up to 30 s."""
+    turns, gate = Turns(PATIENCE, "Busy."), Gate()
+
+    def one() -> bool:
+        try:
+            with turns.hold():
+                gate.hold()
+        except ServerBusy:
+            return False
+        return True
+
+    with ThreadPoolExecutor(CROWD) as pool:
+        asked = [pool.submit(one) for _ in range(CROWD)]
+        wait_until(lambda: sum(task.done() for task in asked) == CROWD - 1 - MOST_WAITING)
+        gate.open()
+        assert sum(task.result(PATIENCE) for task in asked) == 1 + MOST_WAITING
