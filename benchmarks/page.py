@@ -203,7 +203,8 @@ def phone(browser: Browser, address: str) -> dict[str, float]:
 def shared_video(address: str) -> str:
     """Renders a video and returns the address of its guest page."""
     with httpx.Client(base_url=address, timeout=START_SECONDS) as client:
-        body = {"model": "wan21_1b", "prompts": ["a blue circle moving right"], "sample_steps": 4}
+        size = {"width": 128, "height": 128, "num_frames": 17, "sample_steps": 4}
+        body = {"model": "wan21_1b", "prompts": [{"prompt": "a blue circle moving right", **size}]}
         request_id = client.post("/v1/inference", json=body).raise_for_status().json()["request_id"]
         deadline = time.monotonic() + START_SECONDS
         while client.get(f"/v1/requests/{request_id}/status").json()["status"] != "succeeded":
