@@ -88,7 +88,6 @@ def close_contexts(request: pytest.FixtureRequest) -> Iterator[None]:
     if "browser" not in request.fixturenames:
         yield
         return
-    request.getfixturevalue("kept_context")
     browser: Browser = request.getfixturevalue("browser")
     kept = list(browser.contexts)
     yield
@@ -97,35 +96,12 @@ def close_contexts(request: pytest.FixtureRequest) -> Iterator[None]:
             context.close()
 
 
-@pytest.fixture(scope="session")
-def kept_context(browser: Browser) -> Iterator[BrowserContext]:
-    """The profile of all tests' `context`: the page's scripts are fetched and compiled once, which takes seconds."""
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A fresh profile: a second one of these is a second visitor."""
     context = new_context(browser, viewport={"width": 1280, "height": 900})
     yield context
     context.close()
-
-
-@pytest.fixture
-def context(kept_context: BrowserContext) -> Iterator[BrowserContext]:
-    """A visitor without cookies, permissions and stored values; `new_context` makes a second one."""
-    yield kept_context
-    forget(kept_context)
-
-
-def forget(context: BrowserContext) -> None:
-    """Closes a profile's pages and clears all that they stored, except the cache of their scripts."""
-    origins = {"/".join(page.url.split("/")[:3]) for page in context.pages}
-    last, *others = context.pages or [context.new_page()]
-    for page in others:
-        page.close()
-    last.goto("about:blank")  # so that nothing is stored later
-    devtools = context.new_cdp_session(last)
-    for origin in origins:
-        stored = {"origin": origin, "storageTypes": "local_storage,indexeddb,cache_storage,service_workers"}
-        devtools.send("Storage.clearDataForOrigin", stored)
-    last.close()
-    context.clear_cookies()
-    context.clear_permissions()
 
 
 def heard(page: Page) -> list[str]:

@@ -64,9 +64,9 @@ class App:
             self._lines.put(line.rstrip("\n"))
         self._lines.put(None)
 
-    def wait_for(self, start: str) -> str:
+    def wait_for(self, start: str, seconds: float = START) -> str:
         """The next line that starts so."""
-        deadline = time.monotonic() + START
+        deadline = time.monotonic() + seconds
         while True:
             line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
             assert line is not None, f"it ended with {self.process.wait()}:\n" + "\n".join(self.said)

@@ -134,6 +134,7 @@ class Engine:
 
         Only rank 0 gets the frames; the clips of the others have none.
         """
+        release(self.device)  # NCCL takes memory that PyTorch would keep for itself
         self._membership.group = join(place, self.device)
 
     def leave(self) -> None:

@@ -17,7 +17,7 @@ LEADER = Helper("GPU 0", "H200", 31)
 
 def guided(scale: float = 5.0) -> Generation:
     (generation,) = resolve(parse(body(1)), store_image=str)
-    return replace(generation, guidance_scale=scale)
+    return replace(generation, guidance_scale=scale, width=832, height=480, num_frames=81)
 
 
 def helpers(*idle: Helper, seconds: float = 1.0, leader_loads: bool = False, most: int = 8) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ from wan_ui.engine.placement import DevicePlacement
 from wan_ui.engine.prefetch import Prefetcher
 from wan_ui.engine.result import OnProgress
 from wan_ui.engine.runtime import Runtime
+from wan_ui.engine.vae import use_kernels
 from wan_ui.errors import BaseNotFound, HostError
 from wan_ui.models import WanModel
 from wan_ui.request import Generation
@@ -112,6 +113,7 @@ class Loader:
         target = Target(self._device, model_dtype(self._device), DevicePlacement.on_host(mode), is_packed)
         with out_of_memory_mapped():
             components = load_components(files, target, reused, self.memory.has_host_room, on_progress)
+            use_kernels(components.vae)
             self.statistics = self.statistics.after(files, reused)
             self._loaded_files = files
             placement = DevicePlacement(

@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 from diffusers import WanTransformer3DModel
 from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
+from torch._C._distributed_c10d import FileStore, Store
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from wan_ui.engine.split import GroupPlace, Split
@@ -36,6 +37,7 @@ from wan_ui.errors import Cancelled, ExchangeFailed
 
 EXCHANGE_SECONDS = 600.0  # for an exchange of tensors: all ranks are at the same step, and one may build a kernel first
 WAIT_SECONDS = 24 * 3600.0  # for the others before the first step: one of them may load its model, or download it
+MEETING_SECONDS = 0.05  # between two looks whether the others are there
 CHECK_SECONDS = 60.0  # for the exchange of a known tensor, which takes milliseconds
 CHECKED_VALUES = 1 << 20  # of that tensor: 4 MB, which NCCL sends through all its channels
 
@@ -53,15 +55,16 @@ def join(place: GroupPlace, device: torch.device) -> Group:
     Raises ExchangeFailed where a known tensor does not arrive as it was sent. This process must end then: what was sent
     may still be on its way, and can be neither waited for nor called back.
     """
+    store = FileStore(place.rendezvous, place.split.ranks)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method=f"file://{place.rendezvous}",
+        store=store,
         rank=place.rank,
         world_size=place.split.ranks,
         timeout=timedelta(seconds=EXCHANGE_SECONDS),
         device_id=device if device.type == "cuda" else None,
     )
-    group = Group(place.split, device)
+    group = Group(place.split, device, store)
     group.check()
     return group
 
@@ -69,13 +72,16 @@ def join(place: GroupPlace, device: torch.device) -> Group:
 class Group:
     """The ranks that render one video, after `torch.distributed` was initialised with as many as `split` has.
 
-    Ranks are numbered guidance-major: rank = half × sequence + part.
+    Ranks are numbered guidance-major: rank = half × sequence + part. `store` is what they found each other through; it
+    lets a rank wait for the others and be cancelled meanwhile.
     """
 
-    def __init__(self, split: Split, device: torch.device) -> None:
+    def __init__(self, split: Split, device: torch.device, store: Store | None = None) -> None:
         self.split = split
         self.device = device
         self.rank = dist.get_rank()
+        self._store = store
+        self._meetings = 0
         mesh = init_device_mesh(
             device.type, (split.guidance, 1, split.sequence), mesh_dim_names=("guidance", "ring", "ulysses")
         )
@@ -138,6 +144,21 @@ class Group:
         dist.broadcast(flag, 0, group=self._control)
         if flag:
             raise cancelled or Cancelled("The video was cancelled.")
+
+    def meet(self, report: Callable[[], None]) -> None:
+        """Waits until all ranks are here, as long as it takes: one may still load its model.
+
+        `report` is called again and again; what it raises ends the waiting. A rank that leaves the group meanwhile
+        leaves no exchange behind that the others have not begun.
+        """
+        if self._store is None:
+            self.all_agree(True)
+            return
+        self._meetings += 1
+        self._store.set(f"meeting {self._meetings} of {self.rank}", "here")
+        while not self._store.check([f"meeting {self._meetings} of {rank}" for rank in range(self.split.ranks)]):
+            report()
+            time.sleep(MEETING_SECONDS)
 
     def all_agree(self, holds: bool) -> bool:
         """Whether something holds on every rank. All ranks must ask at the same point."""

@@ -200,6 +200,8 @@ class WanPipeline:
             if plan.generation.image is not None:
                 progress.report("image")
             noise = self._encoder.noise(plan.generation, images)
+        if self._runtime.group is not None:  # others may still load the model, which does not count as denoising
+            self._runtime.group.meet(lambda: progress.report("image" if images else "text"))
         with progress.phase("denoise"):
             return self._denoiser.run(plan, noise, guidance, progress)
 

@@ -106,7 +106,10 @@ class SlotGroup:
         errors: dict[str, WanUIError],
         is_over: threading.Event,
     ) -> None:
-        """Renders on a slot that does not lead, and keeps what went wrong."""
+        """Renders on a slot that does not lead, and keeps what went wrong.
+
+        After an error that is not the request's its process has not left the group, and is ended.
+        """
 
         def check() -> None:
             if is_over.is_set():
@@ -117,6 +120,8 @@ class SlotGroup:
         except Cancelled:
             return
         except WanUIError as error:
+            if not isinstance(error, RequestError):
+                slot.end()
             if not is_over.is_set():
                 errors[slot.name] = error
 
