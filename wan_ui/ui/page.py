@@ -223,6 +223,7 @@ class Page:
         )
         # Its script also lets the page look when something has changed.
         self.pulse = gr.HTML(tools, elem_id="tools", js_on_load=component_script("look"))
+        gr.HTML(render_template("page_footer", version=__version__), elem_id="footer")
 
     def _lay_out_generate(self, banner: str | None, demo: Demo | None, pin: gr.BrowserState) -> None:
         self.form.lay_out_strip()

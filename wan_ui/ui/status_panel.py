@@ -192,7 +192,10 @@ class StatusPanel:
         return render_template("link", url=url, user=self.sharing.user, password=self.sharing.password)
 
     def _changed(self, wanted: Mapping[str, Any], seen: Mapping[str, Any]) -> Update:
-        """Updates for the parts that differ from what the page shows, so that a playing video is not replaced."""
+        """Updates for the parts that differ from what the page shows, so that a playing video is not replaced.
+
+        The buttons are in each of them: where an answer overtakes another, `seen` is older than what the page shows.
+        """
         fingerprints = {name: _fingerprint(value) for name, value in wanted.items()}
         changed = {name: value for name, value in wanted.items() if seen.get(name, "") != fingerprints[name]}
         if not changed:
@@ -204,8 +207,7 @@ class StatusPanel:
         for name, value in changed.items():
             if name in html:
                 updates[html[name]] = value
-            elif name in buttons:
-                updates[buttons[name]] = gr.Button(interactive=value)
+        updates |= {button: gr.Button(interactive=wanted[name]) for name, button in buttons.items() if name in wanted}
         return updates
 
     def _shown(self, picked: str | None, recent: Sequence[Job], own: Collection[str]) -> Job | None:
