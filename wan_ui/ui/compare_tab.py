@@ -66,9 +66,8 @@ class CompareTab:
                     choices=comparison.choices(None),
                     folders=[],
                 )
-                with gr.Column(elem_classes="act"):
-                    self.count = gr.HTML(elem_classes=["problems", "count-line"])
-                    self.start = gr.Button(text_of("axis.start"), variant="primary", elem_classes="generate")
+                self.count = gr.HTML(elem_classes=["problems", "count-line"])
+                self.start = gr.Button(text_of("axis.start"), variant="primary", elem_classes="generate")
             with gr.Column(elem_classes="compare-board"):
                 with gr.Row(elem_classes="board-head"):
                     self.status = gr.HTML(comparison.status(None), elem_classes="board-status")
