@@ -1,8 +1,9 @@
 """How light the page is in a browser: `python -m benchmarks.page [--before CHECKOUT] [--runs 5]`.
 
 Opens the demo's page in Chromium, and beside it a plain Blocks page of the same component types, which is what Gradio
-itself costs; `--before` measures another checkout of this app in the same run. Prints medians as a table and as JSON.
-Everything else on the machine should be idle: the load average is printed with the figures.
+itself costs; `--before` measures another checkout of this app in the same run. The pages are opened in turn, so that
+what else the machine does meets all of them. Prints medians and the load averages before each turn, as a table and as
+JSON. Everything else on the machine should be idle.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -47,13 +48,18 @@ new PerformanceObserver((list) => {
 }).observe({ type: "layout-shift", buffered: true });
 """
 USABLE = """() => {
-  const visible = (element) => element.offsetParent !== null;
+  const visible = (element) => element.checkVisibility({ visibilityProperty: true, opacityProperty: true });
   const generate = [...document.querySelectorAll("button.generate")].some(
     (button) => visible(button) && !button.disabled,
   );
-  return generate && [...document.querySelectorAll(".effective")].some(visible);
+  const filling = window.wanUi && window.wanUi.isFilling && window.wanUi.isFilling("#form");
+  return generate && !filling && [...document.querySelectorAll(".effective")].some(visible);
 }"""
-"""Generate can be pressed and the size that will be rendered is said, which comes with the values kept from before."""
+"""Generate can be pressed, the form holds what it held before, and the size that will be rendered is said."""
+PLAYING = """() => {
+  const video = document.querySelector("video");
+  return video !== null && !video.paused && video.currentTime > 0;
+}"""
 PLAIN = "() => document.querySelectorAll('gradio-app .block, .gradio-container .block').length > 20"
 PRESS = """() => new Promise((resolve) => {
   const button = [...document.querySelectorAll("button.generate")].find((each) => each.offsetParent !== null);
@@ -148,7 +154,7 @@ class Traffic:
         session = page.context.new_cdp_session(page)
         session.send("Network.enable")
         session.on("Network.requestWillBeSent", self._count)
-        session.on("Network.dataReceived", self._add)
+        session.on("Network.loadingFinished", self._add)  # `dataReceived` leaves out much of what comes in pieces
         self.session = session
 
     def _count(self, event: Mapping[str, Any]) -> None:
@@ -183,11 +189,12 @@ def openings(browser: Browser, address: str, ready: str = USABLE) -> dict[str, f
 
 
 def slow_line(browser: Browser, address: str, ready: str = USABLE) -> dict[str, float]:
-    """Seconds until usable at 1.6 Mbit/s."""
+    """Seconds until usable at 1.6 Mbit/s, and what moved meanwhile."""
     with opened(browser, PHONE) as context:
         page = context.new_page()
         page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", SLOW)
-        return {"1.6 Mbit/s seconds": load(page, address, ready)["seconds"]}
+        seconds = load(page, address, ready)["seconds"]
+        return {"1.6 Mbit/s seconds": seconds, "1.6 Mbit/s layout shift": float(page.evaluate("window.measured.shift"))}
 
 
 def phone(browser: Browser, address: str) -> dict[str, float]:
@@ -196,6 +203,31 @@ def phone(browser: Browser, address: str) -> dict[str, float]:
         page = context.new_page()
         load(page, address)
         return {"phone layout shift": float(page.evaluate("window.measured.shift"))}
+
+
+def shared_video(address: str) -> str:
+    """Renders a video and returns the address of its guest page."""
+    with httpx.Client(base_url=address, timeout=START_SECONDS) as client:
+        size = {"width": 128, "height": 128, "num_frames": 17, "sample_steps": 4}
+        body = {"model": "wan21_1b", "prompts": [{"prompt": "a blue circle moving right", **size}]}
+        request_id = client.post("/v1/inference", json=body).raise_for_status().json()["request_id"]
+        deadline = time.monotonic() + START_SECONDS
+        while client.get(f"/v1/requests/{request_id}/status").json()["status"] != "succeeded":
+            if time.monotonic() > deadline:
+                raise RuntimeError("The demo rendered nothing.")
+            time.sleep(0.2)
+        return str(client.post("/v1/shares", json={"entry": f"{request_id}-0"}).raise_for_status().json()["url"])
+
+
+def guest_page(browser: Browser, address: str) -> dict[str, float]:
+    """Seconds at 1.6 Mbit/s until the video of a guest page plays."""
+    with opened(browser, PHONE) as context:
+        page = context.new_page()
+        page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", SLOW)
+        start = time.monotonic()
+        page.goto(address, wait_until="commit")
+        page.wait_for_function(PLAYING)
+        return {"1.6 Mbit/s guest page seconds": time.monotonic() - start}
 
 
 def presses(browser: Browser, address: str) -> dict[str, float]:
@@ -239,7 +271,7 @@ def idle(browser: Browser, address: str) -> dict[str, float]:
                     "Object.defineProperty(document, 'hidden', { get: () => true });"
                     "document.dispatchEvent(new Event('visibilitychange'));"
                 )
-            page.wait_for_timeout(2000)  # what the change itself causes is not idling
+            page.wait_for_timeout(5000)  # what opening and the change itself cause is not idling
             traffic = Traffic(page)
             page.wait_for_timeout(IDLE_SECONDS * 1000)
             figures[f"idle {state} requests/min"] = traffic.requests * 60 / IDLE_SECONDS
@@ -302,10 +334,39 @@ def serve_plain_page(types: Mapping[str, int], port: int) -> None:
     blocks.launch(server_port=port, quiet=True, footer_links=[])
 
 
-def medians(measure: Callable[[], Figures], runs: int) -> dict[str, float]:
-    """The median of each figure over the runs."""
-    results = [measure() for _ in range(runs)]
-    return {name: median(result[name] for result in results if name in result) for name in results[0]}
+def median_of(turns: Sequence[Figures]) -> dict[str, float]:
+    """The median of each figure."""
+    return {name: median(turn[name] for turn in turns) for name in turns[0]}
+
+
+def measure(browser: Browser, options: argparse.Namespace, folder: Path) -> tuple[dict[str, Figures], list[float]]:
+    """The figures by page, and the load averages before each turn."""
+    checkouts = {"now": ROOT, **({"before": options.before.resolve()} if options.before else {})}
+    turns: dict[str, list[Figures]] = {name: [] for name in (*checkouts, "plain Blocks page")}
+    once: dict[str, dict[str, float]] = {name: {} for name in turns}
+    loads: list[float] = []
+    with ExitStack() as servers:
+        addresses = {}
+        for name, checkout in checkouts.items():
+            command, port = app(checkout, folder / name)
+            addresses[name] = servers.enter_context(serving(command, checkout, port))
+        types = types_of(addresses["now"])
+        once["now"]["components"] = types.total()
+        port = free_port()
+        plain = [sys.executable, "-m", "benchmarks.page", "--plain", json.dumps(types), "--port", str(port)]
+        addresses["plain Blocks page"] = servers.enter_context(serving(plain, ROOT, port))
+        for _ in range(options.runs):
+            for name, address in addresses.items():
+                loads.append(os.getloadavg()[0])
+                turns[name].append(of_app(browser, address) if name in checkouts else of_plain_page(browser, address))
+        for name in checkouts:
+            once[name] |= idle(browser, addresses[name])
+        guest = shared_video(addresses["now"])  # last, so that the pages above have no finished video
+        once["now"] |= median_of([guest_page(browser, guest) for _ in range(options.runs)])
+    if not options.skip_documents:
+        for name, checkout in checkouts.items():
+            once[name] |= document_sizes(checkout)
+    return {name: {**median_of(turns[name]), **once[name]} for name in turns}, loads
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -320,32 +381,19 @@ def main(arguments: Sequence[str]) -> None:
     if options.plain:
         serve_plain_page(json.loads(options.plain), options.port)
         return
-    columns: dict[str, dict[str, float]] = {}
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=[*ARGUMENTS, *as_root])
-        checkouts = {"now": ROOT, **({"before": options.before.resolve()} if options.before else {})}
-        for name, checkout in checkouts.items():
-            command, port = app(checkout, Path(folder) / name)
-            with serving(command, checkout, port) as address:
-                columns[name] = medians(lambda address=address: of_app(browser, address), options.runs)  # type: ignore[misc]
-                columns[name].update(idle(browser, address))
-                if name == "now":
-                    types = types_of(address)
-                    columns[name]["components"] = types.total()
-            if not options.skip_documents:
-                columns[name].update(document_sizes(checkout))
-        port = free_port()
-        plain = [sys.executable, "-m", "benchmarks.page", "--plain", json.dumps(types), "--port", str(port)]
-        with serving(plain, ROOT, port) as address:
-            columns["plain Blocks page"] = medians(lambda: of_plain_page(browser, address), options.runs)
+        columns, loads = measure(browser, options, Path(folder))
         browser.close()
     names = list(dict.fromkeys(name for figures in columns.values() for name in figures))
-    print(f"load average {os.getloadavg()[0]:.1f}, {options.runs} runs, medians")
+    print(
+        f"{options.runs} runs, medians; load average {min(loads):.1f} to {max(loads):.1f}, median {median(loads):.1f}"
+    )
     print("| |", " | ".join(columns), "|")
     for name in names:
         print(f"| {name} |", " | ".join(f"{each[name]:.3g}" if name in each else "" for each in columns.values()), "|")
-    print(json.dumps(columns))
+    print(json.dumps({**columns, "load averages": loads}))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from tests.gpu.single_files import write_safetensors
 from wan_ui import Engine
 from wan_ui.checkpoints.configs import ModelConfigs
 from wan_ui.config import CompileMode
-from wan_ui.engine.loader import Fp8Weights
+from wan_ui.engine.budget import Fp8Weights
 from wan_ui.models import MODELS
 
 MODEL = MODELS["wan22_14b_t2v"]

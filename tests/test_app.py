@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import queue
 import shutil
 import signal
@@ -18,7 +19,6 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.lora_files import write_lora
 from tests.ports import reserve_port
 from tests.waiting import wait_until
 from wan_ui.jobs.lock import FolderLock
@@ -29,7 +29,8 @@ from wan_ui.models import MODELS
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-START = 120.0  # seconds a start may take on a busy machine of two cores, the first demo included
+# Seconds a start may take on a busy machine of two cores, the first demo included.
+START = float(os.environ.get("WAN_UI_START_SECONDS", "120"))
 STOP = 10.0  # seconds a stop may take
 RENDER = 120.0
 
@@ -63,9 +64,9 @@ class App:
             self._lines.put(line.rstrip("\n"))
         self._lines.put(None)
 
-    def wait_for(self, start: str) -> str:
+    def wait_for(self, start: str, seconds: float = START) -> str:
         """The next line that starts so."""
-        deadline = time.monotonic() + START
+        deadline = time.monotonic() + seconds
         while True:
             line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
             assert line is not None, f"it ended with {self.process.wait()}:\n" + "\n".join(self.said)
@@ -338,28 +339,6 @@ def test_a_data_folder_that_is_a_file_is_one_line(tmp_path: Path, start: Start) 
     assert code == 1 and len(said) == 1 and "data folder" in said[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_in_the_middle_of_a_render(own_data: Path, start: Start, number: int) -> None:
-    """With a page open: it ends in time and releases the folder, and the request stays queued for the next start."""
-    named = own_data.parent / "named"
-    write_lora(named / "mine.safetensors")
-    app = start(own_data, "--demo", "--lora-dir", str(named))
-    app.wait_for(f"LoRAs: {named}")  # the folder that was named, since it holds a file
-    app.wait_for("Ready on ")
-    with app.client() as client:
-        assert client.post("/v1/loras/inspect", json={"path": "mine.safetensors"}).json()["type"] == "lora"
-        request_id = client.post("/v1/inference", json=LONG).json()["request_id"]
-        until(client, f"/v1/requests/{request_id}/status", {"in_progress"})
-        with client.stream("GET", "/gradio_api/heartbeat/abc"):
-            code, seconds = app.stop(number)
-    assert code == 0 and seconds < STOP
-    assert "Traceback" not in "\n".join(app.ended()[1])
-    FolderLock(own_data).release()
-    store = Store(own_data / "jobs.sqlite")
-    assert (store.job(request_id).status, store.job(request_id).attempts) == ("in_queue", 0)
-    store.close()
-
-
 def test_sigterm_before_it_is_up(own_data: Path, start: Start) -> None:
     app = start(own_data, "--demo")
     app.wait_for("Demo: ")
@@ -368,9 +347,22 @@ def test_sigterm_before_it_is_up(own_data: Path, start: Start) -> None:
     assert "Traceback" not in "\n".join(app.ended()[1])
 
 
-def test_sigterm_ends_an_idle_server(app: App) -> None:
+def test_sigterm_in_the_middle_of_a_render(app: App, data_dir: Path) -> None:
     """The last test of this file: it ends the server that the others share."""
-    code, seconds = app.stop(signal.SIGTERM)
+    stopped_in_a_render(app, data_dir, signal.SIGTERM)
+
+
+def stopped_in_a_render(app: App, data_dir: Path, number: int) -> None:
+    """With a page open, a signal ends it in time and releases the folder; the request waits for the next start."""
+    with app.client() as client:
+        request_id = client.post("/v1/inference", json=LONG).json()["request_id"]
+        until(client, f"/v1/requests/{request_id}/status", {"in_progress"})
+        with client.stream("GET", "/gradio_api/heartbeat/abc"):
+            code, seconds = app.stop(number)
     assert code == 0 and seconds < STOP
     said = app.ended()[1]
-    assert said[-1] == "Stopping." and not any("Traceback" in line for line in said)
+    assert "Stopping." in said and not any("Traceback" in line for line in said)
+    FolderLock(data_dir).release()
+    store = Store(data_dir / "jobs.sqlite")
+    assert (store.job(request_id).status, store.job(request_id).attempts) == ("in_queue", 0)
+    store.close()

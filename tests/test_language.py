@@ -13,6 +13,7 @@ from wan_ui.language import DEFAULT, Text
 
 ROOT = Path(language.__file__).parent
 TEMPLATES = (*ROOT.glob("*/templates/*.html"), *ROOT.glob("ui/static/*.html"))
+STYLE_SHEETS = (*ROOT.glob("ui/static/*.css"), *ROOT.glob("web/templates/*.css"))
 SCRIPTS = tuple(ROOT.glob("ui/static/*.js"))
 NAMES = {"wan-ui", "config.yaml", "MP4", "API"}  # that stand in templates as they are
 EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}|\[\[.*?\]\]|\$\{.*?\}", re.DOTALL)
@@ -72,6 +73,12 @@ def test_a_template_has_no_text_of_its_own(path: Path):
 def test_a_script_has_no_sentence_of_its_own(path: Path):
     code = re.sub(r"^\s*//.*$|\s// .*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert [match[0] for match in SENTENCE.finditer(code)] == []
+
+
+@pytest.mark.parametrize("path", STYLE_SHEETS, ids=lambda path: path.name)
+def test_a_style_sheet_has_no_words_of_its_own(path: Path):
+    contents: list[str] = re.findall(r'content: "([^"]*)"', path.read_text(encoding="utf-8"))
+    assert [text for text in contents if re.search("[A-Za-z]{2}", text)] == []
 
 
 def test_every_key_that_is_named_is_in_the_catalogue():

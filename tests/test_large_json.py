@@ -57,7 +57,7 @@ def test_values_and_errors_are_those_of_pythons_decoder(piece: int) -> None:
     rng = random.Random(1)
 
     def in_pieces(data: bytes) -> Any:
-        return decode(data, refuse, piece)
+        return decode(data, refuse, piece=piece)
 
     for _ in range(60):
         value = document(rng)

@@ -35,11 +35,13 @@ ENGLISH_ONLY = {
     "api/error_responses.py": "of routes that do not exist",
     "api/gallery.py": "of ids and bodies that the page writes itself",
     "api/long_texts.py": "of MCP",
+    "large_json.py": "of long texts over HTTP and MCP",
     "api/mcp_server.py": "of MCP",
     "api/mcp_tools.py": "of MCP",
     "web/gradio_events.py": "of events that the page does not send",
     "web/gradio_files.py": "of files that the page does not ask for",
     "web/gradio_routes.py": "of routes that the page does not ask for",
+    "web/upload_progress.py": "of ids that the page makes itself",
     "web/origin.py": "of foreign pages and hosts, to which the page is not served",
     # Printed in the terminal: there is no page yet.
     "cleanup.py": "at the start",
@@ -64,7 +66,8 @@ ENGLISH_ONLY = {
 }
 """The modules some of whose errors are in English alone, each with the reason."""
 
-SHOWN_BY_FIELDS = ("field_errors.py", "request.py", "intake.py", "axes.py", "jobs/service.py", "media/clip_frames.py")
+SHOWN_BY_FIELDS = ("field_errors.py", "request.py", "intake.py", "axes.py", "jobs/service.py", "media/clip_frames.py",
+                   "web/upload_quota.py")  # fmt: skip
 """Where an error's message names fields for programs: the page shows the sentences of `details["fields"]`."""
 
 COMPOSED = {

@@ -9,6 +9,7 @@ import sysconfig
 import time
 import venv
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 120.0  # that a start, or a render, may take on a busy machine
+STOP = 10.0  # that a stop may take
 BODY: dict[str, Any] = {
     "model": "wan21_1b",
     "prompts": [{"prompt": "a red circle", "width": 128, "height": 128, "num_frames": 5, "sample_steps": 2}],
@@ -49,9 +51,17 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("WAN_UI_", "PYTHON"))}
 
 
+@dataclass(frozen=True)
+class Server:
+    """A running `wan-ui --demo`."""
+
+    process: subprocess.Popen[str]
+    address: str
+
+
 @pytest.fixture(scope="module")
-def address(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of `wan-ui --demo`, started in an empty folder and ready to render."""
+def server(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`wan-ui --demo`, started in an empty folder and ready to render."""
     folder = tmp_path_factory.mktemp("elsewhere")
     process = subprocess.Popen(
         [installed / "wan-ui", "--demo", "--port", "0"],
@@ -68,7 +78,7 @@ def address(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             printed.append(process.stdout.readline())
             assert printed[-1], "".join(printed)
         (page,) = (line for line in printed if line.startswith("Page: "))
-        yield page.split()[1]
+        yield Server(process, page.split()[1])
         assert {path.name for path in folder.iterdir()} <= {"data", "loras"}
     finally:
         process.kill()
@@ -89,8 +99,8 @@ def test_both_commands_take_the_same_flags(installed: Path, tmp_path: Path, comm
     assert done.stdout.startswith("usage: wan-ui ") and "--models-dir" in done.stdout
 
 
-def test_the_installed_demo_renders_a_clip(address: str) -> None:
-    with httpx.Client(base_url=address, timeout=30, trust_env=False) as client:
+def test_the_installed_demo_renders_a_clip(server: Server) -> None:
+    with httpx.Client(base_url=server.address, timeout=30, trust_env=False) as client:
         health = client.get("v1/health").json()
         assert (health["status"], health["version"]) == ("ready", __version__)
         submitted = client.post("v1/inference", json=BODY).json()
@@ -101,7 +111,13 @@ def test_the_installed_demo_renders_a_clip(address: str) -> None:
         result = client.get(submitted["result_url"]).json()
         (clip,) = result["outputs"]["videos"]
         assert client.get(clip["url"]).content[4:8] == b"ftyp"
-        assert client.get(address).status_code == 200
+        assert client.get(server.address).status_code == 200
+
+
+def test_sigterm_ends_an_idle_server(server: Server) -> None:
+    server.process.terminate()
+    printed, _ = server.process.communicate(timeout=STOP)
+    assert (server.process.returncode, printed.splitlines()[-1]) == (0, "Stopping.") and "Traceback" not in printed
 
 
 def test_the_type_marker_is_installed(installed: Path, tmp_path: Path) -> None:

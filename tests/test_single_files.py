@@ -14,7 +14,7 @@ import pytest
 
 from tests.golden_cases import GOLDEN, LORAS, differences
 from wan_ui import Engine
-from wan_ui.engine.loader import Fp8Weights
+from wan_ui.engine.budget import Fp8Weights
 from wan_ui.errors import BaseNotFound
 
 SINGLE = GOLDEN / "single_files"

@@ -1,17 +1,19 @@
-"""The program under a supervisor: a render that never returns, SIGKILL in its middle, and what to watch it by."""
+"""The program under a supervisor: a render that never returns, SIGKILL and SIGINT in renders, its logs and metrics."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.lora_files import write_lora
 from tests.stuck_app import PROMPT
-from tests.test_app import LONG, SMALL, App, finished, until
+from tests.test_app import LONG, SMALL, App, finished, stopped_in_a_render, until
 from wan_ui.media import video
 
 pytestmark = pytest.mark.slow
@@ -45,15 +47,49 @@ def events(said: list[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in said if line.startswith("{")]
 
 
-def test_a_render_that_never_returns_ends_the_server_with_70_and_the_next_start_finishes_the_line(
-    apps: list[App], tmp_path: Path
-) -> None:
-    def start() -> App:
-        apps.append(App(tmp_path / "data", "--demo", "--job-timeout", "30", program=("-m", "tests.stuck_app")))
-        apps[-1].wait_for("Ready on ")
-        return apps[-1]
+def start(apps: list[App], data: Path, *flags: str, program: str = "wan_ui") -> App:
+    apps.append(App(data, "--demo", *flags, program=("-m", program)))
+    apps[-1].wait_for("Ready on ")
+    return apps[-1]
 
-    app = start()
+
+@pytest.mark.timeout(900)  # three starts
+def test_each_start_finishes_what_the_one_before_left_behind(apps: list[App], tmp_path: Path) -> None:
+    """One data folder and three starts, which end with exit code 70, by SIGKILL, and by SIGINT."""
+    data, named = tmp_path / "data", tmp_path / "named"
+    stuck, waiting = end_with_a_render_that_never_returns(
+        start(apps, data, "--job-timeout", "30", program="tests.stuck_app")
+    )
+    app = start(apps, data)
+    with app.client() as client:
+        failed = client.get(f"/v1/requests/{stuck}/result").json()
+        assert (failed["status"], failed["error"]["code"]) == ("failed", "RENDER_TIMED_OUT")
+        after = until(client, f"/v1/requests/{waiting}/status", {"succeeded", "failed"})
+        assert after["status"] == "succeeded"
+    ids, drawn = kill_in_a_render(app)
+
+    write_lora(named / "mine.safetensors")
+    app = start(apps, data, "--lora-dir", str(named))
+    assert f"LoRAs: {named}" in app.said  # the folder that was named, since it holds a file
+    with app.client() as client:
+        results = []
+        for request_id in ids:
+            until(client, f"/v1/requests/{request_id}/status", {"succeeded", "failed", "canceled"})
+            results.append(client.get(f"/v1/requests/{request_id}/result").json())
+        assert client.post("/v1/loras/inspect", json={"path": "mine.safetensors"}).json()["type"] == "lora"
+    assert [result["status"] for result in results] == ["succeeded"] * 3
+    assert [result["finished_at"] for result in results] == sorted(result["finished_at"] for result in results)
+    assert results[0]["outputs"]["videos"][0]["seed"] == drawn
+    listed = {made["file_path"] for result in results for made in result["outputs"]["videos"]}
+    made = {f"clips/{file.name}" for file in (data / "clips").iterdir() if file.suffix == ".mp4"}
+    assert len(listed) == 4 and len(made) == 6  # and those of the requests before
+    assert listed < made
+    assert all(video.read_frames(data / file).shape[0] == 5 for file in listed)
+    stopped_in_a_render(app, data, signal.SIGINT)
+
+
+def end_with_a_render_that_never_returns(app: App) -> tuple[str, str]:
+    """The ids of the request that ended the server with 70, and of the one that waited behind it."""
     with app.client() as client:
         done = finished(client, client.post("/v1/inference", json=body("before")))
         stuck, waiting = (client.post("/v1/inference", json=body(prompt)).json() for prompt in (PROMPT, "after"))
@@ -69,43 +105,17 @@ def test_a_render_that_never_returns_ends_the_server_with_70_and_the_next_start_
     logged = {(event["event"], event.get("request_id")) for event in events(said)}
     assert {("queued", stuck["request_id"]), ("started", stuck["request_id"])} <= logged
     assert ("took too long", stuck["request_id"]) in logged
-
-    app = start()
-    with app.client() as client:
-        failed = client.get(f"/v1/requests/{stuck['request_id']}/result").json()
-        assert (failed["status"], failed["error"]["code"]) == ("failed", "RENDER_TIMED_OUT")
-        after = until(client, f"/v1/requests/{waiting['request_id']}/status", {"succeeded", "failed"})
-        assert after["status"] == "succeeded"
+    return stuck["request_id"], waiting["request_id"]
 
 
-def test_a_killed_server_leaves_the_line_and_its_next_start_finishes_it_in_order(
-    apps: list[App], tmp_path: Path
-) -> None:
-    def start() -> App:
-        apps.append(App(tmp_path / "data", "--demo"))
-        apps[-1].wait_for("Ready on ")
-        return apps[-1]
-
-    app = start()
-    ids: list[str] = []
+def kill_in_a_render(app: App) -> tuple[list[str], int]:
+    """The ids of three requests, whose first one was rendered when the server was killed, and its drawn seed."""
     with app.client() as client:
         two = {**LONG, "prompts": [{"prompt": "a", **SMALL, "seed": -1}, {**LONG["prompts"][0], "sample_steps": 40}]}
-        posted = (client.post("/v1/inference", json=sent) for sent in (two, body("b"), body("c")))
-        ids.extend(response.json()["request_id"] for response in posted)
+        posted = [client.post("/v1/inference", json=sent) for sent in (two, body("b"), body("c"))]
+        ids = [response.json()["request_id"] for response in posted]
         until(client, f"/v1/requests/{ids[0]}/status", {"in_progress"})
         drawn = client.get(f"/v1/requests/{ids[0]}/result").json()["metadata"]["prompts"][0]["seed"]
     app.process.kill()
     app.process.wait()
-
-    app = start()
-    with app.client() as client:
-        results = []
-        for request_id in ids:
-            until(client, f"/v1/requests/{request_id}/status", {"succeeded", "failed", "canceled"})
-            results.append(client.get(f"/v1/requests/{request_id}/result").json())
-    assert [result["status"] for result in results] == ["succeeded"] * 3
-    assert [result["finished_at"] for result in results] == sorted(result["finished_at"] for result in results)
-    assert results[0]["outputs"]["videos"][0]["seed"] == drawn
-    listed = {made["file_path"] for result in results for made in result["outputs"]["videos"]}
-    assert listed == {f"clips/{file.name}" for file in (tmp_path / "data" / "clips").iterdir() if file.suffix == ".mp4"}
-    assert all(video.read_frames(tmp_path / "data" / file).shape[0] == 5 for file in listed)
+    return ids, drawn

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wan_ui.engine.budget import MemoryPlan, Sizes, activation_bytes, packed_sizes, plan
+from wan_ui.engine.budget import MemoryPlan, Sizes, activation_bytes, check_host, decide, packed_sizes, plan
 from wan_ui.errors import OutOfMemory
 from wan_ui.models import MODELS
 
@@ -46,9 +46,12 @@ def choice(files: Files, host: int, card: int) -> MemoryPlan | None:
     activations = activation_bytes(model, *CLIP), activation_bytes(model, *CLIP, tiled=True)
     free, available = (card - USED_OF_CARD) * GB, (host - USED_OF_HOST) * GB
     try:
-        return plan(unpacked, packed, activations, free, available)
+        chosen = plan(unpacked, packed, lambda sizes: decide("auto", sizes, *activations, free), available)
+        sizes = packed if chosen.fp8_in_memory and packed is not None else unpacked
+        check_host("auto", chosen.mode, chosen.on_host(sizes), available, packable=False)
     except OutOfMemory:
         return None
+    return chosen
 
 
 def words(chosen: MemoryPlan | None) -> str:

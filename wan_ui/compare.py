@@ -18,7 +18,7 @@ from wan_ui.axes import (
     invalid_values,
     label,
 )
-from wan_ui.models import MODELS, WanModel
+from wan_ui.models import WanModel
 from wan_ui.request import (
     AXES,
     MOST_CELLS,
@@ -131,7 +131,6 @@ def expand(
     compare: Compare,
     pair: Pair = no_pair,
     random_seed: Callable[[], int] = random_seed,
-    models: Mapping[str, WanModel] = MODELS,
 ) -> Grid:
     """Every cell of the grid as a request of its own, each value checked against the request's own fields.
 
@@ -143,7 +142,7 @@ def expand(
     Raises InvalidRequest naming each wrong value with its axis, when two axes set the same thing, when there is no
     LoRA to scale, or when there are more than 64 cells; ModelNotFound.
     """
-    model = find_model(request.model, models)
+    model = find_model(request.model)
     problems: list[tuple[str, str]] = []
     if len(request.prompts) != 1:
         problems.append(("prompts", "a comparison takes exactly one prompt; other prompts are an axis"))

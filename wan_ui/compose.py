@@ -65,8 +65,8 @@ from wan_ui.web.gradio_routes import GradioRoutes
 from wan_ui.web.login import Login
 from wan_ui.web.metrics import Metrics
 from wan_ui.web.origin import OriginCheck
-from wan_ui.web.page_language import PageLanguage, messages_route
-from wan_ui.web.page_script import PageScript
+from wan_ui.web.page_files import PageFiles
+from wan_ui.web.page_language import Additions, PageLanguage, messages_route
 from wan_ui.web.security_headers import SecurityHeaders
 from wan_ui.web.upload_progress import UploadProgress
 from wan_ui.web.upload_quota import UploadQuota
@@ -382,6 +382,7 @@ def _environment(engine: Future[AnyEngine], checkpoints: CheckpointSources) -> E
 def launch(services: Services, demo: Demo | None, port: int, settings: Settings, sign_in: SignIn) -> gr.Blocks:
     """Serves the page and /v1 on one port. Raises HostError if the port was taken meanwhile."""
     from wan_ui.ui import page, status_panel
+    from wan_ui.ui.page_document import page_document
 
     def access() -> Access:
         return Access(current_identity.get(), settings.shared_gallery)
@@ -406,15 +407,16 @@ def launch(services: Services, demo: Demo | None, port: int, settings: Settings,
         shared=settings.shared_gallery,
         sharing=None if login is None else status_panel.Sharing(sign_in.tunnel, login.user, login.password),
     )
-    health, script = health_route(api.state.api.latest_health), PageScript(page.SCRIPT)
-    routes = (messages_route(), script.route, services.metrics.route(), health)
+    document = page_document(blocks.shown_types())
+    health = health_route(api.state.api.latest_health)
+    routes = (messages_route(), PageFiles(document.files), services.metrics.route(), health)
     own = (_mounted(api), guests, mcp_route(api), *routes)
     loop: Future[asyncio.AbstractEventLoop] = Future()
     within = _around_gradio(blocks, services.service, access, Path(os.environ["GRADIO_TEMP_DIR"]))
 
     def wrap(app: ASGIApp) -> ASGIApp:
         loop.set_result(asyncio.get_running_loop())
-        return _middleware(GradioRoutes(within(app), own), services, settings, sign_in, page.FONTS + script.tag)
+        return _middleware(GradioRoutes(within(app), own), services, settings, sign_in, document.additions)
 
     try:
         blocks.launch(
@@ -484,7 +486,7 @@ def _forgets(blocks: gr.Blocks) -> Forget:
     return forget
 
 
-def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: SignIn, head: str) -> ASGIApp:
+def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: SignIn, additions: Additions) -> ASGIApp:
     """An app inside authentication, origin check, language, compression and security headers, from the inside out."""
     auth = Auth(
         app,
@@ -496,7 +498,7 @@ def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: S
         rules=AuthRules(settings.session_days, settings.max_sign_ins),
     )
     checked = OriginCheck(auth, partial(sign_in.hosts, settings), addresses=not is_loopback(settings.host))
-    return SecurityHeaders(Compression(PageLanguage(checked, head)))
+    return SecurityHeaders(Compression(PageLanguage(checked, additions)))
 
 
 def close_page(blocks: gr.Blocks) -> None:

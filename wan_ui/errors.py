@@ -61,10 +61,12 @@ WanUIError
 │   ├── ShareFailed             503  no public link
 │   ├── McpNotInstalled         501  the extra `mcp` is not installed
 │   ├── SlotLost                503  the process of a GPU ended
+│   │   └── GroupLost           503  one of the GPUs that rendered a video together failed
 │   ├── SlotUnfit               503  a machine of the cluster lacks the checkpoint
 │   ├── ClusterUnavailable      503  the cluster cannot be joined, or `ray` is not installed
 │   └── RestartNeeded           503  this process cannot render any more and ends, to be started again
 │       ├── DeviceLost              503  the CUDA context is dead
+│       ├── ExchangeFailed          503  GPUs that were to render a video together cannot exchange data
 │       ├── RenderTimedOut          503  a render took longer than --job-timeout
 │       └── QueueStopped            503  the worker's thread ended
 ├── RenderFailed            500  an unexpected failure, a bug of ours
@@ -337,6 +339,10 @@ class SlotLost(HostError, code="SLOT_LOST", status=503):
     """The process of a GPU ended or its GPU failed; `details["started"]` is false if it never became ready."""
 
 
+class GroupLost(SlotLost, code="GROUP_LOST", status=503):
+    """One of the GPUs that rendered a video together failed; `details["after"]` is the code of what went wrong."""
+
+
 class SlotUnfit(HostError, code="SLOT_UNFIT", status=503):
     """A machine of the cluster lacks the model's checkpoint, or has another than the server."""
 
@@ -357,6 +363,10 @@ class RestartNeeded(HostError, code="RESTART_NEEDED", status=503):
 
 class DeviceLost(RestartNeeded, code="DEVICE_LOST", status=503):
     """The CUDA context is dead."""
+
+
+class ExchangeFailed(RestartNeeded, code="EXCHANGE_FAILED", status=503):
+    """GPUs that were to render a video together cannot exchange data, or what arrives is wrong."""
 
 
 class RenderTimedOut(RestartNeeded, code="RENDER_TIMED_OUT", status=503):

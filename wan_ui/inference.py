@@ -15,11 +15,12 @@ from wan_ui.checkpoints.catalog import ANSWERS, Answers
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.checkpoints.sources import CheckpointSources, base_of
 from wan_ui.config import CompileMode, MemoryMode
+from wan_ui.engine.budget import Fp8Weights
 from wan_ui.engine.compile import BlockCompiler, keep_cache_in
 from wan_ui.engine.core import Core
 from wan_ui.engine.fp8 import check_supported
 from wan_ui.engine.live_picture import LivePictures, PictureSettings
-from wan_ui.engine.loader import Fp8Weights, Loader
+from wan_ui.engine.loader import Loader
 from wan_ui.engine.memory import MemoryPolicy, check_device, memory_bytes, out_of_memory_mapped, release
 from wan_ui.engine.metadata import device_name, versions
 from wan_ui.engine.parallel import Group, Membership, join
@@ -134,6 +135,7 @@ class Engine:
 
         Only rank 0 gets the frames; the clips of the others have none.
         """
+        release(self.device)  # NCCL takes memory that PyTorch would keep for itself
         self._membership.group = join(place, self.device)
 
     def leave(self) -> None:

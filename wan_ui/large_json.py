@@ -30,8 +30,19 @@ class _LongText:
     value: str
 
 
-def decode(data: bytes, parse_constant: Callable[[str], NoReturn], piece: int = PIECE) -> Any:
+def _no_check(_short: bytes) -> None:
+    """Any document is decoded."""
+
+
+def decode(
+    data: bytes,
+    parse_constant: Callable[[str], NoReturn],
+    check: Callable[[bytes], object] = _no_check,
+    piece: int = PIECE,
+) -> Any:
     """The values of a JSON document, as json.loads gives them. `piece` is how many bytes of a text are decoded at once.
+
+    `check` is given the document without its long texts before that is decoded in one go, and may raise.
 
     Long texts are decoded by themselves, and the rest as a short document with a mark in the place of each. Raises
     what json.loads raises, with the same positions, and PayloadTooLarge for a document of more than MOST_LEFT bytes
@@ -47,6 +58,7 @@ def decode(data: bytes, parse_constant: Callable[[str], NoReturn], piece: int = 
         parts += (data[done:text_start], name.encode())
         done = text_end
     parts.append(data[done:])
+    check(b"".join(parts))
     try:
         short = b"".join(parts).decode()
     except UnicodeDecodeError as error:

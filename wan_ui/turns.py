@@ -9,24 +9,35 @@ from threading import BoundedSemaphore, Lock
 
 from wan_ui.errors import ServerBusy
 
+MOST_WAITING = 8  # fewer than the threads that serve all routes, one of which each that waits may hold
+
 
 class Turns:
-    """At most `places` threads are inside `hold`; another waits up to `seconds`, and is refused with `refusal` then."""
+    """At most `places` threads are inside `hold`; another waits up to `seconds`, and is refused with `refusal` then.
+
+    One is refused at once while MOST_WAITING wait.
+    """
 
     def __init__(self, seconds: float, refusal: str, places: int = 1) -> None:
         self._seconds = seconds
         self._refusal = refusal
         self._places = BoundedSemaphore(places)
+        self._inside_or_waiting = BoundedSemaphore(places + MOST_WAITING)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Waits for a place. Raises ServerBusy."""
-        if not self._places.acquire(timeout=self._seconds):
+        if not self._inside_or_waiting.acquire(blocking=False):
             raise ServerBusy(self._refusal)
         try:
-            yield
+            if not self._places.acquire(timeout=self._seconds):
+                raise ServerBusy(self._refusal)
+            try:
+                yield
+            finally:
+                self._places.release()
         finally:
-            self._places.release()
+            self._inside_or_waiting.release()
 
 
 class TurnsEach:

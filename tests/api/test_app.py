@@ -604,6 +604,7 @@ def test_the_document_describes_every_operation(client: TestClient) -> None:
         ("patch", "/requests/{request_id}"),
         ("post", "/requests/{request_id}/retry"),
         ("get", "/requests/{request_id}/videos/{n}"),
+        ("get", "/requests/{request_id}/first_frame.jpg"),
         ("get", "/requests/{request_id}/videos/{n}/last_frame.png"),
         ("post", "/requests/{request_id}/videos/{n}/continue"),
         ("get", "/joined.mp4"),

@@ -20,11 +20,12 @@ from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import create_api
 from wan_ui.api.concurrency import ByteBudget, OneAtATime
-from wan_ui.api.dependencies import INSPECT_THREADS, INSPECT_WAITING
-from wan_ui.errors import ServerBusy
+from wan_ui.api.dependencies import IMPORT_WAITING, INSPECT_THREADS, INSPECT_WAITING, SAMPLE_THREADS, SAMPLES_WAITING
+from wan_ui.errors import PreviewNotFound, ServerBusy
 from wan_ui.identity import Identity
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
+from wan_ui.turns import MOST_WAITING, Turns
 
 CROWD = 60  # more than the threads that a server answers on
 
@@ -47,6 +48,27 @@ class HeldDesk(ShelfDesk):
             "coverage": {},
             "messages": [],
         }
+
+    def quota_problem(self, size: int) -> None:
+        """There is always room."""
+
+
+class HeldJobs:
+    """Imports a training job, or makes a thumbnail, only when the gate is opened; then there is none."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
+    def job(self, job_id: str) -> str:
+        return job_id
+
+    def thumbnail(self, job: str, step: int, index: int) -> Path:
+        self.gate.hold()
+        raise PreviewNotFound("There is no sample.")
+
+    def import_file(self, path: Path, name: str, access: Access) -> None:
+        self.gate.hold()
+        raise PreviewNotFound("There is no job.")
 
 
 @pytest.fixture
@@ -80,6 +102,33 @@ def test_slow_inspections_leave_the_other_routes_alone(service: HeldDesk, client
         service.gate.open()
         answers = Counter(one.result(PATIENCE) for one in asked)
     assert answers == {200: taken, 503: CROWD - taken}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "taken"),
+    [
+        ("GET", "/v1/jobs/x/samples/1/0/thumbnail", SAMPLE_THREADS + SAMPLES_WAITING),
+        ("POST", "/v1/jobs/import", 1 + IMPORT_WAITING),
+    ],
+)
+def test_slow_training_jobs_leave_the_other_routes_alone(
+    service: HeldDesk, client: TestClient, method: str, path: str, taken: int
+) -> None:
+    """Each waited for its turn in one of the threads that serve all routes: a status took 9 s."""
+    job = service.submit(body(1), LOCAL_ACCESS)
+    service.imported_jobs = HeldJobs(service.gate)
+
+    def ask() -> int:
+        files = {"file": ("a.zip", b"PK")} if method == "POST" else None
+        return client.request(method, path, files=files).status_code
+
+    with ThreadPoolExecutor(CROWD + 20) as pool:
+        asked = [pool.submit(ask) for _ in range(CROWD + 20)]
+        wait_until(lambda: sum(one.done() for one in asked) == CROWD + 20 - taken)
+        assert client.get(f"/v1/requests/{job.id}/status").status_code == 200
+        service.gate.open()
+        answers = Counter(one.result(PATIENCE) for one in asked)
+    assert answers == {404: taken, 503: CROWD + 20 - taken}
 
 
 def test_turns_are_one_at_a_time_and_few_wait() -> None:
@@ -122,3 +171,22 @@ def test_large_bodies_have_a_budget_of_memory() -> None:
                 pass
     with budget.hold(one, 6):
         pass
+
+
+def test_few_threads_wait_for_a_turn() -> None:
+    """40 images that are costly to decode held all threads that serve routes, each for up to 30 s."""
+    turns, gate = Turns(PATIENCE, "Busy."), Gate()
+
+    def one() -> bool:
+        try:
+            with turns.hold():
+                gate.hold()
+        except ServerBusy:
+            return False
+        return True
+
+    with ThreadPoolExecutor(CROWD) as pool:
+        asked = [pool.submit(one) for _ in range(CROWD)]
+        wait_until(lambda: sum(task.done() for task in asked) == CROWD - 1 - MOST_WAITING)
+        gate.open()
+        assert sum(task.result(PATIENCE) for task in asked) == 1 + MOST_WAITING

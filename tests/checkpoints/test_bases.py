@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.golden_cases import GOLDEN
-from wan_ui.checkpoints.bases import FOLDER, Base, Chosen, FolderState, choose, grade, options
+from wan_ui.checkpoints.bases import FOLDER, Base, Chosen, FolderState, choose, options
 from wan_ui.checkpoints.catalog import Catalog, ModelFile
 from wan_ui.checkpoints.configs import ModelConfigs
 from wan_ui.errors import BaseNotFound, CheckpointInvalid
@@ -147,19 +146,9 @@ def test_a_broken_file_that_is_asked_for_says_what_is_wrong(tmp_path: Path) -> N
         choose(model, options(model, files, NO_FOLDER), {"transformer": "a.safetensors"}, files)
 
 
-@pytest.mark.parametrize(
-    ("precision", "used", "colour"),
-    [
-        ("folder", None, "green"),
-        ("fp32", None, "green"),
-        ("bf16", None, "green"),
-        ("fp16", None, "amber"),
-        ("fp8_scaled", None, "red"),
-        ("gguf", None, "red"),
-        ("fp8_scaled", {"fp8_scaled"}, "green"),
-        ("folder", {"fp8_scaled"}, "red"),
-        ("fp16", {"fp16"}, "green"),
-    ],
-)
-def test_grades(precision: Any, used: set[str] | None, colour: str) -> None:
-    assert grade(precision, used) == colour
+def test_grades() -> None:
+    colours = {"folder": "green", "fp32": "green", "bf16": "green", "fp16": "amber", "fp8_scaled": "red", "fp8": "red",
+               "gguf": "red"}  # fmt: skip
+    listed = [found for model in MODELS.values() for found in options(model, FILES, NO_FOLDER).values()]
+    seen = {option.precision: option.grade for found in listed for option in found}
+    assert seen == colours

@@ -200,3 +200,18 @@ def test_without_a_gpu_an_operation_is_pytorchs_own() -> None:
     result = operation(hidden, None, None, None, None, 1e-6)
     assert torch.equal(result, torch.nn.functional.layer_norm(hidden.float(), (512,), eps=1e-6).to(torch.bfloat16))
     assert kernels.states() == {}
+
+
+def test_without_room_for_the_comparison_the_result_is_eagers_and_the_next_call_is_compared() -> None:
+    rooms = iter((False, True, True))
+
+    def eager(value: torch.Tensor) -> torch.Tensor:
+        if not next(rooms):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return value + 1
+
+    operation = Verified("addition", lambda: lambda value: value + 1, eager, lambda value: True)
+    for _ in range(3):
+        assert torch.equal(operation(torch.zeros(2)), torch.ones(2))
+    assert operation.refused is None
+    assert next(rooms, None) is None

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.engine.test_streaming import LateCopies
 from tests.golden_cases import GOLDEN
+from tests.lora_files import write_lora
 from wan_ui.checkpoints.folders import Checkpoints
-from wan_ui.checkpoints.fp8_linear import packed_layers
+from wan_ui.checkpoints.fp8_linear import FP8, packed_layers
 from wan_ui.checkpoints.modules import map_packed, open_file
 from wan_ui.checkpoints.sources import CheckpointSources
+from wan_ui.engine.adapters import Adapter, BaseWeights, TransformerAdapters
 from wan_ui.engine.budget import HOST_RESERVE, PlacementMode, Sizes, holds_one_transformer
 from wan_ui.engine.compile import BlockCompiler
 from wan_ui.engine.components import Components, Target, component_bytes, load_components, model_dtype
@@ -23,6 +28,7 @@ from wan_ui.engine.pipeline import WanPipeline
 from wan_ui.engine.placement import DevicePlacement
 from wan_ui.engine.result import OnProgress, Progress, ignore_progress
 from wan_ui.errors import OutOfMemory
+from wan_ui.lora.convert import convert
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import Generation, parse, resolve
 
@@ -126,3 +132,38 @@ def test_both_stay_where_there_is_room(tmp_path: Path) -> None:
     first = streams.pinned
     placement.onload(paired.transformers["transformer_2"])
     assert streams.pinned == 2 * first
+
+
+class Unpackings(TorchDispatchMode):
+    """Counts the fp8 tensors that are converted within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and args and isinstance(args[0], torch.Tensor):
+            self.count += args[0].dtype in FP8 and result.dtype not in FP8
+        return result
+
+
+def test_attaching_adapters_unpacks_no_weight(tmp_path: Path) -> None:
+    """On a card that holds one transformer at a time they lie on the host, where unpacking a 14B pair takes minutes."""
+    write_lora(tmp_path / "a.safetensors", seed=1)
+    transformer = components().transformers["transformer"]
+    adapters = TransformerAdapters(transformer, BaseWeights(lambda size: "checkpoint", lambda name: torch.empty(0)))
+    lora = convert(tmp_path / "a.safetensors", "single")
+    with Unpackings() as unpackings:
+        adapters.attach([Adapter("a", dict(lora.modules))])
+        adapters.set_scales({"a": 1.0})
+    assert any(isinstance(module, LoraLayer) for module in transformer.modules())
+    assert unpackings.count == 0
+    packed = len(list(packed_layers(transformer)))
+    with unpackings:
+        assert adapters.changes()["a"]
+        adapters.changes()
+    assert 0 < unpackings.count <= packed  # each norm once
+    with unpackings:
+        adapters.attach([])
+    assert unpackings.count <= packed

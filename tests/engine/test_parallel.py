@@ -16,7 +16,7 @@ from diffusers import WanTransformer3DModel
 from tests.engine.heads_program import CHECKPOINT
 from tests.golden_cases import CHECKPOINTS, LORAS, cases, differences
 from wan_ui import Engine
-from wan_ui.engine.split import Split, choose_split
+from wan_ui.engine.split import Split, choose_split, ranks_of
 from wan_ui.engine.token_exchange import part_sizes
 
 CASES = (
@@ -58,6 +58,8 @@ def test_a_split_names_its_parts() -> None:
         "sequence 4",
         "guidance 2 × sequence 2",
     ]
+    assert [ranks_of(str(Split(*parts))) for parts in ((2, 1), (1, 4), (2, 2))] == [2, 4, 4]
+    assert ranks_of(None) == 1
 
 
 @pytest.mark.slow
@@ -88,6 +90,20 @@ def test_a_group_renders_the_golden_frames(split: Split, tmp_path: Path) -> None
             assert np.array_equal(alone.frames, rendered[name]), name
         engine.close()
     assert set(json.loads(out.with_suffix(".json").read_text()).values()) == {str(split)}
+
+
+@pytest.mark.slow
+def test_compiled_blocks_keep_every_bit_and_no_graph_is_built_again_however_often_a_group_is_joined(
+    tmp_path: Path,
+) -> None:
+    splits = ["1x2"] * 4
+    program = [sys.executable, "-m", "tests.engine.joins_program", str(tmp_path), *splits]
+    done = subprocess.run(
+        program, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    graphs = done.stdout.split()
+    assert len(graphs) == len(splits) and len(set(graphs)) == 1
 
 
 def run_ranks(heads: int, split: Split, folder: Path, *models_dir: str) -> None:

@@ -13,9 +13,11 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import save_file
 from transformers import UMT5Config, UMT5EncoderModel
 
+from tests.checkpoints.published_files import header_bytes
 from tests.golden_cases import CHECKPOINTS
 from wan_ui.models import WanModel
 
+DTYPES = {torch.bfloat16: "BF16", torch.float32: "F32"}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TRANSFORMERS = {
     "wan22_5b": {
@@ -59,7 +61,8 @@ def write(
 ) -> None:
     """The model's checkpoint under `folder/<org>/<name>/`; the second transformer of a pair is a link to the first.
 
-    The components in `without` are left out.
+    `layers` and `text_layers` are the blocks of each transformer and of the text encoder. The components in `without`
+    are left out.
     """
     torch.manual_seed(0)
     for name, source in model.components.items():
@@ -102,8 +105,12 @@ def _save(model: torch.nn.Module, folder: Path, stem: str) -> None:
     """One file; diffusers models also write their config."""
     if isinstance(model, (WanTransformer3DModel, AutoencoderKLWan)):
         model.save_config(folder)
-    state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(state, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+    state = model.state_dict()
+    listed = {name: (DTYPES[value.dtype], tuple(value.shape)) for name, value in state.items()}
+    with (folder / f"{stem}.safetensors").open("wb") as file:  # the library's own writer copies all of it in memory
+        file.write(header_bytes(listed, {"format": "pt"}))
+        for value in state.values():
+            file.write(value.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def write_lora(path: Path, model: WanModel, rank: int, seed: int, layers: int | None = None) -> None:

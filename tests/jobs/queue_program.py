@@ -39,7 +39,7 @@ def provoke_assert(device: torch.device) -> None:
 def run(data_dir: Path, device: str, break_at: int | None, cap: int | None) -> int:
     lock = FolderLock(data_dir)
     store = Store(data_dir / "jobs.sqlite")
-    engine = Engine(CHECKPOINTS, LORAS, device, "resident", data_dir)
+    engine = Engine(CHECKPOINTS, LORAS, device, "resident", data_dir, compile="off")
     broken = False
     if cap is not None:
         torch.cuda.set_per_process_memory_fraction(cap / torch.cuda.get_device_properties(0).total_memory)

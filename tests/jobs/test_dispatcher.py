@@ -292,6 +292,7 @@ def test_idle_slots_help_with_the_only_clip_and_not_when_others_wait(make: Make,
     gate.await_arrival()
     leader = next(slot for slot in slots if slot.places and slot.places[0] is not None and slot.places[0].rank == 0)
     wait_until(lambda: sum(bool(slot.places) for slot in slots) == 2)
+    assert [state.running is not None for state in dispatcher.slots()].count(True) == 2  # the one that helps too
     assert [str(slot.places[0].split) for slot in slots if slot.places and slot.places[0]] == ["guidance 2"] * 2
     other = service.submit(body(2), LOCAL_ACCESS)  # the third slot, alone
     assert ended(service, dispatcher, other).status == "succeeded"
@@ -308,10 +309,21 @@ def test_idle_slots_help_with_the_only_clip_and_not_when_others_wait(make: Make,
     assert leader.rendered[0] == 1
 
 
-def test_a_group_that_loses_a_member_renders_the_clip_again(make: Make) -> None:
-    dispatcher, service, slots = make(2, rules=SlotRules(pause=0.01, longest_pause=0.02, split=2))
-    slots[0].lose = slots[1].lose = 1
-    job = service.submit(body(1), LOCAL_ACCESS)
+def test_a_clip_whose_group_fails_is_rendered_by_one_slot_and_no_attempt_is_counted(make: Make) -> None:
+    dispatcher, service, slots = make(2, rules=SlotRules(split=2))
+    for slot in slots:
+        slot.fails_in_groups = True
     dispatcher.start()
-    done = ended(service, dispatcher, job)
-    assert (done.status, len(done.clips)) == ("succeeded", 1)
+    done = ended(service, dispatcher, service.submit(body(1), LOCAL_ACCESS))
+    assert (done.status, len(done.clips), done.attempts) == ("succeeded", 1, 0)
+    led = [place for slot in slots for place in slot.places if place is None or place.rank == 0]
+    assert len(led) == 2 and led.count(None) == 1
+    assert sum(state.failures for state in dispatcher.slots()) == 1
+
+
+def test_a_gpu_of_another_kind_does_not_help(make: Make) -> None:
+    dispatcher, service, slots = make(2, rules=SlotRules(split=2))
+    slots[1].device_name = "another GPU"
+    dispatcher.start()
+    assert ended(service, dispatcher, service.submit(body(1), LOCAL_ACCESS)).status == "succeeded"
+    assert [place for slot in slots for place in slot.places] == [None]

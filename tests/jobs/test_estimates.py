@@ -201,6 +201,14 @@ def test_timings_are_kept(store: Store) -> None:
     assert Timings(store).known == timings.known
 
 
+def test_what_several_gpus_took_together_is_kept_as_the_time_of_one(store: Store) -> None:
+    timings, wanted = Timings(store), clip(guidance_scale=5.0)
+    made = Clip(np.zeros((1, 2, 2, 3), np.uint8), 2, 2, 1, 16, 1, {"device": DEVICE, "split": "guidance 2"})
+    timings.record(wanted, made, {"denoise": 20.0, "decode": 4.0}, 2.0)
+    (timing,) = timings.known.values()
+    assert (timing.forward, timing.decode) == (20.0 / wanted.sample_steps, 4.0)  # two forwards a step, 40 s
+
+
 # Simulated jobs: a machine whose steps vary by 10 %, whose first run of a size is slower, and jobs of mixed sizes.
 
 

@@ -22,16 +22,19 @@ FAKE_PROGRAM = ("-m", "tests.pool.fake_slot")
 
 
 class FakeSlot:
-    """Renders in this process. `lose` makes so many renders raise SlotLost; `lacks` are models that it refuses."""
+    """Renders in this process. `lose` makes so many renders raise SlotLost, `fails_in_groups` all that it joins.
 
-    device_name = "fake GPU"
+    `lacks` are models that it refuses.
+    """
 
     def __init__(self, name: str, render: FakeRender) -> None:
         self.name = name
+        self.device_name = "fake GPU"
         self.is_started = False
         self.rendered: list[int] = []
         self.places: list[GroupPlace | None] = []
         self.lose = 0
+        self.fails_in_groups = False
         self.lacks: set[str] = set()
         self.ended = threading.Event()
         self._render = render
@@ -51,6 +54,8 @@ class FakeSlot:
             self.lose -= 1
             raise SlotLost("The process ended.")
         self.places.append(place)
+        if place is not None and self.fails_in_groups:
+            raise SlotLost("The GPUs do not reach each other.")
         if place is not None and place.rank:
             return Clip(np.empty((0, 1, 1, 3), np.uint8), 1, 1, 0, 16, generation.seed)
         clip = self._render(generation, on_progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from wan_ui.pool.ray_cluster import join_cluster
 from wan_ui.request import Generation
 
 ROOT = Path(__file__).parents[2]
-STARTS = 4  # of the head, at most
+STARTS = 4  # of a machine, at most
 SMALL: Mapping[str, Any] = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 << 20}
 
 
@@ -48,16 +48,26 @@ def ray_machines(data_dir: Path, gpus_of_head: int) -> Iterator[Any]:
 
 
 def _started(head: dict[str, Any]) -> Any:
-    """A cluster of a head alone. Ray gives its start 30 s, which cannot be changed and a busy machine may exceed."""
+    """A cluster of a head alone."""
     from ray.cluster_utils import Cluster as RayMachines
 
+    return _in_time(lambda: RayMachines(initialize_head=True, head_node_args=head))
+
+
+def add_machine(machines: Any) -> Any:
+    """A further machine of a cluster, with one GPU."""
+    return _in_time(lambda: machines.add_node(**SMALL, num_gpus=1))
+
+
+def _in_time(start: Callable[[], Any]) -> Any:
+    """What `start` returns. Ray gives a start 30 s, which cannot be changed: on a busy machine it is tried again."""
     for _ in range(STARTS - 1):
         try:
-            return RayMachines(initialize_head=True, head_node_args=head)
+            return start()
         except Exception as error:
-            if "timed out during startup" not in str(error):
+            if "timed out during startup" not in str(error) and not isinstance(error, TimeoutError):
                 raise
-    return RayMachines(initialize_head=True, head_node_args=head)
+    return start()
 
 
 def joined(address: str, data_dir: Path, dispatcher: Dispatcher, real: bool = False) -> Cluster:

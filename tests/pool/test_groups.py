@@ -33,6 +33,7 @@ from wan_ui.request import Generation
 
 pytestmark = pytest.mark.slow
 CASE = "wan22_14b_t2v"
+LARGE = {"width": 832, "height": 480, "num_frames": 81}
 
 
 def no_check() -> None:
@@ -61,8 +62,9 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     return prepared.generations[0]
 
 
-def test_joining_and_leaving_ten_times_gives_the_golden_frames(
-    slots: list[ProcessSlot], generation: Generation
+@pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.soak)])
+def test_joining_and_leaving_again_and_again_gives_the_golden_frames(
+    slots: list[ProcessSlot], generation: Generation, times: int
 ) -> None:
     (case,) = (case for case in cases() if case.name == CASE)
     split = split_of(generation, 2)
@@ -71,7 +73,7 @@ def test_joining_and_leaving_ten_times_gives_the_golden_frames(
     mean, most = differences(first.frames, case.cpu_frames)
     assert mean <= 0.1 and most <= 2 and "split" not in first.metadata
     pids = None
-    for number in range(10):
+    for number in range(times):
         varied = replace(generation, seed=generation.seed + number % 2)  # nothing is kept from the run before
         together = group.render(varied, ignore_progress, no_check)
         assert together.metadata["split"] == "guidance 2"
@@ -86,9 +88,7 @@ def test_joining_and_leaving_ten_times_gives_the_golden_frames(
 
 def test_a_divided_sequence_gives_the_same_frames(slots: list[ProcessSlot], generation: Generation) -> None:
     unguided = replace(generation, guidance_scale=1.0, guidance_scale_2=None)
-    split = split_of(unguided, 2)
-    assert split == Split(1, 2)
-    together = SlotGroup(slots, split).render(unguided, ignore_progress, no_check)
+    together = SlotGroup(slots, Split(1, 2)).render(unguided, ignore_progress, no_check)
     alone = slots[1].render(unguided, ignore_progress, no_check)
     assert together.metadata["split"] == "sequence 2"
     assert np.array_equal(together.frames, alone.frames)
@@ -126,13 +126,15 @@ def test_a_lost_member_ends_the_attempt_and_the_group(slots: list[ProcessSlot], 
 @pytest.mark.parametrize(
     ("changes", "gpus", "split"),
     [
-        ({}, 1, Split()),
-        ({}, 2, Split(2)),
-        ({}, 7, Split(2, 2)),
-        ({"guidance_scale": 1.0, "guidance_scale_2": None}, 4, Split(1, 2)),
+        (LARGE, 1, Split()),
+        (LARGE, 2, Split(2)),
+        (LARGE, 7, Split(2, 2)),
+        ({**LARGE, "guidance_scale": 1.0, "guidance_scale_2": None}, 4, Split(1, 2)),
         ({"guidance_scale": 1.0, "guidance_scale_2": 4.0}, 2, Split(2)),
-        ({"model": "wan21_1b"}, 16, Split(2, 2)),
-        ({}, 16, Split(2, 2)),
+        ({**LARGE, "model": "wan21_1b"}, 16, Split(2, 2)),
+        (LARGE, 16, Split(2, 2)),
+        ({}, 16, Split(2)),  # too few tokens to be divided
+        ({"guidance_scale": 1.0, "guidance_scale_2": None}, 4, Split()),
         ({"speedup": "step_cache"}, 4, Split()),
         ({"speedup": "fp8_products"}, 4, Split()),
     ],

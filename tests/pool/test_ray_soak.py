@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.pool.ray_cluster import ROOT, SMALL, ray_machines
+from tests.pool.ray_cluster import ROOT, add_machine, ray_machines
 from tests.pool.test_ray import LONG, MANY, server, slow_job
 from tests.test_app import SMALL as SMALL_CLIP
 from tests.test_app import App, finished
@@ -31,7 +31,7 @@ def test_killed_workers_and_actors_end_every_job_once(tmp_path: Path) -> None:
     draws = random.Random(16)
     with ray_machines(tmp_path, gpus_of_head=1) as machines:
         for _ in range(2):
-            machines.add_node(**SMALL, num_gpus=1)
+            add_machine(machines)
         with server(tmp_path, machines, MANY) as (dispatcher, service, _):
             wait_until(lambda: len(dispatcher.slots()) == 3, LONG)
             killed, jobs, seed = 0, [], 0
@@ -80,14 +80,14 @@ def is_alive(process: psutil.Process) -> bool:
 
 def test_a_machine_that_joins_takes_over_from_one_that_is_lost(tmp_path: Path) -> None:
     with ray_machines(tmp_path, gpus_of_head=0) as machines:
-        lost = machines.add_node(**SMALL, num_gpus=1)
+        lost = add_machine(machines)
         with server(tmp_path, machines) as (dispatcher, service, cluster):
             job = service.submit(slow_job(1, 2, steps=100), LOCAL_ACCESS)
             wait_until(lambda: any(slot.running and slot.running.progress.step for slot in dispatcher.slots()), LONG)
             ((first,), (slot,)) = (cluster.states(), dispatcher.slots())
             assert (first.state, "wan21_1b" in first.models, slot.device) == ("used", True, "fake GPU")
             machines.remove_node(lost, allow_graceful=False)
-            machines.add_node(**SMALL, num_gpus=1)
+            add_machine(machines)
             assert dispatcher.wait(job.id, LONG)
             done = service.job(job.id, LOCAL_ACCESS)
             assert (done.status, [clip.index for clip in done.clips], done.attempts) == ("succeeded", [0, 1], 1)
@@ -114,7 +114,7 @@ def test_the_whole_program_renders_on_a_cluster(tmp_path: Path) -> None:
     with ray_machines(tmp_path / "machine", gpus_of_head=1) as machines:
         app = App(tmp_path / "server", "--demo", "--cluster", machines.address)
         try:
-            app.wait_for("Ready on ")
+            app.wait_for("Ready on ", LONG)
             with app.client() as client:
                 wait_until(lambda: client.get("/v1/health").json()["slots"], LONG)
                 group = client.get("/v1/loras?model=wan22_5b").json()["groups"][0]

@@ -30,12 +30,13 @@ from wan_ui.pool.slots import Memory
 from wan_ui.provenance.restoring import Environment
 from wan_ui.request import Generation
 from wan_ui.server import prepare_environment
-from wan_ui.ui.page import FONTS, LAUNCH, SCRIPT, build
+from wan_ui.ui.page import LAUNCH, build
+from wan_ui.ui.page_document import page_document
 from wan_ui.web import guest_pages
 from wan_ui.web.auth import Auth, Credentials, OwnerAddress, around
 from wan_ui.web.login import Login
+from wan_ui.web.page_files import PageFiles
 from wan_ui.web.page_language import PageLanguage, messages_route
-from wan_ui.web.page_script import PageScript
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def running(
         lambda: Access(current_identity.get(), shared=False),
     )
     guests = guest_pages.mount(service, nullcontext)
-    sessions, script = Sessions(load_key(folder)), PageScript(SCRIPT)
+    sessions, document = Sessions(load_key(folder)), page_document(blocks.shown_types())
     worker.start()
     try:
         _, url, _ = blocks.launch(
@@ -160,8 +161,8 @@ def running(
             share=False,
             _frontend=False,  # as serve does
             app_kwargs={
-                "routes": [Mount("/v1", app=api), guests, messages_route(), script.route],
-                "lifespan": around(lambda app: PageLanguage(Auth(app, sessions, credentials), FONTS + script.tag)),
+                "routes": [Mount("/v1", app=api), guests, messages_route(), PageFiles(document.files)],
+                "lifespan": around(lambda app: PageLanguage(Auth(app, sessions, credentials), document.additions)),
             },
             **LAUNCH,
         )

@@ -38,8 +38,23 @@ def test_a_press_of_generate_and_of_cancel_is_answered_in_the_same_frame(page: P
     expect(now(page)).to_contain_text("step 1 of 4")
     expect(page.locator("button.generate[aria-busy]")).to_have_count(0)
     expect(page.get_by_role("button", name="Cancel", exact=True)).to_be_enabled()
+    field(page, "Prompt").press("Escape")  # is of the field
+    expect(now(page)).to_contain_text("step 1 of 4")
     cancelled = page.evaluate(PRESS, "Cancel")
     assert cancelled["chip"] == "Cancelling…" and cancelled["milliseconds"] < 100
+    expect(now(page)).to_contain_text("after this step")
+    gate.open()
+    expect(now(page)).to_contain_text("Cancelled")
+
+
+def test_escape_cancels_where_nothing_has_the_focus(page: Page, app: App, held_render: FakeRender):
+    gate = held_render.gate(1703, 2)
+    open_page(page, app)
+    small(page, "escaped", 1703)
+    generate(page)
+    gate.await_arrival()
+    expect(page.locator("#cancel")).to_be_enabled()
+    page.keyboard.press("Escape")  # the focus is on Generate
     expect(now(page)).to_contain_text("after this step")
     gate.open()
     expect(now(page)).to_contain_text("Cancelled")

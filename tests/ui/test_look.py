@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gradio as gr
 import pytest
 from playwright.sync_api import APIResponse, Page, Route, expect
 
@@ -9,6 +10,7 @@ from tests.fakes import FakeRender
 from tests.ui.fake_app import App
 from tests.ui.test_autoplay import PROMPT
 from wan_ui.access import LOCAL_ACCESS
+from wan_ui.ui.status_panel import StatusPanel
 
 pytestmark = pytest.mark.browser
 
@@ -46,3 +48,15 @@ def test_a_late_answer_to_a_look_at_the_comparison_is_followed_by_another_look(
     ((route, answer),) = late
     route.fulfill(response=answer)
     expect(page.locator('#player td[data-state="done"]')).to_have_count(2)
+
+
+def test_each_answer_with_a_change_says_whether_there_is_something_to_cancel(app: App):
+    """An answer that was made before another and comes after it would else leave the button as the other one had it."""
+    with gr.Blocks():
+        panel = StatusPanel(app.service, lambda: LOCAL_ACCESS, None)
+        panel.lay_out_now()
+        panel.lay_out_lists()
+    seen = panel.look(None, {})[panel.seen]
+    assert panel.look(None, seen)[panel.seen] != seen  # gr.skip(): nothing has changed
+    changed = panel.look(None, {**seen, "now": "another card"})
+    assert changed[panel.cancel].interactive is False and panel.result not in changed

@@ -16,7 +16,9 @@ from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.jobs.helpers import body
 from tests.ui.fake_app import App
+from tests.ui.page_object import generate, now, open_page, small, used
 from wan_ui.access import LOCAL_ACCESS
+from wan_ui.errors import OutOfMemory
 
 pytestmark = pytest.mark.browser
 
@@ -25,6 +27,11 @@ HIDE = """hidden => {
     Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden });
     document.dispatchEvent(new Event('visibilitychange'));
 }"""
+
+SMALL_TARGETS = """() => [...document.querySelectorAll('button, select, #footer a, input:not([type=file])')]
+    .filter((each) => each.checkVisibility({ visibilityProperty: true }))
+    .map((each) => [each.outerHTML.slice(0, 90), Math.round(each.getBoundingClientRect().height)])
+    .filter(([, height]) => height < 40)"""
 
 # What the page asks for as it opens has been asked for.
 QUIET = "() => performance.getEntriesByType('resource').every((entry) => performance.now() - entry.startTime > 2000)"
@@ -109,6 +116,29 @@ def test_waiting_jobs_have_the_first_frame_or_the_first_words_as_thumbnail(
     expect(thumbnails.locator(".words").last).to_have_text("a lighthouse in a storm…")
     gate.open()
     expect(page.locator("#side ol.jobs .thumb")).to_have_count(0)
+
+
+def test_a_failed_job_of_the_strip_says_why_and_is_run_again(page: Page, app: App, held_render: FakeRender):
+    held_render.errors[1821] = OutOfMemory("The GPU ran out of memory.")
+    open_page(page, app)
+    small(page, "fails once", 1821)
+    generate(page)
+    expect(now(page)).to_contain_text("Failed")
+    held_render.errors.clear()
+    page.locator(".jobs .show").filter(has_text="fails once").first.click()
+    ended = page.locator("#result .ended")
+    expect(ended).to_contain_text("The GPU ran out of memory.")
+    ended.get_by_role("button", name="Retry").click()
+    expect(page.locator("#toast")).to_have_text("Added to the queue again.")
+    expect(used(page, "Seed")).to_have_text("1821")
+
+
+def test_targets_on_touch_are_large(browser: Browser, app: App):
+    with new_context(browser, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
+        page = context.new_page()
+        open_page(page, app)
+        small_ones = page.evaluate(SMALL_TARGETS)
+        assert small_ones == []
 
 
 def test_a_hidden_tab_asks_for_nothing_and_looks_when_it_is_shown(page: Page, app: App):

@@ -1,4 +1,4 @@
-"""The style sheet as Gradio takes it in: it cuts each selector at every comma, also at those in parentheses."""
+"""The page's style sheet, raised above Gradio's: a selector is cut at each comma, also at one in parentheses."""
 
 from __future__ import annotations
 
@@ -8,20 +8,30 @@ import pytest
 from playwright.sync_api import BrowserContext
 
 from wan_ui.demo.checkpoints import BANNER
-from wan_ui.ui import page, render
+from wan_ui.ui import render
+from wan_ui.ui.page_document import style_sheet
+from wan_ui.ui.style_sheet import WITHIN, above_gradio
 
 
 def test_no_selector_has_a_comma_in_parentheses() -> None:
-    text = re.sub(r"/\*.*?\*/", "", str(page.LAUNCH["css"]), flags=re.DOTALL)
+    text = re.sub(r"/\*.*?\*/", "", style_sheet(), flags=re.DOTALL)
     selectors = re.findall(r"(?:^|[{};])\s*([^{};@]+)\{", text)
     assert len(selectors) > 10
     assert [one.strip() for one in selectors if re.search(r"\([^()]*,[^()]*\)", one)] == []
 
 
+def test_each_rule_outranks_gradio_s_where_gradio_draws() -> None:
+    raised = above_gradio(".a, .b { x: y } @media (width) { .c:hover { x: y } } .dark .d { x: y } body.dark { x: y }")
+    assert f".a, .b, {WITHIN}.a, {WITHIN}.b {{x: y}}" in raised
+    assert f"@media (width) {{\n.c:hover, {WITHIN}.c:hover {{x: y}}\n}}" in raised
+    assert f".dark .d, .dark {WITHIN}.d {{x: y}}" in raised
+    assert raised.endswith("body.dark {x: y}")
+
+
 @pytest.mark.browser
 def test_no_flag_of_the_banner_is_broken_at_any_width(context: BrowserContext) -> None:
     window = context.new_page()
-    window.set_content(f"<style>{page.LAUNCH['css']}</style><p class='banner'>{render.sentence(BANNER)}</p>")
+    window.set_content(f"<style>{style_sheet()}</style><p class='banner'>{render.sentence(BANNER)}</p>")
     broken = window.evaluate("""() => {
         const found = [];
         for (let width = 160; width < 900; width += 2) {

@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 from tests.web.strangers import BODY, SECRET, Server, running
 from wan_ui.access import Access
 from wan_ui.identity import Identity
-from wan_ui.web.login import TRIES, TRIES_OF_ALL
+from wan_ui.web.login import TRIES
 
 pytestmark = pytest.mark.slow
 
@@ -466,10 +466,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Server]:
-    """A server with a link that is used up by one test."""
-    with running("share", tmp_path) as server:
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a link that the tests of signing in use up, in their order."""
+    with running("share", tmp_path_factory.mktemp("own")) as server:
         yield server
 
 
@@ -484,28 +484,31 @@ def test_nothing_without_the_password(server: Server, route: str) -> None:
             assert stranger.request(method, route).status_code == 401
 
 
-@pytest.mark.parametrize("how", ["share", "auth", "host"])
-def test_metrics_are_behind_the_password_and_tell_no_secret(tmp_path: Path, how: str) -> None:
-    ways: dict[str, dict[str, Any]] = {
-        "share": {},
-        "auth": {"auth": ("ann", "of her own")},
-        "host": {"host": "0.0.0.0"},
-    }
-    with running("share" if how == "share" else "plain", tmp_path, **ways[how]) as server:
-        login, owner = server.entry.login, server.entry.owner
-        assert login is not None and owner is not None
-        with server.client(signed_in=False) as stranger:
-            assert code(stranger.get("/metrics")) == "LOGIN_REQUIRED"
-            assert stranger.get("/metrics", headers={"accept": "text/html"}).status_code == 401
-            assert stranger.get("/metrics", auth=(login.user, "wrong")).status_code == 401
-            assert stranger.get("/metrics", params={"token": login.password}).status_code == 401
-        with server.browser() as guest, server.client() as program:
-            jobs = [server.finished_job(server.visitor_of(guest)), server.finished_job(None)]
-            said = [one.get("/metrics") for one in (guest, program)]
-        secrets = [login.password, owner.path or "", *jobs, BODY["prompts"][0]["prompt"], str(tmp_path), SECRET]
-        for reply in said:
-            assert reply.status_code == 200 and 'wan_ui_jobs{status="succeeded"} 2.0' in reply.text
-            assert [secret for secret in secrets if secret in reply.text] == []
+def check_metrics(server: Server) -> None:
+    login, owner = server.entry.login, server.entry.owner
+    assert login is not None and owner is not None
+    with server.client(signed_in=False) as stranger:
+        assert code(stranger.get("/metrics")) == "LOGIN_REQUIRED"
+        assert stranger.get("/metrics", headers={"accept": "text/html"}).status_code == 401
+        assert stranger.get("/metrics", auth=(login.user, "wrong")).status_code == 401
+        assert stranger.get("/metrics", params={"token": login.password}).status_code == 401
+    with server.browser() as guest, server.client() as program:
+        jobs = [server.finished_job(server.visitor_of(guest)), server.finished_job(None)]
+        said = [one.get("/metrics") for one in (guest, program)]
+    secrets = [login.password, owner.path or "", *jobs, BODY["prompts"][0]["prompt"], str(server.folder), SECRET]
+    for reply in said:
+        assert reply.status_code == 200 and 'wan_ui_jobs{status="succeeded"} 2.0' in reply.text
+        assert [secret for secret in secrets if secret in reply.text] == []
+
+
+def test_metrics_are_behind_the_password_and_tell_no_secret(own: Server) -> None:
+    check_metrics(own)
+
+
+@pytest.mark.parametrize("settings", [{"auth": ("ann", "of her own")}, {"host": "0.0.0.0"}], ids=["auth", "host"])
+def test_metrics_without_a_link_are_behind_the_password_too(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with running("plain", tmp_path, **settings) as server:
+        check_metrics(server)
 
 
 def test_health_alone_is_open(server: Server) -> None:
@@ -527,34 +530,19 @@ def test_the_password_opens_page_and_door(shared: Server) -> None:
         assert browser.get("/config").status_code == 200 and browser.get("/v1/models").status_code == 200
 
 
-def guess(server: Server, how: str, password: str) -> int:
-    """One try of a guesser who comes without a cookie each time."""
-    assert server.entry.login is not None
-    user = server.entry.login.user
-    with server.client(signed_in=False, accept="text/html") as client:
-        if how == "form":
-            return client.post("/login", data={"user": user, "password": password}).status_code
-        if how == "form with a fresh cookie":
-            client.get("/")
-            return client.post("/login", data={"user": user, "password": password}).status_code
-        if how == "bearer":
-            return client.get("/v1/models", headers={"authorization": f"Bearer {password}"}).status_code
-        if how == "page":
-            return client.get("/", auth=(user, password)).status_code
-        return client.get("/v1/models", auth=(user, password)).status_code
-
-
-@pytest.mark.parametrize("how", ["form", "form with a fresh cookie", "basic", "bearer", "page"])
-def test_guessing_is_locked_out(own: Server, how: str) -> None:
-    """Also with a fresh cookie for each guess. The right password passes meanwhile, and who is in stays in."""
+def test_guessing_is_locked_out(own: Server) -> None:
+    """Over the link. tests/web/test_auth.py has every way to send a password."""
     assert own.entry.login is not None
+
+    def guess(password: str) -> int:
+        with own.client(signed_in=False) as client:
+            return client.get("/v1/models", auth=(user, password)).status_code
+
+    user = own.entry.login.user
     with own.browser() as inside:
-        answers = [guess(own, how, f"wrong-{index}") for index in range(TRIES_OF_ALL + 5)]
-        wrong = answers.count(401)
-        assert wrong <= TRIES_OF_ALL + 1 and answers[-1] == 429
-        if how != "form with a fresh cookie":
-            assert wrong <= TRIES + 1
-        assert guess(own, how, own.entry.login.password) in (200, 303)
+        answers = [guess(f"wrong-{index}") for index in range(TRIES + 2)]
+        assert answers.count(401) <= TRIES + 1 and answers[-1] == 429
+        assert guess(own.entry.login.password) == 200
         assert inside.get("/v1/models").status_code == 200
 
 
@@ -707,9 +695,17 @@ def test_over_http_the_id_is_what_lets_one_read(shared: Server) -> None:
             assert other.get(listing).status_code in (404, 405)
 
 
-def test_a_shared_gallery_lets_read_and_no_more(tmp_path: Path) -> None:
-    with running("share", tmp_path, shared_gallery=True) as server, server.browser() as one, server.browser() as other:
-        job = server.finished_job(server.visitor_of(one))
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a link, a shared gallery and small limits; its queue is empty until its last test."""
+    limits = {"max_waiting": 6, "max_waiting_each": 4, "max_cost": 10_000_000, "max_upload_gb": 1e-5}
+    with running("share", tmp_path_factory.mktemp("limited"), shared_gallery=True, **limits) as server:
+        yield server
+
+
+def test_a_shared_gallery_lets_read_and_no_more(limited: Server) -> None:
+    with limited.browser() as one, limited.browser() as other:
+        job = limited.finished_job(limited.visitor_of(one))
         assert other.get(f"/v1/requests/{job}/videos/0").content == b"a clip"
         assert other.delete(f"/v1/requests/{job}").status_code == 404
 
@@ -717,36 +713,42 @@ def test_a_shared_gallery_lets_read_and_no_more(tmp_path: Path) -> None:
 # Too much
 
 
-def test_no_more_waiting_than_may(tmp_path: Path) -> None:
-    with running("share", tmp_path, max_waiting=6, max_waiting_each=4) as server:
-        with server.browser() as one, server.browser() as other:
-            answers = [one.post("/v1/inference", json=BODY) for _ in range(5)]
-            assert [reply.status_code for reply in answers] == [200] * 4 + [429]
-            assert code(answers[-1]) == "QUEUE_FULL"
-            answers = [other.post("/v1/inference", json=BODY) for _ in range(3)]
-            assert [reply.status_code for reply in answers] == [200] * 2 + [429]
-            job = answers[0].json()["request_id"]
-            assert other.delete(f"/v1/requests/{job}").status_code == 200
-            assert one.post("/v1/inference", json=BODY).status_code == 429
-            assert other.post("/v1/inference", json=BODY).status_code == 200
-            reply = other.post(f"/v1/requests/{job}/retry")
-            assert reply.status_code == 429 and code(reply) == "QUEUE_FULL"
-
-
-def test_no_more_frames_and_pixels_than_may(tmp_path: Path) -> None:
-    with running("share", tmp_path, max_cost=10_000_000) as server, server.client() as client:
+def test_no_more_frames_and_pixels_than_may(limited: Server) -> None:
+    with limited.client() as client:
         reply = client.post("/v1/inference", json=BODY | {"prompts": [{"prompt": "a", "num_frames": 81}]})
         assert reply.status_code == 413 and code(reply) == "COST_TOO_HIGH"
         small = {"prompt": "a", "width": 64, "height": 64, "num_frames": 5}
-        assert client.post("/v1/inference", json=BODY | {"prompts": [small]}).status_code == 200
+        reply = client.post("/v1/inference", json=BODY | {"prompts": [small]})
+        assert reply.status_code == 200
+        assert client.delete(f"/v1/requests/{reply.json()['request_id']}").status_code == 200
+
+
+def test_no_upload_larger_than_may(limited: Server) -> None:
+    with limited.client() as client:
+        assert client.post("/gradio_api/upload", files={"files": ("a.png", bytes(50_000))}).status_code == 413
+        assert client.post("/v1/loras/inspect", files={"file": ("a.safetensors", bytes(50_000))}).status_code == 413
+
+
+def test_no_more_waiting_than_may(limited: Server) -> None:
+    with limited.browser() as one, limited.browser() as other:
+        answers = [one.post("/v1/inference", json=BODY) for _ in range(5)]
+        assert [reply.status_code for reply in answers] == [200] * 4 + [429]
+        assert code(answers[-1]) == "QUEUE_FULL"
+        answers = [other.post("/v1/inference", json=BODY) for _ in range(3)]
+        assert [reply.status_code for reply in answers] == [200] * 2 + [429]
+        job = answers[0].json()["request_id"]
+        assert other.delete(f"/v1/requests/{job}").status_code == 200
+        assert one.post("/v1/inference", json=BODY).status_code == 429
+        assert other.post("/v1/inference", json=BODY).status_code == 200
+        reply = other.post(f"/v1/requests/{job}/retry")
+        assert reply.status_code == 429 and code(reply) == "QUEUE_FULL"
 
 
 def test_no_more_on_the_disk_than_may(tmp_path: Path) -> None:
+    (tmp_path / "data" / "uploads").mkdir(parents=True)
+    (tmp_path / "data" / "uploads" / "a").write_bytes(bytes(1000))
     with running("share", tmp_path, max_disk_gb=1e-6) as server, server.client() as client:
         assert client.post("/gradio_api/upload", files={"files": ("a.png", bytes(2000))}).status_code == 507
-    (tmp_path / "full" / "data" / "uploads").mkdir(parents=True)
-    (tmp_path / "full" / "data" / "uploads" / "a").write_bytes(bytes(1000))
-    with running("share", tmp_path / "full", max_disk_gb=1e-6) as server, server.client() as client:
         reply = client.post("/v1/inference", json=BODY)
         assert reply.status_code == 507 and code(reply) == "DISK_FULL"
         assert client.post("/gradio_api/upload", files={"files": ("a.png", b"x")}).status_code == 507
@@ -756,9 +758,3 @@ def test_no_more_on_the_disk_than_may(tmp_path: Path) -> None:
         assert reply.status_code == 507 and code(reply) == "DISK_FULL"
         reply = client.post("/v1/loras/inspect", json={"path": "https://example.com/a.safetensors"})
         assert reply.status_code == 507 and code(reply) == "DISK_FULL"
-
-
-def test_no_upload_larger_than_may(tmp_path: Path) -> None:
-    with running("share", tmp_path, max_upload_gb=1e-5) as server, server.client() as client:
-        assert client.post("/gradio_api/upload", files={"files": ("a.png", bytes(50_000))}).status_code == 413
-        assert client.post("/v1/loras/inspect", files={"file": ("a.safetensors", bytes(50_000))}).status_code == 413

@@ -10,7 +10,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from wan_ui.identity import IDENTITY_SCOPE_KEY, Sessions, current_identity
-from wan_ui.web.auth import Auth
+from wan_ui.web.auth import Auth, Credentials, OwnerAddress
+from wan_ui.web.login import TRIES, TRIES_OF_ALL, Login
 
 BADGES = Sessions(b"k" * 32)
 
@@ -54,3 +55,35 @@ def test_a_cookie_that_was_not_signed_here_is_none_and_the_page_gives_another(cl
         headers = {"cookie": f"wan_ui_{BADGES.name}={value}"}
         assert client.get("/x", headers=headers).json()["visitor"] is None
         assert "set-cookie" in client.get("/", headers=headers).headers
+
+
+LOGIN = Login("ann", "of her own")
+
+
+def guess(auth: Auth, how: str, password: str) -> int:
+    """One try of a guesser who comes without a cookie each time."""
+    client = TestClient(auth, headers={"accept": "text/html"}, follow_redirects=False)
+    form = {"user": LOGIN.user, "password": password}
+    if how == "form":
+        return client.post("/login", data=form).status_code
+    if how == "form with a fresh cookie":
+        client.get("/")
+        return client.post("/login", data=form).status_code
+    if how == "bearer":
+        return client.get("/v1/models", headers={"authorization": f"Bearer {password}"}).status_code
+    return client.get("/" if how == "page" else "/v1/models", auth=(LOGIN.user, password)).status_code
+
+
+@pytest.mark.parametrize("how", ["form", "form with a fresh cookie", "basic", "bearer", "page"])
+def test_guessing_is_locked_out(how: str) -> None:
+    """Also with a fresh cookie for each guess. The right password passes meanwhile, and who is in stays in."""
+    auth = Auth(Starlette(routes=[Route("/{path:path}", say)]), BADGES, Credentials(LOGIN, OwnerAddress()))
+    inside = TestClient(auth, follow_redirects=False)
+    assert inside.post("/login", data={"user": LOGIN.user, "password": LOGIN.password}).status_code == 303
+    answers = [guess(auth, how, f"wrong-{index}") for index in range(TRIES_OF_ALL + 5)]
+    wrong = answers.count(401)
+    assert wrong <= TRIES_OF_ALL + 1 and answers[-1] == 429
+    if how != "form with a fresh cookie":
+        assert wrong <= TRIES + 1
+    assert guess(auth, how, LOGIN.password) in (200, 303)
+    assert inside.get("/v1/models").status_code == 200

@@ -25,7 +25,7 @@ FIELD = "file"
 _OVERHEAD = 64 * 1024  # bytes of a form that are not the file: boundaries and headers
 _MAX_BOUNDARY = 200
 LOOK_BYTES = 1 << 20  # of a body between two checks of the disk
-MOST_MARKS = 1_200_000  # commas and opening brackets of a JSON body, those of its texts too
+MOST_MARKS = 1_200_000  # commas and opening brackets of a JSON body, those of its shorter texts too
 _MARKS = (b",", b"[", b"{")
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -98,11 +98,9 @@ def decode_json(data: bytes) -> Any:
 
     if not data.strip():
         raise BadJson("The body is empty: send the request as a JSON object.")
-    if _count_marks(data) > MOST_MARKS:
-        raise _too_many_values()
     try:
         if len(data) > large_json.PIECE:
-            body = large_json.decode(data, refuse)
+            body = large_json.decode(data, refuse, _check_marks)
         else:
             body = json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
     except UnicodeDecodeError as error:
@@ -121,9 +119,11 @@ def decode_json(data: bytes) -> Any:
     return body
 
 
-def _count_marks(data: bytes) -> int:
+def _check_marks(data: bytes) -> None:
+    """Raises BadJson for millions of values. `data` is what is decoded in one go, a large body's long texts aside."""
     starts = range(0, len(data), LOOK_BYTES)  # no other thread runs within one count
-    return sum(data.count(mark, start, start + LOOK_BYTES) for mark in _MARKS for start in starts)
+    if sum(data.count(mark, start, start + LOOK_BYTES) for mark in _MARKS for start in starts) > MOST_MARKS:
+        raise _too_many_values()
 
 
 def _too_many_values() -> BadJson:

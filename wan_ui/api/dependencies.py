@@ -23,6 +23,8 @@ from wan_ui.jobs.service import JobService
 
 INSPECT_THREADS = 4  # each may wait minutes for another host, so they are not the threads of the other routes
 INSPECT_WAITING = 16
+IMPORT_WAITING = 16  # training jobs: one is being unpacked, which takes a processor, the others wait for it
+SAMPLE_THREADS, SAMPLES_WAITING = 2, 64  # training samples: one is decoded at a time, others may be made already
 DOWNLOADS = 8  # of comparisons: one is being made, the others wait for it
 POSTERS = 8  # each runs ffmpeg
 LARGE_BYTES = 1 << 20  # of a body that is decoded in a thread, one at a time
@@ -62,6 +64,16 @@ class ApiState:
     inspections: BoundedThreads = field(
         default_factory=lambda: BoundedThreads(
             INSPECT_THREADS, INSPECT_WAITING, "Many files are being inspected. Try again in a few seconds."
+        )
+    )
+    imports: BoundedThreads = field(
+        default_factory=lambda: BoundedThreads(
+            1, IMPORT_WAITING, "Other training jobs are being imported. Try again in a few seconds."
+        )
+    )
+    samples: BoundedThreads = field(
+        default_factory=lambda: BoundedThreads(
+            SAMPLE_THREADS, SAMPLES_WAITING, "Many samples are being read. Try again in a few seconds."
         )
     )
     downloads: OneAtATime = field(

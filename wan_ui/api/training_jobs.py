@@ -59,16 +59,17 @@ def _imported(root: str, service: JobService, job: imported_job.ImportedJob) -> 
     "/jobs/import",
     summary="An AI Toolkit job's config.yaml, its folder as a ZIP, or its folder, as requests",
     response_model=ImportedJob,
-    responses=errors(400, 413, 422, 507),
+    responses=errors(400, 413, 422, 503, 507),
     openapi_extra=request_body(_import_schema(), file=True),
 )
 async def import_job(
-    service: Service, access: CurrentAccess, root: Root, file: FileOfForm, body: Json
+    state: State, service: Service, access: CurrentAccess, root: Root, file: FileOfForm, body: Json
 ) -> dict[str, Any]:
     """The imported job stays readable by its id."""
     jobs = service.imported_jobs
     if file is not None:
-        job = await run_in_threadpool(jobs.import_file, file.path, file.name, access)
+        path, name = file.path, file.name
+        job = await state.imports.run(lambda: jobs.import_file(path, name, access))
         return await run_in_threadpool(_imported, root, service, job)
     parsed = _import_body(body)
     if parsed.folder is not None:
@@ -97,9 +98,10 @@ def sample_file(service: Service, job_id: JobId, step: Step, index: Index) -> Re
     response_class=FileResponse,
     responses={**errors(404, 422, 503, 507), 200: content("image/webp", is_described=False)},
 )
-def sample_thumbnail(service: Service, job_id: JobId, step: Step, index: Index) -> Response:
+async def sample_thumbnail(state: State, service: Service, job_id: JobId, step: Step, index: Index) -> Response:
     """A WebP picture."""
-    path = service.imported_jobs.thumbnail(service.imported_jobs.job(job_id), step, index)
+    jobs = service.imported_jobs
+    path = await state.samples.run(lambda: jobs.thumbnail(jobs.job(job_id), step, index))
     return FileResponse(path, media_type="image/webp", headers=_HEADERS)
 
 
@@ -130,7 +132,7 @@ def checklist(service: Service, access: CurrentAccess, request_id: RequestId, vi
     "/requests/{request_id}/preview",
     summary="Upload the trainer's sample, a WebP, GIF or MP4, to compare a video with",
     response_model=Checklist,
-    responses=errors(404, 413, 422, 507),
+    responses=errors(404, 413, 422, 503, 507),
     openapi_extra=request_body(file=True),
 )
 async def bring_preview(
@@ -149,7 +151,7 @@ async def bring_preview(
         file = await receive_file(
             request, pathlib.Path(folder), min(state.limits.file, MOST_BYTES), service.quota_problem
         )
-        await run_in_threadpool(service.sample_comparisons.attach, job, video, file.path, access)
+        await state.samples.run(lambda: service.sample_comparisons.attach(job, video, file.path, access))
     return checklist_body(await run_in_threadpool(service.sample_comparisons.check, job, video))
 
 

@@ -2,12 +2,12 @@
 
 In order: the folder in diffusers' layout; a single file in fp32, bf16, fp16; fp8 with scales; fp8 without; GGUF, more
 bits first. The folder, fp32 and bf16 hold the reference's numbers (green); fp16 may differ from them in bf16's last
-bit (amber); the rest are other numbers (red). For a training job, what its trainer used is green and all else red.
+bit (amber); the rest are other numbers (red).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -77,19 +77,11 @@ class Chosen:
         return {component: option.name for component, option in self.options.items()}
 
 
-def grade(precision: Precision | Literal["folder"], used_by_trainer: Collection[str] | None = None) -> Grade:
-    """How near a base is to the reference's, or with `used_by_trainer`, to what the trainer of a job had."""
-    if used_by_trainer is not None:
-        return "green" if precision in used_by_trainer else "red"
-    return _GRADES[precision]
-
-
 def options(
     model: WanModel,
     files: Iterable[ModelFile],
     folders: Mapping[str, FolderState],
     sizes: Mapping[str, int] | None = None,
-    used_by_trainer: Collection[str] | None = None,
 ) -> Mapping[str, tuple[Option, ...]]:
     """For each component with weights all options, best first.
 
@@ -104,12 +96,12 @@ def options(
             precision="folder",
             label=model.components[component].repo,
             size=(sizes or {}).get(component),
-            grade=grade("folder", used_by_trainer),
+            grade=_GRADES["folder"],
             state=folders.get(component, "missing"),
         )
         usable = (file for file in listed if file.may_be(Candidate(model.id, component)) and not _is_open(file))
         found[component] = tuple(
-            sorted([folder, *(_file_option(component, file, used_by_trainer) for file in usable)], key=lambda o: o.rank)
+            sorted([folder, *(_file_option(component, file) for file in usable)], key=lambda o: o.rank)
         )
     return MappingProxyType(found)
 
@@ -118,7 +110,7 @@ def _is_open(file: ModelFile) -> bool:
     return file.detected is not None and file.detected.is_open
 
 
-def _file_option(component: str, file: ModelFile, used_by_trainer: Collection[str] | None) -> Option:
+def _file_option(component: str, file: ModelFile) -> Option:
     if file.quantization is None:
         raise AssertionError(f"{file.name} was detected without being read")
     precision = file.quantization.precision
@@ -128,7 +120,7 @@ def _file_option(component: str, file: ModelFile, used_by_trainer: Collection[st
         precision=precision,
         label=file.quantization.label,
         size=file.size,
-        grade=grade(precision, used_by_trainer),
+        grade=_GRADES[precision],
         file=file,
     )
 
@@ -215,7 +207,7 @@ def _named(
             return option
     for file in files:
         if file.name == name and file.is_shaped_like(Candidate(model.id, component)):
-            return _file_option(component, file, None)
+            return _file_option(component, file)
     candidates = [option.name for option in available[component]]
     broken = next((file for file in files if file.name == name and file.problem is not None), None)
     if broken is not None and broken.problem is not None:

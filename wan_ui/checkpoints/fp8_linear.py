@@ -7,7 +7,9 @@ memory. The packed tensors may lie in the file's own pages, which the system dro
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.nn import functional
@@ -17,7 +19,42 @@ from wan_ui.checkpoints.tensors import dequantize
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
-class Fp8Linear(torch.nn.Linear):
+class UnpackedAtUse(torch.nn.Linear):
+    """A linear layer that keeps its weight packed; each look at `weight` unpacks it, which takes a CPU a good while.
+
+    Within `shapes_only`, `weight` has the shape, dtype and device of the unpacked one, and no numbers.
+    """
+
+    packed: torch.nn.Parameter
+    dtype: torch.dtype
+    has_shape_only = False
+
+    @abstractmethod
+    def weight_on(self, device: torch.device) -> torch.Tensor:
+        """(out, in) in the layer's own dtype, unpacked on a device."""
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        """(out, in) in the layer's own dtype."""
+        if self.has_shape_only:
+            return torch.empty((), dtype=self.dtype, device=self.packed.device).expand(self.packed.shape)
+        return self.weight_on(self.packed.device)
+
+
+@contextmanager
+def shapes_only(module: torch.nn.Module) -> Iterator[None]:
+    """Within it no layer is unpacked: PEFT looks at a weight some twenty times while it attaches an adapter to it."""
+    layers = [layer for layer in module.modules() if isinstance(layer, UnpackedAtUse)]
+    for layer in layers:
+        layer.has_shape_only = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.has_shape_only = False
+
+
+class Fp8Linear(UnpackedAtUse):
     """A linear layer with an fp8 weight and one scale for the whole of it, or none.
 
     `weight` is unpacked at each use, (out, in) in the layer's dtype: adapters around it read it as any other.
@@ -34,13 +71,12 @@ class Fp8Linear(torch.nn.Linear):
         self.dtype = dtype
         self.register_parameter("bias", None if bias is None else torch.nn.Parameter(bias, requires_grad=False))
 
-    @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
-        """(out, in) in the layer's own dtype."""
+    def weight_on(self, device: torch.device) -> torch.Tensor:
+        """(out, in) in the layer's own dtype, unpacked on a device."""
         scale = None
         if self.scale is not None:
-            scale = torch.full((), self.scale, dtype=torch.float32, device=self.packed.device)
-        return dequantize(self.packed, scale, self.dtype)
+            scale = torch.full((), self.scale, dtype=torch.float32, device=device)
+        return dequantize(self.packed.to(device), scale, self.dtype)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(…, in) to (…, out)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from diffusers import WanTransformer3DModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import LoraVariant
 
-from wan_ui.checkpoints.fp8_linear import Fp8Linear
+from wan_ui.checkpoints.fp8_linear import Fp8Linear, UnpackedAtUse, shapes_only
 from wan_ui.engine.kernels.operators import add_adapter
 from wan_ui.errors import LoraMismatch
 from wan_ui.lora.convert import Converted, Dora, LowRank, Part, delta
@@ -367,9 +367,10 @@ class TransformerAdapters:
     def _attach_one(self, name: str, parts: Mapping[str, Part], *, dora: bool) -> None:
         try:
             # PEFT computes the norms of a DoRA's base weights while it attaches, for which it needs their values.
-            self._transformer.load_lora_adapter(
-                _peft_state(parts), prefix=None, adapter_name=name, low_cpu_mem_usage=not dora
-            )
+            with nullcontext() if dora else shapes_only(self._transformer):
+                self._transformer.load_lora_adapter(
+                    _peft_state(parts), prefix=None, adapter_name=name, low_cpu_mem_usage=not dora
+                )
         except (RuntimeError, ValueError, KeyError, IndexError) as error:
             self._detach()
             if isinstance(error, torch.OutOfMemoryError):
@@ -402,7 +403,7 @@ class TransformerAdapters:
         product = (up.T @ up) * (down @ down.T)
         norm = float(product.sum().clamp(min=0).sqrt()) * abs(scale)
         if module_name not in self._norms:
-            self._norms[module_name] = float(module.get_base_layer().weight.float().norm())
+            self._norms[module_name] = _norm_of_weight(module.get_base_layer(), up.device)
         return _relative(norm, self._norms[module_name])
 
     def _parameter(self, name: str) -> torch.nn.Parameter:
@@ -424,6 +425,12 @@ class TransformerAdapters:
         self._layers.clear()
         self._skipped = False
         self._transformer.unload_lora()
+
+
+def _norm_of_weight(base: torch.nn.Module, device: torch.device) -> float:
+    """A base layer's norm, computed on a device: its weight may lie on the host, packed, which a CPU is slow at."""
+    weight = base.weight_on(device) if isinstance(base, UnpackedAtUse) else base.get_parameter("weight").to(device)
+    return float(weight.float().norm())
 
 
 def split(lora: Converted, unfused: frozenset[str]) -> tuple[dict[str, Part], dict[str, Part]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,6 +14,9 @@ from wan_ui.text import gigabytes
 
 PlacementMode = Literal["resident", "pair", "stream"]
 """`resident`: everything on the device. `pair`: one whole transformer at a time. `stream`: block by block."""
+
+Fp8Weights = Literal["auto", "packed", "unpacked"]
+"""How fp8 weights of single files lie in memory; the numbers are the same."""
 
 MODES: tuple[PlacementMode, ...] = ("resident", "pair", "stream")  # most device memory first
 
@@ -138,20 +142,29 @@ class MemoryPlan:
     fp8_in_memory: bool = False
     one_transformer: bool = False
 
+    def on_host(self, sizes: Sizes) -> Sizes:
+        """The sizes of what the host holds at a time."""
+        return replace(sizes, transformers=(max(sizes.transformers),)) if self.one_transformer else sizes
 
-def plan(unpacked: Sizes, packed: Sizes | None, activations: tuple[int, int], free: int, available: int) -> MemoryPlan:
-    """What `--memory auto` does on a GPU with `free` bytes and a host with `available` bytes.
 
-    `packed` are the sizes with fp8 weights as in the files, None where the files have none; `activations` those of a
-    whole decode and of one in tiles. Raises OutOfMemory where the weights fit neither the GPU nor the host.
+def plan(
+    unpacked: Sizes,
+    packed: Sizes | None,
+    decide_mode: Callable[[Sizes], PlacementMode],
+    available: int,
+    weights: Fp8Weights = "auto",
+) -> MemoryPlan:
+    """Where weights lie on a host with `available` bytes. fp8 stays fp8 by itself where its numbers do not all fit.
+
+    `packed` are the sizes with fp8 weights as in the files, None where the files have none; `decide_mode` gives the
+    mode for sizes. Whether the host has room for the result is for `check_host` to say, with `MemoryPlan.on_host`.
     """
-    is_packed = packed is not None and decide("auto", unpacked, *activations, free) != "resident"
+    is_packed = packed is not None and (
+        weights == "packed" or (weights == "auto" and decide_mode(unpacked) != "resident")
+    )
     sizes = packed if is_packed and packed is not None else unpacked
-    mode = decide("auto", sizes, *activations, free)
-    holds_one = is_packed and holds_one_transformer(mode, sizes, available)
-    needed = replace(sizes, transformers=(max(sizes.transformers),)) if holds_one else sizes
-    check_host("auto", mode, needed, available, packable=False)
-    return MemoryPlan(mode, is_packed, holds_one)
+    mode = decide_mode(sizes)
+    return MemoryPlan(mode, is_packed, is_packed and holds_one_transformer(mode, sizes, available))
 
 
 def check_host(wanted: MemoryMode, mode: PlacementMode, sizes: Sizes, available: int, packable: bool) -> None:

@@ -194,8 +194,12 @@ class CompiledBlocks:
     def checked_together(self, all_agree: Callable[[bool], bool]) -> Iterator[None]:
         """Within it, several GPUs run the same blocks: they compare with eager at the same points, and decide as one.
 
-        An eager block may exchange tokens with the other GPUs, so none of them may run it alone.
+        An eager block may exchange tokens with the other GPUs, so none of them may run it alone. Nothing that was
+        compared before counts: each of them may have rendered other clips, or have been started anew.
         """
+        self._checked_together = {}
+        if not all_agree(self.refused is None):
+            self.refused = self.refused or "another GPU of the group cannot run them compiled"
         self._all_agree = all_agree
         try:
             yield
@@ -271,6 +275,8 @@ class CompiledBlocks:
                 raise
             log.warning("compilation failed, the transformer runs eagerly from now on", exc_info=error)
             self.refused = "could not be compiled"
+            if self._all_agree is not None:
+                raise  # the others may be in the middle of this block, and cannot be told to begin it again
             return eager(hidden, text, temb, rotary)
         if self.arithmetic == "exact" and not self._is_verified(hidden, text, temb, result, eager, rotary):
             log.warning("the compiled transformer does not reproduce eager bits on this machine, and is not used")

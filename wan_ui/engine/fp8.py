@@ -6,6 +6,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch.nn import functional
 
+from wan_ui.checkpoints.fp8_linear import UnpackedAtUse
 from wan_ui.engine.streaming import ADAPTER_PREFIX
 from wan_ui.errors import SpeedupNotSupported
 from wan_ui.models import Speedup
@@ -41,7 +42,7 @@ def pack(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (values / scale.to(values.dtype)).to(FP8).contiguous(), scale
 
 
-class PackedLinear(torch.nn.Linear):
+class PackedLinear(UnpackedAtUse):
     """A linear layer whose weight is stored in fp8, with one scale per output channel.
 
     `weight` is unpacked at each use, in the dtype that the layer had, so adapters can read it like any other. With
@@ -53,7 +54,7 @@ class PackedLinear(torch.nn.Linear):
     def __init__(self, linear: torch.nn.Linear, device: torch.device) -> None:
         """Packs on `device`; the packed weight is stored on the device of the layer's weight."""
         torch.nn.Module.__init__(self)  # Linear's own would allocate a weight
-        stored_on, self._dtype = linear.weight.device, linear.weight.dtype
+        stored_on, self.dtype = linear.weight.device, linear.weight.dtype
         self.in_features, self.out_features = linear.in_features, linear.out_features
         packed, scale = pack(linear.weight.detach().to(device))
         # As parameters, so that whatever moves a transformer's weights moves these.
@@ -62,10 +63,9 @@ class PackedLinear(torch.nn.Linear):
         self.bias = linear.bias
         self.products = False
 
-    @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
-        """(out, in) in the layer's own dtype; exactly packed × scale."""
-        return self.packed.to(self._dtype) * self.scale.to(self._dtype)
+    def weight_on(self, device: torch.device) -> torch.Tensor:
+        """(out, in) in the layer's own dtype, unpacked on a device; exactly packed × scale."""
+        return self.packed.to(device, self.dtype) * self.scale.to(device, self.dtype)
 
     @property
     def has_products(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -15,7 +15,7 @@ from wan_ui.checkpoints.modules import map_packed, open_file
 from wan_ui.checkpoints.quantization import FP8
 from wan_ui.checkpoints.sources import CheckpointSources, base_of, report
 from wan_ui.engine import budget
-from wan_ui.engine.budget import PlacementMode, Sizes
+from wan_ui.engine.budget import Fp8Weights, MemoryPlan, PlacementMode, Sizes
 from wan_ui.engine.caches import FrameCache, PromptCache
 from wan_ui.engine.compile import BlockCompiler
 from wan_ui.engine.components import (
@@ -38,12 +38,10 @@ from wan_ui.engine.placement import DevicePlacement
 from wan_ui.engine.prefetch import Prefetcher
 from wan_ui.engine.result import OnProgress
 from wan_ui.engine.runtime import Runtime
+from wan_ui.engine.vae import use_kernels
 from wan_ui.errors import BaseNotFound, HostError
 from wan_ui.models import WanModel
 from wan_ui.request import Generation
-
-Fp8Weights = Literal["auto", "packed", "unpacked"]
-"""How fp8 weights of single files lie in memory; the numbers are the same."""
 
 CONVERTED = 1.5  # times the size in memory: files that are larger hold another dtype
 
@@ -98,43 +96,52 @@ class Loader:
             self.prompts.clear()
         self.frames.clear()
         release(self._device)
-        sizes = _sizes(model, files, model_dtype(self._device), packed=False)
-        is_packed = self._keeps_fp8(model, files, sizes, generation)
-        if is_packed != self._is_packed:  # what is reused has the other form
+        plan, sizes = self._plan(model, files, generation)
+        if plan.fp8_in_memory != self._is_packed:  # what is reused has the other form
             reused = {name: part for name, part in reused.items() if not is_fp8(files[name])}
-            self._is_packed = is_packed
-        if is_packed:
-            sizes = _sizes(model, files, model_dtype(self._device), packed=True)
-        mode = self.memory.decide(model, sizes, generation)
-        holds_one = is_packed and budget.holds_one_transformer(mode, sizes, self.memory.host_bytes())
-        needed = replace(sizes, transformers=(max(sizes.transformers),)) if holds_one else sizes
-        self._check_host(mode, needed, files, reused, generation)
-        target = Target(self._device, model_dtype(self._device), DevicePlacement.on_host(mode), is_packed)
+            self._is_packed = plan.fp8_in_memory
+        self._check_host(plan.mode, plan.on_host(sizes), files, reused, generation)
+        on_host = DevicePlacement.on_host(plan.mode)
+        target = Target(self._device, model_dtype(self._device), on_host, plan.fp8_in_memory)
         with out_of_memory_mapped():
             components = load_components(files, target, reused, self.memory.has_host_room, on_progress)
+            use_kernels(components.vae)
             self.statistics = self.statistics.after(files, reused)
             self._loaded_files = files
             placement = DevicePlacement(
-                mode, components, self._device, return_to_file=_return_to_file(components) if holds_one else None
+                plan.mode,
+                components,
+                self._device,
+                return_to_file=_return_to_file(components) if plan.one_transformer else None,
             )
             facts = {
                 "checkpoint": self._sources.identity_of(model, sourced),
-                "base": {**report(sourced), "fp8_in_memory": is_packed, "one_transformer_in_memory": holds_one},
+                "base": {
+                    **report(sourced),
+                    "fp8_in_memory": plan.fp8_in_memory,
+                    "one_transformer_in_memory": plan.one_transformer,
+                },
             }
             return WanPipeline(model, components, placement, self._runtime(), sizes, facts)
 
-    def _keeps_fp8(self, model: WanModel, files: Mapping[str, Component], sizes: Sizes, generation: Generation) -> bool:
-        """Whether fp8 weights of single files stay fp8 in memory: where their unpacked numbers do not all fit.
-
-        The numbers are the same either way; unpacking them at each use takes time.
-        """
-        if not any(is_fp8(part) for part in files.values()) or self._fp8_weights == "unpacked":
-            return False
-        if self._fp8_weights == "packed":
-            return True
-        if self._device.type != "cuda":
-            return not self.memory.has_host_room(sizes.whole)
-        return self.memory.decide(model, sizes, generation) != "resident"
+    def _plan(
+        self, model: WanModel, files: Mapping[str, Component], generation: Generation
+    ) -> tuple[MemoryPlan, Sizes]:
+        """Where weights will lie, and the bytes that they take."""
+        dtype = model_dtype(self._device)
+        unpacked = _sizes(model, files, dtype, packed=False)
+        packed = _sizes(model, files, dtype, packed=True) if any(map(is_fp8, files.values())) else None
+        weights = self._fp8_weights
+        if weights == "auto" and self._device.type != "cuda" and not self.memory.has_host_room(unpacked.whole):
+            weights = "packed"  # a CPU has no other mode, and may lack the memory
+        plan = budget.plan(
+            unpacked,
+            packed,
+            lambda sizes: self.memory.decide(model, sizes, generation),
+            self.memory.host_bytes(),
+            weights,
+        )
+        return plan, packed if plan.fp8_in_memory and packed is not None else unpacked
 
     def _runtime(self) -> Runtime:
         return Runtime(

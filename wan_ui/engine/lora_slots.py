@@ -130,15 +130,17 @@ class LoraSlots:
     ) -> dict[str, float]:
         """By how much LoRAs change a prediction, by slot: ‖with − without‖ / ‖without‖ in float32.
 
-        Empty where the transformer has no LoRA, or where the base weights are not at hand.
+        Empty where the transformer has no LoRA, or where the base weights are not at hand: on one of a group's GPUs
+        too, since each has to compute its part of the prediction again.
         """
+        group = self._runtime.group
         changes: dict[str, float] = {}
         for slot, component in self._model.slots.items():
             adapters = self._adapters[slot]
             is_in_use = not adapters.is_base_model and not adapters.is_without_effect
             if self._components.transformers[component] is transformer and is_in_use:
                 with adapters.disabled() as possible:
-                    if possible:
+                    if possible if group is None else group.all_agree(possible):
                         base = recompute().float()
                         changes[slot] = float((prediction.float() - base).norm() / base.norm())
         return changes

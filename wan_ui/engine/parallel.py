@@ -17,6 +17,7 @@ video at a time, and removed after it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,13 +28,18 @@ import torch
 import torch.distributed as dist
 from diffusers import WanTransformer3DModel
 from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
+from torch._C._distributed_c10d import FileStore, Store
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from wan_ui.engine.split import GroupPlace, Split
 from wan_ui.engine.token_exchange import DividedAttention, TokenExchange, part_sizes
-from wan_ui.errors import Cancelled
+from wan_ui.errors import Cancelled, ExchangeFailed
 
-GROUP_SECONDS = 600.0  # without a word from the others, until a rank gives the group up
+EXCHANGE_SECONDS = 600.0  # for an exchange of tensors: all ranks are at the same step, and one may build a kernel first
+WAIT_SECONDS = 24 * 3600.0  # for the others before the first step: one of them may load its model, or download it
+MEETING_SECONDS = 0.05  # between two looks whether the others are there
+CHECK_SECONDS = 60.0  # for the exchange of a known tensor, which takes milliseconds
+CHECKED_VALUES = 1 << 20  # of that tensor: 4 MB, which NCCL sends through all its channels
 
 
 @dataclass
@@ -44,35 +50,47 @@ class Membership:
 
 
 def join(place: GroupPlace, device: torch.device) -> Group:
-    """The group of a place, once all its ranks have joined: over NCCL on GPUs, over gloo on the CPU."""
+    """The group of a place, once all its ranks have joined: over NCCL on GPUs, over gloo on the CPU.
+
+    Raises ExchangeFailed where a known tensor does not arrive as it was sent. This process must end then: what was sent
+    may still be on its way, and can be neither waited for nor called back.
+    """
+    store = FileStore(place.rendezvous, place.split.ranks)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method=f"file://{place.rendezvous}",
+        store=store,
         rank=place.rank,
         world_size=place.split.ranks,
-        timeout=timedelta(seconds=GROUP_SECONDS),
+        timeout=timedelta(seconds=EXCHANGE_SECONDS),
         device_id=device if device.type == "cuda" else None,
     )
-    return Group(place.split, device)
+    group = Group(place.split, device, store)
+    group.check()
+    return group
 
 
 class Group:
     """The ranks that render one video, after `torch.distributed` was initialised with as many as `split` has.
 
-    Ranks are numbered guidance-major: rank = half × sequence + part.
+    Ranks are numbered guidance-major: rank = half × sequence + part. `store` is what they found each other through; it
+    lets a rank wait for the others and be cancelled meanwhile.
     """
 
-    def __init__(self, split: Split, device: torch.device) -> None:
+    def __init__(self, split: Split, device: torch.device, store: Store | None = None) -> None:
         self.split = split
         self.device = device
         self.rank = dist.get_rank()
+        self._store = store
+        self._meetings = 0
         mesh = init_device_mesh(
             device.type, (split.guidance, 1, split.sequence), mesh_dim_names=("guidance", "ring", "ulysses")
         )
         self._mesh: DeviceMesh = mesh
         self._halves = mesh["guidance"].get_group()
         self._parts = mesh["ulysses"].get_group()
-        self._control = dist.new_group(backend="gloo")  # decisions of the leader, on the CPU
+        # Decisions of the leader, on the CPU. A rank that ends closes its connections, so no short time limit is needed
+        # to notice it.
+        self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=WAIT_SECONDS))
         self._even = self._config() if split.sequence > 1 else None
 
     @property
@@ -84,6 +102,26 @@ class Group:
     def leads(self) -> bool:
         """Whether this rank decodes the video and answers for the group."""
         return self.rank == 0
+
+    def check(self, seconds: float = CHECK_SECONDS) -> None:
+        """Exchanges a known tensor with the other ranks. Raises ExchangeFailed, see `join`.
+
+        Between some GPUs a transfer never ends, or brings other values: where a virtual machine's or a mainboard's I/O
+        protection redirects what they send each other.
+        """
+        for group in (self._halves, self._parts):
+            count, end = dist.get_world_size(group), time.monotonic() + seconds
+            own = torch.arange(CHECKED_VALUES, dtype=torch.int32, device=self.device) + self.rank
+            parts = [torch.empty_like(own) for _ in range(count)]
+            work = dist.all_gather(parts, own, group=group, async_op=True)
+            while not work.is_completed():
+                if time.monotonic() > end:
+                    raise ExchangeFailed(f"The GPUs sent each other nothing within {seconds:g} s.")
+                time.sleep(0.001)
+            work.wait()
+            for rank, part in zip(dist.get_process_group_ranks(group), parts, strict=True):
+                if not torch.equal(part - rank, own - self.rank):
+                    raise ExchangeFailed("The GPUs receive other values than those that were sent.")
 
     def exchange(self, prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Both halves' predictions, (with prompt, with negative prompt), from this rank's own."""
@@ -106,6 +144,21 @@ class Group:
         dist.broadcast(flag, 0, group=self._control)
         if flag:
             raise cancelled or Cancelled("The video was cancelled.")
+
+    def meet(self, report: Callable[[], None]) -> None:
+        """Waits until all ranks are here, as long as it takes: one may still load its model.
+
+        `report` is called again and again; what it raises ends the waiting. A rank that leaves the group meanwhile
+        leaves no exchange behind that the others have not begun.
+        """
+        if self._store is None:
+            self.all_agree(True)
+            return
+        self._meetings += 1
+        self._store.set(f"meeting {self._meetings} of {self.rank}", "here")
+        while not self._store.check([f"meeting {self._meetings} of {rank}" for rank in range(self.split.ranks)]):
+            report()
+            time.sleep(MEETING_SECONDS)
 
     def all_agree(self, holds: bool) -> bool:
         """Whether something holds on every rank. All ranks must ask at the same point."""

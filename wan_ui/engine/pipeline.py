@@ -115,7 +115,7 @@ class WanPipeline:
         with out_of_memory_mapped():
             plan = self._prepare(generation)
             denoised = retry_with_less_memory(
-                lambda: self._denoise(plan, images, progress), self._placement, self._may_tighten
+                lambda: self._denoise(plan, images, progress), self._placement, self._may_denoise_again
             )
             mode = self._placement.mode
             with progress.phase("decode"):
@@ -200,6 +200,8 @@ class WanPipeline:
             if plan.generation.image is not None:
                 progress.report("image")
             noise = self._encoder.noise(plan.generation, images)
+        if self._runtime.group is not None:  # others may still load the model, which does not count as denoising
+            self._runtime.group.meet(lambda: progress.report("image" if images else "text"))
         with progress.phase("denoise"):
             return self._denoiser.run(plan, noise, guidance, progress)
 
@@ -232,6 +234,10 @@ class WanPipeline:
 
     def _may_tighten(self) -> bool:
         return self._runtime.memory.may_tighten(self._placement.mode, self._sizes)
+
+    def _may_denoise_again(self) -> bool:
+        """As _may_tighten, for the denoising: the GPUs of a group are at one step, and none of them can begin anew."""
+        return self._runtime.group is None and self._may_tighten()
 
     def _use_compiled(self, compiled: CompiledBlocks | None) -> None:
         """Runs the transformers' blocks through these graphs from now on; None: eagerly."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, replace
 
-from wan_ui.request import Generation
+from wan_ui.models import TEMPORAL_COMPRESSION
+from wan_ui.request import Generation, find_model
 
 EQUAL_PARTS = 2
 """The most parts of the tokens with one GPU's bits, as measured on H200s (14B, 832×480×81 and 1280×720×81).
@@ -12,6 +15,11 @@ EQUAL_PARTS = 2
 A quarter of the tokens takes other matrix kernels, which add in another order (docs/performance.md, "One video on
 several GPUs"). Heads need not divide evenly: the 12 of the 1.3B model go over 8 ranks too (`token_exchange`).
 """
+
+
+LEAST_TOKENS = 32_760
+"""The fewest tokens (832×480×81 of a 14B model) whose division was measured to keep the bits of one GPU. Fewer ones
+take other kernels the sooner, and gain less."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,11 @@ class GroupPlace:
     rendezvous: str
 
 
+def ranks_of(split: str | None) -> int:
+    """The number of GPUs of a split as a clip's metadata names it; None: one GPU."""
+    return 1 if split is None else math.prod(map(int, re.findall(r"\d+", split)))
+
+
 def choose_split(gpus: int, guided: bool) -> Split:
     """The fastest division for a number of GPUs: guidance first, which costs least, then the sequence.
 
@@ -57,11 +70,20 @@ def choose_split(gpus: int, guided: bool) -> Split:
 def split_of(generation: Generation, gpus: int) -> Split:
     """The division of a generation among at most so many GPUs, without what would change its bits.
 
-    The tokens are divided among EQUAL_PARTS at most, so a guided video takes four GPUs and another one two.
+    The tokens are divided among EQUAL_PARTS at most, and from LEAST_TOKENS on, so a guided video takes four GPUs and
+    another one two.
     Videos with a speed-up are not divided: a step cache decides by its own tokens which blocks to skip, and fp8
     products are scaled by the tokens that a GPU has.
     """
     if generation.speedup != "none":
         return Split()
     split = choose_split(gpus, generation.is_guided)
-    return replace(split, sequence=min(split.sequence, EQUAL_PARTS))
+    parts = EQUAL_PARTS if tokens_of(generation) >= LEAST_TOKENS else 1
+    return replace(split, sequence=min(split.sequence, parts))
+
+
+def tokens_of(generation: Generation) -> int:
+    """The tokens of the transformer's input: patches of 1 × 2 × 2 latents."""
+    side = 2 * find_model(generation.model).spatial_compression
+    frames = (generation.num_frames - 1) // TEMPORAL_COMPRESSION + 1
+    return frames * (generation.width // side) * (generation.height // side)

@@ -12,12 +12,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from wan_ui.engine.result import Phase, Progress
-from wan_ui.engine.split import split_of
-from wan_ui.errors import Cancelled, HostError, QueueStopped, RenderTimedOut, SlotLost, SlotUnfit, WanUIError
+from wan_ui.errors import (
+    Cancelled,
+    GroupLost,
+    HostError,
+    QueueStopped,
+    RenderTimedOut,
+    SlotLost,
+    SlotUnfit,
+    WanUIError,
+)
 from wan_ui.job import Job
 from wan_ui.jobs.clip_writer import WriteVideo
 from wan_ui.jobs.job_errors import attempt
 from wan_ui.jobs.leases import Leases
+from wan_ui.jobs.lending import Helper, LostGroups, choose_helpers
 from wan_ui.jobs.runner import (
     ActiveJob,
     JobRunner,
@@ -67,6 +76,7 @@ class Dispatcher(JobRunner):
         self._uses = {slot.name: SlotUse(slot) for slot in slots}
         for slot in slots:
             self._scheduler.gpus.set_slot(slot.name, slot.device_name)
+        self._lost_groups = LostGroups()
         self._active: dict[str, LeasedJob] = {}
         self._is_stale = True
         self._changed = threading.Condition(threading.RLock())
@@ -125,14 +135,14 @@ class Dispatcher(JobRunner):
         self._announce()
 
     def slots(self) -> tuple[SlotState, ...]:
-        """The slots as they are now."""
+        """The slots as they are now; one that helps another renders that one's clip."""
         return tuple(
             SlotState(
                 name,
                 use.slot.device_name,
                 use.slot.is_started,
                 use.model if use.slot.is_started else None,
-                use.running,
+                self._uses.get(use.lent_to or name, use).running,
                 use.failures,
             )
             for name, use in self._uses.items()
@@ -216,7 +226,7 @@ class Dispatcher(JobRunner):
                 break
             self._give(self._uses[assignment.slot], assignment.unit)
             if not len(self._scheduler):
-                self._lend_idle(self._uses[assignment.slot])
+                self._lend_idle(self._uses[assignment.slot], assignment.loads)
         return True
 
     def _idle(self) -> list[str]:
@@ -227,26 +237,34 @@ class Dispatcher(JobRunner):
             if use.task is None and use.lent_to is None and use.paused_until <= now
         ]
 
-    def _lend_idle(self, use: SlotUse) -> None:
+    def _lend_idle(self, use: SlotUse, loads: bool) -> None:
         """Nothing else waits: lets idle slots help with a clip, where its bits stay the same."""
-        task, idle = use.task, self._idle()
-        if task is None or not idle:
+        task = use.task
+        if task is None or not self._lost_groups.allow(task.unit):
             return
-        generation = task.active.job.generations[task.unit.index]
-        split = split_of(generation, min(1 + len(idle), self._rules.split))
-        if split.ranks == 1:
+        unit = task.unit
+        split, names = choose_helpers(
+            task.active.job.generations[unit.index],
+            self._helper(use.slot, unit),
+            [
+                self._helper(self._uses[name].slot, unit)
+                for name in self._idle()
+                if self._scheduler.may_take(name, unit)
+            ],
+            self._rules.split,
+            self._scheduler.estimate(unit),
+            loads,
+        )
+        if not names:
             return
-        able = (name for name in idle if self._scheduler.may_take(name, task.unit))
-        fits = sorted(able, key=lambda name: -task.unit.needs.fit(self._scheduler.loaded(name)))
-        if len(fits) < split.ranks - 1:
-            split = split_of(generation, min(1 + len(fits), self._rules.split))
-            if split.ranks == 1:
-                return
-        members = tuple(self._uses[name] for name in fits[: split.ranks - 1])
+        members = tuple(self._uses[name] for name in names)
         for member in members:
             member.lent_to = use.slot.name
-            self._scheduler.shares(member.slot.name, task.unit)
+            self._scheduler.shares(member.slot.name, unit)
         use.task = replace(task, members=members, split=split)
+
+    def _helper(self, slot: Slot, unit: Unit) -> Helper:
+        return Helper(slot.name, slot.device_name, unit.needs.fit(self._scheduler.loaded(slot.name)))
 
     def _until_resumed(self) -> float | None:
         """Seconds until a paused slot may be used again; None if no clip waits for one."""
@@ -343,7 +361,9 @@ class Dispatcher(JobRunner):
             if isinstance(result, SlotUnfit):
                 self._give_elsewhere(use, task, result)
                 return
-            if isinstance(result, SlotLost) and not self._stopping.is_set():
+            if isinstance(result, GroupLost) and not self._stopping.is_set():
+                self._render_alone(use, task, result)
+            elif isinstance(result, SlotLost) and not self._stopping.is_set():
                 self._lose(use, task, result)
             elif isinstance(result, SlotLost):
                 raise Cancelled("The server stops.")
@@ -365,6 +385,7 @@ class Dispatcher(JobRunner):
         limit, started = self._limits.timeout, time.monotonic()
         times = PhaseTimes(self._observe)
         shown = use.running or Running(job.id, index, len(job.generations), Progress("checking"), slot=use.slot.name)
+        shown = replace(shown, gpus=task.split.ranks)
 
         def check() -> None:
             if self._stopping.is_set() or self._broken is not None or task.active.is_stopped:
@@ -414,6 +435,20 @@ class Dispatcher(JobRunner):
                 self._scheduler.requeue(unit)
         self._leave(task)
 
+    def _render_alone(self, use: SlotUse, task: Task, error: GroupLost) -> None:
+        """Gives a clip back whose group failed: one slot renders it then. No attempt is counted for the group's."""
+        unit, active = task.unit, task.active
+        self._persist(partial(self._leases.void, task.lease))
+        with self._changed:
+            log.warning("group failed", extra={"slot": use.slot.name, "reason": error.message})
+            use.failures += 1
+            self._lost_groups.add(unit)
+            self._scheduler.emptied(use.slot.name)
+            self._free(use, task, None)
+            if not active.is_stopped:
+                self._scheduler.requeue(unit)
+        self._leave(task)
+
     def _lose(self, use: SlotUse, task: Task, error: SlotLost) -> None:
         """Gives a clip back whose slot ended, and lets the slot pause; its job fails at its last attempt."""
         unit, active = task.unit, task.active
@@ -452,10 +487,12 @@ class Dispatcher(JobRunner):
         def taken() -> None:
             self._writing = running
             use.in_a_row = use.failed_starts = 0
+            if task.members:
+                self._lost_groups.succeeded()
 
         if not self._writer.hand_over(write, taken):
             raise Cancelled("No clip can be written any more.")
-        self._free(use, task, spent)
+        self._free(use, task, spent * task.split.ranks)
 
     def _free(self, use: SlotUse, task: Task, spent: float | None) -> None:
         """Makes a slot idle again, whose GPU's model is known once it was started."""
@@ -499,6 +536,7 @@ class Dispatcher(JobRunner):
         with self._changed:
             del self._active[active.job_id]
             self._scheduler.gpus.forget(active.job_id)
+            self._lost_groups.forget(active.job_id)
             self._is_stale = True  # it may have been retried meanwhile
 
     # Helpers

@@ -13,7 +13,7 @@ scaled from the nearest one, and the estimate is marked "about".
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from wan_ui.engine.result import Phase, Progress
@@ -120,25 +120,37 @@ Known = Mapping[SizeKey, Timing]
 
 @dataclass(frozen=True)
 class RunningClip:
-    """The clip that is rendered or written: its generation's index, its progress and that phase's seconds so far."""
+    """The clip that is rendered or written: its generation's index, its progress and that phase's seconds so far.
+
+    `gpus`: how many of them denoise it together.
+    """
 
     index: int
     progress: Progress
     seconds_in_phase: float = 0.0
     seconds_since_report: float = 0.0
+    gpus: int = 1
 
 
 @dataclass(frozen=True)
 class JobWork:
     """A job as the estimate sees it: its generations, those that are finished or failed, and the running one.
 
-    `loads` says whether its model is not loaded, so that the first clip that is not finished loads it.
+    `loads` says whether its model is not loaded, so that the first clip that is not finished loads it. `beside` are the
+    clips that other slots render meanwhile.
     """
 
     generations: Sequence[Generation]
     ended: frozenset[int] = frozenset()
     running: RunningClip | None = None
     loads: bool = False
+    beside: Sequence[RunningClip] = ()
+
+    @property
+    def at_work(self) -> Mapping[int, RunningClip]:
+        """The clips that are rendered or written, by their generations' indices."""
+        clips = (*self.beside, *(() if self.running is None else (self.running,)))
+        return {clip.index: clip for clip in clips}
 
 
 @dataclass(frozen=True)
@@ -146,7 +158,8 @@ class Outlook:
     """How far a job is and how long it still takes, all its clips with decoding and encoding included.
 
     `seconds_left` is None where nothing is known, `about` marks a rough estimate. `steps_done` of `steps_total` are
-    denoising steps of the whole job. `fraction` is the share of its time that has passed, 0 to 1.
+    denoising steps of the whole job. `fraction` is the share of its time that has passed, 0 to 1. `clips` are the
+    seconds left of each clip that is not finished, and `load` those in which a slot loads the model.
     """
 
     seconds_left: float | None
@@ -154,6 +167,8 @@ class Outlook:
     steps_done: int
     steps_total: int
     fraction: float | None
+    clips: Mapping[int, float] = field(default_factory=dict, compare=False, repr=False)
+    load: float = field(default=0.0, compare=False, repr=False)
 
 
 def variant(generation: Generation) -> str:
@@ -277,19 +292,21 @@ def _load(key: SizeKey, known: Known) -> float:
 
 
 def outlook(work: JobWork, known: Known, device: str) -> Outlook:
-    """How far a job is and how long it still takes."""
+    """How far a job is and how long it still takes, its clips one after another."""
     generations, running, ended = work.generations, work.running, work.ended
     steps = computed_steps(generations)
-    skipped = generations[running.index].sample_steps - steps[running.index] if running is not None else 0
     steps_done = sum(steps[index] for index in ended)
-    if running is not None and running.index not in ended:
-        steps_done += max(0, running.progress.step - skipped)
+    for index, clip in work.at_work.items():
+        if index not in ended:
+            steps_done += max(0, clip.progress.step - generations[index].sample_steps + steps[index])
     estimates = [estimate(size_key(generation, device), known) for generation in generations]
-    pace = _pace(work, estimates, skipped)
+    paces = {index: _pace(clip, generations, estimates, steps) for index, clip in work.at_work.items()}
+    pace = replace(paces[running.index], gpus=1) if running is not None else _Pace()  # of those that wait
     open_clips = [index for index in range(len(generations)) if index not in ended]
-    left = whole = 0.0
+    clips: dict[int, float] = {}
+    whole = load = 0.0
     for index, generation in enumerate(generations):
-        timing = pace.timing(estimates[index], generation)
+        timing = paces.get(index, pace).timing(estimates[index], generation)
         if timing is None:
             return Outlook(None, True, steps_done, sum(steps), None)
         # The other clips are encoded while the next one is rendered.
@@ -297,28 +314,39 @@ def outlook(work: JobWork, known: Known, device: str) -> Outlook:
         step = timing.forward * forwards_per_step(generation)
         cost = timing.prepare + steps[index] * step + timing.decode + tail
         whole += cost
-        if running is not None and running.index == index and index not in ended:
-            if work.loads and running.progress.phase == "checking":
-                left += _rest(timing.load, running.seconds_in_phase, None) + cost
-            else:
-                left += _left_of_clip(running, timing, steps[index], generation.sample_steps, step) + (
-                    0.0 if running.progress.phase == "encode" else tail
-                )
-        elif index in open_clips:
-            left += cost
-            if work.loads and running is None and index == open_clips[0]:
-                left += timing.load
+        load = load or timing.load
+        if index in ended:
+            continue
+        clip_at_work = work.at_work.get(index)
+        if clip_at_work is None:
+            clips[index] = cost
+        elif work.loads and clip_at_work.progress.phase == "checking":
+            clips[index] = _rest(timing.load, clip_at_work.seconds_in_phase, None) + cost
+        else:
+            clips[index] = _left_of_clip(clip_at_work, timing, steps[index], generation.sample_steps, step) + (
+                0.0 if clip_at_work.progress.phase == "encode" else tail
+            )
+    left = sum(clips.values())
+    if work.loads and running is None and open_clips:
+        left += _load_of_first(estimates, open_clips)
     about = any(found is None or found.about for found in (estimates[index] for index in open_clips))
     whole = max(whole, left)
-    return Outlook(left, about, steps_done, sum(steps), 1 - left / whole if whole else 1.0)
+    return Outlook(left, about, steps_done, sum(steps), 1 - left / whole if whole else 1.0, clips, load)
+
+
+def _load_of_first(estimates: Sequence[Estimate | None], open_clips: Sequence[int]) -> float:
+    """Seconds in which the first clip that is not finished loads its model."""
+    first = estimates[open_clips[0]]
+    return 0.0 if first is None else first.timing.load
 
 
 @dataclass(frozen=True)
 class _Pace:
-    """How fast the running clip is: `forward` seconds, and the `ratio` to what was learned of its size."""
+    """How fast a clip at work is on its `gpus`: `forward` seconds, and the `ratio` to what was learned of its size."""
 
     forward: float | None = None
     ratio: float = 1.0
+    gpus: int = 1
 
     def timing(self, known: Estimate | None, generation: Generation) -> Timing | None:
         """A clip's timing at this pace; without any earlier run, from the steps that were measured just now."""
@@ -330,25 +358,31 @@ class _Pace:
         timing = known.timing
         return replace(
             timing,
-            forward=timing.forward * self.ratio,
+            forward=timing.forward / self.gpus * self.ratio,
             decode=timing.decode * self.ratio,
             encode=timing.encode * self.ratio,
         )
 
 
-def _pace(work: JobWork, estimates: Sequence[Estimate | None], skipped: int) -> _Pace:
-    """The pace of the running clip: what was learned and what its own steps took, by the number of those steps."""
-    running = work.running
-    if running is None or running.progress.seconds_per_step is None:
-        return _Pace()
-    generation, learned = work.generations[running.index], estimates[running.index]
+def _pace(
+    running: RunningClip, generations: Sequence[Generation], estimates: Sequence[Estimate | None], steps: Sequence[int]
+) -> _Pace:
+    """The pace of a running clip: what was learned and what its own steps took, by the number of those steps.
+
+    `steps` are those that each clip computes. What was learned is of one GPU; several take so much less.
+    """
+    if running.progress.seconds_per_step is None:
+        return _Pace(gpus=running.gpus)
+    generation, learned = generations[running.index], estimates[running.index]
     now = running.progress.seconds_per_step / forwards_per_step(generation)
     if learned is None or not learned.timing.forward:
         return _Pace(forward=now)
-    steps = max(1, running.progress.step - skipped)
-    share = steps / (steps + (SCALED_STEPS if learned.about else LEARNED_STEPS))
-    forward = learned.timing.forward + share * (now - learned.timing.forward)
-    return _Pace(forward, forward / learned.timing.forward)
+    skipped = generation.sample_steps - steps[running.index]
+    done = max(1, running.progress.step - skipped)
+    share = done / (done + (SCALED_STEPS if learned.about else LEARNED_STEPS))
+    expected = learned.timing.forward / running.gpus
+    forward = expected + share * (now - expected)
+    return _Pace(forward, forward / expected, running.gpus)
 
 
 def _left_of_clip(running: RunningClip, timing: Timing, computed: int, total: int, step: float) -> float:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from wan_ui.jobs.estimates import JobWork, Outlook, RunningClip, outlook
+from wan_ui.jobs.queue_times import SlotTime, WaitingClip, queue_times
 from wan_ui.jobs.timings import UNKNOWN_DEVICE, Timings
 
 if TYPE_CHECKING:
     from wan_ui.job import Job
-    from wan_ui.jobs.runner import JobRunner, Running
+    from wan_ui.jobs.runner import JobRunner, Running, SlotState
     from wan_ui.jobs.store import Store
     from wan_ui.provenance.restoring import Environment
 
@@ -72,6 +74,56 @@ class Outlooks:
         return known[2]
 
     def _queue(self) -> QueueOutlook:
+        slots = self._worker.slots()
+        return self._one_after_another() if not slots else self._on_slots(slots)
+
+    def _on_slots(self, slots: Sequence[SlotState]) -> QueueOutlook:
+        """The outlooks where several slots render: clips start in the queue's order, each on the slot that is free."""
+        at_work: dict[str, list[Running]] = {}
+        for slot in slots:
+            if slot.running is not None and slot.running not in at_work.setdefault(slot.running.job_id, []):
+                at_work[slot.running.job_id].append(slot.running)
+        jobs = self._jobs()
+        owns: dict[str, Outlook] = {}
+        for job in jobs:
+            shown = self._worker.running(job.id)
+            others = [each for each in at_work.get(job.id, ()) if shown is None or each.index != shown.index]
+            owns[job.id] = self._outlook(job, shown, False, others)
+        known = list(takewhile(lambda job: owns[job.id].seconds_left is not None, jobs))
+        waiting = {job.id: self._waiting(job, owns[job.id], at_work.get(job.id, ())) for job in known}
+        times = queue_times([self._slot_time(slot, owns) for slot in slots], list(waiting.values()))
+        outlooks = {job.id: JobOutlook(owns[job.id], None, self._worker.running(job.id)) for job in jobs}
+        for job, time_of in zip(known, times, strict=True):
+            own, running = owns[job.id], outlooks[job.id].running
+            ends = [own.clips.get(each.index, 0.0) for each in at_work.get(job.id, ())]
+            if running is not None:
+                ends.append(own.clips.get(running.index, 0.0))
+            wait = 0.0 if ends else time_of.start
+            left = max(time_of.end, *ends, 0.0) - wait
+            outlooks[job.id] = JobOutlook(replace(own, seconds_left=left), wait, running)
+        ended = [each.seconds_left for each in outlooks.values()]
+        left_of_all = None if None in ended else max((each for each in ended if each is not None), default=0.0)
+        return QueueOutlook(outlooks, left_of_all, any(own.about for own in owns.values()))
+
+    def _waiting(self, job: Job, own: Outlook, at_work: Sequence[Running]) -> list[WaitingClip]:
+        busy = {running.index for running in at_work}
+        shown = self._worker.running(job.id)
+        if shown is not None:
+            busy.add(shown.index)
+        return [
+            WaitingClip(seconds, job.generations[index].model, own.load)
+            for index, seconds in own.clips.items()
+            if index not in busy
+        ]
+
+    def _slot_time(self, slot: SlotState, owns: Mapping[str, Outlook]) -> SlotTime:
+        running = slot.running
+        own = None if running is None else owns.get(running.job_id)
+        busy = 0.0 if own is None or running is None else own.clips.get(running.index, 0.0)
+        return SlotTime(busy, slot.model)
+
+    def _one_after_another(self) -> QueueOutlook:
+        """The outlooks where one slot renders everything."""
         outlooks: dict[str, JobOutlook] = {}
         wait: float | None = 0.0
         about, before = False, None
@@ -98,9 +150,10 @@ class Outlooks:
                 self._read = changes, self._store.unfinished(QUEUE_READ)
             return self._read[1]
 
-    def _outlook(self, job: Job, running: Running | None, loads: bool) -> Outlook:
+    def _outlook(self, job: Job, running: Running | None, loads: bool, others: Sequence[Running] = ()) -> Outlook:
         ended = frozenset({clip.index for clip in job.clips} | set(job.failures))
-        work = JobWork(job.generations, ended, None if running is None else self._clip(running), loads)
+        beside = tuple(self._clip(each) for each in others)
+        work = JobWork(job.generations, ended, None if running is None else self._clip(running), loads, beside)
         device = None if self._environment.device is None else self._environment.device()
         return outlook(work, self.timings.known, device or UNKNOWN_DEVICE)
 
@@ -111,4 +164,5 @@ class Outlooks:
             running.progress,
             now - running.phase_since if running.phase_since else 0.0,
             now - running.reported_at if running.reported_at else 0.0,
+            running.gpus,
         )

@@ -71,7 +71,8 @@ class Running:
     """A moment of a job that runs: generation `index` of `of` and its progress.
 
     `writing`: the generation of the same job whose file is being written meanwhile. `slot` names the GPU, where several
-    are in use. `picture` is the generation's latest live picture, an animated WebP, and `pictures` how many there were.
+    are in use, and `gpus` is how many render this clip together. `picture` is the generation's latest live picture, an
+    animated WebP, and `pictures` how many there were.
     `phase_since` and `reported_at` are the start of the phase and the time of the report on the monotonic clock.
     """
 
@@ -85,6 +86,7 @@ class Running:
     pictures: int = 0
     phase_since: float = field(default=0.0, repr=False, compare=False)
     reported_at: float = field(default=0.0, repr=False, compare=False)
+    gpus: int = 1
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from wan_ui.engine.result import Clip
+from wan_ui.engine.split import ranks_of
 from wan_ui.jobs.estimates import Known, SizeKey, Timing, measured, size_key
 from wan_ui.jobs.store import Store
 from wan_ui.request import Generation
@@ -42,11 +43,15 @@ class Timings:
         return self._known
 
     def record(self, generation: Generation, clip: Clip, seconds: Mapping[str, float], encode: float) -> None:
-        """Keep what a finished clip took: `seconds` by phase, and its encoding."""
+        """Keep what a finished clip took: `seconds` by phase, and its encoding.
+
+        The denoising of several GPUs counts as that of one, which takes so many times as long, about.
+        """
         steps: Mapping[str, Any] = clip.metadata.get("steps", {})
         computed = int(steps.get("total", generation.sample_steps)) - int(steps.get("shared", 0))
         key = size_key(generation, str(clip.metadata.get("device", UNKNOWN_DEVICE)))
-        newest = measured(generation, seconds, encode, computed)
+        of_one = {**seconds, "denoise": seconds.get("denoise", 0.0) * ranks_of(clip.metadata.get("split"))}
+        newest = measured(generation, of_one, encode, computed)
         with self._lock:
             timing = self._known[key].after(newest) if key in self._known else newest
             self._store.rows(_WRITE, {**asdict(key), **asdict(timing)})

@@ -6,32 +6,44 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from wan_ui.engine.result import Clip, OnProgress, ignore_progress
 from wan_ui.engine.split import GroupPlace, Split
-from wan_ui.errors import Cancelled, SlotLost, WanUIError
+from wan_ui.errors import Cancelled, GroupLost, RenderTimedOut, RequestError, WanUIError
 from wan_ui.pool.slots import Check, Slot
 from wan_ui.request import Generation
 
-STOP_SECONDS = 5.0  # for the others to stop after a cancel
+
+@dataclass(frozen=True)
+class GroupLimits:
+    """Seconds for those that do not lead, until they are ended.
+
+    `stop`: after a cancel, or an error of the request. `leave`: after the leader has sent the clip.
+    """
+
+    stop: float = 5.0
+    leave: float = 60.0
 
 
 class SlotGroup:
     """Slots that render one clip together, the first of which leads: its progress and its frames are the clip's.
 
-    The processes join before the clip and leave after it. When one of them ends or fails, the clip's attempt ends, and
-    so do all its processes: those that wait for the lost one's tokens cannot be told to stop. A cancel is passed on by
-    the leader between two steps; a process that it does not reach is ended.
+    The processes join before the clip and leave after it. When one of them ends or fails, GroupLost is raised and all
+    of them are ended: those that wait for the lost one's tokens cannot be told to stop. A cancel is passed on by the
+    leader between two steps; a process that it does not reach is ended. An error of the request, such as a LoRA that is
+    not there, leaves those that have ended the clip by themselves as they are.
     """
 
-    def __init__(self, slots: Sequence[Slot], split: Split) -> None:
+    def __init__(self, slots: Sequence[Slot], split: Split, limits: GroupLimits | None = None) -> None:
         self.slots = tuple(slots)
         self.split = split
+        self._limits = limits or GroupLimits()
 
     def render(self, generation: Generation, on_progress: OnProgress, check: Check) -> Clip:
-        """One clip. See Slot.render."""
+        """One clip. See Slot.render. Raises GroupLost when one of the slots fails: another way may succeed."""
         folder = Path(tempfile.mkdtemp(prefix="wan-ui-group-"))
         try:
             return self._render(generation, on_progress, check, str(folder / "rendezvous"))
@@ -40,7 +52,7 @@ class SlotGroup:
 
     def _render(self, generation: Generation, on_progress: OnProgress, check: Check, rendezvous: str) -> Clip:
         leader, *members = self.slots
-        errors: list[WanUIError] = []
+        errors: dict[str, WanUIError] = {}
         is_over = threading.Event()
         threads = [
             threading.Thread(
@@ -54,47 +66,67 @@ class SlotGroup:
         def check_group() -> None:
             check()
             if errors:
-                raise SlotLost(f"The group of {leader.name} lost a member: {errors[0].message}")
+                raise _lost(errors)
 
+        seconds = 0.0  # for the others to end by themselves
         for thread in threads:
             thread.start()
         try:
             clip = leader.render(generation, on_progress, check_group, GroupPlace(self.split, 0, rendezvous))
-        except Cancelled:
-            is_over.set()
-            self._stop(members, threads, STOP_SECONDS)
+            seconds = self._limits.leave
+        except (Cancelled, RequestError):
+            seconds = self._limits.stop
             raise
-        except WanUIError:
-            is_over.set()
+        except (GroupLost, RenderTimedOut):
             leader.end()
-            self._stop(members, threads, 0.0)
             raise
-        for thread in threads:
-            thread.join()
+        except WanUIError as error:
+            leader.end()
+            raise _lost(errors or {leader.name: error}) from error
+        finally:
+            is_over.set()
+            self._stop(members, threads, seconds)
         return clip
 
     def _stop(self, members: Sequence[Slot], threads: Sequence[threading.Thread], seconds: float) -> None:
-        """Waits for the slots that do not lead, and ends those that take longer."""
+        """Waits for the slots that do not lead, and ends those that take longer; at 0 seconds all of them."""
         end = time.monotonic() + seconds
         for slot, thread in zip(members, threads, strict=True):
             thread.join(max(0.0, end - time.monotonic()))
-            if thread.is_alive():
+            if thread.is_alive() or not seconds:
                 slot.end()
-                thread.join()
+        for thread in threads:
+            thread.join()
 
     def _render_member(
         self,
         slot: Slot,
         generation: Generation,
         place: GroupPlace,
-        errors: list[WanUIError],
+        errors: dict[str, WanUIError],
         is_over: threading.Event,
     ) -> None:
-        """Renders on a slot that does not lead, and keeps what went wrong."""
+        """Renders on a slot that does not lead, and keeps what went wrong.
+
+        After an error that is not the request's its process has not left the group, and is ended.
+        """
+
+        def check() -> None:
+            if is_over.is_set():
+                raise Cancelled("The group has ended.")
+
         try:
-            slot.render(generation, ignore_progress, lambda: None, place)
+            slot.render(generation, ignore_progress, check, place)
         except Cancelled:
             return
         except WanUIError as error:
+            if not isinstance(error, RequestError):
+                slot.end()
             if not is_over.is_set():
-                errors.append(error)
+                errors[slot.name] = error
+
+
+def _lost(errors: Mapping[str, WanUIError]) -> GroupLost:
+    """The error of a group of which a slot failed."""
+    name, error = next(iter(errors.items()))
+    return GroupLost(f"{name} failed while it rendered together with others: {error.message}", after=error.code)

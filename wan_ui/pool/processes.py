@@ -15,6 +15,9 @@ from wan_ui.pool.slots import SlotDevice
 from wan_ui.pool.worker_slot import ProcessLimits, WorkerSlot
 
 PROGRAM = ("-m", "wan_ui.pool.slot_process")
+LOOPBACK: Mapping[str, str] = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+"""The processes of a group are on one machine. Without these both libraries listen on an address that other machines
+reach, and ask nobody who connects for a password."""
 
 
 @dataclass(frozen=True)
@@ -95,4 +98,5 @@ def _environment(environment: Mapping[str, str], visible: str) -> dict[str, str]
     """The process sees one GPU, set before it imports torch, and this same package, wherever it was started."""
     package = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (package, environment.get("PYTHONPATH", ""))))
-    return {**environment, "CUDA_VISIBLE_DEVICES": visible, "PYTHONPATH": path}
+    own = {"CUDA_VISIBLE_DEVICES": visible, "PYTHONPATH": path}
+    return {**(LOOPBACK if sys.platform == "linux" else {}), **environment, **own}

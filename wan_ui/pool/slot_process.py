@@ -21,11 +21,13 @@ from typing import NoReturn, Protocol
 from wan_ui import logs
 from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.engine.split import GroupPlace
-from wan_ui.errors import Cancelled, RenderFailed, RestartNeeded, WanUIError
+from wan_ui.errors import Cancelled, RenderFailed, RequestError, RestartNeeded, WanUIError
 from wan_ui.pool.messages import Answer, Cancel, Command, EngineOptions, Failed, Ready, RenderClip, Rendered, Reported
 from wan_ui.request import Generation
 
 log = logging.getLogger(__name__)
+
+LEAVE_SECONDS = 60.0  # for leaving a group, until the process ends itself
 
 
 class SlotEngine(Protocol):
@@ -94,15 +96,38 @@ def build_engine(options: EngineOptions) -> SlotEngine:
 
 @contextmanager
 def _joined(engine: SlotEngine, place: GroupPlace | None) -> Iterator[None]:
-    """Within it the engine renders at its place of a group, if it has one."""
+    """Within it the engine renders at its place of a group, if it has one.
+
+    After an error that the others may not have, the group is not left: leaving waits for them, and they may wait for
+    this process. The server ends all processes of such a group.
+    """
     if place is None:
         yield
         return
     engine.join(place)
     try:
         yield
-    finally:
+    except (Cancelled, RequestError):
+        _leave(engine)
+        raise
+    _leave(engine)
+
+
+def _leave(engine: SlotEngine) -> None:
+    with ended_after(LEAVE_SECONDS):
         engine.leave()
+
+
+@contextmanager
+def ended_after(seconds: float) -> Iterator[None]:
+    """Ends this process when what is within takes longer: a call into a library that never returns."""
+    timer = threading.Timer(seconds, os._exit, (RestartNeeded.exit_code,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class SlotProcess:
@@ -140,12 +165,16 @@ class SlotProcess:
             with _joined(engine, command.place):
                 clip = engine.render(command.generation, on_progress)
         except Exception as error:  # noqa: BLE001 - the process's only broad except: the server records what went wrong
-            self._fail(engine, number, error)
+            self._fail(engine, command, error)
         else:
             self._send(Rendered(number, clip))
 
-    def _fail(self, engine: SlotEngine, number: int, error: Exception) -> None:
-        """Sends why a render ended; a device that is lost ends this process."""
+    def _fail(self, engine: SlotEngine, command: RenderClip, error: Exception) -> None:
+        """Sends why a render ended; a device that is lost ends this process.
+
+        After a group was not left the device is not asked: it may wait for the other GPUs.
+        """
+        number = command.number
         failure: WanUIError
         if isinstance(error, WanUIError):
             failure = error
@@ -154,7 +183,8 @@ class SlotProcess:
             failure = RenderFailed("Unexpected error while generating. Details are in the server log.")
         # Tracebacks hold the tensors of a whole render.
         error.__cause__ = error.__context__ = error.__traceback__ = None
-        if not isinstance(failure, Cancelled):
+        is_in_group = command.place is not None and not isinstance(failure, RequestError)
+        if not isinstance(failure, Cancelled) and not is_in_group:
             try:
                 engine.check()
             except RestartNeeded as lost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from wan_ui.models import MODELS, WanModel
+from wan_ui.models import MODELS
 from wan_ui.request import (
     EXACT_RECIPES,
     Generation,
@@ -20,13 +20,13 @@ from wan_ui.trainer.sample_files import SampleFacts
 SIGNS: Mapping[State, str] = {"green": "[ok]", "amber": "[??]", "red": "[XX]"}
 
 
-def checklist(target: Target, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:
+def checklist(target: Target, run: Run) -> tuple[Row, ...]:
     """Every row, in a fixed order; a value that a model does not have is green.
 
     A sampling value that replaces the recipe's, such as `flow_shift`, is a red row.
     """
     replaced = {row.row: row for row in _replaced(run.generation)}
-    rows = [check(Pair(target, run, models)) for check in CHECKS]
+    rows = [check(Pair(target, run)) for check in CHECKS]
     return (*(replaced.pop(row.row, row) for row in rows), *replaced.values())
 
 
@@ -43,9 +43,9 @@ def _replaced(generation: Generation) -> Iterator[Row]:
         yield Row(name, "red", "the recipe's", shown, message, Fix(prompt={name: None}))
 
 
-def file_checklist(file: SampleFacts, run: Run, models: Mapping[str, WanModel] = MODELS) -> tuple[Row, ...]:
+def file_checklist(file: SampleFacts, run: Run) -> tuple[Row, ...]:
     """The rows that a sample file states by itself, and one for what the job's config would add."""
-    model, ours = models[run.generation.model], run.generation
+    model, ours = MODELS[run.generation.model], run.generation
     rate = ours.fps if ours.fps in file.rates else file.fps
     possible = round_frames(model.frame_rule, file.num_frames) == file.num_frames
     snapped = snap_size(model, ours.recipe, file.width, file.height) == (file.width, file.height)

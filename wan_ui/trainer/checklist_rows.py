@@ -11,7 +11,7 @@ from wan_ui.checkpoints.trainer_base import FOLDER_BASE, transformer_precisions
 from wan_ui.engine.recipes import RECIPES, Recipe, scheduler_spec
 from wan_ui.engine.speedups import CHOICES
 from wan_ui.lora.header import LoraHeader, pair_messages
-from wan_ui.models import RecipeId, WanModel
+from wan_ui.models import MODELS, RecipeId, WanModel
 from wan_ui.request import (
     Generation,
     LoraItem,
@@ -93,11 +93,11 @@ class Run:
 class Pair:
     """The training sample and our run, with what several rows need of them."""
 
-    def __init__(self, target: Target, run: Run, models: Mapping[str, WanModel]) -> None:
-        self.target, self.run, self.models = target, run, models
+    def __init__(self, target: Target, run: Run) -> None:
+        self.target, self.run = target, run
         self.job, self.generation = target.job, run.generation
         self.sample = target.sample.request.prompts[0]
-        self.model, self.run_model = models[target.job.model], models[run.generation.model]
+        self.model, self.run_model = MODELS[target.job.model], MODELS[run.generation.model]
         self.versions = {version for header in run.headers.values() if (version := trainer_version(header))}
         self.recipe_id, self.era_known = self._era()
         self.recipe, self.run_recipe = RECIPES[self.recipe_id], RECIPES[run.generation.recipe]

@@ -128,7 +128,6 @@ def import_job(
     loras: Sequence[LoraItem] = (),
     header: LoraHeader | None = None,
     find_image: FindImage = not_here,
-    models: Mapping[str, WanModel] = MODELS,
 ) -> Imported:
     """The requests of a config.yaml's samples, with every value that the trainer uses.
 
@@ -147,7 +146,7 @@ def import_job(
     reader.raise_if_wrong()
 
     notes: list[str] = []
-    model, assumed = _trained_model(arch or "", tags.named(path), header, models, notes)
+    model, assumed = _trained_model(arch or "", tags.named(path), header, notes)
     in_tiles = bool(sections.model.get("low_vram") or sections.model_kwargs.get("vae_tiling"))
     tiled = model.control_image != "required" and in_tiles
     recipe, recipe_known = _recipe(header, notes)
@@ -213,18 +212,16 @@ def _replaced(text: str, tag: str, word: str) -> str:
 # The model and the recipe
 
 
-def _trained_model(
-    arch: str, name_or_path: str, header: LoraHeader | None, models: Mapping[str, WanModel], notes: list[str]
-) -> tuple[WanModel, bool]:
+def _trained_model(arch: str, name_or_path: str, header: LoraHeader | None, notes: list[str]) -> tuple[WanModel, bool]:
     """The model of an `arch`, which may have a tag behind a colon, and whether it is assumed.
 
     Models of one arch are distinguished by words that only one of their checkpoints' names has, then by the tag, then
     by the LoRA's hidden size.
     """
     base, _, tag = (part.strip().lower() for part in arch.partition(":"))
-    of_arch = [model for model in models.values() if model.trainer_arch == base]
+    of_arch = [model for model in MODELS.values() if model.trainer_arch == base]
     if not of_arch:
-        known = ", ".join(dict.fromkeys(model.trainer_arch for model in models.values()))
+        known = ", ".join(dict.fromkeys(model.trainer_arch for model in MODELS.values()))
         msg = f"{quoted(arch)} is not a supported Wan model; " if arch else "a model is needed; "
         msg += f"supported are {known}"
         loc = f"{PROCESS}.model.arch"

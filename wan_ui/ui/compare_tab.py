@@ -14,7 +14,7 @@ from wan_ui.models import MODELS, WanModel
 from wan_ui.request import AXES
 from wan_ui.ui import comparison, form_schema, player, render
 from wan_ui.ui.comparison import TypedAxes
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled, look_ended, looked_again
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled, looked_again
 from wan_ui.ui.form import Form, FormState
 from wan_ui.ui.static_files import component_html, component_script
 from wan_ui.ui.status_panel import StatusPanel
@@ -56,8 +56,7 @@ class CompareTab:
             self.base = gr.State(None)
             self.seen = gr.State({})
             with gr.Column(elem_classes=["form", "compare-form"]):
-                with gr.Column(elem_classes="section"):
-                    self.summary = gr.HTML()
+                self.summary = gr.HTML()
                 self.axes = gr.HTML(
                     comparison.TypedAxes().value,
                     html_template=component_html("compare_axes"),
@@ -67,9 +66,8 @@ class CompareTab:
                     choices=comparison.choices(None),
                     folders=[],
                 )
-                with gr.Column(elem_classes="act"):
-                    self.count = gr.HTML(elem_classes=["problems", "count-line"])
-                    self.start = gr.Button(text_of("axis.start"), variant="primary", elem_classes="generate")
+                self.count = gr.HTML(elem_classes=["problems", "count-line"])
+                self.start = gr.Button(text_of("axis.start"), variant="primary", elem_classes="generate")
             with gr.Column(elem_classes="compare-board"):
                 with gr.Row(elem_classes="board-head"):
                     self.status = gr.HTML(comparison.status(None), elem_classes="board-status")
@@ -96,11 +94,11 @@ class CompareTab:
             self.on_open,
             [self.shown, self.draft, self.axes, form.draft],
             [self.shown, self.tabs, form.open_tab, *self.changed, *view],
-            **QUIET,
+            **POLL,
         )
         restored.then(**filled(".compare-form"))
         # Again: the browser may have put the stored comparison's id in the place of what the address asks for.
-        restored.then(self.on_restored, looking, [self.shown, *view], **QUIET).then(**looked_again())
+        restored.then(self.on_restored, looking, [self.shown, *view], **POLL).then(**looked_again())
         self._connect_form()
         self._connect_board()
 
@@ -128,7 +126,6 @@ class CompareTab:
             preprocess=False,
             concurrency_limit=8,
         ).then(**answered())
-        panel.pulse.click(self.on_pulse, looking, [self.shown, *view], **POLL).then(**look_ended("comparison"))
         self.cancel.click(self.on_cancel, looking, view, **QUIET).then(**answered())
         self.retry.click(self.on_retry, looking, view, **QUIET).then(**answered())
         scales = self.form.parts.scales
@@ -228,8 +225,11 @@ class CompareTab:
             **(self._in_front() if asked else {}),
         }
 
-    def on_pulse(self, request: gr.Request, shown: Any, seen: Any) -> Update:
-        """Something has changed. Without a comparison, that of the address: the stored value may have replaced it."""
+    def look_again(self, request: gr.Request, shown: Any, seen: Any) -> Update:
+        """What the board shows after something has changed.
+
+        Without a comparison, that of the address: the browser's stored value may have replaced it.
+        """
         asked = None if shown else dict(request.query_params).get(ID)
         return self.look(shown, seen) if asked is None else {self.shown: asked, **self.look(asked, seen)}
 

@@ -34,10 +34,9 @@ def looked_again() -> dict[str, Any]:
     return {**POLL, "fn": None, "js": "() => document.dispatchEvent(new Event('wan-ui-answered'))"}
 
 
-def look_ended(part: str) -> dict[str, Any]:
-    """An event in the browser alone: this part of the page has its answer to the last look, see look.js."""
-    detail = json.dumps({"detail": part})
-    return {**POLL, "fn": None, "js": f"() => document.dispatchEvent(new CustomEvent('wan-ui-looked', {detail}))"}
+def look_ended() -> dict[str, Any]:
+    """An event in the browser alone: the page has its answer to the last look, see look.js."""
+    return {**POLL, "fn": None, "js": "() => document.dispatchEvent(new Event('wan-ui-looked'))"}
 
 
 def error_toast(error: WanUIError) -> gr.Error:

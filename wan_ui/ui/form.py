@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -347,7 +347,11 @@ class Form:
 
     def first_state(self) -> FormState:
         """What the form holds when a page opens: from its configuration, because inputs slow down the load event."""
-        return self.read([component.get_config()["value"] for component in self.inputs])
+        return self.read(self._first_values)
+
+    @cached_property
+    def _first_values(self) -> list[Any]:
+        return [component.get_config()["value"] for component in self.inputs]
 
     def old_draft(self, open_tab: Any, drafts: Sequence[Any]) -> dict[str, Any] | None:
         """The draft of the tab that was open, as the browser kept it when each model had a form; else the first one."""

@@ -104,16 +104,14 @@ class _Layout:
 
     def loras(self, value: Mapping[str, Any]) -> tuple[gr.HTML, gr.HTML]:
         """The LoRA block, with the drop zone and the chosen files, and what is wrong with them."""
-        with gr.Column(elem_classes=["section", "loras"]):
-            block = gr.HTML(
-                value,
-                html_template=component_html("lora_block"),
-                js_on_load=component_script("lora_block"),
-                apply_default_css=False,
-                elem_id="loras",
-            )
-            problem = gr.HTML(elem_classes="problems", elem_id="lora-problem")
-        return block, problem
+        block = gr.HTML(
+            value,
+            html_template=component_html("lora_block"),
+            js_on_load=component_script("lora_block"),
+            apply_default_css=False,
+            elem_id="loras",
+        )
+        return block, gr.HTML(elem_classes="problems", elem_id="lora-problem")
 
     def words(self) -> None:
         """The prompt, with what is to be said of it, and the trigger word."""
@@ -141,13 +139,12 @@ class _Layout:
                 apply_default_css=False,
                 elem_id="size-chips",
             )
-            with gr.Row(elem_classes="four"):
-                self.put("width", "height", "num_frames", "fps")
+            self.put("width", "height", "num_frames", "fps")
             self.notes["size"] = gr.HTML(elem_classes=["remarks", "size"])
 
     def sampling(self) -> None:
         """Seed, steps and guidance scale."""
-        with gr.Column(elem_classes=["section", "sampling"]), gr.Row(elem_classes="three"):
+        with gr.Column(elem_classes=["section", "sampling"]):
             self.put("seed", "sample_steps", "guidance_scale")
 
     def more(self) -> None:

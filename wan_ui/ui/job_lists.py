@@ -40,6 +40,7 @@ def queue(
             "mine": job.id in mine,
             "text": _queue_text(job, ahead, fetching),
             "removable": job.id in removable,
+            "is_running": job.status == "in_progress",
             "can_run_next": job.id in removable and job.status == "in_queue" and (job.position or 0) > 1,
             "has_live_picture": job.status == "in_progress" and not job.hidden,
             "picture": _first_frame(job),

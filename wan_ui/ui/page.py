@@ -18,7 +18,7 @@ from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.error_texts import concerns_loras
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled, look_ended
 from wan_ui.ui.form import Form, FormState, code_to_copy, stored
 from wan_ui.ui.gallery import ID as GALLERY
 from wan_ui.ui.gallery import GalleryTab
@@ -26,7 +26,7 @@ from wan_ui.ui.load_request import GENERATE, RequestJson, RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.restore_box import RestoreBox
 from wan_ui.ui.result_actions import ResultActions
-from wan_ui.ui.static_files import page_script, static_text
+from wan_ui.ui.static_files import component_script
 from wan_ui.ui.status_panel import Sharing, StatusPanel
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import language, text_of, translated
@@ -43,16 +43,10 @@ API_KEYS = ("api_info", "api_info_as_input", "api_info_as_output", "example_inpu
 _FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 _MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Liberation Mono", "monospace"]
 
-STYLE_SHEETS = ("tokens", "style", "form", "machine", "stage", "share", "board")
-FONTS = str(render_template("fonts", weights=("Regular", "Bold")))
-"""Loads the page's fonts with its document: `font-display: optional` drops what comes later than the first paint."""
-SCRIPT = f"window.wanUiPage = {page_script()};"
-"""The page's script: it is loaded before Gradio, which calls the function once its components are there."""
 LAUNCH: dict[str, Any] = {
     "theme": gr.themes.Base(
         primary_hue=gr.themes.colors.pink, neutral_hue=gr.themes.colors.neutral, font=_FONT, font_mono=_MONO
     ),
-    "css": "\n".join(static_text(f"{name}.css") for name in STYLE_SHEETS),
     "js": "() => window.wanUiPage()",
     "footer_links": [],
     "run_history": False,
@@ -67,7 +61,7 @@ def build(
     demo: Demo | None = None,
     shared: bool = False,
     sharing: Sharing | None = None,
-) -> gr.Blocks:
+) -> PageBlocks:
     """The page over a job service. Serve it behind web.auth, which identifies the visitor of each event.
 
     `banner` is a line on top; `demo` gives the starting values of its checkpoints; `shared`: visitors see each
@@ -123,6 +117,11 @@ class PageBlocks(gr.Blocks):
     def config(self, config: Any) -> None:
         self._configs = {DEFAULT: config}
 
+    def shown_types(self) -> list[str]:
+        """The types of components that a browser draws, in the page's order, each once."""
+        components = self.get_config_file()["components"]
+        return list(dict.fromkeys(each["type"] for each in components if each["props"].get("visible") is not False))
+
     def add_language(self, code: str, config: Any) -> None:
         """Takes the texts of a language from the configuration of the same page laid out in it."""
         self._components[code] = config["components"]
@@ -147,6 +146,15 @@ def with_strings_of(own: Any, other: Any) -> Any:
     if isinstance(own, list | tuple) and isinstance(other, list | tuple) and len(own) == len(other):
         return [with_strings_of(value, its) for value, its in zip(own, other, strict=True)]
     return other if isinstance(own, str) and isinstance(other, str) else own
+
+
+def _demo_lines(demo: Demo | None) -> tuple[str, ...]:
+    """What the demo's model understands."""
+    if demo is None:
+        return ()
+    from wan_ui.demo import examples
+
+    return translated(examples.TRY), translated(examples.WORDS)
 
 
 class Page:
@@ -213,26 +221,22 @@ class Page:
             languages=choices(),
             chosen=language(),
         )
-        gr.HTML(tools, elem_id="tools")
-        self.status_panel.lay_out_pulse()
+        # Its script also lets the page look when something has changed.
+        self.pulse = gr.HTML(tools, elem_id="tools", js_on_load=component_script("look"))
+        gr.HTML(render_template("page_footer", version=__version__), elem_id="footer")
 
     def _lay_out_generate(self, banner: str | None, demo: Demo | None, pin: gr.BrowserState) -> None:
         self.form.lay_out_strip()
         with gr.Row(elem_id="workspace"):
             with gr.Column(elem_id="bench"):
-                if banner:
-                    gr.HTML(render.paragraph("banner", translated(banner), role="note"))
-                if demo is not None:
-                    from wan_ui.demo import examples
-
-                    gr.HTML(render_template("demo_hint", lines=(translated(examples.TRY), translated(examples.WORDS))))
+                if banner or demo is not None:
+                    gr.HTML(render_template("banner", text=translated(banner or ""), lines=_demo_lines(demo)))
                 self.form.lay_out()
             with gr.Column(elem_id="side"):
                 self.status_panel.lay_out_now()
                 self.preview_panel = PreviewPanel(self.service, self.access, pin)
                 self.status_panel.lay_out_lists()
-                with gr.Column(elem_classes="list"):
-                    self.restore = RestoreBox()
+                self.restore = RestoreBox()
                 self.json = RequestJson(self.form)
                 with gr.Accordion(text_of("json.block"), open=False, elem_id="block"):
                     self.block = code_to_copy(text_of("json.block_label"), 24)
@@ -242,6 +246,13 @@ class Page:
         form.connect()
         self._connect_generate()
         panel.connect(self.blocks)
+        compare, sample = self.compare, self.preview_panel
+        self.pulse.click(
+            self.on_look,
+            [compare.shown, compare.seen, *panel.looking, *sample.looking],
+            [*compare.view, *panel.view, *sample.view],
+            **POLL,
+        ).then(**look_ended())
         panel.finished.click(self.on_pick, panel.looking, [panel.picked, *panel.view], **QUIET)
         opened = self.blocks.load(
             self.on_open,
@@ -325,6 +336,16 @@ class Page:
             return self.form.press(state, pressed)
         pair = [state.loras.chosen[asked[0]].source, state.model.id]
         return {self.confirmed: (*confirmed, pair), **self._submit(state, seen, pin)}
+
+    def on_look(self, request: gr.Request, shown: Any, board: Any, picked: Any, seen: Any, *sample: Any) -> Update:
+        """Something has changed, see look.js: one look at the queue, the comparison and the training sample."""
+        status = self.status_panel.look(picked, seen)
+        news = status.get(self.status_panel.seen)
+        return {
+            **status,
+            **self.compare.look_again(request, shown, board),
+            **self.preview_panel.look(news if isinstance(news, Mapping) and "shown" in news else seen, *sample),
+        }
 
     def on_pick(self, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
         """A finished job was chosen: its result."""

@@ -19,7 +19,7 @@ from wan_ui.request import TrainingSample, parse
 from wan_ui.trainer import checklist
 from wan_ui.ui import form_schema, player, render
 from wan_ui.ui.error_texts import sentences
-from wan_ui.ui.events import POLL, QUIET, Update, look_ended
+from wan_ui.ui.events import POLL, QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
@@ -56,20 +56,28 @@ class PreviewPanel:
             self.which = gr.Dropdown([], label=text_of("sample.which"), visible=False, elem_classes="chooser")
             self.player = player.build("match-player", visible=False)
             self.rows = gr.HTML(js_on_load=component_script("pick_check"))
-            with gr.Row(elem_classes="match-act"):
-                self.all = gr.Button(text_of("sample.all"), size="sm", visible=False)
-                self.stop = gr.Button(text_of("sample.stop"), size="sm", visible=False)
+            self.all = gr.Button(text_of("sample.all"), size="sm", visible=False, elem_classes="match-act")
+            self.stop = gr.Button(text_of("sample.stop"), size="sm", visible=False, elem_classes="match-act")
             self.file = gr.File(label=text_of("sample.upload"), file_types=FILES, height=84,
                                 elem_classes="upload")  # fmt: skip
             self.problem = gr.HTML(elem_classes="problems")
 
+    @property
+    def looking(self) -> list[Any]:
+        """The inputs of `look` beside the status panel's `seen`."""
+        return [self.pin, self.which, self.shown_state]
+
+    @property
+    def view(self) -> list[Any]:
+        """The outputs of `look`."""
+        parts = [self.panel, self.head, self.which, self.player, self.rows, self.all, self.stop]
+        return [*parts, self.shown_state]
+
     def connect(self, loader: RequestLoader) -> None:
         """Wires the events."""
         self.loader, panel = loader, loader.status_panel
-        looking: list[Any] = [panel.seen, self.pin, self.which, self.shown_state]
-        parts: list[Any] = [self.panel, self.head, self.which, self.player, self.rows, self.all, self.stop]
-        view = [*parts, self.shown_state]
-        panel.pulse.click(self.look, looking, view, **POLL).then(**look_ended("sample"))
+        looking: list[Any] = [panel.seen, *self.looking]
+        view = self.view
         gr.on([panel.seen.change, self.pin.change], self.look, looking, view, trigger_mode="always_last", **POLL)
         self.which.input(self.look, looking, view, **QUIET)
         outputs = [self.problem, self.pin, *loader.loaded]

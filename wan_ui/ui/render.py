@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from wan_ui.jobs.outlooks import JobOutlook
 
 LIVE = ("in_queue", "in_progress")
+UNFINISHED = ("failed", "canceled")
 _JOINT = " · "
 
 
@@ -473,6 +474,8 @@ def result(job: Job | None, parts_before: Mapping[int, Sequence[str]] = MappingP
 
     `parts_before`: by the clip's index, the clips that it continues.
     """
+    if job is not None and not job.clips and job.status in UNFINISHED:
+        return _without_clips(job)
     if job is None or not job.clips:
         return render_template("result", result=None)
     if job.cells:
@@ -491,6 +494,21 @@ def result(job: Job | None, parts_before: Mapping[int, Sequence[str]] = MappingP
         took="" if spent is None else seconds(spent),
     )
     return render_template("result", result=shown)
+
+
+def _without_clips(job: Job) -> Markup:
+    """A job that ended without a video: why, and how to run it again."""
+    error = job.error if job.status == "failed" else None
+    message = text_of("result.cancelled") if job.status == "canceled" else text_of("render.no_reason")
+    return render_template(
+        "no_result",
+        job_id=job.id,
+        model=label(job),
+        prompt=prompt_of(job),
+        state=state_name(job.status),
+        message=message if error is None else translated(error["message"]),
+        code="" if error is None else error["code"],
+    )
 
 
 # Messages

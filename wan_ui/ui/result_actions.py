@@ -46,6 +46,9 @@ class ResultActions:
                 case "full":
                     self.service.submit(self._in_full(job, index, loras), self.access())
                     return self.loader.status_panel.follow(seen)
+                case "retry":
+                    self.service.retry(job.id, self.access())
+                    return self.loader.status_panel.follow(seen)
                 case "strengths":
                     return self._compare_strengths(job, index, seen, board)
         except WanUIError as error:

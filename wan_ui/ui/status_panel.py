@@ -12,7 +12,7 @@ import gradio as gr
 from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.media.clip_frames import MOST_PARTS
 from wan_ui.ui import job_lists, render
-from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, look_ended, looked_again
+from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, looked_again
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of
@@ -54,11 +54,7 @@ class StatusPanel:
         self.service = service
         self.access = access
         self.sharing = sharing
-        with gr.Row(elem_id="link-line", visible=False) as self.link_line:
-            self.link = gr.HTML("", elem_id="link")
-            self.stop_sharing = gr.Button(
-                text_of("link.stop"), size="sm", scale=0, visible=False, elem_id="stop-sharing"
-            )
+        self.link = gr.HTML("", elem_id="link", js_on_load=component_script("pick_card_action"))
         self.picked = gr.State(None)
         # Fingerprints of what the page shows. In the browser and not in gr.State: answers may overtake each other, and
         # only the browser knows which one was applied last.
@@ -83,15 +79,11 @@ class StatusPanel:
             gr.HTML(render.heading(text_of("finished.title")))
             self.finished = gr.HTML(job_lists.finished((), None), js_on_load=component_script("pick_job"))
 
-    def lay_out_pulse(self) -> None:
-        """The invisible component that lets the page look when something has changed, see look.js."""
-        self.pulse = gr.HTML("", js_on_load=component_script("look"), elem_id="pulse")
-
     @property
     def view(self) -> list[Any]:
         """The outputs of `look`."""
         shown = [self.now, self.cancel, self.result, self.reuse, self.queue, self.finished, self.seen]
-        return [*shown, self.link_line, self.link, self.stop_sharing]
+        return [*shown, self.link]
 
     @property
     def looking(self) -> list[Any]:
@@ -100,10 +92,9 @@ class StatusPanel:
 
     def connect(self, blocks: gr.Blocks) -> None:
         """Wires its buttons, its polls and its first update."""
-        for button, handler in ((self.cancel, self.on_cancel), (self.stop_sharing, self.on_stop_sharing)):
-            button.click(handler, self.looking, self.view, **QUIET).then(**answered())
+        for pressed, handler in ((self.cancel, self.on_cancel), (self.link, self.on_stop_sharing)):
+            pressed.click(handler, self.looking, self.view, **QUIET).then(**answered())
         self.queue.click(self.on_queue_press, self.looking, self.view, **QUIET)
-        self.pulse.click(self.look, self.looking, self.view, **POLL).then(**look_ended("status"))
         blocks.load(self.look, self.looking, self.view, **POLL).then(**looked_again())
 
     def follow(self, seen: Mapping[str, Any]) -> Update:
@@ -164,7 +155,6 @@ class StatusPanel:
                 "queue": job_lists.queue(others, own, ahead, fetching, removable),
                 "finished": job_lists.finished(ended, shown.id if shown else None),
                 "link": self._link(),
-                "stop": self._link() != "" and self.access().identity.owner,
                 "lead": lead.id if lead else None,
                 "shown": shown.id if shown else None,
             },
@@ -202,7 +192,10 @@ class StatusPanel:
         return render_template("link", url=url, user=self.sharing.user, password=self.sharing.password)
 
     def _changed(self, wanted: Mapping[str, Any], seen: Mapping[str, Any]) -> Update:
-        """Updates for the parts that differ from what the page shows, so that a playing video is not replaced."""
+        """Updates for the parts that differ from what the page shows, so that a playing video is not replaced.
+
+        The buttons are in each of them: where an answer overtakes another, `seen` is older than what the page shows.
+        """
         fingerprints = {name: _fingerprint(value) for name, value in wanted.items()}
         changed = {name: value for name, value in wanted.items() if seen.get(name, "") != fingerprints[name]}
         if not changed:
@@ -210,16 +203,11 @@ class StatusPanel:
         updates: Update = {self.seen: {**seen, **fingerprints}}
         html = {"now": self.now, "result": self.result, "queue": self.queue, "finished": self.finished}
         html["link"] = self.link
-        if "link" in changed:
-            updates[self.link_line] = gr.Row(visible=bool(changed["link"]))
-        if "stop" in changed:
-            updates[self.stop_sharing] = gr.Button(visible=changed["stop"])
         buttons = {"cancel": self.cancel, "reuse": self.reuse}
         for name, value in changed.items():
             if name in html:
                 updates[html[name]] = value
-            elif name in buttons:
-                updates[buttons[name]] = gr.Button(interactive=value)
+        updates |= {button: gr.Button(interactive=wanted[name]) for name, button in buttons.items() if name in wanted}
         return updates
 
     def _shown(self, picked: str | None, recent: Sequence[Job], own: Collection[str]) -> Job | None:

@@ -20,7 +20,7 @@ from wan_ui.request import MOST_CELLS, InferenceRequest, parse
 from wan_ui.trainer.folder import CONFIG_NAMES
 from wan_ui.trainer.sample_block import sample_block
 from wan_ui.ui import render
-from wan_ui.ui.events import QUIET, Update
+from wan_ui.ui.events import POLL, QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.static_files import component_script
@@ -53,25 +53,24 @@ class TrainingJobTab:
         self.opened = opened
         with gr.Tab(text_of("tab.training_job"), id=ID) as self.container:
             with gr.Column(elem_classes=["form", "trainer-form"]):
-                with gr.Column(elem_classes="section"):
-                    gr.HTML(render_template("training_job_lead"))
-                    self.drop = gr.File(
-                        label=text_of("trainer.drop"),
-                        file_types=FILES,
-                        file_count="multiple",
-                        height=110,
-                        elem_classes="upload",
+                gr.HTML(render_template("training_job_lead"))
+                self.drop = gr.File(
+                    label=text_of("trainer.drop"),
+                    file_types=FILES,
+                    file_count="multiple",
+                    height=110,
+                    elem_classes="upload",
+                )
+                with gr.Row(elem_classes="line"):
+                    self.folder = gr.Dropdown(
+                        [],
+                        value=None,
+                        label=text_of("trainer.folder"),
+                        allow_custom_value=True,
+                        elem_classes="chooser",
                     )
-                    with gr.Row(elem_classes="line"):
-                        self.folder = gr.Dropdown(
-                            [],
-                            value=None,
-                            label=text_of("trainer.folder"),
-                            allow_custom_value=True,
-                            elem_classes="chooser",
-                        )
-                        self.read = gr.Button(text_of("trainer.open"), size="sm", scale=0)
-                    self.problem = gr.HTML(elem_classes="problems")
+                    self.read = gr.Button(text_of("trainer.open"), size="sm", scale=0)
+                self.problem = gr.HTML(elem_classes="problems")
                 with gr.Column(visible=False, elem_classes="job") as self.body:
                     self.about = gr.HTML()
                     with gr.Row(elem_classes="line"):
@@ -97,7 +96,7 @@ class TrainingJobTab:
         followed: list[Any] = [panel.picked, *panel.view]
         outputs: list[Any] = [self.problem, preview_panel.pin, *loader.loaded, *compare.view, *followed]
         inputs: list[Any] = [self.opened, self.checkpoint, panel.seen, compare.seen, form.uploads]
-        opened.then(self.on_open, [self.opened], job_outputs, **QUIET)
+        opened.then(self.on_open, [self.opened], job_outputs, **POLL)
         self.container.select(self.on_tab, [], [form.open_tab, self.folder], **QUIET)
         self.drop.upload(self.on_drop, [self.drop], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
         self.read.click(self.on_folder, [self.folder], job_outputs, show_progress_on=[self.problem], **_UPLOAD)

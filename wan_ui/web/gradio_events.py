@@ -127,6 +127,7 @@ class GradioEvents:
         self._large: Counter[str | None] = Counter()
         self._running: Counter[str | None] = Counter()
         self._numbers = itertools.count()
+        self._parsing = anyio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI app."""
@@ -147,7 +148,7 @@ class GradioEvents:
 
     async def _event(self, route: str, identity: Identity, scope: Scope, receive: Receive, send: Send) -> None:
         body = await self._body(identity, scope, receive)
-        event = await anyio.to_thread.run_sync(_parse, body) if len(body) > MOST_BYTES else _parse(body)
+        event = await self._parse_large(body) if len(body) > MOST_BYTES else _parse(body)
         session = await self._use(event.session, identity)
         rule = self._rules.get(event.number)
         if rule is None or rule.queued is not (route == JOIN):
@@ -187,6 +188,15 @@ class GradioEvents:
         finally:
             self._large[browser] -= 1
             self._large += Counter()  # drops those at zero
+
+    async def _parse_large(self, body: bytes) -> _Event:
+        """What `_parse` returns, one body at a time and with as long a rest: others take turns with its thread."""
+        async with self._parsing:
+            begun = self._clock()
+            try:
+                return await anyio.to_thread.run_sync(_parse, body)
+            finally:
+                await anyio.sleep(self._clock() - begun)
 
     async def _run(self, identity: Identity, scope: Scope, receive: Receive, send: Send) -> None:
         """An event that Gradio handles at once, beside its queue."""

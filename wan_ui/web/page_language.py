@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -14,18 +16,26 @@ MESSAGES_SECONDS = 3600  # that a browser keeps them
 _GRADIO = b"window.gradio_config"
 """What tells Gradio's document, whose template is its own, from the page to sign in."""
 _LANG = b'lang="en"'
-_HEAD = b"<head>"
+_HEAD, _PAGE = b"<head>", b"<gradio-app"
 _NAVIGATOR = '<script>Object.defineProperty(navigator, "language", {value: "%s"})</script>'
 """Gradio's own words, such as those of an empty image, follow the browser's language: the page's in its stead."""
+
+
+@dataclass(frozen=True)
+class Additions:
+    """HTML that the page's document has beside Gradio's: at the head's start, and in the body before Gradio's page."""
+
+    head: str = ""
+    body: str = ""
 
 
 class PageLanguage:
     """Notes each request's language for what answers it, see wan_ui.language; the API's answers stay English."""
 
-    def __init__(self, app: ASGIApp, head: str = "") -> None:
-        """`app` renders the page and the pages to sign in; `head` is put into the head of the page's document."""
+    def __init__(self, app: ASGIApp, additions: Additions = Additions()) -> None:
+        """`app` renders the page and the pages to sign in; `additions` are put into the page's document."""
         self._app = app
-        self._head = head
+        self._additions = additions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
@@ -35,7 +45,7 @@ class PageLanguage:
         headers = Headers(scope=scope)
         chosen = language.preferred(headers.getlist("cookie"), headers.get("accept-language", ""))
         with language.in_language(chosen):
-            sent = _stating(language.tag(chosen), self._head, send) if scope["path"] == "/" else send
+            sent = _stating(language.tag(chosen), self._additions, send) if scope["path"] == "/" else send
             await self._app({**scope, language.SCOPE_KEY: chosen}, receive, sent)
 
 
@@ -50,8 +60,8 @@ def messages_route() -> Route:
     return Route("/" + language.messages_path("{code}"), messages)
 
 
-def _stating(tag: str, head: str, send: Send) -> Send:
-    """A `send` that writes a language tag and `head` into Gradio's document, which arrives in one piece."""
+def _stating(tag: str, additions: Additions, send: Send) -> Send:
+    """A `send` that writes a language tag and the additions into Gradio's document, which arrives in one piece."""
     start: Message | None = None
 
     async def stated(message: Message) -> None:
@@ -63,7 +73,8 @@ def _stating(tag: str, head: str, send: Send) -> Send:
             body = message.get("body", b"")
             if _GRADIO in body and not message.get("more_body"):
                 body = body.replace(_LANG, f'lang="{tag}"'.encode(), 1)
-                body = body.replace(_HEAD, _HEAD + (_NAVIGATOR % tag + head).encode(), 1)
+                body = body.replace(_HEAD, _HEAD + (_NAVIGATOR % tag + additions.head).encode(), 1)
+                body = body.replace(_PAGE, additions.body.encode() + _PAGE, 1)
                 MutableHeaders(scope=start)["content-length"] = str(len(body))
             await send(start)
             start, message = None, {**message, "body": body}

@@ -35,9 +35,12 @@ HEADERS: Mapping[str, str] = {
     "X-Robots-Tag": "noindex, nofollow",
     "Cache-Control": "no-store",
 }
+AN_HOUR = "private, max-age=3600"
 IMMUTABLE = "private, max-age=31536000, immutable"
 # Files of Gradio's page whose names change with their content.
 _HASHED = re.compile(r"/assets/[^/]+-[\w-]{8,}\.(?:js|css|woff2?|svg|png)", re.ASCII)
+# Others that change with Gradio's version alone, which a browser may therefore keep for an hour.
+_KEPT = re.compile(r"/static/.*|/favicon\.ico|/theme\.css")
 
 
 class SecurityHeaders:
@@ -48,13 +51,14 @@ class SecurityHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI app."""
-        is_hashed = scope["type"] == "http" and _HASHED.fullmatch(scope["path"]) is not None
+        path = scope["path"] if scope["type"] == "http" else ""
+        kept = IMMUTABLE if _HASHED.fullmatch(path) else AN_HOUR if _KEPT.fullmatch(path) else None
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                if is_hashed and message["status"] in (200, 304):
-                    headers["cache-control"] = IMMUTABLE
+                if kept is not None and message["status"] in (200, 304):
+                    headers["cache-control"] = kept
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)

@@ -5,6 +5,12 @@
   const MODES = ['stretch', 'crop', 'fit'];
   const SETTLED = 500; // milliseconds after which a changed size is final
   const { dom, toast } = window.wanUi;
+  // A file that is no image has the browser's broken picture; why it cannot be read stands below.
+  for (const name of ['error', 'load']) {
+    document.addEventListener(name, ({ target }) => {
+      if (target instanceof HTMLImageElement && target.closest('#form .image-container')) target.style.visibility = name === 'error' ? 'hidden' : '';
+    }, true);
+  }
   const takes = () => (document.documentElement.dataset.firstFrame || 'none') !== 'none';
   const shown = () => document.querySelector('#field-ctrl-img .image-frame img');
   const section = () => document.querySelector('#form .first-frame');

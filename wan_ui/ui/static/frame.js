@@ -6,7 +6,7 @@
   if (stored) setTheme(stored);
 
   const KEYS = [
-    ['Ctrl/⌘ + Enter', 'generate'], [textOf('keys.space'), 'play'], ['← →', 'arrows'],
+    ['Ctrl/⌘ + Enter', 'generate'], ['Esc', 'cancel'], [textOf('keys.space'), 'play'], ['← →', 'arrows'],
     ['S', 'favourite'], ['X', 'reject'], ['?', 'keys'],
   ];
   const showKeys = () => {

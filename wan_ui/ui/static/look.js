@@ -2,8 +2,6 @@
 // tab looks once it is shown.
 const EVERY = 400, OFTEN = 2000; // milliseconds between two looks
 const LOST = 10000; // milliseconds after which an answer is not waited for any more
-const PARTS = ['status', 'comparison', 'sample']; // which look at the same time, each with an answer of its own
-const unanswered = new Set();
 let due = false, last = 0, timer = 0, waits = 0;
 const look = () => {
   timer = 0;
@@ -11,12 +9,11 @@ const look = () => {
   due = false;
   last = performance.now();
   waits = window.setTimeout(lost, LOST);
-  for (const part of PARTS) unanswered.add(part);
   trigger('click', {});
 };
 const want = (every) => {
   due = true;
-  // Gradio drops a part's click while its one before is not answered.
+  // Gradio drops a click while the one before is not answered.
   if (!timer && !waits) timer = window.setTimeout(look, Math.max(0, last + every - performance.now()));
 };
 const looked = () => {
@@ -28,9 +25,7 @@ const lost = () => {
   due = true;
   looked();
 };
-document.addEventListener('wan-ui-looked', ({ detail }) => {
-  if (unanswered.delete(detail) && !unanswered.size) looked();
-});
+document.addEventListener('wan-ui-looked', looked);
 // The answer to a press may overtake that of a look, and shows what was before it.
 document.addEventListener('wan-ui-answered', () => want(EVERY));
 document.addEventListener('visibilitychange', () => {

@@ -20,13 +20,14 @@ const strengthTyped = (text) => {
   return !typed ? null : Number.isFinite(Number(typed)) ? Number(typed) : typed;
 };
 
+const ticks = () => make('div', { class: 'ticks', 'aria-hidden': 'true' }, ...[0, 0.5, 1, 1.5].map((at) => make('span', {}, String(at))));
 const strength = (item, index) => {
   const many = (props.value.items || []).length > 1;
   const about = make('p', { class: 'hint' }, textOf('lora.over_steps'));
   const label = many || isPair() ? textOf('lora.strength_of', { name: `${item.name}${isPair() ? `, ${SLOTS[item.slot]}` : ''}` }) : textOf('lora.strength');
   const slider = make('input', { type: 'range', tabindex: -1, min: LOWEST, max: HIGHEST, step: STEP, 'aria-label': textOf('lora.slider', { label }) });
   const number = make('input', { type: 'text', role: 'spinbutton', inputmode: 'text', autocomplete: 'off', spellcheck: 'false', 'aria-label': label, title: textOf('lora.strength_title'), 'data-strength': index });
-  const line = make('div', { class: 'strength' }, make('span', {}, (isPair() && SLOTS[item.slot]) || textOf('lora.strength')), slider, number);
+  const line = make('div', { class: 'strength' }, make('span', {}, (isPair() && SLOTS[item.slot]) || textOf('lora.strength')), slider, number, ticks());
   const mark = (value) => {
     const changes = typeof value === 'string' && CHANGES.test(value);
     line.classList.toggle('changes', changes);

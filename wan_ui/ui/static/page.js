@@ -20,6 +20,16 @@
     true,
   );
 
+  // Escape cancels the card's job where nothing that it would close has the focus.
+  document.addEventListener("keydown", (event) => {
+    const cancel = document.getElementById("cancel");
+    const focus = document.activeElement;
+    if (event.key !== "Escape" || event.defaultPrevented || event.repeat || !(cancel instanceof HTMLButtonElement)) return;
+    if (cancel.disabled || !visible(cancel) || (focus && focus !== document.body && !focus.closest("#now, button.generate"))) return;
+    if (document.querySelector("dialog[open], :popover-open")) return;
+    cancel.click();
+  });
+
   // Gradio's text boxes report an edit on keypress only, which deleting, pasting and dictating do not cause.
   document.addEventListener("input", (event) => {
     if (event.target.closest("#top label.show_textbox_border")) {
@@ -61,6 +71,9 @@
       typed.delete(control);
       putBack(control, was);
     }
+    // What covers the page while it opens, see skeleton.html; a comparison's link opens on its board.
+    const last = new URLSearchParams(window.location.search).has('compare') ? '.compare-form' : '#form';
+    if (form === last) document.dispatchEvent(new Event('wan-ui-shown'));
     const then = next.get(form);
     next.delete(form);
     if (then) then();

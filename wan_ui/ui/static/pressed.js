@@ -27,6 +27,7 @@
     const button = event.target.closest('button');
     if (!button || button.disabled) return;
     if (button.matches('#bench button.generate')) {
+      button.dataset.pressed = textOf('pressed.adding');
       button.setAttribute('aria-busy', 'true');
       // A card that tells of a running job stays: the new one waits behind it.
       if (!card() || !card().classList.contains('running')) say(textOf('pressed.adding'));

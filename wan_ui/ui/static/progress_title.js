@@ -3,7 +3,7 @@
 (() => {
   const NAME = 'wan-ui';
   const SIZE = 64, CENTRE = SIZE / 2, WIDTH = 12; // pixels of the icon, the middle and the ring's width
-  const COLOURS = { running: '#4450c8', done: '#15803d', failed: '#b42318' };
+  const COLOURS = { running: '#a8155f', done: '#17693b', failed: '#b3261e' };
   const icon = document.querySelector('link[rel~="icon"]') || document.createElement('link');
   icon.rel = 'icon';
   const usual = icon.getAttribute('href');

@@ -97,7 +97,10 @@ const carried = (event) => {
     && !(event.target.closest && event.target.closest(TAKES_VIDEOS));
 };
 const own = (event) => event.target.closest && root.contains(event.target) && event.target.closest('.drop');
-const over = (is) => document.body.classList.toggle('drops-video', is);
+const over = (is) => {
+  document.body.dataset.drop = textOf('restore.over');
+  document.body.classList.toggle('drops-video', is);
+};
 document.addEventListener('dragover', (event) => {
   const ours = carried(event) || Boolean(own(event));
   over(ours);

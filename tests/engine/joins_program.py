@@ -1,0 +1,105 @@
+"""Ranks with compiled blocks that join and leave again and again: `python -m tests.engine.joins_program FOLDER SPLIT…`.
+
+SPLIT is GUIDANCE×SEQUENCE, such as 1x2, of one group after another; the ranks that it does not need wait. The first
+rank has rendered before, alone, and the second is made anew in between, as the processes of two GPUs are when they also
+render by themselves. One process imports torch and forks the ranks. Each compares the
+predictions of a tiny transformer, for even and uneven numbers of tokens, with its own eager ones without a group, and
+prints how many graphs it has built after each time. Exit code 0 when every bit was equal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch._dynamo
+from diffusers import WanTransformer3DModel
+
+from tests.engine.heads_program import CPU, SIZES, predict
+from wan_ui.engine.compile import CompiledBlocks
+from wan_ui.engine.parallel import join
+from wan_ui.engine.split import GroupPlace, Split
+from wan_ui.errors import ExchangeFailed
+
+RENEWED = 1  # before which of the groups the second rank is made anew
+SECONDS = 240  # until a rank that waits for the other is given up
+
+
+def captured(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
+    """The graph as it was captured, run op by op."""
+    return module.forward
+
+
+def compiled(transformer: WanTransformer3DModel) -> CompiledBlocks:
+    blocks = CompiledBlocks("exact", captured)
+    blocks.install(transformer)
+    return blocks
+
+
+def render(rank: int, folder: str, splits: Sequence[Split]) -> bool:
+    """Whether all predictions of this rank had the bits of eager ones without a group."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    transformer = WanTransformer3DModel(
+        num_attention_heads=4, attention_head_dim=12, text_dim=16, freq_dim=32, ffn_dim=64, num_layers=5
+    ).eval()
+    expected = [predict(transformer, size) for size in SIZES]
+    blocks = compiled(transformer)
+    is_equal = True
+    if not rank:
+        blocks.adapters_changed(transformer)
+        is_equal = all(map(torch.equal, expected, [predict(transformer, size) for size in SIZES]))
+    graphs = []
+    for time, split in enumerate(splits):
+        if rank >= split.ranks:
+            continue
+        if rank == 1 and time == RENEWED:
+            blocks.remove(transformer)
+            blocks = compiled(transformer)
+        group = join(GroupPlace(split, rank, f"{folder}/rendezvous{time}"), CPU)
+        with group.divided([transformer]), blocks.checked_together(group.all_agree):
+            together = [predict(transformer, size) for size in SIZES]
+        group.close()
+        is_equal = is_equal and all(map(torch.equal, expected, together)) and blocks.refused is None
+        graphs.append(blocks.graphs)
+    if not rank:
+        print(*graphs, flush=True)
+    return is_equal and (rank > 1 or misses_a_rank(rank, folder))
+
+
+def misses_a_rank(rank: int, folder: str) -> bool:
+    """Whether the first of two ranks notices that the second sends it nothing."""
+    group = join(GroupPlace(Split(2), rank, f"{folder}/alone"), CPU)
+    try:
+        if not rank:
+            group.check(seconds=0.1)
+    except ExchangeFailed:
+        return group.all_agree(True)
+    return bool(rank) and group.all_agree(True)
+
+
+def main() -> int:
+    folder, *names = sys.argv[1:]
+    splits = [Split(*map(int, name.split("x"))) for name in names]
+    children = []
+    for rank in range(max(split.ranks for split in splits)):
+        child = os.fork()
+        if not child:
+            signal.alarm(SECONDS)
+            try:
+                os._exit(0 if render(rank, folder, splits) else 1)
+            finally:
+                traceback.print_exc()
+                os._exit(2)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return max(map(abs, codes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""A group of which a slot fails, stops late or is not there yet: what is raised, and which processes are ended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.fakes import PATIENCE
+from tests.jobs.helpers import body
+from tests.waiting import wait_until
+from wan_ui.engine.result import Clip, OnProgress, ignore_progress
+from wan_ui.engine.split import GroupPlace, Split
+from wan_ui.errors import Cancelled, FramesNotFinite, GroupLost, OutOfMemory, RenderFailed, RenderTimedOut, SlotLost
+from wan_ui.pool.groups import GroupLimits, SlotGroup
+from wan_ui.pool.slots import Check
+from wan_ui.request import Generation, parse, resolve
+
+CLIP = Clip(np.zeros((1, 64, 64, 3), np.uint8), 64, 64, 1, 16, 1)
+(GENERATION,) = resolve(parse(body(1)), store_image=str)
+
+
+class Scripted:
+    """A slot whose render is a function of its check."""
+
+    is_started = True
+    device_name = "fake GPU"
+
+    def __init__(self, name: str, script: Callable[[Check], object]) -> None:
+        self.name = name
+        self.ended = threading.Event()
+        self._script = script
+
+    def render(
+        self,
+        generation: Generation,
+        on_progress: OnProgress,
+        check: Check,
+        place: GroupPlace | None = None,
+        lossless: bool = False,
+    ) -> Clip:
+        self._script(check)
+        return CLIP
+
+    def end(self) -> None:
+        self.ended.set()
+
+
+def renders(check: Check) -> None:
+    """Ends at once."""
+
+
+def waits(check: Check) -> None:
+    """Renders until it is told to stop: a slot that has not started yet, or waits for the others."""
+    wait_until(lambda: check())
+
+
+def fails(error: Exception) -> Callable[[Check], None]:
+    def script(check: Check) -> None:
+        raise error
+
+    return script
+
+
+def group_of(leader: Callable[[Check], object], member: Callable[[Check], object], **limits: float) -> SlotGroup:
+    return SlotGroup([Scripted("GPU 0", leader), Scripted("GPU 1", member)], Split(2), GroupLimits(**limits))
+
+
+def ended(group: SlotGroup) -> list[bool]:
+    return [slot.ended.is_set() for slot in group.slots if isinstance(slot, Scripted)]
+
+
+def run(group: SlotGroup, check: Check = lambda: None) -> Clip:
+    return group.render(GENERATION, ignore_progress, check)
+
+
+@pytest.mark.parametrize(
+    ("leader", "member", "after"),
+    [
+        (waits, fails(SlotLost("The process ended.")), "SLOT_LOST"),
+        (waits, fails(OutOfMemory("Not enough memory.")), "OUT_OF_MEMORY"),
+        (fails(RenderFailed("The other one closed the connection.")), waits, "RENDER_FAILED"),
+        (fails(SlotLost("The process ended.")), renders, "SLOT_LOST"),
+    ],
+)
+def test_one_that_fails_ends_the_group_and_all_its_processes(
+    leader: Callable[[Check], object], member: Callable[[Check], object], after: str
+) -> None:
+    group = group_of(leader, member)
+    with pytest.raises(GroupLost) as lost:
+        run(group)
+    assert lost.value.details["after"] == after
+    assert ended(group) == [True, True]
+
+
+@pytest.mark.parametrize("error", [FramesNotFinite("No numbers."), Cancelled("Canceled.")])
+def test_an_error_of_the_request_and_a_cancel_leave_those_that_stop(error: Exception) -> None:
+    group = group_of(fails(error), waits, stop=PATIENCE)
+    with pytest.raises(type(error)):
+        run(group)
+    assert ended(group) == [False, False]
+
+
+def test_a_time_limit_ends_all() -> None:
+    def is_late() -> None:
+        raise RenderTimedOut("Too long.")
+
+    group = group_of(waits, waits)
+    with pytest.raises(RenderTimedOut):
+        run(group, is_late)
+    assert ended(group) == [True, True]
+
+
+def test_one_that_does_not_leave_is_ended() -> None:
+    group: SlotGroup
+
+    def stays(check: Check) -> None:
+        wait_until(lambda: ended(group)[1])
+
+    group = group_of(renders, stays, leave=0.01)
+    assert run(group) is CLIP
+    assert ended(group) == [False, True]
+
+
+def test_a_call_that_never_returns_ends_the_process() -> None:
+    code = "import threading; from wan_ui.pool.slot_process import ended_after\n"
+    code += "with ended_after(0.01): threading.Event().wait()"
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, check=False).returncode == 70
