@@ -236,7 +236,8 @@ def presses(browser: Browser, address: str) -> dict[str, float]:
         page = context.new_page()
         load(page, address)
         compare = float(page.evaluate(COMPARE))
-        page.close()
+    # A profile of its own: a page opens on the tab that was left.
+    with opened(browser, DESKTOP) as context:
         page = context.new_page()
         load(page, address)
         stops = tab_stops(page)
