@@ -115,7 +115,7 @@ async def load(app: App, clients: int, jobs: int, pages: int) -> tuple[Seen, See
         base_url=f"http://127.0.0.1:{app.port}", timeout=60, trust_env=False, limits=limits
     ) as client:
         config = (await client.get("/config")).json()
-        look = next(d for d in config["dependencies"] if d["api_name"] == "look" and d["targets"][0][1] == "click")
+        look = next(event for event in config["dependencies"] if event["api_name"] == "on_look")
         async with asyncio.TaskGroup() as group:
             endless = [
                 group.create_task(page_polling(busy, client, look, f"page{number:03}")) for number in range(pages)

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
@@ -261,6 +261,28 @@ def test_checkpoints_of_a_job_in_the_order_of_training(page: Page, compare_app: 
     start(page)
     expect(cells(page, "done")).to_have_count(4)
     assert page.locator("#player thead th").all_inner_texts() == ["no LoRA", "cat_000000500", "cat_000001000", "cat"]
+
+
+def test_a_late_count_of_older_axes_is_replaced(page: Page, compare_app: App) -> None:
+    held: list[Route] = []
+
+    def hold_first_count(route: Route) -> None:
+        """Any but the questions for a job's checkpoints, which name its folder."""
+        if held or '"folder"' in (route.request.post_data or ""):
+            route.continue_()
+        else:
+            held.append(route)
+
+    prepare(page, compare_app, 1403)
+    compare_tab(page)
+    expect(count_line(page)).to_contain_text("videos")
+    page.route("**/queue/join**", hold_first_count)
+    field(page, "Columns").select_option(label="LoRA file or checkpoint")  # without values there is nothing to count
+    field(page, "Columns: all checkpoints of a job").select_option(label="job")
+    expect(field(page, "Columns: values")).not_to_have_value("")
+    with page.expect_request("**/queue/join**"):  # asked again as soon as the late answer is there
+        held[0].continue_()
+    expect(count_line(page)).to_contain_text("4 videos")
 
 
 def test_a_cells_settings_go_back_into_the_form(page: Page, compare_app: App) -> None:

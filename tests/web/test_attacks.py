@@ -637,7 +637,7 @@ def test_no_visitor_reads_anothers_uploads_in_gradio(shared: Server) -> None:
 def test_no_visitor_hears_or_sends_anothers_events(shared: Server) -> None:
     with shared.browser() as one, shared.browser() as other, shared.client() as program:
         config = one.get("/config").json()
-        look = next(d for d in config["dependencies"] if d["api_name"] == "look" and d["targets"][0][1] == "click")
+        look = next(event for event in config["dependencies"] if event["api_name"] == "on_look")
         event = {"fn_index": look["id"], "data": [None] * len(look["inputs"]), "session_hash": "of-one"}
         with one.stream("GET", "/gradio_api/heartbeat/of-one") as beat:
             assert beat.status_code == 200
@@ -645,7 +645,7 @@ def test_no_visitor_hears_or_sends_anothers_events(shared: Server) -> None:
             for stranger in (other, program):
                 for route in ("/gradio_api/heartbeat/of-one", "/gradio_api/queue/data?session_hash=of-one"):
                     assert stranger.get(route).status_code == 404
-                for route in ("run/predict", "queue/join", "reset", "cancel", "api/look"):
+                for route in ("run/predict", "queue/join", "reset", "cancel", "api/on_look"):
                     assert stranger.post(f"/gradio_api/{route}", json=event).status_code == 404
             assert one.post("/gradio_api/run/predict", json=event).status_code == 200
             mine = {**event, "session_hash": "of-other"}

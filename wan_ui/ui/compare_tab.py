@@ -111,7 +111,7 @@ class CompareTab:
         ).then(**POLL, fn=None, js="() => document.dispatchEvent(new Event('wan-ui-axes'))")
         edited = [self.base, self.axes]
         self.axes.input(self.on_edit, edited, [self.count, self.draft], trigger_mode="always_last", **EDIT)
-        self.axes.click(self.on_folder, edited, [self.axes, self.count, self.draft], **EDIT)
+        self.axes.click(self.on_folder, edited, self.axes, **EDIT)
 
     def _connect_board(self) -> None:
         panel, view, looking = self.status_panel, self.view[1:], [self.shown, self.seen]
@@ -259,7 +259,7 @@ class CompareTab:
             return {self.axes: gr.HTML(folders=self._jobs())}
         two = base is not None and MODELS[base["model"]].two_transformers
         typed = typed.with_text(str(event.name), "\n".join(self._checkpoints(folder, two)))
-        return {self.axes: gr.HTML(typed.value), **self._counted(base, typed)}
+        return {self.axes: gr.HTML(typed.value)}  # which the page then asks to count
 
     def _checkpoints(self, folder: str, two: bool) -> list[str]:
         """The files of a training job in training order; of a pair one half stands for both."""

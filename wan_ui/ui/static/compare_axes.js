@@ -26,6 +26,11 @@ const arrange = () => {
     trigger('click', { name: '', folder: '' });
   }
 };
+// An open page asks how many cells there are, for the axes as they are now. All such answers come in order: the page
+// sends the next question only when the last one is answered.
+const count = () => {
+  if (window.wanUi && window.wanUi.isFilling && !window.wanUi.isFilling(FORM)) trigger('input', {});
+};
 const tell = () => {
   const value = { axes: [...axes.flatMap((axis) => [axis.field.value, axis.values.value]), baseline.checked] };
   drawnValue = JSON.stringify(value);
@@ -62,6 +67,7 @@ const drawValue = () => {
   });
   baseline.checked = value.axes[2 * axes.length];
   arrange();
+  count();
 };
 const drawFolders = () => {
   const text = JSON.stringify(props.folders || []);
