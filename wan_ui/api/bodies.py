@@ -20,6 +20,7 @@ from wan_ui.errors import BadJson, InvalidRequest, PayloadTooLarge, WanUIError
 from wan_ui.field_errors import check_count, invalid_request, items_of
 from wan_ui.files import disk_full_mapped
 from wan_ui.web.asgi import BodyPieces
+from wan_ui.web.form_parts import PartHeaders
 
 FIELD = "file"
 _OVERHEAD = 64 * 1024  # bytes of a form that are not the file: boundaries and headers
@@ -194,16 +195,11 @@ class _Form:
         self._out = out
         self._limit = limit
         self._size = 0
-        self._header = (bytearray(), bytearray())
-        self._disposition = b""
+        self._part = PartHeaders()
         self._parser = MultipartParser(
             boundary,
             {
-                "on_part_begin": self._begin_part,
-                "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
-                "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._check_field,
+                **self._part.callbacks(self._check_field),
                 "on_part_data": self._write_data,
                 "on_end": self._end,
             },
@@ -215,17 +211,8 @@ class _Form:
         """Parses the next bytes of the body."""
         self._parser.write(chunk)
 
-    def _begin_part(self) -> None:
-        self._disposition = b""
-
-    def _end_header(self) -> None:
-        name, value = (bytes(part) for part in self._header)
-        self._header = (bytearray(), bytearray())
-        if name.lower() == b"content-disposition":
-            self._disposition = value
-
     def _check_field(self) -> None:
-        _, options = parse_options_header(self._disposition)
+        options = self._part.options()
         field = options.get(b"name", b"").decode("utf-8", "replace")[:80]
         if field != FIELD or self.name is not None:
             raise _invalid(f"the form takes one field, {FIELD}", field or "body")

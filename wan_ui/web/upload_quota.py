@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -20,9 +19,7 @@ from wan_ui.errors import DiskFull, InvalidRequest, WanUIError
 from wan_ui.files import is_disk_full
 from wan_ui.web.asgi import HeldResponse, error_response
 from wan_ui.web.auth import UPLOAD_PATH
-
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
+from wan_ui.web.form_parts import PartHeaders
 
 LOOK_BYTES = 1 << 20  # of a body between two checks of the disk
 _PARTS = "tmp*"  # the names of Python's tempfile, which Gradio writes a body under until it is complete
@@ -105,19 +102,11 @@ class _FormCheck:
     """Finds the parts of a form that are no files, as its body arrives. What is no form, Gradio refuses itself."""
 
     def __init__(self, content_type: str) -> None:
-        self._header = (bytearray(), bytearray())
-        self._disposition = b""
+        self._part = PartHeaders()
         self._error: WanUIError | None = None
         boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
-        callbacks: MultipartCallbacks = {
-            "on_part_begin": self._begin_part,
-            "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
-            "on_header_end": self._end_header,
-            "on_headers_finished": self._check_part,
-        }
         try:
-            self._parser = MultipartParser(boundary, callbacks) if boundary else None
+            self._parser = MultipartParser(boundary, self._part.callbacks(self._check_part)) if boundary else None
         except MultipartParseError:  # a boundary that is too long
             self._parser = None
 
@@ -132,16 +121,7 @@ class _FormCheck:
                 self._error = InvalidRequest(f"The body is {problem}.", fields=[{"loc": "body", "msg": problem}])
         return self._error
 
-    def _begin_part(self) -> None:
-        self._disposition = b""
-
-    def _end_header(self) -> None:
-        name, value = (bytes(part) for part in self._header)
-        self._header = (bytearray(), bytearray())
-        if name.lower() == b"content-disposition":
-            self._disposition = value
-
     def _check_part(self) -> None:
-        if b"filename" not in parse_options_header(self._disposition)[1]:
+        if b"filename" not in self._part.options():
             problem = "every part of the form must be a file"
             self._error = InvalidRequest(f"body: {problem}.", fields=[{"loc": "body", "msg": problem}])
