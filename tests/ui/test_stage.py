@@ -141,8 +141,9 @@ def test_targets_on_touch_are_large(browser: Browser, app: App):
         assert small_ones == []
 
 
-TOPS = """() => Object.fromEntries(['#now', '#result', '#bench', '#restore', '#top > .tab-wrapper', 'button.generate'].map(
-    (selector) => [selector, Math.round(document.querySelector(selector).getBoundingClientRect().top)]))"""
+TOPS = """() => Object.fromEntries(
+    ['#now', '#result', '#bench', '#restore', '#top > .tab-wrapper', 'button.generate'].map((selector) =>
+        [selector, Math.round(document.querySelector(selector).getBoundingClientRect().top)]))"""
 
 
 def test_a_phone_has_the_stage_first_and_tabs_and_generate_at_hand(browser: Browser, app: App, held_render: FakeRender):

@@ -55,7 +55,8 @@ class Line:
 class Card:
     """What the status card shows. `problem` is a sentence in place of `text`, `code` the error's.
 
-    `left` is the time left of the whole job. `tab_title` is what the browser's tab says meanwhile, see progress_title.js; "" for its usual title.
+    `left` is the time left of the whole job. `tab_title` is what the browser's tab says meanwhile, see
+    progress_title.js; "" for its usual title.
     """
 
     state: str
