@@ -157,7 +157,10 @@ async def _socket(socket: WebSocket) -> None:
 @pytest.fixture
 def client() -> TestClient:
     app = Starlette(routes=[Route("/", _page, methods=["GET", "POST"]), WebSocketRoute("/ws", _socket)])
-    return TestClient(OriginCheck(app, ["studio.example", "link.example"], secure_host=lambda: "link.example"), base_url="http://localhost:7860")
+    return TestClient(
+        OriginCheck(app, ["studio.example", "link.example"], secure_host=lambda: "link.example"),
+        base_url="http://localhost:7860",
+    )
 
 
 def test_a_request_passes(client: TestClient) -> None:
