@@ -116,7 +116,7 @@ class Denoiser:
                 guidance = replace(guidance, group=self._runtime.group)
                 stack.enter_context(self._runtime.group.divided(list(self._components.transformers.values())))
                 if plan.compiled is not None:
-                    stack.enter_context(plan.compiled.checked_together(self._runtime.group.all_agree))
+                    stack.enter_context(plan.compiled.checked_together(self._runtime.group.all_agree, str(self._runtime.group.split)))
             return self._run(plan, noise, guidance, progress, cache)
 
     def _run(
