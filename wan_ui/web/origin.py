@@ -4,9 +4,11 @@ Only this server's own page may send requests through a browser.
 
 A web page of another site could use this server through its visitor's browser in three ways: by a cross-origin request
 (the Origin header names the other site), by DNS rebinding (the Host header does), or by naming an address of it as an
-image, script or frame, which browsers request without an Origin (Sec-Fetch-Site says that it was another site). A page of
-http is another site for a server that is reached over https: whoever controls the network can write it. A request that
-states its length in two ways may end at different places for this server and for a proxy before it (RFC 9112, 6.1).
+image, script or frame, which browsers request without an Origin (Sec-Fetch-Site says that it was another site).
+
+A page of http is another site for a server that is reached over https: whoever controls the network can write it. A
+request that states its length in two ways may end at different places for this server and for a proxy before it (RFC
+9112, 6.1).
 """
 
 from __future__ import annotations
