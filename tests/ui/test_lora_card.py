@@ -332,7 +332,7 @@ def test_hostile_metadata_is_text_and_the_trigger_word_is_filled_in_only_on_a_pr
     open_page(page, lora_app)
     choose_lora(page, "evil.safetensors")
     expect(lora(page, "evil")).to_contain_text(EVIL)
-    expect(page.locator("#loras img")).to_have_count(0)
+    expect(page.locator("#loras .items img")).to_have_count(0)
     expect(field(page, "Trigger word")).to_have_value("")
     lora(page, "evil").get_by_role("button", name="Use trigger word").click()
     expect(field(page, "Trigger word")).to_have_value(EVIL)
@@ -442,7 +442,7 @@ def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["ligh
     expect(lora(page, "any_14b")).to_contain_text("Probably compatible")
     widths = page.evaluate(
         """() => [document.documentElement.scrollWidth, ...[...document.querySelectorAll('#workspace *')]
-            .filter((e) => e.offsetParent && !e.closest('.jobs, svg, #size-chips .chips'))
+            .filter((e) => e.offsetParent && !e.closest('.jobs, svg, #size-chips .chips, #result .acts'))
             .map((e) => Math.ceil(e.getBoundingClientRect().right))]"""
     )
     assert max(widths) <= 390
