@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser_fixture import new_context
+from tests.browser_fixture import listening, new_context
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
 from tests.ui.page_object import open_page
@@ -85,8 +85,8 @@ def test_there_are_few_components(document: str):
 def test_the_document_names_all_that_the_opening_page_loads(page: Page, app: App, document: str):
     """Else the browser learns of it from one script after the other."""
     loaded: list[str] = []
-    page.on("request", lambda request: loaded.append(request.url.removeprefix(app.url)))
-    open_page(page, app)
+    with listening(page, "request", lambda request: loaded.append(request.url.removeprefix(app.url))):
+        open_page(page, app)
     named = re.findall(r'(?:href|src)="(?:\./)?([^"]+)"', document)
     assert [path for path in loaded if path.startswith("assets/") and path not in named] == []
     assert len(loaded) <= MOST_REQUESTS

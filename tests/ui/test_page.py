@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.browser_fixture import new_context
+from tests.browser_fixture import listening, new_context
 from tests.fakes import FakeRender
 from tests.jobs.helpers import body
 from tests.lora_files import write_lora
@@ -439,8 +439,8 @@ def test_a_poll_leaves_a_playing_video_alone(page: Page, app: App):
 
 def test_nothing_is_fetched_from_elsewhere(page: Page, app: App):
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    open_page(page, app)
+    with listening(page, "request", lambda request: asked.append(request.url)):
+        open_page(page, app)
     assert [url for url in asked if not url.startswith((app.url, "data:", "blob:"))] == []
 
 

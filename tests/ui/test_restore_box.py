@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.fakes import FakeRender
 from tests.golden_cases import CHECKPOINTS
@@ -176,9 +176,9 @@ def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path:
 
 
 def test_a_file_that_is_none_of_ours_is_refused_and_the_form_stays(
-    context: BrowserContext, app: App, tmp_path: Path
+    refused_page: Page, app: App, tmp_path: Path
 ) -> None:
-    page = context.new_page()  # the browser itself notes the refusals in its console
+    page = refused_page
     open_page(page, app)
     prompt = page.get_by_label("Prompt", exact=True).locator("visible=true")
     prompt.fill("mine")
