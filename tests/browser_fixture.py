@@ -15,7 +15,7 @@ import pytest
 from tests.waiting import SECONDS
 
 if TYPE_CHECKING:  # imported where it is used: the other tests, the GPU's among them, run without it
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Frame, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Frame, Page, ViewportSize
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 REQUIRED = "WAN_UI_REQUIRE_BROWSER"
@@ -86,8 +86,7 @@ def new_context(browser: Browser, **options: Any) -> BrowserContext:
     return context
 
 
-VIEWPORT = {"width": 1280, "height": 900}
-MEDIA = {"media": "null", "color_scheme": "null", "reduced_motion": "null", "forced_colors": "null"}
+VIEWPORT: ViewportSize = {"width": 1280, "height": 900}
 
 
 class KeptPage:
@@ -109,8 +108,12 @@ class KeptPage:
             self._context = new_context(self._browser, viewport=VIEWPORT)
             page = self._context.new_page()
             self.errors = heard(page)
-            page.on("framenavigated", lambda frame: self._origins.add("/".join(frame.url.split("/")[:3])))
+            page.on("framenavigated", self._note_origin)
         return self._context
+
+    def _note_origin(self, frame: Frame) -> None:
+        if frame.url.startswith("http"):
+            self._origins.add("/".join(frame.url.split("/")[:3]))
 
     def forget(self) -> None:
         """Makes of the page that of a new visitor: no cookies, stored values, permissions and settings of its own."""
@@ -121,13 +124,13 @@ class KeptPage:
         page.unroute_all(behavior="ignoreErrors")
         page.goto("about:blank")  # so that nothing is stored later
         devtools = context.new_cdp_session(page)
-        for origin in self._origins - {"about:blank"}:
+        for origin in self._origins:
             devtools.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": STORED})
         devtools.detach()
         self._origins.clear()
         context.clear_cookies()
         context.clear_permissions()
-        page.emulate_media(**MEDIA)
+        page.emulate_media(media="null", color_scheme="null", reduced_motion="null", forced_colors="null")
         if page.viewport_size != VIEWPORT:
             page.set_viewport_size(VIEWPORT)
         page.mouse.move(0, 0)

@@ -46,12 +46,18 @@ DROP = """([name, type, data]) => {
 }"""
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[App]:
-    for seed, name in enumerate(PAIR):
-        write_lora(tmp_path / "loras" / name, seed=seed)
-    with running(tmp_path, FakeRender(), configs=Checkpoints(CHECKPOINTS).transformer_config) as app:
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    folder = tmp_path_factory.mktemp("restore")
+    with running(folder, FakeRender(), configs=Checkpoints(CHECKPOINTS).transformer_config) as app:
         yield app
+
+
+@pytest.fixture(autouse=True)
+def _files(app: App) -> None:
+    """The two LoRA files as they were."""
+    for seed, name in enumerate(PAIR):
+        write_lora(app.folder / "loras" / name, seed=seed)
 
 
 def first_frame(app: App) -> str:
@@ -123,8 +129,8 @@ def test_what_differs_is_said_and_a_file_of_the_same_name_is_not_used(page: Page
     shutil.copy(app.service.clip_path(job.id, 0, LOCAL_ACCESS), clip)
     image = job.generations[0].image
     assert image is not None
-    (tmp_path / "images" / image).unlink()
-    write_lora(tmp_path / "loras" / PAIR[1], seed=99)
+    (app.folder / "images" / image).unlink()
+    write_lora(app.folder / "loras" / PAIR[1], seed=99)
     open_page(page, app)
     unfold(page)
     choose(page, clip)

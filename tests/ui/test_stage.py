@@ -21,7 +21,7 @@ from wan_ui.errors import OutOfMemory
 
 pytestmark = pytest.mark.browser
 
-TABS = 6
+TABS = 3
 HIDE = """hidden => {
     Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden });
     document.dispatchEvent(new Event('visibilitychange'));
