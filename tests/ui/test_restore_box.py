@@ -160,6 +160,9 @@ def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path:
     grid.write(tmp_path / "grid.mp4", board(app.service, job, LOCAL_ACCESS), embedded_metadata.of_grid(job))
     shutil.copy(app.service.clip_path(job.id, 0, LOCAL_ACCESS), tmp_path / "cell.mp4")
     open_page(page, app)
+    open_tab(page, "Compare")  # its opening has its answer, which would replace what is loaded before
+    expect(page.locator(".compare-form .summary")).to_be_visible()
+    open_tab(page, "Generate")
     choose(page, tmp_path / "cell.mp4")
     said(page, "The settings of cell.mp4 (low scale")
     expect(page.get_by_role("tab", name=ROW.label, exact=True)).to_have_attribute("aria-selected", "true")
