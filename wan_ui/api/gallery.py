@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import FileResponse, Response
+from pydantic import StringConstraints
 
 from wan_ui.api import comparisons
 from wan_ui.api.dependencies import CurrentAccess, Json, Service, State
@@ -24,6 +25,7 @@ from wan_ui.jobs.gallery import LARGEST_PAGE, PAGE, Entry, Filter, Kind
 from wan_ui.media import video as mp4
 from wan_ui.models import label_of
 from wan_ui.provenance import embedded_metadata
+from wan_ui.web.stored_file import StoredFile
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -37,8 +39,12 @@ Cursor = Annotated[
 ]
 Limit = Annotated[int, Query(description="Entries of a page.", ge=1, le=LARGEST_PAGE)]
 ModelId = Annotated[str | None, Query(description="Only entries of this model id.", max_length=200)]
-LoraName = Annotated[
-    str | None, Query(description="Only entries made with this LoRA: its file's name or SHA-256.", max_length=400)
+LoraNames = Annotated[
+    list[Annotated[str, StringConstraints(max_length=400)]] | None,
+    Query(
+        description="Only entries made with this LoRA: its file's name or SHA-256. Several: with one of them.",
+        max_length=LARGEST_PAGE,
+    ),
 ]
 JobId = Annotated[str | None, Query(description="Only entries of this request.", max_length=200)]
 Words = Annotated[
@@ -64,14 +70,14 @@ router = APIRouter()
 
 def _filter(
     model: ModelId = None,
-    lora: LoraName = None,
+    lora: LoraNames = None,
     job: JobId = None,
     q: Words = None,
     kept: Kept = False,
     kind: OfKind = None,
     order: Order = "newest",
 ) -> Filter:
-    return Filter(model or None, lora or None, job or None, q or None, kept, kind, order == "oldest")
+    return Filter(model or None, tuple(filter(None, lora or ())), job or None, q or None, kept, kind, order == "oldest")
 
 
 def settings_of(service: JobService, entry: Entry, access: Access) -> dict[str, Any]:
@@ -155,7 +161,7 @@ def gallery_zip(state: State, service: Service, access: CurrentAccess, ids: Ids)
             for file_name, clip in clips.items():
                 archive.write(clip, file_name)
 
-    return comparisons.download(state, "gallery.zip", "gallery.zip", "application/zip", write)
+    return comparisons.download(state, "gallery.zip", "application/zip", write, clips.values())
 
 
 def _file_name(prompt: str) -> str:
@@ -195,7 +201,7 @@ async def keep_entry(service: Service, access: CurrentAccess, entry_id: EntryId,
     responses=errors(404, 409, 422, 503),
 )
 def delete_entry(service: Service, access: CurrentAccess, entry_id: EntryId) -> Response:
-    """Only for entries that the sender may change."""
+    """Only for entries that the sender may change. A request that ended without a video is deleted by its id."""
     service.delete_entry(entry_id, access)
     return Response(status_code=204)
 
@@ -218,7 +224,7 @@ def entry_poster(
         with state.posters.hold():
             path = service.make_poster(found)
     headers = {**_HEADERS, "Cache-Control": "private"}
-    return FileResponse(path, media_type="image/jpeg", stat_result=path.stat(), headers=headers)
+    return StoredFile(path, "image/jpeg", headers)
 
 
 @router.get(
