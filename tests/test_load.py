@@ -106,8 +106,11 @@ async def until_done(seen: Seen, app: App, client: httpx.AsyncClient, total: int
         await asyncio.sleep(0.5)
 
 
-async def load(app: App, clients: int, jobs: int, pages: int) -> tuple[Seen, Seen]:
-    """All of it at once; what was seen until the last job was done, and what then, with only the pages left."""
+async def load(app: App, clients: int, jobs: int, pages: int, probes: int) -> tuple[Seen, Seen]:
+    """All of it at once; what was seen until the last job was done, and what then, with only the pages left.
+
+    The latter by so many probes.
+    """
     busy, idle = Seen(), Seen()
     # Shorter than the server keeps an idle connection: else one may end just as the next request goes out on it.
     limits = httpx.Limits(max_connections=None, keepalive_expiry=2)
@@ -127,7 +130,8 @@ async def load(app: App, clients: int, jobs: int, pages: int) -> tuple[Seen, See
             probe.cancel()
             idle.ids.update(busy.ids)
             endless.append(group.create_task(probing(idle, client)))
-            await asyncio.sleep(200 * PROBE_SECONDS)
+            while len(idle.probes) < probes:
+                await asyncio.sleep(PROBE_SECONDS)
             for task in endless:
                 task.cancel()
     return busy, idle
@@ -163,7 +167,7 @@ def in_a_loop_of_its_own(work: Coroutine[Any, Any, tuple[Seen, Seen]]) -> tuple[
 
 
 def test_a_tenth_of_the_load(app: App, tmp_path: Path) -> None:
-    busy, idle = in_a_loop_of_its_own(load(app, clients=10, jobs=10, pages=4))
+    busy, idle = in_a_loop_of_its_own(load(app, clients=10, jobs=10, pages=4, probes=10))
     nothing_lost_or_doubled(app, busy, tmp_path / "data")
     assert set(busy.answers) | set(idle.answers) == {200}
 
@@ -172,7 +176,7 @@ def test_a_tenth_of_the_load(app: App, tmp_path: Path) -> None:
 @pytest.mark.timeout(2 * PATIENCE)
 def test_a_hundred_clients_with_ten_jobs_each_while_forty_pages_poll(app: App, tmp_path: Path) -> None:
     begun = time.monotonic()
-    busy, idle = in_a_loop_of_its_own(load(app, clients=100, jobs=10, pages=40))
+    busy, idle = in_a_loop_of_its_own(load(app, clients=100, jobs=10, pages=40, probes=150))
     grown = (busy.memory[1000] - busy.memory[200]) / MEGABYTE
     print(
         f"\n1,000 jobs in {time.monotonic() - begun:.0f} s; {sum(busy.answers.values())} answers; "
