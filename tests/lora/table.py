@@ -75,7 +75,8 @@ def table() -> str:
     with tempfile.TemporaryDirectory() as name:
         for form in FORMATS:
             ours = convert(FORMATS[form](TINY).save(Path(name) / "ours.safetensors"), FORMATS[form](TINY).slot)
-            lines.append(f"| {form} | exact ({len(ours.modules)} changes) | {plain_result(form, Path(name), components)} |")
+            plain = plain_result(form, Path(name), components)
+            lines.append(f"| {form} | exact ({len(ours.modules)} changes) | {plain} |")
     return "\n".join(lines)
 
 
