@@ -30,8 +30,7 @@ from typing import Any
 import httpx
 
 from tests.attacks.files import config, film, many_scans, squeezable, zipped
-from tests.attacks.process import SilentHost
-from tests.attacks.server import PASSWORD, USER, Server, until_ended, watched_memory
+from tests.attacks.server import PASSWORD, USER, Server, SilentHost, until_ended, watched_memory
 
 QUICK = 0.1  # seconds within which health is to be answered
 BESIDE = 3.0  # times as long as on the quiet server, beside a render

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -61,6 +62,9 @@ class FileOwners(Protocol):
     def record_owner(self, visitor: str, kind: FileKind, file_id: str) -> None:
         """Record that a browser uploaded a file; recording it again changes nothing."""
 
+    def record_owners(self, visitor: str, kind: FileKind, file_ids: Sequence[str]) -> None:
+        """As `record_owner` for many files."""
+
     def is_owner(self, visitor: str, kind: FileKind, file_id: str) -> bool:
         """Whether a browser uploaded this file."""
 
@@ -79,6 +83,11 @@ class UploadedFiles:
         """Record that the caller uploaded a file. A caller without a browser is not recorded."""
         if self._owners is not None and access.identity.visitor is not None:
             self._owners.record_owner(access.identity.visitor, self._kind, file_id)
+
+    def record_owners(self, file_ids: Sequence[str], access: Access) -> None:
+        """As `record_owner` for many files."""
+        if self._owners is not None and access.identity.visitor is not None:
+            self._owners.record_owners(access.identity.visitor, self._kind, file_ids)
 
     def is_owner(self, file_id: str, access: Access) -> bool:
         """Whether the caller uploaded a file; without a browser, whether the caller may use every file."""

@@ -488,16 +488,21 @@ def _forgets(blocks: gr.Blocks) -> Forget:
 
 def _middleware(app: ASGIApp, services: Services, settings: Settings, sign_in: SignIn, additions: Additions) -> ASGIApp:
     """An app inside authentication, origin check, language, compression and security headers, from the inside out."""
+
+    def secure_host() -> str | None:
+        return sign_in.tunnel.host if (sign_in.tunnel.url or "").startswith("https:") else None
+
     auth = Auth(
         app,
         services.sessions,
         sign_in.credentials,
-        secure_host=lambda: sign_in.tunnel.host if (sign_in.tunnel.url or "").startswith("https:") else None,
+        secure_host=secure_host,
         upload_problem=services.service.quota_problem,
         move_records=services.store.move_records,
         rules=AuthRules(settings.session_days, settings.max_sign_ins),
     )
-    checked = OriginCheck(auth, partial(sign_in.hosts, settings), addresses=not is_loopback(settings.host))
+    hosts, addresses = partial(sign_in.hosts, settings), not is_loopback(settings.host)
+    checked = OriginCheck(auth, hosts, addresses, secure_host=secure_host)
     return SecurityHeaders(Compression(PageLanguage(checked, additions)))
 
 

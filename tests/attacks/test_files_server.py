@@ -25,7 +25,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.attacks.files import config, film, many_scans, png, squeezable, zipped
-from tests.attacks.server import Server, until_ended, wait_for, watched_memory
+from tests.attacks.server import DEMO, Server, until_ended, wait_for, watched_memory
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     )
     encoder.chmod(0o755)
     server = Server(
-        folder, "--max-disk-gb", "0.25", environment={"IMAGEIO_FFMPEG_EXE": str(encoder), "HF_TOKEN": TOKEN}
+        folder, *DEMO, "--max-disk-gb", "0.25", environment={"IMAGEIO_FFMPEG_EXE": str(encoder), "HF_TOKEN": TOKEN}
     )
     try:
         server.until_ready()

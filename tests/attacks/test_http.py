@@ -13,10 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.attacks.process import BODY, PASSWORD, USER, Process, SilentHost, error_code, running, until
+from tests.attacks.server import PASSWORD, USER, Server, SilentHost, error_code, running, wait_for
 
 pytestmark = pytest.mark.slow
 
+BODY: dict[str, Any] = {"model": "wan21_1b", "prompts": [{"prompt": "a garden", "num_frames": 5}]}
 DESCRIPTORS = 400
 SLOW_SECONDS = 4.0  # after which the server disconnects a client that sends nothing
 WAITING_GUESTS = 30
@@ -25,7 +26,7 @@ EVENT_PATHS = ("run/predict", "call/x", "api/look", "run/look", "call/v2/x", "re
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = {
         "WAN_UI_ALLOW_URL_HOST": "127.0.0.1",
         "WAN_UI_SLOW_CLIENT_SECONDS": f"{SLOW_SECONDS:g}",
@@ -37,24 +38,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 
 @pytest.fixture(scope="module")
-def ann(server: Process) -> Iterator[httpx.Client]:
+def ann(server: Server) -> Iterator[httpx.Client]:
     """A guest."""
     with server.guest() as guest:
         yield guest
 
 
 @pytest.fixture(scope="module")
-def bob(server: Process) -> Iterator[httpx.Client]:
+def bob(server: Server) -> Iterator[httpx.Client]:
     """Another guest."""
     with server.guest() as guest:
         yield guest
 
 
 @pytest.fixture(scope="module")
-def owner(server: Process) -> Iterator[httpx.Client]:
-    with server.client(accept="text/html") as client:
-        assert client.get(server.owner_path).status_code == 303
-        assert client.get("/").status_code == 200
+def owner(server: Server) -> Iterator[httpx.Client]:
+    with server.owner() as client:
         yield client
 
 
@@ -93,10 +92,10 @@ def answer_seconds(client: httpx.Client, event: dict[str, Any], limit: float) ->
 # Gradio's sessions and events
 
 
-def test_f3_session_names_are_short(server: Process, ann: httpx.Client) -> None:
+def test_f3_session_names_are_short(server: Server, ann: httpx.Client) -> None:
     """60 MB of memory for each name of 15 MB, also on routes that do not exist."""
-    server.wait_ready()
-    before = server.memory
+    server.until_ready()
+    before = server.memory()
     answers = set()
     for index in range(6):
         name = f"{index}" + "a" * (4 << 20)
@@ -106,10 +105,10 @@ def test_f3_session_names_are_short(server: Process, ann: httpx.Client) -> None:
     event = {"fn_index": 0, "data": [], "session_hash": "a" * 65}
     answers.add(ann.post("/gradio_api/queue/join", json=event).status_code)
     assert answers <= {404, 413, 422}
-    assert server.memory - before < 60 << 20
+    assert server.memory() - before < 60 << 20
 
 
-def test_f6_answers_that_nobody_asks_for_are_few(server: Process) -> None:
+def test_f6_answers_that_nobody_asks_for_are_few(server: Server) -> None:
     """14 MB of memory for the answer to each event of 10 MB, for as long as nobody asks for it."""
     with server.guest() as guest:
         event = event_of(guest, "on_model", "unheard")
@@ -119,7 +118,7 @@ def test_f6_answers_that_nobody_asks_for_are_few(server: Process) -> None:
     assert answers[0] == 200 and answers[-1] == 429
 
 
-def test_f11_no_event_is_heard_by_another(server: Process, ann: httpx.Client, bob: httpx.Client) -> None:
+def test_f11_no_event_is_heard_by_another(server: Server, ann: httpx.Client, bob: httpx.Client) -> None:
     event = event_of(ann, "on_load_text", "of-ann")
     reply = ann.post("/gradio_api/queue/join", json={**event, "data": ["a secret", None]})
     for name in (reply.json()["event_id"], "of-ann"):
@@ -141,7 +140,7 @@ def test_f12_private_handlers_run_in_the_queue_alone(ann: httpx.Client) -> None:
         assert ann.post(f"/gradio_api/{path}", json=event).status_code == 404, path
 
 
-def test_f26_an_events_id_is_a_text(server: Process, ann: httpx.Client) -> None:
+def test_f26_an_events_id_is_a_text(server: Server, ann: httpx.Client) -> None:
     """And its number one of the page's: another one, or half a character, was answered with 500 and a trace."""
     lines = len(server.lines)
     event = event_of(ann, "look", "dict")
@@ -157,7 +156,7 @@ def test_f26_an_events_id_is_a_text(server: Process, ann: httpx.Client) -> None:
 # Sign-in and sessions
 
 
-def test_f15_a_planted_cookie_ends_at_the_sign_in(server: Process) -> None:
+def test_f15_a_planted_cookie_ends_at_the_sign_in(server: Server) -> None:
     """The guest keeps the cookie that is planted in another's browser, and lists what is sent after the sign-in."""
     with server.guest() as attacker, server.client(accept="text/html") as victim:
         for name, value in attacker.cookies.items():
@@ -168,7 +167,7 @@ def test_f15_a_planted_cookie_ends_at_the_sign_in(server: Process) -> None:
         assert attacker.get(f"/v1/requests/{job}/status").status_code == 404
 
 
-def test_behind_a_proxy_with_https_the_cookie_is_secure(server: Process) -> None:
+def test_behind_a_proxy_with_https_the_cookie_is_secure(server: Server) -> None:
     """The proxy is on this machine, as uvicorn asks of one that it believes."""
     given = {"user": USER, "password": PASSWORD}
     for headers, is_safe in (({"x-forwarded-proto": "https"}, True), ({}, False)):
@@ -182,7 +181,7 @@ def test_behind_a_proxy_with_https_the_cookie_is_secure(server: Process) -> None
             assert browser.get("/v1/models", headers={**other, **sent}).status_code == 401
 
 
-def assert_turns(server: Process) -> None:
+def assert_turns(server: Server) -> None:
     """A guest's first request comes before another's second (F13). Nothing is rendered yet: the engine is not there."""
     with server.guest() as many, server.guest() as one:
         sent = [many.post("/v1/inference", json=BODY).json()["request_id"] for _ in range(4)]
@@ -193,12 +192,12 @@ def assert_turns(server: Process) -> None:
             states = [client.get(f"/v1/requests/{job}/status").json() for client, job in clients]
             return [state["finished_at"] or "" for state in states]
 
-        assert until(lambda: all(ends()), 120), server.output
+        wait_for(lambda: all(ends()))
         assert sorted(ends())[1] == ends()[-1]
 
 
 def test_f16_a_new_password_ends_the_owners_session(
-    server: Process, owner: httpx.Client, tmp_path_factory: pytest.TempPathFactory
+    server: Server, owner: httpx.Client, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """And a planted cookie ends at the owner's address too (F15)."""
     folder = tmp_path_factory.mktemp("password")
@@ -222,9 +221,9 @@ def test_f16_a_new_password_ends_the_owners_session(
 # Slow clients
 
 
-def test_f10_half_sent_requests_end(server: Process, ann: httpx.Client) -> None:
+def test_f10_half_sent_requests_end(server: Server, ann: httpx.Client) -> None:
     """More of them than the process may have open files; then it was silent until they went."""
-    server.wait_ready()
+    server.until_ready()
     heads = (b"", b"GET / HTTP/1.1\r\nHost: ", server.head("POST", "/login", Content_Length="100") + b"\r\nuser=")
     connections = []
     try:
@@ -245,7 +244,7 @@ def test_f10_half_sent_requests_end(server: Process, ann: httpx.Client) -> None:
 
 
 def test_f4_first_frames_that_never_come_delay_nobody(
-    server: Process, ann: httpx.Client, bob: httpx.Client, silent: SilentHost
+    server: Server, ann: httpx.Client, bob: httpx.Client, silent: SilentHost
 ) -> None:
     """They were fetched in the threads that serve all routes: health answered after 18 s."""
     connections = []
@@ -261,7 +260,7 @@ def test_f4_first_frames_that_never_come_delay_nobody(
         )
         connections.append(server.connect(head + b"\r\n" + body))
     try:
-        assert until(lambda: len(silent.connections) > 0, 10)
+        wait_for(lambda: len(silent.connections) > 0)
         with server.program(timeout=QUICK) as program:
             waits = [server.health_seconds(timeout=QUICK)]
             begun = time.monotonic()
@@ -282,7 +281,7 @@ def test_f4_first_frames_that_never_come_delay_nobody(
 
 
 def test_f14_loading_into_the_form_delays_nobody(
-    server: Process, ann: httpx.Client, bob: httpx.Client, silent: SilentHost
+    server: Server, ann: httpx.Client, bob: httpx.Client, silent: SilentHost
 ) -> None:
     """One seat for everybody: four slow ones made all others wait 85 s."""
     url = f"http://127.0.0.1:{silent.port}/slow.png"
@@ -295,7 +294,7 @@ def test_f14_loading_into_the_form_delays_nobody(
     assert answer_seconds(ann, quick, 10) < 10
 
 
-def test_f9_an_upload_heeds_the_limit_of_the_disk_and_of_time(server: Process, ann: httpx.Client) -> None:
+def test_f9_an_upload_heeds_the_limit_of_the_disk_and_of_time(server: Server, ann: httpx.Client) -> None:
     with contextlib.suppress(httpx.WriteError):
         reply = ann.post("/v1/loras/inspect", files={"file": ("a.safetensors", bytes(60_000_000))})
         assert reply.status_code == 507, reply.text
@@ -308,14 +307,14 @@ def test_f9_an_upload_heeds_the_limit_of_the_disk_and_of_time(server: Process, a
             while held.recv(4096):
                 pass
     uploads = server.folder / "data" / "uploads"
-    assert until(lambda: not [path for path in uploads.iterdir() if path.is_dir() and path.name != "fetched"], 5)
+    wait_for(lambda: not [path for path in uploads.iterdir() if path.is_dir() and path.name != "fetched"])
 
 
 # Values and headers
 
 
 @pytest.mark.parametrize("name", ["a/b/\0.safetensors", f"a/b/{'c' * 3000}.safetensors", "C:/b/c.safetensors"])
-def test_f20_strange_hub_names_are_refused(server: Process, ann: httpx.Client, name: str) -> None:
+def test_f20_strange_hub_names_are_refused(server: Server, ann: httpx.Client, name: str) -> None:
     for path, body in (
         ("inference", {**BODY, "loras": [{"path": f"hf://{name}"}]}),
         ("loras/inspect", {"path": f"hf://{name}"}),
@@ -342,7 +341,7 @@ def waiting_body(silent: SilentHost, number: int) -> dict[str, Any]:
 
 
 def test_f13_all_guests_together_have_a_limit(
-    server: Process, owner: httpx.Client, ann: httpx.Client, silent: SilentHost
+    server: Server, owner: httpx.Client, ann: httpx.Client, silent: SilentHost
 ) -> None:
     """20 waiting requests each, and by signing in again 81 times as many."""
     accepted = 0
@@ -354,7 +353,7 @@ def test_f13_all_guests_together_have_a_limit(
     assert owner.post("/v1/inference", json=waiting_body(silent, 0)).status_code == 200
 
 
-def test_f13_sign_ins_are_few_a_minute(server: Process) -> None:
+def test_f13_sign_ins_are_few_a_minute(server: Server) -> None:
     def sign_in() -> int:
         with server.client() as client:
             return client.post("/login", data={"user": USER, "password": PASSWORD}).status_code
@@ -365,19 +364,17 @@ def test_f13_sign_ins_are_few_a_minute(server: Process) -> None:
     assert answers[0] == 303 and answers[-1] == 429
 
 
-def test_f5_the_right_password_passes_while_others_guess(server: Process, ann: httpx.Client) -> None:
+def test_f5_the_right_password_passes_while_others_guess(server: Server, ann: httpx.Client) -> None:
     with server.client() as stranger:
         answers = [stranger.get("/v1/models", auth=(USER, f"wrong {index}")).status_code for index in range(30)]
         assert set(answers) == {401, 429} and answers[-1] == 429
         assert stranger.get("/v1/models", auth=(USER, PASSWORD)).status_code == 200
         given = {"user": USER, "password": PASSWORD}
-        assert until(
-            lambda: stranger.post("/login", data=given).status_code == 303, 10
-        )  # one a second, after the above
+        wait_for(lambda: stranger.post("/login", data=given).status_code == 303)  # one a second, after the above
 
 
 def test_f24_a_data_folder_that_is_gone_is_the_machines_fault(
-    server: Process, owner: httpx.Client, ann: httpx.Client
+    server: Server, owner: httpx.Client, ann: httpx.Client
 ) -> None:
     lines = len(server.lines)
     data, away = server.folder / "data", server.folder / "away"
@@ -400,7 +397,7 @@ def test_f24_a_data_folder_that_is_gone_is_the_machines_fault(
 
 
 def test_the_owner_has_event_streams_however_many_others_open(
-    server: Process, owner: httpx.Client, ann: httpx.Client
+    server: Server, owner: httpx.Client, ann: httpx.Client
 ) -> None:
     """270 streams of a program without a cookie kept everybody else without any; a burst passed a browser's limit."""
     password = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
@@ -410,7 +407,7 @@ def test_the_owner_has_event_streams_however_many_others_open(
         programs = [stack.enter_context(server.connect(program)) for _ in range(110)]
         guests = [stack.enter_context(server.connect(guest)) for _ in range(40)]
         # Many ask before the first stream begins: what is too much is refused, or its stream ends at once.
-        assert until(lambda: sum(map(is_refused, programs)) >= 110 - 96, QUICK)
+        wait_for(lambda: sum(map(is_refused, programs)) >= 110 - 96)
         open_streams = [connection for connection in guests if lasts(connection)]
         assert 1 <= len(open_streams) <= 12
         with owner.stream("GET", "/v1/events", timeout=QUICK) as stream:
@@ -439,9 +436,7 @@ def lasts(connection: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
-def test_a_number_that_json_does_not_have_is_refused_by_mcp_too(
-    server: Process, ann: httpx.Client, number: str
-) -> None:
+def test_a_number_that_json_does_not_have_is_refused_by_mcp_too(server: Server, ann: httpx.Client, number: str) -> None:
     lines = len(server.lines)
     call = {"name": "submit", "arguments": {**BODY, "fps": "NUMBER"}}
     message = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call})
@@ -462,7 +457,7 @@ def test_bodies_of_unknown_fields_and_of_numbers_delay_nobody(owner: httpx.Clien
         assert time.monotonic() - begun < QUICK
 
 
-def test_a_part_of_a_form_that_is_no_file_is_not_kept(server: Process, ann: httpx.Client) -> None:
+def test_a_part_of_a_form_that_is_no_file_is_not_kept(server: Server, ann: httpx.Client) -> None:
     """300 MB of one took 895 MB of memory, and health 3 s."""
 
     def pieces() -> Iterator[bytes]:
@@ -470,17 +465,17 @@ def test_a_part_of_a_form_that_is_no_file_is_not_kept(server: Process, ann: http
         yield from (bytes(1 << 20) for _ in range(40))
         yield b"\r\n--b--\r\n"
 
-    before, lines = server.memory, len(server.lines)
+    before, lines = server.memory(), len(server.lines)
     form = {"content-type": "multipart/form-data; boundary=b"}
     with contextlib.suppress(httpx.WriteError):
         assert ann.post("/gradio_api/upload", content=pieces(), headers=form).status_code == 422
-    assert server.memory - before < 30 << 20
+    assert server.memory() - before < 30 << 20
     nameless = b"--b\r\nContent-Disposition: form-data; name=\"files\"; filename*=utf-8''a\r\n\r\nx\r\n--b--\r\n"
     assert ann.post("/gradio_api/upload", content=nameless, headers=form).status_code == 422
     assert "Traceback" not in "\n".join(server.lines[lines:])
 
 
-def test_few_progress_streams_of_short_names(server: Process, ann: httpx.Client, bob: httpx.Client) -> None:
+def test_few_progress_streams_of_short_names(server: Server, ann: httpx.Client, bob: httpx.Client) -> None:
     """600 streams took health 1.2 s, and Gradio kept each name that was asked for, of up to 60 kB."""
     upload, progress = "/gradio_api/upload?upload_id=slow", "/gradio_api/upload_progress?upload_id="
     lines = len(server.lines)
@@ -489,14 +484,14 @@ def test_few_progress_streams_of_short_names(server: Process, ann: httpx.Client,
         stack.enter_context(server.connect(head + b"\r\n--b\r\n"))
         stream = server.head("GET", f"{progress}slow", ann) + b"\r\n"
         streams = [stack.enter_context(server.connect(stream)) for _ in range(12)]
-        assert until(lambda: sum(map(is_refused, streams)) == 6, QUICK)
+        wait_for(lambda: sum(map(is_refused, streams)) == 6)
         assert bob.get(f"{progress}slow").status_code == 404
     assert ann.get(progress + "a" * 65).status_code == 422
-    assert until(lambda: ann.get(f"{progress}a b").status_code == 422, QUICK)
+    wait_for(lambda: ann.get(f"{progress}a b").status_code == 422)
     assert "Traceback" not in "\n".join(server.lines[lines:])  # the upload that was given up is no fault
 
 
-def test_a_request_states_its_length_once(server: Process, ann: httpx.Client) -> None:
+def test_a_request_states_its_length_once(server: Server, ann: httpx.Client) -> None:
     """A proxy that heeds the other one would take what follows for a request of somebody else."""
     head = server.head("POST", "/v1/inference", ann, Content_Length="4", Transfer_Encoding="chunked")
     inner = server.head("GET", "/v1/models", ann) + b"\r\n"
@@ -505,7 +500,7 @@ def test_a_request_states_its_length_once(server: Process, ann: httpx.Client) ->
     assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
 
 
-def test_few_cookies_of_one_name_are_looked_at(server: Process, ann: httpx.Client) -> None:
+def test_few_cookies_of_one_name_are_looked_at(server: Server, ann: httpx.Client) -> None:
     """2,500 of them in one head of a stranger took 100 ms of computing."""
     (name, value), *_ = ann.cookies.items()
     for others, status in ((6, 200), (600, 401)):
@@ -514,7 +509,7 @@ def test_few_cookies_of_one_name_are_looked_at(server: Process, ann: httpx.Clien
             assert client.get("/v1/models", headers={"cookie": cookies}).status_code == status
 
 
-def test_an_answer_with_a_file_repeats_no_header_of_its_request(server: Process, ann: httpx.Client) -> None:
+def test_an_answer_with_a_file_repeats_no_header_of_its_request(server: Server, ann: httpx.Client) -> None:
     """Gradio answered a range with the request's own headers, the session's cookie among them; `bytes=--1` failed."""
     lines = len(server.lines)
     (path,) = ann.post("/gradio_api/upload", files={"files": ("a.png", b"0123456789")}).json()
@@ -525,3 +520,39 @@ def test_an_answer_with_a_file_repeats_no_header_of_its_request(server: Process,
     for odd in ("bytes=--1", "bytes=0-1,3-4", "bytes=-", "bytes=a-b", "lines=0-1"):
         assert ann.get(f"/gradio_api/file={path}", headers={"range": odd}).content == b"0123456789"
     assert "Traceback" not in "\n".join(server.lines[lines:])
+
+
+def test_a_body_of_tiny_chunks_delays_nobody(server: Server, ann: httpx.Client) -> None:
+    """3.6 MB of one-byte chunks in one connection: health took 4.6 s, without a password too, and a guest's 9.7 s."""
+    for client, path in ((None, "/v1/inference"), (None, "/login"), (ann, "/v1/inference"), (ann, "/v1/restore")):
+        head = server.head("POST", path, client, Content_Type="application/json", Transfer_Encoding="chunked")
+        with server.connect(head + b"\r\n") as connection:
+            with contextlib.suppress(ConnectionError, BrokenPipeError):
+                for _ in range(60):
+                    connection.sendall(b"1\r\n{\r\n" * 10_000)
+                while connection.recv(65_536):
+                    pass
+            # It was disconnected, and long before the server could have read all of it.
+            assert server.health_seconds(timeout=QUICK) < QUICK
+
+
+def test_no_part_of_another_sites_page_is_served(ann: httpx.Client) -> None:
+    """Images, scripts and frames of other sites were: browsers send no Origin for them."""
+    for site in ("cross-site", "same-site"):
+        for path in ("/v1/gallery", "/v1/events", "/config", "/gradio_api/heartbeat/x"):
+            sent = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+            request = ann.build_request("GET", path, headers=sent)
+            del request.headers["origin"]
+            assert error_code(ann.send(request)) == "ORIGIN_REFUSED", path
+    followed = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    request = ann.build_request("GET", "/", headers=followed)
+    del request.headers["origin"]
+    assert ann.send(request).status_code == 200
+
+
+def test_a_page_of_http_sends_nothing_to_a_server_behind_https(server: Server, ann: httpx.Client) -> None:
+    """Whoever controls the network writes the former."""
+    with server.client() as client:
+        for origin, status in ((f"https://127.0.0.1:{server.port}", 401), (server.url, 403)):
+            sent = {"origin": origin, "x-forwarded-proto": "https"}
+            assert client.post("/v1/inference", json=BODY, headers=sent).status_code == status

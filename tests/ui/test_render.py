@@ -83,6 +83,13 @@ def test_while_a_job_waits_the_card_says_what_runs():
     assert "now: Wan 2.2 TI2V 5B, denoising, step 3 of 25" in render.now(job(position=1), None, ahead)
 
 
+def test_an_empty_stage_says_how_to_begin():
+    """Defect 22: one thing says that nothing is there, and what comes first."""
+    stage, card = render.result(None), render.now(None, None, None)
+    assert "Choose a LoRA, describe the video, press Generate" in stage and 'data-do="from-video"' in stage
+    assert "Ready" in card and "<p" not in card
+
+
 def test_the_result_states_what_was_used():
     html = render.result(job("succeeded", clips=(CLIP,)))
     for text in ("1000 × 700 → 992 × 672", "41", "2.6 s", "42", "12 s", f"v1/requests/{'0' * 32}/videos/0"):

@@ -141,6 +141,32 @@ def test_targets_on_touch_are_large(browser: Browser, app: App):
         assert small_ones == []
 
 
+TOPS = """() => Object.fromEntries(
+    ['#now', '#result', '#bench', '#restore', '#top > .tab-wrapper', 'button.generate'].map((selector) =>
+        [selector, Math.round(document.querySelector(selector).getBoundingClientRect().top)]))"""
+
+
+def test_a_phone_has_the_stage_first_and_tabs_and_generate_at_hand(browser: Browser, app: App, held_render: FakeRender):
+    """Defect 13: landing shows the stage, and a run started below the form is seen at once."""
+    width, height = 390, 844
+    gate = held_render.gate(1831, 1)
+    with new_context(browser, viewport={"width": width, "height": height}, has_touch=True, is_mobile=True) as context:
+        page = context.new_page()
+        open_page(page, app)
+        tops = page.evaluate(TOPS)
+        order = [tops[selector] for selector in ("#now", "#result", "#bench", "#restore")]
+        assert order == sorted(order) and order[0] < height / 4
+        assert tops["button.generate"] < tops["#top > .tab-wrapper"] < height
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        small(page, "on a phone", 1831)
+        page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+        generate(page)
+        gate.await_arrival()
+        expect(page.locator("#now .card.running")).to_be_in_viewport()
+        gate.open()
+        expect(used(page, "Seed")).to_have_text("1831")
+
+
 def test_a_hidden_tab_asks_for_nothing_and_looks_when_it_is_shown(page: Page, app: App):
     opened(page, app)
     page.wait_for_function(QUIET)

@@ -15,6 +15,8 @@ from wan_ui.access import LOCAL_ACCESS
 pytestmark = pytest.mark.browser
 
 LAPTOP_WIDTH, WIDE_WIDTH = 1280, 2560
+FOLDS = """() => ['#match', '#restore', '#json', '#block'].map((fold) => document.querySelector(fold))
+    .map((fold) => fold.getBoundingClientRect()).map((box) => [Math.round(box.top), Math.round(box.height)])"""
 
 
 def test_no_control_is_cut_off_or_wraps_on_a_laptop_and_a_result_is_large_on_a_wide_screen(
@@ -30,6 +32,13 @@ def test_no_control_is_cut_off_or_wraps_on_a_laptop_and_a_result_is_large_on_a_w
         height = page.locator("#result video").first.evaluate("video => video.getBoundingClientRect().height")
         assert height == pytest.approx(0.6 * 1440, abs=1)
         page.set_viewport_size({"width": LAPTOP_WIDTH, "height": 800})
+        # Below it, what is needed now and then is one row of closed lines, and the column scrolls with the page.
+        (top, line), *others = page.evaluate(FOLDS)
+        assert [other[0] for other in others] == [top] * 3 and max(line, *(other[1] for other in others)) < 60
+        assert page.locator("#side").evaluate("side => side.scrollHeight <= side.clientHeight")
+        assert page.locator("#side").evaluate("side => getComputedStyle(side).overflowY") == "visible"
+        page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+        expect(page.locator("#block")).to_be_in_viewport(ratio=1)
         hidden = page.locator(".models .tabs").evaluate("tabs => tabs.scrollWidth - tabs.clientWidth")
         assert hidden == 0
         open_tab(page, "Gallery")

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from wan_ui.web.connections import ConnectionLimits, guard_connections
+from wan_ui.web.connections import CHUNK_BYTES, FREE_CHUNKS, ConnectionLimits, guard_connections
 
 SLOW = 0.6  # seconds
 MOST = 6
@@ -21,9 +21,13 @@ MOST = 6
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers with the length of the body, or with more than a socket holds."""
-    body = await Request(scope, receive).body() if scope["type"] == "http" else b""
+    early = scope["path"] == "/early"  # answers before the body is there
+    body = await Request(scope, receive).body() if scope["type"] == "http" and not early else b""
     piece = b"x" * 65536
     await send({"type": "http.response.start", "status": 200, "headers": []})
+    if early:
+        await send({"type": "http.response.body", "body": piece[:10], "more_body": True})
+        await Request(scope, receive).body()
     for _ in range(1000 if scope["path"] == "/long" else 0):
         await send({"type": "http.response.body", "body": piece, "more_body": True})
     await send({"type": "http.response.body", "body": str(len(body)).encode()})
@@ -114,3 +118,26 @@ def test_whole_requests_are_answered_and_waiting_connections_make_room(port: int
 def test_an_upgrade_is_an_ordinary_request(port: int) -> None:
     upgrade = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\n\r\n"
     assert rest(opened(port, upgrade)).startswith(b"HTTP/1.1 200 ")
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def chunks(count: int, size: int) -> bytes:
+    return b"%x\r\n%s\r\n" % (size, b"x" * size) * count + b"0\r\n\r\n"
+
+
+def test_a_body_of_very_many_small_chunks_is_refused(port: int) -> None:
+    data = rest(opened(port, CHUNKED + chunks(FREE_CHUNKS + 10, 1)))
+    assert data.startswith(b"HTTP/1.1 400 ") and b"200" not in data
+    for count, size in ((FREE_CHUNKS, 1), (4 * FREE_CHUNKS, CHUNK_BYTES)):
+        assert rest(opened(port, CHUNKED + chunks(count, size))).endswith(b"%d\r\n0\r\n\r\n" % (count * size))
+
+
+def test_chunks_in_the_midst_of_a_response_end_the_connection(port: int) -> None:
+    with opened(port, CHUNKED.replace(b" / ", b" /early ") + chunks(1, 1).removesuffix(b"0\r\n\r\n")) as connection:
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        with suppress(ConnectionError):
+            connection.sendall(chunks(FREE_CHUNKS + 10, 1))
+        data = rest(connection)
+        assert b"400" not in data and not data.endswith(b"0\r\n\r\n")

@@ -127,9 +127,27 @@ def test_names_are_short(loop: Loop, name: str) -> None:
     loop.run(check())
 
 
-@pytest.mark.parametrize("query", ["", "session_hash=a&session_hash=b", "session_hash=", "x=1&" * 20])
+@pytest.mark.parametrize(
+    "query",
+    ["", "session_hash=a&session_hash=b", "session_hash=", "x=1&" * 20, "session_hash=a&session_hash=",
+     "session_hash=&session_hash=a", "session_hash=a;session_hash=b", "session_hash=a%00", "session_hash=a+b",
+     "session_hash=%C3%A9", "session_hash=a%26session_hash=b", "Session_Hash=a", "session_hash", "session_hash[]=a"],
+)  # fmt: skip
 def test_a_stream_is_of_one_session(loop: Loop, query: str) -> None:
     assert loop.run(Page().send("GET", f"queue/data?{query}"))[0] == 422
+
+
+@pytest.mark.parametrize("name", ["mine", "%6dine", "mi%6Ee"])
+def test_an_encoded_name_is_the_name_that_gradio_reads(loop: Loop, name: str) -> None:
+    """Gradio decodes the query too: another spelling opens no other way to a session."""
+
+    async def check() -> None:
+        page = Page()
+        assert await page.join("mine") == (200, "")
+        for query in (f"session_hash={name}", f"session%5Fhash={name}", f"x=1&session_hash={name}"):
+            assert await page.send("GET", f"queue/data?{query}", who=BOB) == (404, "ROUTE_NOT_FOUND")
+
+    loop.run(check())
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,11 @@ PASSING = [
     ("[::1]:7860", "http://[::1]:7860"),
     ("localhost", "http://localhost"),
     ("localhost:80", "http://localhost"),
-    ("localhost", "https://localhost"),
     ("localhost:443", "https://localhost"),
+    ("localhost:8443", "https://localhost:8443"),
     ("studio.example", "https://studio.example"),
     ("studio.example:8443", "https://studio.example:8443"),
+    ("studio.example", "http://studio.example"),
 ]
 
 REFUSED = [
@@ -56,6 +57,9 @@ REFUSED = [
     ("localhost:7860", "http://localhost"),
     ("localhost:7860", "http://localhost:7861"),
     ("localhost:7860", "https://localhost"),
+    ("localhost", "https://localhost"),
+    ("localhost:80", "https://localhost"),
+    ("[::1]", "https://[::1]"),
     ("localhost:7860", "http://127.0.0.1:7860"),
     ("127.0.0.1:7860", "http://localhost:7860"),
     ("localhost:7860", "http://localhost:7860.evil.example"),
@@ -81,6 +85,49 @@ def test_own_pages_and_programs_pass(host: str, origin: str | None) -> None:
 @pytest.mark.parametrize(("host", "origin"), REFUSED)
 def test_other_sites_and_unknown_hosts_are_refused(host: str | None, origin: str | None) -> None:
     assert refusal(headers(host, origin), ["studio.example"]) is not None
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "passes"),
+    [
+        ("studio.example", "https://studio.example", True),
+        ("studio.example:8443", "https://studio.example:8443", True),
+        ("localhost", "https://localhost", True),
+        ("studio.example", "http://studio.example", False),
+        ("studio.example:443", "http://studio.example:443", False),
+        ("localhost", "http://localhost", False),
+        ("localhost:80", "https://localhost", False),
+    ],
+)
+def test_a_page_of_http_is_another_site_over_https(host: str, origin: str, passes: bool) -> None:
+    assert (refusal(headers(host, origin), ["studio.example"], scheme="https") is None) is passes
+
+
+def test_a_link_that_is_reached_by_https_takes_no_page_of_http(client: TestClient) -> None:
+    for origin, status in (("https://link.example", 200), ("http://link.example", 403)):
+        assert client.get("/", headers={"Host": "link.example", "Origin": origin}).status_code == status
+        assert client.get("/", headers={"Host": "studio.example", "Origin": "http://studio.example"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("site", "mode", "passes"),
+    [
+        ("cross-site", "no-cors", False),
+        ("same-site", "no-cors", False),
+        ("cross-site", "cors", False),
+        ("Cross-Site", "websocket", False),
+        ("cross-site", None, False),
+        ("cross-site", "navigate", True),
+        ("same-origin", "no-cors", True),
+        ("none", "navigate", True),
+        (None, None, True),
+    ],
+)
+def test_a_part_of_another_sites_page_is_refused(site: str | None, mode: str | None, passes: bool) -> None:
+    """An image, a script, a style: browsers send no Origin for them."""
+    given = {b"sec-fetch-site": site, b"sec-fetch-mode": mode}
+    sent = [(name, value.encode()) for name, value in given.items() if value is not None]
+    assert (refusal([*headers("localhost:7860", None), *sent]) is None) is passes
 
 
 @pytest.mark.parametrize("name", [b"host", b"origin"])
@@ -110,7 +157,10 @@ async def _socket(socket: WebSocket) -> None:
 @pytest.fixture
 def client() -> TestClient:
     app = Starlette(routes=[Route("/", _page, methods=["GET", "POST"]), WebSocketRoute("/ws", _socket)])
-    return TestClient(OriginCheck(app, ["studio.example"]), base_url="http://localhost:7860")
+    return TestClient(
+        OriginCheck(app, ["studio.example", "link.example"], secure_host=lambda: "link.example"),
+        base_url="http://localhost:7860",
+    )
 
 
 def test_a_request_passes(client: TestClient) -> None:

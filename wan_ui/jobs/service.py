@@ -54,7 +54,7 @@ from wan_ui.request import TrainingSample, find_model
 from wan_ui.trainer.imported_jobs import ImportedJobs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from wan_ui.access import Access
     from wan_ui.engine.result import Progress
@@ -501,6 +501,10 @@ class JobService:
     def record_owner(self, file_id: str, access: Access) -> None:
         """Record that the caller uploaded an image, by SHA-256, or one of the files that Gradio keeps for the page."""
         self._owned.record_owner(file_id, access)
+
+    def record_owners(self, file_ids: Sequence[str], access: Access) -> None:
+        """As `record_owner` for many files, with one transaction for all."""
+        self._owned.record_owners(file_ids, access)
 
     def publish_files(self, file_ids: frozenset[str]) -> None:
         """Set which of Gradio's files are part of the page and so readable by everybody, even if also uploaded."""

@@ -55,7 +55,8 @@ class Line:
 class Card:
     """What the status card shows. `problem` is a sentence in place of `text`, `code` the error's.
 
-    `tab_title` is what the browser's tab says meanwhile, see progress_title.js; "" for its usual title.
+    `left` is the time left of the whole job. `tab_title` is what the browser's tab says meanwhile, see
+    progress_title.js; "" for its usual title.
     """
 
     state: str
@@ -63,6 +64,7 @@ class Card:
     title: str = ""
     bar: Bar | None = None
     facts: str = ""
+    left: str = ""
     text: str = ""
     problem: str = ""
     code: str | None = None
@@ -219,7 +221,7 @@ def now(
     `progress` of a job that waits is that of the download of its LoRA. `outlook` is that of `lead`.
     """
     if lead is None:
-        return Card("empty", text_of("render.ready"), text=text_of("render.idle")).html
+        return Card("empty", text_of("render.ready")).html
     if lead.status == "in_queue":
         card = _waiting_card(lead, progress, ahead)
     elif lead.status == "in_progress":
@@ -235,13 +237,13 @@ def _waiting_card(job: Job, progress: Progress | None, ahead: RunningJob | None)
     if progress is not None:
         line = progress_line(progress)
         facts = joined(line.facts, position)
-        return Card("waiting", text_of("render.fetching"), title, line.bar, facts, text, tab_title=head)
+        return Card("waiting", text_of("render.fetching"), title, line.bar, facts, text=text, tab_title=head)
     running = ""
     if ahead is not None:
         line = progress_line(ahead.progress)
         doing = ", ".join(filter(None, (line.head.lower(), line.facts)))
         running = text_of("render.now", model=label(ahead.job), doing=doing)
-    return Card("waiting", head, title, Bar(head), joined(position, running), text, tab_title=head)
+    return Card("waiting", head, title, Bar(head), joined(position, running), text=text, tab_title=head)
 
 
 def position_of(job: Job) -> str:
@@ -253,30 +255,36 @@ def _running_card(job: Job, progress: Progress | None, outlook: JobOutlook | Non
     title, text = label(job), prompt_of(job)
     if job.cancel_requested:
         head = text_of("render.cancelling")
-        return Card("waiting", head, title, Bar(head), text_of("render.after_step"), text, tab_title=head)
-    line = progress_line(progress)
+        return Card("waiting", head, title, Bar(head), text_of("render.after_step"), text=text, tab_title=head)
+    line, left = progress_line(progress), ""
     if outlook is not None and outlook.own.fraction is not None and progress is not None:
         line = replace(line, bar=Bar(line.head, f"{outlook.own.fraction:.4f}"), facts=_facts(outlook, progress))
+        left = _left(outlook)
     clip = ""
     if len(job.generations) > 1 and not job.cells:  # the progress of a comparison names its cell
         count = len(job.generations)
         clip = text_of("render.clip", number=min(len(job.clips) + 1, count), total=count)
     facts = joined(clip, line.facts)
-    return Card("running", line.head, title, line.bar, facts, text, tab_title=_tab_title(progress, clip))
+    return Card("running", line.head, title, line.bar, facts, left, text, tab_title=_tab_title(progress, clip))
 
 
 def _facts(outlook: JobOutlook, progress: Progress) -> str:
-    """Steps and seconds left of the whole job, as stage.js shows them from the events."""
-    own, left = outlook.own, outlook.seconds_left
+    """The steps of the whole job, as stage.js shows them from the events."""
+    own = outlook.own
     is_denoising = progress.phase == "denoise" and progress.seconds_per_step is not None
     return joined(
         text_of("script.stage.step", step=own.steps_done, steps=own.steps_total) if own.steps_total else "",
         text_of("script.stage.per_step", seconds=seconds(progress.seconds_per_step or 0)) if is_denoising else "",
-        ""
-        if left is None
-        else text_of("script.stage.about_left" if own.about else "script.stage.left", seconds=seconds(left)),
         translated(progress.note or ""),
     )
+
+
+def _left(outlook: JobOutlook) -> str:
+    """The time left of the whole job; "" while it is unknown."""
+    if outlook.seconds_left is None:
+        return ""
+    key = "script.stage.about_left" if outlook.own.about else "script.stage.left"
+    return text_of(key, seconds=seconds(outlook.seconds_left))
 
 
 def made_of(job: Job) -> str:
@@ -303,7 +311,7 @@ def _ended_card(job: Job) -> Card:
             title,
             Bar(state_name(job.status), "1"),
             text_of("render.made_in", made=made, seconds=seconds(spent or 0)),
-            prompt_of(job),
+            text=prompt_of(job),
             tab_title=f"✓ {state_name(job.status)}",
         )
     facts = joined(

@@ -1,6 +1,7 @@
 """Deadlines and a limit for connections: slow clients are disconnected, and waiting ones make room for new ones.
 
-uvicorn waits for the rest of a request, and for a client to take its response, for as long as the connection lasts.
+uvicorn waits for the rest of a request, and for a client to take its response, for as long as the connection lasts. It
+also takes bodies in chunks of one byte, each of which costs some 20 microseconds of the event loop.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ SLOW_SECONDS = 30.0
 MAX_CONNECTIONS = 1000
 MOST_DESCRIPTORS = 65_536  # that are asked for at the start
 _BYTES_A_SECOND = 1024  # at which a request has to arrive after its first SLOW_SECONDS
+FREE_CHUNKS, CHUNK_BYTES = 500, 256  # of a body: its chunks after the first ones have at least so many bytes on average
+_HEAD_BYTES = 16 << 10  # of a head that is not complete yet, as h11 has it
 _ACCEPTED_AT_ONCE = 8  # connections, before the server does anything else: a request takes it some milliseconds
 # Of slow_seconds: how long an idle connection is kept for the next request. With uvicorn's 5 s, a program that asks
 # every few seconds on a busy machine sends one just as the connection ends, and sees it reset.
@@ -127,6 +130,26 @@ class ConnectionGuard:
             self._look_later()
 
 
+class ChunkLimit(h11.Connection):
+    """The server's side of a connection, which takes no body that is cut into very many small chunks."""
+
+    def __init__(self, max_incomplete_event_size: int) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size)
+        self._chunks = self._bytes = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """As h11's own. Raises h11.RemoteProtocolError for one chunk too many."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._bytes += len(event.data)
+            if self._chunks > FREE_CHUNKS + self._bytes // CHUNK_BYTES:
+                raise h11.RemoteProtocolError("the body comes in very many small chunks")
+        return event
+
+
 class GuardedConnection(H11Protocol):
     """A connection of a ConnectionGuard.
 
@@ -136,6 +159,7 @@ class GuardedConnection(H11Protocol):
 
     def __init__(self, guard: ConnectionGuard, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.conn = ChunkLimit(self.config.h11_max_incomplete_event_size or _HEAD_BYTES)
         self._guard = guard
         self._began = self._received_at = self._taken_at = self._looked_at = guard.clock()
         self._received = 0
@@ -198,6 +222,13 @@ class GuardedConnection(H11Protocol):
         self._received_at = self._guard.clock()
         self._received += len(data)
         super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn for a malformed request; in the midst of a response the connection just ends."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.abort()
 
     def on_response_complete(self) -> None:
         """Called by uvicorn when a response has been sent: the next request has its own time."""

@@ -319,9 +319,11 @@ def _session_named(route: str, scope: Scope) -> str | None:
     if route != DATA:
         return route.removeprefix(HEARTBEAT)
     try:
-        names = parse_qs(scope.get("query_string", b"").decode("latin-1"), max_num_fields=10).get("session_hash", [])
+        # Gradio takes the last of several, an empty one too.
+        fields = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True, max_num_fields=10)
     except ValueError:  # more fields than that
         return None
+    names = fields.get("session_hash", [])
     return names[0] if len(names) == 1 else None
 
 

@@ -5,7 +5,11 @@ const box = part('message'), input = part('file');
 const TAKES_VIDEOS = '#match .upload, .trainer-form .upload'; // training samples are MP4s too
 let current = null, ticket = 0;
 
-const state = (name) => { root.dataset.state = name; };
+// What it says is seen, too.
+const state = (name) => {
+  root.dataset.state = name;
+  root.open = true;
+};
 const named = (file) => make('b', {}, file.name);
 // A sentence with the file's name in it, in bold.
 const around = (key, file, more = '') => {
@@ -88,6 +92,11 @@ box.addEventListener('click', (event) => {
   if (pressed.dataset.do === 'form') document.getElementById('bench').scrollIntoView({block: 'start'});
   else if (pressed.dataset.do === 'comparison') open(current.answer.comparison, 'comparison');
   else take(current.file, '?from_video=true', current.opens === 'comparison' ? 'comparison' : 'frame');
+});
+
+// From the empty stage.
+document.addEventListener('click', (event) => {
+  if (event.target.closest('[data-do="from-video"]')) input.click();
 });
 
 // Anywhere on the page, but where another video is asked for.

@@ -39,10 +39,10 @@
     const facts = [
       one.steps_total ? textOf('stage.step', { step: one.steps_done, steps: one.steps_total }) : '',
       one.phase === 'denoise' && one.seconds_per_step ? textOf('stage.per_step', { seconds: durationText(one.seconds_per_step) }) : '',
-      left === null ? '' : textOf(one.about ? 'stage.about_left' : 'stage.left', { seconds: durationText(left) }),
       one.note, // in English, as the API has it
     ].filter(Boolean);
     setText(shown.querySelector('.facts'), facts.join(' · '));
+    setText(shown.querySelector('.left'), left === null ? '' : textOf(one.about ? 'stage.about_left' : 'stage.left', { seconds: durationText(left) }));
     const percent = share === null ? '' : `${Math.floor(100 * share)} %`;
     shown.dataset.title = [percent, left === null ? '' : clockText(left)].filter(Boolean).join(' · ') || textOf(`phase.${one.phase}`);
     announceProgress(one, left);
