@@ -44,10 +44,11 @@ def run_together(
     for process in processes:
         process.start()
     try:
-        running = {process.sentinel: process for process in processes}
+        running = list(processes)
         while running:
-            for sentinel in wait(list(running)):
-                process = running.pop(sentinel)  # type: ignore[call-overload]
+            ended = wait([process.sentinel for process in running])
+            for process in [process for process in running if process.sentinel in ended]:
+                running.remove(process)
                 process.join()
                 assert process.exitcode == 0, (process.exitcode, outputs[processes.index(process)].read_text())
     finally:
