@@ -89,7 +89,7 @@ class Bench:
                 if group is not None:
                     stack.enter_context(group.divided(self.pair))
                     if self.compiled is not None:
-                        stack.enter_context(self.compiled.checked_together(group.all_agree))
+                        stack.enter_context(self.compiled.checked_together(group.all_agree, str(split)))
                 start = from_text(noise(shape, 1, self.device), masked=False)
                 return denoise(experts, schedule, start, guidance, Callbacks(on_step))
 

@@ -23,7 +23,7 @@ from wan_ui.engine.live_picture import LivePictures, PictureSettings
 from wan_ui.engine.loader import Loader
 from wan_ui.engine.memory import MemoryPolicy, check_device, memory_bytes, out_of_memory_mapped, release
 from wan_ui.engine.metadata import device_name, versions
-from wan_ui.engine.parallel import Group, Membership, join
+from wan_ui.engine.parallel import Group, Membership
 from wan_ui.engine.result import Clip, OnProgress, Progress, ignore_progress
 from wan_ui.engine.split import GroupPlace
 from wan_ui.errors import DeviceLost, DeviceUnavailable, OutOfMemory
@@ -135,14 +135,11 @@ class Engine:
 
         Only rank 0 gets the frames; the clips of the others have none.
         """
-        release(self.device)  # NCCL takes memory that PyTorch would keep for itself
-        self._membership.group = join(place, self.device)
+        self._membership.join(place, self.device)
 
     def leave(self) -> None:
         """Render alone from now on. Nothing is loaded again."""
-        group, self._membership.group = self._membership.group, None
-        if group is not None:
-            group.close()
+        self._membership.leave()
 
     def check_speedup(self, speedup: Speedup) -> None:
         """Raises SpeedupNotSupported for a speed-up that this device cannot do."""

@@ -58,7 +58,7 @@ def join_again_and_again(rank: int, folder: str, splits: Sequence[Split]) -> Non
             blocks.remove(transformer)
             blocks = compiled(transformer)
         group = join(GroupPlace(split, rank, f"{folder}/rendezvous{time}"), CPU)
-        with group.divided([transformer]), blocks.checked_together(group.all_agree):
+        with group.divided([transformer]), blocks.checked_together(group.all_agree, str(split)):
             together = [predict(transformer, size) for size in SIZES]
         group.close()
         is_equal = is_equal and all(map(torch.equal, expected, together)) and blocks.refused is None

@@ -152,7 +152,7 @@ def test_the_number_of_queries_does_not_grow(tmp_path: Path) -> None:
         services.job(f"a {index}", loras=(LoraUse("single", "fox.safetensors", 1, FOX),))
         services.job("b", "c", compared=True)
     asked = store.asked
-    for wanted in (ANY, Filter(words="a 1"), Filter(lora=FOX, model="wan21_1b", kept=True)):
+    for wanted in (ANY, Filter(words="a 1"), Filter(loras=(FOX,), model="wan21_1b", kept=True)):
         asked.clear()
         page = services.gallery.page(EVERYBODY, wanted, limit=20)
         assert len(asked) == 1
@@ -170,11 +170,12 @@ def test_filters(services: Services) -> None:
     plain = f"{services.job('c', visitor=OTHER)}-0"
     assert services.ids() == [plain, owl, fox]
     assert services.ids(Filter(model="wan22_14b_t2v")) == [fox]
-    assert services.ids(Filter(lora=FOX)) == [fox]
-    assert services.ids(Filter(lora=OWL)) == [owl, fox]
-    assert services.ids(Filter(lora="fox_high.safetensors")) == [fox]
+    assert services.ids(Filter(loras=(FOX,))) == [fox]
+    assert services.ids(Filter(loras=(OWL,))) == [owl, fox]
+    assert services.ids(Filter(loras=("fox_high.safetensors",))) == [fox]
     assert services.ids(Filter(job=plain[:32])) == [plain]
-    assert services.ids(Filter(lora=OWL, model="wan21_1b")) == [owl]
+    assert services.ids(Filter(loras=(OWL,), model="wan21_1b")) == [owl]
+    assert services.ids(Filter(loras=("fox_high.safetensors", OWL))) == [owl, fox]
     assert services.ids(Filter(model="none")) == []
 
 
@@ -187,7 +188,7 @@ def test_a_loras_name_is_what_the_render_knew_and_of_an_address_never_its_query(
         ("Owl.safetensors", OWL, 1),
         ("fox.safetensors", FOX, 1),
     ]
-    assert services.ids(Filter(lora="Owl.safetensors")) and "secret" not in str(
+    assert services.ids(Filter(loras=("Owl.safetensors",))) and "secret" not in str(
         services.gallery.page(EVERYBODY, ANY).entries[0].loras
     )
     assert (choices.entries, choices.kept, choices.models) == (2, 0, (("wan21_1b", 2),))
@@ -293,6 +294,35 @@ def test_deleting_a_comparison_takes_all_of_it(services: Services) -> None:
     assert services.files() == [] and services.ids() == []
     with pytest.raises(RequestNotFound):
         services.store.job(job)
+
+
+def test_a_request_that_ended_without_a_clip_is_deleted_by_its_id(services: Services) -> None:
+    """Of one with clips the entries are deleted, and one that may still run is cancelled first."""
+    made = services.job("a")
+    waiting, failed = (services.job(text, end=False, clips=0) for text in ("b", "c"))
+    services.store.finish(failed, "failed")
+    without = [job for job in (made, waiting, failed) if services.gallery.is_request_without_clips(job)]
+    assert without == [waiting, failed] and not services.gallery.is_request_without_clips("0" * 32)
+    services.gallery.delete_request(failed)
+    with pytest.raises(RequestNotFound):
+        services.store.job(failed)
+    for stays in (waiting, made):
+        with pytest.raises(StillRunning):
+            services.gallery.delete_request(stays)
+        assert services.store.job(stays).id == stays
+
+
+def test_a_request_without_clips_is_deleted_by_its_sender_alone(
+    tmp_path: Path, store: Store, service: JobService
+) -> None:
+    job = Services(tmp_path, store).job("b", end=False, clips=0, visitor=ONE)
+    store.finish(job, "canceled")
+    own, other = (Access(Identity(visitor, False), shared=True) for visitor in (ONE, OTHER))
+    with pytest.raises(VideoNotFound):
+        service.delete_entry(job, other)
+    service.delete_entry(job, own)
+    with pytest.raises(RequestNotFound):
+        store.job(job)
 
 
 @pytest.mark.parametrize("compared", [False, True])

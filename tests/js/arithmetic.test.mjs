@@ -5,10 +5,10 @@ import { load } from './load.mjs';
 
 const {
   durationText, clockText, bytesText, shareDone, lastReached, timeOfFrame, frameAtTime, loopedDrift, framesOfLength,
-  outlineOf, reshaped, spread, indexAfterKey, nearness,
+  outlineOf, reshaped, spread, indexAfterKey, nearness, loraParts,
 } = load('arithmetic', [
   'durationText', 'clockText', 'bytesText', 'shareDone', 'lastReached', 'timeOfFrame', 'frameAtTime', 'loopedDrift',
-  'framesOfLength', 'outlineOf', 'reshaped', 'spread', 'indexAfterKey', 'nearness',
+  'framesOfLength', 'outlineOf', 'reshaped', 'spread', 'indexAfterKey', 'nearness', 'loraParts',
 ]);
 
 /** Each case is the arguments and the result. */
@@ -16,6 +16,12 @@ const table = (name, of, cases) => test(name, () => {
   for (const [given, wanted] of cases) assert.deepEqual(of(...given), wanted, JSON.stringify(given));
 });
 
+table('a LoRA file in parts', loraParts, [
+  [['fox_000000250.safetensors'], { name: 'fox', step: 250, half: '' }], [['fox.safetensors'], { name: 'fox', step: null, half: '' }],
+  [['cat_high_noise_000001500.safetensors'], { name: 'cat', step: 1500, half: 'high' }],
+  [['cat-1500-low_noise.SAFETENSORS'], { name: 'cat', step: 1500, half: 'low' }],
+  [['highway_2.safetensors'], { name: 'highway', step: 2, half: '' }], [['_12.safetensors'], { name: '_12', step: null, half: '' }],
+]);
 table('a duration in words', durationText, [
   [[0], '0.0 s'], [[4.24], '4.2 s'], [[9.94], '9.9 s'], [[9.95], '10 s'], [[59.4], '59 s'], [[59.6], '1 min 0 s'],
   [[125], '2 min 5 s'], [[3599.6], '1 h 0 min'], [[3780], '1 h 3 min'],

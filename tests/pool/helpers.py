@@ -38,6 +38,7 @@ class FakeSlot:
         self.name = name
         self.device_name = "fake GPU"
         self.is_started = False
+        self.joined: GroupPlace | None = None
         self.rendered: list[int] = []
         self.places: list[GroupPlace | None] = []
         self.lose = 0
@@ -63,6 +64,7 @@ class FakeSlot:
             self.lose -= 1
             raise SlotLost("The process ended.")
         self.places.append(place)
+        self.joined = place or self.joined
         if place is not None and self.fails_in_groups:
             raise SlotLost("The GPUs do not reach each other.")
         if place is not None and place.rank:
@@ -73,6 +75,7 @@ class FakeSlot:
 
     def end(self) -> None:
         self.is_started = False
+        self.joined = None
         self.ended.set()
 
 

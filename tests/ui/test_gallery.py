@@ -98,6 +98,25 @@ def test_newest_first_searched_filtered_and_shown_anew(page: Page, here: App) ->
     expect(prompts(gallery)).to_have_count(4)
 
 
+def test_filtered_by_a_training_job_and_then_by_its_step(page: Page, here: App, tmp_path: Path) -> None:
+    """Defect 28: the checkpoints of a job are one choice, and each of them the next one."""
+    for seed, name in ((11, "cat_000000250"), (12, "cat_000001500"), (13, "cat")):
+        lora(tmp_path / "loras" / f"{name}.safetensors", seed)
+        made(here, f"made with {name}", loras=[{"path": f"{name}.safetensors"}])
+    made(here, "a red fox", loras=[{"path": "fox.safetensors"}])
+    gallery = open_gallery(page, here)
+    files, steps = (gallery.get_by_label(label, exact=True) for label in ("LoRA", "Training step"))
+    expect(steps).to_be_hidden()
+    files.select_option(label="cat (3 checkpoints)")
+    expect(prompts(gallery)).to_have_text(["made with cat", "made with cat_000001500", "made with cat_000000250"])
+    expect(steps.locator("option")).to_have_text(["All steps", "step 250 (1)", "step 1500 (1)", "final (1)"])
+    steps.select_option(label="step 1500 (1)")
+    expect(prompts(gallery)).to_have_text(["made with cat_000001500"])
+    files.select_option(label="fox (1)")
+    expect(prompts(gallery)).to_have_text(["a red fox"])
+    expect(steps).to_be_hidden()
+
+
 def test_played_in_place_by_keyboard_with_all_its_settings(page: Page, here: App) -> None:
     job = made(here, "a red fox", "its twin", loras=[{"path": "fox.safetensors", "network_multiplier": 0.8}])
     gallery = open_gallery(page, here)

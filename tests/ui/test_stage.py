@@ -133,6 +133,25 @@ def test_a_failed_job_of_the_strip_says_why_and_is_run_again(page: Page, app: Ap
     expect(used(page, "Seed")).to_have_text("1821")
 
 
+def test_what_ended_without_a_video_is_removed_from_the_strip(page: Page, app: App, held_render: FakeRender):
+    """Defect 24: by a press, or by the Delete key; what has a video is deleted in the gallery, which asks first."""
+    for seed in (1822, 1823):
+        held_render.errors[seed] = OutOfMemory("The GPU ran out of memory.")
+        app.service.submit(body(seed), LOCAL_ACCESS)
+    made = app.service.submit(body(1824), LOCAL_ACCESS)
+    open_page(page, app)
+    expect(page.locator(f".jobs .show[data-job='{made.id}'] .succeeded")).to_have_count(1)
+    failed = page.locator(".jobs li:has(.dot.failed) .remove-job")
+    before = failed.count()
+    expect(page.locator(f".remove-job[data-job='{made.id}']")).to_have_count(0)
+    failed.first.click()
+    expect(failed).to_have_count(before - 1)
+    page.locator(".jobs li:has(.dot.failed) .show").first.focus()
+    page.keyboard.press("Delete")
+    expect(failed).to_have_count(before - 2)
+    assert page.evaluate("document.activeElement.matches('.jobs .show')")
+
+
 def test_targets_on_touch_are_large(browser: Browser, app: App):
     with new_context(browser, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
         page = context.new_page()

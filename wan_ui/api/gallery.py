@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import FileResponse, Response
+from pydantic import StringConstraints
 
 from wan_ui.api import comparisons
 from wan_ui.api.dependencies import CurrentAccess, Json, Service, State
@@ -37,8 +38,12 @@ Cursor = Annotated[
 ]
 Limit = Annotated[int, Query(description="Entries of a page.", ge=1, le=LARGEST_PAGE)]
 ModelId = Annotated[str | None, Query(description="Only entries of this model id.", max_length=200)]
-LoraName = Annotated[
-    str | None, Query(description="Only entries made with this LoRA: its file's name or SHA-256.", max_length=400)
+LoraNames = Annotated[
+    list[Annotated[str, StringConstraints(max_length=400)]] | None,
+    Query(
+        description="Only entries made with this LoRA: its file's name or SHA-256. Several: with one of them.",
+        max_length=LARGEST_PAGE,
+    ),
 ]
 JobId = Annotated[str | None, Query(description="Only entries of this request.", max_length=200)]
 Words = Annotated[
@@ -64,14 +69,14 @@ router = APIRouter()
 
 def _filter(
     model: ModelId = None,
-    lora: LoraName = None,
+    lora: LoraNames = None,
     job: JobId = None,
     q: Words = None,
     kept: Kept = False,
     kind: OfKind = None,
     order: Order = "newest",
 ) -> Filter:
-    return Filter(model or None, lora or None, job or None, q or None, kept, kind, order == "oldest")
+    return Filter(model or None, tuple(filter(None, lora or ())), job or None, q or None, kept, kind, order == "oldest")
 
 
 def settings_of(service: JobService, entry: Entry, access: Access) -> dict[str, Any]:
@@ -195,7 +200,7 @@ async def keep_entry(service: Service, access: CurrentAccess, entry_id: EntryId,
     responses=errors(404, 409, 422, 503),
 )
 def delete_entry(service: Service, access: CurrentAccess, entry_id: EntryId) -> Response:
-    """Only for entries that the sender may change."""
+    """Only for entries that the sender may change. A request that ended without a video is deleted by its id."""
     service.delete_entry(entry_id, access)
     return Response(status_code=204)
 

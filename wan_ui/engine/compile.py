@@ -187,24 +187,26 @@ class CompiledBlocks:
         self._verified: set[tuple[Any, ...]] = set()
         self._checked_together: dict[tuple[Any, ...], int] = {}
         self._all_agree: Callable[[bool], bool] | None = None
+        self._division = ""
         self._adapter_changes = 0
         self._run: Callable[..., torch.Tensor] | None = None
 
     @contextmanager
-    def checked_together(self, all_agree: Callable[[bool], bool]) -> Iterator[None]:
+    def checked_together(self, all_agree: Callable[[bool], bool], division: str) -> Iterator[None]:
         """Within it, several GPUs run the same blocks: they compare with eager at the same points, and decide as one.
 
-        An eager block may exchange tokens with the other GPUs, so none of them may run it alone. Nothing that was
-        compared before counts: each of them may have rendered other clips, or have been started anew.
+        An eager block may exchange tokens with the other GPUs, so none of them may run it alone. What was compared
+        before in the same `division` (how the GPUs divide a video) counts where it does on each of them: one may have
+        rendered other clips, or have been started anew.
         """
         self._checked_together = {}
         if not all_agree(self.refused is None):
             self.refused = self.refused or "another GPU of the group cannot run them compiled"
-        self._all_agree = all_agree
+        self._all_agree, self._division = all_agree, division
         try:
             yield
         finally:
-            self._all_agree = None
+            self._all_agree, self._division = None, ""
 
     def arithmetic_of(self, transformers: Iterable[WanTransformer3DModel]) -> str:
         """What the blocks of these transformers are computed with, for a clip's metadata."""
@@ -294,16 +296,20 @@ class CompiledBlocks:
         rotary: tuple[torch.Tensor, torch.Tensor],
     ) -> bool:
         """Whether a block's result has eager's bits; checked once for each graph, size and change of adapters."""
-        shapes = (self._adapter_changes, hidden.shape, text.shape, temb.shape)
+        shapes = (self._division, self._adapter_changes, hidden.shape, text.shape, temb.shape)
+        case = (self.graphs, *shapes)
         if self._all_agree is not None:
-            # How many graphs were built may differ between GPUs: the first few blocks of each case are compared.
+            # How many graphs were built may differ between GPUs: they ask each other at the first few blocks of a case.
             count = self._checked_together.get(shapes, 0)
             if count >= BLOCKS_CHECKED_TOGETHER:
                 return True
             self._checked_together[shapes] = count + 1
-            return self._all_agree(torch.equal(result, eager(hidden, text, temb, rotary)))
-        case = (self.graphs, *shapes)
-        if case not in self._verified:
+            if self._all_agree(case in self._verified):
+                return True
+            if not self._all_agree(torch.equal(result, eager(hidden, text, temb, rotary))):
+                return False
+            self._verified.add(case)
+        elif case not in self._verified:
             if not torch.equal(result, eager(hidden, text, temb, rotary)):
                 return False
             self._verified.add(case)

@@ -107,16 +107,16 @@ class Denoiser:
         """All steps of a generation, without the high-noise ones where the run before has done the same."""
         with ExitStack() as stack:
             cache = stack.enter_context(step_cache(plan.generation.speedup))
-            if self._runtime.group is not None:
-                if cache is not None and self._runtime.group.split.sequence > 1:
+            if (group := self._runtime.group) is not None:
+                if cache is not None and group.split.sequence > 1:
                     raise SpeedupNotSupported(
                         "step_cache cannot be combined with a video whose tokens are divided among GPUs: each of them "
                         "would skip other steps. Set speedup to none."
                     )
-                guidance = replace(guidance, group=self._runtime.group)
-                stack.enter_context(self._runtime.group.divided(list(self._components.transformers.values())))
+                guidance = replace(guidance, group=group)
+                stack.enter_context(group.divided(list(self._components.transformers.values())))
                 if plan.compiled is not None:
-                    stack.enter_context(plan.compiled.checked_together(self._runtime.group.all_agree))
+                    stack.enter_context(plan.compiled.checked_together(group.all_agree, str(group.split)))
             return self._run(plan, noise, guidance, progress, cache)
 
     def _run(

@@ -31,6 +31,7 @@ from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelC
 from torch._C._distributed_c10d import FileStore, Store
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from wan_ui.engine.memory import release
 from wan_ui.engine.split import GroupPlace, Split
 from wan_ui.engine.token_exchange import DividedAttention, TokenExchange, part_sizes
 from wan_ui.errors import Cancelled, ExchangeFailed
@@ -44,9 +45,28 @@ CHECKED_VALUES = 1 << 20  # of that tensor: 4 MB, which NCCL sends through all i
 
 @dataclass
 class Membership:
-    """The group that this process renders with at the moment; None: it renders alone."""
+    """The group that this process renders with at the moment; None: it renders alone.
+
+    The connections to the other processes stay open between clips, until it joins others: a second NCCL communicator
+    between the same two processes failed on H200s (NCCL 2.28).
+    """
 
     group: Group | None = None
+    _connections: Connections | None = None
+
+    def join(self, place: GroupPlace, device: torch.device) -> None:
+        """Renders with the group of a place from now on, see `join`."""
+        if self._connections is None or self._connections.rendezvous != place.rendezvous:
+            if self._connections is not None:
+                self._connections.close()
+                self._connections = None
+            release(device)  # NCCL takes memory that PyTorch would keep for itself
+            self._connections = Connections(place, device)
+        self.group = self._connections.group(place)
+
+    def leave(self) -> None:
+        """Renders alone from now on."""
+        self.group = None
 
 
 def join(place: GroupPlace, device: torch.device) -> Group:
@@ -55,18 +75,38 @@ def join(place: GroupPlace, device: torch.device) -> Group:
     Raises ExchangeFailed where a known tensor does not arrive as it was sent. This process must end then: what was sent
     may still be on its way, and can be neither waited for nor called back.
     """
-    store = FileStore(place.rendezvous, place.split.ranks)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        store=store,
-        rank=place.rank,
-        world_size=place.split.ranks,
-        timeout=timedelta(seconds=EXCHANGE_SECONDS),
-        device_id=device if device.type == "cuda" else None,
-    )
-    group = Group(place.split, device, store)
-    group.check()
-    return group
+    return Connections(place, device).group(place)
+
+
+class Connections:
+    """This process's connections to the others of a rendezvous, for clips that are divided in one way or another."""
+
+    def __init__(self, place: GroupPlace, device: torch.device) -> None:
+        self.rendezvous = place.rendezvous
+        self._device = device
+        self._store = FileStore(place.rendezvous, place.split.ranks)
+        self._groups: dict[Split, Group] = {}
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=self._store,
+            rank=place.rank,
+            world_size=place.split.ranks,
+            timeout=timedelta(seconds=EXCHANGE_SECONDS),
+            device_id=device if device.type == "cuda" else None,
+        )
+
+    def group(self, place: GroupPlace) -> Group:
+        """The group for the next clip. All ranks must ask for the same one. Raises ExchangeFailed, see `join`."""
+        if place.split not in self._groups:
+            group = Group(place.split, self._device, self._store)
+            group.check()
+            self._groups[place.split] = group
+        self._groups[place.split].begin(place.clip)
+        return self._groups[place.split]
+
+    def close(self) -> None:
+        """Closes them. No transformer is divided outside of `Group.divided`."""
+        dist.destroy_process_group()
 
 
 class Group:
@@ -81,7 +121,7 @@ class Group:
         self.device = device
         self.rank = dist.get_rank()
         self._store = store
-        self._meetings = 0
+        self._clip = self._meetings = 0
         mesh = init_device_mesh(
             device.type, (split.guidance, 1, split.sequence), mesh_dim_names=("guidance", "ring", "ulysses")
         )
@@ -102,6 +142,10 @@ class Group:
     def leads(self) -> bool:
         """Whether this rank decodes the video and answers for the group."""
         return self.rank == 0
+
+    def begin(self, clip: int) -> None:
+        """Begins another clip: a rank may have ended the one before after fewer meetings than the others."""
+        self._clip, self._meetings = clip, 0
 
     def check(self, seconds: float = CHECK_SECONDS) -> None:
         """Exchanges a known tensor with the other ranks. Raises ExchangeFailed, see `join`.
@@ -155,8 +199,9 @@ class Group:
             self.all_agree(True)
             return
         self._meetings += 1
-        self._store.set(f"meeting {self._meetings} of {self.rank}", "here")
-        while not self._store.check([f"meeting {self._meetings} of {rank}" for rank in range(self.split.ranks)]):
+        meeting = f"clip {self._clip}, meeting {self._meetings}"
+        self._store.set(f"{meeting}, rank {self.rank}", "here")
+        while not self._store.check([f"{meeting}, rank {rank}" for rank in range(self.split.ranks)]):
             report()
             time.sleep(MEETING_SECONDS)
 
@@ -176,7 +221,7 @@ class Group:
             yield
 
     def close(self) -> None:
-        """Leaves the group: nothing of it stays in this process. No transformer is divided outside of `divided`."""
+        """Closes the connections to all other ranks. No transformer is divided outside of `divided`."""
         dist.destroy_process_group()
 
     def _config(self) -> ParallelConfig:

@@ -44,11 +44,15 @@ class Split:
 
 @dataclass(frozen=True)
 class GroupPlace:
-    """A process's place in a group: its rank, and the new file through which the ranks find each other."""
+    """A process's place in a group: its rank, and the file through which the ranks find each other.
+
+    The file is new for a new group, and the same for its further clips, each of which has another number.
+    """
 
     split: Split
     rank: int
     rendezvous: str
+    clip: int = 0
 
 
 def ranks_of(split: str | None) -> int:

@@ -88,13 +88,14 @@ def scope_of(access: Access) -> Scope | None:
 
 @dataclass(frozen=True)
 class Filter:
-    """Conditions on entries; None: any. `lora`: a file's name or SHA-256. `words`: all of them occur in the prompt.
+    """Conditions on entries; None: any. `loras`: made with one of these, each a file's name or SHA-256.
 
-    `kind`: only single videos, or only comparisons. `oldest_first`: their order.
+    `words`: all of them occur in the prompt. `kind`: only single videos, or only comparisons. `oldest_first`: their
+    order.
     """
 
     model: str | None = None
-    lora: str | None = None
+    loras: tuple[str, ...] = ()
     job: str | None = None
     words: str | None = None
     kept: bool = False
@@ -326,6 +327,27 @@ class Gallery:
                 "server tries again automatically."
             )
 
+    def is_request_without_clips(self, job_id: str) -> bool:
+        """Whether this is the id of a request, ended or not, that has no clip: it is in no entry."""
+        rows = self._store.rows(
+            "SELECT 1 FROM jobs WHERE id = :job AND NOT EXISTS (SELECT 1 FROM clips WHERE job_id = :job)",
+            {"job": job_id},
+        )
+        return bool(rows)
+
+    def delete_request(self, job_id: str) -> None:
+        """Delete a request that failed or was cancelled before its first clip. Raises StillRunning."""
+        gone = self._store.rows(
+            f"""
+            DELETE FROM jobs WHERE id = :job AND status IN {_FINAL}
+                AND NOT EXISTS (SELECT 1 FROM clips WHERE job_id = :job)
+            RETURNING id
+            """,
+            {"job": job_id},
+        )
+        if not gone:
+            raise StillRunning("This request is still waiting or running: cancel it first, then delete it.")
+
     def tidy(self, retention: Retention, now: datetime | None = None) -> None:
         """Delete entries that are older than may be kept or exceed the size, and the files of deleted clips.
 
@@ -363,9 +385,14 @@ class Gallery:
             where.append("entries.kept")
         if wanted.kind is not None:
             where.append(f"entries.clip_index {'=' if wanted.kind == 'comparison' else '<>'} {COMPARISON}")
-        if wanted.lora is not None:
-            column = "sha256" if SHA256.fullmatch(wanted.lora) else "name"
-            where.append(f"entries.seq IN (SELECT entry FROM entry_loras WHERE {column} = :lora)")
+        hashes = [lora for lora in wanted.loras if SHA256.fullmatch(lora)]
+        names = [lora for lora in wanted.loras if lora not in hashes]
+        if wanted.loras:
+            where.append(
+                """entries.seq IN (
+                    SELECT entry FROM entry_loras WHERE sha256 IN (SELECT value FROM json_each(:hashes))
+                    UNION SELECT entry FROM entry_loras WHERE name IN (SELECT value FROM json_each(:names)))"""
+            )
         if wanted.words and wanted.words.split():
             where.append(
                 "holds_words(entries.prompt, :words)"
@@ -377,7 +404,8 @@ class Gallery:
                 "visitor": scope.visitor,
                 "model": wanted.model,
                 "job": wanted.job,
-                "lora": wanted.lora,
+                "hashes": json.dumps(hashes),
+                "names": json.dumps(names),
                 "words": wanted.words,
                 "number": number,
                 "limit": limit,

@@ -551,7 +551,12 @@ class JobService:
         return self.gallery.keep(entry_id, kept)
 
     def delete_entry(self, entry_id: str, access: Access) -> None:
-        """Delete an entry with its files. Raises what Gallery.delete raises."""
+        """Delete an entry with its files, or a request without clips. Raises what Gallery.delete raises."""
+        if self.gallery.is_request_without_clips(entry_id):
+            if not access.may_change(self._store.job(entry_id).visitor):
+                raise VideoNotFound("There is no such entry in the gallery that is yours.")
+            self.gallery.delete_request(entry_id)
+            return
         self._check_may_change_entry(entry_id, access)
         self.gallery.delete(entry_id)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from wan_ui.engine.result import Clip, OnProgress, ignore_progress
@@ -21,46 +22,43 @@ from wan_ui.request import Generation
 class GroupLimits:
     """Seconds for those that do not lead, until they are ended.
 
-    `stop`: after a cancel, or an error of the request. `leave`: after the leader has sent the clip.
+    `stop`: after a cancel, or an error of the request. `end`: after the leader has sent the clip.
     """
 
     stop: float = 5.0
-    leave: float = 60.0
+    end: float = 60.0
 
 
 class SlotGroup:
-    """Slots that render one clip together, the first of which leads: its progress and its frames are the clip's.
+    """Slots that render one clip together. The first by name leads: its progress and its frames are the clip's.
 
-    The processes join before the clip and leave after it. When one of them ends or fails, GroupLost is raised and all
-    of them are ended: those that wait for the lost one's tokens cannot be told to stop. A cancel is passed on by the
-    leader between two steps; a process that it does not reach is ended. An error of the request, such as a LoRA that is
-    not there, leaves those that have ended the clip by themselves as they are.
+    The processes join before the clip and leave after it, and stay connected for the next one of the same slots. A
+    process that is still connected to others is ended first, and loads again.
+
+    When one of them ends or fails, GroupLost is raised and all of them are ended: those that wait for the lost one's
+    tokens cannot be told to stop. A cancel is passed on by the leader between two steps; a process that it does not
+    reach is ended. An error of the request, such as a LoRA that is not there, leaves those that have ended the clip by
+    themselves as they are.
     """
 
     def __init__(self, slots: Sequence[Slot], split: Split, limits: GroupLimits | None = None) -> None:
-        self.slots = tuple(slots)
+        self.slots = tuple(sorted(slots, key=lambda slot: slot.name))  # the same ranks, whichever was free first
         self.split = split
         self._limits = limits or GroupLimits()
 
     def render(self, generation: Generation, on_progress: OnProgress, check: Check) -> Clip:
         """One clip. See Slot.render. Raises GroupLost when one of the slots fails: another way may succeed."""
-        folder = Path(tempfile.mkdtemp(prefix="wan-ui-group-"))
-        try:
-            return self._render(generation, on_progress, check, str(folder / "rendezvous"))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _render(self, generation: Generation, on_progress: OnProgress, check: Check, rendezvous: str) -> Clip:
         leader, *members = self.slots
+        leads, *places = self._places()
         errors: dict[str, WanUIError] = {}
         is_over = threading.Event()
         threads = [
             threading.Thread(
                 target=self._render_member,
-                args=(slot, generation, GroupPlace(self.split, rank, rendezvous), errors, is_over),
+                args=(slot, generation, place, errors, is_over),
                 name=f"group {slot.name}",
             )
-            for rank, slot in enumerate(members, 1)
+            for slot, place in zip(members, places, strict=True)
         ]
 
         def check_group() -> None:
@@ -72,8 +70,8 @@ class SlotGroup:
         for thread in threads:
             thread.start()
         try:
-            clip = leader.render(generation, on_progress, check_group, GroupPlace(self.split, 0, rendezvous))
-            seconds = self._limits.leave
+            clip = leader.render(generation, on_progress, check_group, leads)
+            seconds = self._limits.end
         except (Cancelled, RequestError):
             seconds = self._limits.stop
             raise
@@ -87,6 +85,20 @@ class SlotGroup:
             is_over.set()
             self._stop(members, threads, seconds)
         return clip
+
+    def _places(self) -> list[GroupPlace]:
+        """The slots' places for the next clip, in the group that they are connected in, or in a new one."""
+        joined = [place for slot in self.slots if (place := slot.joined) is not None]
+        rendezvous = {place.rendezvous for place in joined}
+        ranks = [place.rank for place in joined if place.split.ranks == self.split.ranks]
+        if len(rendezvous) == 1 and ranks == list(range(self.split.ranks)):
+            clip = 1 + max(place.clip for place in joined)
+            return [GroupPlace(self.split, rank, joined[0].rendezvous, clip) for rank in ranks]
+        for slot in self.slots:
+            if slot.joined is not None:
+                slot.end()
+        file = Path(_rendezvous_folder().name) / uuid.uuid4().hex
+        return [GroupPlace(self.split, rank, str(file)) for rank in range(self.split.ranks)]
 
     def _stop(self, members: Sequence[Slot], threads: Sequence[threading.Thread], seconds: float) -> None:
         """Waits for the slots that do not lead, and ends those that take longer; at 0 seconds all of them."""
@@ -108,7 +120,7 @@ class SlotGroup:
     ) -> None:
         """Renders on a slot that does not lead, and keeps what went wrong.
 
-        After an error that is not the request's its process has not left the group, and is ended.
+        After an error that is not the request's the others may wait for it, and its process is ended.
         """
 
         def check() -> None:
@@ -130,3 +142,9 @@ def _lost(errors: Mapping[str, WanUIError]) -> GroupLost:
     """The error of a group of which a slot failed."""
     name, error = next(iter(errors.items()))
     return GroupLost(f"{name} failed while it rendered together with others: {error.message}", after=error.code)
+
+
+@cache
+def _rendezvous_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for the files through which processes find each other, which are used as long as they are connected."""
+    return tempfile.TemporaryDirectory(prefix="wan-ui-groups-")

@@ -28,8 +28,6 @@ from wan_ui.request import Generation
 
 log = logging.getLogger(__name__)
 
-LEAVE_SECONDS = 60.0  # for leaving a group, until the process ends itself
-
 
 class SlotEngine(Protocol):
     """What a slot's process needs of `wan_ui.inference.Engine`."""
@@ -97,38 +95,13 @@ def build_engine(options: EngineOptions) -> SlotEngine:
 
 @contextmanager
 def _joined(engine: SlotEngine, place: GroupPlace | None) -> Iterator[None]:
-    """Within it the engine renders at its place of a group, if it has one.
-
-    After an error that the others may not have, the group is not left: leaving waits for them, and they may wait for
-    this process. The server ends all processes of such a group.
-    """
-    if place is None:
-        yield
-        return
-    engine.join(place)
-    try:
-        yield
-    except (Cancelled, RequestError):
-        _leave(engine)
-        raise
-    _leave(engine)
-
-
-def _leave(engine: SlotEngine) -> None:
-    with ended_after(LEAVE_SECONDS):
-        engine.leave()
-
-
-@contextmanager
-def ended_after(seconds: float) -> Iterator[None]:
-    """Ends this process when what is within takes longer: a call into a library that never returns."""
-    timer = threading.Timer(seconds, os._exit, (RestartNeeded.exit_code,))
-    timer.daemon = True
-    timer.start()
+    """Within it the engine renders at its place of a group, if it has one."""
+    if place is not None:
+        engine.join(place)
     try:
         yield
     finally:
-        timer.cancel()
+        engine.leave()
 
 
 class SlotProcess:
@@ -176,7 +149,7 @@ class SlotProcess:
     def _fail(self, engine: SlotEngine, command: RenderClip, error: Exception) -> None:
         """Sends why a render ended; a device that is lost ends this process.
 
-        After a group was not left the device is not asked: it may wait for the other GPUs.
+        In a group the device is not asked: it may wait for the other GPUs, and the server ends this process.
         """
         number = command.number
         failure: WanUIError

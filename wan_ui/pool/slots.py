@@ -53,6 +53,11 @@ class Slot(Protocol):
         """Whether it may hold a loaded model now."""
         ...
 
+    @property
+    def joined(self) -> GroupPlace | None:
+        """The place in the group that its process rendered with last, and is still connected to; None: in none."""
+        ...
+
     def render(
         self,
         generation: Generation,

@@ -81,6 +81,7 @@ class WorkerSlot(ABC, Generic[AnyWorker]):
         self._worker: AnyWorker | None = None
         self._ready: Ready | None = None
         self._is_ready = False
+        self._joined: GroupPlace | None = None
         self._number = 0
 
     @abstractmethod
@@ -107,6 +108,12 @@ class WorkerSlot(ABC, Generic[AnyWorker]):
         return self._worker is not None
 
     @property
+    def joined(self) -> GroupPlace | None:
+        """The place in the group that the worker rendered with last. See Slot.joined."""
+        worker = self._worker
+        return None if worker is None or worker.has_ended() else self._joined
+
+    @property
     def pid(self) -> int | None:
         """The id of the worker's process, where that runs on this machine."""
         worker = self._worker
@@ -127,10 +134,14 @@ class WorkerSlot(ABC, Generic[AnyWorker]):
         worker = self._worker
         if worker is None or worker.has_ended():  # one that ended while nothing was rendered
             self.end()
+            if place is not None and place.clip:
+                raise SlotLost(f"The process of {self.name} ended, and the group with it.")
             worker = self._start(on_progress, check)
         self._number += 1
         number = self._number
-        self._send(worker, self._prepare(worker, RenderClip(number, generation, place, lossless), on_progress, check))
+        command = self._prepare(worker, RenderClip(number, generation, place, lossless), on_progress, check)
+        self._joined = place or self._joined
+        self._send(worker, command)
         while True:
             answer = self._receive(worker)
             match answer:
@@ -173,7 +184,7 @@ class WorkerSlot(ABC, Generic[AnyWorker]):
         on_progress(Progress("checking", note=f"Starting {self.name}"))
         worker = self._launch()
         with self._lock:
-            self._worker, self._is_ready = worker, False
+            self._worker, self._is_ready, self._joined = worker, False, None
         self._send(worker, self._options)
         deadline = time.monotonic() + self._limits.start
         while not isinstance(answer := self._receive(worker), Ready):

@@ -79,8 +79,11 @@ def _thumbnail(job: Job) -> str:
     return f"v1/gallery/{entry}/poster.jpg"
 
 
-def finished(jobs: Sequence[Job], shown: str | None) -> Markup:
-    """The jobs that ended, newest first; a press shows one. `shown` is the id of the one whose result is shown."""
+def finished(jobs: Sequence[Job], shown: str | None, removable: Collection[str] = ()) -> Markup:
+    """The jobs that ended, newest first; a press shows one. `shown` is the id of the one whose result is shown.
+
+    Those `removable` that have no clip can be removed; clips are deleted in the gallery, where it is asked before.
+    """
     lines = []
     for job in jobs:
         spent = render.took(job)
@@ -95,6 +98,7 @@ def finished(jobs: Sequence[Job], shown: str | None) -> Markup:
                 "current": job.id == shown,
                 "state": render.joined(render.state_name(job.status), render.made_of(job) if job.cells else ""),
                 "size": render.size(job.clips[0].width, job.clips[0].height) if job.clips and not job.cells else "",
+                "removable": job.id in removable and not job.clips,
                 "took": "" if spent is None else f" · {render.seconds(spent)}",
             }
         )

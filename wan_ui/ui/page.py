@@ -18,7 +18,7 @@ from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.error_texts import concerns_loras
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled, look_ended
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, error_toast, filled, look_ended
 from wan_ui.ui.form import Form, FormState, code_to_copy, stored
 from wan_ui.ui.gallery import ID as GALLERY
 from wan_ui.ui.gallery import GalleryTab
@@ -348,6 +348,12 @@ class Page:
         }
 
     def on_pick(self, picked: str | None, seen: Mapping[str, Any], event: gr.EventData) -> Update:
-        """A finished job was chosen: its result."""
-        chosen = str(event.job)
+        """A finished job was chosen: its result. Or it is removed."""
+        chosen: str | None = str(event.job)
+        if event.do == "remove":
+            try:
+                self.service.delete_entry(str(event.job), self.access())
+            except WanUIError as error:
+                raise error_toast(error) from error
+            chosen = picked if picked != chosen else None
         return {self.status_panel.picked: chosen, **self.status_panel.look(chosen, seen)}

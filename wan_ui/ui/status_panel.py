@@ -145,7 +145,7 @@ class StatusPanel:
         waiting = ((job.id, self.service.progress(job.id)) for job in others if job.status == "in_queue")
         fetching = {job_id: progress for job_id, progress in waiting if progress is not None}
         stoppable = lead is not None and lead.id in own and lead.status in render.LIVE and not lead.cancel_requested
-        removable = {job.id for job in others if self.service.may_change(job, self.access())}
+        removable = {job.id for job in (*others, *ended) if self.service.may_change(job, self.access())}
         return self._changed(
             {
                 "now": render.now(lead, progress, ahead, None if lead is None else self.service.outlook(lead.id)),
@@ -153,7 +153,7 @@ class StatusPanel:
                 "result": render.result(shown, self._parts_before(shown, recent)),
                 "reuse": shown is not None,
                 "queue": job_lists.queue(others, own, ahead, fetching, removable),
-                "finished": job_lists.finished(ended, shown.id if shown else None),
+                "finished": job_lists.finished(ended, shown.id if shown else None, removable),
                 "link": self._link(),
                 "lead": lead.id if lead else None,
                 "shown": shown.id if shown else None,

@@ -37,6 +37,17 @@ const shareDone = ({ fraction, steps_done: done, steps_total: total }) => fracti
  * @param {number} percent @param {number[]} marks */
 const lastReached = (percent, marks) => marks.filter((mark) => mark <= percent).pop() || 0;
 
+/** A LoRA file's name in parts: the name of its training job, the step (null for the last file) and its half of a pair.
+ * @param {string} file */
+const loraParts = (file) => {
+  const stem = file.replace(/\.safetensors$/i, '');
+  const half = /[_ .-](high|low)(?:[_ .-]?noise)?(?=[_ .-]|$)/i.exec(stem);
+  const rest = half ? stem.replace(half[0], '') : stem;
+  const step = /[_-]0*(\d+)$/.exec(rest);
+  const name = step ? rest.slice(0, step.index) : rest;
+  return { name: name || stem, step: step && name ? Number(step[1]) : null, half: half ? half[1].toLowerCase() : '' };
+};
+
 /** The seconds in the middle of a frame: its edges belong to one or the other by how a browser rounds.
  * @param {number} frame from 0; after the last it is the last @param {number} frames @param {number} fps */
 const timeOfFrame = (frame, frames, fps) => (Math.min(frame, frames - 1) + 0.5) / fps;

@@ -4,6 +4,7 @@ const root = element.querySelector('.gallery');
 const part = (name) => root.querySelector(`[data-part="${name}"]`);
 const cards = part('cards'), status = part('status'), search = part('q'), more = part('more');
 const filter = { q: '', model: '', lora: '', job: '', kept: '', kind: '', order: '' };
+let checkpoints = new Map(); // by the training job's name, its files: what the API filters by, and how it is shown
 const recipes = props.recipes || {};
 const PAGE = 60; // cards; more of them are loaded when the end comes into view
 const MOST_SHOWN = 8; // of a comparison's videos on its card
@@ -46,7 +47,8 @@ const ago = (text) => {
 
 const query = (cursor = '') => {
   const asking = new URLSearchParams({ limit: String(PAGE) });
-  for (const [name, value] of Object.entries(filter)) if (value) asking.set(name, value);
+  for (const [name, value] of Object.entries(filter)) if (value && name !== 'lora') asking.set(name, value);
+  for (const value of lorasWanted()) asking.append('lora', value);
   if (cursor) asking.set('cursor', cursor);
   return asking.toString();
 };
@@ -91,11 +93,7 @@ const loadChoices = async () => {
     const options = await callApi('gallery/choices');
     part('count').textContent = options.entries ? counted('entries', options.entries) + (options.kept ? textOf('gallery.and', { more: counted('favourites', options.kept) }) : '') : '';
     choices(part('model'), textOf('gallery.all_models'), filter.model, options.models.map((item) => [item.id, `${item.label} (${item.entries})`]));
-    const names = options.loras.map((item) => item.name);
-    choices(part('lora'), textOf('gallery.all_loras'), filter.lora, options.loras.map((item) => {
-      const twin = names.filter((name) => name === item.name).length > 1 && item.sha256;
-      return [item.sha256 || item.name, `${item.name.replace(/\.safetensors$/i, '')}${twin ? ` · ${item.sha256.slice(0, 8)}` : ''} (${item.entries})`];
-    }));
+    loraChoices(options.loras);
   } catch (error) {
     part('count').textContent = '';
   }
@@ -104,6 +102,34 @@ const choices = (select, all, chosen, options) => {
   if (chosen && !options.some(([value]) => value === chosen)) options.push([chosen, textOf('gallery.not_found')]);
   select.replaceChildren(make('option', { value: '' }, all), ...options.map(([value, text]) => make('option', { value }, text)));
   select.value = chosen;
+};
+// A training job is chosen first, then one of its checkpoints.
+const loraChoices = (loras) => {
+  checkpoints = new Map();
+  for (const item of loras) {
+    const { name, step, half } = loraParts(item.name);
+    const files = checkpoints.get(name) || [];
+    const twin = item.sha256 && loras.filter((other) => other.name === item.name).length > 1;
+    const label = [step === null ? textOf('lora.final') : textOf('gallery.step', { step }), half && SLOTS[half], twin && item.sha256.slice(0, 8)];
+    files.push({ value: item.sha256 || item.name, step: step === null ? Infinity : step, entries: item.entries, label: label.filter(Boolean).join(' · ') });
+    checkpoints.set(name, files);
+  }
+  for (const files of checkpoints.values()) files.sort((one, other) => one.step - other.step);
+  choices(part('lora'), textOf('gallery.all_loras'), filter.lora, [...checkpoints].map(([name, files]) =>
+    [name, `${name} (${files.length > 1 ? textOf('gallery.checkpoints', { number: files.length }) : files[0].entries})`]));
+  showSteps();
+};
+const showSteps = () => {
+  const files = checkpoints.get(filter.lora) || [], select = part('step');
+  select.hidden = files.length < 2;
+  choices(select, textOf('gallery.all_steps'), files.some((file) => file.value === select.value) ? select.value : '',
+    files.map((file) => [file.value, `${file.label} (${file.entries})`]));
+};
+const lorasWanted = () => {
+  if (!filter.lora) return [];
+  const files = checkpoints.get(filter.lora);
+  if (!files) return [filter.lora];
+  return part('step').value ? [part('step').value] : files.map((file) => file.value);
 };
 const refresh = () => Promise.all([load(), loadChoices()]);
 const anew = () => { opened = null; return load(); };
@@ -139,6 +165,7 @@ const fail = (message) => {
 const clear = () => {
   for (const name of Object.keys(filter)) if (name !== 'order') filter[name] = '';
   search.value = part('model').value = part('lora').value = part('kind').value = '';
+  showSteps();
   controls();
   search.focus();
   return anew();
@@ -434,8 +461,13 @@ const find = () => {
 search.addEventListener('input', () => { clearTimeout(waiting); waiting = setTimeout(find, 250); });
 search.addEventListener('change', find);
 for (const name of ['model', 'lora', 'kind', 'order']) {
-  part(name).addEventListener('change', (event) => { filter[name] = event.target.value; anew(); });
+  part(name).addEventListener('change', (event) => {
+    filter[name] = event.target.value;
+    if (name === 'lora') showSteps();
+    anew();
+  });
 }
+part('step').addEventListener('change', anew);
 part('kept').addEventListener('click', () => { filter.kept = filter.kept ? '' : 'true'; controls(); anew(); });
 part('job').addEventListener('click', () => { filter.job = ''; controls(); search.focus(); anew(); });
 part('size').addEventListener('input', (event) => cards.style.setProperty('--card', `${event.target.value}px`));
