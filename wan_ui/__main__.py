@@ -17,9 +17,8 @@ def main() -> NoReturn:
         from wan_ui.cleanup import cleanup
 
         sys.exit(cleanup(sys.argv[2:], os.environ))
-    settings = read(
-        sys.argv[1:], os.environ
-    )  # before the server's import, which takes a second: --help needs none of it
+    settings = read(sys.argv[1:], os.environ)
+    # Only now: its import takes a second, which neither --help nor a wrong flag needs.
     from wan_ui.server import serve
 
     code = serve(settings)
