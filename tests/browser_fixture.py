@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import pytest
 from tests.waiting import SECONDS
 
 if TYPE_CHECKING:  # imported where it is used: the other tests, the GPU's among them, run without it
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Frame, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Frame, Page, ViewportSize
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 REQUIRED = "WAN_UI_REQUIRE_BROWSER"
@@ -41,6 +42,9 @@ ARGUMENTS = (
     "--disable-dev-shm-usage",  # which is small in a container
     f"--disable-features={','.join(TURNED_OFF)}",
 )
+
+
+STORED = "local_storage,indexeddb,cache_storage,service_workers"  # all but the cache of files
 
 
 def find_browser() -> str | None:
@@ -82,6 +86,71 @@ def new_context(browser: Browser, **options: Any) -> BrowserContext:
     return context
 
 
+VIEWPORT: ViewportSize = {"width": 1280, "height": 900}
+
+
+class KeptPage:
+    """One page for all tests that need a single visitor: its process has compiled the page's scripts already.
+
+    To open wan-ui in it takes half the time that a page of a new profile takes.
+    """
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._context: BrowserContext | None = None
+        self.errors: list[str] = []
+        self._origins: set[str] = set()
+
+    @property
+    def context(self) -> BrowserContext:
+        """The page's profile. The page is its first."""
+        if self._context is None:
+            self._context = new_context(self._browser, viewport=VIEWPORT)
+            page = self._context.new_page()
+            self.errors = heard(page)
+            page.on("framenavigated", self._note_origin)
+        return self._context
+
+    def _note_origin(self, frame: Frame) -> None:
+        if frame.url.startswith("http"):
+            self._origins.add("/".join(frame.url.split("/")[:3]))
+
+    def forget(self) -> None:
+        """Makes of the page that of a new visitor: no cookies, stored values, permissions and settings of its own."""
+        context = self.context
+        page, *others = context.pages
+        for other in others:
+            other.close()
+        page.unroute_all(behavior="ignoreErrors")
+        page.goto("about:blank")  # so that nothing is stored later
+        devtools = context.new_cdp_session(page)
+        for origin in self._origins:
+            devtools.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": STORED})
+        devtools.detach()
+        self._origins.clear()
+        context.clear_cookies()
+        context.clear_permissions()
+        page.emulate_media(media="null", color_scheme="null", reduced_motion="null", forced_colors="null")
+        if page.viewport_size != VIEWPORT:
+            page.set_viewport_size(VIEWPORT)
+        page.mouse.move(0, 0)
+        self.errors.clear()
+
+    def drop(self) -> None:
+        """Closes it; a new one is opened when it is wanted."""
+        if self._context is not None:
+            self._context.close()
+            self._context = None
+
+
+@pytest.fixture(scope="session")
+def kept_page(browser: Browser) -> Iterator[KeptPage]:
+    """The page of all tests' `page`."""
+    kept = KeptPage(browser)
+    yield kept
+    kept.drop()
+
+
 @pytest.fixture(autouse=True)
 def close_contexts(request: pytest.FixtureRequest) -> Iterator[None]:
     """Closes what a test that failed has left open: its page would play videos beside all later tests."""
@@ -89,7 +158,7 @@ def close_contexts(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     browser: Browser = request.getfixturevalue("browser")
-    kept = list(browser.contexts)
+    kept = [request.getfixturevalue("kept_page").context, *browser.contexts]
     yield
     for context in browser.contexts:
         if context not in kept:
@@ -97,11 +166,22 @@ def close_contexts(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A fresh profile: a second one of these is a second visitor."""
-    context = new_context(browser, viewport={"width": 1280, "height": 900})
-    yield context
-    context.close()
+def context(kept_page: KeptPage) -> Iterator[BrowserContext]:
+    """A visitor of whom no server knows anything, with an empty page; `new_context` makes a second visitor."""
+    yield kept_page.context
+    try:
+        kept_page.forget()
+    except BaseException:
+        kept_page.drop()
+        raise
+
+
+@contextmanager
+def listening(page: Page, event: str, listener: Callable[[Any], object]) -> Iterator[None]:
+    """Hears an event of a page within the block."""
+    page.on(event, listener)  # type: ignore[call-overload]
+    yield
+    page.remove_listener(event, listener)
 
 
 def heard(page: Page) -> list[str]:
@@ -132,12 +212,16 @@ def heard(page: Page) -> list[str]:
 
 
 @pytest.fixture
-def page(context: BrowserContext) -> Iterator[Page]:
-    """A page whose uncaught errors and console errors fail the test at its end."""
-    page = context.new_page()
-    errors = heard(page)
-    yield page
-    assert errors == []
+def page(context: BrowserContext, kept_page: KeptPage) -> Iterator[Page]:
+    """The visitor's page, whose uncaught errors and console errors fail the test at its end."""
+    yield context.pages[0]
+    assert kept_page.errors == []
+
+
+@pytest.fixture
+def refused_page(context: BrowserContext) -> Page:
+    """The visitor's page, on whose console the browser may note what a server refuses."""
+    return context.pages[0]
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tests.ports import reserve_port
 from tests.test_app import App
 from tests.ui.page_object import choose_model
 from tests.waiting import wait_until
+from wan_ui.demo.checkpoints import ensure
 from wan_ui.tunnel import RECORD, command_of
 
 pytestmark = pytest.mark.slow
@@ -31,14 +32,9 @@ FOREIGN = (*(f"{folder}part-1a2b" for folder in FOLDERS), "trainer/0/files/.part
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's files, written once."""
-    data = tmp_path_factory.mktemp("demo")
-    app = App(data, "--demo")
-    try:
-        app.wait_for("Page: ")
-    finally:
-        app.process.kill()
-        app.process.wait()
-    return data / "demo"
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    ensure(folder)
+    return folder
 
 
 class Shared:

@@ -20,8 +20,8 @@ from tests.fakes import PATIENCE, FakeRender, fake_service
 from tests.jobs.helpers import body
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import create_api
-from wan_ui.api.comparisons import board
-from wan_ui.errors import VideoEncodingFailed
+from wan_ui.api.comparisons import board, deletion_mapped
+from wan_ui.errors import VideoEncodingFailed, VideoNotFound
 from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
@@ -196,3 +196,15 @@ def test_a_cells_broken_file_is_named(client: TestClient, service: JobService, w
     reply = client.get(f"/v1/requests/{job_id}/cells.zip")
     assert reply.status_code == 404
     assert reply.json()["detail"]["error"]["message"].startswith("The file of row 1, column 2 cannot be read: ")
+
+
+def test_what_fails_because_a_clip_was_deleted_meanwhile_is_not_found(tmp_path: Path) -> None:
+    there, gone = tmp_path / "there.mp4", tmp_path / "gone.mp4"
+    there.write_bytes(b"")
+    failed = VideoEncodingFailed("gone.mp4 could not be read.")
+    with pytest.raises(VideoNotFound, match="deleted"), deletion_mapped([there, gone]):
+        raise failed
+    with pytest.raises(VideoNotFound, match="deleted"), deletion_mapped([gone]):
+        gone.read_bytes()
+    with pytest.raises(VideoEncodingFailed), deletion_mapped([there]):
+        raise failed

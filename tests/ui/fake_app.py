@@ -44,6 +44,7 @@ class App:
     url: str
     service: JobService
     bases: FolderBases
+    folder: Path
 
 
 class FolderBases:
@@ -166,7 +167,7 @@ def running(
             },
             **LAUNCH,
         )
-        yield App(url, service, bases)
+        yield App(url, service, bases, folder)
     finally:
         stop_server(blocks)
         worker.stop()

@@ -10,9 +10,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser_fixture import new_context
-from tests.fakes import FakeRender
-from tests.ui.fake_app import App, running
+from tests.browser_fixture import listening, new_context
+from tests.ui.fake_app import App
 from tests.ui.page_object import open_page
 from wan_ui.ui.page import API_KEYS
 from wan_ui.ui.page_document import SCRIPT
@@ -35,9 +34,8 @@ TWO_FRAMES = "() => new Promise((resolve) => requestAnimationFrame(() => request
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory: pytest.TempPathFactory) -> str:
-    with running(tmp_path_factory.mktemp("document"), FakeRender()) as app:
-        return httpx.get(app.url).text
+def document(app: App) -> str:
+    return httpx.get(app.url).text
 
 
 def config(document: str) -> dict:
@@ -83,10 +81,12 @@ def test_there_are_few_components(document: str):
 
 @pytest.mark.browser
 def test_the_document_names_all_that_the_opening_page_loads(page: Page, app: App, document: str):
-    """Else the browser learns of it from one script after the other."""
-    loaded: list[str] = []
-    page.on("request", lambda request: loaded.append(request.url.removeprefix(app.url)))
-    open_page(page, app)
+    """Else the browser learns of it from one script after the other. Nothing is loaded from elsewhere."""
+    urls: list[str] = []
+    with listening(page, "request", lambda request: urls.append(request.url)):
+        open_page(page, app)
+    assert [url for url in urls if not url.startswith((app.url, "data:", "blob:"))] == []
+    loaded = [url.removeprefix(app.url) for url in urls]
     named = re.findall(r'(?:href|src)="(?:\./)?([^"]+)"', document)
     assert [path for path in loaded if path.startswith("assets/") and path not in named] == []
     assert len(loaded) <= MOST_REQUESTS

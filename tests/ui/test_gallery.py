@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from tests.waiting import wait_until
 from tests.web.strangers import running as whole_server
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.job import Job
+from wan_ui.jobs.gallery import Filter
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 MODEL, LABEL = "wan21_1b", "Wan 2.1 T2V 1.3B"
@@ -31,12 +33,27 @@ def lora(path: Path, seed: int) -> Path:
     return write_lora(path, width=1536, ffn=8960, blocks=1, rank=1, seed=seed)
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[App]:
-    for seed, name in enumerate(("fox", "owl", "elk")):
-        lora(tmp_path / "loras" / f"{name}.safetensors", seed)
-    with running(tmp_path, FakeRender()) as app:
+@pytest.fixture(scope="module")
+def gallery_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with running(tmp_path_factory.mktemp("gallery"), FakeRender()) as app:
         yield app
+
+
+@pytest.fixture
+def here(gallery_app: App) -> App:
+    """The server with an empty gallery and three LoRA files."""
+    service = gallery_app.service
+    while entries := service.entries(Filter(), LOCAL_ACCESS).entries:
+        for entry in entries:
+            service.delete_entry(entry.id, LOCAL_ACCESS)
+    shutil.rmtree(loras(gallery_app))
+    for seed, name in enumerate(("fox", "owl", "elk")):
+        lora(loras(gallery_app) / f"{name}.safetensors", seed)
+    return gallery_app
+
+
+def loras(app: App) -> Path:
+    return app.folder / "loras"
 
 
 def made(app: App, *prompts: str, **fields: Any) -> Job:
@@ -147,7 +164,7 @@ def test_played_in_place_by_keyboard_with_all_its_settings(page: Page, here: App
     expect(still).to_be_focused()
 
 
-def test_kept_and_deleted_with_a_question_before(page: Page, here: App, tmp_path: Path) -> None:
+def test_kept_and_deleted_with_a_question_before(page: Page, here: App) -> None:
     for prompt in ("one", "two", "three"):
         made(here, prompt)
     gallery = open_gallery(page, here)
@@ -167,38 +184,36 @@ def test_kept_and_deleted_with_a_question_before(page: Page, here: App, tmp_path
     gallery.get_by_role("button", name="Delete: three").click()
     question.get_by_role("button", name="Delete", exact=True).click()
     expect(prompts(gallery)).to_have_text(["two", "one"])
-    assert len(list((tmp_path / "clips").iterdir())) == 6  # a still and the last frame beside each of the two
+    assert len(list((here.folder / "clips").iterdir())) == 6  # a still and the last frame beside each of the two
     expect(gallery.get_by_role("button", name="Play: two")).to_be_focused()
 
 
 def test_more_are_loaded_at_the_end_in_either_order(page: Page, here: App) -> None:
-    made(here, *[f"clip {number}" for number in range(65)])
+    made(here, *[f"clip {number}" for number in range(62)])
     gallery = open_gallery(page, here)
     expect(prompts(gallery)).to_have_count(60)
-    expect(prompts(gallery).first).to_have_text("clip 64")
+    expect(prompts(gallery).first).to_have_text("clip 61")
     gallery.locator(".more").scroll_into_view_if_needed()
-    expect(prompts(gallery)).to_have_text([f"clip {number}" for number in range(64, -1, -1)])
+    expect(prompts(gallery)).to_have_text([f"clip {number}" for number in range(61, -1, -1)])
     gallery.get_by_label("Order").select_option("oldest")
     expect(prompts(gallery).first).to_have_text("clip 0")
     gallery.locator(".more").scroll_into_view_if_needed()
-    expect(prompts(gallery)).to_have_text([f"clip {number}" for number in range(65)])
+    expect(prompts(gallery)).to_have_text([f"clip {number}" for number in range(62)])
 
 
-def test_hovering_plays_and_leaving_shows_the_still_again(browser: Browser, here: App) -> None:
+def test_hovering_plays_and_leaving_shows_the_still_again(page: Page, here: App) -> None:
     made(here, "a red fox")
-    with new_context(browser, viewport={"width": 1280, "height": 900}) as context:
-        page = context.new_page()
-        open_page(page, here)
-        choose(page, "Gallery")
-        still = page.get_by_role("button", name="Play: a red fox")
-        expect(still.locator("img")).to_have_count(1)
-        still.hover()
-        page.wait_for_function(
-            "() => [...document.querySelectorAll('.still video')].some((video) => !video.paused && video.muted)"
-        )
-        page.get_by_role("searchbox").hover()
-        expect(still.locator("video")).to_have_count(0)
-        expect(still.locator("img")).to_have_count(1)
+    open_page(page, here)
+    choose(page, "Gallery")
+    still = page.get_by_role("button", name="Play: a red fox")
+    expect(still.locator("img")).to_have_count(1)
+    still.hover()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.still video')].some((video) => !video.paused && video.muted)"
+    )
+    page.get_by_role("searchbox").hover()
+    expect(still.locator("video")).to_have_count(0)
+    expect(still.locator("img")).to_have_count(1)
 
 
 def test_two_selected_videos_are_downloaded_and_compared(page: Page, here: App) -> None:
@@ -270,10 +285,10 @@ def use(page: Page, gallery: Locator, prompt: str) -> Locator:
     return page.locator("#bench")
 
 
-def test_its_settings_again_with_the_file_that_was_moved(page: Page, here: App, tmp_path: Path) -> None:
+def test_its_settings_again_with_the_file_that_was_moved(page: Page, here: App) -> None:
     made(here, "a red fox", loras=[{"path": "fox.safetensors", "network_multiplier": 0.7}])
-    (tmp_path / "loras" / "best").mkdir()
-    os.replace(tmp_path / "loras" / "fox.safetensors", tmp_path / "loras" / "best" / "renamed.safetensors")
+    (loras(here) / "best").mkdir()
+    os.replace(loras(here) / "fox.safetensors", loras(here) / "best" / "renamed.safetensors")
     gallery = open_gallery(page, here)
     form = use(page, gallery, "a red fox")
     expect(form.locator(".note.again")).to_contain_text("fox.safetensors was found by its content")
@@ -281,11 +296,11 @@ def test_its_settings_again_with_the_file_that_was_moved(page: Page, here: App, 
     expect(field(page, "Seed")).to_have_value("7")
 
 
-def test_its_settings_again_without_the_files_that_are_missing_or_others(page: Page, here: App, tmp_path: Path) -> None:
+def test_its_settings_again_without_the_files_that_are_missing_or_others(page: Page, here: App) -> None:
     made(here, "a red fox", loras=[{"path": "fox.safetensors"}])
     made(here, "an owl", loras=[{"path": "owl.safetensors"}])
-    lora(tmp_path / "loras" / "fox.safetensors", seed=99)
-    (tmp_path / "loras" / "owl.safetensors").unlink()
+    lora(loras(here) / "fox.safetensors", seed=99)
+    (loras(here) / "owl.safetensors").unlink()
     gallery = open_gallery(page, here)
     form = use(page, gallery, "a red fox")
     expect(form.locator(".note.again")).to_contain_text("fox.safetensors has changed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -242,14 +242,14 @@ def test_a_strength_is_a_number_or_changes_over_the_steps(page: Page, lora_app: 
     expect(used(page, "Seed")).to_have_text("906")
     newest = lora_app.service.recent(1, LOCAL_ACCESS)[0]
     assert [item["network_multiplier"] for item in newest.request["loras"]] == [[1.0, 0.5, 0.0]]
-    again = page.context.new_page()  # the same browser: its draft
-    open_page(again, lora_app)
-    expect(lora(again, "small").get_by_role("spinbutton")).to_have_value("1, 0.5, 0")
-    lora(again, "small").get_by_role("spinbutton").fill("1 to 0.2")
-    again.get_by_role("button", name="Request as JSON").click()
-    expect(again.get_by_label("This form's request")).to_have_value(re.compile(r'"from": 1.0,\s*"to": 0.2'))
-    again.get_by_role("button", name=text_of("result.use_settings"), exact=True).click()
-    expect(lora(again, "small").get_by_role("spinbutton")).to_have_value("1, 0.5, 0")
+    page.reload()  # its draft comes back
+    filled(page)
+    expect(lora(page, "small").get_by_role("spinbutton")).to_have_value("1, 0.5, 0")
+    lora(page, "small").get_by_role("spinbutton").fill("1 to 0.2")
+    page.get_by_role("button", name="Request as JSON").click()
+    expect(page.get_by_label("This form's request")).to_have_value(re.compile(r'"from": 1.0,\s*"to": 0.2'))
+    page.get_by_role("button", name=text_of("result.use_settings"), exact=True).click()
+    expect(lora(page, "small").get_by_role("spinbutton")).to_have_value("1, 0.5, 0")
 
 
 @pytest.mark.browser
@@ -403,17 +403,15 @@ def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
         ("small.safetensors", 1.0),
         ("speed.safetensors", 0.5),
     ]
-    again = page.context.new_page()  # the same browser: what was in the form is there again
-    open_page(again, lora_app)
-    expect(lora(again, "speed")).to_contain_text("Compatible")
-    expect(lora(again, "speed").get_by_role("spinbutton")).to_have_value("0.5")
+    page.reload()  # what was in the form is there again
+    filled(page)
+    expect(lora(page, "speed")).to_contain_text("Compatible")
+    expect(lora(page, "speed").get_by_role("spinbutton")).to_have_value("0.5")
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["light", "dark"]):
-    context = new_context(browser, viewport={"width": 390, "height": 844}, color_scheme=scheme)
-    page = context.new_page()
+def test_cards_on_a_phone(page: Page, lora_app: App):
+    page.set_viewport_size({"width": 390, "height": 844})
     open_page(page, lora_app, T2V.label)
     choose_lora(page, "cat_high_noise.safetensors")
     expect(page.locator("#loras .lcard")).to_have_count(2)
@@ -425,7 +423,6 @@ def test_cards_on_a_phone(browser: Browser, lora_app: App, scheme: Literal["ligh
             .map((e) => Math.ceil(e.getBoundingClientRect().right))]"""
     )
     assert max(widths) <= 390
-    context.close()
 
 
 @pytest.mark.parametrize(("image_only_blocks", "share", "state"), [(0, "83%", "warn"), (2, "45%", "bad")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.fakes import FakeRender
 from tests.lora_files import write_lora
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.browser
 
 
 def test_the_owner_sees_the_machine_and_unloads_the_model(
-    context: BrowserContext, app: App, held_render: FakeRender
+    refused_page: Page, app: App, held_render: FakeRender
 ) -> None:
-    page = context.new_page()  # the refusal is an error on its console
+    page = refused_page
     gate = held_render.gate(1851, 2)
     open_page(page, app)
     line, panel = page.locator("#machine"), page.locator("#machine-panel")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
@@ -50,12 +49,13 @@ pytestmark = pytest.mark.browser
 PLAYED = "video => video.readyState >= 1 && [video.videoWidth, video.videoHeight].join('x')"
 
 
-def test_the_tabs_and_the_models_and_every_control_has_a_label(page: Page, app: App):
+def test_the_tabs_and_each_model_s_fields_which_all_have_a_label(page: Page, app: App):
     open_page(page, app)
     models = [model.label for model in MODELS.values()]
     tabs = ["Generate", "Compare", "Training job", "Gallery"]
     assert page.get_by_role("tablist", name="Model").get_by_role("tab").all_inner_texts() == models
     assert page.locator("#top > .tab-wrapper").get_by_role("tab").all_inner_texts() == tabs
+    assert not page.locator("body").evaluate("body => body.classList.contains('dark')")
     open_more(page)
     for model in MODELS.values():
         choose_model(page, model.label)
@@ -66,6 +66,12 @@ def test_the_tabs_and_the_models_and_every_control_has_a_label(page: Page, app: 
                 .map((e) => e.outerHTML)"""
         )
         assert nameless == []
+        expected = {f"field-{control.name.replace('_', '-')}" for control in form_schema.controls(model)
+                    if control.kind not in ("lora", "scale")}  # fmt: skip
+        shown = page.evaluate(
+            "() => [...document.querySelectorAll('[id^=field-]')].filter((e) => e.offsetParent).map((e) => e.id)"
+        )
+        assert set(shown) == expected
     for label in ("Prompt", "Negative prompt", "Trigger word", "Seed", "Guidance scale"):
         expect(field(page, label)).to_have_count(1)
     expect(recipe(page, "Standard")).to_be_checked()
@@ -73,19 +79,6 @@ def test_the_tabs_and_the_models_and_every_control_has_a_label(page: Page, app: 
         open_tab(page, label)
         expect(page.get_by_role("tabpanel").locator("visible=true")).to_have_count(1)
     assert page.locator("footer:not(#footer *)").locator("visible=true").count() == 0  # of Gradio
-
-
-def test_the_chosen_model_shows_exactly_its_fields(page: Page, app: App):
-    open_page(page, app)
-    open_more(page)
-    for model in MODELS.values():
-        choose_model(page, model.label)
-        expected = {f"field-{control.name.replace('_', '-')}" for control in form_schema.controls(model)
-                    if control.kind not in ("lora", "scale")}  # fmt: skip
-        shown = page.evaluate(
-            "() => [...document.querySelectorAll('[id^=field-]')].filter((e) => e.offsetParent).map((e) => e.id)"
-        )
-        assert set(shown) == expected
 
 
 def test_what_is_typed_stays_with_another_model_and_what_is_hidden_comes_back(page: Page, app: App, wide_image: Path):
@@ -437,23 +430,13 @@ def test_a_poll_leaves_a_playing_video_alone(page: Page, app: App):
     assert page.locator("#result video").get_attribute("data-mark") == "same"
 
 
-def test_nothing_is_fetched_from_elsewhere(page: Page, app: App):
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+def test_no_sideways_scrolling_on_a_phone_and_the_scheme_of_the_system(page: Page, app: App):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.emulate_media(color_scheme="dark")
     open_page(page, app)
-    assert [url for url in asked if not url.startswith((app.url, "data:", "blob:"))] == []
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_sideways_scrolling_on_a_phone_and_the_scheme_of_the_system(
-    browser: Browser, app: App, scheme: Literal["light", "dark"]
-):
-    context = new_context(browser, viewport={"width": 390, "height": 844}, color_scheme=scheme)
-    page = context.new_page()
-    open_page(page, app)
-    assert ("dark" in (page.locator("body").get_attribute("class") or "")) is (scheme == "dark")
-    for row in MODELS.values():
-        choose_model(page, row.label)
+    assert page.locator("body").evaluate("body => body.classList.contains('dark')")
+    for model in MODELS.values():
+        choose_model(page, model.label)
         widths = page.evaluate(
             """() => [document.documentElement.scrollWidth,
                 ...[...document.querySelectorAll('#workspace *')]
@@ -461,12 +444,10 @@ def test_no_sideways_scrolling_on_a_phone_and_the_scheme_of_the_system(
                     .map((e) => Math.ceil(e.getBoundingClientRect().right))]"""
         )
         assert max(widths) <= 390
-    context.close()
 
 
-def test_the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(browser: Browser, tmp_path: Path):
-    context = new_context(browser)
-    page = context.new_page()
+def test_the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(refused_page: Page, tmp_path: Path):
+    page = refused_page
     with running(tmp_path, FakeRender()) as app:
         open_page(page, app)
         fill(page, Prompt="kept over a restart")
@@ -477,7 +458,6 @@ def test_the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(brows
         expect(page.locator("#server-gone")).to_have_count(1)
         expect(page.locator("#server-gone")).to_be_hidden()
         expect(field(page, "Prompt")).to_have_value("kept over a restart")
-    context.close()
 
 
 def test_the_header_leads_to_the_prompt_and_keeps_light_or_dark(page: Page, app: App):

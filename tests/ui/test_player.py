@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
-from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
 from tests.waiting import wait_until
@@ -272,11 +271,9 @@ def test_a_cell_that_ends_leaves_the_playing_ones_alone(page: Page, player_app: 
     wait_until(lambda: all(apart(times) < 1.6 for times in page.evaluate(LOOKS, 3)))
 
 
-def test_leaving_the_tab_stops_the_videos(browser: Browser, player_app: App) -> None:
-    page = new_context(browser, viewport={"width": 1280, "height": 900}).new_page()
+def test_leaving_the_tab_stops_the_videos(page: Page, player_app: App) -> None:
     player = opened(page, player_app, compare(player_app, {"field": "seed", "values": [1, 2]}), 2)
     player.get_by_role("button", name="Play", exact=True).click()
     page.wait_for_function("[...document.querySelectorAll('#player video')].every((v) => !v.paused)")
     page.get_by_role("tab", name="Generate", exact=True).click()
     page.wait_for_function("[...document.querySelectorAll('#player video')].every((v) => v.paused)")
-    page.context.close()

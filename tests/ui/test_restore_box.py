@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.fakes import FakeRender
 from tests.golden_cases import CHECKPOINTS
@@ -46,12 +46,18 @@ DROP = """([name, type, data]) => {
 }"""
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> Iterator[App]:
-    for seed, name in enumerate(PAIR):
-        write_lora(tmp_path / "loras" / name, seed=seed)
-    with running(tmp_path, FakeRender(), configs=Checkpoints(CHECKPOINTS).transformer_config) as app:
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    folder = tmp_path_factory.mktemp("restore")
+    with running(folder, FakeRender(), configs=Checkpoints(CHECKPOINTS).transformer_config) as app:
         yield app
+
+
+@pytest.fixture(autouse=True)
+def _files(app: App) -> None:
+    """The two LoRA files as they were."""
+    for seed, name in enumerate(PAIR):
+        write_lora(app.folder / "loras" / name, seed=seed)
 
 
 def first_frame(app: App) -> str:
@@ -123,8 +129,8 @@ def test_what_differs_is_said_and_a_file_of_the_same_name_is_not_used(page: Page
     shutil.copy(app.service.clip_path(job.id, 0, LOCAL_ACCESS), clip)
     image = job.generations[0].image
     assert image is not None
-    (tmp_path / "images" / image).unlink()
-    write_lora(tmp_path / "loras" / PAIR[1], seed=99)
+    (app.folder / "images" / image).unlink()
+    write_lora(app.folder / "loras" / PAIR[1], seed=99)
     open_page(page, app)
     unfold(page)
     choose(page, clip)
@@ -154,6 +160,9 @@ def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path:
     grid.write(tmp_path / "grid.mp4", board(app.service, job, LOCAL_ACCESS), embedded_metadata.of_grid(job))
     shutil.copy(app.service.clip_path(job.id, 0, LOCAL_ACCESS), tmp_path / "cell.mp4")
     open_page(page, app)
+    open_tab(page, "Compare")  # its opening has its answer, which would replace what is loaded before
+    expect(page.locator(".compare-form .summary")).to_be_visible()
+    open_tab(page, "Generate")
     choose(page, tmp_path / "cell.mp4")
     said(page, "The settings of cell.mp4 (low scale")
     expect(page.get_by_role("tab", name=ROW.label, exact=True)).to_have_attribute("aria-selected", "true")
@@ -176,9 +185,9 @@ def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path:
 
 
 def test_a_file_that_is_none_of_ours_is_refused_and_the_form_stays(
-    context: BrowserContext, app: App, tmp_path: Path
+    refused_page: Page, app: App, tmp_path: Path
 ) -> None:
-    page = context.new_page()  # the browser itself notes the refusals in its console
+    page = refused_page
     open_page(page, app)
     prompt = page.get_by_label("Prompt", exact=True).locator("visible=true")
     prompt.fill("mine")

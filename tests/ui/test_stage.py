@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
-from tests.browser_fixture import new_context
+from tests.browser_fixture import listening, new_context
 from tests.fakes import FakeRender
 from tests.jobs.helpers import body
 from tests.ui.fake_app import App
@@ -22,7 +21,7 @@ from wan_ui.errors import OutOfMemory
 
 pytestmark = pytest.mark.browser
 
-TABS = 6
+TABS = 3
 HIDE = """hidden => {
     Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden });
     document.dispatchEvent(new Event('visibilitychange'));
@@ -46,31 +45,9 @@ def webp(colour: str) -> bytes:
 def opened(page: Page, app: App) -> Page:
     """The page with its stream open: what the server sent first has come."""
     page.goto(app.url)
-    page.wait_for_function("() => window.wanUi && window.wanUi.events && window.wanUiServer", timeout=None)
+    page.wait_for_function("() => window.wanUi && window.wanUi.events")
+    page.evaluate("() => new Promise((done) => window.wanUi.events.on('server', () => done(true)))")
     return page
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = new_context(browser, viewport={"width": 1280, "height": 900})
-    context.add_init_script(
-        """document.addEventListener('wan-ui-events', () => {
-            window.wanUi.events.on('server', () => { window.wanUiServer = true; });
-        });"""
-    )
-    yield context
-    context.close()
-
-
-def asked(page: Page, app: App) -> list[str]:
-    """The paths that a page asks for from now on, in a list that grows."""
-    paths: list[str] = []
-
-    def note(request: Request) -> None:
-        paths.append(request.url.removeprefix(app.url).split("?")[0])
-
-    page.on("request", note)
-    return paths
 
 
 def test_the_stage_follows_the_whole_job(page: Page, app: App, held_render: FakeRender):
@@ -190,21 +167,22 @@ def test_a_hidden_tab_asks_for_nothing_and_looks_when_it_is_shown(page: Page, ap
     opened(page, app)
     page.wait_for_function(QUIET)
     page.evaluate(HIDE, True)
-    paths = asked(page, app)
-    job = app.service.submit(body(1803), LOCAL_ACCESS)
-    page.wait_for_function(
-        """id => new Promise((resolve) => window.wanUi.events.on('jobs', ({ jobs }) => {
-            if (jobs.some((job) => job.request_id === id && job.status === 'succeeded')) resolve(true);
-        }))""",
-        arg=job.id,
-    )
+    paths: list[str] = []
+    with listening(page, "request", lambda request: paths.append(request.url.removeprefix(app.url))):
+        job = app.service.submit(body(1803), LOCAL_ACCESS)
+        page.wait_for_function(
+            """id => new Promise((resolve) => window.wanUi.events.on('jobs', ({ jobs }) => {
+                if (jobs.some((job) => job.request_id === id && job.status === 'succeeded')) resolve(true);
+            }))""",
+            arg=job.id,
+        )
     assert [path for path in paths if not path.startswith("gradio_api/queue/")] == []
     page.evaluate(HIDE, False)
     expect(page.locator(f"#result video[src*='{job.id}']")).to_have_count(1)
 
 
-def test_six_tabs_share_one_stream_and_stay_usable(context: BrowserContext, app: App):
-    streams: list[str] = []
+def test_tabs_share_one_stream_and_stay_usable(browser: Browser, app: App):
+    context, streams = new_context(browser), []
 
     def note(request: Request) -> None:
         if request.url.endswith("/v1/events"):

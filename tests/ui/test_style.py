@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import BrowserContext
+from playwright.sync_api import Page
 
 from wan_ui.demo.checkpoints import BANNER
 from wan_ui.ui import render
@@ -29,10 +29,9 @@ def test_each_rule_outranks_gradio_s_where_gradio_draws() -> None:
 
 
 @pytest.mark.browser
-def test_no_flag_of_the_banner_is_broken_at_any_width(context: BrowserContext) -> None:
-    window = context.new_page()
-    window.set_content(f"<style>{style_sheet()}</style><p class='banner'>{render.sentence(BANNER)}</p>")
-    broken = window.evaluate("""() => {
+def test_no_flag_of_the_banner_is_broken_at_any_width(page: Page) -> None:
+    page.set_content(f"<style>{style_sheet()}</style><p class='banner'>{render.sentence(BANNER)}</p>")
+    broken = page.evaluate("""() => {
         const found = [];
         for (let width = 160; width < 900; width += 2) {
             document.querySelector('.banner').style.width = `${width}px`;

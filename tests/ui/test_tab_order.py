@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.ui.fake_app import App
-from tests.ui.page_object import field, open_page, tab
+from tests.ui.page_object import field, filled, open_page, tab
 
 pytestmark = pytest.mark.browser
 
@@ -22,24 +22,20 @@ def stops(page: Page, selector: str, most: int) -> int | None:
     return None
 
 
-def test_prompt_and_generate_are_near(page: Page, app: App) -> None:
+def test_prompt_and_generate_are_near_and_a_skip_link_and_arrow_keys_work(page: Page, app: App) -> None:
     open_page(page, app)
     page.evaluate("document.activeElement.blur()")
     to_prompt = stops(page, "#field-prompt textarea", MOST_TO_PROMPT)
     assert to_prompt is not None
     assert stops(page, "button.generate", MOST_TO_GENERATE - to_prompt) is not None
 
-
-def test_the_skip_link_leads_to_the_prompt(page: Page, app: App) -> None:
-    open_page(page, app)
+    page.reload()
+    filled(page)
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     expect(field(page, "Prompt")).to_be_focused()
 
-
-def test_arrow_keys_move_between_the_top_tabs(page: Page, app: App) -> None:
-    open_page(page, app)
     tab(page, "Generate").focus()
     for key, name in (
         ("ArrowRight", "Compare"),

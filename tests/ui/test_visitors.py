@@ -14,11 +14,10 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def test_a_reload_at_the_very_moment_of_generate_loses_nothing(
-    browser: Browser, app: App, held_render: FakeRender
+    refused_page: Page, app: App, held_render: FakeRender
 ) -> None:
     gate = held_render.gate(901, 2)
-    context = new_context(browser)  # whose console may tell of the requests that the reload breaks off
-    page = context.new_page()
+    page = refused_page  # whose console may tell of the requests that the reload breaks off
     open_page(page, app)
     small(page, "reloaded at once", 901)
     generate(page)
@@ -33,7 +32,6 @@ def test_a_reload_at_the_very_moment_of_generate_loses_nothing(
     expect(now(page)).to_contain_text("Cancelling")
     gate.open()
     expect(now(page)).to_contain_text("Cancelled")
-    context.close()
 
 
 def test_the_card_of_another_browser_ends_nothing(

@@ -24,7 +24,7 @@ from wan_ui.web.login import Login
 pytestmark = pytest.mark.browser
 MODEL = "Wan 2.1 T2V 1.3B"
 VOTES = 6
-LONG = 60_000  # milliseconds for 32 clips on a busy machine
+CLIPS = 8
 
 
 def test_a_newcomer_drops_a_lora_compares_four_scales_and_picks_one(page: Page, app: App, tmp_path: Path) -> None:
@@ -62,22 +62,22 @@ def test_a_power_user_votes_takes_the_zip_and_the_winners_settings(page: Page, a
     page.wait_for_function("() => !window.wanUi.isFilling('#form')")
     small(page, "a power user's grid", 1862)
     compare_tab(page)
-    axis(page, "Columns", "LoRA scale", "0.2..1.4 step 0.2")
-    axis(page, "Rows", "Seed", "1863..1866")
+    axis(page, "Columns", "LoRA scale", "0.5..1.5 step 0.5")
+    axis(page, "Rows", "Seed", "1863, 1864")
     start(page)
-    expect(cells(page, "done")).to_have_count(32, timeout=LONG)  # four seeds: without the LoRA and at seven scales
+    expect(cells(page, "done")).to_have_count(CLIPS)  # two seeds: without the LoRA and at three scales
     expect(page.locator(".board-line")).to_contain_text("Done")
     player = page.locator("#player")
     with page.expect_download() as download:
         player.get_by_role("link", name="Download all (ZIP)").click()
     names = zipfile.ZipFile(io.BytesIO(download.value.path().read_bytes())).namelist()
-    assert len([name for name in names if name.endswith(".mp4")]) == 32
+    assert len([name for name in names if name.endswith(".mp4")]) == CLIPS
 
     player.get_by_role("button", name="Blind A/B").click()
     duel = page.get_by_role("dialog", name="Blind A/B")
     expect(duel.get_by_role("status")).to_have_text(re.compile(r"^Pair 1 of \d+$"))
     pairs = int(duel.get_by_role("status").inner_text().rpartition(" ")[2])
-    assert pairs == 4 * 28  # of the eight cells of each seed
+    assert pairs == 2 * 6  # of the four cells of each seed
     for number in range(1, VOTES + 1):
         expect(duel.get_by_role("status")).to_have_text(f"Pair {number} of {pairs}")
         duel.get_by_role("button", name="A is better").click()
@@ -86,7 +86,7 @@ def test_a_power_user_votes_takes_the_zip_and_the_winners_settings(page: Page, a
     expect(player.locator("[data-part=verdict]")).to_contain_text("wins")
     player.locator("[data-part=winner]").click()
     expect(tab(page, "Generate")).to_have_attribute("aria-selected", "true")
-    expect(field(page, "Seed")).to_have_value(re.compile("186[3456]"))
+    expect(field(page, "Seed")).to_have_value(re.compile("186[34]"))
 
 
 def test_a_guest_opens_the_link_on_a_phone_signs_in_and_makes_a_video(browser: Browser, tmp_path: Path) -> None:

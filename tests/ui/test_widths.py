@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Page, expect
 
-from tests.browser_fixture import new_context
 from tests.ui.fake_app import App
 from tests.ui.page_object import open_page, open_tab
 from tests.ui.test_autoplay import PROMPT
@@ -20,30 +19,29 @@ FOLDS = """() => ['#match', '#restore', '#json', '#block'].map((fold) => documen
 
 
 def test_no_control_is_cut_off_or_wraps_on_a_laptop_and_a_result_is_large_on_a_wide_screen(
-    browser: Browser, app: App
+    page: Page, app: App
 ) -> None:
     job = app.service.submit({"model": "wan22_5b", "prompts": [PROMPT]}, LOCAL_ACCESS)
     wait_until(lambda: app.service.job(job.id, LOCAL_ACCESS).status == "succeeded")
-    with new_context(browser, viewport={"width": WIDE_WIDTH, "height": 1440}) as context:
-        page = context.new_page()
-        open_page(page, app)
-        page.locator(".jobs .show").first.click()
-        expect(page.locator("#result video").first).to_be_visible()
-        height = page.locator("#result video").first.evaluate("video => video.getBoundingClientRect().height")
-        assert height == pytest.approx(0.6 * 1440, abs=1)
-        page.set_viewport_size({"width": LAPTOP_WIDTH, "height": 800})
-        # Below it, what is needed now and then is one row of closed lines, and the column scrolls with the page.
-        (top, line), *others = page.evaluate(FOLDS)
-        assert [other[0] for other in others] == [top] * 3 and max(line, *(other[1] for other in others)) < 60
-        assert page.locator("#side").evaluate("side => side.scrollHeight <= side.clientHeight")
-        assert page.locator("#side").evaluate("side => getComputedStyle(side).overflowY") == "visible"
-        page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
-        expect(page.locator("#block")).to_be_in_viewport(ratio=1)
-        hidden = page.locator(".models .tabs").evaluate("tabs => tabs.scrollWidth - tabs.clientWidth")
-        assert hidden == 0
-        open_tab(page, "Gallery")
-        expect(page.locator(".gallery .cards > li").first).to_be_visible()
-        middles = page.locator(".gallery .find").evaluate("""find => [...find.children]
-            .filter((each) => each.offsetParent).map((each) => each.getBoundingClientRect())
-            .map((box) => Math.round((box.top + box.bottom) / 2))""")
-        assert max(middles) - min(middles) <= 2
+    page.set_viewport_size({"width": WIDE_WIDTH, "height": 1440})
+    open_page(page, app)
+    page.locator(".jobs .show").first.click()
+    expect(page.locator("#result video").first).to_be_visible()
+    height = page.locator("#result video").first.evaluate("video => video.getBoundingClientRect().height")
+    assert height == pytest.approx(0.6 * 1440, abs=1)
+    page.set_viewport_size({"width": LAPTOP_WIDTH, "height": 800})
+    # Below it, what is needed now and then is one row of closed lines, and the column scrolls with the page.
+    (top, line), *others = page.evaluate(FOLDS)
+    assert [other[0] for other in others] == [top] * 3 and max(line, *(other[1] for other in others)) < 60
+    assert page.locator("#side").evaluate("side => side.scrollHeight <= side.clientHeight")
+    assert page.locator("#side").evaluate("side => getComputedStyle(side).overflowY") == "visible"
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    expect(page.locator("#block")).to_be_in_viewport(ratio=1)
+    hidden = page.locator(".models .tabs").evaluate("tabs => tabs.scrollWidth - tabs.clientWidth")
+    assert hidden == 0
+    open_tab(page, "Gallery")
+    expect(page.locator(".gallery .cards > li").first).to_be_visible()
+    middles = page.locator(".gallery .find").evaluate("""find => [...find.children]
+        .filter((each) => each.offsetParent).map((each) => each.getBoundingClientRect())
+        .map((box) => Math.round((box.top + box.bottom) / 2))""")
+    assert max(middles) - min(middles) <= 2

@@ -141,3 +141,20 @@ def test_chunks_in_the_midst_of_a_response_end_the_connection(port: int) -> None
             connection.sendall(chunks(FREE_CHUNKS + 10, 1))
         data = rest(connection)
         assert b"400" not in data and not data.endswith(b"0\r\n\r\n")
+
+
+def test_those_that_take_their_response_slowly_make_room(port: int) -> None:
+    """A guest could hold all connections with a few bytes a second of each."""
+    held = []
+    try:
+        for _ in range(MOST):
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", port))
+            connection.sendall(b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+            held.append(connection)
+        assert rest(opened(port, GET)).startswith(b"HTTP/1.1 200 ")
+    finally:
+        for connection in held:
+            connection.close()

@@ -6,19 +6,20 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import Browser, expect
 
+from tests.browser_fixture import new_context
 from tests.web.strangers import running
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def test_the_documentation_works_signed_in_and_asks_no_other_host(context: BrowserContext, tmp_path: Path) -> None:
+def test_the_documentation_works_signed_in_and_asks_no_other_host(browser: Browser, tmp_path: Path) -> None:
     with running("plain", tmp_path, auth=("ann", "of her own")) as server:
         with server.client(signed_in=False) as stranger:
             for path in ("/v1/docs", "/v1/docs/swagger-ui-bundle.js", "/v1/openapi.json"):
                 assert stranger.get(path).status_code == 401
-        page = context.new_page()
+        page = new_context(browser).new_page()
         hosts: set[str] = set()
         problems: list[str] = []
         page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))

@@ -6,8 +6,9 @@ import base64
 import re
 
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import Browser, expect
 
+from tests.browser_fixture import new_context
 from wan_ui.errors import LoginFailed, LoginLocked
 from wan_ui.web.login import (
     TRIES,
@@ -92,8 +93,8 @@ def test_the_page_escapes_and_asks_nobody_else() -> None:
 
 
 @pytest.mark.browser
-def test_the_locked_page_counts_down_and_opens_by_itself(context: BrowserContext) -> None:
-    shown = context.new_page()
+def test_the_locked_page_counts_down_and_opens_by_itself(browser: Browser) -> None:
+    shown = new_context(browser).new_page()  # of its own: the clock is that of all pages of a profile
     shown.clock.install()
     shown.set_content(page("ann", "Too many wrong passwords. Try again in 59 s.", seconds=59))
     button = shown.get_by_role("button", name=re.compile("Try again|Sign in"))

@@ -130,6 +130,12 @@ def test_a_part_of_another_sites_page_is_refused(site: str | None, mode: str | N
     assert (refusal([*headers("localhost:7860", None), *sent]) is None) is passes
 
 
+def test_a_frame_in_another_sites_page_is_refused() -> None:
+    for kind in (b"iframe", b"object", b"embed"):
+        sent = [(b"sec-fetch-site", b"cross-site"), (b"sec-fetch-mode", b"navigate"), (b"sec-fetch-dest", kind)]
+        assert refusal([*headers("localhost:7860", None), *sent]) is not None
+
+
 @pytest.mark.parametrize("name", [b"host", b"origin"])
 def test_a_doubled_header_is_refused(name: bytes) -> None:
     given = headers("localhost:7860", "http://localhost:7860")

@@ -6,8 +6,8 @@ import json
 import pathlib
 import re
 import zipfile
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -18,7 +18,7 @@ from wan_ui.api.dependencies import ApiState, CurrentAccess, RequestId, Service,
 from wan_ui.api.openapi import content, errors
 from wan_ui.api.serializers import judging_body, mark_of
 from wan_ui.compare import stacked_rows
-from wan_ui.errors import InvalidRequest, VideoInvalid, VideoNotFound
+from wan_ui.errors import InvalidRequest, VideoEncodingFailed, VideoInvalid, VideoNotFound
 from wan_ui.lora.remote import without_queries
 from wan_ui.media import grid
 from wan_ui.media import video as mp4
@@ -79,10 +79,25 @@ def board(service: JobService, job: Job, access: Access, page: int | None = None
     )
 
 
+def _clips_on(board: Board) -> list[pathlib.Path]:
+    return [content for content in board.cells.values() if isinstance(content, pathlib.Path)]
+
+
 def clips_of(service: JobService, job: Job, access: Access) -> dict[int, pathlib.Path]:
     """The files of a comparison's finished generations. Raises VideoNotFound as `board` does."""
     board(service, job, access)
     return {clip.index: service.clip_path(job.id, clip.index, access) for clip in job.clips}
+
+
+@contextmanager
+def deletion_mapped(clips: Collection[pathlib.Path]) -> Iterator[None]:
+    """Raises VideoNotFound for what fails because one of these files was deleted while they were being read."""
+    try:
+        yield
+    except (OSError, VideoEncodingFailed, VideoInvalid, VideoNotFound) as error:
+        if all(clip.exists() for clip in clips):
+            raise
+        raise VideoNotFound("The file of this video was deleted.") from error
 
 
 def file_name(cell: PlannedCell) -> str:
@@ -132,14 +147,21 @@ def _embedded_metadata(clip: pathlib.Path, cell: PlannedCell) -> dict[str, Any]:
 
 
 def download(
-    state: ApiState, shown_name: str, name: str, media_type: str, write: Callable[[pathlib.Path], None]
+    state: ApiState,
+    shown_name: str,
+    media_type: str,
+    write: Callable[[pathlib.Path], None],
+    clips: Collection[pathlib.Path],
 ) -> Response:
-    """A file that is written for this response, as `wan-ui-<shown_name>`, and removed after it. Raises ServerBusy."""
+    """A file that is written for this response from `clips`, as `wan-ui-<shown_name>`, and removed after it.
+
+    Raises ServerBusy, and VideoNotFound if a clip is deleted meanwhile.
+    """
     folder = state.folder()
-    path = pathlib.Path(folder.name, name)
+    path = pathlib.Path(folder.name, f"file{pathlib.Path(shown_name).suffix}")
     with ExitStack() as undo:
         undo.callback(folder.cleanup)
-        with state.downloads.hold():
+        with state.downloads.hold(), deletion_mapped(clips):
             write(path)
         undo.pop_all()
     return FileResponse(
@@ -164,7 +186,7 @@ def comparison_grid(
     job = service.job(request_id, access)
     cells, about = board(service, job, access, page), embedded_metadata.of_grid(job)
     name = f"{request_id[:8]}-grid.mp4"
-    return download(state, name, "grid.mp4", "video/mp4", lambda path: grid.write(path, cells, about))
+    return download(state, name, "video/mp4", lambda path: grid.write(path, cells, about), _clips_on(cells))
 
 
 @router.get(
@@ -183,7 +205,7 @@ def comparison_sheet(
     if frame > last:
         problem = {"loc": "query.frame", "msg": f"must be at most {last}"}
         raise InvalidRequest(f"The last frame is {last}.", fields=[problem])
-    with state.downloads.hold():
+    with state.downloads.hold(), deletion_mapped(_clips_on(cells)):
         data = grid.sheet(cells, frame)
     name = f"wan-ui-{request_id[:8]}-frame-{frame}.png"
     headers = {**_HEADERS, "Content-Disposition": f'attachment; filename="{name}"'}
@@ -203,5 +225,5 @@ def comparison_cells(state: State, service: Service, access: CurrentAccess, requ
     mine, everybody = service.judging.judgement(job, access), service.judging.judgement_of_all(job, access)
     name = f"{request_id[:8]}-cells.zip"
     return download(
-        state, name, "cells.zip", "application/zip", lambda path: zip_cells(path, clips, job, mine, everybody)
+        state, name, "application/zip", lambda path: zip_cells(path, clips, job, mine, everybody), clips.values()
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -87,12 +88,22 @@ class BoundedThreads:
 class Latest(Generic[Result]):
     """The latest result of a call that should be quick: it is made in a thread of its own, one at a time.
 
-    If it takes longer than `seconds`, the result of the call before is used. To be used from one event loop.
+    If it takes longer than `seconds`, the result of the call before is used, unless that is older than `oldest`
+    seconds: then the call gets so long. To be used from one event loop. `clock` returns seconds.
     """
 
-    def __init__(self, call: Callable[[], Result], seconds: float = 0.05) -> None:
+    def __init__(
+        self,
+        call: Callable[[], Result],
+        seconds: float = 0.05,
+        oldest: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._call = call
         self._seconds = seconds
+        self._oldest = oldest
+        self._clock = clock
+        self._made = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="wan-ui-health")
         self._running: Future[Result] | None = None
         self._result: Result | None = None
@@ -102,9 +113,10 @@ class Latest(Generic[Result]):
         if self._running is None or self._running.done():
             self._running = self._thread.submit(self._call)
         running = asyncio.wrap_future(self._running)
-        seconds = None if self._result is None else self._seconds
+        is_recent = self._clock() - self._made < self._oldest
+        seconds = None if self._result is None else self._seconds if is_recent else self._oldest
         done, _ = await asyncio.wait({running}, timeout=seconds)
         if done:
-            self._result = running.result()
+            self._result, self._made = running.result(), self._clock()
         assert self._result is not None
         return self._result

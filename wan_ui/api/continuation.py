@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import FileResponse, Response
 
-from wan_ui.api.comparisons import download
+from wan_ui.api.comparisons import deletion_mapped, download
 from wan_ui.api.dependencies import CurrentAccess, RequestId, Service, State
 from wan_ui.api.openapi import content, errors
 from wan_ui.api.requests import VideoIndex
@@ -75,13 +75,14 @@ def joined(state: State, service: Service, access: CurrentAccess, part: Parts) -
     """Encoded once, with the settings of all parts in its metadata. The parts stay."""
     clips = [service.clip_path(*_part(text), access) for text in part]
     try:
-        metadata = embedded_metadata.of_parts([video.read_metadata(clip) for clip in clips])
+        with deletion_mapped(clips):
+            metadata = embedded_metadata.of_parts([video.read_metadata(clip) for clip in clips])
         return download(
             state,
             f"{part[0][:8]}-joined.mp4",
-            "joined.mp4",
             "video/mp4",
             lambda path: clip_frames.join(path, clips, metadata),
+            clips,
         )
     except VideoInvalid as error:
         raise VideoNotFound("The file of one of these videos cannot be read.") from error

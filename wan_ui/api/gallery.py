@@ -25,6 +25,7 @@ from wan_ui.jobs.gallery import LARGEST_PAGE, PAGE, Entry, Filter, Kind
 from wan_ui.media import video as mp4
 from wan_ui.models import label_of
 from wan_ui.provenance import embedded_metadata
+from wan_ui.web.stored_file import StoredFile
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -160,7 +161,7 @@ def gallery_zip(state: State, service: Service, access: CurrentAccess, ids: Ids)
             for file_name, clip in clips.items():
                 archive.write(clip, file_name)
 
-    return comparisons.download(state, "gallery.zip", "gallery.zip", "application/zip", write)
+    return comparisons.download(state, "gallery.zip", "application/zip", write, clips.values())
 
 
 def _file_name(prompt: str) -> str:
@@ -223,7 +224,7 @@ def entry_poster(
         with state.posters.hold():
             path = service.make_poster(found)
     headers = {**_HEADERS, "Cache-Control": "private"}
-    return FileResponse(path, media_type="image/jpeg", stat_result=path.stat(), headers=headers)
+    return StoredFile(path, "image/jpeg", headers)
 
 
 @router.get(

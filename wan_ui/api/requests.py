@@ -15,6 +15,7 @@ from wan_ui.api.serializers import add_judging, job_progress, result_of, status_
 from wan_ui.job import FINAL
 from wan_ui.request import InferenceRequest
 from wan_ui.web.ranges import check_range
+from wan_ui.web.stored_file import StoredFile
 
 MAX_INDEX = 999  # a request has at most 1000 prompts
 VideoIndex = Annotated[
@@ -158,13 +159,6 @@ def first_frame(state: State, service: Service, access: CurrentAccess, request_i
 def video(request: Request, service: Service, access: CurrentAccess, request_id: RequestId, n: VideoIndex) -> Response:
     """An MP4 with the settings it was made with in its metadata."""
     path = service.clip_path(request_id, n, access)
-    state = path.stat()
-    check_range(request, state.st_size)
-    return FileResponse(
-        path,
-        media_type="video/mp4",
-        filename=f"wan-ui-{request_id[:8]}-{n}.mp4",
-        content_disposition_type="inline",
-        stat_result=state,
-        headers=_VIDEO_HEADERS,
-    )
+    response = StoredFile(path, "video/mp4", _VIDEO_HEADERS, filename=f"wan-ui-{request_id[:8]}-{n}.mp4")
+    check_range(request, response.size)
+    return response

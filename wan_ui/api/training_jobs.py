@@ -14,10 +14,11 @@ from wan_ui.api.dependencies import CurrentAccess, FileOfForm, Json, RequestId, 
 from wan_ui.api.openapi import content, errors, request_body
 from wan_ui.api.serializers import checklist_body, imported_job_body, sample_render_body
 from wan_ui.api.training_job_schemas import Checklist, ImportBody, ImportedJob, RendersOfSamples
-from wan_ui.errors import InvalidRequest, RequestNotFound
+from wan_ui.errors import InvalidRequest, PreviewNotFound, RequestNotFound
 from wan_ui.jobs.service import JobService
 from wan_ui.trainer import imported_job
 from wan_ui.trainer.sample_files import MOST_BYTES, media_type
+from wan_ui.web.stored_file import StoredFile
 
 JobId = Annotated[str, Path(description="From the response to POST /jobs/import.", max_length=200)]
 Step = Annotated[int, Path(description="The training step in the file's name.", ge=0, le=10**9)]
@@ -29,6 +30,8 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "private, max-age=3600",
 }
+_SAMPLE_GONE = PreviewNotFound("This job has no such sample file.")
+_COMPARED_GONE = PreviewNotFound("The sample of this video was deleted: upload it again.")
 
 router = APIRouter()
 
@@ -89,7 +92,7 @@ async def import_job(
 def sample_file(service: Service, job_id: JobId, step: Step, index: Index) -> Response:
     """The file as the trainer wrote it."""
     path = service.imported_jobs.sample_file(service.imported_jobs.job(job_id), step, index)
-    return FileResponse(path, media_type=media_type(path), headers=_HEADERS)
+    return StoredFile(path, media_type(path), _HEADERS, gone=_SAMPLE_GONE)
 
 
 @router.get(
@@ -102,7 +105,7 @@ async def sample_thumbnail(state: State, service: Service, job_id: JobId, step: 
     """A WebP picture."""
     jobs = service.imported_jobs
     path = await state.samples.run(lambda: jobs.thumbnail(jobs.job(job_id), step, index))
-    return FileResponse(path, media_type="image/webp", headers=_HEADERS)
+    return StoredFile(path, "image/webp", _HEADERS, gone=_SAMPLE_GONE)
 
 
 @router.get(
@@ -180,4 +183,5 @@ def difference_film(service: Service, access: CurrentAccess, request_id: Request
 def _film(service: Service, access: CurrentAccess, request_id: str, video: int, kind: str) -> Response:
     path = service.sample_comparisons.film(service.job(request_id, access), video, kind)
     # Not stored: another sample may be uploaded and take its place under the same address.
-    return FileResponse(path, media_type="video/mp4", headers={**_HEADERS, "Cache-Control": "private, no-store"})
+    headers = {**_HEADERS, "Cache-Control": "private, no-store"}
+    return StoredFile(path, "video/mp4", headers, gone=_COMPARED_GONE)

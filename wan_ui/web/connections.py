@@ -101,8 +101,7 @@ class ConnectionGuard:
     def admit(self, connection: GuardedConnection) -> bool:
         """Whether a new connection may stay. Where there are too many, one that waits for its client has to go."""
         if len(self._connections) >= self.limits.connections:
-            waiting = next((each for each in self._connections if each.awaits_head), None)
-            waiting = waiting or next((each for each in self._connections if each.awaits_body), None)
+            waiting = self._waiting_for_its_client()
             if waiting is None:
                 return False
             self.remove(waiting)
@@ -111,6 +110,15 @@ class ConnectionGuard:
         if self._next_look is None:
             self._look_later()
         return True
+
+    def _waiting_for_its_client(self) -> GuardedConnection | None:
+        """The connection that makes room: without a request, with half of one, or whose client takes least."""
+        waiting = next((each for each in self._connections if each.awaits_head), None)
+        waiting = waiting or next((each for each in self._connections if each.awaits_body), None)
+        if waiting is not None:
+            return waiting
+        untaken = {each: each.untaken_since for each in self._connections if each.untaken_since is not None}
+        return min(untaken, key=untaken.__getitem__, default=None)
 
     def remove(self, connection: GuardedConnection) -> None:
         """Forgets a connection that has ended, or is about to."""
@@ -164,6 +172,8 @@ class GuardedConnection(H11Protocol):
         self._began = self._received_at = self._taken_at = self._looked_at = guard.clock()
         self._received = 0
         self._untaken = 0
+        self.untaken_since: float | None = None
+        """Since when the client has not taken what waits for it; None while it does. A fast client takes it at once."""
 
     @property
     def awaits_head(self) -> bool:
@@ -216,6 +226,16 @@ class GuardedConnection(H11Protocol):
         """Called by asyncio at the end of a connection."""
         self._guard.remove(self)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Called by asyncio when much waits to be taken by the client."""
+        self.untaken_since = self._guard.clock()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Called by asyncio when the client has taken it."""
+        self.untaken_since = None
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Called by asyncio with bytes of the client."""

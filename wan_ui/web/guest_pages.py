@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
 from wan_ui.access import LOCAL_ACCESS
@@ -30,6 +30,7 @@ from wan_ui.lora.remote import shown_name
 from wan_ui.models import label_of
 from wan_ui.scale import scale_words
 from wan_ui.web.ranges import check_range
+from wan_ui.web.stored_file import StoredFile
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
@@ -116,16 +117,9 @@ class GuestPages:
         _, entry, job = self._open(request)
         clip = _clip(entry, job, request.path_params["index"])
         path = self._service.clip_path(job.id, clip.index, LOCAL_ACCESS)
-        state = path.stat()
-        check_range(request, state.st_size)
-        return FileResponse(
-            path,
-            media_type="video/mp4",
-            filename=f"wan-ui-{clip.index}.mp4",
-            content_disposition_type="inline",
-            stat_result=state,
-            headers=_FILE_HEADERS,
-        )
+        response = StoredFile(path, "video/mp4", _FILE_HEADERS, filename=f"wan-ui-{clip.index}.mp4")
+        check_range(request, response.size)
+        return response
 
     def poster(self, request: Request) -> Response:
         """A still of one of its clips."""
@@ -136,7 +130,7 @@ class GuestPages:
         if path is None:
             with self._make_posters():
                 path = self._service.make_poster(of_clip)
-        return FileResponse(path, media_type="image/jpeg", stat_result=path.stat(), headers=_FILE_HEADERS)
+        return StoredFile(path, "image/jpeg", _FILE_HEADERS)
 
     def _open(self, request: Request) -> tuple[Share, Entry, Job]:
         """What the link of this request shows. Raises ShareNotFound, ShareEnded."""

@@ -4,9 +4,11 @@ Only this server's own page may send requests through a browser.
 
 A web page of another site could use this server through its visitor's browser in three ways: by a cross-origin request
 (the Origin header names the other site), by DNS rebinding (the Host header does), or by naming an address of it as an
-image or a script, which browsers request without an Origin (Sec-Fetch-Site says that it was another site). A page of
-http is another site for a server that is reached over https: whoever controls the network can write it. A request that
-states its length in two ways may end at different places for this server and for a proxy before it (RFC 9112, 6.1).
+image, script or frame, which browsers request without an Origin (Sec-Fetch-Site says that it was another site).
+
+A page of http is another site for a server that is reached over https: whoever controls the network can write it. A
+request that states its length in two ways may end at different places for this server and for a proxy before it (RFC
+9112, 6.1).
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ def refusal(
 def _is_part_of_another_page(pairs: Iterable[tuple[bytes, str]]) -> bool:
     """Whether a browser says that another site's page needs this, and not that its user follows a link to here."""
     values = dict(pairs)
-    return values.get(b"sec-fetch-site") in _OTHER_SITES and values.get(b"sec-fetch-mode") != "navigate"
+    is_link = values.get(b"sec-fetch-mode") == "navigate" and values.get(b"sec-fetch-dest", "document") == "document"
+    return values.get(b"sec-fetch-site") in _OTHER_SITES and not is_link
 
 
 def _is_same_site(origin: re.Match[str], host: re.Match[str], scheme: str) -> bool:

@@ -1,0 +1,66 @@
+"""A response with a stored file, which may be deleted at any moment until it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from starlette.responses import FileResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from wan_ui.errors import VideoNotFound, WanUIError
+from wan_ui.web.asgi import error_response
+
+_DELETED = VideoNotFound("The file of this video was deleted.")
+
+
+class StoredFile(FileResponse):
+    """The file, or the error `gone` if it is deleted before it is opened: FileResponse would break off, or answer 500.
+
+    Raises `gone` for a file that is not there.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        media_type: str,
+        headers: Mapping[str, str],
+        *,
+        filename: str | None = None,
+        gone: WanUIError = _DELETED,
+    ) -> None:
+        try:
+            state = path.stat()
+        except FileNotFoundError as error:
+            raise gone from error
+        self.size = state.st_size
+        self._gone = gone
+        super().__init__(
+            path,
+            media_type=media_type,
+            headers=headers,
+            filename=filename,
+            stat_result=state,
+            content_disposition_type="inline",
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI app. The start of the response waits for its first bytes: by then the file is open."""
+        start: Message | None = None
+
+        async def sent(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            if start is not None:
+                await send(start)
+                start = None
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, sent)
+        except FileNotFoundError:
+            if start is None:
+                raise
+            await error_response(self._gone)(scope, receive, send)
