@@ -24,11 +24,12 @@ from wan_ui.engine.kernels.rewrite import use_kernels
 from wan_ui.lora.convert import LowRank
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 280.0  # seconds that the kernels' cases may take in the interpreter
+LIMIT = 800.0  # seconds that the kernels' cases may take in the interpreter
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.timeout(900)  # half a minute on an idle machine
 @pytest.mark.parametrize("flags", [(), pytest.param(("--all",), marks=pytest.mark.soak)], ids=["sample", "all"])
 def test_the_kernels_have_the_references_bits(flags: tuple[str, ...]) -> None:
     done = subprocess.run(
