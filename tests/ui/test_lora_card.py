@@ -35,6 +35,7 @@ from tests.ui.page_object import (
     used,
 )
 from tests.ui.test_render import job
+from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.engine.result import Progress
 from wan_ui.models import MODELS, WanModel
@@ -51,6 +52,26 @@ def lora_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     write_loras(folder / "loras")
     with running(folder, FakeRender(), configs=configs) as app:
         yield app
+
+
+def test_the_picker_shows_a_video_of_each_lora_and_asks_for_none_before_it_opens(page: Page, lora_app: App) -> None:
+    request = {
+        "model": SMALL.id,
+        "prompts": [{"prompt": "a cat", "width": 64, "height": 64, "num_frames": 5, "sample_steps": 2, "seed": 5}],
+        "loras": [{"path": "small.safetensors"}],
+    }
+    made = lora_app.service.submit(request, LOCAL_ACCESS)
+    wait_until(lambda: lora_app.service.job(made.id, LOCAL_ACCESS).status == "succeeded")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.removeprefix(lora_app.url)))
+    open_page(page, lora_app)
+    assert [path for path in asked if path.startswith(("v1/gallery?", "v1/loras"))] == []
+    lora_block(page).get_by_role("button", name="Browse").locator("visible=true").first.click()
+    picture = page.locator(f"img[src='v1/gallery/{made.id}-0/poster.jpg'][loading=lazy]")
+    group = page.locator(".picker .job").filter(has=picture)
+    expect(group).to_contain_text("small")
+    assert group.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    expect(page.locator(".picker .thumb img")).to_have_count(1)
 
 
 def shown(app: App, model: WanModel, slot: str, source: str, trigger: str = "") -> str:
@@ -311,7 +332,7 @@ def test_hostile_metadata_is_text_and_the_trigger_word_is_filled_in_only_on_a_pr
     open_page(page, lora_app)
     choose_lora(page, "evil.safetensors")
     expect(lora(page, "evil")).to_contain_text(EVIL)
-    expect(page.locator("#loras img")).to_have_count(0)
+    expect(page.locator("#loras .items img")).to_have_count(0)
     expect(field(page, "Trigger word")).to_have_value("")
     lora(page, "evil").get_by_role("button", name="Use trigger word").click()
     expect(field(page, "Trigger word")).to_have_value(EVIL)
@@ -419,7 +440,7 @@ def test_cards_on_a_phone(page: Page, lora_app: App):
     expect(lora(page, "any_14b")).to_contain_text("Probably compatible")
     widths = page.evaluate(
         """() => [document.documentElement.scrollWidth, ...[...document.querySelectorAll('#workspace *')]
-            .filter((e) => e.offsetParent && !e.closest('.jobs, svg, #size-chips .chips'))
+            .filter((e) => e.offsetParent && !e.closest('.jobs, svg, #size-chips .chips, #result .acts'))
             .map((e) => Math.ceil(e.getBoundingClientRect().right))]"""
     )
     assert max(widths) <= 390

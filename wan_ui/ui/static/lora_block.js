@@ -176,15 +176,51 @@ document.addEventListener('drop', (event) => {
 const PAGE = 60;
 let asked = 0, query = null;
 const step = (entry, group) => {
-  const label = entry.label || textOf('lora.final');
+  const label = !entry.label || entry.label === 'final' ? textOf('lora.final') : entry.label;
   const button = make('button', { type: 'button', class: 'step', 'aria-label': `${group.name} ${label}${entry.slot ? `, ${SLOTS[entry.slot].toLowerCase()}` : ''}`, 'data-source': entry.source }, entry.slot ? `${label} ${textOf(`lora.short_${entry.slot}`)}` : label);
   button.addEventListener('click', () => choose(entry.source));
   return button;
 };
+// Thumbnails: the newest video of the gallery that a training job's LoRA made, asked for when the picker opens.
+const NEWEST = 100; // entries of the gallery that are looked through
+const FILM = '<svg class="i" viewBox="0 0 16 16" aria-hidden="true"><rect x="2.5" y="3.5" width="11" height="9" rx="1"/><path d="M5.5 3.5v9M10.5 3.5v9M2.5 8h11"/></svg>';
+let posters = new Map(); // by the training job's name
+const thumbnail = (group) => {
+  const box = make('span', { class: 'thumb', 'data-name': group.job || group.name });
+  box.innerHTML = FILM;
+  return box;
+};
+const showPosters = () => {
+  const boxes = [...list.querySelectorAll('.thumb')];
+  const names = boxes.map((box) => box.dataset.name);
+  for (const box of boxes) {
+    const { name } = box.dataset, poster = posters.get(name);
+    // Of two training jobs with the same name nobody knows which one made the video.
+    const isOne = names.indexOf(name) === names.lastIndexOf(name);
+    if (poster && isOne && !box.querySelector('img')) box.append(make('img', { src: poster, alt: '', loading: 'lazy', decoding: 'async' }));
+    else if (!isOne) box.querySelectorAll('img').forEach((image) => image.remove());
+  }
+};
+const askPosters = async () => {
+  try {
+    const { entries } = await callApi(`gallery?limit=${NEWEST}`);
+    posters = new Map();
+    for (const entry of entries) {
+      // A comparison's last video has the highest strength.
+      const query = entry.kind === 'comparison' && entry.made === entry.videos ? `?video=${entry.videos - 1}` : '';
+      for (const { name } of entry.loras.map((item) => loraParts(item.name))) {
+        if (!posters.has(name)) posters.set(name, `v1/${entry.poster_url}${query}`);
+      }
+    }
+    showPosters();
+  } catch (error) {
+    part('foot').textContent = reasonOf(error);
+  }
+};
 const groupRow = (group) => {
   const meta = [group.type, group.rank && `rank ${group.rank}`, group.trigger_word && textOf('lora.trigger', { word: group.trigger_word })].filter(Boolean).join(' · ');
   const name = make('div', { class: 'grow' }, make('b', {}, group.name), make('span', { class: 'meta' }, [group.folder, meta].filter(Boolean).join(' · ')));
-  return make('div', { class: `job${group.fits ? '' : ' no'}` }, name, make('div', { class: 'steps' }, ...group.files.map((entry) => step(entry, group))));
+  return make('div', { class: `job${group.fits ? '' : ' no'}` }, thumbnail(group), name, make('div', { class: 'steps' }, ...group.files.map((entry) => step(entry, group))));
 };
 const uploads = () => {
   const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -195,7 +231,7 @@ const show = (answer, more) => {
   const parts = [];
   if (!more) {
     const mine = uploads();
-    if (mine.length) parts.push(heading(textOf('lora.yours')), ...mine.map((item) => groupRow({ name: item.name, folder: '', fits: true, files: [{ source: item.source, label: textOf('lora.choose') }] })));
+    if (mine.length) parts.push(heading(textOf('lora.yours')), ...mine.map((item) => groupRow({ name: item.name, job: loraParts(item.name).name, folder: '', fits: true, files: [{ source: item.source, label: textOf('lora.choose') }] })));
   }
   let before = more ? list.dataset.fits : null;
   for (const group of answer.groups) {
@@ -206,6 +242,7 @@ const show = (answer, more) => {
   }
   list.dataset.fits = before || '';
   if (more) list.append(...parts); else list.replaceChildren(...parts);
+  showPosters();
   part('count').textContent = textOf('lora.files', { count: answer.files });
   const shown = list.querySelectorAll('.job').length;
   part('foot').textContent = !shown ? textOf('lora.none') : answer.left ? textOf('lora.more', { number: answer.left }) : '';
@@ -233,6 +270,7 @@ const open = (add) => {
   picker.showModal();
   search.focus();
   ask();
+  askPosters();
 };
 const choose = (source) => {
   picker.close();
