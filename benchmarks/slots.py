@@ -116,6 +116,7 @@ class Bench:
         group = SlotGroup(self.slots, choose_split(2, generation.is_guided))
         for slot in self.slots:  # loads and compiles what the recipe needs
             slot.render(self.generation(recipe, guidance, steps=2), ignore_progress, no_check)
+        group.render(self.generation(recipe, guidance, steps=2), ignore_progress, no_check)
         alone, whole_alone = timed(lambda: self.slots[0].render(generation, ignore_progress, no_check))
         together, whole = timed(lambda: group.render(generation, ignore_progress, no_check))
         return {"recipe": recipe, "guidance": guidance, "split": together.metadata["split"],

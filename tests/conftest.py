@@ -47,6 +47,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if marks and excluded & set(re.findall(r"pytest\.mark\.(\w+)", marks[1])) else None
 
 
+def pytest_configure() -> None:
+    """Nothing that is imported for the tests is garbage: until they run, nobody looks for it."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest first: the processes share out whole files, and the last should be a short one."""
     weights: defaultdict[Path, float] = defaultdict(float)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from tests.fake_frames import fake_frames
 from tests.waiting import SECONDS
 from wan_ui.engine.result import Clip, OnProgress, Phase, Progress
 from wan_ui.errors import ControlImageInvalid, LoraNotFound
@@ -49,14 +50,6 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
-
-
-def fake_frames(generation: Generation) -> npt.NDArray[np.uint8]:
-    """Flat frames whose colour follows from the whole generation, brighter from frame to frame."""
-    colour = np.frombuffer(hashlib.sha256(repr(generation).encode()).digest()[:3], np.uint8)
-    ramp = np.arange(generation.num_frames, dtype=np.uint8)[:, None, None, None]
-    shape = (generation.num_frames, generation.height, generation.width, 3)
-    return np.ascontiguousarray(np.broadcast_to(colour + ramp, shape))
 
 
 @dataclass

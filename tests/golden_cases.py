@@ -32,14 +32,14 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """All cases of cases.json."""
+    """All cases of cases.json, those of a model one after another: an engine loads each model once."""
     found = []
     for entry in json.loads((GOLDEN / "cases.json").read_text()):
         request = entry["request"]
         if entry["image"]:
             request["prompts"][0]["ctrl_img"] = base64.b64encode((GOLDEN / entry["image"]).read_bytes()).decode()
         found.append(Case(entry["name"], request))
-    return found
+    return sorted(found, key=lambda case: str(case.request["model"]))
 
 
 def differences(frames: np.ndarray, golden: np.ndarray) -> tuple[float, int]:

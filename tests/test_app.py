@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.load import in_a_loop_of_its_own, load, nothing_lost_or_doubled
 from tests.ports import reserve_port
 from tests.waiting import wait_until
 from wan_ui.jobs.lock import FolderLock
@@ -345,6 +346,13 @@ def test_sigterm_before_it_is_up(own_data: Path, start: Start) -> None:
     code, seconds = app.stop(signal.SIGTERM)
     assert code == 0 and seconds < STOP
     assert "Traceback" not in "\n".join(app.ended()[1])
+
+
+def test_a_tenth_of_the_load(app: App, data_dir: Path) -> None:
+    """Ten clients and four pages at once; tests/test_load.py has all of it."""
+    busy, idle = in_a_loop_of_its_own(load(app, clients=10, jobs=10, pages=4, probes=10))
+    nothing_lost_or_doubled(app, busy, data_dir)
+    assert set(busy.answers) | set(idle.answers) == {200}
 
 
 def test_sigterm_in_the_middle_of_a_render(app: App, data_dir: Path) -> None:

@@ -6,12 +6,9 @@ The ordinary run is a small part of it; scripts/soak runs it whole.
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.forked import run_together
+from tests.jobs.mortal import be_killed
 from tests.test_app import App, until
 from wan_ui import Engine
 from wan_ui.compare import expand
@@ -30,7 +29,6 @@ from wan_ui.render_order import plan_cells
 from wan_ui.request import Compare, parse, resolve
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parent.parent
 SEED = 20261121
 SIZE: dict[str, Any] = {"width": 64, "height": 64, "num_frames": 5}
 
@@ -66,6 +64,7 @@ def fill(store: Store, jobs: int, steps: int) -> list[Job]:
 
 def prepared(data_dir: Path, jobs: int, steps: int) -> list[Job]:
     """The demo, and a line of waiting jobs whose every change of state is noted."""
+    data_dir.mkdir(exist_ok=True)
     ensure(data_dir / "demo")
     store = Store(data_dir / "jobs.sqlite")
     with sqlite3.connect(data_dir / "jobs.sqlite") as rows:
@@ -112,28 +111,21 @@ def killed_and_whole(data_dir: Path, jobs: int, kills: int, steps: int, longest:
     """Lets a line be killed so often, each time within `longest` seconds of its start, and checks what is left."""
     added = prepared(data_dir, jobs, steps)
     begun = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.jobs.mortal", str(data_dir), str(kills), str(SEED), str(longest)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert said == {"killed": kills, "ended_early": 0, "last": 0}, done.stderr
+    (printed,) = run_together(be_killed, [(data_dir, kills, SEED, longest)], data_dir.parent, seconds=3600)
+    result = json.loads(printed.splitlines()[-1])
+    assert result == {"killed": kills, "ended_early": 0, "last": 0}, printed
     return f"{kills} kills over {jobs} jobs in {time.monotonic() - begun:.0f} s: {whole(data_dir, added)}"
 
 
+@pytest.mark.timeout(900)  # half a minute on an idle machine; how often it loads depends on how busy it is
 def test_eight_kills_over_four_jobs(tmp_path: Path) -> None:
-    killed_and_whole(tmp_path, jobs=4, kills=8, steps=20, longest=1.0)
+    killed_and_whole(tmp_path / "data", jobs=4, kills=8, steps=20, longest=1.0)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_two_hundred_kills_over_twenty_jobs(tmp_path: Path) -> None:
-    print("\n" + killed_and_whole(tmp_path, jobs=20, kills=200, steps=100, longest=2.0))
+    print("\n" + killed_and_whole(tmp_path / "data", jobs=20, kills=200, steps=100, longest=2.0))
 
 
 @pytest.mark.soak

@@ -33,7 +33,8 @@ def find_flaky(folder: Path, known: str = "", *, command: str = "") -> tuple[int
     (folder / "known.txt").write_text(known)
     pytest_there = f'cd {folder} && PYTHONPATH={ROOT} {sys.executable} -m pytest -q -p tests.failed_tests "$@"'
     (folder / "run").write_text(command or pytest_there)
-    environment = {"WAN_UI_TESTS_AGAIN": f"bash {folder}/run", "WAN_UI_KNOWN_FLAKY": str(folder / "known.txt")}
+    environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # each of the plugins takes its time to import
+    environment |= {"WAN_UI_TESTS_AGAIN": f"bash {folder}/run", "WAN_UI_KNOWN_FLAKY": str(folder / "known.txt")}
     run = subprocess.run(
         [sys.executable, ROOT / "scripts" / "find_flaky", "bash", folder / "run"],
         env={**os.environ, **environment},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ ONE = "wan21_1b"
 SPLIT_STEPS = 8  # enough for both halves to have some
 SHORT: dict[str, Any] = {"num_frames": 5, "sample_steps": 2}
 A, B = "a.safetensors", "b.safetensors"
+CHECKED = int(os.environ.get("WAN_UI_CELLS", "2"))  # of so many cells one is rendered alone too; scripts/soak does all
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +60,12 @@ def prepared(engine: Engine, body: dict[str, Any]) -> PreparedRequest:
 
 
 def equal_to_single_requests(engine: Engine, alone: Engine, body: dict[str, Any]) -> list[Clip]:
-    """The grid's clips, after each was found equal to its cell's request run alone."""
+    """The grid's clips, after those of every CHECKED-th cell were found equal to the cell's request run alone."""
     clips = engine.generate(body)
     cells = prepared(alone, body).cells
+    assert len(cells) == len(clips)
     singles: dict[int, Clip] = {}
-    for cell, clip in zip(cells, clips, strict=True):
+    for cell, clip in islice(zip(cells, clips, strict=True), None, None, CHECKED):
         if cell.generation not in singles:
             # The images were taken in by prepared(); the cell names them by what they hold.
             (singles[cell.generation],) = alone.generate(cell.request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -117,6 +118,30 @@ def test_a_text_depends_on_its_count_where_the_language_has_such_forms():
 def test_the_messages_of_the_api_are_told_by_their_english(english: str, chinese: str):
     assert language.translate("zh", english) == chinese
     assert language.translate("en", english) == english
+
+
+def nearly(key: str, size: int) -> list[str]:
+    """Texts that a message of the catalogue nearly matches, in many ways, and messages within each other."""
+    entry = language.catalogue(DEFAULT)[key]
+    texts = re.split(r"\{\w+\}", entry if isinstance(entry, str) else entry["other"])
+    between = "".join(f"x{text}" for text in texts[1:-1]) or "x"
+    return [
+        (texts[0] + between * size)[:size] + "\0",
+        ((texts[0] or texts[-1] or "x") * size)[:size],
+        texts[0] * (size // 40) + "x" + "".join(texts[1:]) * (size // 40),
+    ]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [*[key for key in language.catalogue(DEFAULT) if key.startswith("messages.")][::19], "messages.became_as_trainer"],
+)
+def test_a_text_that_nearly_matches_a_message_takes_no_time(key: str):
+    """One of 2,000 characters took a minute, in which no other thread ran; one of many levels was an error."""
+    begun = time.thread_time()
+    for text in nearly(key, 1_900):
+        language.translate("zh", text)
+    assert time.thread_time() - begun < 5
 
 
 @pytest.mark.parametrize(

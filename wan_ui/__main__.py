@@ -6,16 +6,22 @@ import os
 import sys
 from typing import NoReturn
 
-from wan_ui.cleanup import COMMAND, cleanup
 from wan_ui.config import read
-from wan_ui.server import serve
+
+CLEANUP = "cleanup"
 
 
 def main() -> NoReturn:
     """Serves until SIGTERM or Ctrl-C, then ends the process with the exit code of `server.serve`."""
-    if sys.argv[1:2] == [COMMAND]:
+    if sys.argv[1:2] == [CLEANUP]:
+        from wan_ui.cleanup import cleanup
+
         sys.exit(cleanup(sys.argv[2:], os.environ))
-    code = serve(read(sys.argv[1:], os.environ))
+    settings = read(sys.argv[1:], os.environ)
+    # Only now: its import takes a second, which neither --help nor a wrong flag needs.
+    from wan_ui.server import serve
+
+    code = serve(settings)
     sys.stdout.flush()
     sys.stderr.flush()
     # A denoising step cannot be interrupted: a normal exit would wait for the render thread, or crash beside it.

@@ -14,14 +14,13 @@ from wan_ui.jobs.lock import FolderLock
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.stored_files import leftovers, remove_leftovers
 
-COMMAND = "cleanup"
 DAY = 24 * 3600.0
 
 
 def cleanup(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Runs the subcommand with its arguments and returns the exit code."""
     line = argparse.ArgumentParser(
-        prog=f"wan-ui {COMMAND}",
+        prog="wan-ui cleanup",
         description="Remove from the data folder what nothing refers to: videos without a row in the database, first "
         "frames and samples of nobody, unfinished files, and what the page sent. Refused while a server runs.",
     )

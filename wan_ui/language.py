@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ PLURAL = frozenset({"one", "other"})
 LONGEST = 2000  # characters of a sentence that is looked up
 MOST_SENTENCES = 8  # of a message that is translated sentence by sentence
 MOST_COLONS = 8  # of a message, after one of which a known one may begin
+MOST_NESTED = 12  # messages within each other
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_BOUNDARY = re.compile(r"[.!?] +[A-Z]")
 _SENTENCES = re.compile(r"(?<=[.!?]) +(?=[A-Z])")
 
 current_language: ContextVar[str] = ContextVar("current_language", default=DEFAULT)
@@ -80,57 +83,87 @@ def translate(language: str, sentence: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _translated(language: str, sentence: str) -> str:
+def _translated(language: str, sentence: str, depth: int = MOST_NESTED) -> str:
+    """The translation of a message whose values may be messages too, `depth` levels deep."""
+    if depth == 0:
+        return sentence
     parts = _SENTENCES.split(sentence)
-    known = _joined(language, parts if len(parts) <= MOST_SENTENCES else [sentence])
+    known = _joined(language, parts if len(parts) <= MOST_SENTENCES else [sentence], depth)
     if known is not None:
         return known
     name, _, rest = sentence.partition(": ")
-    known = _translated(language, rest) if 0 < sentence.count(": ") <= MOST_COLONS else rest
-    return sentence if known == rest else f"{_translated(language, name)}: {known}"
+    known = _translated(language, rest, depth - 1) if 0 < sentence.count(": ") <= MOST_COLONS else rest
+    return sentence if known == rest else f"{_translated(language, name, depth - 1)}: {known}"
 
 
-def _joined(language: str, parts: list[str]) -> str | None:
+def _joined(language: str, parts: list[str], depth: int) -> str | None:
     """The translation of several sentences, of which entries of the catalogue match one or more; None without one."""
     made = ""
     while parts:
         ends = range(len(parts), 0, -1)
-        end, known = next(((end, one) for end in ends if (one := _as_one(language, " ".join(parts[:end])))), (0, None))
+        tried = ((end, _as_one(language, " ".join(parts[:end]), depth)) for end in ends)
+        end, known = next(((end, one) for end, one in tried if one), (0, None))
         if known is None:
             return None
         made, parts = made + known, parts[end:]
     return made
 
 
-def _as_one(language: str, sentence: str) -> str | None:
+def _as_one(language: str, sentence: str, depth: int) -> str | None:
     """A sentence that one entry of the catalogue matches; None where there is none."""
-    for key, pattern in _patterns():
-        match = pattern.fullmatch(sentence)
-        if match is not None:
-            values = {name: _translated(language, value) for name, value in match.groupdict().items()}
-            return text_in(language, key, **values)
+    for form in _forms():
+        values = form.values_in(sentence)
+        if values is not None:
+            translations = {name: _translated(language, value, depth - 1) for name, value in values.items()}
+            return text_in(language, form.key, **translations)
     return None
 
 
+@dataclass(frozen=True)
+class _Form:
+    """A message of the catalogue: its texts, and the names of the values between them.
+
+    `takes_several`: the value that ends the message may hold several sentences.
+    """
+
+    key: str
+    texts: tuple[str, ...]
+    names: tuple[str, ...]
+    takes_several: bool
+
+    def values_in(self, message: str) -> dict[str, str] | None:
+        """The values that make a message of this form, each as short as may be; None for a message of another one.
+
+        In linear time: a regular expression with five values takes minutes for 2,000 characters that nearly match.
+        """
+        start, end = len(self.texts[0]), len(message) - len(self.texts[-1])
+        if not (message.startswith(self.texts[0]) and message.endswith(self.texts[-1])):
+            return None
+        if not self.names:
+            return {} if message == self.texts[0] else None
+        values = {}
+        for number, name in enumerate(self.names, 1):
+            is_last = number == len(self.names)
+            stop = end if is_last else message.find(self.texts[number], start + 1, end)
+            if stop <= start:
+                return None
+            boundary = None if is_last and self.takes_several else _BOUNDARY.search(message, start)
+            if boundary is not None and boundary.start() < stop:
+                return None
+            values[name] = message[start:stop]
+            start = stop + len(self.texts[number])
+        return values
+
+
 @cache
-def _patterns() -> list[tuple[str, re.Pattern[str]]]:
-    """The English messages as patterns, those that say most first."""
-    messages = {key: text for key, text in catalogue(DEFAULT).items() if key.startswith("messages.")}
-    patterns = []
-    for key, text in messages.items():
-        for form in [text] if isinstance(text, str) else text.values():
-            pieces = _PLACEHOLDER.split(form)
-            last = len(pieces) - 2 if len(pieces[-1]) <= 1 else -1
-            pattern = "".join(_piece(text, index, last) for index, text in enumerate(pieces))
-            patterns.append((sum(map(len, pieces[::2])), key, re.compile(pattern, re.DOTALL)))
-    return [(key, pattern) for _, key, pattern in sorted(patterns, key=lambda item: -item[0])]
-
-
-def _piece(text: str, index: int, last: int) -> str:
-    """A part of a pattern: text, or a value. Only the value that ends a message (`last`) may hold several sentences."""
-    if index % 2 == 0:
-        return re.escape(text)
-    return f"(?P<{text}>.+?)" if index == last else rf"(?P<{text}>(?:(?![.!?] +[A-Z]).)+?)"
+def _forms() -> list[_Form]:
+    """The English messages, those that say most first."""
+    forms = []
+    for key, entry in catalogue(DEFAULT).items():
+        for text in () if not key.startswith("messages.") else [entry] if isinstance(entry, str) else entry.values():
+            pieces = _PLACEHOLDER.split(text)
+            forms.append(_Form(key, tuple(pieces[::2]), tuple(pieces[1::2]), len(pieces[-1]) <= 1))
+    return sorted(forms, key=lambda form: -sum(map(len, form.texts)))
 
 
 def tag(language: str) -> str:

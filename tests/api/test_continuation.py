@@ -16,7 +16,8 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from tests.api.test_app import error_of
-from tests.fakes import PATIENCE, FakeRender, fake_frames
+from tests.fake_frames import fake_frames
+from tests.fakes import PATIENCE, FakeRender
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.app import create_api
 from wan_ui.jobs.continuation import DECODED_NOTE

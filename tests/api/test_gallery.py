@@ -25,6 +25,19 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server without a link; the first test that asks for it finds its gallery empty."""
+    with running("plain", tmp_path_factory.mktemp("alone")) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
 @pytest.fixture
 def owner(shared: Server) -> Iterator[httpx.Client]:
     with shared.owner() as client:
@@ -97,55 +110,52 @@ def test_no_page_of_another_site_deletes(shared: Server) -> None:
         assert ids(one) == [f"{job}-0"]
 
 
-def test_pages_filters_and_what_is_wrong(tmp_path: Path) -> None:
-    with running("plain", tmp_path) as server, server.client() as client:
-        jobs = [server.finished_job(None) for _ in range(5)][::-1]
-        first = client.get("/v1/gallery", params={"limit": 2}).json()
-        assert [one["request_id"] for one in first["entries"]] == jobs[:2] and first["newer"] is None
-        second = client.get("/v1/gallery", params={"limit": 2, "cursor": first["older"]}).json()
-        assert [one["request_id"] for one in second["entries"]] == jobs[2:4]
-        assert ids(client, limit=2, cursor=second["newer"]) == [f"{job}-0" for job in jobs[:2]]
-        assert len(ids(client, q="GARDEN")) == 5 and ids(client, q="no such word") == []
-        assert len(ids(client, model="wan21_1b")) == 5 and ids(client, model="wan22_5b") == []
-        assert ids(client, job=jobs[3]) == [f"{jobs[3]}-0"]
-        assert ids(client, q="", model="", lora="", job="", cursor="") == [f"{job}-0" for job in jobs]
-        for query in ({"limit": 0}, {"limit": 101}, {"limit": "x"}, {"cursor": "x"}, {"q": "x" * 201}, {"kept": "x"}):
-            reply = client.get("/v1/gallery", params=query)
-            assert reply.status_code == 422 and reply.json()["detail"]["error"]["code"] == "INVALID_REQUEST"
-        wrong: list[Any] = [{}, {"kept": 1}, {"kept": "yes"}, {"kept": True, "x": 1}, []]
-        for body in wrong:
-            assert client.patch(f"/v1/gallery/{jobs[0]}-0", json=body).status_code == 422
-        assert client.patch(f"/v1/gallery/{jobs[0]}-0", content=b"{").status_code == 400
-        assert client.patch(f"/v1/gallery/{jobs[0]}-0", json={"kept": True}).json()["kept"] is True
-        assert ids(client, kept=True) == [f"{jobs[0]}-0"]
-        entry = client.get("/v1/gallery").json()["entries"][0]
-        assert (entry["model_label"], entry["prompt"], entry["may_change"]) == ("Wan 2.1 T2V 1.3B", "a garden", True)
+def test_pages_filters_and_what_is_wrong(server: Server, client: httpx.Client) -> None:
+    jobs = [server.finished_job(None) for _ in range(5)][::-1]
+    first = client.get("/v1/gallery", params={"limit": 2}).json()
+    assert [one["request_id"] for one in first["entries"]] == jobs[:2] and first["newer"] is None
+    second = client.get("/v1/gallery", params={"limit": 2, "cursor": first["older"]}).json()
+    assert [one["request_id"] for one in second["entries"]] == jobs[2:4]
+    assert ids(client, limit=2, cursor=second["newer"]) == [f"{job}-0" for job in jobs[:2]]
+    assert len(ids(client, q="GARDEN")) == 5 and ids(client, q="no such word") == []
+    assert len(ids(client, model="wan21_1b")) == 5 and ids(client, model="wan22_5b") == []
+    assert ids(client, job=jobs[3]) == [f"{jobs[3]}-0"]
+    assert ids(client, q="", model="", lora="", job="", cursor="") == [f"{job}-0" for job in jobs]
+    for query in ({"limit": 0}, {"limit": 101}, {"limit": "x"}, {"cursor": "x"}, {"q": "x" * 201}, {"kept": "x"}):
+        reply = client.get("/v1/gallery", params=query)
+        assert reply.status_code == 422 and reply.json()["detail"]["error"]["code"] == "INVALID_REQUEST"
+    wrong: list[Any] = [{}, {"kept": 1}, {"kept": "yes"}, {"kept": True, "x": 1}, []]
+    for body in wrong:
+        assert client.patch(f"/v1/gallery/{jobs[0]}-0", json=body).status_code == 422
+    assert client.patch(f"/v1/gallery/{jobs[0]}-0", content=b"{").status_code == 400
+    assert client.patch(f"/v1/gallery/{jobs[0]}-0", json={"kept": True}).json()["kept"] is True
+    assert ids(client, kept=True) == [f"{jobs[0]}-0"]
+    entry = client.get("/v1/gallery").json()["entries"][0]
+    assert (entry["model_label"], entry["prompt"], entry["may_change"]) == ("Wan 2.1 T2V 1.3B", "a garden", True)
 
 
-def test_poster_and_settings_of_a_real_clip(tmp_path: Path) -> None:
-    with running("plain", tmp_path) as server, server.client() as client:
-        job = server.finished_job(None)
-        for path in ("poster.jpg", "settings.json"):  # its file is no video yet
-            reply = client.get(f"/v1/gallery/{job}-0/{path}")
-            assert (reply.status_code, reply.json()["detail"]["error"]["code"]) == (404, "VIDEO_NOT_FOUND")
-        frames, inside = np.full((3, 64, 64, 3), 90, np.uint8), {"request": {"model": "m"}, "wan_ui": "0"}
-        video.write(server.folder / "data" / "clips" / f"{job}.mp4", frames, 16, inside)
-        reply = client.get(f"/v1/gallery/{job}-0/poster.jpg")
-        assert reply.headers["content-type"] == "image/jpeg" and reply.content[:3] == b"\xff\xd8\xff"
-        assert files(server, job) == [f"{job}.jpg", f"{job}.mp4"]
-        reply = client.get(f"/v1/gallery/{job}-0/settings.json")
-        assert json.loads(reply.content) == inside
-        assert reply.headers["content-disposition"].startswith("attachment") and "no-store" in str(reply.headers)
-        assert client.delete(f"/v1/gallery/{job}-0").status_code == 204
-        assert files(server, job) == []
+def test_poster_and_settings_of_a_real_clip(server: Server, client: httpx.Client) -> None:
+    job = server.finished_job(None)
+    for path in ("poster.jpg", "settings.json"):  # its file is no video yet
+        reply = client.get(f"/v1/gallery/{job}-0/{path}")
+        assert (reply.status_code, reply.json()["detail"]["error"]["code"]) == (404, "VIDEO_NOT_FOUND")
+    frames, inside = np.full((3, 64, 64, 3), 90, np.uint8), {"request": {"model": "m"}, "wan_ui": "0"}
+    video.write(server.folder / "data" / "clips" / f"{job}.mp4", frames, 16, inside)
+    reply = client.get(f"/v1/gallery/{job}-0/poster.jpg")
+    assert reply.headers["content-type"] == "image/jpeg" and reply.content[:3] == b"\xff\xd8\xff"
+    assert files(server, job) == [f"{job}.jpg", f"{job}.mp4"]
+    reply = client.get(f"/v1/gallery/{job}-0/settings.json")
+    assert json.loads(reply.content) == inside
+    assert reply.headers["content-disposition"].startswith("attachment") and "no-store" in str(reply.headers)
+    assert client.delete(f"/v1/gallery/{job}-0").status_code == 204
+    assert files(server, job) == []
 
 
-def test_what_runs_is_not_deleted_over_http(tmp_path: Path) -> None:
-    with running("plain", tmp_path) as server, server.client() as client:
-        job = server.finished_job(None)
-        server.services.store.rows("UPDATE jobs SET status = 'in_progress' WHERE id = :id", {"id": job})
-        reply = client.delete(f"/v1/gallery/{job}-0")
-        assert (reply.status_code, reply.json()["detail"]["error"]["code"]) == (409, "STILL_RUNNING")
+def test_what_runs_is_not_deleted_over_http(server: Server, client: httpx.Client) -> None:
+    job = server.finished_job(None)
+    server.services.store.rows("UPDATE jobs SET status = 'in_progress' WHERE id = :id", {"id": job})
+    reply = client.delete(f"/v1/gallery/{job}-0")
+    assert (reply.status_code, reply.json()["detail"]["error"]["code"]) == (409, "STILL_RUNNING")
 
 
 def test_entries_by_kind_and_oldest_first_and_as_a_zip_file(shared: Server) -> None:

@@ -18,6 +18,7 @@ from tests.engine.test_pipeline import request as pipeline_request
 from tests.golden_cases import CHECKPOINTS
 from tests.lora.writers import FORMATS, Width
 from tests.lora_files import write_lora
+from tests.sampling import sampled
 from wan_ui import Engine
 from wan_ui.config import CompileMode
 from wan_ui.engine.compile import BlockCompiler, CompiledBlocks
@@ -105,7 +106,9 @@ def test_the_frames_of_eager_and_one_graph_for_all(eager: Engine, loras: Path, m
     compiled.close()
 
 
-@pytest.mark.parametrize("model", ["wan22_5b", "wan22_14b_i2v", "wan21_i2v_14b480p"])
+@pytest.mark.parametrize(
+    "model", ["wan22_5b", "wan21_i2v_14b480p", pytest.param("wan22_14b_i2v", marks=pytest.mark.soak)]
+)
 def test_models_that_take_a_first_frame(eager: Engine, loras: Path, model: str) -> None:
     compiled = engine_of(loras, "fast")
     body = pipeline_request(model, num_frames=5, sample_steps=2, ctrl_img=as_base64(first_frame()))
@@ -201,8 +204,7 @@ def test_memory_that_runs_out_while_a_graph_is_built_is_no_fault_of_the_graph(ea
     compiled.close()
 
 
-@pytest.mark.parametrize("mode", ["fast", "exact"])
-@pytest.mark.parametrize("first", ["none", "step_cache"])
+@pytest.mark.parametrize(("mode", "first"), sampled(2, ["fast", "exact"], ["none", "step_cache"]))
 def test_the_step_caches_forwards_are_counted_outside_of_the_graph(loras: Path, mode: CompileMode, first: str) -> None:
     compiled = engine_of(loras, mode)
     rendered(compiled, {**REQUESTS[0], "speedup": first})

@@ -53,7 +53,7 @@ def sha256(path: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vae8", "vae16"])
+@pytest.mark.parametrize("name", ["vae8", pytest.param("vae16", marks=pytest.mark.soak)])
 def test_the_maps_predict_the_decoded_pixels(name: str, tmp_path: Path) -> None:
     vae, files = loaded(name), sorted((WEIGHTS / name).glob("*.safetensors"))
     maps = LivePictures(tmp_path, sha256).maps(files, vae)

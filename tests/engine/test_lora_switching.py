@@ -64,13 +64,13 @@ def drawn(rng: random.Random, names: list[str]) -> dict[str, Any]:
     return request(items, recipe=rng.choice(["reference", "preview"]))
 
 
-@pytest.mark.parametrize("switches", [50, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("switches", [25, pytest.param(200, marks=pytest.mark.soak)])
 def test_switches(engine: Engine, loras: Path, switches: int) -> None:
     names = [f"{number}.safetensors" for number in range(len(KINDS))] + ["rank64.safetensors", "rank4.safetensors"]
     names.append("combined.safetensors")
     rng = random.Random(0)
     base = frames(engine, request([]))
-    for _ in range(20):
+    for _ in range(10):
         frames(engine, drawn(rng, names))
     gc.collect()
     loads, before = engine.loader.statistics.loads, psutil.Process().memory_info().rss

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +11,12 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from tests.engine.heads_program import CHECKPOINT
-from tests.golden_cases import CHECKPOINTS, LORAS, cases, differences
-from wan_ui import Engine
-from wan_ui.engine.split import Split, choose_split, ranks_of
+from tests.engine.rank_cases import ALONE, RANKS, SPLITS, render_cases
+from tests.engine.rank_heads import CHECKPOINT, compare_predictions, compare_videos
+from tests.engine.rank_joins import join_again_and_again
+from tests.forked import run_together
+from tests.golden_cases import CHECKPOINTS, cases, differences
+from wan_ui.engine.split import GroupPlace, Split, choose_split, ranks_of
 from wan_ui.engine.token_exchange import part_sizes
 
 CASES = (
@@ -32,6 +32,7 @@ CASES = (
     "wan22_5b_t2v",
     "wan22_5b_t2v_preview",
 )
+ALONE_TOO = ("wan22_14b_t2v", "wan22_5b_i2v")  # compared with one rank's frames bit for bit
 
 
 @pytest.mark.parametrize(
@@ -63,74 +64,54 @@ def test_a_split_names_its_parts() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", [Split(2, 1), Split(1, 2), Split(2, 2)], ids=str)
-def test_a_group_renders_the_golden_frames(split: Split, tmp_path: Path) -> None:
-    out = tmp_path / "frames.npz"
-    arguments = [str(tmp_path / "store"), str(split.guidance), str(split.sequence)]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.engine.parallel_program", *arguments, str(rank), str(out), *CASES],
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(split.ranks)
-    ]
-    errors = [process.communicate(timeout=280)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == [0] * split.ranks, errors
-    with np.load(out) as rendered:
-        assert set(rendered.files) == set(CASES)
-        golden = {case.name: case for case in cases()}
-        for name in CASES:
-            mean, most = differences(rendered[name], golden[name].cpu_frames)
-            assert mean <= 0.1 and most <= 2, name
-        engine = Engine(CHECKPOINTS, LORAS, "cpu")
-        for name in ("wan22_14b_t2v", "wan22_5b_i2v"):
-            (alone,) = engine.generate(golden[name].request)
-            assert np.array_equal(alone.frames, rendered[name]), name
-        engine.close()
-    assert set(json.loads(out.with_suffix(".json").read_text()).values()) == {str(split)}
+def test_groups_of_every_division_render_the_golden_frames(tmp_path: Path) -> None:
+    run_together(render_cases, [(rank, tmp_path, CASES, ALONE_TOO) for rank in range(RANKS)], tmp_path)
+    golden = {case.name: case for case in cases()}
+    for name in CASES:
+        for split in SPLITS:
+            mean, most = differences(frames(tmp_path, name, str(split)), golden[name].cpu_frames)
+            assert mean <= 0.1 and most <= 2, (name, split)
+            if name in ALONE_TOO:
+                assert np.array_equal(frames(tmp_path, name, str(split)), frames(tmp_path, name, ALONE)), (name, split)
+
+
+def frames(folder: Path, name: str, division: str) -> np.ndarray:
+    """What a group, or one rank alone, wrote of a case."""
+    with np.load(folder / f"{name} {division}.npz") as rendered:
+        return rendered["frames"]
 
 
 @pytest.mark.slow
 def test_compiled_blocks_keep_every_bit_and_no_graph_is_built_again_however_often_a_group_is_joined(
     tmp_path: Path,
 ) -> None:
-    splits = ["1x2"] * 4
-    program = [sys.executable, "-m", "tests.engine.joins_program", str(tmp_path), *splits]
-    done = subprocess.run(
-        program, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=280, check=False
-    )
-    assert done.returncode == 0, (done.stdout, done.stderr)
-    graphs = done.stdout.split()
+    splits = [Split(1, 2)] * 4
+    printed = run_together(join_again_and_again, [(rank, str(tmp_path), splits) for rank in range(2)], tmp_path)
+    graphs = printed[0].split()
     assert len(graphs) == len(splits) and len(set(graphs)) == 1
 
 
-def run_ranks(heads: int, split: Split, folder: Path, *models_dir: str) -> None:
-    """Runs the ranks of a split on a tiny transformer with so many heads; fails where a bit differs from one rank's."""
-    arguments = [str(heads), str(split.guidance), str(split.sequence), str(folder), *models_dir]
-    program = [sys.executable, "-m", "tests.engine.heads_program", *arguments]
-    done = subprocess.run(
-        program, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, (done.stdout, done.stderr)
+def run_ranks(compare: Callable[..., None], heads: int, split: Split, folder: Path, *more: str) -> None:
+    """Runs the ranks of a split with so many heads; fails where a bit differs from one rank's."""
+    places = [GroupPlace(split, rank, str(folder / "rendezvous")) for rank in range(split.ranks)]
+    run_together(compare, [(heads, place, *more) for place in places], folder, seconds=600)
 
 
 @pytest.mark.slow
 def test_six_heads_over_four_ranks_keep_every_bit(tmp_path: Path) -> None:
-    run_ranks(6, Split(1, 4), tmp_path)
+    run_ranks(compare_predictions, 6, Split(1, 4), tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("split", [Split(1, 4), Split(2, 4), Split(1, 8)], ids=str)
 def test_eight_heads_are_divided_without_changing_a_bit(split: Split, tmp_path: Path) -> None:
-    run_ranks(8, split, tmp_path)
+    run_ranks(compare_predictions, 8, split, tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("heads", "split"), [(12, Split(1, 8)), (12, Split(2, 4)), (2, Split(1, 4))], ids=str)
 def test_heads_that_do_not_divide_evenly_keep_every_bit(heads: int, split: Split, tmp_path: Path) -> None:
-    run_ranks(heads, split, tmp_path)
+    run_ranks(compare_predictions, heads, split, tmp_path)
 
 
 @pytest.mark.soak
@@ -140,7 +121,7 @@ def test_twelve_heads_over_eight_ranks_render_the_frames_of_one(tmp_path: Path) 
     config = WanTransformer3DModel.load_config(original / "transformer")
     torch.manual_seed(0)
     WanTransformer3DModel.from_config({**config, "num_attention_heads": 12}).save_pretrained(copy / "transformer")
-    run_ranks(12, Split(1, 8), tmp_path, str(tmp_path / "models"))
+    run_ranks(compare_videos, 12, Split(1, 8), tmp_path, str(tmp_path / "models"))
 
 
 @pytest.mark.parametrize(("count", "parts"), [(12, 8), (6, 4), (2, 4), (8, 8), (189, 4), (320, 3)])

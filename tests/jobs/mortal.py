@@ -2,7 +2,6 @@
 
 Importing torch takes seconds, so one process imports it and forks a child for each life; each child is a process of its
 own, with its own lock, store, engine and worker, and is killed with SIGKILL.
-`python -m tests.jobs.mortal DATA_DIR KILLS SEED LONGEST` prints one line of JSON about it.
 """
 
 from __future__ import annotations
@@ -70,8 +69,8 @@ def finished(data_dir: Path) -> float:
     return float(clips / total)
 
 
-def main() -> None:
-    data_dir, kills, seed, longest = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+def be_killed(data_dir: Path, kills: int, seed: int, longest: float) -> None:
+    """Kills so many lives, each within `longest` seconds, and prints one line of JSON about it."""
     moments = random.Random(seed)
     killed, ended_early = 0, 0
     while killed < kills:
@@ -91,7 +90,3 @@ def main() -> None:
             break  # nothing is left to kill
     _, status = os.waitpid(born(data_dir), 0)
     print(json.dumps({"killed": killed, "ended_early": ended_early, "last": status}))
-
-
-if __name__ == "__main__":
-    main()

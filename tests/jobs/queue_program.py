@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -73,13 +75,14 @@ def run(data_dir: Path, device: str, break_at: int | None, cap: int | None) -> i
     return 0
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of a run with these arguments, or those of the command line."""
     flags = argparse.ArgumentParser()
     flags.add_argument("data_dir", type=Path)
     flags.add_argument("device")
     flags.add_argument("--break-at", type=int)
     flags.add_argument("--cap", type=int)
-    said = flags.parse_args()
+    said = flags.parse_args(arguments)
     try:
         return run(said.data_dir, said.device, said.break_at, said.cap)
     except RestartNeeded as error:
@@ -87,7 +90,12 @@ def main() -> int:
         return error.exit_code
 
 
-if __name__ == "__main__":
-    code = main()
+def run_process(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Ends the process as app.py does: a dead CUDA context may hold up the interpreter's own end."""
+    code = main(arguments)
     sys.stdout.flush()
-    os._exit(code)  # as app.py: a dead CUDA context may hold up the interpreter's own end
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    run_process()

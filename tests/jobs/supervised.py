@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.jobs.helpers import body
@@ -24,29 +25,40 @@ def add(store: Store, *seeds: int, **size: int) -> Job:
     return store.add(request, resolve(parse(request), store_image=str))
 
 
-def supervise(data_dir: Path, *arguments: str) -> tuple[list[int], str]:
-    """Runs the queue until it ends with another code than 70: the codes of all starts, and all that they said."""
+def run_program(arguments: list[str]) -> tuple[int, str]:
+    """The exit code of the queue's program, and what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.jobs.queue_program", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
+    return done.returncode, done.stdout
+
+
+Run = Callable[[list[str]], tuple[int, str]]
+
+
+def supervise(data_dir: Path, *arguments: str, run: Run = run_program) -> tuple[list[int], str]:
+    """Runs the queue until it ends with another code than 70: the codes of all starts, and all that they printed."""
     codes: list[int] = []
-    said = ""
+    printed = ""
     while len(codes) < MOST_STARTS and codes[-1:] in ([], [70]):
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.jobs.queue_program", str(data_dir), *arguments],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=LIMIT,
-        )
-        codes.append(done.returncode)
-        said += done.stdout
-    return codes, said
+        code, output = run([str(data_dir), *arguments])
+        codes.append(code)
+        printed += output
+    return codes, printed
 
 
-def a_dead_context_ends_its_job_and_the_rest_runs_after_a_restart(data_dir: Path, device: str) -> None:
+def a_dead_context_ends_its_job_and_the_rest_runs_after_a_restart(
+    data_dir: Path, device: str, run: Run = run_program
+) -> None:
     store = Store(data_dir / "jobs.sqlite")
     jobs = [add(store, 1), add(store, 2, 3), add(store, 4)]
-    codes, said = supervise(data_dir, device, "--break-at", "3")
+    codes, said = supervise(data_dir, device, "--break-at", "3", run=run)
     assert codes == [70, 0], said
     before, struck, after = (store.job(job.id) for job in jobs)
     assert (before.status, after.status) == ("succeeded", "succeeded")

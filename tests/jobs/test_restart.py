@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from tests.fakes import PATIENCE, FakeRender, fake_service, fake_write_video
+from tests.forked import run_forked
 from tests.jobs.helpers import body
+from tests.jobs.queue_program import run_process
 from tests.jobs.supervised import a_dead_context_ends_its_job_and_the_rest_runs_after_a_restart
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
@@ -35,7 +37,10 @@ def until_broken(worker: Worker) -> None:
 
 @pytest.mark.slow
 def test_a_process_whose_device_died_ends_with_70_and_the_next_finishes_the_line(tmp_path: Path) -> None:
-    a_dead_context_ends_its_job_and_the_rest_runs_after_a_restart(tmp_path, "cpu")
+    def run(arguments: list[str]) -> tuple[int, str]:
+        return run_forked(run_process, arguments, output=tmp_path / "output.txt")
+
+    a_dead_context_ends_its_job_and_the_rest_runs_after_a_restart(tmp_path, "cpu", run)
 
 
 def test_a_dead_device_fails_its_job_and_no_other_is_begun(store: Store, render: FakeRender, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.fakes import PATIENCE, FakeRender, Gate, fake_frames, fake_service, fake_write_video
+from tests.fake_frames import fake_frames
+from tests.fakes import PATIENCE, FakeRender, Gate, fake_service, fake_write_video
 from tests.jobs.helpers import body, until_made
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS

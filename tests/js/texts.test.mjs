@@ -28,3 +28,10 @@ test('several sentences, of which an entry may have more than one, and one after
   assert.equal(translated('The GPU: Not found. Not found.'), '显卡: 未找到。未找到。');
   assert.equal(translated('Not found. Something else.'), 'Not found. Something else.');
 });
+test('a text that nearly matches in many ways, and messages within each other, take no time', () => {
+  globalThis.wanUiMessages = { '{a}: {b} × {c} became {d} × {e}.': '{a}', 'Lost: {what}': '{what}' };
+  const nearly = `x: ${'x × '.repeat(480)}\0`, begun = performance.now();
+  assert.equal(translated(nearly), nearly);
+  assert.match(translated('Lost: '.repeat(300) + 'x'), /^Lost: .*x$/);
+  assert.ok(performance.now() - begun < 5000);
+});

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from tests.fakes import fake_frames
+from tests.fake_frames import fake_frames
 from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.engine.split import GroupPlace
 from wan_ui.errors import DeviceLost, DeviceUnavailable, OutOfMemory

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from tests.fakes import FakeRender
 from wan_ui.config import Settings
 from wan_ui.engine.result import Clip, OnProgress
 from wan_ui.engine.split import GroupPlace
@@ -21,13 +21,20 @@ from wan_ui.request import Generation
 FAKE_PROGRAM = ("-m", "tests.pool.fake_slot")
 
 
+Render = Callable[[Generation, OnProgress], Clip]
+
+
+def ignore(check: Check) -> None:
+    """A script that does nothing."""
+
+
 class FakeSlot:
     """Renders in this process. `lose` makes so many renders raise SlotLost, `fails_in_groups` all that it joins.
 
-    `lacks` are models that it refuses.
+    `lacks` are models that it refuses. `script` is called at the start of each render, with the render's check.
     """
 
-    def __init__(self, name: str, render: FakeRender) -> None:
+    def __init__(self, name: str, render: Render, script: Callable[[Check], object] = ignore) -> None:
         self.name = name
         self.device_name = "fake GPU"
         self.is_started = False
@@ -39,6 +46,7 @@ class FakeSlot:
         self.lacks: set[str] = set()
         self.ended = threading.Event()
         self._render = render
+        self._script = script
 
     def render(
         self,
@@ -51,6 +59,7 @@ class FakeSlot:
         if generation.model in self.lacks:
             raise SlotUnfit(f"{self.name} lacks the checkpoint.")
         self.is_started = True
+        self._script(check)
         if self.lose:
             self.lose -= 1
             raise SlotLost("The process ended.")

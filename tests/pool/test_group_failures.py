@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -10,9 +9,10 @@ import pytest
 
 from tests.fakes import PATIENCE
 from tests.jobs.helpers import body
+from tests.pool.helpers import FakeSlot, ignore
 from tests.waiting import wait_until
 from wan_ui.engine.result import Clip, OnProgress, ignore_progress
-from wan_ui.engine.split import GroupPlace, Split
+from wan_ui.engine.split import Split
 from wan_ui.errors import Cancelled, FramesNotFinite, GroupLost, OutOfMemory, RenderFailed, RenderTimedOut, SlotLost
 from wan_ui.pool.groups import GroupLimits, SlotGroup
 from wan_ui.pool.slots import Check
@@ -22,35 +22,8 @@ CLIP = Clip(np.zeros((1, 64, 64, 3), np.uint8), 64, 64, 1, 16, 1)
 (GENERATION,) = resolve(parse(body(1)), store_image=str)
 
 
-class Scripted:
-    """A slot whose render is a function of its check."""
-
-    is_started = True
-    joined = None
-    device_name = "fake GPU"
-
-    def __init__(self, name: str, script: Callable[[Check], object]) -> None:
-        self.name = name
-        self.ended = threading.Event()
-        self._script = script
-
-    def render(
-        self,
-        generation: Generation,
-        on_progress: OnProgress,
-        check: Check,
-        place: GroupPlace | None = None,
-        lossless: bool = False,
-    ) -> Clip:
-        self._script(check)
-        return CLIP
-
-    def end(self) -> None:
-        self.ended.set()
-
-
-def renders(check: Check) -> None:
-    """Ends at once."""
+def rendered(generation: Generation, on_progress: OnProgress) -> Clip:
+    return CLIP
 
 
 def waits(check: Check) -> None:
@@ -66,11 +39,12 @@ def fails(error: Exception) -> Callable[[Check], None]:
 
 
 def group_of(leader: Callable[[Check], object], member: Callable[[Check], object], **limits: float) -> SlotGroup:
-    return SlotGroup([Scripted("GPU 0", leader), Scripted("GPU 1", member)], Split(2), GroupLimits(**limits))
+    slots = [FakeSlot("GPU 0", rendered, leader), FakeSlot("GPU 1", rendered, member)]
+    return SlotGroup(slots, Split(2), GroupLimits(**limits))
 
 
 def ended(group: SlotGroup) -> list[bool]:
-    return [slot.ended.is_set() for slot in group.slots if isinstance(slot, Scripted)]
+    return [slot.ended.is_set() for slot in group.slots if isinstance(slot, FakeSlot)]
 
 
 def run(group: SlotGroup, check: Check = lambda: None) -> Clip:
@@ -83,7 +57,7 @@ def run(group: SlotGroup, check: Check = lambda: None) -> Clip:
         (waits, fails(SlotLost("The process ended.")), "SLOT_LOST"),
         (waits, fails(OutOfMemory("Not enough memory.")), "OUT_OF_MEMORY"),
         (fails(RenderFailed("The other one closed the connection.")), waits, "RENDER_FAILED"),
-        (fails(SlotLost("The process ended.")), renders, "SLOT_LOST"),
+        (fails(SlotLost("The process ended.")), ignore, "SLOT_LOST"),
     ],
 )
 def test_one_that_fails_ends_the_group_and_all_its_processes(
@@ -120,6 +94,6 @@ def test_one_that_does_not_end_its_part_is_ended() -> None:
     def stays(check: Check) -> None:
         wait_until(lambda: ended(group)[1])
 
-    group = group_of(renders, stays, end=0.01)
+    group = group_of(ignore, stays, end=0.01)
     assert run(group) is CLIP
     assert ended(group) == [False, True]

@@ -17,7 +17,8 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.fakes import PATIENCE, fake_frames, fake_service, fake_write_video
+from tests.fake_frames import fake_frames
+from tests.fakes import PATIENCE, fake_service, fake_write_video
 from tests.jobs.helpers import body
 from tests.pool.helpers import process_slots
 from tests.waiting import wait_until

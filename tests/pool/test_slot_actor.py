@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.fakes import PATIENCE, fake_frames
+from tests.fake_frames import fake_frames
+from tests.fakes import PATIENCE
 from tests.golden_cases import CHECKPOINTS
 from tests.jobs.helpers import body
 from tests.pool.helpers import FAKE_PROGRAM, options

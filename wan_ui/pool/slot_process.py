@@ -7,6 +7,7 @@ gone.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -117,11 +118,14 @@ class SlotProcess:
         options: EngineOptions = self._connection.recv()
         logs.begin(options.log_format)
         threading.Thread(target=self._listen, name="wan-ui-slot-commands", daemon=True).start()
+        gc.disable()  # nothing that is imported is garbage, and each later collection passes over it
         try:
             engine = build(options)
         except WanUIError as error:
             self._send(Failed(0, error))
             raise SystemExit(RestartNeeded.exit_code) from error
+        gc.freeze()
+        gc.enable()
         self._send(Ready(engine.device_name, engine.versions))
         while True:
             self._render(engine, self._renders.get())

@@ -1,18 +1,12 @@
-"""Ranks with compiled blocks that join and leave again and again: `python -m tests.engine.joins_program FOLDER SPLIT…`.
+"""One rank with compiled blocks that joins groups and leaves them again and again, on the CPU.
 
-SPLIT is GUIDANCE×SEQUENCE, such as 1x2, of one group after another; the ranks that it does not need wait. The first
-rank has rendered before, alone, and the second is made anew in between, as the processes of two GPUs are when they also
-render by themselves. One process imports torch and forks the ranks. Each compares the
-predictions of a tiny transformer, for even and uneven numbers of tokens, with its own eager ones without a group, and
-prints how many graphs it has built after each time. Exit code 0 when every bit was equal.
+The first rank has rendered before, alone, and the second is made anew in between, as the processes of two GPUs are when
+they also render by themselves. Each compares the predictions of a tiny transformer, for even and uneven numbers of
+tokens, with its own eager ones without a group.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,14 +14,13 @@ import torch
 import torch._dynamo
 from diffusers import WanTransformer3DModel
 
-from tests.engine.heads_program import CPU, SIZES, predict
+from tests.engine.rank_heads import CPU, SIZES, predict
 from wan_ui.engine.compile import CompiledBlocks
 from wan_ui.engine.parallel import join
 from wan_ui.engine.split import GroupPlace, Split
 from wan_ui.errors import ExchangeFailed
 
 RENEWED = 1  # before which of the groups the second rank is made anew
-SECONDS = 240  # until a rank that waits for the other is given up
 
 
 def captured(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
@@ -41,8 +34,11 @@ def compiled(transformer: WanTransformer3DModel) -> CompiledBlocks:
     return blocks
 
 
-def render(rank: int, folder: str, splits: Sequence[Split]) -> bool:
-    """Whether all predictions of this rank had the bits of eager ones without a group."""
+def join_again_and_again(rank: int, folder: str, splits: Sequence[Split]) -> None:
+    """Asserts that all predictions of this rank have the bits of eager ones without a group.
+
+    The first rank prints how many graphs it has built after each group.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     transformer = WanTransformer3DModel(
@@ -69,7 +65,7 @@ def render(rank: int, folder: str, splits: Sequence[Split]) -> bool:
         graphs.append(blocks.graphs)
     if not rank:
         print(*graphs, flush=True)
-    return is_equal and (rank > 1 or misses_a_rank(rank, folder))
+    assert is_equal and (rank > 1 or misses_a_rank(rank, folder))
 
 
 def misses_a_rank(rank: int, folder: str) -> bool:
@@ -81,25 +77,3 @@ def misses_a_rank(rank: int, folder: str) -> bool:
     except ExchangeFailed:
         return group.all_agree(True)
     return bool(rank) and group.all_agree(True)
-
-
-def main() -> int:
-    folder, *names = sys.argv[1:]
-    splits = [Split(*map(int, name.split("x"))) for name in names]
-    children = []
-    for rank in range(max(split.ranks for split in splits)):
-        child = os.fork()
-        if not child:
-            signal.alarm(SECONDS)
-            try:
-                os._exit(0 if render(rank, folder, splits) else 1)
-            finally:
-                traceback.print_exc()
-                os._exit(2)
-        children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    return max(map(abs, codes))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,17 +1,10 @@
-"""Ranks against one alone: `python -m tests.engine.heads_program HEADS GUIDANCE SEQUENCE FOLDER [MODELS_DIR]`.
+"""One rank of a group on the CPU whose predictions, or frames, are compared with those that it computes alone.
 
-Importing torch takes seconds, so one process imports it and forks the ranks. Each compares the predictions of a tiny
-transformer with so many heads, for even and uneven numbers of tokens, with its own without a group. With MODELS_DIR the
-first rank compares the frames of a video of the 1.3B checkpoint there instead, which must have so many heads. Exit code
-0 when every bit was equal.
+By a tiny transformer with so many heads, for even and uneven numbers of tokens; or by the 1.3B checkpoint of a folder,
+which must have so many heads.
 """
 
 from __future__ import annotations
-
-import os
-import signal
-import sys
-import traceback
 
 import numpy as np
 import torch
@@ -36,8 +29,8 @@ def predict(transformer: WanTransformer3DModel, size: tuple[int, int, int]) -> t
     return prediction
 
 
-def render(heads: int, place: GroupPlace) -> bool:
-    """Whether this rank's predictions in the group, and alone after it, equal those before it."""
+def compare_predictions(heads: int, place: GroupPlace) -> None:
+    """Asserts that this rank's predictions in the group, and alone after it, equal those before it."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     transformer = WanTransformer3DModel(
@@ -53,7 +46,7 @@ def render(heads: int, place: GroupPlace) -> bool:
     if place.rank == 0:
         for size, before, divided, again in zip(SIZES, alone, together, after, strict=True):
             print(size, float((before - divided).abs().max()), float((before - again).abs().max()), flush=True)
-    return all(map(torch.equal, alone, together)) and all(map(torch.equal, alone, after))
+    assert all(map(torch.equal, alone, together)) and all(map(torch.equal, alone, after))
 
 
 def video(models_dir: str, group: Group | None) -> np.ndarray:
@@ -65,40 +58,11 @@ def video(models_dir: str, group: Group | None) -> np.ndarray:
     return clip.frames
 
 
-def render_video(heads: int, models_dir: str, place: GroupPlace) -> bool:
-    """Whether the first rank's frames in the group equal those that it rendered alone."""
+def compare_videos(heads: int, place: GroupPlace, models_dir: str) -> None:
+    """Asserts that the first rank's frames in the group equal those that it rendered alone."""
     torch.set_num_threads(1)
     config = WanTransformer3DModel.load_config(f"{models_dir}/{CHECKPOINT}/transformer")
     assert config["num_attention_heads"] == heads
     alone = None if place.rank else video(models_dir, None)
     together = video(models_dir, join(place, CPU))
-    return alone is None or np.array_equal(alone, together)
-
-
-def main() -> int:
-    heads, guidance, sequence = (int(text) for text in sys.argv[1:4])
-    folder, models_dir = sys.argv[4], sys.argv[5:]
-    split, children = Split(guidance, sequence), []
-    for rank in range(split.ranks):
-        child = os.fork()
-        if not child:
-            place = GroupPlace(split, rank, f"{folder}/rendezvous")
-            try:
-                equal = render_video(heads, models_dir[0], place) if models_dir else render(heads, place)
-                os._exit(0 if equal else 1)
-            finally:
-                traceback.print_exc()
-                os._exit(2)
-        children.append(child)
-    while children:
-        child, status = os.wait()
-        children.remove(child)
-        if status:
-            for other in children:  # they would wait for it
-                os.kill(other, signal.SIGKILL)
-            return os.waitstatus_to_exitcode(status)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    assert alone is None or np.array_equal(alone, together)
