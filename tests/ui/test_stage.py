@@ -27,7 +27,8 @@ HIDE = """hidden => {
     document.dispatchEvent(new Event('visibilitychange'));
 }"""
 
-SMALL_TARGETS = """() => [...document.querySelectorAll('button, select, #footer a, input:not([type=file]):not([type=checkbox])')]
+SMALL_TARGETS = """() => [...document.querySelectorAll('button, select, #footer a, input')]
+    .filter((each) => !['file', 'checkbox'].includes(each.type) && each.getAttribute('role') !== 'combobox')
     .filter((each) => each.checkVisibility({ visibilityProperty: true }))
     .map((each) => [each.outerHTML.slice(0, 90), Math.round(each.getBoundingClientRect().height)])
     .filter(([, height]) => height < 40)"""
