@@ -115,10 +115,10 @@ def test_newest_first_searched_filtered_and_shown_anew(page: Page, here: App) ->
     expect(prompts(gallery)).to_have_count(4)
 
 
-def test_filtered_by_a_training_job_and_then_by_its_step(page: Page, here: App, tmp_path: Path) -> None:
+def test_filtered_by_a_training_job_and_then_by_its_step(page: Page, here: App) -> None:
     """Defect 28: the checkpoints of a job are one choice, and each of them the next one."""
     for seed, name in ((11, "cat_000000250"), (12, "cat_000001500"), (13, "cat")):
-        lora(tmp_path / "loras" / f"{name}.safetensors", seed)
+        lora(loras(here) / f"{name}.safetensors", seed)
         made(here, f"made with {name}", loras=[{"path": f"{name}.safetensors"}])
     made(here, "a red fox", loras=[{"path": "fox.safetensors"}])
     gallery = open_gallery(page, here)
