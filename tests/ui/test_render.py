@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import replace
 
 import pytest
 
+from wan_ui.compare import PlannedCell
 from wan_ui.engine.result import Progress
 from wan_ui.errors import HostError, InvalidRequest, LoraNotFound
 from wan_ui.job import ClipRecord, Job, Status
@@ -81,6 +83,15 @@ def test_each_state_says_where_the_job_is(lead, progress, said):
 def test_while_a_job_waits_the_card_says_what_runs():
     ahead = render.RunningJob(job("in_progress"), Progress("denoise", 3, 25))
     assert "now: Wan 2.2 TI2V 5B, denoising, step 3 of 25" in render.now(job(position=1), None, ahead)
+
+
+def test_a_comparison_s_result_shows_several_of_its_videos():
+    """Defect 25: at most eight of them, the first and the last among them."""
+    made = [replace(CLIP, index=index) for index in range(40)]
+    cells = tuple(PlannedCell(index, 0, f"c{index}", "", index, {}) for index in range(40))
+    html = render.result(job("succeeded", prompts=40, clips=tuple(made), cells=cells))
+    shown = [int(number) for number in re.findall(r"poster\.jpg\?video=(\d+)", html)]
+    assert len(shown) == render.MOST_STILLS and (shown[0], shown[-1]) == (0, 39) and shown == sorted(set(shown))
 
 
 def test_an_empty_stage_says_how_to_begin():

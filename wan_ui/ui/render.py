@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LIVE = ("in_queue", "in_progress")
 UNFINISHED = ("failed", "canceled")
+MOST_STILLS = 8  # of a comparison beside its status
 _JOINT = " · "
 
 
@@ -376,12 +377,16 @@ class ShownClip:
 
 @dataclass(frozen=True)
 class ShownResult:
-    """The finished videos of a job, or for a comparison how many cells are done. `titled`: each video is named."""
+    """The finished videos of a job, or for a comparison how many cells are done. `titled`: each video is named.
+
+    `stills`: the clips of a comparison that stand for it, evenly chosen.
+    """
 
     job_id: str
     model: str
     prompt: str
     comparison: str = ""
+    stills: Sequence[int] = ()
     clips: Sequence[ShownClip] = ()
     titled: bool = False
     took: str = ""
@@ -490,7 +495,8 @@ def result(job: Job | None, parts_before: Mapping[int, Sequence[str]] = MappingP
         # As links and not as players: the grid that plays them is in the Compare tab.
         done = sum(any(clip.index == cell.generation for clip in job.clips) for cell in job.cells)
         comparison = text_of("render.cells_finished", done=done, count=len(job.cells))
-        return render_template("result", result=ShownResult(job.id, label(job), prompt_of(job), comparison))
+        stills = _spread([clip.index for clip in job.clips], MOST_STILLS)
+        return render_template("result", result=ShownResult(job.id, label(job), prompt_of(job), comparison, stills))
     several = len(job.generations) > 1
     spent = took(job) if several else None
     shown = ShownResult(
@@ -502,6 +508,13 @@ def result(job: Job | None, parts_before: Mapping[int, Sequence[str]] = MappingP
         took="" if spent is None else seconds(spent),
     )
     return render_template("result", result=shown)
+
+
+def _spread(indices: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the indices, the first and the last among them."""
+    if len(indices) <= most:
+        return list(indices)
+    return [indices[round(place * (len(indices) - 1) / (most - 1))] for place in range(most)]
 
 
 def _without_clips(job: Job) -> Markup:
