@@ -12,7 +12,7 @@ import torch.distributed as dist
 from diffusers import WanTransformer3DModel
 
 from wan_ui import Engine
-from wan_ui.engine.parallel import Group, join
+from wan_ui.engine.parallel import Connections, Group
 from wan_ui.engine.split import GroupPlace, Split
 
 CPU = torch.device("cpu")
@@ -37,12 +37,12 @@ def compare_predictions(heads: int, place: GroupPlace) -> None:
         num_attention_heads=heads, attention_head_dim=12, text_dim=16, freq_dim=32, ffn_dim=64, num_layers=2
     ).eval()
     alone = [predict(transformer, size) for size in SIZES]
-    group = join(place, CPU)
-    with group.divided([transformer]):
+    connections = Connections(place, CPU)
+    with connections.group(place).divided([transformer]):
         together = [predict(transformer, size) for size in SIZES]
     after = [predict(transformer, size) for size in SIZES]
     dist.barrier()
-    group.close()
+    connections.close()
     if place.rank == 0:
         for size, before, divided, again in zip(SIZES, alone, together, after, strict=True):
             print(size, float((before - divided).abs().max()), float((before - again).abs().max()), flush=True)
@@ -64,5 +64,5 @@ def compare_videos(heads: int, place: GroupPlace, models_dir: str) -> None:
     config = WanTransformer3DModel.load_config(f"{models_dir}/{CHECKPOINT}/transformer")
     assert config["num_attention_heads"] == heads
     alone = None if place.rank else video(models_dir, None)
-    together = video(models_dir, join(place, CPU))
+    together = video(models_dir, Connections(place, CPU).group(place))
     assert alone is None or np.array_equal(alone, together)

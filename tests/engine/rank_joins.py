@@ -16,7 +16,7 @@ from diffusers import WanTransformer3DModel
 
 from tests.engine.rank_heads import CPU, SIZES, predict
 from wan_ui.engine.compile import CompiledBlocks
-from wan_ui.engine.parallel import join
+from wan_ui.engine.parallel import Connections
 from wan_ui.engine.split import GroupPlace, Split
 from wan_ui.errors import ExchangeFailed
 
@@ -57,12 +57,17 @@ def join_again_and_again(rank: int, folder: str, splits: Sequence[Split]) -> Non
         if rank == 1 and time == RENEWED:
             blocks.remove(transformer)
             blocks = compiled(transformer)
-        group = join(GroupPlace(split, rank, f"{folder}/rendezvous{time}"), CPU)
+        place = GroupPlace(split, rank, f"{folder}/rendezvous{time}")
+        connections = Connections(place, CPU)
+        group = connections.group(place)
         with group.divided([transformer]), blocks.checked_together(group.all_agree, str(split)):
             together = [predict(transformer, size) for size in SIZES]
-        group.close()
+        connections.close()
         is_equal = is_equal and all(map(torch.equal, expected, together)) and blocks.refused is None
         graphs.append(blocks.graphs)
+        if not rank:
+            alone = [predict(transformer, size) for size in SIZES]
+            assert all(map(torch.equal, expected, alone)) and blocks.graphs == graphs[-1]  # as before the group
     if not rank:
         print(*graphs, flush=True)
     assert is_equal and (rank > 1 or misses_a_rank(rank, folder))
@@ -70,7 +75,8 @@ def join_again_and_again(rank: int, folder: str, splits: Sequence[Split]) -> Non
 
 def misses_a_rank(rank: int, folder: str) -> bool:
     """Whether the first of two ranks notices that the second sends it nothing."""
-    group = join(GroupPlace(Split(2), rank, f"{folder}/alone"), CPU)
+    place = GroupPlace(Split(2), rank, f"{folder}/alone")
+    group = Connections(place, CPU).group(place)
     try:
         if not rank:
             group.check(seconds=0.1)

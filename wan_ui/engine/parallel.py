@@ -55,7 +55,7 @@ class Membership:
     _connections: Connections | None = None
 
     def join(self, place: GroupPlace, device: torch.device) -> None:
-        """Renders with the group of a place from now on, see `join`."""
+        """Renders with the group of a place from now on. Raises ExchangeFailed, see Connections.group."""
         if self._connections is None or self._connections.rendezvous != place.rendezvous:
             if self._connections is not None:
                 self._connections.close()
@@ -69,19 +69,11 @@ class Membership:
         self.group = None
 
 
-def join(place: GroupPlace, device: torch.device) -> Group:
-    """The group of a place, once all its ranks have joined: over NCCL on GPUs, over gloo on the CPU.
-
-    Raises ExchangeFailed where a known tensor does not arrive as it was sent. This process must end then: what was sent
-    may still be on its way, and can be neither waited for nor called back.
-    """
-    return Connections(place, device).group(place)
-
-
 class Connections:
     """This process's connections to the others of a rendezvous, for clips that are divided in one way or another."""
 
     def __init__(self, place: GroupPlace, device: torch.device) -> None:
+        """Waits until all have come: over NCCL on GPUs, over gloo on the CPU."""
         self.rendezvous = place.rendezvous
         self._device = device
         self._store = FileStore(place.rendezvous, place.split.ranks)
@@ -96,7 +88,11 @@ class Connections:
         )
 
     def group(self, place: GroupPlace) -> Group:
-        """The group for the next clip. All ranks must ask for the same one. Raises ExchangeFailed, see `join`."""
+        """The group for the next clip. All ranks must ask for the same one.
+
+        Raises ExchangeFailed where a known tensor does not arrive as it was sent. This process must end then: what was
+        sent may still be on its way, and can be neither waited for nor called back.
+        """
         if place.split not in self._groups:
             group = Group(place.split, self._device, self._store)
             group.check()
@@ -148,7 +144,7 @@ class Group:
         self._clip, self._meetings = clip, 0
 
     def check(self, seconds: float = CHECK_SECONDS) -> None:
-        """Exchanges a known tensor with the other ranks. Raises ExchangeFailed, see `join`.
+        """Exchanges a known tensor with the other ranks. Raises ExchangeFailed, see Connections.group.
 
         Between some GPUs a transfer never ends, or brings other values: where a virtual machine's or a mainboard's I/O
         protection redirects what they send each other.
@@ -219,10 +215,6 @@ class Group:
                 for transformer in transformers:
                     stack.enter_context(self._sequence(transformer))
             yield
-
-    def close(self) -> None:
-        """Closes the connections to all other ranks. No transformer is divided outside of `divided`."""
-        dist.destroy_process_group()
 
     def _config(self) -> ParallelConfig:
         config = ContextParallelConfig(ulysses_degree=self.split.sequence, mesh=self._mesh)
@@ -297,4 +289,4 @@ def remove_exchange(transformer: WanTransformer3DModel) -> None:
     for block in transformer.blocks:
         if isinstance(block.attn1.processor, DividedAttention):
             block.attn1.processor = block.attn1.processor.original
-        block.attn1.processor._parallel_config = None
+        vars(block.attn1.processor).pop("_parallel_config", None)  # an own None would be another guard of a graph
