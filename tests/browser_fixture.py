@@ -157,6 +157,7 @@ def close_contexts(request: pytest.FixtureRequest) -> Iterator[None]:
     if "browser" not in request.fixturenames:
         yield
         return
+    assert request.node.get_closest_marker("browser"), "A test with a browser needs the marker of that name."
     browser: Browser = request.getfixturevalue("browser")
     kept = [request.getfixturevalue("kept_page").context, *browser.contexts]
     yield

@@ -89,7 +89,8 @@ def test_the_document_names_all_that_the_opening_page_loads(page: Page, app: App
     loaded = [url.removeprefix(app.url) for url in urls]
     named = re.findall(r'(?:href|src)="(?:\./)?([^"]+)"', document)
     assert [path for path in loaded if path.startswith("assets/") and path not in named] == []
-    assert len(loaded) <= MOST_REQUESTS
+    of_jobs = [path for path in loaded if path.startswith("v1/")]  # pictures of what other tests have rendered
+    assert len(loaded) - len(of_jobs) <= MOST_REQUESTS
 
 
 @pytest.mark.browser

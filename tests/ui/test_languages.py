@@ -23,7 +23,8 @@ SENTENCE = re.compile(r"[A-Za-z]{2,}(?:[ ,]+[A-Za-z']{2,}){2,}")
 """Three English words in a row: names and units are shorter."""
 NOT_SHOWN = ("js_on_load", "js", "css_template", "elem_id", "elem_classes", "name", "key")
 VISIBLE_TEXTS = """() => {
-  const found = [...document.querySelectorAll('[aria-label], [title], [placeholder]')].flatMap((element) =>
+  const named = [...document.querySelectorAll('[aria-label], [title], [placeholder]')];
+  const found = named.filter((element) => !element.closest('.jobs')).flatMap((element) =>
     ['aria-label', 'title', 'placeholder'].map((name) => element.getAttribute(name) || ''));
   const nodes = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (nodes.nextNode()) {

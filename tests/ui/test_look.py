@@ -9,6 +9,7 @@ from playwright.sync_api import APIResponse, Page, Route, expect
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App
 from tests.ui.test_autoplay import PROMPT
+from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.ui.status_panel import StatusPanel
 
@@ -41,8 +42,7 @@ def test_a_late_answer_to_a_look_at_the_comparison_is_followed_by_another_look(
     page.route("**/gradio_api/run/**", hold)
     gates[0].open()
     gates[1].await_arrival()
-    with page.expect_request(lambda request: f'"data":["{job.id}"' in (request.post_data or "")):
-        pass
+    wait_until(lambda: page.evaluate("true") and late)  # while the browser works, its requests arrive here
     gates[1].open()
     page.evaluate(TOLD, job.id)
     ((route, answer),) = late

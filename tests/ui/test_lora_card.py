@@ -54,6 +54,7 @@ def lora_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
         yield app
 
 
+@pytest.mark.browser
 def test_the_picker_shows_a_video_of_each_lora_and_asks_for_none_before_it_opens(page: Page, lora_app: App) -> None:
     request = {
         "model": SMALL.id,
