@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from wan_ui.jobs.estimates import JobWork, Outlook, RunningClip, outlook
+from wan_ui.jobs.estimates import JobWork, Known, Outlook, RunningClip, outlook
 from wan_ui.jobs.queue_times import SlotTime, WaitingClip, queue_times
 from wan_ui.jobs.timings import UNKNOWN_DEVICE, Timings
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wan_ui.jobs.runner import JobRunner, Running, SlotState
     from wan_ui.jobs.store import Store
     from wan_ui.provenance.restoring import Environment
+    from wan_ui.request import Generation
 
 FRESH_SECONDS = 0.2  # for which a computed outlook of the queue is given again
 QUEUE_READ = 200  # unfinished jobs whose times are added up; what waits behind them has no estimate
@@ -46,6 +47,26 @@ class QueueOutlook:
     about: bool
 
 
+@dataclass
+class _Untouched:
+    """The outlooks of jobs of which no clip has begun, which stay the same as long as `known` and `device` do.
+
+    Each is kept with the clips that it was computed for, under the job's id and whether it loads a model.
+    """
+
+    known: Known
+    device: str
+    outlooks: dict[tuple[str, bool], tuple[Sequence[Generation], Outlook]] = field(default_factory=dict)
+
+    def of(self, job: Job, loads: bool) -> Outlook:
+        """The outlook of such a job."""
+        kept = self.outlooks.get((job.id, loads))
+        if kept is None or kept[0] != job.generations:
+            work = JobWork(job.generations, frozenset(), None, loads)
+            kept = self.outlooks[job.id, loads] = job.generations, outlook(work, self.known, self.device)
+        return kept[1]
+
+
 class Outlooks:
     """Estimates from this machine's own timings. Any thread may call any method.
 
@@ -62,6 +83,7 @@ class Outlooks:
         self._clock = clock
         self._lock = threading.Lock()
         self._read: tuple[int, tuple[Job, ...]] | None = None
+        self._untouched = _Untouched(self.timings.known, UNKNOWN_DEVICE)
         self._computed: tuple[float, tuple[int, Running | None], QueueOutlook] | None = None
 
     def queue(self) -> QueueOutlook:
@@ -74,6 +96,10 @@ class Outlooks:
         return known[2]
 
     def _queue(self) -> QueueOutlook:
+        known = self.timings.known
+        device = (None if self._environment.device is None else self._environment.device()) or UNKNOWN_DEVICE
+        if self._untouched.known is not known or self._untouched.device != device:
+            self._untouched = _Untouched(known, device)
         slots = self._worker.slots()
         return self._one_after_another() if not slots else self._on_slots(slots)
 
@@ -153,9 +179,11 @@ class Outlooks:
     def _outlook(self, job: Job, running: Running | None, loads: bool, others: Sequence[Running] = ()) -> Outlook:
         ended = frozenset({clip.index for clip in job.clips} | set(job.failures))
         beside = tuple(self._clip(each) for each in others)
+        untouched = self._untouched
+        if running is None and not ended and not beside:
+            return untouched.of(job, loads)
         work = JobWork(job.generations, ended, None if running is None else self._clip(running), loads, beside)
-        device = None if self._environment.device is None else self._environment.device()
-        return outlook(work, self.timings.known, device or UNKNOWN_DEVICE)
+        return outlook(work, untouched.known, untouched.device)
 
     def _clip(self, running: Running) -> RunningClip:
         now = self._clock()
