@@ -25,6 +25,7 @@ from wan_ui.media import video as mp4
 from wan_ui.media.grid import Board
 from wan_ui.provenance import embedded_metadata
 from wan_ui.request import MOST_CELLS
+from wan_ui.web.stored_file import video_deleted
 from wan_ui.wire import without_training_samples
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def deletion_mapped(clips: Collection[pathlib.Path]) -> Iterator[None]:
     except (OSError, VideoEncodingFailed, VideoInvalid, VideoNotFound) as error:
         if all(clip.exists() for clip in clips):
             raise
-        raise VideoNotFound("The file of this video was deleted.") from error
+        raise video_deleted() from error
 
 
 def file_name(cell: PlannedCell) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -30,8 +31,8 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "private, max-age=3600",
 }
-_SAMPLE_GONE = PreviewNotFound("This job has no such sample file.")
-_COMPARED_GONE = PreviewNotFound("The sample of this video was deleted: upload it again.")
+_SAMPLE_GONE = partial(PreviewNotFound, "This job has no such sample file.")
+_COMPARED_GONE = partial(PreviewNotFound, "The sample of this video was deleted: upload it again.")
 
 router = APIRouter()
 

@@ -304,13 +304,10 @@ class CompiledBlocks:
             if count >= BLOCKS_CHECKED_TOGETHER:
                 return True
             self._checked_together[shapes] = count + 1
-            if self._all_agree(case in self._verified):
-                return True
-            if not self._all_agree(torch.equal(result, eager(hidden, text, temb, rotary))):
-                return False
-            self._verified.add(case)
-        elif case not in self._verified:
-            if not torch.equal(result, eager(hidden, text, temb, rotary)):
-                return False
-            self._verified.add(case)
+        all_agree = self._all_agree or bool
+        if all_agree(case in self._verified):
+            return True
+        if not all_agree(torch.equal(result, eager(hidden, text, temb, rotary))):
+            return False
+        self._verified.add(case)
         return True

@@ -289,4 +289,4 @@ def remove_exchange(transformer: WanTransformer3DModel) -> None:
     for block in transformer.blocks:
         if isinstance(block.attn1.processor, DividedAttention):
             block.attn1.processor = block.attn1.processor.original
-        vars(block.attn1.processor).pop("_parallel_config", None)  # an own None would be another guard of a graph
+        vars(block.attn1.processor).pop("_parallel_config", None)  # a None of its own would fail the graph's guards

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from starlette.responses import FileResponse
@@ -11,7 +11,13 @@ from starlette.types import Message, Receive, Scope, Send
 from wan_ui.errors import VideoNotFound, WanUIError
 from wan_ui.web.asgi import error_response
 
-_DELETED = VideoNotFound("The file of this video was deleted.")
+Gone = Callable[[], WanUIError]
+"""Makes the error: one that is raised again and again would keep every traceback."""
+
+
+def video_deleted() -> VideoNotFound:
+    """The error for a video whose file was deleted."""
+    return VideoNotFound("The file of this video was deleted.")
 
 
 class StoredFile(FileResponse):
@@ -27,12 +33,12 @@ class StoredFile(FileResponse):
         headers: Mapping[str, str],
         *,
         filename: str | None = None,
-        gone: WanUIError = _DELETED,
+        gone: Gone = video_deleted,
     ) -> None:
         try:
             state = path.stat()
         except FileNotFoundError as error:
-            raise gone from error
+            raise gone() from error
         self.size = state.st_size
         self._gone = gone
         super().__init__(
@@ -63,4 +69,4 @@ class StoredFile(FileResponse):
         except FileNotFoundError:
             if start is None:
                 raise
-            await error_response(self._gone)(scope, receive, send)
+            await error_response(self._gone())(scope, receive, send)
