@@ -35,7 +35,7 @@ PROBE_SECONDS = 0.1
 
 @dataclass
 class Seen:
-    """What the clients saw: request ids with their seeds, answers by status, seconds of the status probes and the looks."""
+    """What the clients saw: ids of requests with their seeds, answers by status, seconds of status probes and looks."""
 
     ids: dict[str, int] = field(default_factory=dict)
     answers: Counter[int] = field(default_factory=Counter)

@@ -13,8 +13,6 @@ from wan_ui.ui.sparse_blocks import SparseBlocks
 
 SAME = {"__type__": "update"}
 
-from gradio.events import Dependency
-
 class CountedHTML(gr.HTML):
     """Counts how often one is built."""
 
@@ -25,10 +23,10 @@ class CountedHTML(gr.HTML):
         super().__init__(*arguments, **options)
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
-
 
 class Answers:
     """Blocks with one event whose outputs are the given components; `of` is what the browser is sent."""
@@ -46,11 +44,9 @@ class Answers:
     def of(self, answer: Any) -> list[Any]:
         return asyncio.run(self.blocks.postprocess_data(self.event, answer, self.state))
 
-
 @pytest.fixture(scope="module")
 def answers() -> Answers:
     return Answers()
-
 
 def test_what_an_answer_leaves_out_is_not_built_again(answers: Answers) -> None:
     before = CountedHTML.built
@@ -58,14 +54,12 @@ def test_what_an_answer_leaves_out_is_not_built_again(answers: Answers) -> None:
     assert answers.of({answers.texts[1]: "<b>new</b>"}) == [SAME, "<b>new</b>", SAME, SAME, SAME, SAME]
     assert CountedHTML.built == before
 
-
 def test_values_updates_and_states_arrive(answers: Answers) -> None:
     sent = answers.of({answers.button: gr.Button(interactive=False), answers.known: {"a": 1}, answers.kept: "kept"})
     assert sent == [SAME, SAME, SAME, {**SAME, "interactive": False}, {"a": 1}, None]
     assert answers.state[answers.kept._id] == "kept"
     assert answers.of({answers.known: {"only": {"this": 2}}})[4] == {"only": {"this": 2}}
     assert answers.of({answers.kept: None})[5] is None and answers.state[answers.kept._id] is None
-
 
 def test_other_answers_are_gradios_own(answers: Answers) -> None:
     assert answers.of(gr.skip())[:5] == [SAME] * 5

@@ -155,8 +155,7 @@ class EventStreams:
             pulse, last = None, time.monotonic()
             looked = -math.inf
             while not self._closed.is_set():
-                now = self._pulse() if time.monotonic() - looked >= self._pause else pulse
-                if now != pulse:
+                if time.monotonic() - looked >= self._pause and (now := self._pulse()) != pulse:
                     pulse, looked = now, time.monotonic()
                     texts = await view.read(now, snapshot, self._looks)
                     for name, text in texts.items():

@@ -213,9 +213,7 @@ class StatusPanel:
         updates |= {button: gr.Button(interactive=wanted[name]) for name, button in buttons.items() if name in wanted}
         return updates
 
-    def _shown(
-        self, picked: str | None, recent: Sequence[Job], own: Collection[str], access: Access
-    ) -> Job | None:
+    def _shown(self, picked: str | None, recent: Sequence[Job], own: Collection[str], access: Access) -> Job | None:
         """The job of the result: the picked one, else the visitor's newest with clips, else the newest of all."""
         if picked:
             try:
