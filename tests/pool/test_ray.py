@@ -11,7 +11,7 @@ import pytest
 
 from tests.fakes import fake_service
 from tests.jobs.helpers import body
-from tests.pool.ray_cluster import joined, ray_machines
+from tests.pool.ray_cluster import LONG, joined, ray_machines
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.runner import RenderLimits
@@ -23,7 +23,6 @@ from wan_ui.pool.cluster import Cluster
 
 pytestmark = pytest.mark.soak  # Ray starts half a dozen processes of its own, within 30 s or not at all
 KILLS = 20
-LONG = 240.0  # seconds for what starts several processes on a busy machine
 MANY = 10**6  # attempts
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.pool.ray_cluster import ROOT, add_machine, ray_machines
-from tests.pool.test_ray import LONG, MANY, server, slow_job
+from tests.pool.ray_cluster import LONG, ROOT, add_machine, ray_machines
+from tests.pool.test_ray import MANY, server, slow_job
 from tests.test_app import SMALL as SMALL_CLIP
 from tests.test_app import App, finished
 from tests.waiting import wait_until
