@@ -27,7 +27,9 @@ MANY = 10**6  # attempts
 
 
 @contextmanager
-def server(data_dir: Path, machines: Any, attempts: int = 3) -> Iterator[tuple[Dispatcher, JobService, Cluster]]:
+def server(
+    data_dir: Path, machines: Any, attempts: int = 3, split: int = 1
+) -> Iterator[tuple[Dispatcher, JobService, Cluster]]:
     """A dispatcher and its service over a cluster that was joined."""
     store = Store(data_dir / "jobs.sqlite")
     dispatcher = Dispatcher(
@@ -36,7 +38,7 @@ def server(data_dir: Path, machines: Any, attempts: int = 3) -> Iterator[tuple[D
         data_dir / "clips",
         video.write,
         RenderLimits(max_attempts=attempts),
-        rules=SlotRules(pause=0.05, longest_pause=0.5, starts=None),
+        rules=SlotRules(pause=0.05, longest_pause=0.5, starts=None, split=split),
     )
     cluster = joined(machines.address, data_dir, dispatcher)
     dispatcher.start()

@@ -86,9 +86,9 @@ class SlotGroup:
     def _places(self) -> list[GroupPlace]:
         """The slots' places for the next clip, in the group that they are connected in, or in a new one."""
         joined = [place for slot in self.slots if (place := slot.joined) is not None]
-        rendezvous = {place.rendezvous for place in joined}
+        connections = {place.rendezvous for place in joined}
         ranks = [place.rank for place in joined if place.split.ranks == self.split.ranks]
-        if len(rendezvous) == 1 and ranks == list(range(self.split.ranks)):
+        if len(connections) == 1 and ranks == list(range(self.split.ranks)):
             clip = 1 + max(place.clip for place in joined)
             return [GroupPlace(self.split, rank, joined[0].rendezvous, clip) for rank in ranks]
         for slot in self.slots:

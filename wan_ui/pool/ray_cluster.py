@@ -111,9 +111,10 @@ class RayClient:
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)
         mark = None
         if node.gpus > 1:
-            marker = self._ray.remote(Marker).options(num_cpus=0, max_restarts=0, scheduling_strategy=there).remote()
+            actor = self._ray.remote(Marker).options(num_cpus=0, max_restarts=0, scheduling_strategy=there)
+            marker: Any = actor.remote()
             mark = marker.leave.remote(self._options)
-        task = self._ray.remote(node_facts).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        task: Any = self._ray.remote(node_facts).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
         asked = task.remote(self._options, mark)
 
         def answer() -> NodeFacts | str | None:

@@ -42,8 +42,9 @@ class Rendezvous:
 
 def leave_mark(data_dir: Path) -> str:
     """Makes a file for another process of this machine, which says what the two must share; returns its name."""
-    name = f"mark-{uuid.uuid4().hex}"
-    (_folder(data_dir) / name).write_text(json.dumps(_shared()))
+    folder, name = _folder(data_dir), f"mark-{uuid.uuid4().hex}"
+    _remove_old(folder)
+    (folder / name).write_text(json.dumps(_shared()))
     return name
 
 
