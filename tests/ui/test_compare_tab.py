@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect
+from playwright.sync_api import APIResponse, Browser, Locator, Page, Route, expect
 
 from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
@@ -20,6 +20,7 @@ from tests.ui.fake_app import App, running
 from tests.ui.lora_fixtures import configs
 from tests.ui.lora_fixtures import lora as write_lora
 from tests.ui.page_object import choose_lora, field, fill, filled, form, lora, open_page, open_tab
+from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
 from wan_ui.engine.result import Clip, OnProgress
@@ -33,6 +34,11 @@ SEEDS = {"columns": {"field": "seed", "values": [1552, 1553]}}
 CLIP = {"Width": "64", "Height": "64", "Frames": "9", "Steps": "3", "Guidance scale": "3"}
 
 
+FRAMES = """count => new Promise((resolve) => {
+    const next = (left) => left ? requestAnimationFrame(() => next(left - 1)) : resolve();
+    next(count);
+})"""
+"""Resolves after so many animation frames."""
 TIMED = (1901, 1902, 1903)
 
 
@@ -327,12 +333,24 @@ def test_a_pasted_comparison_and_a_finished_one_fill_the_tab_again(page: Page, c
         expect(page.locator(".summary")).to_contain_text("pasted, whole")
         expect(count_line(page)).to_contain_text("4 videos")
 
+    late: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        """The answer with which the page's opening fills the tab is read, and kept back."""
+        if not late and '"axes":[' in (route.request.post_data or ""):
+            late.append((route, route.fetch()))
+        else:
+            route.fallback()
+
+    page.route("**/gradio_api/run/**", hold)
     open_page(page, compare_app)
-    compare_tab(page)  # its opening has its answer, which would replace what is loaded before
-    open_tab(page, "Generate")
     page.get_by_role("button", name="Request as JSON").click()
     page.get_by_label("Paste a request").fill(json.dumps(body))
     page.get_by_role("button", name="Load into the form").click()
+    page.evaluate(FRAMES, 20)  # in which the pasted request would be loaded if it did not wait
+    wait_until(lambda: page.evaluate("true") and late)  # while the browser works, its requests arrive here
+    ((route, answer),) = late
+    route.fulfill(response=answer)
     is_filled()
     start(page)
     expect(page.locator(".board-line")).to_contain_text("Done")
