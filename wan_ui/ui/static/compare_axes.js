@@ -49,7 +49,7 @@ const drawChips = (axis) => {
     return make('span', { role: 'listitem', class: 'val', 'data-value': value }, text, drop);
   }));
   axis.picked.hidden = !axis.pieces.length;
-  axis.typed.placeholder = axis.pieces.length ? '' : choiceOf(axis.field.value).hint;
+  axis.typed.placeholder = axis.pieces.length && !isByLine(axis) ? '' : choiceOf(axis.field.value).hint;
   axis.values.classList.toggle('lines', isByLine(axis));
 };
 /** Makes chips of what is typed: all of it, or what stands before the last comma or end of a line. */
