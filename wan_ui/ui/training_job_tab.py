@@ -154,12 +154,12 @@ class TrainingJobTab:
             return {self.problem: render.problem(error)}
 
     def _show(self, job: ImportedJob) -> Update:
-        last = job.checkpoint(None)
+        last, folders = job.checkpoint(None), self._folders()
         return {
             self.opened: job.id,
             self.problem: "",
             self.drop: None,
-            self.folder: gr.Dropdown(choices=self._folders(), value=None),
+            self.folder: gr.Dropdown(choices=folders, value=job.folder if job.folder in folders else None),
             self.body: gr.Column(visible=True),
             self.about: about(job),
             self.checkpoint: gr.Dropdown(

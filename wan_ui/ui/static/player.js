@@ -222,7 +222,7 @@ const fit = () => {
   const value = props.value, table = board.querySelector('table');
   root.classList.toggle('beside', !stage.hidden && root.clientWidth >= WIDE);
   if (!value || !table || !root.offsetParent) return;
-  const head = table.classList.contains('heads') ? (board.clientWidth < 520 ? 84 : 124) : 0;
+  const head = table.classList.contains('heads') ? (root.clientWidth < 520 ? 84 : 124) : 0;
   const first = value.cells[0], ratio = first ? first.width / first.height : 1;
   const room = root.classList.contains('beside') ? root.clientWidth * 0.6 : root.clientWidth;
   const wide = (room - 2 - head) / value.columns.length - 12;
