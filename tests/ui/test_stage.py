@@ -130,8 +130,10 @@ def test_what_ended_without_a_video_is_removed_from_the_strip(page: Page, app: A
     assert page.evaluate("document.activeElement.matches('.jobs .show')")
 
 
-MARKS_OVER_PICTURES = """() => [...document.querySelectorAll('#player td[data-state=done]')].filter((cell) =>
-    cell.querySelector('.marks').getBoundingClientRect().top < cell.querySelector('.screen').getBoundingClientRect().bottom).length"""
+MARKS_OVER_PICTURES = """() => [...document.querySelectorAll('#player td[data-state=done]')].filter((cell) => {
+    const [marks, picture] = ['.marks', '.screen'].map((part) => cell.querySelector(part).getBoundingClientRect());
+    return marks.top < picture.bottom;
+}).length"""
 
 
 def test_targets_on_touch_are_large_and_leave_pictures_visible(browser: Browser, app: App):
