@@ -348,9 +348,9 @@ def test_sigterm_before_it_is_up(own_data: Path, start: Start) -> None:
     assert "Traceback" not in "\n".join(app.ended()[1])
 
 
-def test_a_tenth_of_the_load(app: App, data_dir: Path) -> None:
-    """Ten clients and four pages at once; tests/test_load.py has all of it."""
-    busy, idle = in_a_loop_of_its_own(load(app, clients=10, jobs=10, pages=4, probes=10))
+def test_a_sample_of_the_load(app: App, data_dir: Path) -> None:
+    """Eight clients and three pages at once; tests/test_load.py has all of it."""
+    busy, idle = in_a_loop_of_its_own(load(app, clients=8, jobs=3, pages=3, probes=10))
     nothing_lost_or_doubled(app, busy, data_dir)
     assert set(busy.answers) | set(idle.answers) == {200}
 
