@@ -28,8 +28,7 @@ ONE = "wan21_1b"
 SPLIT_STEPS = 6  # enough for both halves to have some
 SHORT: dict[str, Any] = {"num_frames": 5, "sample_steps": 2}
 A, B = "a.safetensors", "b.safetensors"
-# Of so many cells one is rendered alone too: of three columns, or of four, each in another row. scripts/soak does all.
-CHECKED = int(os.environ.get("WAN_UI_CELLS", "4"))
+CHECKED = int(os.environ.get("WAN_UI_CELLS", "4"))  # of so many cells one is rendered alone too; scripts/soak does all
 
 
 @pytest.fixture(scope="module")
