@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,17 +29,18 @@ if TYPE_CHECKING:
 PROMPT = "client"  # begins the prompts of all clients
 TINY = {"width": 64, "height": 64, "num_frames": 1, "sample_steps": 1}
 PATIENCE = 1800.0  # seconds
-PAGE_SECONDS = 1.0  # a page's poll, see ui/pulse.js
+LOOK_SECONDS = 0.4  # between two looks of a page, see EVERY in ui/static/look.js
 PROBE_SECONDS = 0.1
 
 
 @dataclass
 class Seen:
-    """What the clients saw: request ids with their seeds, answers by status, seconds of the status probes."""
+    """What the clients saw: ids of requests with their seeds, answers by status, seconds of status probes and looks."""
 
     ids: dict[str, int] = field(default_factory=dict)
     answers: Counter[int] = field(default_factory=Counter)
     probes: list[float] = field(default_factory=list)
+    looks: list[float] = field(default_factory=list)
     memory: dict[int, int] = field(default_factory=dict)
 
     def p95(self) -> float:
@@ -61,23 +63,75 @@ async def submitting(seen: Seen, client: httpx.AsyncClient, number: int, jobs: i
         seen.ids[said["request_id"]] = seed
 
 
-async def page_polling(seen: Seen, client: httpx.AsyncClient, dependency: dict[str, Any], session: str) -> None:
-    """What an open page does, every second, for as long as it is open."""
-    body = {
-        "data": [None] * len(dependency["inputs"]),
-        "fn_index": dependency["id"],
-        "session_hash": session,
-        "event_data": None,
-        "trigger_id": dependency["targets"][0][0],
-    }
-    await asyncio.sleep(random.Random(session).random() * PAGE_SECONDS)
-    last = None
-    while True:
-        pulse = (await answer(seen, client, "GET", "/v1/pulse"))["pulse"]
-        if pulse != last:
-            await answer(seen, client, "POST", "/gradio_api/run/predict", json=body)
-        last = pulse
-        await asyncio.sleep(PAGE_SECONDS)
+class SimulatedPage:
+    """What an open page asks for: tests/ui/test_page_traffic.py compares it with a browser's.
+
+    It reads the event stream, looks whenever the jobs have changed, and sends back what it was shown before, so that
+    the server leaves out what has stayed the same. Its videos and posters it does not load.
+    """
+
+    def __init__(self, seen: Seen, client: httpx.AsyncClient, config: Any, session: str) -> None:
+        self._seen = seen
+        self._client = client
+        self._session = session
+        self._due = asyncio.Event()
+        dependencies = config["dependencies"]
+        self._look = next(event for event in dependencies if event["api_name"] == "on_look")
+        props = {component["id"]: component["props"] for component in config["components"]}
+        self._types = {component["id"]: component["type"] for component in config["components"]}
+        self.values: dict[int, Any] = {name: each.get("value") for name, each in props.items()}
+        # What the page compares its own state with, and the event that a change of it triggers: the training sample.
+        self.known = next(
+            name for name in self._look["outputs"] if [name, "change"] in self._followed_targets(dependencies)
+        )
+        self._sample = next(event for event in dependencies if [self.known, "change"] in event["targets"])
+
+    def _followed_targets(self, dependencies: Any) -> list[Any]:
+        return [target for event in dependencies for target in event["targets"]]
+
+    async def live(self) -> None:
+        """Opens the page and keeps it open."""
+        await self._client.get("/")  # a browser of its own, with its own cookie
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen())
+            while True:
+                await self._due.wait()
+                self._due.clear()
+                begun = time.monotonic()
+                await self._look_once()
+                await asyncio.sleep(max(0.0, begun + LOOK_SECONDS - time.monotonic()))
+
+    async def _listen(self) -> None:
+        async with self._client.stream("GET", "/v1/events", timeout=None) as stream:
+            assert stream.status_code == 200
+            async for line in stream.aiter_lines():
+                if line == "event: jobs":
+                    self._due.set()
+
+    async def _look_once(self) -> None:
+        before = self.values[self.known]
+        begun = time.perf_counter()
+        await self._ask(self._look)
+        self._seen.looks.append(time.perf_counter() - begun)
+        if self.values[self.known] != before:
+            await self._ask(self._sample)
+
+    async def _ask(self, event: Any) -> None:
+        # The values of `gr.State` stay on the server.
+        sent = [None if self._types[name] == "state" else self.values[name] for name in event["inputs"]]
+        body = {
+            "data": sent,
+            "fn_index": event["id"],
+            "session_hash": self._session,
+            "event_data": {} if event is self._look else None,
+            "trigger_id": event["targets"][0][0],
+        }
+        reply = await answer(self._seen, self._client, "POST", "/gradio_api/run/predict", json=body)
+        for name, value in zip(event["outputs"], reply["data"], strict=True):
+            if not isinstance(value, dict) or value.get("__type__") != "update":
+                self.values[name] = value
+            elif "value" in value:
+                self.values[name] = value["value"]
 
 
 async def probing(seen: Seen, client: httpx.AsyncClient) -> None:
@@ -117,15 +171,18 @@ async def load(app: App, clients: int, jobs: int, pages: int, probes: int) -> tu
     busy, idle = Seen(), Seen()
     # Shorter than the server keeps an idle connection: else one may end just as the next request goes out on it.
     limits = httpx.Limits(max_connections=None, keepalive_expiry=2)
-    async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{app.port}", timeout=60, trust_env=False, limits=limits
-    ) as client:
+    async with AsyncExitStack() as opened:
+
+        async def browser() -> httpx.AsyncClient:
+            address = f"http://127.0.0.1:{app.port}"
+            client = httpx.AsyncClient(base_url=address, timeout=60, trust_env=False, limits=limits)
+            return await opened.enter_async_context(client)
+
+        client = await browser()
         config, before = (await client.get("/config")).json(), await succeeded(client)
-        look = next(event for event in config["dependencies"] if event["api_name"] == "on_look")
         async with asyncio.TaskGroup() as group:
-            endless = [
-                group.create_task(page_polling(busy, client, look, f"page{number:03}")) for number in range(pages)
-            ]
+            shown = [SimulatedPage(busy, await browser(), config, f"page{number:03}") for number in range(pages)]
+            endless = [group.create_task(page.live()) for page in shown]
             probe = group.create_task(probing(busy, client))
             submitters = [group.create_task(submitting(busy, client, number, jobs)) for number in range(clients)]
             await asyncio.wait(submitters)

@@ -30,6 +30,7 @@ from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.config import Settings, is_loopback
 from wan_ui.demo.checkpoints import LATENT_MAPS, Demo
+from wan_ui.engine.split import MOST_GPUS
 from wan_ui.errors import HostError
 from wan_ui.files import create_folder
 from wan_ui.identity import EndedSessions, Sessions, current_identity, load_key
@@ -320,8 +321,8 @@ def _bytes(gigabytes: float | None) -> int | None:
 
 def _dispatcher(settings: Settings, devices: Sequence[SlotDevice], store: Store, hooks: WorkerHooks) -> Dispatcher:
     options = _options(settings)
-    # One video stays on one GPU of a cluster: its slots do not find each other for a group.
-    rules = SlotRules(starts=None) if settings.cluster is not None else SlotRules(split=settings.split or len(devices))
+    split = settings.split or (MOST_GPUS if settings.cluster is not None else len(devices))
+    rules = SlotRules(split=split, starts=None) if settings.cluster is not None else SlotRules(split=split)
     return Dispatcher(
         store,
         [ProcessSlot(device, options) for device in devices],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from functools import partial
@@ -106,6 +107,35 @@ def test_streams_of_the_same_view_read_one_snapshot_for_each_change() -> None:
 
     asyncio.run(follow())
     assert sorted(looks) == ["a", "a", "b", "b"]
+
+
+def test_where_many_streams_are_open_each_looks_less_often() -> None:
+    """Forty pages that each looked four times a second left little of two cores for the answers."""
+    streams = EventStreams(lambda: str(next(numbers)), look_seconds=0)
+    numbers = itertools.count()
+
+    async def changes(seconds: float) -> int:
+        """How often one stream looks in this time, while its data changes at every look."""
+        stream, counted = streams.stream(OWNER, lambda: {"state": {"number": next(numbers)}}), 0
+        await anext(stream)
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    await anext(stream)
+                    counted += 1
+        except TimeoutError:
+            return counted
+
+    async def follow() -> tuple[int, int]:
+        alone = await changes(0.5)
+        others = await open_streams(streams, (PROGRAM, 90))
+        counted = await changes(0.5)
+        for other in others:
+            await other.aclose()
+        return alone, counted
+
+    alone, beside_others = asyncio.run(follow())
+    assert beside_others == 1 < alone  # the first look is at once, the next after 91 / 40 seconds
 
 
 def test_a_quiet_stream_has_heartbeats_and_ends_when_the_server_stops() -> None:

@@ -1,4 +1,6 @@
-"""Two real GPUs that render one video: frames, ten joins, a lost member, a cancel, and memory that does not suffice.
+"""Two real GPUs that render one video: frames, ten joins, a lost member, and memory that does not suffice.
+
+A cancel goes over the same connection as on the CPU (tests/pool/test_groups.py).
 
 The slots are the server's own processes, each of which sees one GPU. The checkpoints are tiny, so that a minute or two
 suffices; full-size figures come from `benchmarks/gpus.py` and `benchmarks/slots.py`.
@@ -23,7 +25,7 @@ from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.config import Settings
 from wan_ui.engine.result import Progress, ignore_progress
 from wan_ui.engine.split import Split
-from wan_ui.errors import Cancelled, GroupLost
+from wan_ui.errors import GroupLost
 from wan_ui.intake import prepare
 from wan_ui.lora.library import Library
 from wan_ui.media.image import ImageStore
@@ -106,21 +108,6 @@ def test_joining_and_leaving_ten_times_loads_nothing_again(
         assert split.sequence > 1 or np.array_equal(together.frames, single.frames)
         assert np.array_equal(slots[0].render(generation, ignore_progress, no_check).frames, alone[0].frames)
         assert [slot.pid for slot in slots] == pids
-
-
-def test_a_cancel_stops_both_and_ends_neither(slots: list[ProcessSlot], generations: dict[str, Generation]) -> None:
-    group, generation = SlotGroup(slots, Split(2)), generations[CASE]
-    group.render(generation, ignore_progress, no_check)
-    pids = [slot.pid for slot in slots]
-
-    def on_progress(progress: Progress) -> None:
-        if progress.phase == "denoise" and progress.step == 1:
-            raise Cancelled("Canceled.")
-
-    with pytest.raises(Cancelled):
-        group.render(replace(generation, seed=77), on_progress, no_check)
-    assert [slot.pid for slot in slots] == pids
-    assert len(group.render(generation, ignore_progress, no_check).frames)
 
 
 @pytest.mark.parametrize("lost", [0, 1])

@@ -321,9 +321,11 @@ def test_a_clip_whose_group_fails_is_rendered_by_one_slot_and_no_attempt_is_coun
     assert sum(state.failures for state in dispatcher.slots()) == 1
 
 
-def test_a_gpu_of_another_kind_does_not_help(make: Make) -> None:
+@pytest.mark.parametrize("other", [{"device_name": "another GPU"}, {"device_name": None}, {"machine": "another"}])
+def test_a_gpu_of_another_kind_or_machine_does_not_help(make: Make, other: dict[str, str | None]) -> None:
     dispatcher, service, slots = make(2, rules=SlotRules(split=2))
-    slots[1].device_name = "another GPU"
+    for name, value in other.items():
+        setattr(slots[1], name, value)
     dispatcher.start()
     assert ended(service, dispatcher, service.submit(body(1), LOCAL_ACCESS)).status == "succeeded"
     assert [place for slot in slots for place in slot.places] == [None]

@@ -112,5 +112,6 @@ interface Window {
   wanUi: WanUi;
   wanUiMessages?: Record<string, string>;
   wanUiModel?: Model;
+  wanUiOpeningEnded(): void;
   wanUiScripts?: Record<string, (...parameters: any[]) => void>;
 }

@@ -37,6 +37,7 @@ class FakeSlot:
     def __init__(self, name: str, render: Render, script: Callable[[Check], object] = ignore) -> None:
         self.name = name
         self.device_name = "fake GPU"
+        self.machine = ""
         self.is_started = False
         self.joined: GroupPlace | None = None
         self.rendered: list[int] = []

@@ -24,6 +24,7 @@ from wan_ui.request import Generation
 
 ROOT = Path(__file__).parents[2]
 STARTS = 4  # of a machine, at most
+LONG = 240.0  # seconds for what starts several processes on a busy machine
 SMALL: Mapping[str, Any] = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 << 20}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tests.golden_cases import CHECKPOINTS
@@ -16,7 +17,7 @@ from tests.pool.helpers import FAKE_PROGRAM, options
 from wan_ui.engine.result import Progress, ignore_progress
 from wan_ui.pool.checkpoint_prints import CheckpointPrints, sources_of
 from wan_ui.pool.ray_cluster import connect
-from wan_ui.pool.ray_slots import ClusterGpu, RaySlot
+from wan_ui.pool.ray_slots import ClusterGpu, RaySlot, launch_actor
 from wan_ui.request import parse, resolve
 
 
@@ -25,7 +26,8 @@ def main() -> None:
     client = connect(sys.argv[2], server)
     node = next(node for node in client.nodes() if node.gpus)
     gpu = ClusterGpu(node.id, 0, "GPU")
-    slot = RaySlot(gpu, server, CheckpointPrints(sources_of(server)), lambda generation: (), program=FAKE_PROGRAM)
+    launch = partial(launch_actor, program=FAKE_PROGRAM)
+    slot = RaySlot(gpu, server, CheckpointPrints(sources_of(server)), lambda generation: (), launch=launch)
     (generation,) = resolve(parse(body(1)), store_image=str)
     clip = slot.render(generation, ignore_progress, lambda: None)
 

@@ -6,12 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import pytest
 
+from tests.pool.helpers import options
 from wan_ui.config import read
+from wan_ui.pool.checkpoint_prints import CheckpointPrints, sources_of
 from wan_ui.pool.cluster import Cluster, ClusterNode, ClusterPool, NodeState
+from wan_ui.pool.ray_slots import ClusterGpu, RaySlot
 from wan_ui.pool.slot_actor import NodeFacts
 from wan_ui.pool.slots import Slot
 
@@ -95,9 +99,34 @@ def test_a_machine_with_other_versions_is_refused_with_the_reason(facts: NodeFac
     cluster.look()
     assert holder.slots == ["second GPU 0", "second GPU 1", "second GPU 2"]
     assert [state.body() for state in cluster.states()] == [
-        {"name": "first", "state": "refused", "reason": reason, "models": []},
-        {"name": "second", "state": "used", "reason": None, "models": ["wan21_1b"]},
+        {"name": "first", "state": "refused", "reason": reason, "models": [], "splits": False},
+        {"name": "second", "state": "used", "reason": None, "models": ["wan21_1b"], "splits": False},
     ]
+
+
+def test_only_slots_of_one_machine_whose_processes_see_each_other_may_group() -> None:
+    client, machines = FakeClient(), list[str]()
+
+    def make_slot(gpu: ClusterGpu) -> Slot:
+        server = options(Path("/nowhere"))
+        slot = RaySlot(gpu, server, CheckpointPrints(sources_of(server)), lambda generation: ())
+        machines.append(slot.machine)
+        return slot
+
+    cluster = Cluster(client, FakeHolder(), make_slot, OWN)
+    client.listed, client.facts = [FIRST, SECOND], {"b": replace(GOOD, can_group=True, gpu_model="H200")}
+    cluster.look()
+    assert machines == ["first GPU 0", "first GPU 1", "b", "b", "b"]
+    assert [state.splits for state in cluster.states()] == [False, True]
+
+
+def test_the_model_of_a_mixed_machines_gpu_is_not_known_before_an_actor_has_it() -> None:
+    server = options(Path("/nowhere"))
+    known, unknown = (
+        RaySlot(ClusterGpu("a", 0, "GPU", model, True), server, CheckpointPrints(sources_of(server)), lambda _: ())
+        for model in ("H200", None)
+    )
+    assert (known.device_name, unknown.device_name) == ("H200", None)
 
 
 def test_the_machines_have_one_build_of_torch_which_the_server_need_not_have() -> None:

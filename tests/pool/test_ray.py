@@ -11,7 +11,7 @@ import pytest
 
 from tests.fakes import fake_service
 from tests.jobs.helpers import body
-from tests.pool.ray_cluster import joined, ray_machines
+from tests.pool.ray_cluster import LONG, joined, ray_machines
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.jobs.dispatcher import Dispatcher
 from wan_ui.jobs.runner import RenderLimits
@@ -23,12 +23,13 @@ from wan_ui.pool.cluster import Cluster
 
 pytestmark = pytest.mark.soak  # Ray starts half a dozen processes of its own, within 30 s or not at all
 KILLS = 20
-LONG = 240.0  # seconds for what starts several processes on a busy machine
 MANY = 10**6  # attempts
 
 
 @contextmanager
-def server(data_dir: Path, machines: Any, attempts: int = 3) -> Iterator[tuple[Dispatcher, JobService, Cluster]]:
+def server(
+    data_dir: Path, machines: Any, attempts: int = 3, split: int = 1
+) -> Iterator[tuple[Dispatcher, JobService, Cluster]]:
     """A dispatcher and its service over a cluster that was joined."""
     store = Store(data_dir / "jobs.sqlite")
     dispatcher = Dispatcher(
@@ -37,7 +38,7 @@ def server(data_dir: Path, machines: Any, attempts: int = 3) -> Iterator[tuple[D
         data_dir / "clips",
         video.write,
         RenderLimits(max_attempts=attempts),
-        rules=SlotRules(pause=0.05, longest_pause=0.5, starts=None),
+        rules=SlotRules(pause=0.05, longest_pause=0.5, starts=None, split=split),
     )
     cluster = joined(machines.address, data_dir, dispatcher)
     dispatcher.start()

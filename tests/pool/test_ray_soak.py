@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.pool.ray_cluster import ROOT, add_machine, ray_machines
-from tests.pool.test_ray import LONG, MANY, server, slow_job
+from tests.jobs.helpers import body
+from tests.pool.ray_cluster import LONG, ROOT, add_machine, ray_machines
+from tests.pool.test_ray import MANY, server, slow_job
 from tests.test_app import SMALL as SMALL_CLIP
 from tests.test_app import App, finished
 from tests.waiting import wait_until
@@ -139,3 +140,26 @@ def test_the_whole_program_renders_on_a_cluster(tmp_path: Path) -> None:
         finally:
             app.process.kill()
             app.process.wait()
+
+
+def test_two_gpus_of_a_machine_render_one_video_and_a_lost_one_leaves_it_to_the_other(tmp_path: Path) -> None:
+    with ray_machines(tmp_path, gpus_of_head=2) as machines:
+        with server(tmp_path, machines, split=2) as (dispatcher, service, cluster):
+            wait_until(lambda: len(dispatcher.slots()) == 2, LONG)
+            assert [(state.state, state.splits) for state in cluster.states()] == [("used", True)]
+            both = service.submit(slow_job(1, 2, steps=40), LOCAL_ACCESS)  # the fake GPUs' model is known after it
+            assert dispatcher.wait(both.id, LONG)
+            request = body(9)
+            request["prompts"][0]["prompt"] = "gate"  # both stay there until it is opened
+            lone = service.submit(request, LOCAL_ACCESS)
+            wait_until(lambda: (tmp_path / "node" / "arrived-9").exists(), LONG)
+            assert [slot.running is not None for slot in dispatcher.slots()] == [True, True]
+            actor = rendering_processes(tmp_path)[-1].parent()
+            assert actor is not None
+            actor.kill()
+            wait_until(lambda: sum(slot.failures for slot in dispatcher.slots()) == 1, LONG)
+            (tmp_path / "node" / "open-9").touch()
+            assert dispatcher.wait(lone.id, LONG)
+            done = service.job(lone.id, LOCAL_ACCESS)
+            assert (done.status, len(done.clips), done.attempts) == ("succeeded", 1, 0)
+        wait_until(lambda: not rendering_processes(tmp_path), 10.0)

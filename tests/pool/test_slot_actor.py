@@ -19,6 +19,7 @@ from tests.jobs.helpers import body
 from tests.pool.helpers import FAKE_PROGRAM, options
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.checkpoints.folders import Checkpoints
+from wan_ui.engine.split import GroupPlace, Split
 from wan_ui.errors import Cancelled, CheckpointNotFound, HostError, LoraNotFound
 from wan_ui.lora.received import ReceivedLoras, write_index
 from wan_ui.media import clip_frames, video
@@ -91,6 +92,14 @@ def test_a_clip_comes_back_encoded(actor: SlotActor, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_only_the_one_that_leads_a_group_encodes(actor: SlotActor) -> None:
+    for number, rank in ((20, 1), (21, 0)):
+        actor.send(RenderClip(number, clip_of("sea"), GroupPlace(Split(2), rank, "group", number)))
+        rendered = answers(actor)[-1]
+        assert isinstance(rendered, Rendered) and (rendered.clip.files is None) == (rank > 0)
+
+
+@pytest.mark.slow
 def test_a_cancel_is_passed_on(actor: SlotActor) -> None:
     actor.send(RenderClip(10, clip_of("slow", steps=150)))
     answer(actor)
@@ -145,6 +154,22 @@ def test_a_file_arrives_in_pieces_and_is_checked(tmp_path: Path) -> None:
     other = replace(sent(b"other"), sha256="0" * 64)
     with pytest.raises(HostError, match="changed while it was sent"):
         files.write(other, "other", 0, b"other")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("kind", ["image", "lora"])
+def test_two_slots_of_a_machine_are_sent_the_same_file_at_once(tmp_path: Path, kind: str) -> None:
+    first, second, data = NodeFiles(tmp_path, 5), NodeFiles(tmp_path, 5), b"0123456789"
+    file = sent(data, kind)
+    assert first.lock([file]) == second.lock([file]) == [file]
+    for start in (0, 5):
+        first.write(file, "first", start, data[start : start + 5])
+        if not start:
+            second.write(file, "second", start, data[:5])
+    assert first.lock([file]) == []
+    second.write(file, "second", 5, data[5:])
+    second.trim()  # it has not locked it yet; the first one has
+    assert second.lock([file]) == [] and second.path(file).read_bytes() == data
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 

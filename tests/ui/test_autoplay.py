@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
+from tests.browser_fixture import new_context
 from tests.ui.fake_app import App
 from tests.ui.page_object import fill, generate, open_page, small, used
 from wan_ui.access import LOCAL_ACCESS
@@ -26,6 +27,19 @@ MIDDLE = """selector => {
     return videos.length && videos.every((video) => video.paused && !video.seeking
         && Math.abs(video.currentTime - video.duration / 2) < 0.1);
 }"""
+
+
+COUNTED = """(() => {
+    const next = window.requestAnimationFrame.bind(window);
+    window.framesAsked = 0;
+    window.requestAnimationFrame = (callback) => { window.framesAsked += 1; return next(callback); };
+    window.askedWithin = (frames) => new Promise((resolve) => {
+        const before = window.framesAsked;
+        const count = (left) => left ? next(() => count(left - 1)) : resolve(window.framesAsked - before);
+        count(frames);
+    });
+})();"""
+"""Counts what the page asks for; `askedWithin` says how often that was during so many frames of its own."""
 
 
 MOTIONS: tuple[tuple[Literal["no-preference", "reduce"], str], ...] = (("no-preference", PLAYING), ("reduce", MIDDLE))
@@ -53,3 +67,15 @@ def test_a_comparison(page: Page, app: App):
         page.wait_for_function(expected, arg="#player video")
         page.locator("#player").get_by_role("button", name="One frame forward").click()
         page.wait_for_function("[...document.querySelectorAll('#player video')].every((video) => video.paused)")
+
+
+def test_a_settled_page_with_a_paused_result_asks_for_no_animation_frames(browser: Browser, app: App):
+    app.service.submit({"model": "wan22_5b", "prompts": [{**PROMPT, "seed": 1805}]}, LOCAL_ACCESS)
+    with new_context(browser) as context:
+        context.add_init_script(COUNTED)
+        page = context.new_page()
+        open_page(page, app)
+        page.wait_for_function(PLAYING, arg="#result video")
+        page.evaluate("document.querySelectorAll('video').forEach((video) => video.pause())")
+        # A loop asks for one in each frame; what the page still does after its opening comes to an end.
+        page.wait_for_function("async () => await window.askedWithin(40) < 4")

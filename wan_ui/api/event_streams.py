@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ MOST_OF_PROGRAMS = 96  # of these, of programs, which have no browser and so no 
 MOST_EACH = 12  # of one browser
 LOOKS_AT_ONCE = 2  # snapshots being read: more threads would only take the interpreter from the event loop
 LOOK_SECONDS = 0.25  # between two looks for changes, and so between two events
+LOOKS_A_SECOND = 40  # of all streams: where many are open, each looks less often, and so do the pages that it tells
 HEARTBEAT_SECONDS = 15.0  # proxies close connections on which nothing was sent for half a minute or more
 RETRY_MILLISECONDS = 2000  # after which a browser connects again
 HEADERS = {
@@ -33,8 +35,10 @@ HEADERS = {
 Event = tuple[str, Mapping[str, Any]]
 """The name of an event and its data, JSON-ready."""
 
-Snapshot = Callable[[], Mapping[str, Mapping[str, Any]]]
-"""The data that each event would have now, by its name; it may read the database. The key "end" ends the stream."""
+Snapshot = Callable[[], Mapping[str, Mapping[str, Any] | str]]
+"""The data that each event would have now, or its JSON text, by the event's name; it may read the database.
+
+The key "end" ends the stream."""
 
 
 @dataclass
@@ -55,8 +59,13 @@ class _View:
             return self.texts
 
 
+def texts_of(events: Mapping[str, Mapping[str, Any] | str]) -> dict[str, str]:
+    """The data of events as JSON texts; those that are texts already stay."""
+    return {name: data if isinstance(data, str) else json.dumps(data, allow_nan=False) for name, data in events.items()}
+
+
 def _texts(snapshot: Snapshot) -> dict[str, str]:
-    return {name: json.dumps(data, allow_nan=False) for name, data in snapshot().items()}
+    return texts_of(snapshot())
 
 
 class EventStreams:
@@ -103,6 +112,11 @@ class EventStreams:
             or self._open[identity] >= (MOST_OF_PROGRAMS if identity.visitor is None else MOST_EACH)
         )
 
+    @property
+    def _pause(self) -> float:
+        """Seconds between two looks of one stream, shortened by half of its sleep, which is never exact."""
+        return self.count / LOOKS_A_SECOND - self._look_seconds / 2
+
     @contextmanager
     def _counted(self, identity: Identity) -> Iterator[None]:
         self._open[identity] += 1
@@ -139,10 +153,10 @@ class EventStreams:
             yield f"retry: {RETRY_MILLISECONDS}\n\n"
             sent: Mapping[str, str] = {}
             pulse, last = None, time.monotonic()
+            looked = -math.inf
             while not self._closed.is_set():
-                now = self._pulse()
-                if now != pulse:
-                    pulse = now
+                if time.monotonic() - looked >= self._pause and (now := self._pulse()) != pulse:
+                    pulse, looked = now, time.monotonic()
                     texts = await view.read(now, snapshot, self._looks)
                     for name, text in texts.items():
                         if sent.get(name) != text:

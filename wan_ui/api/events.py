@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from fastapi.responses import StreamingResponse
 
 from wan_ui.access import Access
 from wan_ui.api.dependencies import CurrentAccess, RequestId, Root, State
-from wan_ui.api.event_streams import HEADERS
+from wan_ui.api.event_streams import HEADERS, texts_of
 from wan_ui.api.openapi import errors
 from wan_ui.api.serializers import job_progress, listed_job, picture_of, queue_of, status_of
 from wan_ui.job import FINAL
@@ -71,7 +72,7 @@ async def events(state: State, access: CurrentAccess, root: Root) -> StreamingRe
     The stream has no end; a page keeps one of it open instead of asking again and again.
     """
     state.streams.check(access.identity)
-    snapshot = partial(_of_all, state.service, access, root)
+    snapshot = partial(_shared_texts, state.service, access, root)
     return StreamingResponse(
         state.streams.stream(access.identity, snapshot, (access, root)),
         media_type="text/event-stream",
@@ -95,6 +96,13 @@ def _of_request(
     if picture is not None:
         found["picture"] = {"request_id": job.id, **picture}
     return found
+
+
+def _shared_texts(service: JobService, access: Access, root: str) -> Mapping[str, str]:
+    def texts(viewer: Access) -> Mapping[str, str]:
+        return texts_of(_of_all(service, viewer, root))
+
+    return service.views.of_progress(access, ("events", root), texts)
 
 
 def _of_all(service: JobService, access: Access, root: str) -> dict[str, dict[str, Any]]:

@@ -297,6 +297,10 @@ class MachineShown(BaseModel):
     state: str = Field(description="asked: it has not said what it has; used, or refused.")
     reason: str | None = Field(description="Why it is refused.")
     models: list[str] = Field(description="The models that it has complete.")
+    splits: bool = Field(
+        description="Whether its GPUs can render one video together: their processes share folders, "
+        "the loopback interface and shared memory. false also where it has one GPU."
+    )
 
 
 class Health(BaseModel):

@@ -16,6 +16,8 @@ A quarter of the tokens takes other matrix kernels, which add in another order (
 several GPUs"). Heads need not divide evenly: the 12 of the 1.3B model go over 8 ranks too (`token_exchange`).
 """
 
+MOST_GPUS = 2 * EQUAL_PARTS
+"""The most GPUs for one video, with guidance."""
 
 LEAST_TOKENS = 32_760
 """The fewest tokens (832×480×81 of a 14B model) whose division was measured to keep the bits of one GPU. Fewer ones
@@ -46,7 +48,8 @@ class Split:
 class GroupPlace:
     """A process's place in a group: its rank, and the file through which the ranks find each other.
 
-    The file is new for a new group, and the same for its further clips, each of which has another number.
+    The file is new for a new group, and the same for its further clips, each of which has another number. The server
+    names it, and a slot's process finds its folder (`rendezvous.local`).
     """
 
     split: Split

@@ -240,7 +240,7 @@ class Dispatcher(JobRunner):
     def _lend_idle(self, use: SlotUse, loads: bool) -> None:
         """Nothing else waits: lets idle slots help with a clip, where its bits stay the same."""
         task = use.task
-        if task is None or not self._lost_groups.allow(task.unit):
+        if task is None or not self._lost_groups.allow(task.unit, use.slot.machine):
             return
         unit = task.unit
         split, names = choose_helpers(
@@ -264,7 +264,8 @@ class Dispatcher(JobRunner):
         use.task = replace(task, members=members, split=split)
 
     def _helper(self, slot: Slot, unit: Unit) -> Helper:
-        return Helper(slot.name, slot.device_name, unit.needs.fit(self._scheduler.loaded(slot.name)))
+        fit = unit.needs.fit(self._scheduler.loaded(slot.name))
+        return Helper(slot.name, slot.device_name, fit, slot.machine, slot.joined)
 
     def _until_resumed(self) -> float | None:
         """Seconds until a paused slot may be used again; None if no clip waits for one."""
@@ -410,11 +411,11 @@ class Dispatcher(JobRunner):
         use.model = generation.model
         for member in task.members:
             member.model = use.model
+        lossless = job.training_sample(index) is not None
         if task.members:
             group = SlotGroup([use.slot, *(member.slot for member in task.members)], task.split)
-            clip = group.render(generation, on_progress, check)
+            clip = group.render(generation, on_progress, check, lossless)
         else:
-            lossless = job.training_sample(index) is not None
             clip = use.slot.render(generation, on_progress, check, lossless=lossless)
         on_progress(Progress("encode", generation.sample_steps, generation.sample_steps))
         return RenderedClip(job, index, clip, times.seconds)
@@ -442,7 +443,7 @@ class Dispatcher(JobRunner):
         with self._changed:
             log.warning("group failed", extra={"slot": use.slot.name, "reason": error.message})
             use.failures += 1
-            self._lost_groups.add(unit)
+            self._lost_groups.add(unit, use.slot.machine)
             self._scheduler.emptied(use.slot.name)
             self._free(use, task, None)
             if not active.is_stopped:
@@ -488,7 +489,7 @@ class Dispatcher(JobRunner):
             self._writing = running
             use.in_a_row = use.failed_starts = 0
             if task.members:
-                self._lost_groups.succeeded()
+                self._lost_groups.succeeded(use.slot.machine)
 
         if not self._writer.hand_over(write, taken):
             raise Cancelled("No clip can be written any more.")

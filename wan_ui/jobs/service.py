@@ -38,6 +38,7 @@ from wan_ui.jobs.outlooks import Outlooks
 from wan_ui.jobs.queue_order import QueueOrder
 from wan_ui.jobs.sample_comparisons import SampleComparisons
 from wan_ui.jobs.sample_renders import SampleRender, sample_renders
+from wan_ui.jobs.shared_views import SharedViews
 from wan_ui.jobs.shares import ShareLinks
 from wan_ui.jobs.stored_files import StoredFiles, expired, remove_leftovers, unlisted_clips
 from wan_ui.jobs.watcher import Watcher
@@ -88,8 +89,8 @@ class JobService:
     by URL, once it is started. `imported_jobs` holds training jobs, `sample_comparisons` compares clips with the
     trainer's samples, `gallery` lists finished clips, `stored_files` deletes what visitors have sent, `shares` are the
     links that show one entry without the password, `judging` holds marks and votes on comparisons, `watcher` renders
-    the new saves of watched training jobs, `machine` is what renders, and `outlooks` estimates how long jobs still
-    take. `process_id` is another in each process.
+    the new saves of watched training jobs, `machine` is what renders, `outlooks` estimates how long jobs still
+    take, and `views` are what many callers share. `process_id` is another in each process.
     Methods that take a job's id raise RequestNotFound; all raise HostError when the database cannot be read or written.
     """
 
@@ -132,6 +133,7 @@ class JobService:
         self.stored_files = StoredFiles(store, library, self.imported_jobs, data_dir)
         self.outlooks = Outlooks(store, worker, environment)
         self.shares = ShareLinks(store, self.gallery)
+        self.views = SharedViews(store, self.pulse)
         self.judging = Judging(store, self.job)
         self.machine = Machine(worker, data_dir)
         self.watcher = Watcher(store, self.imported_jobs, self.plan, self._quota.problem, worker.wake)

@@ -69,26 +69,36 @@ class SlotDeviceShown(Protocol):
 
 @dataclass(frozen=True)
 class NodeState:
-    """A machine as /v1/health shows it. `reason`: why it is refused. `slots` are the names of its GPUs in use."""
+    """A machine as /v1/health shows it. `reason`: why it is refused. `slots` are the names of its GPUs in use.
+
+    `splits`: whether they can render one video together.
+    """
 
     name: str
     state: Literal["asked", "used", "refused"]
     reason: str | None = None
     models: tuple[str, ...] = ()
     slots: tuple[str, ...] = ()
+    splits: bool = False
 
     def body(self) -> dict[str, Any]:
         """The machine as it is sent."""
-        return {"name": self.name, "state": self.state, "reason": self.reason, "models": list(self.models)}
+        return {
+            "name": self.name,
+            "state": self.state,
+            "reason": self.reason,
+            "models": list(self.models),
+            "splits": self.splits,
+        }
 
 
 @dataclass
 class _Known:
-    """What is known of a machine; `facts` answers once it has said what it is. `torch` is its version and build."""
+    """What is known of a machine; `facts` answers once it has said what it is, and `answered` is that answer."""
 
     node: ClusterNode
     facts: Callable[[], NodeFacts | str | None]
-    torch: str | None = None
+    answered: NodeFacts | None = None
     state: NodeState = field(init=False)
 
     def __post_init__(self) -> None:
@@ -172,29 +182,32 @@ class Cluster:
         for known in self._known.values():
             if known.state.state == "asked" and (facts := known.facts()) is not None:
                 known.state = self._judged(known, facts)
-            if known.state.state == "used":
-                self._fill(known)
+            if known.answered is not None:
+                self._fill(known, known.answered)
         self._request()
 
     def _judged(self, known: _Known, facts: NodeFacts | str) -> NodeState:
         """A machine's state once it has answered."""
-        in_use = (each.torch for each in self._known.values() if each.state.state == "used")
+        in_use = (each.answered.versions.get("torch") for each in self._known.values() if each.answered is not None)
         node, reason = known.node, refusal(self._versions, facts, next(in_use, None))
         if isinstance(facts, str) or reason is not None:
             log.error("machine refused", extra={"machine": node.name, "reason": reason})
             return replace(known.state, state="refused", reason=reason)
         log.info("machine joined the cluster", extra={"machine": node.name, "gpus": node.gpus})
-        known.torch = facts.versions.get("torch")
-        return replace(known.state, state="used", models=facts.models)
+        if node.gpus > 1 and not facts.can_group:
+            log.warning("machine cannot divide a video among its GPUs", extra={"machine": node.name})
+        known.answered = facts
+        return replace(known.state, state="used", models=facts.models, splits=facts.can_group)
 
-    def _fill(self, known: _Known) -> None:
+    def _fill(self, known: _Known, facts: NodeFacts) -> None:
         """Gives a machine's GPUs slots, as far as `max_gpus` allows."""
         node, state = known.node, known.state
         used = sum(len(each.state.slots) for each in self._known.values())
         free = node.gpus if self._max_gpus is None else self._max_gpus - used
         first, count = len(state.slots), max(0, min(node.gpus - len(state.slots), free))
         for number in range(first, first + count):
-            gpu = ClusterGpu(node.id, number, f"{node.name} GPU {number}")
+            name = f"{node.name} GPU {number}"
+            gpu = ClusterGpu(node.id, number, name, facts.gpu_model, facts.can_group)
             self._holder.add_slot(self._make_slot(gpu))
             known.state = replace(known.state, slots=(*known.state.slots, gpu.name))
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from wan_ui.engine.result import Clip, OnProgress, ignore_progress
 from wan_ui.engine.split import GroupPlace, Split
@@ -46,7 +43,7 @@ class SlotGroup:
         self.split = split
         self._limits = limits or GroupLimits()
 
-    def render(self, generation: Generation, on_progress: OnProgress, check: Check) -> Clip:
+    def render(self, generation: Generation, on_progress: OnProgress, check: Check, lossless: bool = False) -> Clip:
         """One clip. See Slot.render. Raises GroupLost when one of the slots fails: another way may succeed."""
         leader, *members = self.slots
         leads, *places = self._places()
@@ -70,7 +67,7 @@ class SlotGroup:
         for thread in threads:
             thread.start()
         try:
-            clip = leader.render(generation, on_progress, check_group, leads)
+            clip = leader.render(generation, on_progress, check_group, leads, lossless)
             seconds = self._limits.end
         except (Cancelled, RequestError):
             seconds = self._limits.stop
@@ -89,16 +86,16 @@ class SlotGroup:
     def _places(self) -> list[GroupPlace]:
         """The slots' places for the next clip, in the group that they are connected in, or in a new one."""
         joined = [place for slot in self.slots if (place := slot.joined) is not None]
-        rendezvous = {place.rendezvous for place in joined}
+        connections = {place.rendezvous for place in joined}
         ranks = [place.rank for place in joined if place.split.ranks == self.split.ranks]
-        if len(rendezvous) == 1 and ranks == list(range(self.split.ranks)):
+        if len(connections) == 1 and ranks == list(range(self.split.ranks)):
             clip = 1 + max(place.clip for place in joined)
             return [GroupPlace(self.split, rank, joined[0].rendezvous, clip) for rank in ranks]
         for slot in self.slots:
             if slot.joined is not None:
                 slot.end()
-        file = Path(_rendezvous_folder().name) / uuid.uuid4().hex
-        return [GroupPlace(self.split, rank, str(file)) for rank in range(self.split.ranks)]
+        rendezvous = uuid.uuid4().hex
+        return [GroupPlace(self.split, rank, rendezvous) for rank in range(self.split.ranks)]
 
     def _stop(self, members: Sequence[Slot], threads: Sequence[threading.Thread], seconds: float) -> None:
         """Waits for the slots that do not lead, and ends those that take longer; at 0 seconds all of them."""
@@ -142,9 +139,3 @@ def _lost(errors: Mapping[str, WanUIError]) -> GroupLost:
     """The error of a group of which a slot failed."""
     name, error = next(iter(errors.items()))
     return GroupLost(f"{name} failed while it rendered together with others: {error.message}", after=error.code)
-
-
-@cache
-def _rendezvous_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for the files through which processes find each other, which are used as long as they are connected."""
-    return tempfile.TemporaryDirectory(prefix="wan-ui-groups-")

@@ -105,7 +105,10 @@ class NodeFiles:
             unfinished.unlink()
             raise HostError("A file changed while it was sent to another machine. Try again.")
         if file.kind == "image":
-            publish_file(unfinished, path)
+            if path.is_file():  # another slot of this machine has stored it meanwhile, and may have locked it
+                unfinished.unlink()
+            else:
+                publish_file(unfinished, path)
             return
         # A folder that appears whole: a LoRA must never be seen without its config, or with another's.
         folder = unfinished.with_name(f"{unfinished.name}-folder")

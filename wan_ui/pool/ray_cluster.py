@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from wan_ui.pool.cluster import Cluster, ClusterNode, SlotHolder
 from wan_ui.pool.messages import EngineOptions
 from wan_ui.pool.node_files import SentFile
 from wan_ui.pool.processes import PROGRAM
-from wan_ui.pool.ray_slots import ClusterGpu, FilesOf, LocalFile, RaySlot
-from wan_ui.pool.slot_actor import NodeFacts, node_facts
+from wan_ui.pool.ray_slots import ClusterGpu, FilesOf, LocalFile, RaySlot, launch_actor
+from wan_ui.pool.slot_actor import Marker, NodeFacts, node_facts
 from wan_ui.provenance.restoring import installed
 from wan_ui.request import Generation
 
@@ -40,7 +41,7 @@ def join_cluster(
     prints = CheckpointPrints(sources)
 
     def make_slot(gpu: ClusterGpu) -> RaySlot:
-        return RaySlot(gpu, options, prints, files_of, program=program)
+        return RaySlot(gpu, options, prints, files_of, launch=partial(launch_actor, program=program))
 
     return Cluster(client, holder, make_slot, installed(), max_gpus)
 
@@ -104,13 +105,17 @@ class RayClient:
         )
 
     def ask_facts(self, node: ClusterNode) -> Callable[[], NodeFacts | str | None]:
-        """Asks a machine for its facts, in a process of its own there."""
+        """Asks a machine for its facts, in a process of its own there; of several GPUs, in two at the same time."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        task = self._ray.remote(node_facts).options(
-            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-        )
-        asked = task.remote(self._options)
+        there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        mark = None
+        if node.gpus > 1:
+            actor = self._ray.remote(Marker).options(num_cpus=0, max_restarts=0, scheduling_strategy=there)
+            marker: Any = actor.remote()
+            mark = marker.leave.remote(self._options)
+        task: Any = self._ray.remote(node_facts).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        asked = task.remote(self._options, mark)
 
         def answer() -> NodeFacts | str | None:
             if not self._ray.wait([asked], timeout=0)[0]:

@@ -16,7 +16,7 @@ from wan_ui.pool.node_files import CHUNK_BYTES, SentFile, part_name
 from wan_ui.pool.processes import PROGRAM
 from wan_ui.pool.slot_actor import SlotActor
 from wan_ui.pool.slots import Check
-from wan_ui.pool.worker_slot import ProcessLimits, WorkerSlot
+from wan_ui.pool.worker_slot import ProcessLimits, Worker, WorkerSlot
 from wan_ui.request import Generation
 
 RECEIVE_SECONDS = 5.0  # for which the actor waits for an answer before it says that there is none
@@ -43,19 +43,32 @@ class FilesOf(Protocol):
 
 @dataclass(frozen=True)
 class ClusterGpu:
-    """A GPU of the cluster: the `number`th of the machine `node`, by its id in Ray. `name` is for people."""
+    """A GPU of the cluster: the `number`th of the machine `node`, by its id in Ray. `name` is for people.
+
+    `model` is the GPU's, where all of the machine are of one. `can_group`: see NodeFacts.
+    """
 
     node: str
     number: int
     name: str
+    model: str | None = None
+    can_group: bool = False
 
 
 class ActorEnded(ConnectionError):
     """An actor has ended, or the machine that it was on."""
 
 
+class ActorWorker(Worker, Protocol):
+    """An actor that renders for a slot. None of its calls but `ask` waits for the actor."""
+
+    def ask(self, method: str, *arguments: object, check: Check, seconds: float) -> Any:
+        """The result of another method, for which it waits; raises what `check` raises meanwhile, and ActorEnded."""
+        ...
+
+
 class RayWorker:
-    """An actor that renders for a slot. It is a Worker: none of its calls but `ask` waits for the actor."""
+    """An actor of Ray. It is an ActorWorker."""
 
     def __init__(self, actor: Any) -> None:
         import ray
@@ -95,7 +108,7 @@ class RayWorker:
         return answer
 
     def ask(self, method: str, *arguments: object, check: Check, seconds: float) -> Any:
-        """The result of another method, for which it waits; raises what `check` raises meanwhile, and ActorEnded."""
+        """The result of another method. See ActorWorker.ask."""
         call = getattr(self._actor, method).options(concurrency_group=FILES)
         result = self._call(lambda: call.remote(*arguments))
         while not self._ray.wait([result], timeout=seconds)[0]:
@@ -122,7 +135,24 @@ class RayWorker:
             raise ActorEnded(self._ending) from error
 
 
-class RaySlot(WorkerSlot[RayWorker]):
+def launch_actor(gpu: ClusterGpu, program: Sequence[str] = PROGRAM) -> RayWorker:
+    """Starts an actor on a GPU's machine. `program` as for SlotActor."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote = ray.remote(concurrency_groups={RENDER: 1, CONTROL: 1, FILES: 1})(SlotActor)  # type: ignore[call-overload]
+    actor = remote.options(
+        num_cpus=0,
+        num_gpus=1,
+        max_restarts=0,
+        max_task_retries=0,
+        max_pending_calls=-1,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(gpu.node, soft=False),
+    )
+    return RayWorker(actor.remote(tuple(program)))
+
+
+class RaySlot(WorkerSlot[ActorWorker]):
     """One GPU of a cluster, with an actor that is started for the first render and is never restarted by Ray.
 
     Before each clip it is checked that the machine has the checkpoint that counts, and the machine is sent the files
@@ -136,30 +166,28 @@ class RaySlot(WorkerSlot[RayWorker]):
         prints: CheckpointPrints,
         files_of: FilesOf,
         limits: ProcessLimits | None = None,
-        program: Sequence[str] = PROGRAM,
+        launch: Callable[[ClusterGpu], ActorWorker] = launch_actor,
     ) -> None:
-        super().__init__(gpu.name, replace(options, device=None), limits)
+        super().__init__(gpu.name, replace(options, device=None), limits, gpu.model)
         self._gpu = gpu
         self._prints = prints
         self._files_of = files_of
-        self._program = tuple(program)
+        self._launch_on = launch
 
-    def _launch(self) -> RayWorker:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    @property
+    def machine(self) -> str:
+        """The machine, if its slots can render together; else this slot alone."""
+        return self._gpu.node if self._gpu.can_group else self.name
 
-        remote = ray.remote(concurrency_groups={RENDER: 1, CONTROL: 1, FILES: 1})(SlotActor)  # type: ignore[call-overload]
-        actor = remote.options(
-            num_cpus=0,
-            num_gpus=1,
-            max_restarts=0,
-            max_task_retries=0,
-            max_pending_calls=-1,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(self._gpu.node, soft=False),
-        )
-        return RayWorker(actor.remote(self._program))
+    @property
+    def device_name(self) -> str | None:
+        """The GPU's model; where those of the machine differ, it is known only while there is an actor: Ray chooses."""
+        return super().device_name if self._gpu.model is not None or self.is_started else None
 
-    def _prepare(self, worker: RayWorker, command: RenderClip, on_progress: OnProgress, check: Check) -> RenderClip:
+    def _launch(self) -> ActorWorker:
+        return self._launch_on(self._gpu)
+
+    def _prepare(self, worker: ActorWorker, command: RenderClip, on_progress: OnProgress, check: Check) -> RenderClip:
         generation = command.generation
         files = self._files_of(generation)
         try:
@@ -169,7 +197,7 @@ class RaySlot(WorkerSlot[RayWorker]):
             raise self._lost(worker) from error
         return replace(command, files=tuple(file.sent for file in files))
 
-    def _check_checkpoint(self, worker: RayWorker, generation: Generation, check: Check) -> None:
+    def _check_checkpoint(self, worker: ActorWorker, generation: Generation, check: Check) -> None:
         """Raises SlotUnfit unless the machine has the checkpoint that counts."""
         offered = self._ask(worker, "checkpoint", generation.model, generation.base, check=check)
         if isinstance(offered, WanUIError):
@@ -181,7 +209,7 @@ class RaySlot(WorkerSlot[RayWorker]):
             )
 
     def _send_missing(
-        self, worker: RayWorker, files: Sequence[LocalFile], on_progress: OnProgress, check: Check
+        self, worker: ActorWorker, files: Sequence[LocalFile], on_progress: OnProgress, check: Check
     ) -> None:
         """Sends the machine what it lacks, piece by piece, and keeps it there for this render."""
         for _ in range(ROUNDS):
@@ -193,7 +221,7 @@ class RaySlot(WorkerSlot[RayWorker]):
                     self._send_file(worker, file, on_progress, check)
         raise HostError(f"{self.name} does not keep the files that it is sent. Make room on its disk.")
 
-    def _send_file(self, worker: RayWorker, file: LocalFile, on_progress: OnProgress, check: Check) -> None:
+    def _send_file(self, worker: ActorWorker, file: LocalFile, on_progress: OnProgress, check: Check) -> None:
         part, sent = part_name(), 0
         try:
             with file.path.open("rb") as opened:
@@ -207,5 +235,5 @@ class RaySlot(WorkerSlot[RayWorker]):
         except FileNotFoundError as error:
             raise HostError("A file that this video needs was deleted meanwhile.") from error
 
-    def _ask(self, worker: RayWorker, method: str, *arguments: object, check: Check) -> Any:
+    def _ask(self, worker: ActorWorker, method: str, *arguments: object, check: Check) -> Any:
         return worker.ask(method, *arguments, check=check, seconds=self._limits.poll)

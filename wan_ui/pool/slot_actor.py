@@ -1,8 +1,8 @@
 """A slot's part on another machine: an actor that starts the slot's process there, and passes on what both sides say.
 
 The process is that of a slot on the server's own machine. The actor keeps the files that the server sends, encodes the
-finished clip, and ends the process with itself. Ray is not imported here. It calls the methods in threads: `receive` in
-one, `send` in another, and what concerns files in a third, so that a cancel never waits.
+finished clip where its process leads, and ends the process with itself. Ray is not imported here. It calls the methods
+in threads: `receive` in one, `send` in another, and what concerns files in a third, so that a cancel never waits.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from wan_ui.lora.received import write_index
 from wan_ui.media.clip_encoding import encoded
 from wan_ui.models import MODELS
 from wan_ui.pool.checkpoint_prints import checkpoint_print, sources_of
+from wan_ui.pool.gpus import list_gpus
 from wan_ui.pool.messages import Answer, Cancel, Command, Ended, EngineOptions, Failed, RenderClip, Rendered, Reported
 from wan_ui.pool.node_files import NodeFiles, SentFile
 from wan_ui.pool.processes import SlotProcessHandle, start_process
+from wan_ui.pool.rendezvous import leave_mark, sees_mark
 from wan_ui.provenance.restoring import installed
 
 POLL_SECONDS = 1.0
@@ -36,16 +38,35 @@ CACHE_BYTES = 50 * 10**9  # of LoRAs and images on a machine
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What a machine says of itself: the versions of what computes a clip, and the models that it has complete."""
+    """What a machine says of itself: the versions of what computes a clip, and the models that it has complete.
+
+    `gpu_model` is that of its GPUs, where all are of one. `can_group`: whether they can render one video together.
+    """
 
     versions: Mapping[str, str]
     models: tuple[str, ...]
+    gpu_model: str | None = None
+    can_group: bool = False
 
 
-def node_facts(options: EngineOptions) -> NodeFacts:
-    """The facts of the machine that this runs on, for a server with these options."""
-    sources = sources_of(node_options(options, os.environ))
-    return NodeFacts(installed(), tuple(model.id for model in MODELS.values() if sources.present(model)))
+def node_facts(options: EngineOptions, mark: str | None = None) -> NodeFacts:
+    """The facts of the machine that this runs on, for a server with these options. `mark` is that of a Marker."""
+    local = node_options(options, os.environ)
+    sources, gpus = sources_of(local), {gpu.model for gpu in list_gpus()}
+    return NodeFacts(
+        installed(),
+        tuple(model.id for model in MODELS.values() if sources.present(model)),
+        gpus.pop() if len(gpus) == 1 else None,
+        mark is not None and sees_mark(local.data_dir, mark),
+    )
+
+
+class Marker:
+    """An actor that leaves a mark. It has a process of its own, so `node_facts` always runs in another one."""
+
+    def leave(self, options: EngineOptions) -> str:
+        """Leaves a mark on this machine for `node_facts`, and returns its name."""
+        return leave_mark(node_options(options, os.environ).data_dir)
 
 
 def node_options(options: EngineOptions, environment: Mapping[str, str]) -> EngineOptions:
@@ -83,7 +104,7 @@ class SlotActor:
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._process: SlotProcessHandle | None = None
         self._canceled = 0
-        self._lossless: dict[int, bool] = {}
+        self._encoding: dict[int, bool] = {}  # by number, where this process leads: whether without loss too
         self._index = Path(tempfile.mkdtemp(prefix="wan-ui-actor-")) / "loras.json"
         self._files: NodeFiles | None = None
         self._sources: CheckpointSources | None = None
@@ -96,7 +117,8 @@ class SlotActor:
         if isinstance(command, Cancel):
             self._canceled = max(self._canceled, command.number)
         elif isinstance(command, RenderClip):
-            self._lossless[command.number] = command.lossless
+            if command.place is None or not command.place.rank:
+                self._encoding = {command.number: command.lossless}
             self._write_index(command.files)
             command = replace(command, files=())
         self._pass_on(command)
@@ -155,11 +177,11 @@ class SlotActor:
             return  # it has ended, which the thread that listens to it reports
 
     def _listen(self, process: SlotProcessHandle) -> None:
-        """Queues the process's answers, a finished clip encoded."""
+        """Queues the process's answers, a finished clip encoded; one of a process that does not lead has no frames."""
         try:
             while True:
                 answer = process.receive(POLL_SECONDS)
-                if isinstance(answer, Rendered):
+                if isinstance(answer, Rendered) and answer.number in self._encoding:
                     answer = self._encoded(answer)
                 if answer is not None:
                     self._answers.put(answer)
@@ -177,8 +199,7 @@ class SlotActor:
                 raise Cancelled("Canceled.")
 
         try:
-            lossless = self._lossless.pop(number, False)
-            return Rendered(number, encoded(answer.clip, lossless, check, self._reporter(number)))
+            return Rendered(number, encoded(answer.clip, self._encoding[number], check, self._reporter(number)))
         except OSError as error:
             return Failed(number, HostError(f"The video cannot be encoded on its machine ({error.strerror})."))
         except WanUIError as error:

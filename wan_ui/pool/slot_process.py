@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.engine.split import GroupPlace
 from wan_ui.errors import Cancelled, RenderFailed, RequestError, RestartNeeded, WanUIError
 from wan_ui.pool.messages import Answer, Cancel, Command, EngineOptions, Failed, Ready, RenderClip, Rendered, Reported
+from wan_ui.pool.rendezvous import Rendezvous
 from wan_ui.request import Generation
 
 log = logging.getLogger(__name__)
@@ -94,10 +96,10 @@ def build_engine(options: EngineOptions) -> SlotEngine:
 
 
 @contextmanager
-def _joined(engine: SlotEngine, place: GroupPlace | None) -> Iterator[None]:
+def _joined(engine: SlotEngine, rendezvous: Rendezvous, place: GroupPlace | None) -> Iterator[None]:
     """Within it the engine renders at its place of a group, if it has one."""
     if place is not None:
-        engine.join(place)
+        engine.join(rendezvous.local(place))
     try:
         yield
     finally:
@@ -117,7 +119,14 @@ class SlotProcess:
         """Builds the engine and renders until the server ends the process or is gone."""
         options: EngineOptions = self._connection.recv()
         logs.begin(options.log_format)
-        threading.Thread(target=self._listen, name="wan-ui-slot-commands", daemon=True).start()
+        rendezvous = Rendezvous(options.data_dir)
+
+        def clear() -> None:
+            rendezvous.remove()
+            if options.received is not None:  # a killed actor leaves its folder to this process
+                shutil.rmtree(options.received.parent, ignore_errors=True)
+
+        threading.Thread(target=self._listen, args=(clear,), name="wan-ui-slot-commands", daemon=True).start()
         gc.disable()  # nothing that is imported is garbage, and each later collection passes over it
         try:
             engine = build(options)
@@ -128,9 +137,9 @@ class SlotProcess:
         gc.enable()
         self._send(Ready(engine.device_name, engine.versions))
         while True:
-            self._render(engine, self._renders.get())
+            self._render(engine, rendezvous, self._renders.get())
 
-    def _render(self, engine: SlotEngine, command: RenderClip) -> None:
+    def _render(self, engine: SlotEngine, rendezvous: Rendezvous, command: RenderClip) -> None:
         number = command.number
 
         def on_progress(progress: Progress) -> None:
@@ -139,7 +148,7 @@ class SlotProcess:
             self._send(Reported(number, progress))
 
         try:
-            with _joined(engine, command.place):
+            with _joined(engine, rendezvous, command.place):
                 clip = engine.render(command.generation, on_progress)
         except Exception as error:  # noqa: BLE001 - the process's only broad except: the server records what went wrong
             self._fail(engine, command, error)
@@ -174,11 +183,12 @@ class SlotProcess:
         with self._sending:
             self._connection.send(answer)
 
-    def _listen(self) -> None:
+    def _listen(self, clear: Callable[[], None]) -> None:
         while True:
             try:
                 command: Command = self._connection.recv()
             except (EOFError, OSError):
+                clear()
                 os._exit(0)  # the server is gone; the main thread may be in the middle of a step
             if isinstance(command, Cancel):
                 self._canceled = max(self._canceled, command.number)

@@ -49,6 +49,11 @@ class Slot(Protocol):
         ...
 
     @property
+    def machine(self) -> str:
+        """Only slots with the same one may render a clip together; "" is the server's own."""
+        ...
+
+    @property
     def is_started(self) -> bool:
         """Whether it may hold a loaded model now."""
         ...

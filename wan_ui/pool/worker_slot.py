@@ -103,6 +103,11 @@ class WorkerSlot(ABC, Generic[AnyWorker]):
         return self._gpu_model if self._ready is None else self._ready.device_name
 
     @property
+    def machine(self) -> str:
+        """The server's own machine. See Slot.machine."""
+        return ""
+
+    @property
     def is_started(self) -> bool:
         """Whether there is a worker."""
         return self._worker is not None

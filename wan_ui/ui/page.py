@@ -26,6 +26,7 @@ from wan_ui.ui.load_request import GENERATE, RequestJson, RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.restore_box import RestoreBox
 from wan_ui.ui.result_actions import ResultActions
+from wan_ui.ui.sparse_blocks import SparseBlocks
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.status_panel import Sharing, StatusPanel
 from wan_ui.ui.templating import render_template
@@ -89,7 +90,7 @@ def asker() -> Identity:
     return who
 
 
-class PageBlocks(gr.Blocks):
+class PageBlocks(SparseBlocks):
     """Blocks whose configuration, which the page's document carries, leaves out what only the API's page shows.
 
     All events are private, so nobody asks for the schemas of components; they were a fifth of the document. The

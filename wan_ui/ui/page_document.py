@@ -15,7 +15,7 @@ from wan_ui.web.page_language import Additions
 STYLE_SHEETS = ("tokens", "style", "form", "machine", "stage", "share", "board")
 # Gradio's SemiBold file lacks most letters, which would be drawn in another font.
 FONTS = {400: "Regular", 600: "Bold"}
-SCRIPT = f"window.wanUiPage = {page_script()};"
+SCRIPT = f"{static_text('opening_frames.js')}window.wanUiPage = {page_script()};"
 """The page's script: it is loaded before Gradio, which calls the function once its components are there."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import gradio as gr
@@ -15,7 +16,7 @@ from wan_ui.ui import job_lists, render
 from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, looked_again
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
-from wan_ui.ui.texts import text_of
+from wan_ui.ui.texts import language, text_of
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -127,39 +128,41 @@ class StatusPanel:
     def look(self, picked: str | None, seen: Mapping[str, Any] | None) -> Update:
         """What the right column shows now; parts that did not change are left out."""
         seen = seen if isinstance(seen, Mapping) else {}
+        wanted = partial(self._wanted, picked)
         try:
-            line, recent = self.service.queue(self.access(), QUEUE_SHOWN), self.service.recent(RECENT, self.access())
-            own = {job.id for job in (*line, *recent) if self.access().is_from(job.visitor)}
-            lead = _lead(line, recent, own)
-            shown = self._shown(picked, recent, own)
-            running = line[0] if line and line[0].status == "in_progress" else None
-            ahead = None
-            if running is not None and (lead is None or running.id != lead.id):
-                ahead = render.RunningJob(running, self.service.progress(running.id))
-            progress = self.service.progress(lead.id) if lead is not None else None
+            parts = self.service.views.of_jobs(self.access(), ("look", language(), _fingerprint(picked)), wanted)
         except WanUIError as error:
             return self._changed({"now": render.trouble(error)}, seen)
+        return self._changed({**parts, "link": self._link()}, seen)
+
+    def _wanted(self, picked: str | None, access: Access) -> dict[str, Any]:
+        """The parts that all callers with this access see alike, by their names in `seen`."""
+        line, recent = self.service.queue(access, QUEUE_SHOWN), self.service.recent(RECENT, access)
+        own = {job.id for job in (*line, *recent) if access.is_from(job.visitor)}
+        lead = _lead(line, recent, own)
+        shown = self._shown(picked, recent, own, access)
+        running = line[0] if line and line[0].status == "in_progress" else None
+        ahead = None
+        if running is not None and (lead is None or running.id != lead.id):
+            ahead = render.RunningJob(running, self.service.progress(running.id))
+        progress = self.service.progress(lead.id) if lead is not None else None
         ended = [job for job in recent if job.status not in render.LIVE]
         # The card's button cancels only this browser's jobs; another visitor's job on the card is in the queue too.
         others = [job for job in line if lead is None or job.id != lead.id or lead.id not in own]
         waiting = ((job.id, self.service.progress(job.id)) for job in others if job.status == "in_queue")
         fetching = {job_id: progress for job_id, progress in waiting if progress is not None}
         stoppable = lead is not None and lead.id in own and lead.status in render.LIVE and not lead.cancel_requested
-        removable = {job.id for job in (*others, *ended) if self.service.may_change(job, self.access())}
-        return self._changed(
-            {
-                "now": render.now(lead, progress, ahead, None if lead is None else self.service.outlook(lead.id)),
-                "cancel": stoppable,
-                "result": render.result(shown, self._parts_before(shown, recent)),
-                "reuse": shown is not None,
-                "queue": job_lists.queue(others, own, ahead, fetching, removable),
-                "finished": job_lists.finished(ended, shown.id if shown else None, removable),
-                "link": self._link(),
-                "lead": lead.id if lead else None,
-                "shown": shown.id if shown else None,
-            },
-            seen,
-        )
+        removable = {job.id for job in (*others, *ended) if self.service.may_change(job, access)}
+        return {
+            "now": render.now(lead, progress, ahead, None if lead is None else self.service.outlook(lead.id)),
+            "cancel": stoppable,
+            "result": render.result(shown, self._parts_before(shown, recent)),
+            "reuse": shown is not None,
+            "queue": job_lists.queue(others, own, ahead, fetching, removable),
+            "finished": job_lists.finished(ended, shown.id if shown else None, removable),
+            "lead": lead.id if lead else None,
+            "shown": shown.id if shown else None,
+        }
 
     def _parts_before(self, shown: Job | None, recent: Sequence[Job]) -> dict[int, tuple[str, ...]]:
         """By a shown clip's index, the recent clips that it continues, the first part first, as in the gallery."""
@@ -210,11 +213,11 @@ class StatusPanel:
         updates |= {button: gr.Button(interactive=wanted[name]) for name, button in buttons.items() if name in wanted}
         return updates
 
-    def _shown(self, picked: str | None, recent: Sequence[Job], own: Collection[str]) -> Job | None:
+    def _shown(self, picked: str | None, recent: Sequence[Job], own: Collection[str], access: Access) -> Job | None:
         """The job of the result: the picked one, else the visitor's newest with clips, else the newest of all."""
         if picked:
             try:
-                return self.service.job(picked, self.access())
+                return self.service.job(picked, access)
             except RequestNotFound:
                 pass  # the page was open while the server changed its data folder
         with_clips = [job for job in recent if job.clips]

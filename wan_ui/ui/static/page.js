@@ -1,6 +1,8 @@
 // What only the browser can do: Ctrl/Cmd+Enter, the notice that the server is gone, bringing the card into view, and
 // keeping what is typed while the page still opens.
 (() => {
+  window.wanUiOpeningEnded(); // Gradio calls this script when it has drawn the page
+
   // What `translated` knows, which would be a fifth of the document; it is needed when something goes wrong.
   const { messages } = window.gradio_config;
   if (messages) window.fetch(messages).then((answer) => answer.json()).then((known) => { window.wanUiMessages = known; }, () => {});
