@@ -47,7 +47,8 @@ class ForkedApp(App):
         return ForkedProgram({STUCK: run_stuck_app, REAL: run_app}[program], arguments)
 
 
-STUCK, REAL = ("stuck",), ("real",)
+STUCK: tuple[str, ...] = ("stuck",)
+REAL: tuple[str, ...] = ("real",)
 
 
 def body(prompt: str, **fields: Any) -> dict[str, Any]:
