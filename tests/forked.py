@@ -5,12 +5,14 @@ That one process serves all tests of a run of pytest, and ends with it.
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,53 @@ def run_together(
             process.kill()  # the others may wait for one that failed
             process.join()
     return [output.read_text() for output in outputs]
+
+
+class ForkedProgram:
+    """A process that calls the function with the arguments, with what tests use of `subprocess.Popen`.
+
+    `stdout` has what it prints, also on its standard error. The function ends the process, or it ends with 0. It gets
+    the environment of the caller.
+    """
+
+    def __init__(self, function: Callable[..., object], *arguments: Any) -> None:
+        reader, writer = CONTEXT.Pipe(duplex=False)
+        self._process = CONTEXT.Process(target=_run_program, args=(writer, dict(os.environ), function, arguments))
+        self._process.start()
+        writer.close()
+        self.stdout = os.fdopen(os.dup(reader.fileno()), encoding="utf-8")
+        reader.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def send_signal(self, number: int) -> None:
+        if self._process.is_alive():
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code. Raises subprocess.TimeoutExpired."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired([str(self._process)], timeout or 0)
+        return self._process.exitcode
+
+
+def _run_program(
+    output: Connection, environment: dict[str, str], function: Callable[..., object], arguments: tuple[Any, ...]
+) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(output.fileno(), stream.fileno())
+    output.close()
+    faulthandler.enable()
+    os.environ.clear()
+    os.environ.update(environment)
+    function(*arguments)
 
 
 def _call(output: str, seconds: int, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:

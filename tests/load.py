@@ -1,6 +1,6 @@
 """Many clients and pages at once on a running server, and what must be true of its jobs afterwards.
 
-test_app.py runs a tenth of the load beside its other tests; test_load.py, in scripts/soak, all of it with its times.
+test_app.py runs a sample of the load beside its other tests; test_load.py, in scripts/soak, all of it with its times.
 """
 
 from __future__ import annotations

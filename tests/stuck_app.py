@@ -1,17 +1,19 @@
-"""app.py with an engine that never returns from a prompt that says so: `python -m tests.stuck_app FLAGS`."""
+"""The server as app.py runs it, and with an engine that never returns from a prompt that says so; run in a fork."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
+from collections.abc import Sequence
+from typing import NoReturn
 
 from wan_ui.config import Settings, read
 from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.inference import Engine
 from wan_ui.lora.library import Library
 from wan_ui.request import Generation
-from wan_ui.server import serve
+from wan_ui.server import BuildEngine, build_engine, serve
 
 PROMPT = "never"
 
@@ -30,8 +32,13 @@ def build(settings: Settings, library: Library) -> Engine:
     )
 
 
-if __name__ == "__main__":
-    code = serve(read(sys.argv[1:], os.environ), build)
+def run_app(arguments: Sequence[str], build: BuildEngine = build_engine) -> NoReturn:
+    """What `python -m wan_ui` does with these arguments."""
+    code = serve(read(arguments, os.environ), build)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def run_stuck_app(arguments: Sequence[str]) -> NoReturn:
+    run_app(arguments, build)

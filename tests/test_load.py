@@ -1,6 +1,6 @@
 """A hundred clients and forty pages at once: no job lost or doubled, no failure of the server, no answer slow for long.
 
-tests/test_app.py has a tenth of it, which measures no time. Times are judged where others leave it the processor.
+tests/test_app.py has a sample of it, which measures no time. Times are judged where others leave it the processor.
 """
 
 from __future__ import annotations

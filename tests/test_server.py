@@ -21,9 +21,19 @@ from wan_ui.compose import SignIn, compose
 from wan_ui.config import Settings
 from wan_ui.errors import DeviceUnavailable, HostError, LoraNotFound
 from wan_ui.inference import choose_device
+from wan_ui.lora.library import Library
 from wan_ui.models import MODELS
 from wan_ui.pool.slots import SlotDevice
-from wan_ui.server import StopSignal, demo_loras, free_port, greeting, prepare_environment, wait_until, wants_demo
+from wan_ui.server import (
+    StopSignal,
+    build_engine,
+    demo_loras,
+    free_port,
+    greeting,
+    prepare_environment,
+    wait_until,
+    wants_demo,
+)
 from wan_ui.tunnel import Tunnel
 from wan_ui.web.origin import refusal
 
@@ -43,6 +53,12 @@ def test_several_gpus_need_no_engine_in_the_server(settings: Settings) -> None:
     assert (body["status"], body["device"]) == ("ready", "NVIDIA H200, GPU 1")
     assert [(slot["name"], slot["state"]) for slot in body["slots"]] == [("GPU 0", "stopped"), ("GPU 1", "stopped")]
     services.close()
+
+
+def test_an_engine_is_not_built_on_a_device_that_is_none(settings: Settings) -> None:
+    library = Library(settings.lora_dir)
+    with pytest.raises(DeviceUnavailable, match="nonsense"):
+        build_engine(replace(settings, device="nonsense"), library)
 
 
 def test_requests_are_taken_before_the_engine_is_there(settings: Settings) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.forked import ForkedProgram
 from tests.lora_files import write_lora
-from tests.stuck_app import PROMPT
+from tests.stuck_app import PROMPT, run_app, run_stuck_app
 from tests.test_app import LONG, SMALL, App, finished, stopped_in_a_render, until
 from wan_ui.media import video
 
@@ -39,6 +40,17 @@ def apps(demo: Path, tmp_path: Path) -> Iterator[list[App]]:
         app.process.wait()
 
 
+class ForkedApp(App):
+    """The server in a process forked from one that has imported the engine; test_app.py starts it from nothing."""
+
+    def begin(self, program: tuple[str, ...], arguments: list[str]) -> ForkedProgram:
+        return ForkedProgram({STUCK: run_stuck_app, REAL: run_app}[program], arguments)
+
+
+STUCK: tuple[str, ...] = ("stuck",)
+REAL: tuple[str, ...] = ("real",)
+
+
 def body(prompt: str, **fields: Any) -> dict[str, Any]:
     return {"model": "wan21_1b", "prompts": [{"prompt": prompt, **SMALL, **fields}]}
 
@@ -47,8 +59,8 @@ def events(said: list[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in said if line.startswith("{")]
 
 
-def start(apps: list[App], data: Path, *flags: str, program: str = "wan_ui") -> App:
-    apps.append(App(data, "--demo", *flags, program=("-m", program)))
+def start(apps: list[App], data: Path, *flags: str, program: tuple[str, ...] = REAL) -> App:
+    apps.append(ForkedApp(data, "--demo", *flags, program=program))
     apps[-1].wait_for("Ready on ")
     return apps[-1]
 
@@ -57,9 +69,7 @@ def start(apps: list[App], data: Path, *flags: str, program: str = "wan_ui") -> 
 def test_each_start_finishes_what_the_one_before_left_behind(apps: list[App], tmp_path: Path) -> None:
     """One data folder and three starts, which end with exit code 70, by SIGKILL, and by SIGINT."""
     data, named = tmp_path / "data", tmp_path / "named"
-    stuck, waiting = end_with_a_render_that_never_returns(
-        start(apps, data, "--job-timeout", "30", program="tests.stuck_app")
-    )
+    stuck, waiting = end_with_a_render_that_never_returns(start(apps, data, "--job-timeout", "30", program=STUCK))
     app = start(apps, data)
     with app.client() as client:
         failed = client.get(f"/v1/requests/{stuck}/result").json()

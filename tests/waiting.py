@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-SECONDS = 40.0  # no machine that does any work at all takes so long; only a test that fails does
+SECONDS = 90.0  # no machine that does any work at all takes so long; only a test that fails does
 POLL_SECONDS = 0.01
 
 T = TypeVar("T")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
+from tests.sampling import sampled
 from wan_ui.engine import kernels
 from wan_ui.engine.adapters import Adapter, BaseWeights, TransformerAdapters
 from wan_ui.engine.compile import CompiledBlocks
@@ -153,23 +154,20 @@ CPU = torch.device("cpu")
 NORMS = {"layer_norm": 3, "rms_norm_rotary": 2}
 
 
-@pytest.mark.parametrize("timesteps", ["shared", "per token"])
-@pytest.mark.parametrize(
-    ("count", "exact", "expected"),
-    [
-        (0, True, NORMS),
-        (1, True, {**NORMS, "reduce_together": 2, "add_adapter": 6, "add_adapter_residual": 3, "add_adapter_gelu": 1}),
-        (
-            2,
-            True,
-            {**NORMS, "reduce_together": 7, "add_adapter": 16, "add_adapter_residual": 3, "add_adapter_gelu": 1},
-        ),
-        (1, False, {**NORMS, "reduce_together": 2, "add_adapter": 6, "add_adapter_residual": 3, "add_adapter_gelu": 1}),
-    ],
+ADAPTERS = {**NORMS, "reduce_together": 2, "add_adapter": 6, "add_adapter_residual": 3, "add_adapter_gelu": 1}
+GRAPHS: tuple[tuple[int, bool, dict[str, int]], ...] = (
+    (0, True, NORMS),
+    (1, True, ADAPTERS),
+    (2, True, {**ADAPTERS, "reduce_together": 7, "add_adapter": 16}),
+    (1, False, ADAPTERS),
 )
+
+
+@pytest.mark.parametrize(("case", "timesteps"), sampled(2, GRAPHS, ["shared", "per token"]))
 def test_a_blocks_graph_calls_the_kernels_and_keeps_its_bits(
-    model: WanTransformer3DModel, timesteps: str, count: int, exact: bool, expected: dict[str, int]
+    model: WanTransformer3DModel, case: tuple[int, bool, dict[str, int]], timesteps: str
 ) -> None:
+    count, exact, expected = case
     if count:
         attach(model, count)
     tokens = 12

@@ -64,7 +64,7 @@ def drawn(rng: random.Random, names: list[str]) -> dict[str, Any]:
     return request(items, recipe=rng.choice(["reference", "preview"]))
 
 
-@pytest.mark.parametrize("switches", [25, pytest.param(200, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("switches", [10, pytest.param(200, marks=pytest.mark.soak)])
 def test_switches(engine: Engine, loras: Path, switches: int) -> None:
     names = [f"{number}.safetensors" for number in range(len(KINDS))] + ["rank64.safetensors", "rank4.safetensors"]
     names.append("combined.safetensors")

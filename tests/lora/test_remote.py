@@ -31,7 +31,7 @@ def file_server() -> Iterator[FileServer]:
 
 
 def sources(folder: Path, **options: object) -> RemoteFiles:
-    return RemoteFiles(folder / "uploads", **{"allow_hosts": ["127.0.0.1"], "seconds": 10.0, **options})  # type: ignore[arg-type]
+    return RemoteFiles(folder / "uploads", **{"allow_hosts": ["127.0.0.1"], "seconds": 60.0, **options})  # type: ignore[arg-type]
 
 
 def library(folder: Path, **options: object) -> Library:
@@ -285,7 +285,7 @@ class Hub:
         environment |= {"HF_TOKEN": "hf_s3cr3t", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         environment |= {} if token is None else {"TOKEN_OF_THE_REQUEST": token}
         command = [sys.executable, "-c", HUB, str(self.folder), source, *more]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
         assert run.returncode == 0, run.stderr
         assert "hf_s3cr3t" not in run.stdout + run.stderr
         said: dict[str, object] = json.loads(run.stdout)

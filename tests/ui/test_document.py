@@ -8,11 +8,13 @@ import re
 import brotli
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser_fixture import listening, new_context
 from tests.ui.fake_app import App
 from tests.ui.page_object import open_page
+from tests.waiting import wait_until
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.ui.page import API_KEYS
 from wan_ui.ui.page_document import SCRIPT
 from wan_ui.ui.static_files import COMPONENTS, static_text
@@ -94,11 +96,38 @@ def test_the_document_names_all_that_the_opening_page_loads(page: Page, app: App
 
 
 @pytest.mark.browser
-def test_nothing_moves_while_the_page_opens_on_a_phone(browser: Browser, app: App):
+def test_nothing_moves_while_the_page_opens_on_a_phone(browser: Browser, app: App, document: str):
+    """Also where the form is there before the last video, whose box is above it."""
+    job = app.service.submit(
+        {"model": "wan21_1b", "prompts": [{"prompt": "last", "width": 832, "height": 480, "num_frames": 5, "seed": 1}]},
+        LOCAL_ACCESS,
+    )
+    wait_until(lambda: app.service.job(job.id, LOCAL_ACCESS).status == "succeeded")
+    parts = config(document)
+    (link,) = [component["id"] for component in parts["components"] if component["props"].get("elem_id") == "link"]
+    (look,) = [
+        event["id"]
+        for event in parts["dependencies"]
+        if link in event["outputs"] and "load" in [name for _, name in event["targets"]]
+    ]
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if route.request.post_data_json["fn_index"] == look and not held:
+            held.append(route)
+        else:
+            route.continue_()
+
     context = new_context(browser, viewport={"width": 390, "height": 844})
     context.add_init_script(SHIFTS)
     page = context.new_page()
-    open_page(page, app)
+    page.route("**/gradio_api/run/**", hold)
+    page.goto(app.url)
+    page.wait_for_function("() => window.wanUi && !window.wanUi.isFilling('#form')")
+    assert len(held) == 1
+    expect(page.locator("#skeleton")).to_be_visible()
+    held[0].continue_()
+    expect(page.locator("#result video, #result img").first).to_be_visible()
     page.evaluate(TWO_FRAMES)
     assert page.evaluate("window.shift") <= MOST_SHIFT
     context.close()

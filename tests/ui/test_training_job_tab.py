@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tests.trainer.job_files import (
 from tests.ui.fake_app import App, running
 from tests.ui.page_object import choose_model, field, fill, lora, open_page
 from tests.waiting import wait_until
+from wan_ui.access import LOCAL_ACCESS
 from wan_ui.demo.checkpoints import ensure
 from wan_ui.lora.header import read_header
 from wan_ui.ui.training_job_tab import side_by_side
@@ -74,6 +75,13 @@ def generate(page: Page) -> None:
     page.locator("button.generate:visible").click()
 
 
+def rendered(page: Page, app: App) -> None:
+    """Presses Generate, and waits for the films of the new video: until it is there, the panel shows the last job's."""
+    known = [job.id for job in app.service.recent(100, LOCAL_ACCESS)]
+    generate(page)
+    loaded(page, known)
+
+
 def row(page: Page, name: str) -> Locator:
     return page.locator(f'#match li[data-row="{name}"]')
 
@@ -86,10 +94,13 @@ def films(page: Page) -> Locator:
     return page.locator("#match-player td video")
 
 
-def loaded(page: Page) -> None:
-    """The three films are there to be looked at."""
+def loaded(page: Page, known: Sequence[str] = ()) -> None:
+    """The three films of a video are there to be looked at, of another job than the `known` ones."""
     expect(films(page)).to_have_count(3)
     for index in range(3):
+        expect(films(page).nth(index)).to_have_attribute(
+            "src", re.compile(f"/requests/(?!{'|'.join(('none', *known))})")
+        )
         expect(films(page).nth(index)).to_have_js_property("readyState", 4)
 
 
@@ -115,10 +126,9 @@ def test_from_a_zip_to_the_same_video_and_back_from_another_seed(page: Page, tra
     expect(field(page, "Seed")).to_have_value("7")
     expect(lora(page, "fox_000000500")).to_have_count(1)
     expect(page.locator("#match .match-name")).to_have_text("fox · sample 1 · step 500")
-    generate(page)
+    rendered(page, trainer_app)
     expect(tally(page)).to_have_text("25 matching")
     expect(page.locator("#match .verdict")).to_contain_text("The same video")
-    loaded(page)
     expect(page.locator('#match-player [data-part="note"]')).to_have_text(re.compile(r"PSNR 3\d\.\d dB · SSIM 0\.\d+"))
     expect(page.locator("#match-player thead th")).to_have_text(["Preview", "This video", "Difference × 4"])
 
@@ -165,8 +175,7 @@ def test_the_difference_and_a_wipe_of_the_films(page: Page, trainer_app: App, jo
     imported(page, trainer_app, job_zip)
     open_in_form(page, "sample 2 at step 250")
     expect(field(page, "Seed")).to_have_value("9")
-    generate(page)
-    loaded(page)
+    rendered(page, trainer_app)
     expect(page.locator("#match pre")).to_contain_text("Training sample against this run")  # its films are there too
     page.get_by_role("button", name="Enlarge This video").click()
     stage = page.locator('#match-player [data-part="stage"]')
@@ -214,6 +223,7 @@ def test_a_folder_under_the_lora_folder_and_a_config_with_its_lora(
     page.get_by_role("option", name="wolf", exact=True).click()
     page.locator(".trainer-form").get_by_role("button", name="Open", exact=True).click()
     expect(page.locator("#wall tbody tr")).to_have_count(3)
+    expect(page.get_by_label("or a job's folder under the LoRA folder")).to_have_value("wolf")
     switch = page.get_by_label("Watch for new saves")
     match = re.search("v1/jobs/([0-9a-f]{32})/", page.locator("#wall").inner_html())
     assert match is not None
@@ -307,8 +317,7 @@ def test_a_narrow_window_has_no_sideways_scroll(page: Page, trainer_app: App, jo
     imported(page, trainer_app, job_zip)
     page.get_by_role("button", name="Reproduce sample 1", exact=True).click()
     expect(field(page, "Seed")).to_have_value("7")
-    generate(page)
-    loaded(page)
+    rendered(page, trainer_app)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.get_by_role("tab", name="Training job", exact=True).click()
     expect(page.locator("#samples")).to_be_visible()

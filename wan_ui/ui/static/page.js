@@ -65,6 +65,8 @@
       requestAnimationFrame(() => requestAnimationFrame(resolve));
       setTimeout(resolve, 250);
     });
+  // On a phone the last video's box is above the form, and would move it down in sight.
+  const looked = new Promise((resolve) => document.addEventListener('wan-ui-answered', resolve, { once: true })).then(drawn);
   const filled = async (form) => {
     await drawn();
     waiting.delete(form);
@@ -75,7 +77,7 @@
     }
     // What covers the page while it opens, see skeleton.html; a comparison's link opens on its board.
     const last = new URLSearchParams(window.location.search).has('compare') ? '.compare-form' : '#form';
-    if (form === last) document.dispatchEvent(new Event('wan-ui-shown'));
+    if (form === last) looked.then(() => document.dispatchEvent(new Event('wan-ui-shown')));
     const then = next.get(form);
     next.delete(form);
     if (then) then();
@@ -85,6 +87,15 @@
   window.wanUi.filling = (form) => waiting.add(form);
   window.wanUi.isFilling = (form) => waiting.has(form);
   window.wanUi.afterFilling = (form, then) => next.set(form, then);
+
+  // A press that fills the Compare tab waits for the last answer of the page's opening, which would else overwrite it.
+  // Of several presses the last one counts.
+  let isOpening = true, proceed = null;
+  window.wanUi.afterOpening = (values) => isOpening ? new Promise((resolve) => { proceed = () => resolve(values); }) : values;
+  window.wanUi.openingEnded = () => {
+    isOpening = false;
+    if (proceed) proceed();
+  };
 
   // Below the two-column width the card is far under the form.
   document.addEventListener("click", (event) => {
