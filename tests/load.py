@@ -81,13 +81,9 @@ class SimulatedPage:
         self._types = {component["id"]: component["type"] for component in config["components"]}
         self.values: dict[int, Any] = {name: each.get("value") for name, each in props.items()}
         # What the page compares its own state with, and the event that a change of it triggers: the training sample.
-        self.known = next(
-            name for name in self.look["outputs"] if [name, "change"] in self._followed_targets(dependencies)
-        )
+        followed = [target for event in dependencies for target in event["targets"]]
+        self.known = next(name for name in self.look["outputs"] if [name, "change"] in followed)
         self.sample = next(event for event in dependencies if [self.known, "change"] in event["targets"])
-
-    def _followed_targets(self, dependencies: Any) -> list[Any]:
-        return [target for event in dependencies for target in event["targets"]]
 
     async def live(self) -> None:
         """Opens the page and keeps it open."""

@@ -24,7 +24,8 @@ from wan_ui.access import LOCAL_ACCESS
 pytestmark = pytest.mark.browser
 
 EVENTS = "/gradio_api/run/predict"
-PROMPT = {"prompt": "traffic", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 2, "seed": 7301}
+SEED = 7301
+PROMPT = {"prompt": "traffic", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 2, "seed": SEED}
 
 
 class Sent:
@@ -71,7 +72,7 @@ def simulated(app: App, config: Any) -> Iterator[tuple[SimulatedPage, Sent]]:
 
 def test_the_load_tests_page_sends_what_a_browser_sends(page: Page, app: App, held_render: FakeRender):
     """Its looks, with what it was shown before, while a job starts and ends."""
-    gate = held_render.gate(PROMPT["seed"], 1)
+    gate = held_render.gate(SEED, 1)
     open_page(page, app)
     browsers = Sent()
     page.on("request", lambda request: browsers.note(request.url, request.post_data or ""))
