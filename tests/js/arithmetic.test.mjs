@@ -5,10 +5,10 @@ import { load } from './load.mjs';
 
 const {
   durationText, clockText, bytesText, shareDone, lastReached, timeOfFrame, frameAtTime, loopedDrift, framesOfLength,
-  outlineOf, reshaped, spread, indexAfterKey, nearness, loraParts,
+  outlineOf, reshaped, spread, indexAfterKey, nearness, loraParts, axisPieces,
 } = load('arithmetic', [
   'durationText', 'clockText', 'bytesText', 'shareDone', 'lastReached', 'timeOfFrame', 'frameAtTime', 'loopedDrift',
-  'framesOfLength', 'outlineOf', 'reshaped', 'spread', 'indexAfterKey', 'nearness', 'loraParts',
+  'framesOfLength', 'outlineOf', 'reshaped', 'spread', 'indexAfterKey', 'nearness', 'loraParts', 'axisPieces',
 ]);
 
 /** Each case is the arguments and the result. */
@@ -21,6 +21,11 @@ table('a LoRA file in parts', loraParts, [
   [['cat_high_noise_000001500.safetensors'], { name: 'cat', step: 1500, half: 'high' }],
   [['cat-1500-low_noise.SAFETENSORS'], { name: 'cat', step: 1500, half: 'low' }],
   [['highway_2.safetensors'], { name: 'highway', step: 2, half: '' }], [['_12.safetensors'], { name: '_12', step: null, half: '' }],
+]);
+table('the values of an axis', axisPieces, [
+  [['', false], []], [['0.5, 1,1.5', false], ['0.5', '1', '1.5']], [['0.2..1.0 step 0.2, 2 3', false], ['0.2..1.0 step 0.2', '2', '3']],
+  [['1，2；3、4', false], ['1', '2', '3', '4']], [['none step_cache', false], ['none', 'step_cache']],
+  [['a cat, asleep\n\n a dog ', true], ['a cat, asleep', 'a dog']],
 ]);
 table('a duration in words', durationText, [
   [[0], '0.0 s'], [[4.24], '4.2 s'], [[9.94], '9.9 s'], [[9.95], '10 s'], [[59.4], '59 s'], [[59.6], '1 min 0 s'],

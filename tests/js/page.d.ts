@@ -95,6 +95,7 @@ interface WanUi {
     on(name: 'jobs' | 'progress' | 'pictures' | 'queue' | 'server', listener: (data: any) => void): void;
     readonly reads: boolean;
   };
+  afterOpening(values: any[]): any[] | Promise<any[]>;
   answered(): void;
   code: { open(request: object): void };
   filled(form: string): Promise<void>;
@@ -103,6 +104,7 @@ interface WanUi {
   afterFilling(form: string, then: () => void): void;
   firstFrame: { fromAddress(address: string): Promise<boolean> };
   heard(well: boolean): void;
+  openingEnded(): void;
   judging(player: any): any;
   share(entryId: string): void;
   toast(text: string, isError?: boolean): void;

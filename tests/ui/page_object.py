@@ -111,6 +111,25 @@ def recipe(page: Page, name: str) -> Locator:
     return page.get_by_role("radio", name=name, exact=True).locator("visible=true")
 
 
+# The Compare tab's axes
+
+
+def axis_values(page: Page, name: str) -> Locator:
+    """The chips of an axis, by its name: Columns, Rows or Pages."""
+    return page.locator("#axes .axis").filter(has=page.get_by_label(f"{name}: values", exact=True)).locator(".val")
+
+
+def type_values(page: Page, name: str, text: str) -> None:
+    """Types an axis's values in place of those that it has."""
+    box, chips = field(page, f"{name}: values"), axis_values(page, name)
+    box.fill("")
+    for _ in range(chips.count()):
+        box.press("Backspace")
+    expect(chips).to_have_count(0)
+    box.fill(text)
+    box.press("Enter")
+
+
 # The LoRA block
 
 

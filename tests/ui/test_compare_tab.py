@@ -12,14 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect
+from playwright.sync_api import APIResponse, Browser, Locator, Page, Route, expect
 
 from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
 from tests.ui.lora_fixtures import configs
 from tests.ui.lora_fixtures import lora as write_lora
-from tests.ui.page_object import choose_lora, field, fill, filled, form, lora, open_page, open_tab
+from tests.ui.page_object import (
+    axis_values,
+    choose_lora,
+    field,
+    fill,
+    filled,
+    form,
+    lora,
+    open_page,
+    open_tab,
+    type_values,
+)
+from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
 from wan_ui.engine.result import Clip, OnProgress
@@ -33,6 +45,11 @@ SEEDS = {"columns": {"field": "seed", "values": [1552, 1553]}}
 CLIP = {"Width": "64", "Height": "64", "Frames": "9", "Steps": "3", "Guidance scale": "3"}
 
 
+FRAMES = """count => new Promise((resolve) => {
+    const next = (left) => left ? requestAnimationFrame(() => next(left - 1)) : resolve();
+    next(count);
+})"""
+"""Resolves after so many animation frames."""
 TIMED = (1901, 1902, 1903)
 
 
@@ -89,7 +106,7 @@ def compare_tab(page: Page) -> None:
 def axis(page: Page, name: str, choice: str, values: str) -> None:
     field(page, name).select_option(label=choice)
     if values:
-        field(page, f"{name}: values").fill(values)
+        type_values(page, name, values)
 
 
 def start(page: Page) -> None:
@@ -135,8 +152,8 @@ def test_a_grid_fills_and_keeps_two_cells_after_a_cancel_and_a_reload(
     expect(cells(page, "done")).to_have_count(2)
     expect(cells(page, "running")).to_contain_text("step 1 of 3")
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
-    expect(field(page, "Rows: values")).to_have_value("1, 2")
-    expect(field(page, "Columns: values")).to_have_value("1001..1003")
+    expect(axis_values(page, "Rows")).to_have_text(["1", "2"])
+    expect(axis_values(page, "Columns")).to_have_text(["1001..1003"])
     page.get_by_role("button", name="Cancel the comparison").click()
     expect(page.locator(".board-line")).to_contain_text("cancelling")
     gate.open()
@@ -149,22 +166,47 @@ def test_a_grid_fills_and_keeps_two_cells_after_a_cancel_and_a_reload(
     expect(page.locator(".board-line")).to_contain_text("Done")
 
 
-def test_wrong_values_are_said_at_once(page: Page, compare_app: App) -> None:
+def chips_are_typed_changed_and_removed(page: Page) -> None:
+    box, chips = field(page, "Columns: values"), axis_values(page, "Columns")
+    expect(chips).to_have_text(["0.5", "1", "1.5"])
+    box.press_sequentially("2,0.2..0.8 step 0.2")
+    expect(chips).to_have_text(["0.5", "1", "1.5", "2"])
+    box.press("Enter")
+    expect(chips).to_have_text(["0.5", "1", "1.5", "2", "0.2..0.8 step 0.2"])
+    expect(box).to_have_value("")
+    expect(count_line(page)).to_contain_text("9 videos")
+    page.get_by_role("button", name="Remove 1.5", exact=True).click()
+    expect(page.locator("#axes").get_by_role("status")).to_have_text("1.5 removed")
+    box.press("Backspace")
+    expect(chips).to_have_text(["0.5", "1", "2"])
+    expect(count_line(page)).to_contain_text("4 videos")
+    for key in ("ArrowLeft", "ArrowLeft"):
+        page.keyboard.press(key)
+    expect(page.get_by_role("button", name="Change 1", exact=True)).to_be_focused()
+    page.keyboard.press("Enter")  # it is typed anew, at its place
+    expect(box).to_have_value("1")
+    box.fill("1.25")
+    box.blur()
+    expect(chips).to_have_text(["0.5", "1.25", "2"])
+
+
+def test_values_are_chips_and_wrong_ones_are_said_at_once(page: Page, compare_app: App) -> None:
     prepare(page, compare_app, 1101)
     compare_tab(page)
     expect(count_line(page)).to_contain_text("4 videos")
+    chips_are_typed_changed_and_removed(page)
     for text, message in (
         ("0.5, x", "x is not a number"),
         ("0.5, 7", "7 must be at most 4."),
         ("0.1..0.9", "give the step"),
         ("1..70", "more than 64 values"),
     ):
-        field(page, "Columns: values").fill(text)
+        type_values(page, "Columns", text)
         expect(count_line(page)).to_contain_text(message)
         expect(count_line(page)).to_contain_text("Columns")
-    field(page, "Columns: values").fill("0, 0.5")
+    type_values(page, "Columns", "0, 0.5")
     expect(count_line(page)).to_contain_text("3 videos, 2 to generate (the rest are identical)")
-    field(page, "Columns: values").fill("")
+    type_values(page, "Columns", "")
     expect(count_line(page)).to_contain_text("Choose what changes")
     start(page)
     expect(count_line(page)).to_contain_text("Choose what changes")
@@ -180,7 +222,7 @@ def test_the_expected_time_is_said_once_a_step_is_known(page: Page, compare_app:
     expect(count_line(page)).to_be_visible()
     start(page)
     expect(cells(page, "done")).to_have_count(3)
-    field(page, "Columns: values").fill("1901..1906")
+    type_values(page, "Columns", "1901..1906")
     expect(count_line(page)).to_contain_text("6 videos, about 6 min")
 
 
@@ -213,7 +255,7 @@ def test_two_clicks_compare_strengths_from_the_form(page: Page, compare_app: App
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
     expect(cells(page, "done")).to_have_count(4)
     assert page.locator("#player thead th").all_inner_texts() == ["scale 0", "scale 0.5", "scale 1", "scale 1.5"]
-    expect(field(page, "Columns: values")).to_have_value("0, 0.5, 1, 1.5")
+    expect(axis_values(page, "Columns")).to_have_text(["0", "0.5", "1", "1.5"])
     request = compare_app.service.job(comparison(page, compare_app), LOCAL_ACCESS).request
     assert (request["prompts"][0]["prompt"], request["prompts"][0]["seed"]) == ("compared 1301", 1301)
 
@@ -250,7 +292,7 @@ def test_a_third_axis_makes_pages_of_which_one_is_loaded(page: Page, compare_app
     filled(page)
     open_tab(page, "Compare")
     expect(player.get_by_role("tab")).to_have_count(3)
-    expect(field(page, "Pages: values")).to_have_value("2, 4, 5")
+    expect(axis_values(page, "Pages")).to_have_text(["2", "4", "5"])
 
 
 def test_checkpoints_of_a_job_in_the_order_of_training(page: Page, compare_app: App) -> None:
@@ -259,7 +301,8 @@ def test_checkpoints_of_a_job_in_the_order_of_training(page: Page, compare_app: 
     axis(page, "Columns", "LoRA file or checkpoint", "")
     field(page, "Columns: all checkpoints of a job").select_option(label="job")
     names = [f"job/{name}.safetensors" for name in ("cat_000000500", "cat_000001000", "cat")]
-    expect(field(page, "Columns: values")).to_have_value("\n".join(names))
+    expect(axis_values(page, "Columns")).to_have_text(["cat 500", "cat 1000", "cat"])
+    assert axis_values(page, "Columns").evaluate_all("chips => chips.map((chip) => chip.dataset.value)") == names
     expect(count_line(page)).to_contain_text("4 videos")  # with the baseline
     start(page)
     expect(cells(page, "done")).to_have_count(4)
@@ -282,7 +325,7 @@ def test_a_late_count_of_older_axes_is_replaced(page: Page, compare_app: App) ->
     page.route("**/queue/join**", hold_first_count)
     field(page, "Columns").select_option(label="LoRA file or checkpoint")  # without values there is nothing to count
     field(page, "Columns: all checkpoints of a job").select_option(label="job")
-    expect(field(page, "Columns: values")).not_to_have_value("")
+    expect(axis_values(page, "Columns")).to_have_count(3)
     with page.expect_request("**/queue/join**"):  # asked again as soon as the late answer is there
         held[0].continue_()
     expect(count_line(page)).to_contain_text("4 videos")
@@ -321,18 +364,30 @@ def test_a_pasted_comparison_and_a_finished_one_fill_the_tab_again(page: Page, c
 
     def is_filled() -> None:
         expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
-        expect(field(page, "Columns: values")).to_have_value("1, 2.5")
-        expect(field(page, "Rows: values")).to_have_value("a cat, asleep\na dog")
+        expect(axis_values(page, "Columns")).to_have_text(["1", "2.5"])
+        expect(axis_values(page, "Rows")).to_have_text(["a cat, asleep", "a dog"])
         expect(page.get_by_label("Include a baseline without LoRA")).not_to_be_checked()
         expect(page.locator(".summary")).to_contain_text("pasted, whole")
         expect(count_line(page)).to_contain_text("4 videos")
 
+    late: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        """The answer with which the page's opening fills the tab is read, and kept back."""
+        if not late and '"axes":[' in (route.request.post_data or ""):
+            late.append((route, route.fetch()))
+        else:
+            route.fallback()
+
+    page.route("**/gradio_api/run/**", hold)
     open_page(page, compare_app)
-    compare_tab(page)  # its opening has its answer, which would replace what is loaded before
-    open_tab(page, "Generate")
     page.get_by_role("button", name="Request as JSON").click()
     page.get_by_label("Paste a request").fill(json.dumps(body))
     page.get_by_role("button", name="Load into the form").click()
+    page.evaluate(FRAMES, 20)  # in which the pasted request would be loaded if it did not wait
+    wait_until(lambda: page.evaluate("true") and late)  # while the browser works, its requests arrive here
+    ((route, answer),) = late
+    route.fulfill(response=answer)
     is_filled()
     start(page)
     expect(page.locator(".board-line")).to_contain_text("Done")

@@ -130,11 +130,21 @@ def test_what_ended_without_a_video_is_removed_from_the_strip(page: Page, app: A
     assert page.evaluate("document.activeElement.matches('.jobs .show')")
 
 
-def test_targets_on_touch_are_large(browser: Browser, app: App):
+MARKS_OVER_PICTURES = """() => [...document.querySelectorAll('#player td[data-state=done]')].filter((cell) => {
+    const [marks, picture] = ['.marks', '.screen'].map((part) => cell.querySelector(part).getBoundingClientRect());
+    return marks.top < picture.bottom;
+}).length"""
+
+
+def test_targets_on_touch_are_large_and_leave_pictures_visible(browser: Browser, app: App):
+    grid = {"columns": {"field": "seed", "values": [1841, 1842]}}
+    job = app.service.submit({**body(1841), "compare": grid}, LOCAL_ACCESS)
     with new_context(browser, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
         page = context.new_page()
-        open_page(page, app)
-        for label in ("Generate", "Compare", "Training job", "Gallery"):
+        page.goto(f"{app.url}?compare={job.id}")
+        expect(page.locator("#player td[data-state=done] .marks")).to_have_count(2)
+        assert page.evaluate(MARKS_OVER_PICTURES) == 0
+        for label in ("Compare", "Generate", "Training job", "Gallery"):
             open_tab(page, label)
             if label == "Gallery":
                 expect(page.locator(".gallery .cards")).to_have_attribute("aria-busy", "false")

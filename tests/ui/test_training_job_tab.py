@@ -223,6 +223,7 @@ def test_a_folder_under_the_lora_folder_and_a_config_with_its_lora(
     page.get_by_role("option", name="wolf", exact=True).click()
     page.locator(".trainer-form").get_by_role("button", name="Open", exact=True).click()
     expect(page.locator("#wall tbody tr")).to_have_count(3)
+    expect(page.get_by_label("or a job's folder under the LoRA folder")).to_have_value("wolf")
     switch = page.get_by_label("Watch for new saves")
     match = re.search("v1/jobs/([0-9a-f]{32})/", page.locator("#wall").inner_html())
     assert match is not None

@@ -12,9 +12,9 @@ from wan_ui.axes import by_training_step
 from wan_ui.errors import InvalidRequest, RequestNotFound, VideoNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import AXES
-from wan_ui.ui import comparison, form_schema, player, render
+from wan_ui.ui import comparison, events, form_schema, player, render
 from wan_ui.ui.comparison import TypedAxes
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, filled, looked_again
+from wan_ui.ui.events import AFTER_OPENING, EDIT, POLL, QUIET, Update, answered, filled
 from wan_ui.ui.form import Form, FormState
 from wan_ui.ui.static_files import component_html, component_script
 from wan_ui.ui.status_panel import StatusPanel
@@ -98,7 +98,7 @@ class CompareTab:
         )
         restored.then(**filled(".compare-form"))
         # Again: the browser may have put the stored comparison's id in the place of what the address asks for.
-        restored.then(self.on_restored, looking, [self.shown, *view], **POLL).then(**looked_again())
+        restored.then(self.on_restored, looking, [self.shown, *view], **POLL).then(**events.opened())
         self._connect_form()
         self._connect_board()
 
@@ -138,6 +138,7 @@ class CompareTab:
             show_progress_on=[scales.problem],
             preprocess=False,
             concurrency_limit=8,
+            **AFTER_OPENING,
         )
 
     # The form

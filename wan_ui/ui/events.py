@@ -18,10 +18,20 @@ QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden",
 POLL: dict[str, Any] = {**QUIET, "queue": False}
 EDIT: dict[str, Any] = {**QUIET, "concurrency_limit": None}
 
+AFTER_OPENING: dict[str, Any] = {"js": "(...values) => window.wanUi.afterOpening(values)"}
+"""Of an event that fills the Compare tab: it waits in the browser until the page's opening has filled it."""
+LOAD: dict[str, Any] = {**QUIET, **AFTER_OPENING}
+
 
 def filled(form: str) -> dict[str, Any]:
     """Options of an event that runs in the browser alone: tells page.js that a form now holds its stored values."""
     return {**POLL, "fn": None, "js": f"() => window.wanUi.filled({json.dumps(form)})"}
+
+
+def opened() -> dict[str, Any]:
+    """An event in the browser alone: the last answer of the page's opening is there, which may be an old one."""
+    script = "() => { window.wanUi.openingEnded(); document.dispatchEvent(new Event('wan-ui-answered')); }"
+    return {**POLL, "fn": None, "js": script}
 
 
 def answered() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import gradio as gr
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.errors import WanUIError
 from wan_ui.ui import player
-from wan_ui.ui.events import POLL, QUIET, Update, error_toast
+from wan_ui.ui.events import LOAD, POLL, Update, error_toast
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import component_html, component_script, static_text
 from wan_ui.ui.texts import text_of, translated
@@ -46,7 +46,7 @@ class GalleryTab:
         self.container.select(None, [], [self.form.open_tab], js=f"() => '{ID}'", **POLL)
         inputs = [self.form.uploads, self.compare.seen]
         outputs: list[Any] = [*loader.loaded, *self.compare.view]
-        self.board.click(self.on_press, inputs, outputs, concurrency_limit=8, **QUIET)
+        self.board.click(self.on_press, inputs, outputs, concurrency_limit=8, **LOAD)
 
     def on_press(self, uploads: Any, compared: Any, event: gr.EventData) -> Update:
         """A comparison, or two videos side by side, are opened in their tab, or the settings of an entry in a form."""

@@ -14,7 +14,7 @@ from wan_ui.provenance.lora_search import hashes_of, locate_loras
 from wan_ui.request import InferenceRequest, parse
 from wan_ui.ui import form_schema, render
 from wan_ui.ui.compare_tab import CompareTab
-from wan_ui.ui.events import QUIET, Update, error_toast
+from wan_ui.ui.events import LOAD, QUIET, Update, error_toast
 from wan_ui.ui.form import Form
 from wan_ui.ui.lora_block import UPLOAD, upload_names
 from wan_ui.ui.status_panel import StatusPanel
@@ -83,10 +83,10 @@ class RequestLoader:
     def connect(self) -> None:
         """Wires the ways a request comes from the page itself."""
         uploads, panel, loaded, json = self.form.uploads, self.status_panel, self.loaded, self.json
-        json.load.click(self.on_load_text, [json.paste, uploads], loaded, **QUIET)
-        panel.reuse.click(self.on_reuse, [panel.seen, uploads], loaded, **QUIET)
-        self.compare.player.click(self.on_cell, [uploads], loaded, **QUIET)
-        json.which.input(self.on_which, [json.pasted, json.which, uploads], loaded, **QUIET)
+        json.load.click(self.on_load_text, [json.paste, uploads], loaded, **LOAD)
+        panel.reuse.click(self.on_reuse, [panel.seen, uploads], loaded, **LOAD)
+        self.compare.player.click(self.on_cell, [uploads], loaded, **LOAD)
+        json.which.input(self.on_which, [json.pasted, json.which, uploads], loaded, **LOAD)
         ran = [json.problem, panel.picked, *panel.view]
         json.run_all.click(self.on_run_all, [json.pasted, *panel.looking], ran, **QUIET)
 

@@ -19,7 +19,7 @@ from wan_ui.request import TrainingSample, parse
 from wan_ui.trainer import checklist
 from wan_ui.ui import form_schema, player, render
 from wan_ui.ui.error_texts import sentences
-from wan_ui.ui.events import POLL, QUIET, Update
+from wan_ui.ui.events import LOAD, POLL, QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
@@ -82,8 +82,8 @@ class PreviewPanel:
         self.which.input(self.look, looking, view, **QUIET)
         outputs = [self.problem, self.pin, *loader.loaded]
         inputs: list[Any] = [panel.seen, self.which, loader.form.uploads]
-        self.rows.click(self.on_fix, inputs, outputs, **QUIET)
-        self.all.click(self.on_all, inputs, outputs, **QUIET)
+        self.rows.click(self.on_fix, inputs, outputs, **LOAD)
+        self.all.click(self.on_all, inputs, outputs, **LOAD)
         self.stop.click(self.on_stop, looking, [self.pin, *view], **QUIET)
         self.file.upload(
             self.on_file,

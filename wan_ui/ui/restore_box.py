@@ -9,7 +9,7 @@ import gradio as gr
 
 from wan_ui.errors import WanUIError
 from wan_ui.request import find_model, parse
-from wan_ui.ui.events import Update
+from wan_ui.ui.events import AFTER_OPENING, Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import component_html, component_script
 from wan_ui.ui.texts import translated
@@ -45,6 +45,7 @@ class RestoreBox:
             show_progress="hidden",
             preprocess=False,
             concurrency_limit=4,
+            **AFTER_OPENING,
         )
 
     def on_request(self, event: gr.EventData, uploads: Any, draft: Any) -> Update:

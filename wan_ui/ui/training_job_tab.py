@@ -20,7 +20,7 @@ from wan_ui.request import MOST_CELLS, InferenceRequest, parse
 from wan_ui.trainer.folder import CONFIG_NAMES
 from wan_ui.trainer.sample_block import sample_block
 from wan_ui.ui import render
-from wan_ui.ui.events import POLL, QUIET, Update
+from wan_ui.ui.events import LOAD, POLL, QUIET, Update
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.preview_panel import PreviewPanel
 from wan_ui.ui.static_files import component_script
@@ -102,9 +102,9 @@ class TrainingJobTab:
         self.read.click(self.on_folder, [self.folder], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
         self.checkpoint.input(self.on_checkpoint, [self.opened, self.checkpoint], [self.problem, self.table], **QUIET)
         self.watch.input(self.on_watch, [self.opened, self.watch], [self.problem, self.watch], **QUIET)
-        self.table.click(self.on_press, inputs, outputs, **QUIET)
-        self.wall.click(self.on_press, inputs, outputs, **QUIET)
-        self.all.click(self.on_all, inputs, outputs, **QUIET)
+        self.table.click(self.on_press, inputs, outputs, **LOAD)
+        self.wall.click(self.on_press, inputs, outputs, **LOAD)
+        self.all.click(self.on_all, inputs, outputs, **LOAD)
 
     # A job
 
@@ -154,12 +154,12 @@ class TrainingJobTab:
             return {self.problem: render.problem(error)}
 
     def _show(self, job: ImportedJob) -> Update:
-        last = job.checkpoint(None)
+        last, folders = job.checkpoint(None), self._folders()
         return {
             self.opened: job.id,
             self.problem: "",
             self.drop: None,
-            self.folder: gr.Dropdown(choices=self._folders(), value=None),
+            self.folder: gr.Dropdown(choices=folders, value=job.folder if job.folder in folders else None),
             self.body: gr.Column(visible=True),
             self.about: about(job),
             self.checkpoint: gr.Dropdown(

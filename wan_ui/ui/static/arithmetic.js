@@ -48,6 +48,15 @@ const loraParts = (file) => {
   return { name: name || stem, step: step && name ? Number(step[1]) : null, half: half ? half[1].toLowerCase() : '' };
 };
 
+/** The values of an axis's text, one a chip: a range stays one. Without `isByLine` commas, semicolons and, outside of
+ * ranges, spaces part them.
+ * @param {string} text @param {boolean} isByLine */
+const axisPieces = (text, isByLine) => text
+  .split(isByLine ? /\n/ : /[,;，；、\n]/)
+  .flatMap((piece) => (isByLine || /\.\.|…/.test(piece) ? [piece] : piece.split(/\s+/)))
+  .map((piece) => piece.trim())
+  .filter(Boolean);
+
 /** The seconds in the middle of a frame: its edges belong to one or the other by how a browser rounds.
  * @param {number} frame from 0; after the last it is the last @param {number} frames @param {number} fps */
 const timeOfFrame = (frame, frames, fps) => (Math.min(frame, frames - 1) + 0.5) / fps;

@@ -88,6 +88,15 @@
   window.wanUi.isFilling = (form) => waiting.has(form);
   window.wanUi.afterFilling = (form, then) => next.set(form, then);
 
+  // A press that fills the Compare tab waits for the last answer of the page's opening, which would else overwrite it.
+  // Of several presses the last one counts.
+  let isOpening = true, proceed = null;
+  window.wanUi.afterOpening = (values) => isOpening ? new Promise((resolve) => { proceed = () => resolve(values); }) : values;
+  window.wanUi.openingEnded = () => {
+    isOpening = false;
+    if (proceed) proceed();
+  };
+
   // Below the two-column width the card is far under the form.
   document.addEventListener("click", (event) => {
     if (!event.target.closest("button.generate, .jobs button.show")) return;

@@ -216,16 +216,18 @@ const rebuild = (value) => {
 const SMALLEST = 96, LARGEST = 460; // CSS pixels
 const size = part('size');
 let chosenSize = 0;
+const touch = window.matchMedia('(pointer: coarse)'), MARKS_HEIGHT = 48; // of the buttons that stand below a cell on touch
 const WIDE = 1100; // CSS pixels of the player from which the enlarged cell stands beside the grid
 const fit = () => {
   const value = props.value, table = board.querySelector('table');
   root.classList.toggle('beside', !stage.hidden && root.clientWidth >= WIDE);
   if (!value || !table || !root.offsetParent) return;
-  const head = table.classList.contains('heads') ? (board.clientWidth < 520 ? 84 : 124) : 0;
+  const head = table.classList.contains('heads') ? (root.clientWidth < 520 ? 84 : 124) : 0;
   const first = value.cells[0], ratio = first ? first.width / first.height : 1;
   const room = root.classList.contains('beside') ? root.clientWidth * 0.6 : root.clientWidth;
   const wide = (room - 2 - head) / value.columns.length - 12;
-  const high = (window.innerHeight * 0.74 / value.rows.length - 14) * ratio;
+  const below = touch.matches && judged() ? MARKS_HEIGHT : 0;
+  const high = (window.innerHeight * 0.74 / value.rows.length - 14 - below) * ratio;
   const fitting = Math.max(SMALLEST, Math.min(LARGEST, wide, high));
   table.style.setProperty('--cell', `${Math.floor(chosenSize || fitting)}px`);
   if (!chosenSize) size.value = fitting;
