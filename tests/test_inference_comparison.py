@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.engine.test_pipeline import as_base64, first_frame, request
+from tests.engine.test_pipeline import as_base64, first_frame, request, short
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from tests.sampling import sampled
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 PAIR = "wan22_14b_t2v"
 ONE = "wan21_1b"
 SPLIT_STEPS = 6  # enough for both halves to have some
-SHORT: dict[str, Any] = {"num_frames": 5, "sample_steps": 2}
+SHORT: dict[str, Any] = {"sample_steps": 2}
 A, B = "a.safetensors", "b.safetensors"
 CHECKED = int(os.environ.get("WAN_UI_CELLS", "4"))  # of so many cells one is rendered alone too; scripts/soak does all
 
@@ -79,7 +79,7 @@ def equal_to_single_requests(engine: Engine, alone: Engine, body: dict[str, Any]
 def test_a_cells_frames_are_those_of_its_request_alone(engine: Engine, alone: Engine, model: str, recipe: str) -> None:
     pair = MODELS[model].two_transformers
     steps = SPLIT_STEPS if pair else 2
-    body = request(model, recipe, {A: 1.0, B: 1.0}, num_frames=5, sample_steps=steps)
+    body = short(model, recipe, {A: 1.0, B: 1.0}, sample_steps=steps)
     axis = ("scale_low", [0.3, 1]) if pair else ("scale", [0.3, 1])
     engine.loader.forwards.clear()
     clips = equal_to_single_requests(engine, alone, compared(body, axis, ("seed", [1, 2])))
@@ -104,7 +104,7 @@ def test_a_cells_frames_are_those_of_its_request_alone(engine: Engine, alone: En
     ],
 )
 def test_every_field_and_still_the_same_frames(engine: Engine, alone: Engine, columns: Any, rows: Any) -> None:
-    body = request(ONE, loras={A: 1.0}, **SHORT)
+    body = short(ONE, loras={A: 1.0}, **SHORT)
     equal_to_single_requests(engine, alone, compared(body, columns, rows))
 
 
@@ -120,7 +120,7 @@ def test_pairs_of_files_on_two_transformers(engine: Engine, alone: Engine) -> No
 @pytest.mark.parametrize("recipe", ["reference", "preview"])
 def test_four_low_scales_pay_for_the_high_steps_once(loras: Path, recipe: str) -> None:
     engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
-    body = request(PAIR, recipe, {A: 1.0, B: 1.0}, num_frames=5, sample_steps=SPLIT_STEPS)
+    body = short(PAIR, recipe, {A: 1.0, B: 1.0}, sample_steps=SPLIT_STEPS)
     engine.generate({**body, "first_step_change": False})
     forwards = dict(engine.loader.forwards)
     high, low = forwards["transformer"] // 2, forwards["transformer_2"] // 2
@@ -161,7 +161,7 @@ def test_each_text_frame_file_and_model_once(loras: Path) -> None:
 
 
 def test_cells_come_row_by_row_and_equal_ones_are_one(engine: Engine) -> None:
-    body = request(ONE, loras={A: 1.0}, **SHORT)
+    body = short(ONE, loras={A: 1.0}, **SHORT)
     engine.loader.forwards.clear()
     clips = engine.generate(compared(body, ("scale", [0, 1, 1]), ("seed", [7, 8])))
     assert [clip.seed for clip in clips] == [7, 7, 7, 7, 8, 8, 8, 8]
@@ -184,5 +184,5 @@ def test_cells_come_row_by_row_and_equal_ones_are_one(engine: Engine) -> None:
 def test_a_wrong_value_is_refused_before_anything_runs(engine: Engine, columns: Any, error: Any, named: str) -> None:
     before = dict(engine.loader.forwards)
     with pytest.raises(error, match=named):
-        engine.generate(compared(request(ONE, loras={A: 1.0}, **SHORT), columns))
+        engine.generate(compared(short(ONE, loras={A: 1.0}, **SHORT), columns))
     assert dict(engine.loader.forwards) == before

@@ -17,9 +17,10 @@ def _scenes(count: int, seed: int, look: str = "plain") -> list[Scene]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [12, pytest.param(40, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("look", scenes.LOOKS)
-def test_the_reader_reads_what_was_drawn(look: str) -> None:
-    for scene in _scenes(40, 1, look):
+def test_the_reader_reads_what_was_drawn(look: str, count: int) -> None:
+    for scene in _scenes(count, 1, look):
         found = scenes.read(scenes.render(scene))
         assert (found.shape, found.colour, found.background, found.motion, found.look) == (
             scene.shape, scene.colour, scene.background, scene.motion, look,
@@ -27,11 +28,12 @@ def test_the_reader_reads_what_was_drawn(look: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [4, pytest.param(10, marks=pytest.mark.soak)])
 @pytest.mark.parametrize(("width", "height", "frames"), [(96, 96, 9), (192, 128, 17), (128, 224, 33), (64, 64, 5)])
-def test_any_size_and_length_can_be_drawn_and_read(width: int, height: int, frames: int) -> None:
+def test_any_size_and_length_can_be_drawn_and_read(width: int, height: int, frames: int, count: int) -> None:
     short = min(width, height)
     rng = np.random.default_rng(2)
-    for _ in range(10):
+    for _ in range(count):
         scene = scenes.draw(rng, wide=width / short, high=height / short)
         clip = scenes.render(scene, width, height, frames)
         assert clip.shape == (frames, height, width, 3) and clip.dtype == np.uint8
@@ -41,9 +43,10 @@ def test_any_size_and_length_can_be_drawn_and_read(width: int, height: int, fram
 
 
 @pytest.mark.slow
-def test_it_is_read_through_noise_and_blur_as_a_small_autoencoder_leaves_them() -> None:
+@pytest.mark.parametrize("count", [10, pytest.param(25, marks=pytest.mark.soak)])
+def test_it_is_read_through_noise_and_blur_as_a_small_autoencoder_leaves_them(count: int) -> None:
     rng = np.random.default_rng(3)
-    for scene in _scenes(25, 3):
+    for scene in _scenes(count, 3):
         clip = scenes.render(scene).astype(np.float32)
         clip[:, 1:-1, 1:-1] = (clip[:, :-2, 1:-1] + clip[:, 2:, 1:-1] + clip[:, 1:-1, :-2] + clip[:, 1:-1, 2:]) / 4
         found = scenes.read(scenes.to_bytes(clip + rng.normal(0, 6, clip.shape).astype(np.float32)))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from tests.engine.test_pipeline import request
+from tests.engine.test_pipeline import request, short
 from tests.engine.test_streaming import LateCopies
 from tests.golden_cases import CHECKPOINTS
 from tests.lora.writers import FORMATS, Width
@@ -145,7 +145,7 @@ class TestModes:
         if speedup == "step_cache":  # random blocks change too much from step to step for anything to be skipped
             engine, body = trained, shapes(model, 1.0, steps=STEPS_THAT_SKIP.get(model, 25))
         else:
-            body = request(model, loras={"a.safetensors": 1.0, "b.safetensors": 0.5}, sample_steps=6)
+            body = short(model, loras={"a.safetensors": 1.0, "b.safetensors": 0.5}, sample_steps=6)
         exact = made(engine, body)
         lossy = made(engine, body, speedup)
         assert exact.metadata["speedup"] == "none" and lossy.metadata["speedup"] == speedup
@@ -166,7 +166,7 @@ class TestModes:
                 for name, part in transformer.named_parameters()
             }
 
-        body = request(PAIR)
+        body = short(PAIR)
         made(engine, body)
         before = parameters()
         made(engine, body, "fp8_storage")
@@ -178,11 +178,11 @@ class TestModes:
         assert all(torch.equal(after[name], before[name]) for name in before)
 
     def test_what_is_read_again_are_the_transformers_alone(self, engine: Engine) -> None:
-        made(engine, request(PAIR), "fp8_storage")
+        made(engine, short(PAIR), "fp8_storage")
         before = len(engine.loader.statistics.names)
-        made(engine, request(PAIR, loras={"a.safetensors": 1.0}), "fp8_products")
+        made(engine, short(PAIR, loras={"a.safetensors": 1.0}), "fp8_products")
         assert len(engine.loader.statistics.names) == before
-        made(engine, request(PAIR))
+        made(engine, short(PAIR))
         assert engine.loader.statistics.names[before:] == ("transformer", "transformer_2")
 
     @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ class TestModes:
     def test_a_lora_attached_to_packed_weights_is_one_that_was_there_before(
         self, engine: Engine, loras: Path, file: str, speedup: str
     ) -> None:
-        disabled = made(engine, request(PAIR), speedup)
-        body = request(PAIR, loras={file: 1.0, "b.safetensors": 0.5})
+        disabled = made(engine, short(PAIR), speedup)
+        body = short(PAIR, loras={file: 1.0, "b.safetensors": 0.5})
         attached = made(engine, body, speedup)
         assert np.array_equal(attached.frames, fresh(loras, body, speedup))
         assert not np.array_equal(attached.frames, disabled.frames)
@@ -204,12 +204,12 @@ class TestModes:
 
     def test_a_changed_scale_of_a_merge_is_that_scale(self, engine: Engine, loras: Path) -> None:
         for scale in (1.0, 0.3):
-            body = request(SINGLE, loras={"lokr.safetensors": scale})
+            body = short(SINGLE, loras={"lokr.safetensors": scale})
             assert np.array_equal(made(engine, body, "fp8_storage").frames, fresh(loras, body, "fp8_storage"))
 
     def test_another_model_after_packed_weights(self, engine: Engine, loras: Path) -> None:
-        made(engine, request("wan21_14b"), "fp8_storage")
-        assert np.array_equal(made(engine, request(SINGLE)).frames, fresh(loras, request(SINGLE)))
+        made(engine, short("wan21_14b"), "fp8_storage")
+        assert np.array_equal(made(engine, short(SINGLE)).frames, fresh(loras, short(SINGLE)))
 
 
 @pytest.mark.slow
@@ -255,8 +255,8 @@ class TestStepCache:
                 raise Cancelled("enough")
 
         with pytest.raises(Cancelled):
-            engine.generate({**request(SINGLE), "speedup": "step_cache"}, stop)
-        assert np.array_equal(made(engine, request(SINGLE)).frames, fresh(loras, request(SINGLE)))
+            engine.generate({**short(SINGLE), "speedup": "step_cache"}, stop)
+        assert np.array_equal(made(engine, short(SINGLE)).frames, fresh(loras, short(SINGLE)))
 
     def test_without_a_threshold_nothing_is_skipped(self) -> None:
         folder = CHECKPOINTS / MODELS[SINGLE].base_model / "transformer"
@@ -308,7 +308,7 @@ def test_packed_blocks_are_streamed_and_skipped_like_resident_ones(resident: int
 
 @pytest.mark.slow
 def test_a_comparison_of_the_modes_has_in_each_cell_the_video_alone(engine: Engine) -> None:
-    body = request(SINGLE, loras={"a.safetensors": 1.0})
+    body = short(SINGLE, loras={"a.safetensors": 1.0})
     values = ["fp8_products", "none", "fp8_storage"]
     axis = {"columns": {"field": "speedup", "values": values}, "baseline": False}
     before = len(engine.loader.statistics.names)
@@ -323,7 +323,7 @@ def test_a_comparison_of_the_modes_has_in_each_cell_the_video_alone(engine: Engi
 @pytest.mark.parametrize("speedup", ["fp8_storage", "fp8_products", "step_cache"])
 def test_a_preview_is_computed_exactly(engine: Engine, recipe: str, speedup: str) -> None:
     with pytest.raises(InvalidRequest, match="cannot be combined") as caught:
-        made(engine, request(SINGLE, recipe), speedup)
+        made(engine, short(SINGLE, recipe), speedup)
     assert caught.value.details["fields"][0]["loc"] == "speedup"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.engine.test_pipeline import first_frame, frames, request
+from tests.engine.test_pipeline import first_frame, frames, request, short
 from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from tests.sampling import sampled
@@ -37,7 +37,7 @@ def engine(loras: Path) -> Iterator[Engine]:
 
 
 def pair(model: str, low: float, recipe: str = "reference", **fields: Any) -> dict[str, Any]:
-    body = request(model, recipe, {"a.safetensors": 1.0, "b.safetensors": low}, sample_steps=STEPS, **fields)
+    body = short(model, recipe, {"a.safetensors": 1.0, "b.safetensors": low}, sample_steps=STEPS, **fields)
     return {**body, "first_step_change": False}
 
 
