@@ -14,7 +14,7 @@ from wan_ui.errors import HostError, InvalidRequest, LoraNotFound
 from wan_ui.job import ClipRecord, Job, Status
 from wan_ui.language import in_language
 from wan_ui.request import parse, resolve
-from wan_ui.ui import job_lists, render
+from wan_ui.ui import job_lists, player, render
 
 EVIL = '<img src=x onerror="alert(1)">'
 
@@ -100,6 +100,15 @@ def test_a_comparison_s_result_shows_several_of_its_videos():
     html = render.result(job("succeeded", prompts=40, clips=tuple(made), cells=cells))
     shown = [int(number) for number in re.findall(r"poster\.jpg\?video=(\d+)", html)]
     assert len(shown) == render.MOST_STILLS and (shown[0], shown[-1]) == (0, 39) and shown == sorted(set(shown))
+
+
+def test_a_comparison_s_heads_are_short_in_each_language():
+    cells = tuple(PlannedCell(index, 0, f"scale {scale}", "", index, {}) for index, scale in enumerate((0.5, 1)))
+    compared = job("in_queue", prompts=2, cells=cells)
+    for language, title in (("en", "scale"), ("zh", "强度")):
+        with in_language(language):
+            grid = player.grid(compared, None)
+        assert (grid["column_title"], grid["column_heads"]) == (title, ["0.5", "1"])
 
 
 def test_an_empty_stage_says_how_to_begin():
