@@ -12,6 +12,7 @@ from wan_ui.compare import PlannedCell
 from wan_ui.engine.result import Progress
 from wan_ui.errors import HostError, InvalidRequest, LoraNotFound
 from wan_ui.job import ClipRecord, Job, Status
+from wan_ui.language import in_language
 from wan_ui.request import parse, resolve
 from wan_ui.ui import job_lists, render
 
@@ -83,6 +84,13 @@ def test_each_state_says_where_the_job_is(lead, progress, said):
 def test_while_a_job_waits_the_card_says_what_runs():
     ahead = render.RunningJob(job("in_progress"), Progress("denoise", 3, 25))
     assert "now: Wan 2.2 TI2V 5B, denoising, step 3 of 25" in render.now(job(position=1), None, ahead)
+
+
+def test_the_cell_that_is_rendered_is_named_in_the_page_s_language():
+    assert render.progress_note(Progress("denoise", 1, 4, note="cell 8 of 20")) == "cell 8 of 20"
+    with in_language("zh"):
+        assert render.progress_note(Progress("denoise", 1, 4, note="cell 8 of 20")) == "第 8/20 个单元格"
+    assert render.progress_note(Progress("lora", note="rank 16")) == "rank 16"
 
 
 def test_a_comparison_s_result_shows_several_of_its_videos():
