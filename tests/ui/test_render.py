@@ -103,7 +103,9 @@ def test_a_comparison_s_result_shows_several_of_its_videos():
 
 
 def test_a_comparison_s_heads_are_short_in_each_language():
-    cells = tuple(PlannedCell(index, 0, f"scale {scale}", "", index, {}) for index, scale in enumerate((0.5, 1)))
+    cells = tuple(
+        PlannedCell(index, 0, f"scale {scale}", "", index, {"prompts": [{}]}) for index, scale in enumerate((0.5, 1))
+    )
     compared = job("in_queue", prompts=2, cells=cells)
     for language, title in (("en", "scale"), ("zh", "强度")):
         with in_language(language):
