@@ -76,18 +76,14 @@ class SimulatedPage:
         self._session = session
         self._due = asyncio.Event()
         dependencies = config["dependencies"]
-        self._look = next(event for event in dependencies if event["api_name"] == "on_look")
+        self.look = next(event for event in dependencies if event["api_name"] == "on_look")
         props = {component["id"]: component["props"] for component in config["components"]}
         self._types = {component["id"]: component["type"] for component in config["components"]}
         self.values: dict[int, Any] = {name: each.get("value") for name, each in props.items()}
         # What the page compares its own state with, and the event that a change of it triggers: the training sample.
-        self.known = next(
-            name for name in self._look["outputs"] if [name, "change"] in self._followed_targets(dependencies)
-        )
-        self._sample = next(event for event in dependencies if [self.known, "change"] in event["targets"])
-
-    def _followed_targets(self, dependencies: Any) -> list[Any]:
-        return [target for event in dependencies for target in event["targets"]]
+        followed = [target for event in dependencies for target in event["targets"]]
+        self.known = next(name for name in self.look["outputs"] if [name, "change"] in followed)
+        self.sample = next(event for event in dependencies if [self.known, "change"] in event["targets"])
 
     async def live(self) -> None:
         """Opens the page and keeps it open."""
@@ -111,10 +107,10 @@ class SimulatedPage:
     async def _look_once(self) -> None:
         before = self.values[self.known]
         begun = time.perf_counter()
-        await self._ask(self._look)
+        await self._ask(self.look)
         self._seen.looks.append(time.perf_counter() - begun)
         if self.values[self.known] != before:
-            await self._ask(self._sample)
+            await self._ask(self.sample)
 
     async def _ask(self, event: Any) -> None:
         # The values of `gr.State` stay on the server.
@@ -123,7 +119,7 @@ class SimulatedPage:
             "data": sent,
             "fn_index": event["id"],
             "session_hash": self._session,
-            "event_data": {} if event is self._look else None,
+            "event_data": {} if event is self.look else None,
             "trigger_id": event["targets"][0][0],
         }
         reply = await answer(self._seen, self._client, "POST", "/gradio_api/run/predict", json=body)

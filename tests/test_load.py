@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -31,24 +32,43 @@ def app(tmp_path: Path) -> Iterator[App]:
     app.process.wait()
 
 
-def processor_seconds(app: App) -> tuple[float, float]:
-    """The processor's time in all so far, and what this server and this program used of it."""
-    machine, server, own = psutil.cpu_times(), psutil.Process(app.process.pid).cpu_times(), psutil.Process().cpu_times()
-    return sum(machine) - machine.idle - machine.iowait, server.user + server.system + own.user + own.system
+@dataclass(frozen=True)
+class ProcessorTime:
+    """Seconds of the processors' time so far: of all processes, of the server, and of this program with its clients."""
+
+    machine: float
+    server: float
+    clients: float
+
+    @classmethod
+    def now(cls, app: App) -> ProcessorTime:
+        machine = psutil.cpu_times()
+        server, own = psutil.Process(app.process.pid).cpu_times(), psutil.Process().cpu_times()
+        busy = sum(machine) - machine.idle - machine.iowait
+        return cls(busy, server.user + server.system, own.user + own.system)
+
+    def shares_since(self, before: ProcessorTime, seconds: float) -> tuple[float, float, float]:
+        """What the server, the clients and all others used of the machine's processors."""
+        server, clients = self.server - before.server, self.clients - before.clients
+        others = self.machine - before.machine - server - clients
+        whole = seconds * (psutil.cpu_count() or 1)
+        return server / whole, clients / whole, others / whole
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(2 * PATIENCE)
 def test_a_hundred_clients_with_ten_jobs_each_while_forty_pages_poll(app: App, tmp_path: Path) -> None:
-    begun, (before, ours_before) = time.monotonic(), processor_seconds(app)
+    begun, before = time.monotonic(), ProcessorTime.now(app)
     busy, idle = in_a_loop_of_its_own(load(app, clients=100, jobs=10, pages=40, probes=150))
-    after, ours_after = processor_seconds(app)
-    seconds = time.monotonic() - begun
-    others = (after - before - ours_after + ours_before) / seconds / (psutil.cpu_count() or 1)
+    after, seconds = ProcessorTime.now(app), time.monotonic() - begun
+    server, clients, others = after.shares_since(before, seconds)
+    answers = sum(busy.answers.values()) + sum(idle.answers.values())
+    each = 1e3 * (after.server - before.server) / answers
     grown = (busy.memory[1000] - busy.memory[200]) / MEGABYTE
     print(
-        f"\n1,000 jobs in {seconds:.0f} s, others used {others:.0%} of the processor; "
-        f"{sum(busy.answers.values())} answers; "
+        f"\n1,000 jobs in {seconds:.0f} s; of the processors the server used {server:.0%}, the clients {clients:.0%}, "
+        f"others {others:.0%}; {answers} answers, {each:.0f} ms of the server's time for each, renders included; "
+        f"{len(busy.looks)} looks; "
         f"status p95 {busy.p95() * 1e3:.0f} ms of {len(busy.probes)} while rendering, {idle.p95() * 1e3:.0f} ms of "
         f"{len(idle.probes)} idle; memory {busy.memory[200] / MEGABYTE:.0f} MB at 200 jobs, {grown:+.1f} MB at 1,000"
     )
