@@ -50,6 +50,9 @@ class Shared:
     def up(self) -> Shared:
         said = self.app.wait_for("Sign in: ")
         self.user, self.password = said.removeprefix("Sign in: name ").split(", password ")
+        return self.wait_for_link()
+
+    def wait_for_link(self) -> Shared:
         self.owner = self.app.wait_for("Owner: ").split()[1]
         self.link = self.app.wait_for("Public link: ").split()[2].rstrip("/")
         self.tunnel = int(json.loads((self.data / RECORD).read_text())["pid"])
@@ -127,11 +130,23 @@ def test_a_guest_signs_in_and_renders_and_the_owner_stops_the_link(browser: Brow
     own.close()
 
 
-def test_no_tunnel_is_left_by_sigterm(shared: Shared) -> None:
-    code, _ = shared.up().app.stop(signal.SIGTERM)
-    assert code == 0
-    shared.gone()
-    assert not (shared.data / RECORD).exists()
+def test_a_password_of_ones_own_is_not_printed_and_sigterm_leaves_no_tunnel(data: Path) -> None:
+    shared = Shared(data, "--auth", "ann:correct horse")
+    app = shared.app
+    try:
+        assert app.wait_for("Sign in: ") == "Sign in: name ann, the password you chose"
+        shared.wait_for_link()
+        with app.client() as client:
+            assert client.get("/v1/models").status_code == 401
+            assert client.get("/v1/models", auth=("ann", "correct horse")).status_code == 200
+        code, _ = app.stop(signal.SIGTERM)
+        assert code == 0
+        shared.gone()
+        assert not (shared.data / RECORD).exists()
+        assert "correct horse" not in "\n".join(app.ended()[1])
+    finally:
+        app.process.kill()
+        app.process.wait()
 
 
 def test_nothing_is_left_by_sigkill_once_it_is_started_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,20 +187,6 @@ def test_a_link_that_fails_is_an_error_with_its_reason(data: Path) -> None:
     code, said = App(data, "--demo", *flags).ended()
     assert code == 1 and said[-1].startswith("wan-ui: The public link could not be opened: login to server failed")
     assert not any("Traceback" in line for line in said)
-
-
-def test_a_password_of_ones_own_is_not_printed(data: Path) -> None:
-    app = App(data, "--demo", "--auth", "ann:correct horse")
-    try:
-        assert app.wait_for("Sign in: ") == "Sign in: name ann, the password you chose"
-        app.wait_for("Owner: ")
-        with app.client() as client:
-            assert client.get("/v1/models").status_code == 401
-            assert client.get("/v1/models", auth=("ann", "correct horse")).status_code == 200
-        assert "correct horse" not in "\n".join(app.said)
-    finally:
-        app.process.kill()
-        app.process.wait()
 
 
 def test_another_host_asks_for_a_password(data: Path) -> None:

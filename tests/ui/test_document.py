@@ -113,7 +113,7 @@ def test_nothing_moves_while_the_page_opens_on_a_phone(browser: Browser, app: Ap
     held: list[Route] = []
 
     def hold(route: Route) -> None:
-        if route.request.post_data_json["fn_index"] == look and not held:
+        if json.loads(route.request.post_data or "{}").get("fn_index") == look and not held:
             held.append(route)
         else:
             route.continue_()

@@ -12,8 +12,9 @@ from wan_ui.compare import PlannedCell
 from wan_ui.engine.result import Progress
 from wan_ui.errors import HostError, InvalidRequest, LoraNotFound
 from wan_ui.job import ClipRecord, Job, Status
+from wan_ui.language import in_language
 from wan_ui.request import parse, resolve
-from wan_ui.ui import job_lists, render
+from wan_ui.ui import job_lists, player, render
 
 EVIL = '<img src=x onerror="alert(1)">'
 
@@ -85,6 +86,13 @@ def test_while_a_job_waits_the_card_says_what_runs():
     assert "now: Wan 2.2 TI2V 5B, denoising, step 3 of 25" in render.now(job(position=1), None, ahead)
 
 
+def test_the_cell_that_is_rendered_is_named_in_the_page_s_language():
+    assert render.progress_note(Progress("denoise", 1, 4, note="cell 8 of 20")) == "cell 8 of 20"
+    with in_language("zh"):
+        assert render.progress_note(Progress("denoise", 1, 4, note="cell 8 of 20")) == "第 8/20 个单元格"
+    assert render.progress_note(Progress("lora", note="rank 16")) == "rank 16"
+
+
 def test_a_comparison_s_result_shows_several_of_its_videos():
     """Defect 25: at most eight of them, the first and the last among them."""
     made = [replace(CLIP, index=index) for index in range(40)]
@@ -92,6 +100,17 @@ def test_a_comparison_s_result_shows_several_of_its_videos():
     html = render.result(job("succeeded", prompts=40, clips=tuple(made), cells=cells))
     shown = [int(number) for number in re.findall(r"poster\.jpg\?video=(\d+)", html)]
     assert len(shown) == render.MOST_STILLS and (shown[0], shown[-1]) == (0, 39) and shown == sorted(set(shown))
+
+
+def test_a_comparison_s_heads_are_short_in_each_language():
+    cells = tuple(
+        PlannedCell(index, 0, f"scale {scale}", "", index, {"prompts": [{}]}) for index, scale in enumerate((0.5, 1))
+    )
+    compared = job("in_queue", prompts=2, cells=cells)
+    for language, title in (("en", "scale"), ("zh", "强度")):
+        with in_language(language):
+            grid = player.grid(compared, None)
+        assert (grid["column_title"], grid["column_heads"]) == (title, ["0.5", "1"])
 
 
 def test_an_empty_stage_says_how_to_begin():

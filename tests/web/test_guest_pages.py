@@ -97,6 +97,7 @@ def test_a_comparison_shows_its_finished_cells(server: Server, guest: httpx.Clie
     _, path = share(server, job)
     page = guest.get(path).text
     assert re.findall(r'<a href="[^"]*/video/(\d)" data-video', page) == ["0", "1", "2"]
+    assert '<span class="head">seed →<br>steps ↓</span>' in page and '<span class="head">8</span>' in page
     assert page.count("not generated") == 1 and "steps 4, seed 1" in page and job not in page
     assert all(guest.get(f"{path}/video/{index}").status_code == 200 for index in range(3))
     assert guest.get(f"{path}/video/3").status_code == 404

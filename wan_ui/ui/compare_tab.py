@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from wan_ui.axes import by_training_step
+from wan_ui.axes import SCALES, by_training_step
 from wan_ui.errors import InvalidRequest, RequestNotFound, VideoNotFound, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.request import AXES
@@ -194,6 +194,8 @@ class CompareTab:
         try:
             if axes.are_empty:
                 return render.hint(text_of("axis.no_values"))
+            if not base["loras"] and axes.fields[0] in SCALES and not any(axes.fields[1:]):
+                return render.hint(text_of("axis.no_lora"))  # as the tab opens: nothing was done wrong yet
             prepared = self.service.plan(comparison.body(base, axes), self.access())
         except WanUIError as error:
             return render.problem(error, lambda location: comparison.name_of(base, location))

@@ -52,12 +52,9 @@ def grid(job: Job, running: Running | None, may_share: bool = False) -> dict[str
     `column_title` and so on. `pages` is [""] without a third axis. `baseline` is the column whose cells of a page all
     show the same video without LoRA, which is shown once.
     """
-    columns = [translated(label) for label in {cell.column: cell.column_label for cell in job.cells}.values()]
-    rows = [translated(label) for label in {cell.row: cell.row_label for cell in job.cells}.values()]
-    pages = [translated(label) for label in {cell.page: cell.page_label for cell in job.cells}.values()]
-    column_title, column_heads = short_labels(columns)
-    row_title, row_heads = short_labels(rows)
-    page_title, page_heads = short_labels(pages)
+    columns, column_title, column_heads = _heads({cell.column: cell.column_label for cell in job.cells}.values())
+    rows, row_title, row_heads = _heads({cell.row: cell.row_label for cell in job.cells}.values())
+    pages, page_title, page_heads = _heads({cell.page: cell.page_label for cell in job.cells}.values())
     return {
         "id": job.id,
         "columns": columns,
@@ -74,6 +71,18 @@ def grid(job: Job, running: Running | None, may_share: bool = False) -> dict[str
         "share": job.id if may_share else None,
         "cells": [_cell(job, cell, running) for cell in job.cells],
     }
+
+
+def _heads(labels: Iterable[str]) -> tuple[list[str], str, list[str]]:
+    """An axis's labels in the page's language, what they have in common, and each of them without it."""
+    english = list(labels)
+    shown = [translated(label) for label in english]
+    title, heads = short_labels(english)
+    for label, head, text in zip(english, heads, shown, strict=True):
+        if label == f"{title} {head}" and text.endswith(head):  # "scale 0.5", in Chinese "强度 0.5"
+            title = text.removesuffix(head).strip()
+            break
+    return shown, title, [translated(head) for head in heads]
 
 
 def _shared_baseline(job: Job) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -211,7 +212,18 @@ def progress_line(progress: Progress | None) -> Line:
         facts.append(bytes_of(progress.bytes_done, progress.bytes_total))
         if progress.bytes_per_second is not None:
             facts.append(f"{gigabytes(progress.bytes_per_second)}/s")
-    return Line(head, bar, joined(*facts, translated(progress.note or "")))
+    return Line(head, bar, joined(*facts, progress_note(progress)))
+
+
+_CELL = re.compile(r"cell (\d+) of (\d+)")  # as the job's runner states it, and stage.js reads it
+
+
+def progress_note(progress: Progress) -> str:
+    """What a job's progress adds in words, in the page's language: the cell of a comparison, or what is loaded."""
+    match = _CELL.fullmatch(progress.note or "")
+    if match is not None:
+        return text_of("script.stage.cell", number=match[1], cells=match[2])
+    return translated(progress.note or "")
 
 
 def now(
@@ -276,7 +288,7 @@ def _facts(outlook: JobOutlook, progress: Progress) -> str:
     return joined(
         text_of("script.stage.step", step=own.steps_done, steps=own.steps_total) if own.steps_total else "",
         text_of("script.stage.per_step", seconds=seconds(progress.seconds_per_step or 0)) if is_denoising else "",
-        translated(progress.note or ""),
+        progress_note(progress),
     )
 
 

@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
 from wan_ui.access import LOCAL_ACCESS
-from wan_ui.compare import NO_LORA, stacked_rows
+from wan_ui.compare import NO_LORA, short_labels, stacked_rows
 from wan_ui.errors import RequestNotFound, ShareEnded, ShareNotFound, VideoNotFound, WanUIError
 from wan_ui.language import choices, current_language, tag, text_of, translate
 from wan_ui.lora.remote import shown_name
@@ -67,6 +67,7 @@ class GuestPage:
     """What a page shows. `shown` is the cell that is large at first, `baseline` the index of the video without LoRA.
 
     `facts` are (name, value) pairs. `columns` and `rows` are the labels of a comparison's axes, empty for a video.
+    Where there are both, `corner` says what all labels of each have in common, which they are without.
     """
 
     title: str
@@ -79,6 +80,7 @@ class GuestPage:
     shown: Cell
     columns: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
+    corner: tuple[str, ...] = ()
     baseline: int | None = None
 
 
@@ -215,6 +217,11 @@ def _page_of(share: Share, entry: Entry, job: Job) -> GuestPage:
             ("Z", _labels({cell.page: cell.page_label for cell in job.cells})),
         )
     ]
+    heads, row_labels, corner = columns, _labels({row_of[place]: label for place, label in rows.items()}), []
+    if heads and row_labels:
+        (column_title, short_columns), (row_title, short_rows) = short_labels(heads), short_labels(row_labels)
+        heads, row_labels = tuple(short_columns), tuple(short_rows)
+        corner = [f"{title} {arrow}" for title, arrow in ((column_title, "→"), (row_title, "↓")) if title]
     return GuestPage(
         title=text_of("guest.comparison", number=len({cell.index for cell in with_video})),
         prompt=prompt,
@@ -224,8 +231,9 @@ def _page_of(share: Share, entry: Entry, job: Job) -> GuestPage:
         facts=(*((name, labels) for name, labels in axes if labels), *_facts(entry, _shared_values(job))),
         cells=cells,
         shown=next((cell for cell in with_video if cell.index != baseline), with_video[0]),
-        columns=columns,
-        rows=_labels({row_of[place]: label for place, label in rows.items()}),
+        columns=heads,
+        rows=row_labels,
+        corner=tuple(corner),
         baseline=baseline,
     )
 

@@ -23,6 +23,12 @@
     return Math.max(0, one.seconds_left - (performance.now() - heardAt) / 1000);
   };
 
+  // What the API says in English: the cell of a comparison, or what is loaded.
+  const noteText = (note) => {
+    const cell = /^cell (\d+) of (\d+)$/.exec(note);
+    return cell ? textOf('stage.cell', { number: cell[1], cells: cell[2] }) : translated(note);
+  };
+
   // The card's own nodes are patched by Gradio when the page looks again: their texts are replaced, never the nodes.
   const showProgress = () => {
     const shown = card();
@@ -39,7 +45,7 @@
     const facts = [
       one.steps_total ? textOf('stage.step', { step: one.steps_done, steps: one.steps_total }) : '',
       one.phase === 'denoise' && one.seconds_per_step ? textOf('stage.per_step', { seconds: durationText(one.seconds_per_step) }) : '',
-      one.note, // in English, as the API has it
+      noteText(one.note || ''),
     ].filter(Boolean);
     setText(shown.querySelector('.facts'), facts.join(' · '));
     setText(shown.querySelector('.left'), left === null ? '' : textOf(one.about ? 'stage.about_left' : 'stage.left', { seconds: durationText(left) }));
