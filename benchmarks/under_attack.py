@@ -30,7 +30,7 @@ from typing import Any
 import httpx
 
 from tests.attacks.files import config, film, many_scans, squeezable, zipped
-from tests.attacks.server import PASSWORD, USER, Server, SilentHost, until_ended, watched_memory
+from tests.attacks.server import DEMO, PASSWORD, USER, Server, SilentHost, until_ended, watched_memory
 
 QUICK = 0.1  # seconds within which health is to be answered
 BESIDE = 3.0  # times as long as on the quiet server, beside a render
@@ -317,7 +317,7 @@ def costs(names: Sequence[str]) -> Iterator[Cost]:
     """The cost of each of these attacks, as it is measured."""
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(SilentHost()) as silent:
         allow = {"WAN_UI_ALLOW_URL_HOST": "127.0.0.1"}
-        server = Server(Path(folder), "--slow-client-seconds", "10", environment=allow)
+        server = Server(Path(folder), *DEMO, "--slow-client-seconds", "10", environment=allow)
         try:
             server.until_ready()
             program = PatientClient(base_url=server.url, timeout=60, trust_env=False, auth=(USER, PASSWORD))
