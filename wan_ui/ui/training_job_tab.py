@@ -81,8 +81,8 @@ class TrainingJobTab:
                         info=text_of("trainer.watch_info"),
                         visible=False,
                     )
-                    self.table = gr.HTML(js_on_load=component_script("pick_sample"), elem_id="samples")
                     self.wall = gr.HTML(js_on_load=component_script("wall"), elem_id="wall")
+                    self.table = gr.HTML(js_on_load=component_script("pick_sample"), elem_id="samples")
 
     def connect(self, loader: RequestLoader, preview_panel: PreviewPanel, opened: Any) -> None:
         """Wires the events. `opened` is the event after which every form holds its values."""
