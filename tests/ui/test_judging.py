@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.fakes import FakeRender
 from tests.lora_files import write_lora
@@ -65,6 +65,24 @@ def test_marks_by_keys_filter_the_grid_and_outlive_a_reload(page: Page, board: L
     expect(board.locator('td[data-mark="favourite"]')).to_have_count(1)
     board.get_by_role("button", name="Favourite scale 0.5 · cat_000000500").click()
     expect(board.locator('td[data-mark="favourite"]')).to_have_count(0)
+
+
+def test_a_mark_that_is_set_before_the_kept_ones_are_there_stays(page: Page, board: Locator, judged_app: App) -> None:
+    job = page.url.rpartition("=")[2]
+    kept = page.request.get(f"{judged_app.url}v1/requests/{job}/judging").json()
+    held: list[Route] = []
+    page.route("**/judging", lambda route: held.append(route))
+    with page.expect_request("**/judging"):
+        page.reload()
+    board.get_by_role("button", name="Favourite scale 0.5 · cat_000000500").click()
+    board.get_by_role("button", name="Reject scale 1 · cat_000000500").click()
+    with page.expect_response("**/judging"):
+        for route in held:
+            route.fulfill(json=kept)
+    expect(board.locator('[data-part="hide"]')).to_have_text("Hide rejected (1)")
+    expect(board.locator('td[data-key="1,0"]')).to_have_attribute("data-mark", "favourite")
+    page.get_by_role("button", name="Only favourites (1)").click()
+    expect(board.locator("td[data-key] video").locator("visible=true")).to_have_count(1)
 
 
 def test_blind_votes_lead_to_a_verdict_whose_settings_are_loaded(page: Page, board: Locator) -> None:

@@ -5,6 +5,7 @@ window.wanUi.judging = (player) => {
   const { root, cells } = player;
   const part = (name) => root.querySelector(`[data-part="${name}"]`);
   const marks = new Map(); // 'favourite' or 'rejected' by the clip's number
+  const since = new Map(); // the same, or null: what was set since the kept marks were asked for
   let shown = '', places = [], votes = 0;
 
   const call = (path, method = 'GET', body = null) => callApi(`requests/${shown}/${path}`, {
@@ -41,9 +42,10 @@ window.wanUi.judging = (player) => {
       if (button) button.setAttribute('aria-pressed', String(word === mark));
     }
   };
+  const put = (video, mark) => { if (mark) marks.set(video, mark); else marks.delete(video); };
   const set = async (cell, mark) => {
     const video = cell.data.video, before = marks.get(video), wanted = before === mark ? null : mark;
-    const keep = (value) => { if (value) marks.set(video, value); else marks.delete(video); showAll(); };
+    const keep = (value) => { since.set(video, value || null); put(video, value); showAll(); };
     keep(wanted); // at once; taken back if the server refuses
     try { await call(`marks/${video}`, 'PUT', { mark: wanted }); } catch (error) { keep(before); say(error); }
   };
@@ -102,11 +104,13 @@ window.wanUi.judging = (player) => {
   const load = async () => {
     if (!player.judged()) return;
     const id = shown;
+    since.clear();
     try {
       const { mine } = await call('judging');
       if (id !== shown) return;
       marks.clear();
       for (const item of mine.marks) marks.set(item.video, item.favourite ? 'favourite' : 'rejected');
+      since.forEach((mark, video) => put(video, mark));
       places = mine.cells;
       votes = mine.votes;
       showAll();
