@@ -105,6 +105,7 @@ interface WanUi {
   firstFrame: { fromAddress(address: string): Promise<boolean> };
   heard(well: boolean): void;
   openingEnded(): void;
+  lookAnswered(): void;
   judging(player: any): any;
   share(entryId: string): void;
   toast(text: string, isError?: boolean): void;

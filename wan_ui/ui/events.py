@@ -40,8 +40,9 @@ def answered() -> dict[str, Any]:
 
 
 def looked_again() -> dict[str, Any]:
-    """An event in the browser alone: an opening page may show what is older than the last look, see look.js."""
-    return {**POLL, "fn": None, "js": "() => document.dispatchEvent(new Event('wan-ui-answered'))"}
+    """An event in the browser alone: the page's first look is answered, maybe with what is older than the last one."""
+    script = "() => { window.wanUi.lookAnswered(); document.dispatchEvent(new Event('wan-ui-answered')); }"
+    return {**POLL, "fn": None, "js": script}
 
 
 def look_ended() -> dict[str, Any]:

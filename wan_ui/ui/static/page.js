@@ -66,7 +66,7 @@
       setTimeout(resolve, 250);
     });
   // On a phone the last video's box is above the form, and would move it down in sight.
-  const looked = new Promise((resolve) => document.addEventListener('wan-ui-answered', resolve, { once: true })).then(drawn);
+  const looked = new Promise((resolve) => { window.wanUi.lookAnswered = () => resolve(null); }).then(drawn);
   const filled = async (form) => {
     await drawn();
     waiting.delete(form);
