@@ -254,7 +254,8 @@ class Page:
             [*compare.view, *panel.view, *sample.view],
             **POLL,
         ).then(**look_ended())
-        panel.finished.click(self.on_pick, panel.looking, [panel.picked, *panel.view], **QUIET)
+        picked = panel.finished.click(self.on_pick, panel.looking, [panel.picked, *panel.view], **QUIET)
+        picked.then(**answered())
         opened = self.blocks.load(
             self.on_open,
             [form.uploads, form.open_tab, form.draft, *form.old_drafts.values()],

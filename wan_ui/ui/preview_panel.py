@@ -78,7 +78,7 @@ class PreviewPanel:
         self.loader, panel = loader, loader.status_panel
         looking: list[Any] = [panel.seen, *self.looking]
         view = self.view
-        gr.on([panel.seen.change, self.pin.change], self.look, looking, view, trigger_mode="always_last", **POLL)
+        self.pin.change(self.look, looking, view, trigger_mode="always_last", **POLL)
         self.which.input(self.look, looking, view, **QUIET)
         outputs = [self.problem, self.pin, *loader.loaded]
         inputs: list[Any] = [panel.seen, self.which, loader.form.uploads]
