@@ -24,9 +24,9 @@ from wan_ui.access import LOCAL_ACCESS
 pytestmark = pytest.mark.browser
 
 EVENTS = "/gradio_api/run/predict"
+SEEDS = (7301, 7302)
 PROMPTS = [
-    {"prompt": "traffic", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 2, "seed": seed}
-    for seed in (7301, 7302)
+    {"prompt": "traffic", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 2, "seed": seed} for seed in SEEDS
 ]
 
 
@@ -74,7 +74,7 @@ def simulated(app: App, config: Any) -> Iterator[tuple[SimulatedPage, Sent]]:
 
 def test_the_load_tests_page_sends_what_a_browser_sends(page: Page, app: App, held_render: FakeRender):
     """Its looks, with what it was shown before, when a job ends and when the next one begins."""
-    gates = [held_render.gate(prompt["seed"], 1) for prompt in PROMPTS]
+    gates = [held_render.gate(seed, 1) for seed in SEEDS]
     open_page(page, app)
     browsers, card = Sent(), page.locator("#now .card")
     page.on("request", lambda request: browsers.note(request.url, request.post_data or ""))
