@@ -18,7 +18,7 @@ from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.error_texts import concerns_loras
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, error_toast, filled, look_ended
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, error_toast, filled, look_ended, submitting
 from wan_ui.ui.form import Form, FormState, code_to_copy, stored
 from wan_ui.ui.gallery import ID as GALLERY
 from wan_ui.ui.gallery import GalleryTab
@@ -281,13 +281,7 @@ class Page:
         form, panel = self.form, self.status_panel
         inputs = [panel.seen, self.preview_panel.pin, self.confirmed, form.uploads, *form.inputs]
         problems = [form.parts.problem, form.parts.lora_problem, self.confirmed]
-        options: dict[str, Any] = {
-            "api_visibility": "private",
-            "show_progress": "minimal",
-            "show_progress_on": [form.parts.problem],
-            "preprocess": False,
-            "concurrency_limit": 8,
-        }
+        options = submitting(form.parts.problem)
         shown = [*problems, panel.picked, *panel.view]
         form.parts.generate.click(self.on_generate, inputs, shown, **options).then(**answered())
         form.parts.problem.click(self.on_answer, inputs, [*shown, *form.filled], **options).then(**answered())

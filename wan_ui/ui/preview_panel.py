@@ -89,10 +89,8 @@ class PreviewPanel:
             self.on_file,
             [self.file, *looking],
             [self.file, self.problem, self.pin, *view],
-            api_visibility="private",
-            show_progress="hidden",
-            preprocess=False,
             concurrency_limit=4,
+            **QUIET,
         )
 
     def pinned(self, body: dict[str, Any], pin: Any) -> dict[str, Any]:
