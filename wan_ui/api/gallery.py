@@ -214,10 +214,10 @@ def entry_poster(
     found = service.entry(entry_id, access)
     if video is not None:
         found = service.gallery.of_clip(found, service.job(found.job_id, access), video)
-    path = service.poster(found)
+    path = service.gallery.poster(found)
     if path is None:
         with state.posters.hold():
-            path = service.make_poster(found)
+            path = service.gallery.make_poster(found)
     headers = {**FILE_HEADERS, "Cache-Control": "private"}
     return StoredFile(path, "image/jpeg", headers)
 

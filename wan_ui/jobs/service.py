@@ -562,14 +562,6 @@ class JobService:
         self._check_may_change_entry(entry_id, access)
         self.gallery.delete(entry_id)
 
-    def poster(self, entry: gallery.Entry) -> Path | None:
-        """The poster file of an entry that `entry` or `entries` gave; None if it has none yet."""
-        return self.gallery.poster(entry)
-
-    def make_poster(self, entry: gallery.Entry) -> Path:
-        """Make the missing poster of an entry that `entry` or `entries` gave. Raises VideoNotFound."""
-        return self.gallery.make_poster(entry)
-
     def _check_may_change_entry(self, entry_id: str, access: Access) -> None:
         if not self.may_change_entry(self.entry(entry_id, access), access):
             raise VideoNotFound("There is no such entry in the gallery that is yours.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -118,11 +119,18 @@ def first_frame(path: Path) -> Image.Image | None:
     with path.open("rb") as file:
         if file.read(12)[4:8] == b"ftyp":
             return None
+    with _opened(path) as image:
+        _check(*image.size, 1)
+        _check_scans(path, image)
+        return image.convert("RGB")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file. Raises InvalidRequest for what is none, or is found damaged while it is read."""
     try:
         with path.open("rb") as file, Image.open(cast("IO[bytes]", _Clamped(file)), formats=FORMATS) as image:
-            _check(*image.size, 1)
-            _check_scans(path, image)
-            return image.convert("RGB")
+            yield image
     except UnidentifiedImageError as error:
         raise _unreadable("it is not an image or a video") from error
     except UNREADABLE as error:
@@ -167,17 +175,12 @@ def _video(path: Path) -> SampleVideo:
 
 
 def _images(path: Path) -> SampleVideo:
-    try:
-        with path.open("rb") as file, Image.open(cast("IO[bytes]", _Clamped(file)), formats=FORMATS) as image:
-            kind = image.format or ""
-            # To count a GIF's frames here would decode it twice.
-            _check(*image.size, getattr(image, "n_frames", 1) if kind == "WEBP" else 1)
-            _check_scans(path, image)
-            frames, durations = _decode_frames(image)
-    except UnidentifiedImageError as error:
-        raise _unreadable("it is not an image or a video") from error
-    except UNREADABLE as error:
-        raise _unreadable("it is damaged or cut off") from error
+    with _opened(path) as image:
+        kind = image.format or ""
+        # To count a GIF's frames here would decode it twice.
+        _check(*image.size, getattr(image, "n_frames", 1) if kind == "WEBP" else 1)
+        _check_scans(path, image)
+        frames, durations = _decode_frames(image)
     unit = _unit(durations)
     repeats = [max(1, round(duration / unit)) for duration in durations] if unit else [1] * len(frames)
     height, width = frames.shape[1:3]

@@ -128,10 +128,10 @@ class GuestPages:
         _, entry, job = self._open(request)
         clip = _clip(entry, job, request.path_params["index"])
         of_clip = self._service.gallery.of_clip(entry, job, clip.index)
-        path = self._service.poster(of_clip)
+        path = self._service.gallery.poster(of_clip)
         if path is None:
             with self._make_posters():
-                path = self._service.make_poster(of_clip)
+                path = self._service.gallery.make_poster(of_clip)
         return StoredFile(path, "image/jpeg", _FILE_HEADERS)
 
     def _open(self, request: Request) -> tuple[Share, Entry, Job]:
