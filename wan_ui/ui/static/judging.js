@@ -8,10 +8,7 @@ window.wanUi.judging = (player) => {
   const since = new Map(); // the same, or null: what was set since the kept marks were asked for
   let shown = '', places = [], votes = 0;
 
-  const call = (path, method = 'GET', body = null) => callApi(`requests/${shown}/${path}`, {
-    method,
-    ...(body ? { body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } } : {}),
-  });
+  const pathOf = (path) => `requests/${shown}/${path}`;
   const say = (error) => {
     part('verdict').textContent = reasonOf(error);
   };
@@ -24,9 +21,8 @@ window.wanUi.judging = (player) => {
     rejected: 'M8 2.5a5.5 5.5 0 1 0 0 11a5.5 5.5 0 1 0 0-11M4.2 4.2l7.6 7.6',
   };
   const buttons = (cell) => MARKS.map((mark) => {
-    const button = make('button', { type: 'button', class: mark, 'aria-label': textOf(`judging.${mark}_which`, { name: cell.data.label }), title: textOf(`judging.${mark}_key`) });
+    const button = makeButton({ class: mark, 'aria-label': textOf(`judging.${mark}_which`, { name: cell.data.label }), title: textOf(`judging.${mark}_key`) }, () => set(cell, mark));
     button.innerHTML = `<svg viewBox="0 0 16 16" aria-hidden="true"><path d="${SHAPES[mark]}"/></svg>`;
-    button.addEventListener('click', () => set(cell, mark));
     return button;
   });
   const adorn = (cell) => {
@@ -47,7 +43,7 @@ window.wanUi.judging = (player) => {
     const video = cell.data.video, before = marks.get(video), wanted = before === mark ? null : mark;
     const keep = (value) => { since.set(video, value || null); put(video, value); showAll(); };
     keep(wanted); // at once; taken back if the server refuses
-    try { await call(`marks/${video}`, 'PUT', { mark: wanted }); } catch (error) { keep(before); say(error); }
+    try { await sendJson('PUT', pathOf(`marks/${video}`), { mark: wanted }); } catch (error) { keep(before); say(error); }
   };
   const count = (mark) => [...marks.values()].filter((value) => value === mark).length;
   const showAll = () => {
@@ -109,7 +105,7 @@ window.wanUi.judging = (player) => {
     const id = shown;
     since.clear();
     try {
-      const { mine } = await call('judging');
+      const { mine } = await callApi(pathOf('judging'));
       if (id !== shown) return;
       marks.clear();
       for (const item of mine.marks) marks.set(item.video, item.favourite ? 'favourite' : 'rejected');
@@ -132,21 +128,19 @@ window.wanUi.judging = (player) => {
     };
     const sides = ['a', 'b'].map((side) => {
       const video = clip();
-      const button = make('button', { type: 'button', class: 'option', 'aria-label': textOf('judging.better', { side: side.toUpperCase() }) }, make('b', {}, side.toUpperCase()), video, make('span', {}, textOf('judging.better', { side: side.toUpperCase() })));
-      button.addEventListener('click', () => vote(side));
+      const name = side.toUpperCase(), better = textOf('judging.better', { side: name });
+      const button = makeButton({ class: 'option', 'aria-label': better }, () => vote(side), make('b', {}, name), video, make('span', {}, better));
       return { side, video, button };
     });
     const progress = make('span', { class: 'turn', role: 'status' }), result = make('ol', { class: 'result' });
     const title = make('h2', {}, textOf('judging.which')), hint = make('span', { class: 'hint' }, textOf('judging.hint')), best = clip();
-    const act = (text, press) => { const made = make('button', { type: 'button' }, text); made.addEventListener('click', press); return made; };
-    const tie = act(textOf('judging.tie'), () => vote('tie')), undo = act(textOf('judging.undo'), () => back());
-    const motion = act('', () => { plays = !plays; run(); });
-    const choose = act(textOf('player.use'), () => { const data = winner(); dialog.close(); if (data) player.use(data); });
-    choose.className = 'main';
+    const tie = makeButton({}, () => vote('tie'), textOf('judging.tie')), undo = makeButton({}, () => back(), textOf('judging.undo'));
+    const motion = makeButton({}, () => { plays = !plays; run(); });
+    const choose = makeButton({ class: 'main' }, () => { const data = winner(); dialog.close(); if (data) player.use(data); }, textOf('player.use'));
     const table = make('div', { class: 'sides' }, ...sides.map((item) => item.button));
     const outcome = make('div', { class: 'outcome' }, best, make('div', { class: 'places' }, result, choose));
     const dialog = make('dialog', { class: 'duel', 'aria-label': textOf('judging.blind'), tabindex: '-1' },
-      make('div', { class: 'line' }, act(textOf('judging.leave'), () => dialog.close()), title, progress),
+      make('div', { class: 'line' }, makeButton({}, () => dialog.close(), textOf('judging.leave')), title, progress),
       table, outcome,
       make('div', { class: 'line' }, tie, undo, motion, hint));
     // What is shown plays in step from its first frame, or stands on its middle one.
@@ -169,6 +163,7 @@ window.wanUi.judging = (player) => {
       const isAlike = Math.abs(one.duration - other.duration) < APART;
       if (plays && isAlike && !other.seeking && Math.abs(one.currentTime - other.currentTime) > APART) other.currentTime = one.currentTime;
     });
+    const nextPair = () => callApi(pathOf('pairs'), { method: 'POST' });
     const turn = (next) => {
       ballot = next;
       undo.disabled = !before;
@@ -195,8 +190,8 @@ window.wanUi.judging = (player) => {
       isBusy = true;
       try {
         before = ballot;
-        await call(`pairs/${ballot.id}`, 'PUT', { choice });
-        turn(await call('pairs', 'POST'));
+        await sendJson('PUT', pathOf(`pairs/${ballot.id}`), { choice });
+        turn(await nextPair());
       } catch (error) { progress.textContent = reasonOf(error); }
       isBusy = false;
     };
@@ -214,7 +209,7 @@ window.wanUi.judging = (player) => {
     run();
     dialog.showModal();
     dialog.focus(); // the keys are its own, and none of them leaves
-    call('pairs', 'POST').then(turn, (error) => { progress.textContent = reasonOf(error); });
+    nextPair().then(turn, (error) => { progress.textContent = reasonOf(error); });
   };
   part('blind').addEventListener('click', duel);
 
