@@ -80,10 +80,9 @@ class SimulatedPage:
         props = {component["id"]: component["props"] for component in config["components"]}
         self._types = {component["id"]: component["type"] for component in config["components"]}
         self.values: dict[int, Any] = {name: each.get("value") for name, each in props.items()}
-        # What the page compares its own state with, and the event that a change of it triggers: the training sample.
-        followed = [target for event in dependencies for target in event["targets"]]
-        self.known = next(name for name in self.look["outputs"] if [name, "change"] in followed)
-        self.sample = next(event for event in dependencies if [self.known, "change"] in event["targets"])
+        # What the page was shown before, which the choice of a finished job sends too.
+        pick = next(event for event in dependencies if event["api_name"] == "on_pick")
+        self.known = next(name for name in pick["inputs"] if self._types[name] == "json")
 
     async def live(self) -> None:
         """Opens the page and keeps it open."""
@@ -105,25 +104,19 @@ class SimulatedPage:
                     self._due.set()
 
     async def _look_once(self) -> None:
-        before = self.values[self.known]
-        begun = time.perf_counter()
-        await self._ask(self.look)
-        self._seen.looks.append(time.perf_counter() - begun)
-        if self.values[self.known] != before:
-            await self._ask(self.sample)
-
-    async def _ask(self, event: Any) -> None:
         # The values of `gr.State` stay on the server.
-        sent = [None if self._types[name] == "state" else self.values[name] for name in event["inputs"]]
+        sent = [None if self._types[name] == "state" else self.values[name] for name in self.look["inputs"]]
         body = {
             "data": sent,
-            "fn_index": event["id"],
+            "fn_index": self.look["id"],
             "session_hash": self._session,
-            "event_data": {} if event is self.look else None,
-            "trigger_id": event["targets"][0][0],
+            "event_data": {},
+            "trigger_id": self.look["targets"][0][0],
         }
+        begun = time.perf_counter()
         reply = await answer(self._seen, self._client, "POST", "/gradio_api/run/predict", json=body)
-        for name, value in zip(event["outputs"], reply["data"], strict=True):
+        self._seen.looks.append(time.perf_counter() - begun)
+        for name, value in zip(self.look["outputs"], reply["data"], strict=True):
             if not isinstance(value, dict) or value.get("__type__") != "update":
                 self.values[name] = value
             elif "value" in value:

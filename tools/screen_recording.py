@@ -20,7 +20,8 @@ from playwright.sync_api import Locator, Page, ViewportSize, expect
 from tools.screenshots import ROOT, SHOWN, opened_demo
 from wan_ui.models import MODELS
 
-VIEW: ViewportSize = {"width": 1280, "height": 800}
+VIEW: ViewportSize = {"width": 1280, "height": 840}  # the chips of Compare's axes are in sight
+STEPS = 40  # as many that a quick machine shows live pictures, too
 WIDTH = 800  # pixels of the recording
 EVERY = 0.25  # seconds between two looks
 SHOWN_FOR = 140  # milliseconds of a frame
@@ -33,6 +34,11 @@ _POINTER = """([x, y]) => {
   dot.style.cssText = `position: fixed; z-index: 99999; pointer-events: none; width: 26px; height: 26px;
     border-radius: 50%; background: rgb(200 30 120 / .35); border: 2px solid rgb(200 30 120);
     left: ${x - 15}px; top: ${y - 15}px`;
+}"""
+_IN_SIGHT = """(button) => {
+  const middle = () => { const box = button.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; };
+  if (!button.contains(document.elementFromPoint(...middle()))) button.scrollIntoView({ block: 'center', behavior: 'instant' });
+  return middle();
 }"""
 
 
@@ -77,14 +83,12 @@ class Recording:
         self.durations[-1] = PAUSE
 
     def press(self, button: Locator) -> None:
-        """Shows where is pressed, and presses."""
-        button.scroll_into_view_if_needed()
-        box = button.bounding_box()
-        assert box is not None
-        self.page.evaluate(_POINTER, [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2])
+        """Shows where is pressed, and presses; scrolls only where the button is not in sight."""
+        x, y = button.evaluate(_IN_SIGHT)
+        self.page.evaluate(_POINTER, [x, y])
         self.look()
         self.durations[-1] = PAUSE // 2
-        button.click()
+        self.page.mouse.click(x, y)
         self.look()
         self.page.evaluate("() => document.getElementById('pointer').remove()")
 
@@ -111,6 +115,8 @@ def record(page: Page, path: Path) -> None:
     """One run: a video with a LoRA, then the same at several strengths."""
     recording = Recording(page)
     form = page.locator("#form")
+    form.get_by_label("Steps", exact=True).locator("visible=true").fill(str(STEPS))
+    page.evaluate("() => window.scrollTo(0, 0)")
     recording.pause()
     recording.press(page.get_by_role("button", name="Generate", exact=True).locator("visible=true"))
     recording.until(page.locator("#result video"))

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,6 +56,21 @@ def disk_full_mapped(what: str) -> Iterator[None]:
         if is_disk_full(error):
             raise disk_full(what) from error
         raise
+
+
+@contextmanager
+def folder_beside(path: Path, what: str, failed: Callable[[str | None], Exception]) -> Iterator[Path]:
+    """A folder to make the file `path` in, so that the last step is a rename and a failure leaves nothing behind.
+
+    Raises DiskFull for `what` in place of an OSError of a full disk, and what `failed` makes of the reason of others.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
+            yield Path(folder)
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(what) from error
+        raise failed(error.strerror) from error
 
 
 def free_bytes(folder: Path) -> int:

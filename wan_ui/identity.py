@@ -195,7 +195,7 @@ class EndedSessions:
             ) from error
 
 
-def load_key(folder: Path, make: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
+def load_key(folder: Path) -> bytes:
     """The signing key of a data folder, made at its first use and readable by its user alone.
 
     If the file is removed, every session becomes invalid. Raises HostError if it cannot be read or written.
@@ -213,7 +213,7 @@ def load_key(folder: Path, make: Callable[[int], bytes] = secrets.token_bytes) -
             path.chmod(0o600)
             return key
         with os.fdopen(handle, "wb") as file:
-            key = make(_KEY_BYTES)
+            key = secrets.token_bytes(_KEY_BYTES)
             file.write(key)
             file.flush()
             os.fsync(file.fileno())

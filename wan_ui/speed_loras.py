@@ -111,6 +111,7 @@ def _distilled(kind: str, date: str, high_sha256: str, low_sha256: str) -> Mappi
     )
 
 
+_FOUR_STEPS: dict[str, Any] = {"sample_steps": 4, "sampler": "euler", "flow_shift": 5.0}
 _LIGHTX2V = "LightX2V: 4 steps, guidance off, shift 5, strength 1"
 _SLOW_MOTION = "Motion may be slow, for which the high-noise half is blamed."
 
@@ -123,9 +124,7 @@ SPEED_LORAS: Mapping[str, SpeedLora] = MappingProxyType(
                 "Lightning 4 steps (2.2 T2V, V1.1)",
                 (WAN22_14B_T2V.id,),
                 _lightning("t2v", "v1.1", r"T2V-A14B-4steps-lora-rank64-Seko-V1\.1"),
-                sample_steps=4,
-                sampler="euler",
-                flow_shift=5.0,
+                **_FOUR_STEPS,
                 source="lightx2v/Wan2.2-Lightning and ComfyUI's template: Euler, simple, 2+2 steps, shift 5, cfg 1",
                 note=_SLOW_MOTION,
             ),
@@ -139,9 +138,7 @@ SPEED_LORAS: Mapping[str, SpeedLora] = MappingProxyType(
                     "89003385f8a9d53ba58fd6ede647fdc90292e8568a54683fcfe6db5556a31769",
                     "4df7c206f3189472da2f92c0a42dcf308f04433d9c14302d08d56e99a3f51322",
                 ),
-                sample_steps=4,
-                sampler="euler",
-                flow_shift=5.0,
+                **_FOUR_STEPS,
                 source=f"lightx2v/Wan2.2-Distill-Loras; {_LIGHTX2V}",
                 note=_SLOW_MOTION,
             ),
@@ -150,9 +147,7 @@ SPEED_LORAS: Mapping[str, SpeedLora] = MappingProxyType(
                 "Lightning 4 steps (2.2 I2V, V1)",
                 (WAN22_14B_I2V.id,),
                 _lightning("i2v", "v1", r"I2V-A14B-4steps-lora-rank64-Seko-V1"),
-                sample_steps=4,
-                sampler="euler",
-                flow_shift=5.0,
+                **_FOUR_STEPS,
                 source="lightx2v/Wan2.2-Lightning and ComfyUI's template: Euler, simple, 2+2 steps, shift 5, cfg 1",
                 note=_SLOW_MOTION,
             ),
@@ -163,9 +158,7 @@ SPEED_LORAS: Mapping[str, SpeedLora] = MappingProxyType(
                 _distilled(
                     "i2v", "1022", "887c3bdeb74e83859c920438e16ca31f39ab18ce189abc5f0e36f8348c5bbb19", _DISTILL_I2V
                 ),
-                sample_steps=4,
-                sampler="euler",
-                flow_shift=5.0,
+                **_FOUR_STEPS,
                 source=f"lightx2v/Wan2.2-Distill-Loras; {_LIGHTX2V}",
                 note=_SLOW_MOTION,
             ),
@@ -182,9 +175,7 @@ SPEED_LORAS: Mapping[str, SpeedLora] = MappingProxyType(
                         ),
                     )
                 ),
-                sample_steps=4,
-                sampler="euler",
-                flow_shift=5.0,
+                **_FOUR_STEPS,
                 source=f"lightx2v/Wan2.1-Distill-Loras and Kijai/WanVideo_comfy; {_LIGHTX2V}",
             ),
             SpeedLora(
@@ -198,9 +189,7 @@ SPEED_LORAS: Mapping[str, SpeedLora] = MappingProxyType(
                         sha256=_DISTILL_I2V,
                     )
                 ),
-                sample_steps=4,
-                sampler="euler",
-                flow_shift=5.0,
+                **_FOUR_STEPS,
                 source=f"lightx2v/Wan2.1-Distill-Loras and Kijai/WanVideo_comfy; {_LIGHTX2V}",
             ),
             SpeedLora(

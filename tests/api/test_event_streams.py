@@ -24,6 +24,7 @@ from wan_ui.engine.result import Clip, OnProgress, Progress
 from wan_ui.errors import PictureNotFound, RequestNotFound, TooManyStreams
 from wan_ui.identity import Identity
 from wan_ui.jobs.service import JobService
+from wan_ui.jobs.shared_views import SharedViews
 from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.request import Generation
@@ -53,8 +54,8 @@ class Snapshots:
     def __init__(self, **events: dict[str, Any]) -> None:
         self.events = events
 
-    def __call__(self) -> dict[str, dict[str, Any]]:
-        return self.events
+    def __call__(self) -> dict[str, str]:
+        return {name: json.dumps(data) for name, data in self.events.items()}
 
     def pulse(self) -> str:
         return json.dumps(self.events)
@@ -85,17 +86,18 @@ def test_an_event_is_sent_when_its_data_has_changed() -> None:
     assert streams.count == 0
 
 
-def test_streams_of_the_same_view_read_one_snapshot_for_each_change() -> None:
+def test_streams_of_the_same_view_read_one_snapshot_for_each_change(store: Store) -> None:
     """Each of 250 streams once read the database for itself."""
     shown, looks = Snapshots(state={"number": 0}), list[str]()
-    streams = EventStreams(shown.pulse, look_seconds=0)
+    streams, views = EventStreams(shown.pulse, look_seconds=0), SharedViews(store, shown.pulse)
 
-    def look(key: str) -> dict[str, dict[str, Any]]:
+    def look(key: str, viewer: Access) -> dict[str, str]:
         looks.append(key)
         return shown()
 
     async def follow() -> None:
-        opened = [streams.stream(GUEST, partial(look, key), key) for key in "aaaaab"]
+        snapshots = [partial(views.of_progress, LOCAL_ACCESS, key, partial(look, key)) for key in "aaaaab"]
+        opened = [streams.stream(GUEST, snapshot) for snapshot in snapshots]
         for stream in opened:
             await anext(stream)
         for number in (0, 1):
@@ -116,7 +118,7 @@ def test_where_many_streams_are_open_each_looks_less_often() -> None:
 
     async def changes(seconds: float) -> int:
         """How often one stream looks in this time, while its data changes at every look."""
-        stream, counted = streams.stream(OWNER, lambda: {"state": {"number": next(numbers)}}), 0
+        stream, counted = streams.stream(OWNER, lambda: {"state": str(next(numbers))}), 0
         await anext(stream)
         try:
             async with asyncio.timeout(seconds):

@@ -6,13 +6,13 @@ import asyncio
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.fakes import FakeRender
 from tests.load import Seen, SimulatedPage
@@ -24,8 +24,10 @@ from wan_ui.access import LOCAL_ACCESS
 pytestmark = pytest.mark.browser
 
 EVENTS = "/gradio_api/run/predict"
-SEED = 7301
-PROMPT = {"prompt": "traffic", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 2, "seed": SEED}
+SEEDS = (7301, 7302)
+PROMPTS = [
+    {"prompt": "traffic", "width": 64, "height": 64, "num_frames": 1, "sample_steps": 2, "seed": seed} for seed in SEEDS
+]
 
 
 class Sent:
@@ -39,8 +41,8 @@ class Sent:
             event = json.loads(body)
             self.events.append((event["fn_index"], event["data"]))
 
-    def last(self, event: Any) -> Any:
-        return next((data for number, data in reversed(self.events) if number == event["id"]), None)
+    def all(self, event: Any) -> list[Any]:
+        return [data for number, data in self.events if number == event["id"]]
 
 
 @contextmanager
@@ -71,29 +73,36 @@ def simulated(app: App, config: Any) -> Iterator[tuple[SimulatedPage, Sent]]:
 
 
 def test_the_load_tests_page_sends_what_a_browser_sends(page: Page, app: App, held_render: FakeRender):
-    """Its looks, with what it was shown before, while a job starts and ends."""
-    gate = held_render.gate(SEED, 1)
+    """Its looks, with what it was shown before, when a job ends and when the next one begins."""
+    gates = [held_render.gate(seed, 1) for seed in SEEDS]
     open_page(page, app)
-    browsers = Sent()
+    browsers, card = Sent(), page.locator("#now .card")
     page.on("request", lambda request: browsers.note(request.url, request.post_data or ""))
     with simulated(app, page.request.get(f"{app.url}config").json()) as (opened, sent):
         known_of_look = opened.look["inputs"].index(opened.known)
-        known_of_sample = opened.sample["inputs"].index(opened.known)
 
-        def both_know(name: str, job_id: str) -> bool:
-            """Whether both pages asked for the sample with the same values, in which the job has this part."""
+        def both_sent(shown: dict[str, str | None]) -> bool:
+            """Whether both pages looked with the same values, after these parts were shown."""
             page.evaluate("true")  # while the browser works, its requests arrive here
-            asked = [each.last(opened.sample) for each in (browsers, sent)]
-            return None not in asked and asked[0] == asked[1] and asked[0][known_of_sample][name] == job_id
+            looks = [each.all(opened.look) for each in (browsers, sent)]
+            return any(look in looks[1] and shown.items() <= look[known_of_look].items() for look in looks[0])
 
-        job = app.service.submit({"model": "wan21_1b", "prompts": [PROMPT]}, LOCAL_ACCESS)
-        gate.await_arrival()
-        wait_until(lambda: both_know("lead", job.id), state=lambda: (browsers.events, sent.events))
-        gate.open()
-        wait_until(lambda: both_know("shown", job.id), state=lambda: (browsers.events, sent.events))
-        looks = [each.last(opened.look) for each in (browsers, sent)]
-    assert all(look[known_of_look]["lead"] for look in looks)  # each sends back what it was shown before
-    again = {opened.look["id"], opened.sample["id"]}
-    assert {number for number, _ in sent.events} == again
+        def next_look(shown: dict[str, str | None], change: Callable[[], object]) -> None:
+            """A change after both pages show these parts."""
+            wait_until(lambda: shown.items() <= opened.values[opened.known].items(), state=lambda: opened.values)
+            change()
+            wait_until(lambda: both_sent(shown), state=lambda: (browsers.events, sent.events))
+
+        job = app.service.submit({"model": "wan21_1b", "prompts": PROMPTS[:1]}, LOCAL_ACCESS)
+        gates[0].await_arrival()
+        expect(card).to_have_class("card running")
+        next_look({"lead": job.id}, gates[0].open)
+        expect(page.locator("#result video")).to_be_visible()
+        expect(card).not_to_have_class("card running")
+        request = {"model": "wan21_1b", "prompts": PROMPTS[1:]}
+        next_look({"lead": None, "shown": job.id}, lambda: app.service.submit(request, LOCAL_ACCESS))
+        gates[1].open()
+    again = opened.look["id"]
+    assert {number for number, _ in sent.events} == {again}
     counted = Counter(number for number, _ in browsers.events)
-    assert all(counted[number] == 1 for number in counted.keys() - again)  # what a page asks for as it opens
+    assert all(counted[number] == 1 for number in counted.keys() - {again})  # what a page asks for as it opens

@@ -7,11 +7,12 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from wan_ui.api.bodies import parse_json
 from wan_ui.api.dependencies import CurrentAccess, Json, Service, State
 from wan_ui.api.openapi import errors, request_body
+from wan_ui.api.schemas import Body
 from wan_ui.errors import OwnerOnly
 
 router = APIRouter()
@@ -81,10 +82,8 @@ class BaseListing(BaseModel):
     notes: list[str]
 
 
-class IdentifyBody(BaseModel):
+class IdentifyBody(Body):
     """Which component of the model a file is."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=1024, description="A name of `questions`.")
     component: Literal["transformer", "transformer_2"]

@@ -13,6 +13,7 @@ from wan_ui.api.openapi import content, errors
 from wan_ui.api.requests import MAX_INDEX
 from wan_ui.errors import VideoNotFound
 from wan_ui.provenance.comfy_workflow import workflow
+from wan_ui.web.stored_file import FILE_HEADERS
 
 Video = Annotated[
     int, Query(description="Which of its videos, from 0; of a comparison, the cell's `video`.", ge=0, le=MAX_INDEX)
@@ -37,8 +38,7 @@ def comfyui(service: Service, access: CurrentAccess, request_id: RequestId, vide
         json.dumps(workflow(job.generations[video], clip), indent=2),
         media_type="application/json",
         headers={
-            "X-Content-Type-Options": "nosniff",
-            "Cache-Control": "private, no-store",
+            **FILE_HEADERS,
             "Content-Disposition": f'attachment; filename="wan-ui-{request_id[:8]}-{video}-comfyui.json"',
         },
     )

@@ -25,7 +25,7 @@ from wan_ui.media import video as mp4
 from wan_ui.media.grid import Board
 from wan_ui.provenance import embedded_metadata
 from wan_ui.request import MOST_CELLS
-from wan_ui.web.stored_file import video_deleted
+from wan_ui.web.stored_file import FILE_HEADERS, video_deleted
 from wan_ui.wire import without_training_samples
 
 if TYPE_CHECKING:
@@ -41,11 +41,6 @@ Page = Annotated[
     Query(description="One page of the grid, from 0. Left out: all pages below one another.", ge=0, lt=MOST_CELLS),
 ]
 Frame = Annotated[int, Query(description="From 0; a shorter clip shows its last frame.", ge=0, le=MAX_FRAME)]
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "private, no-store",  # it changes when a cell is finished
-}
 
 router = APIRouter()
 
@@ -169,7 +164,7 @@ def download(
         path,
         media_type=media_type,
         filename=f"wan-ui-{shown_name}",
-        headers=_HEADERS,
+        headers=FILE_HEADERS,
         background=BackgroundTask(folder.cleanup),
     )
 
@@ -209,7 +204,7 @@ def comparison_sheet(
     with state.downloads.hold(), deletion_mapped(_clips_on(cells)):
         data = grid.sheet(cells, frame)
     name = f"wan-ui-{request_id[:8]}-frame-{frame}.png"
-    headers = {**_HEADERS, "Content-Disposition": f'attachment; filename="{name}"'}
+    headers = {**FILE_HEADERS, "Content-Disposition": f'attachment; filename="{name}"'}
     return Response(data, media_type="image/png", headers=headers)
 
 

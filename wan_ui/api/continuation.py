@@ -18,13 +18,9 @@ from wan_ui.errors import InvalidRequest, VideoEncodingFailed, VideoInvalid, Vid
 from wan_ui.media import clip_frames, video
 from wan_ui.media.clip_frames import MOST_PARTS
 from wan_ui.provenance import embedded_metadata
+from wan_ui.web.stored_file import FILE_HEADERS
 
 _PART = re.compile(r"([0-9a-zA-Z]{1,64})-([0-9]{1,3})")
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "private, no-store",
-}
 Parts = Annotated[
     list[str],
     Query(
@@ -47,7 +43,7 @@ def last_frame(state: State, service: Service, access: CurrentAccess, request_id
     """The rendered pixels; of clips made before they were kept, decoded from the MP4."""
     with state.posters.hold():
         png, _ = _last_frame(service.clip_path(request_id, n, access))
-    return Response(png, media_type="image/png", headers={**_HEADERS, "Cache-Control": "private"})
+    return Response(png, media_type="image/png", headers={**FILE_HEADERS, "Cache-Control": "private"})
 
 
 @router.post(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import anyio.to_thread
 
@@ -32,40 +29,10 @@ HEADERS = {
     "X-Accel-Buffering": "no",  # nginx would collect the events
 }
 
-Event = tuple[str, Mapping[str, Any]]
-"""The name of an event and its data, JSON-ready."""
-
-Snapshot = Callable[[], Mapping[str, Mapping[str, Any] | str]]
-"""The data that each event would have now, or its JSON text, by the event's name; it may read the database.
+Snapshot = Callable[[], Mapping[str, str]]
+"""The data that each event would have now, as JSON text, by the event's name; it may read the database.
 
 The key "end" ends the stream."""
-
-
-@dataclass
-class _View:
-    """What several streams show: the events' data as JSON text, and the pulse at which it was read."""
-
-    streams: int = 0
-    pulse: str | None = None
-    texts: Mapping[str, str] = field(default_factory=dict)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def read(self, pulse: str, snapshot: Snapshot, limiter: anyio.CapacityLimiter) -> Mapping[str, str]:
-        """The texts at this pulse or a later one; the first stream that asks reads them for all."""
-        async with self.lock:
-            if self.pulse != pulse:
-                self.texts = await anyio.to_thread.run_sync(_texts, snapshot, limiter=limiter)
-                self.pulse = pulse
-            return self.texts
-
-
-def texts_of(events: Mapping[str, Mapping[str, Any] | str]) -> dict[str, str]:
-    """The data of events as JSON texts; those that are texts already stay."""
-    return {name: data if isinstance(data, str) else json.dumps(data, allow_nan=False) for name, data in events.items()}
-
-
-def _texts(snapshot: Snapshot) -> dict[str, str]:
-    return texts_of(snapshot())
 
 
 class EventStreams:
@@ -86,7 +53,6 @@ class EventStreams:
         self._closed = threading.Event()
         self._looks = anyio.CapacityLimiter(LOOKS_AT_ONCE)
         self._open: Counter[Identity] = Counter()
-        self._views: dict[Hashable, _View] = {}
 
     def close(self) -> None:
         """Ends all streams within a quarter of a second, and refuses new ones. Any thread may call it."""
@@ -126,30 +92,15 @@ class EventStreams:
             self._open[identity] -= 1
             self._open += Counter()  # without those at zero
 
-    @contextmanager
-    def _shared(self, key: Hashable | None) -> Iterator[_View]:
-        """The view of this key, which is forgotten with its last stream; for None one of its own."""
-        view = _View() if key is None else self._views.setdefault(key, _View())
-        view.streams += 1
-        try:
-            yield view
-        finally:
-            view.streams -= 1
-            if key is not None and not view.streams:
-                del self._views[key]
-
-    async def stream(
-        self, identity: Identity, snapshot: Snapshot, key: Hashable | None = None
-    ) -> AsyncGenerator[str, None]:
+    async def stream(self, identity: Identity, snapshot: Snapshot) -> AsyncGenerator[str, None]:
         """The text of one stream: each event of a snapshot when its data has changed, and heartbeats between them.
 
-        Streams with the same `key` show the same, and read one snapshot for each change together.
         It ends at once where `check` would refuse it now: many requests may have passed it at the same time, before
         the first of their streams began.
         """
         if self._is_full(identity):
             return
-        with self._counted(identity), self._shared(key) as view:
+        with self._counted(identity):
             yield f"retry: {RETRY_MILLISECONDS}\n\n"
             sent: Mapping[str, str] = {}
             pulse, last = None, time.monotonic()
@@ -157,7 +108,7 @@ class EventStreams:
             while not self._closed.is_set():
                 if time.monotonic() - looked >= self._pause and (now := self._pulse()) != pulse:
                     pulse, looked = now, time.monotonic()
-                    texts = await view.read(now, snapshot, self._looks)
+                    texts = await anyio.to_thread.run_sync(snapshot, limiter=self._looks)
                     for name, text in texts.items():
                         if sent.get(name) != text:
                             last = time.monotonic()

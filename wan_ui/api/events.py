@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,8 +12,8 @@ from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
 from wan_ui.access import Access
-from wan_ui.api.dependencies import CurrentAccess, RequestId, Root, State
-from wan_ui.api.event_streams import HEADERS, texts_of
+from wan_ui.api.dependencies import ApiState, CurrentAccess, RequestId, Root, State
+from wan_ui.api.event_streams import HEADERS
 from wan_ui.api.openapi import errors
 from wan_ui.api.serializers import job_progress, listed_job, picture_of, queue_of, status_of
 from wan_ui.job import FINAL
@@ -34,6 +35,9 @@ _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "The events.", "content": {"text/event-stream": {"schema": _EVENT}}}
 }
 
+_Events = dict[str, dict[str, Any]]
+"""The data of each event, JSON-ready, by the event's name."""
+
 router = APIRouter()
 
 
@@ -50,12 +54,12 @@ async def request_events(state: State, access: CurrentAccess, root: Root, reques
     the connection open.
     """
     state.streams.check(access.identity)
-    snapshot = partial(_of_request, state.service, access, root, request_id, state.reference_errors)
+    snapshot = partial(
+        _shared, state.service, access, (root, request_id), partial(_of_request, state, root, request_id)
+    )
     await anyio.to_thread.run_sync(snapshot)  # a request that is not there is answered with 404, not with a stream
     return StreamingResponse(
-        state.streams.stream(access.identity, snapshot, (access, root, request_id)),
-        media_type="text/event-stream",
-        headers=HEADERS,
+        state.streams.stream(access.identity, snapshot), media_type="text/event-stream", headers=HEADERS
     )
 
 
@@ -72,21 +76,29 @@ async def events(state: State, access: CurrentAccess, root: Root) -> StreamingRe
     The stream has no end; a page keeps one of it open instead of asking again and again.
     """
     state.streams.check(access.identity)
-    snapshot = partial(_shared_texts, state.service, access, root)
+    snapshot = partial(_shared, state.service, access, (root,), partial(_of_all, state.service, root))
     return StreamingResponse(
-        state.streams.stream(access.identity, snapshot, (access, root)),
-        media_type="text/event-stream",
-        headers=HEADERS,
+        state.streams.stream(access.identity, snapshot), media_type="text/event-stream", headers=HEADERS
     )
 
 
-def _of_request(
-    service: JobService, access: Access, root: str, request_id: str, errors_as_text: bool
-) -> dict[str, dict[str, Any]]:
+def _shared(
+    service: JobService, access: Access, name: tuple[str, ...], events_of: Callable[[Access], _Events]
+) -> Mapping[str, str]:
+    """The data of events as JSON text, computed once for all streams that show the same."""
+
+    def texts(viewer: Access) -> dict[str, str]:
+        return {event: json.dumps(data, allow_nan=False) for event, data in events_of(viewer).items()}
+
+    return service.views.of_progress(access, ("events", *name), texts)
+
+
+def _of_request(state: ApiState, root: str, request_id: str, access: Access) -> _Events:
+    service = state.service
     # The outlook first: what runs then has no clip yet in the job that is read after it, or is seen as finished.
     outlook = service.outlook(request_id)
     job = service.job(request_id, access)
-    found: dict[str, dict[str, Any]] = {"state": status_of(job, errors_as_text)}
+    found: _Events = {"state": status_of(job, state.reference_errors)}
     if job.status in FINAL:
         return {**found, "end": {"request_id": job.id, "status": job.status}}
     progress = job_progress(outlook, service.progress(job.id))
@@ -98,14 +110,7 @@ def _of_request(
     return found
 
 
-def _shared_texts(service: JobService, access: Access, root: str) -> Mapping[str, str]:
-    def texts(viewer: Access) -> Mapping[str, str]:
-        return texts_of(_of_all(service, viewer, root))
-
-    return service.views.of_progress(access, ("events", root), texts)
-
-
-def _of_all(service: JobService, access: Access, root: str) -> dict[str, dict[str, Any]]:
+def _of_all(service: JobService, root: str, access: Access) -> _Events:
     queue = service.queue_outlook()
     waiting = service.queue(access, QUEUE_LISTED)
     recent = [job for job in service.recent(RECENT_LISTED, access) if job.status in FINAL]

@@ -25,7 +25,7 @@ from wan_ui.jobs.gallery import LARGEST_PAGE, PAGE, Entry, Filter, Kind
 from wan_ui.media import video as mp4
 from wan_ui.models import label_of
 from wan_ui.provenance import embedded_metadata
-from wan_ui.web.stored_file import StoredFile
+from wan_ui.web.stored_file import FILE_HEADERS, StoredFile
 
 if TYPE_CHECKING:
     from wan_ui.access import Access
@@ -59,11 +59,6 @@ OfVideo = Annotated[
     int | None, Query(description="Of a comparison: the clip's number; left out, its first.", ge=0, le=MAX_INDEX)
 ]
 Ids = Annotated[str, Query(description="`id`s of entries, separated by commas.", max_length=5000)]
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "private, no-store",
-}
 
 router = APIRouter()
 
@@ -223,7 +218,7 @@ def entry_poster(
     if path is None:
         with state.posters.hold():
             path = service.make_poster(found)
-    headers = {**_HEADERS, "Cache-Control": "private"}
+    headers = {**FILE_HEADERS, "Cache-Control": "private"}
     return StoredFile(path, "image/jpeg", headers)
 
 
@@ -239,7 +234,7 @@ def entry_settings(service: Service, access: CurrentAccess, entry_id: EntryId) -
     return Response(
         json.dumps(settings_of(service, found, access), indent=2),
         media_type="application/json",
-        headers={**_HEADERS, "Content-Disposition": f'attachment; filename="wan-ui-{found.id[:8]}.json"'},
+        headers={**FILE_HEADERS, "Content-Disposition": f'attachment; filename="wan-ui-{found.id[:8]}.json"'},
     )
 
 

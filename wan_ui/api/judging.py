@@ -18,18 +18,14 @@ from wan_ui.errors import VideoNotFound
 from wan_ui.jobs.judging import Side
 from wan_ui.media import boxes
 from wan_ui.web.ranges import check_range, range_of
+from wan_ui.web.stored_file import FILE_HEADERS
 
 if TYPE_CHECKING:
     from wan_ui.jobs.judging import Ballot
 
 PairId = Annotated[str, Path(description="`id` of a pair from POST …/pairs.", max_length=200)]
 # No ETag and no Last-Modified: they would tell the clip, and the order in which clips were rendered.
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "private, no-store",
-    "Accept-Ranges": "bytes",
-}
+_HEADERS = {**FILE_HEADERS, "Accept-Ranges": "bytes"}
 
 router = APIRouter()
 

@@ -15,19 +15,15 @@ from wan_ui.api.serializers import add_judging, job_progress, result_of, status_
 from wan_ui.job import FINAL
 from wan_ui.request import InferenceRequest
 from wan_ui.web.ranges import check_range
-from wan_ui.web.stored_file import StoredFile
+from wan_ui.web.stored_file import FILE_HEADERS, StoredFile
 
 MAX_INDEX = 999  # a request has at most 1000 prompts
 VideoIndex = Annotated[
     int, Path(description="From 0, in prompt order; of a comparison, the cell's `video`.", ge=0, le=MAX_INDEX)
 ]
-_VIDEO_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "private",
-}
-_PICTURE_HEADERS = {**_VIDEO_HEADERS, "Cache-Control": "private, max-age=3600"}
-_LIVE_HEADERS = {**_VIDEO_HEADERS, "Cache-Control": "no-store"}
+_VIDEO_HEADERS = {**FILE_HEADERS, "Cache-Control": "private"}
+_PICTURE_HEADERS = {**FILE_HEADERS, "Cache-Control": "private, max-age=3600"}
+_LIVE_HEADERS = {**FILE_HEADERS, "Cache-Control": "no-store"}
 
 router = APIRouter()
 

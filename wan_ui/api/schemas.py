@@ -12,6 +12,12 @@ JobStatus = Literal["in_queue", "in_progress", "succeeded", "failed", "canceled"
 CellStatus = Literal["waiting", "running", "succeeded", "failed", "missing"]
 
 
+class Body(BaseModel):
+    """What a client sends: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class ErrorInfo(BaseModel):
     """What went wrong, for programs and for people."""
 
@@ -74,10 +80,8 @@ class RequestStatus(BaseModel):
     progress: JobProgress | None = Field(description="null of a finished request, and in the reply to a change.")
 
 
-class RequestMove(BaseModel):
+class RequestMove(Body):
     """Where a waiting request is to stand in the queue."""
-
-    model_config = ConfigDict(extra="forbid")
 
     position: int = Field(description="From 1, the next to run; beyond the end is the end.", ge=1, le=1_000_000)
 
@@ -195,10 +199,8 @@ class SpeedLoraList(BaseModel):
     speed_loras: list[SpeedLoraInfo]
 
 
-class InspectBody(BaseModel):
+class InspectBody(Body):
     """The LoRA source to inspect."""
-
-    model_config = ConfigDict(extra="forbid")
 
     path: str = Field(
         min_length=1,
@@ -425,10 +427,8 @@ class KeepBody(BaseModel):
     kept: bool
 
 
-class ShareBody(BaseModel):
+class ShareBody(Body):
     """What a share link shows, and for how long."""
-
-    model_config = ConfigDict(extra="forbid")
 
     entry: str = Field(description="`id` of an entry of the gallery.", max_length=200)
     days: int = Field(DAYS, description="Until the link ends.", ge=1, le=LONGEST_DAYS)
@@ -455,18 +455,14 @@ class ShareList(BaseModel):
     shares: list[ShareLink] = Field(description="Newest first.")
 
 
-class MarkBody(BaseModel):
+class MarkBody(Body):
     """A mark on a clip of a comparison."""
-
-    model_config = ConfigDict(extra="forbid")
 
     mark: Literal["favourite", "rejected"] | None = Field(description="null removes the mark.")
 
 
-class VoteBody(BaseModel):
+class VoteBody(Body):
     """A vote on a pair."""
-
-    model_config = ConfigDict(extra="forbid")
 
     choice: Literal["a", "b", "tie"] = Field(description="The better side.")
 
@@ -525,17 +521,13 @@ class JudgingBody(BaseModel):
     everybody: JudgementBody | None = Field(description="All sessions together; null unless you are the owner.")
 
 
-class RequestIdBody(BaseModel):
+class RequestIdBody(Body):
     """A request by its id."""
-
-    model_config = ConfigDict(extra="forbid")
 
     request_id: str = Field(pattern="^[0-9A-Za-z-]{1,200}$", description="From submit or compare.")
 
 
-class RestoreBody(BaseModel):
+class RestoreBody(Body):
     """A video whose settings are read."""
-
-    model_config = ConfigDict(extra="forbid")
 
     video: str = Field(min_length=1, description="An MP4 as base64.")

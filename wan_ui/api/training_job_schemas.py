@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from wan_ui.api.schemas import Body
 from wan_ui.request import MOST_CELLS, LoraItem
 
 
-class ImportBody(BaseModel):
+class ImportBody(Body):
     """One of `config` and `folder`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     config: str | None = Field(None, description="The text of a job's config.yaml.")
     folder: str | None = Field(None, max_length=4096, description="A job's folder, as a path under the LoRA folder.")
@@ -131,10 +130,8 @@ class Checklist(BaseModel):
     comparison: ComparisonOf | None
 
 
-class WatchBody(BaseModel):
+class WatchBody(Body):
     """How to watch a training job."""
-
-    model_config = ConfigDict(extra="forbid")
 
     existing: bool = Field(False, description="Also render the saves that are there already.")
 

@@ -19,18 +19,14 @@ from wan_ui.errors import InvalidRequest, PreviewNotFound, RequestNotFound
 from wan_ui.jobs.service import JobService
 from wan_ui.trainer import imported_job
 from wan_ui.trainer.sample_files import MOST_BYTES, media_type
-from wan_ui.web.stored_file import StoredFile
+from wan_ui.web.stored_file import FILE_HEADERS, StoredFile
 
 JobId = Annotated[str, Path(description="From the response to POST /jobs/import.", max_length=200)]
 Step = Annotated[int, Path(description="The training step in the file's name.", ge=0, le=10**9)]
 Index = Annotated[int, Path(description="The sample's index in the file's name.", ge=0, le=10**6)]
 VideoNumber = Annotated[int, Query(description="Which of the request's videos, from 0.", ge=0, le=1000)]
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "sandbox; default-src 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "private, max-age=3600",
-}
+_UNTRUSTED = {**FILE_HEADERS, "Content-Security-Policy": "sandbox; default-src 'none'"}
+_HEADERS = {**_UNTRUSTED, "Cache-Control": "private, max-age=3600"}
 _SAMPLE_GONE = partial(PreviewNotFound, "This job has no such sample file.")
 _COMPARED_GONE = partial(PreviewNotFound, "The sample of this video was deleted: upload it again.")
 
@@ -184,5 +180,4 @@ def difference_film(service: Service, access: CurrentAccess, request_id: Request
 def _film(service: Service, access: CurrentAccess, request_id: str, video: int, kind: str) -> Response:
     path = service.sample_comparisons.film(service.job(request_id, access), video, kind)
     # Not stored: another sample may be uploaded and take its place under the same address.
-    headers = {**_HEADERS, "Cache-Control": "private, no-store"}
-    return StoredFile(path, "video/mp4", headers, gone=_COMPARED_GONE)
+    return StoredFile(path, "video/mp4", _UNTRUSTED, gone=_COMPARED_GONE)

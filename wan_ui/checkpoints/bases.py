@@ -139,7 +139,7 @@ def choose(
         listed = list(files)
         for component, name in base.items():
             wanted[component] = _named(model, component, name, available, listed)
-        wanted = _with_partner(model, wanted, available, listed)
+        wanted = _with_partner(model, wanted, available)
     halves = tuple(model.slots.values())
     taken = {
         component: wanted.get(component) or found[0]
@@ -221,10 +221,7 @@ def _named(
 
 
 def _with_partner(
-    model: WanModel,
-    wanted: dict[str, Option],
-    available: Mapping[str, tuple[Option, ...]],
-    files: list[ModelFile],
+    model: WanModel, wanted: dict[str, Option], available: Mapping[str, tuple[Option, ...]]
 ) -> dict[str, Option]:
     """Adds the other half of a pair of which one was asked for. Raises BaseNotFound where it is unknown."""
     halves = tuple(model.slots.values())

@@ -438,42 +438,41 @@ class Dispatcher(JobRunner):
 
     def _render_alone(self, use: SlotUse, task: Task, error: GroupLost) -> None:
         """Gives a clip back whose group failed: one slot renders it then. No attempt is counted for the group's."""
-        unit, active = task.unit, task.active
         self._persist(partial(self._leases.void, task.lease))
         with self._changed:
             log.warning("group failed", extra={"slot": use.slot.name, "reason": error.message})
             use.failures += 1
-            self._lost_groups.add(unit, use.slot.machine)
-            self._scheduler.emptied(use.slot.name)
-            self._free(use, task, None)
-            if not active.is_stopped:
-                self._scheduler.requeue(unit)
+            self._lost_groups.add(task.unit, use.slot.machine)
+            self._give_back(use, task)
         self._leave(task)
 
     def _lose(self, use: SlotUse, task: Task, error: SlotLost) -> None:
         """Gives a clip back whose slot ended, and lets the slot pause; its job fails at its last attempt."""
-        unit, active = task.unit, task.active
         self._persist(partial(self._leases.void, task.lease))
         was_started = error.details.get("started", True)
         if was_started:
-            last = self._persist(partial(self._leases.count_attempt, unit.job_id, self._limits.max_attempts))
+            last = self._persist(partial(self._leases.count_attempt, task.unit.job_id, self._limits.max_attempts))
             if last is not None:
-                active.error = active.error or last
+                task.active.error = task.active.error or last
         with self._changed:
             use.failures += 1
             use.in_a_row += 1
             use.failed_starts = 0 if was_started else use.failed_starts + 1
             pause = min(self._rules.pause * 2 ** (use.in_a_row - 1), self._rules.longest_pause)
             use.paused_until = time.monotonic() + pause
-            self._scheduler.emptied(use.slot.name)
-            self._free(use, task, None)
-            if not active.is_stopped:
-                self._scheduler.requeue(unit)
+            self._give_back(use, task)
         self._leave(task)
         starts = self._rules.starts
         if starts is not None and all(each.failed_starts >= starts for each in self._uses.values()):
             self._broken = QueueStopped(f"No GPU can be used. {error.message}")
             self._announce()
+
+    def _give_back(self, use: SlotUse, task: Task) -> None:
+        """Another slot, or the same one later, renders the clip of one that has no model any more."""
+        self._scheduler.emptied(use.slot.name)
+        self._free(use, task, None)
+        if not task.active.is_stopped:
+            self._scheduler.requeue(task.unit)
 
     def _hand_over(self, use: SlotUse, task: Task, rendered: RenderedClip, spent: float) -> None:
         """Queues a clip for the writer, once the one before is written; the slot is idle then."""

@@ -19,6 +19,7 @@ import httpx
 
 from wan_ui.errors import HostError
 from wan_ui.jobs.store import Store
+from wan_ui.jobs.writer import has_ended
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +116,7 @@ class Notifier:
     def stop(self, timeout: float) -> bool:
         """Stop sending; what is left stays in the outbox. Returns whether the thread ended within `timeout` seconds."""
         self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return has_ended(self._thread, timeout)
 
     def _run(self) -> None:
         changes = -1

@@ -100,6 +100,18 @@ def _mapped_errors() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Statements that are executed all or none."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
 def _check_version(connection: sqlite3.Connection, known: int) -> int:
     """The number of migrations that a database has. Raises HostError for more than are known."""
     applied: int = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -154,18 +166,12 @@ class Store:
             self._connection.close()
 
     def _migrate(self, migrations: Sequence[Sequence[str]]) -> None:
-        connection = self._connection
-        try:
-            connection.execute("BEGIN IMMEDIATE")
+        with _transaction(self._connection) as connection:
             applied = _check_version(connection, len(migrations))
             for statements in migrations[applied:]:
                 for statement in statements:
                     connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {len(migrations)}")
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
 
     def rows(self, sql: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
         """The rows of one statement, for a module with queries of its own; it is executed completely or not at all."""
@@ -305,17 +311,12 @@ class Store:
                 "SELECT tables.name FROM sqlite_master AS tables, pragma_table_info(tables.name) AS columns "
                 "WHERE tables.type = 'table' AND columns.name = 'visitor'"
             ).fetchall()
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
+            with _transaction(self._connection) as connection:
                 for table in tables:
-                    self._connection.execute(
+                    connection.execute(
                         f'UPDATE OR REPLACE "{table["name"]}" SET visitor = :new WHERE visitor = :old',
                         {"old": old, "new": new},
                     )
-                self._connection.execute("COMMIT")
-            finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
 
     def unfinished(self, limit: int | None = None) -> tuple[Job, ...]:
         """The running job and the waiting ones in their order, at most `limit`."""
@@ -330,21 +331,19 @@ class Store:
 
     def waiting(self) -> int:
         """The number of waiting jobs."""
-        count: int = self.rows("SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue'", {})[0]["jobs"]
-        return count
+        return self._waiting("true")
 
     def waiting_of(self, visitor: str | None) -> int:
         """The number of waiting jobs that one browser sent; None: that programs sent."""
-        count: int = self.rows(
-            "SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue' AND visitor IS :visitor", {"visitor": visitor}
-        )[0]["jobs"]
-        return count
+        return self._waiting("visitor IS :visitor", visitor)
 
     def waiting_of_guests(self) -> int:
         """The number of waiting jobs that guests and programs sent."""
-        count: int = self.rows("SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue' AND from_guest", {})[0][
-            "jobs"
-        ]
+        return self._waiting("from_guest")
+
+    def _waiting(self, condition: str, visitor: str | None = None) -> int:
+        sql = f"SELECT count(*) AS jobs FROM jobs WHERE status = 'in_queue' AND {condition}"
+        count: int = self.rows(sql, {"visitor": visitor})[0]["jobs"]
         return count
 
     def unready(self) -> tuple[Job, ...]:

@@ -115,15 +115,13 @@ class StoredFiles:
             yield StoredFile("job", job_id, origin, size)
 
 
-def leftovers(
-    store: Store, data_dir: Path, older_than: float, published: frozenset[str] = frozenset()
-) -> list[Leftover]:
+def leftovers(store: Store, data_dir: Path, older_than: float) -> list[Leftover]:
     """The files that no row of the database and no browser refers to, and that are older than so many seconds.
 
     Reads the database and the folders; removes nothing.
     """
     lost = _old(data_dir, _unlisted(store, data_dir), older_than, "a video without a row in the database")
-    return lost + expired(store, data_dir, older_than, published)
+    return lost + expired(store, data_dir, older_than)
 
 
 def expired(

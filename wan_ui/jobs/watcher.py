@@ -17,6 +17,7 @@ from wan_ui.axes import OF_A_PROMPT, label
 from wan_ui.compare import PlannedCell
 from wan_ui.errors import HostError, JobNotWatchable, NotWatched, OwnerOnly, RequestError, WanUIError
 from wan_ui.jobs.watch_store import StandingComparison, Watch, WatchStore
+from wan_ui.jobs.writer import has_ended
 from wan_ui.models import MODELS
 from wan_ui.request import MOST_CELLS, InferenceRequest
 from wan_ui.trainer.saves import CompleteSaves, save_label
@@ -101,9 +102,7 @@ class Watcher:
     def stop(self, timeout: float) -> bool:
         """Stop watching until the next start. Returns whether the thread ended within `timeout` seconds."""
         self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return has_ended(self._thread, timeout)
 
     # The owner's calls
 

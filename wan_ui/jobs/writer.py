@@ -16,6 +16,13 @@ class _Waiting:
     is_large: bool
 
 
+def has_ended(thread: threading.Thread, timeout: float) -> bool:
+    """Whether a thread has ended within `timeout` seconds, or was never started."""
+    if thread.ident is not None:
+        thread.join(timeout)
+    return not thread.is_alive()
+
+
 class Writer:
     """Executes tasks in the order in which they were added.
 
@@ -65,9 +72,7 @@ class Writer:
 
     def join(self, timeout: float) -> bool:
         """Whether the thread has ended within `timeout` seconds, or was never started."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return has_ended(self._thread, timeout)
 
     def _has_large_task(self) -> bool:
         inside = (*self._tasks, *(() if self._at_work is None else (self._at_work,)))

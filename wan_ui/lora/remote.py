@@ -23,7 +23,7 @@ from wan_ui.lora.header import read_header
 from wan_ui.lora.hub import SCHEME, OnBytes, download_hub_file, file_address, hub_file
 from wan_ui.lora.safetensors_header import check_start
 from wan_ui.media.fetch import Answer, DownloadLimits, Resolver, check_address, download, resolve_host
-from wan_ui.text import one_line
+from wan_ui.text import gigabytes, one_line
 
 WEB = ("http://", "https://")
 MAX_BYTES = 8 << 30  # a rank-128 file for both 14B transformers has 2.4 GB
@@ -200,8 +200,8 @@ class RemoteFiles:
         free = self._free(self._folder)
         if size + DISK_RESERVE > free:
             raise DiskFull(
-                f"The LoRA has {_in_units(size)} and the disk {_in_units(free)} left, of which "
-                f"{_in_units(DISK_RESERVE)} stay free for videos. Free some disk space and try again.",
+                f"The LoRA has {gigabytes(size)} and the disk {gigabytes(free)} left, of which "
+                f"{gigabytes(DISK_RESERVE)} stay free for videos. Free some disk space and try again.",
                 needed=size,
                 free=free,
             )
@@ -267,7 +267,3 @@ class RemoteFiles:
 
 def _name(name: str) -> str:
     return one_line(re.split(r"[/\\]", name)[-1], 200) or "lora.safetensors"
-
-
-def _in_units(amount: int) -> str:
-    return f"{amount / 1e9:.1f} GB" if amount >= 1e8 else f"{amount / 1e6:.1f} MB"

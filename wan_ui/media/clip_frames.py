@@ -6,7 +6,6 @@ import io
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from wan_ui.errors import InvalidRequest, VideoEncodingFailed
-from wan_ui.files import PART_PREFIX, disk_full, is_disk_full, write_file
+from wan_ui.files import folder_beside, write_file
 from wan_ui.media import video
 
 LOSSLESS_SUFFIX = ".mkv"  # all frames, of clips that are compared with a training sample
@@ -26,7 +25,7 @@ MOST_JOINED = 4_000_000_000  # frames × pixels, as of a visitor's request
 
 def write_last(path: Path, frames: video.Frames) -> None:
     """Keeps the last of `frames`, uint8, (T, H, W, 3), as a PNG. Raises OSError."""
-    write_file(path, _png(frames[-1]))
+    write_file(path, png(frames[-1]))
 
 
 def last_frame(clip: Path) -> tuple[bytes, bool]:
@@ -37,7 +36,7 @@ def last_frame(clip: Path) -> tuple[bytes, bool]:
     try:
         return clip.with_suffix(LAST_SUFFIX).read_bytes(), True
     except OSError:  # written before last frames were kept
-        return _png(video.read_frame(clip, video.probe(clip).num_frames - 1)), False
+        return png(video.read_frame(clip, video.probe(clip).num_frames - 1)), False
 
 
 def read(clip: Path) -> video.Frames:
@@ -66,20 +65,19 @@ def join(path: Path, clips: Sequence[Path], metadata: Mapping[str, Any]) -> None
         raise _refused("the parts must have one size and one frame rate")
     if count * first.width * first.height > MOST_JOINED:
         raise _refused("the parts have too many frames together; join fewer")
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
-            frames = allocate_frames(Path(folder, "frames"), (count, first.height, first.width, 3))
-            filled = 0
-            for clip in clips:
-                part = read(clip)[1 if filled else 0 :]
-                frames[filled : filled + len(part)] = part
-                filled += len(part)
-            video.write(path, frames[:filled], max(1, round(first.fps)), metadata)
-            del frames
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full("the video") from error
-        raise VideoEncodingFailed(f"The joined video could not be written: {error.strerror}.") from error
+    with folder_beside(path, "the video", _not_joined) as folder:
+        frames = allocate_frames(folder / "frames", (count, first.height, first.width, 3))
+        filled = 0
+        for clip in clips:
+            part = read(clip)[1 if filled else 0 :]
+            frames[filled : filled + len(part)] = part
+            filled += len(part)
+        video.write(path, frames[:filled], max(1, round(first.fps)), metadata)
+        del frames
+
+
+def _not_joined(reason: str | None) -> VideoEncodingFailed:
+    return VideoEncodingFailed(f"The joined video could not be written: {reason}.")
 
 
 def allocate_frames(path: Path, shape: tuple[int, int, int, int]) -> np.memmap[Any, np.dtype[np.uint8]]:
@@ -99,7 +97,7 @@ def _refused(message: str) -> InvalidRequest:
     return InvalidRequest(f"part: {message}.", fields=[{"loc": "query.part", "msg": message}])
 
 
-def _png(frame: video.Frames) -> bytes:
+def png(frame: video.Frames) -> bytes:
     """A frame, uint8, (H, W, 3), as a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "PNG")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,8 +15,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from wan_ui.errors import VideoEncodingFailed
-from wan_ui.files import PART_PREFIX, disk_full, is_disk_full
+from wan_ui.files import folder_beside
 from wan_ui.media import video
+from wan_ui.media.clip_frames import allocate_frames, png
 
 GROUND, INK, QUIET, EMPTY = (16, 16, 20), (236, 236, 240), (150, 150, 162), (34, 34, 40)
 GAP = 8  # pixels around and between the cells
@@ -74,25 +73,22 @@ def write(path: Path, board: Board, metadata: Mapping[str, Any]) -> None:
     layout, ground = _drawn(board, infos, LARGEST_VIDEO)
     count = max(info.num_frames for info in infos.values())
     fps = max(1, round(max(info.fps for info in infos.values())))
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
-            # On disk: a minute of a large grid would not fit into memory.
-            frames = np.memmap(
-                Path(folder, "frames"), np.uint8, mode="w+", shape=(count, layout.height, layout.width, 3)
-            )
-            frames[:] = ground
-            for file in board.clips:
-                shown = video.read_frames(file)
-                for column, row in _places(board, file):
-                    for index, (frame, x, y) in enumerate(_placed(shown, layout, column, row)):
-                        frames[index, y : y + frame.shape[0], x : x + frame.shape[1]] = frame
-                    frames[len(shown) :, y : y + frame.shape[0], x : x + frame.shape[1]] = frame
-            video.write(path, frames, fps, metadata)
-            del frames
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full("the grid") from error
-        raise VideoEncodingFailed(f"The grid could not be written: {error.strerror}.") from error
+    with folder_beside(path, "the grid", _not_written) as folder:
+        # On disk: a minute of a large grid would not fit into memory.
+        frames = allocate_frames(folder / "frames", (count, layout.height, layout.width, 3))
+        frames[:] = ground
+        for file in board.clips:
+            shown = video.read_frames(file)
+            for column, row in _places(board, file):
+                for index, (frame, x, y) in enumerate(_placed(shown, layout, column, row)):
+                    frames[index, y : y + frame.shape[0], x : x + frame.shape[1]] = frame
+                frames[len(shown) :, y : y + frame.shape[0], x : x + frame.shape[1]] = frame
+        video.write(path, frames, fps, metadata)
+        del frames
+
+
+def _not_written(reason: str | None) -> VideoEncodingFailed:
+    return VideoEncodingFailed(f"The grid could not be written: {reason}.")
 
 
 def sheet(board: Board, frame: int) -> bytes:
@@ -107,9 +103,7 @@ def sheet(board: Board, frame: int) -> bytes:
         for column, row in _places(board, file):
             for still, x, y in _placed(shown[at : at + 1], layout, column, row):
                 ground[y : y + still.shape[0], x : x + still.shape[1]] = still
-    buffer = io.BytesIO()
-    Image.fromarray(ground).save(buffer, "PNG")
-    return buffer.getvalue()
+    return png(ground)
 
 
 def lay_out(columns: tuple[str, ...], rows: tuple[str, ...], clip: tuple[int, int], largest: int) -> Layout:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wan_ui.errors import PayloadTooLarge, VideoEncodingFailed, VideoInvalid
-from wan_ui.files import PART_PREFIX, disk_full, is_disk_full, publish_file
+from wan_ui.files import disk_full, folder_beside, publish_file
 from wan_ui.media import boxes, process
 
 CRF = 14
@@ -100,21 +99,12 @@ def write(
     height, width = frames.shape[1:3]
     if width % 2 or height % 2:
         raise ValueError(f"width and height must be even for 4:2:0 colour, not {width} × {height}")
-    try:
-        # A folder beside the video, so that the last step is a rename and a failure leaves nothing behind.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
-            tags, part = Path(folder, "tags.txt"), Path(folder, "clip.mp4")
-            _write_tags(tags, metadata)
-            command = _encoder(encoder.program or _ffmpeg(), width, height, fps, tags, part)
-            reported = _reported(frames, on_fraction)
-            _encode(command, reported, frames.size, Path(folder), beat, encoder.least_seconds)
-            publish_file(part, path)
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full("the video") from error
-        raise VideoEncodingFailed(
-            f"The video could not be written ({error.strerror}). Check the data folder and its disk."
-        ) from error
+    with folder_beside(path, "the video", _not_written) as folder:
+        tags, part = folder / "tags.txt", folder / "clip.mp4"
+        _write_tags(tags, metadata)
+        command = _encoder(encoder.program or _ffmpeg(), width, height, fps, tags, part)
+        _encode(command, _reported(frames, on_fraction), frames.size, folder, beat, encoder.least_seconds)
+        publish_file(part, path)
 
 
 def write_encoded(
@@ -124,25 +114,22 @@ def write_encoded(
 
     Nothing is encoded anew. Raises as `write` does.
     """
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
-            tags, source, part = Path(folder, "tags.txt"), Path(folder, "encoded.mp4"), Path(folder, "clip.mp4")
-            _write_tags(tags, metadata)
-            source.write_bytes(encoded)
-            command = [
-                *(_ffmpeg(), "-y", "-hide_banner", "-nostdin", "-nostats", "-loglevel", "error"),
-                *("-f", "mov", "-i", f"file:{source}", "-f", "ffmetadata", "-i", f"file:{tags}"),
-                *("-map", "0:v:0", "-map_metadata", "1", "-c", "copy", "-movflags", "+faststart"),
-                *("-f", "mp4", f"file:{part}"),
-            ]
-            _encode(command, iter(()), 0, Path(folder), beat, LEAST_SECONDS)
-            publish_file(part, path)
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full("the video") from error
-        raise VideoEncodingFailed(
-            f"The video could not be written ({error.strerror}). Check the data folder and its disk."
-        ) from error
+    with folder_beside(path, "the video", _not_written) as folder:
+        tags, source, part = folder / "tags.txt", folder / "encoded.mp4", folder / "clip.mp4"
+        _write_tags(tags, metadata)
+        source.write_bytes(encoded)
+        command = [
+            *(_ffmpeg(), "-y", "-hide_banner", "-nostdin", "-nostats", "-loglevel", "error"),
+            *("-f", "mov", "-i", f"file:{source}", "-f", "ffmetadata", "-i", f"file:{tags}"),
+            *("-map", "0:v:0", "-map_metadata", "1", "-c", "copy", "-movflags", "+faststart"),
+            *("-f", "mp4", f"file:{part}"),
+        ]
+        _encode(command, iter(()), 0, folder, beat, LEAST_SECONDS)
+        publish_file(part, path)
+
+
+def _not_written(reason: str | None) -> VideoEncodingFailed:
+    return VideoEncodingFailed(f"The video could not be written ({reason}). Check the data folder and its disk.")
 
 
 def write_lossless(path: Path, frames: Frames, *, beat: Callable[[], None] = no_beat) -> None:
@@ -151,21 +138,20 @@ def write_lossless(path: Path, frames: Frames, *, beat: Callable[[], None] = no_
     `beat` as for `write`. Raises VideoEncodingFailed with ffmpeg's last line, and DiskFull.
     """
     height, width = frames.shape[1:3]
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=PART_PREFIX) as folder:
-            part = Path(folder, "frames.mkv")
-            command = [
-                *(_ffmpeg(), "-y", "-hide_banner", "-nostats", "-loglevel", "error"),
-                *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-framerate", "1", "-i", "pipe:0"),
-                *("-c:v", "ffv1", "-level", "3", "-g", "1", "-slices", "4", "-pix_fmt", "bgr0"),
-                *("-f", "matroska", f"file:{part}"),
-            ]
-            _encode(command, _reported(frames, ignore_fraction), frames.size, Path(folder), beat, LEAST_SECONDS)
-            publish_file(part, path)
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full("the video") from error
-        raise VideoEncodingFailed(f"The frames could not be stored: {error.strerror}.") from error
+    with folder_beside(path, "the video", _not_stored) as folder:
+        part = folder / "frames.mkv"
+        command = [
+            *(_ffmpeg(), "-y", "-hide_banner", "-nostats", "-loglevel", "error"),
+            *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-framerate", "1", "-i", "pipe:0"),
+            *("-c:v", "ffv1", "-level", "3", "-g", "1", "-slices", "4", "-pix_fmt", "bgr0"),
+            *("-f", "matroska", f"file:{part}"),
+        ]
+        _encode(command, _reported(frames, ignore_fraction), frames.size, folder, beat, LEAST_SECONDS)
+        publish_file(part, path)
+
+
+def _not_stored(reason: str | None) -> VideoEncodingFailed:
+    return VideoEncodingFailed(f"The frames could not be stored: {reason}.")
 
 
 def read_lossless(path: Path) -> Frames:

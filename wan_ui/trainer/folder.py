@@ -148,14 +148,14 @@ def locate_folder(source: str, lora_dir: Path) -> Path:
     root = lora_dir.resolve()
     parts = PurePosixPath(source).parts
     if not source or len(source) > 4096 or "\0" in source or "\\" in source or source.startswith("/") or ".." in parts:
-        raise _invalid("give the job's folder as a path under the LoRA folder, without ..")
+        raise invalid("give the job's folder as a path under the LoRA folder, without ..")
     try:
         path = (root / source).resolve()
         good = path.is_dir() and path.is_relative_to(root)
     except (OSError, RuntimeError) as error:
-        raise _invalid("this folder cannot be opened") from error
+        raise invalid("this folder cannot be opened") from error
     if not good:
-        raise _invalid(f"there is no folder {one_line(source, 120)} under the LoRA folder")
+        raise invalid(f"there is no folder {one_line(source, 120)} under the LoRA folder")
     return path
 
 
@@ -176,7 +176,7 @@ def read_folder(folder: Path, within: Path | None = None) -> JobFolder:
         with (folder / config).open("rb") as file:
             text = file.read(LARGEST_TEXT + 1)
     except OSError as error:
-        raise _invalid(f"{one_line(config.name, 80)} cannot be opened") from error
+        raise invalid(f"{one_line(config.name, 80)} cannot be opened") from error
     name = job_name(text)
     checkpoints, others = _checkpoints(inside, name)
     if others and name is not None:
@@ -222,18 +222,19 @@ def unpack(
             read_folder(part)  # without a config nothing is left behind
             part.rename(into)
     except _DAMAGED as error:
-        raise _invalid("the ZIP is damaged or cut off") from error
+        raise invalid("the ZIP is damaged or cut off") from error
     except OSError as error:
         if is_disk_full(error):
             raise disk_full("the files of this job") from error
         if error.errno == errno.EINVAL:  # a seek beyond all bounds
-            raise _invalid("the ZIP is damaged or cut off") from error
+            raise invalid("the ZIP is damaged or cut off") from error
         raise
     job = read_folder(into)
     return replace(job, messages=(*messages, *job.messages)[:MOST_MESSAGES])
 
 
-def _invalid(problem: str) -> JobConfigInvalid:
+def invalid(problem: str) -> JobConfigInvalid:
+    """The error for a job that cannot be read."""
     return JobConfigInvalid(f"The job cannot be read: {problem}.", fields=[{"loc": "job", "msg": problem}])
 
 
@@ -241,9 +242,9 @@ def check_kind(start: bytes) -> None:
     """Raises JobConfigInvalid, with what it is, for a file that is neither a config nor a ZIP, by its first bytes."""
     for offset, magic, what in _NO_JOB:
         if start[offset : offset + len(magic)] == magic:
-            raise _invalid(f"this is {what}. Give the job's config.yaml, or its folder as a ZIP")
+            raise invalid(f"this is {what}. Give the job's config.yaml, or its folder as a ZIP")
     if len(start) > 8 and start[8:9] == b"{" and 0 < struct.unpack_from("<Q", start)[0] < 1 << 32:
-        raise _invalid("this is a LoRA file. Choose it on the model's tab, or give it together with its job's config")
+        raise invalid("this is a LoRA file. Choose it on the model's tab, or give it together with its job's config")
 
 
 # A folder
@@ -282,11 +283,11 @@ def _config(files: list[Path]) -> Path:
         configs = [path for path in files if path.suffix.lower() in (".yaml", ".yml")]
         configs = configs or [path for path in files if path.suffix.lower() == ".json"]
     if not configs:
-        raise _invalid("it has no config.yaml")
+        raise invalid("it has no config.yaml")
     depth = min(len(path.parts) for path in configs)
     nearest = [path for path in configs if len(path.parts) == depth]
     if len(nearest) > 1:
-        raise _invalid(f"it holds {len(nearest)} jobs or configs: give one job's folder")
+        raise invalid(f"it holds {len(nearest)} jobs or configs: give one job's folder")
     return nearest[0]
 
 
@@ -382,7 +383,7 @@ def _chosen(
             messages.append(f"{one_line(entry.filename, 120)} {problem}: it is skipped.")
         elif _is_kept(path):
             if entry.file_size > limits.free_bytes and entry.file_size > limits.ratio * max(1, entry.compress_size):
-                raise _invalid(
+                raise invalid(
                     f"{one_line(entry.filename, 120)} is compressed more than {limits.ratio} times: a ZIP bomb"
                 )
             taken.add(lower)
@@ -397,7 +398,7 @@ def _safe(entry: zipfile.ZipInfo) -> PurePosixPath:
     name = entry.orig_filename.replace("\\", "/")
     path = PurePosixPath(name)
     if not name or name.startswith("/") or ".." in path.parts or re.match(r"[A-Za-z]:", name):
-        raise _invalid(f"the name {one_line(entry.orig_filename, 120)} in the ZIP leads out of the job's folder")
+        raise invalid(f"the name {one_line(entry.orig_filename, 120)} in the ZIP leads out of the job's folder")
     return path
 
 
@@ -450,7 +451,7 @@ def _directory_bytes(file: BinaryIO) -> int:
     tail = file.read()
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) < at + 22:
-        raise _invalid("it is not a ZIP")
+        raise invalid("it is not a ZIP")
     sizes: list[int] = [struct.unpack_from("<L", tail, at + 12)[0]]
     if at >= 76 and tail[at - 20 : at - 16] == b"PK\x06\x07":
         sizes = [struct.unpack_from("<Q", tail, at - 76 + 40)[0]]

@@ -41,6 +41,7 @@ from wan_ui.trainer.folder import (
     Limits,
     SampleFile,
     check_kind,
+    invalid,
     locate_folder,
     read_folder,
     unpack,
@@ -150,10 +151,10 @@ class ImportedJobs:
             root.mkdir()
             loras = [name for _, name in files if name.lower().endswith(".safetensors")]
             if len(loras) == len(files):
-                raise _invalid("these are LoRA files. Choose them on the model's tab, or add their job's config.yaml")
+                raise invalid("these are LoRA files. Choose them on the model's tab, or add their job's config.yaml")
             zips = [path for path, name in files if name.lower().endswith(".zip")]
             if len(zips) > 1:
-                raise _invalid("there are several ZIPs: import one job at a time")
+                raise invalid("there are several ZIPs: import one job at a time")
             if zips:
                 shutil.rmtree(root)
                 root = unpack(zips[0], root, self._limits_of(access), check_room=self._check_quota).root
@@ -162,7 +163,7 @@ class ImportedJobs:
                     continue
                 base = re.split(r"[/\\]", name)[-1]
                 if not base or (base.startswith(".") and base != ".job_config.json") or len(base.encode()) > 200:
-                    raise _invalid(f"{one_line(name, 80) or 'a file'} is not a file of a training job")
+                    raise invalid(f"{one_line(name, 80) or 'a file'} is not a file of a training job")
                 target = root / "samples" / base if _SAMPLE_NAME.fullmatch(base.lower()) else root / base
                 target.parent.mkdir(exist_ok=True)
                 with disk_full_mapped("this file"):
@@ -544,10 +545,6 @@ class ImportedJobs:
 def _find(images: Mapping[str, str], written: str) -> str | None:
     found = JobFolder(Path(), b"", (), (), tuple(map(Path, images))).find_image(written)
     return None if found is None else f"upload://{images[str(found)]}"
-
-
-def _invalid(problem: str) -> JobConfigInvalid:
-    return JobConfigInvalid(f"The job cannot be read: {problem}.", fields=[{"loc": "job", "msg": problem}])
 
 
 def _text(path: Path) -> str:

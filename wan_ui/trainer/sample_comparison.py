@@ -25,6 +25,7 @@ FLAT = 3.0  # a video that deviates less from its mean, in levels, shows no shap
 SHIFTED = 2.0  # levels; a smaller correction of colour is due to compression
 MOST_FITTED = 400_000  # pixels
 STILL = 45.0  # decibels between the frames of a video without motion
+GAIN = 4  # of the difference that is shown
 SAMPLED = 4  # frames that are compressed again to measure what that costs
 
 Floats = npt.NDArray[np.float64]
@@ -97,9 +98,9 @@ def _means(values: Floats, window: int) -> Floats:
     return inner / window**2
 
 
-def difference(first: Frames, second: Frames, gain: int = 4) -> Frames:
-    """The absolute difference of two videos or frames of one shape, byte by byte, times `gain`; black: equal."""
-    amplified = np.abs(first.astype(np.int16) - second) * gain
+def difference(first: Frames, second: Frames) -> Frames:
+    """The absolute difference of two videos or frames of one shape, byte by byte, times GAIN; black: equal."""
+    amplified = np.abs(first.astype(np.int16) - second) * GAIN
     capped: Frames = np.minimum(amplified, 255).astype(np.uint8)
     return capped
 

@@ -14,9 +14,9 @@ from wan_ui.models import MODELS, WanModel
 from wan_ui.request import AXES
 from wan_ui.ui import comparison, events, form_schema, player, render
 from wan_ui.ui.comparison import TypedAxes
-from wan_ui.ui.events import AFTER_OPENING, EDIT, POLL, QUIET, Update, answered, filled
+from wan_ui.ui.events import AFTER_OPENING, EDIT, POLL, QUIET, Update, answered, filled, submitting
 from wan_ui.ui.form import Form, FormState
-from wan_ui.ui.static_files import component_html, component_script
+from wan_ui.ui.static_files import component_options
 from wan_ui.ui.status_panel import StatusPanel
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of
@@ -59,12 +59,10 @@ class CompareTab:
                 self.summary = gr.HTML()
                 self.axes = gr.HTML(
                     comparison.TypedAxes().value,
-                    html_template=component_html("compare_axes"),
-                    js_on_load=component_script("compare_axes"),
-                    apply_default_css=False,
                     elem_id="axes",
                     choices=comparison.choices(None),
                     folders=[],
+                    **component_options("compare_axes"),
                 )
                 self.count = gr.HTML(elem_classes=["problems", "count-line"])
                 self.start = gr.Button(text_of("axis.start"), variant="primary", elem_classes="generate")
@@ -120,11 +118,7 @@ class CompareTab:
             self.on_start,
             [panel.seen, self.seen, self.base, self.axes],
             [self.count, self.shown, *view, *followed],
-            api_visibility="private",
-            show_progress="minimal",
-            show_progress_on=[self.count],
-            preprocess=False,
-            concurrency_limit=8,
+            **submitting(self.count),
         ).then(**answered())
         self.cancel.click(self.on_cancel, looking, view, **QUIET).then(**answered())
         self.retry.click(self.on_retry, looking, view, **QUIET).then(**answered())
@@ -133,11 +127,7 @@ class CompareTab:
             self.on_scales,
             [scales.text, panel.seen, self.seen, *self.form.inputs],
             [scales.problem, self.tabs, self.form.open_tab, self.shown, *self.changed, *view, *followed],
-            api_visibility="private",
-            show_progress="minimal",
-            show_progress_on=[scales.problem],
-            preprocess=False,
-            concurrency_limit=8,
+            **submitting(scales.problem),
             **AFTER_OPENING,
         )
 

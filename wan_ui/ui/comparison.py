@@ -212,10 +212,7 @@ def summary(model: WanModel, base: Mapping[str, Any]) -> Markup:
         (text_of("script.fact.steps"), str(prompt["sample_steps"])),
         (text_of("script.fact.guidance"), f"{prompt['guidance_scale']:g}"),
         (text_of("script.fact.seed"), text_of("axis.same_random") if prompt["seed"] == -1 else str(prompt["seed"])),
-        (
-            text_of("script.fact.sampling"),
-            recipe,
-        ),
+        (text_of("script.fact.sampling"), recipe),
     ]
     if base.get("speedup", "none") != "none":
         pairs.append((text_of("script.fact.speedup"), translated(describe(base["speedup"]))))
@@ -249,30 +246,25 @@ def status(job: Job | None, outlook: JobOutlook | None = None) -> Markup:
     """One line on the comparison; `outlook` is its own, None once it has ended."""
     if job is None:
         return render_template("comparison_status", job=None)
-    finished = {clip.index for clip in job.clips}
     return render_template(
         "comparison_status",
         job=job,
         state=render.state_name(job.status),
         model=render.label(job),
         facts=_status_facts(job),
-        left="" if outlook is None else _left(outlook),
-        done=sum(cell.generation in finished for cell in job.cells),
+        left="" if outlook is None else render.time_left(outlook, about),
+        done=_cells_done(job),
         total=len(job.cells) if job.status in render.LIVE else 0,
     )
 
 
-def _left(outlook: JobOutlook) -> str:
-    """The seconds until all cells are there, as the status card has them; "" where they are unknown."""
-    if outlook.seconds_left is None:
-        return ""
-    name = "script.stage.about_left" if outlook.own.about else "script.stage.left"
-    return text_of(name, seconds=about(outlook.seconds_left))
+def _cells_done(job: Job) -> int:
+    finished = {clip.index for clip in job.clips}
+    return sum(cell.generation in finished for cell in job.cells)
 
 
 def _status_facts(job: Job) -> str:
-    finished = {clip.index for clip in job.clips}
-    done, total = sum(cell.generation in finished for cell in job.cells), len(job.cells)
+    done, total = _cells_done(job), len(job.cells)
     progress = text_of("axis.videos_of", done=done, count=total)
     match job.status:
         case "in_queue":

@@ -23,6 +23,11 @@ AFTER_OPENING: dict[str, Any] = {"js": "(...values) => window.wanUi.afterOpening
 LOAD: dict[str, Any] = {**QUIET, **AFTER_OPENING}
 
 
+def submitting(message: Any) -> dict[str, Any]:
+    """Options of an event that submits a job: its progress is shown at `message`, where it says what is wrong."""
+    return {**QUIET, "show_progress": "minimal", "show_progress_on": [message], "concurrency_limit": 8}
+
+
 def filled(form: str) -> dict[str, Any]:
     """Options of an event that runs in the browser alone: tells page.js that a form now holds its stored values."""
     return {**POLL, "fn": None, "js": f"() => window.wanUi.filled({json.dumps(form)})"}

@@ -17,7 +17,7 @@ from PIL import Image
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import form_layout, form_notes, form_schema, lora_block, lora_card, render, speed_choice
-from wan_ui.ui.events import EDIT, Update, filled
+from wan_ui.ui.events import EDIT, QUIET, Update, filled
 from wan_ui.ui.form_notes import FormImage
 from wan_ui.ui.lora_block import UPLOAD, LoraBlock, Loras, upload_names
 from wan_ui.ui.texts import text_of
@@ -155,15 +155,7 @@ class Form:
             self.on_trigger_word, whole, [*self._described, parts.loras], trigger_mode="always_last", **EDIT
         )
         parts.strip.select(self.on_model, whole, self.filled, **EDIT).then(**filled("#form"))
-        parts.loras.click(
-            self.on_lora,
-            whole,
-            self.filled,
-            api_visibility="private",
-            show_progress="hidden",
-            preprocess=False,
-            concurrency_limit=8,
-        )
+        parts.loras.click(self.on_lora, whole, self.filled, concurrency_limit=8, **QUIET)
         parts.shape.click(self.on_shape, self.inputs, [*self._sizes, *self._described], **EDIT)
 
     @property
@@ -412,7 +404,7 @@ class Form:
             case "remove":
                 return state.with_loras(replace(state.loras, chosen=lora_block.without(chosen, index)))
             case "slot" | "swap":
-                slot = pressed.get("slot") if pressed.get("do") == "slot" else _opposite(lora.slot)
+                slot = pressed.get("slot") if pressed.get("do") == "slot" else lora_block.other_slot(lora.slot)
                 return state.with_loras(replace(state.loras, chosen=_in_slot(chosen, index, str(slot), state.model)))
             case "partner":
                 return state.with_loras(
@@ -499,10 +491,6 @@ def _index(value: Any, count: int) -> int | None:
     except (TypeError, ValueError):
         return None
     return index if 0 <= index < count else None
-
-
-def _opposite(slot: str) -> str:
-    return "low" if slot == "high" else "high"
 
 
 def _in_slot(chosen: lora_block.Chosen, index: int, slot: str, model: WanModel) -> lora_block.Chosen:

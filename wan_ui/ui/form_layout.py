@@ -11,7 +11,7 @@ import gradio as gr
 from wan_ui.engine.speedups import CHOICES, WARNING
 from wan_ui.models import MODELS, Preset, WanModel
 from wan_ui.ui import form_schema, speed_choice
-from wan_ui.ui.static_files import component_html, component_script, static_text
+from wan_ui.ui.static_files import component_options, component_script, static_text
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of, translated
 
@@ -104,13 +104,7 @@ class _Layout:
 
     def loras(self, value: Mapping[str, Any]) -> tuple[gr.HTML, gr.HTML]:
         """The LoRA block, with the drop zone and the chosen files, and what is wrong with them."""
-        block = gr.HTML(
-            value,
-            html_template=component_html("lora_block"),
-            js_on_load=component_script("lora_block"),
-            apply_default_css=False,
-            elem_id="loras",
-        )
+        block = gr.HTML(value, elem_id="loras", **component_options("lora_block"))
         return block, gr.HTML(elem_classes="problems", elem_id="lora-problem")
 
     def words(self) -> None:
@@ -132,13 +126,7 @@ class _Layout:
     def size(self) -> None:
         """Size chips, width, height, frames and fps, and the length in seconds."""
         with gr.Column(elem_classes=["section", "sizes"]):
-            gr.HTML(
-                None,
-                html_template=component_html("size_chips"),
-                js_on_load=component_script("size_chips"),
-                apply_default_css=False,
-                elem_id="size-chips",
-            )
+            gr.HTML(None, elem_id="size-chips", **component_options("size_chips"))
             self.put("width", "height", "num_frames", "fps")
             self.notes["size"] = gr.HTML(elem_classes=["remarks", "size"])
 
@@ -168,25 +156,14 @@ class _Layout:
                     choices=[(translated(choice.label), translated(choice.sentence)) for choice in choices],
                 )
             )
-            self.components["base"] = gr.HTML(
-                self.specs["base"].default,
-                html_template=component_html("base_choice"),
-                js_on_load=component_script("base_choice"),
-                apply_default_css=False,
-                elem_id="field-base",
-            )
+            base = self.specs["base"].default
+            self.components["base"] = gr.HTML(base, elem_id="field-base", **component_options("base_choice"))
 
 
 def model_strip(chosen: str) -> gr.HTML:
     """The tabs of the models; its value is the id of the chosen one."""
-    return gr.HTML(
-        chosen,
-        html_template=component_html("model_strip"),
-        js_on_load=component_script("model_strip"),
-        apply_default_css=False,
-        elem_id="models",
-        models={model.id: model_facts(model) for model in MODELS.values()},
-    )
+    models = {model.id: model_facts(model) for model in MODELS.values()}
+    return gr.HTML(chosen, elem_id="models", models=models, **component_options("model_strip"))
 
 
 def lay_out(strip: gr.HTML, starting: Mapping[str, Any], loras: Mapping[str, Any]) -> FormParts:

@@ -12,7 +12,7 @@ from wan_ui.errors import WanUIError
 from wan_ui.ui import player
 from wan_ui.ui.events import LOAD, POLL, Update, error_toast
 from wan_ui.ui.load_request import RequestLoader
-from wan_ui.ui.static_files import component_html, component_script, static_text
+from wan_ui.ui.static_files import component_options, static_text
 from wan_ui.ui.texts import text_of, translated
 
 if TYPE_CHECKING:
@@ -32,12 +32,10 @@ class GalleryTab:
         with gr.Tab(text_of("tab.gallery"), id=ID) as self.container:
             self.board = gr.HTML(
                 None,
-                html_template=component_html("gallery"),
                 css_template=static_text("gallery.css"),
-                js_on_load=component_script("gallery"),
-                apply_default_css=False,
                 elem_id="gallery",
                 recipes={recipe_id: translated(recipe.label) for recipe_id, recipe in RECIPES.items()},
+                **component_options("gallery"),
             )
 
     def connect(self, loader: RequestLoader) -> None:

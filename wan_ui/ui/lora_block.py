@@ -234,7 +234,7 @@ class LoraBlock:
         filled = next((other for other in others if other.filled_in), None)
         if partner is None:
             return chosen if filled is None else tuple(other for other in chosen if other is not filled)
-        new = ChosenLora(partner, _other_slot(lora.slot), lora.scale, filled_in=True)
+        new = ChosenLora(partner, other_slot(lora.slot), lora.scale, filled_in=True)
         if filled is not None:
             return tuple(replace(new, scale=other.scale) if other is filled else other for other in chosen)
         if others or any(other.source == partner for other in chosen):
@@ -256,7 +256,7 @@ class LoraBlock:
         partner = None if card is None else self.partner(model, lora, card, names)
         if partner is None:
             return chosen
-        new = ChosenLora(partner, _other_slot(lora.slot), lora.scale)
+        new = ChosenLora(partner, other_slot(lora.slot), lora.scale)
         taken = next((place for place, other in enumerate(chosen) if other.slot == new.slot), None)
         if taken is None:
             return (*chosen[: index + 1], new, *chosen[index + 1 :])
@@ -284,7 +284,8 @@ class LoraBlock:
         )
 
 
-def _other_slot(slot: str) -> str:
+def other_slot(slot: str) -> str:
+    """The slot of the other half of a pair."""
     return "low" if slot == "high" else "high"
 
 

@@ -18,7 +18,7 @@ from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.error_texts import concerns_loras
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, error_toast, filled, look_ended
+from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, error_toast, filled, look_ended, submitting
 from wan_ui.ui.form import Form, FormState, code_to_copy, stored
 from wan_ui.ui.gallery import ID as GALLERY
 from wan_ui.ui.gallery import GalleryTab
@@ -254,7 +254,8 @@ class Page:
             [*compare.view, *panel.view, *sample.view],
             **POLL,
         ).then(**look_ended())
-        panel.finished.click(self.on_pick, panel.looking, [panel.picked, *panel.view], **QUIET)
+        picked = panel.finished.click(self.on_pick, panel.looking, [panel.picked, *panel.view], **QUIET)
+        picked.then(**answered())
         opened = self.blocks.load(
             self.on_open,
             [form.uploads, form.open_tab, form.draft, *form.old_drafts.values()],
@@ -280,13 +281,7 @@ class Page:
         form, panel = self.form, self.status_panel
         inputs = [panel.seen, self.preview_panel.pin, self.confirmed, form.uploads, *form.inputs]
         problems = [form.parts.problem, form.parts.lora_problem, self.confirmed]
-        options: dict[str, Any] = {
-            "api_visibility": "private",
-            "show_progress": "minimal",
-            "show_progress_on": [form.parts.problem],
-            "preprocess": False,
-            "concurrency_limit": 8,
-        }
+        options = submitting(form.parts.problem)
         shown = [*problems, panel.picked, *panel.view]
         form.parts.generate.click(self.on_generate, inputs, shown, **options).then(**answered())
         form.parts.problem.click(self.on_answer, inputs, [*shown, *form.filled], **options).then(**answered())

@@ -13,7 +13,7 @@ from wan_ui.engine.recipes import RECIPES
 from wan_ui.models import label_of
 from wan_ui.scale import scale_from, scale_words
 from wan_ui.ui import render
-from wan_ui.ui.static_files import component_html, component_script, static_text
+from wan_ui.ui.static_files import component_options, static_text
 from wan_ui.ui.texts import text_of, translated
 
 if TYPE_CHECKING:
@@ -35,13 +35,11 @@ def build(elem_id: str = "player", visible: bool = True) -> gr.HTML:
     """
     return gr.HTML(
         None,
-        html_template=component_html("player"),
         css_template=static_text("player.css"),
-        js_on_load=component_script("player"),
-        apply_default_css=False,
         elem_id=elem_id,
         visible=visible,
         progress=None,
+        **component_options("player"),
     )
 
 

@@ -78,7 +78,7 @@ class PreviewPanel:
         self.loader, panel = loader, loader.status_panel
         looking: list[Any] = [panel.seen, *self.looking]
         view = self.view
-        gr.on([panel.seen.change, self.pin.change], self.look, looking, view, trigger_mode="always_last", **POLL)
+        self.pin.change(self.look, looking, view, trigger_mode="always_last", **POLL)
         self.which.input(self.look, looking, view, **QUIET)
         outputs = [self.problem, self.pin, *loader.loaded]
         inputs: list[Any] = [panel.seen, self.which, loader.form.uploads]
@@ -89,10 +89,8 @@ class PreviewPanel:
             self.on_file,
             [self.file, *looking],
             [self.file, self.problem, self.pin, *view],
-            api_visibility="private",
-            show_progress="hidden",
-            preprocess=False,
             concurrency_limit=4,
+            **QUIET,
         )
 
     def pinned(self, body: dict[str, Any], pin: Any) -> dict[str, Any]:

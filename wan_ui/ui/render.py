@@ -20,6 +20,7 @@ from wan_ui.models import MODELS, label_of
 from wan_ui.request import Generation
 from wan_ui.scale import scale_from, scale_words
 from wan_ui.speed_loras import SPEED_LORAS
+from wan_ui.text import gigabytes
 from wan_ui.ui.error_texts import problems
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of, translated
@@ -115,11 +116,6 @@ def seconds(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def gigabytes(count: float) -> str:
-    """A number of bytes: 3.2 GB, 40.0 MB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def bytes_of(done: float, total: float) -> str:
@@ -272,7 +268,7 @@ def _running_card(job: Job, progress: Progress | None, outlook: JobOutlook | Non
     line, left = progress_line(progress), ""
     if outlook is not None and outlook.own.fraction is not None and progress is not None:
         line = replace(line, bar=Bar(line.head, f"{outlook.own.fraction:.4f}"), facts=_facts(outlook, progress))
-        left = _left(outlook)
+        left = time_left(outlook, seconds)
     clip = ""
     if len(job.generations) > 1 and not job.cells:  # the progress of a comparison names its cell
         count = len(job.generations)
@@ -292,12 +288,12 @@ def _facts(outlook: JobOutlook, progress: Progress) -> str:
     )
 
 
-def _left(outlook: JobOutlook) -> str:
-    """The time left of the whole job; "" while it is unknown."""
+def time_left(outlook: JobOutlook, words: Callable[[float], str]) -> str:
+    """The time left of the whole job, as `words` puts a duration; "" while it is unknown."""
     if outlook.seconds_left is None:
         return ""
     key = "script.stage.about_left" if outlook.own.about else "script.stage.left"
-    return text_of(key, seconds=seconds(outlook.seconds_left))
+    return text_of(key, seconds=words(outlook.seconds_left))
 
 
 def made_of(job: Job) -> str:

@@ -9,9 +9,9 @@ import gradio as gr
 
 from wan_ui.errors import WanUIError
 from wan_ui.request import find_model, parse
-from wan_ui.ui.events import AFTER_OPENING, Update
+from wan_ui.ui.events import LOAD, Update
 from wan_ui.ui.load_request import RequestLoader
-from wan_ui.ui.static_files import component_html, component_script
+from wan_ui.ui.static_files import component_options
 from wan_ui.ui.texts import translated
 from wan_ui.ui.uploaded_files import decoded
 
@@ -26,13 +26,7 @@ class RestoreBox:
 
     def __init__(self) -> None:
         """Lays the box out in the surrounding column."""
-        self.box = gr.HTML(
-            None,
-            html_template=component_html("restore"),
-            js_on_load=component_script("restore"),
-            apply_default_css=False,
-            elem_id="restore",
-        )
+        self.box = gr.HTML(None, elem_id="restore", **component_options("restore"))
 
     def connect(self, loader: RequestLoader) -> None:
         """Wires the event."""
@@ -41,11 +35,8 @@ class RestoreBox:
             self.on_request,
             [self.form.uploads, self.form.draft],
             [self.box, *loader.loaded],
-            api_visibility="private",
-            show_progress="hidden",
-            preprocess=False,
             concurrency_limit=4,
-            **AFTER_OPENING,
+            **LOAD,
         )
 
     def on_request(self, event: gr.EventData, uploads: Any, draft: Any) -> Update:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from wan_ui.ui.texts import with_texts
 
@@ -77,6 +78,11 @@ def component_html(name: str) -> str:
 def component_script(name: str) -> str:
     """The `js_on_load` of a component: runs its script of `COMPONENTS`, or waits until the page's script defines it."""
     return _RUN.replace("NAME", name).replace("PARAMETERS", _PARAMETERS)
+
+
+def component_options(name: str) -> dict[str, Any]:
+    """The arguments of gr.HTML for a component with a template and a script of its own."""
+    return {"html_template": component_html(name), "js_on_load": component_script(name), "apply_default_css": False}
 
 
 def page_script() -> str:

@@ -30,7 +30,7 @@ from wan_ui.lora.remote import shown_name
 from wan_ui.models import label_of
 from wan_ui.scale import scale_words
 from wan_ui.web.ranges import check_range
-from wan_ui.web.stored_file import StoredFile
+from wan_ui.web.stored_file import FILE_HEADERS, StoredFile
 
 if TYPE_CHECKING:
     from wan_ui.compare import PlannedCell
@@ -145,8 +145,7 @@ class GuestPages:
 
 
 _FILE_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "same-origin",
+    **FILE_HEADERS,
     "Referrer-Policy": "no-referrer",
     "Cache-Control": f"private, max-age={CLIP_SECONDS}",
 }

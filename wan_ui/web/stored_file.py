@@ -11,6 +11,13 @@ from starlette.types import Message, Receive, Scope, Send
 from wan_ui.errors import VideoNotFound, WanUIError
 from wan_ui.web.asgi import error_response
 
+FILE_HEADERS: Mapping[str, str] = {
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "private, no-store",
+}
+"""Of a file of visitors: its type is not guessed, no other page embeds it, and it is not stored."""
+
 Gone = Callable[[], WanUIError]
 """Makes the error: one that is raised again and again would keep every traceback."""
 

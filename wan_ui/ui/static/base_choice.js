@@ -8,19 +8,13 @@ const set = (value) => { props.value = value; trigger('input', {}); draw(); };
 const files = () => (typeof props.value === 'object' && props.value ? props.value : {});
 
 const radio = (name, label) => {
-  const wrap = document.createElement('label'), input = document.createElement('input');
-  input.type = 'radio';
-  input.name = 'base-choice';
-  input.value = name;
+  const input = make('input', { type: 'radio', name: 'base-choice', value: name });
   input.checked = kind() === name;
   input.addEventListener('change', () => set(name === 'files' ? (listing && listing.auto ? listing.auto.base : {}) : name));
-  wrap.append(input, label);
-  return wrap;
+  return make('label', {}, input, label);
 };
 const select = ({ component, options }) => {
-  const wrap = document.createElement('label'), list = document.createElement('select');
-  wrap.append(component.replace(/_/g, ' '), list);
-  list.append(new Option(textOf('base.automatic'), ''));
+  const list = make('select', {}, new Option(textOf('base.automatic'), ''));
   for (const option of options) {
     const size = option.size ? bytesText(option.size) : '', state = option.state === 'complete' ? '' : `, ${textOf(`base.state_${option.state}`)}`;
     list.append(new Option(`${option.name} (${option.precision}${size && `, ${size}`}${state})`, option.name));
@@ -30,7 +24,7 @@ const select = ({ component, options }) => {
     const { [component]: _, ...others } = files();
     set(list.value ? { ...others, [component]: list.value } : others);
   });
-  return wrap;
+  return make('label', {}, component.replace(/_/g, ' '), list);
 };
 // What would have to be downloaded: the parts without a complete option.
 const missing = () => (listing ? listing.components : [])
@@ -70,12 +64,10 @@ const showQuestion = () => {
   part('refused').textContent = '';
   keep.disabled = true;
   part('candidates').replaceChildren(...candidates.map(({ model: id, component }) => {
-    const wrap = document.createElement('label'), input = document.createElement('input');
     const half = halves ? `, ${textOf(`base_choice.${component}`)}` : '';
-    Object.assign(input, { type: 'radio', name: 'base-candidate', value: JSON.stringify({ model: id, component, name }) });
+    const input = make('input', { type: 'radio', name: 'base-candidate', value: JSON.stringify({ model: id, component, name }) });
     input.addEventListener('change', () => { keep.disabled = false; });
-    wrap.append(input, `${labelOf(id)}${half}`);
-    return wrap;
+    return make('label', {}, input, `${labelOf(id)}${half}`);
   }));
   if (!dialog.open) dialog.showModal();
 };
@@ -86,9 +78,7 @@ const answerQuestion = async (event) => {
   const { model: id, component, name } = JSON.parse(chosen.value);
   keep.disabled = true;
   try {
-    await callApi(`models/${id}/bases`, {
-      method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ name, component }),
-    });
+    await sendJson('POST', `models/${id}/bases`, { name, component });
   } catch (error) {
     part('refused').textContent = reasonOf(error);
     keep.disabled = false;

@@ -15,12 +15,7 @@
     for (const button of group.children) button.setAttribute('aria-pressed', String(button.dataset.kind === kind));
   };
   for (const [id, [label]] of Object.entries(KINDS)) {
-    const button = document.createElement('button');
-    button.type = 'button';
-    button.dataset.kind = id;
-    button.textContent = label;
-    button.addEventListener('click', () => { kind = id; draw(); });
-    group.append(button);
+    group.append(makeButton({ 'data-kind': id }, () => { kind = id; draw(); }, label));
   }
   const copy = async () => {
     if (navigator.clipboard) await navigator.clipboard.writeText(text.textContent);
@@ -39,9 +34,8 @@
   });
   const open = (shown) => {
     request = shown;
-    (document.querySelector('.gradio-container') || document.body).append(dialog);
     draw();
-    dialog.showModal();
+    showDialog(dialog);
   };
   document.addEventListener('click', (event) => {
     if (!event.target.closest('[data-code]')) return;

@@ -40,12 +40,11 @@ const shortName = (axis, value) => {
 const drawChips = (axis) => {
   axis.picked.replaceChildren(...axis.pieces.map((value, index) => {
     const name = shortName(axis, value);
-    const text = make('button', { type: 'button', class: 'text', tabindex: '-1', title: value, 'aria-label': textOf('axis.change', { value: name }) }, name);
-    const drop = make('button', { type: 'button', class: 'drop', tabindex: '-1', title: textOf('axis.remove', { value: name }), 'aria-label': textOf('axis.remove', { value: name }) });
-    drop.innerHTML = CROSS;
-    text.addEventListener('click', () => change(axis, index));
+    const text = makeButton({ class: 'text', tabindex: '-1', title: value, 'aria-label': textOf('axis.change', { value: name }) }, () => change(axis, index), name);
     text.addEventListener('keydown', (event) => move(axis, index, event));
-    drop.addEventListener('click', () => { remove(axis, index); axis.typed.focus(); });
+    const drop = makeButton({ class: 'drop', tabindex: '-1', title: textOf('axis.remove', { value: name }), 'aria-label': textOf('axis.remove', { value: name }) },
+      () => { remove(axis, index); axis.typed.focus(); });
+    drop.innerHTML = CROSS;
     return make('span', { role: 'listitem', class: 'val', 'data-value': value }, text, drop);
   }));
   axis.picked.hidden = !axis.pieces.length;
@@ -117,7 +116,7 @@ const arrange = () => {
 // An open page asks how many cells there are, for the axes as they are now. All such answers come in order: the page
 // sends the next question only when the last one is answered.
 const count = () => {
-  if (window.wanUi && window.wanUi.isFilling && !window.wanUi.isFilling(FORM)) trigger('input', {});
+  if (!window.wanUi.isFilling(FORM)) trigger('input', {});
 };
 const tell = () => {
   const value = { axes: [...axes.flatMap((axis) => [axis.field.value, textOfAxis(axis)]), baseline.checked] };
@@ -129,10 +128,9 @@ const tell = () => {
 const send = () => {
   arrange();
   tell();
-  const page = window.wanUi;
-  if (!page || !page.isFilling || !page.isFilling(FORM)) return;
+  if (!window.wanUi.isFilling(FORM)) return;
   isTyped = true;
-  page.afterFilling(FORM, () => { isTyped = false; tell(); });
+  window.wanUi.afterFilling(FORM, () => { isTyped = false; tell(); });
 };
 const drawChoices = () => {
   const text = JSON.stringify(props.choices || []);
@@ -190,7 +188,7 @@ for (const axis of axes) {
 baseline.addEventListener('change', send);
 // Opening the tab may have changed the request: the cells are counted again, with what has been typed since.
 document.addEventListener('wan-ui-axes', () => {
-  if (element.isConnected && !(window.wanUi && window.wanUi.isFilling(FORM))) tell();
+  if (element.isConnected && !window.wanUi.isFilling(FORM)) tell();
 });
 watch('choices', drawChoices);
 watch('value', drawValue);

@@ -11,6 +11,22 @@ const make = (tag, attributes = {}, ...children) => {
   return element;
 };
 
+/** A button that calls `press`.
+ * @param {Record<string, any>} attributes @param {(event: PageEvent<MouseEvent>) => any} press
+ * @param {(Node | string)[]} children @returns {any} */
+const makeButton = (attributes, press, ...children) => {
+  const button = make('button', { type: 'button', ...attributes }, ...children);
+  button.addEventListener('click', press);
+  return button;
+};
+
+/** Opens a dialog within Gradio's own element, whose class holds the page's colours.
+ * @param {HTMLDialogElement} dialog */
+const showDialog = (dialog) => {
+  (document.querySelector('.gradio-container') || document.body).append(dialog);
+  dialog.showModal();
+};
+
 const reducedMotion = window.matchMedia('(prefers-reduced-motion: reduce)');
 
 /** Calls `show` now and whenever the page grows, until the visitor scrolls, presses or types, or `time` has passed.
@@ -35,6 +51,12 @@ const callApi = async (path, options = {}) => {
   try { message = translated((await answer.json()).detail.error.message); } catch (error) { /* not an error of the API */ }
   throw new Error(message);
 };
+
+/** Calls a route of /v1 with a body in JSON.
+ * @param {string} method @param {string} path @param {object} body @returns {Promise<any>} */
+const sendJson = (method, path, body) => callApi(path, {
+  method, headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body),
+});
 
 /** Why a call failed: the server's message, or that it does not answer.
  * @param {any} error */

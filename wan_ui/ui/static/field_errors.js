@@ -28,10 +28,7 @@
     clear(field);
     const control = controlOf(field);
     if (!control) return null;
-    const message = document.createElement('p');
-    message.className = 'wrong at-field';
-    message.id = `wrong-${name}`;
-    message.textContent = text;
+    const message = make('p', { class: 'wrong at-field', id: `wrong-${name}` }, text);
     // Beneath the whole line of narrow fields, where there is room for a sentence.
     (field.closest('#form .row') || field).insertAdjacentElement('afterend', message);
     field.classList.add('invalid');

@@ -87,19 +87,8 @@
     }
   };
 
-  const modes = document.createElement('div');
-  modes.className = 'seg fit';
-  modes.id = 'first-frame-fit';
-  modes.setAttribute('role', 'group');
-  modes.setAttribute('aria-label', textOf('first_frame.modes'));
-  for (const mode of MODES) {
-    const button = document.createElement('button');
-    button.type = 'button';
-    button.dataset.mode = mode;
-    button.textContent = textOf(`first_frame.${mode}`);
-    button.addEventListener('click', () => shape(mode));
-    modes.append(button);
-  }
+  const modes = make('div', { id: 'first-frame-fit', class: 'seg fit', role: 'group', 'aria-label': textOf('first_frame.modes') },
+    ...MODES.map((mode) => makeButton({ 'data-mode': mode }, () => shape(mode), textOf(`first_frame.${mode}`))));
   const mark = () => {
     for (const button of modes.children) button.setAttribute('aria-pressed', String(button.dataset.mode === frame.mode));
   };

@@ -8,67 +8,47 @@
   const REUSE = icon('<path d="M3 8a5 5 0 0 1 8.5-3.5L13 6M13 2.5V6H9.5M13 8a5 5 0 0 1-8.5 3.5L3 10M3 13.5V10h3.5"/>');
   const CLOCK = icon('<circle cx="8" cy="8" r="5.5"/><path d="M8 5v3l2 1.5"/>');
   const button = (className, label, html, press) => {
-    const made = document.createElement('button');
-    made.type = 'button';
-    made.className = className;
+    const made = makeButton({ class: className, 'aria-label': label, title: label }, press);
     made.innerHTML = html;
-    if (label) {
-      made.setAttribute('aria-label', label);
-      made.title = label;
-    }
-    made.addEventListener('click', press);
     return made;
   };
 
-  const seeds = () => {
-    const group = document.createElement('span');
-    group.className = 'seed-acts';
-    group.append(
-      button('', textOf('form_tools.random'), DICE, () => dom.fill('seed', -1)),
-      button('', textOf('form_tools.reuse'), REUSE, () => {
-        const result = document.querySelector('#result [data-seed]');
-        if (result) dom.fill('seed', result.dataset.seed);
-        else toast(textOf('form_tools.no_seed'));
-      }),
-    );
-    return group;
-  };
-  const negative = () => button('chip dash negative', '', textOf('form_tools.negative'), () => {
+  const seeds = () => make('span', { class: 'seed-acts' },
+    button(null, textOf('form_tools.random'), DICE, () => dom.fill('seed', -1)),
+    button(null, textOf('form_tools.reuse'), REUSE, () => {
+      const result = document.querySelector('#result [data-seed]');
+      if (result) dom.fill('seed', result.dataset.seed);
+      else toast(textOf('form_tools.no_seed'));
+    }),
+  );
+  const negative = () => button('chip dash negative', null, textOf('form_tools.negative'), () => {
     const usual = window.wanUiModel.negative, typed = dom.value('neg').trim();
     if (typed.includes(usual)) return;
     dom.fill('neg', typed ? `${typed}, ${usual}` : usual);
     dom.input('neg').focus();
   });
 
-  const recent = document.createElement('dialog');
-  recent.id = 'recent-prompts';
-  recent.setAttribute('aria-label', textOf('form_tools.recent'));
+  const recent = make('dialog', { id: 'recent-prompts', 'aria-label': textOf('form_tools.recent') });
   recent.innerHTML = `<h2>${textOf('form_tools.recent')}</h2><p class="hint" role="status"></p><ul></ul><button type="button" class="small">${textOf('form_tools.close')}</button>`;
   const [status, list, close] = recent.querySelectorAll('p, ul, button');
   close.addEventListener('click', () => recent.close());
   recent.addEventListener('click', (event) => { if (event.target === recent) recent.close(); });
   const entry = ({ prompt, neg, model_label: model }) => {
-    const row = document.createElement('li'), choose = button('prompt', '', '', () => {
+    const choose = () => {
       dom.fill('prompt', prompt);
       if (neg) dom.fill('neg', neg);
       recent.close();
       dom.input('prompt').focus();
-    });
-    const text = document.createElement('span'), about = document.createElement('small');
-    text.textContent = prompt;
-    about.textContent = neg ? textOf('form_tools.with_negative', { model }) : model;
-    choose.append(text, about);
-    row.append(choose);
-    return row;
+    };
+    const about = neg ? textOf('form_tools.with_negative', { model }) : model;
+    return make('li', {}, makeButton({ class: 'prompt' }, choose, make('span', {}, prompt), make('small', {}, about)));
   };
   const openRecent = async () => {
-    (document.querySelector('.gradio-container') || document.body).append(recent);
     list.replaceChildren();
     status.textContent = textOf('form_tools.reading');
-    recent.showModal();
+    showDialog(recent);
     try {
-      const answer = await window.fetch('v1/gallery?limit=60', { cache: 'no-store' });
-      const { entries } = await answer.json();
+      const { entries } = await callApi('gallery?limit=60');
       const own = entries.filter((each) => each.may_change && each.prompt.trim());
       const distinct = [...new Map(own.reverse().map((each) => [`${each.prompt}\n${each.neg}`, each])).values()].reverse();
       list.replaceChildren(...distinct.slice(0, PROMPTS).map(entry));
@@ -92,7 +72,7 @@
   const PLACES = [
     ['#field-seed', seeds],
     ['#field-neg', negative],
-    ['#form .words', () => button('link recent', '', CLOCK + textOf('form_tools.recent'), openRecent)],
+    ['#form .words', () => button('link recent', null, CLOCK + textOf('form_tools.recent'), openRecent)],
   ];
   const place = () => {
     for (const [where, make] of PLACES) {

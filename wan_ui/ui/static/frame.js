@@ -12,19 +12,9 @@
   const showKeys = () => {
     let dialog = document.getElementById('keys');
     if (!dialog) {
-      dialog = make('dialog', { id: 'keys', 'aria-label': textOf('keys.title') });
-      const list = document.createElement('dl');
-      for (const [key, what] of KEYS) {
-        const name = document.createElement('dt'), text = document.createElement('dd');
-        name.textContent = key;
-        text.textContent = textOf(`keys.${what}`);
-        list.append(name, text);
-      }
-      const close = document.createElement('button');
-      close.type = 'button';
-      close.textContent = textOf('keys.close');
-      close.addEventListener('click', () => dialog.close());
-      dialog.append(list, close);
+      const list = make('dl', {}, ...KEYS.flatMap(([key, what]) => [make('dt', {}, key), make('dd', {}, textOf(`keys.${what}`))]));
+      const close = makeButton({}, () => dialog.close(), textOf('keys.close'));
+      dialog = make('dialog', { id: 'keys', 'aria-label': textOf('keys.title') }, list, close);
       document.body.append(dialog);
     }
     if (!dialog.open) dialog.showModal();

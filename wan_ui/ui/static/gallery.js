@@ -25,11 +25,6 @@ const icon = (name) => {
   holder.innerHTML = `<svg viewBox="0 0 20 20" aria-hidden="true">${SHAPES[name]}</svg>`;
   return holder.firstChild;
 };
-const button = (attributes, press, ...children) => {
-  const made = make('button', { type: 'button', ...attributes }, ...children);
-  made.addEventListener('click', press);
-  return made;
-};
 // A LoRA's scale as in a request: a number, a list over the steps, or from one number to another.
 const scaleText = (scale) => (Array.isArray(scale) ? scale.join(', ') : scale && scale.from !== undefined ? textOf('gallery.ramp', scale) : String(scale));
 const LOCALE = textOf('locale');
@@ -179,20 +174,17 @@ const controls = () => {
 
 const keepButton = (entry) => {
   const name = textOf('gallery.favourite_which', { name: brief(entry).slice(0, 80) });
-  return button({ class: 'icon keep', 'aria-pressed': String(entry.kept), 'aria-label': name, title: textOf(entry.kept ? 'gallery.never_deleted' : 'gallery.favourite') },
+  return makeButton({ class: 'icon keep', 'aria-pressed': String(entry.kept), 'aria-label': name, title: textOf(entry.kept ? 'gallery.never_deleted' : 'gallery.favourite') },
     () => keep(entry), icon('star'));
 };
-const binButton = (entry) => button({ class: 'icon bin', 'aria-label': textOf('gallery.delete_which', { name: brief(entry).slice(0, 80) }), title: textOf('gallery.delete') },
+const binButton = (entry) => makeButton({ class: 'icon bin', 'aria-label': textOf('gallery.delete_which', { name: brief(entry).slice(0, 80) }), title: textOf('gallery.delete') },
   () => sure(entry), icon('bin'));
-const shareButton = (entry) => button({ class: 'icon', 'aria-label': textOf('gallery.share_which', { name: brief(entry).slice(0, 80) }), title: textOf('gallery.share') },
+const shareButton = (entry) => makeButton({ class: 'icon', 'aria-label': textOf('gallery.share_which', { name: brief(entry).slice(0, 80) }), title: textOf('gallery.share') },
   () => window.wanUi.share(entry.id), icon('share'));
 const acts = (entry) => make('div', { class: 'acts' },
   ...(entry.may_change ? [keepButton(entry)] : []), ...(entry.may_share ? [shareButton(entry)] : []), ...(entry.may_change ? [binButton(entry)] : []));
-const pickButton = (entry) => {
-  const made = button({ class: 'pick', 'aria-pressed': String(selected.has(entry.id)), 'aria-label': textOf('gallery.select_which', { name: brief(entry).slice(0, 80) }), title: textOf('gallery.select') },
-    () => pick(entry), icon('check'));
-  return made;
-};
+const pickButton = (entry) => makeButton({ class: 'pick', 'aria-pressed': String(selected.has(entry.id)), 'aria-label': textOf('gallery.select_which', { name: brief(entry).slice(0, 80) }), title: textOf('gallery.select') },
+  () => pick(entry), icon('check'));
 const node = (entry) => cards.querySelector(`[data-id="${entry.id}"]`);
 const redraw = (entry) => {
   const old = node(entry);
@@ -237,7 +229,7 @@ const stopHovered = (still) => {
 };
 const closedCard = (entry) => {
   const comparison = entry.kind === 'comparison';
-  const still = button({ class: 'still', 'aria-label': textOf(comparison ? 'gallery.open_which' : 'gallery.play_which', { name: brief(entry) }) },
+  const still = makeButton({ class: 'still', 'aria-label': textOf(comparison ? 'gallery.open_which' : 'gallery.play_which', { name: brief(entry) }) },
     () => (selected.size ? pick(entry) : comparison ? compare(entry) : open(entry)));
   still.append(screenOf(entry, still), make('span', { class: 'lost' }, textOf('gallery.file_missing')));
   still.addEventListener('pointerenter', (event) => { if (event.pointerType === 'mouse') playHovered(still); });
@@ -281,11 +273,11 @@ const openCard = (entry) => {
   }
   if (!entry.loras.length) list.append(fact('LoRA', textOf('fact.none')));
   if (entry.neg) list.append(fact(textOf('fact.neg'), entry.neg, true));
-  const use = button({ class: 'first' }, () => { use.disabled = true; setTimeout(() => { use.disabled = false; }, 3000); trigger('click', { do: 'use', entry: entry.id }); }, textOf('gallery.use'));
+  const use = makeButton({ class: 'first' }, () => { use.disabled = true; setTimeout(() => { use.disabled = false; }, 3000); trigger('click', { do: 'use', entry: entry.id }); }, textOf('gallery.use'));
   const links = make('div', { class: 'card-acts' }, use,
     make('a', { href: `v1/${entry.url}`, download: `wan-ui-${entry.id.slice(0, 8)}-${entry.video}.mp4` }, textOf('gallery.download')),
     make('a', { href: `v1/${entry.json_url}`, download: `wan-ui-${entry.id.slice(0, 8)}-${entry.video}.json` }, textOf('gallery.download_json')));
-  if (entry.made > 1) links.append(button({}, () => { filter.job = entry.request_id; controls(); anew(); }, textOf('gallery.all_of_request', { number: entry.made })));
+  if (entry.made > 1) links.append(makeButton({}, () => { filter.job = entry.request_id; controls(); anew(); }, textOf('gallery.all_of_request', { number: entry.made })));
   const whole = make('details', {}, make('summary', {}, textOf('gallery.metadata')));
   whole.addEventListener('toggle', async () => {
     if (!whole.open || whole.querySelector('pre')) return;
@@ -293,7 +285,7 @@ const openCard = (entry) => {
     whole.append(text);
     try { text.textContent = JSON.stringify(await callApi(entry.json_url), null, 2); } catch (error) { text.textContent = reasonOf(error); }
   });
-  const close = button({ class: 'icon', 'aria-label': textOf('gallery.close'), title: textOf('gallery.close') }, () => shut(entry), icon('close'));
+  const close = makeButton({ class: 'icon', 'aria-label': textOf('gallery.close'), title: textOf('gallery.close') }, () => shut(entry), icon('close'));
   const buttons = acts(entry);
   buttons.append(close);
   const head = make('div', { class: 'head' }, make('strong', {}, entry.kept ? textOf('gallery.favourite') : ago(entry.made_at)), buttons);
@@ -366,10 +358,10 @@ part('chosen-keep').addEventListener('click', async () => {
 part('chosen-delete').addEventListener('click', () => {
   const chosen = [...selected.values()], bar = part('chosen');
   if (bar.querySelector('.sure')) return;
-  const cancel = button({ class: 'small cancel' }, () => { box.remove(); part('chosen-delete').focus(); }, textOf('gallery.cancel'));
+  const cancel = makeButton({ class: 'small cancel' }, () => { box.remove(); part('chosen-delete').focus(); }, textOf('gallery.cancel'));
   const box = make('div', { class: 'sure', role: 'alertdialog', 'aria-label': textOf('gallery.delete_sure') },
     make('p', {}, textOf('gallery.delete_entries', { entries: counted('entries', chosen.length) })),
-    make('div', { class: 'pair' }, button({ class: 'danger' }, async () => {
+    make('div', { class: 'pair' }, makeButton({ class: 'danger' }, async () => {
       box.remove();
       clearSelection();
       const failed = [];
@@ -396,7 +388,7 @@ const refuse = (entry, message) => {
 };
 const keep = async (entry) => {
   try {
-    const now = await callApi(`gallery/${entry.id}`, { method: 'PATCH', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify({ kept: !entry.kept }) });
+    const now = await sendJson('PATCH', `gallery/${entry.id}`, { kept: !entry.kept });
     Object.assign(entry, now);
     status.textContent = textOf(now.kept ? 'gallery.added' : 'gallery.removed');
     if (filter.kept && !now.kept) await load();
@@ -421,10 +413,10 @@ const sure = (entry) => {
   if (old) { old.querySelector('.cancel').focus(); return; }
   const what = entry.kind === 'comparison' ? textOf('gallery.this_comparison', { videos: counted('videos', entry.made) }) : textOf('gallery.this_video');
   const back = () => { box.remove(); card.querySelector('.bin').focus(); };
-  const cancel = button({ class: 'small cancel' }, back, textOf('gallery.cancel'));
+  const cancel = makeButton({ class: 'small cancel' }, back, textOf('gallery.cancel'));
   const box = make('div', { class: 'sure', role: 'alertdialog', 'aria-label': textOf('gallery.delete_sure') },
     make('p', {}, textOf(entry.kept ? 'gallery.delete_favourite' : 'gallery.delete_this', { what })),
-    make('div', { class: 'pair' }, button({ class: 'danger' }, () => remove(entry), textOf('gallery.delete')), cancel));
+    make('div', { class: 'pair' }, makeButton({ class: 'danger' }, () => remove(entry), textOf('gallery.delete')), cancel));
   box.addEventListener('keydown', (event) => { if (event.key === 'Escape') { event.stopPropagation(); back(); } });
   (card.querySelector('.details .head') || card.querySelector('.about-it')).after(box);
   cancel.focus();

@@ -8,10 +8,7 @@ window.wanUi.judging = (player) => {
   const since = new Map(); // the same, or null: what was set since the kept marks were asked for
   let shown = '', places = [], votes = 0;
 
-  const call = (path, method = 'GET', body = null) => callApi(`requests/${shown}/${path}`, {
-    method,
-    ...(body ? { body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } } : {}),
-  });
+  const pathOf = (path) => `requests/${shown}/${path}`;
   const say = (error) => {
     part('verdict').textContent = reasonOf(error);
   };
@@ -24,9 +21,8 @@ window.wanUi.judging = (player) => {
     rejected: 'M8 2.5a5.5 5.5 0 1 0 0 11a5.5 5.5 0 1 0 0-11M4.2 4.2l7.6 7.6',
   };
   const buttons = (cell) => MARKS.map((mark) => {
-    const button = make('button', { type: 'button', class: mark, 'aria-label': textOf(`judging.${mark}_which`, { name: cell.data.label }), title: textOf(`judging.${mark}_key`) });
+    const button = makeButton({ class: mark, 'aria-label': textOf(`judging.${mark}_which`, { name: cell.data.label }), title: textOf(`judging.${mark}_key`) }, () => set(cell, mark));
     button.innerHTML = `<svg viewBox="0 0 16 16" aria-hidden="true"><path d="${SHAPES[mark]}"/></svg>`;
-    button.addEventListener('click', () => set(cell, mark));
     return button;
   });
   const adorn = (cell) => {
@@ -47,7 +43,7 @@ window.wanUi.judging = (player) => {
     const video = cell.data.video, before = marks.get(video), wanted = before === mark ? null : mark;
     const keep = (value) => { since.set(video, value || null); put(video, value); showAll(); };
     keep(wanted); // at once; taken back if the server refuses
-    try { await call(`marks/${video}`, 'PUT', { mark: wanted }); } catch (error) { keep(before); say(error); }
+    try { await sendJson('PUT', pathOf(`marks/${video}`), { mark: wanted }); } catch (error) { keep(before); say(error); }
   };
   const count = (mark) => [...marks.values()].filter((value) => value === mark).length;
   const showAll = () => {
@@ -106,7 +102,7 @@ window.wanUi.judging = (player) => {
     const id = shown;
     since.clear();
     try {
-      const { mine } = await call('judging');
+      const { mine } = await callApi(pathOf('judging'));
       if (id !== shown) return;
       marks.clear();
       for (const item of mine.marks) marks.set(item.video, item.favourite ? 'favourite' : 'rejected');
@@ -124,18 +120,18 @@ window.wanUi.judging = (player) => {
     const sides = ['a', 'b'].map((side) => {
       const video = make('video', { muted: '', loop: '', playsinline: '', 'aria-hidden': 'true' });
       video.muted = true;
-      const button = make('button', { type: 'button', class: 'option', 'aria-label': textOf('judging.better', { side: side.toUpperCase() }) }, make('b', {}, side.toUpperCase()), video, make('span', {}, textOf('judging.better', { side: side.toUpperCase() })));
-      button.addEventListener('click', () => vote(side));
+      const name = side.toUpperCase(), better = textOf('judging.better', { side: name });
+      const button = makeButton({ class: 'option', 'aria-label': better }, () => vote(side), make('b', {}, name), video, make('span', {}, better));
       return { side, video, button };
     });
     const progress = make('span', { class: 'turn', role: 'status' }), result = make('ol', { class: 'result' });
-    const act = (text, press) => { const made = make('button', { type: 'button' }, text); made.addEventListener('click', press); return made; };
-    const tie = act(textOf('judging.tie'), () => vote('tie')), undo = act(textOf('judging.undo'), () => back());
+    const tie = makeButton({}, () => vote('tie'), textOf('judging.tie')), undo = makeButton({}, () => back(), textOf('judging.undo'));
     const table = make('div', { class: 'sides' }, ...sides.map((item) => item.button));
     const dialog = make('dialog', { class: 'duel', 'aria-label': textOf('judging.blind') },
-      make('div', { class: 'line' }, act(textOf('judging.leave'), () => dialog.close()), make('h2', {}, textOf('judging.which')), progress),
+      make('div', { class: 'line' }, makeButton({}, () => dialog.close(), textOf('judging.leave')), make('h2', {}, textOf('judging.which')), progress),
       table, result,
       make('div', { class: 'line' }, tie, undo, make('span', { class: 'hint' }, textOf('judging.hint'))));
+    const nextPair = () => callApi(pathOf('pairs'), { method: 'POST' });
     const turn = (next) => {
       ballot = next;
       undo.disabled = !before;
@@ -155,8 +151,8 @@ window.wanUi.judging = (player) => {
       isBusy = true;
       try {
         before = ballot;
-        await call(`pairs/${ballot.id}`, 'PUT', { choice });
-        turn(await call('pairs', 'POST'));
+        await sendJson('PUT', pathOf(`pairs/${ballot.id}`), { choice });
+        turn(await nextPair());
       } catch (error) { progress.textContent = error.message; }
       isBusy = false;
     };
@@ -171,7 +167,7 @@ window.wanUi.judging = (player) => {
     dialog.addEventListener('close', () => { dialog.remove(); load(); part('blind').focus(); });
     root.append(dialog);
     dialog.showModal();
-    call('pairs', 'POST').then(turn, (error) => { progress.textContent = error.message; });
+    nextPair().then(turn, (error) => { progress.textContent = error.message; });
   };
   part('blind').addEventListener('click', duel);
 

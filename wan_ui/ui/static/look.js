@@ -35,11 +35,7 @@ const shown = (id) => {
   const found = document.getElementById(id);
   return found !== null && found.getClientRects().length > 0;
 };
-const start = () => {
-  window.wanUi.events.on('jobs', () => want(EVERY));
-  window.wanUi.events.on('progress', (jobs) => {
-    if (Object.keys(jobs).length && shown('player')) want(OFTEN);
-  });
-};
-if (window.wanUi && window.wanUi.events) start();
-else document.addEventListener('wan-ui-events', start, { once: true });
+window.wanUi.events.on('jobs', () => want(EVERY));
+window.wanUi.events.on('progress', (jobs) => {
+  if (Object.keys(jobs).length && shown('player')) want(OFTEN);
+});

@@ -61,17 +61,15 @@ const strength = (item, index) => {
 };
 const sides = (item, index) => {
   const choices = Object.entries(SLOTS).map(([slot, label]) => {
-    const side = make('button', { type: 'button', 'aria-pressed': String(item.slot === slot) }, label);
-    side.addEventListener('click', () => press({ do: 'slot', index, slot }));
-    return side;
+    const attributes = { 'aria-pressed': String(item.slot === slot) };
+    return makeButton(attributes, () => press({ do: 'slot', index, slot }), label);
   });
   return make('span', { class: 'seg', role: 'group', 'aria-label': textOf('lora.side_of', { name: item.name }) }, ...choices);
 };
 const row = (item, index) => {
   const about = make('div', { class: 'about' });
   about.innerHTML = item.html; // escaped by the server
-  const remove = make('button', { type: 'button', class: 'remove', 'aria-label': textOf('lora.remove', { name: item.name }) }, '×');
-  remove.addEventListener('click', () => press({ do: 'remove', index }));
+  const remove = makeButton({ class: 'remove', 'aria-label': textOf('lora.remove', { name: item.name }) }, () => press({ do: 'remove', index }), '×');
   const [folder, name] = item.name.includes('/') ? [item.name.slice(0, item.name.lastIndexOf('/') + 1), item.name.slice(item.name.lastIndexOf('/') + 1)] : ['', item.name];
   const title = make('div', { class: 'lname', title: item.name }, make('span', { class: 'folder' }, folder), make('b', {}, name));
   const head = make('div', { class: 'lhead' }, title, remove);

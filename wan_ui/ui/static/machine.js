@@ -73,21 +73,10 @@
   const FOLDERS = { lora: 'uploads/loras', image: 'uploads/images', job: 'jobs' };
   const uploads = part('uploads'), list = part('files');
   const entry = (file) => {
-    const made = document.createElement('li');
-    const name = document.createElement('span'), bytes = document.createElement('span');
-    const remove = document.createElement('button');
-    name.textContent = file.name || textOf(`machine.${file.kind}`);
-    name.title = `${textOf(`machine.${file.kind}`)} · ${file.id}`;
-    bytes.textContent = bytesText(file.size);
-    bytes.className = 'size';
-    remove.type = 'button';
-    remove.className = 'tool';
-    remove.textContent = '×';
-    remove.setAttribute('aria-label', textOf('machine.delete', { name: name.textContent }));
-    remove.title = remove.getAttribute('aria-label');
+    const kind = textOf(`machine.${file.kind}`), name = file.name || kind;
+    const label = textOf('machine.delete', { name });
     // The first press asks, the second deletes.
-    remove.addEventListener('blur', () => { made.classList.remove('sure'); remove.textContent = '×'; });
-    remove.addEventListener('click', async () => {
+    const remove = makeButton({ class: 'tool', 'aria-label': label, title: label }, async () => {
       if (!made.classList.contains('sure')) {
         made.classList.add('sure');
         remove.textContent = textOf('machine.sure');
@@ -103,8 +92,9 @@
       } catch (error) {
         part('text').textContent = reasonOf(error);
       }
-    });
-    made.append(name, bytes, remove);
+    }, '×');
+    remove.addEventListener('blur', () => { made.classList.remove('sure'); remove.textContent = '×'; });
+    const made = make('li', {}, make('span', { title: `${kind} · ${file.id}` }, name), make('span', { class: 'size' }, bytesText(file.size)), remove);
     return made;
   };
   const listUploads = async () => {

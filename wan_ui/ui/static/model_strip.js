@@ -3,14 +3,8 @@
 const strip = element.querySelector('[role=tablist]'), about = element.querySelector('.about');
 const models = props.models;
 const tabs = Object.entries(models).map(([id, model]) => {
-  const tab = document.createElement('button');
-  tab.type = 'button';
-  tab.id = `model-${id}`;
-  tab.dataset.model = id;
-  tab.textContent = model.label;
-  tab.setAttribute('role', 'tab');
-  tab.setAttribute('aria-controls', 'bench');
-  return tab;
+  const attributes = { type: 'button', id: `model-${id}`, 'data-model': id, role: 'tab', 'aria-controls': 'bench' };
+  return make('button', attributes, model.label);
 });
 strip.replaceChildren(...tabs);
 let shown = null;

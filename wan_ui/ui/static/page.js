@@ -157,18 +157,14 @@
   toastClose.addEventListener("click", hideToast);
   window.wanUi.dom.takeToasts((text, isError) => window.wanUi.toast(translated(text), isError));
 
-  const notice = document.createElement("div");
-  notice.id = "server-gone";
-  notice.setAttribute("role", "alert");
-  notice.hidden = true;
+  const notice = make("div", { id: "server-gone", role: "alert", hidden: "" });
   document.body.append(notice);
 
   let failures = 0;
   const heard = (well) => {
     failures = well ? 0 : failures + 1;
     if (failures >= 2 && notice.hidden) {
-      notice.textContent =
-        textOf('page.server_gone');
+      notice.textContent = textOf('page.server_gone');
       notice.hidden = false;
     } else if (well && !notice.hidden) {
       notice.hidden = true;

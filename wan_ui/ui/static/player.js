@@ -131,9 +131,8 @@ const fill = (cell) => {
     });
     video.muted = true;
     if (data.poster) video.poster = data.poster;
-    const open = make('button', { type: 'button', class: 'screen', style: ratio, 'aria-label': textOf('player.enlarge', { name: name(data) }) }, video);
-    open.append(make('span', { class: 'badge', 'aria-hidden': 'true' }));
-    open.addEventListener('click', () => choose(cell.key));
+    const badge = make('span', { class: 'badge', 'aria-hidden': 'true' });
+    const open = makeButton({ class: 'screen', style: ratio, 'aria-label': textOf('player.enlarge', { name: name(data) }) }, () => choose(cell.key), video, badge);
     video.addEventListener('loadedmetadata', () => {
       settle();
       const leader = master();
@@ -144,9 +143,9 @@ const fill = (cell) => {
     video.addEventListener('seeked', () => { cell.seekTook = performance.now() - (cell.soughtAt || 0); draw(); });
     video.addEventListener('loadeddata', draw);
     video.addEventListener('error', () => { figure.querySelector('figcaption span').textContent = textOf('player.file_missing'); });
-    const info = make('button', { type: 'button', class: 'info', 'aria-label': textOf('player.settings_of', { name: name(data) }), 'aria-expanded': 'false' }, 'i');
+    const info = makeButton({ class: 'info', 'aria-label': textOf('player.settings_of', { name: name(data) }), 'aria-expanded': 'false' },
+      () => (popped === cell ? unpop() : popOver(cell, info)), 'i');
     const caption = make('figcaption', { class: data.brief ? '' : 'bare' }, make('span', {}, data.brief), info);
-    info.addEventListener('click', () => (popped === cell ? unpop() : popOver(cell, info)));
     info.addEventListener('focus', () => popOver(cell, info));
     caption.addEventListener('pointerenter', (event) => { if (event.pointerType === 'mouse') popOver(cell, info); });
     caption.addEventListener('pointerleave', leavePop);
@@ -243,9 +242,8 @@ const drawPages = (value) => {
   pages.hidden = labels.length < 2;
   const title = value.page_title ? [make('span', { class: 'title', 'aria-hidden': 'true' }, value.page_title)] : [];
   pages.replaceChildren(...title, ...(pages.hidden ? [] : labels.map((text, number) => {
-    const tab = make('button', { type: 'button', role: 'tab', 'aria-label': text }, value.page_heads[number]);
-    tab.addEventListener('click', () => turnTo(number));
-    return tab;
+    const attributes = { role: 'tab', 'aria-label': text };
+    return makeButton(attributes, () => turnTo(number), value.page_heads[number]);
   })));
   markPage();
 };
@@ -342,9 +340,8 @@ const facts = (data) => {
 };
 const use = (data) => {
   if (props.value.plain) return [];
-  const button = make('button', { type: 'button', class: 'small', 'aria-label': textOf('player.use_which', { name: name(data) }) }, textOf('player.use'));
-  button.addEventListener('click', () => { unpop(); load(data); });
-  return [button];
+  const attributes = { class: 'small', 'aria-label': textOf('player.use_which', { name: name(data) }) };
+  return [makeButton(attributes, () => { unpop(); load(data); }, textOf('player.use'))];
 };
 const load = (data) => trigger('click', { page: data.page || 0, column: data.column, row: data.row, job: data.job || props.value.id, video: data.video });
 const judged = () => Boolean(props.value && props.value.judged);

@@ -5,8 +5,8 @@ const seconds = element.querySelector('input[type=number]');
 const MOST_SECONDS = 10; // of the slider; longer videos are typed
 let sizes = [];
 
-const dom = () => window.wanUi && window.wanUi.dom;
-const number = (name) => (dom() ? Number(dom().value(name)) : NaN);
+const { dom } = window.wanUi;
+const number = (name) => Number(dom.value(name));
 const mark = () => {
   const width = number('width'), height = number('height');
   const buttons = [...chips.children];
@@ -26,23 +26,16 @@ const mark = () => {
 };
 const draw = () => {
   chips.replaceChildren(...sizes.map(([width, height]) => {
-    const chip = document.createElement('button');
-    chip.type = 'button';
-    chip.className = 'chip';
-    chip.dataset.size = `${width}x${height}`;
-    chip.setAttribute('role', 'radio');
-    chip.setAttribute('aria-label', `${width} × ${height}`);
-    const shape = document.createElement('i');
-    shape.className = 'shape';
+    const label = `${width} × ${height}`;
+    const shape = make('i', { class: 'shape' });
     [shape.style.width, shape.style.height] = outlineOf(width, height, 16).map((side) => `${side}px`);
-    chip.append(shape, `${width} × ${height}`);
-    return chip;
+    return make('button', { type: 'button', class: 'chip', 'data-size': `${width}x${height}`, role: 'radio', 'aria-label': label }, shape, label);
   }));
   mark();
 };
 const choose = (width, height) => {
-  dom().fill('width', width);
-  dom().fill('height', height);
+  dom.fill('width', width);
+  dom.fill('height', height);
   mark();
 };
 chips.addEventListener('click', (event) => {
@@ -60,13 +53,13 @@ chips.addEventListener('keydown', (event) => {
 });
 element.querySelector('[data-do=swap]').addEventListener('click', () => choose(number('height'), number('width')));
 slider.addEventListener('input', () => {
-  dom().fill('num-frames', 1 + FRAMES_PER_LATENT * Number(slider.value));
+  dom.fill('num-frames', 1 + FRAMES_PER_LATENT * Number(slider.value));
   mark();
 });
 seconds.addEventListener('input', () => {
   const length = Number(seconds.value), fps = number('fps');
   if (!(length * fps > 0)) return;
-  dom().fill('num-frames', framesOfLength(length, fps));
+  dom.fill('num-frames', framesOfLength(length, fps));
   mark();
 });
 seconds.addEventListener('blur', mark); // shows the length that these frames have

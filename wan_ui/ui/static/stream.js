@@ -67,7 +67,6 @@
       return source !== null;
     },
   };
-  document.dispatchEvent(new Event(NAME));
   channel.postMessage({ name: 'ask' });
   if (navigator.locks) navigator.locks.request(NAME, () => new Promise(open)); // held until this tab is closed
   else lease();

@@ -84,12 +84,7 @@ const enlarge = (pair, opener) => {
   const theirs = pair.querySelector('.theirs'), again = pair.querySelector('[data-do="render"]');
   const render = renders.get(keyOf(pair));
   const name = theirs.dataset.name;
-  const button = (text, press, kind = '') => {
-    const made = make('button', { type: 'button', class: kind }, text);
-    made.addEventListener('click', press);
-    return made;
-  };
-  const close = button(textOf('wall.close'), () => dialog.close());
+  const close = makeButton({}, () => dialog.close(), textOf('wall.close'));
   const acts = make('p', {}, close);
   const films = make('div', { class: 'films' });
   const film = (title, media) => films.append(make('figure', {}, media, make('figcaption', {}, title)));
@@ -114,26 +109,25 @@ const enlarge = (pair, opener) => {
       if (comparison) head.append(' ', decibels(comparison));
       report.replaceChildren(head, make('ul', {}, ...wrong.map((row) => make('li', { class: row.state }, translated(row.message)))));
       const listed = document.querySelector(`.jobs button.show[data-job="${render.request_id}"]`);
-      if (red && listed) close.before(button(textOf('wall.fix'), leave(() => {
+      if (red && listed) close.before(makeButton({ class: 'first' }, leave(() => {
         document.querySelector('#top [role="tab"]').click();
         listed.click();
-      }), 'first'));
+      }), textOf('wall.fix')));
     }).catch(() => report.replaceChildren(make('p', {}, textOf('wall.failed'))));
   } else {
     film(textOf('wall.theirs'), make('img', { src: theirs.dataset.film, alt: name }));
   }
-  if (again) close.before(button(textOf('wall.reproduce'), leave(() => again.click()), 'first'));
+  if (again) close.before(makeButton({ class: 'first' }, leave(() => again.click()), textOf('wall.reproduce')));
   if (pair.querySelector('.own')) {
     const { step, sample } = pair.dataset;
-    close.before(button(textOf('wall.open_form'), leave(() => {
+    close.before(makeButton({}, leave(() => {
       trigger('click', { pressed: { do: 'reproduce', step, sample } });
       window.scrollTo({ top: 0 });
-    })));
+    }), textOf('wall.open_form')));
   }
   dialog.addEventListener('click', (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener('close', () => { dialog.remove(); opener.focus(); });
-  (document.querySelector('.gradio-container') || document.body).append(dialog);
-  dialog.showModal();
+  showDialog(dialog);
   close.focus();
 };
 
@@ -168,10 +162,6 @@ new MutationObserver((changes) => {
   if (changes.some((change) => [...change.addedNodes].some((node) => node instanceof Element && (node.matches('.wall') || node.querySelector('.wall'))))) look();
 }).observe(element, { childList: true, subtree: true });
 document.addEventListener('visibilitychange', look);
-const start = () => {
-  window.wanUi.events.on('jobs', look);
-  window.wanUi.events.on('pictures', showPictures);
-};
-if (window.wanUi && window.wanUi.events) start();
-else document.addEventListener('wan-ui-events', start, { once: true });
+window.wanUi.events.on('jobs', look);
+window.wanUi.events.on('pictures', showPictures);
 look();
