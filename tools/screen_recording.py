@@ -21,7 +21,7 @@ from tools.screenshots import ROOT, SHOWN, opened_demo
 from wan_ui.models import MODELS
 
 VIEW: ViewportSize = {"width": 1280, "height": 840}  # the chips of Compare's axes are in sight
-STEPS = 40  # as many that a quick machine shows live pictures, too
+STEPS = 40  # so many that a quick machine shows live pictures, too
 WIDTH = 800  # pixels of the recording
 EVERY = 0.25  # seconds between two looks
 SHOWN_FOR = 140  # milliseconds of a frame
@@ -36,9 +36,17 @@ _POINTER = """([x, y]) => {
     left: ${x - 15}px; top: ${y - 15}px`;
 }"""
 _IN_SIGHT = """(button) => {
-  const middle = () => { const box = button.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; };
-  if (!button.contains(document.elementFromPoint(...middle()))) button.scrollIntoView({ block: 'center', behavior: 'instant' });
+  const middle = () => {
+    const box = button.getBoundingClientRect();
+    return [box.x + box.width / 2, box.y + box.height / 2];
+  };
+  const isInSight = button.contains(document.elementFromPoint(...middle()));
+  if (!isInSight) button.scrollIntoView({ block: 'center', behavior: 'instant' });
   return middle();
+}"""
+_IN_ITS_MIDDLE = """(selector) => {
+  const video = document.querySelector(selector);
+  return Math.abs(video.currentTime / video.duration - 0.5) < 0.1;
 }"""
 
 
@@ -77,8 +85,10 @@ class Recording:
             self.look()
             self.page.wait_for_timeout(1000 * EVERY)
 
-    def pause(self) -> None:
-        """Takes a frame that is shown longer."""
+    def pause(self, video: str | None = None) -> None:
+        """Takes a frame that is shown longer, of the middle of the first video that a selector finds."""
+        if video is not None:
+            self.page.wait_for_function(_IN_ITS_MIDDLE, arg=video)
         self.look()
         self.durations[-1] = PAUSE
 
@@ -89,6 +99,7 @@ class Recording:
         self.look()
         self.durations[-1] = PAUSE // 2
         self.page.mouse.click(x, y)
+        self.page.mouse.move(0, 0)  # nothing is pointed at that is shown then
         self.look()
         self.page.evaluate("() => document.getElementById('pointer').remove()")
 
@@ -121,13 +132,13 @@ def record(page: Page, path: Path) -> None:
     recording.press(page.get_by_role("button", name="Generate", exact=True).locator("visible=true"))
     recording.until(page.locator("#result video"))
     recording.watch(3)
-    recording.pause()
+    recording.pause("#result video")
     recording.press(form.get_by_role("button", name="Compare strengths"))
     recording.press(form.get_by_role("button", name="Compare", exact=True))
     recording.until(page.locator(".board-line", has_text="Done"))
     page.locator("#player").scroll_into_view_if_needed()
     recording.watch(4)
-    recording.pause()
+    recording.pause("#player video")
     recording.save(path)
 
 

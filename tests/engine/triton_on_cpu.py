@@ -6,7 +6,7 @@ bfloat16 matrices is a product of their values.
 
 `python -m tests.engine.triton_on_cpu` prints one line of JSON: by kernel, the number of differing elements by case.
 Usual values go through every width and rank, other ones through one width and one rank; with `--all` through each, and
-each rank through all three shapes instead of one.
+each rank through all three shapes instead of one. What is built while weights are read (`ahead`) is called before.
 
 It is a process of its own because Triton decides when a kernel is defined whether it is interpreted.
 """
@@ -26,10 +26,13 @@ import numpy as np
 import torch
 import triton.language as tl
 import triton.runtime.interpreter as interpreter
+from triton.language.extra import libdevice
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from wan_ui.engine import kernels
 from wan_ui.engine.kernels.adapter import Epilogue, add_adapter
+from wan_ui.engine.kernels.ahead import call_each_kernel
+from wan_ui.engine.kernels.gated_residual import gated_residual
 from wan_ui.engine.kernels.layer_norm import layer_norm
 from wan_ui.engine.kernels.rms_norm_rotary import rms_norm_rotary
 
@@ -77,6 +80,7 @@ def as_a_gpu_computes() -> None:
 
     for function in (cast_impl, create_fp_to_fp, create_fma, create_dot):
         setattr(interpreter.InterpreterBuilder, function.__name__, function)
+    libdevice.fast_dividef = lambda one, two: one / two  # the interpreter has none of CUDA's own functions
     for name in ("create_fp_ext", "create_fp_trunc"):
         setattr(InterpreterBuilder, name, lambda self, source, target: cast_impl(self, source, target))
 
@@ -246,7 +250,24 @@ def adapter_cases(every: bool) -> Iterator[tuple[str, torch.Tensor, torch.Tensor
                     )
 
 
-CASES = {"layer_norm": layer_norm_cases, "rms_norm_rotary": rms_norm_rotary_cases, "adapter": adapter_cases}
+def gated_residual_cases(every: bool) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    for rows, columns in SHAPES:
+        for kind in KINDS:
+            generator = torch.Generator().manual_seed(rows)
+            hidden, residual = (values(generator, 1, rows, columns, kind=kind) for _ in range(2))
+            gates = torch.randn(1, rows, 6, columns, generator=generator)
+            for name, gate in {"a row for each token": gates[:, :, 2], "one row": gates[:, 0, 2:3]}.items():
+                arguments = (hidden, residual, gate)
+                name = f"{rows} × {columns}, {kind}, {name}"
+                yield name, gated_residual(*arguments), kernels.eager_gated_residual(*arguments)
+
+
+CASES = {
+    "layer_norm": layer_norm_cases,
+    "rms_norm_rotary": rms_norm_rotary_cases,
+    "adapter": adapter_cases,
+    "gated_residual": gated_residual_cases,
+}
 
 
 def differing(one: torch.Tensor, other: torch.Tensor) -> int:
@@ -258,6 +279,8 @@ def differing(one: torch.Tensor, other: torch.Tensor) -> int:
 
 def main(every: bool) -> None:
     as_a_gpu_computes()
+    for exact in (True, False):
+        call_each_kernel(torch.device("cpu"), WIDTHS[0], 2 * WIDTHS[0], exact)
     counted: dict[str, dict[str, int]] = {}
     with np.errstate(all="ignore"):
         for kernel, cases in CASES.items():

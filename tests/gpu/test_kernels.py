@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ import torch.nn.functional as F
 
 from wan_ui.engine import kernels
 from wan_ui.engine.kernels import same_bits, verified
+from wan_ui.engine.kernels.ahead import RANK, built_ahead
 
 pytestmark = pytest.mark.gpu
 WIDTHS = {5120: 32760, 3072: 27280, 1536: 32760}  # 14B and 1.3B at 832×480×81, 5B at 1280×704×121
 FFN_WIDTHS = {5120: 13824, 3072: 14336, 1536: 8960}
 RANKS = (1, 4, 8, 16, 32, 40, 64, 128)
+BLOCK_KERNELS = ("adapter", "gated_residual", "layer_norm", "rms_norm_rotary")
 EPS = 1e-6
 Modulation = torch.Tensor | None
 
@@ -98,6 +101,46 @@ def test_first_products_together(generator: torch.Generator, width: int, rank: i
     operation = verified("reduce_together")
     assert same_bits(operation(hidden, downs), kernels.eager_reduce_together(hidden, downs))
     assert operation.refused is None
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_gated_residual(generator: torch.Generator, width: int) -> None:
+    hidden, residual = tokens(generator, 5000, width), normal(generator, 1, 5000, width)
+    operation = verified("gated_residual")
+    for gates in (normal(generator, 1, 1, width, dtype=torch.float32),
+                  normal(generator, 1, 5000, 6, width, dtype=torch.float32)[:, :, 2]):  # fmt: skip
+        assert same_bits(operation(hidden, residual, gates), kernels.eager_gated_residual(hidden, residual, gates))
+    assert operation.refused is None
+
+
+def test_what_was_built_ahead_is_all_that_a_clip_needs(generator: torch.Generator) -> None:
+    """Blocks of 14B with and without LoRAs of rank 32, at two numbers of tokens."""
+    width, wide = 5120, FFN_WIDTHS[5120]
+    with built_ahead(torch.device("cuda"), width, wide, exact=True):
+        pass
+    built = number_of_kernels()
+    row, multiplier = normal(generator, 1, 6, width, dtype=torch.float32), torch.tensor(0.7, device="cuda")
+    weight, up, up_wide = normal(generator, width), normal(generator, width, RANK), normal(generator, wide, RANK)
+    for rows in (32760, 4096):
+        hidden, feed = normal(generator, 1, rows, width), normal(generator, 1, rows, wide)
+        angles = normal(generator, 1, rows, 1, kernels.HEAD, dtype=torch.float32)
+        adapter = normal(generator, 1, rows, RANK), up, multiplier
+        verified("layer_norm")(hidden, None, None, row[:, 1:2], row[:, 0:1], EPS)
+        verified("layer_norm")(hidden, row[0, 0], row[0, 1], None, None, EPS)
+        verified("rms_norm_rotary")(hidden, weight, EPS, angles, angles)
+        verified("add_adapter")(hidden, *adapter)
+        verified("add_adapter_gelu")(feed, adapter[0], up_wide, multiplier)
+        verified("add_adapter_residual")(hidden, *adapter, hidden, row[:, 2:3])
+        verified("add_adapter_residual")(hidden, *adapter, hidden, None)
+        verified("gated_residual")(hidden, hidden, row[:, 2:3])
+    assert number_of_kernels() == built > 0
+    assert kernels.states() == {}
+
+
+def number_of_kernels() -> int:
+    """How many Triton kernels of a block were built in this process for this GPU."""
+    modules = [import_module(f"wan_ui.engine.kernels.{name}") for name in BLOCK_KERNELS]
+    return sum(len(module._kernel.device_caches[torch.cuda.current_device()][0]) for module in modules)
 
 
 def test_gelu_of_every_bfloat16(generator: torch.Generator) -> None:

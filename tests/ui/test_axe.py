@@ -104,6 +104,13 @@ def test_the_page_has_no_finding(page: Page, app: App, addresses: dict[str, str]
     page.goto(addresses["compare"])
     expect(page.locator("#player [data-part=stage], #player td video").first).to_be_attached()
     found["compare"] = findings(page, axe)
+    for name in ("Blind A/B", "Share"):
+        page.locator("#player").get_by_role("button", name=name).click()
+        dialog = page.get_by_role("dialog", name=name)
+        expect(dialog.get_by_role("button").nth(1)).to_be_visible()
+        found[name] = findings(page, axe)
+        page.keyboard.press("Escape")
+        expect(dialog).to_have_count(0)
     assert {name: rules for name, rules in found.items() if rules} == {}
 
 

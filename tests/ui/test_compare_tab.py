@@ -31,6 +31,7 @@ from tests.ui.page_object import (
     open_tab,
     type_values,
 )
+from tests.ui.test_stage import webp
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
@@ -132,6 +133,7 @@ def test_a_grid_fills_and_keeps_two_cells_after_a_cancel_and_a_reload(
     page: Page, compare_app: App, render: FakeRender
 ) -> None:
     gate = render.gate(1003, 2)
+    render.pictures[1003, 1] = webp("red")
     prepare(page, compare_app, 1001)
     compare_tab(page)
     expect(page.locator(".summary")).to_contain_text("compared 1001")
@@ -145,6 +147,8 @@ def test_a_grid_fills_and_keeps_two_cells_after_a_cancel_and_a_reload(
     expect(cells(page, "running")).to_have_count(1)
     expect(cells(page, "waiting")).to_have_count(3)
     expect(cells(page, "running")).to_contain_text("step 1 of 3")
+    expect(cells(page, "running").locator(".live img")).to_have_attribute("src", re.compile("live.webp"))
+    render.pictures.clear()
     assert page.locator("#player thead th").all_inner_texts() == ["1001", "1002", "1003"]
     assert page.locator("#player tbody th").all_inner_texts() == ["1", "2"]
     expect(page.locator(".board-line")).to_contain_text("2 of 6 videos")

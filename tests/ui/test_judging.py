@@ -97,11 +97,42 @@ def test_blind_votes_lead_to_a_verdict_whose_settings_are_loaded(page: Page, boa
     expect(duel.get_by_role("status")).to_have_text(f"Pair 1 of {pairs}")
     for number in range(1, pairs + 1):
         expect(duel.get_by_role("status")).to_have_text(f"Pair {number} of {pairs}")
-        duel.get_by_role("button", name="A is better").click()
+        # One cell is preferred to another one, and all others are even: so one is the best, whatever the sides.
+        duel.get_by_role("button", name="A is better" if number == 1 else "No difference").click()
     expect(duel.get_by_role("status")).to_have_text(f"{pairs} votes")
     expect(duel.locator("li").first).to_contain_text("wins")
+    expect(duel.get_by_role("heading")).to_have_text(duel.locator("li").first.inner_text())
+    expect(duel.locator("video").locator("visible=true")).to_have_count(1)
+    expect(duel.locator(".hint")).to_be_hidden()
+    expect(duel.get_by_role("button", name=re.compile("^Use settings: "))).to_be_visible()
     duel.get_by_role("button", name="Leave").click()
     expect(board.locator(".best")).to_contain_text(f"({pairs} votes)")
     board.locator('[data-part="winner"]').click()
     expect(tab(page, "Generate")).to_have_attribute("aria-selected", "true")
     expect(field(page, "Prompt")).to_have_value("a cat")
+
+
+PAUSED = "videos => videos.map((video) => video.paused)"
+"""Whether each of the videos stands still."""
+
+
+def test_even_votes_have_no_winner_and_the_sides_stand_still_until_play(page: Page, board: Locator) -> None:
+    expect(board.get_by_role("button", name="Only favourites")).to_be_disabled()
+    board.get_by_role("button", name="Blind A/B").click()
+    duel = page.get_by_role("dialog", name="Blind A/B")
+    expect(duel.get_by_role("status")).to_have_text(re.compile("^Pair 1 of"))
+    sides = duel.locator(".option video")
+    assert sides.evaluate_all(PAUSED) == [True, True]  # motion is unwanted
+    page.keyboard.press("Space")
+    page.wait_for_function(f"() => !({PAUSED})([...document.querySelectorAll('.duel .option video')]).includes(true)")
+    duel.get_by_role("button", name="Pause").click()
+    assert sides.evaluate_all(PAUSED) == [True, True]
+    pairs = int(duel.get_by_role("status").inner_text().rpartition(" ")[2])
+    for number in range(1, pairs + 1):
+        expect(duel.get_by_role("status")).to_have_text(f"Pair {number} of {pairs}")
+        page.keyboard.press("ArrowDown")
+    expect(duel.get_by_role("heading")).to_have_text("No difference")
+    expect(duel.locator("video").locator("visible=true")).to_have_count(0)
+    duel.get_by_role("button", name="Leave").click()
+    expect(board.locator(".best")).to_have_text(f"No difference ({pairs} votes)")
+    expect(board.locator('[data-part="winner"]')).to_be_hidden()

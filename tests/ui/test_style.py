@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
 
 from wan_ui.demo.checkpoints import BANNER
-from wan_ui.ui import render
+from wan_ui.ui import render, static_files
 from wan_ui.ui.page_document import style_sheet
 from wan_ui.ui.style_sheet import WITHIN, above_gradio
+
+STATIC = Path(static_files.__file__).parent / "static"
 
 
 def test_no_selector_has_a_comma_in_parentheses() -> None:
@@ -18,6 +21,15 @@ def test_no_selector_has_a_comma_in_parentheses() -> None:
     selectors = re.findall(r"(?:^|[{};])\s*([^{};@]+)\{", text)
     assert len(selectors) > 10
     assert [one.strip() for one in selectors if re.search(r"\([^()]*,[^()]*\)", one)] == []
+
+
+def test_no_rule_takes_the_arrow_of_a_list_away() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(STATIC.glob("*.css")))
+    rules = re.findall(r"([^{};]+)\{([^{}]*)\}", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL))
+    of_lists = [(selector.strip(), body) for selector, body in rules if re.search(r"(?<![\w.#-])select\b", selector)]
+    assert len(of_lists) > 5
+    # Gradio draws it as the background's image, which `background` would set to none.
+    assert [selector for selector, body in of_lists if re.search(r"\bbackground:", body)] == []
 
 
 def test_each_rule_outranks_gradio_s_where_gradio_draws() -> None:

@@ -24,6 +24,8 @@ from peft.tuners.lora import LoraLayer
 
 from wan_ui.config import CompileMode
 from wan_ui.engine import flash
+from wan_ui.engine.fp8 import FP8
+from wan_ui.engine.kernels import check as check_kernels
 from wan_ui.engine.kernels.rewrite import use_kernels
 from wan_ui.engine.memory import is_out_of_memory
 from wan_ui.engine.recipes import Recipe
@@ -31,7 +33,7 @@ from wan_ui.engine.recipes import Recipe
 log = logging.getLogger(__name__)
 
 Arithmetic = Literal["exact", "fast"]
-"""`exact`: the bits of eager PyTorch; only the passes between its own kernels are fused. `fast`: fused freely."""
+"""`exact`: the bits of eager PyTorch; only the passes between its own kernels are fused. `fast`: some round once."""
 
 BLOCKS_CHECKED_TOGETHER = 3  # by then every graph of a case is built
 MOST_GRAPHS = 64  # of one process: each model in two arithmetics, with and without adapters
@@ -99,31 +101,55 @@ _OPAQUE: dict[Any, Any] = {
 
 
 def exact_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
-    """Inductor with every rounding of eager PyTorch, and its sums left to PyTorch's kernels or our own.
+    """The graph with our kernels in it, each of which keeps every rounding of eager PyTorch.
 
-    `emulate_precision_casts` keeps the cast to bfloat16 after each fused operation, where Inductor would otherwise go
-    on in float32.
+    Where weights are packed in fp8, Inductor fuses what packs and unpacks them: `emulate_precision_casts` keeps the
+    cast to bfloat16 after each fused operation, where it would otherwise go on in float32.
     """
-    from torch._inductor.compile_fx import compile_fx
-
     use_kernels(module.graph, exact=True)
+    if not _has_packed_weights(module.graph):
+        return _as_it_is(module)
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in _OPAQUE:
             node.target = _OPAQUE[node.target]
-    module.recompile()
-    return cast(Graph, compile_fx(module, list(inputs), config_patches={"emulate_precision_casts": True}))
+    return _with_inductor(module, inputs, {"emulate_precision_casts": True})
 
 
 def fast_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
-    """Inductor as it is between our kernels, with FlashAttention-4 for self-attention where it is available."""
-    from torch._inductor.compile_fx import compile_fx
-
+    """The same with kernels that round once, and FlashAttention-4 for self-attention where it is available."""
     use_kernels(module.graph, exact=False)
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
             _use_flash_attention(node)
+    return _with_inductor(module, inputs, {}) if _has_packed_weights(module.graph) else _as_it_is(module)
+
+
+def _as_it_is(module: torch.fx.GraphModule) -> Graph:
+    """Runs the graph's operations one by one. Raises what Triton raises where kernels cannot be built."""
+    devices = {node.meta["example_value"].device for node in _tensors(module.graph)}
+    for device in devices:
+        if device.type == "cuda":
+            check_kernels(device)
     module.recompile()
-    return cast(Graph, compile_fx(module, list(inputs)))
+    return module.forward
+
+
+def _with_inductor(module: torch.fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) -> Graph:
+    from torch._inductor.compile_fx import compile_fx
+
+    module.recompile()
+    return cast(Graph, compile_fx(module, list(inputs), config_patches=options))
+
+
+def _tensors(graph: torch.fx.Graph) -> Iterator[torch.fx.Node]:
+    """The inputs of a graph that are tensors."""
+    for node in graph.find_nodes(op="placeholder"):
+        if isinstance(node.meta.get("example_value"), torch.Tensor):
+            yield node
+
+
+def _has_packed_weights(graph: torch.fx.Graph) -> bool:
+    return any(node.meta["example_value"].dtype is FP8 for node in _tensors(graph))
 
 
 def _use_flash_attention(node: torch.fx.Node) -> None:

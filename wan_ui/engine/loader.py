@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from wan_ui.engine.components import (
     same_parts,
 )
 from wan_ui.engine.core import Pipeline, storage
+from wan_ui.engine.kernels.ahead import built_ahead
 from wan_ui.engine.live_picture import LivePictures
 from wan_ui.engine.memory import MemoryPolicy, out_of_memory_mapped, release
 from wan_ui.engine.parallel import Membership
@@ -104,7 +106,8 @@ class Loader:
         on_host = DevicePlacement.on_host(plan.mode)
         target = Target(self._device, model_dtype(self._device), on_host, plan.fp8_in_memory)
         with out_of_memory_mapped():
-            components = load_components(files, target, reused, self.memory.has_host_room, on_progress)
+            with self._kernels_built_ahead(model):
+                components = load_components(files, target, reused, self.memory.has_host_room, on_progress)
             use_kernels(components.vae)
             self.statistics = self.statistics.after(files, reused)
             self._loaded_files = files
@@ -142,6 +145,11 @@ class Loader:
             weights,
         )
         return plan, packed if plan.fp8_in_memory and packed is not None else unpacked
+
+    def _kernels_built_ahead(self, model: WanModel) -> AbstractContextManager[None]:
+        if self._device.type != "cuda" or self.compiler.mode == "off":
+            return nullcontext()
+        return built_ahead(self._device, model.hidden_size, model.ffn_size, exact=self.compiler.mode != "fast")
 
     def _runtime(self) -> Runtime:
         return Runtime(

@@ -10,9 +10,8 @@ numbers. Two divisions can be combined. With the tokens divided in two at most, 
   and heads / n of the heads; the order of every sum stays that of one GPU. Linear layers, norms and cross-attention
   work on each token by itself. The tokens are divided before the first block and gathered after the output projection.
 
-The all-to-all is that of diffusers' context parallelism where tokens and heads divide evenly, else `token_exchange`.
 diffusers' `enable_parallelism` cannot be undone, so the division is installed here with PyTorch's own hooks, for one
-video at a time, and removed after it.
+video at a time, and removed after it, with an all-to-all of our own (`token_exchange`).
 """
 
 from __future__ import annotations
@@ -27,13 +26,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from diffusers import WanTransformer3DModel
-from diffusers.models._modeling_parallel import ContextParallelConfig, ParallelConfig
 from torch._C._distributed_c10d import FileStore, Store
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 
 from wan_ui.engine.memory import release
 from wan_ui.engine.split import GroupPlace, Split
-from wan_ui.engine.token_exchange import DividedAttention, TokenExchange, part_sizes
+from wan_ui.engine.token_exchange import DividedAttention, EvenExchange, UnevenExchange, part_sizes
 from wan_ui.errors import Cancelled, ExchangeFailed
 
 EXCHANGE_SECONDS = 600.0  # for an exchange of tensors: all ranks are at the same step, and one may build a kernel first
@@ -121,13 +119,11 @@ class Group:
         mesh = init_device_mesh(
             device.type, (split.guidance, 1, split.sequence), mesh_dim_names=("guidance", "ring", "ulysses")
         )
-        self._mesh: DeviceMesh = mesh
         self._halves = mesh["guidance"].get_group()
         self._parts = mesh["ulysses"].get_group()
         # Decisions of the leader, on the CPU. A rank that ends closes its connections, so no short time limit is needed
         # to notice it.
         self._control = dist.new_group(backend="gloo", timeout=timedelta(seconds=WAIT_SECONDS))
-        self._even = self._config() if split.sequence > 1 else None
 
     @property
     def half(self) -> int:
@@ -216,11 +212,6 @@ class Group:
                     stack.enter_context(self._sequence(transformer))
             yield
 
-    def _config(self) -> ParallelConfig:
-        config = ContextParallelConfig(ulysses_degree=self.split.sequence, mesh=self._mesh)
-        config.setup(self.rank, self.split.ranks, self.device, self._mesh)
-        return ParallelConfig(context_parallel_config=config)
-
     @contextmanager
     def _sequence(self, transformer: WanTransformer3DModel) -> Iterator[None]:
         parts, part = self.split.sequence, self.rank % self.split.sequence
@@ -261,16 +252,15 @@ class Group:
             remove_exchange(transformer)
 
     def _use_exchange(self, transformer: WanTransformer3DModel, tokens: int) -> None:
-        """Gives the self-attentions the exchange for so many tokens: diffusers' for even parts, else our own."""
+        """Gives the self-attentions the exchange for so many tokens."""
         remove_exchange(transformer)
         parts, heads = self.split.sequence, transformer.config.num_attention_heads
+        exchange: EvenExchange | UnevenExchange = EvenExchange(self._parts, parts)
+        if tokens % parts or heads % parts:
+            sizes = part_sizes(tokens, parts), part_sizes(heads, parts)
+            exchange = UnevenExchange(self._parts, self.rank % parts, *sizes)
         for block in transformer.blocks:
-            if tokens % parts or heads % parts:
-                sizes = part_sizes(tokens, parts), part_sizes(heads, parts)
-                exchange = TokenExchange(self._parts, self.rank % parts, *sizes)
-                block.attn1.processor = DividedAttention(block.attn1.processor, exchange)
-            else:
-                block.attn1.processor._parallel_config = self._even
+            block.attn1.processor = DividedAttention(block.attn1.processor, exchange)
 
     def _gather(self, part: torch.Tensor, tokens: int) -> torch.Tensor:
         """All tokens (1, N, channels) from each rank's part; shorter parts are padded for the exchange."""
@@ -289,4 +279,3 @@ def remove_exchange(transformer: WanTransformer3DModel) -> None:
     for block in transformer.blocks:
         if isinstance(block.attn1.processor, DividedAttention):
             block.attn1.processor = block.attn1.processor.original
-        vars(block.attn1.processor).pop("_parallel_config", None)  # a None of its own would fail the graph's guards

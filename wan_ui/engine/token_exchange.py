@@ -1,11 +1,13 @@
-"""Self-attention with tokens divided among ranks, for numbers of tokens or heads that do not divide evenly.
+"""Self-attention with tokens divided among ranks, and the exchange of tokens against heads around it.
 
 Each of n ranks has some of the N tokens with all H heads. The all-to-all before attention gives it all tokens with some
-of the heads, the one after it brings the tokens back (Ulysses, Jacobs et al., 2023, arXiv 2309.14509). diffusers'
-exchange for uneven parts pads the heads of the last rank alone, and refuses 12 heads over 8 ranks: 16 heads of which
-4 are padding leave it none. Here nothing is padded: rank r has the heads of `tensor_split`, 2 on the first four ranks
-and 1 on the others, and the parts that are exchanged have different lengths. The lengths follow from N, H and n, so the
-ranks need not ask each other.
+of the heads, the one after it brings the tokens back (Ulysses, Jacobs et al., 2023, arXiv 2309.14509).
+
+Where tokens and heads divide evenly, all parts have one size, which follows from the tensor: a compiled graph serves
+every clip. Else the parts have different lengths, which follow from N, H and n, so the ranks need not ask each other:
+rank r has the heads of `tensor_split`, of 12 heads over 8 ranks 2 on the first four and 1 on the others. (diffusers'
+exchange for uneven parts pads the heads of the last rank alone, and refuses that: 16 heads of which 4 are padding leave
+it none.)
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ import torch.distributed as dist
 import torch.distributed._functional_collectives as funcol
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 
-from wan_ui.engine.kernels import eager_rms_norm_rotary
+from wan_ui.engine.kernels.operators import rms_norm_rotary
+
+WORD = 8  # bytes that are copied as one element
 
 
 def part_sizes(count: int, parts: int) -> tuple[int, ...]:
@@ -28,7 +32,29 @@ def part_sizes(count: int, parts: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class TokenExchange:
+class EvenExchange:
+    """The exchange among `parts` ranks that have equally many tokens and heads."""
+
+    group: dist.ProcessGroup
+    parts: int
+
+    def to_all_tokens(self, own: torch.Tensor) -> torch.Tensor:
+        """(1, own tokens, all heads, d) to (1, all tokens, own heads, d)."""
+        pieces = own.view(-1, self.parts, own.shape[2] // self.parts, own.shape[3]).transpose(0, 1)
+        return self._exchange(_in_order(pieces)).flatten(0, 1).unsqueeze(0)
+
+    def to_all_heads(self, own: torch.Tensor) -> torch.Tensor:
+        """(1, all tokens, own heads, d) to (1, own tokens, all heads, d)."""
+        received = self._exchange(own.contiguous().view(self.parts, -1, *own.shape[2:]))
+        return torch.cat(received.unbind(0), dim=1).unsqueeze(0)
+
+    def _exchange(self, pieces: torch.Tensor) -> torch.Tensor:
+        """The r-th of the pieces (parts, …) goes to rank r; what is received is as large."""
+        return _arrived(funcol.all_to_all_single(pieces, None, None, self.group))
+
+
+@dataclass(frozen=True)
+class UnevenExchange:
     """The exchange of one rank, `part`: `tokens` and `heads` of all ranks, in the order of their parts."""
 
     group: dist.ProcessGroup
@@ -57,9 +83,23 @@ class TokenExchange:
 
     def _exchange(self, values: torch.Tensor, sent: Sequence[int], received: Sequence[int]) -> torch.Tensor:
         """The r-th of the received pieces comes from rank r, and the r-th of the sent ones goes there."""
-        pending = funcol.all_to_all_single(values.contiguous(), list(received), list(sent), self.group)
-        arrived: torch.Tensor = funcol.wait_tensor(pending)  # type: ignore[no-untyped-call]
-        return arrived
+        return _arrived(funcol.all_to_all_single(values.contiguous(), list(received), list(sent), self.group))
+
+
+def _arrived(pending: torch.Tensor) -> torch.Tensor:
+    arrived: torch.Tensor = funcol.wait_tensor(pending)  # type: ignore[no-untyped-call]
+    return arrived
+
+
+def _in_order(pieces: torch.Tensor) -> torch.Tensor:
+    """The same values one behind the other in memory.
+
+    They are copied as integers of 8 bytes where they fit: PyTorch's copy of a tensor with gaps takes as long for an
+    element of 2 bytes.
+    """
+    if pieces.shape[-1] * pieces.element_size() % WORD:
+        return pieces.contiguous()
+    return pieces.view(torch.int64).contiguous().view(pieces.dtype)
 
 
 class DividedAttention:
@@ -68,7 +108,7 @@ class DividedAttention:
     `original` is that processor. The arithmetic is diffusers' own, with the exchange around the attention.
     """
 
-    def __init__(self, original: Any, exchange: TokenExchange) -> None:
+    def __init__(self, original: Any, exchange: EvenExchange | UnevenExchange) -> None:
         self.original = original
         self._exchange = exchange
         self._attention_backend = original._attention_backend
@@ -85,7 +125,7 @@ class DividedAttention:
         if encoder_hidden_states is not None or attention_mask is not None or rotary_emb is None:
             raise ValueError("only a Wan block's self-attention is divided")
         query, key = (
-            eager_rms_norm_rotary(project(hidden_states), norm.weight, norm.eps, *rotary_emb)
+            rms_norm_rotary(project(hidden_states), norm.weight, norm.eps, *rotary_emb)
             for project, norm in ((attn.to_q, attn.norm_q), (attn.to_k, attn.norm_k))
         )
         query, key, value = (

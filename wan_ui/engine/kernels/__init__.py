@@ -30,6 +30,7 @@ NAMES = (
     "add_adapter",
     "add_adapter_gelu",
     "add_adapter_residual",
+    "gated_residual",
     "channel_norm",
     "padded_convolution",
 )
@@ -76,6 +77,11 @@ class Verified:
                     return self._refuse("its bits differ from PyTorch's", arguments)
                 self._proven.add(case)
         return result
+
+    def build(self, *arguments: Any) -> None:
+        """Runs the kernel once so that it is built, without a comparison. Raises what the kernel raises."""
+        self._kernel = self._kernel or self._load()
+        self._kernel(*arguments)
 
     def _refuse(self, reason: str, arguments: tuple[Any, ...]) -> torch.Tensor:
         self.refused = reason
@@ -162,6 +168,11 @@ def eager_add_adapter_residual(
     if gate is None:
         return residual + change
     return (residual.float() + change * gate).to(residual.dtype)
+
+
+def eager_gated_residual(hidden: torch.Tensor, residual: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """What Wan's block does with the result of a part that has no adapter: its gate, and the addition."""
+    return (residual.float() + hidden * gate).to(residual.dtype)
 
 
 def eager_reduce_together(hidden: torch.Tensor, downs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -252,6 +263,10 @@ def _fits_adapter(
     return _bfloat16(base, reduced, up) and multiplier.dtype is torch.float32 and multiplier.is_cuda and aside
 
 
+def _fits_gated(hidden: torch.Tensor, residual: torch.Tensor, gate: torch.Tensor) -> bool:
+    return _bfloat16(hidden, residual) and residual.shape == hidden.shape and _table(gate, residual)
+
+
 def _fits_together(hidden: torch.Tensor, downs: Sequence[torch.Tensor]) -> bool:
     """A product with one column, or with columns that are no multiple of 4, is another kernel with other sums."""
     columns = all(down.shape[0] % 4 == 0 for down in downs)
@@ -304,7 +319,8 @@ def verified(name: str, exact: bool = True) -> Verified:
         "add_adapter_gelu": (partial(_adapter_kernel, exact, gelu=True), eager_add_adapter_gelu),
         "add_adapter_residual": (partial(_adapter_kernel, exact), eager_add_adapter_residual),
     }
-    norms: dict[str, tuple[Operation, Callable[..., bool]]] = {
+    others: dict[str, tuple[Operation, Callable[..., bool]]] = {
+        "gated_residual": (eager_gated_residual, _fits_gated),
         "layer_norm": (eager_layer_norm, _fits_layer_norm),
         "rms_norm_rotary": (eager_rms_norm_rotary, _fits_rotary),
         "channel_norm": (eager_channel_norm, _fits_channel_norm),
@@ -313,10 +329,17 @@ def verified(name: str, exact: bool = True) -> Verified:
         return Verified(name, lambda: reduce_together, eager_reduce_together, _fits_together)
     if name == "padded_convolution":
         return Verified(name, lambda: padded_convolution, eager_padded_convolution, _fits_convolution)
-    if name in norms:
-        return Verified(name, partial(_imported, name, name), *norms[name])
+    if name in others:
+        return Verified(name, partial(_imported, name, name), *others[name])
     load, eager = adapters[name]
     return Verified(name, load, eager, _fits_adapter, exact)
+
+
+@cache
+def check(device: torch.device) -> None:
+    """Builds a small kernel and runs it. Raises what Triton raises where it is not installed or finds no C compiler."""
+    few = torch.zeros(1, 1, ROW_MULTIPLE, device=device, dtype=torch.bfloat16)
+    _imported("gated_residual", "gated_residual")(few, few, few.float())
 
 
 def states() -> dict[str, str]:

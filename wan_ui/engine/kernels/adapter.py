@@ -42,7 +42,7 @@ def gelu_tanh(value):
     return 0.5 * value * (1.0 + tl.where(inner < 0.0, -tanh, tanh))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _kernel(
     base,
     reduced,

@@ -114,3 +114,14 @@ def _(
     exact: bool = True,
 ) -> torch.Tensor:
     return torch.empty_like(base, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("wan_ui::gated_residual", mutates_args=())
+def gated_residual(hidden: torch.Tensor, residual: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    """residual + hidden · gate, summed in float32 and rounded to residual's dtype."""
+    return verified("gated_residual")(hidden, residual, gate)
+
+
+@gated_residual.register_fake
+def _(hidden: torch.Tensor, residual: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(residual, memory_format=torch.contiguous_format)

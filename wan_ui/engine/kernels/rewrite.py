@@ -39,6 +39,9 @@ def use_kernels(graph: Graph, exact: bool) -> Mapping[str, int]:
             used["layer_norm"] += _replace_layer_norm(graph, node)
         elif node.op == "call_function" and node.target in (torch.rms_norm, F.rms_norm):
             used["rms_norm_rotary"] += _replace_rotary(graph, node)
+    for node in graph.find_nodes(op="call_function", target=operator.mul):
+        used["gated_residual"] += _replace_gated(graph, node)
+    graph.eliminate_dead_code()
     graph.lint()
     return +used
 
@@ -260,14 +263,41 @@ def _extend_adapter(graph: Graph, adapter: Node) -> str:
 
 
 def _extend_gated(graph: Graph, adapter: Node, last: Node, product: Node) -> str:
+    found = _gated(product, last, adapter)
+    if found is None:
+        return "add_adapter"
+    end, residual, gate = found
+    _put(graph, end, _WITH_RESIDUAL, (*adapter.args[:4], residual, gate, adapter.args[4]))
+    return "add_adapter_residual"
+
+
+def _replace_gated(graph: Graph, product: Node) -> int:
+    """(residual.float() + hidden * gate).to(dtype) behind a layer without an adapter."""
+    last, gate = product.args
+    if not all(isinstance(_example(part), torch.Tensor) for part in (last, gate)) or _dtype(gate) is not torch.float32:
+        return 0
+    hidden = _source(cast(Node, last))
+    found = _gated(product, cast(Node, last), hidden) if _dtype(hidden) is not torch.float32 else None
+    if found is None:
+        return 0
+    end, residual, _ = found
+    _put(graph, end, operators.gated_residual._opoverload, (hidden, residual, gate))
+    return 1
+
+
+def _example(node: Any) -> Any:
+    return node.meta.get("example_value") if isinstance(node, Node) else None
+
+
+def _gated(product: Node, last: Node, change: Node) -> tuple[Node, Node, Node] | None:
+    """Where `change`, as `last` a gate times it, is added to a residual: the sum's cast, the residual, and the gate."""
     gate = product.args[1] if product.args[0] is last else product.args[0]
     total = _sole_user(product)
     end = _sole_user(total) if total is not None and _is(total, operator.add) else None
-    if total is None or end is None or not _is_cast(end) or _dtype(end) != _dtype(adapter):
-        return "add_adapter"
+    if total is None or end is None or not _is_cast(end) or _dtype(end) != _dtype(change):
+        return None
     widened = total.args[0] if total.args[1] is product else total.args[1]
     residual = _source(cast(Node, widened))
-    if _dtype(residual) != _dtype(adapter) or _value(residual).shape != _value(adapter).shape:
-        return "add_adapter"
-    _put(graph, end, _WITH_RESIDUAL, (*adapter.args[:4], residual, gate, adapter.args[4]))
-    return "add_adapter_residual"
+    if _dtype(residual) != _dtype(change) or _value(residual).shape != _value(change).shape:
+        return None
+    return end, residual, cast(Node, gate)

@@ -20,7 +20,7 @@ import triton.language as tl
 from wan_ui.engine.kernels.order import SPAN, THREADS, lanes_of_vector, tree_sum
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_per_clip"])
 def _kernel(
     hidden,
     weight,

@@ -82,15 +82,18 @@ window.wanUi.judging = (player) => {
 
   // The verdict
 
+  // Whether the votes put nobody first: the two best places have the same share as it is shown, in whole percent.
+  const isEven = () => places.length > 1 && Math.round(100 * places[0].share) === Math.round(100 * places[1].share);
   const winner = () => {
-    const chosen = votes ? places[0] : null;
+    const chosen = votes && !isEven() ? places[0] : null;
     if (chosen) return player.all().find((data) => data.video === chosen.video);
     const favourites = player.all().filter((data) => marks.get(data.video) === 'favourite');
     return favourites.length === 1 ? favourites[0] : null;
   };
+  const headline = () => (isEven() ? textOf('judging.tie') : translated(places[0].text));
   const verdict = () => {
     const best = winner();
-    const text = votes && places[0] ? textOf('judging.verdict', { text: translated(places[0].text), count: votes }) : best ? textOf('judging.favourite', { name: best.label }) : '';
+    const text = votes && places[0] ? textOf('judging.verdict', { text: headline(), count: votes }) : best ? textOf('judging.favourite', { name: best.label }) : '';
     part('verdict').textContent = text;
     part('winner').hidden = !best;
     if (best) part('winner').setAttribute('aria-label', textOf('player.use_which', { name: best.label }));
@@ -115,36 +118,72 @@ window.wanUi.judging = (player) => {
 
   // Blind votes
 
+  const APART = 0.1; // seconds that the second video may be away from the first
   const duel = () => {
-    let ballot = null, before = null, isBusy = false;
-    const sides = ['a', 'b'].map((side) => {
+    let ballot = null, before = null, isBusy = false, plays = !reducedMotion.matches;
+    const clip = () => {
       const video = make('video', { muted: '', loop: '', playsinline: '', 'aria-hidden': 'true' });
       video.muted = true;
+      return video;
+    };
+    const sides = ['a', 'b'].map((side) => {
+      const video = clip();
       const name = side.toUpperCase(), better = textOf('judging.better', { side: name });
       const button = makeButton({ class: 'option', 'aria-label': better }, () => vote(side), make('b', {}, name), video, make('span', {}, better));
       return { side, video, button };
     });
     const progress = make('span', { class: 'turn', role: 'status' }), result = make('ol', { class: 'result' });
+    const title = make('h2', {}, textOf('judging.which')), hint = make('span', { class: 'hint' }, textOf('judging.hint')), best = clip();
     const tie = makeButton({}, () => vote('tie'), textOf('judging.tie')), undo = makeButton({}, () => back(), textOf('judging.undo'));
+    const motion = makeButton({}, () => { plays = !plays; run(); });
+    const choose = makeButton({ class: 'main' }, () => { const data = winner(); dialog.close(); if (data) player.use(data); }, textOf('player.use'));
     const table = make('div', { class: 'sides' }, ...sides.map((item) => item.button));
-    const dialog = make('dialog', { class: 'duel', 'aria-label': textOf('judging.blind') },
-      make('div', { class: 'line' }, makeButton({}, () => dialog.close(), textOf('judging.leave')), make('h2', {}, textOf('judging.which')), progress),
-      table, result,
-      make('div', { class: 'line' }, tie, undo, make('span', { class: 'hint' }, textOf('judging.hint'))));
+    const outcome = make('div', { class: 'outcome' }, best, make('div', { class: 'places' }, result, choose));
+    const dialog = make('dialog', { class: 'duel', 'aria-label': textOf('judging.blind'), tabindex: '-1' },
+      make('div', { class: 'line' }, makeButton({}, () => dialog.close(), textOf('judging.leave')), title, progress),
+      table, outcome,
+      make('div', { class: 'line' }, tie, undo, motion, hint));
+    // What is shown plays in step from its first frame, or stands on its middle one.
+    const inSight = () => (table.hidden ? [best] : sides.map(({ video }) => video)).filter((video) => video.readyState >= 1);
+    const run = () => {
+      motion.textContent = textOf(plays ? 'player.pause' : 'player.play');
+      for (const video of inSight()) {
+        if (plays) video.play().catch(() => {});
+        else video.pause();
+      }
+    };
+    const [one, other] = sides.map(({ video }) => video);
+    for (const video of [one, other, best]) {
+      video.addEventListener('loadeddata', () => {
+        for (const each of inSight()) each.currentTime = plays ? 0 : each.duration / 2;
+        run();
+      });
+    }
+    one.addEventListener('timeupdate', () => {
+      const isAlike = Math.abs(one.duration - other.duration) < APART;
+      if (plays && isAlike && !other.seeking && Math.abs(one.currentTime - other.currentTime) > APART) other.currentTime = one.currentTime;
+    });
     const nextPair = () => callApi(pathOf('pairs'), { method: 'POST' });
     const turn = (next) => {
       ballot = next;
       undo.disabled = !before;
       const isOver = !ballot.id;
-      table.hidden = tie.hidden = isOver;
-      result.hidden = !isOver;
-      progress.textContent = isOver ? textOf('judging.votes', { number: ballot.voted }) : textOf('judging.pair', { number: ballot.voted + 1, pairs: ballot.pairs });
-      if (isOver) { ranking(); return; }
-      for (const { side, video } of sides) { video.src = ballot[`${side}_url`]; video.play().catch(() => {}); }
+      table.hidden = tie.hidden = hint.hidden = isOver;
+      outcome.hidden = !isOver;
+      motion.hidden = false;
+      title.textContent = textOf('judging.which');
+      progress.textContent = isOver ? textOf('judging.votes', { count: ballot.voted }) : textOf('judging.pair', { number: ballot.voted + 1, pairs: ballot.pairs });
+      for (const video of [one, other, best]) video.pause();
+      if (isOver) { dialog.focus(); ranking(); return; } // what had the focus may be hidden now
+      for (const { side, video } of sides) video.src = ballot[`${side}_url`];
     };
     const ranking = async () => {
       await load();
       result.replaceChildren(...places.slice(0, 5).map((place) => make('li', {}, translated(place.text))));
+      const data = isEven() ? null : winner();
+      if (places.length) title.textContent = headline();
+      best.hidden = choose.hidden = motion.hidden = !data;
+      if (data) { best.src = data.url; choose.setAttribute('aria-label', textOf('player.use_which', { name: data.label })); }
     };
     const vote = async (choice) => {
       if (isBusy || !ballot || !ballot.id) return;
@@ -153,21 +192,24 @@ window.wanUi.judging = (player) => {
         before = ballot;
         await sendJson('PUT', pathOf(`pairs/${ballot.id}`), { choice });
         turn(await nextPair());
-      } catch (error) { progress.textContent = error.message; }
+      } catch (error) { progress.textContent = reasonOf(error); }
       isBusy = false;
     };
     const back = () => { if (before) { const again = before; before = null; turn(again); } };
     dialog.addEventListener('keydown', (event) => {
       event.stopPropagation();
-      const press = { ArrowLeft: () => vote('a'), ArrowRight: () => vote('b'), ArrowDown: () => vote('tie'), Backspace: back }[event.key];
-      if (!press) return;
+      const press = { ArrowLeft: () => vote('a'), ArrowRight: () => vote('b'), ArrowDown: () => vote('tie'), Backspace: back, ' ': () => motion.click() }[event.key];
+      if (!press || (event.key === ' ' && event.target !== dialog)) return; // Space presses a focused button
       event.preventDefault();
       press();
     });
     dialog.addEventListener('close', () => { dialog.remove(); load(); part('blind').focus(); });
     root.append(dialog);
+    outcome.hidden = true;
+    run();
     dialog.showModal();
-    nextPair().then(turn, (error) => { progress.textContent = error.message; });
+    dialog.focus(); // the keys are its own, and none of them leaves
+    nextPair().then(turn, (error) => { progress.textContent = reasonOf(error); });
   };
   part('blind').addEventListener('click', duel);
 

@@ -123,7 +123,7 @@ const fill = (cell) => {
   node.dataset.state = data.state;
   const figure = make('figure', { class: 'cell' });
   const ratio = `aspect-ratio: ${data.width} / ${data.height}`;
-  cell.video = null;
+  cell.video = cell.picture = null;
   if (data.state === 'done') {
     const video = make('video', {
       src: data.url, muted: '', playsinline: '', preload: 'auto', tabindex: '-1', disablepictureinpicture: '',
@@ -324,12 +324,31 @@ const advance = () => {
   const now = props.progress || {};
   for (const cell of cells.values()) {
     if (cell.data.state !== 'running') continue;
-    const [head, meter, text] = cell.node.querySelector('.screen').children;
+    const screen = cell.node.querySelector('.screen'), [head, meter, text] = screen.children;
+    screen.classList.toggle('counted', Boolean(now.text));
     head.textContent = now.head || textOf('player.starting');
     text.textContent = now.text || '\u00a0';
     if (now.max) { meter.max = now.max; meter.value = now.value; } else meter.removeAttribute('value');
   }
+  showPicture();
 };
+
+// The live picture of the running cell; a new one replaces the one before once it is there.
+let pictures = {};
+const showPicture = () => {
+  const picture = props.value && pictures[props.value.id];
+  if (!picture || document.hidden || root.offsetParent === null) return;
+  const source = `v1/requests/${props.value.id}/live.webp?video=${picture.video}&number=${picture.number}`;
+  for (const cell of cells.values()) {
+    if (cell.data.state !== 'running' || cell.data.video !== picture.video || cell.picture === source) continue;
+    cell.picture = source;
+    const screen = cell.node.querySelector('.screen'), image = screen.querySelector('img') || make('img', { alt: '' });
+    const next = new Image();
+    next.onload = () => { image.src = source; screen.append(image); screen.classList.add('live'); };
+    next.src = source;
+  }
+};
+window.wanUi.events.on('pictures', (latest) => { pictures = latest; showPicture(); });
 
 // A cell's settings
 
