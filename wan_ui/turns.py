@@ -1,4 +1,4 @@
-"""Turns at something that only few may do at once: whoever waits too long is refused."""
+"""Turns at something that only few may do at once, of whom others are refused; and counts of who is at it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,37 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import BoundedSemaphore, Lock
+from typing import TypeVar
 
 from wan_ui.errors import ServerBusy
 
+Key = TypeVar("Key")
 MOST_WAITING = 8  # fewer than the threads that serve all routes, one of which each that waits may hold
+
+
+@contextmanager
+def counted(counter: Counter[Key], key: Key, amount: int = 1) -> Iterator[None]:
+    """Counts a key while the block runs. Keys of which nothing is counted are left out."""
+    counter[key] += amount
+    try:
+        yield
+    finally:
+        counter[key] -= amount
+        if not counter[key]:
+            del counter[key]
 
 
 class Turns:
     """At most `places` threads are inside `hold`; another waits up to `seconds`, and is refused with `refusal` then.
 
-    One is refused at once while MOST_WAITING wait.
+    One is refused at once while `waiting` wait. `seconds` None: however long it takes.
     """
 
-    def __init__(self, seconds: float, refusal: str, places: int = 1) -> None:
+    def __init__(self, seconds: float | None, refusal: str, places: int = 1, waiting: int = MOST_WAITING) -> None:
         self._seconds = seconds
         self._refusal = refusal
         self._places = BoundedSemaphore(places)
-        self._inside_or_waiting = BoundedSemaphore(places + MOST_WAITING)
+        self._inside_or_waiting = BoundedSemaphore(places + waiting)
 
     @contextmanager
     def hold(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from tests.jobs.helpers import body
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS, Access
 from wan_ui.api.app import create_api
-from wan_ui.api.concurrency import ByteBudget, OneAtATime
+from wan_ui.api.concurrency import ByteBudget
 from wan_ui.api.dependencies import IMPORT_WAITING, INSPECT_THREADS, INSPECT_WAITING, SAMPLE_THREADS, SAMPLES_WAITING
 from wan_ui.errors import PreviewNotFound, ServerBusy
 from wan_ui.identity import Identity
@@ -132,7 +132,7 @@ def test_slow_training_jobs_leave_the_other_routes_alone(
 
 
 def test_turns_are_one_at_a_time_and_few_wait() -> None:
-    turns, gate, inside, most = OneAtATime(3, "Busy."), Gate(), [0], [0]
+    turns, gate, inside, most = Turns(None, "Busy.", waiting=2), Gate(), [0], [0]
 
     def one() -> None:
         with turns.hold():

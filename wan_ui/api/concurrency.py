@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,28 +15,9 @@ import anyio.to_thread
 
 from wan_ui.errors import ServerBusy
 from wan_ui.identity import Identity
+from wan_ui.turns import counted
 
 Result = TypeVar("Result")
-
-
-class OneAtATime:
-    """A lock that few may wait for: `limit` blocks of code run or wait, and the next is refused."""
-
-    def __init__(self, limit: int, refusal: str) -> None:
-        self._lock = threading.Lock()
-        self._places = threading.BoundedSemaphore(limit)
-        self._refusal = refusal
-
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Waits for the lock. Raises ServerBusy, with the refusal as its message, if `limit` blocks run or wait."""
-        if not self._places.acquire(blocking=False):
-            raise ServerBusy(self._refusal)
-        try:
-            with self._lock:
-                yield
-        finally:
-            self._places.release()
 
 
 class ByteBudget:
@@ -58,12 +38,8 @@ class ByteBudget:
         taken, visitor = self._taken, identity.visitor
         if size and not identity.owner and (taken[visitor] + size > self._each or taken.total() + size > self._total):
             raise ServerBusy(self._refusal)
-        taken[visitor] += size
-        try:
+        with counted(taken, visitor, size):
             yield
-        finally:
-            taken[visitor] -= size
-            self._taken += Counter()  # drops those at zero
 
 
 class BoundedThreads:

@@ -16,10 +16,11 @@ from fastapi import Depends, Path, Request
 
 from wan_ui.access import Access
 from wan_ui.api.bodies import Received, decode_json, is_form, most_bytes, read_body, receive_file
-from wan_ui.api.concurrency import BoundedThreads, ByteBudget, Latest, OneAtATime
+from wan_ui.api.concurrency import BoundedThreads, ByteBudget, Latest
 from wan_ui.api.event_streams import EventStreams
 from wan_ui.files import PART_PREFIX
 from wan_ui.jobs.service import JobService
+from wan_ui.turns import Turns
 
 INSPECT_THREADS = 4  # each may wait minutes for another host, so they are not the threads of the other routes
 INSPECT_WAITING = 16
@@ -76,13 +77,15 @@ class ApiState:
             SAMPLE_THREADS, SAMPLES_WAITING, "Many samples are being read. Try again in a few seconds."
         )
     )
-    downloads: OneAtATime = field(
-        default_factory=lambda: OneAtATime(
-            DOWNLOADS, "Several downloads of comparisons are being made. Try again in a few seconds."
+    downloads: Turns = field(
+        default_factory=lambda: Turns(
+            None, "Several downloads of comparisons are being made. Try again in a few seconds.", waiting=DOWNLOADS - 1
         )
     )
-    posters: OneAtATime = field(
-        default_factory=lambda: OneAtATime(POSTERS, "Many posters are being made. Try again in a few seconds.")
+    posters: Turns = field(
+        default_factory=lambda: Turns(
+            None, "Many posters are being made. Try again in a few seconds.", waiting=POSTERS - 1
+        )
     )
 
     bodies: ByteBudget = field(

@@ -7,13 +7,13 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 import anyio.to_thread
 
 from wan_ui.errors import TooManyStreams
 from wan_ui.identity import Identity
+from wan_ui.turns import counted
 
 MOST = 256  # streams of all clients
 MOST_OF_GUESTS = 224  # of these, of all but the owner
@@ -83,15 +83,6 @@ class EventStreams:
         """Seconds between two looks of one stream, shortened by half of its sleep, which is never exact."""
         return self.count / LOOKS_A_SECOND - self._look_seconds / 2
 
-    @contextmanager
-    def _counted(self, identity: Identity) -> Iterator[None]:
-        self._open[identity] += 1
-        try:
-            yield
-        finally:
-            self._open[identity] -= 1
-            self._open += Counter()  # without those at zero
-
     async def stream(self, identity: Identity, snapshot: Snapshot) -> AsyncGenerator[str, None]:
         """The text of one stream: each event of a snapshot when its data has changed, and heartbeats between them.
 
@@ -100,7 +91,7 @@ class EventStreams:
         """
         if self._is_full(identity):
             return
-        with self._counted(identity):
+        with counted(self._open, identity):
             yield f"retry: {RETRY_MILLISECONDS}\n\n"
             sent: Mapping[str, str] = {}
             pulse, last = None, time.monotonic()

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wan_ui import large_json
 from wan_ui.errors import InvalidRequest, PayloadTooLarge, RouteNotFound, TooManyRequests, WanUIError
+from wan_ui.turns import counted
 from wan_ui.web.asgi import HeldResponse, error_response, read_body, replay
 
 if TYPE_CHECKING:
@@ -182,12 +183,8 @@ class GradioEvents:
                 raise TooManyRequests(
                     "Several large requests are being received. Try again in a few seconds."
                 ) from None
-        self._large[browser] += 1
-        try:
+        with counted(self._large, browser):
             return await read_body(pieces.again().receive, "An event of the page", LARGE_BYTES)
-        finally:
-            self._large[browser] -= 1
-            self._large += Counter()  # drops those at zero
 
     async def _parse_large(self, body: bytes) -> _Event:
         """What `_parse` returns, one body at a time and with as long a rest: others take turns with its thread."""
@@ -202,12 +199,8 @@ class GradioEvents:
         """An event that Gradio handles at once, beside its queue."""
         if not identity.owner and self._running[identity.visitor] >= self._limits.at_once:
             raise TooManyRequests("This browser has many requests under way. Try again in a few seconds.")
-        self._running[identity.visitor] += 1
-        try:
+        with counted(self._running, identity.visitor):
             await self._app(scope, receive, send)
-        finally:
-            self._running[identity.visitor] -= 1
-            self._running += Counter()
 
     def _check_undelivered(self, identity: Identity, size: int) -> None:
         """Raises TooManyRequests for a guest who has not asked for the answers to many events."""

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from wan_ui.errors import InvalidRequest, RouteNotFound, TooManyRequests, WanUIError
+from wan_ui.turns import counted
 from wan_ui.web.asgi import error_response
 from wan_ui.web.auth import UPLOAD_PATH
 
@@ -71,12 +72,8 @@ class UploadProgress:
                 self._check_streams(identity)
         except WanUIError as error:
             return await error_response(error)(scope, receive, send)
-        self._streams[identity.visitor] += is_stream
-        try:
+        with counted(self._streams, identity.visitor, int(is_stream)):
             await self._app(scope, receive, send)
-        finally:
-            self._streams[identity.visitor] -= is_stream
-            self._streams += Counter()  # drops those at zero
 
     def _use(self, name: str | None, identity: Identity) -> None:
         """Notes that a browser uses a name. Raises InvalidRequest for a wrong one, RouteNotFound for another's."""
