@@ -22,7 +22,7 @@ from wan_ui.checkpoints.headers import FileHeader, read_header
 from wan_ui.checkpoints.key_maps import ComponentKind
 from wan_ui.engine.result import OnProgress, Progress, ignore_progress
 from wan_ui.errors import CheckpointIncomplete, CheckpointInvalid, CheckpointNotFound, DiskFull
-from wan_ui.files import check_descriptors, disk_full, free_bytes, is_disk_full
+from wan_ui.files import check_descriptors, disk_full_mapped, free_bytes
 from wan_ui.hub_errors import hub_errors
 from wan_ui.models import Source, WanModel
 from wan_ui.text import gigabytes
@@ -398,11 +398,9 @@ def _download_errors(repo: str) -> Iterator[None]:
         "folder, or try again once the hub can be reached."
     )
     try:
-        with hub_errors(partial(CheckpointNotFound, repo=repo), repo, offline=offline):
+        with disk_full_mapped(repo), hub_errors(partial(CheckpointNotFound, repo=repo), repo, offline=offline):
             yield
     except OSError as error:
-        if is_disk_full(error):
-            raise disk_full(repo) from error
         reason = os.strerror(error.errno or errno.EIO)
         raise CheckpointNotFound(f"{repo} could not be downloaded: {reason}.", repo=repo) from error
 

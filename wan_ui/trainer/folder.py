@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import IO, BinaryIO
 
 from wan_ui.errors import JobConfigInvalid, PayloadTooLarge
-from wan_ui.files import PART_PREFIX, disk_full, free_bytes, is_disk_full
+from wan_ui.files import PART_PREFIX, disk_full, disk_full_mapped, free_bytes
 from wan_ui.text import is_utf8, one_line
 from wan_ui.trainer.config_reader import job_name
 from wan_ui.trainer.safe_yaml import LARGEST_TEXT
@@ -213,6 +213,7 @@ def unpack(
     """
     try:
         with (
+            disk_full_mapped("the files of this job"),
             archive.open("rb") as file,
             tempfile.TemporaryDirectory(dir=into.parent, prefix=PART_PREFIX) as folder,
         ):
@@ -224,8 +225,6 @@ def unpack(
     except _DAMAGED as error:
         raise invalid("the ZIP is damaged or cut off") from error
     except OSError as error:
-        if is_disk_full(error):
-            raise disk_full("the files of this job") from error
         if error.errno == errno.EINVAL:  # a seek beyond all bounds
             raise invalid("the ZIP is damaged or cut off") from error
         raise
