@@ -343,12 +343,7 @@ def checklist_html(checked: ChecklistResult) -> Markup:
     """The checklist: what differs and what is unknown, then what matches behind a fold, and all of it as text."""
     wrong = [_check(check) for state in ("red", "amber") for check in checked.rows if check.state == state]
     matching = [_check(check) for check in checked.rows if check.state == "green"]
-    return render_template(
-        "checklist",
-        wrong=wrong,
-        matching=matching,
-        text=checked.text,
-    )
+    return render_template("checklist", wrong=wrong, matching=matching, text=checked.text)
 
 
 def _check(check: Row) -> dict[str, Any]:

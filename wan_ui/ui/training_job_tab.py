@@ -331,31 +331,17 @@ def about(job: ImportedJob) -> Markup:
     checkpoints = str(len(job.checkpoints)) if job.checkpoints else text_of("trainer.none_here")
     pairs = [
         (text_of("script.fact.model"), model.label + (assumed if imported.model_assumed else "")),
-        (
-            text_of("trainer.match"),
-            recipe + ("" if imported.recipe_known else assumed),
-        ),
+        (text_of("trainer.match"), recipe + ("" if imported.recipe_known else assumed)),
         (text_of("field.trigger_word"), imported.trigger_word or text_of("script.fact.none")),
-        (
-            text_of("slot.single.lora"),
-            imported.network_type + slots,
-        ),
+        (text_of("slot.single.lora"), imported.network_type + slots),
         (text_of("script.fact.base"), text_of("trainer.is_quantised") if imported.quantised else "bf16"),
-        (
-            text_of("trainer.checkpoints"),
-            checkpoints,
-        ),
+        (text_of("trainer.checkpoints"), checkpoints),
     ]
     notes = list(dict.fromkeys([*imported.notes, *job.notes]))
     shown = [translated(note) for note in notes[:MOST_NOTES]]
     if len(notes) > MOST_NOTES:
         shown.append(text_of("error.and_more", more=len(notes) - MOST_NOTES))
-    return render_template(
-        "training_job_about",
-        title=imported.name or job.origin,
-        pairs=pairs,
-        notes=shown,
-    )
+    return render_template("training_job_about", title=imported.name or job.origin, pairs=pairs, notes=shown)
 
 
 def _sample_row(sample: Sample) -> dict[str, Any]:
