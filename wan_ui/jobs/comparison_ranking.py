@@ -102,23 +102,13 @@ def rank_comparison(job: Job, votes: Sequence[Vote[int]]) -> ComparisonRanking:
     cells = {cell.generation: cell for cell in reversed(job.cells) if cell.generation in finished}
     generations = sorted(cells)
     ranking = rank(generations, votes)
-    places = tuple(
-        Place(
-            label=" · ".join(cells[place.item].labels),
-            video=place.item,
-            column=cells[place.item].column,
-            row=cells[place.item].row,
-            wins=place.wins,
-            votes=place.votes,
-            share=place.share,
-            margin=place.margin,
-            is_certain=_is_certain(ranking, index),
-            page=cells[place.item].page,
-        )
-        for index, place in enumerate(ranking.ranks)
-    )
+    places = []
+    for index, place in enumerate(ranking.ranks):
+        cell = cells[place.item]
+        where = {"video": place.item, "column": cell.column, "row": cell.row, "page": cell.page}
+        places.append(_place(ranking, index, " · ".join(cell.labels), where))
     counted = sum(vote.winner in cells and vote.loser in cells for vote in votes)
-    return ComparisonRanking(counted, places, *(_places_of(job, votes, axis) for axis in AXES))
+    return ComparisonRanking(counted, tuple(places), *(_places_of(job, votes, axis) for axis in AXES))
 
 
 def _position(cell: PlannedCell, axis: AxisName) -> int:
@@ -151,22 +141,22 @@ def _places_of(job: Job, votes: Iterable[Vote[int]], axis: AxisName) -> tuple[Pl
     places = []
     for index, place in enumerate(ranking.ranks):
         position = int(str(place.item))
-        places.append(
-            Place(
-                label=labels[position],
-                video=None,
-                column=position if axis == "columns" else None,
-                row=position if axis == "rows" else None,
-                wins=place.wins,
-                votes=place.votes,
-                share=place.share,
-                margin=place.margin,
-                is_certain=_is_certain(ranking, index),
-                page=position if axis == "pages" else None,
-            )
-        )
+        places.append(_place(ranking, index, labels[position], {axis.removesuffix("s"): position}))
     return tuple(places)
 
 
-def _is_certain(ranking: Ranking[int] | Ranking[Hashable], index: int) -> bool:
-    return index + 1 < len(ranking.ranks) and ranking.is_settled(index, index + 1)
+def _place(ranking: Ranking[int] | Ranking[Hashable], index: int, label: str, where: Mapping[str, int]) -> Place:
+    """A place of a ranking; `where` says which of `video`, `column`, `row` and `page` it is about."""
+    place = ranking.ranks[index]
+    return Place(
+        label=label,
+        video=where.get("video"),
+        column=where.get("column"),
+        row=where.get("row"),
+        page=where.get("page"),
+        wins=place.wins,
+        votes=place.votes,
+        share=place.share,
+        margin=place.margin,
+        is_certain=index + 1 < len(ranking.ranks) and ranking.is_settled(index, index + 1),
+    )

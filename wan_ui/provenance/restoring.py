@@ -160,14 +160,8 @@ class Restoration:
 
     def ending_with(self, sha256: str) -> Restoration:
         """The same with the stored image `sha256`, the video's own last frame, in place of the missing one."""
-        kept = UPLOAD + sha256
-        return replace(
-            self,
-            request=_with_image(self.request, "ctrl_img_last", kept),
-            comparison=None if self.comparison is None else _with_image(self.comparison, "ctrl_img_last", kept),
-            last_frame="from_video",
-            notes=tuple(LAST_FROM_VIDEO if note == MISSING_LAST else note for note in self.notes),
-        )
+        kept = self._with_frame("ctrl_img_last", sha256, {MISSING_LAST: LAST_FROM_VIDEO})
+        return replace(kept, last_frame="from_video")
 
     @property
     def wants_first_frame(self) -> bool:
@@ -176,13 +170,17 @@ class Restoration:
 
     def starting_from(self, sha256: str) -> Restoration:
         """The same with the stored image `sha256`, the video's own first frame, in place of the missing one."""
-        kept = UPLOAD + sha256
+        kept = self._with_frame("ctrl_img", sha256, {MISSING_IMAGE: FROM_VIDEO})
+        return replace(kept, first_frame="from_video")
+
+    def _with_frame(self, field: str, sha256: str, said: Mapping[str, str]) -> Restoration:
+        """The same with a stored image in a field of the prompt; `said` has the note in place of another."""
+        image = UPLOAD + sha256
         return replace(
             self,
-            request=_with_image(self.request, "ctrl_img", kept),
-            comparison=None if self.comparison is None else _with_image(self.comparison, "ctrl_img", kept),
-            first_frame="from_video",
-            notes=tuple(FROM_VIDEO if note == MISSING_IMAGE else note for note in self.notes),
+            request=_with_image(self.request, field, image),
+            comparison=None if self.comparison is None else _with_image(self.comparison, field, image),
+            notes=tuple(said.get(note, note) for note in self.notes),
         )
 
 
