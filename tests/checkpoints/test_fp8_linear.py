@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wan_ui.checkpoints.fp8_linear import Fp8Linear, packed_layers, unpack
+from wan_ui.checkpoints.fp8_linear import Fp8Linear, packed_layers
 
 FORMATS = (torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -41,17 +41,17 @@ def test_a_cast_of_the_model_leaves_weight_and_scale_as_they_are() -> None:
     assert torch.equal(layer.weight, before)
 
 
-def test_layers_are_unpacked_by_name() -> None:
+def test_packed_layers_are_found_by_name() -> None:
     module = torch.nn.Sequential(
         Fp8Linear(weight(torch.float8_e4m3fn), None, None, torch.float32),
         Fp8Linear(weight(torch.float8_e4m3fn).t().contiguous(), 2.0, None, torch.float32),
     )
     values = torch.randn(2, 16)
     before = module(values)
-    assert unpack(module, {"1"}) == 1
-    assert [name for name, _ in packed_layers(module)] == ["0"]
-    assert unpack(module) == 1
-    assert not list(packed_layers(module))
+    packed = dict(packed_layers(module))
+    assert list(packed) == ["0", "1"]
+    module.set_submodule("1", packed["1"].unpacked())
+    assert list(dict(packed_layers(module))) == ["0"]
     assert torch.equal(module(values), before)
 
 

@@ -15,7 +15,7 @@ from tests.engine.test_streaming import LateCopies
 from tests.golden_cases import GOLDEN
 from tests.lora_files import write_lora
 from wan_ui.checkpoints.folders import Checkpoints
-from wan_ui.checkpoints.fp8_linear import FP8, packed_layers
+from wan_ui.checkpoints.fp8_linear import packed_layers
 from wan_ui.checkpoints.modules import map_packed, open_file
 from wan_ui.checkpoints.sources import CheckpointSources
 from wan_ui.engine.adapters import Adapter, BaseWeights, TransformerAdapters
@@ -132,6 +132,9 @@ def test_both_stay_where_there_is_room(tmp_path: Path) -> None:
     first = streams.pinned
     placement.onload(paired.transformers["transformer_2"])
     assert streams.pinned == 2 * first
+
+
+FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 class Unpackings(TorchDispatchMode):

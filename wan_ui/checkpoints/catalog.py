@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -252,11 +252,3 @@ def _check_ending(found: FoundFile) -> None:
             file=found.name,
             format="pickle",
         )
-
-
-def by_name(files: Iterable[ModelFile]) -> Mapping[str, ModelFile]:
-    """Files by name; of two with one name, the first."""
-    listed: dict[str, ModelFile] = {}
-    for file in files:
-        listed.setdefault(file.name, file)
-    return listed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,8 +25,6 @@ from wan_ui.files import check_descriptors, disk_full_mapped, free_bytes
 from wan_ui.hub_errors import hub_errors
 from wan_ui.models import Source, WanModel
 from wan_ui.text import gigabytes
-
-log = logging.getLogger(__name__)
 
 _WEIGHTS = {
     "transformer": "diffusion_pytorch_model",

@@ -16,8 +16,6 @@ from torch.nn import functional
 
 from wan_ui.checkpoints.tensors import dequantize
 
-FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-
 
 class UnpackedAtUse(torch.nn.Linear):
     """A linear layer that keeps its weight packed; each look at `weight` unpacks it, which takes a CPU a good while.
@@ -95,11 +93,3 @@ def packed_layers(module: torch.nn.Module) -> Iterator[tuple[str, Fp8Linear]]:
     for name, layer in module.named_modules():
         if isinstance(layer, Fp8Linear):
             yield name, layer
-
-
-def unpack(module: torch.nn.Module, names: set[str] | None = None) -> int:
-    """Ordinary layers in place of packed ones (`names`: of these alone). How many there were."""
-    found = [(name, layer) for name, layer in packed_layers(module) if names is None or name in names]
-    for name, layer in found:
-        module.set_submodule(name, layer.unpacked())
-    return len(found)

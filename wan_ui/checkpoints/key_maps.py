@@ -15,8 +15,6 @@ from typing import Any, Literal
 from wan_ui.lora.layers import BLOCK_NAMES, OUTER_NAMES
 
 ComponentKind = Literal["transformer", "vae", "text_encoder", "image_encoder"]
-Layout = Literal["wan", "diffusers", "transformers", "llama_cpp"]
-"""Who named the tensors: Wan's own code, diffusers, transformers, or llama.cpp."""
 
 TRANSFORMER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "")
 VAE_PREFIXES = ("model.", "")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from safetensors import safe_open
 from wan_ui.checkpoints.headers import FileHeader
 from wan_ui.checkpoints.key_maps import TensorSource
 from wan_ui.checkpoints.quantization import Quantization
-from wan_ui.errors import CheckpointIncomplete, CheckpointUnsupported
+from wan_ui.errors import CheckpointUnsupported
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -130,12 +129,3 @@ def gguf_block(shown: str, kind: str) -> tuple[int, int]:
         if name == kind:
             return values, size
     raise CheckpointUnsupported(f"{shown} holds numbers of the type {kind}.", file=shown, format=kind)
-
-
-def mark(path: Path) -> tuple[int, int]:
-    """What changes when a file is replaced while it is in use. Raises CheckpointIncomplete for one that is gone."""
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise CheckpointIncomplete(f"{path.name} is not there any more.", file=path.name) from error
-    return state.st_size, state.st_mtime_ns

@@ -27,7 +27,6 @@ Mark = Literal["favourite", "rejected"]
 Side = Literal["a", "b"]
 Choice = Literal["a", "b", "tie"]
 MARKS: tuple[Mark, ...] = get_args(Mark)
-CHOICES: tuple[Choice, ...] = get_args(Choice)
 MOST_VOTES = 500  # of one session on one comparison
 PROGRAMS = ""
 """The session under which programs without a browser judge, all of them together."""

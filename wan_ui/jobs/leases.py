@@ -61,11 +61,6 @@ class Leases:
         """End a lease without a clip: what its slot still answers is dropped."""
         self._store.rows("DELETE FROM leases WHERE epoch = :epoch", {"epoch": lease.epoch})
 
-    def current(self) -> tuple[Lease, ...]:
-        """All leases, in the order of their epochs."""
-        rows = self._store.rows("SELECT job_id, clip_index, slot, epoch FROM leases ORDER BY epoch", {})
-        return tuple(Lease(row["job_id"], row["clip_index"], row["slot"], row["epoch"]) for row in rows)
-
     def count_attempt(self, job_id: str, max_attempts: int) -> Mapping[str, Any] | None:
         """Count that a slot ended while rendering a clip of a running job; the error of the last permitted attempt."""
         rows = self._store.rows(

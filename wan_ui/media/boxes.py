@@ -214,12 +214,6 @@ def without_user_data(path: Path) -> bytes:
     return bytes(data)
 
 
-def check_start(path: Path) -> None:
-    """Raises VideoInvalid for a file that does not start as an MP4 does."""
-    with path.open("rb") as file:
-        _check_start(file, file.seek(0, os.SEEK_END))
-
-
 def _check_start(file: BinaryIO, size: int) -> None:
     file.seek(0)
     start = file.read(12)
