@@ -53,13 +53,13 @@ def no_fetch(url: str) -> bytes:
 def test_checkpoints_a_mac_wrote_a_file_of_its_own_beside_each(tmp_path: Path) -> None:
     for name in ("wan2.2_ti2v_5B_fp16.safetensors", "._wan2.2_ti2v_5B_fp16.safetensors"):
         (tmp_path / name).write_bytes(APPLE_DOUBLE)
-    assert [file.name for file in list_files([tmp_path], "diffusion_models")] == ["wan2.2_ti2v_5B_fp16.safetensors"]
+    assert [file.name for file in list_files([tmp_path])] == ["wan2.2_ti2v_5B_fp16.safetensors"]
 
 
 def test_checkpoints_downloads_under_way_are_none_and_capital_endings_are(tmp_path: Path) -> None:
     for name in ("A.SAFETENSORS", "b.safetensors.aria2", "c.safetensors.part", "d.safetensors.crdownload"):
         (tmp_path / name).write_bytes(b"")
-    assert [file.name for file in list_files([tmp_path], "diffusion_models")] == ["A.SAFETENSORS"]
+    assert [file.name for file in list_files([tmp_path])] == ["A.SAFETENSORS"]
 
 
 def test_loras_a_mac_wrote_a_file_of_its_own_beside_each(tmp_path: Path) -> None:

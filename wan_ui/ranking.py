@@ -39,14 +39,13 @@ class Vote(Generic[Item]):
 class Rank(Generic[Item]):
     """One item's place.
 
-    `strength` is θ in logits, `deviation` its standard deviation. `wins` and `votes` are counts; a tie is half a win.
+    `strength` is θ in logits. `wins` and `votes` are counts; a tie is half a win.
     `share` is the probability, in 0…1, that this item is preferred to another item of the ranking chosen at random, and
     `margin` is half the width of its 95 % interval.
     """
 
     item: Item
     strength: float
-    deviation: float
     wins: float
     votes: int
     share: float
@@ -78,7 +77,7 @@ class Ranking(Generic[Item]):
 def rank(items: Sequence[Item], votes: Iterable[Vote[Item]]) -> Ranking[Item]:
     """Ranks `items` by the votes among them; votes that name other items are left out.
 
-    Items without votes are in the middle with the prior's deviation. The order of equal strengths is that of `items`.
+    Items without votes are in the middle. The order of equal strengths is that of `items`.
     """
     index = {item: number for number, item in enumerate(items)}
     count = len(items)
@@ -94,7 +93,6 @@ def rank(items: Sequence[Item], votes: Iterable[Vote[Item]]) -> Ranking[Item]:
         Rank(
             items[number],
             float(strengths[number]),
-            math.sqrt(covariance[number, number]),
             float(wins[number].sum()),
             round(float(wins[number].sum() + wins[:, number].sum())),
             *_share(number, strengths, covariance),

@@ -64,7 +64,7 @@ def test_extra_model_paths_are_relative_to_their_own_folder(tmp_path: Path, monk
         "third:\n  clip: elsewhere\n"
     )
     found = find_folders(root / "models")
-    names = [file.name for file in list_files(found.by_category["diffusion_models"], "diffusion_models")]
+    names = [file.name for file in list_files(found.by_category["diffusion_models"])]
     assert names == ["T2V/b.safetensors", "c.safetensors"]
     assert found.by_category["text_encoders"] == (root / "elsewhere",)
     assert len(found.notes) == 1 and "folder none" in found.notes[0]
@@ -84,7 +84,7 @@ def test_links_in_a_circle_and_hidden_folders_end(tmp_path: Path) -> None:
     touch(tmp_path / "vae/.git/b.safetensors")
     touch(tmp_path / "vae/notes.txt")
     (tmp_path / "vae/circle").symlink_to(tmp_path / "vae")
-    assert [file.name for file in list_files([tmp_path / "vae"], "vae")] == ["a.safetensors"]
+    assert [file.name for file in list_files([tmp_path / "vae"])] == ["a.safetensors"]
 
 
 def test_the_golden_folder_is_sorted() -> None:

@@ -180,10 +180,10 @@ class Catalog:
             notes = folders.notes
             for category, places in folders.by_category.items():
                 if category != "loras":
-                    found += [(file, "comfy") for file in list_files(places, category)]
+                    found += [(file, "comfy") for file in list_files(places)]
         if self._models_dir is not None and self._models_dir.is_dir():
             skip = [path for path in (*component_folders(self._models_dir), self._comfy_dir) if path is not None]
-            found += [(file, "models") for file in list_files([self._models_dir], None, skip)]
+            found += [(file, "models") for file in list_files([self._models_dir], skip)]
         return found, notes
 
     def _described(self, found: FoundFile, origin: Origin) -> ModelFile:

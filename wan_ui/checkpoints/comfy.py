@@ -57,7 +57,6 @@ class FoundFile:
 
     name: str
     path: Path
-    category: Category | None
 
 
 def find_folders(comfy_dir: Path) -> ModelFolders:
@@ -122,7 +121,7 @@ def _base_path(section: Mapping[str, Any], folder: Path) -> Path:
     return folder if not isinstance(base, str) else folder / Path(os.path.expandvars(base)).expanduser()
 
 
-def list_files(folders: Iterable[Path], category: Category | None, skip: Iterable[Path] = ()) -> list[FoundFile]:
+def list_files(folders: Iterable[Path], skip: Iterable[Path] = ()) -> list[FoundFile]:
     """The files under these folders, pickles and shards too; a name that an earlier folder has hides a later one.
 
     `skip` are folders that are left out with everything below them.
@@ -132,7 +131,7 @@ def list_files(folders: Iterable[Path], category: Category | None, skip: Iterabl
     for folder in folders:
         for path in _walk(folder, left_out):
             name = path.relative_to(folder).as_posix()
-            files.setdefault(name, FoundFile(name, path, category))
+            files.setdefault(name, FoundFile(name, path))
     return list(files.values())
 
 

@@ -68,7 +68,7 @@ def negative_prompt(model: WanModel) -> str:
 
 
 def model_facts(model: WanModel) -> dict[str, Any]:
-    """What the browser knows of a model: its tab, which controls it has, its sizes, and how it rounds."""
+    """What the browser knows of a model: its tab, which controls it has, and its sizes."""
     divisor = model.divisor["reference"]
     sizes = [*model.presets, model.form_size, *_COMMON_SIZES[16 if divisor < 32 else 32]]
     return {
@@ -83,7 +83,6 @@ def model_facts(model: WanModel) -> dict[str, Any]:
         "lastFrame": model.takes_last_frame,
         "pair": model.two_transformers,
         "sizes": list(dict.fromkeys((size.width, size.height) for size in sizes)),
-        "divisor": divisor,
         "speed": speed_choice.facts(model),
         "negative": negative_prompt(model),
     }
