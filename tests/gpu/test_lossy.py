@@ -106,7 +106,7 @@ def test_a_forward_of_14b() -> None:
         if mode != "exact":
             pack_blocks(transformer, CUDA, products=mode == "fp8_products")
             torch.cuda.empty_cache()
-        sizes[mode] = sum(part.nbytes for part in transformer.parameters())
+        sizes[mode] = sum(part.nbytes for part in transformer.blocks.parameters())  # of 40, the rest is 2 %
         times[mode] = seconds(forward, 3)
         compiled = CompiledBlocks("fast")
         compiled.install(transformer)
@@ -120,7 +120,7 @@ def test_a_forward_of_14b() -> None:
     print(
         ", ".join(f"{mode} {t * 40 / BLOCKS:.2f} s" for mode, t in times.items()), f"({BLOCKS} blocks × {40 // BLOCKS})"
     )
-    assert sizes["fp8_storage"] == sizes["fp8_products"] < 0.53 * sizes["exact"]
+    assert sizes["fp8_storage"] == sizes["fp8_products"] < 0.51 * sizes["exact"]
     assert times["fp8_products, compiled"] < times["exact, compiled"]
 
 
