@@ -8,7 +8,6 @@ tokens, with its own eager ones without a group.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch._dynamo
@@ -23,13 +22,8 @@ from wan_ui.errors import ExchangeFailed
 RENEWED = 1  # before which of the groups the second rank is made anew
 
 
-def captured(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
-    """The graph as it was captured, run op by op."""
-    return module.forward
-
-
 def compiled(transformer: WanTransformer3DModel) -> CompiledBlocks:
-    blocks = CompiledBlocks("exact", captured)
+    blocks = CompiledBlocks("exact")
     blocks.install(transformer)
     return blocks
 

@@ -1,10 +1,12 @@
 """The compiled blocks: the frames of eager ones, and one graph for every size, rank, scale and slot.
 
-Captured by the real compiler front end; only code generation, which needs a GPU to be worth its time, is left out.
+With the backends that a GPU uses, whose kernels are PyTorch's own operations on a CPU. Only where weights are packed in
+fp8 is Inductor's code generation left out, which needs a GPU to be worth its time.
 """
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ from tests.lora.writers import FORMATS, Width
 from tests.lora_files import write_lora
 from tests.sampling import sampled
 from wan_ui import Engine
+from wan_ui.checkpoints.fp8_linear import Fp8Linear
 from wan_ui.config import CompileMode
-from wan_ui.engine.compile import BlockCompiler, CompiledBlocks
+from wan_ui.engine import compile as compilation
+from wan_ui.engine.compile import BlockCompiler, CompiledBlocks, exact_backend
 from wan_ui.engine.recipes import RECIPES
 from wan_ui.engine.result import Clip
 from wan_ui.errors import OutOfMemory
@@ -36,7 +40,8 @@ def captured(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
 
 
 def broken(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
-    raise RuntimeError("no code generator here")
+    """As where a C compiler does not find Python's headers."""
+    raise subprocess.CalledProcessError(1, ["gcc"])
 
 
 def wrong(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
@@ -78,7 +83,7 @@ def compiled_engines(loras: Path) -> Iterator[dict[CompileMode, Engine]]:
     torch._dynamo.reset()
 
 
-def engine_of(loras: Path, mode: CompileMode, backend: Any = captured) -> Engine:
+def engine_of(loras: Path, mode: CompileMode, backend: Any = None) -> Engine:
     engine = Engine(models_dir=CHECKPOINTS, lora_dir=loras, device="cpu")
     engine.loader.compiler = BlockCompiler(mode, CPU, backend)
     return engine
@@ -252,10 +257,29 @@ def test_the_step_caches_forwards_are_counted_outside_of_the_graph(
 
 @pytest.mark.usefixtures("fresh_compiler")
 def test_products_in_fp8_compile(eager: Engine, loras: Path) -> None:
-    compiled = engine_of(loras, "fast")
+    compiled = engine_of(loras, "fast", captured)
     for body in (REQUESTS[0], REQUESTS[2]):
         packed = {**body, "speedup": "fp8_products"}
         expected, found = rendered(eager, packed), rendered(compiled, packed)
         assert np.array_equal(found.frames, expected.frames)
         assert found.metadata["arithmetic"] == "compiled, fast" and found.metadata["speedup"] == "fp8_products"
     compiled.close()
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16], ids=str)
+def test_inductor_fuses_the_unpacking_of_fp8_weights_and_nothing_else(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused = []
+
+    def inductor(module: torch.fx.GraphModule, inputs: Sequence[Any], options: dict[str, Any]) -> Any:
+        fused.append(options)
+        return captured(module, inputs)
+
+    monkeypatch.setattr(compilation, "_with_inductor", inductor)
+    layer = Fp8Linear(torch.randn(4, 4).to(dtype), 0.5, None, torch.bfloat16)
+    values = torch.randn(2, 4, dtype=torch.bfloat16)
+    with torch.no_grad():
+        assert torch.equal(torch.compile(layer, backend=exact_backend)(values), layer(values))
+    assert len(fused) == (dtype is not torch.bfloat16)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tests.sampling import sampled
 from wan_ui.engine import kernels
 from wan_ui.engine.adapters import Adapter, BaseWeights, TransformerAdapters
 from wan_ui.engine.compile import CompiledBlocks
-from wan_ui.engine.kernels import Verified, same_bits
+from wan_ui.engine.kernels import Verified, ahead, same_bits
 from wan_ui.engine.kernels.rewrite import use_kernels
 from wan_ui.lora.convert import LowRank
 
@@ -75,6 +76,37 @@ def test_a_kernel_that_cannot_be_built_is_not_used_and_the_log_says_so_once(capl
     result, _, messages = refused_by(kernel, caplog)
     assert torch.equal(result, torch.full((3,), 2.0))
     assert messages == ["the kernel for doubling is not used: it does not run here: RuntimeError: no C compiler"]
+
+
+def too_little_shared_memory() -> Exception:
+    if find_spec("triton") is None:
+        return RuntimeError()
+    from triton.runtime.errors import OutOfResources
+
+    return OutOfResources(1, 0, "shared memory")
+
+
+BUILD_FAILURES = [FileNotFoundError("gcc"), subprocess.CalledProcessError(1, ["gcc"]), too_little_shared_memory()]
+
+
+@pytest.mark.parametrize("error", BUILD_FAILURES, ids=lambda error: type(error).__name__)
+def test_however_a_build_fails_the_model_is_loaded_and_the_operation_is_pytorchs(
+    error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def kernel(*arguments: Any) -> torch.Tensor:
+        tried.append(arguments)
+        raise error
+
+    result, operation, _ = refused_by(kernel, caplog)
+    assert torch.equal(result, torch.full((3,), 2.0)) and operation.refused is not None
+    monkeypatch.setattr(ahead, "_build", ahead._build.__wrapped__)
+    monkeypatch.setattr(ahead, "call_each_kernel", kernel)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    with ahead.built_ahead(CPU, 512, 1024, exact=True):
+        pass
+    assert len(tried) == 2
 
 
 def test_running_out_of_memory_is_no_reason_to_give_a_kernel_up() -> None:
@@ -192,6 +224,23 @@ def test_a_blocks_graph_calls_the_kernels_and_keeps_its_bits(
     assert compiled.refused is None
     assert dict(used) == expected
     assert same_bits(result, eager)
+
+
+def test_a_product_with_one_number_is_no_gate() -> None:
+    """It is computed in float32 behind the cast, and would be rounded to bfloat16 without it."""
+    used: Counter[str] = Counter()
+
+    def backend(module: torch.fx.GraphModule, example_inputs: Any) -> Any:
+        used.update(use_kernels(module.graph, exact=True))
+        module.recompile()
+        return module.forward
+
+    def scaled(hidden: torch.Tensor, residual: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return (residual.float() + hidden.float() * scale).to(hidden.dtype)
+
+    inputs = *torch.randn(2, 1, 8, 512).to(torch.bfloat16), torch.tensor(0.7)
+    assert same_bits(torch.compile(scaled, backend=backend, fullgraph=True)(*inputs), scaled(*inputs))
+    assert used == {}
 
 
 def test_without_a_gpu_an_operation_is_pytorchs_own() -> None:

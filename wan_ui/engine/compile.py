@@ -24,7 +24,6 @@ from peft.tuners.lora import LoraLayer
 
 from wan_ui.config import CompileMode
 from wan_ui.engine import flash
-from wan_ui.engine.fp8 import FP8
 from wan_ui.engine.kernels import check as check_kernels
 from wan_ui.engine.kernels.rewrite import use_kernels
 from wan_ui.engine.memory import is_out_of_memory
@@ -36,6 +35,7 @@ Arithmetic = Literal["exact", "fast"]
 """`exact`: the bits of eager PyTorch; only the passes between its own kernels are fused. `fast`: some round once."""
 
 BLOCKS_CHECKED_TOGETHER = 3  # by then every graph of a case is built
+PACKED = (torch.float8_e4m3fn, torch.float8_e5m2)  # dtypes of weights that files or a speed-up keep packed
 MOST_GRAPHS = 64  # of one process: each model in two arithmetics, with and without adapters
 Graph = Callable[..., Any]
 Backend = Callable[[torch.fx.GraphModule, Sequence[Any]], Graph]
@@ -149,7 +149,7 @@ def _tensors(graph: torch.fx.Graph) -> Iterator[torch.fx.Node]:
 
 
 def _has_packed_weights(graph: torch.fx.Graph) -> bool:
-    return any(node.meta["example_value"].dtype is FP8 for node in _tensors(graph))
+    return any(node.meta["example_value"].dtype in PACKED for node in _tensors(graph))
 
 
 def _use_flash_attention(node: torch.fx.Node) -> None:

@@ -9,6 +9,7 @@ says so once.
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib import import_module
@@ -62,7 +63,7 @@ class Verified:
             result = kernel(*arguments)
         except torch.OutOfMemoryError:
             raise
-        except (ImportError, RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        except build_errors() as error:
             return self._refuse(f"it does not run here: {type(error).__name__}: {error}", arguments)
         self._kernel = kernel
         if self._exact:
@@ -87,6 +88,20 @@ class Verified:
         self.refused = reason
         log.warning("the kernel for %s is not used: %s", self.name, reason)
         return self._eager(*arguments)
+
+
+def build_errors() -> tuple[type[Exception], ...]:
+    """What is raised where a kernel cannot be imported, built or run.
+
+    Triton has errors of its own for its compiler, for ptxas and for a GPU with too little shared memory; a C compiler
+    that fails, as one without Python's headers does, is a CalledProcessError, and one that is not there an OSError.
+    """
+    errors = (ImportError, RuntimeError, TypeError, ValueError, AttributeError, OSError, subprocess.SubprocessError)
+    try:
+        from triton.errors import TritonError
+    except ImportError:
+        return errors
+    return *errors, TritonError
 
 
 def _described(argument: Any) -> Any:
@@ -337,7 +352,7 @@ def verified(name: str, exact: bool = True) -> Verified:
 
 @cache
 def check(device: torch.device) -> None:
-    """Builds a small kernel and runs it. Raises what Triton raises where it is not installed or finds no C compiler."""
+    """Builds a small kernel and runs it. Raises one of `build_errors` where Triton or a C compiler is missing."""
     few = torch.zeros(1, 1, ROW_MULTIPLE, device=device, dtype=torch.bfloat16)
     _imported("gated_residual", "gated_residual")(few, few, few.float())
 

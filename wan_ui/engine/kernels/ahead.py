@@ -15,7 +15,7 @@ from functools import cache
 
 import torch
 
-from wan_ui.engine.kernels import HEAD, ROW_MULTIPLE, verified
+from wan_ui.engine.kernels import HEAD, ROW_MULTIPLE, build_errors, verified
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def _build(device: torch.device, width: int, ffn_width: int, exact: bool) -> Non
     try:
         with torch.cuda.device(device):
             call_each_kernel(device, width, ffn_width, exact)
-    except (ImportError, RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
+    except build_errors() as error:
         log.info("kernels are not built ahead: %s: %s", type(error).__name__, error)  # and their first use says why
 
 

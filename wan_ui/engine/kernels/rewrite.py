@@ -289,6 +289,12 @@ def _example(node: Any) -> Any:
     return node.meta.get("example_value") if isinstance(node, Node) else None
 
 
+def _is_row(node: Any) -> bool:
+    """Whether a node is a tensor with at least one axis."""
+    value = _example(node)
+    return isinstance(value, torch.Tensor) and value.ndim > 0
+
+
 def _gated(product: Node, last: Node, change: Node) -> tuple[Node, Node, Node] | None:
     """Where `change`, as `last` a gate times it, is added to a residual: the sum's cast, the residual, and the gate."""
     gate = product.args[1] if product.args[0] is last else product.args[0]
@@ -297,6 +303,8 @@ def _gated(product: Node, last: Node, change: Node) -> tuple[Node, Node, Node] |
     if total is None or end is None or not _is_cast(end) or _dtype(end) != _dtype(change):
         return None
     widened = total.args[0] if total.args[1] is product else total.args[1]
+    if not _is_row(gate) or not _is_row(widened):  # times one number, bfloat16 is not computed in float32
+        return None
     residual = _source(cast(Node, widened))
     if _dtype(residual) != _dtype(change) or _value(residual).shape != _value(change).shape:
         return None
