@@ -12,6 +12,7 @@ import argparse
 import gc
 import itertools
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,8 @@ from diffusers import WanTransformer3DModel
 from peft.tuners.lora import LoraLayer
 
 from benchmarks import comparison, counts
-from tests.gpu.full_size import TRANSFORMERS, write, write_lora
+from tests.gpu.full_size import transformer_config, write, write_lora
+from tests.gpu.twice import picture
 from wan_ui import Engine
 from wan_ui.config import CompileMode, MemoryMode
 from wan_ui.engine import flash, kernels
@@ -43,6 +45,7 @@ DEVICE = torch.device("cuda")
 RANK = 32
 LONG_FORWARD = 5.0  # seconds; of such forwards fewer are timed
 REFERENCE = "reference's way"
+PHASES = ("text", "image", "denoise", "decode")
 ARITHMETICS: tuple[Arithmetic, ...] = ("exact", "fast")
 SIZES = {  # model, (width, height, frames)
     "14B": ("wan22_14b_t2v", [(832, 480, 81), (1024, 1024, 41)]),
@@ -53,7 +56,8 @@ SIZES = {  # model, (width, height, frames)
 }
 WAYS = ("off", "eager", "exact", "fast", "no-lora", "fp8")
 """What is timed beside plain diffusers; `fp8` packs the weights, so it comes last."""
-CONFIGS = TRANSFORMERS | {"wan21_1b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}}
+USUAL_SIZES = {"wan22_5b": (1280, 704, 121), "wan21_i2v_14b": (1280, 720, 81)}
+USUAL_SIZE = (832, 480, 81)  # of the other models
 
 
 @dataclass(frozen=True)
@@ -94,16 +98,11 @@ def ceilings() -> dict[str, float]:
 
 def built(row: WanModel, layers: int | None) -> WanTransformer3DModel:
     """The row's transformer with random weights, in the dtypes that loading gives it."""
-    config = dict(CONFIGS.get(row.family, CONFIGS["wan22_14b"]), text_dim=4096, rope_max_seq_len=1024)
-    if row.conditioning == "latent_channels":
-        config["in_channels"] = 36
-    if layers is not None:
-        config["num_layers"] = layers
     torch.manual_seed(0)
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     with DEVICE:
-        model = WanTransformer3DModel(**config)
+        model = WanTransformer3DModel(**transformer_config(row.id, layers))
     torch.set_default_dtype(default)
     for name, parameter in (*model.named_parameters(), *model.named_buffers()):
         if set(name.split(".")) & set(model._keep_in_fp32_modules):
@@ -317,14 +316,16 @@ def request(row: WanModel, size: tuple[int, int, int], steps: int, scale: float 
     width, height, frames = size
     slots: tuple[str | None, ...] = ("high", "low") if row.two_transformers else (None,)
     prompt = {"prompt": "a red circle", "width": width, "height": height, "num_frames": frames, "sample_steps": steps}
+    if row.control_image == "required":
+        prompt["ctrl_img"] = picture()
     loras = [{"path": "lora.safetensors", "transformer": slot, "network_multiplier": scale} for slot in slots]
     return {"model": row.id, "first_step_change": False, "prompts": [prompt], "loras": loras}
 
 
-def checkpoint(folder: Path, row: WanModel, layers: int | None) -> None:
+def checkpoint(folder: Path, row: WanModel, layers: int | None, text_layers: int = 24) -> None:
     """The row's checkpoint and a LoRA for it, with random weights, on this machine's disk."""
     began = time.monotonic()
-    write(row, folder / "models", layers=layers)
+    write(row, folder / "models", text_layers, layers)
     write_lora(folder / "loras" / "lora.safetensors", row, RANK, 0, layers)
     print(f"{row.id}: checkpoint written in {time.monotonic() - began:.0f} s", flush=True)
 
@@ -367,6 +368,7 @@ def videos(folder: Path, row: WanModel, size: tuple[int, int, int], steps: int, 
             "cap GiB": cap,
             "memory": clip.metadata["memory"],
             "arithmetic": clip.metadata["arithmetic"],
+            "steps": steps,
             "first video s": whole,
             "first video by phase": clip.metadata["seconds"],
             "second video s": again_whole,
@@ -387,6 +389,21 @@ def videos(folder: Path, row: WanModel, size: tuple[int, int, int], steps: int, 
     return found
 
 
+def video_table(found: Sequence[dict[str, Any]]) -> str:
+    """The second video of each run by phase, and what the first took longer for its steps."""
+    heads = ("model", "size", "steps", *PHASES, "whole", "seconds a step", "first video longer by", "GPU, peak GiB")
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for each in found:
+        phases, first = each["second video by phase"], each["first video by phase"]
+        step = float(np.median(each["seconds a step"]))
+        longer = sum(first.values()) - sum(phases.values()) + step * (each["second video steps"] - each["steps"])
+        seconds_of = (f"{phases[name]:.2f}" for name in PHASES)
+        figures = (f"{each['second video s']:.1f}", f"{step:.2f}", f"{longer:.1f}", f"{each['peak GiB']:.1f}")
+        cells = (each["model"], each["size"], each["second video steps"], *seconds_of, *figures)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--forwards", nargs="*", default=[], choices=list(SIZES), help="models to time a forward of")
@@ -400,8 +417,11 @@ def main() -> None:
         choices=comparison.REFERENCE_MODES,
         help="also the reference server's way, compiled in this mode (default: default; max-autotune takes minutes)",
     )
-    parser.add_argument("--video", default=None, choices=list(MODELS), help="a model to render whole videos with")
-    parser.add_argument("--size", type=int, nargs=3, default=(832, 480, 81), metavar=("W", "H", "FRAMES"))
+    parser.add_argument("--video", nargs="+", default=[], choices=list(MODELS), help="models to render videos with")
+    parser.add_argument(
+        "--size", type=int, nargs=3, metavar=("W", "H", "FRAMES"), help="default: each model's usual one"
+    )
+    parser.add_argument("--text-layers", type=int, default=24, help="blocks of the text encoder")
     parser.add_argument("--steps", type=int, default=4, help="of a video or a cell of the comparison")
     parser.add_argument("--whole-steps", type=int, default=25, help="of the second video under the first cap")
     parser.add_argument("--comparison", default=None, choices=list(MODELS), help="a model to compare four scales with")
@@ -430,14 +450,22 @@ def main() -> None:
         torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory() as name:
         folder = chosen.folder or Path(name)
-        size = tuple(chosen.size)
-        if chosen.video:
-            row, caps = MODELS[chosen.video], [cap or None for cap in chosen.caps]
-            checkpoint(folder, row, chosen.layers)
-            found["videos"] = videos(folder, row, size, chosen.steps, chosen.whole_steps, caps, chosen.compile)
+        for model_id in chosen.video:
+            row, caps = MODELS[model_id], [cap or None for cap in chosen.caps]
+            checkpoint(folder, row, chosen.layers, chosen.text_layers)
+            size = tuple(chosen.size or USUAL_SIZES.get(model_id, USUAL_SIZE))
+            found["videos"] += videos(folder, row, size, chosen.steps, chosen.whole_steps, caps, chosen.compile)
+            write_json(chosen.json, found)
+            if chosen.folder is None:  # the disk has no room for the transformers of all
+                for part in row.slots.values():
+                    source = row.components[part]
+                    shutil.rmtree(folder / "models" / source.repo / source.subfolder)
+        if found["videos"]:
+            print(video_table(found["videos"]), flush=True)
         if chosen.comparison:
             row = MODELS[chosen.comparison]
-            checkpoint(folder, row, chosen.layers)
+            checkpoint(folder, row, chosen.layers, chosen.text_layers)
+            size = tuple(chosen.size or USUAL_SIZE)
             found["comparison"] = comparison.run(
                 folder, request(row, size, chosen.steps), chosen.compile, chosen.reference or "default"
             )

@@ -7,53 +7,32 @@ import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import save_file
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from tests.checkpoints.published_files import header_bytes
 from tests.golden_cases import CHECKPOINTS
-from wan_ui.models import WanModel
+from wan_ui.checkpoints.configs import ModelConfigs
+from wan_ui.models import MODELS, WanModel
 
 DTYPES = {torch.bfloat16: "BF16", torch.float32: "F32"}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-TRANSFORMERS = {
-    "wan22_5b": {
-        "num_attention_heads": 24,
-        "attention_head_dim": 128,
-        "ffn_dim": 14336,
-        "num_layers": 30,
-        "in_channels": 48,
-        "out_channels": 48,
-    },
-    "wan22_14b": {"num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824, "num_layers": 40},
-}
-VAE_5B = {
-    "base_dim": 160,
-    "decoder_base_dim": 256,
-    "z_dim": 48,
-    "is_residual": True,
-    "in_channels": 12,
-    "out_channels": 12,
-    "patch_size": 2,
-    "scale_factor_spatial": 16,
-    "latents_mean": [0.0] * 48,
-    "latents_std": [1.0] * 48,
-}
-UMT5_XXL = UMT5Config(
-    d_model=4096,
-    d_ff=10240,
-    d_kv=64,
-    num_heads=64,
-    num_layers=24,
-    num_decoder_layers=24,
-    vocab_size=256384,
-    feed_forward_proj="gated-gelu",
-    is_encoder_decoder=False,
-    tie_word_embeddings=False,
-)
+CONFIGS = ModelConfigs()
+
+
+def transformer_config(model: str, layers: int | None = None) -> dict[str, Any]:
+    """The published config of a model's transformers, with `layers` blocks in place of all."""
+    config = {key: value for key, value in CONFIGS.config(MODELS[model], "transformer").items() if key[0] != "_"}
+    return config if layers is None else config | {"num_layers": layers}
+
+
+def vae_config(model: str) -> dict[str, Any]:
+    """The published config of a model's VAE."""
+    return {key: value for key, value in CONFIGS.config(MODELS[model], "vae").items() if key[0] != "_"}
 
 
 def write(
@@ -71,13 +50,8 @@ def write(
             continue
         target.mkdir(parents=True, exist_ok=True)
         if name == "transformer":
-            config = dict(TRANSFORMERS[model.family], text_dim=4096, rope_max_seq_len=1024)
-            if layers is not None:
-                config["num_layers"] = layers
-            if model.conditioning == "latent_channels":
-                config["in_channels"] = 36
             with torch.device(DEVICE):
-                transformer = WanTransformer3DModel(**config)
+                transformer = WanTransformer3DModel(**transformer_config(model.id, layers))
             _save(transformer.to(torch.bfloat16), target, "diffusion_pytorch_model")
         elif name == "transformer_2":
             first = folder / model.components["transformer"].repo / model.components["transformer"].subfolder
@@ -85,14 +59,19 @@ def write(
                 os.link(file, target / file.name)
         elif name == "vae":
             with torch.device(DEVICE):
-                vae = AutoencoderKLWan(**(VAE_5B if model.spatial_compression == 16 else {}))
+                vae = AutoencoderKLWan(**vae_config(model.id))
             _save(vae.to(torch.bfloat16), target, "diffusion_pytorch_model")
         elif name == "text_encoder":
+            config = UMT5Config.from_dict(dict(CONFIGS.config(model, name)))
+            config.num_layers, config.is_encoder_decoder = text_layers, False
             with torch.device(DEVICE):
-                encoder = UMT5EncoderModel(UMT5Config(**UMT5_XXL.to_dict() | {"num_layers": text_layers}))
-            encoder = encoder.to(torch.bfloat16)
-            encoder.config.save_pretrained(target)
-            _save(encoder, target, "model")
+                _save(UMT5EncoderModel(config).to(torch.bfloat16), target, "model")
+        elif name == "image_encoder":
+            with torch.device(DEVICE):
+                clip = CLIPVisionModel(CLIPVisionConfig(**CONFIGS.config(model, name)))
+            _save(clip.to(torch.bfloat16), target, "model")
+        elif name == "image_processor":
+            shutil.copytree(CONFIGS.folder(model, name) or "", target, dirs_exist_ok=True)
         else:
             tiny = CHECKPOINTS / source.repo / source.subfolder
             for file in tiny.iterdir():
@@ -101,10 +80,12 @@ def write(
         torch.cuda.empty_cache()
 
 
-def _save(model: torch.nn.Module, folder: Path, stem: str) -> None:
-    """One file; diffusers models also write their config."""
+def _save(model: Any, folder: Path, stem: str) -> None:
+    """The weights as one file, and the config."""
     if isinstance(model, (WanTransformer3DModel, AutoencoderKLWan)):
         model.save_config(folder)
+    else:
+        model.config.save_pretrained(folder)
     state = model.state_dict()
     listed = {name: (DTYPES[value.dtype], tuple(value.shape)) for name, value in state.items()}
     with (folder / f"{stem}.safetensors").open("wb") as file:  # the library's own writer copies all of it in memory

@@ -17,7 +17,7 @@ from diffusers import WanTransformer3DModel
 
 from tests.engine.test_pipeline import request
 from tests.golden_cases import CHECKPOINTS
-from tests.gpu.full_size import TRANSFORMERS
+from tests.gpu.full_size import transformer_config
 from tests.lora_files import write_lora
 from tools.demo_evaluate import attached, psnr
 from wan_ui import Engine
@@ -89,8 +89,7 @@ def test_a_layer_of_14b(name: str) -> None:
 def test_a_forward_of_14b() -> None:
     torch.manual_seed(0)
     with CUDA:
-        config = {**TRANSFORMERS["wan22_14b"], "num_layers": BLOCKS}
-        transformer = WanTransformer3DModel(**config, text_dim=4096).to(torch.bfloat16).eval()
+        transformer = WanTransformer3DModel(**transformer_config("wan22_14b_t2v", BLOCKS)).to(torch.bfloat16).eval()
         inputs = {
             "hidden_states": torch.randn(1, 16, 21, 60, 104, dtype=torch.bfloat16),
             "timestep": torch.tensor([900]),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from tests.gpu.full_size import TRANSFORMERS, write_lora
+from tests.gpu.full_size import transformer_config, write_lora
 from wan_ui.engine.adapters import BackupLocation, BaseWeights, Merge, TransformerAdapters
 from wan_ui.lora.convert import LowRank, convert
 from wan_ui.models import MODELS
@@ -29,7 +29,7 @@ BLOCKS = 8
 def transformer() -> Iterator[WanTransformer3DModel]:
     torch.manual_seed(0)
     with torch.device("cuda"):
-        model = WanTransformer3DModel(**{**TRANSFORMERS["wan22_14b"], "num_layers": BLOCKS}, text_dim=4096)
+        model = WanTransformer3DModel(**transformer_config("wan22_14b_t2v", BLOCKS))
     yield model.to(torch.bfloat16).eval().requires_grad_(False)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from tests.gpu.full_size import TRANSFORMERS
+from tests.gpu.full_size import transformer_config
 from wan_ui.engine import timesteps
 from wan_ui.engine.conditioning import ConditionedNoise
 from wan_ui.engine.sampling import Guidance, predict
@@ -29,7 +29,7 @@ ROWS_TRIED = (2, 4, 64, 256, 1024, 4096)
 def model() -> WanTransformer3DModel:
     torch.manual_seed(0)
     with torch.device("cuda"):
-        model = WanTransformer3DModel(**{**TRANSFORMERS["wan22_5b"], "num_layers": 2}, text_dim=4096)
+        model = WanTransformer3DModel(**transformer_config("wan22_5b", 2))
     for name, part in model.named_parameters():
         if not any(kept in name for kept in WanTransformer3DModel._keep_in_fp32_modules):
             part.data = part.data.to(torch.bfloat16)

@@ -13,13 +13,13 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm
 
-from tests.gpu.full_size import VAE_5B
+from tests.gpu.full_size import vae_config
 from wan_ui.engine import kernels
 from wan_ui.engine.kernels import same_bits, verified
 from wan_ui.engine.vae import use_kernels
 
 pytestmark = pytest.mark.gpu
-CLIPS = {"8×": ({}, (16, 21, 60, 104)), "16×": (VAE_5B, (48, 5, 44, 80))}  # 832×480×81 and 1280×704×17
+CLIPS = {"8×": ({}, (16, 21, 60, 104)), "16×": (vae_config("wan22_5b"), (48, 5, 44, 80))}  # 832×480×81 and 1280×704×17
 
 
 def seconds(work: Callable[[], torch.Tensor]) -> float:

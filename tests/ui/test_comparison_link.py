@@ -26,6 +26,18 @@ def test_the_grid_is_above_the_form_and_in_view(page: Page, app: App):
         assert page.evaluate(TOP, ".compare-form") > page.evaluate(TOP, "#player")
 
 
+def test_its_own_facts_are_below_it_and_the_form_is_headed(page: Page, app: App):
+    prompts = [{**PROMPT, "sample_steps": 6}]
+    job = app.service.submit({"model": "wan22_5b", "prompts": prompts, "compare": GRID}, LOCAL_ACCESS)
+    page.goto(f"{app.url}?compare={job.id}")
+    shared, form = page.locator("#player .shared"), page.locator(".compare-form")
+    expect(shared.locator(".words")).to_have_text("plays")
+    expect(shared.locator("div").filter(has=page.get_by_text("Steps", exact=True)).locator("dd")).to_have_text("6")
+    expect(shared).not_to_contain_text("Seed")  # which the columns change
+    expect(form.locator(".summary dd").nth(2)).to_have_text("25")
+    expect(form.get_by_role("heading", name="New comparison")).to_be_visible()
+
+
 def test_without_a_link_the_form_comes_first(page: Page, app: App):
     page.goto(app.url)
     page.get_by_role("tab", name="Compare", exact=True).click()

@@ -266,6 +266,25 @@ def test_the_owner_shares_a_video_and_withdraws_the_link(page: Page, browser: Br
     expect(gallery.get_by_role("button", name="Share: a red fox")).to_be_focused()
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_links_that_end_on_the_same_day_are_told_apart(page: Page, here: App, language: str) -> None:
+    times = ("2026-11-29T10:00:05.000Z", "2026-11-29T10:00:04.000Z")
+    links = [
+        {"id": str(number), "entry": "fox", "created_at": time, "ends_at": "2026-12-06T10:00:05.000Z"}
+        for number, time in enumerate(times)
+    ]
+    page.route("**/v1/shares", lambda route: route.fulfill(json={"shares": links}))
+    page.context.add_cookies([{"name": "wan_ui_language", "value": language, "url": here.url}])
+    page.goto(here.url)
+    page.wait_for_function("() => window.wanUi && window.wanUi.share")
+    page.evaluate("() => window.wanUi.share('fox')")
+    rows = page.locator(".share-list li")
+    expect(rows).to_have_count(2)
+    names = [row.get_by_role("button").get_attribute("aria-label") or "" for row in rows.all()]
+    for texts in (names, rows.all_inner_texts()):
+        assert ":05" in texts[0] and ":04" in texts[1]
+
+
 def test_a_comparison_is_one_entry_that_opens_in_its_tab(page: Page, here: App) -> None:
     axis = {"field": "scale", "values": [0.5, 1]}
     made(here, "a fox compared", loras=[{"path": "fox.safetensors"}], compare={"columns": axis, "baseline": False})

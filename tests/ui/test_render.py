@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -111,6 +112,22 @@ def test_a_comparison_s_heads_are_short_in_each_language():
         with in_language(language):
             grid = player.grid(compared, None)
         assert (grid["column_title"], grid["column_heads"]) == (title, ["0.5", "1"])
+
+
+def test_a_comparison_s_shared_facts_are_those_of_all_cells():
+    def shared(*loras: list[dict[str, Any]]) -> dict[str, str]:
+        cells = tuple(
+            PlannedCell(x, 0, str(x), "", x, {"prompts": [{}], "loras": items}) for x, items in enumerate(loras)
+        )
+        compared = job("in_queue", prompts=len(loras), cells=cells)
+        steps = [replace(one, sample_steps=6 + index) for index, one in enumerate(compared.generations)]
+        return dict(player.grid(replace(compared, generations=tuple(steps)), None)["shared"])
+
+    weak, strong = ({"path": "job/fox.safetensors", "network_multiplier": scale} for scale in (0.5, 1.0))
+    assert shared([weak])["Steps"] == "6" and shared([weak])["LoRA"] == "fox × 0.5"
+    assert "Steps" not in shared([weak], [weak]) and shared([weak], [weak])["LoRA"] == "fox × 0.5"
+    assert shared([], [weak], [strong])["LoRA"] == "fox"  # the first is the baseline
+    assert "LoRA" not in shared([weak], [{**weak, "path": "cat.safetensors"}])
 
 
 def test_an_empty_stage_says_how_to_begin():

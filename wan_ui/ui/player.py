@@ -46,6 +46,7 @@ def build(elem_id: str = "player", visible: bool = True) -> gr.HTML:
 def grid(job: Job, running: Running | None, may_share: bool = False) -> dict[str, Any]:
     """A comparison's cells, JSON-ready. Changes when a cell begins or ends, not with its progress.
 
+    `shared` are the facts that all cells have in common, and `prompt` the prompt, None where there are several.
     `column_heads`, `row_heads` and `page_heads` are the labels without what they have in common, which is
     `column_title` and so on. `pages` is [""] without a third axis. `baseline` is the column whose cells of a page all
     show the same video without LoRA, which is shown once.
@@ -53,8 +54,11 @@ def grid(job: Job, running: Running | None, may_share: bool = False) -> dict[str
     columns, column_title, column_heads = _heads({cell.column: cell.column_label for cell in job.cells}.values())
     rows, row_title, row_heads = _heads({cell.row: cell.row_label for cell in job.cells}.values())
     pages, page_title, page_heads = _heads({cell.page: cell.page_label for cell in job.cells}.values())
+    prompts = {generation.prompt for generation in job.generations}
     return {
         "id": job.id,
+        "prompt": (prompts.pop() or render.no_prompt()) if len(prompts) == 1 else None,
+        "shared": _shared_facts(job),
         "columns": columns,
         "rows": rows,
         "column_title": column_title,
@@ -240,6 +244,19 @@ def _facts(job: Job, cell: PlannedCell) -> list[tuple[str, str]]:
     return _generation_facts(job.generations[cell.generation]) + lora_facts(cell.request.get("loras", ()))
 
 
+def _shared_facts(job: Job) -> list[tuple[str, str]]:
+    """What all cells have in common; of LoRAs that differ between them, in scale for example, the names alone."""
+    loras = [cell.request.get("loras", ()) for cell in job.cells]
+    uses = [lora_facts(items) for items in loras]
+    if any(facts != uses[0] for facts in uses):
+        uses = [lora_facts(items, with_scale=False) for items in loras if items]  # a baseline has none
+    return _common([_generation_facts(generation) for generation in job.generations]) + _common(uses)
+
+
+def _common(lists: Sequence[list[tuple[str, str]]]) -> list[tuple[str, str]]:
+    return [fact for fact in lists[0] if all(fact in facts for facts in lists)]
+
+
 def _generation_facts(generation: Generation) -> list[tuple[str, str]]:
     return [
         (text_of("script.fact.seed"), str(generation.seed)),
@@ -254,11 +271,12 @@ def _generation_facts(generation: Generation) -> list[tuple[str, str]]:
     ]
 
 
-def lora_facts(loras: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(slot, name × scale) of each LoRA of a request in wire form."""
+def lora_facts(loras: Iterable[Mapping[str, Any]], with_scale: bool = True) -> list[tuple[str, str]]:
+    """(slot, name × scale), or (slot, name), of each LoRA of a request in wire form."""
     facts = []
     for item in loras:
         name = PurePosixPath(str(item["path"])).name.removesuffix(".safetensors")
         slot = text_of(f"slot.{item.get('transformer') or 'single'}.lora")
-        facts.append((slot, f"{name} × {scale_words(scale_from(item['network_multiplier']))}"))
+        scale = f" × {scale_words(scale_from(item['network_multiplier']))}" if with_scale else ""
+        facts.append((slot, name + scale))
     return facts or [(text_of("slot.single.lora"), text_of("script.fact.none"))]

@@ -309,6 +309,8 @@ const refresh = () => {
   part('picks').hidden = !judged();
   part('tools').hidden = Boolean(value.plain);
   part('share').hidden = !value.share;
+  part('shared').hidden = !value.shared;
+  if (value.shared) part('shared').replaceChildren(...(value.prompt ? [make('p', { class: 'words' }, value.prompt)] : []), facts({ facts: value.shared }));
   if (made) {
     part('grid').href = `v1/requests/${value.id}/grid.mp4${pages.hidden ? '' : `?page=${page}`}`;
     part('zip').href = `v1/requests/${value.id}/cells.zip`;

@@ -2,6 +2,9 @@
 // lists the open links to it and ends them.
 (() => {
   const day = (time) => new Date(time).toLocaleDateString(textOf('locale'), { day: 'numeric', month: 'long' });
+  // To the second: it tells apart the links that end on the same day.
+  const moment = (time) => new Date(time).toLocaleString(textOf('locale'),
+    { day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit', second: '2-digit' });
 
   window.wanUi.share = (entryId) => {
     const opener = document.activeElement;
@@ -23,8 +26,9 @@
     };
     const refresh = async () => {
       const links = (await callApi('shares')).shares.filter((link) => link.entry === entryId);
-      list.replaceChildren(...links.map((link) => make('li', {}, textOf('share.until', { day: day(link.ends_at) }),
-        makeButton({ 'aria-label': textOf('share.withdraw_which', { day: day(link.ends_at) }) }, async () => {
+      const named = (link) => ({ day: day(link.ends_at), made: moment(link.created_at) });
+      list.replaceChildren(...links.map((link) => make('li', {}, textOf('share.until', named(link)),
+        makeButton({ 'aria-label': textOf('share.withdraw_which', named(link)) }, async () => {
           try {
             await callApi(`shares/${link.id}`, { method: 'DELETE' });
             if (made.dataset.id === link.id) made.hidden = true;
