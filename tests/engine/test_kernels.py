@@ -251,6 +251,14 @@ def test_without_a_gpu_an_operation_is_pytorchs_own() -> None:
     assert kernels.states() == {}
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_report_has_the_adapters_kernels_that_the_blocks_do_not_use(
+    exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels.verified("add_adapter", exact), "refused", "it does not run here")
+    assert kernels.states() == {"add_adapter": "it does not run here"}
+
+
 def test_without_room_for_the_comparison_the_result_is_eagers_and_the_next_call_is_compared() -> None:
     rooms = iter((False, True, True))
 

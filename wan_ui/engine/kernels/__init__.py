@@ -326,9 +326,13 @@ def _adapter_kernel(exact: bool, gelu: bool = False) -> Operation:
     return run
 
 
-@cache
 def verified(name: str, exact: bool = True) -> Verified:
-    """The operation of a name, with its kernel; `exact` as for the arithmetic of the blocks."""
+    """The operation of a name, with its kernel; `exact` as for the arithmetic of the blocks. The same at each call."""
+    return _verified(name, exact)
+
+
+@cache
+def _verified(name: str, exact: bool) -> Verified:
     adapters: dict[str, tuple[Callable[[], Operation], Operation]] = {
         "add_adapter": (partial(_adapter_kernel, exact), eager_add_adapter),
         "add_adapter_gelu": (partial(_adapter_kernel, exact, gelu=True), eager_add_adapter_gelu),
@@ -359,4 +363,5 @@ def check(device: torch.device) -> None:
 
 def states() -> dict[str, str]:
     """For reports: each operation that was refused so far, with the reason."""
-    return {name: reason for name in NAMES if (reason := verified(name).refused) is not None}
+    operations = [(name, verified(name, exact)) for name in NAMES for exact in (False, True)]
+    return {name: operation.refused for name, operation in operations if operation.refused is not None}
