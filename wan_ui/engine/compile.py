@@ -169,7 +169,7 @@ _BACKENDS: dict[Arithmetic, Backend] = {"exact": exact_backend, "fast": fast_bac
 
 
 class BlockCompiler:
-    """Chooses the arithmetic of a recipe under a compile mode on a device. `backend` replaces Inductor."""
+    """Chooses the arithmetic of a recipe under a compile mode on a device. `backend` replaces what runs the graph."""
 
     def __init__(self, mode: CompileMode, device: torch.device, backend: Backend | None = None) -> None:
         self.mode: CompileMode = mode if mode != "auto" else "exact" if device.type == "cuda" else "off"
