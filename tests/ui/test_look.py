@@ -50,6 +50,44 @@ def test_a_late_answer_to_a_look_at_the_comparison_is_followed_by_another_look(
     expect(page.locator('#player td[data-state="done"]')).to_have_count(2)
 
 
+def test_a_look_before_the_opening_whose_answer_comes_after_it_is_followed_by_another_look(
+    page: Page, app: App, held_render: FakeRender
+):
+    """The server has sent the newest board then, and the browser shows an older one."""
+    gates = [held_render.gate(seed, 1) for seed in (1811, 1812)]
+    job = app.service.submit({"model": "wan22_5b", "prompts": [PROMPT], "compare": GRID}, LOCAL_ACCESS)
+    gates[0].open()
+    gates[1].await_arrival()
+    wait_until(lambda: len(app.service.job(job.id, LOCAL_ACCESS).clips) == 1)
+    late: list[tuple[Route, APIResponse]] = []
+    opening: list[Route] = []
+
+    def hold(route: Route) -> None:
+        """The answer to the first look is read, and kept back; so is the request that opens the tab."""
+        sent = route.request.post_data or ""
+        if not late and '"event_data":{}' in sent:
+            late.append((route, route.fetch()))
+        elif not opening and '"data":[null,null,{"axes"' in sent:
+            opening.append(route)
+        else:
+            route.fallback()
+
+    page.route("**/gradio_api/run/**", hold)
+    page.goto(f"{app.url}?compare={job.id}")
+    wait_until(lambda: page.evaluate("true") and late and opening)
+    gates[1].open()
+    wait_until(lambda: app.service.job(job.id, LOCAL_ACCESS).status == "succeeded")
+    opening[0].continue_()
+    expect(page.locator('#player td[data-state="done"]')).to_have_count(2)
+    page.evaluate(
+        "() => { window.looked = new Promise((heard) => document.addEventListener('wan-ui-looked', heard)); }"
+    )
+    ((route, answer),) = late
+    route.fulfill(response=answer)
+    page.evaluate("() => window.looked.then(() => true)")
+    expect(page.locator('#player td[data-state="done"]')).to_have_count(2)
+
+
 def test_each_answer_with_a_change_says_whether_there_is_something_to_cancel(app: App):
     """An answer that was made before another and comes after it would else leave the button as the other one had it."""
     with gr.Blocks():

@@ -14,7 +14,7 @@ from wan_ui.models import MODELS, WanModel
 from wan_ui.request import AXES
 from wan_ui.ui import comparison, events, form_schema, player, render
 from wan_ui.ui.comparison import TypedAxes
-from wan_ui.ui.events import AFTER_OPENING, EDIT, POLL, QUIET, Update, answered, filled, submitting
+from wan_ui.ui.events import AFTER_OPENING, EDIT, POLL, QUIET, Update, answered, filled, fingerprint, submitting
 from wan_ui.ui.form import Form, FormState
 from wan_ui.ui.static_files import component_options
 from wan_ui.ui.status_panel import StatusPanel
@@ -54,7 +54,8 @@ class CompareTab:
         with gr.Tab(text_of("tab.compare"), id=ID) as self.container:
             # In here: Gradio counts a component between two tabs as a tab, and drops one of them from the tab bar.
             self.base = gr.State(None)
-            self.seen = gr.State({})
+            # In the browser, where answers may arrive in another order than they were made in: the parts that it shows.
+            self.seen = gr.JSON({}, visible=False)
             with gr.Column(elem_classes=["form", "compare-form"]):
                 self.summary = gr.HTML()
                 self.axes = gr.HTML(
@@ -324,11 +325,12 @@ class CompareTab:
     def look(self, shown: Any, seen: Any) -> Update:
         """What the board shows now; parts that did not change are left out."""
         known: Mapping[str, Any] = seen if isinstance(seen, Mapping) else {}
-        wanted = self._board(shown, known)
-        changed = {name: value for name, value in wanted.items() if name not in known or known[name] != value}
+        wanted = self._board(shown)
+        fingerprints = {name: fingerprint(value) for name, value in wanted.items()}
+        changed = {name: value for name, value in wanted.items() if (name, fingerprints[name]) not in known.items()}
         if not changed:
             return {self.seen: gr.skip()}
-        updates: dict[Any, Any] = {self.seen: {**known, **wanted}}
+        updates: dict[Any, Any] = {self.seen: {**known, **fingerprints}}
         # The grid is sent only when a cell begins or ends: mere progress must not reload its videos.
         props = {prop: changed[name] for name, prop in (("grid", "value"), ("progress", "progress")) if name in changed}
         if props:
@@ -343,8 +345,8 @@ class CompareTab:
             )
         return updates
 
-    def _board(self, shown: Any, known: Mapping[str, Any]) -> dict[str, Any]:
-        """Each part of the board, by its name in `seen`."""
+    def _board(self, shown: Any) -> dict[str, Any]:
+        """The parts of the board that are known, by their names in `seen`."""
         videos = player.paired(str(shown)) if shown else None
         try:
             if videos is not None:
@@ -359,7 +361,7 @@ class CompareTab:
         except (RequestNotFound, VideoNotFound) as error:
             return {**NOTHING_RUNS, "grid": None, "status": render.problem(error)}
         except WanUIError as error:
-            return {**known, "status": render.trouble(error)}
+            return {"status": render.trouble(error)}
         return {
             "grid": None if job is None else player.grid(job, running, self.service.shares.may_share(self.access())),
             "progress": player.advance(running),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -21,6 +22,15 @@ EDIT: dict[str, Any] = {**QUIET, "concurrency_limit": None}
 AFTER_OPENING: dict[str, Any] = {"js": "(...values) => window.wanUi.afterOpening(values)"}
 """Of an event that fills the Compare tab: it waits in the browser until the page's opening has filled it."""
 LOAD: dict[str, Any] = {**QUIET, **AFTER_OPENING}
+
+
+def fingerprint(value: Any) -> Any:
+    """What stands for a part of the page in a `seen`: of what is long its hash, because it is sent with every look."""
+    if isinstance(value, (dict, list)):
+        value = json.dumps(value, sort_keys=True)
+    if isinstance(value, str) and len(value) > 64:
+        return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return value
 
 
 def submitting(message: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ import gradio as gr
 from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.media.clip_frames import MOST_PARTS
 from wan_ui.ui import job_lists, render
-from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, looked_again
+from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, fingerprint, looked_again
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import language, text_of
@@ -130,7 +129,7 @@ class StatusPanel:
         seen = seen if isinstance(seen, Mapping) else {}
         wanted = partial(self._wanted, picked)
         try:
-            parts = self.service.views.of_jobs(self.access(), ("look", language(), _fingerprint(picked)), wanted)
+            parts = self.service.views.of_jobs(self.access(), ("look", language(), fingerprint(picked)), wanted)
         except WanUIError as error:
             return self._changed({"now": render.trouble(error)}, seen)
         return self._changed({**parts, "link": self._link()}, seen)
@@ -199,7 +198,7 @@ class StatusPanel:
 
         The buttons are in each of them: where an answer overtakes another, `seen` is older than what the page shows.
         """
-        fingerprints = {name: _fingerprint(value) for name, value in wanted.items()}
+        fingerprints = {name: fingerprint(value) for name, value in wanted.items()}
         changed = {name: value for name, value in wanted.items() if seen.get(name, "") != fingerprints[name]}
         if not changed:
             return {self.seen: gr.skip()}
@@ -222,13 +221,6 @@ class StatusPanel:
                 pass  # the page was open while the server changed its data folder
         with_clips = [job for job in recent if job.clips]
         return next((job for job in with_clips if job.id in own), with_clips[0] if with_clips else None)
-
-
-def _fingerprint(value: Any) -> Any:
-    """What stands for a part of the page in `seen`: of long HTML its hash, because it is sent with every poll."""
-    if isinstance(value, str) and len(value) > 64:
-        return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return value
 
 
 def _lead(line: Sequence[Job], recent: Sequence[Job], own: Collection[str]) -> Job | None:
