@@ -108,7 +108,7 @@ def exact_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
     """
     use_kernels(module.graph, exact=True)
     if not _has_packed_weights(module.graph):
-        return _as_it_is(module)
+        return _without_inductor(module)
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in _OPAQUE:
             node.target = _OPAQUE[node.target]
@@ -121,10 +121,10 @@ def fast_backend(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Graph:
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
             _use_flash_attention(node)
-    return _with_inductor(module, inputs, {}) if _has_packed_weights(module.graph) else _as_it_is(module)
+    return _with_inductor(module, inputs, {}) if _has_packed_weights(module.graph) else _without_inductor(module)
 
 
-def _as_it_is(module: torch.fx.GraphModule) -> Graph:
+def _without_inductor(module: torch.fx.GraphModule) -> Graph:
     """Runs the graph's operations one by one. Raises what Triton raises where kernels cannot be built."""
     devices = {node.meta["example_value"].device for node in _tensors(module.graph)}
     for device in devices:

@@ -25,7 +25,7 @@ LOAD: dict[str, Any] = {**QUIET, **AFTER_OPENING}
 
 
 def fingerprint(value: Any) -> Any:
-    """What stands for a part of the page in a `seen`: of what is long its hash, because it is sent with every look."""
+    """A part of the page as a `seen` component keeps it: its hash where it is long, since every look sends it."""
     if isinstance(value, (dict, list)):
         value = json.dumps(value, sort_keys=True)
     if isinstance(value, str) and len(value) > 64:

@@ -45,7 +45,7 @@ def _build(device: torch.device, width: int, ffn_width: int, exact: bool) -> Non
 
 
 def call_each_kernel(device: torch.device, width: int, ffn_width: int, exact: bool) -> None:
-    """Calls the kernels of a block once with little of everything. Raises what they raise."""
+    """Calls each kernel of a block once, on a few tokens. Raises what they raise."""
 
     def zeros(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         return torch.zeros(*shape, device=device, dtype=dtype)
