@@ -44,6 +44,7 @@ ARGUMENTS = (
 )
 
 
+EMPTY = "<!doctype html><link rel=icon href=data:,>"
 STORED = "local_storage,indexeddb,cache_storage,service_workers"  # all but the cache of files
 
 
@@ -122,11 +123,16 @@ class KeptPage:
         for other in others:
             other.close()
         page.unroute_all(behavior="ignoreErrors")
-        page.goto("about:blank")  # so that nothing is stored later
         devtools = context.new_cdp_session(page)
-        for origin in self._origins:
+        page.route("**/*", lambda route: route.fulfill(content_type="text/html", body=EMPTY))
+        for origin in [*self._origins]:
+            # An empty document of the same origin: its process has ended the one before, which stores nothing later.
+            page.goto(f"{origin}/")
             devtools.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": STORED})
+            page.wait_for_function("localStorage.length === 0")
         devtools.detach()
+        page.unroute_all(behavior="ignoreErrors")
+        page.goto("about:blank")
         self._origins.clear()
         context.clear_cookies()
         context.clear_permissions()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
@@ -30,6 +30,7 @@ from tests.ui.page_object import (
     type_lora,
     used,
 )
+from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.models import MODELS
 from wan_ui.speed_loras import SPEED_LORAS
@@ -230,9 +231,9 @@ def test_the_first_frame_is_cropped_fitted_and_stretched_in_the_browser(page: Pa
     remarks = page.locator("#form .first-frame .remarks.block")
     expect(remarks).to_contain_text("160 × 60")
     fit.get_by_role("button", name="Crop").click()
-    expect(remarks).to_contain_text("60 × 60")
     expect(fit.get_by_role("button", name="Crop")).to_have_attribute("aria-pressed", "true")
-    assert sent_image(page, tools_app, 79).size == (60, 60)
+    assert sent_image(page, tools_app, 79).size == (60, 60)  # the press waits for the picture
+    expect(remarks).to_contain_text("Image: 60 × 60")
     fill(page, Width="128")  # the crop follows the size
     expect(remarks).to_contain_text("120 × 60")
     fit.get_by_role("button", name="Fit").click()
@@ -242,6 +243,43 @@ def test_the_first_frame_is_cropped_fitted_and_stretched_in_the_browser(page: Pa
     fit.get_by_role("button", name="Stretch").click()
     expect(remarks).to_contain_text("160 × 60")
     assert sent_image(page, tools_app, 81).tobytes() == Image.open(wide_image).tobytes()
+
+
+def test_generate_waits_for_a_picture_on_its_way(page: Page, tools_app: App, wide_image: Path):
+    open_page(page, tools_app)
+    small(page, "waits", 83)
+    uploads: list[Route] = []
+    page.route("**/upload?*", lambda route: uploads.append(route))
+    page.locator("#field-ctrl-img input[type=file]").set_input_files(wide_image)
+    generate(page)
+    button = page.locator("#bench button.generate")
+    expect(button).to_have_attribute("data-pressed", "Waiting for the picture…")
+    expect(button).to_have_attribute("aria-busy", "true")
+    button.click()  # pressed twice, submitted once
+    wait_until(lambda: uploads)
+    before = len(tools_app.service.recent(10, LOCAL_ACCESS))
+    uploads[0].continue_()
+    done(page, 83)
+    assert newest(tools_app)["prompts"][0]["ctrl_img"].startswith("upload://")
+    assert len(tools_app.service.recent(10, LOCAL_ACCESS)) == before + 1
+
+
+def test_a_picture_that_cannot_be_uploaded_ends_the_press(refused_page: Page, tools_app: App, wide_image: Path):
+    page = refused_page
+    open_page(page, tools_app)
+    small(page, "refused", 84)
+    uploads: list[Route] = []
+    page.route("**/upload?*", lambda route: uploads.append(route))
+    page.locator("#field-ctrl-img input[type=file]").set_input_files(wide_image)
+    generate(page)
+    button = page.locator("#bench button.generate")
+    expect(button).to_have_attribute("aria-busy", "true")
+    before = len(tools_app.service.recent(10, LOCAL_ACCESS))
+    wait_until(lambda: uploads)
+    uploads[0].fulfill(status=413, body="too large")
+    expect(button).not_to_have_attribute("aria-busy", "true")
+    expect(page.locator("#toast")).not_to_be_empty()
+    assert len(tools_app.service.recent(10, LOCAL_ACCESS)) == before
 
 
 PASTE = """async () => {

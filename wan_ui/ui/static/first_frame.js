@@ -55,6 +55,42 @@
     video.src = address;
   });
 
+  // A press that submits the form waits for a picture on its way: the video would be made with the one before, or
+  // without any. It is made good when the picture is there, and dropped when it could not be uploaded, of which Gradio
+  // tells.
+  const IMAGES = '#field-ctrl-img, #field-ctrl-img-last';
+  const TAKEN = 1000; // milliseconds within which Gradio begins to upload what it was given
+  let given = null, held = null, shaping = 0, awaited = [];
+  const arriving = () => [...document.querySelectorAll(IMAGES)].filter((field) => field === given || field.querySelector('.uploading')
+    || (field.id === 'field-ctrl-img' && (shaping || timer)));
+  const release = () => {
+    if (given && given.querySelector('.uploading')) given = null;
+    if (!held || arriving().length) return;
+    const button = held;
+    held = null;
+    button.removeAttribute('aria-busy');
+    if (awaited.every((field) => field.querySelector('img'))) button.click();
+  };
+  document.addEventListener('change', ({ target }) => {
+    if (!(target instanceof HTMLInputElement) || target.type !== 'file') return;
+    const field = target.closest(IMAGES);
+    if (!field) return;
+    given = field;
+    window.setTimeout(() => {
+      if (given === field) given = null;
+      release();
+    }, TAKEN);
+  }, true);
+  window.addEventListener('click', (event) => {
+    const button = event.target.closest('#bench button.generate, #bench .scales .line button');
+    if (!button || button.disabled || !arriving().length) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    [held, awaited] = [button, arriving()];
+    button.dataset.pressed = textOf('pressed.uploading');
+    button.setAttribute('aria-busy', 'true');
+  }, true);
+
   // The effective size, which the server writes into the note under the numbers.
   const effective = () => {
     const note = document.querySelector('#form .effective');
@@ -75,6 +111,7 @@
   const shape = async (mode) => {
     const size = effective();
     if (!shown() || !size) return;
+    shaping += 1;
     try {
       if (!frame.of) frame.of = await blobAt(shown().src);
       frame = { ...frame, mode, size: size.join('x') };
@@ -84,6 +121,9 @@
     } catch (error) {
       expected = false;
       toast(textOf('first_frame.gone'));
+    } finally {
+      shaping -= 1;
+      release();
     }
   };
 
@@ -95,6 +135,7 @@
   const look = () => {
     const home = section();
     if (!home) return;
+    release();
     if (modes.parentElement !== home) home.insertBefore(modes, home.querySelector('.row.line'));
     const image = shown(), address = image ? image.src : null;
     modes.hidden = !image;
@@ -108,7 +149,10 @@
     const size = effective();
     if (!image || frame.mode === 'stretch' || !size || size.join('x') === frame.size) return;
     window.clearTimeout(timer);
-    timer = window.setTimeout(() => shape(frame.mode), SETTLED);
+    timer = window.setTimeout(() => {
+      timer = 0;
+      shape(frame.mode);
+    }, SETTLED);
   };
   const watch = () => {
     const form = document.getElementById('form');
