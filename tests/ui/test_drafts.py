@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.ui.fake_app import App
-from tests.ui.page_object import axis_values, field, fill, filled, form, open_more, open_page, tab, type_values
+from tests.ui.kept_values import kept, wait_for_draft, wait_for_tab
+from tests.ui.page_object import axis_values, field, fill, filled, open_more, open_page, tab, type_values
 from tests.waiting import wait_until
-from wan_ui.ui.form import STORAGE_SECRET
 
 pytestmark = pytest.mark.browser
 
 OTHER = "Wan 2.1 T2V 1.3B"
-KEY_BYTES, IV_BYTES, MD5_BYTES = 32, 16, 16
 
 
 def preview(page: Page) -> Locator:
@@ -29,24 +24,10 @@ def preview(page: Page) -> Locator:
     return page.get_by_role("radio", name="Match training samples", exact=True).locator("visible=true")
 
 
-def effective(page: Page, width: int) -> None:
-    """Gives a width and waits for what is said of it, which comes together with the draft that the browser keeps."""
+def with_width(page: Page, width: int, **values: Any) -> None:
+    """Gives a width, and waits until the browser keeps it and these other values, by their names on the wire."""
     fill(page, Width=str(width))
-    expect(form(page).locator(".effective")).to_contain_text(f"{width} × ")
-
-
-def kept(page: Page, name: str) -> Any:
-    """What the browser keeps under a name. Gradio encrypts it as CryptoJS does: OpenSSL's salted AES, keys by MD5."""
-    text = page.evaluate("name => localStorage.getItem(`wan-ui:${name}`)", name)
-    if text is None:
-        return None
-    data, key = base64.b64decode(text.rpartition(":")[2]), b""
-    secret = hashlib.sha256(STORAGE_SECRET.encode()).hexdigest().encode()
-    while len(key) < KEY_BYTES + IV_BYTES:
-        key += hashlib.md5(key[-MD5_BYTES:] + secret + data[8:16]).digest()
-    cipher = Cipher(algorithms.AES(key[:KEY_BYTES]), modes.CBC(key[KEY_BYTES:])).decryptor()
-    padded = cipher.update(data[16:]) + cipher.finalize()
-    return json.loads(padded[: -padded[-1]])
+    wait_for_draft(page, width=width, **values)
 
 
 @contextmanager
@@ -71,7 +52,7 @@ def opening(page: Page, words: str) -> Iterator[None]:
 def test_what_is_typed_before_the_drafts_are_there_wins(page: Page, app: App) -> None:
     open_page(page, app)
     fill(page, Prompt="kept words", Seed="11", Steps="7", **{"Negative prompt": "kept negative words"})
-    effective(page, 320)
+    with_width(page, 320, prompt="kept words", seed=11, sample_steps=7, neg="kept negative words")
     with opening(page, "kept negative words"):
         field(page, "Prompt").press("ControlOrMeta+a")
         field(page, "Prompt").press_sequentially("typed at once")
@@ -84,7 +65,7 @@ def test_what_is_typed_before_the_drafts_are_there_wins(page: Page, app: App) ->
     expect(field(page, "Prompt")).to_have_value("typed at once")
     expect(field(page, "Seed")).to_have_value("12")
     expect(preview(page)).to_be_checked()
-    effective(page, 352)
+    with_width(page, 352, prompt="typed at once", seed=12, recipe="preview")
     page.reload()
     filled(page)
     open_more(page)
@@ -94,10 +75,37 @@ def test_what_is_typed_before_the_drafts_are_there_wins(page: Page, app: App) ->
     expect(preview(page)).to_be_checked()
 
 
+HOLD_FILLED = """() => {
+    const filled = window.wanUi.filled;
+    window.wanUi.filled = (form) => form !== '#form' ? filled(form)
+        : new Promise((resolve) => { window.letFill = () => resolve(filled(form)); });
+}"""
+"""Lets what was typed come back only when `letFill` is called."""
+
+
+def test_a_key_that_is_pressed_as_the_draft_comes_goes_into_what_was_typed(page: Page, app: App) -> None:
+    open_page(page, app)
+    fill(page, Prompt="kept words")
+    with_width(page, 320, prompt="kept words")
+    with opening(page, "kept words"):
+        page.wait_for_function("() => window.wanUi && window.wanUi.filled")
+        page.evaluate(HOLD_FILLED)
+        field(page, "Prompt").press("ControlOrMeta+a")
+        field(page, "Prompt").press_sequentially("a street")
+    expect(field(page, "Prompt")).to_have_value("kept words")
+    page.wait_for_function("() => window.letFill")
+    page.keyboard.type("!")
+    expect(field(page, "Prompt")).to_have_value("a street!")
+    page.evaluate("window.letFill()")
+    page.wait_for_function("() => !window.wanUi.isFilling('#form')")
+    expect(field(page, "Prompt")).to_have_value("a street!")
+    wait_for_draft(page, prompt="a street!")
+
+
 def test_typing_goes_on_where_it_was(page: Page, app: App) -> None:
     open_page(page, app)
     fill(page, Prompt="kept words")
-    effective(page, 320)
+    with_width(page, 320, prompt="kept words")
     with opening(page, "kept words"):
         fill(page, Prompt="a street at night")
         for _ in "at night":
@@ -112,11 +120,11 @@ def test_typing_goes_on_where_it_was(page: Page, app: App) -> None:
 def test_the_model_that_was_chosen_meanwhile_stays(page: Page, app: App) -> None:
     open_page(page, app)
     fill(page, Prompt="kept words")
-    effective(page, 320)
+    with_width(page, 320, prompt="kept words")
     with opening(page, "kept words"):
         tab(page, OTHER).click()
         fill(page, Prompt="typed for the other model")
-    filled(page)
+    page.wait_for_function("() => !window.wanUi.isFilling('#form')")  # by the draft, and then by the other model
     expect(page.get_by_role("tab", name=OTHER, exact=True)).to_have_attribute("aria-selected", "true")
     expect(field(page, "Prompt")).to_have_value("typed for the other model")
     expect(field(page, "Width")).to_have_value("320")
@@ -128,7 +136,8 @@ def test_what_is_typed_into_the_compare_tab_wins_too(page: Page, app: App) -> No
     said, summary = page.locator(".count-line.block"), page.locator(".compare-form .summary")
     expect(summary).to_be_visible()
     type_values(page, "Columns", "0.25, none")
-    wait_until(lambda: kept(page, "tab") == "compare" and "0.25, none" in kept(page, "draft:comparison")["axes"])
+    wait_for_tab(page, "compare")
+    wait_until(lambda: "0.25, none" in (kept(page, "draft:comparison") or {}).get("axes", ()))
     with opening(page, "0.25, none"):
         type_values(page, "Columns", "0.1, 0.2, 0.3")
         expect(summary).to_have_count(0)

@@ -54,9 +54,17 @@
     typed.set(control, { value, start: control.selectionStart, end: control.selectionEnd });
   };
   document.addEventListener("input", keep, true);
+  // A key that is pressed when the answer is in, and what was typed not yet back, goes into what was typed.
+  document.addEventListener("beforeinput", ({ target: control }) => {
+    const was = typed.get(control);
+    if (!was || isChoice(control) || control.value === was.value) return;
+    control.value = was.value;
+    if (typeof was.start === "number") control.setSelectionRange(was.start, was.end);
+  }, true);
   const putBack = (control, { value, start, end }) => {
-    control[isChoice(control) ? "checked" : "value"] = value;
-    if (control === document.activeElement && typeof start === "number") control.setSelectionRange(start, end);
+    const name = isChoice(control) ? "checked" : "value", isChanged = control[name] !== value;
+    if (isChanged) control[name] = value;
+    if (isChanged && control === document.activeElement && typeof start === "number") control.setSelectionRange(start, end);
     window.wanUi.dom.announce(control);
   };
   // Gradio draws an answer's values some frames after it has them; a hidden tab draws no frames.
@@ -81,9 +89,10 @@
     const then = next.get(form);
     next.delete(form);
     if (then) then();
+    document.dispatchEvent(new CustomEvent("wan-ui-filled", { detail: form }));
   };
   window.wanUi.filled = filled;
-  // A choice of another model is answered with values for the whole form.
+  // A choice of another model, or a press in the LoRA block, is answered with values for the form.
   window.wanUi.filling = (form) => waiting.add(form);
   window.wanUi.isFilling = (form) => waiting.has(form);
   window.wanUi.afterFilling = (form, then) => next.set(form, then);
