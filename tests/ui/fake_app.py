@@ -48,10 +48,14 @@ class App:
 
 
 class FolderBases:
-    """Every model has its folder in diffusers layout, and beside it the files of `unknown`, by model: as questions."""
+    """Every model has its folder in diffusers layout, and beside it the files of `unknown`, by model: as questions.
+
+    `notes` are said of a model.
+    """
 
     def __init__(self) -> None:
         self.unknown: dict[str, list[dict[str, Any]]] = {}
+        self.notes: dict[str, list[str]] = {}
         self.answers: list[tuple[str, str, str]] = []
 
     def check_base(self, model: WanModel, base: str | tuple[tuple[str, str], ...]) -> None:
@@ -76,7 +80,7 @@ class FolderBases:
             "components": components,
             "questions": questions,
             "unusable": [],
-            "notes": [],
+            "notes": self.notes.get(model.id, []),
         }
 
     def answer(self, model: WanModel, component: str, name: str) -> None:

@@ -8,10 +8,12 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.ui.fake_app import App
-from tests.ui.page_object import choose_model, open_page
+from tests.ui.held_requests import answered_late
+from tests.ui.page_object import choose_model, open_more, open_page
 
 pytestmark = pytest.mark.browser
 PAIR = "wan22_14b_t2v"
+OTHER, OTHER_LABEL = "wan22_14b_i2v", "Wan 2.2 I2V A14B"
 
 
 def question(name: str) -> dict[str, Any]:
@@ -19,7 +21,22 @@ def question(name: str) -> dict[str, Any]:
     return {"name": name, "candidates": [{"model": PAIR, "component": component} for component in halves]}
 
 
+def test_an_answer_for_the_model_before_is_not_shown(page: Page, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(app.bases.notes, OTHER, ["of the other model"])
+    open_page(page, app, "Wan 2.2 T2V A14B")
+    open_more(page)
+    said = page.locator("#field-base [data-part=said]")
+    expect(said).not_to_be_empty()
+    with answered_late(page, f"**/v1/models/{OTHER}/bases"):
+        choose_model(page, OTHER_LABEL)
+        with page.expect_response(f"**/v1/models/{PAIR}/bases"):
+            choose_model(page, "Wan 2.2 T2V A14B")
+    expect(said).not_to_be_empty()
+    expect(said).not_to_contain_text("of the other model")
+
+
 def test_the_owner_is_asked_what_a_file_is_and_the_answer_is_kept(page: Page, app: App) -> None:
+    app.bases.answers.clear()
     app.bases.unknown[PAIR] = [question("first.safetensors"), question("second.safetensors")]
     open_page(page, app)
     choose_model(page, "Wan 2.2 T2V A14B")

@@ -18,7 +18,9 @@ from tests.browser_fixture import heard, new_context
 from tests.fakes import FakeRender
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
-from tests.ui.page_object import field, open_page
+from tests.ui.held_requests import answered_late
+from tests.ui.kept_values import wait_for_tab
+from tests.ui.page_object import field, filled, open_page
 from tests.waiting import wait_until
 from tests.web.strangers import running as whole_server
 from wan_ui.access import LOCAL_ACCESS
@@ -70,10 +72,9 @@ def made(app: App, *prompts: str, **fields: Any) -> Job:
 
 def choose(page: Page, name: str) -> None:
     """Opens a tab and waits until the browser has it in mind, for a reload."""
-    before = page.evaluate("localStorage.getItem('wan-ui:tab')")
     page.get_by_role("tab", name=name, exact=True).click()
     expect(page.get_by_role("tab", name=name, exact=True)).to_have_attribute("aria-selected", "true")
-    page.wait_for_function("(before) => localStorage.getItem('wan-ui:tab') !== before", arg=before)
+    wait_for_tab(page, name.lower())
 
 
 def open_gallery(page: Page, app: App) -> Locator:
@@ -106,8 +107,7 @@ def test_newest_first_searched_filtered_and_shown_anew(page: Page, here: App) ->
     gallery.get_by_label("LoRA", exact=True).select_option("")
     expect(prompts(gallery)).to_have_count(3)
     made(here, "the newest")
-    choose(page, "Compare")
-    expect(gallery).not_to_be_visible()
+    left(page, gallery)
     choose(page, "Gallery")
     expect(prompts(gallery).first).to_have_text("the newest")
     page.reload()
@@ -157,6 +157,7 @@ def test_played_in_place_by_keyboard_with_all_its_settings(page: Page, here: App
     opened.get_by_role("button", name="All 2 of this request").click()
     expect(prompts(gallery)).to_have_text(["its twin", "a red fox"])
     gallery.get_by_role("button", name="Videos of one request only: show all").click()
+    expect(gallery.locator(".cards")).to_have_attribute("aria-busy", "false")
     still.click()
     expect(opened).to_be_visible()
     page.keyboard.press("Escape")
@@ -186,6 +187,62 @@ def test_kept_and_deleted_with_a_question_before(page: Page, here: App) -> None:
     expect(prompts(gallery)).to_have_text(["two", "one"])
     assert len(list((here.folder / "clips").iterdir())) == 6  # a still and the last frame beside each of the two
     expect(gallery.get_by_role("button", name="Play: two")).to_be_focused()
+
+
+TWO_FRAMES = """() => new Promise((drawn) => {
+    requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(drawn)));
+})"""
+
+
+def left(page: Page, gallery: Locator) -> None:
+    """Opens another tab, and waits until the gallery knows that it is out of view."""
+    choose(page, "Compare")
+    expect(gallery).not_to_be_visible()
+    page.evaluate(TWO_FRAMES)
+
+
+def test_a_card_that_is_opened_while_the_gallery_asks_again_stays_as_it_is(page: Page, here: App) -> None:
+    made(here, "a red fox")
+    gallery = open_gallery(page, here)
+    left(page, gallery)
+    still, opened = gallery.get_by_role("button", name="Play: a red fox"), gallery.locator(".entry.open")
+    with answered_late(page, re.compile(r"/v1/gallery\?")):
+        choose(page, "Gallery")
+        made(here, "the newest")
+        expect(gallery.locator(".cards")).to_have_attribute("aria-busy", "true")
+        still.click()
+        opened.evaluate("(card) => { card.dataset.test = 'the same'; }")
+    expect(gallery.locator(".cards")).to_have_attribute("aria-busy", "false")
+    expect(opened).to_have_attribute("data-test", "the same")
+    expect(opened.locator("video")).to_be_focused()
+    left(page, gallery)
+    choose(page, "Gallery")
+    expect(prompts(gallery)).to_have_text(["the newest"])
+    expect(opened).to_have_attribute("data-test", "the same")
+    opened.get_by_role("button", name="Close").click()
+    expect(prompts(gallery)).to_have_text(["the newest", "a red fox"])
+    expect(still).to_be_focused()
+
+
+def test_the_number_of_entries_is_that_of_the_last_answer(page: Page, here: App) -> None:
+    made(here, "a red fox")
+    with answered_late(page, "**/v1/gallery/choices"):
+        gallery = open_gallery(page, here)
+        gallery.get_by_role("button", name="Favourite: a red fox").click()
+        expect(gallery.locator(".count")).to_have_text("1 entry, 1 favourite")
+    expect(gallery.locator(".count")).to_have_text("1 entry, 1 favourite")
+
+
+def test_a_new_link_stays_listed_where_an_older_list_comes_later(page: Page, here: App) -> None:
+    made(here, "a red fox")
+    gallery = open_gallery(page, here)
+    dialog = page.get_by_role("dialog", name="Share")
+    links = dialog.get_by_role("button", name=re.compile("Withdraw"))
+    with answered_late(page, "**/v1/shares"):
+        gallery.get_by_role("button", name="Share: a red fox").click()
+        dialog.get_by_role("button", name="Create link").click()
+        expect(links).to_have_count(1)
+    expect(links).to_have_count(1)
 
 
 def test_more_are_loaded_at_the_end_in_either_order(page: Page, here: App) -> None:
@@ -239,7 +296,7 @@ def test_two_selected_videos_are_downloaded_and_compared(page: Page, here: App) 
     bar.get_by_role("button", name="Compare", exact=True).click()
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
     expect(page.locator('#player td[data-state="done"] video')).to_have_count(2)
-    assert page.locator("#player thead th").all_inner_texts() == ["LoRA fox × 0.5", "LoRA fox × 1"]
+    expect(page.locator("#player thead th")).to_have_text(["LoRA fox × 0.5", "LoRA fox × 1"])
     page.get_by_role("button", name="Enlarge LoRA fox × 0.5").click()
     page.get_by_role("button", name="Use settings: LoRA fox × 0.5").last.click()
     expect(field(page, "Prompt")).to_have_value("a red fox")
@@ -276,7 +333,7 @@ def test_links_that_end_on_the_same_day_are_told_apart(page: Page, here: App, la
     page.route("**/v1/shares", lambda route: route.fulfill(json={"shares": links}))
     page.context.add_cookies([{"name": "wan_ui_language", "value": language, "url": here.url}])
     page.goto(here.url)
-    page.wait_for_function("() => window.wanUi && window.wanUi.share")
+    filled(page)
     page.evaluate("() => window.wanUi.share('fox')")
     rows = page.locator(".share-list li")
     expect(rows).to_have_count(2)
@@ -371,5 +428,6 @@ def test_visitors_do_not_see_each_others(browser: Browser, tmp_path: Path) -> No
         expect(page.locator("#gallery").get_by_text("No videos yet")).to_be_visible()
         other = pages[1][0]
         other.get_by_role("button", name="Favourites", exact=True).click()
+        expect(other.locator("#gallery").get_by_text("No video matches")).to_be_visible()
         other.get_by_role("button", name="Favourites", exact=True).click()
         expect(other.locator("#gallery .entry .words")).to_have_text(["theirs"])

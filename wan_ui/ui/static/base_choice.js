@@ -99,16 +99,18 @@ dialog.addEventListener('cancel', () => { postponed = true; });
 dialog.addEventListener('keydown', (event) => event.stopPropagation()); // the page's own keys
 const ask = async () => {
   if (!element.isConnected || !element.offsetParent || asked === model) return;
-  asked = model;
+  const of = asked = model;
   listing = null;
+  let told = null;
   try {
-    const answer = await window.fetch(`v1/models/${model}/bases`, { cache: 'no-store' });
-    const told = answer.ok ? await answer.json() : null;
+    const answer = await window.fetch(`v1/models/${of}/bases`, { cache: 'no-store' });
+    if (answer.ok) told = await answer.json();
     if (told && told.questions.length && owner === null) owner = await mayAnswer();
-    if (asked === model) listing = told;
   } catch (error) {
-    asked = null; // the server is gone; the next look asks again
+    if (asked === of) asked = null; // the server is gone; the next look asks again
   }
+  if (of !== model) return; // another model was chosen meanwhile
+  listing = told;
   draw();
 };
 document.addEventListener('wan-ui-model', (event) => { model = event.detail.id; ask(); });

@@ -83,14 +83,17 @@ const loadMore = async () => {
   requestAnimationFrame(() => { if (isNear()) loadMore(); }); // the end may still be in view
 };
 const isNear = () => root.offsetParent !== null && more.getBoundingClientRect().top < window.innerHeight + 600;
+let choicesAsked = 0;
 const loadChoices = async () => {
+  const turnOf = ++choicesAsked;
   try {
     const options = await callApi('gallery/choices');
+    if (turnOf !== choicesAsked) return;
     part('count').textContent = options.entries ? counted('entries', options.entries) + (options.kept ? textOf('gallery.and', { more: counted('favourites', options.kept) }) : '') : '';
     choices(part('model'), textOf('gallery.all_models'), filter.model, options.models.map((item) => [item.id, `${item.label} (${item.entries})`]));
     loraChoices(options.loras);
   } catch (error) {
-    part('count').textContent = '';
+    if (turnOf === choicesAsked) part('count').textContent = '';
   }
 };
 const choices = (select, all, chosen, options) => {
@@ -133,7 +136,7 @@ const anew = () => { opened = null; return load(); };
 
 const show = () => {
   if (opened && !page.entries.some((entry) => entry.id === opened)) opened = null;
-  cards.replaceChildren(...page.entries.map((entry) => card(entry)));
+  put(page.entries.map(cardAsBefore));
   const none = page.entries.length === 0;
   root.dataset.state = none ? 'empty' : 'filled';
   cards.hidden = none;
@@ -192,7 +195,26 @@ const redraw = (entry) => {
   return node(entry);
 };
 
-const card = (entry) => (entry.id === opened && entry.kind === 'video' ? openCard(entry) : closedCard(entry));
+const isOpen = (entry) => entry.id === opened && entry.kind === 'video';
+const drawn = new WeakMap(); // of each card's node the entry, which changes with it, and the time as it is said
+const card = (entry) => {
+  const made = isOpen(entry) ? openCard(entry) : closedCard(entry);
+  drawn.set(made, { entry, time: ago(entry.made_at) });
+  return made;
+};
+// A card that is the same stays with its focus, its video and a press that has begun; its entry is that of before.
+const cardAsBefore = (entry, index) => {
+  const old = node(entry), before = old && drawn.get(old);
+  const isSame = before && old.classList.contains('open') === isOpen(entry) && (isOpen(entry) || before.time === ago(entry.made_at))
+    && !old.querySelector('.gone') && JSON.stringify(before.entry) === JSON.stringify(entry);
+  if (!isSame) return card(entry);
+  page.entries[index] = before.entry;
+  return old;
+};
+const put = (made) => {
+  for (const old of [...cards.children]) if (!made.includes(old)) old.remove();
+  made.forEach((each, index) => { if (cards.children[index] !== each) cards.insertBefore(each, cards.children[index] || null); });
+};
 const seconds = (entry) => `${(entry.num_frames / entry.fps).toFixed(1)} s`;
 // A comparison's card shows a few of its videos, evenly chosen; a single video's its middle frame.
 const shownOf = (entry) => {

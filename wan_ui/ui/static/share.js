@@ -24,8 +24,11 @@
     const problem = (error) => {
       status.textContent = reasonOf(error);
     };
+    let asked = 0;
     const refresh = async () => {
+      const turn = ++asked;
       const links = (await callApi('shares')).shares.filter((link) => link.entry === entryId);
+      if (turn !== asked) return;
       const named = (link) => ({ day: day(link.ends_at), made: moment(link.created_at) });
       list.replaceChildren(...links.map((link) => make('li', {}, textOf('share.until', named(link)),
         makeButton({ 'aria-label': textOf('share.withdraw_which', named(link)) }, async () => {
