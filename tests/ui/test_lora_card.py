@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
-from tests.browser_fixture import new_context
+from tests.browser_fixture import listening, new_context
 from tests.fakes import FakeRender
 from tests.lora.writers import FORMATS, Width
 from tests.ui.fake_app import App, running
+from tests.ui.held_requests import held
+from tests.ui.kept_values import wait_for_draft
 from tests.ui.lora_fixtures import EVIL, LARGE, configs, write_loras
 from tests.ui.lora_fixtures import lora as write_lora
 from tests.ui.page_object import (
@@ -64,8 +66,8 @@ def test_the_picker_shows_a_video_of_each_lora_and_asks_for_none_before_it_opens
     made = lora_app.service.submit(request, LOCAL_ACCESS)
     wait_until(lambda: lora_app.service.job(made.id, LOCAL_ACCESS).status == "succeeded")
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url.removeprefix(lora_app.url)))
-    open_page(page, lora_app)
+    with listening(page, "request", lambda request: asked.append(request.url.removeprefix(lora_app.url))):
+        open_page(page, lora_app)
     assert [path for path in asked if path.startswith(("v1/gallery?", "v1/loras"))] == []
     lora_block(page).get_by_role("button", name="Browse").locator("visible=true").first.click()
     picture = page.locator(f"img[src='v1/gallery/{made.id}-0/poster.jpg'][loading=lazy]")
@@ -231,6 +233,56 @@ def test_a_lora_that_another_model_cannot_take_is_set_aside_and_comes_back(page:
 
 
 @pytest.mark.browser
+def test_what_is_typed_while_a_lora_is_read_stays(page: Page, lora_app: App):
+    open_page(page, lora_app, TINY.label)
+    with held(page, "small.safetensors"):
+        lora_block(page).get_by_role("button", name="Browse").locator("visible=true").first.click()
+        page.locator('#loras .picker .step[data-source="small.safetensors"]').click()
+        fill(page, Prompt="typed meanwhile", Width="320")
+    expect(tab(page, SMALL.label)).to_have_attribute("aria-selected", "true")
+    expect(lora(page, "small")).to_contain_text("Compatible")
+    page.wait_for_function("() => !window.wanUi.isFilling('#form')")
+    expect(field(page, "Prompt")).to_have_value("typed meanwhile")
+    expect(field(page, "Width")).to_have_value("320")
+    wait_for_draft(page, prompt="typed meanwhile", width=320, lora_single="small.safetensors")
+
+
+@pytest.mark.browser
+def test_a_strength_that_is_set_before_an_answer_comes_stays_with_the_focus(page: Page, lora_app: App):
+    open_page(page, lora_app)
+    choose_lora(page, "small.safetensors")
+    card = lora(page, "small")
+    offer = card.get_by_role("button", name="Use trigger word")
+    expect(offer).to_be_visible()
+    with held(page, "a word"):
+        field(page, "Trigger word").fill("a word")
+        card.get_by_role("spinbutton").fill("0.4")
+    expect(offer).to_have_count(0)  # the answer is in
+    expect(card.get_by_role("spinbutton")).to_have_value("0.4")
+    expect(card.get_by_role("spinbutton")).to_be_focused()
+    page.keyboard.type("5")
+    wait_for_draft(page, trigger_word="a word", scale_single=0.45)
+
+
+@pytest.mark.browser
+def test_several_files_at_once_are_all_chosen(page: Page, lora_app: App, tmp_path: Path):
+    files = [write_lora(tmp_path / f"{name}.safetensors", 48, seed) for name, seed in (("one", 31), ("two", 32))]
+    open_page(page, lora_app)
+    uploads: list[str] = []
+
+    def note(request: Request) -> None:
+        if request.method == "POST" and "/gradio_api/upload" in request.url:
+            uploads.append(request.url)
+
+    with listening(page, "requestfinished", note), held(page, '"do":"upload"'):
+        page.locator("#loras input[type=file]").set_input_files(files)
+        wait_until(lambda: page.evaluate("true") and len(uploads) == len(files), state=lambda: uploads)
+    for name in ("one", "two"):
+        expect(lora(page, f"{name}.safetensors (uploaded)")).to_contain_text("Compatible")
+    wait_for_draft(page, scale_single=1, scale_single_2=1)
+
+
+@pytest.mark.browser
 def test_a_strength_is_a_number_or_changes_over_the_steps(page: Page, lora_app: App):
     open_page(page, lora_app)
     choose_lora(page, "small.safetensors")
@@ -264,6 +316,7 @@ def test_a_strength_is_a_number_or_changes_over_the_steps(page: Page, lora_app: 
     expect(used(page, "Seed")).to_have_text("906")
     newest = lora_app.service.recent(1, LOCAL_ACCESS)[0]
     assert [item["network_multiplier"] for item in newest.request["loras"]] == [[1.0, 0.5, 0.0]]
+    wait_for_draft(page, seed=906, scale_single="1, 0.5, 0")
     page.reload()  # its draft comes back
     filled(page)
     expect(lora(page, "small").get_by_role("spinbutton")).to_have_value("1, 0.5, 0")
@@ -378,6 +431,7 @@ def test_a_file_that_is_no_lora_and_an_address(page: Page, lora_app: App):
     expect(lora(page, "style")).to_contain_text("Not checked yet")
     lora(page, "style").get_by_role("button", name="Download and check now").click()
     expect(page.locator("#lora-problem")).to_contain_text("This server downloads no LoRAs")
+    expect(lora(page, "style").get_by_role("button", name="Download and check now")).to_be_enabled()
 
 
 @pytest.mark.browser
@@ -425,6 +479,7 @@ def test_a_second_lora_in_a_stack_of_its_own_scale(page: Page, lora_app: App):
         ("small.safetensors", 1.0),
         ("speed.safetensors", 0.5),
     ]
+    wait_for_draft(page, scale_single_2=0.5)
     page.reload()  # what was in the form is there again
     filled(page)
     expect(lora(page, "speed")).to_contain_text("Compatible")

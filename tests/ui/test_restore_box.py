@@ -21,7 +21,8 @@ from tests.golden_cases import CHECKPOINTS
 from tests.lora_files import write_lora
 from tests.mp4_boxes import carrying
 from tests.ui.fake_app import App, running
-from tests.ui.page_object import axis_values, fill, open_page, open_tab, type_values
+from tests.ui.held_requests import held
+from tests.ui.page_object import axis_values, field, fill, open_page, open_tab, type_values
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
@@ -152,6 +153,23 @@ def test_what_differs_is_said_and_a_file_of_the_same_name_is_not_used(page: Page
     assert prompt["neg"] == "grey"
     shown = np.asarray(app.service.images.open(prompt["ctrl_img"].removeprefix("upload://"), LOCAL_ACCESS)).astype(int)
     assert np.abs(shown - video.read_frames(clip)[0]).mean() < 2
+
+
+def test_what_was_typed_last_stays_as_the_first_frame_is_brought_in(page: Page, app: App, tmp_path: Path) -> None:
+    job = made(app)
+    clip = tmp_path / "fox.mp4"
+    shutil.copy(app.service.clip_path(job.id, 0, LOCAL_ACCESS), clip)
+    (app.folder / "images" / str(job.generations[0].image)).unlink()
+    open_page(page, app)
+    choose(page, clip)
+    said(page, "The settings of fox.mp4 are in the form.")
+    expect(page.locator("#field-ctrl-img img")).to_have_count(0)
+    with held(page, "typed last"):
+        fill(page, Prompt="typed last")
+        box(page).get_by_role("button", name="Use the video's first frame").click()
+        expect(page.locator("#field-ctrl-img img")).to_be_visible()
+        expect(box(page).get_by_role("listitem")).to_contain_text("It starts from the video's own first frame")
+    expect(field(page, "Prompt")).to_have_value("typed last")
 
 
 def test_a_comparison_comes_into_the_compare_tab(page: Page, app: App, tmp_path: Path) -> None:

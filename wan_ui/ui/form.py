@@ -50,7 +50,8 @@ def code_to_copy(label: str, max_lines: int) -> gr.Textbox:
 class FormState:
     """What the form holds: its model, the values of all controls, its images and LoRAs, and this browser's uploads.
 
-    `values` have the LoRAs of the model too; `names` are the uploads' names by source.
+    `values` have the LoRAs of the model too; `names` are the uploads' names by source. `lora_turn` counts the strengths
+    that the browser had set when it sent this, see lora_block.js; None for values from elsewhere.
     """
 
     model: WanModel
@@ -59,6 +60,7 @@ class FormState:
     first_frame: FormImage = NO_IMAGE
     last_frame: FormImage = NO_IMAGE
     names: Mapping[str, str] = field(default_factory=dict)
+    lora_turn: int | None = None
 
     def with_loras(self, loras: Loras) -> FormState:
         """The same with other LoRAs."""
@@ -155,7 +157,8 @@ class Form:
             self.on_trigger_word, whole, [*self._described, parts.loras], trigger_mode="always_last", **EDIT
         )
         parts.strip.select(self.on_model, whole, self.filled, **EDIT).then(**filled("#form"))
-        parts.loras.click(self.on_lora, whole, self.filled, concurrency_limit=8, **QUIET)
+        pressed = parts.loras.click(self.on_lora, whole, self.filled, concurrency_limit=8, **QUIET)
+        pressed.then(**filled("#form"))
         parts.shape.click(self.on_shape, self.inputs, [*self._sizes, *self._described], **EDIT)
 
     @property
@@ -214,7 +217,7 @@ class Form:
         named |= {name: form_schema.number_typed(named[name]) for name in form_schema.OPTIONAL_NUMBERS}
         named |= lora_block.to_values(model, kept.chosen)
         named[speed_choice.NAME] = speed_choice.read(block.get("speed")) if isinstance(block, Mapping) else None
-        return FormState(model, named, kept, first, last, upload_names(uploads))
+        return FormState(model, named, kept, first, last, upload_names(uploads), lora_block.read_turn(block))
 
     def _read_image(self, payload: Any) -> FormImage:
         path = payload.get("path") if isinstance(payload, Mapping) else None
@@ -253,7 +256,7 @@ class Form:
         trigger_word = str(state.values.get("trigger_word") or "")
         value = self.block.value(state.model, state.loras, state.names, trigger_word, notice)
         speed = speed_choice.shown(state.model, state.values, self.service.library, self.access())
-        return {**value, "speed": speed}
+        return {**value, "speed": speed, "turn": state.lora_turn}
 
     def show(self, state: FormState, before: FormState | None = None, notice: str = "") -> Update:
         """Fills the form; with `before`, only what differs from it. `notice` is said in the LoRA block."""
@@ -299,14 +302,12 @@ class Form:
     def _image_cache(self) -> str:
         return str(self.parts.components["ctrl_img"].GRADIO_CACHE)
 
-    def put_first_frame(self, model: WanModel, draft: Any, reference: str) -> Update:
-        """Shows a stored image as the first frame of a model's form, whose other values stay as the draft has them."""
+    def put_first_frame(self, model: WanModel, state: FormState, reference: str) -> Update:
+        """Shows a stored image as the first frame of a model's form, whose other values stay as they are."""
         if not form_schema.applies(model, "ctrl_img"):
             raise InvalidRequest(f"{model.label} takes no first frame.")
-        state = self.state_of_draft(draft) or self.first_state()
-        if state.model.id != model.id:
-            state = self.switched(state, model)
-        return self.show(state.with_values(ctrl_img=reference))
+        wanted = state if state.model.id == model.id else self.switched(state, model)
+        return self.show(wanted.with_values(ctrl_img=reference), before=state)
 
     # The model
 

@@ -63,6 +63,14 @@ def read(value: Any) -> Loras:
     return Loras(_read_list(value.get("items")), _read_list(value.get("aside")))
 
 
+def read_turn(value: Any) -> int | None:
+    """Which change of a strength the block's value has, as the browser sent it; 0 before the first one."""
+    if not isinstance(value, Mapping):
+        return None
+    turn = value.get("turn")
+    return turn if isinstance(turn, int) and not isinstance(turn, bool) else 0
+
+
 def _read_list(items: Any) -> Chosen:
     if not isinstance(items, Sequence) or isinstance(items, str):
         return ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -14,6 +14,9 @@ from wan_ui.ui.load_request import RequestLoader
 from wan_ui.ui.static_files import component_options
 from wan_ui.ui.texts import translated
 from wan_ui.ui.uploaded_files import decoded
+
+if TYPE_CHECKING:
+    from wan_ui.ui.form import FormState
 
 
 class RestoreBox:
@@ -33,26 +36,26 @@ class RestoreBox:
         self.loader, self.form = loader, loader.form
         self.box.click(
             self.on_request,
-            [self.form.uploads, self.form.draft],
+            [self.form.uploads, *self.form.inputs],
             [self.box, *loader.loaded],
             concurrency_limit=4,
             **LOAD,
         )
 
-    def on_request(self, event: gr.EventData, uploads: Any, draft: Any) -> Update:
+    def on_request(self, event: gr.EventData, uploads: Any, *raw: Any) -> Update:
         """The request of a dropped video into the form."""
         pressed: Mapping[str, Any] = event.pressed
         try:
             request = decoded(str(pressed.get("request") or ""))
             if pressed.get("do") == "frame":
-                updates = self._with_frame(request, draft)
+                updates = self._with_frame(request, self.form.read(raw, uploads))
             else:
                 updates = self.loader.open_request(request, 0, uploads)
         except WanUIError as error:
             return {self.box: gr.HTML(value={"ticket": pressed.get("ticket"), "problem": translated(error.message)})}
         return {**updates, self.box: gr.HTML(value={"ticket": pressed.get("ticket"), "problem": ""})}
 
-    def _with_frame(self, request: Any, draft: Any) -> Update:
+    def _with_frame(self, request: Any, state: FormState) -> Update:
         """A request's first frame in its model's form, whose other values stay as they are."""
         asked = parse(request)
-        return self.form.put_first_frame(find_model(asked.model), draft, asked.prompts[0].ctrl_img or "")
+        return self.form.put_first_frame(find_model(asked.model), state, asked.prompts[0].ctrl_img or "")

@@ -9,7 +9,38 @@ const [LOWEST, HIGHEST, STEP] = [0, 1.5, 0.05]; // of the slider; the field take
 const LARGEST = 4; // of a strength, and -4 the least
 let adding = false, wantedSlot = null;
 
-const press = (pressed) => trigger('click', { pressed });
+// One press after the other, and none while the form is being filled: its answer is for what the form holds. A press on
+// a chosen LoRA finds it again by its file and slot, as one before may have moved it.
+const FORM = '#form';
+const keyOf = (item) => `${item.slot} ${item.source}`;
+const presses = [];
+const pressNext = () => {
+  if (!presses.length || window.wanUi.isFilling(FORM)) return;
+  const { pressed, key } = presses.shift();
+  const index = key === null ? null : props.value.items.findIndex((item) => keyOf(item) === key);
+  if (index === -1) {
+    pressNext();
+    return;
+  }
+  window.wanUi.filling(FORM);
+  trigger('click', { pressed: index === null ? pressed : { ...pressed, index } });
+};
+const press = (pressed) => {
+  const item = 'index' in pressed ? props.value.items[Number(pressed.index)] : null;
+  presses.push({ pressed, key: item ? keyOf(item) : null });
+  pressNext();
+};
+let isReading = false; // whether the block says that an uploaded file is read
+// What was refused is answered with the same LoRAs, or without any: nothing is drawn then.
+document.addEventListener('wan-ui-filled', ({ detail: form }) => {
+  if (form !== FORM) return;
+  if (isReading && !presses.length) reading.hidden = true;
+  if (items.querySelector('[data-do="fetch"]:disabled')) {
+    drawn = null;
+    draw();
+  }
+  pressNext();
+});
 const isPair = () => document.documentElement.hasAttribute('data-pair');
 
 // The chosen files
@@ -41,8 +72,10 @@ const strength = (item, index) => {
     const changed = [...props.value.items];
     changed[index] = { ...changed[index], scale: value };
     item.scale = value;
-    drawn = JSON.stringify({ ...props.value, items: changed });
-    props.value = { ...props.value, items: changed };
+    turn += 1;
+    strengths.set(keyOf(item), { turn, scale: value });
+    drawn = JSON.stringify({ ...props.value, items: changed, turn });
+    props.value = { ...props.value, items: changed, turn };
     mark(value);
     if (from !== number) number.value = value;
     trigger('input', {});
@@ -77,14 +110,44 @@ const row = (item, index) => {
   if (isPair()) parts.push(sides(item, index));
   return make('li', { class: `lcard ${item.state || ''}`, 'data-source': item.source, 'data-slot': item.slot }, ...parts, strength(item, index));
 };
+// The strengths that were set, by the LoRA: which change of them each was. The server answers with the number of the
+// last one that it knew; what was set since stays.
+const strengths = new Map();
+let turn = 0;
+const keepStrengths = (value) => {
+  if (typeof value.turn !== 'number' || value.turn >= turn) return false;
+  const items = value.items.map((item) => {
+    const set = strengths.get(keyOf(item));
+    return set && set.turn > value.turn ? { ...item, scale: set.scale } : item;
+  });
+  props.value = { ...value, items, turn };
+  return true;
+};
+// The strength that has the focus, and the same one when the block is drawn anew.
+const focusedStrength = () => {
+  const field = document.activeElement;
+  if (!field || !items.contains(field) || !field.matches('[data-strength]')) return () => {};
+  const { source, slot } = field.closest('.lcard').dataset, { selectionStart, selectionEnd } = field;
+  return () => {
+    const card = [...items.children].find((each) => each.dataset.source === source && each.dataset.slot === slot);
+    if (!card) return;
+    const again = card.querySelector('[data-strength]');
+    again.focus({ preventScroll: true });
+    again.setSelectionRange(selectionStart, selectionEnd);
+  };
+};
 let drawn = null;
 const draw = () => {
+  const isKept = keepStrengths(props.value || {});
   const value = props.value || {};
   const text = JSON.stringify(value);
+  if (isKept) trigger('input', {}); // the form's notes and its draft are those of the answer
   if (text === drawn) return;
   drawn = text;
   const chosen = value.items || [];
+  const focusAgain = focusedStrength();
   items.replaceChildren(...chosen.map(row));
+  focusAgain();
   element.querySelector('.lora-block').dataset.state = chosen.length ? 'chosen' : 'empty';
   part('pair').innerHTML = value.pair || ''; // escaped by the server
   part('notice').textContent = value.notice || '';
@@ -135,11 +198,12 @@ fast.addEventListener('click', () => {
 
 const send = async (files) => {
   for (const one of files) {
-    reading.hidden = false;
+    reading.hidden = isReading = false;
     reading.textContent = textOf('lora.uploading', { name: one.name });
     try {
       const stored = await upload(one);
       reading.textContent = textOf('lora.reading', { name: one.name });
+      isReading = true;
       press({ do: 'upload', file: stored.path, name: one.name, add: adding || files.length > 1 });
     } catch (error) {
       reading.textContent = textOf('lora.upload_failed', { name: one.name });
