@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser_fixture import new_context
 from tests.ui.fake_app import App
 from tests.ui.page_object import fill, generate, open_page, small, used
+from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 
 pytestmark = pytest.mark.browser
@@ -70,7 +71,8 @@ def test_a_comparison(page: Page, app: App):
 
 
 def test_a_settled_page_with_a_paused_result_asks_for_no_animation_frames(browser: Browser, app: App):
-    app.service.submit({"model": "wan22_5b", "prompts": [{**PROMPT, "seed": 1805}]}, LOCAL_ACCESS)
+    job = app.service.submit({"model": "wan22_5b", "prompts": [{**PROMPT, "seed": 1805}]}, LOCAL_ACCESS)
+    wait_until(lambda: app.service.job(job.id, LOCAL_ACCESS).status == "succeeded")
     with new_context(browser) as context:
         context.add_init_script(COUNTED)
         page = context.new_page()

@@ -6,12 +6,18 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.ui.fake_app import App
+from tests.ui.page_object import open_page, open_tab
 from tests.ui.test_autoplay import GRID, PROMPT
 from wan_ui.access import LOCAL_ACCESS
 
 pytestmark = pytest.mark.browser
 
 TOP = "selector => document.querySelector(selector).getBoundingClientRect().top"
+
+
+def is_above(page: Page, first: str, second: str) -> bool:
+    """Whether an element begins above another one, at one moment of a page that may still scroll."""
+    return bool(page.evaluate(f"([first, second]) => ({TOP})(first) < ({TOP})(second)", [first, second]))
 
 
 def test_the_grid_is_above_the_form_and_in_view(page: Page, app: App):
@@ -23,7 +29,7 @@ def test_the_grid_is_above_the_form_and_in_view(page: Page, app: App):
         expect(page.locator('#player td[data-state="done"]')).to_have_count(2)
         expect(page.locator(".compare-form .summary")).to_be_visible()
         page.wait_for_function(f"selector => ({TOP})(selector) >= 0 && ({TOP})(selector) < 200", arg="#player")
-        assert page.evaluate(TOP, ".compare-form") > page.evaluate(TOP, "#player")
+        assert is_above(page, "#player", ".compare-form")
 
 
 def test_its_own_facts_are_below_it_and_the_form_is_headed(page: Page, app: App):
@@ -39,7 +45,7 @@ def test_its_own_facts_are_below_it_and_the_form_is_headed(page: Page, app: App)
 
 
 def test_without_a_link_the_form_comes_first(page: Page, app: App):
-    page.goto(app.url)
-    page.get_by_role("tab", name="Compare", exact=True).click()
+    open_page(page, app)
+    open_tab(page, "Compare")
     expect(page.locator(".compare-form .summary")).to_be_visible()
-    assert page.evaluate(TOP, ".compare-form") < page.evaluate(TOP, ".compare-board")
+    assert is_above(page, ".compare-form", ".compare-board")

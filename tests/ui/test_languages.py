@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
+from tests.ui.kept_values import wait_for_draft
 from tests.ui.page_object import field, filled
 from tests.ui.test_document import config
 from wan_ui import language
@@ -131,6 +132,7 @@ def test_a_chinese_page_generates_and_switches_to_english(page: Page, app: App):
     page.get_by_role("button", name="生成", exact=True).click()
     expect(page.locator("#result .used").filter(has_text="8101")).to_have_count(1)
     assert [text for text in page.evaluate(VISIBLE_TEXTS) if SENTENCE.search(text)] == []
+    wait_for_draft(page, prompt="a cat", seed=8101)
     page.get_by_label("语言", exact=True).select_option("en")
     expect(page.locator("html")).to_have_attribute("lang", "en")
     expect(page.get_by_role("button", name="Generate", exact=True)).to_be_visible()

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.browser_fixture import listening
 from tests.fakes import FakeRender
 from tests.load import Seen, SimulatedPage
 from tests.ui.fake_app import App
@@ -77,8 +78,9 @@ def test_the_load_tests_page_sends_what_a_browser_sends(page: Page, app: App, he
     gates = [held_render.gate(seed, 1) for seed in SEEDS]
     open_page(page, app)
     browsers, card = Sent(), page.locator("#now .card")
-    page.on("request", lambda request: browsers.note(request.url, request.post_data or ""))
-    with simulated(app, page.request.get(f"{app.url}config").json()) as (opened, sent):
+    config = page.request.get(f"{app.url}config").json()
+    hearing = listening(page, "request", lambda request: browsers.note(request.url, request.post_data or ""))
+    with hearing, simulated(app, config) as (opened, sent):
         known_of_look = opened.look["inputs"].index(opened.known)
 
         def both_sent(shown: dict[str, str | None]) -> bool:

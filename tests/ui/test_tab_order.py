@@ -24,6 +24,7 @@ def stops(page: Page, selector: str, most: int) -> int | None:
 
 def test_prompt_and_generate_are_near_and_a_skip_link_and_arrow_keys_work(page: Page, app: App) -> None:
     open_page(page, app)
+    expect(tab(page, "Gallery")).to_have_attribute("tabindex", "-1")  # the tabs are one stop
     page.evaluate("document.activeElement.blur()")
     to_prompt = stops(page, "#field-prompt textarea", MOST_TO_PROMPT)
     assert to_prompt is not None

@@ -23,6 +23,7 @@ from tests.trainer.job_files import (
     zipped,
 )
 from tests.ui.fake_app import App, running
+from tests.ui.kept_values import wait_for_tab
 from tests.ui.page_object import choose_model, field, fill, lora, open_page
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
@@ -53,6 +54,7 @@ def open_training_tab(page: Page, app: App) -> None:
     open_page(page, app)
     page.get_by_role("tab", name="Training job", exact=True).click()
     expect(page.locator(".trainer-form")).to_be_visible()
+    wait_for_tab(page, "trainer")  # which comes with the folders that can be chosen
 
 
 def drop(page: Page, *files: Path) -> None:
@@ -80,6 +82,15 @@ def rendered(page: Page, app: App) -> None:
     known = [job.id for job in app.service.recent(100, LOCAL_ACCESS)]
     generate(page)
     loaded(page, known)
+
+
+def shown_anew(page: Page, app: App) -> None:
+    """Presses Generate, and waits until the result is of the new job: until then, it is that of the last one."""
+    known = [job.id for job in app.service.recent(100, LOCAL_ACCESS)]
+    generate(page)
+    expect(page.locator("#result .acts")).to_have_attribute(
+        "data-job", re.compile(f"^(?!{'|'.join(('none', *known))})")
+    )
 
 
 def row(page: Page, name: str) -> Locator:
@@ -192,6 +203,7 @@ def test_all_samples_side_by_side_each_with_its_checklist(page: Page, trainer_ap
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
     expect(page.locator("#player thead th")).to_have_text(["a sks fox runs", "a sks fox sleeps"])
     expect(page.locator('#player td[data-state="done"]')).to_have_count(2)
+    expect(page.locator(".board-line")).to_contain_text("Done")  # which moves the grid a last time
     for head in ("a sks fox runs", "a sks fox sleeps"):
         page.get_by_role("button", name=f"Enlarge {head}").click()
         about = page.locator('#player [data-part="about"]')
@@ -240,7 +252,8 @@ def test_a_folder_under_the_lora_folder_and_a_config_with_its_lora(
     expect(page.locator("#wall")).to_be_hidden()
     page.get_by_role("button", name="Reproduce sample 1", exact=True).click()
     expect(lora(page, "fox_000000250")).to_have_count(1)
-    generate(page)
+    shown_anew(page, trainer_app)
+    expect(page.locator("#match .match-name")).to_have_text("fox · sample 1 · step 250")
     expect(tally(page)).to_have_text("25 matching")
     expect(page.locator("#match-player")).to_be_hidden()
 
@@ -250,7 +263,7 @@ def test_a_preview_of_ones_own_beside_a_result(page: Page, trainer_app: App, tmp
     open_page(page, trainer_app)
     choose_model(page, SMALL)
     fill(page, Prompt="mine", Width="96", Height="64", Frames="9", Steps="2", Seed="7")
-    generate(page)
+    shown_anew(page, trainer_app)
     expect(page.locator("#result figure")).to_contain_text("96 × 64")
     expect(row(page, "size")).to_have_count(0)  # what another result was compared with is gone
     (tmp_path / "preview.webp").write_bytes(webp(moving(7, 128, 64)))

@@ -30,6 +30,7 @@ def test_a_reload_at_the_very_moment_of_generate_loses_nothing(
     expect(now(page)).to_contain_text("reloaded at once")
     page.get_by_role("button", name="Cancel", exact=True).click()
     expect(now(page)).to_contain_text("Cancelling")
+    expect(page.locator("#cancel")).to_be_disabled()  # by the answer, while the page says so at once
     gate.open()
     expect(now(page)).to_contain_text("Cancelled")
 

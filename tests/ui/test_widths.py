@@ -25,10 +25,15 @@ def test_no_control_is_cut_off_or_wraps_on_a_laptop_and_a_result_is_large_on_a_w
     wait_until(lambda: app.service.job(job.id, LOCAL_ACCESS).status == "succeeded")
     page.set_viewport_size({"width": WIDE_WIDTH, "height": 1440})
     open_page(page, app)
-    page.locator(".jobs .show").first.click()
-    expect(page.locator("#result video").first).to_be_visible()
-    height = page.locator("#result video").first.evaluate("video => video.getBoundingClientRect().height")
+    listed = page.locator(f'.jobs .show[data-job="{job.id}"]')
+    listed.click()
+    expect(listed).to_have_attribute("aria-current", "true")
+    expect(page.locator(f'#result [data-job="{job.id}"]')).to_be_visible()
+    video = page.locator("#result video")
+    expect(video).to_have_js_property("readyState", 4)
+    height = video.evaluate("video => video.getBoundingClientRect().height")
     assert height == pytest.approx(0.6 * 1440, abs=1)
+    expect(page.locator("#match .fold")).to_be_visible()  # which comes with the look after the press
     page.set_viewport_size({"width": LAPTOP_WIDTH, "height": 800})
     # Below it, what is needed now and then is one row of closed lines, and the column scrolls with the page.
     (top, line), *others = page.evaluate(FOLDS)
@@ -41,6 +46,7 @@ def test_no_control_is_cut_off_or_wraps_on_a_laptop_and_a_result_is_large_on_a_w
     assert hidden == 0
     open_tab(page, "Gallery")
     expect(page.locator(".gallery .cards > li").first).to_be_visible()
+    expect(page.locator(".gallery .count")).not_to_be_empty()  # which comes with what can be chosen
     middles = page.locator(".gallery .find").evaluate("""find => [...find.children]
         .filter((each) => each.offsetParent).map((each) => each.getBoundingClientRect())
         .map((box) => Math.round((box.top + box.bottom) / 2))""")
