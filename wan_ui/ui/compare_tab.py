@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from wan_ui.request import Compare
 
 ID = "compare"
-RECENT = 60  # jobs looked at for how long a step takes
 NOTHING_RUNS = {"progress": None, "status": "", "cancel": False, "retry": ""}
 
 
@@ -192,7 +191,7 @@ class CompareTab:
             return render.problem(error, lambda location: comparison.name_of(base, location))
         cells, distinct = len(prepared.cells), len(prepared.generations)
         rest = text_of("axis.to_generate", count=distinct) if distinct < cells else ""
-        seconds = comparison.expected(prepared.generations, self.service.recent(RECENT, self.access()))
+        seconds = self.service.outlooks.expected(prepared.generations)
         if seconds is not None:
             rest += text_of("axis.about", seconds=comparison.about(seconds))
         return render_template("comparison_count", cells=text_of("count.videos", count=cells), rest=rest)
