@@ -9,7 +9,13 @@ const [LOWEST, HIGHEST, STEP] = [0, 1.5, 0.05]; // of the slider; the field take
 const LARGEST = 4; // of a strength, and -4 the least
 let adding = false, wantedSlot = null;
 
-const press = (pressed) => trigger('click', { pressed });
+// Gradio drops a press while the one before is not answered.
+let answer = null, answered = () => {};
+const press = (pressed) => {
+  if (!answer) answer = new Promise((resolve) => { answered = () => { answer = null; resolve(null); }; });
+  trigger('click', { pressed });
+};
+document.addEventListener('wan-ui-loras', () => answered());
 const isPair = () => document.documentElement.hasAttribute('data-pair');
 
 // The chosen files
@@ -140,6 +146,7 @@ const send = async (files) => {
     try {
       const stored = await upload(one);
       reading.textContent = textOf('lora.reading', { name: one.name });
+      while (answer) await answer;
       press({ do: 'upload', file: stored.path, name: one.name, add: adding || files.length > 1 });
     } catch (error) {
       reading.textContent = textOf('lora.upload_failed', { name: one.name });
