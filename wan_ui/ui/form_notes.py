@@ -68,6 +68,8 @@ def size_note(model: WanModel, values: Mapping[str, Any]) -> Markup:
     too_large = tuned is not None and size[2] * size[3] > tuned.width * tuned.height and SIZE_480P_NOTE in model.notes
     return render_template(
         "effective_size",
+        asked_width=size[0],
+        asked_height=size[1],
         width=size[2],
         height=size[3],
         size=render.change(render.size(*size[:2]), render.size(*size[2:])),

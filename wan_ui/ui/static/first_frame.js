@@ -55,6 +55,12 @@
     video.src = address;
   });
 
+  // The effective size, which the server writes into the note under the numbers, and whether it is that of other numbers.
+  const note = () => document.querySelector('#form .effective');
+  const effective = () => note() && [Number(note().dataset.width), Number(note().dataset.height)];
+  const isOutgrown = () => Boolean(shown()) && frame.mode !== 'stretch' && note()
+    && (Number(note().dataset.askedWidth) !== Number(dom.value('width')) || Number(note().dataset.askedHeight) !== Number(dom.value('height')));
+
   // A press that submits the form waits for a picture on its way: the video would be made with the one before, or
   // without any. It is made good when the picture is there, and dropped when it could not be uploaded, of which Gradio
   // tells.
@@ -62,7 +68,7 @@
   const TAKEN = 1000; // milliseconds within which Gradio begins to upload what it was given
   let given = null, held = null, shaping = 0, awaited = [];
   const arriving = () => [...document.querySelectorAll(IMAGES)].filter((field) => field === given || field.querySelector('.uploading')
-    || (field.id === 'field-ctrl-img' && (shaping || timer)));
+    || (field.id === 'field-ctrl-img' && (shaping || timer || isOutgrown())));
   const release = () => {
     if (given && given.querySelector('.uploading')) given = null;
     if (!held || arriving().length) return;
@@ -91,11 +97,6 @@
     button.setAttribute('aria-busy', 'true');
   }, true);
 
-  // The effective size, which the server writes into the note under the numbers.
-  const effective = () => {
-    const note = document.querySelector('#form .effective');
-    return note ? [Number(note.dataset.width), Number(note.dataset.height)] : null;
-  };
   // The picture with the video's aspect, not scaled: that is the server's, with the reference's filter.
   const shaped = async (blob, mode, size) => {
     const upright = document.querySelector('#field-apply-exif input');
@@ -135,7 +136,6 @@
   const look = () => {
     const home = section();
     if (!home) return;
-    release();
     if (modes.parentElement !== home) home.insertBefore(modes, home.querySelector('.row.line'));
     const image = shown(), address = image ? image.src : null;
     modes.hidden = !image;
@@ -147,12 +147,14 @@
       mark();
     }
     const size = effective();
-    if (!image || frame.mode === 'stretch' || !size || size.join('x') === frame.size) return;
-    window.clearTimeout(timer);
-    timer = window.setTimeout(() => {
-      timer = 0;
-      shape(frame.mode);
-    }, SETTLED);
+    if (image && frame.mode !== 'stretch' && size && size.join('x') !== frame.size) {
+      window.clearTimeout(timer);
+      timer = window.setTimeout(() => {
+        timer = 0;
+        shape(frame.mode);
+      }, SETTLED);
+    }
+    release();
   };
   const watch = () => {
     const form = document.getElementById('form');
@@ -160,7 +162,7 @@
       requestAnimationFrame(watch);
       return;
     }
-    new MutationObserver(look).observe(form, { childList: true, subtree: true, attributeFilter: ['src', 'data-width', 'data-height'] });
+    new MutationObserver(look).observe(form, { childList: true, subtree: true, attributeFilter: ['src', 'data-width', 'data-height', 'data-asked-width', 'data-asked-height'] });
     look();
   };
   watch();
