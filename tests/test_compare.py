@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from wan_ui.axes import FIELDS, by_training_step, label, parse_values
 from wan_ui.compare import NO_LORA, Grid, expand
 from wan_ui.errors import InvalidRequest, ModelNotFound
-from wan_ui.render_order import estimate, high_noise_part, render_order
+from wan_ui.render_order import high_noise_part, render_order
 from wan_ui.request import (
     MOST_CELLS,
     Axis,
@@ -677,15 +677,6 @@ def test_any_order_of_cells_gives_the_same_sharing(cells: list[tuple[int, float,
     order = render_order(asked)
     assert (len(order.distinct), shared(list(order.distinct))) == (12, 6)
     assert [order.distinct[index] for index in order.of_cell] == asked
-
-
-def test_expected_seconds() -> None:
-    asked = generations(grid(request(PAIR, loras=BOTH), ("scale_low", [0.25, 0.5, 1, 1.5]), baseline=False))
-    order = render_order(asked)
-    assert estimate(order, lambda one: 2.0) == 4 * 25 * 2.0
-    assert estimate(order, lambda one: 2.0, high_steps=lambda one: 8) == (8 + 4 * 17) * 2.0
-    assert estimate(render_order(asked[:1] * 5), lambda one: 2.0) == 50.0
-    assert estimate(render_order(()), lambda one: 2.0) == 0
 
 
 # Prompts with more of their own

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import get_args
@@ -113,22 +113,6 @@ def plan_cells(grid: Grid, generations: Sequence[Generation]) -> tuple[tuple[Gen
         for cell, index in zip(grid.cells, order.of_cell, strict=True)
     )
     return order.distinct, cells
-
-
-def estimate(
-    order: Order,
-    seconds_per_step: Callable[[Generation], float],
-    high_steps: Callable[[Generation], int] = lambda generation: 0,
-) -> float:
-    """The expected seconds of denoising. `high_steps`: how many of a generation's steps are high-noise ones.
-
-    Neighbours with the same high-noise part share those.
-    """
-    total = 0.0
-    for index, video in enumerate(order.distinct):
-        shared = index > 0 and high_noise_part(order.distinct[index - 1]) == high_noise_part(video)
-        total += (video.sample_steps - (high_steps(video) if shared else 0)) * seconds_per_step(video)
-    return total
 
 
 class _Ranks:

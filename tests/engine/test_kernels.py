@@ -17,12 +17,14 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
+from tests.fakes import Gate
 from tests.sampling import sampled
 from wan_ui.engine import kernels
 from wan_ui.engine.adapters import Adapter, BaseWeights, TransformerAdapters
 from wan_ui.engine.compile import CompiledBlocks
 from wan_ui.engine.kernels import Verified, ahead, same_bits
 from wan_ui.engine.kernels.rewrite import use_kernels
+from wan_ui.errors import Cancelled
 from wan_ui.lora.convert import LowRank
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +109,26 @@ def test_however_a_build_fails_the_model_is_loaded_and_the_operation_is_pytorchs
     with ahead.built_ahead(CPU, 512, 1024, exact=True):
         pass
     assert len(tried) == 2
+
+
+def test_a_cancelled_load_does_not_wait_for_a_kernel_that_is_being_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, begun, ended = Gate(), list[int](), list[int]()
+
+    def build(device: torch.device, width: int, ffn_width: int, exact: bool) -> None:
+        begun.append(width)
+        gate.hold()
+        ended.append(width)
+
+    monkeypatch.setattr(ahead, "_build", build)
+    for width in (512, 640):  # the second is not begun at all
+        with pytest.raises(Cancelled), ahead.built_ahead(CPU, width, 1024, exact=True):
+            gate.await_arrival()
+            raise Cancelled("The job was cancelled.")
+        assert (begun, ended) == ([512], [])
+    with ahead.built_ahead(CPU, 1536, 1024, exact=True):
+        assert begun == [512]
+        gate.open()
+    assert begun == ended == [512, 1536]
 
 
 def test_running_out_of_memory_is_no_reason_to_give_a_kernel_up() -> None:

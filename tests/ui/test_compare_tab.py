@@ -7,7 +7,6 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +35,10 @@ from tests.ui.test_stage import webp
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.api.comparisons import board
-from wan_ui.engine.result import Clip, OnProgress
+from wan_ui.engine.result import Clip
 from wan_ui.errors import VideoEncodingFailed
 from wan_ui.media import grid, video
 from wan_ui.models import MODELS
-from wan_ui.request import Generation
 
 pytestmark = pytest.mark.browser
 SEEDS = {"columns": {"field": "seed", "values": [1552, 1553]}}
@@ -52,22 +50,12 @@ FRAMES = """count => new Promise((resolve) => {
     next(count);
 })"""
 """Resolves after so many animation frames."""
-TIMED = (1901, 1902, 1903)
-
-
-class Timed(FakeRender):
-    """A render that states how long it took, for the seeds of `TIMED`."""
-
-    def __call__(self, generation: Generation, on_progress: OnProgress) -> Clip:
-        clip = super().__call__(generation, on_progress)
-        seconds = {"seconds": {"denoise": 60.0, "decode": 0.0}} if generation.seed in TIMED else {}
-        return replace(clip, metadata={**clip.metadata, **seconds})
 
 
 @pytest.fixture(scope="module")
 def render() -> Iterator[FakeRender]:
     """Shared, as the app is: each test uses seeds of its own."""
-    render = Timed()
+    render = FakeRender()
     yield render
     for gate in render.gates.values():
         gate.open()
@@ -237,6 +225,9 @@ def test_the_expected_time_is_said_once_a_step_is_known(page: Page, compare_app:
     expect(count_line(page)).to_be_visible()
     start(page)
     expect(cells(page, "done")).to_have_count(3)
+    (generation, *_) = compare_app.service.recent(1, LOCAL_ACCESS)[0].generations
+    made = Clip(np.zeros((9, 64, 64, 3), np.uint8), 64, 64, 9, generation.fps, generation.seed)
+    compare_app.service.outlooks.timings.record(generation, made, {"denoise": 60.0}, 0.0)
     type_values(page, "Columns", "1901..1906")
     expect(count_line(page)).to_contain_text("6 videos, about 6 min")
 

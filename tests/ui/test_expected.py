@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.ui.test_render import job as whole_job
-from wan_ui.job import Job
+from wan_ui.engine.result import Clip
 from wan_ui.jobs.estimates import Outlook
-from wan_ui.jobs.outlooks import JobOutlook
+from wan_ui.jobs.outlooks import JobOutlook, Outlooks
+from wan_ui.jobs.store import Store
+from wan_ui.jobs.worker import Worker
+from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT
 from wan_ui.request import Generation, LoraUse, parse, resolve
-from wan_ui.ui.comparison import expected, status
+from wan_ui.ui.comparison import status
 
-PROMPT = {"prompt": "a kite", "width": 64, "height": 64, "num_frames": 5, "sample_steps": 10, "seed": 1}
+PROMPT = {
+    "prompt": "a kite",
+    "width": 64,
+    "height": 64,
+    "num_frames": 5,
+    "sample_steps": 10,
+    "switch_step": 4,
+    "seed": 1,
+}
+
+
+@pytest.fixture
+def outlooks(store: Store, worker: Worker) -> Outlooks:
+    return Outlooks(store, worker, UNKNOWN_ENVIRONMENT)
 
 
 def generation(model: str = "wan22_14b_t2v", low: float = 1.0, **fields: Any) -> Generation:
@@ -25,31 +41,33 @@ def generation(model: str = "wan22_14b_t2v", low: float = 1.0, **fields: Any) ->
     return replace(made, loras=uses)
 
 
-def job(made: Generation, metadata: Mapping[str, Any]) -> Job:
-    return cast(Job, SimpleNamespace(generations=(made,), clips=(SimpleNamespace(index=0, metadata=metadata),)))
+def record(outlooks: Outlooks, seconds: Mapping[str, float], shared: int = 0) -> None:
+    """A clip was rendered in these seconds."""
+    made, frames = generation(), np.zeros((5, 64, 64, 3), np.uint8)
+    clip = Clip(frames, 64, 64, 5, made.fps, made.seed, {"steps": {"total": 10, "shared": shared}})
+    outlooks.timings.record(made, clip, seconds, 0.0)
 
 
-def test_shared_high_noise_steps_are_counted_once() -> None:
-    known = job(generation(), {"seconds": {"denoise": 100.0}, "steps": {"total": 10, "high_noise": 4}})
+def test_shared_high_noise_steps_are_counted_once(outlooks: Outlooks) -> None:
+    record(outlooks, {"denoise": 100.0})
     four = [generation(low=low) for low in (0.2, 0.4, 0.6, 0.8)]
-    assert expected(four, [known]) == 100 + 3 * 60
-    assert expected([generation(seed=seed) for seed in (1, 2)], [known]) == 200
+    assert outlooks.expected(four) == 100 + 3 * 60
+    assert outlooks.expected([generation(seed=seed) for seed in (1, 2)]) == 200
 
 
-def test_a_clip_that_shared_steps_tells_what_one_step_takes() -> None:
-    known = job(generation(), {"seconds": {"denoise": 60.0}, "steps": {"total": 10, "high_noise": 4, "shared": 4}})
-    assert expected([generation()], [known]) == 100
+def test_a_clip_that_shared_steps_tells_what_one_step_takes(outlooks: Outlooks) -> None:
+    record(outlooks, {"denoise": 60.0}, shared=4)
+    assert outlooks.expected([generation()]) == 100
 
 
-def test_it_scales_with_the_pixels_and_the_decoding_is_on_top() -> None:
-    known = job(generation(), {"seconds": {"denoise": 100.0, "decode": 10.0}, "steps": {"total": 10}})
-    assert expected([generation(width=128)], [known]) == 220
+def test_it_scales_with_the_size_and_loading_and_decoding_are_on_top(outlooks: Outlooks) -> None:
+    record(outlooks, {"loading": 30.0, "denoise": 100.0, "decode": 10.0})
+    assert outlooks.expected([generation()]) == 30 + 110
+    assert outlooks.expected([generation(width=128)]) == pytest.approx(30 + 220, rel=0.01)
 
 
-def test_another_model_or_a_clip_without_times_tells_nothing() -> None:
-    assert expected([generation()], []) is None
-    assert expected([generation()], [job(generation("wan22_5b"), {"seconds": {"denoise": 1.0}})]) is None
-    assert expected([generation()], [job(generation(), {})]) is None
+def test_nothing_is_expected_before_the_first_clip(outlooks: Outlooks) -> None:
+    assert outlooks.expected([generation()]) is None
 
 
 @pytest.mark.parametrize(

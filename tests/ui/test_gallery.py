@@ -254,6 +254,9 @@ def test_the_owner_shares_a_video_and_withdraws_the_link(page: Page, browser: Br
     dialog.get_by_role("button", name="Create link").click()
     address = dialog.get_by_label("Address")
     expect(address).to_have_value(re.compile(r"/shared/[\w-]{22}$"))
+    code = re.match(r"Link (\w{4}),", dialog.get_by_role("listitem").inner_text())
+    assert code is not None
+    expect(dialog.get_by_role("status")).to_contain_text(f"Link {code[1]}:")
     with new_context(browser) as context:
         guest = context.new_page()
         guest.goto(address.input_value())
@@ -268,9 +271,9 @@ def test_the_owner_shares_a_video_and_withdraws_the_link(page: Page, browser: Br
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_links_that_end_on_the_same_day_are_told_apart(page: Page, here: App, language: str) -> None:
-    times = ("2026-11-29T10:00:05.000Z", "2026-11-29T10:00:04.000Z")
+    times = ("2026-11-29T10:00:05.000Z", "2026-11-29T10:00:04.700Z", "2026-11-29T10:00:04.000Z")
     links = [
-        {"id": str(number), "entry": "fox", "created_at": time, "ends_at": "2026-12-06T10:00:05.000Z"}
+        {"id": f"ab0123456789cd{number:02}", "entry": "fox", "created_at": time, "ends_at": "2026-12-06T10:00:05.000Z"}
         for number, time in enumerate(times)
     ]
     page.route("**/v1/shares", lambda route: route.fulfill(json={"shares": links}))
@@ -279,10 +282,11 @@ def test_links_that_end_on_the_same_day_are_told_apart(page: Page, here: App, la
     page.wait_for_function("() => window.wanUi && window.wanUi.share")
     page.evaluate("() => window.wanUi.share('fox')")
     rows = page.locator(".share-list li")
-    expect(rows).to_have_count(2)
+    expect(rows).to_have_count(3)
     names = [row.get_by_role("button").get_attribute("aria-label") or "" for row in rows.all()]
     for texts in (names, rows.all_inner_texts()):
-        assert ":05" in texts[0] and ":04" in texts[1]
+        assert ":05" in texts[0] and ":04" in texts[1] and ":04" in texts[2]
+        assert [code in text for code, text in zip(("cd00", "cd01", "cd02"), texts, strict=True)] == [True] * 3
 
 
 def test_a_comparison_is_one_entry_that_opens_in_its_tab(page: Page, here: App) -> None:

@@ -96,8 +96,7 @@ class Outlooks:
         return known[2]
 
     def _queue(self) -> QueueOutlook:
-        known = self.timings.known
-        device = (None if self._environment.device is None else self._environment.device()) or UNKNOWN_DEVICE
+        known, device = self.timings.known, self._device()
         if self._untouched.known is not known or self._untouched.device != device:
             self._untouched = _Untouched(known, device)
         slots = self._worker.slots()
@@ -167,6 +166,14 @@ class Outlooks:
     def of(self, job_id: str) -> JobOutlook | None:
         """The outlook of one job; None for a finished one."""
         return self.queue().jobs.get(job_id)
+
+    def expected(self, generations: Sequence[Generation]) -> float | None:
+        """Seconds for all these clips, which are in no job yet, one after another; None while nothing is known."""
+        loads = generations[0].model not in self._worker.models()
+        return outlook(JobWork(generations, loads=loads), self.timings.known, self._device()).seconds_left
+
+    def _device(self) -> str:
+        return (None if self._environment.device is None else self._environment.device()) or UNKNOWN_DEVICE
 
     def _jobs(self) -> tuple[Job, ...]:
         """The unfinished jobs, read again only after the database has changed."""

@@ -14,7 +14,7 @@ from wan_ui.models import MODELS, WanModel
 from wan_ui.request import AXES
 from wan_ui.ui import comparison, events, form_schema, player, render
 from wan_ui.ui.comparison import TypedAxes
-from wan_ui.ui.events import AFTER_OPENING, EDIT, POLL, QUIET, Update, answered, filled, fingerprint, submitting
+from wan_ui.ui.events import AFTER_OPENING, EDIT, POLL, QUIET, Update, answered, filled, submitting, unseen
 from wan_ui.ui.form import Form, FormState
 from wan_ui.ui.static_files import component_options
 from wan_ui.ui.status_panel import StatusPanel
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from wan_ui.request import Compare
 
 ID = "compare"
-RECENT = 60  # jobs looked at for how long a step takes
 NOTHING_RUNS = {"progress": None, "status": "", "cancel": False, "retry": ""}
 
 
@@ -192,7 +191,7 @@ class CompareTab:
             return render.problem(error, lambda location: comparison.name_of(base, location))
         cells, distinct = len(prepared.cells), len(prepared.generations)
         rest = text_of("axis.to_generate", count=distinct) if distinct < cells else ""
-        seconds = comparison.expected(prepared.generations, self.service.recent(RECENT, self.access()))
+        seconds = self.service.outlooks.expected(prepared.generations)
         if seconds is not None:
             rest += text_of("axis.about", seconds=comparison.about(seconds))
         return render_template("comparison_count", cells=text_of("count.videos", count=cells), rest=rest)
@@ -333,25 +332,21 @@ class CompareTab:
 
     def look(self, shown: Any, seen: Any) -> Update:
         """What the board shows now; parts that did not change are left out."""
-        known: Mapping[str, Any] = seen if isinstance(seen, Mapping) else {}
-        wanted = self._board(shown)
-        fingerprints = {name: fingerprint(value) for name, value in wanted.items()}
-        changed = {name: value for name, value in wanted.items() if (name, fingerprints[name]) not in known.items()}
+        changed, known = unseen(self._board(shown), seen)
         if not changed:
             return {self.seen: gr.skip()}
-        updates: dict[Any, Any] = {self.seen: {**known, **fingerprints}}
+        updates: Update = {self.seen: known}
         # The grid is sent only when a cell begins or ends: mere progress must not reload its videos.
         props = {prop: changed[name] for name, prop in (("grid", "value"), ("progress", "progress")) if name in changed}
         if props:
             updates[self.player] = gr.HTML(**props)
         if "status" in changed:
-            updates[self.status] = wanted["status"]
+            updates[self.status] = changed["status"]
         if "cancel" in changed:
-            updates[self.cancel] = gr.Button(visible=wanted["cancel"])
+            updates[self.cancel] = gr.Button(visible=changed["cancel"])
         if "retry" in changed:
-            updates[self.retry] = gr.Button(
-                wanted["retry"] or text_of("axis.retry_failed"), visible=bool(wanted["retry"])
-            )
+            rest = changed["retry"]
+            updates[self.retry] = gr.Button(rest or text_of("axis.retry_failed"), visible=bool(rest))
         return updates
 
     def _board(self, shown: Any) -> dict[str, Any]:

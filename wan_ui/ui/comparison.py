@@ -1,10 +1,9 @@
-"""A comparison in words: axis values as typed, the estimated time, the summary and the status line."""
+"""A comparison in words: axis values as typed, a rough duration, the summary and the status line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -14,16 +13,14 @@ from wan_ui.engine.recipes import RECIPES
 from wan_ui.engine.speedups import CHOICES, describe
 from wan_ui.errors import InvalidRequest
 from wan_ui.models import MODELS, WanModel
-from wan_ui.render_order import Order, estimate
 from wan_ui.request import AXES
 from wan_ui.ui import form_schema, player, render
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import text_of, translated
 
 if TYPE_CHECKING:
-    from wan_ui.job import ClipRecord, Job
+    from wan_ui.job import Job
     from wan_ui.jobs.outlooks import JobOutlook
-    from wan_ui.request import Generation
 
 NOTHING = ""
 AXIS_FIELDS = (
@@ -117,46 +114,6 @@ def body(base: Mapping[str, Any], axes: TypedAxes) -> dict[str, Any]:
     return {**base, "compare": compare}
 
 
-def expected(generations: Sequence[Generation], jobs: Sequence[Job]) -> float | None:
-    """Estimated seconds for all of these, from the newest clip of the same model among `jobs`; None without one.
-
-    Denoising is seconds a step × pixels, decoding seconds × pixels, pixels being width × height × frames.
-    """
-    model = generations[0].model
-    for job in jobs:
-        if job.generations[0].model != model:
-            continue
-        for clip in reversed(job.clips):
-            spent = clip.metadata.get("seconds")
-            if not isinstance(spent, Mapping) or not spent.get("denoise"):
-                continue
-            rendered = job.generations[clip.index]
-            work, steps = _work(rendered), _steps(clip, rendered)
-            per_step, decode = spent["denoise"] / steps.rendered / work, spent.get("decode", 0) / work
-            denoising = estimate(Order(tuple(generations), ()), partial(_scaled, per_step), steps.high_noise_of)
-            return float(denoising + decode * sum(map(_work, generations)))
-    return None
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """The denoising steps of a clip: in all, by the high-noise transformer, and not shared with another clip."""
-
-    total: int
-    high_noise: int
-    rendered: int
-
-    def high_noise_of(self, generation: Generation) -> int:
-        """How many steps of another clip of the same model the high-noise transformer takes."""
-        return round(self.high_noise / self.total * generation.sample_steps)
-
-
-def _steps(clip: ClipRecord, generation: Generation) -> _Steps:
-    counts = clip.metadata.get("steps", {})
-    total = generation.sample_steps
-    return _Steps(total, counts.get("high_noise", 0), max(1, total - counts.get("shared", 0)))
-
-
 def typed(field: str, values: Sequence[Any]) -> str:
     """An axis's values as a person would type them. Raises InvalidRequest for values that do not fit in one line."""
     if field == "prompt" and any(isinstance(value, Mapping) for value in values):
@@ -171,15 +128,6 @@ def typed(field: str, values: Sequence[Any]) -> str:
     if any(len(word.splitlines()) != 1 or word != word.strip() for word in words):
         raise InvalidRequest("The form takes prompts of one line. Send this comparison to POST /v1/inference instead.")
     return "\n".join(words)
-
-
-def _work(generation: Generation) -> int:
-    """The pixels of a clip, to which the time of a step is proportional."""
-    return generation.width * generation.height * generation.num_frames
-
-
-def _scaled(seconds_per_pixel: float, generation: Generation) -> float:
-    return seconds_per_pixel * _work(generation)
 
 
 def fields(model: WanModel | None) -> list[tuple[str, str]]:

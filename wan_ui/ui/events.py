@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -31,6 +32,14 @@ def fingerprint(value: Any) -> Any:
     if isinstance(value, str) and len(value) > 64:
         return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return value
+
+
+def unseen(wanted: Mapping[str, Any], seen: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parts that differ from those that a page shows by its `seen`, and its `seen` once it shows them."""
+    known = seen if isinstance(seen, Mapping) else {}
+    fingerprints = {name: fingerprint(value) for name, value in wanted.items()}
+    changed = {name: value for name, value in wanted.items() if (name, fingerprints[name]) not in known.items()}
+    return changed, {**known, **fingerprints}
 
 
 def submitting(message: Any) -> dict[str, Any]:

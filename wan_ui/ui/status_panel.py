@@ -12,7 +12,17 @@ import gradio as gr
 from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.media.clip_frames import MOST_PARTS
 from wan_ui.ui import job_lists, render
-from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, fingerprint, looked_again, tell_answered
+from wan_ui.ui.events import (
+    POLL,
+    QUIET,
+    Update,
+    answered,
+    error_toast,
+    fingerprint,
+    looked_again,
+    tell_answered,
+    unseen,
+)
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import language, text_of
@@ -128,7 +138,6 @@ class StatusPanel:
 
     def look(self, picked: str | None, seen: Mapping[str, Any] | None) -> Update:
         """What the right column shows now; parts that did not change are left out."""
-        seen = seen if isinstance(seen, Mapping) else {}
         wanted = partial(self._wanted, picked)
         try:
             parts = self.service.views.of_jobs(self.access(), ("look", language(), fingerprint(picked)), wanted)
@@ -195,22 +204,19 @@ class StatusPanel:
             return render.paragraph("banner", text_of("link.open_to_everybody"), role="note")
         return render_template("link", url=url, user=self.sharing.user, password=self.sharing.password)
 
-    def _changed(self, wanted: Mapping[str, Any], seen: Mapping[str, Any]) -> Update:
+    def _changed(self, wanted: Mapping[str, Any], seen: Any) -> Update:
         """Updates for the parts that differ from what the page shows, so that a playing video is not replaced.
 
         The buttons are in each of them: where an answer overtakes another, `seen` is older than what the page shows.
         """
-        fingerprints = {name: fingerprint(value) for name, value in wanted.items()}
-        changed = {name: value for name, value in wanted.items() if seen.get(name, "") != fingerprints[name]}
+        changed, known = unseen(wanted, seen)
         if not changed:
             return {self.seen: gr.skip()}
-        updates: Update = {self.seen: {**seen, **fingerprints}}
+        updates: Update = {self.seen: known}
         html = {"now": self.now, "result": self.result, "queue": self.queue, "finished": self.finished}
         html["link"] = self.link
+        updates |= {html[name]: value for name, value in changed.items() if name in html}
         buttons = {"cancel": self.cancel, "reuse": self.reuse}
-        for name, value in changed.items():
-            if name in html:
-                updates[html[name]] = value
         updates |= {button: gr.Button(interactive=wanted[name]) for name, button in buttons.items() if name in wanted}
         return updates
 

@@ -24,13 +24,22 @@ RANK = 32  # of most LoRAs; another multiple of 16 up to it has the same kernel
 EPSILON = 1e-6
 
 
+_BUILDER = ThreadPoolExecutor(1, thread_name_prefix="kernels")
+
+
 @contextmanager
 def built_ahead(device: torch.device, width: int, ffn_width: int, exact: bool) -> Iterator[None]:
-    """Within it a second thread builds the kernels for blocks of these widths; it is waited for at the end."""
-    with ThreadPoolExecutor(1, thread_name_prefix="kernels") as pool:
-        building = pool.submit(_build, device, width, ffn_width, exact)
+    """Within it a second thread builds the kernels for blocks of these widths; it is waited for at the end.
+
+    Not where an error or a cancel ends it: the thread, which has only tensors of its own, then ends what it builds,
+    and the next build comes after that.
+    """
+    building = _BUILDER.submit(_build, device, width, ffn_width, exact)
+    try:
         yield
-    building.result()
+        building.result()
+    finally:
+        building.cancel()  # where it has not begun
 
 
 @cache

@@ -273,25 +273,18 @@ def _extend_gated(graph: Graph, adapter: Node, last: Node, product: Node) -> str
 
 def _replace_gated(graph: Graph, product: Node) -> int:
     """(residual.float() + hidden * gate).to(dtype) behind a layer without an adapter."""
-    last, gate = product.args
-    if not all(isinstance(_example(part), torch.Tensor) for part in (last, gate)) or _dtype(gate) is not torch.float32:
-        return 0
-    hidden = _source(cast(Node, last))
-    found = _gated(product, cast(Node, last), hidden) if _dtype(hidden) is not torch.float32 else None
+    last = cast(Node, product.args[0])
+    found = _gated(product, last, _source(last)) if _is_row(last) else None
     if found is None:
         return 0
-    end, residual, _ = found
-    _put(graph, end, operators.gated_residual._opoverload, (hidden, residual, gate))
+    end, residual, gate = found
+    _put(graph, end, operators.gated_residual._opoverload, (_source(last), residual, gate))
     return 1
-
-
-def _example(node: Any) -> Any:
-    return node.meta.get("example_value") if isinstance(node, Node) else None
 
 
 def _is_row(node: Any) -> bool:
     """Whether a node is a tensor with at least one axis."""
-    value = _example(node)
+    value = node.meta.get("example_value") if isinstance(node, Node) else None
     return isinstance(value, torch.Tensor) and value.ndim > 0
 
 
@@ -303,8 +296,8 @@ def _gated(product: Node, last: Node, change: Node) -> tuple[Node, Node, Node] |
     if total is None or end is None or not _is_cast(end) or _dtype(end) != _dtype(change):
         return None
     widened = total.args[0] if total.args[1] is product else total.args[1]
-    if not _is_row(gate) or not _is_row(widened):  # times one number, bfloat16 is not computed in float32
-        return None
+    if not _is_row(gate) or not _is_row(widened) or _dtype(gate) is not torch.float32:
+        return None  # times one number, bfloat16 is not computed in float32
     residual = _source(cast(Node, widened))
     if _dtype(residual) != _dtype(change) or _value(residual).shape != _value(change).shape:
         return None

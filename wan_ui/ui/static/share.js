@@ -5,6 +5,8 @@
   // To the second: it tells apart the links that end on the same day.
   const moment = (time) => new Date(time).toLocaleString(textOf('locale'),
     { day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit', second: '2-digit' });
+  // The end of its id tells a link even from one that was made in the same second.
+  const named = (link) => ({ code: link.id.slice(-4), day: day(link.ends_at), made: moment(link.created_at) });
 
   window.wanUi.share = (entryId) => {
     const opener = document.activeElement;
@@ -26,7 +28,6 @@
     };
     const refresh = async () => {
       const links = (await callApi('shares')).shares.filter((link) => link.entry === entryId);
-      const named = (link) => ({ day: day(link.ends_at), made: moment(link.created_at) });
       list.replaceChildren(...links.map((link) => make('li', {}, textOf('share.until', named(link)),
         makeButton({ 'aria-label': textOf('share.withdraw_which', named(link)) }, async () => {
           try {
@@ -44,7 +45,7 @@
         address.value = link.url;
         made.dataset.id = link.id;
         made.hidden = false;
-        status.textContent = textOf('share.created', { day: day(link.ends_at) });
+        status.textContent = textOf('share.created', named(link));
         await refresh();
         address.select();
       } catch (error) { problem(error); }
