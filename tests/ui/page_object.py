@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
@@ -70,6 +72,27 @@ def open_tab(page: Page, label: str) -> None:
     expect(tab(page, label)).to_have_attribute("aria-selected", "true")
 
 
+@contextmanager
+def followed(page: Page) -> Iterator[None]:
+    """Presses something in the block, and waits for the answer and for the look at the page that follows it.
+
+    A look that was asked for before the press may be answered after it, and shows then what was before the press.
+    """
+    page.evaluate(
+        """() => {
+            performance.clearResourceTimings(); // the browser keeps 250
+            window.pressAnswered = Infinity;
+            const note = () => { window.pressAnswered = performance.now(); };
+            document.addEventListener('wan-ui-answered', note, { once: true });
+        }"""
+    )
+    yield
+    page.wait_for_function(
+        """() => performance.getEntriesByType('resource').some(
+            ({ name, startTime }) => name.endsWith('/run/predict') && startTime > window.pressAnswered)"""
+    )
+
+
 def form(page: Page) -> Locator:
     """The form with its Generate bar."""
     return page.locator("#bench")
@@ -80,8 +103,14 @@ def give_file(page: Page, label: str, path: Path) -> None:
     form(page).get_by_label(label, exact=True).set_input_files(path)
 
 
+def answered(page: Page) -> None:
+    """Waits until a press of Generate is answered: another one would be passed over."""
+    expect(page.locator("button.generate[aria-busy]")).to_have_count(0)
+
+
 def generate(page: Page) -> None:
     """Presses Generate."""
+    answered(page)
     page.get_by_role("button", name="Generate", exact=True).click()
 
 

@@ -24,6 +24,7 @@ from tests.ui.page_object import (
     field,
     fill,
     filled,
+    followed,
     form,
     lora,
     open_page,
@@ -99,7 +100,17 @@ def axis(page: Page, name: str, choice: str, values: str) -> None:
 
 
 def start(page: Page) -> None:
+    """Presses Start, and waits for the answer."""
+    page.wait_for_function("() => window.wanUi.afterOpening(true)")  # whose end is told by the same event
+    page.evaluate(
+        """() => {
+            window.startAnswered = new Promise((heard) => {
+                document.addEventListener('wan-ui-answered', () => heard(true), { once: true });
+            });
+        }"""
+    )
     page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_function("() => window.startAnswered")
 
 
 def cells(page: Page, state: str) -> Locator:
@@ -137,8 +148,8 @@ def test_a_grid_fills_and_keeps_two_cells_after_a_cancel_and_a_reload(
     expect(cells(page, "running")).to_contain_text("step 1 of 3")
     expect(cells(page, "running").locator(".live img")).to_have_attribute("src", re.compile("live.webp"))
     render.pictures.clear()
-    assert page.locator("#player thead th").all_inner_texts() == ["1001", "1002", "1003"]
-    assert page.locator("#player tbody th").all_inner_texts() == ["1", "2"]
+    expect(page.locator("#player thead th")).to_have_text(["1001", "1002", "1003"])
+    expect(page.locator("#player tbody th")).to_have_text(["1", "2"])
     expect(page.locator(".board-line")).to_contain_text("2 of 6 videos")
     page.reload()
     expect(cells(page, "done")).to_have_count(2)
@@ -249,7 +260,7 @@ def test_two_clicks_compare_strengths_from_the_form(page: Page, compare_app: App
     panel.get_by_role("button", name="Compare", exact=True).click()
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
     expect(cells(page, "done")).to_have_count(4)
-    assert page.locator("#player thead th").all_inner_texts() == ["scale 0", "scale 0.5", "scale 1", "scale 1.5"]
+    expect(page.locator("#player thead th")).to_have_text(["scale 0", "scale 0.5", "scale 1", "scale 1.5"])
     expect(axis_values(page, "Columns")).to_have_text(["0", "0.5", "1", "1.5"])
     request = compare_app.service.job(comparison(page, compare_app), LOCAL_ACCESS).request
     assert (request["prompts"][0]["prompt"], request["prompts"][0]["seed"]) == ("compared 1301", 1301)
@@ -265,7 +276,7 @@ def test_a_third_axis_makes_pages_of_which_one_is_loaded(page: Page, compare_app
     start(page)
     expect(page.locator(".board-line")).to_contain_text("Done")
     player, pages = page.locator("#player"), page.locator("#player").get_by_role("tab")
-    assert pages.all_inner_texts() == ["2", "4", "5"]
+    expect(pages).to_have_text(["2", "4", "5"])
     expect(cells(page, "done")).to_have_count(4)
     expect(player.locator("video")).to_have_count(4)
     first = player.locator("video").first.get_attribute("src")
@@ -294,6 +305,7 @@ def test_checkpoints_of_a_job_in_the_order_of_training(page: Page, compare_app: 
     prepare(page, compare_app, 1401)
     compare_tab(page)
     axis(page, "Columns", "LoRA file or checkpoint", "")
+    expect(count_line(page)).to_contain_text("Choose what changes")
     field(page, "Columns: all checkpoints of a job").select_option(label="job")
     names = [f"job/{name}.safetensors" for name in ("cat_000000500", "cat_000001000", "cat")]
     expect(axis_values(page, "Columns")).to_have_text(["cat 500", "cat 1000", "cat"])
@@ -301,7 +313,7 @@ def test_checkpoints_of_a_job_in_the_order_of_training(page: Page, compare_app: 
     expect(count_line(page)).to_contain_text("4 videos")  # with the baseline
     start(page)
     expect(cells(page, "done")).to_have_count(4)
-    assert page.locator("#player thead th").all_inner_texts() == ["no LoRA", "cat_000000500", "cat_000001000", "cat"]
+    expect(page.locator("#player thead th")).to_have_text(["no LoRA", "cat_000000500", "cat_000001000", "cat"])
 
 
 def test_a_late_count_of_older_axes_is_replaced(page: Page, compare_app: App) -> None:
@@ -321,9 +333,10 @@ def test_a_late_count_of_older_axes_is_replaced(page: Page, compare_app: App) ->
     field(page, "Columns").select_option(label="LoRA file or checkpoint")  # without values there is nothing to count
     field(page, "Columns: all checkpoints of a job").select_option(label="job")
     expect(axis_values(page, "Columns")).to_have_count(3)
+    axis(page, "Rows", "Seed", "1403, 1404")
     with page.expect_request("**/queue/join**"):  # asked again as soon as the late answer is there
         held[0].continue_()
-    expect(count_line(page)).to_contain_text("4 videos")
+    expect(count_line(page)).to_contain_text("8 videos")  # of two rows with three checkpoints and the baseline
 
 
 def test_a_cells_settings_go_back_into_the_form(page: Page, compare_app: App) -> None:
@@ -391,9 +404,11 @@ def test_a_pasted_comparison_and_a_finished_one_fill_the_tab_again(page: Page, c
     )
     open_tab(page, "Generate")
     finished = page.locator(".jobs button.show")
-    finished.filter(has_text="a plain one").click()
+    with followed(page):
+        finished.filter(has_text="a plain one").click()
     expect(page.locator("#result video")).to_have_attribute("src", re.compile(plain.id))
-    finished.filter(has_text="a cat, asleep").click()
+    with followed(page):
+        finished.filter(has_text="a cat, asleep").click()
     expect(finished.filter(has_text="a cat, asleep")).to_have_attribute("aria-current", "true")
     page.get_by_role("button", name="Use settings", exact=True).click()
     is_filled()
@@ -405,6 +420,7 @@ def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compa
     axis(page, "Columns", "Seed", "1601, 1602")
     start(page)
     expect(cells(page, "done")).to_have_count(2)
+    expect(page.locator(".board-line")).to_contain_text("Done")  # with which the board is shown a last time
 
     def saved(name: str) -> bytes:
         with page.expect_download() as download:
@@ -436,6 +452,7 @@ def test_taking_it_along_and_its_own_address(page: Page, browser: Browser, compa
 
 def test_on_a_phone_the_grid_scrolls_in_its_own_box_and_every_control_has_a_name(page: Page, compare_app: App) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
+    page.emulate_media(reduced_motion="reduce")
     job = compare_app.service.submit(
         {
             "model": next(iter(MODELS)),

@@ -16,6 +16,7 @@ from tests.ui.fake_app import App, running
 from tests.ui.lora_fixtures import configs, write_loras
 from tests.ui.lora_fixtures import lora as write_lora
 from tests.ui.page_object import (
+    answered,
     choose_model,
     field,
     fill,
@@ -61,6 +62,10 @@ def act(page: Page, name: str) -> Locator:
 
 def done(page: Page, seed: int) -> None:
     expect(used(page, "Seed")).to_have_text(str(seed))
+
+
+def jobs(app: App) -> int:
+    return len(app.service.recent(1000, LOCAL_ACCESS))
 
 
 def newest(app: App) -> dict:
@@ -113,10 +118,12 @@ def test_errors_stand_at_their_fields_until_they_change(page: Page, tools_app: A
     expect(field(page, "Seed")).to_have_attribute("aria-describedby", "wrong-seed")
     expect(field(page, "Steps")).to_have_attribute("aria-invalid", "true")
     expect(problem(page)).to_contain_text("Please change the marked fields")
+    answered(page)
     fill(page, Seed="72")
     expect(page.locator("#wrong-seed")).to_have_count(0)
     generate(page)
     expect(field(page, "Steps")).to_be_focused()
+    answered(page)
     fill(page, Steps="4")
     expect(problem(page)).to_be_hidden()
     choose_model(page, "Wan 2.2 I2V A14B")
@@ -128,6 +135,7 @@ def test_errors_stand_at_their_fields_until_they_change(page: Page, tools_app: A
     generate(page)
     expect(page.locator("#wrong-switch_step")).to_contain_text("must be at most")
     expect(page.locator("#wrong-switch_step")).to_be_visible()
+    answered(page)
     in_size_note = page.locator('#form .size [data-wrong="width"]')
     fill(page, **{"High-noise steps": "2", "Width": "20"})
     expect(in_size_note).to_be_visible()
@@ -171,6 +179,7 @@ def test_a_clip_is_continued_and_joined_with_the_part_before(page: Page, tools_a
     sent = json.loads(code.inner_text().split("<<'JSON'\n")[1].split("\nJSON\n")[0])
     assert sent["prompts"][0]["seed"] == 75
     page.locator("#code").get_by_role("button", name="Python").click()
+    expect(code).to_contain_text("import ")
     expect(code).to_contain_text('"seed": 75,')
     compile(code.inner_text(), "code", "exec")
 
@@ -256,12 +265,12 @@ def test_generate_waits_for_a_picture_on_its_way(page: Page, tools_app: App, wid
     expect(button).to_have_attribute("data-pressed", "Waiting for the picture…")
     expect(button).to_have_attribute("aria-busy", "true")
     button.click()  # pressed twice, submitted once
-    wait_until(lambda: uploads)
-    before = len(tools_app.service.recent(100, LOCAL_ACCESS))
+    wait_until(lambda: page.evaluate("true") and uploads)  # while the browser works, its requests arrive here
+    before = jobs(tools_app)
     uploads[0].continue_()
     done(page, 83)
     assert newest(tools_app)["prompts"][0]["ctrl_img"].startswith("upload://")
-    assert len(tools_app.service.recent(100, LOCAL_ACCESS)) == before + 1
+    assert jobs(tools_app) == before + 1
 
 
 def test_a_picture_that_cannot_be_uploaded_ends_the_press(refused_page: Page, tools_app: App, wide_image: Path):
@@ -274,12 +283,12 @@ def test_a_picture_that_cannot_be_uploaded_ends_the_press(refused_page: Page, to
     generate(page)
     button = page.locator("#bench button.generate")
     expect(button).to_have_attribute("aria-busy", "true")
-    before = len(tools_app.service.recent(100, LOCAL_ACCESS))
-    wait_until(lambda: uploads)
+    before = jobs(tools_app)
+    wait_until(lambda: page.evaluate("true") and uploads)
     uploads[0].fulfill(status=413, body="too large")
     expect(button).not_to_have_attribute("aria-busy", "true")
-    expect(page.locator("#toast")).not_to_be_empty()
-    assert len(tools_app.service.recent(100, LOCAL_ACCESS)) == before
+    expect(page.locator("#toast > span")).not_to_be_empty()
+    assert jobs(tools_app) == before
 
 
 PASTE = """async () => {
@@ -297,11 +306,13 @@ def test_a_pasted_picture_and_a_dragged_result_become_the_first_frame(page: Page
     remarks = page.locator("#form .first-frame .remarks.block")
     expect(remarks).to_contain_text("96 × 64")
     small(page, "dragged", 82)
-    fill(page, Width="96")
+    fill(page, Width="128")
     generate(page)
     done(page, 82)
+    expect(remarks).to_contain_text("Image: 96 × 64, resized to 128 × 64")
+    page.wait_for_function("document.querySelector('#result video').readyState >= 2")  # there is a frame to be dragged
     page.locator("#result video").drag_to(page.locator("#field-ctrl-img"))
-    expect(remarks).to_contain_text("96 × 64")
+    expect(remarks).to_contain_text("Image: 128 × 64")
     choose_model(page, "Wan 2.1 T2V 1.3B")
     page.evaluate(PASTE)
     expect(page.locator("#toast")).to_contain_text("takes no first frame")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
@@ -44,17 +45,27 @@ def board(page: Page, judged_app: App) -> Locator:
     return player
 
 
+@contextmanager
+def kept(page: Page) -> Iterator[None]:
+    """Sets a mark in the block, and waits until the server has it."""
+    with page.expect_response("**/marks/*") as answer:
+        yield
+    assert answer.value.ok
+
+
 def test_marks_by_keys_filter_the_grid_and_outlive_a_reload(page: Page, board: Locator) -> None:
-    assert board.locator("thead th").all_inner_texts() == ["no LoRA", "0.5", "1"]
-    assert board.locator("tbody th").all_inner_texts() == ["500", "1000"]
+    expect(board.locator("thead th")).to_have_text(["no LoRA", "0.5", "1"])
+    expect(board.locator("tbody th")).to_have_text(["500", "1000"])
     expect(board.locator('td[data-key="0,0"]')).to_have_attribute("rowspan", "2")
     board.get_by_role("button", name="Enlarge scale 0.5 · cat_000000500").focus()
-    page.keyboard.press("s")
+    with kept(page):
+        page.keyboard.press("s")
     expect(board.locator('td[data-key="1,0"]')).to_have_attribute("data-mark", "favourite")
     page.keyboard.press("ArrowRight")
     expect(board.get_by_role("button", name="Enlarge scale 1 · cat_000000500")).to_be_focused()
     page.keyboard.press("ArrowDown")
-    page.keyboard.press("x")
+    with kept(page):
+        page.keyboard.press("x")
     expect(board.locator('td[data-key="2,1"]')).to_have_attribute("data-mark", "rejected")
     expect(board.locator(".best")).to_have_text("Favourite: scale 0.5 · cat_000000500")
     board.get_by_role("button", name="Hide rejected (1)").click()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser_fixture import listening, new_context
 from tests.fakes import FakeRender
@@ -262,24 +262,6 @@ def test_a_strength_that_is_set_before_an_answer_comes_stays_with_the_focus(page
     expect(card.get_by_role("spinbutton")).to_be_focused()
     page.keyboard.type("5")
     wait_for_draft(page, trigger_word="a word", scale_single=0.45)
-
-
-@pytest.mark.browser
-def test_several_files_at_once_are_all_chosen(page: Page, lora_app: App, tmp_path: Path):
-    files = [write_lora(tmp_path / f"{name}.safetensors", 48, seed) for name, seed in (("one", 31), ("two", 32))]
-    open_page(page, lora_app)
-    uploads: list[str] = []
-
-    def note(request: Request) -> None:
-        if request.method == "POST" and "/gradio_api/upload" in request.url:
-            uploads.append(request.url)
-
-    with listening(page, "requestfinished", note), held(page, '"do":"upload"'):
-        page.locator("#loras input[type=file]").set_input_files(files)
-        wait_until(lambda: page.evaluate("true") and len(uploads) == len(files), state=lambda: uploads)
-    for name in ("one", "two"):
-        expect(lora(page, f"{name}.safetensors (uploaded)")).to_contain_text("Compatible")
-    wait_for_draft(page, scale_single=1, scale_single_2=1)
 
 
 @pytest.mark.browser

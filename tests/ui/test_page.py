@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
@@ -15,6 +16,7 @@ from tests.jobs.helpers import body
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
 from tests.ui.page_object import (
+    answered,
     choose_lora,
     choose_model,
     field,
@@ -37,6 +39,7 @@ from tests.ui.page_object import (
     upload_lora,
     used,
 )
+from tests.ui.test_drafts import kept
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import OutOfMemory
@@ -46,19 +49,31 @@ from wan_ui.ui.texts import text_of
 
 pytestmark = pytest.mark.browser
 
-PLAYED = "video => video.readyState >= 1 && [video.videoWidth, video.videoHeight].join('x')"
+PLAYED = """size => {
+    const video = document.querySelector('#result video');
+    return video && video.readyState >= 1 && [video.videoWidth, video.videoHeight].join('x') === size;
+}"""
+
+
+def kept_values(page: Page) -> dict[str, Any]:
+    """The form's values as the browser keeps them, by control name."""
+    draft = kept(page, "draft:form")
+    return draft["values"] if draft else {}
 
 
 def test_the_tabs_and_each_model_s_fields_which_all_have_a_label(page: Page, app: App):
     open_page(page, app)
     models = [model.label for model in MODELS.values()]
     tabs = ["Generate", "Compare", "Training job", "Gallery"]
-    assert page.get_by_role("tablist", name="Model").get_by_role("tab").all_inner_texts() == models
-    assert page.locator("#top > .tab-wrapper").get_by_role("tab").all_inner_texts() == tabs
+    expect(page.get_by_role("tablist", name="Model").get_by_role("tab")).to_have_text(models)
+    expect(page.locator("#top > .tab-wrapper").get_by_role("tab")).to_have_text(tabs)
     assert not page.locator("body").evaluate("body => body.classList.contains('dark')")
     open_more(page)
     for model in MODELS.values():
         choose_model(page, model.label)
+        expected = {f"field-{control.name.replace('_', '-')}" for control in form_schema.controls(model)
+                    if control.kind not in ("lora", "scale")}  # fmt: skip
+        expect(page.locator("[id^=field-]").locator("visible=true")).to_have_count(len(expected))
         nameless = page.evaluate(
             """() => [...document.querySelectorAll('input, textarea, select, button, video')]
                 .filter((e) => e.offsetParent && e.type !== 'file')
@@ -66,8 +81,6 @@ def test_the_tabs_and_each_model_s_fields_which_all_have_a_label(page: Page, app
                 .map((e) => e.outerHTML)"""
         )
         assert nameless == []
-        expected = {f"field-{control.name.replace('_', '-')}" for control in form_schema.controls(model)
-                    if control.kind not in ("lora", "scale")}  # fmt: skip
         shown = page.evaluate(
             "() => [...document.querySelectorAll('[id^=field-]')].filter((e) => e.offsetParent).map((e) => e.id)"
         )
@@ -142,13 +155,12 @@ def test_generating_with_two_models(page: Page, app: App):
     expect(used(page, "Seed")).to_have_text("101")
     choose_model(page, "Wan 2.1 T2V 1.3B")
     small(page, "a blue boat", 102)
+    answered(page)
     field(page, "Prompt").press("ControlOrMeta+Enter")
     expect(now(page)).to_contain_text("Wan 2.1 T2V 1.3B")
     expect(now(page)).to_contain_text("Done")
     expect(used(page, "Seed")).to_have_text("102")
-    video = page.locator("#result video")
-    page.wait_for_function(PLAYED, arg=video.element_handle())
-    assert video.evaluate(PLAYED) == "64x64"
+    page.wait_for_function(PLAYED, arg="64x64")
     page.locator(".jobs button.show").filter(has_text="a red kite").first.click()
     expect(used(page, "Seed")).to_have_text("101")
 
@@ -160,6 +172,7 @@ def test_a_reload_in_mid_run_goes_on(page: Page, app: App, held_render: FakeRend
     fill(page, **{"Negative prompt": "blur", "Trigger word": "sks"})
     generate(page)
     expect(now(page)).to_contain_text("step 2 of 4")
+    wait_until(lambda: kept_values(page).get("neg") == "blur")
     page.reload()
     expect(now(page)).to_contain_text("step 2 of 4")
     expect(tab(page, "Wan 2.1 T2V 14B")).to_have_attribute("aria-selected", "true")
@@ -223,8 +236,9 @@ def copied_request(page: Page) -> str:
     request_box = page.get_by_role("button", name="Request as JSON")
     if not page.get_by_label("This form's request").is_visible():
         request_box.click()
+    page.evaluate("navigator.clipboard.writeText('')")
     page.locator("#json").get_by_role("button", name="Copy").click()
-    return page.evaluate("navigator.clipboard.readText()")
+    return str(page.wait_for_function("() => navigator.clipboard.readText()").json_value())
 
 
 def paste(page: Page, text: str) -> None:
@@ -341,12 +355,13 @@ def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page:
     choose("Step cache")
     generate(page)
     expect(used(page, "Speed-up")).to_have_text("Step cache")
+    wait_until(lambda: kept_values(page).get("speedup") == "step_cache")
     page.reload()
     filled(page)
     expect(field(page, "Prompt")).to_have_value("in a hurry")
     fill(page, Seed="612")
     generate(page)
-    expect(used(page, "Seed")).to_have_text("612")  # a press is passed over while the one before is not answered
+    expect(used(page, "Seed")).to_have_text("612")
     expect(used(page, "Speed-up")).to_have_text("Step cache")
     recipe(page, "Match training samples").check()
     generate(page)
@@ -425,8 +440,8 @@ def test_a_poll_leaves_a_playing_video_alone(page: Page, app: App):
     expect(used(page, "Seed")).to_have_text("601")
     page.locator("#result video").evaluate("video => { video.dataset.mark = 'same'; }")
     for seed in (602, 603):
-        with page.expect_response(lambda response: "run/predict" in response.url):
-            app.service.submit(body(seed), LOCAL_ACCESS)  # another's, which the page's lists show
+        app.service.submit(body(seed), LOCAL_ACCESS)  # another's, which the page's lists show
+        expect(page.locator(".jobs button.show").filter(has_text=f"clip {seed}")).to_contain_text("Done")
     assert page.locator("#result video").get_attribute("data-mark") == "same"
 
 
@@ -451,7 +466,7 @@ def test_the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(refus
     with running(tmp_path, FakeRender()) as app:
         open_page(page, app)
         fill(page, Prompt="kept over a restart")
-        page.wait_for_function("Object.keys(localStorage).some((key) => key === 'wan-ui:draft:form')")
+        wait_until(lambda: kept_values(page).get("prompt") == "kept over a restart")
         port = int(app.url.rstrip("/").rsplit(":", 1)[1])
     expect(page.locator("#server-gone")).to_contain_text("The server does not answer")
     with running(tmp_path, FakeRender(), port=port):

@@ -235,7 +235,7 @@ def test_the_wipe_shows_one_left_and_the_other_right(page: Page, player_app: App
     await_sides("BBBA")
     player.get_by_label("Frame", exact=True).fill("30")
     all_at(page, 30)
-    assert page.evaluate(PIXEL, [(30.5 * BAR) / 192, 0.1])[1] > 200  # the stage follows
+    page.wait_for_function(f"at => ({PIXEL})(at)[1] > 200", arg=[(30.5 * BAR) / 192, 0.1])  # the stage follows
 
 
 def test_the_difference_of_two_cells(page: Page, player_app: App) -> None:

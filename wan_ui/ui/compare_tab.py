@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +116,7 @@ class CompareTab:
         followed: list[Any] = [panel.picked, *panel.view]
         self.start.click(
             self.on_start,
-            [panel.seen, self.seen, self.base, self.axes],
+            [panel.seen, self.seen, self.base, self.axes, self.form.open_tab, *self.form.inputs],
             [self.count, self.shown, *view, *followed],
             **submitting(self.count),
         ).then(**answered())
@@ -264,8 +264,17 @@ class CompareTab:
 
     # The comparison
 
-    def on_start(self, seen: Any, board: Any, base: Any, axes: Any) -> Update:
+    def _form_body(self, raw: Sequence[Any]) -> dict[str, Any] | None:
+        """The Generate form's request; None where it is none yet, of which the summary says why."""
+        try:
+            return self.form.read(raw).body()
+        except WanUIError:
+            return None
+
+    def on_start(self, seen: Any, board: Any, base: Any, axes: Any, open_tab: Any, *raw: Any) -> Update:
         """Starts the comparison."""
+        if open_tab != ID:  # the answer to the tab's opening, with the form's values, is still on its way
+            base = self._form_body(raw)
         try:
             if base is None:
                 raise InvalidRequest(text_of("axis.not_ready"))

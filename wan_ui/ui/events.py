@@ -63,6 +63,13 @@ def answered() -> dict[str, Any]:
     return {**POLL, "fn": None, "js": "() => window.wanUi.answered()"}
 
 
+def tell_answered(press: Any, event: str, detail: str = "") -> None:
+    """Tells the browser that a press is answered, or has failed, by an event of its document."""
+    script = f"() => document.dispatchEvent(new CustomEvent({json.dumps(event)}, {{ detail: {json.dumps(detail)} }}))"
+    for then in (press.then, press.failure):  # a failed event has no `then`
+        then(**POLL, fn=None, js=script)
+
+
 def looked_again() -> dict[str, Any]:
     """An event in the browser alone: the page's first look is answered, maybe with what is older than the last one."""
     script = "() => { window.wanUi.lookAnswered(); document.dispatchEvent(new Event('wan-ui-answered')); }"

@@ -158,7 +158,8 @@ class Form:
         )
         parts.strip.select(self.on_model, whole, self.filled, **EDIT).then(**filled("#form"))
         pressed = parts.loras.click(self.on_lora, whole, self.filled, concurrency_limit=8, **QUIET)
-        pressed.then(**filled("#form"))
+        for then in (pressed.then, pressed.failure):  # a failed event has no `then`
+            then(**filled("#form"))
         parts.shape.click(self.on_shape, self.inputs, [*self._sizes, *self._described], **EDIT)
 
     @property

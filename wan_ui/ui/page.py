@@ -18,7 +18,18 @@ from wan_ui.ui import form_schema, lora_card, render
 from wan_ui.ui.compare_tab import ID as COMPARE
 from wan_ui.ui.compare_tab import CompareTab
 from wan_ui.ui.error_texts import concerns_loras
-from wan_ui.ui.events import EDIT, POLL, QUIET, Update, answered, error_toast, filled, look_ended, submitting
+from wan_ui.ui.events import (
+    EDIT,
+    POLL,
+    QUIET,
+    Update,
+    answered,
+    error_toast,
+    filled,
+    look_ended,
+    submitting,
+    tell_answered,
+)
 from wan_ui.ui.form import Form, FormState, code_to_copy, stored
 from wan_ui.ui.gallery import ID as GALLERY
 from wan_ui.ui.gallery import GalleryTab
@@ -256,6 +267,7 @@ class Page:
         ).then(**look_ended())
         picked = panel.finished.click(self.on_pick, panel.looking, [panel.picked, *panel.view], **QUIET)
         picked.then(**answered())
+        tell_answered(picked, "wan-ui-picked", "finished")
         opened = self.blocks.load(
             self.on_open,
             [form.uploads, form.open_tab, form.draft, *form.old_drafts.values()],

@@ -12,7 +12,17 @@ import gradio as gr
 from wan_ui.errors import RequestNotFound, WanUIError
 from wan_ui.media.clip_frames import MOST_PARTS
 from wan_ui.ui import job_lists, render
-from wan_ui.ui.events import POLL, QUIET, Update, answered, error_toast, fingerprint, looked_again, unseen
+from wan_ui.ui.events import (
+    POLL,
+    QUIET,
+    Update,
+    answered,
+    error_toast,
+    fingerprint,
+    looked_again,
+    tell_answered,
+    unseen,
+)
 from wan_ui.ui.static_files import component_script
 from wan_ui.ui.templating import render_template
 from wan_ui.ui.texts import language, text_of
@@ -74,10 +84,12 @@ class StatusPanel:
         """The queue and the finished jobs, in the surrounding column."""
         with gr.Column(elem_classes="list"):
             gr.HTML(render.heading(text_of("queue.title")))
-            self.queue = gr.HTML(job_lists.queue((), (), None), js_on_load=component_script("pick_job"))
+            self.queue = gr.HTML(job_lists.queue((), (), None), list="queue", js_on_load=component_script("pick_job"))
         with gr.Column(elem_classes="list"):
             gr.HTML(render.heading(text_of("finished.title")))
-            self.finished = gr.HTML(job_lists.finished((), None), js_on_load=component_script("pick_job"))
+            self.finished = gr.HTML(
+                job_lists.finished((), None), list="finished", js_on_load=component_script("pick_job")
+            )
 
     @property
     def view(self) -> list[Any]:
@@ -94,7 +106,7 @@ class StatusPanel:
         """Wires its buttons, its polls and its first update."""
         for pressed, handler in ((self.cancel, self.on_cancel), (self.link, self.on_stop_sharing)):
             pressed.click(handler, self.looking, self.view, **QUIET).then(**answered())
-        self.queue.click(self.on_queue_press, self.looking, self.view, **QUIET)
+        tell_answered(self.queue.click(self.on_queue_press, self.looking, self.view, **QUIET), "wan-ui-picked", "queue")
         blocks.load(self.look, self.looking, self.view, **POLL).then(**looked_again())
 
     def follow(self, seen: Mapping[str, Any]) -> Update:

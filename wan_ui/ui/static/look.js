@@ -2,7 +2,7 @@
 // tab looks once it is shown.
 const EVERY = 400, OFTEN = 2000; // milliseconds between two looks
 const LOST = 10000; // milliseconds after which an answer is not waited for any more
-let due = false, last = 0, timer = 0, waits = 0;
+let due = false, last = 0, timer = 0, waits = 0, isLate = false;
 const look = () => {
   timer = 0;
   if (!element.isConnected || !due || document.hidden) return;
@@ -19,11 +19,14 @@ const want = (every) => {
 const looked = () => {
   window.clearTimeout(waits);
   waits = 0;
+  if (isLate) due = true; // what was wanted meanwhile has been dropped
+  isLate = false;
   if (due) want(EVERY);
 };
 const lost = () => {
-  due = true;
-  looked();
+  waits = 0;
+  isLate = true;
+  want(EVERY);
 };
 document.addEventListener('wan-ui-looked', looked);
 // The answer to a press may overtake that of a look, and shows what was before it.

@@ -9,8 +9,9 @@ const [LOWEST, HIGHEST, STEP] = [0, 1.5, 0.05]; // of the slider; the field take
 const LARGEST = 4; // of a strength, and -4 the least
 let adding = false, wantedSlot = null;
 
-// One press after the other, and none while the form is being filled: its answer is for what the form holds. A press on
-// a chosen LoRA finds it again by its file and slot, as one before may have moved it.
+// One press after the other, since Gradio drops one while the one before is not answered, and none while the form is being
+// filled: its answer is for what the form holds. A press on a chosen LoRA finds it again by its file and slot, as one
+// before may have moved it.
 const FORM = '#form';
 const keyOf = (item) => `${item.slot} ${item.source}`;
 const presses = [];

@@ -71,7 +71,7 @@
   const drawn = () =>
     new Promise((resolve) => {
       requestAnimationFrame(() => requestAnimationFrame(resolve));
-      setTimeout(resolve, 250);
+      setTimeout(() => { if (document.hidden) resolve(null); }, 250);
     });
   // On a phone the last video's box is above the form, and would move it down in sight.
   const looked = new Promise((resolve) => { window.wanUi.lookAnswered = () => resolve(null); }).then(drawn);
