@@ -15,6 +15,7 @@ from tests.fakes import FakeRender
 from tests.jobs.helpers import body
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
+from tests.ui.kept_values import kept
 from tests.ui.page_object import (
     answered,
     choose_lora,
@@ -39,7 +40,6 @@ from tests.ui.page_object import (
     upload_lora,
     used,
 )
-from tests.ui.test_drafts import kept
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.errors import OutOfMemory
