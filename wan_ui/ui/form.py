@@ -156,9 +156,9 @@ class Form:
         parts.components["trigger_word"].input(
             self.on_trigger_word, whole, [*self._described, parts.loras], trigger_mode="always_last", **EDIT
         )
-        parts.strip.select(self.on_model, whole, self.filled, **EDIT).then(**filled("#form"))
+        switched = parts.strip.select(self.on_model, whole, self.filled, **EDIT)
         pressed = parts.loras.click(self.on_lora, whole, self.filled, concurrency_limit=8, **QUIET)
-        for then in (pressed.then, pressed.failure):  # a failed event has no `then`
+        for then in (switched.then, switched.failure, pressed.then, pressed.failure):  # a failed event has no `then`
             then(**filled("#form"))
         parts.shape.click(self.on_shape, self.inputs, [*self._sizes, *self._described], **EDIT)
 
