@@ -103,6 +103,8 @@ interface WanUi {
   isFilling(form: string): boolean;
   afterFilling(form: string, then: () => void): void;
   firstFrame: { fromAddress(address: string): Promise<boolean> };
+  /** A press that waits for what is on its way into the form, see held_press.js. */
+  held: { waitFor(wait: () => string | false | 0): void; look(): void; drop(): void };
   heard(well: boolean): void;
   openingEnded(): void;
   lookAnswered(): void;

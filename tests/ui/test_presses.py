@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser_fixture import listening
 from tests.fakes import FakeRender
 from tests.jobs.helpers import body
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App
-from tests.ui.page_object import field, fill, lora, open_page, open_tab, small, tab, type_values
+from tests.ui.page_object import (
+    choose_lora,
+    field,
+    fill,
+    generate,
+    lora,
+    lora_block,
+    open_page,
+    open_tab,
+    small,
+    tab,
+    type_values,
+    upload_lora,
+    used,
+)
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
+from wan_ui.job import Job
 
 pytestmark = pytest.mark.browser
 
+UPLOADS = re.compile(r"/gradio_api/upload(\?|$)")
+
 
 class Held:
-    """The first request to an event's handler that says these words: it is sent when `let_go` is called."""
+    """The first request to an address that says these words: it is sent when `let_go` is called."""
 
-    def __init__(self, page: Page, words: str) -> None:
+    def __init__(self, page: Page, words: str, address: str | re.Pattern[str] = "**/queue/join**") -> None:
         self._page = page
         self._words = words
         self._routes: list[Route] = []
-        page.route("**/queue/join**", self._hold)
+        page.route(address, self._hold)
 
     def _hold(self, route: Route) -> None:
         if not self._routes and self._words in (route.request.post_data or ""):
@@ -42,6 +61,30 @@ class Held:
         """Sends it."""
         self.await_request()
         self._routes[0].continue_()
+
+    def refuse(self) -> None:
+        """Answers it as a server that takes no such file."""
+        self.await_request()
+        self._routes[0].fulfill(status=413, body="too large")
+
+
+def waits_with(page: Page, text: str) -> Locator:
+    """Generate is pressed, and waits with these words."""
+    generate(page)
+    button = page.locator("#bench button.generate")
+    expect(button).to_have_attribute("aria-busy", "true")
+    expect(button).to_have_attribute("data-pressed", text)
+    return button
+
+
+def jobs(app: App) -> tuple[Job, ...]:
+    return app.service.recent(1000, LOCAL_ACCESS)
+
+
+def request_of(page: Page, app: App, seed: int) -> dict[str, Any]:
+    """The request of the video with this seed, once the page shows it."""
+    expect(used(page, "Seed")).to_have_text(str(seed))
+    return dict(jobs(app)[0].request)
 
 
 def test_a_comparison_that_is_started_as_soon_as_its_tab_opens_has_the_forms_values(page: Page, app: App) -> None:
@@ -97,3 +140,71 @@ def test_two_lora_files_that_are_given_at_once_are_both_chosen(page: Page, app: 
     held.let_go()
     for file in files:
         expect(lora(page, file.name)).to_be_visible()
+
+
+def test_a_video_is_made_with_the_lora_that_is_still_uploaded(page: Page, app: App, tmp_path: Path) -> None:
+    open_page(page, app)
+    small(page, "uploaded", 1871)
+    before = jobs(app)
+    held = Held(page, "", UPLOADS)
+    upload_lora(page, write_lora(tmp_path / "late.safetensors", width=3072, ffn=14336, seed=31))
+    held.await_request()
+    button = waits_with(page, "Waiting for the LoRA…")
+    button.click()  # pressed twice, submitted once
+    assert jobs(app) == before
+    held.let_go()
+    (chosen,) = request_of(page, app, 1871)["loras"]
+    assert chosen["path"].startswith("upload://")
+    assert len(jobs(app)) == len(before) + 1
+
+
+def test_a_lora_that_cannot_be_uploaded_ends_the_press(refused_page: Page, app: App, tmp_path: Path) -> None:
+    page = refused_page
+    open_page(page, app)
+    small(page, "refused", 1872)
+    before = jobs(app)
+    held = Held(page, "", UPLOADS)
+    upload_lora(page, write_lora(tmp_path / "refused.safetensors", seed=32))
+    held.await_request()
+    button = waits_with(page, "Waiting for the LoRA…")
+    held.refuse()
+    expect(lora_block(page)).to_contain_text("refused.safetensors could not be uploaded")
+    expect(button).not_to_have_attribute("aria-busy", "true")
+    assert jobs(app) == before
+
+
+def test_a_file_that_is_no_lora_ends_the_press(page: Page, app: App, tmp_path: Path) -> None:
+    open_page(page, app)
+    small(page, "no LoRA", 1873)
+    before = jobs(app)
+    (tmp_path / "text.safetensors").write_text("no LoRA at all")
+    held = Held(page, '"do":"upload"')
+    upload_lora(page, tmp_path / "text.safetensors")
+    held.await_request()
+    button = waits_with(page, "Waiting for the form…")
+    held.let_go()
+    expect(page.locator("#lora-problem .problem")).to_be_visible()
+    expect(button).not_to_have_attribute("aria-busy", "true")
+    assert jobs(app) == before
+
+
+def test_a_double_click_removes_one_lora(page: Page, app: App) -> None:
+    open_page(page, app)
+    choose_lora(page, "job/style.safetensors")
+    choose_lora(page, "job/job_low_noise.safetensors", add=True)
+    held = Held(page, '"do":"remove"')
+    lora_block(page).locator(".remove").first.dblclick()
+    held.let_go()
+    expect(lora_block(page).locator(".lcard")).to_have_count(1)
+    expect(lora(page, "job_low_noise.safetensors")).to_be_visible()
+
+
+def test_another_model_brings_its_values_before_a_press_counts(page: Page, app: App) -> None:
+    open_page(page, app)
+    small(page, "another model", 1874)
+    held = Held(page, '"previous":"wan22_5b"')
+    tab(page, "Wan 2.1 T2V 1.3B").click()
+    held.await_request()
+    waits_with(page, "Waiting for the form…")
+    held.let_go()
+    assert request_of(page, app, 1874)["model"] == "wan21_1b"

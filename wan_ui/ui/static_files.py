@@ -14,6 +14,7 @@ PAGE = (
     "gradio_dom",
     "frame",
     "roving",
+    "held_press",
     "page",
     "pressed",
     "stream",

@@ -61,22 +61,20 @@
   const isOutgrown = () => Boolean(shown()) && frame.mode !== 'stretch' && note()
     && (Number(note().dataset.askedWidth) !== Number(dom.value('width')) || Number(note().dataset.askedHeight) !== Number(dom.value('height')));
 
-  // A press that submits the form waits for a picture on its way: the video would be made with the one before, or
-  // without any. It is made good when the picture is there, and dropped when it could not be uploaded, of which Gradio
-  // tells.
+  // A picture on its way, for which a press waits.
   const IMAGES = '#field-ctrl-img, #field-ctrl-img-last';
   const TAKEN = 1000; // milliseconds within which Gradio begins to upload what it was given
-  let given = null, held = null, shaping = 0, awaited = [];
-  const arriving = () => [...document.querySelectorAll(IMAGES)].filter((field) => field === given || field.querySelector('.uploading')
-    || (field.id === 'field-ctrl-img' && (shaping || timer || isOutgrown())));
-  const release = () => {
-    if (given && given.querySelector('.uploading')) given = null;
-    if (!held || arriving().length) return;
-    const button = held;
-    held = null;
-    button.removeAttribute('aria-busy');
-    if (awaited.every((field) => field.querySelector('img'))) button.click();
+  let given = null, shaping = 0, uploading = [];
+  const isArriving = () => Boolean(given || uploading.length || (shown() && (shaping || timer || isOutgrown())));
+  const settle = () => {
+    const fields = [...document.querySelectorAll(IMAGES)], before = uploading;
+    uploading = fields.filter((field) => field.querySelector('.uploading'));
+    if (uploading.includes(given)) given = null;
+    const failed = before.some((field) => !uploading.includes(field) && !field.querySelector('img')); // Gradio tells of it
+    if (failed) window.wanUi.held.drop();
+    window.wanUi.held.look();
   };
+  window.wanUi.held.waitFor(() => isArriving() && textOf('pressed.picture'));
   document.addEventListener('change', ({ target }) => {
     if (!(target instanceof HTMLInputElement) || target.type !== 'file') return;
     const field = target.closest(IMAGES);
@@ -84,17 +82,8 @@
     given = field;
     window.setTimeout(() => {
       if (given === field) given = null;
-      release();
+      settle();
     }, TAKEN);
-  }, true);
-  window.addEventListener('click', (event) => {
-    const button = event.target.closest('#bench button.generate, #bench .scales .line button');
-    if (!button || button.disabled || !arriving().length) return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    [held, awaited] = [button, arriving()];
-    button.dataset.pressed = textOf('pressed.uploading');
-    button.setAttribute('aria-busy', 'true');
   }, true);
 
   // The picture with the video's aspect, not scaled: that is the server's, with the reference's filter.
@@ -124,7 +113,7 @@
       toast(textOf('first_frame.gone'));
     } finally {
       shaping -= 1;
-      release();
+      settle();
     }
   };
 
@@ -154,7 +143,7 @@
         shape(frame.mode);
       }, SETTLED);
     }
-    release();
+    settle();
   };
   const watch = () => {
     const form = document.getElementById('form');

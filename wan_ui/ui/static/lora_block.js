@@ -31,6 +31,8 @@ const press = (pressed) => {
   presses.push({ pressed, key: item ? keyOf(item) : null });
   pressNext();
 };
+let sending = 0; // calls of `send` at work
+window.wanUi.held.waitFor(() => (sending || presses.length) && textOf('pressed.lora'));
 let isReading = false; // whether the block says that an uploaded file is read
 // What was refused is answered with the same LoRAs, or without any: nothing is drawn then.
 document.addEventListener('wan-ui-filled', ({ detail: form }) => {
@@ -198,6 +200,7 @@ fast.addEventListener('click', () => {
 // Uploads
 
 const send = async (files) => {
+  sending += 1;
   for (const one of files) {
     reading.hidden = isReading = false;
     reading.textContent = textOf('lora.uploading', { name: one.name });
@@ -208,9 +211,12 @@ const send = async (files) => {
       press({ do: 'upload', file: stored.path, name: one.name, add: adding || files.length > 1 });
     } catch (error) {
       reading.textContent = textOf('lora.upload_failed', { name: one.name });
-      return;
+      window.wanUi.held.drop();
+      break;
     }
   }
+  sending -= 1;
+  window.wanUi.held.look();
 };
 file.addEventListener('change', () => {
   send([...file.files]);

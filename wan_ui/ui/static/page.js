@@ -90,7 +90,10 @@
     next.delete(form);
     if (then) then();
     document.dispatchEvent(new CustomEvent("wan-ui-filled", { detail: form }));
+    if (document.querySelector("#lora-problem .problem")) window.wanUi.held.drop(); // the LoRA was refused
+    window.wanUi.held.look();
   };
+  window.wanUi.held.waitFor(() => waiting.has("#form") && textOf("pressed.filling"));
   window.wanUi.filled = filled;
   // A choice of another model, or a press in the LoRA block, is answered with values for the form.
   window.wanUi.filling = (form) => waiting.add(form);
