@@ -15,6 +15,7 @@ from tests.jobs.helpers import body
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App
 from tests.ui.page_object import (
+    answered,
     choose_lora,
     field,
     fill,
@@ -208,3 +209,19 @@ def test_another_model_brings_its_values_before_a_press_counts(page: Page, app: 
     waits_with(page, "Waiting for the form…")
     held.let_go()
     assert request_of(page, app, 1874)["model"] == "wan21_1b"
+
+
+BUTTON = "() => window.gradio_config.components.find((one) => (one.props.elem_classes || []).includes('generate')).id"
+
+
+def test_a_press_that_gets_no_answer_can_be_made_again(refused_page: Page, app: App) -> None:
+    page = refused_page
+    open_page(page, app)
+    small(page, "pressed again", 1875)
+    held = Held(page, f'"trigger_id":{page.evaluate(BUTTON)},')
+    generate(page)
+    expect(page.locator("#bench button.generate")).to_have_attribute("aria-busy", "true")
+    held.refuse()
+    answered(page)
+    generate(page)
+    assert request_of(page, app, 1875)["prompts"][0]["prompt"] == "pressed again"

@@ -14,7 +14,19 @@ from wan_ui.models import MODELS, WanModel
 from wan_ui.request import AXES
 from wan_ui.ui import comparison, events, form_schema, player, render
 from wan_ui.ui.comparison import TypedAxes
-from wan_ui.ui.events import AFTER_OPENING, EDIT, POLL, QUIET, Update, answered, filled, submitting, unseen
+from wan_ui.ui.events import (
+    AFTER_OPENING,
+    EDIT,
+    POLL,
+    QUIET,
+    Update,
+    answered,
+    ended,
+    filled,
+    submitting,
+    tell_answered,
+    unseen,
+)
 from wan_ui.ui.form import Form, FormState
 from wan_ui.ui.static_files import component_options
 from wan_ui.ui.status_panel import StatusPanel
@@ -94,19 +106,22 @@ class CompareTab:
             [self.shown, self.tabs, form.open_tab, *self.changed, *view],
             **POLL,
         )
-        restored.then(**filled(".compare-form"))
+        ended(restored, filled(".compare-form"))
         # Again: the browser may have put the stored comparison's id in the place of what the address asks for.
-        restored.then(self.on_restored, looking, [self.shown, *view], **POLL).then(**events.opened())
+        ended(restored.then(self.on_restored, looking, [self.shown, *view], **POLL), events.opened())
+        restored.failure(**events.opened())
+        opened.failure(**filled(".compare-form")).then(**events.opened())
         self._connect_form()
         self._connect_board()
 
     def _connect_form(self) -> None:
-        self.container.select(
+        selected = self.container.select(
             self.on_tab,
             [self.page_opened, self.form.open_tab, self.axes, *self.form.inputs],
             [self.form.open_tab, *self.changed],
             **EDIT,
-        ).then(**POLL, fn=None, js="() => document.dispatchEvent(new Event('wan-ui-axes'))")
+        )
+        tell_answered(selected, "wan-ui-axes")
         edited = [self.base, self.axes]
         self.axes.input(self.on_edit, edited, [self.count, self.draft], trigger_mode="always_last", **EDIT)
         self.axes.click(self.on_folder, edited, self.axes, **EDIT)
@@ -114,14 +129,15 @@ class CompareTab:
     def _connect_board(self) -> None:
         panel, view, looking = self.status_panel, self.view[1:], [self.shown, self.seen]
         followed: list[Any] = [panel.picked, *panel.view]
-        self.start.click(
+        started = self.start.click(
             self.on_start,
             [panel.seen, self.seen, self.base, self.axes, self.form.open_tab, *self.form.inputs],
             [self.count, self.shown, *view, *followed],
             **submitting(self.count),
-        ).then(**answered())
-        self.cancel.click(self.on_cancel, looking, view, **QUIET).then(**answered())
-        self.retry.click(self.on_retry, looking, view, **QUIET).then(**answered())
+        )
+        cancelled = self.cancel.click(self.on_cancel, looking, view, **QUIET)
+        for pressed in (started, cancelled, self.retry.click(self.on_retry, looking, view, **QUIET)):
+            ended(pressed, answered())
         scales = self.form.parts.scales
         scales.run.click(
             self.on_scales,

@@ -63,11 +63,16 @@ def answered() -> dict[str, Any]:
     return {**POLL, "fn": None, "js": "() => window.wanUi.answered()"}
 
 
+def ended(event: Any, then: Mapping[str, Any]) -> None:
+    """Runs the event with the options `then` once `event` has been answered or has failed, which has no `then`."""
+    event.then(**then)
+    event.failure(**then)
+
+
 def tell_answered(press: Any, event: str, detail: str = "") -> None:
     """Tells the browser that a press is answered, or has failed, by an event of its document."""
     script = f"() => document.dispatchEvent(new CustomEvent({json.dumps(event)}, {{ detail: {json.dumps(detail)} }}))"
-    for then in (press.then, press.failure):  # a failed event has no `then`
-        then(**POLL, fn=None, js=script)
+    ended(press, {**POLL, "fn": None, "js": script})
 
 
 def looked_again() -> dict[str, Any]:

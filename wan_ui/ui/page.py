@@ -24,6 +24,7 @@ from wan_ui.ui.events import (
     QUIET,
     Update,
     answered,
+    ended,
     error_toast,
     filled,
     look_ended,
@@ -259,14 +260,15 @@ class Page:
         self._connect_generate()
         panel.connect(self.blocks)
         compare, sample = self.compare, self.preview_panel
-        self.pulse.click(
+        looked = self.pulse.click(
             self.on_look,
             [compare.shown, compare.seen, *panel.looking, *sample.looking],
             [*compare.view, *panel.view, *sample.view],
             **POLL,
-        ).then(**look_ended())
+        )
+        ended(looked, look_ended())
         picked = panel.finished.click(self.on_pick, panel.looking, [panel.picked, *panel.view], **QUIET)
-        picked.then(**answered())
+        ended(picked, answered())
         tell_answered(picked, "wan-ui-picked", "finished")
         opened = self.blocks.load(
             self.on_open,
@@ -274,7 +276,7 @@ class Page:
             [self.opened, self.tabs, form.open_tab, *form.filled],
             **POLL,
         )
-        opened.then(**filled("#form"))
+        ended(opened, filled("#form"))
         # Gradio selects the first tab itself when a page opens, before the page has selected the one it was left with.
         self.generate_tab.select(
             None, [self.opened, form.open_tab], [form.open_tab],
@@ -295,8 +297,8 @@ class Page:
         problems = [form.parts.problem, form.parts.lora_problem, self.confirmed]
         options = submitting(form.parts.problem)
         shown = [*problems, panel.picked, *panel.view]
-        form.parts.generate.click(self.on_generate, inputs, shown, **options).then(**answered())
-        form.parts.problem.click(self.on_answer, inputs, [*shown, *form.filled], **options).then(**answered())
+        ended(form.parts.generate.click(self.on_generate, inputs, shown, **options), answered())
+        ended(form.parts.problem.click(self.on_answer, inputs, [*shown, *form.filled], **options), answered())
 
     def on_open(self, uploads: Any, open_tab: Any, draft: Any, *old_drafts: Any) -> Update:
         """A page opens: the form as it was left, and the tab that was open."""
