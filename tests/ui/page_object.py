@@ -114,6 +114,15 @@ def generate(page: Page) -> None:
     page.get_by_role("button", name="Generate", exact=True).click()
 
 
+def waits_with(page: Page, text: str) -> Locator:
+    """Presses Generate, which waits and says this meanwhile; returns the button."""
+    generate(page)
+    button = page.locator("#bench button.generate")
+    expect(button).to_have_attribute("aria-busy", "true")
+    expect(button).to_have_attribute("data-pressed", text)
+    return button
+
+
 def problem(page: Page) -> Locator:
     """What is said above Generate."""
     return page.locator("#form-problem .problem")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
+from tests.ui.held_requests import UPLOADS, HeldRequest
 from tests.ui.lora_fixtures import configs, write_loras
 from tests.ui.lora_fixtures import lora as write_lora
 from tests.ui.page_object import (
@@ -30,8 +31,8 @@ from tests.ui.page_object import (
     small,
     type_lora,
     used,
+    waits_with,
 )
-from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.models import MODELS
 from wan_ui.speed_loras import SPEED_LORAS
@@ -257,17 +258,13 @@ def test_the_first_frame_is_cropped_fitted_and_stretched_in_the_browser(page: Pa
 def test_generate_waits_for_a_picture_on_its_way(page: Page, tools_app: App, wide_image: Path):
     open_page(page, tools_app)
     small(page, "waits", 83)
-    uploads: list[Route] = []
-    page.route("**/upload?*", lambda route: uploads.append(route))
+    upload = HeldRequest(page, "", UPLOADS)
     page.locator("#field-ctrl-img input[type=file]").set_input_files(wide_image)
-    generate(page)
-    button = page.locator("#bench button.generate")
-    expect(button).to_have_attribute("data-pressed", "Waiting for the picture…")
-    expect(button).to_have_attribute("aria-busy", "true")
+    button = waits_with(page, "Waiting for the picture…")
     button.click()  # pressed twice, submitted once
-    wait_until(lambda: page.evaluate("true") and uploads)  # while the browser works, its requests arrive here
+    upload.await_request()
     before = jobs(tools_app)
-    uploads[0].continue_()
+    upload.let_go()
     done(page, 83)
     assert newest(tools_app)["prompts"][0]["ctrl_img"].startswith("upload://")
     assert jobs(tools_app) == before + 1
@@ -277,15 +274,11 @@ def test_a_picture_that_cannot_be_uploaded_ends_the_press(refused_page: Page, to
     page = refused_page
     open_page(page, tools_app)
     small(page, "refused", 84)
-    uploads: list[Route] = []
-    page.route("**/upload?*", lambda route: uploads.append(route))
+    upload = HeldRequest(page, "", UPLOADS)
     page.locator("#field-ctrl-img input[type=file]").set_input_files(wide_image)
-    generate(page)
-    button = page.locator("#bench button.generate")
-    expect(button).to_have_attribute("aria-busy", "true")
+    button = waits_with(page, "Waiting for the picture…")
     before = jobs(tools_app)
-    wait_until(lambda: page.evaluate("true") and uploads)
-    uploads[0].fulfill(status=413, body="too large")
+    upload.refuse()
     expect(button).not_to_have_attribute("aria-busy", "true")
     expect(page.locator("#toast > span")).not_to_be_empty()
     assert jobs(tools_app) == before

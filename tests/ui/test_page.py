@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
@@ -15,7 +14,7 @@ from tests.fakes import FakeRender
 from tests.jobs.helpers import body
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App, running
-from tests.ui.kept_values import kept
+from tests.ui.kept_values import wait_for_draft
 from tests.ui.page_object import (
     answered,
     choose_lora,
@@ -53,12 +52,6 @@ PLAYED = """size => {
     const video = document.querySelector('#result video');
     return video && video.readyState >= 1 && [video.videoWidth, video.videoHeight].join('x') === size;
 }"""
-
-
-def kept_values(page: Page) -> dict[str, Any]:
-    """The form's values as the browser keeps them, by control name."""
-    draft = kept(page, "draft:form")
-    return draft["values"] if draft else {}
 
 
 def test_the_tabs_and_each_model_s_fields_which_all_have_a_label(page: Page, app: App):
@@ -172,7 +165,7 @@ def test_a_reload_in_mid_run_goes_on(page: Page, app: App, held_render: FakeRend
     fill(page, **{"Negative prompt": "blur", "Trigger word": "sks"})
     generate(page)
     expect(now(page)).to_contain_text("step 2 of 4")
-    wait_until(lambda: kept_values(page).get("neg") == "blur")
+    wait_for_draft(page, neg="blur")
     page.reload()
     expect(now(page)).to_contain_text("step 2 of 4")
     expect(tab(page, "Wan 2.1 T2V 14B")).to_have_attribute("aria-selected", "true")
@@ -355,7 +348,7 @@ def test_a_speedup_is_chosen_named_and_kept_and_does_not_go_with_a_preview(page:
     choose("Step cache")
     generate(page)
     expect(used(page, "Speed-up")).to_have_text("Step cache")
-    wait_until(lambda: kept_values(page).get("speedup") == "step_cache")
+    wait_for_draft(page, speedup="step_cache")
     page.reload()
     filled(page)
     expect(field(page, "Prompt")).to_have_value("in a hurry")
@@ -466,7 +459,7 @@ def test_the_page_says_that_the_server_is_gone_and_goes_on_when_it_is_back(refus
     with running(tmp_path, FakeRender()) as app:
         open_page(page, app)
         fill(page, Prompt="kept over a restart")
-        wait_until(lambda: kept_values(page).get("prompt") == "kept over a restart")
+        wait_for_draft(page, prompt="kept over a restart")
         port = int(app.url.rstrip("/").rsplit(":", 1)[1])
     expect(page.locator("#server-gone")).to_contain_text("The server does not answer")
     with running(tmp_path, FakeRender(), port=port):

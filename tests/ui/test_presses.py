@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from tests.browser_fixture import listening
 from tests.fakes import FakeRender
 from tests.jobs.helpers import body
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App
+from tests.ui.held_requests import UPLOADS, HeldRequest
 from tests.ui.page_object import (
     answered,
     choose_lora,
@@ -29,53 +29,13 @@ from tests.ui.page_object import (
     type_values,
     upload_lora,
     used,
+    waits_with,
 )
 from tests.waiting import wait_until
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.job import Job
 
 pytestmark = pytest.mark.browser
-
-UPLOADS = re.compile(r"/gradio_api/upload(\?|$)")
-
-
-class Held:
-    """The first request to an address that says these words: it is sent when `let_go` is called."""
-
-    def __init__(self, page: Page, words: str, address: str | re.Pattern[str] = "**/queue/join**") -> None:
-        self._page = page
-        self._words = words
-        self._routes: list[Route] = []
-        page.route(address, self._hold)
-
-    def _hold(self, route: Route) -> None:
-        if not self._routes and self._words in (route.request.post_data or ""):
-            self._routes.append(route)
-        else:
-            route.fallback()
-
-    def await_request(self) -> None:
-        """Returns once the request is held."""
-        wait_until(lambda: self._page.evaluate("true") and self._routes)  # while the browser works, it arrives here
-
-    def let_go(self) -> None:
-        """Sends it."""
-        self.await_request()
-        self._routes[0].continue_()
-
-    def refuse(self) -> None:
-        """Answers it as a server that takes no such file."""
-        self.await_request()
-        self._routes[0].fulfill(status=413, body="too large")
-
-
-def waits_with(page: Page, text: str) -> Locator:
-    """Generate is pressed, and waits with these words."""
-    generate(page)
-    button = page.locator("#bench button.generate")
-    expect(button).to_have_attribute("aria-busy", "true")
-    expect(button).to_have_attribute("data-pressed", text)
-    return button
 
 
 def jobs(app: App) -> tuple[Job, ...]:
@@ -98,7 +58,7 @@ def test_a_comparison_that_is_started_as_soon_as_its_tab_opens_has_the_forms_val
     expect(page.locator(".block.count-line")).to_contain_text("2 videos")
     open_tab(page, "Generate")
     fill(page, Prompt="the words now")
-    held = Held(page, '"data":[{"tab":')  # the tab's opening
+    held = HeldRequest(page, '"data":[{"tab":')  # the tab's opening
     tab(page, "Compare").click()
     held.await_request()
     page.get_by_role("button", name="Start", exact=True).click()
@@ -116,7 +76,7 @@ def test_two_waiting_jobs_are_removed_by_two_quick_presses(page: Page, app: App,
     waiting = [app.service.submit(body(seed), LOCAL_ACCESS).id for seed in (1864, 1865, 1866)]
     open_page(page, app)
     removing = [page.locator(f"#side ol.jobs button.small[data-job='{job}']:not([data-do])") for job in waiting]
-    held = Held(page, f'"job":"{waiting[0]}"')
+    held = HeldRequest(page, f'"job":"{waiting[0]}"')
     removing[0].click()
     held.await_request()
     removing[1].dblclick()
@@ -132,7 +92,7 @@ def test_two_waiting_jobs_are_removed_by_two_quick_presses(page: Page, app: App,
 def test_two_lora_files_that_are_given_at_once_are_both_chosen(page: Page, app: App, tmp_path: Path) -> None:
     files = [write_lora(tmp_path / f"at_once_{number}.safetensors", seed=number) for number in (1, 2)]
     open_page(page, app)
-    held = Held(page, '"do":"upload"')
+    held = HeldRequest(page, '"do":"upload"')
     uploads: list[str] = []
     with listening(page, "response", lambda answer: uploads.append(answer.url) if "/upload" in answer.url else None):
         page.locator("#loras input[type=file]").set_input_files(files)
@@ -147,7 +107,7 @@ def test_a_video_is_made_with_the_lora_that_is_still_uploaded(page: Page, app: A
     open_page(page, app)
     small(page, "uploaded", 1871)
     before = jobs(app)
-    held = Held(page, "", UPLOADS)
+    held = HeldRequest(page, "", UPLOADS)
     upload_lora(page, write_lora(tmp_path / "late.safetensors", width=3072, ffn=14336, seed=31))
     held.await_request()
     button = waits_with(page, "Waiting for the LoRA…")
@@ -164,7 +124,7 @@ def test_a_lora_that_cannot_be_uploaded_ends_the_press(refused_page: Page, app: 
     open_page(page, app)
     small(page, "refused", 1872)
     before = jobs(app)
-    held = Held(page, "", UPLOADS)
+    held = HeldRequest(page, "", UPLOADS)
     upload_lora(page, write_lora(tmp_path / "refused.safetensors", seed=32))
     held.await_request()
     button = waits_with(page, "Waiting for the LoRA…")
@@ -179,7 +139,7 @@ def test_a_file_that_is_no_lora_ends_the_press(page: Page, app: App, tmp_path: P
     small(page, "no LoRA", 1873)
     before = jobs(app)
     (tmp_path / "text.safetensors").write_text("no LoRA at all")
-    held = Held(page, '"do":"upload"')
+    held = HeldRequest(page, '"do":"upload"')
     upload_lora(page, tmp_path / "text.safetensors")
     held.await_request()
     button = waits_with(page, "Waiting for the form…")
@@ -193,7 +153,7 @@ def test_a_double_click_removes_one_lora(page: Page, app: App) -> None:
     open_page(page, app)
     choose_lora(page, "job/style.safetensors")
     choose_lora(page, "job/job_low_noise.safetensors", add=True)
-    held = Held(page, '"do":"remove"')
+    held = HeldRequest(page, '"do":"remove"')
     lora_block(page).locator(".remove").first.dblclick()
     held.let_go()
     expect(lora_block(page).locator(".lcard")).to_have_count(1)
@@ -203,7 +163,7 @@ def test_a_double_click_removes_one_lora(page: Page, app: App) -> None:
 def test_another_model_brings_its_values_before_a_press_counts(page: Page, app: App) -> None:
     open_page(page, app)
     small(page, "another model", 1874)
-    held = Held(page, '"previous":"wan22_5b"')
+    held = HeldRequest(page, '"previous":"wan22_5b"')
     tab(page, "Wan 2.1 T2V 1.3B").click()
     held.await_request()
     waits_with(page, "Waiting for the form…")
@@ -218,7 +178,7 @@ def test_a_press_that_gets_no_answer_can_be_made_again(refused_page: Page, app: 
     page = refused_page
     open_page(page, app)
     small(page, "pressed again", 1875)
-    held = Held(page, f'"trigger_id":{page.evaluate(BUTTON)},')
+    held = HeldRequest(page, f'"trigger_id":{page.evaluate(BUTTON)},')
     generate(page)
     expect(page.locator("#bench button.generate")).to_have_attribute("aria-busy", "true")
     held.refuse()
