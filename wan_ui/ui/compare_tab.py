@@ -21,8 +21,8 @@ from wan_ui.ui.events import (
     QUIET,
     Update,
     answered,
-    ended,
     filled,
+    run_after,
     submitting,
     tell_answered,
     unseen,
@@ -106,9 +106,9 @@ class CompareTab:
             [self.shown, self.tabs, form.open_tab, *self.changed, *view],
             **POLL,
         )
-        ended(restored, filled(".compare-form"))
+        run_after(restored, filled(".compare-form"))
         # Again: the browser may have put the stored comparison's id in the place of what the address asks for.
-        ended(restored.then(self.on_restored, looking, [self.shown, *view], **POLL), events.opened())
+        run_after(restored.then(self.on_restored, looking, [self.shown, *view], **POLL), events.opened())
         restored.failure(**events.opened())
         opened.failure(**filled(".compare-form")).then(**events.opened())
         self._connect_form()
@@ -137,7 +137,7 @@ class CompareTab:
         )
         cancelled = self.cancel.click(self.on_cancel, looking, view, **QUIET)
         for pressed in (started, cancelled, self.retry.click(self.on_retry, looking, view, **QUIET)):
-            ended(pressed, answered())
+            run_after(pressed, answered())
         scales = self.form.parts.scales
         scales.run.click(
             self.on_scales,

@@ -63,16 +63,16 @@ def answered() -> dict[str, Any]:
     return {**POLL, "fn": None, "js": "() => window.wanUi.answered()"}
 
 
-def ended(event: Any, then: Mapping[str, Any]) -> None:
-    """Runs the event with the options `then` once `event` has been answered or has failed, which has no `then`."""
-    event.then(**then)
-    event.failure(**then)
+def run_after(event: Any, options: Mapping[str, Any]) -> None:
+    """Runs an event with these options after another, whether that succeeds or fails: Gradio's `then` needs success."""
+    event.then(**options)
+    event.failure(**options)
 
 
 def tell_answered(press: Any, event: str, detail: str = "") -> None:
     """Tells the browser that a press is answered, or has failed, by an event of its document."""
     script = f"() => document.dispatchEvent(new CustomEvent({json.dumps(event)}, {{ detail: {json.dumps(detail)} }}))"
-    ended(press, {**POLL, "fn": None, "js": script})
+    run_after(press, {**POLL, "fn": None, "js": script})
 
 
 def looked_again() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from PIL import Image
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import MODELS, WanModel
 from wan_ui.ui import form_layout, form_notes, form_schema, lora_block, lora_card, render, speed_choice
-from wan_ui.ui.events import EDIT, QUIET, Update, ended, filled
+from wan_ui.ui.events import EDIT, QUIET, Update, filled, run_after
 from wan_ui.ui.form_notes import FormImage
 from wan_ui.ui.lora_block import UPLOAD, LoraBlock, Loras, upload_names
 from wan_ui.ui.texts import text_of
@@ -159,7 +159,7 @@ class Form:
         switched = parts.strip.select(self.on_model, whole, self.filled, **EDIT)
         pressed = parts.loras.click(self.on_lora, whole, self.filled, concurrency_limit=8, **QUIET)
         for event in (switched, pressed):
-            ended(event, filled("#form"))
+            run_after(event, filled("#form"))
         parts.shape.click(self.on_shape, self.inputs, [*self._sizes, *self._described], **EDIT)
 
     @property

@@ -24,10 +24,10 @@ from wan_ui.ui.events import (
     QUIET,
     Update,
     answered,
-    ended,
     error_toast,
     filled,
     look_ended,
+    run_after,
     submitting,
     tell_answered,
 )
@@ -266,9 +266,9 @@ class Page:
             [*compare.view, *panel.view, *sample.view],
             **POLL,
         )
-        ended(looked, look_ended())
+        run_after(looked, look_ended())
         picked = panel.finished.click(self.on_pick, panel.looking, [panel.picked, *panel.view], **QUIET)
-        ended(picked, answered())
+        run_after(picked, answered())
         tell_answered(picked, "wan-ui-picked", "finished")
         opened = self.blocks.load(
             self.on_open,
@@ -276,7 +276,7 @@ class Page:
             [self.opened, self.tabs, form.open_tab, *form.filled],
             **POLL,
         )
-        ended(opened, filled("#form"))
+        run_after(opened, filled("#form"))
         # Gradio selects the first tab itself when a page opens, before the page has selected the one it was left with.
         self.generate_tab.select(
             None, [self.opened, form.open_tab], [form.open_tab],
@@ -297,8 +297,8 @@ class Page:
         problems = [form.parts.problem, form.parts.lora_problem, self.confirmed]
         options = submitting(form.parts.problem)
         shown = [*problems, panel.picked, *panel.view]
-        ended(form.parts.generate.click(self.on_generate, inputs, shown, **options), answered())
-        ended(form.parts.problem.click(self.on_answer, inputs, [*shown, *form.filled], **options), answered())
+        run_after(form.parts.generate.click(self.on_generate, inputs, shown, **options), answered())
+        run_after(form.parts.problem.click(self.on_answer, inputs, [*shown, *form.filled], **options), answered())
 
     def on_open(self, uploads: Any, open_tab: Any, draft: Any, *old_drafts: Any) -> Update:
         """A page opens: the form as it was left, and the tab that was open."""

@@ -10,7 +10,7 @@ import gradio as gr
 from wan_ui.errors import InvalidRequest, WanUIError
 from wan_ui.models import MODELS
 from wan_ui.ui import render, speed_choice
-from wan_ui.ui.events import LOAD, Update, answered, ended, error_toast
+from wan_ui.ui.events import LOAD, Update, answered, error_toast, run_after
 from wan_ui.ui.form_layout import SCALE_VALUES
 from wan_ui.ui.load_request import RequestLoader
 from wan_ui.wire import in_full
@@ -34,7 +34,7 @@ class ResultActions:
         panel, compare, form = self.loader.status_panel, self.loader.compare, self.loader.form
         changed = [panel.picked, *panel.view, compare.shown, *compare.view[1:], *self.loader.loaded]
         inputs = [panel.seen, compare.seen, form.uploads, form.parts.loras]
-        ended(panel.result.click(self.on_press, inputs, list(dict.fromkeys(changed)), **LOAD), answered())
+        run_after(panel.result.click(self.on_press, inputs, list(dict.fromkeys(changed)), **LOAD), answered())
 
     def on_press(self, seen: Any, board: Any, uploads: Any, loras: Any, event: gr.EventData) -> Update:
         """A button of a clip was pressed: `act` says which, `job` and `video` on which clip."""

@@ -17,10 +17,10 @@ from wan_ui.ui.events import (
     QUIET,
     Update,
     answered,
-    ended,
     error_toast,
     fingerprint,
     looked_again,
+    run_after,
     tell_answered,
     unseen,
 )
@@ -106,9 +106,9 @@ class StatusPanel:
     def connect(self, blocks: gr.Blocks) -> None:
         """Wires its buttons, its polls and its first update."""
         for pressed, handler in ((self.cancel, self.on_cancel), (self.link, self.on_stop_sharing)):
-            ended(pressed.click(handler, self.looking, self.view, **QUIET), answered())
+            run_after(pressed.click(handler, self.looking, self.view, **QUIET), answered())
         tell_answered(self.queue.click(self.on_queue_press, self.looking, self.view, **QUIET), "wan-ui-picked", "queue")
-        ended(blocks.load(self.look, self.looking, self.view, **POLL), looked_again())
+        run_after(blocks.load(self.look, self.looking, self.view, **POLL), looked_again())
 
     def follow(self, seen: Mapping[str, Any]) -> Update:
         """The right column after a job was added: the status card shows it."""

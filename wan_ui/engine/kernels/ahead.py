@@ -29,10 +29,10 @@ _BUILDER = ThreadPoolExecutor(1, thread_name_prefix="kernels")
 
 @contextmanager
 def built_ahead(device: torch.device, width: int, ffn_width: int, exact: bool) -> Iterator[None]:
-    """Within it a second thread builds the kernels for blocks of these widths; it is waited for at the end.
+    """Builds the kernels for blocks of these widths in a second thread meanwhile, and waits for them at the end.
 
-    Not where an error or a cancel ends it: the thread, which has only tensors of its own, then ends what it builds,
-    and the next build comes after that.
+    After an error or a cancel it does not wait: the thread, which uses only tensors of its own, completes its build
+    before it starts another one.
     """
     building = _BUILDER.submit(_build, device, width, ffn_width, exact)
     try:

@@ -99,17 +99,17 @@ dialog.addEventListener('cancel', () => { postponed = true; });
 dialog.addEventListener('keydown', (event) => event.stopPropagation()); // the page's own keys
 const ask = async () => {
   if (!element.isConnected || !element.offsetParent || asked === model) return;
-  const of = asked = model;
+  const wanted = asked = model;
   listing = null;
   let told = null;
   try {
-    const answer = await window.fetch(`v1/models/${of}/bases`, { cache: 'no-store' });
+    const answer = await window.fetch(`v1/models/${wanted}/bases`, { cache: 'no-store' });
     if (answer.ok) told = await answer.json();
     if (told && told.questions.length && owner === null) owner = await mayAnswer();
   } catch (error) {
-    if (asked === of) asked = null; // the server is gone; the next look asks again
+    if (asked === wanted) asked = null; // the server is gone; the next look asks again
   }
-  if (of !== model) return; // another model was chosen meanwhile
+  if (wanted !== model) return; // another model was chosen meanwhile
   listing = told;
   draw();
 };

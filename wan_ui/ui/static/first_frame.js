@@ -55,17 +55,18 @@
     video.src = address;
   });
 
-  // The effective size, which the server writes into the note under the numbers, and whether it is that of other numbers.
+  // The effective size, from the note that the server writes under the fields, and whether that note is still the one for
+  // the numbers before.
   const note = () => document.querySelector('#form .effective');
   const effective = () => note() && [Number(note().dataset.width), Number(note().dataset.height)];
-  const isOutgrown = () => Boolean(shown()) && frame.mode !== 'stretch' && note()
+  const isNoteOld = () => Boolean(shown()) && frame.mode !== 'stretch' && note()
     && (Number(note().dataset.askedWidth) !== Number(dom.value('width')) || Number(note().dataset.askedHeight) !== Number(dom.value('height')));
 
   // A picture on its way, for which a press waits.
   const IMAGES = '#field-ctrl-img, #field-ctrl-img-last';
   const TAKEN = 1000; // milliseconds within which Gradio begins to upload what it was given
   let given = null, shaping = 0, uploading = [];
-  const isArriving = () => Boolean(given || uploading.length || (shown() && (shaping || timer || isOutgrown())));
+  const isArriving = () => Boolean(given || uploading.length || (shown() && (shaping || timer || isNoteOld())));
   const settle = () => {
     const fields = [...document.querySelectorAll(IMAGES)], before = uploading;
     uploading = fields.filter((field) => field.querySelector('.uploading'));

@@ -37,6 +37,7 @@ let isReading = false; // whether the block says that an uploaded file is read
 // What was refused is answered with the same LoRAs, or without any: nothing is drawn then.
 document.addEventListener('wan-ui-filled', ({ detail: form }) => {
   if (form !== FORM) return;
+  if (document.querySelector('#lora-problem .problem')) window.wanUi.held.drop(); // the LoRA was refused
   if (isReading && !presses.length) reading.hidden = true;
   if (items.querySelector('[data-do="fetch"]:disabled')) {
     drawn = null;

@@ -90,7 +90,6 @@
     next.delete(form);
     if (then) then();
     document.dispatchEvent(new CustomEvent("wan-ui-filled", { detail: form }));
-    if (document.querySelector("#lora-problem .problem")) window.wanUi.held.drop(); // the LoRA was refused
     window.wanUi.held.look();
   };
   window.wanUi.held.waitFor(() => waiting.has("#form") && textOf("pressed.filling"));
