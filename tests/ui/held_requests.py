@@ -36,7 +36,7 @@ class HeldRequest:
     def let_go(self) -> None:
         """Sends it."""
         self.await_request()
-        self._routes[0].fallback()
+        self._routes[0].continue_()
 
     def refuse(self) -> None:
         """Answers it as a server that takes no such file."""
