@@ -20,6 +20,7 @@ from tests.ui.held_requests import HeldRequest
 from tests.ui.lora_fixtures import configs
 from tests.ui.lora_fixtures import lora as write_lora
 from tests.ui.page_object import (
+    FRAMES,
     axis_values,
     choose_lora,
     field,
@@ -44,13 +45,6 @@ from wan_ui.models import MODELS
 pytestmark = pytest.mark.browser
 SEEDS = {"columns": {"field": "seed", "values": [1552, 1553]}}
 CLIP = {"Width": "64", "Height": "64", "Frames": "9", "Steps": "3", "Guidance scale": "3"}
-
-
-FRAMES = """count => new Promise((resolve) => {
-    const next = (left) => left ? requestAnimationFrame(() => next(left - 1)) : resolve();
-    next(count);
-})"""
-"""Resolves after so many animation frames."""
 
 
 @pytest.fixture(scope="module")
