@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tests.pool.helpers import options
+from tests.ports import reserve_port
 from wan_ui.errors import ClusterUnavailable
 from wan_ui.pool.cluster import ClusterNode
-from wan_ui.pool.ray_cluster import FACTS_TRIES, RayClient
+from wan_ui.pool.ray_cluster import FACTS_TRIES, RayClient, connect
 from wan_ui.pool.slot_actor import NodeFacts
 
 pytestmark = pytest.mark.soak  # Ray is an extra
@@ -53,6 +54,15 @@ def test_a_machine_whose_process_is_lost_is_asked_again(tmp_path: Path) -> None:
     assert [answer() for _ in range(FACTS_TRIES)] == [*(None for _ in lost), facts]
     answer = Answers(tmp_path, [WorkerCrashedError() for _ in range(FACTS_TRIES)]).ask_facts(NODE)
     assert str([answer() for _ in range(FACTS_TRIES)][-1]).startswith("wan-ui does not run there: ")
+
+
+def test_a_head_that_is_not_there_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_asked(**_: object) -> None:
+        pytest.fail("Ray tries for minutes")
+
+    monkeypatch.setattr("ray.init", is_asked)
+    with pytest.raises(ClusterUnavailable, match="refused"):
+        connect(f"127.0.0.1:{reserve_port()}", options(tmp_path))
 
 
 def test_an_autoscaler_that_does_not_answer_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

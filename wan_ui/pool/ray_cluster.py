@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.checkpoints.sources import CheckpointSources
@@ -27,6 +29,7 @@ from wan_ui.pool.slot_actor import Marker, NodeFacts, node_facts
 from wan_ui.provenance.restoring import installed
 from wan_ui.request import Generation
 
+REACH_SECONDS = 10.0  # for a connection to the head
 FACTS_TRIES = 3  # to ask a machine for its facts, where the process that is to say them is lost
 
 
@@ -74,8 +77,9 @@ def connect(address: str, options: EngineOptions) -> RayClient:
         ) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
+        _reach(address)
         ray.init(address=address, namespace="wan-ui", log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ClusterUnavailable(
             f"The cluster {address} cannot be joined ({reason}). This machine must be one of it: see docs/cluster.md."
@@ -158,6 +162,13 @@ class RayClient:
     def close(self) -> None:
         """Leaves the cluster: all actors of this process end."""
         self._ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nothing listens at the address of a head, which Ray itself finds out after minutes."""
+    if address != "auto":
+        head = urlsplit(f"//{address}")
+        socket.create_connection((head.hostname, head.port), REACH_SECONDS).close()
 
 
 def _adapter_config(path: Path) -> bytes | None:
