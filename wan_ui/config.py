@@ -7,6 +7,7 @@ import dataclasses
 import ipaddress
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,10 +127,17 @@ def _web_address(text: str) -> str:
 def _gpus(text: str) -> Gpus:
     if text in ("auto", "none"):
         return "auto" if text == "auto" else "none"
-    numbers = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in numbers) or len(set(numbers)) < len(numbers):
+    parts = [part.strip() for part in text.split(",")]
+    numbers = tuple(int(part) for part in parts if part.isdecimal())
+    if len(set(numbers)) < len(parts):
         raise ValueError(f"must be auto, none or different numbers with commas between, such as 0,1, not {text!r}")
-    return tuple(int(part) for part in numbers)
+    return numbers
+
+
+def _cluster(text: str) -> str:
+    if text != "auto" and not re.fullmatch(r"[^\s/]+:\d+", text):
+        raise ValueError(f"must be auto or HOST:PORT, not {text!r}")
+    return text
 
 
 def _split(text: str) -> int:
@@ -209,7 +217,8 @@ class Settings:
         None,
         "the GPUs of a Ray cluster render, of which this machine is one: auto, or its head as HOST:PORT; not beside "
         "--device or --gpus; needs wan-ui[cluster], see docs/cluster.md (default: none)",
-        metavar="ADDRESS",
+        _cluster,
+        "ADDRESS",
     )
     max_gpus: int | None = _setting(
         None,
@@ -423,11 +432,11 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
             chosen[name] = tuple(chosen.get(name) or environment.get(option.variable, "").split())
     if chosen.get("share_server") and "share_program" not in chosen:
         line.error("--share-server needs --share-program, the frpc that speaks to it")
-    if chosen.get("device") and "gpus" in chosen:
+    if "device" in chosen and "gpus" in chosen:
         line.error("--gpus cannot be given beside --device, which names one device for the server's own process")
-    if chosen.get("cluster") and (chosen.get("device") or "gpus" in chosen):
+    if "cluster" in chosen and ("device" in chosen or "gpus" in chosen):
         line.error("--cluster cannot be given beside --device or --gpus: the cluster's GPUs render")
-    if chosen.get("max_gpus") and not chosen.get("cluster"):
+    if "max_gpus" in chosen and "cluster" not in chosen:
         line.error("--max-gpus is for the GPUs of a --cluster")
     secret = environment.get(NOTIFY_SECRET, "")
     if chosen.get("notify_url") and len(secret) < SHORTEST_SECRET:

@@ -272,6 +272,26 @@ def test_an_unused_slot_is_emptied_and_used_again(make: Make) -> None:
     assert (first.status, second.status, slots[0].rendered) == ("succeeded", "succeeded", [1, 2])
 
 
+def test_a_slot_that_only_helped_is_emptied_too(make: Make) -> None:
+    dispatcher, service, slots = make(2, rules=SlotRules(idle=0.01, split=2))
+    dispatcher.start()
+    assert ended(service, dispatcher, service.submit(body(1), LOCAL_ACCESS)).status == "succeeded"
+    assert [len(slot.places) for slot in slots] == [1, 1]
+    for slot in slots:
+        assert slot.ended.wait(PATIENCE), slot.name
+    assert not any(slot.is_started for slot in slots)
+
+
+def test_a_job_that_cannot_be_read_fails_and_the_next_one_runs(make: Make, store: Store) -> None:
+    dispatcher, service, _ = make(2)
+    job, other = service.submit(body(1), LOCAL_ACCESS), service.submit(body(2), LOCAL_ACCESS)
+    store.rows("UPDATE jobs SET generations = '[{}]' WHERE id = :id", {"id": job.id})
+    dispatcher.start()
+    assert ended(service, dispatcher, other).status == "succeeded"
+    (row,) = store.rows("SELECT status, json_extract(error, '$.code') AS code FROM jobs WHERE id = :id", {"id": job.id})
+    assert (row["status"], row["code"], dispatcher.broken) == ("failed", "RENDER_FAILED", None)
+
+
 def test_a_retried_job_that_lacks_nothing_ends_at_once(make: Make, store: Store, render: FakeRender) -> None:
     dispatcher, service, _ = make(2)
     job = service.submit(body(1), LOCAL_ACCESS)

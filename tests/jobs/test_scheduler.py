@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,24 @@ def test_a_clip_is_overtaken_at_most_as_often_as_stated(slots: int) -> None:
     assert order.index("starved") == slots * RULES.passes
 
 
+def test_the_bound_holds_behind_a_comparison_that_waits_for_other_slots() -> None:
+    scheduler = Scheduler(1, RULES)
+    for slot, model in (("gpu 0", "H200"), ("gpu 1", "L40S")):
+        scheduler.gpus.set_slot(slot, model)
+    scheduler.add([replace(unit("grid", "b"), index=index, is_compared=True) for index in range(2)])
+    assert scheduler.assign(["gpu 0"]) is not None
+    scheduler.add([unit("first", "a")])
+    assert scheduler.assign(["gpu 1"]) is not None
+    scheduler.add([unit("starved", "b")])
+    order = []
+    for number in range(3 * RULES.passes):  # the comparison's second cell waits in front all the time
+        scheduler.add([unit(f"stream {number}", "a")])
+        assignment = scheduler.assign(["gpu 1"])
+        assert assignment is not None
+        order.append(assignment.unit.job_id)
+    assert order.index("starved") == RULES.passes
+
+
 def test_several_idle_slots_take_the_first_clip_where_it_fits_best() -> None:
     scheduler = Scheduler()
     scheduler.add([unit("1", "a"), unit("2", "b"), unit("3", "b"), unit("4", "a")])
@@ -119,6 +138,66 @@ def test_who_comes_later_starts_level_with_the_others() -> None:
         served.append(assignment.unit.visitor)
         scheduler.ended(assignment.unit, 5.0)
     assert served.count("late") == served.count("early") == 4
+
+
+def test_a_stream_of_new_visitors_whose_model_is_loaded_does_not_keep_another_waiting() -> None:
+    scheduler = Scheduler(1, RULES)
+    scheduler.add([unit("first", "a", "first")])
+    assert scheduler.assign(["gpu"]) is not None
+    scheduler.add([unit("starved", "b", "starved")])
+    order = []
+    for number in range(3 * RULES.passes):
+        scheduler.add([unit(f"new {number}", "a", f"new {number}")])
+        assignment = scheduler.assign(["gpu"])
+        assert assignment is not None
+        order.append(assignment.unit.job_id)
+        scheduler.ended(assignment.unit, 10.0)
+    assert order.index("starved") == RULES.passes
+
+
+def test_who_cancels_is_given_the_seconds_and_no_rate_is_learned_from_them() -> None:
+    scheduler = Scheduler()
+    for visitor in ("patient", "other"):
+        scheduler.add([unit(f"{visitor} {number}", visitor=visitor) for number in range(20)])
+    whole = scheduler.assign(["gpu"])
+    assert whole is not None
+    scheduler.ended(whole.unit, 10.0)
+    given = {"patient": 0.0, "other": 0.0, str(whole.unit.visitor): 10.0}
+    for _ in range(12):  # one visitor's clips are all canceled after half of their time
+        assignment = scheduler.assign(["gpu"])
+        assert assignment is not None
+        visitor = str(assignment.unit.visitor)
+        seconds = 5.0 if visitor == "other" else 10.0
+        scheduler.ended(assignment.unit, seconds, is_whole=visitor == "patient")
+        given[visitor] += seconds
+        assert scheduler.estimate(assignment.unit) == 10.0
+    assert abs(given["patient"] - given["other"]) <= 10.0, given
+
+
+def test_a_job_placed_by_hand_comes_before_what_is_behind_it_whoevers_turn_it_is() -> None:
+    scheduler = Scheduler()
+    scheduler.add([unit("a1", visitor="a")])
+    first = scheduler.assign(["gpu"])
+    assert first is not None
+    scheduler.ended(first.unit, 100.0)
+    scheduler.add([unit("b1", visitor="b"), unit("b2", visitor="b"), unit("a2", visitor="a"), unit("a3", visitor="a")])
+    scheduler.add([replace(unit("a2", visitor="a"), index=1)])
+    scheduler.reorder(["a2", "b1", "b2", "a3"])
+    scheduler.place([frozenset({"a2"}), frozenset({"b1", "b2", "a3"})])
+    order = []
+    while (assignment := scheduler.assign(["gpu"])) is not None:
+        order.append(assignment.unit.job_id)
+        scheduler.ended(assignment.unit, 1.0)
+    assert order == ["a2", "a2", "b1", "b2", "a3"]
+
+
+def test_a_job_placed_by_hand_that_no_idle_slot_may_render_holds_nothing_up() -> None:
+    scheduler = Scheduler(2)
+    scheduler.add([unit("a", "x"), unit("b", "y")])
+    scheduler.exclude("gpu 0", unit("a", "x"))
+    scheduler.place([frozenset("a"), frozenset("b")])
+    found = scheduler.assign(["gpu 0"]), scheduler.assign(["gpu 1"])
+    assert [one.unit.job_id if one else None for one in found] == ["b", "a"]
 
 
 def test_a_clip_that_is_requeue_is_next_and_a_discarded_job_is_gone() -> None:

@@ -167,7 +167,15 @@ def test_what_is_said_of_the_clusters_gpus() -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [["--cluster", "auto", "--gpus", "0"], ["--cluster", "auto", "--device", "cpu"], ["--max-gpus", "2"]]
+    "flags",
+    [
+        ["--cluster", "auto", "--gpus", "0"],
+        ["--cluster", "auto", "--device", "cpu"],
+        ["--max-gpus", "2"],
+        ["--cluster", ""],
+        ["--cluster", "10.0.0.1"],
+        ["--cluster", "local"],  # Ray would start a cluster of its own
+    ],
 )
 def test_flags_that_do_not_go_together_end_the_program(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

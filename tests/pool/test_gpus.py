@@ -82,7 +82,10 @@ def test_the_flag_is_read(text: str, value: Gpus) -> None:
     assert read(["--gpus", text], {}).gpus == read([], {"WAN_UI_GPUS": text}).gpus == value
 
 
-@pytest.mark.parametrize("flags", [["--gpus", "0,0"], ["--gpus", "a"], ["--gpus", "0", "--device", "cuda"]])
+@pytest.mark.parametrize(
+    "flags",
+    [["--gpus", "0,0"], ["--gpus", "0,00"], ["--gpus", "0,"], ["--gpus", "a"], ["--gpus", "0", "--device", "cuda"]],
+)
 def test_a_wrong_flag_ends_the_program(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read(flags, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -115,6 +116,47 @@ def test_a_process_that_does_not_stop_is_killed(shared: ProcessSlot, error: Exce
     assert not shared.is_started and pid is not None and not psutil.pid_exists(pid)
 
 
+@pytest.mark.parametrize("error", [Cancelled("Canceled."), RenderTimedOut("Too long.")], ids=["cancel", "timeout"])
+def test_one_that_is_still_being_started_is_ended(tmp_path: Path, error: Exception) -> None:
+    (slot,) = process_slots(tmp_path, 1, ProcessLimits(poll=0.01))
+
+    def check() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        slot.render(clip_of("sea"), ignore_progress, check)
+    assert not slot.is_started
+    assert slot.render(clip_of("sea"), ignore_progress, no_check).seed == 1
+    assert slot.device_name == "fake GPU"
+    slot.end()
+
+
+def test_a_process_that_the_system_does_not_start_is_a_failed_start(tmp_path: Path) -> None:
+    (slot,) = process_slots(tmp_path, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(SlotLost, match="GPU 0 cannot be used: Too many open files") as lost:
+            slot.render(clip_of("sea"), ignore_progress, no_check)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert lost.value.details["started"] is False and not slot.is_started
+
+
+def test_a_signal_to_stop_that_reaches_all_processes_leaves_this_one_to_the_server(shared: ProcessSlot) -> None:
+    shared.render(clip_of("sea"), ignore_progress, no_check)
+    pid = shared.pid
+    assert pid is not None
+
+    def on_progress(progress: Progress) -> None:
+        if progress.step == 1:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(pid, number)
+
+    clip = shared.render(clip_of("slow", steps=20), on_progress, no_check)
+    assert clip.metadata == {"pid": pid}
+
+
 def test_a_process_that_dies_is_reported_and_replaced(shared: ProcessSlot) -> None:
     with pytest.raises(SlotLost, match="exit code -9"):
         shared.render(clip_of("die", seed=11), ignore_progress, no_check)
@@ -134,6 +176,7 @@ def test_one_that_ended_while_unused_is_replaced_unnoticed(shared: ProcessSlot) 
     process = psutil.Process(shared.pid)
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie has threads that still run, for a moment
+    assert not shared.is_started
     assert shared.render(clip_of("sea"), ignore_progress, no_check).metadata != {"pid": process.pid}
 
 

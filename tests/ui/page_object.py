@@ -14,6 +14,11 @@ from tests.ui.fake_app import App
 SMALL = {"Width": "64", "Height": "64", "Frames": "5", "Steps": "4"}
 MORE = ("Negative prompt", "Sampler", "Flow shift", "Boundary", "High-noise steps", "Low-noise guidance")
 """Fields behind "More settings"."""
+FRAMES = """count => new Promise((resolve) => {
+    const next = (left) => left ? requestAnimationFrame(() => next(left - 1)) : resolve();
+    next(count);
+})"""
+"""Resolves after so many animation frames."""
 
 
 def field(page: Page, label: str) -> Locator:

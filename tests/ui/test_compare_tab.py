@@ -16,9 +16,11 @@ from playwright.sync_api import APIResponse, Browser, Locator, Page, Route, expe
 from tests.browser_fixture import new_context
 from tests.fakes import FakeRender
 from tests.ui.fake_app import App, running
+from tests.ui.held_requests import HeldRequest
 from tests.ui.lora_fixtures import configs
 from tests.ui.lora_fixtures import lora as write_lora
 from tests.ui.page_object import (
+    FRAMES,
     axis_values,
     choose_lora,
     field,
@@ -43,13 +45,6 @@ from wan_ui.models import MODELS
 pytestmark = pytest.mark.browser
 SEEDS = {"columns": {"field": "seed", "values": [1552, 1553]}}
 CLIP = {"Width": "64", "Height": "64", "Frames": "9", "Steps": "3", "Guidance scale": "3"}
-
-
-FRAMES = """count => new Promise((resolve) => {
-    const next = (left) => left ? requestAnimationFrame(() => next(left - 1)) : resolve();
-    next(count);
-})"""
-"""Resolves after so many animation frames."""
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +332,25 @@ def test_a_late_count_of_older_axes_is_replaced(page: Page, compare_app: App) ->
     with page.expect_request("**/queue/join**"):  # asked again as soon as the late answer is there
         held[0].continue_()
     expect(count_line(page)).to_contain_text("8 videos")  # of two rows with three checkpoints and the baseline
+
+
+def test_a_jobs_checkpoints_that_come_late_change_their_axis_alone(page: Page, compare_app: App) -> None:
+    prepare(page, compare_app, 1404)
+    compare_tab(page)
+    axis(page, "Columns", "LoRA file or checkpoint", "")
+    held = HeldRequest(page, '"folder":"job"')
+    field(page, "Columns: all checkpoints of a job").select_option(label="job")
+    held.await_request()
+    axis(page, "Rows", "Seed", "1404, 1405")
+    field(page, "Rows: values").fill("1406")  # typed, and no chip yet
+    held.let_go()
+    expect(axis_values(page, "Columns")).to_have_text(["cat 500", "cat 1000", "cat"])
+    expect(axis_values(page, "Rows")).to_have_text(["1404", "1405"])
+    expect(field(page, "Rows: values")).to_have_value("1406")
+    expect(count_line(page)).to_contain_text("12 videos")  # with the baseline
+    type_values(page, "Columns", "job/cat.safetensors")
+    field(page, "Columns: all checkpoints of a job").select_option(label="job")  # the same answer once more
+    expect(axis_values(page, "Columns")).to_have_count(3)
 
 
 def test_a_cells_settings_go_back_into_the_form(page: Page, compare_app: App) -> None:

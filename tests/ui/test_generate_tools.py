@@ -17,6 +17,7 @@ from tests.ui.held_requests import UPLOADS, HeldRequest
 from tests.ui.lora_fixtures import configs, write_loras
 from tests.ui.lora_fixtures import lora as write_lora
 from tests.ui.page_object import (
+    FRAMES,
     answered,
     choose_model,
     field,
@@ -143,6 +144,29 @@ def test_errors_stand_at_their_fields_until_they_change(page: Page, tools_app: A
     generate(page)
     expect(page.locator("#wrong-width")).to_be_visible()
     expect(in_size_note).to_be_hidden()
+
+
+def test_an_answer_is_looked_at_once(page: Page, tools_app: App):
+    open_page(page, tools_app)
+    small(page, "looked at", 79)
+    fill(page, Steps="500")
+    page.evaluate(
+        """() => {
+            window.placed = 0;
+            new MutationObserver((changes) => {
+                const added = changes.flatMap((change) => [...change.addedNodes]);
+                window.placed += added.filter((node) => node.matches && node.matches('.at-field')).length;
+            }).observe(document.getElementById('form'), { childList: true, subtree: true });
+        }"""
+    )
+    for presses in (1, 2):  # the second one is answered with the same message
+        generate(page)
+        answered(page)
+        page.wait_for_function("presses => window.placed >= presses", arg=presses)
+        page.evaluate(FRAMES, 6)
+        expect(field(page, "Steps")).to_be_focused()
+        assert page.evaluate("() => window.placed") == presses
+        field(page, "Prompt").focus()
 
 
 def test_an_error_about_a_lora_is_in_the_lora_block(page: Page, tools_app: App):

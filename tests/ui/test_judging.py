@@ -108,9 +108,12 @@ def test_blind_votes_lead_to_a_verdict_whose_settings_are_loaded(page: Page, boa
     expect(duel.get_by_role("status")).to_have_text(f"Pair 1 of {pairs}")
     for number in range(1, pairs + 1):
         expect(duel.get_by_role("status")).to_have_text(f"Pair {number} of {pairs}")
+        expect(duel.locator(".pairs i")).to_have_count(pairs)
+        expect(duel.locator(".pairs .done")).to_have_count(number - 1)
         # One cell is preferred to another one, and all others are even: so one is the best, whatever the sides.
         duel.get_by_role("button", name="A is better" if number == 1 else "No difference").click()
     expect(duel.get_by_role("status")).to_have_text(f"{pairs} votes")
+    expect(duel.locator(".pairs")).to_be_hidden()
     expect(duel.locator("li").first).to_contain_text("wins")
     expect(duel.get_by_role("heading")).to_have_text(duel.locator("li").first.inner_text())
     expect(duel.locator("video").locator("visible=true")).to_have_count(1)
@@ -121,6 +124,27 @@ def test_blind_votes_lead_to_a_verdict_whose_settings_are_loaded(page: Page, boa
     board.locator('[data-part="winner"]').click()
     expect(tab(page, "Generate")).to_have_attribute("aria-selected", "true")
     expect(field(page, "Prompt")).to_have_value("a cat")
+
+
+@pytest.mark.parametrize(("pairs", "voted", "segments"), [(12, 5, 12), (40, 10, 2), (40, 0, 1)])
+def test_the_bar_of_pairs_fits_a_phone(page: Page, board: Locator, pairs: int, voted: int, segments: int) -> None:
+    def many(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "pairs": pairs, "voted": voted})
+
+    page.route("**/pairs", many)
+    page.set_viewport_size({"width": 390, "height": 844})
+    board.get_by_role("button", name="Blind A/B").click()
+    duel = page.get_by_role("dialog", name="Blind A/B")
+    expect(duel.get_by_role("status")).to_have_text(f"Pair {voted + 1} of {pairs}")
+    bar = duel.locator(".pairs")
+    expect(bar.locator("i")).to_have_count(segments)
+    left, width = bar.evaluate("bar => [bar.getBoundingClientRect().left, bar.offsetWidth]")
+    ends = bar.locator(".done").evaluate_all("all => all.map((one) => one.offsetLeft + one.offsetWidth)")
+    done = max(ends, default=left) - left
+    assert done / width == pytest.approx(voted / pairs, abs=0.1)
+    assert 0 < left < left + width <= 390
+    assert duel.evaluate("duel => duel.scrollWidth") == 390
 
 
 PAUSED = "videos => videos.map((video) => video.paused)"

@@ -77,9 +77,8 @@ def test_the_picker_shows_a_video_of_each_lora_and_asks_for_none_before_it_opens
     expect(page.locator(".picker .thumb img")).to_have_count(1)
 
 
-def shown(app: App, model: WanModel, slot: str, source: str, trigger: str = "") -> str:
-    target = lora_card.Target(model, 0, trigger)
-    return lora_card.html(lora_card.look(app.service, model, slot, source, LOCAL_ACCESS), target)
+def shown(app: App, model: WanModel, slot: str, source: str) -> str:
+    return lora_card.html(lora_card.look(app.service, model, slot, source, LOCAL_ACCESS), 0)
 
 
 @pytest.mark.parametrize(
@@ -116,11 +115,6 @@ def test_the_card_says_what_a_file_is_and_whether_it_fits(lora_app: App, model, 
 def test_the_card_escapes_what_a_file_says(lora_app: App):
     html = shown(lora_app, SMALL, "single", "evil.safetensors")
     assert "<img" not in html and html.count("&lt;img") == 3  # trainer, its version, trigger word
-
-
-def test_the_trigger_button_is_there_only_while_the_field_is_empty(lora_app: App):
-    assert 'data-do="trigger"' in shown(lora_app, SMALL, "single", "small.safetensors")
-    assert 'data-do="trigger"' not in shown(lora_app, SMALL, "single", "small.safetensors", "ohwx")
 
 
 def test_no_file_has_no_card(lora_app: App):
@@ -253,15 +247,36 @@ def test_a_strength_that_is_set_before_an_answer_comes_stays_with_the_focus(page
     choose_lora(page, "small.safetensors")
     card = lora(page, "small")
     offer = card.get_by_role("button", name="Use trigger word")
-    expect(offer).to_be_visible()
-    with held(page, "a word"):
-        field(page, "Trigger word").fill("a word")
+    with held(page, '"do":"trigger"'):
+        offer.click()
         card.get_by_role("spinbutton").fill("0.4")
     expect(offer).to_have_count(0)  # the answer is in
+    expect(field(page, "Trigger word")).to_have_value("sks cat")
     expect(card.get_by_role("spinbutton")).to_have_value("0.4")
     expect(card.get_by_role("spinbutton")).to_be_focused()
     page.keyboard.type("5")
-    wait_for_draft(page, trigger_word="a word", scale_single=0.45)
+    wait_for_draft(page, trigger_word="sks cat", scale_single=0.45)
+
+
+@pytest.mark.browser
+def test_a_trigger_word_is_an_edit_like_others(page: Page, lora_app: App):
+    open_page(page, lora_app)
+    choose_lora(page, "small.safetensors")
+    strength = lora(page, "small").get_by_role("spinbutton")
+    offer = lora(page, "small").get_by_role("button", name="Use trigger word")
+    wait_for_draft(page, lora_single="small.safetensors")
+    with held(page, "a word"):
+        field(page, "Trigger word").fill("a word")
+        expect(offer).to_have_count(0)  # at once
+        strength.fill("0.")
+    wait_for_draft(page, trigger_word="a word", scale_single=0)
+    strength.press_sequentially("6")  # goes on where it was
+    wait_for_draft(page, trigger_word="a word", scale_single=0.6)
+    with held(page, "0.45"):
+        strength.fill("0.45")
+        field(page, "Trigger word").fill("")
+        expect(offer).to_be_visible()
+    wait_for_draft(page, trigger_word="", scale_single=0.45)
 
 
 @pytest.mark.browser

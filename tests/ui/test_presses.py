@@ -26,6 +26,7 @@ from tests.ui.page_object import (
     open_tab,
     small,
     tab,
+    type_lora,
     type_values,
     upload_lora,
     used,
@@ -146,6 +147,23 @@ def test_a_file_that_is_no_lora_ends_the_press(page: Page, app: App, tmp_path: P
     held.let_go()
     expect(page.locator("#lora-problem .problem")).to_be_visible()
     expect(button).not_to_have_attribute("aria-busy", "true")
+    assert jobs(app) == before
+
+
+def test_a_press_says_that_it_waits_for_a_lora_that_is_downloaded(page: Page, app: App) -> None:
+    open_page(page, app)
+    small(page, "downloaded", 1876)
+    before = jobs(app)
+    type_lora(page, "https://example.org/style.safetensors")  # this server downloads none
+    fetch = lora(page, "style.safetensors").get_by_role("button", name="Download and check now")
+    held = HeldRequest(page, '"do":"fetch"')
+    fetch.click()
+    held.await_request()
+    button = waits_with(page, "Waiting for the LoRA to download…")
+    held.let_go()
+    expect(page.locator("#lora-problem .problem")).to_be_visible()
+    expect(button).not_to_have_attribute("aria-busy", "true")
+    expect(fetch).to_be_enabled()
     assert jobs(app) == before
 
 

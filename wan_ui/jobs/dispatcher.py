@@ -24,9 +24,10 @@ from wan_ui.errors import (
 )
 from wan_ui.job import Job
 from wan_ui.jobs.clip_writer import WriteVideo
-from wan_ui.jobs.job_errors import attempt
+from wan_ui.jobs.job_errors import attempt, prompt_error
 from wan_ui.jobs.leases import Leases
 from wan_ui.jobs.lending import Helper, LostGroups, choose_helpers
+from wan_ui.jobs.queue_order import PlacedJobs
 from wan_ui.jobs.runner import (
     ActiveJob,
     JobRunner,
@@ -78,6 +79,7 @@ class Dispatcher(JobRunner):
             self._scheduler.gpus.set_slot(slot.name, slot.device_name)
         self._lost_groups = LostGroups()
         self._active: dict[str, LeasedJob] = {}
+        self._placed = PlacedJobs()
         self._is_stale = True
         self._changed = threading.Condition(threading.RLock())
         self._threads = [
@@ -122,6 +124,12 @@ class Dispatcher(JobRunner):
         with self._changed:
             self._is_stale = True
         self._announce()
+
+    def place(self, job_id: str) -> None:
+        """Notify that the owner moved a waiting job: what is behind it now is begun after it."""
+        with self._changed:
+            self._placed.add(job_id)
+        self.wake()
 
     def cancel(self, job_id: str) -> None:
         """Cancel a waiting job at once and a running one before its next step; a finished job is unchanged."""
@@ -275,21 +283,39 @@ class Dispatcher(JobRunner):
 
     def _read_queue(self) -> None:
         """Brings the scheduler to what waits in the store, and ends jobs of which nothing is left to render."""
-        listed = [job_id for job_id, _ in self._leases.waiting_jobs()]
+        queue = self._leases.waiting_jobs()
+        listed = [job_id for job_id, _ in queue]
         known = self._scheduler.jobs()
         for job_id in known - set(listed):
             self._scheduler.discard(job_id)
         for job_id in listed:
             if job_id in known or job_id in self._active:
                 continue
-            job = self._store.job(job_id)
-            units = units_of(job)
+            read = attempt(partial(self._read_job, job_id), job_id, 0)
+            if isinstance(read, HostError):
+                raise read
+            if isinstance(read, WanUIError):
+                self._refuse(job_id, read)
+                continue
+            job, units = read
             if job.cells:
                 self._scheduler.gpus.begin(job_id, next(iter(job.gpu_models), None))
             self._scheduler.add(units)
             if not units and self._leases.claim(job_id):
                 self._settle(self._activate(job))
         self._scheduler.reorder(listed)
+        self._scheduler.place(self._placed.stages(queue))
+
+    def _read_job(self, job_id: str) -> tuple[Job, tuple[Unit, ...]]:
+        """A job and the clips that it lacks."""
+        job = self._store.job(job_id)
+        return job, units_of(job)
+
+    def _refuse(self, job_id: str, error: WanUIError) -> None:
+        """Fails a job that cannot be read, such as one that another version has left."""
+        if self._leases.claim(job_id):
+            self._store.finish(job_id, "failed", prompt_error(error, 0, 1))
+            self._announce()
 
     def _activate(self, job: Job) -> LeasedJob:
         active = self._active[job.id] = LeasedJob(
@@ -334,23 +360,24 @@ class Dispatcher(JobRunner):
         """Renders what the slot is given; whether it has left, else the dispatcher stops."""
         while not self._stopping.is_set() and self._broken is None:
             with self._changed:
-                has_task = self._changed.wait_for(
-                    lambda: use.task is not None or use.has_left or self._stopping.is_set() or self._broken is not None,
-                    self._rules.idle if use.slot.is_started else None,
+                has_news = self._changed.wait_for(
+                    lambda: self._has_news(use), self._rules.idle if use.slot.is_started else None
                 )
-                task = use.task
+                task, use.has_helped = use.task, False
                 if use.has_left and task is None:
                     return True
-                if not has_task and use.lent_to is not None:
-                    continue
-                if not has_task:
+                if not has_news and use.lent_to is None:
+                    log.info("slot unused", extra={"slot": use.slot.name, "seconds": self._rules.idle})
                     self._scheduler.emptied(use.slot.name)
+                    use.slot.end()
             if task is not None:
                 self._render(use, task)
-            elif not has_task:
-                log.info("slot unused", extra={"slot": use.slot.name, "seconds": self._rules.idle})
-                use.slot.end()
         return False
+
+    def _has_news(self, use: SlotUse) -> bool:
+        """Whether a slot's thread has something to do, or its time without work begins anew."""
+        is_ending = use.has_left or self._stopping.is_set() or self._broken is not None
+        return use.task is not None or use.has_helped or is_ending
 
     def _render(self, use: SlotUse, task: Task) -> None:
         """Renders a clip and hands it to the writer, or records why there is none."""
@@ -370,13 +397,13 @@ class Dispatcher(JobRunner):
                 raise Cancelled("The server stops.")
             elif isinstance(result, WanUIError):
                 self._record_failure(active, unit.index, result, phase)
-                self._free(use, task, spent)
+                self._free(use, task, spent, is_whole=False)
                 self._leave(task)
             else:
                 self._hand_over(use, task, result, spent)
         except Cancelled:
             active.canceled = True
-            self._free(use, task, None)
+            self._free(use, task, time.monotonic() - start, is_whole=False)
             self._leave(task)
 
     def _render_clip(self, use: SlotUse, task: Task) -> RenderedClip:
@@ -492,12 +519,15 @@ class Dispatcher(JobRunner):
 
         if not self._writer.hand_over(write, taken):
             raise Cancelled("No clip can be written any more.")
-        self._free(use, task, spent * task.split.ranks)
+        self._free(use, task, spent)
 
-    def _free(self, use: SlotUse, task: Task, spent: float | None) -> None:
-        """Makes a slot idle again, whose GPU's model is known once it was started."""
+    def _free(self, use: SlotUse, task: Task, spent: float | None, is_whole: bool = True) -> None:
+        """Makes a slot idle again, whose GPU's model is known once it was started.
+
+        Its visitor was given the seconds `spent` on each of the clip's slots; None: they are not counted.
+        """
         with self._changed:
-            self._scheduler.ended(task.unit, spent)
+            self._scheduler.ended(task.unit, None if spent is None else spent * task.split.ranks, is_whole)
             if not use.has_left:
                 self._scheduler.gpus.set_slot(use.slot.name, use.slot.device_name)
             if task.active.cells and spent is not None:
@@ -506,7 +536,7 @@ class Dispatcher(JobRunner):
                 self._running = None
             use.task = use.running = None
             for member in task.members:
-                member.lent_to = None
+                member.lent_to, member.has_helped = None, True
                 if not member.slot.is_started:
                     self._scheduler.emptied(member.slot.name)
             self._changed.notify_all()
@@ -535,6 +565,7 @@ class Dispatcher(JobRunner):
     def _forget(self, active: ActiveJob) -> None:
         with self._changed:
             del self._active[active.job_id]
+            self._placed.forget(active.job_id)
             self._scheduler.gpus.forget(active.job_id)
             self._lost_groups.forget(active.job_id)
             self._is_stale = True  # it may have been retried meanwhile

@@ -80,7 +80,7 @@ class Leases:
         rows = self._store.rows(
             """
             SELECT id, status FROM jobs WHERE status = 'in_progress' OR (status = 'in_queue' AND ready = 1)
-            ORDER BY status, seq
+            ORDER BY status, turn, seq
             """,
             {},
         )

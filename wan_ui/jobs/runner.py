@@ -227,6 +227,10 @@ class JobRunner(ABC):
     def wake(self) -> None:
         """Notify that a job was added, can run now, has ended or was moved."""
 
+    def place(self, job_id: str) -> None:
+        """Notify that the owner moved a waiting job: what is behind it now is begun after it."""
+        self.wake()
+
     @abstractmethod
     def cancel(self, job_id: str) -> None:
         """Cancel a waiting job at once and a running one before its next step; a finished job is unchanged."""

@@ -6,7 +6,7 @@ import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 
 from wan_ui.job import Job
 from wan_ui.jobs.comparison_gpus import ComparisonGpus
@@ -67,7 +67,7 @@ class SchedulerRules:
 
     `passes`: a clip is overtaken by at most so many later clips of its visitor for each slot, so it waits no longer
     than so many clips take. `lead`: a visitor who has a clip of the loaded model goes first while ahead of the
-    others by at most so many clips.
+    others by at most so many clips, and at most `passes` times in a row for each slot.
     """
 
     window: int = 128
@@ -165,7 +165,8 @@ class _WaitingJob:
     @property
     def first(self) -> Candidate:
         """The first clip, with how often it was overtaken in all."""
-        return replace(self.units[0], passed=self.units[0].passed + self.passed)
+        first = self.units[0]
+        return Candidate(first.unit, first.passed + self.passed) if self.passed else first
 
 
 class _VisitorQueue:
@@ -192,13 +193,22 @@ class _VisitorQueue:
         for candidate in () if job is None else job.units:
             _count(self.models, candidate.unit.needs.model, -1)
 
+    def without(self, held: frozenset[str]) -> _VisitorQueue:
+        """The same waiting jobs without these."""
+        rest = _VisitorQueue()
+        rest.jobs = OrderedDict((job_id, job) for job_id, job in self.jobs.items() if job_id not in held)
+        for candidate in chain.from_iterable(job.units for job in rest.jobs.values()):
+            _count(rest.models, candidate.unit.needs.model, 1)
+        return rest
+
     def window(self, rules: SchedulerRules) -> list[Candidate]:
-        """The clips that may be chosen now, in their order; how often one was overtaken counts for the first alone."""
-        jobs = iter(self.jobs.values())
-        first_job = next(jobs)
-        further = (islice(job.units, rules.of_each_job) for job in jobs)
-        units = chain([first_job.first], islice(first_job.units, 1, rules.of_first_job), chain.from_iterable(further))
-        return list(islice(units, rules.window))
+        """The clips that may be chosen now, in order; how often one was overtaken is whole for a job's first."""
+        counts = chain([rules.of_first_job], repeat(rules.of_each_job))
+        parts = (
+            chain([job.first], islice(job.units, 1, count))
+            for job, count in zip(self.jobs.values(), counts, strict=False)
+        )
+        return list(islice(chain.from_iterable(parts), rules.window))
 
     def take(self, unit: Unit) -> None:
         """Removes a clip of the window, and counts that it overtook all before it."""
@@ -234,6 +244,8 @@ class Scheduler:
         self._models: dict[str, int] = {}
         self._halves: dict[str, int] = {}
         self._excluded: dict[str, frozenset[str]] = {}
+        self._stages: tuple[frozenset[str], ...] = ()
+        self._turns_passed: dict[str | None, int] = {}
         self.gpus = ComparisonGpus()
 
     def __len__(self) -> int:
@@ -297,6 +309,14 @@ class Scheduler:
         for queue in self._queues.values():
             queue.jobs = OrderedDict(sorted(queue.jobs.items(), key=lambda item: order.get(item[0], -1)))
 
+    def place(self, stages: Sequence[frozenset[str]]) -> None:
+        """Parts of the queue whose order was chosen by hand.
+
+        While a clip of one waits nothing of a later one is begun, whoever's turn it is, unless no idle slot may render
+        the first.
+        """
+        self._stages = tuple(stages)
+
     def jobs(self) -> frozenset[str]:
         """The jobs with waiting clips."""
         return frozenset(job_id for queue in self._queues.values() for job_id in queue.jobs)
@@ -309,15 +329,13 @@ class Scheduler:
         """
         if not idle or not self._queues:
             return None
-        visitor = self._turn(self._loaded.get(idle[0]) if len(idle) == 1 else None)
-        chosen = self._choose(visitor, idle)
-        if chosen is None:  # what the visitor has next cannot be rendered on these slots
-            others = sorted(set(self._queues) - {visitor}, key=lambda who: self._given[who])
-            chosen = next((found for visitor in others if (found := self._choose(visitor, idle))), None)
+        in_place = self._in_place()
+        chosen = (self._next(in_place, idle) if in_place else None) or self._next(self._queues, idle)
         if chosen is None:
             return None
         unit, slot = chosen
         visitor = unit.visitor
+        self._turns_passed.pop(visitor, None)
         queue = self._queues[visitor]
         queue.take(unit)
         if not queue.jobs:
@@ -332,9 +350,32 @@ class Scheduler:
         self._set_loaded(slot, unit.needs)
         return assignment
 
-    def _choose(self, visitor: str | None, idle: Sequence[str]) -> tuple[Unit, str] | None:
+    def _in_place(self) -> dict[str | None, _VisitorQueue]:
+        """The queues without the stages that come later; none where there are no such."""
+        if len(self._stages) < 2:
+            return {}
+        waiting = self.jobs()
+        _, *later = [stage for stage in self._stages if stage & waiting] or [frozenset()]
+        held = frozenset[str]().union(*later)
+        if not held:
+            return {}
+        before = {visitor: queue.without(held) for visitor, queue in self._queues.items()}
+        return {visitor: queue for visitor, queue in before.items() if queue.jobs}
+
+    def _next(self, queues: Mapping[str | None, _VisitorQueue], idle: Sequence[str]) -> tuple[Unit, str] | None:
+        """A clip of these queues and the slot for it; None where no idle slot may render what could be chosen."""
+        least = min(queues, key=self._served)
+        visitor = self._turn(queues, least, self._loaded.get(idle[0]) if len(idle) == 1 else None)
+        chosen = self._choose(queues[visitor], idle)
+        if chosen is not None and visitor != least:
+            self._turns_passed[least] = self._turns_passed.get(least, 0) + 1
+        if chosen is None:  # what the visitor has next cannot be rendered on these slots
+            others = sorted(set(queues) - {visitor}, key=lambda who: self._given[who])
+            chosen = next((found for visitor in others if (found := self._choose(queues[visitor], idle))), None)
+        return chosen
+
+    def _choose(self, queue: _VisitorQueue, idle: Sequence[str]) -> tuple[Unit, str] | None:
         """A clip of a visitor and the slot for it; None where no idle slot may render what could be chosen."""
-        queue = self._queues[visitor]
         if len(idle) == 1:
             window = [each for each in queue.window(self._rules) if self.may_take(idle[0], each.unit)]
             if not window:
@@ -350,12 +391,15 @@ class Scheduler:
                 return unit, max(slots, key=lambda name: (fits[name], name not in self._loaded))
         return None
 
-    def ended(self, unit: Unit, seconds: float | None) -> None:
-        """An assigned clip is not rendered any more; its `seconds`, or None if nothing is to be counted."""
+    def ended(self, unit: Unit, seconds: float | None, is_whole: bool = True) -> None:
+        """An assigned clip is not rendered any more; its `seconds`, or None if nothing is to be counted.
+
+        Only from those of a clip that was rendered whole is learned how long others take.
+        """
         charged = self._charged.pop((unit.job_id, unit.index), 0.0)
         self._given[unit.visitor] = self._given.get(unit.visitor, 0.0) - charged + (seconds or 0.0)
         self._running[unit.visitor] = max(0, self._running.get(unit.visitor, 0) - 1)
-        if seconds is not None:
+        if seconds is not None and is_whole:
             rate, earlier = seconds / unit.cost, self._rates.get(unit.needs.model)
             self._rates[unit.needs.model] = rate if earlier is None else 0.7 * earlier + 0.3 * rate
 
@@ -377,23 +421,26 @@ class Scheduler:
     def _is_active(self, visitor: str | None) -> bool:
         return visitor in self._queues or self._running.get(visitor, 0) > 0
 
-    def _turn(self, loaded: Affinity | None) -> str | None:
-        """The visitor whose turn it is: the least served, or one barely ahead who has a clip of the loaded model."""
-        if len(self._queues) == 1:
-            return next(iter(self._queues))
-        least = min(self._queues, key=lambda who: (self._given[who], self._running.get(who, 0)))
-        if loaded is None or loaded.model in self._queues[least].models:
+    def _turn(
+        self, queues: Mapping[str | None, _VisitorQueue], least: str | None, loaded: Affinity | None
+    ) -> str | None:
+        """The visitor whose turn it is: the `least` served, or one barely ahead who has a clip of the loaded model."""
+        if loaded is None or loaded.model in queues[least].models:
             return least
-        near = self._given[least] + self._rules.lead * self.estimate(self._first(least))
+        first = next(iter(queues[least].jobs.values())).units[0].unit
+        near = self._given[least] + self._rules.lead * self.estimate(first)
         fitting = [
             visitor
-            for visitor, queue in self._queues.items()
+            for visitor, queue in queues.items()
             if self._given[visitor] <= near and loaded.model in queue.models
         ]
-        return min(fitting, key=lambda who: self._given[who], default=least)
+        if not fitting or self._turns_passed.get(least, 0) >= self._passes:
+            return least
+        return min(fitting, key=lambda who: self._given[who])
 
-    def _first(self, visitor: str | None) -> Unit:
-        return next(iter(self._queues[visitor].jobs.values())).units[0].unit
+    def _served(self, visitor: str | None) -> tuple[float, int]:
+        """The seconds that a visitor was given, and the clips that are rendered now; the least is next."""
+        return self._given[visitor], self._running.get(visitor, 0)
 
     def _set_loaded(self, slot: str, needs: Affinity | None) -> None:
         earlier = self._loaded.pop(slot, None)

@@ -278,7 +278,10 @@ class JobService:
         self._check_may_change(job_id, access)
         with self._admission:
             QueueOrder(self._store).move(job_id, position, own_only=not access.identity.owner)
-        self._worker.wake()
+        if access.identity.owner:
+            self._worker.place(job_id)
+        else:
+            self._worker.wake()
         return self._store.job(job_id)
 
     def running(self, job_id: str, access: Access) -> Running | None:

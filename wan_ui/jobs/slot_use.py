@@ -53,11 +53,13 @@ class Task:
 class SlotUse:
     """What a slot does now: its task from the assignment until its clip is handed to the writer.
 
-    `lent_to` names the slot whose clip it helps to render. `has_left`: it is not in the pool any more.
+    `lent_to` names the slot whose clip it helps to render. `has_helped`: it has, and its thread does not know it yet.
+    `has_left`: it is not in the pool any more.
     """
 
     slot: Slot
     lent_to: str | None = None
+    has_helped: bool = False
     task: Task | None = None
     running: Running | None = None
     model: str | None = None

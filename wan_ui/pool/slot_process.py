@@ -198,7 +198,8 @@ class SlotProcess:
 
 def main(build: Build = build_engine) -> NoReturn:
     """Runs the process on the descriptor that its last argument names."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends this process
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and systemd reach the server too, which ends this process
+        signal.signal(number, signal.SIG_IGN)
     SlotProcess(Connection(int(sys.argv[-1]))).run(build)
 
 

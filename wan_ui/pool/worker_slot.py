@@ -109,8 +109,9 @@ class WorkerSlot(ABC, Generic[AnyWorker]):
 
     @property
     def is_started(self) -> bool:
-        """Whether there is a worker."""
-        return self._worker is not None
+        """Whether there is a worker that is not known to have ended."""
+        worker = self._worker
+        return worker is not None and not worker.has_ended()
 
     @property
     def joined(self) -> GroupPlace | None:
@@ -187,7 +188,10 @@ class WorkerSlot(ABC, Generic[AnyWorker]):
     def _start(self, on_progress: OnProgress, check: Check) -> AnyWorker:
         """Starts the worker and waits for its engine."""
         on_progress(Progress("checking", note=f"Starting {self.name}"))
-        worker = self._launch()
+        try:
+            worker = self._launch()
+        except OSError as error:
+            raise SlotLost(f"{self.name} cannot be used: {error.strerror or error}", started=False) from error
         with self._lock:
             self._worker, self._is_ready, self._joined = worker, False, None
         self._send(worker, self._options)
@@ -205,10 +209,10 @@ class WorkerSlot(ABC, Generic[AnyWorker]):
         return worker
 
     def _check_start(self, check: Check) -> None:
-        """A cancel during the start ends the worker: it holds nothing yet."""
+        """A cancel or a time limit during the start ends the worker: it holds nothing yet."""
         try:
             check()
-        except Cancelled:
+        except WanUIError:
             self.end()
             raise
 

@@ -74,6 +74,7 @@ class CompareTab:
                     elem_id="axes",
                     choices=comparison.choices(None),
                     folders=[],
+                    checkpoints={},
                     **component_options("compare_axes"),
                 )
                 self.count = gr.HTML(elem_classes=["problems", "count-line"])
@@ -124,7 +125,7 @@ class CompareTab:
         tell_answered(selected, "wan-ui-axes")
         edited = [self.base, self.axes]
         self.axes.input(self.on_edit, edited, [self.count, self.draft], trigger_mode="always_last", **EDIT)
-        self.axes.click(self.on_folder, edited, self.axes, **EDIT)
+        self.axes.click(self.on_folder, self.base, self.axes, **EDIT)
 
     def _connect_board(self) -> None:
         panel, view, looking = self.status_panel, self.view[1:], [self.shown, self.seen]
@@ -260,15 +261,18 @@ class CompareTab:
         """An axis, or the baseline, was changed."""
         return self._counted(base, comparison.typed_axes(axes) or TypedAxes())
 
-    def on_folder(self, base: Any, axes: Any, event: gr.EventData) -> Update:
-        """The training jobs to choose from, or every checkpoint of one as the values of the axis `name`."""
-        typed = comparison.typed_axes(axes) or TypedAxes()
+    def on_folder(self, base: Any, event: gr.EventData) -> Update:
+        """The training jobs to choose from, or every checkpoint of one for the axis `name`.
+
+        The page puts them into that axis alone, and asks to count: the others may have changed since the press, which
+        `turn` tells from the same one before.
+        """
         folder = str(event.folder)
         if not folder:
             return {self.axes: gr.HTML(folders=self._jobs())}
         two = base is not None and MODELS[base["model"]].two_transformers
-        typed = typed.with_text(str(event.name), "\n".join(self._checkpoints(folder, two)))
-        return {self.axes: gr.HTML(typed.value)}  # which the page then asks to count
+        paths = self._checkpoints(folder, two)
+        return {self.axes: gr.HTML(checkpoints={"axis": event.name, "paths": paths, "turn": event.turn})}
 
     def _checkpoints(self, folder: str, two: bool) -> list[str]:
         """The files of a training job in training order; of a pair one half stands for both."""

@@ -60,11 +60,6 @@ class TypedAxes:
         allowed = {field for _, field in fields(model)}
         return replace(self, fields=tuple(field if field in allowed else NOTHING for field in self.fields))
 
-    def with_text(self, name: str, text: str) -> TypedAxes:
-        """The same with the values of the axis of this name replaced."""
-        pairs = zip(AXES, self.texts, strict=True)
-        return replace(self, texts=tuple(text if axis == name else before for axis, before in pairs))
-
 
 def typed_axes(value: Any) -> TypedAxes | None:
     """The axes of a value that `TypedAxes.value` gave, or a version that had no pages; None for anything else."""

@@ -144,18 +144,15 @@ class Form:
         """Wires the events within the form."""
         parts = self.parts
         edits: list[Any] = [parts.loras.input]
-        for name, component in parts.components.items():
+        for component in parts.components.values():
             if isinstance(component, gr.Image):
                 edits += [component.upload, component.clear]
-            elif name != "trigger_word":
+            else:
                 # Not `change`: that would also fire for what this page itself writes into the control.
                 edits.append(component.input)
         # Queued, because `always_last` has no effect on unqueued events, whose answers may overtake each other.
         gr.on(edits, self.on_edit, self.inputs, self._described, trigger_mode="always_last", **EDIT)
         whole = [self.uploads, *self.inputs]
-        parts.components["trigger_word"].input(
-            self.on_trigger_word, whole, [*self._described, parts.loras], trigger_mode="always_last", **EDIT
-        )
         switched = parts.strip.select(self.on_model, whole, self.filled, **EDIT)
         pressed = parts.loras.click(self.on_lora, whole, self.filled, concurrency_limit=8, **QUIET)
         for event in (switched, pressed):
@@ -167,13 +164,8 @@ class Form:
         return [self.parts.components["width"], self.parts.components["height"]]
 
     def on_edit(self, *raw: Any) -> Update:
-        """A control other than the trigger word and the choice of LoRAs was changed."""
+        """A control other than the choice of LoRAs was changed."""
         return self.describe(self.read(raw))
-
-    def on_trigger_word(self, uploads: Any, *raw: Any) -> Update:
-        """The trigger word was changed, which the LoRA cards speak about too."""
-        state = self.read(raw, uploads)
-        return {**self.describe(state), self.parts.loras: self._lora_value(state)}
 
     def on_model(self, event: gr.EventData, uploads: Any, *raw: Any) -> Update:
         """Another model was chosen: what was typed stays, what was untouched becomes what that model starts with."""
@@ -254,8 +246,7 @@ class Form:
         return {"model": state.model.id, "values": state.values, "aside": aside}
 
     def _lora_value(self, state: FormState, notice: str = "") -> dict[str, Any]:
-        trigger_word = str(state.values.get("trigger_word") or "")
-        value = self.block.value(state.model, state.loras, state.names, trigger_word, notice)
+        value = self.block.value(state.model, state.loras, state.names, notice)
         speed = speed_choice.shown(state.model, state.values, self.service.library, self.access())
         return {**value, "speed": speed, "turn": state.lora_turn}
 

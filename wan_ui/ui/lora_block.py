@@ -137,20 +137,17 @@ class LoraBlock:
         """The card of a chosen LoRA."""
         return lora_card.look(self.service, model, lora.slot, lora.source, self.access())
 
-    def value(
-        self, model: WanModel, loras: Loras, names: Mapping[str, str], trigger_word: str, notice: str = ""
-    ) -> dict[str, Any]:
+    def value(self, model: WanModel, loras: Loras, names: Mapping[str, str], notice: str = "") -> dict[str, Any]:
         """The block's value for the browser: each LoRA with its card, and the note on a pair."""
         cards = [self.card(model, lora) for lora in loras.chosen]
         items = []
         for index, (lora, card) in enumerate(zip(loras.chosen, cards, strict=True)):
             other_half = "" if card is None else self._missing_half(model, loras.chosen, lora, card, names)
-            target = lora_card.Target(model, index, trigger_word)
             items.append(
                 {
                     **_entry(lora, self.name(lora.source, names)),
                     "state": "plain" if card is None else card.state,
-                    "html": str(lora_card.html(card, target, other_half)),
+                    "html": str(lora_card.html(card, index, other_half)),
                 }
             )
         return {

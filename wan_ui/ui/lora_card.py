@@ -65,20 +65,6 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where a card stands: the model, the LoRA's index in the block, and what the Trigger word field holds."""
-
-    model: WanModel
-    index: int
-    trigger_word: str = ""
-
-    @property
-    def data(self) -> dict[str, str]:
-        """The attributes by which a pressed button says where it is."""
-        return {"data-index": str(self.index)}
-
-
-@dataclass(frozen=True)
 class Action:
     """A button of a card: its label, what it does, and further attributes."""
 
@@ -202,8 +188,12 @@ def _actions(card: Card) -> Iterator[Action]:
         yield Action(text_of("lora_card.check_now"), "fetch")
 
 
-def html(card: Card | None, target: Target, other_half: str = "") -> Markup | str:
-    """The card of a chosen LoRA. `other_half`: the label of the other half that was found and is not chosen yet."""
+def html(card: Card | None, index: int, other_half: str = "") -> Markup | str:
+    """The card of the chosen LoRA at an index of the block; its pressed buttons name it.
+
+    `other_half`: the label of the other half that was found and is not chosen yet. The button that takes the file's
+    trigger word is always in it; the style sheet shows it while the form has none.
+    """
     if card is None:
         return ""
     messages = list(card.messages[:MOST_MESSAGES])
@@ -216,8 +206,7 @@ def html(card: Card | None, target: Target, other_half: str = "") -> Markup | st
         facts=[] if card.about is None else _facts(card.about),
         messages=messages,
         actions=list(_actions(card)),
-        target=target.data,
-        trigger=target.trigger_word,
+        target={"data-index": str(index)},
         other_half=other_half,
     )
 

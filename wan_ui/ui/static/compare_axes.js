@@ -1,7 +1,8 @@
 // What changes along the columns, rows and pages of a comparison: a field and its values for each, and the baseline.
 // The value is {axes: [field, values, … of the three, baseline]}. The prop `choices` has the fields that the form's
 // model takes, as {field, label, hint, lines, start}; the prop `folders` the training jobs whose checkpoints can be
-// filled in, as [label, folder], which are asked for when an axis first needs them.
+// filled in, as [label, folder], which are asked for when an axis first needs them; the prop `checkpoints` those of one,
+// as {axis, paths, turn}, where `turn` counts the presses.
 // The values of an axis are chips in a box that is typed into: Enter, a comma or leaving the box makes a chip of what
 // is typed, Backspace in the empty box takes the last one away, a press on a chip puts it back into the box.
 const FORM = '.compare-form'; // as page.js knows it
@@ -18,6 +19,7 @@ const axes = [...element.querySelectorAll('.axis')].map((node) => ({
   jobs: node.querySelector('[data-part="jobs"] select'),
 }));
 let drawnChoices = '', drawnFolders = '', drawnValue = '', isAsked = false, isTyped = false;
+let turn = 0, filledTurn = 0; // of the presses for a job's checkpoints: the last one, and the last that is answered
 
 const choiceOf = (field) => (props.choices || []).find((choice) => choice.field === field) || { field: '', hint: '', lines: 1, start: '' };
 const isByLine = (axis) => choiceOf(axis.field.value).lines > 1; // a prompt holds commas, and a path may hold them
@@ -163,6 +165,16 @@ const drawFolders = () => {
     jobs.replaceChildren(new Option('', ''), ...(props.folders || []).map(([label, folder]) => new Option(label, folder)));
   }
 };
+// The other axes may have been changed since the press, and so may the field of this one.
+const fillCheckpoints = () => {
+  const given = props.checkpoints || {};
+  if (!given.turn || given.turn === filledTurn) return;
+  filledTurn = given.turn;
+  const axis = axes.find((each) => each.name === given.axis);
+  if (!axis || axis.field.value !== 'lora') return;
+  setText(axis, given.paths.join('\n'));
+  send();
+};
 for (const axis of axes) {
   axis.field.addEventListener('change', () => {
     setText(axis, choiceOf(axis.field.value).start); // those of the field before make no sense for another one
@@ -181,7 +193,7 @@ for (const axis of axes) {
   // Leaving the typed value would draw the chips anew, under the press.
   box.addEventListener('mousedown', (event) => { if (event.target.closest('button')) event.preventDefault(); });
   axis.jobs.addEventListener('change', () => {
-    if (axis.jobs.value) trigger('click', { name: axis.name, folder: axis.jobs.value });
+    if (axis.jobs.value) trigger('click', { name: axis.name, folder: axis.jobs.value, turn: ++turn });
     axis.jobs.value = '';
   });
 }
@@ -193,6 +205,7 @@ document.addEventListener('wan-ui-axes', () => {
 watch('choices', drawChoices);
 watch('value', drawValue);
 watch('folders', drawFolders);
+watch('checkpoints', fillCheckpoints);
 drawChoices();
 drawValue();
 drawFolders();

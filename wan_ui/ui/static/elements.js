@@ -42,6 +42,13 @@ const showWhileGrowing = (show, time) => {
   show();
 };
 
+/** When the page shows an answer's values: Gradio draws them some frames after it has them; a hidden tab draws no frames.
+ * @returns {Promise<any>} */
+const whenDrawn = () => new Promise((resolve) => {
+  requestAnimationFrame(() => requestAnimationFrame(resolve));
+  setTimeout(() => { if (document.hidden) resolve(null); }, 250);
+});
+
 /** The JSON answer of a route of /v1, null for one without content; an Error with its message where it is refused.
  * @param {string} path @param {RequestInit} options @returns {Promise<any>} */
 const callApi = async (path, options = {}) => {

@@ -105,23 +105,39 @@
     if (problem && ![...marks.keys()].some((each) => each.matches(STRENGTH) === ofLoras)) problem.hidden = true;
   };
   for (const name of ['input', 'change']) document.addEventListener(name, changed);
+  // Where messages come: how to look at them, and whether that was done since the last press of Generate.
+  const homes = [
+    { id: 'form-problem', look, isSeen: true },
+    { id: 'lora-problem', look: lookAtLoras, isSeen: true },
+  ];
+  // Gradio shows an event's progress there too, and this script changes attributes of the message that is shown.
+  const isMessage = (node) => node instanceof Element && Boolean(node.matches('.problem') || node.querySelector('.problem'));
+  const isNew = (changes) => changes.some((change) => [...change.addedNodes, ...change.removedNodes].some(isMessage));
   const watch = () => {
-    const home = document.getElementById('form-problem');
-    if (!home) {
+    if (!document.getElementById(homes[0].id)) {
       requestAnimationFrame(watch);
       return;
     }
-    // Only a new message counts: this script itself changes attributes of the one that is shown.
-    new MutationObserver(look).observe(home, { childList: true, subtree: true, characterData: true });
-    new MutationObserver(lookAtLoras).observe(document.getElementById('lora-problem'), { childList: true, subtree: true });
+    for (const home of homes) {
+      const observer = new MutationObserver((changes) => {
+        if (!isNew(changes)) return;
+        home.isSeen = true;
+        home.look();
+      });
+      observer.observe(document.getElementById(home.id), { childList: true, subtree: true });
+    }
     look();
   };
   watch();
-  // The same answer again changes nothing that could be observed.
-  let asked = false;
-  document.addEventListener('click', (event) => { if (event.target.closest('#bench button.generate')) asked = true; }, true);
-  document.addEventListener('wan-ui-answered', () => {
-    if (asked) { look(); lookAtLoras(); }
-    asked = false;
+  // The same answer again changes nothing that could be observed: it is looked at when it is drawn.
+  document.addEventListener('click', (event) => {
+    if (event.target.closest('#bench button.generate')) homes.forEach((home) => { home.isSeen = false; });
+  }, true);
+  document.addEventListener('wan-ui-answered', async () => {
+    await whenDrawn();
+    for (const home of homes) {
+      if (!home.isSeen) home.look();
+      home.isSeen = true;
+    }
   });
 })();

@@ -3,7 +3,7 @@
 // The press is carried out when all is there, and dropped when something went wrong, of which the page tells at its place.
 (() => {
   const BUTTONS = '#bench button.generate, #bench .scales .line button';
-  const waits = []; // each gives what the button says while there is something to wait for
+  const waits = []; // each gives what the button says while there is something to wait for; the page's own come last
   let held = null;
   const awaited = () => waits.map((wait) => wait()).find(Boolean);
   const drop = () => {
@@ -30,5 +30,5 @@
     button.dataset.pressed = text;
     button.setAttribute('aria-busy', 'true');
   }, true);
-  window.wanUi.held = { waitFor: (wait) => waits.push(wait), look, drop };
+  window.wanUi.held = { waitFor: (wait) => waits.unshift(wait), look, drop };
 })();

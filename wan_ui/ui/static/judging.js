@@ -119,6 +119,7 @@ window.wanUi.judging = (player) => {
   // Blind votes
 
   const APART = 0.1; // seconds that the second video may be away from the first
+  const MOST_SEGMENTS = 12; // of the bar of pairs: more pairs share two, for what is done and what is left
   const duel = () => {
     let ballot = null, before = null, isBusy = false, plays = !reducedMotion.matches;
     const clip = () => {
@@ -132,7 +133,7 @@ window.wanUi.judging = (player) => {
       const button = makeButton({ class: 'option', 'aria-label': better }, () => vote(side), make('b', {}, name), video, make('span', {}, better));
       return { side, video, button };
     });
-    const progress = make('span', { class: 'turn', role: 'status' }), result = make('ol', { class: 'result' });
+    const progress = make('span', { role: 'status' }), bar = make('span', { class: 'pairs', 'aria-hidden': 'true' }), result = make('ol', { class: 'result' });
     const title = make('h2', {}, textOf('judging.which')), hint = make('span', { class: 'hint' }, textOf('judging.hint')), best = clip();
     const tie = makeButton({}, () => vote('tie'), textOf('judging.tie')), undo = makeButton({}, () => back(), textOf('judging.undo'));
     const motion = makeButton({}, () => { plays = !plays; run(); });
@@ -140,7 +141,7 @@ window.wanUi.judging = (player) => {
     const table = make('div', { class: 'sides' }, ...sides.map((item) => item.button));
     const outcome = make('div', { class: 'outcome' }, best, make('div', { class: 'places' }, result, choose));
     const dialog = make('dialog', { class: 'duel', 'aria-label': textOf('judging.blind'), tabindex: '-1' },
-      make('div', { class: 'line' }, makeButton({}, () => dialog.close(), textOf('judging.leave')), title, progress),
+      make('div', { class: 'line' }, makeButton({}, () => dialog.close(), textOf('judging.leave')), title, make('span', { class: 'turn' }, progress, bar)),
       table, outcome,
       make('div', { class: 'line' }, tie, undo, motion, hint));
     // What is shown plays in step from its first frame, or stands on its middle one.
@@ -163,6 +164,13 @@ window.wanUi.judging = (player) => {
       const isAlike = Math.abs(one.duration - other.duration) < APART;
       if (plays && isAlike && !other.seeking && Math.abs(one.currentTime - other.currentTime) > APART) other.currentTime = one.currentTime;
     });
+    const drawBar = (voted, pairs) => {
+      const isShared = pairs > MOST_SEGMENTS;
+      const segments = Array.from({ length: isShared ? 2 : pairs }, (_, index) => make('i', (isShared ? !index : index < voted) ? { class: 'done' } : {}));
+      bar.classList.toggle('shared', isShared);
+      if (isShared) [voted, pairs - voted].forEach((share, index) => { segments[index].style.flexGrow = share; });
+      bar.replaceChildren(...segments.filter((segment) => segment.style.flexGrow !== '0'));
+    };
     const nextPair = () => callApi(pathOf('pairs'), { method: 'POST' });
     const turn = (next) => {
       ballot = next;
@@ -173,6 +181,8 @@ window.wanUi.judging = (player) => {
       motion.hidden = false;
       title.textContent = textOf('judging.which');
       progress.textContent = isOver ? textOf('judging.votes', { count: ballot.voted }) : textOf('judging.pair', { number: ballot.voted + 1, pairs: ballot.pairs });
+      bar.hidden = isOver;
+      drawBar(ballot.voted, ballot.pairs);
       for (const video of [one, other, best]) video.pause();
       if (isOver) { dialog.focus(); ranking(); return; } // what had the focus may be hidden now
       for (const { side, video } of sides) video.src = ballot[`${side}_url`];

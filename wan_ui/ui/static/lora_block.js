@@ -15,6 +15,7 @@ let adding = false, wantedSlot = null;
 const FORM = '#form';
 const keyOf = (item) => `${item.slot} ${item.source}`;
 const presses = [];
+let isDownloading = false; // whether the press that is not answered yet downloads a LoRA
 const pressNext = () => {
   if (!presses.length || window.wanUi.isFilling(FORM)) return;
   const { pressed, key } = presses.shift();
@@ -23,6 +24,7 @@ const pressNext = () => {
     pressNext();
     return;
   }
+  isDownloading = pressed.do === 'fetch';
   window.wanUi.filling(FORM);
   trigger('click', { pressed: index === null ? pressed : { ...pressed, index } });
 };
@@ -33,10 +35,12 @@ const press = (pressed) => {
 };
 let sending = 0; // calls of `send` at work
 window.wanUi.held.waitFor(() => (sending || presses.length) && textOf('pressed.lora'));
+window.wanUi.held.waitFor(() => isDownloading && textOf('pressed.download'));
 let isReading = false; // whether the block says that an uploaded file is read
 // What was refused is answered with the same LoRAs, or without any: nothing is drawn then.
 document.addEventListener('wan-ui-filled', ({ detail: form }) => {
   if (form !== FORM) return;
+  isDownloading = false;
   if (document.querySelector('#lora-problem .problem')) window.wanUi.held.drop(); // the LoRA was refused
   if (isReading && !presses.length) reading.hidden = true;
   if (items.querySelector('[data-do="fetch"]:disabled')) {

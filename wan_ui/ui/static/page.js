@@ -67,16 +67,10 @@
     if (isChanged && control === document.activeElement && typeof start === "number") control.setSelectionRange(start, end);
     window.wanUi.dom.announce(control);
   };
-  // Gradio draws an answer's values some frames after it has them; a hidden tab draws no frames.
-  const drawn = () =>
-    new Promise((resolve) => {
-      requestAnimationFrame(() => requestAnimationFrame(resolve));
-      setTimeout(() => { if (document.hidden) resolve(null); }, 250);
-    });
   // On a phone the last video's box is above the form, and would move it down in sight.
-  const looked = new Promise((resolve) => { window.wanUi.lookAnswered = () => resolve(null); }).then(drawn);
+  const looked = new Promise((resolve) => { window.wanUi.lookAnswered = () => resolve(null); }).then(whenDrawn);
   const filled = async (form) => {
-    await drawn();
+    await whenDrawn();
     waiting.delete(form);
     for (const [control, was] of typed) {
       if (formOf(control) !== form) continue;
