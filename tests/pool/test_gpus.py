@@ -54,9 +54,17 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
         slot_devices((0, 2), TWO)
 
 
-@pytest.mark.parametrize(("value", "count"), [(None, 2), ("", 0), ("1", 1), ("GPU-b,0", 2), ("MIG-x", 0), ("0,1,7", 2)])
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [(None, 2), ("", 0), ("-1", 0), ("1", 1), ("GPU-b,0", 2), ("MIG-x", 0), ("0,1,7", 2), ("0,7,1", 1), ("0,0", 1)],
+)
 def test_cuda_visible_devices_narrows_them(value: str | None, count: int) -> None:
     assert len(visible(TWO, {} if value is None else {"CUDA_VISIBLE_DEVICES": value})) == count
+
+
+def test_a_gpu_is_named_by_the_start_of_its_uuid_if_no_other_starts_so() -> None:
+    gpus = (Gpu(0, "GPU-8932", "NVIDIA H200"), Gpu(1, "GPU-8a00", "NVIDIA H200"))
+    assert [visible(gpus, {"CUDA_VISIBLE_DEVICES": name}) for name in ("GPU-89", "GPU-8")] == [gpus[:1], ()]
 
 
 @pytest.mark.usefixtures("nvidia_smi")

@@ -48,12 +48,21 @@ def _ask(query: Sequence[str]) -> str:
 
 
 def visible(gpus: Sequence[Gpu], environment: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """Those that CUDA_VISIBLE_DEVICES names, by number or UUID, in its order; all where it is not set."""
+    """Those that CUDA_VISIBLE_DEVICES names, by number or the start of a UUID, in its order; all where it is not set.
+
+    As for CUDA itself what follows a name that is no GPU's is not visible. None is used twice.
+    """
     text = environment.get("CUDA_VISIBLE_DEVICES")
     if text is None:
         return tuple(gpus)
-    named = {str(gpu.index): gpu for gpu in gpus} | {gpu.uuid: gpu for gpu in gpus}
-    return tuple(named[name.strip()] for name in text.split(",") if name.strip() in named)
+    found: list[Gpu] = []
+    for name in map(str.strip, text.split(",")):
+        is_uuid = name.startswith("GPU-")
+        named = [gpu for gpu in gpus if (gpu.uuid.startswith(name) if is_uuid else str(gpu.index) == name)]
+        if len(named) != 1 or named[0] in found:
+            break
+        found += named
+    return tuple(found)
 
 
 def slot_devices(wanted: Gpus, gpus: Sequence[Gpu]) -> tuple[SlotDevice, ...]:
