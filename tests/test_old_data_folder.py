@@ -22,6 +22,8 @@ from playwright.sync_api import Browser, expect
 from tests.browser_fixture import new_context
 from tests.web.strangers import Server, running
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = Path(__file__).parent / "data" / "data_folder_0.1.tar.xz"
 
 

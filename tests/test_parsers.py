@@ -36,6 +36,8 @@ from wan_ui.provenance import restoring
 from wan_ui.trainer import safe_yaml, sample_files
 from wan_ui.trainer.folder import unpack
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("WAN_UI_EXAMPLES", "12"))
 MOST_SECONDS = float(os.environ.get("WAN_UI_PARSER_SECONDS", "20"))  # generous: another process may have the processor
 MOST_MEMORY = 200 << 20

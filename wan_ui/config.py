@@ -135,7 +135,7 @@ def _gpus(text: str) -> Gpus:
 
 
 def _cluster(text: str) -> str:
-    if text != "auto" and not re.fullmatch(r"[^\s/]+:\d+", text):
+    if text != "auto" and not (re.fullmatch(r"[^\s/@]+:\d{1,5}", text) and urlsplit(f"//{text}").port):
         raise ValueError(f"must be auto or HOST:PORT, not {text!r}")
     return text
 

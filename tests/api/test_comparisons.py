@@ -27,6 +27,8 @@ from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.media import grid, video
 
+pytestmark = pytest.mark.slow
+
 ROUTES = ("grid.mp4", "sheet.png", "cells.zip")
 
 

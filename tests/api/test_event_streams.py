@@ -29,6 +29,8 @@ from wan_ui.jobs.store import Store
 from wan_ui.jobs.worker import Worker
 from wan_ui.request import Generation
 
+pytestmark = pytest.mark.slow
+
 WEBP = b"RIFF....WEBP"
 GUEST, OTHER = Identity("a" * 32, owner=False), Identity("b" * 32, owner=False)
 PROGRAM, OWNER = Identity(None, owner=False), Identity("c" * 32, owner=True)

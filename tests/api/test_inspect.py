@@ -26,6 +26,8 @@ from wan_ui.lora.remote import RemoteFiles
 from wan_ui.models import MODELS, WanModel
 from wan_ui.provenance.restoring import Environment
 
+pytestmark = pytest.mark.slow
+
 LORA = lora_bytes()
 WHERE = "/v1/loras/inspect"
 LIMIT = 200_000

@@ -24,6 +24,8 @@ from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.media import boxes, video
 
+pytestmark = pytest.mark.slow
+
 GUEST = Access(Identity("2" * 32, False), shared=True)
 STRANGER = Access(Identity("4" * 32, False), shared=False)
 

@@ -43,6 +43,8 @@ from wan_ui.models import MODELS
 from wan_ui.provenance.restoring import UNKNOWN_ENVIRONMENT
 from wan_ui.request import parse, resolve
 
+pytestmark = pytest.mark.slow
+
 PERSON: dict[str, Any] = {
     "prompt": "[trigger] a photo of a person",
     "width": 1024,

@@ -27,6 +27,8 @@ from wan_ui.jobs.service import JobService
 from wan_ui.jobs.store import Store
 from wan_ui.turns import MOST_WAITING, Turns
 
+pytestmark = pytest.mark.slow
+
 CROWD = 60  # more than the threads that a server answers on
 
 

@@ -22,6 +22,8 @@ from hypothesis.stateful import run_state_machine_as_test as run_sequences
 from tests.web.strangers import BODY, Server, running
 from wan_ui.access import LOCAL_ACCESS
 
+pytestmark = pytest.mark.slow
+
 SEQUENCES = int(os.environ.get("WAN_UI_STATES", "6"))
 EACH, ALL = 4, 9
 GUESTS = ("one", "other")

@@ -27,6 +27,8 @@ from wan_ui.engine.kernels.rewrite import use_kernels
 from wan_ui.errors import Cancelled
 from wan_ui.lora.convert import LowRank
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 LIMIT = 800.0  # seconds that the kernels' cases may take in the interpreter
 

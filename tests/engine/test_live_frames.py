@@ -17,6 +17,8 @@ from wan_ui.engine.live_picture import FRAMES_SHOWN, PictureSettings
 from wan_ui.engine.result import Clip, Progress
 from wan_ui.errors import Cancelled
 
+pytestmark = pytest.mark.slow
+
 AT_EVERY_STEP = PictureSettings(LATENT_MAPS, every=0.0, share=1000.0)
 STEPS = 4
 

@@ -26,6 +26,8 @@ from wan_ui.engine.live_picture import (
     synthetic_clips,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def loaded(name: str) -> AutoencoderKLWan:
     return AutoencoderKLWan.from_pretrained(WEIGHTS / name, torch_dtype=torch.float32).eval()

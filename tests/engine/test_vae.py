@@ -14,6 +14,8 @@ from wan_ui.engine import kernels
 from wan_ui.engine.vae import use_kernels
 from wan_ui.models import MODELS
 
+pytestmark = pytest.mark.slow
+
 DTYPES = (torch.float32, torch.bfloat16)
 
 

@@ -140,6 +140,21 @@ def test_who_comes_later_starts_level_with_the_others() -> None:
     assert served.count("late") == served.count("early") == 4
 
 
+def test_a_stream_of_new_visitors_whose_model_is_loaded_does_not_keep_another_waiting() -> None:
+    scheduler = Scheduler(1, RULES)
+    scheduler.add([unit("first", "a", "first")])
+    assert scheduler.assign(["gpu"]) is not None
+    scheduler.add([unit("starved", "b", "starved")])
+    order = []
+    for number in range(3 * RULES.passes):
+        scheduler.add([unit(f"new {number}", "a", f"new {number}")])
+        assignment = scheduler.assign(["gpu"])
+        assert assignment is not None
+        order.append(assignment.unit.job_id)
+        scheduler.ended(assignment.unit, 10.0)
+    assert order.index("starved") == RULES.passes
+
+
 def test_who_cancels_is_given_the_seconds_and_no_rate_is_learned_from_them() -> None:
     scheduler = Scheduler()
     for visitor in ("patient", "other"):

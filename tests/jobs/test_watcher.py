@@ -34,6 +34,8 @@ from wan_ui.jobs.worker import Worker
 from wan_ui.trainer.folder import read_folder
 from wan_ui.trainer.saves import CompleteSaves, save_label
 
+pytestmark = pytest.mark.slow
+
 GUEST = Access(Identity("2" * 32, False), shared=True)
 ROOT = Path(__file__).parents[2]
 

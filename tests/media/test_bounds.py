@@ -26,6 +26,8 @@ from wan_ui.media import boxes, image_cost, process, video
 from wan_ui.media.image import PIXELS_SUFFIX, ImageStore
 from wan_ui.trainer import sample_files
 
+pytestmark = pytest.mark.slow
+
 
 def running_sleeps(mark: str) -> list[str]:
     return [

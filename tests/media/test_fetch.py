@@ -14,6 +14,8 @@ import pytest
 from wan_ui.errors import Cancelled, FetchFailed
 from wan_ui.media.fetch import MAX_REDIRECTS, Answer, DownloadLimits, download, fetch, is_public
 
+pytestmark = pytest.mark.slow
+
 PUBLIC = "93.184.215.14"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 

@@ -174,6 +174,8 @@ def test_what_is_said_of_the_clusters_gpus() -> None:
         ["--max-gpus", "2"],
         ["--cluster", ""],
         ["--cluster", "10.0.0.1"],
+        ["--cluster", "10.0.0.1:0"],
+        ["--cluster", "10.0.0.1:65536"],
         ["--cluster", "local"],  # Ray would start a cluster of its own
     ],
 )

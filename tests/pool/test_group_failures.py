@@ -58,6 +58,12 @@ def run(group: SlotGroup, check: Check = lambda: None) -> Clip:
         (waits, fails(OutOfMemory("Not enough memory.")), "OUT_OF_MEMORY"),
         (fails(RenderFailed("The other one closed the connection.")), waits, "RENDER_FAILED"),
         (fails(SlotLost("The process ended.")), ignore, "SLOT_LOST"),
+        pytest.param(
+            waits,
+            fails(ValueError("unexpected")),
+            "RENDER_FAILED",
+            marks=pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+        ),
     ],
 )
 def test_one_that_fails_ends_the_group_and_all_its_processes(

@@ -176,6 +176,7 @@ def test_one_that_ended_while_unused_is_replaced_unnoticed(shared: ProcessSlot) 
     process = psutil.Process(shared.pid)
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie has threads that still run, for a moment
+    assert not shared.is_started
     assert shared.render(clip_of("sea"), ignore_progress, no_check).metadata != {"pid": process.pid}
 
 

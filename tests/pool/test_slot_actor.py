@@ -23,6 +23,7 @@ from wan_ui.engine.split import GroupPlace, Split
 from wan_ui.errors import Cancelled, CheckpointNotFound, HostError, LoraNotFound
 from wan_ui.lora.received import ReceivedLoras, write_index
 from wan_ui.media import clip_frames, video
+from wan_ui.pool import slot_actor
 from wan_ui.pool.checkpoint_prints import CheckpointPrints, checkpoint_print, sources_of
 from wan_ui.pool.messages import Answer, Cancel, Ended, Failed, Ready, RenderClip, Rendered, Reported
 from wan_ui.pool.node_files import NodeFiles, SentFile
@@ -119,6 +120,21 @@ def test_the_end_of_the_process_is_an_answer(tmp_path: Path, monkeypatch: pytest
     assert isinstance(rendered, Rendered)
     os.kill(rendered.clip.metadata["pid"], signal.SIGKILL)
     assert answer(actor) == Ended("exit code -9")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_unexpected_error_of_the_encoding_ends_the_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("unexpected")
+
+    monkeypatch.setenv("WAN_UI_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(slot_actor, "encoded", broken)
+    actor = SlotActor(FAKE_PROGRAM)
+    actor.send(options(tmp_path))
+    assert isinstance(answer(actor), Ready)
+    actor.send(RenderClip(1, clip_of("sea")))
+    assert answers(actor)[-1] == Ended("exit code -9")
 
 
 def test_a_machine_has_folders_of_its_own(tmp_path: Path) -> None:

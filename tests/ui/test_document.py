@@ -21,6 +21,8 @@ from wan_ui.ui.static_files import COMPONENTS, static_text
 from wan_ui.web.compression import BROTLI_QUALITY
 from wan_ui.web.security_headers import IMMUTABLE
 
+pytestmark = pytest.mark.slow
+
 MOST_BYTES = 60_000  # of the document as brotli
 MOST_COMPONENTS = 160
 OF_THE_DEMO = 1  # components more that the demo's page has

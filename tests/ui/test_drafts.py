@@ -31,8 +31,11 @@ def with_width(page: Page, width: int, **values: Any) -> None:
 
 
 @contextmanager
-def opening(page: Page, words: str) -> Iterator[None]:
-    """Loads the page again. The first event that says these words, of a draft, reaches the server after the block."""
+def opening(page: Page, words: str, *, at_once: bool = True) -> Iterator[None]:
+    """Loads the page again. The first event that says these words, of a draft, reaches the server after the block.
+
+    What covers the page until its form is filled is taken away at once, or by the page itself after 15 seconds.
+    """
     held: list[Route] = []
 
     def hold(route: Route) -> None:
@@ -44,6 +47,8 @@ def opening(page: Page, words: str) -> Iterator[None]:
     page.route("**/gradio_api/**", hold)
     with page.expect_request(lambda request: words in (request.post_data or "")):
         page.reload()
+    if at_once:
+        page.evaluate("document.dispatchEvent(new Event('wan-ui-shown'))")
     yield
     (route,) = held
     route.fallback()
@@ -53,7 +58,7 @@ def test_what_is_typed_before_the_drafts_are_there_wins(page: Page, app: App) ->
     open_page(page, app)
     fill(page, Prompt="kept words", Seed="11", Steps="7", **{"Negative prompt": "kept negative words"})
     with_width(page, 320, prompt="kept words", seed=11, sample_steps=7, neg="kept negative words")
-    with opening(page, "kept negative words"):
+    with opening(page, "kept negative words", at_once=False):
         field(page, "Prompt").press("ControlOrMeta+a")
         field(page, "Prompt").press_sequentially("typed at once")
         fill(page, Seed="12")

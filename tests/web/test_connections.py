@@ -15,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from wan_ui.web.connections import CHUNK_BYTES, FREE_CHUNKS, ConnectionLimits, guard_connections
 
+pytestmark = pytest.mark.slow
+
 SLOW = 0.6  # seconds
 MOST = 6
 

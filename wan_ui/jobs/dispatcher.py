@@ -136,6 +136,7 @@ class Dispatcher(JobRunner):
         self._store.request_cancel(job_id)
         with self._changed:
             self._is_stale = True
+            self._placed.forget(job_id)  # if it is retried, it comes at the end
             active = self._active.get(job_id)
             if active is not None:
                 active.canceled = True

@@ -108,5 +108,5 @@ class PlacedJobs:
         return tuple(frozenset(part) for part in parts if part)
 
     def forget(self, job_id: str) -> None:
-        """A job has ended."""
+        """A job ends."""
         self._moved.discard(job_id)

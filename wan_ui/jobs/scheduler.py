@@ -67,7 +67,7 @@ class SchedulerRules:
 
     `passes`: a clip is overtaken by at most so many later clips of its visitor for each slot, so it waits no longer
     than so many clips take. `lead`: a visitor who has a clip of the loaded model goes first while ahead of the
-    others by at most so many clips.
+    others by at most so many clips, and at most `passes` times in a row for each slot.
     """
 
     window: int = 128
@@ -165,7 +165,8 @@ class _WaitingJob:
     @property
     def first(self) -> Candidate:
         """The first clip, with how often it was overtaken in all."""
-        return replace(self.units[0], passed=self.units[0].passed + self.passed)
+        first = self.units[0]
+        return Candidate(first.unit, first.passed + self.passed) if self.passed else first
 
 
 class _VisitorQueue:
@@ -244,6 +245,7 @@ class Scheduler:
         self._halves: dict[str, int] = {}
         self._excluded: dict[str, frozenset[str]] = {}
         self._stages: tuple[frozenset[str], ...] = ()
+        self._turns_passed: dict[str | None, int] = {}
         self.gpus = ComparisonGpus()
 
     def __len__(self) -> int:
@@ -333,6 +335,7 @@ class Scheduler:
             return None
         unit, slot = chosen
         visitor = unit.visitor
+        self._turns_passed.pop(visitor, None)
         queue = self._queues[visitor]
         queue.take(unit)
         if not queue.jobs:
@@ -361,8 +364,11 @@ class Scheduler:
 
     def _next(self, queues: Mapping[str | None, _VisitorQueue], idle: Sequence[str]) -> tuple[Unit, str] | None:
         """A clip of these queues and the slot for it; None where no idle slot may render what could be chosen."""
-        visitor = self._turn(queues, self._loaded.get(idle[0]) if len(idle) == 1 else None)
+        least = min(queues, key=self._served)
+        visitor = self._turn(queues, least, self._loaded.get(idle[0]) if len(idle) == 1 else None)
         chosen = self._choose(queues[visitor], idle)
+        if chosen is not None and visitor != least:
+            self._turns_passed[least] = self._turns_passed.get(least, 0) + 1
         if chosen is None:  # what the visitor has next cannot be rendered on these slots
             others = sorted(set(queues) - {visitor}, key=lambda who: self._given[who])
             chosen = next((found for visitor in others if (found := self._choose(queues[visitor], idle))), None)
@@ -415,11 +421,10 @@ class Scheduler:
     def _is_active(self, visitor: str | None) -> bool:
         return visitor in self._queues or self._running.get(visitor, 0) > 0
 
-    def _turn(self, queues: Mapping[str | None, _VisitorQueue], loaded: Affinity | None) -> str | None:
-        """The visitor whose turn it is: the least served, or one barely ahead who has a clip of the loaded model."""
-        if len(queues) == 1:
-            return next(iter(queues))
-        least = min(queues, key=lambda who: (self._given[who], self._running.get(who, 0)))
+    def _turn(
+        self, queues: Mapping[str | None, _VisitorQueue], least: str | None, loaded: Affinity | None
+    ) -> str | None:
+        """The visitor whose turn it is: the `least` served, or one barely ahead who has a clip of the loaded model."""
         if loaded is None or loaded.model in queues[least].models:
             return least
         first = next(iter(queues[least].jobs.values())).units[0].unit
@@ -429,7 +434,13 @@ class Scheduler:
             for visitor, queue in queues.items()
             if self._given[visitor] <= near and loaded.model in queue.models
         ]
-        return min(fitting, key=lambda who: self._given[who], default=least)
+        if not fitting or self._turns_passed.get(least, 0) >= self._passes:
+            return least
+        return min(fitting, key=lambda who: self._given[who])
+
+    def _served(self, visitor: str | None) -> tuple[float, int]:
+        """The seconds that a visitor was given, and the clips that are rendered now; the least is next."""
+        return self._given[visitor], self._running.get(visitor, 0)
 
     def _set_loaded(self, slot: str, needs: Affinity | None) -> None:
         earlier = self._loaded.pop(slot, None)

@@ -41,7 +41,7 @@ class ClusterClient(Protocol):
         ...
 
     def request_gpus(self, count: int) -> None:
-        """Asks the autoscaler, if there is one, for so many GPUs."""
+        """Asks the autoscaler, if there is one, for so many GPUs. Raises ClusterUnavailable."""
 
 
 class SlotHolder(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from wan_ui.engine.result import Clip, OnProgress, ignore_progress
 from wan_ui.engine.split import GroupPlace, Split
-from wan_ui.errors import Cancelled, GroupLost, RenderTimedOut, RequestError, WanUIError
+from wan_ui.errors import Cancelled, GroupLost, RenderFailed, RenderTimedOut, RequestError, WanUIError
 from wan_ui.pool.slots import Check, Slot
 from wan_ui.request import Generation
 
@@ -124,15 +124,19 @@ class SlotGroup:
             if is_over.is_set():
                 raise Cancelled("The group has ended.")
 
+        problem: WanUIError | None = RenderFailed("Unexpected error while generating. Details are in the server log.")
         try:
             slot.render(generation, ignore_progress, check, place)
+            problem = None
         except Cancelled:
-            return
+            problem = None
         except WanUIError as error:
-            if not isinstance(error, RequestError):
+            problem = error
+        finally:  # also after an unexpected error: the others must not wait for this one
+            if problem is not None and not isinstance(problem, RequestError):
                 slot.end()
-            if not is_over.is_set():
-                errors[slot.name] = error
+            if problem is not None and not is_over.is_set():
+                errors[slot.name] = problem
 
 
 def _lost(errors: Mapping[str, WanUIError]) -> GroupLost:

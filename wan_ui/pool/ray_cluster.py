@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from wan_ui.access import LOCAL_ACCESS
 from wan_ui.checkpoints.sources import CheckpointSources
@@ -25,6 +28,9 @@ from wan_ui.pool.ray_slots import ClusterGpu, FilesOf, LocalFile, RaySlot, launc
 from wan_ui.pool.slot_actor import Marker, NodeFacts, node_facts
 from wan_ui.provenance.restoring import installed
 from wan_ui.request import Generation
+
+REACH_SECONDS = 10.0  # for a connection to the head
+FACTS_TRIES = 3  # to ask a machine for its facts, where the process that is to say them is lost
 
 
 def join_cluster(
@@ -71,8 +77,9 @@ def connect(address: str, options: EngineOptions) -> RayClient:
         ) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
+        _reach(address)
         ray.init(address=address, namespace="wan-ui", log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ClusterUnavailable(
             f"The cluster {address} cannot be joined ({reason}). This machine must be one of it: see docs/cluster.md."
@@ -92,12 +99,18 @@ class RayClient:
         self._ray = ray
         self._options = options
 
-    def nodes(self) -> tuple[ClusterNode, ...]:
-        """The machines that are up. Raises ClusterUnavailable."""
+    @contextmanager
+    def _head_answers(self) -> Iterator[None]:
+        """Raises ClusterUnavailable in place of Ray's errors."""
         try:
-            listed = self._ray.nodes()  # type: ignore[no-untyped-call]
+            yield
         except (self._ray.exceptions.RayError, ConnectionError, RuntimeError) as error:
             raise ClusterUnavailable("The cluster's head does not answer.") from error
+
+    def nodes(self) -> tuple[ClusterNode, ...]:
+        """The machines that are up. Raises ClusterUnavailable."""
+        with self._head_answers():
+            listed = self._ray.nodes()  # type: ignore[no-untyped-call]
         return tuple(
             ClusterNode(each["NodeID"], _name(each), int(each["Resources"].get("GPU", 0)))
             for each in listed
@@ -105,7 +118,29 @@ class RayClient:
         )
 
     def ask_facts(self, node: ClusterNode) -> Callable[[], NodeFacts | str | None]:
-        """Asks a machine for its facts, in a process of its own there; of several GPUs, in two at the same time."""
+        """Asks a machine for its facts. A process there that is lost is replaced. Raises ClusterUnavailable."""
+        with self._head_answers():
+            asked = self._ask_facts(node)
+        tries = 1
+
+        def answer() -> NodeFacts | str | None:
+            nonlocal asked, tries
+            if not self._ray.wait([asked], timeout=0)[0]:
+                return None
+            try:
+                facts: NodeFacts = self._ray.get(asked)
+            except self._ray.exceptions.RayError as error:
+                if tries < FACTS_TRIES and not isinstance(error, self._ray.exceptions.RayTaskError):
+                    asked, tries = self._ask_facts(node), tries + 1
+                    return None
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                return f"wan-ui does not run there: {lines[-1].strip()}"
+            return facts
+
+        return answer
+
+    def _ask_facts(self, node: ClusterNode) -> Any:
+        """The facts to come, from a process of its own there; of several GPUs, from two at the same time."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)
@@ -115,29 +150,25 @@ class RayClient:
             marker: Any = actor.remote()
             mark = marker.leave.remote(self._options)
         task: Any = self._ray.remote(node_facts).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-        asked = task.remote(self._options, mark)
-
-        def answer() -> NodeFacts | str | None:
-            if not self._ray.wait([asked], timeout=0)[0]:
-                return None
-            try:
-                facts: NodeFacts = self._ray.get(asked)
-            except self._ray.exceptions.RayError as error:
-                lines = str(error).strip().splitlines()
-                return f"wan-ui does not run there: {lines[-1].strip()}"
-            return facts
-
-        return answer
+        return task.remote(self._options, mark)
 
     def request_gpus(self, count: int) -> None:
-        """Asks the autoscaler for so many GPUs, in place of what was asked before."""
+        """Asks the autoscaler for so many GPUs, in place of what was asked before. Raises ClusterUnavailable."""
         from ray.autoscaler.sdk import request_resources
 
-        request_resources(bundles=[{"GPU": 1}] * count)
+        with self._head_answers():
+            request_resources(bundles=[{"GPU": 1}] * count)
 
     def close(self) -> None:
         """Leaves the cluster: all actors of this process end."""
         self._ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nothing listens at the address of a head, which Ray itself finds out after minutes."""
+    if address != "auto":
+        head = urlsplit(f"//{address}")
+        socket.create_connection((head.hostname, head.port), REACH_SECONDS).close()
 
 
 def _adapter_config(path: Path) -> bytes | None:

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -179,13 +180,14 @@ class SlotActor:
     def _listen(self, process: SlotProcessHandle) -> None:
         """Queues the process's answers, a finished clip encoded; one of a process that does not lead has no frames."""
         try:
-            while True:
-                answer = process.receive(POLL_SECONDS)
-                if isinstance(answer, Rendered) and answer.number in self._encoding:
-                    answer = self._encoded(answer)
-                if answer is not None:
-                    self._answers.put(answer)
-        except (EOFError, OSError):
+            with suppress(EOFError, OSError):
+                while True:
+                    answer = process.receive(POLL_SECONDS)
+                    if isinstance(answer, Rendered) and answer.number in self._encoding:
+                        answer = self._encoded(answer)
+                    if answer is not None:
+                        self._answers.put(answer)
+        finally:  # also after an unexpected error: the server must not wait for an answer that never comes
             process.kill()
             shutil.rmtree(self._index.parent, ignore_errors=True)
             self._answers.put(Ended(process.ending()))

@@ -109,8 +109,9 @@ class WorkerSlot(ABC, Generic[AnyWorker]):
 
     @property
     def is_started(self) -> bool:
-        """Whether there is a worker."""
-        return self._worker is not None
+        """Whether there is a worker that is not known to have ended."""
+        worker = self._worker
+        return worker is not None and not worker.has_ended()
 
     @property
     def joined(self) -> GroupPlace | None:
