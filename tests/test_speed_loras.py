@@ -18,6 +18,7 @@ from wan_ui.errors import InvalidRequest, LoraNotFound
 from wan_ui.identity import Identity
 from wan_ui.intake import PreparedRequest, prepare
 from wan_ui.job import generation_body, generation_from
+from wan_ui.lora import hash_cache
 from wan_ui.lora.hub import hub_file
 from wan_ui.lora.library import Library
 from wan_ui.lora.remote import RemoteFiles
@@ -207,6 +208,23 @@ def test_the_same_content_beside_it_is_refused(library: Library, loras: Path, tm
     (loras / "copy.safetensors").unlink()
     beside = prepare_without_fit(library, tmp_path, {**body(), "loras": [{"path": "t2v.safetensors"}]})
     assert len(beside.generations[0].loras) == 2
+
+
+def test_the_published_content_beside_it_is_refused_before_and_after_its_hash_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = SPEED_LORAS["lightx2v_21_i2v"].files["single"].sha256
+    monkeypatch.setattr(hash_cache, "read_sha256", lambda path: published)  # as if it were that file
+    (tmp_path / "loras").mkdir()
+    for name in ("mine", "same"):
+        shutil.copy(FOLDER / "loras" / "speed_i2v21.safetensors", tmp_path / "loras" / f"{name}.safetensors")
+    library = Library(tmp_path / "loras", tmp_path / "uploads", RemoteFiles(tmp_path / "uploads"))
+    asked = body("lightx2v_21_i2v", "wan21_i2v_14b", ctrl_img="upload://" + "0" * 64)
+    assert library.unread() == ("mine.safetensors", "same.safetensors")
+    for path in ("mine.safetensors", "mine.safetensors", "same.safetensors"):
+        with pytest.raises(InvalidRequest, match="is the file of the speed LoRA lightx2v_21_i2v"):
+            prepare_without_fit(library, tmp_path, {**asked, "loras": [{"path": path}]})
+    assert library.unread() == ()
 
 
 def test_a_comparison_keeps_it_in_every_cell(library: Library, tmp_path: Path) -> None:

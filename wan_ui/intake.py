@@ -237,10 +237,15 @@ def _expand(
 
 
 def _check_no_duplicate(draft: Generation) -> None:
-    """Raises InvalidRequest where a LoRA of the request has the content of the speed LoRA beside it."""
+    """Raises InvalidRequest where a LoRA of the request has the content of the speed LoRA beside it.
+
+    Of a speed LoRA that is still to be downloaded the published content is compared: whether this LoRA is found in its
+    place depends on which files' hashes are known.
+    """
     for speed in (use for use in draft.loras if use.is_speed):
+        content = speed.sha256 or SPEED_LORAS[str(draft.speed_lora)].files[speed.slot].sha256
         for use in draft.loras:
-            same = use.path == speed.path or (use.sha256 is not None and use.sha256 == speed.sha256)
+            same = use.path == speed.path or (use.sha256 is not None and use.sha256 == content)
             if same and use.slot == speed.slot and not use.is_speed:
                 message = (
                     f"{shown_name(use.path)} is the file of the speed LoRA {draft.speed_lora}: leave out one of them"

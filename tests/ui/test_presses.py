@@ -14,11 +14,13 @@ from tests.jobs.helpers import body
 from tests.lora_files import write_lora
 from tests.ui.fake_app import App
 from tests.ui.held_requests import UPLOADS, HeldRequest
+from tests.ui.kept_values import wait_for_tab
 from tests.ui.page_object import (
     answered,
     choose_lora,
     field,
     fill,
+    filled,
     generate,
     lora,
     lora_block,
@@ -203,3 +205,51 @@ def test_a_press_that_gets_no_answer_can_be_made_again(refused_page: Page, app: 
     answered(page)
     generate(page)
     assert request_of(page, app, 1875)["prompts"][0]["prompt"] == "pressed again"
+
+
+TAB = "id => window.gradio_config.components.find((one) => one.type === 'tabitem' && one.props.id === id).id"
+
+
+@pytest.mark.parametrize(("label", "name"), [("Compare", "compare"), ("Training job", "trainer")])
+def test_a_tab_stays_open_over_a_reload_before_it_is_answered(page: Page, app: App, label: str, name: str) -> None:
+    open_page(page, app)
+    held = HeldRequest(page, f'"trigger_id":{page.evaluate(TAB, name)},')
+    tab(page, label).click()
+    held.await_request()
+    wait_for_tab(page, name)
+    page.reload()
+    expect(tab(page, label)).to_have_attribute("aria-selected", "true")
+    wait_for_tab(page, name)
+
+
+def test_a_tab_that_was_left_before_its_answer_is_not_open_any_more(page: Page, app: App) -> None:
+    open_page(page, app)
+    small(page, "as the tab opened", 1881)
+    held = HeldRequest(page, f'"trigger_id":{page.evaluate(TAB, "compare")},')
+    tab(page, "Compare").click()
+    held.await_request()
+    open_tab(page, "Generate")
+    held.let_go()
+    expect(page.locator(".summary")).to_contain_text("as the tab opened")
+    wait_for_tab(page, "generate")
+    page.reload()
+    filled(page)
+    expect(tab(page, "Generate")).to_have_attribute("aria-selected", "true")
+
+
+def test_a_tab_that_is_opened_again_before_its_answer_has_the_forms_last_values(page: Page, app: App) -> None:
+    open_page(page, app)
+    small(page, "as the tab opened", 1882)
+    held = HeldRequest(page, f'"trigger_id":{page.evaluate(TAB, "compare")},')
+    tab(page, "Compare").click()
+    held.await_request()
+    open_tab(page, "Generate")
+    fill(page, Prompt="as it opened again")
+    open_tab(page, "Compare")
+    held.let_go()
+    expect(page.locator(".summary")).to_contain_text("as it opened again")
+    field(page, "Columns").select_option(label="Seed")
+    type_values(page, "Columns", "1882, 1883")
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.locator('#player td[data-state="done"]')).to_have_count(2)
+    assert app.service.recent(1, LOCAL_ACCESS)[0].request["prompts"][0]["prompt"] == "as it opened again"

@@ -54,7 +54,7 @@ def open_training_tab(page: Page, app: App) -> None:
     open_page(page, app)
     page.get_by_role("tab", name="Training job", exact=True).click()
     expect(page.locator(".trainer-form")).to_be_visible()
-    wait_for_tab(page, "trainer")  # which comes with the folders that can be chosen
+    wait_for_tab(page, "trainer")
 
 
 def drop(page: Page, *files: Path) -> None:

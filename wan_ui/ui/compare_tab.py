@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,28 @@ if TYPE_CHECKING:
 
 ID = "compare"
 NOTHING_RUNS = {"progress": None, "status": "", "cancel": False, "retry": ""}
+# Of the tab's selection, before the server is asked: notes the time of a press; what the page itself selects has none.
+_PRESSED = f"""(opened, tab) => tab === '{ID}' ? [opened, tab] : [{{ ...opened, press: performance.now() }}, '{ID}']"""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The request that the tab's form is over, None where it is none yet, and the press of the tab that it is of.
+
+    `press` is None where the page itself filled the form.
+    """
+
+    body: dict[str, Any] | None
+    press: float | None = None
+
+
+def _body_of(base: Any) -> dict[str, Any] | None:
+    return base.body if isinstance(base, Base) else None
+
+
+def _press_of(opened: Any) -> float | None:
+    """The press that brought the tab to the front; None where the page itself did."""
+    return opened.get("press") if isinstance(opened, Mapping) else None
 
 
 class CompareTab:
@@ -92,6 +115,11 @@ class CompareTab:
         return [self.base, self.summary, self.axes, self.count, self.draft]
 
     @property
+    def front(self) -> list[Any]:
+        """What brings a tab to the front."""
+        return [self.tabs, self.form.open_tab, self.page_opened]
+
+    @property
     def view(self) -> list[Any]:
         """The board: which comparison it shows, and all that it shows of it."""
         return [self.shown, self.player, self.status, self.cancel, self.retry, self.seen]
@@ -104,7 +132,7 @@ class CompareTab:
         restored = opened.then(
             self.on_open,
             [self.shown, self.draft, self.axes, form.draft],
-            [self.shown, self.tabs, form.open_tab, *self.changed, *view],
+            [self.shown, *self.front, *self.changed, *view],
             **POLL,
         )
         run_after(restored, filled(".compare-form"))
@@ -116,10 +144,13 @@ class CompareTab:
         self._connect_board()
 
     def _connect_form(self) -> None:
-        selected = self.container.select(
+        pressing = [self.page_opened, self.form.open_tab]
+        pressed = self.container.select(None, pressing, pressing, js=_PRESSED, **POLL)
+        selected = pressed.then(
             self.on_tab,
-            [self.page_opened, self.form.open_tab, self.axes, *self.form.inputs],
-            [self.form.open_tab, *self.changed],
+            [self.page_opened, self.base, self.axes, *self.form.inputs],
+            self.changed,
+            trigger_mode="always_last",
             **EDIT,
         )
         tell_answered(selected, "wan-ui-axes")
@@ -132,7 +163,7 @@ class CompareTab:
         followed: list[Any] = [panel.picked, *panel.view]
         started = self.start.click(
             self.on_start,
-            [panel.seen, self.seen, self.base, self.axes, self.form.open_tab, *self.form.inputs],
+            [panel.seen, self.seen, self.base, self.axes, self.page_opened, *self.form.inputs],
             [self.count, self.shown, *view, *followed],
             **submitting(self.count),
         )
@@ -143,7 +174,7 @@ class CompareTab:
         scales.run.click(
             self.on_scales,
             [scales.text, panel.seen, self.seen, *self.form.inputs],
-            [scales.problem, self.tabs, self.form.open_tab, self.shown, *self.changed, *view, *followed],
+            [scales.problem, *self.front, self.shown, *self.changed, *view, *followed],
             **submitting(scales.problem),
             **AFTER_OPENING,
         )
@@ -170,7 +201,7 @@ class CompareTab:
     ) -> Update:
         kept, choices = axes.of(model), comparison.choices(model)
         return {
-            self.base: base,
+            self.base: Base(base),
             self.summary: summary,
             self.axes: gr.HTML(kept.value, choices=choices) if fill else gr.HTML(choices=choices),
             **self._counted(base, kept),
@@ -189,7 +220,7 @@ class CompareTab:
         return {**self._with(model, base, axes, comparison.summary(model, base), fill=True), **self._in_front()}
 
     def _in_front(self) -> Update:
-        return {self.tabs: gr.Tabs(selected=ID), self.form.open_tab: ID}
+        return {self.tabs: gr.Tabs(selected=ID), self.form.open_tab: ID, self.page_opened: {"tab": ID}}
 
     def _counted(self, base: Mapping[str, Any] | None, axes: TypedAxes) -> Update:
         """How many cells there will be and how long they take, or why that is not known yet; and the draft."""
@@ -248,18 +279,20 @@ class CompareTab:
         shown = dict(request.query_params).get(ID) or shown
         return {self.shown: shown, **self.look(shown, seen)}
 
-    def on_tab(self, opened: Any, open_tab: Any, axes: Any, *raw: Any) -> Update:
+    def on_tab(self, opened: Any, base: Any, axes: Any, *raw: Any) -> Update:
         """The tab was selected: it takes the values of the Generate form."""
-        if not opened or open_tab == ID:
+        press = _press_of(opened)
+        is_filled = press is None or (isinstance(base, Base) and base.press == press)
+        if is_filled or "tab" not in opened:
             return {self.count: gr.skip()}  # the page itself selected it, and has filled it or fills it
         typed = comparison.typed_axes(axes) or TypedAxes()
         updates = self._over(lambda: self.form.read(raw), typed)
         del updates[self.count], updates[self.draft]  # counted afterwards, with what has been typed since
-        return {self.form.open_tab: ID, **updates}
+        return {**updates, self.base: replace(updates[self.base], press=press)}
 
     def on_edit(self, base: Any, axes: Any) -> Update:
         """An axis, or the baseline, was changed."""
-        return self._counted(base, comparison.typed_axes(axes) or TypedAxes())
+        return self._counted(_body_of(base), comparison.typed_axes(axes) or TypedAxes())
 
     def on_folder(self, base: Any, event: gr.EventData) -> Update:
         """The training jobs to choose from, or every checkpoint of one for the axis `name`.
@@ -270,7 +303,8 @@ class CompareTab:
         folder = str(event.folder)
         if not folder:
             return {self.axes: gr.HTML(folders=self._jobs())}
-        two = base is not None and MODELS[base["model"]].two_transformers
+        body = _body_of(base)
+        two = body is not None and MODELS[body["model"]].two_transformers
         paths = self._checkpoints(folder, two)
         return {self.axes: gr.HTML(checkpoints={"axis": event.name, "paths": paths, "turn": event.turn})}
 
@@ -284,24 +318,28 @@ class CompareTab:
 
     # The comparison
 
-    def _form_body(self, raw: Sequence[Any]) -> dict[str, Any] | None:
-        """The Generate form's request; None where it is none yet, of which the summary says why."""
+    def _latest(self, base: Any, opened: Any, raw: Sequence[Any]) -> dict[str, Any] | None:
+        """The request of the tab's form, or that of the Generate form while the answer to the tab's press is awaited.
+
+        None where it is none yet, of which the summary says why.
+        """
+        if isinstance(base, Base) and _press_of(opened) in (None, base.press):
+            return base.body
         try:
             return self.form.read(raw).body()
         except WanUIError:
             return None
 
-    def on_start(self, seen: Any, board: Any, base: Any, axes: Any, open_tab: Any, *raw: Any) -> Update:
+    def on_start(self, seen: Any, board: Any, base: Any, axes: Any, opened: Any, *raw: Any) -> Update:
         """Starts the comparison."""
-        if open_tab != ID:  # the answer to the tab's opening, with the form's values, is still on its way
-            base = self._form_body(raw)
+        body = self._latest(base, opened, raw)
         try:
-            if base is None:
+            if body is None:
                 raise InvalidRequest(text_of("axis.not_ready"))
             typed = comparison.typed_axes(axes) or TypedAxes()
-            job = self.service.submit(comparison.body(base, typed), self.access())
+            job = self.service.submit(comparison.body(body, typed), self.access())
         except WanUIError as error:
-            return {self.count: render.problem(error, lambda location: comparison.name_of(base or {}, location))}
+            return {self.count: render.problem(error, lambda location: comparison.name_of(body or {}, location))}
         return {self.shown: job.id, **self.look(job.id, board), **self.status_panel.follow(seen)}
 
     def on_scales(self, text: Any, seen: Any, board: Any, *raw: Any) -> Update:

@@ -78,7 +78,7 @@ class RequestLoader:
         """Everything that a request in the form changes."""
         json = self.json
         own = [json.problem, json.pasted, json.many, json.which, json.run_all, json.accordion]
-        return [*own, self.compare.tabs, self.form.open_tab, *self.form.filled, *self.compare.changed]
+        return [*own, *self.compare.front, *self.form.filled, *self.compare.changed]
 
     def connect(self) -> None:
         """Wires the ways a request comes from the page itself."""

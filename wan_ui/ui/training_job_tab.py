@@ -97,7 +97,8 @@ class TrainingJobTab:
         outputs: list[Any] = [self.problem, preview_panel.pin, *loader.loaded, *compare.view, *followed]
         inputs: list[Any] = [self.opened, self.checkpoint, panel.seen, compare.seen, form.uploads]
         opened.then(self.on_open, [self.opened], job_outputs, **POLL)
-        self.container.select(self.on_tab, [], [form.open_tab, self.folder], **QUIET)
+        self.container.select(None, [], [form.open_tab], js=f"() => '{ID}'", **POLL)
+        self.container.select(self.on_tab, [], [self.folder], **QUIET)
         self.drop.upload(self.on_drop, [self.drop], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
         self.read.click(self.on_folder, [self.folder], job_outputs, show_progress_on=[self.problem], **_UPLOAD)
         self.checkpoint.input(self.on_checkpoint, [self.opened, self.checkpoint], [self.problem, self.table], **QUIET)
@@ -120,7 +121,7 @@ class TrainingJobTab:
 
     def on_tab(self) -> Update:
         """The tab was selected: the job folders are listed again."""
-        return {self.form.open_tab: ID, self.folder: gr.Dropdown(choices=self._folders())}
+        return {self.folder: gr.Dropdown(choices=self._folders())}
 
     def on_drop(self, files: Any) -> Update:
         """Files were uploaded: they are imported as one job."""
