@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -123,18 +124,20 @@ def test_the_end_of_the_process_is_an_answer(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_unexpected_error_of_the_encoding_ends_the_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ValueError("unexpected")
 
     monkeypatch.setenv("WAN_UI_DATA_DIR", str(tmp_path))
     monkeypatch.setattr(slot_actor, "encoded", broken)
+    is_logged = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: is_logged.set())
     actor = SlotActor(FAKE_PROGRAM)
     actor.send(options(tmp_path))
     assert isinstance(answer(actor), Ready)
     actor.send(RenderClip(1, clip_of("sea")))
     assert answers(actor)[-1] == Ended("exit code -9")
+    assert is_logged.wait(PATIENCE)
 
 
 def test_a_machine_has_folders_of_its_own(tmp_path: Path) -> None:
