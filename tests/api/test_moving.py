@@ -21,7 +21,7 @@ def test_a_waiting_request_is_moved(service: JobService) -> None:
     address = f"/v1/requests/{sent[2]}"
     moved = client.patch(address, json={"position": 1})
     assert moved.json() == {"request_id": sent[2], "status": "in_queue", "position": 1}
-    for wrong in ({}, {"position": 0}, {"position": "first"}, {"position": 1, "more": 1}):
+    for wrong in ({}, {"position": 0}, {"position": "1"}, {"position": True}, {"position": 1, "more": 1}):
         assert client.patch(address, json=wrong).status_code == 422
     assert client.patch(f"/v1/requests/{'0' * 32}", json={"position": 1}).status_code == 404
     client.delete(address)

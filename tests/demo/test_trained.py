@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sampling import sampled
 from tools import demo_evaluate as evaluate
 from wan_ui.checkpoints.folders import Checkpoints
 from wan_ui.demo import trained
@@ -74,7 +75,7 @@ def test_what_is_measured_is_every_row_its_lora_and_every_save_of_the_job() -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", KINDS)
+@pytest.mark.parametrize("model", sampled(2, KINDS))
 def test_most_clips_show_what_the_prompt_says(engine: Engine, model: str) -> None:
     wan_model, cases = MODELS[model], evaluate.cases(2)
     image = wan_model.control_image != "none"

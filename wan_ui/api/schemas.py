@@ -83,7 +83,9 @@ class RequestStatus(BaseModel):
 class RequestMove(Body):
     """Where a waiting request is to stand in the queue."""
 
-    position: int = Field(description="From 1, the next to run; beyond the end is the end.", ge=1, le=1_000_000)
+    position: int = Field(
+        description="From 1, the next to run; beyond the end is the end.", ge=1, le=1_000_000, strict=True
+    )
 
 
 class RequestMoved(BaseModel):
