@@ -44,6 +44,13 @@ ARGUMENTS = (
 )
 
 
+STILL = """(() => {
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync('.example i::before, .card progress { animation: none !important; }');
+    document.adoptedStyleSheets = [sheet];
+})()"""
+"""The page's endless animations stand still: without a GPU each of their frames costs the processor."""
+
 EMPTY = "<!doctype html><link rel=icon href=data:,>"
 STORED = "local_storage,indexeddb,cache_storage,service_workers"  # all but the cache of files
 
@@ -83,6 +90,7 @@ def browser() -> Iterator[Browser]:
 def new_context(browser: Browser, **options: Any) -> BrowserContext:
     """A fresh profile of a visitor of its own, whose waits end with their events."""
     context = browser.new_context(**options)
+    context.add_init_script(STILL)
     context.set_default_timeout(MILLISECONDS)
     return context
 
