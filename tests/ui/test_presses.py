@@ -210,12 +210,18 @@ def test_a_press_that_gets_no_answer_can_be_made_again(refused_page: Page, app: 
 TAB = "id => window.gradio_config.components.find((one) => one.type === 'tabitem' && one.props.id === id).id"
 
 
-@pytest.mark.parametrize(("label", "name"), [("Compare", "compare"), ("Training job", "trainer")])
-def test_a_tab_stays_open_over_a_reload_before_it_is_answered(page: Page, app: App, label: str, name: str) -> None:
-    open_page(page, app)
+def press_held(page: Page, label: str, name: str) -> HeldRequest:
+    """Opens a tab of this label and id; the request for its values is held."""
     held = HeldRequest(page, f'"trigger_id":{page.evaluate(TAB, name)},')
     tab(page, label).click()
     held.await_request()
+    return held
+
+
+@pytest.mark.parametrize(("label", "name"), [("Compare", "compare"), ("Training job", "trainer")])
+def test_a_tab_stays_open_over_a_reload_before_it_is_answered(page: Page, app: App, label: str, name: str) -> None:
+    open_page(page, app)
+    press_held(page, label, name)
     wait_for_tab(page, name)
     page.reload()
     expect(tab(page, label)).to_have_attribute("aria-selected", "true")
@@ -225,9 +231,7 @@ def test_a_tab_stays_open_over_a_reload_before_it_is_answered(page: Page, app: A
 def test_a_tab_that_was_left_before_its_answer_is_not_open_any_more(page: Page, app: App) -> None:
     open_page(page, app)
     small(page, "as the tab opened", 1881)
-    held = HeldRequest(page, f'"trigger_id":{page.evaluate(TAB, "compare")},')
-    tab(page, "Compare").click()
-    held.await_request()
+    held = press_held(page, "Compare", "compare")
     open_tab(page, "Generate")
     held.let_go()
     expect(page.locator(".summary")).to_contain_text("as the tab opened")
@@ -240,9 +244,7 @@ def test_a_tab_that_was_left_before_its_answer_is_not_open_any_more(page: Page, 
 def test_a_tab_that_is_opened_again_before_its_answer_has_the_forms_last_values(page: Page, app: App) -> None:
     open_page(page, app)
     small(page, "as the tab opened", 1882)
-    held = HeldRequest(page, f'"trigger_id":{page.evaluate(TAB, "compare")},')
-    tab(page, "Compare").click()
-    held.await_request()
+    held = press_held(page, "Compare", "compare")
     open_tab(page, "Generate")
     fill(page, Prompt="as it opened again")
     open_tab(page, "Compare")

@@ -355,7 +355,7 @@ class Scheduler:
         if len(self._stages) < 2:
             return {}
         waiting = self.jobs()
-        _, *later = [stage for stage in self._stages if stage & waiting] or [frozenset()]
+        later = [stage for stage in self._stages if stage & waiting][1:]
         held = frozenset[str]().union(*later)
         if not held:
             return {}
